@@ -1,0 +1,319 @@
+"""Makes everything in this folder: a tiny pretrained base model and two small tasks for it.
+
+Run `python examples/quickstart/make_quickstart.py`. All text comes from the seeded generators in
+`grammar.py` and `sums.py`; nothing is downloaded. On one machine, each run writes the same bytes.
+"""
+
+import argparse
+import json
+import math
+import random
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from grammar import KINDS, Grammar, is_grammatical, render
+from sums import Pair, Problem, all_pairs, make_problem, pair_of
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+SEED = 7
+THREADS = 2
+VOCABULARY = 768
+CONTEXT = 256
+STEPS = 3600
+BATCH_TOKENS = 2048
+PEAK_RATE = 4e-3
+WARMUP = 100
+DOCUMENTS = 120_000
+ACCEPTABILITY_SIZES = {"train": 2400, "validation": 400, "test": 200}
+TRAIN_SIZE, TEST_SIZE, UNSEEN_SIZE = 2000, 300, 200
+UNSEEN_SHARE = 0.12
+PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
+
+Row = dict[str, str | int]
+
+
+def make_acceptability(rng: random.Random) -> tuple[list[Row], set[str]]:
+    """Makes the labelled sentences.
+
+    Half of the sentences are spoiled. A good sentence, too, is one that has room for the error of
+    its turn, so that nothing but the error itself tells the two apart.
+
+    Args:
+        rng: The source of all random choices.
+
+    Returns:
+        The rows, and all good sentences that were used, spoiled or not.
+    """
+    grammar = Grammar(rng)
+    rows: list[Row] = []
+    sources: set[str] = set()
+    seen: set[str] = set()
+    while len(rows) < sum(ACCEPTABILITY_SIZES.values()):
+        good = grammar.sentence()
+        bad = grammar.spoil(good, KINDS[len(rows) // 2 % len(KINDS)])
+        label = len(rows) % 2
+        if bad is None or render(good) in sources:
+            continue
+        assert is_grammatical(good)
+        assert not is_grammatical(bad)
+        sentence = render(good if label else bad)
+        if sentence not in seen:
+            sources.add(render(good))
+            seen.add(sentence)
+            rows.append({"sentence": sentence, "label": label})
+    rng.shuffle(rows)
+    return rows, sources
+
+
+def split_acceptability(rows: list[Row]) -> dict[str, list[Row]]:
+    """Splits the labelled sentences, numbers them and hides the labels of the test split."""
+    splits: dict[str, list[Row]] = {}
+    for name, size in ACCEPTABILITY_SIZES.items():
+        taken, rows = rows[:size], rows[size:]
+        splits[name] = [
+            {**row, "label": -1 if name == "test" else row["label"], "idx": idx}
+            for idx, row in enumerate(taken)
+        ]
+    return splits
+
+
+def split_pairs(rng: random.Random) -> tuple[set[Pair], set[Pair]]:
+    """Splits the operand pairs into known ones and ones kept for the unseen test split."""
+    pairs = all_pairs()
+    rng.shuffle(pairs)
+    cut = round(len(pairs) * UNSEEN_SHARE)
+    return set(pairs[cut:]), set(pairs[:cut])
+
+
+def make_problems(
+    rng: random.Random, pairs: set[Pair], size: int, two_steps: float, seen: set[str]
+) -> list[Problem]:
+    """Draws problems with new questions and adds the questions to those seen."""
+    problems: list[Problem] = []
+    while len(problems) < size:
+        problem = make_problem(rng, pairs, two_steps)
+        if problem.question not in seen:
+            seen.add(problem.question)
+            problems.append(problem)
+    return problems
+
+
+def make_arithmetic(
+    rng: random.Random, known: set[Pair], unseen: set[Pair]
+) -> dict[str, list[Problem]]:
+    """Makes the splits of the word arithmetic.
+
+    Args:
+        rng: The source of all random choices.
+        known: The operand pairs of the training and test split.
+        unseen: The operand pairs of the unseen test split.
+
+    Returns:
+        The problems of each split.
+    """
+    seen: set[str] = set()
+    return {
+        "train": make_problems(rng, known, TRAIN_SIZE, 0.3, seen),
+        "test": make_problems(rng, known, TEST_SIZE, 0.3, seen),
+        "test_unseen": make_problems(rng, unseen, UNSEEN_SIZE, 0.3, seen),
+    }
+
+
+def make_base_text(rng: random.Random, known: set[Pair], reserved: set[str]) -> list[str]:
+    """Makes the text that the base model is pretrained on.
+
+    Args:
+        rng: The source of all random choices.
+        known: The operand pairs that may occur.
+        reserved: The sentences that may not occur.
+
+    Returns:
+        The documents.
+    """
+    grammar = Grammar(rng)
+    documents: list[str] = []
+    while len(documents) < DOCUMENTS:
+        kind = rng.random()
+        if kind < 0.5:
+            documents.append(make_problem(rng, known, 0.3).base_text(rng))
+            continue
+        if kind < 0.6:
+            sums = [make_problem(rng, known, 0.0).working for _ in range(rng.randint(1, 6))]
+            documents.append(" ".join(sums))
+            continue
+        story = [grammar.sentence()] if kind < 0.9 else grammar.story()
+        sentences = [render(sentence) for sentence in story]
+        if reserved.isdisjoint(sentences):
+            documents.append(" ".join(sentences))
+    return documents
+
+
+def check_apart(documents: list[str], arithmetic: dict[str, list[Problem]]) -> None:
+    """Checks that the base text holds no question, mark or operand pair of the tasks."""
+    text = "\n".join(documents)
+    assert "####" not in text
+    assert "have now?" not in text
+    told = re.compile(r"(\d+) (?:plus|minus) (\d+) is")
+    trained = text + "\n".join(problem.answer for problem in arithmetic["train"])
+    pairs = {pair_of(int(a), int(b)) for a, b in told.findall(trained)}
+    for problem in arithmetic["test_unseen"]:
+        assert pairs.isdisjoint(pair_of(step.left, step.right) for step in problem.steps)
+
+
+def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
+    """Trains a byte-level BPE tokenizer that splits numbers into digits."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(documents[:20_000], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A",
+        pair=f"{BOS} $A {BOS} $B",
+        special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        model_max_length=CONTEXT,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Makes the untrained base model."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=320,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def batches(encoded: list[list[int]], pad: int, rng: random.Random) -> Iterator[torch.Tensor]:
+    """Yields batches of documents of about one length, for ever.
+
+    Args:
+        encoded: The documents as token ids.
+        pad: The id that fills short documents up.
+        rng: The source of all random choices.
+
+    Yields:
+        Token ids, of shape (documents, length).
+    """
+    while True:
+        rng.shuffle(encoded)
+        ordered = sorted(encoded, key=len)
+        groups: list[list[list[int]]] = [[]]
+        for ids in ordered:
+            if (len(groups[-1]) + 1) * len(ids) > BATCH_TOKENS:
+                groups.append([])
+            groups[-1].append(ids)
+        rng.shuffle(groups)
+        for group in groups:
+            longest = max(len(ids) for ids in group)
+            yield torch.tensor([ids + [pad] * (longest - len(ids)) for ids in group])
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Returns the rate at a step: a linear warm-up, then a cosine down to nearly nothing."""
+    progress = min(1.0, step / steps)
+    return PEAK_RATE * min((step + 1) / WARMUP, 0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+
+
+def pretrain(model: LlamaForCausalLM, encoded: list[list[int]], steps: int) -> None:
+    """Trains the model to predict the next token of each document."""
+    pad = model.config.pad_token_id
+    decayed = [weight for weight in model.model.layers.parameters() if weight.ndim > 1]
+    others = [model.model.embed_tokens.weight]
+    others += [weight for weight in model.model.parameters() if weight.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+        betas=(0.9, 0.98),
+    )
+    started = time.monotonic()
+    source = batches(encoded, pad, random.Random(SEED))
+    model.train()
+    for step in range(steps):
+        ids = next(source)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps)
+        loss = model(input_ids=ids, labels=ids.masked_fill(ids == pad, -100)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 100 == 0 or step == steps - 1:
+            print(f"step {step}: loss {loss.item():.3f}, {time.monotonic() - started:.0f} s")
+    model.eval()
+
+
+def make_base(folder: Path, documents: list[str], steps: int) -> None:
+    """Trains the tokenizer and the base model and saves both."""
+    torch.manual_seed(SEED)
+    torch.set_num_threads(THREADS)
+    torch.use_deterministic_algorithms(mode=True)
+    tokenizer = train_tokenizer(documents)
+    encoded: list[list[int]] = tokenizer([text + EOS for text in documents])["input_ids"]
+    model = make_model(tokenizer)
+    weights = sum(weight.numel() for weight in model.parameters())
+    print(f"{weights} weights, {sum(map(len, encoded))} tokens of text")
+    pretrain(model, encoded, steps)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """Writes rows as JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def main() -> None:
+    """Makes the tasks and, unless told not to, the base model."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--skip-base", action="store_true", help="make the tasks only")
+    parser.add_argument("--steps", type=int, default=STEPS, help="pretraining steps")
+    options = parser.parse_args()
+    rows, reserved = make_acceptability(random.Random(SEED))
+    for name, split in split_acceptability(rows).items():
+        write_rows(options.output / "acceptability" / f"{name}.jsonl", split)
+    known, unseen = split_pairs(random.Random(SEED))
+    arithmetic = make_arithmetic(random.Random(SEED), known, unseen)
+    for name, problems in arithmetic.items():
+        tasks: list[Row] = [{"question": one.question, "answer": one.answer} for one in problems]
+        write_rows(options.output / "arithmetic" / f"{name}.jsonl", tasks)
+    documents = make_base_text(random.Random(SEED), known, reserved)
+    check_apart(documents, arithmetic)
+    if not options.skip_base:
+        make_base(options.output / "base", documents, options.steps)
+
+
+if __name__ == "__main__":
+    main()

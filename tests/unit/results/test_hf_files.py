@@ -1,0 +1,63 @@
+"""The key names are those that transformers' run_glue.py writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from utils.results.hf_files import write_hf_results
+
+
+def read(folder: Path, name: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((folder / f"{name}_results.json").read_text())
+    return data
+
+
+def test_mnli_has_both_sets(tmp_path: Path) -> None:
+    matched = {
+        "eval_accuracy": 0.84,
+        "eval_loss": 0.4,
+        "eval_runtime": 9.0,
+        "eval_samples": 9815,
+        "epoch": 3.0,
+    }
+    mismatched = {"accuracy": 0.85, "loss": 0.39, "runtime": 9.1, "samples": 9832, "epoch": 3.0}
+    train = {"train_runtime": 12.0, "loss": 0.5, "train_samples": 392702, "epoch": 3.0}
+    write_hf_results(tmp_path, train, {"": matched, "_mm": mismatched}, task_metrics=["accuracy"])
+    expected = {
+        "epoch": 3.0,
+        "eval_accuracy": 0.84, "eval_accuracy_mm": 0.85, "eval_loss": 0.4, "eval_loss_mm": 0.39,
+        "eval_runtime": 9.0, "eval_runtime_mm": 9.1, "eval_samples": 9815, "eval_samples_mm": 9832,
+    }  # fmt: skip
+    assert read(tmp_path, "eval") == expected
+    trained = {"train_runtime": 12.0, "train_loss": 0.5, "train_samples": 392702, "epoch": 3.0}
+    assert read(tmp_path, "train") == trained
+    assert read(tmp_path, "all") == {**trained, **expected}
+
+
+def test_combined_score_is_the_mean_of_the_tasks_metrics_only(tmp_path: Path) -> None:
+    values = {"eval_accuracy": 0.8, "f1": 0.9, "precision": 0.1}
+    write_hf_results(tmp_path, None, {"": values}, task_metrics=["accuracy", "f1"])
+    assert read(tmp_path, "eval")["eval_combined_score"] == pytest.approx(0.85)
+    assert not (tmp_path / "train_results.json").exists()
+    write_hf_results(tmp_path, None, {"": {"accuracy": 0.8}}, task_metrics=["accuracy", "f1"])
+    assert read(tmp_path, "eval") == {"eval_accuracy": 0.8}
+
+
+def test_layout_is_that_of_the_trainer(tmp_path: Path) -> None:
+    write_hf_results(tmp_path, {"loss": 1.0, "epoch": 1.0}, {})
+    assert (tmp_path / "train_results.json").read_text() == '{\n    "epoch": 1.0,\n    "train_loss": 1.0\n}\n'
+    assert not (tmp_path / "eval_results.json").exists()
+
+
+def test_evaluating_again_keeps_trainings_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_hf_results(tmp_path, {"loss": 1.0}, {"": {"accuracy": 0.1}})
+    write_hf_results(tmp_path, None, {"": {"accuracy": 0.2}})
+    assert read(tmp_path, "all") == {"train_loss": 1.0, "eval_accuracy": 0.2}
+    (tmp_path / "all_results.json").write_text('{"train')
+    write_hf_results(tmp_path, None, {"": {"accuracy": 0.3}})
+    assert read(tmp_path, "all") == {"eval_accuracy": 0.3}
+    assert "written anew" in caplog.text

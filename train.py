@@ -1,0 +1,93 @@
+"""Trains what one YAML file describes: data, base model, adapter, trainer; then scores, exports and proves it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+
+from utils.doors import Answer, add_overrides, build_parser, open_door, select_gpus
+
+DESCRIPTION = """Train one run.
+
+  python train.py --config configs/quickstart.yaml
+  python train.py --config configs/glue_mrpc.yaml training.learning_rate=1e-4 peft.lora_r=16
+  python train.py --config configs/glue_mrpc.yaml --gpu 0,1
+  accelerate launch train.py --config configs/glue_mrpc.yaml"""
+
+
+def main(arguments: argparse.Namespace) -> Answer:
+    """Tell a run's whole story, from the file to the proven export."""
+    started = time.monotonic()
+    select_gpus(arguments.gpu, __file__, sys.argv[1:])
+
+    from utils.run_config import load_run_config
+    from utils.run_folder.opening import open_run_folder
+    from utils.run_folder.summary import announce_run, show_result
+
+    config = load_run_config(arguments.config, arguments.overrides)
+    announce_run(config)
+    folder = open_run_folder(config, arguments.resume, arguments.overwrite)
+    if folder.finished is not None:
+        return show_result(folder, config, folder.finished, already_done=True)
+
+    from utils.modeling.base_model import load_base_model
+    from utils.modeling.parameters import count_parameters
+    from utils.modeling.source import resolved_commit
+    from utils.modeling.tokenizer import load_tokenizer
+    from utils.run_folder import export
+    from utils.run_folder.reading import read_run_folder
+    from utils.seeding import seed_everything
+    from utils.training.callbacks.measuring import MeasuringCallback
+    from utils.training.classification import build_classification_trainer
+    from utils.training.outcome import fill_record, training_metrics
+    from utils.training.preparing import attach_adapter, describe_head, prepare_data
+    from utils.training.reload_check import check_reload
+    from utils.training.scoring import predict_tests, score_classification
+
+    with export.Recording(folder, config) as recording:
+        seed_everything(config.seed)
+        tokenizer = load_tokenizer(config.model)
+        data = prepare_data(config.dataset, config.model, tokenizer, config.seed)
+        model = load_base_model(config.model, tokenizer, describe_head(data), config.seed)
+        model = attach_adapter(model, config.peft, tokenizer, data, config.arguments, config.seed)
+        counts = count_parameters(model)
+        trainer = build_classification_trainer(config.training, config.arguments, model, tokenizer, data, config.seed)
+        trainer.add_callback(measuring := MeasuringCallback(started))
+
+        if training := config.arguments.get("do_train", True):
+            trainer.train(resume_from_checkpoint=folder.resume_from)
+        scores = score_classification(trainer, data)
+        record = fill_record(recording.record, trainer, data, scores, counts, measuring)
+        export.write_submissions(folder, data, predict_tests(trainer, data))
+        export.write_probe_rows(folder, data)
+        trained, check = training_metrics(trainer), None
+        if training:
+            export.export_model(folder, config, trainer.model, tokenizer, data.coder.names)
+            export.link_best(folder, trainer.state.best_model_checkpoint)
+            check = check_reload(trainer, data, lambda: read_run_folder(folder.path).load()[0], config.seed)
+
+        record = replace(record, reload_check=check or {}, time=replace(record.time, total_s=time.monotonic() - started))
+        hf_scores = {suffix: score.hf for suffix, score in scores.items()}
+        export.write_results(folder, config, record, recording.provenance(data, resolved_commit(model)), (trained, hf_scores, data.spec.metrics))
+    return show_result(folder, config, record)
+
+
+def build() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = build_parser("train.py", DESCRIPTION)
+    parser.add_argument("--config", required=True, metavar="FILE", help="the run's YAML file")
+    parser.add_argument("--gpu", metavar="I,J", help="use these GPUs; more than one starts a process for each")
+    parser.add_argument(
+        "--resume", nargs="?", const="last", metavar="CHECKPOINT", help="continue from the last checkpoint, or this one"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="start over; an existing output folder is renamed, not deleted"
+    )
+    add_overrides(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(open_door(main, build(), sys.argv[1:]))

@@ -1,0 +1,107 @@
+"""What every adapter room offers: the section's base, the declared limits, and the attach context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+
+from utils.config.section import Section
+from utils.rooms import open_room
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    LoadBase = Callable[[str | None], PreTrainedModel]
+    """Loads the base model; from another folder when one is given."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a method cannot do. Each limit is None, or the sentence that says why and what works instead."""
+
+    quantization: str | None = None
+    """On a 4-bit or 8-bit base."""
+    packing: str | None = None
+    """With several documents in one row."""
+    gradient_checkpointing: str | None = None
+    """With activations recomputed in the backward pass."""
+    merge: str | None = None
+    """Merging into the base weights."""
+    model_types: dict[str, str] = field(default_factory=dict)
+    """By `model_type` of the base's config.json."""
+
+
+class AdapterSection(Section):
+    """The `peft:` section; every method adds its own flat fields."""
+
+    LIMITS: ClassVar[Limits] = Limits()
+    SHARED_FIELDS: ClassVar[frozenset[str]] = frozenset({"method", "task_type"})
+
+    method: str
+    """Name of the method: a room of `utils/adapters`."""
+    task_type: str | None = None
+    """Accepted from older files; it must agree with the file's `task_type`."""
+
+
+@dataclass(frozen=True)
+class AttachContext:
+    """What a method may need to know when it is attached."""
+
+    task_type: str
+    """`SEQ_CLS` or `CAUSAL_LM`."""
+    seed: int
+    """Seed of the adapter's own initialisation."""
+    num_training_steps: int = 0
+    """Optimizer steps of the whole run; 0 when nothing will be trained."""
+    training_batches: Callable[[], Iterable[dict[str, Any]]] | None = None
+    """Opens a stream of training batches, for initialisations that look at data."""
+    added_token_ids: tuple[int, ...] = ()
+    """Token ids that the base has never seen; their embeddings have to be trained and saved."""
+    mixed_precision: bool = False
+    """Whether training runs under autocast; what is trained then stays float32, or small updates would be lost."""
+    base_commit: str | None = None
+    """Resolved commit of a hub model, recorded with the adapter."""
+
+
+class AdapterRoom(Protocol):
+    """The functions of a room. `config` is that room's own Config."""
+
+    Config: type[AdapterSection]
+
+    def attach(self, model: PreTrainedModel, config: Any, context: AttachContext) -> PreTrainedModel:
+        """Make the model trainable by this method; the same or a wrapping model is returned."""
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write what was trained into a folder that the Hugging Face libraries can read."""
+
+    def load(self, folder: Path, load_base: LoadBase) -> PreTrainedModel:
+        """Load what `save` wrote, onto its base."""
+
+
+def open_adapter(method: str) -> AdapterRoom:
+    """Open the room of a method.
+
+    Raises:
+        KeyError: There is no such room.
+    """
+    return cast("AdapterRoom", open_room("adapters", method))
+
+
+def keep_float32(model: PreTrainedModel, context: AttachContext) -> None:
+    """Hold the trained parameters in float32 under autocast; without it the dtypes have to match the base's."""
+    if context.mixed_precision:
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.is_floating_point():
+                parameter.data = parameter.data.float()
+
+
+def head_modules(model: PreTrainedModel) -> list[str]:
+    """Name the modules that stand outside the pretrained body: the new task head.
+
+    DistilBERT's `pre_classifier`, DeBERTa's `pooler` and ModernBERT's `head` are among them: they have no
+    pretrained weights, so an adapter that froze them would classify through random numbers.
+    """
+    body = model.base_model_prefix
+    return [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]

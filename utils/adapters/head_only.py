@@ -1,0 +1,39 @@
+"""Head-only training, the baseline that every adapter has to beat: the pretrained body stays frozen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from utils.adapters.adapter import AdapterSection, AttachContext, Limits, head_modules, keep_float32
+from utils.adapters.full_layout import load as load
+from utils.adapters.full_layout import save as save
+from utils.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Config(AdapterSection):
+    """Only the new task head is trained."""
+
+    LIMITS: ClassVar[Limits] = Limits(
+        quantization="head-only saves the whole model, which a quantized base cannot be; drop model.quantization",
+        merge="there is no adapter to merge: final_model/ is the whole model already",
+    )
+
+    method: Literal["head-only", "head_only"] = "head-only"
+
+
+def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
+    """Freeze the body and leave the head trainable.
+
+    Raises:
+        ConfigError: The task has no new head.
+    """
+    if context.task_type != "SEQ_CLS":
+        raise ConfigError([Problem("head-only needs a task with a new head (task_type: SEQ_CLS)", "peft.method")])
+    model.requires_grad_(False)
+    for name in head_modules(model):
+        model.get_submodule(name).requires_grad_(True)
+    keep_float32(model, context)
+    return model

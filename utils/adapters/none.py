@@ -1,0 +1,29 @@
+"""Full fine-tuning: no adapter, every parameter of the model is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from utils.adapters.adapter import AdapterSection, AttachContext, Limits
+from utils.adapters.full_layout import load as load
+from utils.adapters.full_layout import save as save
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Config(AdapterSection):
+    """Full fine-tuning."""
+
+    LIMITS: ClassVar[Limits] = Limits(
+        quantization="the weights of a quantized base cannot be trained; drop model.quantization, or use lora",
+        merge="there is no adapter to merge: final_model/ is the whole model already",
+    )
+
+    method: Literal["none"] = "none"
+
+
+def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
+    """Make every parameter trainable, in float32 master weights where the Trainer asks for them."""
+    model.requires_grad_(True)
+    return model

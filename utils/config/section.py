@@ -1,0 +1,51 @@
+"""The strict base of every section: unknown keys refused, values never silently cast, frozen after reading."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+class Section(BaseModel):
+    """One section of the YAML file; its fields' docstrings become the documentation."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+    )
+
+    ALIASES: ClassVar[dict[str, str]] = {}
+    """Older or other spellings of this section's keys: `{"r": "lora_r"}`."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_silent_cast(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true for a number, and read a number in whatever way it is written."""
+        assert info.field_name is not None
+        kinds = _plain_types(cls.model_fields[info.field_name].annotation)
+        if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
+            raise ValueError(f"{str(value).lower()} is not a number")
+        if isinstance(value, str) and str not in kinds and kinds & {int, float} and _NUMBER.fullmatch(value):
+            return float(value.replace("_", ""))
+        return value
+
+
+def _plain_types(annotation: Any) -> set[Any]:
+    """Flatten `float | list[int] | None` to the scalar types it holds at its top level."""
+    arguments = get_args(annotation)
+    if not arguments or not _is_union(annotation):
+        return {annotation}
+    return set().union(*(_plain_types(argument) for argument in arguments))
+
+
+def _is_union(annotation: Any) -> bool:
+    return not isinstance(annotation, type) and "Union" in type(annotation).__name__ + str(
+        getattr(annotation, "__origin__", "")
+    )

@@ -1,0 +1,103 @@
+"""Looks at rows before anything is trained on them: columns, empty texts, labels, cut rows, leaks."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from utils.data.dataset import ClassificationSet
+from utils.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SplitReport:
+    """What was found in one split."""
+
+    name: str
+    rows: int
+    truncated_rows: int
+    """Rows cut at dataset.max_length."""
+    empty_texts: int
+    """Rows with an empty or missing text."""
+    token_lengths: dict[str, int]
+    """Median, 95th percentile and maximum of tokens per row, after cutting."""
+    label_counts: dict[str, int] = field(default_factory=dict)
+    """Rows by class; empty for regression and unlabelled rows."""
+    shared_with_train: int = 0
+    """Rows whose text stands in the training split too."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the report for the run's record."""
+        return asdict(self)
+
+    def log(self) -> None:
+        """Say in one line what is there, and warn of what may be wrong."""
+        lengths = ", ".join(f"{name} {value}" for name, value in self.token_lengths.items())
+        logger.info("data %s: %d rows, tokens %s%s", self.name, self.rows, lengths, self._counts())
+        for label, count in self.label_counts.items():
+            if count == 0:
+                logger.warning("data %s: the class %s never occurs", self.name, label)
+        if self.empty_texts:
+            logger.warning("data %s: %d rows have an empty text", self.name, self.empty_texts)
+        if self.shared_with_train:
+            logger.warning("data %s: %d rows stand in the training split too", self.name, self.shared_with_train)
+
+    def _counts(self) -> str:
+        labels = ", ".join(f"{label} {count}" for label, count in self.label_counts.items())
+        cut = f"; {self.truncated_rows} cut ({self.truncated_rows / self.rows:.1%})" if self.truncated_rows else "; none cut"
+        return cut + (f"; labels {labels}" if labels else "")
+
+
+def require_columns(rows: Dataset, name: str, spec: ClassificationSet) -> None:
+    """Check that the split has the columns that the set says.
+
+    Raises:
+        DataError: Names the columns that are missing and those that are there.
+    """
+    needed = [*spec.text_columns, *([] if name.startswith("test") else [spec.label_column])]
+    missing = [column for column in needed if column not in rows.column_names]
+    if missing:
+        there = ", ".join(rows.column_names)
+        raise DataError(
+            f"{spec.path}, split {name}: no column {', '.join(missing)}; there are: {there} "
+            "(dataset.text_column and dataset.label_column choose)"
+        )
+
+
+def check_split(
+    name: str, tokens: Dataset, rows: Dataset, text_columns: tuple[str, ...], label_names: tuple[str, ...]
+) -> SplitReport:
+    """Count what a split holds.
+
+    Args:
+        name: The split's name in reports.
+        tokens: The tokenised rows.
+        rows: The rows as texts, with `labels` where they are labelled.
+        text_columns: Columns of text.
+        label_names: Names of the classes; empty for regression.
+    """
+    lengths = sorted(tokens["length"][:])
+    empty = {row for column in text_columns for row, text in enumerate(rows[column]) if not str(text or "").strip()}
+    labelled = "labels" in rows.column_names and label_names
+    counts = Counter(rows["labels"][:]) if labelled else Counter()
+    return SplitReport(
+        name=name,
+        rows=len(rows),
+        truncated_rows=sum(tokens["truncated"][:]),
+        empty_texts=len(empty),
+        token_lengths={"p50": lengths[len(lengths) // 2], "p95": lengths[int(len(lengths) * 0.95)], "max": lengths[-1]},
+        label_counts={label: counts[index] for index, label in enumerate(label_names)} if labelled else {},
+    )
+
+
+def count_shared_rows(train: Dataset, other: Dataset, text_columns: tuple[str, ...]) -> int:
+    """Count rows whose texts, all of them, stand in the training rows too."""
+    seen = set(zip(*(train[column] for column in text_columns)))
+    return sum(texts in seen for texts in zip(*(other[column] for column in text_columns)))

@@ -1,0 +1,168 @@
+"""Opens rows wherever they are: a hub id, a folder, a file; every failure is one sentence that says what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.data.dataset import FILE_KINDS, is_local
+from utils.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_SPLIT_NAMES = {"validation": ("validation", "valid", "val", "dev", "eval")}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of a set are."""
+
+    path: str
+    """Hub id, folder or file."""
+    subset: str | None = None
+    """Configuration, or a folder within the folder."""
+    revision: str | None = None
+    """Revision of a hub dataset."""
+
+
+def load_split(source: Source, split: str) -> Dataset | None:
+    """Load one split; None when the source has no such split.
+
+    A single file is its own `train` split.
+
+    Raises:
+        DataError: The source cannot be had or read.
+    """
+    if not is_local(source.path):
+        return _load_from_hub(source, split)
+    path = Path(source.path).expanduser()
+    if not path.exists():
+        raise DataError(f"{source.path}: no such file or folder; paths start at the working directory")
+    if path.is_file():
+        return load_file(path) if split == "train" else None
+    files = _split_files(path, source.subset, split)
+    if files:
+        return _load_files(files)
+    if _holds_plain_splits(path, source.subset):
+        return None
+    with _explain(source):
+        return _load_dataset(str(path), source, split)
+
+
+def load_file(path: str | Path) -> Dataset:
+    """Load one file of rows.
+
+    Raises:
+        DataError: The file is missing, of an unknown kind, or cannot be read; the line is named.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"{path}: no such file; paths start at the working directory")
+    return _load_files([file])
+
+
+def resolved_commit(dataset: Dataset) -> str | None:
+    """Give the commit of a dataset that came from the hub."""
+    for url in (dataset.info.download_checksums or {}) if dataset.info else {}:
+        if match := re.search(r"@([0-9a-f]{40})/", url):
+            return match.group(1)
+    return None
+
+
+def _split_files(folder: Path, subset: str | None, split: str) -> list[Path]:
+    """Find `train.jsonl` or `train-00000-of-00002.parquet` in the folder, or in its folder of the subset."""
+    home = folder / subset if subset and (folder / subset).is_dir() else folder
+    for name in _SPLIT_NAMES.get(split, (split,)):
+        pattern = re.compile(rf"{re.escape(name)}(-\d{{5}}-of-\d{{5}}.*)?$")
+        files = [file for file in sorted(home.iterdir()) if file.suffix in FILE_KINDS and pattern.match(file.stem)]
+        if files:
+            return [file for file in files if file.suffix == files[0].suffix]
+    return []
+
+
+def _holds_plain_splits(folder: Path, subset: str | None) -> bool:
+    return any(_split_files(folder, subset, split) for split in ("train", "validation", "test", "validation_matched"))
+
+
+def _load_files(files: list[Path]) -> Dataset:
+    import datasets
+
+    kind = FILE_KINDS.get(files[0].suffix)
+    if kind is None:
+        raise DataError(f"{files[0]}: unknown kind of file; use one of {', '.join(FILE_KINDS)}")
+    if not any(file.stat().st_size for file in files):
+        raise DataError(f"{files[0]}: the file is empty")
+    options = {"sep": "\t"} if files[0].suffix == ".tsv" else {}
+    try:
+        return datasets.load_dataset(kind, data_files=[str(file) for file in files], split="train", **options)
+    except (datasets.exceptions.DatasetGenerationError, UnicodeDecodeError, ValueError) as error:
+        raise DataError(_first_bad_line(files) or f"{files[0]}: cannot be read as {kind}: {_root(error)}") from error
+
+
+def _first_bad_line(files: list[Path]) -> str | None:
+    """Find the line that is not JSON, or not UTF-8; the libraries name the file at best."""
+    for file in files:
+        for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+            try:
+                text = line.decode("utf-8-sig")
+                if file.suffix == ".jsonl" and text.strip() and not isinstance(json.loads(text), dict):
+                    return f"{file}:{number}: a line must be one JSON object"
+            except UnicodeDecodeError:
+                return f"{file}:{number}: not UTF-8 text; save the file as UTF-8"
+            except json.JSONDecodeError as error:
+                return f"{file}:{number}: not JSON ({error.msg} at column {error.colno})"
+    return None
+
+
+def _load_from_hub(source: Source, split: str) -> Dataset | None:
+    with _explain(source):
+        return _load_dataset(source.path, source, split)
+
+
+def _load_dataset(path: str, source: Source, split: str) -> Dataset | None:
+    import datasets
+
+    try:
+        return datasets.load_dataset(path, source.subset, split=split, revision=source.revision)
+    except ValueError as error:
+        if "nknown split" in str(error):
+            return None
+        raise
+
+
+@contextmanager
+def _explain(source: Source) -> Iterator[None]:
+    """Turn the libraries' failures into one sentence each."""
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    name = source.path
+    try:
+        yield
+    except datasets.exceptions.DatasetNotFoundError as error:
+        if "gated" in str(error):
+            message = f"{name} is gated; accept its terms on its page, then `hf auth login`"
+        else:
+            message = f"{name}: no such dataset on the hub (a typo? private: `hf auth login`), and no such folder here"
+        raise DataError(message) from error
+    except (ConnectionError, OfflineModeIsEnabled, HfHubHTTPError) as error:
+        raise DataError(
+            f"{name}: the hub cannot be reached and the set is not in the cache; set HF_ENDPOINT to a mirror, "
+            "or dataset.path to a local folder"
+        ) from error
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise DataError(f"{name}: cannot be read: {_root(error)}") from error
+    except (FileNotFoundError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name} (subset {source.subset}): {str(error).splitlines()[0]}") from error
+
+
+def _root(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,168 @@
+"""What every door shares: its command line, the choice of GPUs, exit codes, and `--json`."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from shutil import which
+from typing import Any
+
+from utils.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LoraNsError, UserError
+from utils.logs import silence_libraries, start_logs
+
+_OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*=.*", re.DOTALL)
+
+Answer = dict[str, Any]
+"""What a door prints with `--json`; `exit_code` in it ends the process with that code."""
+
+
+def build_parser(door: str, description: str) -> argparse.ArgumentParser:
+    """Build the parser of a door, with the options that all of them take."""
+    parser = argparse.ArgumentParser(
+        prog=door, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output, all else on standard error")
+    return parser
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Let a door take `key=value` words anywhere on its command line."""
+    parser.set_defaults(overrides=[])
+    parser.epilog = (
+        "key=value words override the file, in YAML syntax: training.learning_rate=1e-4 peft.lora_r=16\n"
+        "dataset.max_train_samples=null 'peft.target_modules=[q_proj, v_proj]'"
+    )
+
+
+def open_door(main: Callable[[argparse.Namespace], Answer], parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
+    """Run a door: read its command line, do its work, and turn how it ended into an exit code.
+
+    Returns:
+        0 fine; 1 it failed; 2 the user's input; 130 interrupted.
+    """
+    arguments = _parse(parser, words)
+    start_logs()
+    silence_libraries()
+    answer_file = _reserve_stdout() if arguments.json else None
+    try:
+        answer = main(arguments)
+    except LoraNsError as error:
+        answer = _report(error)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        answer = {"status": "interrupted", "exit_code": EXIT_INTERRUPTED}
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FAILED
+    code = int(answer.pop("exit_code", 0))
+    if answer_file is not None:
+        with answer_file:
+            print(json.dumps(answer, ensure_ascii=False, default=str), file=answer_file)
+    return code
+
+
+def split_overrides(words: Sequence[str], takes_value: frozenset[str]) -> tuple[list[str], list[str]]:
+    """Part a command line into what the option parser reads and the overrides.
+
+    A word `key=value` is an override wherever it stands, except directly after an option that must have
+    a value: `--input_text a=b` is a text, `--resume training.num_train_epochs=5` is two things.
+
+    Args:
+        words: The command line without the program's name.
+        takes_value: Options that always take a value, such as `--config`.
+
+    Returns:
+        The words for the option parser, and the overrides in order.
+    """
+    rest: list[str] = []
+    overrides: list[str] = []
+    for index, word in enumerate(words):
+        is_value = index > 0 and words[index - 1] in takes_value
+        (overrides if _OVERRIDE.fullmatch(word) and not is_value else rest).append(word)
+    return rest, overrides
+
+
+def select_gpus(choice: str | None, script: str, words: Sequence[str]) -> None:
+    """Make only the named GPUs visible; more than one relaunches the door through torchrun.
+
+    Must run before torch is imported. A process that a launcher started leaves the choice to it.
+
+    Args:
+        choice: What `--gpu` says: `0`, `0,1`; None leaves the environment as it is.
+        script: The door's file.
+        words: Its command line, relaunched without `--gpu`.
+
+    Raises:
+        UserError: An index is not a number, or no such GPU is here.
+    """
+    if choice is None or "LOCAL_RANK" in os.environ:
+        return
+    indices = choice.replace(" ", "").split(",")
+    present = _count_gpus()
+    for index in indices:
+        if not index.isdigit():
+            raise UserError(f"--gpu {choice}: {index!r} is not a GPU index; write --gpu 0 or --gpu 0,1")
+        if int(index) >= present:
+            has = f"GPUs 0 to {present - 1}" if present else "no NVIDIA GPU"
+            raise UserError(f"--gpu {choice}: there is no GPU {index}; this machine has {has}")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(indices)
+    if len(indices) > 1:
+        rest = _without_option(words, "--gpu")
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={len(indices)}", script]
+        os.execv(sys.executable, [sys.executable, *launch, *rest])  # noqa: S606  our own interpreter
+
+
+def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    if parser.get_default("overrides") is None:
+        return parser.parse_args(words)
+    takes_value = frozenset(
+        option
+        for action in parser._actions
+        if action.option_strings and action.nargs is None
+        for option in action.option_strings
+    )
+    rest, overrides = split_overrides(words, takes_value)
+    arguments = parser.parse_args(rest)
+    arguments.overrides = overrides
+    return arguments
+
+
+def _report(error: LoraNsError) -> Answer:
+    for line in str(error).splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    problems = [vars(problem) for problem in error.problems] if isinstance(error, ConfigError) else []
+    kind = "bad_input" if error.exit_code == EXIT_BAD_INPUT else "failed"
+    return {"status": kind, "error": str(error), "problems": problems, "exit_code": error.exit_code}
+
+
+def _reserve_stdout() -> Any:
+    """Keep standard output for the one JSON object; whatever else is printed goes to standard error."""
+    kept = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    sys.stdout.flush()
+    os.dup2(2, 1)
+    return kept
+
+
+def _count_gpus() -> int:
+    if which("nvidia-smi"):
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)  # noqa: S607
+        return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    return len(glob.glob("/dev/nvidia[0-9]*"))
+
+
+def _without_option(words: Sequence[str], option: str) -> list[str]:
+    rest, skip = [], False
+    for word in words:
+        if skip or word.startswith(f"{option}="):
+            skip = False
+        elif word == option:
+            skip = True
+        else:
+            rest.append(word)
+    return rest

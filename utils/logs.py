@@ -1,0 +1,52 @@
+"""What is said on the terminal: our own lines on standard error, the libraries' chatter silenced."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+
+_NOISE = ("transformers", "datasets", "peft", "trl", "accelerate", "bitsandbytes", "evaluate", "httpx", "filelock")
+
+
+def is_main_process() -> bool:
+    """Tell whether this process is the one that speaks (rank 0, or the only one)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def start_logs() -> None:
+    """Send our log lines to standard error; only the main process says more than warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LineFormatter())
+    ours = logging.getLogger("utils")
+    ours.handlers = [handler]
+    ours.propagate = False
+    ours.setLevel(logging.INFO if is_main_process() else logging.ERROR)
+
+
+def silence_libraries() -> None:
+    """Turn down library messages that a user can do nothing about; errors still come through.
+
+    Call it before the libraries are imported: it sets environment variables that they read then.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DATASETS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    for name in _NOISE:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+
+
+class _LineFormatter(logging.Formatter):
+    """Plain sentences for information, a marked one for warnings and errors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one line."""
+        text = record.getMessage()
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"

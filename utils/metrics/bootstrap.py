@@ -1,0 +1,110 @@
+"""How far a score would move had other rows been drawn: the percentile bootstrap."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from utils.metrics.confusion import count_confusions
+from utils.metrics.metric import Array, Metric, check_rows, load_metric
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+
+_CHUNK = 1_000_000  # numbers held at once: 8 MB an array
+
+
+def bootstrap_interval(  # noqa: PLR0913 - the last three are keyword-only and rarely given
+    metric: Metric | str,
+    predictions: Array,
+    references: Array,
+    num_labels: int,
+    *,
+    num_resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Compute the percentile bootstrap interval over rows (Efron and Tibshirani 1993, ch. 13).
+
+    A resample on which the metric is not defined (every drawn prediction is the same, for a correlation)
+    counts as the metric's `undefined` value, which is 0, and is not warned about. Predictions that are not
+    finite give that value for both bounds.
+
+    Args:
+        metric: A metric or its name.
+        predictions: Label ids or values, shape (n,) or (n, 1).
+        references: The same for what is right.
+        num_labels: Number of labels; 1 for regression.
+        num_resamples: How many sets of n rows are drawn with replacement.
+        confidence: Share of the resamples inside the interval, above 0 and below 1.
+        seed: The same seed gives the same interval.
+
+    Returns:
+        Lower and upper bound, on the metric's own scale.
+
+    Raises:
+        KeyError: The metric is unknown.
+        ValueError: There is no row, the shapes differ, or a label is out of range.
+    """
+    import numpy as np
+
+    metric = (load_metric(metric) if isinstance(metric, str) else metric).for_labels(num_labels)
+    rows = check_rows(metric.kind, predictions, references, num_labels)
+    if not np.isfinite(rows[0]).all():
+        return metric.undefined, metric.undefined
+    rng = np.random.default_rng(seed)
+    if metric.over_samples is None:
+        parts = _score_one_by_one(metric, *rows, num_resamples, rng)
+    elif metric.kind == "classification":
+        parts = _score_confusions(metric, count_confusions(*rows, num_labels), num_resamples, rng)
+    else:
+        parts = _score_samples(metric, *rows, num_resamples, rng)
+    scores = np.concatenate(list(parts))
+    scores[np.isnan(scores)] = metric.undefined
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(scores, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _score_confusions(
+    metric: Metric, confusion: Array, num_resamples: int, rng: np.random.Generator
+) -> Iterator[Array]:
+    """Draw confusion matrices: their cells are multinomial when rows are drawn with replacement."""
+    import numpy as np
+
+    assert metric.over_samples is not None
+    cells = confusion.ravel()
+    filled = np.flatnonzero(cells)
+    for size in _chunk_sizes(num_resamples, len(cells)):
+        drawn: Array = np.zeros((size, len(cells)), dtype=np.int64)
+        drawn[:, filled] = rng.multinomial(cells.sum(), cells[filled] / cells.sum(), size=size)
+        yield metric.over_samples(drawn.reshape(size, *confusion.shape))
+
+
+def _score_samples(
+    metric: Metric, predictions: Array, references: Array, num_resamples: int, rng: np.random.Generator
+) -> Iterator[Array]:
+    """Draw rows and score many resamples at once."""
+    assert metric.over_samples is not None
+    num_rows = len(predictions)
+    for size in _chunk_sizes(num_resamples, num_rows):
+        drawn = rng.integers(num_rows, size=(size, num_rows))
+        yield metric.over_samples(predictions[drawn], references[drawn])
+
+
+def _score_one_by_one(
+    metric: Metric, predictions: Array, references: Array, num_resamples: int, rng: np.random.Generator
+) -> Iterator[Array]:
+    """Draw rows and score each resample with the metric itself."""
+    import numpy as np
+
+    for _ in range(num_resamples):
+        drawn = rng.integers(len(predictions), size=len(predictions))
+        yield np.array([metric.score(predictions[drawn], references[drawn])])
+
+
+def _chunk_sizes(num_resamples: int, width: int) -> Iterator[int]:
+    size = max(1, _CHUNK // width)
+    for start in range(0, num_resamples, size):
+        yield min(size, num_resamples - start)

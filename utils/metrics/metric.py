@@ -1,0 +1,198 @@
+"""What a metric is, how one is found by its name, and how several are computed at once."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from utils.rooms import list_rooms, open_room, room_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+Array: TypeAlias = Any
+"""A numpy array; its shape stands in the docstrings."""
+Kind = Literal["classification", "regression"]
+
+METRIC_ALIASES = {
+    "acc": "accuracy",
+    "mcc": "matthews_correlation",
+    "matthews_corrcoef": "matthews_correlation",
+    "pearsonr": "pearson",
+    "spearman": "spearmanr",
+    "mean_squared_error": "mse",
+}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One score over all rows of a set, with its range and direction."""
+
+    name: str
+    """As in the YAML, which is also the file name of its room."""
+    kind: Kind
+    low: float
+    """Worst (or least) value that can occur."""
+    high: float
+    """Greatest value that can occur; scores of 1 at most are shown x100 in tables."""
+    greater_is_better: bool
+    score: Callable[[Array, Array], float]
+    """Predictions (n,) and references (n,) to the value; nan where the metric is not defined."""
+    description: str
+    over_samples: Callable[..., Array] | None = None
+    """The same for many resamples at once, shape (r,), nan where undefined; None: they are scored one by one.
+
+    Classification takes confusion matrices (r, labels, labels) with rows as references; regression takes
+    predictions (r, n) and references (r, n).
+    """
+    many_labels: str | None = None
+    """The metric that takes this one's place when there are more than two labels."""
+    undefined: float = 0.0
+    """The value that stands for nan."""
+
+    def for_labels(self, num_labels: int) -> Metric:
+        """Give the metric that is meant for this number of labels: `f1` is `f1_macro` for three."""
+        return load_metric(self.many_labels) if self.many_labels and num_labels > 2 else self
+
+    def compute(self, predictions: Array, references: Array, num_labels: int) -> float:
+        """Score predictions against references.
+
+        Args:
+            predictions: Label ids or, for regression, values; shape (n,) or (n, 1). Not logits.
+            references: The same for what is right.
+            num_labels: Number of labels; 1 for regression.
+
+        Returns:
+            A float in [low, high]. Where the metric is not defined (constant predictions for a correlation,
+            say) it is `undefined`, with one warning.
+
+        Raises:
+            ValueError: There is no row, the shapes differ, or a label is out of range.
+        """
+        return next(iter(compute_metrics([self.name], predictions, references, num_labels).values()))
+
+
+def load_metric(name: str) -> Metric:
+    """Find a metric by its name or alias.
+
+    Raises:
+        KeyError: There is no such metric; `list_rooms("metrics")` names them all.
+    """
+    name = room_name(name)
+    metric = open_room("metrics", METRIC_ALIASES.get(name, name)).METRIC
+    assert isinstance(metric, Metric), f"got {type(metric)} in the room {name}"
+    return metric
+
+
+def metric_names(kind: Kind) -> tuple[str, ...]:
+    """Name the metrics that every run of a kind reports, sorted; `f1` stands for `f1_macro` as well."""
+    metrics = [load_metric(name) for name in list_rooms("metrics")]
+    stand_ins = {metric.many_labels for metric in metrics}
+    return tuple(metric.name for metric in metrics if metric.kind == kind and metric.name not in stand_ins)
+
+
+def result_key(name: str, num_labels: int) -> str:
+    """Name the key under which a metric's value is reported: `f1` of three labels is `f1_macro`."""
+    return load_metric(name).for_labels(num_labels).name
+
+
+def compute_metrics(
+    names: Iterable[str],
+    predictions: Array,
+    references: Array,
+    num_labels: int,
+    *,
+    quiet: bool = False,
+) -> dict[str, float]:
+    """Compute several metrics; those that are not defined here share one warning.
+
+    Args:
+        names: Names or aliases.
+        predictions: Label ids or values, shape (n,) or (n, 1).
+        references: The same for what is right.
+        num_labels: Number of labels; 1 for regression.
+        quiet: Say nothing of undefined values, where they are expected (the majority baseline).
+
+    Returns:
+        Values by result key (see `result_key`).
+
+    Raises:
+        KeyError: A name is unknown.
+        ValueError: As `Metric.compute`.
+    """
+    values: dict[str, float] = {}
+    undefined: list[str] = []
+    why = ""
+    for metric in [load_metric(name).for_labels(num_labels) for name in names]:
+        predicted, expected = check_rows(metric.kind, predictions, references, num_labels)
+        value = _score(metric, predicted, expected)
+        if value is None:
+            undefined.append(f"{metric.name} counts as {metric.undefined:g}")
+            why = why or _describe_rows(predicted, expected)
+        values[metric.name] = metric.undefined if value is None else value
+    if undefined and not quiet:
+        _log.warning("%s: %s", why, ", ".join(undefined))
+    return values
+
+
+def check_rows(kind: Kind, predictions: Array, references: Array, num_labels: int) -> tuple[Array, Array]:
+    """Bring both to shape (n,): int64 for labels, float64 for values.
+
+    Raises:
+        ValueError: There is no row, the shapes differ, or a label is out of range.
+    """
+    columns = [_flatten(values, kind) for values in (predictions, references)]
+    if columns[0].shape != columns[1].shape or not columns[0].size:
+        counts = f"{columns[0].size} predictions and {columns[1].size} references"
+        raise ValueError(f"a metric needs as many predictions as references, at least one; got {counts}")
+    for what, values in zip(("prediction", "reference"), columns, strict=True):
+        if kind == "classification" and (values.min() < 0 or values.max() >= num_labels):
+            wrong = values.min() if values.min() < 0 else values.max()
+            raise ValueError(f"a {what} is the label {wrong}; labels go from 0 to {num_labels - 1}")
+    return columns[0], columns[1]
+
+
+def _flatten(values: Array, kind: Kind) -> Array:
+    """Drop a trailing axis of length 1, never the axis of the rows."""
+    import numpy as np
+
+    array = np.asarray(values)
+    if array.ndim > 2 or (array.ndim == 2 and array.shape[1] != 1):
+        raise ValueError(
+            f"expected one value per row, got shape {array.shape}; take the argmax of logits first"
+        )
+    flat = array.reshape(-1)
+    if kind == "regression":
+        return flat.astype(np.float64)
+    labels = flat.astype(np.int64)
+    if not np.array_equal(labels, flat):
+        raise ValueError(f"labels are whole numbers, got {flat[labels != flat][0]}")
+    return labels
+
+
+def _score(metric: Metric, predictions: Array, references: Array) -> float | None:
+    """Score rows; None where the metric is not defined on them."""
+    import numpy as np
+
+    if not np.isfinite(predictions).all():
+        return None
+    value = float(metric.score(predictions, references))
+    return value if np.isfinite(value) else None
+
+
+def _describe_rows(predictions: Array, references: Array) -> str:
+    """Say what about the rows leaves a metric undefined."""
+    import numpy as np
+
+    num_rows = len(predictions)
+    if num_broken := int((~np.isfinite(predictions)).sum()):
+        return f"{num_broken} of {num_rows} predictions are not finite numbers"
+    if num_rows == 1:
+        return "there is only one row"
+    for what, values in (("predictions", predictions), ("references", references)):
+        if (values == values[0]).all():
+            return f"all {num_rows} {what} are {values[0]:g}"
+    return f"these {num_rows} rows hold too few different values"

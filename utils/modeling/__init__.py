@@ -1,0 +1,1 @@
+"""Tokenizer and base model: where they come from, how they are loaded, what is new in them."""

@@ -1,0 +1,200 @@
+"""The base model: loaded for its task, its new head drawn from the seed, its pad token set."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import ModelError
+from utils.modeling.hub_errors import explain_loading
+from utils.modeling.labels import HeadSpec, label_order, own_label_names, read_label_order
+from utils.modeling.new_weights import (
+    grow_embeddings,
+    list_new_modules,
+    record_new_weights,
+    reinitialise_head,
+)
+from utils.modeling.quantization import build_quantization, choose_devices
+from utils.modeling.source import loading_arguments, resolved_commit
+from utils.modeling.tokenizer import added_token_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.modeling.section import ModelSection
+
+__all__ = [
+    "HeadSpec",
+    "added_token_ids",
+    "label_order",
+    "load_base_model",
+    "read_label_order",
+    "reinitialise_head",
+    "resolved_commit",
+]
+
+logger = logging.getLogger(__name__)
+
+_ENCODER_HEADS = ("ForMaskedLM", "ForPreTraining")
+
+
+def load_base_model(
+    section: ModelSection,
+    tokenizer: PreTrainedTokenizerBase,
+    head: HeadSpec | None,
+    seed: int | None = None,
+) -> PreTrainedModel:
+    """Load the base model as a classifier, or, without a head, as a causal language model.
+
+    It stays on the CPU (the trainer moves it) unless it is quantized or has a device_map.
+
+    Args:
+        section: Where it comes from and how it is stored.
+        tokenizer: From `load_tokenizer`; its pad token and vocabulary become the model's.
+        head: The labels of a classifier, None for a causal language model.
+        seed: Draws the weights that the checkpoint lacks; None leaves them as the library drew them.
+
+    Raises:
+        ModelError: It cannot be had, has no class for the task, or lacks weights that must be there.
+    """
+    from transformers import AutoConfig
+
+    with explain_loading(section), _silent_report():
+        arguments = loading_arguments(section)
+        config = AutoConfig.from_pretrained(section.location, **arguments)
+        _tell_about_code(section, config)
+        own_names = own_label_names(config)
+        if head is not None:
+            _set_labels(config, head)
+        model, loading_info = _load(section, config, head, arguments)
+    record_new_weights(model, loading_info, head is not None)
+    if seed is not None:
+        reinitialise_head(model, seed)
+    if head is not None:
+        _tell_about_head(model, loading_info, own_names, head, seed)
+    grow_embeddings(model, tokenizer, seed)
+    _set_pad_token(model, tokenizer)
+    return model
+
+
+def _load(
+    section: ModelSection, config: PreTrainedConfig, head: HeadSpec | None, arguments: dict[str, Any]
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    model_class = _model_class(section, config, head)
+    auto = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
+    loaded: tuple[PreTrainedModel, dict[str, Any]] = auto.from_pretrained(
+        section.location,
+        config=config,
+        dtype=section.dtype,
+        attn_implementation=_choose_attention(section, model_class),
+        quantization_config=build_quantization(section, config, model_class, head is not None),
+        device_map=choose_devices(section),
+        use_safetensors=True,  # pickled weights can run code
+        ignore_mismatched_sizes=True,  # record_new_weights tells a new head from a wrong checkpoint
+        output_loading_info=True,
+        **arguments,
+    )
+    return loaded
+
+
+def _model_class(section: ModelSection, config: PreTrainedConfig, head: HeadSpec | None) -> Any:
+    """Find the class for the task, None when the checkpoint ships its own code.
+
+    Raises:
+        ModelError: The architecture has no such class, or is an encoder asked to write text.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    if section.trust_remote_code and getattr(config, "auto_map", None):
+        return None
+    mapping = MODEL_FOR_CAUSAL_LM_MAPPING if head is None else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    kind = type(config)
+    made_as = [name for name in config.architectures or () if name.endswith(_ENCODER_HEADS)]
+    if kind not in mapping or (head is None and made_as):
+        task, lacks = (
+            ("CAUSAL_LM", "writes no text") if head is None else ("SEQ_CLS", "has no classification head")
+        )
+        name = f"{section.name_or_path} ({made_as[0] if made_as else config.model_type})"
+        remedy = f"it cannot serve task_type {task}; choose another model or another task_type"
+        raise ModelError(f"{name} {lacks} in transformers, so {remedy}")
+    found = mapping[kind]
+    return found[0] if isinstance(found, (tuple, list)) else found
+
+
+def _choose_attention(section: ModelSection, model_class: Any) -> str:
+    import torch
+
+    wanted = section.attn_implementation
+    if wanted == "sdpa" and model_class is not None and not model_class._supports_sdpa:
+        logger.warning("%s has no sdpa attention; eager attention is used", model_class.__name__)
+        return "eager"
+    if "flash" in wanted and not torch.cuda.is_available():
+        raise ModelError(f"model.attn_implementation: {wanted} needs a CUDA GPU and there is none; use sdpa")
+    return wanted
+
+
+def _set_labels(config: PreTrainedConfig, head: HeadSpec) -> None:
+    names = head.label_names or tuple(f"LABEL_{index}" for index in range(head.num_labels))
+    assert len(names) == head.num_labels, f"{head.num_labels} labels but {len(names)} names"
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    config.problem_type = head.problem_type
+
+
+def _set_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Tell the model which token is padding: a decoder's classifier finds its last real token by it."""
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def _tell_about_code(section: ModelSection, config: PreTrainedConfig) -> None:
+    if not section.trust_remote_code:
+        return
+    if getattr(config, "auto_map", None):
+        logger.warning("Python code that %s ships is run (model.trust_remote_code)", section.name_or_path)
+    else:
+        logger.info("model.trust_remote_code has no effect: %s ships no code", section.name_or_path)
+
+
+def _tell_about_head(
+    model: PreTrainedModel,
+    loading_info: dict[str, Any],
+    own_names: tuple[str, ...],
+    head: HeadSpec,
+    seed: int | None,
+) -> None:
+    new = list_new_modules(model)
+    if loading_info["mismatched_keys"]:
+        logger.warning(
+            "the checkpoint's own head (%s) does not fit %d labels and is replaced by a new one",
+            ", ".join(own_names) or "unnamed labels",
+            head.num_labels,
+        )
+    if new:
+        origin = "" if seed is None else f", drawn from seed {seed}"
+        logger.info("New in the model%s: %s", origin, ", ".join(new))
+    elif own_names and tuple(map(str.lower, own_names)) != tuple(map(str.lower, head.label_names)):
+        logger.warning(
+            "the checkpoint's head was trained for the labels %s; it is kept and now means %s",
+            ", ".join(own_names),
+            ", ".join(head.label_names) or "a number",
+        )
+
+
+@contextmanager
+def _silent_report() -> Iterator[None]:
+    """Keep the library's table of new weights off the terminal; ours is one line."""
+    report = logging.getLogger("transformers.modeling_utils")
+    level = report.level
+    report.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        report.setLevel(level)

@@ -1,0 +1,179 @@
+"""Turns what the hub and transformers raise while loading into one sentence that says what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from utils.errors import ModelError
+from utils.modeling.section import ModelSection, is_local
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# transformers raises plain OSError and ValueError for these; only the message tells them apart.
+_BY_MESSAGE = (
+    (
+        "does not recognize this architecture",
+        "{name} has an architecture that transformers {version} does not know; install a newer transformers, "
+        "or, if the checkpoint ships its own code and you trust it, set model.trust_remote_code: true",
+    ),
+    (
+        "contains custom code",
+        "{name} needs Python code that it ships; read that code, then set model.trust_remote_code: true",
+    ),
+    (
+        "Should have a `model_type`",
+        "{name} has no config.json with a model_type, so it is not a transformers checkpoint (an adapter has "
+        "none either: name its base model)",
+    ),
+    (
+        "Unrecognized configuration class",
+        "{name} has no class for this task in transformers {version}; choose another model",
+    ),
+    (
+        "backend tokenizer",
+        "{name} holds no usable tokenizer (tokenizer.json, tokenizer.model or vocab files); save one beside "
+        "the model with tokenizer.save_pretrained",
+    ),
+    (
+        "load tokenizer",
+        "{name} holds no usable tokenizer; save one beside the model with tokenizer.save_pretrained",
+    ),
+    (
+        ".safetensors",
+        "{name} holds no safetensors weights, and pickled ones (pytorch_model.bin) are not loaded because "
+        "they can run code; convert them once with AutoModel.from_pretrained(..., use_safetensors=False)"
+        ".save_pretrained(FOLDER) and name that folder",
+    ),
+    ("config.json", "{name} holds no config.json, so it is not a transformers checkpoint"),
+)
+
+
+@contextmanager
+def explain_loading(section: ModelSection) -> Iterator[None]:
+    """Translate the named errors of loading; anything else passes through.
+
+    Raises:
+        ModelError: One sentence instead of the library's error, which stays chained to it.
+    """
+    from huggingface_hub.errors import HTTPError, RevisionResolutionError, StrictDataclassError
+    from safetensors import SafetensorError
+
+    named = (
+        OSError,
+        ValueError,
+        ImportError,
+        HTTPError,
+        RevisionResolutionError,
+        StrictDataclassError,
+        SafetensorError,
+    )
+    try:
+        yield
+    except named as error:
+        sentence = _hub_sentence(section, error) or _checkpoint_sentence(section, error)
+        raise ModelError(sentence) from error
+
+
+def _hub_sentence(section: ModelSection, error: BaseException) -> str | None:
+    """Explain what the hub answered, or that it did not."""
+    from huggingface_hub import errors
+
+    if is_local(section.name_or_path):
+        return None
+    name, page = section.name_or_path, f"its page on the hub ({_endpoint()}/{section.name_or_path})"
+    login = "run `hf auth login` or set HF_TOKEN, and leave model.token unset or true"
+    sentences: tuple[tuple[type[BaseException], str], ...] = (
+        (errors.LocalTokenNotFoundError, f"model.token is true but there is no login; {login}"),
+        (errors.GatedRepoError, f"{name} is gated: accept its licence on {page}, then {login}"),
+        (
+            errors.RevisionNotFoundError,
+            f"{name} has no revision {section.revision}; choose one listed on {page}",
+        ),
+        (
+            errors.RepositoryNotFoundError,
+            f"the hub has no model {name} that you may read, and there is no such folder here; check the "
+            f"spelling, or, if it is private, {login}",
+        ),
+        (
+            errors.HFValidationError,
+            f"{name} is neither an existing folder nor a hub name (owner/name); check the spelling",
+        ),
+        (errors.OfflineModeIsEnabled, _absent(section)),
+        (errors.LocalEntryNotFoundError, _absent(section)),
+        (errors.RevisionResolutionError, _absent(section)),
+    )
+    chain = list(_chain(error))
+    for kind, sentence in sentences:
+        if any(isinstance(each, kind) for each in chain):
+            return sentence
+    return _http_sentence(section, chain, login)
+
+
+def _http_sentence(section: ModelSection, chain: list[BaseException], login: str) -> str | None:
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError
+
+    for each in chain:
+        if isinstance(each, EntryNotFoundError):
+            return None
+        if isinstance(each, HfHubHTTPError):
+            status = each.response.status_code
+            remedy = login if status in (401, 403) else "try again later, or name a mirror in HF_ENDPOINT"
+            return f"the hub answered {status} for {section.name_or_path}; {remedy}"
+        if isinstance(each, HTTPError):
+            return _absent(section)
+    return None
+
+
+def _absent(section: ModelSection) -> str:
+    from huggingface_hub.constants import is_offline_mode
+
+    name = section.name_or_path
+    at = f" at revision {section.revision}" if section.revision else ""
+    if is_offline_mode():
+        return (
+            f"{name}{at} is not in the local cache and HF_HUB_OFFLINE forbids to fetch it; unset it, or give "
+            "a local folder as model.name_or_path"
+        )
+    return (
+        f"{name}{at} is not in the local cache and the hub ({_endpoint()}) cannot be reached; check the "
+        "network, name a mirror in HF_ENDPOINT, or give a local folder as model.name_or_path"
+    )
+
+
+def _checkpoint_sentence(section: ModelSection, error: BaseException) -> str:
+    """Explain what is wrong with the files themselves."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+    from transformers import __version__
+
+    name = section.name_or_path
+    first_line = str(error).strip().split("\n")[0]
+    chain = list(_chain(error))
+    if any(isinstance(each, json.JSONDecodeError) for each in chain):
+        return f"{name} holds a file that is not JSON ({first_line}); copy or download it again"
+    if isinstance(error, StrictDataclassError):
+        return f"the config.json of {name} is not valid: {' '.join(str(error).split())}"
+    if isinstance(error, SafetensorError):
+        remedy = "copy" if is_local(name) else "delete it from the cache and download"
+        return f"a weight file of {name} is damaged ({first_line}); {remedy} it again"
+    if isinstance(error, ImportError):
+        return f"loading {name} needs something that is not installed: {first_line}"
+    for fragment, sentence in _BY_MESSAGE:
+        if fragment in str(error):
+            return sentence.format(name=name, version=__version__)
+    return f"{name} cannot be loaded: {first_line}"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    each: BaseException | None = error
+    while each is not None:
+        yield each
+        each = each.__cause__ or each.__context__
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"

@@ -1,0 +1,73 @@
+"""The classifier's labels: what a checkpoint already calls them, and in which order its ids stand."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from utils.modeling.hub_errors import explain_loading
+from utils.modeling.source import loading_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedConfig
+
+    from utils.modeling.section import ModelSection
+
+_UNNAMED = re.compile(r"LABEL_\d+")
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """The classification head that the data needs."""
+
+    num_labels: int
+    """Outputs of the head; 1 for a regression."""
+    label_names: tuple[str, ...]
+    """Names in the order of the ids; empty for a regression."""
+    problem_type: Literal["regression", "single_label_classification"]
+    """Chooses the loss: mean squared error or cross-entropy."""
+
+
+def read_label_order(section: ModelSection, label_names: Sequence[str]) -> tuple[str, ...]:
+    """Read from the checkpoint's config alone in which order the labels' ids stand.
+
+    Raises:
+        ModelError: The config cannot be had.
+    """
+    from transformers import AutoConfig
+
+    with explain_loading(section):
+        config = AutoConfig.from_pretrained(section.location, **loading_arguments(section))
+    return label_order(config, label_names)
+
+
+def label_order(model_config: PreTrainedConfig, label_names: Sequence[str]) -> tuple[str, ...]:
+    """Order the data's label names by the checkpoint's ids when both name the same, ignoring case.
+
+    A head that was fine-tuned for entailment, neutral, contradiction keeps its ids; the data's own ids are
+    mapped to them. As run_glue does.
+
+    Returns:
+        The data's spelling of the names in the order of the ids to use.
+    """
+    spelling = {name.lower(): name for name in label_names}
+    own = [name.lower() for name in own_label_names(model_config)]
+    if len(spelling) == len(label_names) and sorted(own) == sorted(spelling):
+        return tuple(spelling[name] for name in own)
+    return tuple(label_names)
+
+
+def own_label_names(model_config: PreTrainedConfig) -> tuple[str, ...]:
+    """Give the checkpoint's label names in the order of their ids, empty when they were never named."""
+    names = tuple(str(name) for _, name in sorted((model_config.id2label or {}).items()))
+    return () if any(_UNNAMED.fullmatch(name) for name in names) else names
+
+
+def build_head_spec(label_names: Sequence[str]) -> HeadSpec:
+    """Describe the head for these labels; none of them means a regression on one number."""
+    if not label_names:
+        return HeadSpec(1, (), "regression")
+    return HeadSpec(len(label_names), tuple(label_names), "single_label_classification")

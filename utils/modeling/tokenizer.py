@@ -1,0 +1,150 @@
+"""The tokenizer: a pad token that means nothing else, the run's chat template and its new tokens."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.errors import ModelError
+from utils.modeling.hub_errors import explain_loading
+from utils.modeling.source import loading_arguments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.modeling.section import ModelSection
+
+logger = logging.getLogger(__name__)
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""The ChatML template: every turn between <|im_start|> and <|im_end|>."""
+
+_CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
+_UNUSED_TOKENS = (
+    "<|finetune_right_pad_id|>",
+    "<|reserved_special_token_0|>",
+    "<pad>",
+    "[PAD]",
+    "<|pad|>",
+    "<|padding|>",
+    "<|fim_pad|>",
+    "<|vision_pad|>",
+    "<unk>",
+    "<|endoftext|>",
+)
+_NEW_TOKENS_KEY = "lora_ns_new_tokens"  # kept in tokenizer_config.json, so that a resumed run knows them too
+
+
+def load_tokenizer(section: ModelSection, source: str | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer and complete it as the section says.
+
+    Args:
+        section: The base model.
+        source: Another folder to take the tokenizer from, such as a run's final_model.
+
+    Raises:
+        ModelError: It cannot be had, or the section asks for a pad token or template that does not exist.
+    """
+    from transformers import AutoTokenizer
+
+    if source is not None:
+        section = section.model_copy(update={"name_or_path": str(Path(source).absolute()), "revision": None})
+    with explain_loading(section):
+        arguments = {} if source is not None else loading_arguments(section)
+        tokenizer = AutoTokenizer.from_pretrained(section.location, **arguments)
+    _add_special_tokens(tokenizer, section)
+    _set_pad_token(tokenizer, section)
+    _set_chat_template(tokenizer, section)
+    return tokenizer
+
+
+def added_token_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> list[int]:
+    """Give the ids of the tokens that the run added: their embedding rows must be trained and saved.
+
+    They are known for a tokenizer reloaded from the run's folder too. Rows that the base model holds in
+    reserve are new as well when a token is put on them.
+
+    Args:
+        tokenizer: From `load_tokenizer`.
+        model: The model it is used with, its embeddings already large enough.
+    """
+    ids = sorted(tokenizer.convert_tokens_to_ids(tokenizer.init_kwargs.get(_NEW_TOKENS_KEY, [])))
+    num_rows = model.get_input_embeddings().weight.shape[0]
+    assert not ids or ids[-1] < num_rows, f"token {ids[-1]} has no row among {num_rows}"
+    return ids
+
+
+def _add_special_tokens(tokenizer: PreTrainedTokenizerBase, section: ModelSection) -> None:
+    if not section.extra_special_tokens:
+        return
+    known = tokenizer.get_vocab()
+    new = [token for token in section.extra_special_tokens if token not in known]
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": section.extra_special_tokens}, replace_extra_special_tokens=False
+    )
+    if new:
+        tokenizer.init_kwargs[_NEW_TOKENS_KEY] = new
+        logger.info("New tokens in the vocabulary: %s", ", ".join(new))
+
+
+def _set_pad_token(tokenizer: PreTrainedTokenizerBase, section: ModelSection) -> None:
+    known = tokenizer.get_vocab()
+    if section.pad_token is not None:
+        if section.pad_token not in known:
+            raise ModelError(
+                f"model.pad_token: {section.pad_token} is not in the vocabulary of {section.name_or_path}; "
+                "name a token that is, or add it under model.extra_special_tokens"
+            )
+        tokenizer.pad_token = section.pad_token
+    elif tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+        tokenizer.pad_token = _find_unused_token(tokenizer) or tokenizer.eos_token
+        if tokenizer.pad_token is None:
+            raise ModelError(f"{section.name_or_path} has no token to pad with; name one in model.pad_token")
+        logger.info("Padding with %s", tokenizer.pad_token)
+    if tokenizer.pad_token == tokenizer.eos_token:
+        logger.warning(
+            "the pad token is the end-of-text token %s: an end-of-text that stands in a text is taken for "
+            "padding; name another one in model.pad_token, or add one under model.extra_special_tokens",
+            tokenizer.eos_token,
+        )
+
+
+def _find_unused_token(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    known = tokenizer.get_vocab()
+    taken = {
+        tokenizer.eos_token,
+        tokenizer.bos_token,
+        tokenizer.sep_token,
+        tokenizer.cls_token,
+        tokenizer.mask_token,
+    }
+    return next((token for token in _UNUSED_TOKENS if token in known and token not in taken), None)
+
+
+def _set_chat_template(tokenizer: PreTrainedTokenizerBase, section: ModelSection) -> None:
+    if section.chat_template is None:
+        return
+    if section.chat_template != "chatml":
+        try:
+            tokenizer.chat_template = Path(section.chat_template).expanduser().read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(
+                f"model.chat_template: {section.chat_template} cannot be read ({error}); use chatml or "
+                "the path of a text file"
+            ) from error
+        return
+    tokenizer.chat_template = CHATML
+    missing = [token for token in _CHATML_TOKENS if token not in tokenizer.get_vocab()]
+    if missing:
+        logger.warning(
+            "the chatml template writes %s, which %s does not know as tokens and cuts into pieces; add them "
+            "under model.extra_special_tokens",
+            " and ".join(missing),
+            section.name_or_path,
+        )

@@ -1,0 +1,89 @@
+"""Writes JSON files whole or not at all, and never anything that is not JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+
+def write_json(path: Path, data: Mapping[str, Any], *, indent: int = 2, sort_keys: bool = False) -> None:
+    """Write a mapping as JSON; numbers that are not finite become null, with a warning that names them.
+
+    Args:
+        path: The file; its folder is made.
+        data: Plain values, numpy scalars and arrays, paths and dates.
+        indent: Spaces per level.
+        sort_keys: Sort keys by name.
+    """
+    broken: list[str] = []
+    plain = _to_plain(data, "", broken)
+    if broken:
+        _log.warning("%s: not a finite number, written as null: %s", path.name, ", ".join(broken))
+    text = json.dumps(plain, indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+    with replace_file(path) as beside:
+        beside.write_text(text + "\n", "utf-8", errors="backslashreplace")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None when there is no such file.
+
+    Raises:
+        UserError: The file is not whole, or not an object.
+    """
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        hint = "it was cut off or edited; delete it, or run again with --overwrite"
+        raise UserError(f"{path}: not complete JSON ({error}); {hint}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a JSON object was expected, found {type(data).__name__}")
+    return data
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Give the path of a file beside this one to write to, and put it in place when all went well.
+
+    A reader sees the old file or the new one, and so does who comes after a power cut.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield beside
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _to_plain(value: Any, name: str, broken: list[str]) -> Any:
+    """Turn a value into what JSON knows, noting the dotted names of numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): _to_plain(each, f"{name}.{key}".lstrip("."), broken) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        each_named = enumerate(sorted(value, key=str) if isinstance(value, set | frozenset) else value)
+        return [_to_plain(each, f"{name}[{index}]", broken) for index, each in each_named]
+    if hasattr(value, "tolist"):
+        return _to_plain(value.tolist(), name, broken)
+    if isinstance(value, float) and not math.isfinite(value):
+        broken.append(name)
+        return None
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)

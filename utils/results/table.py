@@ -1,0 +1,145 @@
+"""The one table at the end of a run, and the commands that come next."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from utils.results.labels import is_score, scale, translate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+
+    from utils.results.labels import Language
+    from utils.results.record import RunRecord
+
+_WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
+
+
+def render_result_table(
+    record: RunRecord, language: Language = "en", next_commands: Sequence[str] = ()
+) -> RenderableType:
+    """Build what is printed when a run has ended; it fits any width and reads well in a plain file.
+
+    Args:
+        record: What was measured; what was not has no line.
+        language: Of the labels.
+        next_commands: Commands that work now; one too wide is broken between words, with a backslash, so
+            that it can be copied.
+    """
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=translate("result", language), title_justify="left", box=box.SIMPLE, show_header=False
+    )
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for label, value in _list_lines(record, language):
+        table.add_row(Text(label), Text(value))
+    if not next_commands:
+        return table
+    return Group(table, Text(translate("next", language)), *(_Command(command) for command in next_commands))
+
+
+class _Command:
+    """A command line that is broken between its words where the terminal ends."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        yield Text("\n".join(_break_command(self.command, options.max_width)), overflow="fold")
+
+
+def _break_command(command: str, width: int) -> list[str]:
+    """Break a shell command between words, not inside quotes."""
+    lines, line = [], " "
+    for word in _WORD.findall(command):
+        if len(line) + len(word) + 3 > width and line.strip():
+            lines.append(f"{line} \\")
+            line = "     "
+        line = f"{line} {word}"
+    return [*lines, line]
+
+
+def _list_lines(record: RunRecord, language: Language) -> Iterator[tuple[str, str]]:
+    yield translate("status", language), translate(record.status, language)
+    yield translate("task", language), f"{record.task_name} ({record.task_type})"
+    yield translate("method", language), record.method
+    yield from _list_scores(record, language)
+    yield from _list_costs(record, language)
+    if record.warnings:
+        yield translate("warnings", language), "\n".join(record.warnings)
+
+
+def _list_scores(record: RunRecord, language: Language) -> Iterator[tuple[str, str]]:
+    """The task's metric with interval and baseline, accuracy beside it, then what generating scored."""
+    best = record.best_metric.name if record.best_metric else None
+    if record.best_metric and best:
+        text = _show(best, record.best_metric.value)
+        if bounds := record.interval.get(best):
+            low, high = (_show(best, bound) for bound in bounds)
+            text += f" ({translate('interval', language)} {low} .. {high})"
+        yield _label(best), text
+    if best in record.metrics_last:
+        yield f"{_label(best)}, {translate('last', language)}", _show(best, record.metrics_last[best])
+    if best in record.baseline:
+        yield translate("majority", language), _show(best, record.baseline[best])
+    others = ["accuracy"] if best else list(record.metrics)
+    for name in others:
+        if name != best and name in record.metrics:
+            yield _label(name), _show(name, record.metrics[name])
+    for set_name, values in record.evaluation.items():
+        scores = [
+            f"{_label(name)} {_show(name, each)}" for name, each in values.items() if isinstance(each, float)
+        ]
+        yield set_name, ", ".join(scores)
+
+
+def _list_costs(record: RunRecord, language: Language) -> Iterator[tuple[str, str]]:
+    params, time = record.params, record.time
+    if params.trainable is not None:
+        share = "" if params.trainable_percent is None else f" ({_show_share(params.trainable_percent)} %)"
+        total = "" if params.total is None else f" / {params.total:,}"
+        yield translate("trainable", language), f"{params.trainable:,}{total}{share}"
+    if memory := _describe_memory(record, language):
+        yield translate("peak_memory", language), memory
+    speeds = (
+        ("train_runtime", time.train_runtime_s),
+        ("samples_per_s", time.samples_per_s),
+        ("tokens_per_s", time.tokens_per_s),
+    )
+    for key, value in speeds:
+        if value is not None:
+            yield translate(key, language), f"{value:,.1f}"
+
+
+def _describe_memory(record: RunRecord, language: Language) -> str:
+    memory = record.memory
+    parts = (
+        ("allocated", memory.peak_vram_gb),
+        ("reserved", memory.peak_vram_reserved_gb),
+        ("resident", memory.peak_rss_gb),
+    )
+    shown = [f"{value:.2f} GB {translate(key, language)}" for key, value in parts if value is not None]
+    return f"{memory.device or '?'}: {', '.join(shown)}" if shown else ""
+
+
+def _label(name: str) -> str:
+    return f"{name} x100" if is_score(name) else name
+
+
+def _show(name: str, value: float | None) -> str:
+    return "-" if value is None else f"{scale(name, value):.2f}" if is_score(name) else f"{value:.4f}"
+
+
+def _show_share(percent: float) -> str:
+    """Two places, more for a share so small that they would read 0.00."""
+    return f"{percent:.2f}" if percent >= 0.1 else f"{percent:.2g}"

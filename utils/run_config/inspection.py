@@ -1,0 +1,119 @@
+"""Checks one run's file step by step and keeps going after a failure; loading is inspecting without one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from utils.adapters.adapter import AdapterSection
+from utils.config.document import Document
+from utils.config.section import Section
+from utils.data.dataset import ClassificationSet, DatasetSection, open_dataset
+from utils.errors import ConfigError, Problem
+from utils.modeling.section import ModelSection
+from utils.results.section import ResultsSection
+from utils.run_config.layers import read_layers
+from utils.run_config.resolved import RunConfig
+from utils.run_config.rules import check_files, check_resolved, check_sections, find_idle_settings
+from utils.run_config.sections import Header, SectionReader
+from utils.training.section import OwnTrainingSection, resolve_arguments
+
+TITLES = ("reads as YAML", "keys and values", "combinations", "files", "every setting has an effect")
+
+
+@dataclass
+class Check:
+    """One numbered check of a file."""
+
+    title: str
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Inspection:
+    """What inspecting a file gave."""
+
+    checks: list[Check]
+    config: RunConfig | None
+    """The configuration, where no check failed."""
+
+    @property
+    def problems(self) -> list[Problem]:
+        """All problems, in the order of the checks."""
+        return [problem for check in self.checks for problem in check.problems]
+
+
+def inspect_run_config(path: str | Path, overrides: Sequence[str] = (), files: bool = True) -> Inspection:
+    """Inspect a run's file.
+
+    Args:
+        path: The YAML file.
+        overrides: `key=value` words from the command line, which win.
+        files: Check that the files and folders it names exist.
+    """
+    readable, typed, combined, found, effective = checks = [Check(title) for title in TITLES]
+    try:
+        document, notices = read_layers(path, overrides)
+    except ConfigError as error:
+        readable.problems += error.problems
+        return Inspection(checks[:1], None)
+    reader = SectionReader(document)
+    read = reader.read()
+    typed.problems += reader.problems
+    combined.problems += check_sections(read, document)
+    if files:
+        found.problems += check_files(read, document)
+    if any(check.problems for check in checks):
+        return Inspection(checks[:4], None)
+    config, described = _compose(document, read, (*notices, *reader.notices))
+    combined.problems += check_resolved(config, described, document)
+    effective.warnings += find_idle_settings(config, document)
+    config = RunConfig(**{**vars(config), "warnings": tuple(effective.warnings)})
+    return Inspection(checks, None if combined.problems else config)
+
+
+def load_run_config(path: str | Path, overrides: Sequence[str] = (), files: bool = True) -> RunConfig:
+    """Read, resolve and check one run's configuration; nothing heavy is imported.
+
+    Args:
+        path: The YAML file.
+        overrides: `key=value` words from the command line, which win.
+        files: Check that the files and folders it names exist.
+
+    Raises:
+        ConfigError: With every mistake found, each with its place and remedy.
+    """
+    inspection = inspect_run_config(path, overrides, files)
+    if inspection.config is None:
+        raise ConfigError(inspection.problems)
+    return inspection.config
+
+
+def _compose(
+    document: Document, read: dict[str, Section], notices: tuple[str, ...]
+) -> tuple[RunConfig, ClassificationSet | None]:
+    header, training = cast("Header", read[""]), cast("OwnTrainingSection", read["training"])
+    dataset = cast("DatasetSection", read["dataset"])
+    described = None
+    if header.task_type == "SEQ_CLS":
+        described = open_dataset(dataset.name).describe_classification(dataset)
+    metric: str | None = described.metrics[0] if described else None
+    arguments: dict[str, Any] = resolve_arguments(training, header.task_type, header.seed, metric)
+    config = RunConfig(
+        source=document.source,
+        task_name=header.task_name,
+        task_type=header.task_type,
+        seed=header.seed,
+        model=cast("ModelSection", read["model"]),
+        peft=cast("AdapterSection", read["peft"]),
+        dataset=dataset,
+        training=training,
+        sft=read.get("sft"),
+        results=cast("ResultsSection", read["results"]),
+        arguments=arguments,
+        notices=notices,
+    )
+    return config, described

@@ -1,0 +1,102 @@
+"""Tells what kind of file a configuration is, and checks accelerate's and DeepSpeed's files as what they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from utils.config.document import Document, read_document
+from utils.config.installed import read_fields
+from utils.config.problems import suggest
+from utils.errors import ConfigError, Problem
+from utils.run_config.inspection import Check
+
+Kind = Literal["run", "accelerate", "deepspeed"]
+
+_ACCELERATE_SIGNS = {"compute_environment", "distributed_type", "num_processes", "fsdp_config", "deepspeed_config"}
+_DISTRIBUTED_TYPES = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_XPU", "FSDP", "DEEPSPEED", "MEGATRON_LM", "TP", "XLA")
+_DEEPSPEED_KEYS = (
+    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "optimizer", "scheduler",
+    "fp16", "bf16", "bfloat16", "amp", "gradient_clipping", "prescale_gradients", "sparse_gradients",
+    "gradient_predivide_factor", "communication_data_type", "zero_optimization", "zero_allow_untested_optimizer",
+    "zero_force_ds_cpu_optimizer", "steps_per_print", "wall_clock_breakdown", "dump_state", "aio", "autotuning",
+    "activation_checkpointing", "flops_profiler", "tensorboard", "wandb", "csv_monitor", "comms_logger",
+    "data_types", "checkpoint", "memory_breakdown", "seq_parallel_communication_data_type", "compile",
+    "tensor_parallel", "torch_autocast", "data_efficiency", "elasticity", "curriculum_learning", "comet",
+    "monitor_config", "disable_allgather", "use_data_before_expert_parallelism", "sparse_attention", "nebula",
+    "hybrid_engine", "compression_training", "eigenvalue", "pipeline", "progressive_layer_drop",
+    "dataloader_drop_last", "graph_harvesting", "weight_quantization", "timers", "train_steps", "pld", "amp_enabled",
+)  # fmt: skip
+
+
+def find_kind(path: Path) -> Kind:
+    """Tell what a file configures; what cannot be read counts as a run, whose check says why.
+
+    Args:
+        path: A YAML or JSON file.
+    """
+    if path.suffix == ".json":
+        return "deepspeed"
+    try:
+        document = read_document(path)
+    except ConfigError:
+        return "run"
+    return "accelerate" if _ACCELERATE_SIGNS & document.data.keys() and "model" not in document.data else "run"
+
+
+def check_accelerate(path: Path) -> list[Check]:
+    """Check a file of `accelerate launch --config_file`."""
+    readable, keys = Check("reads as YAML"), Check("keys and values")
+    try:
+        document = read_document(path)
+    except ConfigError as error:
+        readable.problems += error.problems
+        return [readable]
+    keys.problems += _check_accelerate_keys(document)
+    return [readable, keys]
+
+
+def check_deepspeed(path: Path) -> list[Check]:
+    """Check a DeepSpeed JSON file."""
+    readable, keys = Check("reads as JSON"), Check("keys and values")
+    try:
+        settings = json.loads(path.read_text("utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        readable.problems.append(Problem(f"cannot be read: {error}", place=str(path)))
+        return [readable]
+    except json.JSONDecodeError as error:
+        readable.problems.append(Problem(f"not JSON: {error.msg}", place=f"{path}:{error.lineno}"))
+        return [readable]
+    if not isinstance(settings, dict):
+        readable.problems.append(Problem("the top level must be a mapping", place=str(path)))
+        return [readable]
+    keys.problems += _check_deepspeed_keys(settings, str(path))
+    return [readable, keys]
+
+
+def _check_accelerate_keys(document: Document) -> Iterator[Problem]:
+    module = "accelerate.commands.config.config_args"
+    known = {*read_fields(module, "BaseConfig"), *read_fields(module, "ClusterConfig")}
+    for key in document.data:
+        if key not in known:
+            yield Problem(f"unknown key{suggest(key, sorted(known))}", key, document.place_of((key,)))
+    kind = document.get(("distributed_type",))
+    if kind is not None and str(kind) not in _DISTRIBUTED_TYPES:
+        message = f"{kind!r} is not allowed; use one of: {', '.join(_DISTRIBUTED_TYPES)}"
+        yield Problem(message, "distributed_type", document.place_of(("distributed_type",)))
+    count = document.get(("num_processes",))
+    if count is not None and (not isinstance(count, int) or count < 1):
+        place = document.place_of(("num_processes",))
+        yield Problem(f"{count!r} is not allowed; use a whole number from 1", "num_processes", place)
+
+
+def _check_deepspeed_keys(settings: dict[str, Any], place: str) -> Iterator[Problem]:
+    for key in settings:
+        if key not in _DEEPSPEED_KEYS:
+            yield Problem(f"unknown key{suggest(key, _DEEPSPEED_KEYS)}", key, place)
+    zero = settings.get("zero_optimization", {})
+    stage = zero.get("stage") if isinstance(zero, dict) else None
+    if stage not in (None, 0, 1, 2, 3):
+        yield Problem(f"{stage!r} is not allowed; use 0, 1, 2 or 3", "zero_optimization.stage", place)

@@ -1,0 +1,75 @@
+"""Lays the sources of a configuration over each other: the extended file, the file, the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.config.document import Document, KeyPath, read_document
+from utils.config.overrides import read_overrides
+from utils.errors import ConfigError, Problem
+from utils.rooms import has_room, open_room, room_name
+
+_SWITCHES: dict[KeyPath, str] = {("peft", "method"): "adapters", ("dataset", "name"): "data"}
+"""Keys that choose a section's class, and the floor of its rooms."""
+
+
+def read_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Document, list[str]]:
+    """Read a file with what it extends, and lay the overrides over it.
+
+    Returns:
+        The document, and notices about inherited keys that a switched method or dataset cannot use.
+
+    Raises:
+        ConfigError: A file or an override cannot be read.
+    """
+    document = read_document(path)
+    notices: list[str] = []
+    if (base := _read_base(document, Path(path))) is not None:
+        notices += _lay_over(base, document)
+        document, base = base, document
+        document.source = base.source
+    notices += _lay_over(document, read_overrides(overrides))
+    return document, notices
+
+
+def _read_base(document: Document, path: Path) -> Document | None:
+    if not document.has(("extends",)):
+        return None
+    place = document.place_of(("extends",))
+    name = document.remove(("extends",))
+    if not isinstance(name, str):
+        raise ConfigError([Problem("must be the path of another YAML file", "extends", place)])
+    target = path.parent / name
+    if not target.is_file():
+        raise ConfigError([Problem(f"no such file: {target} (paths start at this file's folder)", "extends", place)])
+    base = read_document(target)
+    if base.has(("extends",)):
+        message = f"{target} extends another file itself; only one level is allowed"
+        raise ConfigError([Problem(message, "extends", place)])
+    return base
+
+
+def _lay_over(base: Document, over: Document) -> list[str]:
+    notices = []
+    for switch, floor in _SWITCHES.items():
+        if over.has(switch) and base.has(switch):
+            notices += _drop_stale_keys(base, over, switch, floor)
+    base.merge(over)
+    return notices
+
+
+def _drop_stale_keys(base: Document, over: Document, switch: KeyPath, floor: str) -> list[str]:
+    """Leave out inherited keys that only the method or dataset switched away from knows."""
+    old, new = str(base.get(switch)), str(over.get(switch))
+    if room_name(old) == room_name(new) or not (has_room(floor, old) and has_room(floor, new)):
+        return []
+    section = switch[0]
+    before, after = (open_room(floor, name).Config for name in (old, new))
+    kept = {*after.model_fields, *after.ALIASES} if floor == "adapters" else set(after.SHARED_FIELDS)
+    stale = [key for key in base.get((section,), {}) if key in {*before.model_fields, *before.ALIASES} - kept]
+    for key in stale:
+        base.remove((section, key))
+    where = over.place_of(switch)
+    left_out = ", ".join(f"{section}.{key}" for key in stale)
+    return [f"{where}  {'.'.join(switch)}: now {new}; left out, for {old} only: {left_out}"] if stale else []

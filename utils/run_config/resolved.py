@@ -1,0 +1,104 @@
+"""The whole configuration as one typed object, its resolved form for files, and its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from utils.adapters.adapter import AdapterSection
+from utils.config.section import Section
+from utils.data.dataset import DatasetSection
+from utils.modeling.section import ModelSection
+from utils.results.section import ResultsSection
+from utils.training.section import OwnTrainingSection
+
+RESUMABLE_KEYS = frozenset(
+    f"training.{key}"
+    for key in (
+        "num_train_epochs", "max_steps", "save_steps", "save_strategy", "save_total_limit", "eval_steps",
+        "logging_steps", "logging_dir", "report_to", "disable_tqdm", "output_dir",
+    )
+) | {"results.formats", "results.language"}  # fmt: skip
+"""Keys that may change on resume; all others decide what the numbers are."""
+
+_NOT_IN_FINGERPRINT = frozenset(
+    {
+        "training.output_dir", "training.logging_dir", "training.report_to", "training.logging_steps",
+        "training.disable_tqdm", "training.save_total_limit", "results.formats", "results.language", "task_name",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, read and checked."""
+
+    source: str
+    """The file it was read from."""
+    task_name: str
+    task_type: str
+    seed: int
+    model: ModelSection
+    peft: AdapterSection
+    dataset: DatasetSection
+    training: OwnTrainingSection
+    sft: Section | None
+    results: ResultsSection
+    arguments: dict[str, Any]
+    """What TrainingArguments is built from: the file's fields over our defaults."""
+    notices: tuple[str, ...] = ()
+    """What was read under an older name or left out."""
+    warnings: tuple[str, ...] = ()
+    """Settings without effect."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the resolved file: it can be read again and means the same run."""
+        own = self.training.model_dump(include=set(OwnTrainingSection.model_fields))
+        sections: dict[str, Any] = {
+            "task_name": self.task_name,
+            "task_type": self.task_type,
+            "seed": self.seed,
+            "model": self.model.model_dump(),
+            "peft": self.peft.model_dump(exclude={"task_type"}),
+            "dataset": self.dataset.model_dump(),
+            "training": {**own, **self.arguments},
+            "results": self.results.model_dump(),
+        }
+        if self.sft is not None:
+            sections["sft"] = self.sft.model_dump(exclude_unset=True)
+        return sections
+
+    def to_yaml(self) -> str:
+        """Write the resolved file as YAML."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=100)
+
+    def fingerprint(self) -> str:
+        """Hash what decides the run's numbers; names, folders and logging do not."""
+        kept = {key: value for key, value in flatten(self.to_dict()).items() if key not in _NOT_IN_FINGERPRINT}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Write nested mappings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def find_differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Compare two resolved configurations; keys that cannot change the numbers do not count.
+
+    Returns:
+        The old and new value by dotted key, None where a key is absent.
+    """
+    before, after = flatten(old), flatten(new)
+    keys = sorted((before.keys() | after.keys()) - _NOT_IN_FINGERPRINT)
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}

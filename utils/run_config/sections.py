@@ -1,0 +1,163 @@
+"""Chooses the class of every section and reads the document into typed, frozen sections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from utils.config.document import Document, Place
+from utils.config.problems import explain_errors, suggest
+from utils.config.section import Section
+from utils.data.dataset import is_local
+from utils.errors import Problem
+from utils.modeling.section import ModelSection
+from utils.results.section import ResultsSection
+from utils.rooms import has_room, list_rooms, open_room, room_name
+from utils.run_config.older_names import OlderNames
+from utils.training.section import OURS, training_section
+from utils.training.sft_section import OURS as SFT_OURS
+from utils.training.sft_section import sft_section
+
+SECTIONS = ("model", "peft", "dataset", "training", "sft", "results")
+_TASK_SPELLINGS = {
+    "classification": "SEQ_CLS", "sequence_classification": "SEQ_CLS", "seq_cls": "SEQ_CLS", "seq-cls": "SEQ_CLS",
+    "causal_lm": "CAUSAL_LM", "causal-lm": "CAUSAL_LM", "sft": "CAUSAL_LM", "clm": "CAUSAL_LM",
+}  # fmt: skip
+
+
+class Header(Section):
+    """The keys at the top of the file."""
+
+    task_name: str = Field(min_length=1)
+    """Names the run in tables; null: the file's name."""
+    task_type: Literal["SEQ_CLS", "CAUSAL_LM"]
+    """SEQ_CLS: classification and regression by HF Trainer. CAUSAL_LM: supervised fine-tuning by TRL's SFTTrainer."""
+    seed: int = Field(42, ge=0, lt=2**32)
+    """Seed of initialisation, dropout and (unless training.data_seed is set) of the data order."""
+
+
+class SectionReader:
+    """Reads one document; collects every problem and notice on the way."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.problems: list[Problem] = []
+        self.notices: list[str] = []
+
+    def read(self) -> dict[str, Section]:
+        """Read the header and all sections; those with mistakes are missing in the answer."""
+        older = OlderNames(self.document)
+        older.rewrite_sections()
+        self._fill_defaults()
+        read: dict[str, Section] = {}
+        classes = self._choose_classes()
+        for name, section in classes.items():
+            older.rewrite_names(name, section)
+        elsewhere = _homes(classes)
+        self._validate("", Header, elsewhere, read)
+        for name, section in classes.items():
+            self._validate(name, section, elsewhere, read)
+        self._refuse_unknown_sections()
+        self.problems += older.problems
+        self.notices += older.notices
+        return read
+
+    def _fill_defaults(self) -> None:
+        """Put in what depends on the file's name, and give choices their proper spelling."""
+        document = self.document
+        stem = Path(document.source).stem
+        if document.get(("task_name",)) is None:
+            document.set(("task_name",), stem, Place(document.source))
+        task_type = document.get(("task_type",))
+        if isinstance(task_type, str):
+            document.data["task_type"] = _TASK_SPELLINGS.get(task_type.lower(), task_type)
+        for name in SECTIONS:
+            if document.has((name,)) and document.get((name,)) is None:
+                document.data[name] = {}
+        if isinstance(document.get(("training",), {}), dict) and document.get(("training", "output_dir")) is None:
+            document.set(("training", "output_dir"), f"./outputs/{stem}", Place(document.source))
+
+    def _choose_classes(self) -> dict[str, type[Section]]:
+        classes: dict[str, type[Section] | None] = {
+            "model": ModelSection,
+            "peft": self._peft_class(),
+            "dataset": self._dataset_class(),
+            "training": training_section(),
+            "results": ResultsSection,
+        }
+        if self.document.has(("sft",)):
+            classes["sft"] = sft_section()
+        return {name: section for name, section in classes.items() if section is not None}
+
+    def _peft_class(self) -> type[Section] | None:
+        method = self.document.get(("peft", "method"), "none" if not self.document.has(("peft",)) else "lora")
+        if method is None or not isinstance(method, str):
+            method = "none" if method is None else str(method)
+        if not has_room("adapters", method):
+            names = [name.replace("_", "-") for name in list_rooms("adapters")]
+            self._report("peft.method", f"no method called {method}{suggest(method, names)}")
+            return None
+        section: type[Section] = open_room("adapters", method).Config
+        if self.document.has(("peft",)):
+            self.document.data["peft"]["method"] = section.model_fields["method"].default
+        return section
+
+    def _dataset_class(self) -> type[Section] | None:
+        name = self.document.get(("dataset", "name"))
+        path = self.document.get(("dataset", "path"))
+        if name is None and path is not None and self.document.has(("dataset",)):
+            name = "custom"
+        if not isinstance(name, str):
+            self._report("dataset.name", f"missing; name a dataset{suggest('', list_rooms('data'))}")
+            return None
+        room = _room_of_hub_name(name) or ("custom" if "/" in name or is_local(name) else name)
+        if not has_room("data", room):
+            self._report("dataset.name", f"no dataset called {name}{suggest(name, list_rooms('data'))}")
+            return None
+        dataset = self.document.data["dataset"]
+        if room != room_name(name) and path is None:
+            dataset["path"] = name
+        dataset["name"] = room_name(room)
+        return open_room("data", room).Config  # type: ignore[no-any-return]
+
+    def _validate(self, name: str, section: type[Section], elsewhere: dict[str, str], read: dict[str, Section]) -> None:
+        data = self.document.data
+        raw: Any = data.get(name, {}) if name else {key: data[key] for key in Header.model_fields if key in data}
+        path = (name,) if name else ()
+        if not isinstance(raw, dict):
+            message = f"must be a section of keys, found {type(raw).__name__}"
+            self.problems.append(Problem(message, name, self.document.place_of(path)))
+            return
+        try:
+            read[name] = section.model_validate(raw)
+        except ValidationError as error:
+            self.problems += explain_errors(error, section, path, self.document, elsewhere)
+
+    def _refuse_unknown_sections(self) -> None:
+        known = [*SECTIONS, *Header.model_fields, "extends"]
+        for key in self.document.data:
+            if key not in known:
+                self._report(key, f"unknown section{suggest(key, known)}")
+
+    def _report(self, path: str, message: str) -> None:
+        place = self.document.place_of(tuple(path.split(".")))
+        self.problems.append(Problem(message, path, place))
+
+
+def _room_of_hub_name(name: str) -> str | None:
+    if has_room("data", name):
+        return name
+    for room in list_rooms("data"):
+        if name.lower() in getattr(open_room("data", room), "HUB_NAMES", ()):
+            return room
+    return None
+
+
+def _homes(classes: dict[str, type[Section]]) -> dict[str, str]:
+    """Say for every key of every section where it belongs."""
+    homes = {key: f"{key} belongs to {name}:" for name, section in classes.items() for key in section.model_fields}
+    top = {key: f"{key} belongs at the top of the file" for key in Header.model_fields}
+    refused = {key: reason for key, reason in {**OURS, **SFT_OURS}.items() if reason}
+    return {**homes, **top, **refused}

@@ -1,0 +1,139 @@
+"""Writes what a run leaves: the exported model, the record, HF's result files, the workbook, submissions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.adapters.adapter import open_adapter
+from utils.data.classification import ClassificationData
+from utils.results.excel import write_workbook
+from utils.results.hf_files import write_hf_results
+from utils.results.provenance import collect_provenance, write_provenance
+from utils.results.record import RunRecord, write_record
+from utils.results.submission import write_submission
+from utils.run_config import RunConfig
+from utils.run_folder.opening import RunFolder
+from utils.run_folder.reading import LABELS_FILE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+NUM_PROBE_ROWS = 64
+
+
+def export_model(
+    folder: RunFolder, config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, labels: tuple[str, ...]
+) -> Path:
+    """Write final_model/: weights, tokenizer, labels and the resolved configuration; written beside, then renamed."""
+    target = folder.final_model
+    partial = target.with_name("final_model.partial")
+    for stale in (partial, target):
+        shutil.rmtree(stale, ignore_errors=True)
+    partial.mkdir(parents=True)
+    open_adapter(config.peft.method).save(model, partial)
+    tokenizer.save_pretrained(partial)
+    (partial / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    for place in (partial, folder.path):
+        (place / LABELS_FILE).write_text(json.dumps(labels, ensure_ascii=False), encoding="utf-8")
+    partial.rename(target)
+    return target
+
+
+def link_best(folder: RunFolder, checkpoint: str | None) -> None:
+    """Let best_model point at the best checkpoint."""
+    link = folder.path / "best_model"
+    if link.is_symlink():
+        link.unlink()
+    if checkpoint and Path(checkpoint).is_dir():
+        os.symlink(Path(checkpoint).name, link)
+
+
+def write_probe_rows(folder: RunFolder, data: ClassificationData) -> None:
+    """Keep rows as texts, by which later checks can tell whether a model is still the same."""
+    split = data.evals.get("") or data.train
+    if split is None:
+        return
+    step = max(1, len(split.texts) // NUM_PROBE_ROWS)
+    rows = split.texts.select(range(0, len(split.texts), step)[:NUM_PROBE_ROWS])
+    with (folder.path / "probe_rows.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write_submissions(folder: RunFolder, data: ClassificationData, predicted: dict[str, list[Any]]) -> None:
+    """Write one file for the benchmark's server for each predicted test split."""
+    names = data.spec.label_names or ()
+    for submission, _ in data.tests:
+        values = predicted[submission.file]
+        if data.coder.names:  # the server's numbers are the benchmark's, whatever order the checkpoint has
+            values = [names.index(data.coder.names[value]) for value in values]
+        path = write_submission(folder.path / "submission", submission.file, values, submission.kind, names)
+        logger.info("submission: %s (%d rows)", path, len(values))
+
+
+def write_results(
+    folder: RunFolder,
+    config: RunConfig,
+    record: RunRecord,
+    provenance: dict[str, Any],
+    hf: tuple[dict[str, Any] | None, dict[str, dict[str, Any]], tuple[str, ...]],
+) -> None:
+    """Write results.json, HF's files and, where asked for, results.xlsx."""
+    train, evals, metrics = hf
+    write_provenance(folder.path, provenance)
+    write_hf_results(folder.path, train, evals, metrics)
+    if "xlsx" in config.results.formats:
+        write_workbook(folder.path / "results.xlsx", record, config.to_dict(), provenance, config.results.language)
+    write_record(folder.path, record)
+
+
+class Recording:
+    """Keeps the record of a run that may not reach its end: an exception leaves one that says so.
+
+    Used as a context manager around everything that happens after the folder was opened.
+    """
+
+    def __init__(self, folder: RunFolder, config: RunConfig) -> None:
+        self._folder = folder
+        self._config = config
+        self.started = datetime.now(timezone.utc)
+        self.record = RunRecord(
+            status="failed",
+            task_name=config.task_name,
+            task_type=config.task_type,
+            method=config.peft.method,
+            seed=config.seed,
+            warnings=list(config.warnings),
+            config_fingerprint=config.fingerprint(),
+        )
+
+    def __enter__(self) -> Recording:
+        write_provenance(self._folder.path, collect_provenance(started=self.started))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is None:
+            return
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        extra = {"error": f"{type(error).__name__}: {error}"[:2000]}
+        write_record(self._folder.path, replace(self.record, status=status, extra=extra))  # type: ignore[arg-type]
+
+    def provenance(self, data: ClassificationData, model_commit: str | None) -> dict[str, Any]:
+        """Collect what is needed to repeat the run."""
+        facts = {"fingerprint": data.fingerprint, "splits": {name: each.rows for name, each in data.reports.items()}}
+        return collect_provenance(
+            started=self.started,
+            ended=datetime.now(timezone.utc),
+            data=facts,
+            commits={"model": model_commit, "dataset": data.commit},
+        )
+
+

@@ -1,0 +1,170 @@
+"""Opens a run's output folder: a new one, one to resume, or a sentence that says why not."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from utils.errors import ConfigError, UserError
+from utils.logs import is_main_process
+from utils.results.record import RunRecord, read_record
+from utils.run_config import RunConfig, find_differences
+from utils.run_config.resolved import RESUMABLE_KEYS
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RunFolder:
+    """An open output folder; it is locked against a second run until the process ends."""
+
+    path: Path
+    resume_from: str | None = None
+    """Checkpoint folder to continue from."""
+    finished: RunRecord | None = None
+    """The record of a run of this very configuration that is done already."""
+    changed: dict[str, Any] | None = None
+    """Keys that differ from the run that is resumed, with old and new value."""
+    _lock: IO[str] | None = None
+
+    @property
+    def final_model(self) -> Path:
+        """Where the exported model goes."""
+        return self.path / "final_model"
+
+
+def open_run_folder(config: RunConfig, resume: str | None = None, overwrite: bool = False) -> RunFolder:
+    """Open the folder of a run.
+
+    Args:
+        config: The run.
+        resume: `last` for the newest checkpoint, or the name or path of one; None for a new run.
+        overwrite: Rename a folder that is in the way; nothing is deleted.
+
+    Raises:
+        UserError: The folder holds another run, or an unfinished one, or cannot be written.
+    """
+    path = Path(config.training.output_dir).expanduser()
+    if not is_main_process():
+        return _join(path, config, resume, overwrite)
+    if path.is_file():
+        raise UserError(f"training.output_dir: {path} is a file; name a folder")
+    if overwrite and path.is_dir() and any(path.iterdir()):
+        _set_aside(path)
+    lock = _lock(path)
+    resolved = _read_resolved(path)
+    if resolved is None:
+        _refuse_foreign(path)
+        folder = RunFolder(path)
+    else:
+        folder = _reopen(path, config, resolved, resume)
+    folder._lock = lock
+    if folder.finished is None:
+        (path / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    return folder
+
+
+def _join(path: Path, config: RunConfig, resume: str | None, overwrite: bool) -> RunFolder:
+    """Come to the same answer as the main process, without writing; where it refuses, it ends all processes."""
+    if resume:
+        return RunFolder(path, _find_resume(path, resume))
+    resolved = None if overwrite else _read_resolved(path)
+    record = read_record(path) if resolved and not find_differences(resolved, config.to_dict()) else None
+    return RunFolder(path, finished=record if record is not None and record.status == "success" else None)
+
+
+def _reopen(path: Path, config: RunConfig, resolved: dict[str, Any], resume: str | None) -> RunFolder:
+    differences = find_differences(resolved, config.to_dict())
+    if resume:
+        hard = {key: pair for key, pair in differences.items() if key not in RESUMABLE_KEYS}
+        if hard:
+            raise UserError(f"{path} was started with another configuration and cannot be resumed with this one: {_list(hard)}")
+        if differences:
+            logger.info("resuming with changed settings: %s", _list(differences))
+        changed = {key: list(pair) for key, pair in differences.items()}
+        return RunFolder(path, _find_resume(path, resume), changed=changed or None)
+    if differences:
+        raise UserError(
+            f"{path} holds a run of another configuration: {_list(differences)}; give another training.output_dir, "
+            "or --overwrite (the old folder is renamed, not deleted)"
+        )
+    record = read_record(path)
+    if record is not None and record.status == "success":
+        return RunFolder(path, finished=record)
+    if _checkpoints(path):
+        raise UserError(f"{path} holds an unfinished run of this configuration; --resume continues it, --overwrite starts over")
+    return RunFolder(path)
+
+
+def _find_resume(path: Path, resume: str) -> str:
+    if resume == "last":
+        checkpoints = _checkpoints(path)
+        if not checkpoints:
+            raise UserError(f"{path} has no checkpoint to resume from; leave --resume out to start")
+        return str(checkpoints[-1])
+    for candidate in (path / resume, Path(resume).expanduser()):
+        if (candidate / "trainer_state.json").is_file():
+            return str(candidate)
+    names = ", ".join(checkpoint.name for checkpoint in _checkpoints(path)) or "none"
+    raise UserError(f"--resume {resume}: no such checkpoint; {path} has: {names}")
+
+
+def _checkpoints(path: Path) -> list[Path]:
+    found = [each for each in path.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", each.name)]
+    complete = [each for each in found if (each / "trainer_state.json").is_file()]
+    return sorted(complete, key=lambda each: int(each.name.split("-")[1]))
+
+
+def _read_resolved(path: Path) -> dict[str, Any] | None:
+    file = path / "run.yaml"
+    if not file.is_file():
+        return None
+    try:
+        resolved = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} cannot be read ({error}); use --overwrite or another training.output_dir") from None
+    return resolved if isinstance(resolved, dict) else {}
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Keep away from a folder that holds something else than a run."""
+    strange = [each.name for each in path.iterdir() if each.name not in (".lock", "logs")]
+    if strange:
+        raise ConfigError(
+            f"training.output_dir: {path} is not empty and not a run's folder (it holds {', '.join(sorted(strange)[:3])}); "
+            "name another, or --overwrite (the folder is renamed, not deleted)"
+        )
+
+
+def _set_aside(path: Path) -> None:
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S")
+    target = path.with_name(f"{path.name}.old_{stamp}")
+    path.rename(target)
+    logger.info("%s is now %s", path, target)
+
+
+def _lock(path: Path) -> IO[str]:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = (path / ".lock").open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"training.output_dir: {path} cannot be written: {error.strerror}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(f"{path} is in use by another run; wait for it, or give another training.output_dir") from None
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _list(differences: dict[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in differences.items())

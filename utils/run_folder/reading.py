@@ -1,0 +1,77 @@
+"""Finds and loads a trained model from whatever folder a user names: the run, its final_model/, a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.adapters.adapter import open_adapter
+from utils.errors import UserError
+from utils.modeling.section import ModelSection
+from utils.run_config import RunConfig, load_run_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LABELS_FILE = "labels.json"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Where a trained model is, and the configuration that it was trained by."""
+
+    weights: Path
+    """Folder of the adapter or the whole model."""
+    config: RunConfig
+    label_names: tuple[str, ...]
+    """Names in the order of the ids; empty for regression and language models."""
+
+    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Load the model as it was trained, and its tokenizer."""
+        from utils.modeling.base_model import load_base_model
+        from utils.modeling.labels import build_head_spec
+        from utils.modeling.tokenizer import load_tokenizer
+
+        tokenizer = load_tokenizer(self.config.model, str(self.weights))
+        head = build_head_spec(self.label_names) if self.config.task_type == "SEQ_CLS" else None
+
+        def load_base(folder: str | None) -> PreTrainedModel:
+            section = self.config.model if folder is None else _whole_model(self.config.model, folder)
+            return load_base_model(section, tokenizer, head, self.config.seed)
+
+        return open_adapter(self.config.peft.method).load(self.weights, load_base), tokenizer
+
+
+def read_run_folder(name: str | Path) -> TrainedModel:
+    """Find the model and configuration of a run.
+
+    Args:
+        name: A run folder, its final_model/ or any of its checkpoints.
+
+    Raises:
+        UserError: It is none of these, or the run has no model yet.
+    """
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        raise UserError(f"{name}: no such folder; give the training.output_dir of a run")
+    run = next((each for each in (path, path.parent) if (each / "run.yaml").is_file()), None)
+    if run is None:
+        raise UserError(f"{name}: no run.yaml here or above; give the training.output_dir of a run")
+    weights = path if _holds_weights(path) else path / "final_model"
+    if not _holds_weights(weights):
+        raise UserError(f"{name}: the run has no final_model yet; finish it with train.py --resume, or name a checkpoint")
+    config = load_run_config(run / "run.yaml", files=False)
+    labels = next((each / LABELS_FILE for each in (weights, run) if (each / LABELS_FILE).is_file()), None)
+    names = tuple(json.loads(labels.read_text("utf-8"))) if labels else ()
+    return TrainedModel(weights, config, names)
+
+
+def _whole_model(section: ModelSection, folder: str) -> ModelSection:
+    """Point the section at a folder that holds the whole trained model."""
+    return section.model_copy(update={"name_or_path": folder, "revision": None})
+
+
+def _holds_weights(path: Path) -> bool:
+    return any((path / file).is_file() for file in ("adapter_config.json", "config.json"))

@@ -1,0 +1,42 @@
+"""What a run says of itself on the terminal: the notices before it, the table and next commands after it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from utils.results.record import RunRecord
+from utils.results.table import render_result_table
+from utils.run_config import RunConfig
+from utils.run_folder.opening import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def announce_run(config: RunConfig) -> None:
+    """Say what was read under an older name, and which settings have no effect."""
+    for notice in config.notices:
+        logger.info("note: %s", notice)
+    for warning in config.warnings:
+        logger.warning("%s", warning)
+
+
+def show_result(folder: RunFolder, config: RunConfig, record: RunRecord, already_done: bool = False) -> dict[str, Any]:
+    """Print the result table on standard error and give the record for `--json`."""
+    from rich.console import Console
+
+    from utils.logs import is_main_process
+
+    if is_main_process():
+        if already_done:
+            logger.info("%s: already done (the same configuration); --overwrite runs it again", folder.path)
+        table = render_result_table(record, config.results.language, _next_commands(folder, config))
+        Console(stderr=True).print(table)
+    return {**record.to_json(), "output_dir": str(folder.path), "already_done": already_done}
+
+
+def _next_commands(folder: RunFolder, config: RunConfig) -> list[str]:
+    commands = [f'python inference.py --run {folder.path} --input_text "..."'] if folder.final_model.is_dir() else []
+    if config.arguments.get("report_to") == "tensorboard":
+        commands.append(f"tensorboard --logdir {config.training.logging_dir or folder.path / 'logs'}")
+    return commands

@@ -1,0 +1,1 @@
+"""Training: the `training:` and `sft:` sections, the two trainers, and what watches over a run."""

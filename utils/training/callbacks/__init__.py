@@ -1,0 +1,1 @@
+"""Callbacks of both trainers, one side concern in each file."""

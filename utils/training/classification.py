@@ -1,0 +1,135 @@
+"""Builds the trainer of a classification or regression run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from transformers import DataCollatorWithPadding, EarlyStoppingCallback, EvalPrediction, PrinterCallback, TrainingArguments
+
+from utils.adapters.adapter import head_modules
+from utils.data.classification import ClassificationData
+from utils.errors import DataError
+from utils.metrics.metric import compute_metrics, load_metric, metric_names, result_key
+from utils.training.callbacks.measuring import MeasuringCallback
+from utils.training.callbacks.progress import ProgressCallback
+from utils.training.losses import ClassificationLoss, scale_class_weights
+from utils.training.section import OwnTrainingSection
+from utils.training.trainer import ClassificationTrainer, build_arguments, keep_predictions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def build_classification_trainer(
+    section: OwnTrainingSection,
+    resolved: dict[str, Any],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: ClassificationData,
+    seed: int,
+) -> ClassificationTrainer:
+    """Build the trainer, ready to train.
+
+    Args:
+        section: The `training:` section, for the fields that are ours.
+        resolved: What TrainingArguments is built from.
+        model: With its adapter attached.
+        tokenizer: Pads batches.
+        data: The prepared set.
+        seed: The run's seed.
+
+    Raises:
+        DataError: Rows are longer than the model's table of positions.
+    """
+    _require_positions(model, data)
+    arguments = build_arguments(_name_best_metric(resolved, data), section.output_dir, section.logging_dir, seed)
+    half = arguments.bf16 or arguments.fp16
+    trainer = ClassificationTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=data.train.dataset if data.train else None,
+        eval_dataset=data.evals[""].dataset if "" in data.evals else None,
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if half else None),
+        compute_loss_func=_build_loss(section, arguments, data),
+        compute_metrics=build_compute_metrics(data),
+        preprocess_logits_for_metrics=keep_predictions,
+        head_learning_rate=section.head_learning_rate,
+        head_parameters=_head_parameters(model),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(ProgressCallback())
+    if section.early_stopping_patience:
+        stopping = EarlyStoppingCallback(section.early_stopping_patience, section.early_stopping_threshold)
+        trainer.add_callback(stopping)
+    return trainer
+
+
+def build_compute_metrics(data: ClassificationData) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Build the function that scores an evaluation: every metric of the kind, and the task's combined score."""
+    kind = "regression" if data.num_labels == 1 else "classification"
+    names = list(dict.fromkeys([*data.spec.metrics, *metric_names(kind)]))
+
+    def score(prediction: EvalPrediction) -> dict[str, float]:
+        values = compute_metrics(names, prediction.predictions, prediction.label_ids, data.num_labels)
+        return values | combined_score(values, data)
+
+    return score
+
+
+def combined_score(values: dict[str, float], data: ClassificationData) -> dict[str, float]:
+    """Average the set's own metrics where it has several, as run_glue does."""
+    own = [values[result_key(name, data.num_labels)] for name in data.spec.metrics]
+    return {"combined_score": sum(own) / len(own)} if len(own) > 1 else {}
+
+
+def best_metric_name(resolved: dict[str, Any], data: ClassificationData) -> str:
+    """Name the result by which checkpoints are compared, as it stands in the results."""
+    chosen = str(resolved.get("metric_for_best_model") or data.spec.metrics[0]).removeprefix("eval_")
+    return chosen if chosen in ("loss", "combined_score") else result_key(chosen, data.num_labels)
+
+
+def find_measuring(trainer: ClassificationTrainer) -> MeasuringCallback:
+    """Find the run's measuring callback."""
+    return next(each for each in trainer.callback_handler.callbacks if isinstance(each, MeasuringCallback))
+
+
+def _name_best_metric(resolved: dict[str, Any], data: ClassificationData) -> dict[str, Any]:
+    """Spell the metric as it stands in the results, and give it its own direction."""
+    if not resolved.get("metric_for_best_model"):
+        return resolved
+    name = best_metric_name(resolved, data)
+    rising = name == "combined_score" or (name != "loss" and load_metric(name).greater_is_better)
+    return {**resolved, "metric_for_best_model": name, "greater_is_better": resolved.get("greater_is_better", rising)}
+
+
+def _build_loss(
+    section: OwnTrainingSection, arguments: TrainingArguments, data: ClassificationData
+) -> ClassificationLoss:
+    counts = list(data.reports["train"].label_counts.values()) if data.train else []
+    weights = scale_class_weights(section.class_weights, counts) if counts else None
+    return ClassificationLoss(data.num_labels, weights, arguments.label_smoothing_factor)
+
+
+def _head_parameters(model: PreTrainedModel) -> frozenset[str]:
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    heads = head_modules(plain)
+    return frozenset(
+        name for name, _ in model.named_parameters() if any(f".{head}." in f".{name}." for head in heads)
+    )
+
+
+def _require_positions(model: PreTrainedModel, data: ClassificationData) -> None:
+    """Check learned positions before the first long row crashes an epoch's middle."""
+    from torch import nn
+
+    longest = max(report.token_lengths["max"] for report in data.reports.values())
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in ("position_embeddings", "wpe", "embed_positions"):
+            room = module.num_embeddings - (module.padding_idx + 1 if module.padding_idx else 0)
+            if longest > room:
+                raise DataError(
+                    f"dataset.max_length: a row has {longest} tokens, but the model has positions for {room}; "
+                    f"set dataset.max_length: {room}"
+                )

@@ -1,0 +1,109 @@
+"""Puts what was measured in a classification run into its record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from utils.data.classification import ClassificationData
+from utils.results.record import BestMetric, DataCounts, ParamCounts, PeakMemory, RunRecord, Timing
+from utils.training.classification import best_metric_name
+
+if TYPE_CHECKING:
+    from utils.modeling.parameters import ParameterCounts
+    from utils.training.callbacks.measuring import MeasuringCallback
+    from utils.training.scoring import SplitScore
+    from utils.training.trainer import ClassificationTrainer
+
+
+def fill_record(
+    record: RunRecord,
+    trainer: ClassificationTrainer,
+    data: ClassificationData,
+    scores: dict[str, SplitScore],
+    counts: ParameterCounts,
+    measuring: MeasuringCallback,
+) -> RunRecord:
+    """Complete the record of a run that reached its end.
+
+    Args:
+        record: With the run's names, as it was started.
+        trainer: After training.
+        data: The prepared set.
+        scores: By the evaluation split's suffix.
+        counts: Of the model as it was trained.
+        measuring: Holds peak memory and the time to the first step.
+    """
+    main = scores.get("")
+    name = best_metric_name(trainer.args.to_dict(), data)
+    metrics: dict[str, float | None] = {}
+    for suffix, score in scores.items():
+        metrics |= {f"{key}{suffix}": value for key, value in score.metrics.items()}
+    return replace(
+        record,
+        status="success",
+        metrics=metrics,
+        best_metric=BestMetric(name, main.metrics.get(name), _best_step(trainer)) if main else None,
+        metrics_last=_last_metrics(trainer),
+        interval={key: list(pair) for key, pair in main.interval.items()} if main else {},
+        baseline=dict(main.baseline) if main else {},
+        params=ParamCounts(**asdict(counts)),
+        memory=PeakMemory(**measuring.read_memory()),
+        time=_timing(trainer, measuring),
+        data=_data_counts(data),
+        extra={"splits": {key: report.to_dict() for key, report in data.reports.items()}},
+    )
+
+
+def training_metrics(trainer: ClassificationTrainer) -> dict[str, Any] | None:
+    """Give what the Trainer said of training: train_runtime, train_loss, ...; None when nothing was trained."""
+    entry = next((log for log in reversed(trainer.state.log_history) if "train_runtime" in log), None)
+    if entry is None:
+        return None
+    rows = len(trainer.train_dataset)
+    return {**{key: value for key, value in entry.items() if key != "step"}, "train_samples": rows}
+
+
+def _best_step(trainer: ClassificationTrainer) -> int | None:
+    state = trainer.state
+    if trainer.args.load_best_model_at_end and state.best_global_step:
+        return int(state.best_global_step)
+    return int(state.global_step) or None
+
+
+def _last_metrics(trainer: ClassificationTrainer) -> dict[str, float | None]:
+    """Give the last evaluation during training, where another step's weights were kept."""
+    logs = [log for log in trainer.state.log_history if "eval_loss" in log]
+    if not logs or logs[-1]["step"] == _best_step(trainer):
+        return {}
+    skipped = ("_runtime", "_per_second", "_time")
+    return {
+        key.removeprefix("eval_"): value
+        for key, value in logs[-1].items()
+        if key.startswith("eval_") and not key.endswith(skipped)
+    }
+
+
+def _timing(trainer: ClassificationTrainer, measuring: MeasuringCallback) -> Timing:
+    trained = training_metrics(trainer)
+    if trained is None:
+        return Timing()
+    seconds = float(trained["train_runtime"])
+    return Timing(
+        train_runtime_s=seconds,
+        time_to_first_step_s=measuring.time_to_first_step_s,
+        samples_per_s=trained.get("train_samples_per_second"),
+        tokens_per_s=trainer.state.num_input_tokens_seen / seconds if seconds else None,
+    )
+
+
+def _data_counts(data: ClassificationData) -> DataCounts:
+    train, main = data.reports.get("train"), data.reports.get("eval")
+    return DataCounts(
+        train_rows=train.rows if train else None,
+        eval_rows=main.rows if main else None,
+        truncated_rows=sum(report.truncated_rows for report in data.reports.values()),
+        dropped_rows=0,
+        shared_rows=main.shared_with_train if main and train else None,
+        fingerprint=data.fingerprint,
+    )

@@ -1,0 +1,120 @@
+"""Proves that what was saved is what was trained: reloads it from disk onto the base and compares logits."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from utils.data.classification import ClassificationData
+from utils.errors import CheckError
+from utils.metrics.metric import compute_metrics
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedModel
+
+    from utils.training.trainer import ClassificationTrainer
+
+logger = logging.getLogger(__name__)
+
+NUM_ROWS = 256
+_TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+"""Largest difference of a logit, relative to the largest logit, that rounding explains."""
+
+
+def check_reload(
+    trainer: ClassificationTrainer,
+    data: ClassificationData,
+    load_saved: Callable[[], PreTrainedModel],
+    seed: int,
+) -> dict[str, Any] | None:
+    """Compare the trained model with the one read back from disk, on validation rows.
+
+    Args:
+        trainer: Holds the trained model; afterwards it holds the one read back.
+        data: The prepared set; 256 validation rows are drawn by the seed.
+        load_saved: Loads the saved model as a user would.
+        seed: Draws the rows.
+
+    Returns:
+        The figures of the check; None where there are no validation rows.
+
+    Raises:
+        CheckError: The difference is more than rounding.
+    """
+    if "" not in data.evals:
+        return None
+    rows = data.evals[""].dataset
+    chosen = sorted(random.Random(seed).sample(range(len(rows)), min(NUM_ROWS, len(rows))))  # noqa: S311  no secret
+    subset = rows.select(chosen)
+    before, dtype = _logits(trainer, subset), _compute_dtype(trainer)
+    _replace_model(trainer, load_saved)
+    after = _logits(trainer, subset)
+    return _compare(before, after, subset["labels"][:], data, dtype)
+
+
+def _compare(
+    before: np.ndarray[Any, Any], after: np.ndarray[Any, Any], labels: list[Any], data: ClassificationData, dtype: str
+) -> dict[str, Any]:
+    scale = max(float(abs(before).max()), 1e-6)
+    difference = float(abs(before - after).max())
+    answers = [_predict(logits, data.num_labels) for logits in (before, after)]
+    scores = [compute_metrics(data.spec.metrics, answer, labels, data.num_labels, quiet=True) for answer in answers]
+    report = {
+        "rows": len(labels),
+        "largest_logit_difference": difference,
+        "tolerance": _TOLERANCE[dtype] * max(scale, 1.0),
+        "same_predictions": float((answers[0] == answers[1]).mean()) if data.num_labels > 1 else None,
+        "score_trained": scores[0],
+        "score_reloaded": scores[1],
+    }
+    if not difference <= report["tolerance"]:
+        raise CheckError(
+            f"the saved model is not the trained one: after reloading, logits differ by {difference:.3g} (rounding in "
+            f"{dtype} explains {report['tolerance']:.3g}); the run's results describe the model in memory, not the files"
+        )
+    logger.info("reload check: %d rows, largest logit difference %.2g: the saved model is the trained one", len(labels), difference)
+    return report
+
+
+def _predict(logits: np.ndarray[Any, Any], num_labels: int) -> np.ndarray[Any, Any]:
+    return logits.reshape(-1) if num_labels == 1 else logits.argmax(axis=-1)
+
+
+def _logits(trainer: ClassificationTrainer, rows: Any) -> np.ndarray[Any, Any]:
+    """Run the rows through the trainer's own evaluation, keeping whole logits."""
+    reduce, score = trainer.preprocess_logits_for_metrics, trainer.compute_metrics
+    trainer.preprocess_logits_for_metrics, trainer.compute_metrics = _first_output, None
+    try:
+        return trainer.predict(rows).predictions  # type: ignore[no-any-return]
+    finally:
+        trainer.preprocess_logits_for_metrics, trainer.compute_metrics = reduce, score
+
+
+def _first_output(logits: Any, labels: Any) -> Any:
+    return (logits[0] if isinstance(logits, (tuple, list)) else logits).float()
+
+
+def _compute_dtype(trainer: ClassificationTrainer) -> str:
+    if trainer.args.bf16:
+        return "bfloat16"
+    if trainer.args.fp16:
+        return "float16"
+    dtypes = {str(parameter.dtype).removeprefix("torch.") for parameter in trainer.model.parameters()}
+    return next((name for name in ("bfloat16", "float16") if name in dtypes), "float32")
+
+
+def _replace_model(trainer: ClassificationTrainer, load_saved: Callable[[], PreTrainedModel]) -> None:
+    """Let go of the trained model before the saved one is loaded: two would not fit a full GPU."""
+    import gc
+
+    import torch
+
+    trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    model = load_saved()
+    trainer.model = trainer.model_wrapped = model.to(trainer.args.device) if trainer.place_model_on_device else model

@@ -1,0 +1,59 @@
+"""The order of training rows: a function of the seed and the epoch alone, whatever else drew random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+_BATCHES_PER_POOL = 50  # as transformers' own length grouping: long enough to group well, short enough to mix
+
+
+class SeededOrder(Sampler[int]):
+    """Shuffled rows; with lengths, rows of like length share a batch and the batches are shuffled.
+
+    transformers' own grouping hands batches over from long to short within a pool, so that an epoch of a
+    small set ends on its shortest rows; here the batches are shuffled. The longest row comes first, so that
+    memory runs out in the first step or never.
+
+    Args:
+        num_rows: Number of rows.
+        seed: Seed of the order.
+        lengths: Tokens per row; None for plain shuffling.
+        batch_size: Rows that are trained on together.
+    """
+
+    def __init__(self, num_rows: int, seed: int, lengths: Sequence[int] | None = None, batch_size: int = 1) -> None:
+        self._num_rows = num_rows
+        self._seed = seed
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next; the data loader calls it."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed * 100_003 + self._epoch)
+        order = torch.randperm(self._num_rows, generator=generator).tolist()
+        return iter(order if self._lengths is None else self._group(order, generator))
+
+    def _group(self, order: list[int], generator: torch.Generator) -> list[int]:
+        assert self._lengths is not None, "grouping needs lengths"
+        size, lengths = self._batch_size, self._lengths
+        pool = size * max(1, min(_BATCHES_PER_POOL, len(order) // (size * 4)))
+        batches: list[list[int]] = []
+        for start in range(0, len(order), pool):
+            alike = sorted(order[start : start + pool], key=lambda row: -lengths[row])
+            batches += [alike[at : at + size] for at in range(0, len(alike), size)]
+        whole = [batch for batch in batches if len(batch) == size]
+        rest = [row for batch in batches if len(batch) < size for row in batch]
+        shuffled = [whole[index] for index in torch.randperm(len(whole), generator=generator).tolist()]
+        longest_first = sorted(shuffled, key=lambda batch: -max(lengths[row] for row in batch))[:1]
+        others = [batch for batch in shuffled if batch not in longest_first]
+        return [row for batch in [*longest_first, *others] for row in batch] + rest

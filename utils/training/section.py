@@ -1,0 +1,135 @@
+"""The `training:` section: every field of the installed TrainingArguments, and a few of our own.
+
+Each field of TrainingArguments has one class here: passed through by its own name, ours (refused, naming the
+key that owns it), or removed upstream (mapped, with one notice). The fields are read from the installed
+source, so they are right for whatever version is installed, and no ML library is imported.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, create_model
+
+from utils.config.installed import read_fields
+from utils.config.section import Section
+
+OURS = {
+    "seed": "set seed at the top of the file",
+    "remove_unused_columns": "the trainer is handed exactly the columns that the model reads",
+    "length_column_name": "lengths come from the prepared data",
+    "label_names": "labels come from dataset.label_column",
+    "local_rank": "the launcher sets it",
+    "resume_from_checkpoint": "use train.py --resume",
+    "include_num_input_tokens_seen": "real tokens are always counted",
+    "include_for_metrics": "metrics come from the dataset",
+    "batch_eval_metrics": "evaluation keeps predictions only, so its memory does not grow",
+    "eval_do_concat_batches": "evaluation keeps predictions only, so its memory does not grow",
+    "prediction_loss_only": "set training.eval_strategy: 'no' to evaluate less",
+    "output_dir": "",
+}
+"""Fields of TrainingArguments with another home. An empty text: a field of this section by the same name."""
+
+RENAMED = {
+    "evaluation_strategy": "eval_strategy", "no_cuda": "use_cpu", "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size", "push_to_hub_token": "hub_token",
+    "push_to_hub_model_id": "hub_model_id", "torchdynamo": "torch_compile_backend", "num_epochs": "num_train_epochs",
+    "epochs": "num_train_epochs", "lr": "learning_rate", "train_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size", "warmup_ratio": "warmup_steps",
+    "group_by_length": "train_sampling_strategy",
+}  # fmt: skip
+"""Older names of fields, and what they are called now."""
+
+DROPPED = {
+    "overwrite_output_dir": "an existing run is never mixed with another; train.py --overwrite starts over",
+    "save_safetensors": "weights are always safetensors",
+    "include_tokens_per_second": "tokens per second are always measured",
+    "use_mps_device": "the device is chosen automatically",
+    "jit_mode_eval": "it was removed from transformers", "tpu_num_cores": "it was removed from transformers",
+    "past_index": "it was removed from transformers", "ray_scope": "it was removed from transformers",
+    "mp_parameters": "it was removed from transformers", "fp16_backend": "it was removed from transformers",
+    "half_precision_backend": "it was removed from transformers", "fsdp_min_num_params": "use fsdp_config",
+    "use_legacy_prediction_loop": "it was removed from transformers", "dispatch_batches": "use accelerator_config",
+    "use_ipex": "it was removed from transformers", "no_inference": "it was removed from transformers",
+}  # fmt: skip
+"""Names that the libraries removed and that have nothing to map to: accepted, without effect, said once."""
+
+_BOUNDS = {
+    "learning_rate": Field(gt=0), "num_train_epochs": Field(gt=0), "per_device_train_batch_size": Field(ge=1),
+    "per_device_eval_batch_size": Field(ge=1), "gradient_accumulation_steps": Field(ge=1), "warmup_steps": Field(ge=0),
+    "weight_decay": Field(ge=0), "max_grad_norm": Field(ge=0), "label_smoothing_factor": Field(ge=0, lt=1),
+    "adam_beta1": Field(ge=0, lt=1), "adam_beta2": Field(ge=0, lt=1), "adam_epsilon": Field(gt=0),
+    "dataloader_num_workers": Field(ge=0), "eval_delay": Field(ge=0), "logging_steps": Field(gt=0), "save_steps": Field(gt=0),
+}  # fmt: skip
+
+_CHOICES = {
+    "train_sampling_strategy": Literal["random", "sequential", "group_by_length"],
+    "log_level": Literal["detail", "debug", "info", "warning", "error", "critical", "passive"],
+}
+"""Values that transformers checks only when the Trainer is built."""
+
+
+class OwnTrainingSection(Section):
+    """The fields of `training:` that are ours; the installed library's fields are added to them."""
+
+    ALIASES: ClassVar[dict[str, str]] = RENAMED
+
+    output_dir: str
+    """Folder of the run; null: ./outputs/<configuration file's name>."""
+    logging_dir: str | None = None
+    """Folder of TensorBoard's files; null: <output_dir>/logs."""
+    early_stopping_patience: int | None = Field(None, ge=1)
+    """Stop when the best metric has not improved for this many evaluations; null: never."""
+    early_stopping_threshold: float = Field(0.0, ge=0)
+    """What counts as an improvement."""
+    class_weights: list[float] | Literal["balanced"] | None = None
+    """Weight of each class in the loss, or `balanced`: inverse to its share of the training rows."""
+    head_learning_rate: float | None = Field(None, gt=0)
+    """Learning rate of the task head alone; null: learning_rate."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The fields of TrainingArguments that the file sets."""
+        own = set(OwnTrainingSection.model_fields)
+        return {name: value for name, value in self.model_dump(exclude_unset=True).items() if name not in own}
+
+
+@lru_cache(maxsize=None)
+def training_section() -> type[OwnTrainingSection]:
+    """Build the section's class from the installed TrainingArguments."""
+    fields: dict[str, Any] = {}
+    for name, field in read_fields("transformers.training_args", "TrainingArguments").items():
+        if name not in OURS:
+            annotation = _CHOICES.get(name, field.annotation)
+            bound = _BOUNDS.get(name)
+            fields[name] = (
+                Annotated[annotation, bound] if bound else annotation,
+                Field(default=None, description=field.help or None),
+            )
+    return create_model("TrainingSection", __base__=OwnTrainingSection, **fields)
+
+
+def resolve_arguments(section: OwnTrainingSection, task_type: str, seed: int, metric: str | None) -> dict[str, Any]:
+    """Lay what the file sets over our defaults; the result is what TrainingArguments is built from.
+
+    Args:
+        section: The section as written.
+        task_type: `SEQ_CLS` or `CAUSAL_LM`.
+        seed: The run's seed, also of the data order unless data_seed says otherwise.
+        metric: The dataset's own metric, which chooses the best checkpoint; None: the loss.
+    """
+    ours: dict[str, Any] = {"report_to": "tensorboard", "logging_steps": 10, "save_total_limit": 2, "data_seed": seed}
+    if task_type == "SEQ_CLS":
+        ours |= {"eval_strategy": "epoch", "train_sampling_strategy": "group_by_length"}
+    resolved = {**ours, **section.arguments}
+    strategy = resolved.get("eval_strategy", "no")
+    resolved.setdefault("save_strategy", strategy if strategy != "no" else "epoch")
+    if strategy == "steps":
+        resolved.setdefault("eval_steps", resolved["logging_steps"])
+        resolved.setdefault("save_steps", resolved["eval_steps"])
+    comparable = strategy != "no" and resolved["save_strategy"] in (strategy, "best")
+    resolved.setdefault("load_best_model_at_end", task_type == "SEQ_CLS" and comparable)
+    if resolved["load_best_model_at_end"] or resolved["save_strategy"] == "best":
+        resolved.setdefault("metric_for_best_model", metric or "loss")
+    return resolved

@@ -1,0 +1,93 @@
+"""HF Trainer for classification: our data order, our loss, a learning rate for the head, lean evaluation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import Trainer, TrainingArguments
+
+from utils.training.sampling import SeededOrder
+
+
+class ClassificationTrainer(Trainer):
+    """A Trainer whose order of rows depends on data_seed and epoch only.
+
+    Args:
+        head_learning_rate: Learning rate of what stands outside the pretrained body; None: the same.
+        head_parameters: Names of those parameters.
+        **kwargs: As for `transformers.Trainer`.
+    """
+
+    def __init__(
+        self, *, head_learning_rate: float | None = None, head_parameters: frozenset[str] = frozenset(), **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self._head_learning_rate = head_learning_rate
+        self._head_parameters = head_parameters
+        self._lengths = self.train_dataset["length"][:] if self.train_dataset is not None else []
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Build the optimizer and give the head its own learning rate, before the schedule is made."""
+        optimizer = super().create_optimizer(model)
+        if self._head_learning_rate is not None:
+            head = {
+                id(parameter) for name, parameter in self.model.named_parameters() if name in self._head_parameters
+            }
+            _split_groups(optimizer, head, self._head_learning_rate)
+        return optimizer
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:
+        strategy, rows = self.args.train_sampling_strategy, len(self._lengths)
+        if strategy == "sequential":
+            return SequentialSampler(range(rows))
+        grouped = strategy == "group_by_length"
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return SeededOrder(rows, self.args.data_seed, self._lengths if grouped else None, step)
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler[int] | None:
+        """Keep the order of evaluation rows: predictions are written in it."""
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+
+def keep_predictions(logits: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Reduce logits to predictions batch by batch, so that evaluation's memory does not grow with the classes.
+
+    Args:
+        logits: Shape (batch, num_labels), or a tuple that starts with it.
+        labels: Not used; the Trainer passes them.
+
+    Returns:
+        Shape (batch,): class ids, or the value for regression. A batch of one row stays one-dimensional.
+    """
+    first = logits[0] if isinstance(logits, (tuple, list)) else logits
+    return first.squeeze(-1).float() if first.shape[-1] == 1 else first.argmax(dim=-1)
+
+
+def build_arguments(resolved: dict[str, Any], output_dir: str, logging_dir: str | None, seed: int) -> TrainingArguments:
+    """Build TrainingArguments from the resolved configuration.
+
+    transformers 5 takes TensorBoard's folder from the environment only, so that is where it is put.
+    """
+    os.environ["TENSORBOARD_LOGGING_DIR"] = logging_dir or str(Path(output_dir) / "logs")
+    return TrainingArguments(
+        **{**resolved, "disable_tqdm": True},
+        output_dir=output_dir,
+        seed=seed,
+        include_num_input_tokens_seen="non_padding",
+        remove_unused_columns=True,
+    )
+
+
+def _split_groups(optimizer: torch.optim.Optimizer, members: set[int], learning_rate: float) -> None:
+    """Move some parameters of every group to a group of their own with another learning rate."""
+    for group in list(optimizer.param_groups):
+        moved = [parameter for parameter in group["params"] if id(parameter) in members]
+        if moved:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in members]
+            options = {key: value for key, value in group.items() if key not in ("params", "lr", "initial_lr")}
+            optimizer.add_param_group({**options, "params": moved, "lr": learning_rate})
