@@ -6,8 +6,14 @@ import argparse
 import sys
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from utils.doors import Answer, add_overrides, build_parser, open_door, select_gpus
+
+if TYPE_CHECKING:
+    from utils.results.record import RunRecord
+    from utils.run_config import RunConfig
+    from utils.run_folder.opening import RunFolder
 
 DESCRIPTION = """Train one run.
 
@@ -31,7 +37,11 @@ def main(arguments: argparse.Namespace) -> Answer:
     folder = open_run_folder(config, arguments.resume, arguments.overwrite)
     if folder.finished is not None:
         return show_result(folder, config, folder.finished, already_done=True)
+    return show_result(folder, config, run(config, folder, started))
 
+
+def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
+    """Train, score, export, and prove that the export is what was trained."""
     from utils.modeling.base_model import load_base_model
     from utils.modeling.parameters import count_parameters
     from utils.modeling.source import resolved_commit
@@ -58,6 +68,7 @@ def main(arguments: argparse.Namespace) -> Answer:
 
         if training := config.arguments.get("do_train", True):
             trainer.train(resume_from_checkpoint=folder.resume_from)
+            trainer.save_state()
         scores = score_classification(trainer, data)
         record = fill_record(recording.record, trainer, data, scores, counts, measuring)
         export.write_submissions(folder, data, predict_tests(trainer, data))
@@ -68,10 +79,18 @@ def main(arguments: argparse.Namespace) -> Answer:
             export.link_best(folder, trainer.state.best_model_checkpoint)
             check = check_reload(trainer, data, lambda: read_run_folder(folder.path).load()[0], config.seed)
 
-        record = replace(record, reload_check=check or {}, time=replace(record.time, total_s=time.monotonic() - started))
+        record = replace(
+            record, reload_check=check or {}, time=replace(record.time, total_s=time.monotonic() - started)
+        )
         hf_scores = {suffix: score.hf for suffix, score in scores.items()}
-        export.write_results(folder, config, record, recording.provenance(data, resolved_commit(model)), (trained, hf_scores, data.spec.metrics))
-    return show_result(folder, config, record)
+        export.write_results(
+            folder,
+            config,
+            record,
+            recording.provenance(data, resolved_commit(model)),
+            (trained, hf_scores, data.spec.metrics),
+        )
+    return record
 
 
 def build() -> argparse.ArgumentParser:
@@ -80,10 +99,16 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, metavar="FILE", help="the run's YAML file")
     parser.add_argument("--gpu", metavar="I,J", help="use these GPUs; more than one starts a process for each")
     parser.add_argument(
-        "--resume", nargs="?", const="last", metavar="CHECKPOINT", help="continue from the last checkpoint, or this one"
+        "--resume",
+        nargs="?",
+        const="last",
+        metavar="CHECKPOINT",
+        help="continue from the last checkpoint, or this one",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="start over; an existing output folder is renamed, not deleted"
+        "--overwrite",
+        action="store_true",
+        help="start over; an existing output folder is renamed, not deleted",
     )
     add_overrides(parser)
     return parser

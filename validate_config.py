@@ -87,7 +87,9 @@ def build() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = build_parser("validate_config.py", DESCRIPTION)
     parser.add_argument("files", nargs="*", metavar="FILE", help="configuration files")
-    parser.add_argument("--all", nargs="?", const="configs", metavar="DIR", help="every file below DIR (default: configs)")
+    parser.add_argument(
+        "--all", nargs="?", const="configs", metavar="DIR", help="every file below DIR (default: configs)"
+    )
     parser.add_argument("--show", action="store_true", help="print the resolved file")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of run files, for editors")
     add_overrides(parser)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from shutil import which
 from typing import Any
 
@@ -25,9 +25,16 @@ Answer = dict[str, Any]
 def build_parser(door: str, description: str) -> argparse.ArgumentParser:
     """Build the parser of a door, with the options that all of them take."""
     parser = argparse.ArgumentParser(
-        prog=door, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog=door,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output, all else on standard error")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object on standard output, all else on standard error",
+    )
     return parser
 
 
@@ -40,7 +47,9 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_door(main: Callable[[argparse.Namespace], Answer], parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
+def open_door(
+    main: Callable[[argparse.Namespace], Answer], parser: argparse.ArgumentParser, words: Sequence[str]
+) -> int:
     """Run a door: read its command line, do its work, and turn how it ended into an exit code.
 
     Returns:
@@ -55,7 +64,7 @@ def open_door(main: Callable[[argparse.Namespace], Answer], parser: argparse.Arg
     except LoraNsError as error:
         answer = _report(error)
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        sys.stderr.write("\ninterrupted\n")
         answer = {"status": "interrupted", "exit_code": EXIT_INTERRUPTED}
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -63,7 +72,7 @@ def open_door(main: Callable[[argparse.Namespace], Answer], parser: argparse.Arg
     code = int(answer.pop("exit_code", 0))
     if answer_file is not None:
         with answer_file:
-            print(json.dumps(answer, ensure_ascii=False, default=str), file=answer_file)
+            answer_file.write(json.dumps(answer, ensure_ascii=False, default=str) + "\n")
     return code
 
 
@@ -135,7 +144,7 @@ def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
 
 def _report(error: LoraNsError) -> Answer:
     for line in str(error).splitlines():
-        print(f"error: {line}", file=sys.stderr)
+        sys.stderr.write(f"error: {line}\n")
     problems = [vars(problem) for problem in error.problems] if isinstance(error, ConfigError) else []
     kind = "bad_input" if error.exit_code == EXIT_BAD_INPUT else "failed"
     return {"status": kind, "error": str(error), "problems": problems, "exit_code": error.exit_code}
@@ -153,7 +162,7 @@ def _count_gpus() -> int:
     if which("nvidia-smi"):
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)  # noqa: S607
         return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-    return len(glob.glob("/dev/nvidia[0-9]*"))
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def _without_option(words: Sequence[str], option: str) -> list[str]:

@@ -7,7 +7,17 @@ import os
 import sys
 import warnings
 
-_NOISE = ("transformers", "datasets", "peft", "trl", "accelerate", "bitsandbytes", "evaluate", "httpx", "filelock")
+_NOISE = (
+    "transformers",
+    "datasets",
+    "peft",
+    "trl",
+    "accelerate",
+    "bitsandbytes",
+    "evaluate",
+    "httpx",
+    "filelock",
+)
 
 
 def is_main_process() -> bool:
@@ -35,7 +45,11 @@ def silence_libraries() -> None:
     os.environ.setdefault("DATASETS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # DeepSpeed sets its logger's level when imported, and says at every start that a CPU is a CPU.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
     for name in _NOISE:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -21,7 +21,7 @@ def room_name(value: str) -> str:
     return value.strip().lower().replace("-", "_")
 
 
-@lru_cache(maxsize=None)
+@cache
 def list_rooms(floor: str) -> tuple[str, ...]:
     """Name every room of a floor, sorted.
 

@@ -75,8 +75,7 @@ def split_acceptability(rows: list[Row]) -> dict[str, list[Row]]:
     for name, size in ACCEPTABILITY_SIZES.items():
         taken, rows = rows[:size], rows[size:]
         splits[name] = [
-            {**row, "label": -1 if name == "test" else row["label"], "idx": idx}
-            for idx, row in enumerate(taken)
+            {**row, "label": -1 if name == "test" else row["label"], "idx": idx} for idx, row in enumerate(taken)
         ]
     return splits
 
@@ -89,9 +88,7 @@ def split_pairs(rng: random.Random) -> tuple[set[Pair], set[Pair]]:
     return set(pairs[cut:]), set(pairs[:cut])
 
 
-def make_problems(
-    rng: random.Random, pairs: set[Pair], size: int, two_steps: float, seen: set[str]
-) -> list[Problem]:
+def make_problems(rng: random.Random, pairs: set[Pair], size: int, two_steps: float, seen: set[str]) -> list[Problem]:
     """Draws problems with new questions and adds the questions to those seen."""
     problems: list[Problem] = []
     while len(problems) < size:
@@ -102,9 +99,7 @@ def make_problems(
     return problems
 
 
-def make_arithmetic(
-    rng: random.Random, known: set[Pair], unseen: set[Pair]
-) -> dict[str, list[Problem]]:
+def make_arithmetic(rng: random.Random, known: set[Pair], unseen: set[Pair]) -> dict[str, list[Problem]]:
     """Makes the splits of the word arithmetic.
 
     Args:

@@ -67,7 +67,7 @@ class Config(AdapterSection):
     @field_validator("target_modules", "modules_to_save", mode="before")
     @classmethod
     def _not_empty(cls, value: Any) -> Any:
-        if value == [] or value == "":
+        if value in ([], ""):
             raise ValueError("is empty; name modules, or leave the key out")
         return value
 

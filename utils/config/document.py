@@ -234,7 +234,8 @@ class _Reader:
                 message = f"the key stands twice (first on line {lines[key]}); keep one"
                 self.problems.append(Problem(message, ".".join((*path, key)), f"{self.source}:{line}"))
             lines.setdefault(key, line)
-            self.places[(*path, key)] = Place(self.source, line)
+            here = (*path, key)
+            self.places[here] = Place(self.source, line)
             own[key] = self.value(value_node, (*path, key))
         return {**merged, **own}
 
@@ -262,4 +263,4 @@ class _Reader:
 
 
 def _kind(node: yaml.Node) -> str:
-    return {"sequence": "a list", "scalar": "a single value"}.get(node.id, node.id)
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"

@@ -10,7 +10,7 @@ import ast
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import cache, reduce
 from operator import or_
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +34,7 @@ class InstalledField:
     """The library's own sentence about it, empty when it has none."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def read_fields(module: str, class_name: str) -> dict[str, InstalledField]:
     """Read the fields that a dataclass itself declares (not those it inherits).
 
@@ -49,7 +49,7 @@ def read_fields(module: str, class_name: str) -> dict[str, InstalledField]:
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == class_name:
             return {field.name: field for field in _fields(node, module)}
-    raise UserError(f"the installed {module.split('.')[0]} has no {class_name}; see requirements.txt")
+    raise UserError(f"the installed {module.split('.', maxsplit=1)[0]} has no {class_name}; see requirements.txt")
 
 
 def installed_version(package: str) -> str | None:
@@ -62,7 +62,7 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse(module: str) -> ast.Module:
     return ast.parse(_source_of(module).read_text("utf-8"))
 
@@ -92,7 +92,7 @@ def _is_class_var(annotation: ast.expr) -> bool:
 def _help_of(value: ast.expr | None) -> str:
     for node in ast.walk(value) if value else ():
         if isinstance(node, ast.Dict):
-            for key, text in zip(node.keys, node.values):
+            for key, text in zip(node.keys, node.values, strict=True):
                 if isinstance(key, ast.Constant) and key.value == "help" and isinstance(text, ast.Constant):
                     return " ".join(str(text.value).split())
     return ""
@@ -131,7 +131,7 @@ def _union(types: list[Any]) -> Any:
     return reduce(or_, [type(None) if kind is None else kind for kind in types])
 
 
-@lru_cache(maxsize=None)
+@cache
 def _enum_values(name: str, module: str) -> Any:
     """Read an enum's values where the module defines or imports it."""
     for node in ast.walk(_parse(module)):
@@ -142,13 +142,9 @@ def _enum_values(name: str, module: str) -> Any:
         if isinstance(node, ast.ImportFrom) and node.module and name in {alias.name for alias in node.names}:
             package = module.rsplit(".", node.level)[0] if node.level else ""
             target = ".".join(part for part in (package, node.module) if part)
-            return _enum_values(name, target) if target.split(".")[0] == module.split(".")[0] else None
+            return _enum_values(name, target) if target.split(".")[0] == module.split(".", maxsplit=1)[0] else None
     return None
 
 
 def _is_member(line: ast.stmt) -> bool:
-    return (
-        isinstance(line, ast.Assign)
-        and isinstance(line.value, ast.Constant)
-        and isinstance(line.value.value, str)
-    )
+    return isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)

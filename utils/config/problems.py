@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from difflib import get_close_matches
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
-
-from pydantic import ValidationError
-from pydantic.fields import FieldInfo
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from utils.config.document import Document, KeyPath
 from utils.config.section import Section
 from utils.errors import Problem
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic.fields import FieldInfo
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 _BOUNDS = {"gt": "above", "ge": "from", "lt": "below", "le": "up to"}
 
 
 def explain_errors(
-    error: ValidationError, section: type[Section], path: KeyPath, document: Document, elsewhere: dict[str, str]
+    error: ValidationError,
+    section: type[Section],
+    path: KeyPath,
+    document: Document,
+    elsewhere: dict[str, str],
 ) -> Iterator[Problem]:
     """Explain every mistake in one section, one problem per key.
 
@@ -121,7 +126,10 @@ def _wrong_value(value: Any, field: FieldInfo | None) -> str:
         return f"must be a mapping of keys, found {_show(value)}"
     expected = describe_type(field.annotation)
     bounds = [
-        f"{word} {getattr(mark, name)}" for mark in field.metadata for name, word in _BOUNDS.items() if hasattr(mark, name)
+        f"{word} {getattr(mark, name)}"
+        for mark in field.metadata
+        for name, word in _BOUNDS.items()
+        if hasattr(mark, name)
     ]
     literal = [str(choice) for part in (field.annotation, *get_args(field.annotation)) for choice in _choices(part)]
     near = get_close_matches(str(value).lower(), literal, n=1)

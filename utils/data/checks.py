@@ -51,7 +51,11 @@ class SplitReport:
 
     def _counts(self) -> str:
         labels = ", ".join(f"{label} {count}" for label, count in self.label_counts.items())
-        cut = f"; {self.truncated_rows} cut ({self.truncated_rows / self.rows:.1%})" if self.truncated_rows else "; none cut"
+        cut = (
+            f"; {self.truncated_rows} cut ({self.truncated_rows / self.rows:.1%})"
+            if self.truncated_rows
+            else "; none cut"
+        )
         return cut + (f"; labels {labels}" if labels else "")
 
 
@@ -92,12 +96,16 @@ def check_split(
         rows=len(rows),
         truncated_rows=sum(tokens["truncated"][:]),
         empty_texts=len(empty),
-        token_lengths={"p50": lengths[len(lengths) // 2], "p95": lengths[int(len(lengths) * 0.95)], "max": lengths[-1]},
+        token_lengths={
+            "p50": lengths[len(lengths) // 2],
+            "p95": lengths[int(len(lengths) * 0.95)],
+            "max": lengths[-1],
+        },
         label_counts={label: counts[index] for index, label in enumerate(label_names)} if labelled else {},
     )
 
 
 def count_shared_rows(train: Dataset, other: Dataset, text_columns: tuple[str, ...]) -> int:
     """Count rows whose texts, all of them, stand in the training rows too."""
-    seen = set(zip(*(train[column] for column in text_columns)))
-    return sum(texts in seen for texts in zip(*(other[column] for column in text_columns)))
+    seen = set(zip(*(train[column] for column in text_columns), strict=True))
+    return sum(texts in seen for texts in zip(*(other[column] for column in text_columns), strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -100,21 +100,7 @@ def prepare_classification(
 
 def _load_splits(spec: ClassificationSet, seed: int) -> dict[str, Dataset]:
     """Load every split that there is, named `train`, `eval` + suffix, `test` + submission."""
-    source = Source(spec.path, spec.subset, spec.revision)
-    splits: dict[str, Dataset] = {}
-    if spec.train_split is not None:
-        train = load_split(source, spec.train_split)
-        if train is None:
-            raise DataError(f"{spec.path}: no split called {spec.train_split}; set dataset.train_split or rename the file")
-        splits["train"] = train
-    for suffix, name in spec.eval_splits.items():
-        rows = load_file(spec.validation_path) if spec.validation_path else load_split(source, name)
-        if rows is not None:
-            splits[f"eval{suffix}"] = rows
-    for each in spec.submissions:
-        rows = _load_test(Source(spec.path, each.subset, spec.revision), each.split)
-        if rows is not None:
-            splits[f"test {each.file}"] = rows
+    splits = dict(_open_splits(spec))
     if "train" in splits and "eval" not in splits:
         splits |= _hold_out(splits["train"], spec, seed)
     for name, rows in splits.items():
@@ -122,6 +108,24 @@ def _load_splits(spec: ClassificationSet, seed: int) -> dict[str, Dataset]:
             raise DataError(f"{spec.path}: the split {name} is empty")
         require_columns(rows, name, spec)
     return splits
+
+
+def _open_splits(spec: ClassificationSet) -> Iterator[tuple[str, Dataset]]:
+    source = Source(spec.path, spec.subset, spec.revision)
+    if spec.train_split is not None:
+        train = load_split(source, spec.train_split)
+        if train is None:
+            message = f"no split called {spec.train_split}; set dataset.train_split or rename the file"
+            raise DataError(f"{spec.path}: {message}")
+        yield "train", train
+    for suffix, name in spec.eval_splits.items():
+        rows = load_file(spec.validation_path) if spec.validation_path else load_split(source, name)
+        if rows is not None:
+            yield f"eval{suffix}", rows
+    for each in spec.submissions:
+        rows = _load_test(Source(spec.path, each.subset, spec.revision), each.split)
+        if rows is not None:
+            yield f"test {each.file}", rows
 
 
 def _load_test(source: Source, split: str) -> Dataset | None:
@@ -182,7 +186,11 @@ def _encode_labels(rows: Dataset, name: str, spec: ClassificationSet, coder: Lab
 
 
 def _prepare(
-    rows: Dataset, name: str, spec: ClassificationSet, section: DatasetSection, tokenizer: PreTrainedTokenizerBase
+    rows: Dataset,
+    name: str,
+    spec: ClassificationSet,
+    section: DatasetSection,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> PreparedSplit:
     """Tokenise; evaluation rows go by rising length, so that a batch holds rows alike."""
     tokens = tokenise(_plain_texts(rows, spec.text_columns), tokenizer, spec.text_columns, section.max_length)

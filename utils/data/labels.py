@@ -59,7 +59,9 @@ class LabelCoder:
     def _classes(self, values: Sequence[Any], where: str) -> list[int]:
         unknown = {value: row for row, value in reversed(list(enumerate(values))) if value not in self.numbers}
         if unknown:
-            first = ", ".join(f"{value!r} (row {row})" for value, row in sorted(unknown.items(), key=lambda i: i[1])[:5])
+            first = ", ".join(
+                f"{value!r} (row {row})" for value, row in sorted(unknown.items(), key=lambda i: i[1])[:5]
+            )
             known = ", ".join(str(value) for value in self.numbers)
             raise DataError(f"{where}: {len(unknown)} label(s) out of range: {first}; the classes are {known}")
         return [self.numbers[value] for value in values]
@@ -84,7 +86,9 @@ def build_label_coder(
     own = _class_names(spec, labelled, values)
     if spec.num_labels is not None and len(own) != spec.num_labels:
         found = ", ".join(map(str, own))
-        raise DataError(f"dataset.num_labels is {spec.num_labels}, but column {spec.label_column} has {len(own)}: {found}")
+        raise DataError(
+            f"dataset.num_labels is {spec.num_labels}, but column {spec.label_column} has {len(own)}: {found}"
+        )
     if len(own) < 2:
         raise DataError(f"column {spec.label_column} holds one class only: {own[0] if own else 'none'}")
     names = tuple(str(name) for name in own.values())

@@ -42,7 +42,12 @@ def tokenise(
     labelled = ("labels",) if "labels" in dataset.column_names else ()
     key = hashlib.sha256(
         "\x1f".join(
-            [VERSION, fingerprint_rows(dataset, (*text_columns, *labelled)), _fingerprint_tokenizer(tokenizer), str(max_length)]
+            [
+                VERSION,
+                fingerprint_rows(dataset, (*text_columns, *labelled)),
+                _fingerprint_tokenizer(tokenizer),
+                str(max_length),
+            ]
         ).encode()
     ).hexdigest()[:24]
     cache = cache_folder() / "tokenised" / f"{key}.arrow"
@@ -78,4 +83,6 @@ def _tokenise_batch(
 def _fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     state = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(f"{type(tokenizer).__name__}\x1f{state}\x1f{tokenizer.special_tokens_map}".encode()).hexdigest()
+    return hashlib.sha256(
+        f"{type(tokenizer).__name__}\x1f{state}\x1f{tokenizer.special_tokens_map}".encode()
+    ).hexdigest()

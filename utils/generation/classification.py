@@ -66,12 +66,12 @@ class TextClassifier:
             yield from self._classify_chunk(chunk)
 
     def _classify_chunk(self, rows: list[tuple[str, ...]]) -> list[Classified]:
-        encoded = self._tokenizer(*map(list, zip(*rows)), truncation=True, max_length=self._max_length)
+        encoded = self._tokenizer(*map(list, zip(*rows, strict=True)), truncation=True, max_length=self._max_length)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         cut = [bool(each.overflowing) for each in encoded.encodings or []] or [False] * len(rows)
         answers: list[Classified | None] = [None] * len(rows)
         for batch in self._batches(lengths):
-            for row, logits in zip(batch, self._logits(encoded, batch)):
+            for row, logits in zip(batch, self._logits(encoded, batch), strict=True):
                 answers[row] = self._read(logits, cut[row])
         return [answer for answer in answers if answer is not None]
 
@@ -98,4 +98,4 @@ class TextClassifier:
             return Classified(None, {}, float(logits.reshape(-1)[0]), truncated)
         shares = logits.softmax(dim=-1).tolist()
         best = max(range(len(shares)), key=shares.__getitem__)
-        return Classified(self._names[best], dict(zip(self._names, shares)), None, truncated)
+        return Classified(self._names[best], dict(zip(self._names, shares, strict=True)), None, truncated)

@@ -53,9 +53,7 @@ def _metric_class() -> Any:
                 description=self._metric.description,
                 citation="",
                 inputs_description=f"predictions, references: one {dtype} per row",
-                features=datasets.Features(
-                    {"predictions": datasets.Value(dtype), "references": datasets.Value(dtype)}
-                ),
+                features=datasets.Features({"predictions": datasets.Value(dtype), "references": datasets.Value(dtype)}),
                 format=None,  # "numpy" would read float64 back as float32
             )
 

@@ -161,9 +161,7 @@ def _flatten(values: Array, kind: Kind) -> Array:
 
     array = np.asarray(values)
     if array.ndim > 2 or (array.ndim == 2 and array.shape[1] != 1):
-        raise ValueError(
-            f"expected one value per row, got shape {array.shape}; take the argmax of logits first"
-        )
+        raise ValueError(f"expected one value per row, got shape {array.shape}; take the argmax of logits first")
     flat = array.reshape(-1)
     if kind == "regression":
         return flat.astype(np.float64)

@@ -116,9 +116,7 @@ def _model_class(section: ModelSection, config: PreTrainedConfig, head: HeadSpec
     kind = type(config)
     made_as = [name for name in config.architectures or () if name.endswith(_ENCODER_HEADS)]
     if kind not in mapping or (head is None and made_as):
-        task, lacks = (
-            ("CAUSAL_LM", "writes no text") if head is None else ("SEQ_CLS", "has no classification head")
-        )
+        task, lacks = ("CAUSAL_LM", "writes no text") if head is None else ("SEQ_CLS", "has no classification head")
         name = f"{section.name_or_path} ({made_as[0] if made_as else config.model_type})"
         remedy = f"it cannot serve task_type {task}; choose another model or another task_type"
         raise ModelError(f"{name} {lacks} in transformers, so {remedy}")
@@ -190,8 +188,11 @@ def _tell_about_head(
 
 @contextmanager
 def _silent_report() -> Iterator[None]:
-    """Keep the library's table of new weights off the terminal; ours is one line."""
-    report = logging.getLogger("transformers.modeling_utils")
+    """Keep the library's table of new weights off the terminal; ours is one line.
+
+    The level is set on the library's root logger: modeling_utils reads its own level to decide on more work.
+    """
+    report = logging.getLogger("transformers")
     level = report.level
     report.setLevel(logging.ERROR)
     try:

@@ -19,9 +19,7 @@ logger = logging.getLogger(__name__)
 _ATTRIBUTE = "lora_ns_new_weights"
 
 
-def record_new_weights(
-    model: PreTrainedModel, loading_info: dict[str, Any], has_head: bool
-) -> tuple[str, ...]:
+def record_new_weights(model: PreTrainedModel, loading_info: dict[str, Any], has_head: bool) -> tuple[str, ...]:
     """Remember on the model which weights its checkpoint lacked, and refuse a checkpoint that lacks its body.
 
     Adapters leave the body frozen, so a random layer in it would stay random; only a classifier's head and

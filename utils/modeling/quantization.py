@@ -39,9 +39,7 @@ def build_quantization(
     if wanted is None:
         return None
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(
-            "model.quantization needs bitsandbytes; run pip install -r requirements.txt, or remove it"
-        )
+        raise ModelError("model.quantization needs bitsandbytes; run pip install -r requirements.txt, or remove it")
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(f"{section.name_or_path} is quantized already; remove model.quantization")
     import torch

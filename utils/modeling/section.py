@@ -152,9 +152,7 @@ class ModelSection(Section):
     @classmethod
     def _known_attention(cls, value: str) -> str:
         if value not in _ATTENTION and "/" not in value:
-            raise ValueError(
-                f"{value} is unknown; use {', '.join(_ATTENTION)}, or a kernel's hub name (owner/name)"
-            )
+            raise ValueError(f"{value} is unknown; use {', '.join(_ATTENTION)}, or a kernel's hub name (owner/name)")
         return value
 
     @field_validator("token", mode="before")
@@ -210,9 +208,7 @@ def folder_problem(section: ModelSection) -> str | None:
     folder = Path(section.location)
     if not folder.is_dir():
         found = "is a file, not a folder" if folder.exists() else "does not exist"
-        return (
-            f"{folder} {found}; name a folder that holds config.json, or a hub name such as Qwen/Qwen2.5-0.5B"
-        )
+        return f"{folder} {found}; name a folder that holds config.json, or a hub name such as Qwen/Qwen2.5-0.5B"
     if (folder / "adapter_config.json").is_file():
         return f"{folder} holds an adapter, not a base model; {_base_of_adapter(folder)}"
     if not (folder / "config.json").is_file():

@@ -38,6 +38,7 @@ _UNUSED_TOKENS = (
     "<unk>",
     "<|endoftext|>",
 )
+_PROBE = "The quick fox (aged 12) can't jump over 3.5 lazy dogs; w1 w2"
 _NEW_TOKENS_KEY = "lora_ns_new_tokens"  # kept in tokenizer_config.json, so that a resumed run knows them too
 
 
@@ -58,6 +59,7 @@ def load_tokenizer(section: ModelSection, source: str | None = None) -> PreTrain
     with explain_loading(section):
         arguments = {} if source is not None else loading_arguments(section)
         tokenizer = AutoTokenizer.from_pretrained(section.location, **arguments)
+    _compare_with_file(tokenizer, section)
     _add_special_tokens(tokenizer, section)
     _set_pad_token(tokenizer, section)
     _set_chat_template(tokenizer, section)
@@ -78,6 +80,26 @@ def added_token_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) 
     num_rows = model.get_input_embeddings().weight.shape[0]
     assert not ids or ids[-1] < num_rows, f"token {ids[-1]} has no row among {num_rows}"
     return ids
+
+
+def _compare_with_file(tokenizer: PreTrainedTokenizerBase, section: ModelSection) -> None:
+    """Say when the class that transformers chose cuts a text otherwise than the folder's own tokenizer.json.
+
+    For some architectures (qwen2 ...) it rebuilds a class of its own whatever the folder declares; a tokenizer of
+    another sort then gives other ids, or none, without an error.
+    """
+    file = Path(section.location) / "tokenizer.json"
+    if not file.is_file():
+        return
+    from tokenizers import Tokenizer
+
+    expected = Tokenizer.from_file(str(file)).encode(_PROBE, add_special_tokens=False).ids
+    if expected != tokenizer(_PROBE, add_special_tokens=False)["input_ids"]:
+        logger.warning(
+            "transformers reads the tokenizer of %s as %s, which cuts text otherwise than its tokenizer.json",
+            section.name_or_path,
+            type(tokenizer).__name__,
+        )
 
 
 def _add_special_tokens(tokenizer: PreTrainedTokenizerBase, section: ModelSection) -> None:

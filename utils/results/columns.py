@@ -35,11 +35,7 @@ def list_columns(record: RunRecord, language: Language = "en") -> list[Column]:
         *_cost_columns(record, language),
         *_metric_columns(record.metrics, ""),
         *_metric_columns(record.metrics_last, f", {translate('last', language)}"),
-        *(
-            each
-            for name, values in record.evaluation.items()
-            for each in _metric_columns(values, "", f"{name} ")
-        ),
+        *(each for name, values in record.evaluation.items() for each in _metric_columns(values, "", f"{name} ")),
     ]
 
 

@@ -75,22 +75,15 @@ def write_workbook(
         _fill_sheet(book.create_sheet("provenance"), headings, _key_rows(provenance)),
     ]
     if num_removed := sum(removed for removed, _ in lost):
-        _log.warning(
-            "%s: %d characters that a sheet cannot hold were taken out", Path(path).name, num_removed
-        )
+        _log.warning("%s: %d characters that a sheet cannot hold were taken out", Path(path).name, num_removed)
     if num_cut := sum(cut for _, cut in lost):
-        _log.warning(
-            "%s: %d texts were cut to the %d characters of a cell", Path(path).name, num_cut, _MAX_TEXT
-        )
+        _log.warning("%s: %d texts were cut to the %d characters of a cell", Path(path).name, num_cut, _MAX_TEXT)
     with replace_file(Path(path)) as beside:
         book.save(beside)
 
 
 def _key_rows(values: Mapping[str, Any]) -> list[list[Column]]:
-    return [
-        [Column("", key, "text"), Column("", mask_value(key, value), "text")]
-        for key, value in _flatten(values)
-    ]
+    return [[Column("", key, "text"), Column("", mask_value(key, value), "text")] for key, value in _flatten(values)]
 
 
 def _flatten(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -48,8 +48,7 @@ def write_hf_results(
 def _prefix(values: Mapping[str, Any], prefix: str, suffix: str) -> dict[str, Any]:
     """Add prefix and suffix to the keys; `epoch` has neither, it is the same for every set."""
     return {
-        key if key == "epoch" else prefix + key.removeprefix(prefix) + suffix: value
-        for key, value in values.items()
+        key if key == "epoch" else prefix + key.removeprefix(prefix) + suffix: value for key, value in values.items()
     }
 
 

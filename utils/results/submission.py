@@ -52,7 +52,5 @@ def _format(value: Any, kind: ValueKind, label_names: Sequence[str], row: int) -
             raise DataError(f"test row {row}: the prediction is not a number; the model has diverged")
         return f"{min(max(number, 0.0), 5.0) + 0.0:.3f}"  # + 0.0 turns -0.0 into 0.0
     if not (number.is_integer() and 0 <= number < len(label_names)):
-        raise DataError(
-            f"test row {row}: {value} is not a label id; labels go from 0 to {len(label_names) - 1}"
-        )
+        raise DataError(f"test row {row}: {value} is not a label id; labels go from 0 to {len(label_names) - 1}")
     return str(int(number)) if kind == "index" else label_names[int(number)]

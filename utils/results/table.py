@@ -34,9 +34,7 @@ def render_result_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=translate("result", language), title_justify="left", box=box.SIMPLE, show_header=False
-    )
+    table = Table(title=translate("result", language), title_justify="left", box=box.SIMPLE, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for label, value in _list_lines(record, language):
@@ -97,9 +95,7 @@ def _list_scores(record: RunRecord, language: Language) -> Iterator[tuple[str, s
         if name != best and name in record.metrics:
             yield _label(name), _show(name, record.metrics[name])
     for set_name, values in record.evaluation.items():
-        scores = [
-            f"{_label(name)} {_show(name, each)}" for name, each in values.items() if isinstance(each, float)
-        ]
+        scores = [f"{_label(name)} {_show(name, each)}" for name, each in values.items() if isinstance(each, float)]
         yield set_name, ", ".join(scores)
 
 

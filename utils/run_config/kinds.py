@@ -15,8 +15,25 @@ from utils.run_config.inspection import Check
 
 Kind = Literal["run", "accelerate", "deepspeed"]
 
-_ACCELERATE_SIGNS = {"compute_environment", "distributed_type", "num_processes", "fsdp_config", "deepspeed_config"}
-_DISTRIBUTED_TYPES = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_XPU", "FSDP", "DEEPSPEED", "MEGATRON_LM", "TP", "XLA")
+_ACCELERATE_SIGNS = {
+    "compute_environment",
+    "distributed_type",
+    "num_processes",
+    "fsdp_config",
+    "deepspeed_config",
+}
+_DISTRIBUTED_TYPES = (
+    "NO",
+    "MULTI_CPU",
+    "MULTI_GPU",
+    "MULTI_NPU",
+    "MULTI_XPU",
+    "FSDP",
+    "DEEPSPEED",
+    "MEGATRON_LM",
+    "TP",
+    "XLA",
+)
 _DEEPSPEED_KEYS = (
     "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "optimizer", "scheduler",
     "fp16", "bf16", "bfloat16", "amp", "gradient_clipping", "prescale_gradients", "sparse_gradients",

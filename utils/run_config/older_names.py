@@ -106,5 +106,3 @@ class OlderNames:
 
     def _place(self, path: KeyPath) -> Place:
         return self.document.places.get(path, Place(self.document.source))
-
-

@@ -12,7 +12,7 @@ from utils.config.problems import suggest
 from utils.config.section import Section
 from utils.data.dataset import ClassificationSet, DatasetSection, is_local
 from utils.errors import Problem
-from utils.metrics.metric import metric_names
+from utils.metrics.metric import Kind, metric_names
 from utils.modeling.section import ModelSection, local_problems, read_model_config
 from utils.run_config.sections import Header
 
@@ -63,17 +63,26 @@ def check_resolved(config: RunConfig, described: ClassificationSet | None, docum
 
 def find_idle_settings(config: RunConfig, document: Document) -> Iterator[str]:
     """Name settings that are written but have no effect, each as a sentence."""
-    arguments, written = config.arguments, lambda key: document.has(("training", key))
+    arguments = config.arguments
     idle = {
-        "eval_steps": (arguments.get("eval_strategy") != "steps", "evaluation is not by steps (training.eval_strategy)"),
-        "save_steps": (arguments.get("save_strategy") != "steps", "saving is not by steps (training.save_strategy)"),
+        "eval_steps": (
+            arguments.get("eval_strategy") != "steps",
+            "evaluation is not by steps (training.eval_strategy)",
+        ),
+        "save_steps": (
+            arguments.get("save_strategy") != "steps",
+            "saving is not by steps (training.save_strategy)",
+        ),
         "num_train_epochs": (arguments.get("max_steps", -1) > 0, "training.max_steps decides the length"),
-        "early_stopping_threshold": (not config.training.early_stopping_patience, "early_stopping_patience is not set"),
+        "early_stopping_threshold": (
+            not config.training.early_stopping_patience,
+            "early_stopping_patience is not set",
+        ),
         "logging_dir": (arguments.get("report_to") != "tensorboard", "training.report_to is not tensorboard"),
     }
     for key, (is_idle, why) in idle.items():
-        if written(key) and is_idle:
-            path = ("training", key)
+        path = ("training", key)
+        if is_idle and document.has(path):
             yield f"{document.place_of(path)}  training.{key}: has no effect; {why}"
 
 
@@ -118,7 +127,7 @@ def _check_limits(
 
 
 def _check_metrics(config: RunConfig, described: ClassificationSet, document: Document) -> Iterator[Problem]:
-    kind = "regression" if described.num_labels == 1 else "classification"
+    kind: Kind = "regression" if described.num_labels == 1 else "classification"
     known = metric_names(kind)
     for name in described.metrics:
         if name not in known:

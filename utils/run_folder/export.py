@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -31,7 +30,11 @@ NUM_PROBE_ROWS = 64
 
 
 def export_model(
-    folder: RunFolder, config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, labels: tuple[str, ...]
+    folder: RunFolder,
+    config: RunConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    labels: tuple[str, ...],
 ) -> Path:
     """Write final_model/: weights, tokenizer, labels and the resolved configuration; written beside, then renamed."""
     target = folder.final_model
@@ -54,7 +57,7 @@ def link_best(folder: RunFolder, checkpoint: str | None) -> None:
     if link.is_symlink():
         link.unlink()
     if checkpoint and Path(checkpoint).is_dir():
-        os.symlink(Path(checkpoint).name, link)
+        link.symlink_to(Path(checkpoint).name)
 
 
 def write_probe_rows(folder: RunFolder, data: ClassificationData) -> None:
@@ -128,12 +131,13 @@ class Recording:
 
     def provenance(self, data: ClassificationData, model_commit: str | None) -> dict[str, Any]:
         """Collect what is needed to repeat the run."""
-        facts = {"fingerprint": data.fingerprint, "splits": {name: each.rows for name, each in data.reports.items()}}
+        facts = {
+            "fingerprint": data.fingerprint,
+            "splits": {name: each.rows for name, each in data.reports.items()},
+        }
         return collect_provenance(
             started=self.started,
             ended=datetime.now(timezone.utc),
             data=facts,
             commits={"model": model_commit, "dataset": data.commit},
         )
-
-

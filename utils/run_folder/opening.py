@@ -86,7 +86,9 @@ def _reopen(path: Path, config: RunConfig, resolved: dict[str, Any], resume: str
     if resume:
         hard = {key: pair for key, pair in differences.items() if key not in RESUMABLE_KEYS}
         if hard:
-            raise UserError(f"{path} was started with another configuration and cannot be resumed with this one: {_list(hard)}")
+            raise UserError(
+                f"{path} was started with another configuration and cannot be resumed with this one: {_list(hard)}"
+            )
         if differences:
             logger.info("resuming with changed settings: %s", _list(differences))
         changed = {key: list(pair) for key, pair in differences.items()}
@@ -100,7 +102,9 @@ def _reopen(path: Path, config: RunConfig, resolved: dict[str, Any], resume: str
     if record is not None and record.status == "success":
         return RunFolder(path, finished=record)
     if _checkpoints(path):
-        raise UserError(f"{path} holds an unfinished run of this configuration; --resume continues it, --overwrite starts over")
+        raise UserError(
+            f"{path} holds an unfinished run of this configuration; --resume continues it, --overwrite starts over"
+        )
     return RunFolder(path)
 
 
@@ -139,8 +143,8 @@ def _refuse_foreign(path: Path) -> None:
     strange = [each.name for each in path.iterdir() if each.name not in (".lock", "logs")]
     if strange:
         raise ConfigError(
-            f"training.output_dir: {path} is not empty and not a run's folder (it holds {', '.join(sorted(strange)[:3])}); "
-            "name another, or --overwrite (the folder is renamed, not deleted)"
+            f"training.output_dir: {path} is not empty and not a run's folder (it holds "
+            f"{', '.join(sorted(strange)[:3])}); name another, or --overwrite (the folder is renamed, not deleted)"
         )
 
 

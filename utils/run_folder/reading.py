@@ -61,7 +61,9 @@ def read_run_folder(name: str | Path) -> TrainedModel:
         raise UserError(f"{name}: no run.yaml here or above; give the training.output_dir of a run")
     weights = path if _holds_weights(path) else path / "final_model"
     if not _holds_weights(weights):
-        raise UserError(f"{name}: the run has no final_model yet; finish it with train.py --resume, or name a checkpoint")
+        raise UserError(
+            f"{name}: the run has no final_model yet; finish it with train.py --resume, or name a checkpoint"
+        )
     config = load_run_config(run / "run.yaml", files=False)
     labels = next((each / LABELS_FILE for each in (weights, run) if (each / LABELS_FILE).is_file()), None)
     names = tuple(json.loads(labels.read_text("utf-8"))) if labels else ()

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from transformers import DataCollatorWithPadding, EarlyStoppingCallback, EvalPrediction, PrinterCallback, TrainingArguments
+from transformers import (
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PrinterCallback,
+    TrainingArguments,
+)
 
 from utils.adapters.adapter import head_modules
 from utils.data.classification import ClassificationData
@@ -68,8 +74,8 @@ def build_classification_trainer(
 
 def build_compute_metrics(data: ClassificationData) -> Callable[[EvalPrediction], dict[str, float]]:
     """Build the function that scores an evaluation: every metric of the kind, and the task's combined score."""
-    kind = "regression" if data.num_labels == 1 else "classification"
-    names = list(dict.fromkeys([*data.spec.metrics, *metric_names(kind)]))
+    every = metric_names("regression" if data.num_labels == 1 else "classification")
+    names = list(dict.fromkeys([*data.spec.metrics, *every]))
 
     def score(prediction: EvalPrediction) -> dict[str, float]:
         values = compute_metrics(names, prediction.predictions, prediction.label_ids, data.num_labels)
@@ -101,7 +107,11 @@ def _name_best_metric(resolved: dict[str, Any], data: ClassificationData) -> dic
         return resolved
     name = best_metric_name(resolved, data)
     rising = name == "combined_score" or (name != "loss" and load_metric(name).greater_is_better)
-    return {**resolved, "metric_for_best_model": name, "greater_is_better": resolved.get("greater_is_better", rising)}
+    return {
+        **resolved,
+        "metric_for_best_model": name,
+        "greater_is_better": resolved.get("greater_is_better", rising),
+    }
 
 
 def _build_loss(
@@ -115,9 +125,7 @@ def _build_loss(
 def _head_parameters(model: PreTrainedModel) -> frozenset[str]:
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     heads = head_modules(plain)
-    return frozenset(
-        name for name, _ in model.named_parameters() if any(f".{head}." in f".{name}." for head in heads)
-    )
+    return frozenset(name for name, _ in model.named_parameters() if any(f".{head}." in f".{name}." for head in heads))
 
 
 def _require_positions(model: PreTrainedModel, data: ClassificationData) -> None:
@@ -126,7 +134,11 @@ def _require_positions(model: PreTrainedModel, data: ClassificationData) -> None
 
     longest = max(report.token_lengths["max"] for report in data.reports.values())
     for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in ("position_embeddings", "wpe", "embed_positions"):
+        if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in (
+            "position_embeddings",
+            "wpe",
+            "embed_positions",
+        ):
             room = module.num_embeddings - (module.padding_idx + 1 if module.padding_idx else 0)
             if longest > room:
                 raise DataError(

@@ -64,5 +64,5 @@ def scale_class_weights(weights: list[float] | str | None, label_counts: list[in
     if weights is None:
         return None
     raw = [1 / max(count, 1) for count in label_counts] if isinstance(weights, str) else list(weights)
-    mean = sum(weight * count for weight, count in zip(raw, label_counts)) / sum(label_counts)
+    mean = sum(weight * count for weight, count in zip(raw, label_counts, strict=True)) / sum(label_counts)
     return [weight / mean for weight in raw]

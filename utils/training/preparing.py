@@ -79,4 +79,4 @@ def count_training_steps(resolved: dict[str, Any], num_rows: int) -> int:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     batches = math.ceil(num_rows / (resolved.get("per_device_train_batch_size", 8) * processes))
     steps = max(math.ceil(batches / resolved.get("gradient_accumulation_steps", 1)), 1) if num_rows else 0
-    return math.ceil(steps * resolved.get("num_train_epochs", 3.0))
+    return math.ceil(steps * float(resolved.get("num_train_epochs", 3.0)))

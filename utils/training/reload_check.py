@@ -56,26 +56,35 @@ def check_reload(
 
 
 def _compare(
-    before: np.ndarray[Any, Any], after: np.ndarray[Any, Any], labels: list[Any], data: ClassificationData, dtype: str
+    before: np.ndarray[Any, Any],
+    after: np.ndarray[Any, Any],
+    labels: list[Any],
+    data: ClassificationData,
+    dtype: str,
 ) -> dict[str, Any]:
     scale = max(float(abs(before).max()), 1e-6)
     difference = float(abs(before - after).max())
     answers = [_predict(logits, data.num_labels) for logits in (before, after)]
     scores = [compute_metrics(data.spec.metrics, answer, labels, data.num_labels, quiet=True) for answer in answers]
+    tolerance = _TOLERANCE[dtype] * max(scale, 1.0)
     report = {
         "rows": len(labels),
         "largest_logit_difference": difference,
-        "tolerance": _TOLERANCE[dtype] * max(scale, 1.0),
+        "tolerance": tolerance,
         "same_predictions": float((answers[0] == answers[1]).mean()) if data.num_labels > 1 else None,
         "score_trained": scores[0],
         "score_reloaded": scores[1],
     }
-    if not difference <= report["tolerance"]:
+    if not difference <= tolerance:
         raise CheckError(
             f"the saved model is not the trained one: after reloading, logits differ by {difference:.3g} (rounding in "
-            f"{dtype} explains {report['tolerance']:.3g}); the run's results describe the model in memory, not the files"
+            f"{dtype} explains {tolerance:.3g}); the results describe the model in memory, not the files"
         )
-    logger.info("reload check: %d rows, largest logit difference %.2g: the saved model is the trained one", len(labels), difference)
+    logger.info(
+        "reload check: %d rows, largest logit difference %.2g: the saved model is the trained one",
+        len(labels),
+        difference,
+    )
     return report
 
 

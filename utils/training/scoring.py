@@ -54,7 +54,7 @@ def predict_tests(trainer: ClassificationTrainer, data: ClassificationData) -> d
     for submission, split in data.tests:
         values = trainer.predict(split.dataset).predictions.tolist()
         in_order: list[Any] = [None] * len(values)
-        for position, value in zip(split.order, values):
+        for position, value in zip(split.order, values, strict=True):
             in_order[position] = value
         predicted[submission.file] = in_order
     return predicted
@@ -65,10 +65,20 @@ def _score_split(trainer: ClassificationTrainer, data: ClassificationData, split
     predictions, references = output.predictions, output.label_ids
     hf = dict(output.metrics)
     hf["eval_samples"] = len(split.dataset)
-    skipped = ("eval_runtime", "eval_samples", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time")
+    skipped = (
+        "eval_runtime",
+        "eval_samples",
+        "eval_samples_per_second",
+        "eval_steps_per_second",
+        "eval_model_preparation_time",
+    )
     metrics = {key.removeprefix("eval_"): value for key, value in hf.items() if key not in skipped}
     return SplitScore(
-        metrics, hf, _intervals(data, predictions, references), _baseline(data, references), len(split.dataset)
+        metrics,
+        hf,
+        _intervals(data, predictions, references),
+        _baseline(data, references),
+        len(split.dataset),
     )
 
 
@@ -86,5 +96,3 @@ def _baseline(data: ClassificationData, references: np.ndarray[Any, Any]) -> dic
         return {}
     values = majority_baseline(data.spec.metrics, data.train.dataset["labels"][:], references, data.num_labels)
     return values | combined_score(values, data)
-
-

@@ -7,7 +7,7 @@ source, so they are right for whatever version is installed, and no ML library i
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, create_model
@@ -32,7 +32,8 @@ OURS = {
 """Fields of TrainingArguments with another home. An empty text: a field of this section by the same name."""
 
 RENAMED = {
-    "evaluation_strategy": "eval_strategy", "no_cuda": "use_cpu", "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "evaluation_strategy": "eval_strategy", "no_cuda": "use_cpu",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
     "per_gpu_eval_batch_size": "per_device_eval_batch_size", "push_to_hub_token": "hub_token",
     "push_to_hub_model_id": "hub_model_id", "torchdynamo": "torch_compile_backend", "num_epochs": "num_train_epochs",
     "epochs": "num_train_epochs", "lr": "learning_rate", "train_batch_size": "per_device_train_batch_size",
@@ -60,7 +61,8 @@ _BOUNDS = {
     "per_device_eval_batch_size": Field(ge=1), "gradient_accumulation_steps": Field(ge=1), "warmup_steps": Field(ge=0),
     "weight_decay": Field(ge=0), "max_grad_norm": Field(ge=0), "label_smoothing_factor": Field(ge=0, lt=1),
     "adam_beta1": Field(ge=0, lt=1), "adam_beta2": Field(ge=0, lt=1), "adam_epsilon": Field(gt=0),
-    "dataloader_num_workers": Field(ge=0), "eval_delay": Field(ge=0), "logging_steps": Field(gt=0), "save_steps": Field(gt=0),
+    "dataloader_num_workers": Field(ge=0), "eval_delay": Field(ge=0), "logging_steps": Field(gt=0),
+    "save_steps": Field(gt=0),
 }  # fmt: skip
 
 _CHOICES = {
@@ -95,7 +97,7 @@ class OwnTrainingSection(Section):
         return {name: value for name, value in self.model_dump(exclude_unset=True).items() if name not in own}
 
 
-@lru_cache(maxsize=None)
+@cache
 def training_section() -> type[OwnTrainingSection]:
     """Build the section's class from the installed TrainingArguments."""
     fields: dict[str, Any] = {}
@@ -119,7 +121,12 @@ def resolve_arguments(section: OwnTrainingSection, task_type: str, seed: int, me
         seed: The run's seed, also of the data order unless data_seed says otherwise.
         metric: The dataset's own metric, which chooses the best checkpoint; None: the loss.
     """
-    ours: dict[str, Any] = {"report_to": "tensorboard", "logging_steps": 10, "save_total_limit": 2, "data_seed": seed}
+    ours: dict[str, Any] = {
+        "report_to": "tensorboard",
+        "logging_steps": 10,
+        "save_total_limit": 2,
+        "data_seed": seed,
+    }
     if task_type == "SEQ_CLS":
         ours |= {"eval_strategy": "epoch", "train_sampling_strategy": "group_by_length"}
     resolved = {**ours, **section.arguments}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import Field, create_model
@@ -28,7 +28,7 @@ class OwnSftSection(Section):
     ALIASES: ClassVar[dict[str, str]] = {"max_seq_length": "max_length"}
 
 
-@lru_cache(maxsize=None)
+@cache
 def sft_section() -> type[OwnSftSection]:
     """Build the section's class from the installed SFTConfig."""
     shared = read_fields("transformers.training_args", "TrainingArguments")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from datasets import Dataset
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
 from utils.training.sampling import SeededOrder
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
 
 
 class ClassificationTrainer(Trainer):
@@ -24,7 +26,11 @@ class ClassificationTrainer(Trainer):
     """
 
     def __init__(
-        self, *, head_learning_rate: float | None = None, head_parameters: frozenset[str] = frozenset(), **kwargs: Any
+        self,
+        *,
+        head_learning_rate: float | None = None,
+        head_parameters: frozenset[str] = frozenset(),
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._head_learning_rate = head_learning_rate
@@ -35,9 +41,7 @@ class ClassificationTrainer(Trainer):
         """Build the optimizer and give the head its own learning rate, before the schedule is made."""
         optimizer = super().create_optimizer(model)
         if self._head_learning_rate is not None:
-            head = {
-                id(parameter) for name, parameter in self.model.named_parameters() if name in self._head_parameters
-            }
+            head = {id(parameter) for name, parameter in self.model.named_parameters() if name in self._head_parameters}
             _split_groups(optimizer, head, self._head_learning_rate)
         return optimizer
 

@@ -16,9 +16,9 @@ def test_guesses_the_most_frequent_training_label(caplog: pytest.LogCaptureFixtu
 
 
 def test_equal_frequencies_take_the_lowest_label() -> None:
-    assert majority_baseline(["acc"], np.array([2, 1, 1, 2]), np.array([1, 1, 2]), 3)[
-        "accuracy"
-    ] == pytest.approx(2 / 3)
+    assert majority_baseline(["acc"], np.array([2, 1, 1, 2]), np.array([1, 1, 2]), 3)["accuracy"] == pytest.approx(
+        2 / 3
+    )
 
 
 def test_more_labels_are_named_macro() -> None:

@@ -18,12 +18,8 @@ def rows(metric: Metric, num_labels: int, num_rows: int, seed: int = 3) -> tuple
     if metric.kind == "regression":
         references = np.round(rng.random(num_rows) * 5, 1)
         return references + rng.normal(size=num_rows), references
-    references = rng.choice(
-        num_labels, size=num_rows, p=np.arange(1, num_labels + 1) / sum(range(num_labels + 1))
-    )
-    return np.where(
-        rng.random(num_rows) < 0.5, references, rng.integers(num_labels, size=num_rows)
-    ), references
+    references = rng.choice(num_labels, size=num_rows, p=np.arange(1, num_labels + 1) / sum(range(num_labels + 1)))
+    return np.where(rng.random(num_rows) < 0.5, references, rng.integers(num_labels, size=num_rows)), references
 
 
 CASES = [

@@ -25,9 +25,7 @@ def test_batches_give_what_compute_gives(name: str, monkeypatch: pytest.MonkeyPa
     assert isinstance(built, evaluate.Metric)
     expected = {result_key(name, num_labels): metric.compute(predictions, references, num_labels)}
     for start in (0, 20, 40):
-        built.add_batch(
-            predictions=predictions[start : start + 20], references=references[start : start + 20]
-        )
+        built.add_batch(predictions=predictions[start : start + 20], references=references[start : start + 20])
     assert built.compute() == expected
     assert built.compute(predictions=predictions.tolist(), references=references.tolist()) == expected
 

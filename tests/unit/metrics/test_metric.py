@@ -78,9 +78,7 @@ def test_matthews_correlation_is_the_correlation_of_indicators(num_labels: int) 
     x, y = np.eye(num_labels)[predictions], np.eye(num_labels)[references]
     x, y = x - x.mean(0), y - y.mean(0)
     expected = (x * y).sum() / math.sqrt((x * x).sum() * (y * y).sum())
-    assert load_metric("mcc").compute(predictions, references, num_labels) == pytest.approx(
-        expected, abs=1e-12
-    )
+    assert load_metric("mcc").compute(predictions, references, num_labels) == pytest.approx(expected, abs=1e-12)
 
 
 def test_regression_equals_formulas() -> None:
@@ -89,10 +87,7 @@ def test_regression_equals_formulas() -> None:
     predictions[:50] = np.round(predictions[:50])
     x, y = predictions - predictions.mean(), references - references.mean()
     pearson = (x * y).sum() / math.sqrt((x * x).sum() * (y * y).sum())
-    ranks = [
-        [sum(b < a for b in v) + (sum(b == a for b in v) + 1) / 2 for a in v]
-        for v in (predictions, references)
-    ]
+    ranks = [[sum(b < a for b in v) + (sum(b == a for b in v) + 1) / 2 for a in v] for v in (predictions, references)]
     assert compute_metrics(metric_names("regression"), predictions, references, 1) == {
         "mse": pytest.approx(np.mean((predictions - references) ** 2), abs=1e-12),
         "pearson": pytest.approx(pearson, abs=1e-12),

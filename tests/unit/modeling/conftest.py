@@ -30,6 +30,20 @@ def build_tokenizer(special: tuple[str, ...] = SPECIAL, **roles):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles)
 
 
+def build_byte_tokenizer():
+    """Build a byte-level tokenizer, the only sort that transformers loads for qwen2; its pad is its eos."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(("<|endoftext|>", "<pad>", *alphabet))}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    roles = dict.fromkeys(("eos_token", "pad_token"), "<|endoftext|>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles)
+
+
 def build_config(kind: str, vocab_size: int = len(SPECIAL) + len(WORDS), **values):
     """Build the config of a two-layer model."""
     import transformers
@@ -61,6 +75,18 @@ def build_config(kind: str, vocab_size: int = len(SPECIAL) + len(WORDS), **value
 
 
 @pytest.fixture
+def tokenizer_of() -> Callable[..., object]:
+    """Give `build_tokenizer`."""
+    return build_tokenizer
+
+
+@pytest.fixture
+def config_of() -> Callable[..., object]:
+    """Give `build_config`."""
+    return build_config
+
+
+@pytest.fixture
 def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
     """Give a function that saves a random base model of a kind with a tokenizer and returns its folder."""
 
@@ -68,18 +94,18 @@ def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
         import torch
         from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+        tokenizer = tokenizer or (build_byte_tokenizer() if kind == "qwen2" else build_tokenizer())
+        values.setdefault("vocab_size", len(tokenizer))
         torch.manual_seed(seed)
         auto = AutoModelForCausalLM if kind in ("llama", "qwen2", "gpt2") else AutoModelForMaskedLM
         model = auto.from_config(build_config(kind, **values))
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.dim() == 2:
-                    parameter.normal_(
-                        std=0.3
-                    )  # large enough that a wrong position or layer shows in the logits
+                    parameter.normal_(std=0.3)  # large enough that a wrong position or layer shows in the logits
         folder = tmp_path / f"{kind}-{seed}"
         model.save_pretrained(folder)
-        (tokenizer or build_tokenizer()).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         return folder
 
     return make

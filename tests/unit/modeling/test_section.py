@@ -60,9 +60,7 @@ def test_a_resolved_section_can_be_read_again(quantization):
     assert ModelSection(**section.model_dump()) == section
 
 
-@pytest.mark.parametrize(
-    ("written", "read"), [("bf16", "bfloat16"), ("fp16", "float16"), ("torch.float32", "float32")]
-)
+@pytest.mark.parametrize(("written", "read"), [("bf16", "bfloat16"), ("fp16", "float16"), ("torch.float32", "float32")])
 def test_dtype_spellings(written, read):
     assert ModelSection(name_or_path="a/b", dtype=written).dtype == read
 
@@ -76,9 +74,7 @@ def test_a_literal_secret_is_refused_and_not_repeated_in_the_sentence():
     assert "hf_secret" not in message
 
 
-@pytest.mark.parametrize(
-    "values", [{"attn_implementation": "spda"}, {"name_or_path": " "}, {"dtype": "int3"}]
-)
+@pytest.mark.parametrize("values", [{"attn_implementation": "spda"}, {"name_or_path": " "}, {"dtype": "int3"}])
 def test_refused_values(values):
     with pytest.raises(ValidationError):
         ModelSection(**{"name_or_path": "a/b", **values})

@@ -72,9 +72,7 @@ def test_dress(record: RunRecord, tmp_path: Path) -> None:
 
 
 def test_chinese_names(record: RunRecord, tmp_path: Path) -> None:
-    write_workbook(
-        tmp_path / "r.xlsx", record, {"说明": "这是一个相当长的中文说明"}, PROVENANCE, language="zh"
-    )
+    write_workbook(tmp_path / "r.xlsx", record, {"说明": "这是一个相当长的中文说明"}, PROVENANCE, language="zh")
     (row,) = rows_of(tmp_path / "r.xlsx", "results")
     assert row["任务"] == "cola_qwen"
     assert row["最佳准确率(%)"] == pytest.approx(83)
@@ -115,9 +113,7 @@ def test_texts_are_never_formulas(record: RunRecord, tmp_path: Path) -> None:
         assert not any(b"<f>" in archive.read(name) for name in archive.namelist())
 
 
-def test_what_a_sheet_cannot_hold(
-    record: RunRecord, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_a_sheet_cannot_hold(record: RunRecord, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = {
         "control": "a\x00b\x1bc\ud800\uffff", "long": "x" * 40_000, "nan": math.nan, "inf": -math.inf,
         "huge": 12345678901234567890, "none": None, "flag": True, "list": ["q_proj", "v_proj"], "empty": {},
@@ -134,9 +130,7 @@ def test_what_a_sheet_cannot_hold(
 
 
 def test_secrets_of_the_configuration_are_hidden(record: RunRecord, tmp_path: Path) -> None:
-    write_workbook(
-        tmp_path / "r.xlsx", record, {"model": {"token": "hf_abcdef", "dtype": "auto"}}, PROVENANCE
-    )
+    write_workbook(tmp_path / "r.xlsx", record, {"model": {"token": "hf_abcdef", "dtype": "auto"}}, PROVENANCE)
     rows = rows_of(tmp_path / "r.xlsx", "configuration")
     assert [row["value"] for row in rows] == ["***", "auto"]
 

@@ -38,9 +38,7 @@ def test_line_count_is_rows_plus_header(tmp_path: Path) -> None:
         (float("nan"), "index", "not a label id"),
     ],
 )
-def test_wrong_values_are_refused_and_leave_no_file(
-    value: float, kind: str, problem: str, tmp_path: Path
-) -> None:
+def test_wrong_values_are_refused_and_leave_no_file(value: float, kind: str, problem: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=problem):
         write_submission(tmp_path, "RTE", [0, value], kind, ["entailment", "not_entailment"])  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

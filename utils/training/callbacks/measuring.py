@@ -31,9 +31,7 @@ class MeasuringCallback(TrainerCallback):
         for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
             torch.cuda.reset_peak_memory_stats(device)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Note when the first step of this process ended."""
         if self.time_to_first_step_s is None:
             self.time_to_first_step_s = time.monotonic() - self._started

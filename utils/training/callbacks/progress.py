@@ -7,7 +7,14 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
@@ -45,9 +52,7 @@ class ProgressCallback(TrainerCallback):
             self._task = self._bar.add_task("training", total=state.max_steps, completed=state.global_step, numbers="")
             self._bar.start()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move the bar."""
         if self._bar is not None:
             self._bar.update(self._task, completed=state.global_step, numbers=self._numbers(state))
@@ -66,7 +71,9 @@ class ProgressCallback(TrainerCallback):
         if "loss" in logs:
             self._last = logs
             if self._bar is None:
-                self._say(f"step {state.global_step}/{state.max_steps}  {self._numbers(state)}  {self._time_left(state)}")
+                self._say(
+                    f"step {state.global_step}/{state.max_steps}  {self._numbers(state)}  {self._time_left(state)}"
+                )
         elif any(key.startswith("eval_") for key in logs):
             self._say(f"step {state.global_step}/{state.max_steps}  evaluation: {_scores(logs)}")
 
@@ -99,6 +106,6 @@ class ProgressCallback(TrainerCallback):
 
 
 def _scores(logs: dict[str, float]) -> str:
-    skipped = ("_runtime", "_per_second", "_samples", "_model_preparation_time")
+    skipped = ("runtime", "per_second", "samples", "preparation_time")
     kept = {key.removeprefix("eval_"): value for key, value in logs.items() if key.startswith("eval_")}
     return "  ".join(f"{key} {value:.4f}" for key, value in kept.items() if not key.endswith(skipped))

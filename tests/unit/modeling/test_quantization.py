@@ -1,0 +1,97 @@
+"""bitsandbytes on the CPU: what is packed, what is not, and that a LoRA on it learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from utils.errors import ModelError
+from utils.modeling.parameters import count_parameters
+
+HEADS = {
+    "llama": {"score"},
+    "gpt2": {"score"},
+    "bert": {"bert.pooler.dense", "classifier"},
+    "deberta": {"pooler.dense", "classifier"},
+    "distilbert": {"pre_classifier", "classifier"},
+    "modernbert": {"head.dense", "classifier"},
+}
+
+
+def packed_layers(model):
+    import bitsandbytes
+
+    kinds = (bitsandbytes.nn.Linear4bit, bitsandbytes.nn.Linear8bitLt)
+    return {name for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_head_is_not_quantized_and_the_body_is(load, kind, quantization):
+    model, _ = load(kind, quantization=quantization)
+    plain, _ = load(kind)
+    linear = {name for name, module in plain.named_modules() if type(module).__name__ in ("Linear", "Conv1D")}
+    assert packed_layers(model) == linear - HEADS[kind]
+    for name in HEADS[kind]:
+        layer = model.get_submodule(name)
+        assert layer.weight.requires_grad
+        assert torch.equal(layer.weight.float(), plain.get_submodule(name).weight)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "fp4", "int8"])
+@pytest.mark.parametrize("num_labels", [None, 3])
+def test_a_lora_on_it_learns(load, quantization, num_labels):
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer = load("llama", num_labels=num_labels, quantization=quantization)
+    assert model.is_loaded_in_8bit if quantization == "int8" else model.is_loaded_in_4bit
+    task = "SEQ_CLS" if num_labels else "CAUSAL_LM"
+    adapted = get_peft_model(model, LoraConfig(task_type=task, r=4, target_modules="all-linear"))
+    batch = tokenizer(["w1 w2 w3", "w4"], padding=True, return_tensors="pt", return_token_type_ids=False)
+    labels = torch.tensor([0, 2]) if num_labels else batch["input_ids"]
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=0.05)
+    adapted.train()  # in eval mode bitsandbytes re-packs 4-bit weights for CPU inference
+    losses = []
+    for _ in range(6):
+        loss = adapted(**batch, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.05, losses
+
+
+def test_the_output_layer_of_a_language_model_stays(load):
+    model, _ = load("llama", num_labels=None, quantization="nf4")
+    assert "lm_head" not in packed_layers(model)
+    assert len(packed_layers(model)) == 14
+
+
+def test_logical_and_packed_counts(load):
+    plain = count_parameters(load("llama")[0])
+    model, _ = load("llama", quantization="nf4")
+    counts = count_parameters(model)
+    assert counts.total == plain.total
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("score"))
+    counts = count_parameters(model)
+    packed = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64)  # q, o; k, v (one key-value head); mlp
+    assert counts.trainable == 96
+    assert counts.trainable_percent == pytest.approx(100 * 96 / plain.total)
+    assert counts.trainable_percent_packed == pytest.approx(100 * 96 / (plain.total - packed / 2))
+
+
+def test_settings_reach_bitsandbytes(load):
+    settings = {"bits": 4, "type": "fp4", "double_quant": False, "compute_dtype": "float32"}
+    config = load("llama", quantization=settings)[0].config.quantization_config
+    assert config.bnb_4bit_quant_type == "fp4"
+    assert config.bnb_4bit_use_double_quant is False
+    assert config.bnb_4bit_compute_dtype == torch.float32
+
+
+def test_a_quantized_checkpoint_is_not_quantized_again(load, tmp_path):
+    model, tokenizer = load("llama", quantization="nf4")
+    model.save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    with pytest.raises(ModelError, match="is quantized already"):
+        load("llama", folder=tmp_path / "saved", quantization="nf4")

@@ -1,0 +1,1 @@
+"""Rows in, answers out: using a trained model on a user's own texts."""
