@@ -54,7 +54,7 @@ def _find_files(arguments: argparse.Namespace) -> list[Path]:
         folder = Path(arguments.all)
         if not folder.is_dir():
             raise UserError(f"--all {folder}: no such folder")
-        files += sorted(path for path in folder.rglob("*") if path.suffix in (".yaml", ".yml", ".json"))
+        files += sorted(path for path in folder.rglob("[!.]*") if path.suffix in (".yaml", ".yml", ".json"))
     if not files:
         raise UserError("name a file, or --all for every file in configs/")
     return files

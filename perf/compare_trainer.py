@@ -70,7 +70,8 @@ def run_plain(options: argparse.Namespace) -> dict[str, Any]:
     keys = KEYS[options.subset]
     files = {split: f"{options.data}/{options.subset}/{split}-*.parquet" for split in ("train", "validation")}
     rows = load_dataset("parquet", data_files=files)
-    rows["train"] = rows["train"].shuffle(seed=options.seed).select(range(min(options.rows, len(rows["train"]))))
+    if options.rows < len(rows["train"]):
+        rows["train"] = rows["train"].shuffle(seed=options.seed).select(range(options.rows))
     rows = rows.map(lambda row: tokenizer(*(row[key] for key in keys), truncation=True, max_length=128), batched=True)
     model, info = AutoModelForSequenceClassification.from_pretrained(
         options.model, num_labels=2, output_loading_info=True, **_no_dropout(options)

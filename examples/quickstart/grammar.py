@@ -20,7 +20,7 @@ ANIMATE = "dog cat bird girl boy pilot farmer baker child prince artist actor el
 THING = "box tree house table chair garden car river bridge anchor oven island umbrella arch"
 IRREGULAR_PLURALS = {"child": "children", "box": "boxes", "arch": "arches"}
 PLAIN_ADJECTIVES = "big small red green happy young tall hungry strong heavy"
-VOWEL_ADJECTIVES = "old angry ugly eager odd honourable awful icy"
+VOWEL_ADJECTIVES = "old angry ugly eager odd idle awful icy"
 TRANSITIVE = (
     "sees see saw|likes like liked|watches watch watched|follows follow followed|"
     "helps help helped|visits visit visited|carries carry carried|paints paint painted|"
@@ -76,7 +76,9 @@ def _build_lexicon() -> dict[str, list[str]]:
     lexicon = {tag: words.split() for tag, words in CLOSED_CLASS.items()}
     lexicon |= {"N": BOYS + GIRLS, "j": PLAIN_ADJECTIVES.split(), "J": VOWEL_ADJECTIVES.split()}
     for tags, verbs in (("vWQ", TRANSITIVE), ("iIP", INTRANSITIVE)):
-        for tag, forms in zip(tags, zip(*(verb.split() for verb in verbs.split("|")), strict=True), strict=True):
+        for tag, forms in zip(
+            tags, zip(*(verb.split() for verb in verbs.split("|")), strict=True), strict=True
+        ):
             lexicon[tag] = list(forms)
     nouns = f"{ANIMATE} {THING}".split()
     for tag in "nV":

@@ -70,6 +70,7 @@ def load_base_model(
         if head is not None:
             _set_labels(config, head)
         model, loading_info = _load(section, config, head, arguments)
+    model.config._commit_hash = arguments.get("revision")  # no longer set by transformers; not saved either
     record_new_weights(model, loading_info, head is not None)
     if seed is not None:
         reinitialise_head(model, seed)
@@ -97,8 +98,12 @@ def _load(
         use_safetensors=True,  # pickled weights can run code
         ignore_mismatched_sizes=True,  # record_new_weights tells a new head from a wrong checkpoint
         output_loading_info=True,
+        # The auto class looks for an adapter first, and forgets local_files_only in doing so.
+        adapter_kwargs={"local_files_only": arguments.get("local_files_only", False)},
         **arguments,
     )
+    if getattr(loaded[0], "_hf_peft_config_loaded", False):
+        raise ModelError(f"{section.name_or_path} carries an adapter, which would be trained over; name its base")
     return loaded
 
 

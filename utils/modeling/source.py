@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.errors import ModelError
 from utils.modeling.section import ModelSection, folder_problem, is_local
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 
 def loading_arguments(section: ModelSection) -> dict[str, Any]:
@@ -25,31 +25,41 @@ def loading_arguments(section: ModelSection) -> dict[str, Any]:
     """
     arguments: dict[str, Any] = {"trust_remote_code": section.trust_remote_code}
     if not is_local(section.name_or_path):
-        revision = _resolve_commit(section.name_or_path, section.revision, section.token)
-        return {**arguments, "token": section.token, "revision": revision}
+        return {**arguments, **_pin(section.name_or_path, section.revision, section.token)}
     if problem := folder_problem(section):
         raise ModelError(f"model.name_or_path: {problem}")
     return arguments
 
 
 def resolved_commit(model_or_config: Any) -> str | None:
-    """Give the hub commit that a loaded model or config came from, None for a folder."""
+    """Give the hub commit that a model of `load_base_model`, or its config, came from; None for a folder."""
     config = getattr(model_or_config, "config", model_or_config)
     commit: str | None = getattr(config, "_commit_hash", None)
     return commit
 
 
 @cache
-def _resolve_commit(name: str, revision: str | None, token: bool | None) -> str:
-    from huggingface_hub import HfApi, try_to_load_from_cache
+def _pin(name: str, revision: str | None, token: bool | None) -> dict[str, Any]:
+    from huggingface_hub import HfApi
     from huggingface_hub.constants import is_offline_mode
 
     api = HfApi()
-    if revision is not None and _COMMIT.fullmatch(revision):
-        if not is_offline_mode() and not isinstance(
-            try_to_load_from_cache(name, "config.json", revision=revision), str
-        ):
-            api.repo_info(name, revision=revision, token=token)
-        return revision
-    resolved = api.resolve_revision(name, revision=revision, token=token, local_files_only=is_offline_mode())
-    return str(resolved.resolved)
+    cache_only = is_offline_mode() or not _answers(api, name, revision, token)
+    resolved = api.resolve_revision(name, revision=revision, token=token, local_files_only=cache_only)
+    arguments = {"token": token, "revision": str(resolved.resolved)}
+    return {**arguments, "local_files_only": True} if cache_only else arguments
+
+
+def _answers(api: HfApi, name: str, revision: str | None, token: bool | None) -> bool:
+    """Ask the hub once, without retries; what it refuses is raised, no answer is False."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    try:
+        api.repo_info(name, revision=revision, token=token)
+    except HfHubHTTPError as error:
+        if error.response.status_code < 500:
+            raise
+        return False
+    except HTTPError:
+        return False
+    return True

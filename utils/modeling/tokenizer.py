@@ -38,7 +38,7 @@ _UNUSED_TOKENS = (
     "<unk>",
     "<|endoftext|>",
 )
-_PROBE = "The quick fox (aged 12) can't jump over 3.5 lazy dogs; w1 w2"
+_PROBE = "The quick fox is 12 years old, and w1 w2."
 _NEW_TOKENS_KEY = "lora_ns_new_tokens"  # kept in tokenizer_config.json, so that a resumed run knows them too
 
 

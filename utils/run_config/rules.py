@@ -75,8 +75,8 @@ def find_idle_settings(config: RunConfig, document: Document) -> Iterator[str]:
         ),
         "num_train_epochs": (arguments.get("max_steps", -1) > 0, "training.max_steps decides the length"),
         "early_stopping_threshold": (
-            not config.training.early_stopping_patience,
-            "early_stopping_patience is not set",
+            bool(config.training.early_stopping_threshold) and not config.training.early_stopping_patience,
+            "training.early_stopping_patience is not set",
         ),
         "logging_dir": (arguments.get("report_to") != "tensorboard", "training.report_to is not tensorboard"),
     }

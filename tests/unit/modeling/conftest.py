@@ -74,6 +74,17 @@ def build_config(kind: str, vocab_size: int = len(SPECIAL) + len(WORDS), **value
     return classes[kind](vocab_size=vocab_size, **SHAPE, **extra, **values)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Tiny matrices gain nothing from threads, and lose much when the cores are shared."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def tokenizer_of() -> Callable[..., object]:
     """Give `build_tokenizer`."""

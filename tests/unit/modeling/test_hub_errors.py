@@ -88,19 +88,33 @@ def hub_that_answers(status: int, code: str):
         server.server_close()
 
 
+def add_adapter(folder: Path) -> None:
+    """Put a LoRA beside a base model's files, as some repositories do."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    get_peft_model(base, LoraConfig(task_type="CAUSAL_LM")).save_pretrained(folder)
+
+
 def test_offline_and_cached(tmp_path, make_checkpoint):
-    cache(tmp_path, make_checkpoint("llama"), "acme/tiny")
+    folder = make_checkpoint("llama")
+    cache(tmp_path, folder, "acme/tiny")
+    add_adapter(folder)
+    cache(tmp_path, folder, "acme/adapted")
     sections = [
         {"name_or_path": "acme/tiny"},
         {"name_or_path": "acme/tiny", "revision": COMMIT},
         {"name_or_path": "acme/tiny", "revision": "v2"},
         {"name_or_path": "acme/other"},
+        {"name_or_path": "acme/adapted"},
     ]
-    cached, pinned, wrong, other = load_elsewhere(tmp_path, sections, HF_HUB_OFFLINE="1")
+    cached, pinned, wrong, other, adapted = load_elsewhere(tmp_path, sections, HF_HUB_OFFLINE="1")
     assert cached[0] == pinned[0] == f"loaded {COMMIT}"
     assert "acme/tiny at revision v2 is not in the local cache and HF_HUB_OFFLINE forbids" in wrong[0]
     assert "acme/other is not in the local cache and HF_HUB_OFFLINE forbids" in other[0]
     assert "local folder" in other[0]
+    assert "acme/adapted carries an adapter" in adapted[0], "transformers alone would load it silently"
 
 
 def test_unreachable_hub_is_noticed_at_once(tmp_path, make_checkpoint):
@@ -109,10 +123,13 @@ def test_unreachable_hub_is_noticed_at_once(tmp_path, make_checkpoint):
         {"name_or_path": "acme/tiny"},
         {"name_or_path": "acme/other"},
         {"name_or_path": "acme/other", "revision": COMMIT},
+        {"name_or_path": "acme/other", "token": True},
     ]
     answers = load_elsewhere(tmp_path, sections, HF_ENDPOINT="http://127.0.0.1:9")
     assert answers[0][0] == f"loaded {COMMIT}", "what is cached needs no network"
-    for said, seconds in answers[1:]:
+    assert answers[0][1] < 20, "one retried request takes 23 s"
+    assert "model.token is true but there is no login; run `hf auth login`" in answers[3][0]
+    for said, seconds in answers[1:3]:
         assert "the hub (http://127.0.0.1:9) cannot be reached" in said
         assert "HF_ENDPOINT" in said
         assert "\n" not in said
@@ -220,8 +237,3 @@ def test_config_without_model_type(broken):
 def test_names_that_mean_nothing(name):
     with pytest.raises(ModelError, match=r"neither an existing folder nor a hub name|does not exist"):
         load_tokenizer(ModelSection(name_or_path=name))
-
-
-def test_token_without_login(tmp_path):
-    ((said, _),) = load_elsewhere(tmp_path, [{"name_or_path": "acme/tiny", "token": True}])
-    assert "model.token is true but there is no login; run `hf auth login` or set HF_TOKEN" in said

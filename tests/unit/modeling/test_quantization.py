@@ -52,7 +52,7 @@ def test_a_lora_on_it_learns(load, quantization, num_labels):
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=0.05)
     adapted.train()  # in eval mode bitsandbytes re-packs 4-bit weights for CPU inference
     losses = []
-    for _ in range(6):
+    for _ in range(4):
         loss = adapted(**batch, labels=labels).loss
         loss.backward()
         optimizer.step()

@@ -1,0 +1,59 @@
+# Two commands do all the set-up: `make quickstart` and `make test`.
+# Needs Python 3.11 or newer (as transformers does), make and a package index.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Extra words for pip when PyTorch is installed. On a machine without an NVIDIA GPU, PyTorch's CPU builds are
+# much smaller: make setup TORCH_PIP_ARGS="--index-url URL", with the URL that pytorch.org/get-started names for CPU.
+TORCH_PIP_ARGS ?=
+RUN_ARGS ?=
+
+.PHONY: help setup quickstart test test-all check lint format types floors validate docs clean
+
+help:  ## List the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | sort
+
+setup: $(VENV)/.installed  ## Make .venv and install everything at its tested version
+
+$(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; make setup PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_PIP_ARGS) torch -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt -c constraints.txt
+	touch $@
+
+quickstart: setup  ## Train, score and export the embedded example: no network, no GPU
+	$(BIN)/python train.py --config configs/quickstart.yaml $(RUN_ARGS)
+
+test: setup check  ## Set up, then run the whole default check
+
+check: lint floors types validate  ## The check itself, in an environment that is already set up
+	$(BIN)/python -m pytest
+
+test-all: setup check  ## The default check and the slow tests
+	$(BIN)/python -m pytest -m 'slow and not gpu and not network'
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+floors:
+	$(BIN)/lint-imports
+
+types:
+	$(BIN)/mypy
+
+validate:
+	$(BIN)/python validate_config.py --all
+
+format:  ## Format and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs:  ## Rebuild docs/configuration.md from the sections' own words
+	$(BIN)/python -m utils.run_config.reference > docs/configuration.md
+
+clean:  ## Remove caches; outputs/ and .venv stay
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

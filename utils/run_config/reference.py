@@ -1,0 +1,76 @@
+"""Prints docs/configuration.md from the fields' own docstrings: `python -m utils.run_config.reference`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic_core import PydanticUndefined
+
+from utils.config.problems import describe_type
+from utils.config.section import Section
+from utils.modeling.section import ModelSection, QuantizationSection
+from utils.results.section import ResultsSection
+from utils.rooms import list_rooms, open_room
+from utils.run_config.sections import Header
+from utils.training.section import DROPPED, OURS, RENAMED, OwnTrainingSection, training_section
+from utils.training.sft_section import sft_section
+
+_INTRODUCTION = """# Configuration
+
+Every key of a run's YAML file. This page is made from the code by `make docs`; edit the docstrings, not the page.
+
+`extends: other.yaml` lays the file over another one (one level). `key=value` words on the command line win over the
+file: `python train.py --config run.yaml training.learning_rate=1e-4 peft.lora_r=16`.
+"""
+
+
+def write_reference() -> Iterator[str]:
+    """Yield the page's lines."""
+    yield _INTRODUCTION
+    yield from _table("Top of the file", Header)
+    yield from _table("model", ModelSection)
+    yield from _table("model.quantization", QuantizationSection)
+    for section, floor, key in (("peft", "adapters", "method"), ("dataset", "data", "name")):
+        for room in list_rooms(floor):
+            config = open_room(floor, room).Config
+            yield from _table(f"{section} ({key}: {config.model_fields[key].default})", config)
+    yield from _table("training: our own keys", OwnTrainingSection)
+    own = set(OwnTrainingSection.model_fields)
+    yield from _table("training: passed to TrainingArguments", training_section(), skip=own)
+    yield from _older_names()
+    yield from _table("sft (task_type: CAUSAL_LM)", sft_section())
+    yield from _table("results", ResultsSection)
+
+
+def _table(title: str, section: type[Section], skip: set[str] | None = None) -> Iterator[str]:
+    yield f"\n## {title}\n"
+    yield "| key | takes | default | meaning |"
+    yield "|---|---|---|---|"
+    for name, field in section.model_fields.items():
+        if name not in (skip or set()):
+            default = "the library's" if skip or title.startswith("sft") else _default(field)
+            meaning = " ".join((field.description or "").split())
+            cells = (f"`{name}`", describe_type(field.annotation), default, meaning)
+            yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _default(field: Any) -> str:
+    if field.is_required():
+        return "required"
+    value = field.default_factory() if field.default is PydanticUndefined else field.default
+    shown = {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, bool | None) else str(value)
+    return f"`{shown}`"
+
+
+def _older_names() -> Iterator[str]:
+    yield "\n## training: older names\n"
+    yield "Accepted, mapped and mentioned once: " + ", ".join(f"`{old}` ({new})" for old, new in RENAMED.items()) + "."
+    yield "\nAccepted without effect: " + ", ".join(f"`{old}` ({reason})" for old, reason in DROPPED.items()) + "."
+    refused = ", ".join(f"`{old}` ({reason})" for old, reason in OURS.items() if reason)
+    yield f"\nRefused, because they live elsewhere: {refused}."
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n".join(write_reference()) + "\n")
