@@ -16,6 +16,8 @@ _NOISE = (
     "bitsandbytes",
     "evaluate",
     "httpx",
+    "httpx2",
+    "huggingface_hub",
     "filelock",
 )
 

@@ -120,8 +120,8 @@ def open_dataset(name: str) -> DatasetRoom:
 
 def is_local(path: str) -> bool:
     """Tell a folder or file from a hub id such as `nyu-mll/glue`."""
-    looks_local = path.startswith(("./", "../", "/", "~", ".\\")) or Path(path).suffix in FILE_KINDS
-    return looks_local or Path(path).expanduser().exists()
+    written_so = path.startswith(("./", "../", "/", "~")) or path.count("/") > 1 or Path(path).suffix in FILE_KINDS
+    return written_so or Path(path).expanduser().exists()
 
 
 def columns(value: str | list[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
