@@ -48,6 +48,7 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
     from utils.modeling.tokenizer import load_tokenizer
     from utils.run_folder import export
     from utils.run_folder.reading import read_run_folder
+    from utils.run_folder.summary import announce_parameters
     from utils.seeding import seed_everything
     from utils.training.callbacks.measuring import MeasuringCallback
     from utils.training.classification import build_classification_trainer
@@ -62,7 +63,7 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
         data = prepare_data(config.dataset, config.model, tokenizer, config.seed)
         model = load_base_model(config.model, tokenizer, describe_head(data), config.seed)
         model = attach_adapter(model, config.peft, tokenizer, data, config.arguments, config.seed)
-        counts = count_parameters(model)
+        announce_parameters(counts := count_parameters(model))
         trainer = build_classification_trainer(config.training, config.arguments, model, tokenizer, data, config.seed)
         trainer.add_callback(measuring := MeasuringCallback(started))
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.results.record import RunRecord
 from utils.results.table import render_result_table
 from utils.run_config import RunConfig
 from utils.run_folder.opening import RunFolder
+
+if TYPE_CHECKING:
+    from utils.modeling.parameters import ParameterCounts
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +22,12 @@ def announce_run(config: RunConfig) -> None:
         logger.info("note: %s", notice)
     for warning in config.warnings:
         logger.warning("%s", warning)
+
+
+def announce_parameters(counts: ParameterCounts) -> None:
+    """Say how much of the model is trained."""
+    share = f"{counts.trainable_percent:.4g} %"
+    logger.info("trainable parameters: %s of %s (%s)", f"{counts.trainable:,}", f"{counts.total:,}", share)
 
 
 def show_result(folder: RunFolder, config: RunConfig, record: RunRecord, already_done: bool = False) -> dict[str, Any]:

@@ -1,0 +1,51 @@
+"""Every command that the documentation shows is one that the doors understand."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from utils.doors import _parse
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/*.yaml"), *ROOT.glob("examples/**/*.md")]
+COMMAND = re.compile(r"python (train|inference|validate_config)\.py ((?:[^\n`]|\\\n)*)")
+
+
+def _commands() -> list[tuple[str, str, str]]:
+    found = []
+    for page in PAGES:
+        text = re.sub(r"\\\n#?\s*", " ", page.read_text("utf-8"))
+        for door, words in COMMAND.findall(text):
+            command = re.split(r"\s{3,}| #|[|>;]", words)[0].strip()
+            if "..." not in command.replace('"..."', ""):
+                found.append((page.name, door, command))
+    return found
+
+
+@pytest.mark.parametrize(("page", "door", "command"), _commands())
+def test_documented_command_is_understood(page: str, door: str, command: str) -> None:
+    arguments = _parse(importlib.import_module(door).build(), shlex.split(command))
+
+    if getattr(arguments, "config", None) and arguments.config.startswith("configs/"):
+        assert (ROOT / arguments.config).is_file(), f"{page} names {arguments.config}"
+
+
+def test_pages_hold_commands() -> None:
+    doors = [door for _, door, _ in _commands()]
+
+    assert doors.count("train") >= 10
+    assert {"inference", "validate_config"} <= set(doors)
+
+
+def test_readme_names_the_two_commands() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+
+    for command in ("quickstart", "test"):
+        assert f"make {command}" in readme
+        assert re.search(rf"^{command}:", makefile, re.MULTILINE)
+    assert "make test" in (ROOT / ".ci/run").read_text()
