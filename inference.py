@@ -8,6 +8,7 @@ import sys
 
 from utils.doors import Answer, build_parser, open_door
 from utils.errors import UserError
+from utils.inference.rows import check_paths
 
 DESCRIPTION = """Classify texts with a trained run.
 
@@ -39,8 +40,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
         raise UserError("give either --input_text (repeatable) or --input_file")
     if bool(arguments.input_file) != bool(arguments.output_file):
         raise UserError("--input_file and --output_file go together")
-    if arguments.input_file and arguments.input_file == arguments.output_file:
-        raise UserError("--output_file is the input file; name another")
+    if arguments.input_file:
+        check_paths(arguments.input_file, arguments.output_file)
 
 
 def build() -> argparse.ArgumentParser:

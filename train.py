@@ -28,12 +28,13 @@ def main(arguments: argparse.Namespace) -> Answer:
     started = time.monotonic()
     select_gpus(arguments.gpu, __file__, sys.argv[1:])
 
-    from utils.run_config import load_run_config
+    from utils.run_config import load_run_config, require_trainable
     from utils.run_folder.opening import open_run_folder
     from utils.run_folder.summary import announce_run, show_result
 
     config = load_run_config(arguments.config, arguments.overrides)
     announce_run(config)
+    require_trainable(config)
     folder = open_run_folder(config, arguments.resume, arguments.overwrite)
     if folder.finished is not None:
         return show_result(folder, config, folder.finished, already_done=True)
@@ -66,6 +67,7 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
         announce_parameters(counts := count_parameters(model))
         trainer = build_classification_trainer(config.training, config.arguments, model, tokenizer, data, config.seed)
         trainer.add_callback(measuring := MeasuringCallback(started))
+        export.write_data_facts(folder, data)
 
         if training := config.arguments.get("do_train", True):
             trainer.train(resume_from_checkpoint=folder.resume_from)
@@ -73,10 +75,9 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
         scores = score_classification(trainer, data)
         record = fill_record(recording.record, trainer, data, scores, counts, measuring)
         export.write_submissions(folder, data, predict_tests(trainer, data))
-        export.write_probe_rows(folder, data)
         trained, check = training_metrics(trainer), None
         if training:
-            export.export_model(folder, config, trainer.model, tokenizer, data.coder.names)
+            export.export_model(folder, config, trainer.model, tokenizer, data)
             export.link_best(folder, trainer.state.best_model_checkpoint)
             check = check_reload(trainer, data, lambda: read_run_folder(folder.path).load()[0], config.seed)
 

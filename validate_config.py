@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from utils.doors import Answer, add_overrides, build_parser, open_door
 from utils.errors import EXIT_FAILED, UserError
@@ -34,7 +35,8 @@ def main(arguments: argparse.Namespace) -> Answer:
     files = _find_files(arguments)
     reports = {str(file): _check(file, arguments) for file in files}
     failed = [file for file, checks in reports.items() if any(check.problems for check in checks)]
-    print(f"\nPASS {len(files) - len(failed)}  FAIL {len(failed)}" + "".join(f"\n  FAIL {file}" for file in failed))
+    summary = f"\nPASS {len(files) - len(failed)}  FAIL {len(failed)}" + "".join(f"\n  FAIL {file}" for file in failed)
+    print(summary, file=_report_stream(arguments))
     return {
         "files": {
             file: {
@@ -71,16 +73,25 @@ def _check(file: Path, arguments: argparse.Namespace) -> list[Check]:
         checks, config = inspection.checks, inspection.config
     else:
         checks = check_accelerate(file) if kind == "accelerate" else check_deepspeed(file)
-    print(f"{file} ({kind})")
-    for number, check in enumerate(checks, start=1):
-        print(f"  [{number}/{len(checks)}] {check.title}: {'FAIL' if check.problems else 'ok'}")
-        for line in (*check.problems, *(f"warning: {warning}" for warning in check.warnings)):
-            print(f"        {line}")
-    for notice in config.notices if config else ():
-        print(f"        note: {notice}")
+    _print_checks(f"{file} ({kind})", checks, config.notices if config else (), _report_stream(arguments))
     if config and arguments.show:
-        print(config.to_yaml())
+        print(config.to_yaml(), end="")
     return checks
+
+
+def _report_stream(arguments: argparse.Namespace) -> TextIO:
+    """With --show, standard output holds the resolved file and nothing else."""
+    return sys.stderr if arguments.show else sys.stdout
+
+
+def _print_checks(title: str, checks: list[Check], notices: Sequence[str], stream: TextIO) -> None:
+    print(title, file=stream)
+    for number, check in enumerate(checks, start=1):
+        print(f"  [{number}/{len(checks)}] {check.title}: {'FAIL' if check.problems else 'ok'}", file=stream)
+        for line in (*check.problems, *(f"warning: {warning}" for warning in check.warnings)):
+            print(f"        {line}", file=stream)
+    for notice in notices:
+        print(f"        note: {notice}", file=stream)
 
 
 def build() -> argparse.ArgumentParser:
@@ -90,7 +101,9 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument(
         "--all", nargs="?", const="configs", metavar="DIR", help="every file below DIR (default: configs)"
     )
-    parser.add_argument("--show", action="store_true", help="print the resolved file")
+    parser.add_argument(
+        "--show", action="store_true", help="print the resolved file; the report goes to standard error"
+    )
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of run files, for editors")
     add_overrides(parser)
     return parser

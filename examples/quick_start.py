@@ -1,6 +1,6 @@
 """The quickstart as a few lines of Python: check a configuration, train it, read the record, use the model.
 
-  python examples/quick_start.py
+python examples/quick_start.py
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -56,11 +57,14 @@ def open_door(
         0 fine; 1 it failed; 2 the user's input; 130 interrupted.
     """
     arguments = _parse(parser, words)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     start_logs()
     silence_libraries()
     answer_file = _reserve_stdout() if arguments.json else None
     try:
         answer = main(arguments)
+        sys.stdout.flush()
     except LoraNsError as error:
         answer = _report(error)
     except KeyboardInterrupt:
@@ -113,9 +117,11 @@ def select_gpus(choice: str | None, script: str, words: Sequence[str]) -> None:
     if choice is None or "LOCAL_RANK" in os.environ:
         return
     indices = choice.replace(" ", "").split(",")
+    if len(set(indices)) < len(indices):
+        raise UserError(f"--gpu {choice}: one GPU is named twice")
     present = _count_gpus()
     for index in indices:
-        if not index.isdigit():
+        if not index.isdecimal():
             raise UserError(f"--gpu {choice}: {index!r} is not a GPU index; write --gpu 0 or --gpu 0,1")
         if int(index) >= present:
             has = f"GPUs 0 to {present - 1}" if present else "no NVIDIA GPU"

@@ -27,6 +27,12 @@ class Problem:
         what = f"{self.path}: " if self.path else ""
         return f"{where}{what}{self.message}"
 
+    @property
+    def position(self) -> tuple[bool, str, int]:
+        """File and line, to sort by; what has no line, as on the command line, comes last."""
+        source, _, line = self.place.rpartition(":")
+        return (False, source, int(line)) if line.isdigit() else (True, self.place, 0)
+
 
 class LoraNsError(Exception):
     """Base of everything that ends a door with one sentence instead of a traceback."""
@@ -44,11 +50,12 @@ class ConfigError(UserError):
     """All mistakes found in a configuration, reported together.
 
     Args:
-        problems: Every mistake found; a bare sentence is taken as one without a place.
+        problems: Every mistake found, put in order of file and line; a bare sentence is one without a place.
     """
 
     def __init__(self, problems: Iterable[Problem] | str) -> None:
-        self.problems = [Problem(problems)] if isinstance(problems, str) else list(problems)
+        found = [Problem(problems)] if isinstance(problems, str) else problems
+        self.problems = sorted(found, key=lambda problem: problem.position)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

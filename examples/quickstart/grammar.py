@@ -76,9 +76,7 @@ def _build_lexicon() -> dict[str, list[str]]:
     lexicon = {tag: words.split() for tag, words in CLOSED_CLASS.items()}
     lexicon |= {"N": BOYS + GIRLS, "j": PLAIN_ADJECTIVES.split(), "J": VOWEL_ADJECTIVES.split()}
     for tags, verbs in (("vWQ", TRANSITIVE), ("iIP", INTRANSITIVE)):
-        for tag, forms in zip(
-            tags, zip(*(verb.split() for verb in verbs.split("|")), strict=True), strict=True
-        ):
+        for tag, forms in zip(tags, zip(*(verb.split() for verb in verbs.split("|")), strict=True), strict=True):
             lexicon[tag] = list(forms)
     nouns = f"{ANIMATE} {THING}".split()
     for tag in "nV":
@@ -262,7 +260,8 @@ def _article(sentence: Sentence) -> list[Sentence]:
             continue
         swapped = {"a": ("an", "b"), "b": ("a", "a")}.get(tag)
         extra = ("a", "a") if word == "the" else ("the", "t")
-        made += [_replace(sentence, at, at + 1), _replace(sentence, at, at, extra)]
+        made.append(_replace(sentence, at, at, extra))
+        made += [_replace(sentence, at, at + 1)] if at else []
         made += [_replace(sentence, at, at + 1, swapped)] * 2 if swapped else []
     return made
 

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 SEED = 7
-THREADS = 2
+THREADS = 1
 VOCABULARY = 768
 CONTEXT = 256
 STEPS = 2600
@@ -34,7 +34,7 @@ DOCUMENTS = 120_000
 ACCEPTABILITY_SIZES = {"train": 2400, "validation": 400, "test": 200}
 TRAIN_SIZE, TEST_SIZE, UNSEEN_SIZE = 2000, 300, 200
 UNSEEN_SHARE = 0.12
-LONGEST = 8
+SHORTEST, LONGEST = 6, 12
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
 Row = dict[str, str | int]
@@ -63,7 +63,7 @@ def make_acceptability(rng: random.Random) -> list[Row]:
     while len(rows) < sum(ACCEPTABILITY_SIZES.values()):
         good = grammar.sentence()
         bad = grammar.spoil(good, KINDS[len(rows) // 2 % len(KINDS)])
-        if bad is None or len(good) > LONGEST or not is_reserved(render(good)):
+        if bad is None or not SHORTEST <= len(good) <= LONGEST or not is_reserved(render(good)):
             continue
         assert is_grammatical(good)
         assert not is_grammatical(bad)
@@ -82,8 +82,7 @@ def split_acceptability(rows: list[Row]) -> dict[str, list[Row]]:
     for name, size in ACCEPTABILITY_SIZES.items():
         taken, rows = rows[:size], rows[size:]
         splits[name] = [
-            {**row, "label": -1 if name == "test" else row["label"], "idx": idx}
-            for idx, row in enumerate(taken)
+            {**row, "label": -1 if name == "test" else row["label"], "idx": idx} for idx, row in enumerate(taken)
         ]
     return splits
 
@@ -96,9 +95,7 @@ def split_pairs(rng: random.Random) -> tuple[set[Pair], set[Pair]]:
     return set(pairs[cut:]), set(pairs[:cut])
 
 
-def make_problems(
-    rng: random.Random, pairs: set[Pair], size: int, two_steps: float, seen: set[str]
-) -> list[Problem]:
+def make_problems(rng: random.Random, pairs: set[Pair], size: int, two_steps: float, seen: set[str]) -> list[Problem]:
     """Draws problems with new questions and adds the questions to those seen."""
     problems: list[Problem] = []
     while len(problems) < size:
@@ -109,9 +106,7 @@ def make_problems(
     return problems
 
 
-def make_arithmetic(
-    rng: random.Random, known: set[Pair], unseen: set[Pair]
-) -> dict[str, list[Problem]]:
+def make_arithmetic(rng: random.Random, known: set[Pair], unseen: set[Pair]) -> dict[str, list[Problem]]:
     """Makes the splits of the word arithmetic.
 
     Args:
@@ -130,12 +125,16 @@ def make_arithmetic(
     }
 
 
-def make_base_text(rng: random.Random, known: set[Pair]) -> list[str]:
+def make_base_text(rng: random.Random, known: set[Pair], kept: set[str]) -> list[str]:
     """Makes the text that the base model is pretrained on.
+
+    Two fifths of it are lines in which somebody reads sentences and says which are right: that is where the
+    model meets mistakes, and where it learns to notice them. All other sentences are good ones.
 
     Args:
         rng: The source of all random choices.
         known: The operand pairs that may occur.
+        kept: Sentences of the tasks, which must not occur.
 
     Returns:
         The documents.
@@ -144,23 +143,37 @@ def make_base_text(rng: random.Random, known: set[Pair]) -> list[str]:
     documents: list[str] = []
     while len(documents) < DOCUMENTS:
         kind = rng.random()
-        if kind < 0.4:
+        if kind < 0.24:
             documents.append(make_problem(rng, known, 0.3).base_text(rng))
-            continue
-        if kind < 0.48:
+        elif kind < 0.29:
             sums = [make_problem(rng, known, 0.0).working for _ in range(rng.randint(1, 6))]
             documents.append(" ".join(sums))
-            continue
-        story = [grammar.sentence()] if kind < 0.75 else grammar.story()
-        sentences = [render(sentence) for sentence in story]
-        if not any(map(is_reserved, sentences)):
-            documents.append(" ".join(sentences))
+        else:
+            documents += make_story(rng, grammar) if kind < 0.6 else make_reading(rng, grammar, kept)
     return documents
 
 
-def check_apart(
-    documents: list[str], arithmetic: dict[str, list[Problem]], rows: list[Row]
-) -> None:
+def make_story(rng: random.Random, grammar: Grammar) -> list[str]:
+    """Makes one good sentence or a few about one person; nothing when one of them is reserved."""
+    story = [grammar.sentence()] if rng.random() < 0.5 else grammar.story()
+    sentences = [render(sentence) for sentence in story]
+    return [] if any(map(is_reserved, sentences)) else [" ".join(sentences)]
+
+
+def make_reading(rng: random.Random, grammar: Grammar, kept: set[str]) -> list[str]:
+    """Makes a line in which sentences are read and judged; nothing when one of them is kept or reserved."""
+    words = ["Look:"]
+    for _ in range(rng.randint(1, 4)):
+        good = grammar.sentence()
+        bad = grammar.spoil(good, rng.choice(KINDS))
+        right = rng.random() < 0.5
+        if bad is None or is_reserved(render(good)) or render(bad) in kept:
+            return []
+        words += [render(good if right else bad), f"That is {'right' if right else 'wrong'}."]
+    return [" ".join(words)]
+
+
+def check_apart(documents: list[str], arithmetic: dict[str, list[Problem]], rows: list[Row]) -> None:
     """Checks that the base text holds no sentence, question, mark or operand pair of the tasks."""
     text = "\n".join(documents)
     assert "####" not in text
@@ -279,8 +292,7 @@ def pretrain(model: LlamaForCausalLM, encoded: list[list[int]], steps: int) -> N
     pad = model.config.pad_token_id
     optimizers = make_optimizers(model)
     schedules = [
-        torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate_factor, steps=steps))
-        for optimizer in optimizers
+        torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate_factor, steps=steps)) for optimizer in optimizers
     ]
     started = time.monotonic()
     source = batches(encoded, pad, random.Random(SEED))
@@ -339,7 +351,7 @@ def main() -> None:
     for name, problems in arithmetic.items():
         tasks: list[Row] = [{"question": one.question, "answer": one.answer} for one in problems]
         write_rows(options.output / "arithmetic" / f"{name}.jsonl", tasks)
-    documents = make_base_text(random.Random(SEED), known)
+    documents = make_base_text(random.Random(SEED), known, {str(row["sentence"]) for row in rows})
     check_apart(documents, arithmetic, rows)
     if not options.skip_base:
         make_base(options.output / "base", documents, options.steps)

@@ -61,6 +61,8 @@ class AttachContext:
     """Token ids that the base has never seen; their embeddings have to be trained and saved."""
     mixed_precision: bool = False
     """Whether training runs under autocast; what is trained then stays float32, or small updates would be lost."""
+    new_modules: tuple[str, ...] = ()
+    """Modules whose weights the checkpoint lacked, such as the pooler of a BERT that was only a language model."""
     base_commit: str | None = None
     """Resolved commit of a hub model, recorded with the adapter."""
 
@@ -97,11 +99,17 @@ def keep_float32(model: PreTrainedModel, context: AttachContext) -> None:
                 parameter.data = parameter.data.float()
 
 
-def head_modules(model: PreTrainedModel) -> list[str]:
+def head_modules(model: PreTrainedModel, new_modules: Iterable[str] = ()) -> list[str]:
     """Name the modules that stand outside the pretrained body: the new task head.
 
     DistilBERT's `pre_classifier`, DeBERTa's `pooler` and ModernBERT's `head` are among them: they have no
-    pretrained weights, so an adapter that froze them would classify through random numbers.
+    pretrained weights, so an adapter that froze them would classify through random numbers. So are modules
+    of the body that the checkpoint lacked.
+
+    Args:
+        model: The plain model.
+        new_modules: As in the attach context.
     """
     body = model.base_model_prefix
-    return [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
+    head = [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
+    return [*head, *(name for name in new_modules if name.split(".")[0] not in head)]

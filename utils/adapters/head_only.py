@@ -28,12 +28,15 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     """Freeze the body and leave the head trainable.
 
     Raises:
-        ConfigError: The task has no new head.
+        ConfigError: The task has no new head, or there are new tokens, whose embeddings would stay random.
     """
     if context.task_type != "SEQ_CLS":
         raise ConfigError([Problem("head-only needs a task with a new head (task_type: SEQ_CLS)", "peft.method")])
+    if context.added_token_ids:
+        message = "is not with peft.method: head-only, which trains no embeddings; take it out, or use lora"
+        raise ConfigError([Problem(message, "model.extra_special_tokens")])
     model.requires_grad_(False)
-    for name in head_modules(model):
+    for name in head_modules(model, context.new_modules):
         model.get_submodule(name).requires_grad_(True)
     keep_float32(model, context)
     return model

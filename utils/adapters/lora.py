@@ -6,6 +6,7 @@ arXiv:2312.03732.
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,9 +16,12 @@ from utils.adapters.adapter import AdapterSection, AttachContext, head_modules, 
 from utils.adapters.peft_layout import load as load
 from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
+from utils.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 # Where peft has no mapping of its own: query and value, as in the LoRA paper.
 _DEFAULT_TARGETS = {
@@ -82,13 +86,13 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     """Wrap the model by peft; head and biases as configured become trainable, all else is frozen.
 
     Raises:
-        ModelError: No module of the model matches target_modules.
+        ModelError: No module of the model matches target_modules, or modules_to_save fits one inside another.
     """
     from peft import LoraConfig, get_peft_model
 
-    from utils.adapters.peft_layout import explain_targets
+    from utils.adapters.peft_layout import explain_targets, keep_unpacked
 
-    head = head_modules(model) if context.task_type == "SEQ_CLS" else []
+    head = head_modules(model, context.new_modules) if context.task_type == "SEQ_CLS" else []
     peft_config = LoraConfig(
         task_type=context.task_type,
         r=config.lora_r,
@@ -108,7 +112,9 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
         revision=context.base_commit,
     )
     with explain_targets(model, config.target_modules):
-        adapted: PreTrainedModel = get_peft_model(model, peft_config)
+        _warn_of_idle_names(model, config)
+        _refuse_nested(model, peft_config.modules_to_save or [])
+        adapted: PreTrainedModel = get_peft_model(keep_unpacked(model), peft_config)
     keep_float32(adapted, context)
     return adapted
 
@@ -120,6 +126,28 @@ def _target_modules(model: PreTrainedModel, config: Config) -> str | list[str] |
 
     model_type = model.config.model_type
     return None if model_type in KNOWN else _DEFAULT_TARGETS.get(model_type, "all-linear")
+
+
+def _warn_of_idle_names(model: PreTrainedModel, config: Config) -> None:
+    """Name what is written but fits no module: peft passes over it in silence."""
+    literal = {key: getattr(config, key) for key in ("target_modules", "exclude_modules", "modules_to_save")}
+    written = {key: [re.escape(name) for name in names] for key, names in literal.items() if isinstance(names, list)}
+    written |= {"rank_pattern": list(config.rank_pattern), "alpha_pattern": list(config.alpha_pattern)}
+    modules = [name for name, _ in model.named_modules()]
+    for key, patterns in written.items():
+        idle = [each for each in patterns if not any(re.fullmatch(rf"(.*\.)?({each})", name) for name in modules)]
+        if idle:
+            names = ", ".join(each.replace("\\", "") for each in idle)
+            logger.warning("peft.%s: the model has no module %s; it has no effect", key, names)
+
+
+def _refuse_nested(model: PreTrainedModel, modules_to_save: list[str]) -> None:
+    """Refuse names that peft, which compares endings, finds within each other: it cannot reload such an adapter."""
+    for name in modules_to_save:
+        found = [each for each, _ in model.named_modules() if each.endswith(name)]
+        for outer in found:
+            if inner := next((each for each in found if each.startswith(f"{outer}.")), None):
+                raise ModelError(f"peft.modules_to_save: {name} fits {outer} and {inner} inside it; name one in full")
 
 
 def _excluded(config: Config, head: list[str]) -> str | list[str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from utils.adapters.adapter import AdapterSection, AttachContext, Limits
+from utils.adapters.adapter import AdapterSection, AttachContext, Limits, keep_float32
 from utils.adapters.full_layout import load as load
 from utils.adapters.full_layout import save as save
 
@@ -24,6 +24,7 @@ class Config(AdapterSection):
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
-    """Make every parameter trainable, in float32 master weights where the Trainer asks for them."""
+    """Make every parameter trainable; float32 under autocast, or updates smaller than a bfloat16 step are lost."""
     model.requires_grad_(True)
+    keep_float32(model, context)
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +25,24 @@ def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
     """Put a saved adapter on a freshly loaded base."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(load_base(None), str(folder))  # type: ignore[return-value]
+    return PeftModel.from_pretrained(keep_unpacked(load_base(None)), str(folder))  # type: ignore[return-value]
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:
     """Add the update to the base weights; the base must be unquantized and freshly loaded."""
     return model.merge_and_unload(safe_merge=True)
+
+
+def keep_unpacked(model: PreTrainedModel) -> PreTrainedModel:
+    """Keep bitsandbytes from re-packing 4-bit weights in the first evaluation, as it does on some CPUs.
+
+    No gradient passes a re-packed weight (an adapter would silently stop learning after its first evaluation),
+    and merging into one reads garbage.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 @contextmanager
@@ -41,8 +54,10 @@ def explain_targets(model: PreTrainedModel, target_modules: Any) -> Iterator[Non
     """
     try:
         yield
+    except re.error as error:
+        raise ModelError(f"peft: {error.pattern!r} is not a regular expression: {error.msg}") from error
     except ValueError as error:
-        if "arget module" not in str(error):
+        if not re.search("arget module|modules were", str(error)):
             raise
         names = ", ".join(_linear_names(model))
         raise ModelError(

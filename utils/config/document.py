@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +9,14 @@ from typing import Any
 
 import yaml
 
+from utils.config.scalars import CORE_KINDS, TAG, CoreLoader, parse_scalar
 from utils.errors import ConfigError, Problem
 
 KeyPath = tuple[str, ...]
 
 _MAX_NODES = 100_000  # far above any configuration, far below what nested aliases can blow up to
+_MAX_DEPTH = 50
+_ENDLESS = "mappings, lists or aliases nest without end"
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,12 @@ class Document:
         self._forget(path)
         return value
 
+    def move(self, old: KeyPath, new: KeyPath) -> None:
+        """Write a value elsewhere, with the places of everything in it."""
+        inner = {path[len(old) :]: place for path, place in self.places.items() if path[: len(old)] == old}
+        self.set(new, self.remove(old), inner.get((), Place(self.source)))
+        self.places |= {(*new, *path): place for path, place in inner.items()}
+
     def merge(self, over: Document) -> None:
         """Lay another document over this one: mappings merge key by key, all else is replaced."""
         for path, value in over.leaves():
@@ -105,16 +113,14 @@ def read_document(path: str | Path) -> Document:
     """
     source = str(path)
     root = _compose(_read_text(Path(path), source), source)
-    if root is None:
+    if root is None or root.tag == f"{TAG}null":
         raise ConfigError([Problem("the file is empty; see configs/template.yaml", place=source)])
     if not isinstance(root, yaml.MappingNode):
         line = root.start_mark.line + 1
         problem = "the top level must be a mapping of sections (model:, peft:, dataset: ...)"
         raise ConfigError([Problem(f"{problem}, found {_kind(root)}", place=f"{source}:{line}")])
     reader = _Reader(source)
-    data = reader.mapping(root, ())
-    if reader.problems:
-        raise ConfigError(reader.problems)
+    data = reader.read(root)
     return Document(data, reader.places, source)
 
 
@@ -122,10 +128,10 @@ def parse_value(text: str) -> Any:
     """Read one value in YAML syntax, as overrides are written: `3e-4`, `null`, `[a, b]`, `{bits: 4}`.
 
     Raises:
-        ConfigError: The text is not YAML.
+        ConfigError: The text is not YAML, or holds duplicate keys.
     """
     root = _compose(text, "command line")
-    return None if root is None else _Reader("command line").value(root, ())
+    return None if root is None else _Reader("command line").read(root)
 
 
 def _read_text(path: Path, source: str) -> str:
@@ -156,14 +162,18 @@ def _similar_file(path: Path) -> str:
 def _compose(text: str, source: str) -> yaml.Node | None:
     """Parse to nodes with YAML 1.2's scalars, so that `off` is a word and `2e-5` a number."""
     try:
-        return yaml.compose(text, Loader=_CoreLoader)
+        return yaml.compose(text, Loader=CoreLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = _explain(error, text)
         place = f"{source}:{mark.line + 1}" if mark else source
         raise ConfigError([Problem(message, place=place)]) from None
-    except yaml.YAMLError as error:
-        raise ConfigError([Problem(f"not YAML: {str(error).splitlines()[0]}", place=source)]) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        message = f"not YAML: the character U+{error.character:04X} may not stand in a text file; take it out"
+        raise ConfigError([Problem(message, place=f"{source}:{line}")]) from None
+    except RecursionError:
+        raise ConfigError([Problem(_ENDLESS, place=source)]) from None
 
 
 def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
@@ -173,25 +183,6 @@ def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
     if "\t" in line[: len(line) - len(line.lstrip())] or "'\\t'" in str(error.problem):
         return "a tab is used for indentation; YAML needs spaces"
     return f"not YAML: {error.problem or error.context}; check indentation, colons and quotes here"
-
-
-class _CoreLoader(yaml.SafeLoader):
-    """SafeLoader with the scalar rules of YAML 1.2's core schema."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}
-
-
-_CORE = (
-    ("null", r"~|null|Null|NULL|", "~nN\0"),
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
-    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
-    ("merge", r"<<", "<"),
-)
-for _tag, _pattern, _first in _CORE:
-    _starts = ["" if char == "\0" else char for char in _first]
-    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _starts)
 
 
 class _Reader:
@@ -204,62 +195,72 @@ class _Reader:
         self._count = 0
         self._open: set[int] = set()
 
-    def value(self, node: yaml.Node, path: KeyPath) -> Any:
-        """Convert any node."""
+    def read(self, root: yaml.Node) -> Any:
+        """Convert a whole document; its mistakes are raised together."""
+        value = self._value(root, ())
+        if self.problems:
+            raise ConfigError(self.problems)
+        return value
+
+    def _value(self, node: yaml.Node, path: KeyPath) -> Any:
         self._count += 1
-        if self._count > _MAX_NODES or id(node) in self._open:
-            line = node.start_mark.line + 1
-            raise ConfigError([Problem("aliases nest without end", place=f"{self.source}:{line}")])
+        if self._count > _MAX_NODES or len(self._open) > _MAX_DEPTH or id(node) in self._open:
+            self._report(_ENDLESS, path, node)
+            raise ConfigError(self.problems)
+        if node.tag.removeprefix(TAG) not in (*CORE_KINDS, "map", "seq"):
+            self._report(f"the tag {node.tag.replace(TAG, '!!')} is not allowed; write a plain value", path, node)
+            return None
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         self._open.add(id(node))
-        try:
-            if isinstance(node, yaml.MappingNode):
-                return self.mapping(node, path)
-            return [self.value(item, (*path, str(index))) for index, item in enumerate(node.value)]
-        finally:
-            self._open.discard(id(node))
+        if isinstance(node, yaml.MappingNode):
+            value: Any = self._mapping(node, path)
+        else:
+            value = [self._value(item, (*path, str(index))) for index, item in enumerate(node.value)]
+        self._open.discard(id(node))
+        return value
 
-    def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         """Convert a mapping; `<<` brings in another one beneath its own keys."""
-        merged: dict[str, Any] = {}
-        own: dict[str, Any] = {}
+        data: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == f"{TAG}merge":
+                data.update(self._merged(value_node, path))
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                merged.update(self._merged(value_node, path))
+            if key_node.tag == f"{TAG}merge":
                 continue
-            key, line = str(key_node.value), key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._report("a key must be a plain word, not a list or mapping", path, key_node)
+                continue
+            key, line = key_node.value, key_node.start_mark.line + 1
             if key in lines:
-                message = f"the key stands twice (first on line {lines[key]}); keep one"
-                self.problems.append(Problem(message, ".".join((*path, key)), f"{self.source}:{line}"))
+                self._report(f"the key stands twice (first on line {lines[key]}); keep one", (*path, key), key_node)
             lines.setdefault(key, line)
             here = (*path, key)
             self.places[here] = Place(self.source, line)
-            own[key] = self.value(value_node, (*path, key))
-        return {**merged, **own}
+            data[key] = self._value(value_node, here)
+        return data
 
     def _merged(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
-        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
         merged: dict[str, Any] = {}
-        for each in reversed(nodes):
+        for each in reversed(node.value if isinstance(node, yaml.SequenceNode) else [node]):
             if isinstance(each, yaml.MappingNode):
-                merged.update(self.mapping(each, path))
+                merged.update(self._value(each, path))
+            else:
+                self._report("<< takes a mapping, such as *name of one marked &name", path, each)
         return merged
 
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
-        tag = node.tag.rsplit(":", 1)[-1]
-        text = node.value.replace("_", "") if tag in ("int", "float") else node.value
-        if tag == "int":
-            return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
-        if tag == "float":
-            return float(text.replace(".inf", "inf").replace(".nan", "nan")) if "n" in text.lower() else float(text)
-        if tag in ("null", "bool"):
-            return None if tag == "null" else node.value.lower() == "true"
-        if not node.tag.startswith("tag:yaml.org,2002:"):
-            message = f"the tag {node.tag} is not allowed; write a plain value"
-            self.problems.append(Problem(message, ".".join(path), f"{self.source}:{node.start_mark.line + 1}"))
-        return node.value
+        kind = node.tag.removeprefix(TAG)
+        try:
+            return parse_scalar(kind, node.value)
+        except ValueError:
+            self._report(f"{node.value[:40]!r} cannot be read as {kind}", path, node)
+            return None
+
+    def _report(self, message: str, path: KeyPath, node: yaml.Node) -> None:
+        self.problems.append(Problem(message, ".".join(path), f"{self.source}:{node.start_mark.line + 1}"))
 
 
 def _kind(node: yaml.Node) -> str:

@@ -140,10 +140,15 @@ def _enum_values(name: str, module: str) -> Any:
             return Literal[tuple(values)] if values else None
     for node in _parse(module).body:
         if isinstance(node, ast.ImportFrom) and node.module and name in {alias.name for alias in node.names}:
-            package = module.rsplit(".", node.level)[0] if node.level else ""
-            target = ".".join(part for part in (package, node.module) if part)
+            target = f"{_package_above(module, node.level)}.{node.module}" if node.level else node.module
             return _enum_values(name, target) if target.split(".")[0] == module.split(".", maxsplit=1)[0] else None
     return None
+
+
+def _package_above(module: str, level: int) -> str:
+    """Name the package that a relative import starts from: one dot is the module's own."""
+    steps = level - 1 if _source_of(module).name == "__init__.py" else level
+    return module.rsplit(".", steps)[0]
 
 
 def _is_member(line: ast.stmt) -> bool:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
-_BOUNDS = {"gt": "above", "ge": "from", "lt": "below", "le": "up to"}
+_PLURALS = {"a whole number": "whole numbers", "a number": "numbers", "a mapping": "mappings"}
+_BOUNDS = {"gt": "above", "ge": "from", "lt": "below", "le": "up to", "min_length": "of a length from"}
 
 
 def explain_errors(
@@ -67,7 +68,8 @@ def describe_type(annotation: Any) -> str:
     if origin is Literal:
         return "one of: " + ", ".join(str(value) for value in get_args(annotation))
     if origin is list:
-        return f"a list of {describe_type(get_args(annotation)[0]).replace('a whole', 'whole')}"
+        item = describe_type(get_args(annotation)[0])
+        return f"a list of {_PLURALS.get(item, item)}"
     if origin is dict or annotation is dict:
         return "a mapping"
     parts = get_args(annotation)
@@ -135,6 +137,8 @@ def _wrong_value(value: Any, field: FieldInfo | None) -> str:
     near = get_close_matches(str(value).lower(), literal, n=1)
     if near:
         return f"{_show(value)} is not allowed; did you mean {near[0]}?"
+    if str in (field.annotation, *get_args(field.annotation)) and isinstance(value, (int, float)):
+        return f"{_show(value)} is not allowed; use {expected} (write it in quotes)"
     return f"{_show(value)} is not allowed; use {' '.join([expected, *bounds])}"
 
 

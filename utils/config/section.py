@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
@@ -30,11 +31,20 @@ class Section(BaseModel):
         """Refuse true for a number, and read a number in whatever way it is written."""
         assert info.field_name is not None
         kinds = _plain_types(cls.model_fields[info.field_name].annotation)
-        if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
-            raise ValueError(f"{str(value).lower()} is not a number")
-        if isinstance(value, str) and str not in kinds and kinds & {int, float} and _NUMBER.fullmatch(value):
-            return float(value.replace("_", ""))
+        if isinstance(value, list):
+            inner = set().union(*(_plain_types(get_args(kind)[0]) for kind in kinds if get_origin(kind) is list))
+            return [_read_number(item, inner) for item in value]
+        return _read_number(value, kinds)
+
+
+def _read_number(value: Any, kinds: set[Any]) -> Any:
+    if str in kinds or not kinds & {int, float}:
         return value
+    if isinstance(value, bool) and bool not in kinds:
+        raise PydanticCustomError("not_a_number", "true and false are no numbers")
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value.replace("_", ""))
+    return value
 
 
 def _plain_types(annotation: Any) -> set[Any]:

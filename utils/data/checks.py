@@ -30,6 +30,8 @@ class SplitReport:
     """Median, 95th percentile and maximum of tokens per row, after cutting."""
     label_counts: dict[str, int] = field(default_factory=dict)
     """Rows by class; empty for regression and unlabelled rows."""
+    left_out_rows: int = 0
+    """Rows that dataset.max_train_samples or max_eval_samples keeps out."""
     shared_with_train: int = 0
     """Rows whose text stands in the training split too."""
 
@@ -41,9 +43,11 @@ class SplitReport:
         """Say in one line what is there, and warn of what may be wrong."""
         lengths = ", ".join(f"{name} {value}" for name, value in self.token_lengths.items())
         logger.info("data %s: %d rows, tokens %s%s", self.name, self.rows, lengths, self._counts())
-        for label, count in self.label_counts.items():
-            if count == 0:
-                logger.warning("data %s: the class %s never occurs", self.name, label)
+        if absent := [label for label, count in self.label_counts.items() if count == 0]:
+            shown = ", ".join(absent[:10]) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
+            logger.warning("data %s: these classes never occur: %s", self.name, shown)
+        if self.left_out_rows:
+            logger.info("data %s: %d further rows are left out", self.name, self.left_out_rows)
         if self.empty_texts:
             logger.warning("data %s: %d rows have an empty text", self.name, self.empty_texts)
         if self.shared_with_train:
@@ -60,10 +64,10 @@ class SplitReport:
 
 
 def require_columns(rows: Dataset, name: str, spec: ClassificationSet) -> None:
-    """Check that the split has the columns that the set says.
+    """Check that the split has the columns that the set says, one value in each row.
 
     Raises:
-        DataError: Names the columns that are missing and those that are there.
+        DataError: Names the columns that are missing and those that are there, or the column that holds lists.
     """
     needed = [*spec.text_columns, *([] if name.startswith("test") else [spec.label_column])]
     missing = [column for column in needed if column not in rows.column_names]
@@ -73,6 +77,13 @@ def require_columns(rows: Dataset, name: str, spec: ClassificationSet) -> None:
             f"{spec.path}, split {name}: no column {', '.join(missing)}; there are: {there} "
             "(dataset.text_column and dataset.label_column choose)"
         )
+    for column in needed:
+        nested = next((value for value in rows[column] if isinstance(value, (list, dict))), None)
+        if nested is not None:
+            raise DataError(
+                f"{spec.path}, split {name}: column {column} holds {type(nested).__name__}s, not one text or label "
+                "per row; name another column"
+            )
 
 
 def check_split(
@@ -83,12 +94,12 @@ def check_split(
     Args:
         name: The split's name in reports.
         tokens: The tokenised rows.
-        rows: The rows as texts, with `labels` where they are labelled.
+        rows: The rows as texts, none missing, with `labels` where they are labelled.
         text_columns: Columns of text.
         label_names: Names of the classes; empty for regression.
     """
     lengths = sorted(tokens["length"][:])
-    empty = {row for column in text_columns for row, text in enumerate(rows[column]) if not str(text or "").strip()}
+    empty = {row for column in text_columns for row, text in enumerate(rows[column]) if not text.strip()}
     labelled = "labels" in rows.column_names and label_names
     counts = Counter(rows["labels"][:]) if labelled else Counter()
     return SplitReport(

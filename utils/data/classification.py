@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from utils.data.checks import SplitReport, check_split, count_shared_rows, require_columns
@@ -77,13 +78,14 @@ def prepare_classification(
     raw = _load_splits(spec, seed)
     labelled = raw.get("train") or next((rows for name, rows in raw.items() if not name.startswith("test")), None)
     coder = _build_coder(spec, labelled, reorder)
-    raw = {name: _limit(rows, name, section, seed) for name, rows in raw.items()}
+    whole, raw = raw, {name: _limit(rows, name, section, seed) for name, rows in raw.items()}
     overlap = _count_overlap(raw, spec)
     prepared, reports = {}, {}
     for name, rows in raw.items():
         encoded = _encode_labels(rows, name, spec, coder)
         prepared[name] = _prepare(encoded, name, spec, section, tokenizer)
         reports[name] = check_split(name, prepared[name].dataset, encoded, spec.text_columns, coder.names)
+        reports[name].left_out_rows = len(whole[name]) - len(rows)
         reports[name].shared_with_train = overlap.get(name, 0)
         reports[name].log()
     return ClassificationData(
@@ -103,15 +105,19 @@ def _load_splits(spec: ClassificationSet, seed: int) -> dict[str, Dataset]:
     splits = dict(_open_splits(spec))
     if "train" in splits and "eval" not in splits:
         splits |= _hold_out(splits["train"], spec, seed)
-    for name, rows in splits.items():
-        if len(rows) == 0:
-            raise DataError(f"{spec.path}: the split {name} is empty")
-        require_columns(rows, name, spec)
     return splits
 
 
 def _open_splits(spec: ClassificationSet) -> Iterator[tuple[str, Dataset]]:
-    source = Source(spec.path, spec.subset, spec.revision)
+    for name, rows in _find_splits(spec):
+        if len(rows) == 0:
+            raise DataError(f"{spec.path}: the split {name} is empty")
+        require_columns(rows, name, spec)
+        yield name, rows
+
+
+def _find_splits(spec: ClassificationSet) -> Iterator[tuple[str, Dataset]]:
+    source = Source(spec.path, spec.subset, spec.revision, spec.text_columns)
     if spec.train_split is not None:
         train = load_split(source, spec.train_split)
         if train is None:
@@ -119,21 +125,21 @@ def _open_splits(spec: ClassificationSet) -> Iterator[tuple[str, Dataset]]:
             raise DataError(f"{spec.path}: {message}")
         yield "train", train
     for suffix, name in spec.eval_splits.items():
-        rows = load_file(spec.validation_path) if spec.validation_path else load_split(source, name)
+        rows = load_file(spec.validation_path, spec.text_columns) if spec.validation_path else load_split(source, name)
         if rows is not None:
             yield f"eval{suffix}", rows
     for each in spec.submissions:
-        rows = _load_test(Source(spec.path, each.subset, spec.revision), each.split)
+        rows = _load_test(replace(source, subset=each.subset), each)
         if rows is not None:
             yield f"test {each.file}", rows
 
 
-def _load_test(source: Source, split: str) -> Dataset | None:
+def _load_test(source: Source, submission: Submission) -> Dataset | None:
     """Load a test split; a set without one just has no submission."""
     try:
-        return load_split(source, split)
+        return load_split(source, submission.split)
     except DataError as error:
-        logger.debug("no test split: %s", error)
+        logger.warning("no predictions for %s: %s", submission.file, error)
         return None
 
 
@@ -144,7 +150,10 @@ def _hold_out(train: Dataset, spec: ClassificationSet, seed: int) -> dict[str, D
             f"{spec.path}: no split called {name}; add one, name a file by dataset.validation_path, or hold rows out "
             "by dataset.validation_fraction"
         )
-    parts = train.train_test_split(test_size=spec.validation_fraction, seed=seed)
+    held_out = math.ceil(len(train) * spec.validation_fraction)
+    if held_out == len(train):
+        raise DataError(f"{spec.path}: dataset.validation_fraction leaves none of the {len(train)} rows to train on")
+    parts = train.train_test_split(test_size=held_out, seed=seed)
     return {"train": parts["train"], "eval": parts["test"]}
 
 
@@ -178,7 +187,7 @@ def _count_overlap(raw: dict[str, Dataset], spec: ClassificationSet) -> dict[str
 
 def _encode_labels(rows: Dataset, name: str, spec: ClassificationSet, coder: LabelCoder) -> Dataset:
     """Keep the texts, and the labels as the model's numbers; test rows lose theirs."""
-    kept = rows.select_columns(list(spec.text_columns))
+    kept = _plain_texts(rows.select_columns(list(spec.text_columns)), name)
     if name.startswith("test"):
         return kept
     labels = coder.encode(rows[spec.label_column][:], f"{spec.path} {name}, column {spec.label_column}")
@@ -193,7 +202,7 @@ def _prepare(
     tokenizer: PreTrainedTokenizerBase,
 ) -> PreparedSplit:
     """Tokenise; evaluation rows go by rising length, so that a batch holds rows alike."""
-    tokens = tokenise(_plain_texts(rows, spec.text_columns), tokenizer, spec.text_columns, section.max_length)
+    tokens = tokenise(rows, tokenizer, spec.text_columns, section.max_length)
     order = list(range(len(rows)))
     if name != "train":
         lengths = tokens["length"][:]
@@ -202,16 +211,17 @@ def _prepare(
     return PreparedSplit(tokens, rows, order)
 
 
-def _plain_texts(rows: Dataset, text_columns: tuple[str, ...]) -> Dataset:
-    """Give missing texts as empty ones (they are counted) and numbers as text."""
-    plain = {column: ["" if text is None else str(text) for text in rows[column]] for column in text_columns}
-    changed = any(plain[column] != rows[column][:] for column in text_columns)
-    if not changed:
-        return rows
+def _plain_texts(rows: Dataset, name: str) -> Dataset:
+    """Give missing texts as empty ones (they are counted) and numbers as text, which is said."""
     from datasets import Dataset
 
-    rest = {name: rows[name][:] for name in rows.column_names if name not in text_columns}
-    return Dataset.from_dict({**plain, **rest})
+    read = {column: rows[column][:] for column in rows.column_names}
+    plain = {column: ["" if text is None else str(text) for text in texts] for column, texts in read.items()}
+    for column, texts in read.items():
+        if odd := next((text for text in texts if not isinstance(text, (str, type(None)))), None):
+            kind = type(odd).__name__
+            logger.warning("data %s: column %s holds values of type %s; they are read as text", name, column, kind)
+    return rows if plain == read else Dataset.from_dict(plain)
 
 
 def _fingerprint(raw: dict[str, Dataset], spec: ClassificationSet) -> str:

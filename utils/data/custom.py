@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from utils.data.dataset import ClassificationSet, DatasetSection, columns
 
@@ -36,7 +36,15 @@ class Config(DatasetSection):
     validation_split: str = "validation"
     """Name of the validation split."""
 
+    TASK_TYPES: ClassVar[tuple[str, ...]] = ("SEQ_CLS", "CAUSAL_LM")
     SHARED_FIELDS: ClassVar[frozenset[str]] = DatasetSection.SHARED_FIELDS | {"text_column", "label_column"}
+
+    @field_validator("label_names")
+    @classmethod
+    def _distinct(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError("names a class twice")
+        return value
 
 
 def describe_classification(config: Config) -> ClassificationSet:

@@ -87,10 +87,11 @@ def build_label_coder(
     if spec.num_labels is not None and len(own) != spec.num_labels:
         found = ", ".join(map(str, own))
         raise DataError(
-            f"dataset.num_labels is {spec.num_labels}, but column {spec.label_column} has {len(own)}: {found}"
+            f"dataset.num_labels is {spec.num_labels}, but column {spec.label_column} has {len(own)}: {found} "
+            "(dataset.label_names names all classes)"
         )
     if len(own) < 2:
-        raise DataError(f"column {spec.label_column} holds one class only: {own[0] if own else 'none'}")
+        raise DataError(f"column {spec.label_column} holds one class only: {', '.join(own.values()) or 'none'}")
     names = tuple(str(name) for name in own.values())
     order = reorder(names)
     numbers = {value: order.index(str(name)) for value, name in own.items()}
@@ -99,18 +100,23 @@ def build_label_coder(
 
 def _class_names(spec: ClassificationSet, labelled: Dataset, values: list[Any]) -> dict[Any, str]:
     """Map each value of the column to its class's name, in index order."""
-    present = {value for value in values if value is not None and value != UNLABELLED}
+    present = {value for value in values if value not in (None, UNLABELLED) and not _is_nan(value)}
     is_text = any(isinstance(value, str) for value in present)
     named = spec.label_names or getattr(labelled.features[spec.label_column], "names", None)
     if named:
-        return dict.fromkeys(named) | {name: name for name in named} if is_text else dict(enumerate(named))
+        return {name: name for name in named} if is_text else dict(enumerate(named))
     if is_text or any(isinstance(value, bool) for value in present):
         return {value: str(value) for value in sorted(present, key=str)}
     if any(isinstance(value, float) and not value.is_integer() for value in present):
         raise DataError(f"column {spec.label_column} holds fractions; for regression set dataset.num_labels: 1")
     ordered = sorted(present)
-    if ordered and ordered[0] >= 0 and (spec.num_labels or ordered[-1] + 1) > ordered[-1]:
-        if ordered[0] == 0:
-            return {number: str(number) for number in range(spec.num_labels or int(ordered[-1]) + 1)}
+    count = spec.num_labels or (int(ordered[-1]) + 1 if ordered and ordered[0] == 0 else 0)
+    if ordered and ordered[0] >= 0 and ordered[-1] < count:
+        return {number: str(number) for number in range(count)}
+    if ordered:
         logger.info("labels start at %s: each value is taken as a class of that name", ordered[0])
     return {value: str(value) for value in ordered}
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

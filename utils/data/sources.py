@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.data.dataset import FILE_KINDS, is_local
 from utils.errors import DataError
@@ -29,6 +29,8 @@ class Source:
     """Configuration, or a folder within the folder."""
     revision: str | None = None
     """Revision of a hub dataset."""
+    text_columns: tuple[str, ...] = ()
+    """Columns whose values are taken as written, not as numbers, where the file has no types (csv, tsv)."""
 
 
 def load_split(source: Source, split: str) -> Dataset | None:
@@ -45,18 +47,18 @@ def load_split(source: Source, split: str) -> Dataset | None:
     if not path.exists():
         raise DataError(f"{source.path}: no such file or folder; paths start at the working directory")
     if path.is_file():
-        return load_file(path) if split == "train" else None
+        return load_file(path, source.text_columns) if split == "train" else None
     files = _split_files(path, source.subset, split)
     if files:
-        return _load_files(files)
+        return _load_files(files, source.text_columns)
     if _holds_plain_splits(path, source.subset):
         return None
     with _explain(source):
         return _load_dataset(str(path), source, split)
 
 
-def load_file(path: str | Path) -> Dataset:
-    """Load one file of rows.
+def load_file(path: str | Path, text_columns: tuple[str, ...] = ()) -> Dataset:
+    """Load one file of rows, the values of text columns as they are written.
 
     Raises:
         DataError: The file is missing, of an unknown kind, or cannot be read; the line is named.
@@ -64,7 +66,7 @@ def load_file(path: str | Path) -> Dataset:
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataError(f"{path}: no such file; paths start at the working directory")
-    return _load_files([file])
+    return _load_files([file], text_columns)
 
 
 def resolved_commit(dataset: Dataset) -> str | None:
@@ -90,19 +92,33 @@ def _holds_plain_splits(folder: Path, subset: str | None) -> bool:
     return any(_split_files(folder, subset, split) for split in ("train", "validation", "test", "validation_matched"))
 
 
-def _load_files(files: list[Path]) -> Dataset:
-    import datasets
-
+def _load_files(files: list[Path], text_columns: tuple[str, ...]) -> Dataset:
+    datasets = _import_datasets()
     kind = FILE_KINDS.get(files[0].suffix)
     if kind is None:
         raise DataError(f"{files[0]}: unknown kind of file; use one of {', '.join(FILE_KINDS)}")
     if not any(file.stat().st_size for file in files):
         raise DataError(f"{files[0]}: the file is empty")
-    options = {"sep": "\t"} if files[0].suffix == ".tsv" else {}
+    options = _table_options(files[0], text_columns) if kind == "csv" else {}
     try:
-        return datasets.load_dataset(kind, data_files=[str(file) for file in files], split="train", **options)
+        rows = datasets.load_dataset(kind, data_files=[str(file) for file in files], split="train", **options)
     except (datasets.exceptions.DatasetGenerationError, UnicodeDecodeError, ValueError) as error:
+        if "corresponds to no data" in str(error):
+            raise DataError(f"{files[0]}: the file holds no rows") from error
         raise DataError(_first_bad_line(files) or f"{files[0]}: cannot be read as {kind}: {_root(error)}") from error
+    if "__index_level_0__" in rows.column_names:  # pandas has moved every value one column to the left
+        raise DataError(f"{files[0]}: the rows have more fields than the header; put texts with separators in quotes")
+    return rows
+
+
+def _table_options(file: Path, text_columns: tuple[str, ...]) -> dict[str, Any]:
+    """Read texts and classes as they are written: `007`, `null` and `NA` are no numbers and not missing."""
+    return {
+        "sep": "\t" if file.suffix == ".tsv" else ",",
+        "converters": dict.fromkeys(text_columns, str),
+        "keep_default_na": False,
+        "na_values": [""],
+    }
 
 
 def _first_bad_line(files: list[Path]) -> str | None:
@@ -126,14 +142,21 @@ def _load_from_hub(source: Source, split: str) -> Dataset | None:
 
 
 def _load_dataset(path: str, source: Source, split: str) -> Dataset | None:
-    import datasets
-
+    datasets = _import_datasets()
     try:
         return datasets.load_dataset(path, source.subset, split=split, revision=source.revision)
     except ValueError as error:
         if "nknown split" in str(error):
             return None
         raise
+
+
+def _import_datasets() -> Any:
+    """Import the library without its count of downloads: one request per local file, 3 s behind a firewall."""
+    import datasets
+
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    return datasets
 
 
 @contextmanager

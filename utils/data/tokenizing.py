@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from utils.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-VERSION = "1"
+VERSION = "2"
 """Counts changes of this module's output; part of the cache's fingerprint."""
 
 
@@ -38,7 +42,16 @@ def tokenise(
 
     Returns:
         The model's inputs and `labels`, with `length` (tokens) and `truncated` (whether the row was cut).
+
+    Raises:
+        DataError: max_length leaves no room for text.
     """
+    num_special = tokenizer.num_special_tokens_to_add(pair=len(text_columns) > 1)
+    if max_length <= num_special:  # tokenizers cuts nothing then, and says nothing
+        raise DataError(
+            f"dataset.max_length: {max_length} leaves no room for text beside the tokenizer's {num_special} special "
+            f"tokens; set {num_special + 1} at least"
+        )
     labelled = ("labels",) if "labels" in dataset.column_names else ()
     key = hashlib.sha256(
         "\x1f".join(
@@ -67,22 +80,53 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LORA_NS_CACHE", "~/.cache/lora-ns")).expanduser()
 
 
-def _tokenise_batch(
-    batch: Any, tokenizer: PreTrainedTokenizerBase, text_columns: tuple[str, ...], max_length: int
-) -> dict[str, list[Any]]:
-    texts = [batch[column] for column in text_columns]
-    encoding = tokenizer(*texts, truncation=True, max_length=max_length)
+def encode_texts(
+    texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[dict[str, list[list[int]]], list[bool]]:
+    """Encode rows the way in which models are trained and used; no row is left without a token.
+
+    Args:
+        texts: One or two columns of texts.
+        tokenizer: Cuts the longer of two texts first.
+        max_length: Tokens a row may have.
+
+    Returns:
+        The model's inputs by name, and for every row whether it was cut.
+    """
+    columns = [list(column) for column in texts]
+    encoding = tokenizer(*columns, truncation=True, max_length=max_length)
     if encoding.encodings is not None:
         truncated = [bool(row.overflowing) for row in encoding.encodings]
     else:  # a tokenizer in Python does not tell what it cut
-        truncated = [len(ids) > max_length for ids in tokenizer(*texts, verbose=False)["input_ids"]]
-    lengths = [len(ids) for ids in encoding["input_ids"]]
-    return {**encoding, "length": lengths, "truncated": truncated}
+        truncated = [len(ids) > max_length for ids in tokenizer(*columns, verbose=False)["input_ids"]]
+    encoded = {name: [list(row) for row in rows] for name, rows in encoding.items()}
+    for row, ids in enumerate(encoded["input_ids"]):
+        if not ids:  # an empty text where no special token is added: a batch of such rows has no width
+            _fill_row(encoded, row, tokenizer)
+    return encoded, truncated
+
+
+def _fill_row(encoded: dict[str, list[list[int]]], row: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let an empty text be one end-of-text token."""
+    token = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.pad_token_id
+    values = {"input_ids": token, "attention_mask": 1}
+    for name, rows in encoded.items():
+        rows[row] = [values.get(name, 0)]
+
+
+def _tokenise_batch(
+    batch: Any, tokenizer: PreTrainedTokenizerBase, text_columns: tuple[str, ...], max_length: int
+) -> dict[str, list[Any]]:
+    encoded, truncated = encode_texts([batch[column] for column in text_columns], tokenizer, max_length)
+    return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "truncated": truncated}
 
 
 def _fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    state = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    if backend is None:
+        state = repr(sorted(tokenizer.get_vocab().items()))
+    else:  # truncation and padding say what the last call asked for, not what the tokenizer is
+        state = json.dumps({**json.loads(backend.to_str()), "truncation": None, "padding": None})
     return hashlib.sha256(
         f"{type(tokenizer).__name__}\x1f{state}\x1f{tokenizer.special_tokens_map}".encode()
     ).hexdigest()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+from utils.data.tokenizing import encode_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,6 +58,7 @@ class TextClassifier:
     ) -> None:
         self._model = model.eval()
         self._tokenizer = tokenizer
+        self._inputs = _input_names(model)
         self._names = tuple(label_names)
         self._max_length = max_length
         self._max_batch_tokens = max_batch_tokens
@@ -66,9 +70,8 @@ class TextClassifier:
             yield from self._classify_chunk(chunk)
 
     def _classify_chunk(self, rows: list[tuple[str, ...]]) -> list[Classified]:
-        encoded = self._tokenizer(*map(list, zip(*rows, strict=True)), truncation=True, max_length=self._max_length)
+        encoded, cut = encode_texts(list(zip(*rows, strict=True)), self._tokenizer, self._max_length)
         lengths = [len(ids) for ids in encoded["input_ids"]]
-        cut = [bool(each.overflowing) for each in encoded.encodings or []] or [False] * len(rows)
         answers: list[Classified | None] = [None] * len(rows)
         for batch in self._batches(lengths):
             for row, logits in zip(batch, self._logits(encoded, batch), strict=True):
@@ -88,7 +91,7 @@ class TextClassifier:
     def _logits(self, encoded: Any, batch: list[int]) -> Any:
         import torch
 
-        rows = [{key: encoded[key][row] for key in encoded} for row in batch]
+        rows = [{key: encoded[key][row] for key in encoded if key in self._inputs} for row in batch]
         inputs = self._tokenizer.pad(rows, return_tensors="pt").to(self._model.device)
         with torch.inference_mode():
             return self._model(**inputs).logits.float().cpu()
@@ -99,3 +102,9 @@ class TextClassifier:
         shares = logits.softmax(dim=-1).tolist()
         best = max(range(len(shares)), key=shares.__getitem__)
         return Classified(self._names[best], dict(zip(self._names, shares, strict=True)), None, truncated)
+
+
+def _input_names(model: PreTrainedModel) -> frozenset[str]:
+    """Name what the model's forward takes; the Trainer drops the rest too."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return frozenset(signature(plain.forward).parameters)

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 from utils.data.dataset import open_dataset
 from utils.errors import UserError
 from utils.generation.classification import TextClassifier
-from utils.inference.rows import Row, read_rows, write_answers
+from utils.inference.rows import Row, check_paths, read_rows, write_answers
 from utils.run_folder.reading import TrainedModel, read_run_folder
 
 if TYPE_CHECKING:
     from utils.run_config import RunConfig
+
+
+_ANSWER_KEYS = frozenset({"label", "value", "probabilities", "truncated"})
 
 
 class RunClassifier:
@@ -31,13 +34,14 @@ class RunClassifier:
         self._classifier = _build_classifier(trained)
 
     def classify(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Give every row with its answer, lazily and in order."""
+        """Give every row with its answer, lazily and in order; a row's own label is kept as input_label."""
         from itertools import tee
 
         kept, read = tee(rows)
         texts = (tuple(str(row[column]) for column in self.columns) for row in read)
         for row, answer in zip(kept, self._classifier.classify(texts), strict=True):
-            yield {**row, **answer.to_dict()}
+            given = answer.to_dict()
+            yield {**{f"input_{key}" if key in _ANSWER_KEYS else key: value for key, value in row.items()}, **given}
 
     def classify_texts(self, texts: list[str]) -> list[Row]:
         """Classify texts from the command line; a set with two columns takes them by pairs.
@@ -56,6 +60,7 @@ class RunClassifier:
 
     def classify_file(self, source: str, target: str) -> int:
         """Classify a file's rows into another; gives the number of rows."""
+        check_paths(source, target)
         count = 0
         with write_answers(target) as writer:
             for row in self.classify(read_rows(source, self.columns)):

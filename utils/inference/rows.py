@@ -17,6 +17,23 @@ INPUT_KINDS = (".txt", ".jsonl", ".csv", ".tsv")
 OUTPUT_KINDS = (".jsonl", ".csv", ".tsv")
 
 
+def check_paths(source: str | Path, target: str | Path) -> None:
+    """Check what can be checked of the files before a model is loaded.
+
+    Raises:
+        UserError: A kind is unknown, there is no input, or the output would overwrite it.
+    """
+    read, written = Path(source).expanduser(), Path(target).expanduser()
+    if read.suffix not in INPUT_KINDS:
+        raise UserError(f"{source}: unknown kind of file; use one of {', '.join(INPUT_KINDS)}")
+    if not read.is_file():
+        raise UserError(f"{source}: no such file")
+    if written.suffix not in OUTPUT_KINDS:
+        raise UserError(f"{target}: unknown kind of output; use one of {', '.join(OUTPUT_KINDS)}")
+    if read.resolve() == written.resolve():
+        raise UserError("--output_file is the input file; name another")
+
+
 def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[Row]:
     """Read a file lazily; every row has the columns, as texts, and whatever else the file has.
 
@@ -26,17 +43,13 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[Row]:
         DataError: The file or a line cannot be read; the line is named.
     """
     file = Path(path).expanduser()
-    if file.suffix not in INPUT_KINDS:
-        raise DataError(f"{path}: unknown kind of file; use one of {', '.join(INPUT_KINDS)}")
-    if not file.is_file():
-        raise DataError(f"{path}: no such file")
     if file.suffix == ".txt" and len(columns) > 1:
         raise DataError(f"{path}: rows need the columns {', '.join(columns)}; use a jsonl or csv file")
     with _open(file) as stream:
         for number, row in _parse(stream, file, columns):
             missing = [column for column in columns if row.get(column) is None]
             if missing:
-                there = ", ".join(map(str, row))
+                there = ", ".join(key for key, value in row.items() if value is not None)
                 raise DataError(f"{path}:{number}: no column {', '.join(missing)}; there are: {there}")
             yield {**row, **{column: str(row[column]) for column in columns}}
 
@@ -46,11 +59,9 @@ def write_answers(path: str | Path) -> Iterator[AnswerWriter]:
     """Open a file for answers; it appears under its name only when the last one is written.
 
     Raises:
-        UserError: The kind is unknown, or the file cannot be written.
+        UserError: The file cannot be written.
     """
     file = Path(path).expanduser()
-    if file.suffix not in OUTPUT_KINDS:
-        raise UserError(f"{path}: unknown kind of output; use one of {', '.join(OUTPUT_KINDS)}")
     partial = file.with_name(f"{file.name}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +89,9 @@ class AnswerWriter:
         flat = {key: value for key, value in row.items() if key != "probabilities"}
         flat |= {f"probability_{name}": share for name, share in row.get("probabilities", {}).items()}
         flat.setdefault("truncated", False)
+        if self._table is not None and (new := flat.keys() - set(self._table.fieldnames)):
+            names = ", ".join(sorted(new))
+            raise DataError(f"a row has the column {names}, which the first row has not; write a .jsonl file")
         if self._table is None:
             delimiter = "\t" if self._kind == ".tsv" else ","
             self._table = csv.DictWriter(self._stream, list(flat), delimiter=delimiter)
@@ -96,11 +110,21 @@ def _open(file: Path) -> Iterator[IO[str]]:
 
 def _parse(stream: IO[str], file: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
     if file.suffix in (".csv", ".tsv"):
-        table = csv.DictReader(stream, delimiter="\t" if file.suffix == ".tsv" else ",")
-        for row in table:
-            yield table.line_num, {str(key): value for key, value in row.items()}
+        yield from _parse_table(stream, file)
         return
     yield from _parse_lines(stream, file, columns)
+
+
+def _parse_table(stream: IO[str], file: Path) -> Iterator[tuple[int, Row]]:
+    csv.field_size_limit(2**31 - 1)  # a document may be longer than the library's 128 KiB
+    table = csv.DictReader(stream, delimiter="\t" if file.suffix == ".tsv" else ",")
+    try:
+        for row in table:
+            if None in row:
+                raise DataError(f"{file}:{table.line_num}: more fields than the header; put such texts in quotes")
+            yield table.line_num, dict(row)
+    except csv.Error as error:
+        raise DataError(f"{file}:{table.line_num}: {error}") from None
 
 
 def _parse_lines(lines: Iterable[str], file: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:

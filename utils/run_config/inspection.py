@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +16,13 @@ from utils.modeling.section import ModelSection
 from utils.results.section import ResultsSection
 from utils.run_config.layers import read_layers
 from utils.run_config.resolved import RunConfig
-from utils.run_config.rules import check_files, check_resolved, check_sections, find_idle_settings
+from utils.run_config.rules import (
+    check_files,
+    check_resolved,
+    check_sections,
+    find_idle_settings,
+    find_untrainable,
+)
 from utils.run_config.sections import Header, SectionReader
 from utils.training.section import OwnTrainingSection, resolve_arguments
 
@@ -71,7 +77,8 @@ def inspect_run_config(path: str | Path, overrides: Sequence[str] = (), files: b
     config, described = _compose(document, read, (*notices, *reader.notices))
     combined.problems += check_resolved(config, described, document)
     effective.warnings += find_idle_settings(config, document)
-    config = RunConfig(**{**vars(config), "warnings": tuple(effective.warnings)})
+    config = replace(config, warnings=tuple(effective.warnings))
+    effective.warnings += map(str, find_untrainable(config))
     return Inspection(checks, None if combined.problems else config)
 
 
@@ -90,6 +97,16 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = (), files: bool
     if inspection.config is None:
         raise ConfigError(inspection.problems)
     return inspection.config
+
+
+def require_trainable(config: RunConfig) -> None:
+    """Refuse a valid run that this version cannot train.
+
+    Raises:
+        ConfigError: It cannot, and why.
+    """
+    if problems := [*find_untrainable(config)]:
+        raise ConfigError(problems)
 
 
 def _compose(

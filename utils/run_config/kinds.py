@@ -104,7 +104,7 @@ def _check_accelerate_keys(document: Document) -> Iterator[Problem]:
         message = f"{kind!r} is not allowed; use one of: {', '.join(_DISTRIBUTED_TYPES)}"
         yield Problem(message, "distributed_type", document.place_of(("distributed_type",)))
     count = document.get(("num_processes",))
-    if count is not None and (not isinstance(count, int) or count < 1):
+    if count is not None and (type(count) is not int or count < 1):
         place = document.place_of(("num_processes",))
         yield Problem(f"{count!r} is not allowed; use a whole number from 1", "num_processes", place)
 

@@ -29,7 +29,10 @@ def read_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Docume
         notices += _lay_over(base, document)
         document, base = base, document
         document.source = base.source
-    notices += _lay_over(document, read_overrides(overrides))
+    over = read_overrides(overrides)
+    if over.has(("extends",)):
+        raise ConfigError([Problem("only a file can extend another; write it there", "extends", over.source)])
+    notices += _lay_over(document, over)
     return document, notices
 
 
@@ -53,7 +56,7 @@ def _read_base(document: Document, path: Path) -> Document | None:
 def _lay_over(base: Document, over: Document) -> list[str]:
     notices = []
     for switch, floor in _SWITCHES.items():
-        if over.has(switch) and base.has(switch):
+        if over.has(switch):
             notices += _drop_stale_keys(base, over, switch, floor)
     base.merge(over)
     return notices
@@ -61,7 +64,8 @@ def _lay_over(base: Document, over: Document) -> list[str]:
 
 def _drop_stale_keys(base: Document, over: Document, switch: KeyPath, floor: str) -> list[str]:
     """Leave out inherited keys that only the method or dataset switched away from knows."""
-    old, new = str(base.get(switch)), str(over.get(switch))
+    implied = "lora" if floor == "adapters" and base.has(switch[:1]) else "custom"
+    old, new = (str(source.get(switch, implied)) for source in (base, over))
     if room_name(old) == room_name(new) or not (has_room(floor, old) and has_room(floor, new)):
         return []
     section = switch[0]

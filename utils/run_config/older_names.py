@@ -14,19 +14,21 @@ _MOVES: dict[KeyPath, KeyPath] = {
     ("model_name_or_path",): ("model", "name_or_path"),
     ("output_dir",): ("training", "output_dir"),
     ("quantization",): ("model", "quantization"),
+    ("quantization_config",): ("model", "quantization"),
+    ("model", "quantization_config"): ("model", "quantization"),
     ("model", "use_auth_token"): ("model", "token"),
     ("model", "num_labels"): ("dataset", "num_labels"),
-    ("model", "max_length"): ("dataset", "max_length"),
     ("training", "use_auth_token"): ("model", "token"),
-    ("training", "max_length"): ("dataset", "max_length"),
-    ("training", "bnb_4bit_compute_dtype"): ("model", "quantization", "compute_dtype"),
 }
 
-_QUANTIZATION = {
+_QUANTIZATION: KeyPath = ("model", "quantization")
+_QUANTIZATION_PARENTS: tuple[KeyPath, ...] = ((), ("training",), ("model",), _QUANTIZATION)
+_FOUR_BIT_KEYS = {
     "bnb_4bit_quant_type": "type",
     "bnb_4bit_use_double_quant": "double_quant",
     "bnb_4bit_compute_dtype": "compute_dtype",
 }
+_ON, _OFF = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "none")
 
 
 class OlderNames:
@@ -42,8 +44,7 @@ class OlderNames:
         for old, new in _MOVES.items():
             self._move(old, new)
         self._move_length()
-        for parent in (("model",), ("model", "quantization")):
-            self._move_quantization(parent)
+        self._move_quantization()
 
     def rewrite_names(self, name: str, section: type[Section]) -> None:
         """Give a section's keys their names of today."""
@@ -52,7 +53,11 @@ class OlderNames:
                 continue
             value = self.document.get((name, old))
             if old == "group_by_length":
-                self._move((name, old), (name, new), "group_by_length" if value else "random")
+                words = {True: "group_by_length", False: "random", None: value}
+                self._move((name, old), (name, new), words[_read_switch(value)])
+            elif old == "warmup_ratio" and isinstance(value, (int, float)) and value >= 1:
+                place, _ = self._place((name, old)), self.document.remove((name, old))
+                self._report((name, old), place, f"{value} is not allowed; use a share below 1, or warmup_steps")
             else:
                 self._move((name, old), (name, new))
         if name == "training":
@@ -61,9 +66,7 @@ class OlderNames:
     def _drop_removed(self) -> None:
         for old, reason in DROPPED.items():
             if self.document.has(("training", old)):
-                place = self.document.place_of(("training", old))
-                self.document.remove(("training", old))
-                self.notices.append(f"{place}  training.{old}: has no effect any more; {reason}")
+                self._leave_out(("training", old), f"has no effect any more; {reason}")
         if self.document.get(("training", "optim")) == "adamw_hf":
             path = ("training", "optim")
             self.notices.append(f"{self.document.place_of(path)}  training.optim: adamw_hf is now called adamw_torch")
@@ -73,36 +76,68 @@ class OlderNames:
         """`max_seq_length` is the dataset's in SEQ_CLS and the trainer's in CAUSAL_LM."""
         causal = str(self.document.get(("task_type",), "")).lower().startswith("causal")
         home = ("sft", "max_length") if causal else ("dataset", "max_length")
-        for old in (("training", "max_seq_length"), ("model", "max_seq_length"), ("max_seq_length",)):
-            self._move(old, home)
+        for name in ("max_seq_length", "max_length"):
+            for parent in (("training",), ("model",), ()):
+                self._move((*parent, name), home)
 
-    def _move_quantization(self, parent: KeyPath) -> None:
-        target = ("model", "quantization")
-        for bits, old in ((4, "load_in_4bit"), (8, "load_in_8bit")):
-            path = (*parent, old)
-            if not self.document.has(path):
-                continue
-            place, on = self._place(path), self.document.remove(path)
-            self.notices.append(f"{place}  {'.'.join(path)}: now written model.quantization; read as that")
-            if on in (True, "true", "yes", 1):
-                if not isinstance(self.document.get(target), dict):
-                    self.document.set(target, {}, place)
-                self.document.set((*target, "bits"), bits, place)
-        for old, new in _QUANTIZATION.items():
-            self._move((*parent, old), (*target, new))
-        if self.document.get(target) == {}:
-            self.document.set(target, None, self._place(target))
+    def _move_quantization(self) -> None:
+        """Read bitsandbytes' own spelling; its 4-bit options mean nothing while load_in_4bit is false."""
+        switches = [self._take_switch(bits, parent) for parent in _QUANTIZATION_PARENTS for bits in (4, 8)]
+        written = self.document.get(_QUANTIZATION)
+        four_bits = isinstance(written, dict) and written.get("bits", 4) == 4
+        wanted = four_bits and (True in switches or False not in switches)
+        for parent in _QUANTIZATION_PARENTS:
+            for old, new in _FOUR_BIT_KEYS.items():
+                if wanted or isinstance(written, str):
+                    self._move((*parent, old), (*_QUANTIZATION, new))
+                elif self.document.has((*parent, old)):
+                    self._leave_out((*parent, old), "has no effect without 4 bits; left out")
+        if self.document.get(_QUANTIZATION) == {}:
+            self.document.set(_QUANTIZATION, None, self._place(_QUANTIZATION))
+
+    def _take_switch(self, bits: int, parent: KeyPath) -> bool | None:
+        """Turn `load_in_4bit: true` into `bits: 4`; None where it is not written."""
+        path = (*parent, f"load_in_{bits}bit")
+        if not self.document.has(path):
+            return None
+        place, value = self._leave_out(path, "now written model.quantization; read as that")
+        on = _read_switch(value)
+        written = self.document.get(_QUANTIZATION)
+        if on is None:
+            self._report(path, place, f"{value!r} is not allowed; use true or false")
+        elif on and (written is None or (isinstance(written, dict) and "bits" not in written)):
+            self.document.set((*_QUANTIZATION, "bits"), bits, place)
+        elif on and (not isinstance(written, dict) or written["bits"] != bits):
+            self._report(path, place, "contradicts model.quantization; keep one of them")
+        return on
+
+    def _leave_out(self, path: KeyPath, reason: str) -> tuple[Place, Any]:
+        place, value = self._place(path), self.document.remove(path)
+        self.notices.append(f"{place}  {'.'.join(path)}: {reason}")
+        return place, value
 
     def _move(self, old: KeyPath, new: KeyPath, *value: Any) -> None:
         if not self.document.has(old):
             return
-        place, found = self._place(old), self.document.remove(old)
-        if self.document.has(new):
-            message = f"two names for one setting; {'.'.join(new)} is written too: keep that one"
-            self.problems.append(Problem(message, ".".join(old), str(place)))
+        place, written = self._place(old), self.document.get(new[:-1], {})
+        if self.document.has(new) or not isinstance(written, (dict, type(None))):
+            self.document.remove(old)
+            taken = new if self.document.has(new) else new[:-1]
+            self._report(old, place, f"two names for one setting; {'.'.join(taken)} is written too: keep that one")
             return
-        self.document.set(new, value[0] if value else found, place)
+        self.document.move(old, new)
+        if value:
+            self.document.set(new, value[0], place)
         self.notices.append(f"{place}  {'.'.join(old)}: now called {'.'.join(new)}; read as that")
+
+    def _report(self, path: KeyPath, place: Place, message: str) -> None:
+        self.problems.append(Problem(message, ".".join(path), str(place)))
 
     def _place(self, path: KeyPath) -> Place:
         return self.document.places.get(path, Place(self.document.source))
+
+
+def _read_switch(value: Any) -> bool | None:
+    """Read true or false in any of YAML's spellings (1.1's `no` is a word in 1.2); None where it is neither."""
+    word = str(value).lower()
+    return True if word in _ON else False if word in _OFF else None

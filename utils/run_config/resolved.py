@@ -7,9 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from utils.adapters.adapter import AdapterSection
+from utils.config.scalars import dump_yaml
 from utils.config.section import Section
 from utils.data.dataset import DatasetSection
 from utils.modeling.section import ModelSection
@@ -70,11 +69,11 @@ class RunConfig:
         }
         if self.sft is not None:
             sections["sft"] = self.sft.model_dump(exclude_unset=True)
-        return sections
+        return {name: _write_plainly(section) for name, section in sections.items()}
 
     def to_yaml(self) -> str:
         """Write the resolved file as YAML."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=100)
+        return dump_yaml(self.to_dict())
 
     def fingerprint(self) -> str:
         """Hash what decides the run's numbers; names, folders and logging do not."""
@@ -102,3 +101,12 @@ def find_differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tupl
     before, after = flatten(old), flatten(new)
     keys = sorted((before.keys() | after.keys()) - _NOT_IN_FINGERPRINT)
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def _write_plainly(value: Any) -> Any:
+    """Write 16.0 as 16, so that a default and the same number read from a file are one."""
+    if isinstance(value, dict):
+        return {key: _write_plainly(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_write_plainly(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value

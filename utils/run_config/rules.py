@@ -49,6 +49,7 @@ def check_resolved(config: RunConfig, described: ClassificationSet | None, docum
     arguments = config.arguments
     if described is not None:
         yield from _check_metrics(config, described, document)
+    yield from _check_arguments(arguments, document)
     yield from _check_strategies(arguments, document)
     if config.training.early_stopping_patience and arguments.get("eval_strategy", "no") == "no":
         yield _problem("training.early_stopping_patience", "needs evaluations; set training.eval_strategy", document)
@@ -59,31 +60,48 @@ def check_resolved(config: RunConfig, described: ClassificationSet | None, docum
             yield _problem("training.class_weights", "has no meaning for regression; leave it out", document)
         elif isinstance(weights, list) and classes is not None and len(weights) != classes:
             yield _problem("training.class_weights", f"needs {classes} numbers, found {len(weights)}", document)
+        elif isinstance(weights, list) and min(weights, default=1) < 0:
+            yield _problem("training.class_weights", "a weight below 0 is not allowed; use 0 or more", document)
 
 
 def find_idle_settings(config: RunConfig, document: Document) -> Iterator[str]:
     """Name settings that are written but have no effect, each as a sentence."""
-    arguments = config.arguments
+    arguments, own = config.arguments, config.training
+    reports = arguments.get("report_to")
+    causal = config.task_type == "CAUSAL_LM"
     idle = {
-        "eval_steps": (
+        "training.eval_steps": (
             arguments.get("eval_strategy") != "steps",
             "evaluation is not by steps (training.eval_strategy)",
         ),
-        "save_steps": (
+        "training.save_steps": (
             arguments.get("save_strategy") != "steps",
             "saving is not by steps (training.save_strategy)",
         ),
-        "num_train_epochs": (arguments.get("max_steps", -1) > 0, "training.max_steps decides the length"),
-        "early_stopping_threshold": (
-            bool(config.training.early_stopping_threshold) and not config.training.early_stopping_patience,
-            "training.early_stopping_patience is not set",
+        "training.num_train_epochs": (arguments.get("max_steps", -1) > 0, "training.max_steps decides the length"),
+        "training.early_stopping_threshold": (
+            own.early_stopping_threshold != 0 and not own.early_stopping_patience,
+            "early_stopping_patience is not set",
         ),
-        "logging_dir": (arguments.get("report_to") != "tensorboard", "training.report_to is not tensorboard"),
+        "training.logging_dir": (
+            own.logging_dir is not None and not {"tensorboard", "all"} & {*_as_list(reports)},
+            "training.report_to is not tensorboard",
+        ),
+        "dataset.max_length": (
+            causal and config.dataset.max_length != DatasetSection.model_fields["max_length"].default,
+            "it is for SEQ_CLS; the length of CAUSAL_LM is sft.max_length",
+        ),
     }
     for key, (is_idle, why) in idle.items():
-        path = ("training", key)
+        path = tuple(key.split("."))
         if is_idle and document.has(path):
-            yield f"{document.place_of(path)}  training.{key}: has no effect; {why}"
+            yield f"{document.place_of(path)}  {key}: has no effect; {why}"
+
+
+def find_untrainable(config: RunConfig) -> Iterator[Problem]:
+    """Name what is a valid configuration but cannot be trained by this version."""
+    if config.task_type == "CAUSAL_LM":
+        yield Problem("CAUSAL_LM cannot be trained by this version yet; SEQ_CLS can", "task_type", config.source)
 
 
 def _problem(path: str, message: str, document: Document) -> Problem:
@@ -133,14 +151,32 @@ def _check_metrics(config: RunConfig, described: ClassificationSet, document: Do
         if name not in known:
             yield _problem("dataset.metrics", f"no {kind} metric called {name}{suggest(name, known)}", document)
     chosen = str(config.arguments.get("metric_for_best_model") or "loss").removeprefix("eval_")
-    allowed = ["loss", "combined_score", *known, *(f"{name}_macro" for name in ("f1", "precision", "recall"))]
+    combined = ["combined_score"] if len(described.metrics) > 1 else []
+    macro = [f"{name}_macro" for name in ("f1", "precision", "recall") if name in known]
+    allowed = ["loss", *combined, *known, *macro]
     if chosen not in allowed:
         message = f"no {kind} metric called {chosen}{suggest(chosen, allowed)}"
         yield _problem("training.metric_for_best_model", message, document)
 
 
+def _check_arguments(arguments: dict[str, Any], document: Document) -> Iterator[Problem]:
+    """Say before loading what TrainingArguments would say after it."""
+    for one, other in (("fp16", "bf16"), ("fp16_full_eval", "bf16_full_eval")):
+        if arguments.get(one) and arguments.get(other):
+            yield _problem(f"training.{one}", f"not together with training.{other}; keep one of them", document)
+    scheduler = arguments.get("lr_scheduler_type")
+    if scheduler in ("reduce_lr_on_plateau", "greedy") and arguments.get("eval_strategy", "no") == "no":
+        message = f"{scheduler} needs evaluations; set training.eval_strategy"
+        yield _problem("training.lr_scheduler_type", message, document)
+    for key in ("logging_steps", "eval_steps", "save_steps"):
+        steps = arguments.get(key) or 0
+        if steps > 1 and steps != int(steps):
+            message = f"{steps} is not allowed; use a whole number of steps, or a share below 1"
+            yield _problem(f"training.{key}", message, document)
+
+
 def _check_strategies(arguments: dict[str, Any], document: Document) -> Iterator[Problem]:
-    """Say before loading what the Trainer would say after it."""
+    """Check that there is an evaluation behind every checkpoint, so that the best one can be found."""
     evaluate, save = arguments.get("eval_strategy", "no"), arguments.get("save_strategy", "no")
     if not arguments.get("load_best_model_at_end"):
         return
@@ -150,6 +186,13 @@ def _check_strategies(arguments: dict[str, Any], document: Document) -> Iterator
     elif save not in (evaluate, "best"):
         message = f"needs save_strategy ({save}) equal to eval_strategy ({evaluate})"
         yield _problem(path, message, document)
-    elif save == "steps" and arguments["save_steps"] % (arguments["eval_steps"] or 1):
-        message = f"must be a multiple of eval_steps ({arguments['eval_steps']}), found {arguments['save_steps']}"
-        yield _problem("training.save_steps", message, document)
+    elif evaluate == save == "steps":
+        saving, evaluating = arguments["save_steps"], arguments["eval_steps"]
+        ratio = saving / evaluating
+        if (saving < 1) != (evaluating < 1) or abs(ratio - round(ratio)) > 1e-6 or ratio < 1:
+            message = f"must be a multiple of eval_steps ({evaluating:g}), found {saving:g}"
+            yield _problem("training.save_steps", message, document)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

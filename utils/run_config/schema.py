@@ -30,6 +30,9 @@ def build_schema() -> dict[str, Any]:
     header = Header.model_json_schema()
     models = [*single.values(), *(config for configs in rooms.values() for config in configs)]
     references, definitions = models_json_schema([(model, "validation") for model in models])
+    for definition in definitions["$defs"].values():
+        definition.pop("required", None)  # a file may leave to `extends` or to the command line what it likes
+    definitions["$defs"]["ModelSection"]["properties"]["quantization"]["anyOf"].append({"type": "string"})
     properties: dict[str, Any] = {"extends": {"type": "string", "description": "Another file that this one extends."}}
     properties |= header["properties"]
     properties |= {name: references[(model, "validation")] for name, model in single.items()}

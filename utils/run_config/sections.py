@@ -45,9 +45,11 @@ class SectionReader:
         self.document = document
         self.problems: list[Problem] = []
         self.notices: list[str] = []
+        self._unreadable: set[str] = set()
 
     def read(self) -> dict[str, Section]:
         """Read the header and all sections; those with mistakes are missing in the answer."""
+        self._refuse_non_mappings()
         older = OlderNames(self.document)
         older.rewrite_sections()
         self._fill_defaults()
@@ -59,10 +61,23 @@ class SectionReader:
         self._validate("", Header, elsewhere, read)
         for name, section in classes.items():
             self._validate(name, section, elsewhere, read)
-        self._refuse_unknown_sections()
+        self._refuse_unknown_sections(elsewhere)
         self.problems += older.problems
         self.notices += older.notices
         return read
+
+    def _refuse_non_mappings(self) -> None:
+        """Take out sections that hold no keys; null is a section left empty, and no adapter for `peft`."""
+        for name in SECTIONS:
+            value = self.document.get((name,))
+            if value is None and name != "peft" and self.document.has((name,)):
+                self.document.data[name] = {}
+            elif value is None and self.document.has((name,)):
+                self.document.remove((name,))
+            elif value is not None and not isinstance(value, dict):
+                self._report(name, f"must be a section: write its keys below it, indented; found {value!r}")
+                self.document.remove((name,))
+                self._unreadable.add(name)
 
     def _fill_defaults(self) -> None:
         """Put in what depends on the file's name, and give choices their proper spelling."""
@@ -70,26 +85,25 @@ class SectionReader:
         stem = Path(document.source).stem
         if document.get(("task_name",)) is None:
             document.set(("task_name",), stem, Place(document.source))
-        task_type = document.get(("task_type",))
-        if isinstance(task_type, str):
-            document.data["task_type"] = _TASK_SPELLINGS.get(task_type.lower(), task_type)
-        for name in SECTIONS:
-            if document.has((name,)) and document.get((name,)) is None:
-                document.data[name] = {}
-        if isinstance(document.get(("training",), {}), dict) and document.get(("training", "output_dir")) is None:
+        for section in (document.data, document.get(("peft",), {})):
+            if isinstance(task_type := section.get("task_type"), str):
+                section["task_type"] = _TASK_SPELLINGS.get(task_type.lower(), task_type)
+        if document.get(("training", "output_dir")) is None:
             document.set(("training", "output_dir"), f"./outputs/{stem}", Place(document.source))
 
     def _choose_classes(self) -> dict[str, type[Section]]:
         classes: dict[str, type[Section] | None] = {
             "model": ModelSection,
             "peft": self._peft_class(),
-            "dataset": self._dataset_class(),
+            "dataset": None if "dataset" in self._unreadable else self._dataset_class(),
             "training": training_section(),
             "results": ResultsSection,
         }
         if self.document.has(("sft",)):
             classes["sft"] = sft_section()
-        return {name: section for name, section in classes.items() if section is not None}
+        return {
+            name: section for name, section in classes.items() if section is not None and name not in self._unreadable
+        }
 
     def _peft_class(self) -> type[Section] | None:
         method = self.document.get(("peft", "method"), "none" if not self.document.has(("peft",)) else "lora")
@@ -109,8 +123,9 @@ class SectionReader:
         path = self.document.get(("dataset", "path"))
         if name is None and path is not None and self.document.has(("dataset",)):
             name = "custom"
-        if not isinstance(name, str):
-            self._report("dataset.name", f"missing; name a dataset{suggest('', list_rooms('data'))}")
+        if not isinstance(name, str) or not name.strip():
+            found = "missing" if name in (None, "") else f"{name!r} is no name"
+            self._report("dataset.name", f"{found}; name a dataset{suggest('', list_rooms('data'))}")
             return None
         room = _room_of_hub_name(name) or ("custom" if "/" in name or is_local(name) else name)
         if not has_room("data", room):
@@ -125,20 +140,18 @@ class SectionReader:
     def _validate(self, name: str, section: type[Section], elsewhere: dict[str, str], read: dict[str, Section]) -> None:
         data = self.document.data
         raw: Any = data.get(name, {}) if name else {key: data[key] for key in Header.model_fields if key in data}
-        path = (name,) if name else ()
-        if not isinstance(raw, dict):
-            message = f"must be a section of keys, found {type(raw).__name__}"
-            self.problems.append(Problem(message, name, self.document.place_of(path)))
-            return
         try:
             read[name] = section.model_validate(raw)
         except ValidationError as error:
+            path = (name,) if name else ()
             self.problems += explain_errors(error, section, path, self.document, elsewhere)
 
-    def _refuse_unknown_sections(self) -> None:
+    def _refuse_unknown_sections(self, elsewhere: dict[str, str]) -> None:
         known = [*SECTIONS, *Header.model_fields, "extends"]
         for key in self.document.data:
-            if key not in known:
+            if key in elsewhere and key not in known:
+                self._report(key, f"not a section; {elsewhere[key]}")
+            elif key not in known:
                 self._report(key, f"unknown section{suggest(key, known)}")
 
     def _report(self, path: str, message: str) -> None:

@@ -34,7 +34,7 @@ def export_model(
     config: RunConfig,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    labels: tuple[str, ...],
+    data: ClassificationData,
 ) -> Path:
     """Write final_model/: weights, tokenizer, labels and the resolved configuration; written beside, then renamed."""
     target = folder.final_model
@@ -45,8 +45,7 @@ def export_model(
     open_adapter(config.peft.method).save(model, partial)
     tokenizer.save_pretrained(partial)
     (partial / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    for place in (partial, folder.path):
-        (place / LABELS_FILE).write_text(json.dumps(labels, ensure_ascii=False), encoding="utf-8")
+    _write_labels(partial, data)
     partial.rename(target)
     return target
 
@@ -60,8 +59,12 @@ def link_best(folder: RunFolder, checkpoint: str | None) -> None:
         link.symlink_to(Path(checkpoint).name)
 
 
-def write_probe_rows(folder: RunFolder, data: ClassificationData) -> None:
-    """Keep rows as texts, by which later checks can tell whether a model is still the same."""
+def write_data_facts(folder: RunFolder, data: ClassificationData) -> None:
+    """Write before training what makes any checkpoint usable: the classes' names, and some rows as texts.
+
+    By these probe rows later checks can tell whether a model is still the same.
+    """
+    _write_labels(folder.path, data)
     split = data.evals.get("") or data.train
     if split is None:
         return
@@ -112,7 +115,7 @@ class Recording:
             status="failed",
             task_name=config.task_name,
             task_type=config.task_type,
-            method=config.peft.method,
+            method=config.peft.method if config.arguments.get("do_train", True) else "none",
             seed=config.seed,
             warnings=list(config.warnings),
             config_fingerprint=config.fingerprint(),
@@ -141,3 +144,7 @@ class Recording:
             data=facts,
             commits={"model": model_commit, "dataset": data.commit},
         )
+
+
+def _write_labels(folder: Path, data: ClassificationData) -> None:
+    (folder / LABELS_FILE).write_text(json.dumps(data.coder.names, ensure_ascii=False), encoding="utf-8")

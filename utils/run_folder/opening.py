@@ -11,13 +11,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
+from utils.config.document import read_document
 from utils.errors import ConfigError, UserError
 from utils.logs import is_main_process
 from utils.results.record import RunRecord, read_record
 from utils.run_config import RunConfig, find_differences
 from utils.run_config.resolved import RESUMABLE_KEYS
+
+LOCK_FILE = ".lock"
 
 logger = logging.getLogger(__name__)
 
@@ -55,21 +56,37 @@ def open_run_folder(config: RunConfig, resume: str | None = None, overwrite: boo
     path = Path(config.training.output_dir).expanduser()
     if not is_main_process():
         return _join(path, config, resume, overwrite)
-    if path.is_file():
-        raise UserError(f"training.output_dir: {path} is a file; name a folder")
-    if overwrite and path.is_dir() and any(path.iterdir()):
-        _set_aside(path)
+    _refuse(path, resume, overwrite)
     lock = _lock(path)
-    resolved = _read_resolved(path)
-    if resolved is None:
-        _refuse_foreign(path)
-        folder = RunFolder(path)
-    else:
-        folder = _reopen(path, config, resolved, resume)
+    if overwrite and any(each.name != LOCK_FILE for each in path.iterdir()):
+        _set_aside(path)
+        lock.close()
+        lock = _lock(path)
+    try:
+        resolved = _read_resolved(path)
+        folder = RunFolder(path) if resolved is None else _reopen(path, config, resolved, resume)
+    except UserError:
+        lock.close()
+        raise
     folder._lock = lock
     if folder.finished is None:
         (path / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
     return folder
+
+
+def _refuse(path: Path, resume: str | None, overwrite: bool) -> None:
+    """Refuse what cannot be a run's folder before anything is written there."""
+    if resume and overwrite:
+        raise UserError("--resume continues a run and --overwrite starts over; give one of them")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"training.output_dir: {path} is a file; name a folder")
+    if overwrite and path.resolve() in (here := Path.cwd(), *here.parents):
+        raise UserError(f"training.output_dir: {path} holds the working directory and is not renamed; name another")
+    holds_run = (path / "run.yaml").is_file()
+    if path.is_dir() and not holds_run and not overwrite:
+        _refuse_foreign(path)
+    if resume and not holds_run:
+        raise UserError(f"{path} holds no run to resume; leave --resume out to start one")
 
 
 def _join(path: Path, config: RunConfig, resume: str | None, overwrite: bool) -> RunFolder:
@@ -132,15 +149,14 @@ def _read_resolved(path: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        resolved = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} cannot be read ({error}); use --overwrite or another training.output_dir") from None
-    return resolved if isinstance(resolved, dict) else {}
+        return read_document(file).data
+    except ConfigError as error:
+        raise UserError(f"{error}; use --overwrite or another training.output_dir") from None
 
 
 def _refuse_foreign(path: Path) -> None:
     """Keep away from a folder that holds something else than a run."""
-    strange = [each.name for each in path.iterdir() if each.name not in (".lock", "logs")]
+    strange = [each.name for each in path.iterdir() if each.name not in (LOCK_FILE, "logs")]
     if strange:
         raise ConfigError(
             f"training.output_dir: {path} is not empty and not a run's folder (it holds "
@@ -149,22 +165,28 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _set_aside(path: Path) -> None:
-    stamp = datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S")
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
     target = path.with_name(f"{path.name}.old_{stamp}")
-    path.rename(target)
+    try:
+        path.rename(target)
+    except OSError as error:
+        raise UserError(f"training.output_dir: {path} cannot be renamed: {error.strerror}") from None
     logger.info("%s is now %s", path, target)
 
 
 def _lock(path: Path) -> IO[str]:
     try:
         path.mkdir(parents=True, exist_ok=True)
-        file = (path / ".lock").open("w", encoding="utf-8")
+        file = (path / LOCK_FILE).open("a", encoding="utf-8")
     except OSError as error:
         raise UserError(f"training.output_dir: {path} cannot be written: {error.strerror}") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         raise UserError(f"{path} is in use by another run; wait for it, or give another training.output_dir") from None
+    except OSError as error:
+        logger.warning("%s cannot be locked (%s); see that no other run uses it", path, error.strerror)
+    file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
     return file

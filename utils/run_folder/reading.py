@@ -53,7 +53,7 @@ def read_run_folder(name: str | Path) -> TrainedModel:
     Raises:
         UserError: It is none of these, or the run has no model yet.
     """
-    path = Path(name).expanduser()
+    path = Path(name).expanduser().resolve()
     if not path.is_dir():
         raise UserError(f"{name}: no such folder; give the training.output_dir of a run")
     run = next((each for each in (path, path.parent) if (each / "run.yaml").is_file()), None)
@@ -66,6 +66,8 @@ def read_run_folder(name: str | Path) -> TrainedModel:
         )
     config = load_run_config(run / "run.yaml", files=False)
     labels = next((each / LABELS_FILE for each in (weights, run) if (each / LABELS_FILE).is_file()), None)
+    if labels is None and config.task_type == "SEQ_CLS":
+        raise UserError(f"{name}: no {LABELS_FILE}, so the classes' names are not known; name the run folder itself")
     names = tuple(json.loads(labels.read_text("utf-8"))) if labels else ()
     return TrainedModel(weights, config, names)
 

@@ -17,6 +17,7 @@ from utils.adapters.adapter import head_modules
 from utils.data.classification import ClassificationData
 from utils.errors import DataError
 from utils.metrics.metric import compute_metrics, load_metric, metric_names, result_key
+from utils.modeling.new_weights import list_new_modules
 from utils.training.callbacks.measuring import MeasuringCallback
 from utils.training.callbacks.progress import ProgressCallback
 from utils.training.losses import ClassificationLoss, scale_class_weights
@@ -25,6 +26,10 @@ from utils.training.trainer import ClassificationTrainer, build_arguments, keep_
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+_NOT_METRICS = ("loss", "combined_score")
+"""What a checkpoint can be judged by without being a metric's room."""
 
 
 def build_classification_trainer(
@@ -47,9 +52,11 @@ def build_classification_trainer(
 
     Raises:
         DataError: Rows are longer than the model's table of positions.
+        ConfigError: Class weights do not fit the data.
     """
     _require_positions(model, data)
-    arguments = build_arguments(_name_best_metric(resolved, data), section.output_dir, section.logging_dir, seed)
+    resolved = _fit_evaluation(resolved, section, data)
+    arguments = build_arguments(resolved, section.output_dir, section.logging_dir, seed)
     half = arguments.bf16 or arguments.fp16
     trainer = ClassificationTrainer(
         model=model,
@@ -59,7 +66,7 @@ def build_classification_trainer(
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if half else None),
         compute_loss_func=_build_loss(section, arguments, data),
-        compute_metrics=build_compute_metrics(data),
+        compute_metrics=build_compute_metrics(data, arguments.metric_for_best_model),
         preprocess_logits_for_metrics=keep_predictions,
         head_learning_rate=section.head_learning_rate,
         head_parameters=_head_parameters(model),
@@ -72,10 +79,18 @@ def build_classification_trainer(
     return trainer
 
 
-def build_compute_metrics(data: ClassificationData) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Build the function that scores an evaluation: every metric of the kind, and the task's combined score."""
+def build_compute_metrics(
+    data: ClassificationData, best: str | None = None
+) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Build the function that scores an evaluation: every metric of the kind, and the task's combined score.
+
+    Args:
+        data: The prepared set.
+        best: The result by which checkpoints are compared, which may be none of the usual metrics.
+    """
     every = metric_names("regression" if data.num_labels == 1 else "classification")
-    names = list(dict.fromkeys([*data.spec.metrics, *every]))
+    chosen = [best] if best and best not in _NOT_METRICS else []
+    names = list(dict.fromkeys([*data.spec.metrics, *every, *chosen]))
 
     def score(prediction: EvalPrediction) -> dict[str, float]:
         values = compute_metrics(names, prediction.predictions, prediction.label_ids, data.num_labels)
@@ -93,7 +108,7 @@ def combined_score(values: dict[str, float], data: ClassificationData) -> dict[s
 def best_metric_name(resolved: dict[str, Any], data: ClassificationData) -> str:
     """Name the result by which checkpoints are compared, as it stands in the results."""
     chosen = str(resolved.get("metric_for_best_model") or data.spec.metrics[0]).removeprefix("eval_")
-    return chosen if chosen in ("loss", "combined_score") else result_key(chosen, data.num_labels)
+    return chosen if chosen in _NOT_METRICS else result_key(chosen, data.num_labels)
 
 
 def find_measuring(trainer: ClassificationTrainer) -> MeasuringCallback:
@@ -101,9 +116,12 @@ def find_measuring(trainer: ClassificationTrainer) -> MeasuringCallback:
     return next(each for each in trainer.callback_handler.callbacks if isinstance(each, MeasuringCallback))
 
 
-def _name_best_metric(resolved: dict[str, Any], data: ClassificationData) -> dict[str, Any]:
-    """Spell the metric as it stands in the results, and give it its own direction."""
-    if not resolved.get("metric_for_best_model"):
+def _fit_evaluation(resolved: dict[str, Any], section: OwnTrainingSection, data: ClassificationData) -> dict[str, Any]:
+    """Spell the best metric as it stands in the results, in its own direction; without rows, never evaluate."""
+    if "" not in data.evals:
+        never = {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
+        return {**resolved, **never}
+    if not resolved.get("metric_for_best_model") and not section.early_stopping_patience:
         return resolved
     name = best_metric_name(resolved, data)
     rising = name == "combined_score" or (name != "loss" and load_metric(name).greater_is_better)
@@ -118,13 +136,17 @@ def _build_loss(
     section: OwnTrainingSection, arguments: TrainingArguments, data: ClassificationData
 ) -> ClassificationLoss:
     counts = list(data.reports["train"].label_counts.values()) if data.train else []
-    weights = scale_class_weights(section.class_weights, counts) if counts else None
+    wanted = section.class_weights
+    if isinstance(wanted, list) and len(wanted) == len(counts):  # written in the data's order of classes
+        by_id = dict(zip(data.coder.numbers.values(), wanted, strict=True))
+        wanted = [by_id[index] for index in range(len(wanted))]
+    weights = scale_class_weights(wanted, counts) if counts else None
     return ClassificationLoss(data.num_labels, weights, arguments.label_smoothing_factor)
 
 
 def _head_parameters(model: PreTrainedModel) -> frozenset[str]:
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    heads = head_modules(plain)
+    heads = head_modules(plain, list_new_modules(plain))
     return frozenset(name for name, _ in model.named_parameters() if any(f".{head}." in f".{name}." for head in heads))
 
 
@@ -139,7 +161,8 @@ def _require_positions(model: PreTrainedModel, data: ClassificationData) -> None
             "wpe",
             "embed_positions",
         ):
-            room = module.num_embeddings - (module.padding_idx + 1 if module.padding_idx else 0)
+            first = getattr(module, "offset", module.padding_idx + 1 if module.padding_idx else 0)
+            room = module.num_embeddings - first
             if longest > room:
                 raise DataError(
                     f"dataset.max_length: a row has {longest} tokens, but the model has positions for {room}; "

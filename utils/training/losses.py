@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from utils.errors import ConfigError, Problem
+
 
 class ClassificationLoss:
     """Cross-entropy, or mean squared error for regression, over all rows of an optimizer step.
@@ -60,9 +62,20 @@ def scale_class_weights(weights: list[float] | str | None, label_counts: list[in
     Args:
         weights: One weight per class, `balanced` (inverse to the class's share), or None.
         label_counts: Training rows of each class.
+
+    Raises:
+        ConfigError: There are not as many weights as classes, or they weigh nothing.
     """
     if weights is None:
         return None
     raw = [1 / max(count, 1) for count in label_counts] if isinstance(weights, str) else list(weights)
+    if len(raw) != len(label_counts):
+        raise _refuse(f"needs {len(label_counts)} numbers, one for each class, found {len(raw)}")
     mean = sum(weight * count for weight, count in zip(raw, label_counts, strict=True)) / sum(label_counts)
+    if min(raw) < 0 or mean <= 0:
+        raise _refuse(f"{raw} leaves the loss without a training row that counts; weights are 0 or more")
     return [weight / mean for weight in raw]
+
+
+def _refuse(message: str) -> ConfigError:
+    return ConfigError([Problem(message, "training.class_weights")])

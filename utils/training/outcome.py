@@ -51,7 +51,7 @@ def fill_record(
         memory=PeakMemory(**measuring.read_memory()),
         time=_timing(trainer, measuring),
         data=_data_counts(data),
-        extra={"splits": {key: report.to_dict() for key, report in data.reports.items()}},
+        extra={"splits": {key: report.to_dict() for key, report in data.reports.items()}} | _partial(data),
     )
 
 
@@ -82,6 +82,12 @@ def _last_metrics(trainer: ClassificationTrainer) -> dict[str, float | None]:
         for key, value in logs[-1].items()
         if key.startswith("eval_") and not key.endswith(skipped)
     }
+
+
+def _partial(data: ClassificationData) -> dict[str, bool]:
+    """Mark scores that were not measured on all rows of a split."""
+    left_out = any(report.left_out_rows for name, report in data.reports.items() if name.startswith("eval"))
+    return {"partial": True} if left_out else {}
 
 
 def _timing(trainer: ClassificationTrainer, measuring: MeasuringCallback) -> Timing:

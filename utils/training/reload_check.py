@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,11 @@ def _compare(
     answers = [_predict(logits, data.num_labels) for logits in (before, after)]
     scores = [compute_metrics(data.spec.metrics, answer, labels, data.num_labels, quiet=True) for answer in answers]
     tolerance = _TOLERANCE[dtype] * max(scale, 1.0)
+    if not math.isfinite(scale):
+        raise CheckError(
+            "the trained model answers with numbers that are not finite: it has diverged; lower "
+            "training.learning_rate, or set training.max_grad_norm"
+        )
     report = {
         "rows": len(labels),
         "largest_logit_difference": difference,

@@ -46,6 +46,7 @@ class SeededOrder(Sampler[int]):
     def _group(self, order: list[int], generator: torch.Generator) -> list[int]:
         assert self._lengths is not None, "grouping needs lengths"
         size, lengths = self._batch_size, self._lengths
+        order.sort(key=max(order, key=lengths.__getitem__).__ne__)  # the longest row first, the others as drawn
         pool = size * max(1, min(_BATCHES_PER_POOL, len(order) // (size * 4)))
         batches: list[list[int]] = []
         for start in range(0, len(order), pool):
@@ -53,7 +54,6 @@ class SeededOrder(Sampler[int]):
             batches += [alike[at : at + size] for at in range(0, len(alike), size)]
         whole = [batch for batch in batches if len(batch) == size]
         rest = [row for batch in batches if len(batch) < size for row in batch]
-        shuffled = [whole[index] for index in torch.randperm(len(whole), generator=generator).tolist()]
-        longest_first = sorted(shuffled, key=lambda batch: -max(lengths[row] for row in batch))[:1]
-        others = [batch for batch in shuffled if batch not in longest_first]
-        return [row for batch in [*longest_first, *others] for row in batch] + rest
+        first, others = whole[:1], whole[1:]
+        shuffled = [others[index] for index in torch.randperm(len(others), generator=generator).tolist()]
+        return [row for batch in [*first, *shuffled] for row in batch] + rest

@@ -27,6 +27,7 @@ OURS = {
     "batch_eval_metrics": "evaluation keeps predictions only, so its memory does not grow",
     "eval_do_concat_batches": "evaluation keeps predictions only, so its memory does not grow",
     "prediction_loss_only": "set training.eval_strategy: 'no' to evaluate less",
+    "hub_token": "the secret never stands in a file; set HF_TOKEN or run `hf auth login`",
     "output_dir": "",
 }
 """Fields of TrainingArguments with another home. An empty text: a field of this section by the same name."""
@@ -62,7 +63,7 @@ _BOUNDS = {
     "weight_decay": Field(ge=0), "max_grad_norm": Field(ge=0), "label_smoothing_factor": Field(ge=0, lt=1),
     "adam_beta1": Field(ge=0, lt=1), "adam_beta2": Field(ge=0, lt=1), "adam_epsilon": Field(gt=0),
     "dataloader_num_workers": Field(ge=0), "eval_delay": Field(ge=0), "logging_steps": Field(gt=0),
-    "save_steps": Field(gt=0),
+    "save_steps": Field(gt=0), "eval_steps": Field(gt=0),
 }  # fmt: skip
 
 _CHOICES = {
@@ -77,7 +78,7 @@ class OwnTrainingSection(Section):
 
     ALIASES: ClassVar[dict[str, str]] = RENAMED
 
-    output_dir: str
+    output_dir: str = Field(min_length=1)
     """Folder of the run; null: ./outputs/<configuration file's name>."""
     logging_dir: str | None = None
     """Folder of TensorBoard's files; null: <output_dir>/logs."""
@@ -133,10 +134,11 @@ def resolve_arguments(section: OwnTrainingSection, task_type: str, seed: int, me
     strategy = resolved.get("eval_strategy", "no")
     resolved.setdefault("save_strategy", strategy if strategy != "no" else "epoch")
     if strategy == "steps":
-        resolved.setdefault("eval_steps", resolved["logging_steps"])
+        resolved["eval_steps"] = resolved.get("eval_steps") or resolved["logging_steps"]
         resolved.setdefault("save_steps", resolved["eval_steps"])
     comparable = strategy != "no" and resolved["save_strategy"] in (strategy, "best")
     resolved.setdefault("load_best_model_at_end", task_type == "SEQ_CLS" and comparable)
-    if resolved["load_best_model_at_end"] or resolved["save_strategy"] == "best":
-        resolved.setdefault("metric_for_best_model", metric or "loss")
+    compares = resolved["load_best_model_at_end"] or resolved["save_strategy"] == "best"
+    if compares or section.early_stopping_patience:
+        resolved["metric_for_best_model"] = resolved.get("metric_for_best_model") or metric or "loss"
     return resolved

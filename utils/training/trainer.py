@@ -51,7 +51,17 @@ class ClassificationTrainer(Trainer):
             return SequentialSampler(range(rows))
         grouped = strategy == "group_by_length"
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return SeededOrder(rows, self.args.data_seed, self._lengths if grouped else None, step)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return SeededOrder(rows, seed, self._lengths if grouped else None, step)
+
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
+        """Let dataloader_drop_last drop rows of training only; transformers drops evaluation and test rows too."""
+        wanted = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = wanted and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = wanted
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler[int] | None:
         """Keep the order of evaluation rows: predictions are written in it."""

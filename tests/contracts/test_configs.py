@@ -1,0 +1,122 @@
+"""Every shipped configuration, found by walking the folder: read with the ML libraries blocked, and as documented."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from utils.config.document import read_document
+from utils.run_config import load_run_config
+from utils.run_config.kinds import find_kind
+from utils.run_config.schema import build_schema
+from utils.run_config.sections import SECTIONS, Header
+from utils.training.section import OwnTrainingSection
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted(path for path in (ROOT / "configs").rglob("*") if path.suffix in (".yaml", ".yml", ".json"))
+FILES = [path for path in FILES if not path.name.startswith(".")]
+RUNS = [path for path in FILES if find_kind(path) == "run"]
+EMBEDDED = ROOT / "examples" / "quickstart" / "base"
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT / "configs"))
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, Any]:
+    """Validate every file in one process with the ML libraries blocked."""
+    requests = [["validate_config", ["--show", str(path.relative_to(ROOT))]] for path in FILES]
+    requests.append(["validate_config", ["--all"]])
+    script = ROOT / "tests" / "doors" / "without_ml.py"
+    done = subprocess.run(
+        [sys.executable, str(script)], input=json.dumps(requests), capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    result = json.loads(done.stdout)
+    assert result["imported"] == []
+    return dict(zip([*map(name_of, FILES), "--all"], result["answers"], strict=True))
+
+
+def test_the_guard_sees_every_file(answers: dict[str, Any]) -> None:
+    shipped = {"quickstart.yaml", "template.yaml", "glue_mrpc.yaml", "glue_cola_qwen.yaml", "glue_bert.yaml"}
+    assert shipped <= {name_of(path) for path in RUNS}
+    everything = [path for path in (ROOT / "configs").rglob("*") if path.is_file() and not path.name.startswith(".")]
+    assert len(FILES) >= len(everything)
+    text = answers["--all"]["out"]
+    assert all(f"configs/{name_of(path)} (" in text for path in FILES)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_it_is_valid(path: Path, answers: dict[str, Any]) -> None:
+    answer = answers[name_of(path)]
+    if "examples/quickstart" in path.read_text("utf-8") and not EMBEDDED.is_dir():
+        pytest.skip("the embedded example has not been made here")
+    assert answer["code"] == 0, answer["err"]
+    assert "warning: " not in answer["err"]
+    assert "note: " not in answer["err"]
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_it_is_its_own_resolved_file_read_again(path: Path, tmp_path: Path) -> None:
+    config = load_run_config(path, files=False)
+    again = tmp_path / "run.yaml"
+    again.write_text(config.to_yaml(), encoding="utf-8")
+    assert load_run_config(again, files=False).fingerprint() == config.fingerprint()
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_it_meets_the_schema_for_editors(path: Path) -> None:
+    validator = jsonschema.Draft202012Validator(build_schema())
+    assert [error.message for error in validator.iter_errors(read_document(path).data)] == []
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_it_writes_into_its_own_folder(path: Path) -> None:
+    config = load_run_config(path, files=False)
+    assert config.training.output_dir == f"./outputs/{path.stem}"
+    assert config.task_name == path.stem
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_it_opens_with_what_it_does_and_the_command(path: Path) -> None:
+    head = re.match(r"(#.*\n)+", path.read_text("utf-8"))
+    assert head is not None, "no opening comment"
+    assert head[0].startswith("# yaml-language-server: $schema=")
+    assert re.search(r"python (train|validate_config)\.py", head[0]) or "make quickstart" in head[0]
+    assert "memory" in head[0].lower() or "GB" in head[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_it_holds_no_secret_and_no_place_of_somebodys_machine(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert not re.search(r"hf_[A-Za-z0-9]{10,}|/home/|/root/|[A-Z]:\\\\", text)
+
+
+def test_the_template_names_every_key_of_ours() -> None:
+    written = read_document(ROOT / "configs" / "template.yaml").data
+    assert set(Header.model_fields) | (set(SECTIONS) - {"sft"}) == set(written)
+    config = load_run_config(ROOT / "configs" / "template.yaml", files=False)
+    for name in ("model", "peft", "dataset", "results"):
+        section = getattr(config, name)
+        hidden = {"task_type"} if name == "peft" else set()
+        assert set(type(section).model_fields) - hidden == set(written[name]), name
+    assert set(OwnTrainingSection.model_fields) <= set(written["training"])
+
+
+def test_the_template_shows_the_defaults() -> None:
+    """What the template writes for a key is the default, but for the choices that make it run."""
+    written = read_document(ROOT / "configs" / "template.yaml").data
+    config = load_run_config(ROOT / "configs" / "template.yaml", files=False)
+    chosen = {"path", "text_column", "label_names", "metrics", "max_length", "name_or_path"}
+    for name in ("model", "peft", "dataset", "results"):
+        for key, field in type(getattr(config, name)).model_fields.items():
+            if key in written[name] and key not in chosen:
+                default = field.get_default(call_default_factory=True)
+                assert getattr(getattr(config, name), key) == default, f"{name}.{key}"

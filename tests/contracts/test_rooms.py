@@ -1,0 +1,127 @@
+"""What every room must offer, whichever rooms there are; and that a room off the floors' map is found."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils.rooms import LIBRARY, list_rooms, open_room, room_name
+
+ADAPTERS, DATASETS, METRICS = (list_rooms(floor) for floor in ("adapters", "data", "metrics"))
+TINY = {"llama": "LlamaForSequenceClassification", "bert": "BertForSequenceClassification"}
+REQUIRED = {"glue": {"subset": "cola"}, "custom": {"path": "rows.jsonl"}}
+
+
+def test_there_are_rooms_on_every_floor():
+    assert {"lora", "none", "head_only"} <= set(ADAPTERS)
+    assert {"glue", "custom"} <= set(DATASETS)
+    assert {"accuracy", "f1", "mse", "pearson"} <= set(METRICS)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_room_is_complete(name):
+    room = open_room("adapters", name)
+    assert room_name(room.Config().method) == name
+    assert all(callable(getattr(room, each)) for each in ("attach", "save", "load"))
+    assert room.__doc__
+    assert room.Config.__doc__
+    limits = room.Config.LIMITS
+    assert callable(getattr(room, "merge", None)) != bool(limits.merge), "merge, or the sentence why not"
+    sentences = (limits.quantization, limits.packing, limits.gradient_checkpointing, limits.merge)
+    assert all(sentence is None or len(sentence.split()) > 4 for sentence in sentences)
+
+
+@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_trains_what_it_says_and_reloads(name, family, tiny_base, load_tokenizer_of, tmp_path):
+    import torch
+
+    from utils.adapters.adapter import AttachContext, open_adapter
+    from utils.modeling.base_model import load_base_model
+    from utils.modeling.labels import build_head_spec
+    from utils.modeling.section import ModelSection
+
+    section, tokenizer = ModelSection(name_or_path=str(tiny_base(family))), load_tokenizer_of(family)
+
+    def load_base(folder):
+        source = section if folder is None else ModelSection(name_or_path=folder)
+        return load_base_model(source, tokenizer, build_head_spec(("a", "b", "c")), 42)
+
+    batch = tokenizer(["good w1 w2", "bad", "film"], padding=True, return_tensors="pt")
+    room = open_adapter(name)
+    torch.manual_seed(0)
+    model = room.attach(load_base(None), room.Config(), AttachContext("SEQ_CLS", 42, num_training_steps=10))
+    assert type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__ == TINY[family]
+    trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    frozen = {key: p.detach().clone() for key, p in model.named_parameters() if not p.requires_grad}
+    assert trained
+    optimizer = torch.optim.SGD(trained.values(), lr=0.1)
+    for _ in range(2):  # with B at zero, A gets its first gradient in the second step
+        optimizer.zero_grad()
+        model.train()(**batch, labels=torch.tensor([0, 1, 2])).loss.backward()
+        without = [key for key, p in trained.items() if p.grad is None or not p.grad.abs().sum()]
+        optimizer.step()
+    assert not [key for key in without if "position" not in key], "every trainable parameter has to learn"
+    state = dict(model.named_parameters())
+    assert all(torch.equal(frozen[key], state[key]) for key in frozen)
+    with torch.no_grad():
+        expected = model.eval()(**batch).logits
+        room.save(model, tmp_path / "saved")
+        actual = room.load(tmp_path / "saved", load_base).eval()(**batch).logits
+    assert (actual - expected).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_dataset_room_is_complete(name):
+    room = open_room("data", name)
+    config = room.Config(**REQUIRED.get(name, {}))
+    assert room_name(config.name) == name
+    assert len(room.__doc__.splitlines()) > 1, "the docstring shows a row"
+    assert "{" in room.__doc__
+    described = room.describe_classification(config)
+    assert 1 <= len(described.text_columns) <= 2
+    assert described.metrics
+    assert set(described.metrics) <= set(METRICS)
+    for field, info in room.Config.model_fields.items():
+        assert field in ("name", "method") or info.description, f"{field} has no docstring"
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_room_is_complete(name):
+    metric = open_room("metrics", name).METRIC
+    assert metric.name == name
+    assert metric.low < metric.high
+    assert metric.description
+    assert not metric.many_labels or metric.many_labels in METRICS
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_perfect_predictions_give_a_metrics_best_value(name):
+    metric = open_room("metrics", name).METRIC
+    rows, worse, labels = ([0, 1, 1, 0, 1], [1, 1, 0, 0, 1], 2)
+    if metric.kind == "regression":
+        rows, worse, labels = ([0.5, 1.0, 3.0, -2.0], [0.5, 3.0, 1.0, -2.0], 1)
+    best = metric.compute(rows, rows, labels)
+    assert best == pytest.approx(metric.high if metric.greater_is_better else metric.low)
+    assert (metric.compute(worse, rows, labels) < best) == metric.greater_is_better
+
+
+def test_a_file_off_the_map_is_found(tmp_path: Path):
+    """import-linter's list of floors is exhaustive: a module that stands nowhere on it fails the check."""
+    shutil.copytree(LIBRARY, tmp_path / "utils", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(LIBRARY.parent / "pyproject.toml", tmp_path)
+
+    def lint() -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    clean = lint()
+    assert clean.returncode == 0, clean.stdout
+    (tmp_path / "utils" / "stray.py").write_text('"""Stands on no floor."""\n')
+    strayed = lint()
+    assert strayed.returncode != 0
+    assert "stray" in strayed.stdout

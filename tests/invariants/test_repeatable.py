@@ -1,0 +1,59 @@
+"""A run is a function of its configuration: repeated or resumed, it gives the same numbers to the last bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+TWO_EPOCHS = {"training__num_train_epochs": 2, "training__logging_steps": 1, "training__save_total_limit": None}
+
+
+def _trained(run):
+    return {name: p.detach().clone() for name, p in run.trainer.model.named_parameters() if p.requires_grad}
+
+
+def _losses(run):
+    return {log["step"]: log["loss"] for log in run.trainer.state.log_history if "loss" in log}
+
+
+@pytest.mark.parametrize("method", ["lora", "none"])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(prepare_run, method):
+    """Also from the middle of an epoch: the rows that were seen are skipped, those that follow are the same."""
+    keys = {**TWO_EPOCHS, "peft": {"method": method}, "training__load_best_model_at_end": False}
+    keys |= {"training__save_strategy": "steps", "training__save_steps": 3}
+    whole = prepare_run("bert", **keys)
+    whole.trainer.train()
+    resumed = prepare_run("bert", **keys)
+    resumed.trainer.train(resume_from_checkpoint=f"{whole.config.training.output_dir}/checkpoint-3")
+    assert resumed.trainer.state.global_step == whole.trainer.state.global_step == 10
+    assert {step: _losses(resumed)[step] for step in range(4, 11)} == {
+        step: _losses(whole)[step] for step in range(4, 11)
+    }
+    expected, actual = _trained(whole), _trained(resumed)
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_evaluating_more_often_changes_no_weight(prepare_run):
+    once = prepare_run("bert", **TWO_EPOCHS, training__load_best_model_at_end=False)
+    often = prepare_run(
+        "bert", **TWO_EPOCHS, training__load_best_model_at_end=False,
+        training__eval_strategy="steps", training__eval_steps=1, training__save_strategy="no",
+    )  # fmt: skip
+    for run in (once, often):
+        run.trainer.train()
+    assert _losses(once) == _losses(often)
+
+
+def test_nf4_learns_the_same_however_often_it_is_evaluated(prepare_run, tiny_base):
+    model = {"name_or_path": str(tiny_base("llama", 64)), "quantization": "nf4"}
+    runs = []
+    for strategy in ("no", "steps"):
+        runs.append(
+            prepare_run(
+                "llama", model=model, **TWO_EPOCHS, training__eval_strategy=strategy, training__eval_steps=2,
+                training__save_strategy="no", training__load_best_model_at_end=False,
+            )
+        )  # fmt: skip
+        runs[-1].trainer.train()
+    assert _losses(runs[0]) == _losses(runs[1])
+    assert _losses(runs[0])[10] < _losses(runs[0])[1]

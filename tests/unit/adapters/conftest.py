@@ -1,0 +1,84 @@
+"""Attaches adapter rooms to tiny models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def attach(tiny_base: Callable[..., Path]) -> Callable[..., Any]:
+    """Give a function that loads a tiny classifier and attaches a method: `attach("bert", "lora", lora_r=4)`."""
+
+    def run(family: str, method: str, model: dict[str, Any] | None = None, num_labels: int = 3, **keys: Any) -> Any:
+        from utils.adapters.adapter import AttachContext, open_adapter
+        from utils.modeling.base_model import added_token_ids, load_base_model
+        from utils.modeling.labels import build_head_spec
+        from utils.modeling.new_weights import list_new_modules
+        from utils.modeling.section import ModelSection
+        from utils.modeling.tokenizer import load_tokenizer
+        from utils.seeding import seed_everything
+
+        model = {"name_or_path": str(tiny_base(family)), **(model or {})}
+        context_keys = {key: keys.pop(key) for key in ("mixed_precision",) if key in keys}
+        section, room = ModelSection(**model), open_adapter(method)
+        tokenizer = load_tokenizer(section)
+        head = build_head_spec([f"c{index}" for index in range(num_labels)])
+
+        def load_base(folder: str | None) -> Any:
+            from_folder = section if folder is None else section.model_copy(update={"name_or_path": folder})
+            return load_base_model(from_folder, tokenizer, head, 42)
+
+        base = load_base(None)
+        context = AttachContext(
+            task_type="SEQ_CLS",
+            seed=42,
+            added_token_ids=tuple(added_token_ids(tokenizer, base)),
+            new_modules=tuple(list_new_modules(base)),
+            **context_keys,
+        )
+        seed_everything(42)
+        adapted = room.attach(base, room.Config(**keys), context)
+        return SimpleNamespace(model=adapted, room=room, tokenizer=tokenizer, load_base=load_base)
+
+    return run
+
+
+@pytest.fixture
+def train_a_little() -> Callable[..., None]:
+    """Give a function that takes some optimizer steps on random rows."""
+
+    def train(attached: Any, steps: int = 3) -> None:
+        import torch
+
+        torch.manual_seed(0)
+        trained = [parameter for parameter in attached.model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=0.05)
+        attached.model.train()
+        for _ in range(steps):
+            batch = attached.tokenizer(["good w1 w2", "bad", "film a w5 w6"], padding=True, return_tensors="pt")
+            batch["labels"] = torch.tensor([0, 1, 2])
+            attached.model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        attached.model.eval()
+
+    return train
+
+
+@pytest.fixture
+def read_logits() -> Callable[..., Any]:
+    """Give a function that computes logits of a few rows."""
+
+    def read(model: Any, tokenizer: Any, texts: tuple[str, ...] = ("good w1 w2 w3", "bad film", "a")) -> Any:
+        import torch
+
+        batch = tokenizer(list(texts), padding=True, return_tensors="pt")
+        with torch.no_grad():
+            return model.eval()(**batch).logits.float()
+
+    return read

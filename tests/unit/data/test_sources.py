@@ -1,0 +1,116 @@
+"""Opening rows: every kind of file as it is written, and every failure as one sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from utils.data.sources import Source, load_file, load_split
+from utils.errors import DataError
+
+
+def _write(tmp_path, name, content):
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("quotes.csv", 'text,label\n"a, ""b""\nc",1\n', {"text": ['a, "b"\nc'], "label": [1]}),
+        ("windows.csv", "text,label\r\na,1\r\nb,0\r\n", {"text": ["a", "b"], "label": [1, 0]}),
+        ("bom.csv", b"\xef\xbb\xbftext,label\nhi,1\n", {"text": ["hi"], "label": [1]}),
+        ("plain.tsv", "text\tlabel\na, b\t1\n", {"text": ["a, b"], "label": [1]}),
+        ("bom.jsonl", b'\xef\xbb\xbf{"text": "hi", "label": 1}\n', {"text": ["hi"], "label": [1]}),
+        ("no_newline.jsonl", '{"text": "a", "label": 1}', {"text": ["a"], "label": [1]}),
+        ("none.jsonl", '{"text": null, "label": 1}\n{"label": 0}\n', {"text": [None, None], "label": [1, 0]}),
+        ("list.json", '[{"text": "a", "label": 1}, {"text": "b", "label": 0}]', {"text": ["a", "b"], "label": [1, 0]}),
+        ("bool.jsonl", '{"text": "a", "label": true}', {"text": ["a"], "label": [True]}),
+    ],
+)
+def test_reads_every_kind(tmp_path, name, content, expected):
+    assert load_file(_write(tmp_path, name, content))[:] == expected
+
+
+def test_reads_parquet(tmp_path):
+    import datasets
+
+    rows = {"text": ["a", "b"], "label": ["x", "y"]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "rows.parquet")
+    assert load_file(tmp_path / "rows.parquet")[:] == rows
+
+
+def test_texts_of_a_table_are_taken_as_written(tmp_path):
+    file = _write(tmp_path, "words.csv", "text,label\nNA,1\nnull,0\n007,1\n1.50,0\n")
+    assert load_file(file, ("text",))["text"][:] == ["NA", "null", "007", "1.50"]
+
+
+def test_a_class_called_none_is_a_class_and_an_empty_cell_is_missing(tmp_path):
+    file = _write(tmp_path, "classes.csv", "text,label\na,None\nb,NA\nc,\n")
+    assert load_file(file, ("text",))["label"][:] == ["None", "NA", None]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("broken.jsonl", '{"text": "a"}\n{"text": \n', r"broken\.jsonl:2: not JSON"),
+        ("array.jsonl", '{"text": "a"}\n["b"]\n', r"array\.jsonl:2: a line must be one JSON object"),
+        ("latin.csv", "text,label\ncaf\xe9,1\n".encode("latin-1"), r"latin\.csv:2: not UTF-8"),
+        ("broken.json", '[{"text": "a"},\n {"text": }]', r"broken\.json: cannot be read as json"),
+        ("broken.parquet", "nope", r"broken\.parquet: cannot be read as parquet"),
+        ("empty.jsonl", "", "the file is empty"),
+        ("blank.jsonl", "\n\n", "holds no rows"),
+        ("header.csv", "text,label\n", "holds no rows"),
+        ("none.json", "[]", "holds no rows"),
+        ("ragged.csv", "text,label\na,1,3\nb,2\n", "more fields than the header"),
+        ("rows.xlsx", "x", "unknown kind of file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=message) as caught:
+        load_file(_write(tmp_path, name, content))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_missing_folder(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        load_file(tmp_path / "nowhere.csv")
+    with pytest.raises(DataError, match="no such file or folder"):
+        load_split(Source(str(tmp_path / "nowhere")), "train")
+
+
+@pytest.mark.parametrize("name", ["validation.csv", "valid.csv", "val.csv", "dev.csv"])
+def test_a_folder_of_files_is_found_by_the_splits_usual_names(tmp_path, name):
+    _write(tmp_path, "train.csv", "text,label\na,1\n")
+    _write(tmp_path, name, "text,label\nb,0\n")
+    assert load_split(Source(str(tmp_path)), "validation")["text"][:] == ["b"]
+    assert load_split(Source(str(tmp_path)), "test") is None
+
+
+def test_shards_are_read_in_order_and_other_kinds_left_alone(tmp_path):
+    _write(tmp_path, "cola/train-00001-of-00002.jsonl", '{"text": "b"}\n')
+    _write(tmp_path, "cola/train-00000-of-00002.jsonl", '{"text": "a"}\n')
+    _write(tmp_path, "cola/training_notes.txt", "not rows")
+    assert load_split(Source(str(tmp_path), "cola"), "train")["text"][:] == ["a", "b"]
+
+
+def test_an_unreachable_hub_is_one_sentence(monkeypatch):
+    import datasets
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match=r"nobody/nothing.*(local folder|no such folder)") as caught:
+        load_split(Source("nobody/nothing"), "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_local_rows_make_no_request(tmp_path, monkeypatch):
+    """The library asks the hub to count a download for every local file: seconds each where packets are dropped."""
+    import datasets
+
+    asked = []
+    monkeypatch.setattr(datasets.load, "get_session", lambda: asked.append("session") or None)
+    load_file(_write(tmp_path, "rows.jsonl", '{"text": "counted"}'))
+    assert asked == []

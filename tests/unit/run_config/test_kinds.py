@@ -1,0 +1,103 @@
+"""What kind of file it is, and accelerate's and DeepSpeed's files checked as what they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from utils.config.scalars import dump_yaml
+from utils.run_config.kinds import check_accelerate, check_deepspeed, find_kind
+
+# As `accelerate config` writes it for FSDP on one machine.
+ACCELERATE: dict[str, Any] = {
+    "compute_environment": "LOCAL_MACHINE", "debug": False, "distributed_type": "FSDP", "downcast_bf16": "no",
+    "enable_cpu_affinity": False, "fsdp_config": {"fsdp_version": 2, "fsdp_offload_params": False}, "machine_rank": 0,
+    "main_training_function": "main", "mixed_precision": "bf16", "num_machines": 1, "num_processes": 8,
+    "rdzv_backend": "static", "same_network": True, "tpu_env": [], "tpu_use_cluster": False, "tpu_use_sudo": False,
+    "use_cpu": False,
+}  # fmt: skip
+DEEPSPEED: dict[str, Any] = {
+    "bf16": {"enabled": "auto"}, "zero_optimization": {"stage": 2, "overlap_comm": True}, "gradient_clipping": "auto",
+    "gradient_accumulation_steps": "auto", "train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind"),
+    [
+        ("a.yaml", dump_yaml(ACCELERATE), "accelerate"),
+        ("a.yml", "distributed_type: MULTI_GPU\n", "accelerate"),
+        ("a.yaml", "task_type: SEQ_CLS\nmodel: {}\n", "run"),
+        ("a.yaml", "task_type: SEQ_CLS\nmodel: {}\nnum_processes: 2\n", "run"),
+        ("a.yaml", "[", "run"),
+        ("a.yaml", "", "run"),
+        ("a.json", "{}", "deepspeed"),
+    ],
+)
+def test_find_kind(name: str, text: str, kind: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_text(text)
+    assert find_kind(file) == kind
+
+
+def problems_of(checks: list[Any], file: Path) -> list[str]:
+    return [str(problem).replace(str(file), "FILE") for check in checks for problem in check.problems]
+
+
+def test_a_whole_accelerate_file_is_fine(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(dump_yaml(ACCELERATE))
+    assert problems_of(check_accelerate(file), file) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"num_procesess": 2}, "num_procesess: unknown key; did you mean num_processes?"),
+        ({"distributed_type": "DDP"}, "distributed_type: 'DDP' is not allowed; use one of: NO, MULTI_CPU, MULTI_GPU"),
+        ({"num_processes": 0}, "num_processes: 0 is not allowed; use a whole number from 1"),
+        ({"num_processes": "two"}, "num_processes: 'two' is not allowed"),
+        ({"num_processes": True}, "num_processes: True is not allowed"),
+    ],
+)
+def test_mistakes_in_an_accelerate_file(change: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(dump_yaml(ACCELERATE | change))
+    (problem,) = problems_of(check_accelerate(file), file)
+    assert sentence in problem
+    assert problem.startswith("FILE:")
+
+
+def test_an_accelerate_file_that_cannot_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("num_processes: [\n")
+    (check,) = check_accelerate(file)
+    assert "FILE:2" in problems_of([check], file)[0]
+
+
+def test_a_whole_deepspeed_file_is_fine(tmp_path: Path) -> None:
+    file = tmp_path / "d.json"
+    file.write_text(json.dumps(DEEPSPEED))
+    assert problems_of(check_deepspeed(file), file) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"zero_optimizatoin": {}}', "FILE  zero_optimizatoin: unknown key; did you mean zero_optimization?"),
+        ('{"zero_optimization": {"stage": 4}}', "FILE  zero_optimization.stage: 4 is not allowed; use 0, 1, 2 or 3"),
+        ('{"zero_optimization": {"stage": "2"}}', "FILE  zero_optimization.stage: '2' is not allowed"),
+        ('{"bf16":\n\n', "FILE:3  not JSON: Expecting value"),
+        ("", "FILE:1  not JSON: Expecting value"),
+        ("[1]", "FILE  the top level must be a mapping"),
+        ("\xff", "cannot be read"),
+    ],
+)
+def test_mistakes_in_a_deepspeed_file(text: str, sentence: str, tmp_path: Path) -> None:
+    file = tmp_path / "d.json"
+    file.write_bytes(text.encode("latin-1"))
+    (problem,) = problems_of(check_deepspeed(file), file)
+    assert sentence in problem

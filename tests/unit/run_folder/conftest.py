@@ -1,0 +1,23 @@
+"""A small trained run in its folder, made once."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def train(make_config: Callable[..., Any]) -> Callable[..., tuple[Any, Path]]:
+    """Give a function that runs train.py's main in this process: its answer, and the run folder."""
+
+    def run(family: str = "bert", data: Path | None = None, **overrides: Any) -> tuple[Any, Path]:
+        door = importlib.import_module("train")
+        file = make_config.write(family, data, **overrides)  # type: ignore[attr-defined]
+        answer = door.main(door.build().parse_args(["--config", str(file)]))
+        return answer, Path(answer["output_dir"])
+
+    return run

@@ -1,0 +1,79 @@
+"""Bringing rooms together: the number of steps, three labels, evaluation without training."""
+
+from __future__ import annotations
+
+import pytest
+
+from utils.errors import ConfigError
+from utils.training.preparing import count_training_steps
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"training__num_train_epochs": 2.5},
+        {"training__gradient_accumulation_steps": 3},
+        {"training__per_device_train_batch_size": 7, "training__gradient_accumulation_steps": 4},
+        {"training__max_steps": 2},
+        {"training__per_device_train_batch_size": 64},
+        {"training__per_device_train_batch_size": 7, "training__dataloader_drop_last": True},
+    ],
+)
+def test_steps_are_counted_as_the_trainer_counts_them(prepare_run, keys):
+    run = prepare_run("bert", training__eval_strategy="no", training__save_strategy="no", **keys)
+    run.trainer.train()
+    assert count_training_steps(run.config.arguments, 40) == run.trainer.state.max_steps
+
+
+def test_no_rows_are_no_steps():
+    assert count_training_steps({}, 0) == 0
+
+
+def test_three_labels_are_saved_and_read_back(prepare_run, make_set, draw_rows, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    rows = [{**row, "label": ("no", "maybe", "yes")[index % 3]} for index, row in enumerate(draw_rows(24))]
+    run = prepare_run("bert", make_set("three", train=rows, validation=rows[:9]), peft={"method": "none"})
+    run.model.save_pretrained(tmp_path / "saved")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    assert again.config.id2label == {0: "maybe", 1: "no", 2: "yes"}
+    assert again.config.problem_type == "single_label_classification"
+    assert again.classifier.out_features == 3
+
+
+def test_without_training_no_adapter_is_attached(prepare_run, caplog):
+    run = prepare_run("bert", training__do_train=False)
+    assert not hasattr(run.model, "peft_config")
+    assert not [p for p in run.model.parameters() if p.requires_grad]
+    assert "peft has no effect" in caplog.text
+
+
+def test_without_training_and_adapter_nothing_is_warned_about(prepare_run, caplog):
+    prepare_run("bert", training__do_train=False, peft={"method": "none"})
+    assert "no effect" not in caplog.text
+
+
+def test_a_set_without_training_rows_can_only_be_predicted(prepare_run, make_set, tiny_base):
+    from utils.training.scoring import predict_tests, score_classification
+
+    rows = [
+        {"premise": "w1 w2 w3", "hypothesis": "w2", "label": -1},
+        {"premise": "w1", "hypothesis": "w2", "label": -1},
+    ]
+    dataset = {"name": "glue", "subset": "ax", "path": str(make_set("ax", test=rows))}
+    with pytest.raises(ConfigError, match=r"training\.do_train: ax has no rows to train on"):
+        prepare_run("bert", dataset=dataset)
+    run = prepare_run("bert", dataset=dataset, training__do_train=False)
+    assert score_classification(run.trainer, run.data) == {}
+    assert len(predict_tests(run.trainer, run.data)["AX"]) == 2
+
+
+def test_the_head_is_the_same_for_every_method(prepare_run):
+    import torch
+
+    heads = [
+        [p.detach() for name, p in run.model.named_parameters() if "classifier" in name and "original" not in name]
+        for run in (prepare_run("bert", peft={"method": method}) for method in ("lora", "none", "head-only"))
+    ]
+    assert all(torch.equal(one, other) for head in heads[1:] for one, other in zip(heads[0], head, strict=True))
