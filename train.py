@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from utils.doors import Answer, add_overrides, build_parser, open_door, select_gpus
@@ -53,7 +52,7 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
     from utils.seeding import seed_everything
     from utils.training.callbacks.measuring import MeasuringCallback
     from utils.training.classification import build_classification_trainer
-    from utils.training.outcome import fill_record, training_metrics
+    from utils.training.outcome import collect_outcome
     from utils.training.preparing import attach_adapter, describe_head, prepare_data
     from utils.training.reload_check import check_reload
     from utils.training.scoring import predict_tests, score_classification
@@ -62,37 +61,26 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
         seed_everything(config.seed)
         tokenizer = load_tokenizer(config.model)
         data = prepare_data(config.dataset, config.model, tokenizer, config.seed)
+        export.write_data_facts(folder, data)
         model = load_base_model(config.model, tokenizer, describe_head(data), config.seed)
         model = attach_adapter(model, config.peft, tokenizer, data, config.arguments, config.seed)
-        announce_parameters(counts := count_parameters(model))
+        counts, commit = count_parameters(model), resolved_commit(model)
+        announce_parameters(counts)
         trainer = build_classification_trainer(config.training, config.arguments, model, tokenizer, data, config.seed)
         trainer.add_callback(measuring := MeasuringCallback(started))
-        export.write_data_facts(folder, data)
+        del model  # the trainer's alone: the reload check has to be able to let go of it
 
         if training := config.arguments.get("do_train", True):
             trainer.train(resume_from_checkpoint=folder.resume_from)
             trainer.save_state()
         scores = score_classification(trainer, data)
-        record = fill_record(recording.record, trainer, data, scores, counts, measuring)
+        outcome = collect_outcome(recording.record, trainer, data, scores, counts, measuring)
         export.write_submissions(folder, data, predict_tests(trainer, data))
-        trained, check = training_metrics(trainer), None
         if training:
-            export.export_model(folder, config, trainer.model, tokenizer, data)
-            export.link_best(folder, trainer.state.best_model_checkpoint)
-            check = check_reload(trainer, data, lambda: read_run_folder(folder.path).load()[0], config.seed)
-
-        record = replace(
-            record, reload_check=check or {}, time=replace(record.time, total_s=time.monotonic() - started)
-        )
-        hf_scores = {suffix: score.hf for suffix, score in scores.items()}
-        export.write_results(
-            folder,
-            config,
-            record,
-            recording.provenance(data, resolved_commit(model)),
-            (trained, hf_scores, data.spec.metrics),
-        )
-    return record
+            export.export_model(folder, config, trainer, tokenizer, data)
+            outcome.check = check_reload(trainer, data, lambda: read_run_folder(folder.path).load()[0], config.seed)
+        outcome.total_s = time.monotonic() - started
+        return export.write_results(folder, config, outcome, recording.provenance(data, commit))
 
 
 def build() -> argparse.ArgumentParser:

@@ -119,14 +119,14 @@ def select_gpus(choice: str | None, script: str, words: Sequence[str]) -> None:
     indices = choice.replace(" ", "").split(",")
     if len(set(indices)) < len(indices):
         raise UserError(f"--gpu {choice}: one GPU is named twice")
-    present = _count_gpus()
+    present = _list_gpus()
     for index in indices:
         if not index.isdecimal():
             raise UserError(f"--gpu {choice}: {index!r} is not a GPU index; write --gpu 0 or --gpu 0,1")
-        if int(index) >= present:
-            has = f"GPUs 0 to {present - 1}" if present else "no NVIDIA GPU"
+        if int(index) >= len(present):
+            has = f"GPUs 0 to {len(present) - 1}" if present else "no NVIDIA GPU"
             raise UserError(f"--gpu {choice}: there is no GPU {index}; this machine has {has}")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(indices)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(present[int(index)] for index in indices)
     if len(indices) > 1:
         rest = _without_option(words, "--gpu")
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={len(indices)}", script]
@@ -162,6 +162,12 @@ def _reserve_stdout() -> Any:
     sys.stdout.flush()
     os.dup2(2, 1)
     return kept
+
+
+def _list_gpus() -> list[str]:
+    """Name the GPUs this process may use: those a scheduler left visible, else all of the machine's."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(index) for index in range(_count_gpus())]
 
 
 def _count_gpus() -> int:

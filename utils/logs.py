@@ -57,6 +57,8 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    warnings.filterwarnings("ignore", message=".*save_embedding_layers.*")
+    warnings.filterwarnings("ignore", message=".*fan_in_fan_out is set to.*")
 
 
 class _LineFormatter(logging.Formatter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
@@ -121,7 +122,7 @@ def open_dataset(name: str) -> DatasetRoom:
 def is_local(path: str) -> bool:
     """Tell a folder or file from a hub id such as `nyu-mll/glue`."""
     written_so = path.startswith(("./", "../", "/", "~")) or path.count("/") > 1 or Path(path).suffix in FILE_KINDS
-    return written_so or Path(path).expanduser().exists()
+    return written_so or os.path.exists(os.path.expanduser(path))
 
 
 def columns(value: str | list[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:

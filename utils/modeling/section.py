@@ -186,7 +186,7 @@ class ModelSection(Section):
 def is_local(name_or_path: str) -> bool:
     """Tell whether a model's name means a folder: it is written as a path (a hub name has one slash), or exists."""
     written_so = name_or_path.startswith(("./", "../", "/", "~")) or name_or_path.count("/") > 1
-    return written_so or Path(name_or_path).is_dir()
+    return written_so or os.path.isdir(name_or_path)
 
 
 def local_problems(section: ModelSection) -> list[str]:

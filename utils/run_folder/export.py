@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import open_adapter
 from utils.data.classification import ClassificationData
+from utils.logs import is_main_process
 from utils.results.excel import write_workbook
 from utils.results.hf_files import write_hf_results
 from utils.results.provenance import collect_provenance, write_provenance
@@ -22,7 +23,9 @@ from utils.run_folder.opening import RunFolder
 from utils.run_folder.reading import LABELS_FILE
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+    from utils.training.outcome import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +35,27 @@ NUM_PROBE_ROWS = 64
 def export_model(
     folder: RunFolder,
     config: RunConfig,
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerBase,
+    data: ClassificationData,
+) -> None:
+    """Write final_model/: weights, tokenizer, labels and the resolved configuration; written beside, then renamed.
+
+    best_model is let point at the best checkpoint. All processes come here and wait until the main one has written.
+    """
+    if is_main_process():
+        _write_final_model(folder, config, trainer.accelerator.unwrap_model(trainer.model), tokenizer, data)
+        _link_best(folder, trainer.state.best_model_checkpoint)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _write_final_model(
+    folder: RunFolder,
+    config: RunConfig,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     data: ClassificationData,
-) -> Path:
-    """Write final_model/: weights, tokenizer, labels and the resolved configuration; written beside, then renamed."""
+) -> None:
     target = folder.final_model
     partial = target.with_name("final_model.partial")
     for stale in (partial, target):
@@ -47,10 +66,9 @@ def export_model(
     (partial / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
     _write_labels(partial, data)
     partial.rename(target)
-    return target
 
 
-def link_best(folder: RunFolder, checkpoint: str | None) -> None:
+def _link_best(folder: RunFolder, checkpoint: str | None) -> None:
     """Let best_model point at the best checkpoint."""
     link = folder.path / "best_model"
     if link.is_symlink():
@@ -64,6 +82,8 @@ def write_data_facts(folder: RunFolder, data: ClassificationData) -> None:
 
     By these probe rows later checks can tell whether a model is still the same.
     """
+    if not is_main_process():
+        return
     _write_labels(folder.path, data)
     split = data.evals.get("") or data.train
     if split is None:
@@ -77,6 +97,8 @@ def write_data_facts(folder: RunFolder, data: ClassificationData) -> None:
 def write_submissions(folder: RunFolder, data: ClassificationData, predicted: dict[str, list[Any]]) -> None:
     """Write one file for the benchmark's server for each predicted test split."""
     names = data.spec.label_names or ()
+    if not is_main_process():
+        return
     for submission, _ in data.tests:
         values = predicted[submission.file]
         if data.coder.names:  # the server's numbers are the benchmark's, whatever order the checkpoint has
@@ -85,20 +107,17 @@ def write_submissions(folder: RunFolder, data: ClassificationData, predicted: di
         logger.info("submission: %s (%d rows)", path, len(values))
 
 
-def write_results(
-    folder: RunFolder,
-    config: RunConfig,
-    record: RunRecord,
-    provenance: dict[str, Any],
-    hf: tuple[dict[str, Any] | None, dict[str, dict[str, Any]], tuple[str, ...]],
-) -> None:
-    """Write results.json, HF's files and, where asked for, results.xlsx."""
-    train, evals, metrics = hf
-    write_provenance(folder.path, provenance)
-    write_hf_results(folder.path, train, evals, metrics)
-    if "xlsx" in config.results.formats:
-        write_workbook(folder.path / "results.xlsx", record, config.to_dict(), provenance, config.results.language)
-    write_record(folder.path, record)
+def write_results(folder: RunFolder, config: RunConfig, outcome: Outcome, provenance: dict[str, Any]) -> RunRecord:
+    """Write results.json, HF's files and, where asked for, results.xlsx; the finished record is given back."""
+    record = outcome.complete()
+    if is_main_process():
+        write_provenance(folder.path, provenance)
+        write_hf_results(folder.path, outcome.trained, outcome.evaluated, outcome.task_metrics)
+        if "xlsx" in config.results.formats:
+            path = folder.path / "results.xlsx"
+            write_workbook(path, record, config.to_dict(), provenance, config.results.language)
+        write_record(folder.path, record)
+    return record
 
 
 class Recording:
@@ -122,11 +141,12 @@ class Recording:
         )
 
     def __enter__(self) -> Recording:
-        write_provenance(self._folder.path, collect_provenance(started=self.started))
+        if is_main_process():
+            write_provenance(self._folder.path, collect_provenance(started=self.started))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if error is None:
+        if error is None or not is_main_process():
             return
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         extra = {"error": f"{type(error).__name__}: {error}"[:2000]}

@@ -110,6 +110,9 @@ def _reopen(path: Path, config: RunConfig, resolved: dict[str, Any], resume: str
             logger.info("resuming with changed settings: %s", _list(differences))
         changed = {key: list(pair) for key, pair in differences.items()}
         return RunFolder(path, _find_resume(path, resume), changed=changed or None)
+    if differences and not _holds_work(path):
+        logger.info("%s: an earlier start failed before its first checkpoint; it is started anew", path)
+        return RunFolder(path)
     if differences:
         raise UserError(
             f"{path} holds a run of another configuration: {_list(differences)}; give another training.output_dir, "
@@ -123,6 +126,11 @@ def _reopen(path: Path, config: RunConfig, resolved: dict[str, Any], resume: str
             f"{path} holds an unfinished run of this configuration; --resume continues it, --overwrite starts over"
         )
     return RunFolder(path)
+
+
+def _holds_work(path: Path) -> bool:
+    """Tell whether a run got far enough for something to be lost."""
+    return bool(_checkpoints(path)) or any((path / name).exists() for name in ("final_model", "all_results.json"))
 
 
 def _find_resume(path: Path, resume: str) -> str:

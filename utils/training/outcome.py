@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from utils.data.classification import ClassificationData
@@ -16,15 +16,38 @@ if TYPE_CHECKING:
     from utils.training.trainer import ClassificationTrainer
 
 
-def fill_record(
+@dataclass
+class Outcome:
+    """All that a finished run has to say, before it is written."""
+
+    record: RunRecord
+    """Metrics, costs and counts."""
+    trained: dict[str, Any] | None
+    """What the Trainer said of training, under its own names; None when nothing was trained."""
+    evaluated: dict[str, dict[str, Any]]
+    """What it said of each evaluation split, by the split's suffix."""
+    task_metrics: tuple[str, ...]
+    """The set's own metrics."""
+    check: dict[str, Any] | None = None
+    """What the reload check found."""
+    total_s: float | None = None
+    """Seconds from the door's start."""
+
+    def complete(self) -> RunRecord:
+        """Give the record with what came after training."""
+        time = replace(self.record.time, total_s=self.total_s)
+        return replace(self.record, reload_check=self.check or {}, time=time)
+
+
+def collect_outcome(
     record: RunRecord,
     trainer: ClassificationTrainer,
     data: ClassificationData,
     scores: dict[str, SplitScore],
     counts: ParameterCounts,
     measuring: MeasuringCallback,
-) -> RunRecord:
-    """Complete the record of a run that reached its end.
+) -> Outcome:
+    """Collect what a run gave that reached its end.
 
     Args:
         record: With the run's names, as it was started.
@@ -39,7 +62,7 @@ def fill_record(
     metrics: dict[str, float | None] = {}
     for suffix, score in scores.items():
         metrics |= {f"{key}{suffix}": value for key, value in score.metrics.items()}
-    return replace(
+    filled = replace(
         record,
         status="success",
         metrics=metrics,
@@ -53,6 +76,8 @@ def fill_record(
         data=_data_counts(data),
         extra={"splits": {key: report.to_dict() for key, report in data.reports.items()}} | _partial(data),
     )
+    evaluated = {suffix: score.hf for suffix, score in scores.items()}
+    return Outcome(filled, training_metrics(trainer), evaluated, data.spec.metrics)
 
 
 def training_metrics(trainer: ClassificationTrainer) -> dict[str, Any] | None:

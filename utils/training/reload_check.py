@@ -127,7 +127,10 @@ def _replace_model(trainer: ClassificationTrainer, load_saved: Callable[[], PreT
 
     import torch
 
+    handler = trainer.callback_handler
     trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = None
+    handler.model = handler.optimizer = handler.lr_scheduler = None
+    trainer.accelerator.free_memory()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

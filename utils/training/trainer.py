@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
+from utils.errors import ConfigError, Problem
 from utils.training.sampling import SeededOrder
 
 if TYPE_CHECKING:
@@ -86,15 +87,21 @@ def build_arguments(resolved: dict[str, Any], output_dir: str, logging_dir: str 
     """Build TrainingArguments from the resolved configuration.
 
     transformers 5 takes TensorBoard's folder from the environment only, so that is where it is put.
+
+    Raises:
+        ConfigError: This machine cannot do what is asked, such as bf16.
     """
     os.environ["TENSORBOARD_LOGGING_DIR"] = logging_dir or str(Path(output_dir) / "logs")
-    return TrainingArguments(
-        **{**resolved, "disable_tqdm": True},
-        output_dir=output_dir,
-        seed=seed,
-        include_num_input_tokens_seen="non_padding",
-        remove_unused_columns=True,
-    )
+    try:
+        return TrainingArguments(
+            **{**resolved, "disable_tqdm": True},
+            output_dir=output_dir,
+            seed=seed,
+            include_num_input_tokens_seen="non_padding",
+            remove_unused_columns=True,
+        )
+    except ValueError as error:  # bf16 or tf32 on a device without it, say
+        raise ConfigError([Problem(" ".join(str(error).split()), "training")]) from error
 
 
 def _split_groups(optimizer: torch.optim.Optimizer, members: set[int], learning_rate: float) -> None:

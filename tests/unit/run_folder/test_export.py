@@ -85,10 +85,9 @@ def test_a_corrupted_export_fails_the_run(train, monkeypatch, tmp_path):
     def save_and_corrupt(folder, *arguments):
         from safetensors.torch import load_file, save_file
 
-        target = save(folder, *arguments)
-        file = target / "adapter_model.safetensors"
+        save(folder, *arguments)
+        file = folder.final_model / "adapter_model.safetensors"
         save_file({key: -value for key, value in load_file(file).items()}, file, metadata={"format": "pt"})
-        return target
 
     monkeypatch.setattr(export, "export_model", save_and_corrupt)
     with pytest.raises(CheckError, match="the saved model is not the trained one") as caught:

@@ -104,3 +104,19 @@ def test_without_validation_rows_there_is_no_check(prepare_run, make_set):
     dataset = {"name": "glue", "subset": "ax", "path": str(make_set("ax", test=rows))}
     run = prepare_run("bert", dataset=dataset, training__do_train=False)
     assert check_reload(run.trainer, run.data, lambda: None, 42) is None
+
+
+def test_the_trained_model_is_let_go_of_before_the_saved_one_is_loaded(trained):
+    import weakref
+
+    run, folder = trained
+    before = weakref.ref(run.trainer.model)
+    run.model = None
+    alive = []
+
+    def load_saved():
+        alive.append(before() is not None)
+        return _load_saved(run, folder)
+
+    check_reload(run.trainer, run.data, load_saved, 42)
+    assert alive == [False]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from utils.training.outcome import fill_record, training_metrics
+from utils.training.outcome import collect_outcome, training_metrics
 from utils.training.scoring import predict_tests, score_classification
 
 
@@ -16,7 +16,7 @@ def _record(run, scores):
     from utils.results.record import RunRecord
 
     started = RunRecord(status="failed", task_name="t", task_type="SEQ_CLS", method="lora")
-    return fill_record(started, run.trainer, run.data, scores, count_parameters(run.model), run.measuring)
+    return collect_outcome(started, run.trainer, run.data, scores, count_parameters(run.model), run.measuring).record
 
 
 def _similar(number, seed, draw_rows):
