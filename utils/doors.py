@@ -167,7 +167,9 @@ def _reserve_stdout() -> Any:
 def _list_gpus() -> list[str]:
     """Name the GPUs this process may use: those a scheduler left visible, else all of the machine's."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(index) for index in range(_count_gpus())]
+    if visible is None:
+        return [str(index) for index in range(_count_gpus())]
+    return [name.strip() for name in visible.split(",") if name.strip()]
 
 
 def _count_gpus() -> int:

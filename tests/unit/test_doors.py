@@ -153,7 +153,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(doors, "_count_gpus", lambda: 2)
     monkeypatch.setattr(os, "execv", lambda program, words: launched.append(words))
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "unchanged")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return launched
 
 
@@ -178,7 +178,7 @@ def test_no_choice_and_a_launched_process_leave_all_as_it_is(
     select_gpus(None, "train.py", [])
     monkeypatch.setenv("LOCAL_RANK", "1")
     select_gpus("0,1", "train.py", ["--gpu", "0,1"])
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "unchanged"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
     assert two_gpus == []
 
 
@@ -200,7 +200,18 @@ def test_a_wrong_choice_is_one_sentence(choice: str, sentence: str, two_gpus: li
         select_gpus(choice, "train.py", [])
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "unchanged"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_the_choice_is_among_those_that_a_scheduler_left(
+    two_gpus: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    select_gpus("1", "train.py", [])
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match="this machine has no NVIDIA GPU"):
+        select_gpus("0", "train.py", [])
 
 
 def test_no_gpu_at_all(two_gpus: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,7 @@ def test_a_run_that_failed_before_a_checkpoint_starts_again(status: str, load: L
 
 def test_another_configuration_is_refused_with_what_differs(load: Load) -> None:
     path = start(load())
+    add_checkpoint(path, 5)
     text = (path / "run.yaml").read_text()
     message = refuse(load("seed=43", "peft.lora_r=4", "training.logging_steps=3"))
     assert "peft.lora_r was 8, is 4" in message
@@ -118,6 +119,13 @@ def test_another_configuration_is_refused_with_what_differs(load: Load) -> None:
     assert "logging_steps" not in message
     assert "--overwrite (the old folder is renamed, not deleted)" in message
     assert (path / "run.yaml").read_text() == text
+
+
+def test_a_start_that_got_nowhere_may_be_corrected(load: Load) -> None:
+    path = start(load())
+    finish(path, "failed")
+    assert start(load("seed=43")) == path
+    assert "seed: 43" in (path / "run.yaml").read_text()
 
 
 def test_an_unfinished_run_asks(load: Load) -> None:
