@@ -83,9 +83,7 @@ def _build_lexicon() -> dict[str, list[str]]:
     lexicon = {tag: words.split() for tag, words in CLOSED_CLASS.items()}
     lexicon |= {"N": BOYS + GIRLS, "j": PLAIN_ADJECTIVES.split(), "J": VOWEL_ADJECTIVES.split()}
     for tags, verbs in (("vWQ", TRANSITIVE), ("iIP", INTRANSITIVE)):
-        for tag, forms in zip(
-            tags, zip(*(verb.split() for verb in verbs.split("|")), strict=True), strict=True
-        ):
+        for tag, forms in zip(tags, zip(*(verb.split() for verb in verbs.split("|")), strict=True), strict=True):
             lexicon[tag] = list(forms)
     nouns = f"{ANIMATE} {THING}".split()
     for tag in "nV":

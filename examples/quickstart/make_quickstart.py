@@ -34,7 +34,7 @@ DOCUMENTS = 120_000
 ACCEPTABILITY_SIZES = {"train": 2400, "validation": 400, "test": 200}
 TRAIN_SIZE, TEST_SIZE, UNSEEN_SIZE = 2000, 300, 200
 UNSEEN_SHARE = 0.12
-SHORTEST, LONGEST = 6, 12
+SHORTEST, LONGEST = 8, 16
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
 Row = dict[str, str | int]
@@ -82,8 +82,7 @@ def split_acceptability(rows: list[Row]) -> dict[str, list[Row]]:
     for name, size in ACCEPTABILITY_SIZES.items():
         taken, rows = rows[:size], rows[size:]
         splits[name] = [
-            {**row, "label": -1 if name == "test" else row["label"], "idx": idx}
-            for idx, row in enumerate(taken)
+            {**row, "label": -1 if name == "test" else row["label"], "idx": idx} for idx, row in enumerate(taken)
         ]
     return splits
 
@@ -96,9 +95,7 @@ def split_pairs(rng: random.Random) -> tuple[set[Pair], set[Pair]]:
     return set(pairs[cut:]), set(pairs[:cut])
 
 
-def make_problems(
-    rng: random.Random, pairs: set[Pair], size: int, two_steps: float, seen: set[str]
-) -> list[Problem]:
+def make_problems(rng: random.Random, pairs: set[Pair], size: int, two_steps: float, seen: set[str]) -> list[Problem]:
     """Draws problems with new questions and adds the questions to those seen."""
     problems: list[Problem] = []
     while len(problems) < size:
@@ -109,9 +106,7 @@ def make_problems(
     return problems
 
 
-def make_arithmetic(
-    rng: random.Random, known: set[Pair], unseen: set[Pair]
-) -> dict[str, list[Problem]]:
+def make_arithmetic(rng: random.Random, known: set[Pair], unseen: set[Pair]) -> dict[str, list[Problem]]:
     """Makes the splits of the word arithmetic.
 
     Args:
@@ -154,9 +149,7 @@ def make_base_text(rng: random.Random, known: set[Pair], kept: set[str]) -> list
             sums = [make_problem(rng, known, 0.0).working for _ in range(rng.randint(1, 6))]
             documents.append(" ".join(sums))
         else:
-            documents += (
-                make_story(rng, grammar) if kind < 0.6 else make_reading(rng, grammar, kept)
-            )
+            documents += make_story(rng, grammar) if kind < 0.6 else make_reading(rng, grammar, kept)
     return documents
 
 
@@ -180,9 +173,7 @@ def make_reading(rng: random.Random, grammar: Grammar, kept: set[str]) -> list[s
     return [" ".join(words)]
 
 
-def check_apart(
-    documents: list[str], arithmetic: dict[str, list[Problem]], rows: list[Row]
-) -> None:
+def check_apart(documents: list[str], arithmetic: dict[str, list[Problem]], rows: list[Row]) -> None:
     """Checks that the base text holds no sentence, question, mark or operand pair of the tasks."""
     text = "\n".join(documents)
     assert "####" not in text
@@ -301,8 +292,7 @@ def pretrain(model: LlamaForCausalLM, encoded: list[list[int]], steps: int) -> N
     pad = model.config.pad_token_id
     optimizers = make_optimizers(model)
     schedules = [
-        torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate_factor, steps=steps))
-        for optimizer in optimizers
+        torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate_factor, steps=steps)) for optimizer in optimizers
     ]
     started = time.monotonic()
     source = batches(encoded, pad, random.Random(SEED))
