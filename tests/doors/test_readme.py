@@ -22,7 +22,7 @@ def _commands() -> list[tuple[str, str, str]]:
         text = re.sub(r"\\\n#?\s*", " ", page.read_text("utf-8"))
         for door, words in COMMAND.findall(text):
             command = re.split(r"\s{3,}| #|[|>;]", words)[0].strip()
-            if "..." not in command.replace('"..."', ""):
+            if command != "--help" and "..." not in command.replace('"..."', ""):
                 found.append((page.name, door, command))
     return found
 

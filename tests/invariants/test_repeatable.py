@@ -33,6 +33,27 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(prepare_run, method)
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
+def test_a_resumed_run_reports_its_own_session(prepare_run):
+    """Tokens of the earlier session are not divided by this session's seconds."""
+    from utils.modeling.parameters import count_parameters
+    from utils.results.record import RunRecord
+    from utils.training.outcome import collect_outcome
+
+    keys = {**TWO_EPOCHS, "training__load_best_model_at_end": False, "training__save_strategy": "steps"}
+    run = prepare_run("bert", **keys, training__save_steps=9)
+    run.trainer.train()
+    resumed = prepare_run("bert", **keys, training__save_steps=9)
+    resumed.trainer.train(resume_from_checkpoint=f"{run.config.training.output_dir}/checkpoint-9")
+    started = RunRecord(status="failed", task_name="t", task_type="SEQ_CLS", method="lora")
+    outcome = collect_outcome(
+        started, resumed.trainer, resumed.data, {}, count_parameters(resumed.model), resumed.measuring
+    )
+    time, seen = outcome.record.time, resumed.trainer.state.num_input_tokens_seen
+    assert outcome.record.extra["resumed_from_step"] == 9
+    assert time.tokens_per_s * time.train_runtime_s < seen / 3
+    assert "train_loss" not in outcome.trained
+
+
 def test_evaluating_more_often_changes_no_weight(prepare_run):
     once = prepare_run("bert", **TWO_EPOCHS, training__load_best_model_at_end=False)
     often = prepare_run(

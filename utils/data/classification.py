@@ -105,6 +105,8 @@ def _load_splits(spec: ClassificationSet, seed: int) -> dict[str, Dataset]:
     splits = dict(_open_splits(spec))
     if "train" in splits and "eval" not in splits:
         splits |= _hold_out(splits["train"], spec, seed)
+    elif spec.validation_fraction is not None:
+        logger.warning("dataset.validation_fraction has no effect: the set has a validation split")
     return splits
 
 
@@ -218,7 +220,8 @@ def _plain_texts(rows: Dataset, name: str) -> Dataset:
     read = {column: rows[column][:] for column in rows.column_names}
     plain = {column: ["" if text is None else str(text) for text in texts] for column, texts in read.items()}
     for column, texts in read.items():
-        if odd := next((text for text in texts if not isinstance(text, (str, type(None)))), None):
+        odd = next((text for text in texts if not isinstance(text, (str, type(None)))), None)
+        if odd is not None:
             kind = type(odd).__name__
             logger.warning("data %s: column %s holds values of type %s; they are read as text", name, column, kind)
     return rows if plain == read else Dataset.from_dict(plain)

@@ -27,7 +27,7 @@ class Config(DatasetSection):
     """One or two columns that hold the text."""
     label_column: str = "label"
     """The column of the label: strings, whole numbers, or any number when num_labels is 1."""
-    label_names: list[str] | None = None
+    label_names: list[str] | None = Field(None, min_length=2)
     """Names of the classes in index order; null: the data's own, sorted."""
     metrics: list[str] | None = None
     """Metrics of the set, the first of which chooses the best checkpoint; null: accuracy, or pearson and spearmanr."""

@@ -181,8 +181,8 @@ def _tell_about_head(
             head.num_labels,
         )
     if new:
-        origin = "" if seed is None else f", drawn from seed {seed}"
-        logger.info("New in the model%s: %s", origin, ", ".join(new))
+        say = logger.debug if seed is None else logger.info  # without a seed a trained head is about to be loaded
+        say("New in the model, drawn from seed %s: %s", seed, ", ".join(new))
     elif own_names and tuple(map(str.lower, own_names)) != tuple(map(str.lower, head.label_names)):
         logger.warning(
             "the checkpoint's head was trained for the labels %s; it is kept and now means %s",

@@ -67,6 +67,7 @@ def translate(key: str, language: Language) -> str:
 
 def is_score(name: str) -> bool:
     """Tell whether a quantity is a score of 0 to 1 (or -1 to 1), which tables show x100."""
+    name = name.removesuffix("_mm")  # mismatched MNLI
     try:
         return load_metric(name).high <= 1
     except KeyError:

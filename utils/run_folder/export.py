@@ -19,7 +19,7 @@ from utils.results.provenance import collect_provenance, write_provenance
 from utils.results.record import RunRecord, write_record
 from utils.results.submission import write_submission
 from utils.run_config import RunConfig
-from utils.run_folder.opening import RunFolder
+from utils.run_folder.opening import RunFolder, find_checkpoints
 from utils.run_folder.reading import LABELS_FILE
 
 if TYPE_CHECKING:
@@ -57,15 +57,18 @@ def _write_final_model(
     data: ClassificationData,
 ) -> None:
     target = folder.final_model
-    partial = target.with_name("final_model.partial")
-    for stale in (partial, target):
-        shutil.rmtree(stale, ignore_errors=True)
+    partial, old = (target.with_name(f"final_model.{part}") for part in ("partial", "old"))
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     open_adapter(config.peft.method).save(model, partial)
     tokenizer.save_pretrained(partial)
     (partial / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
     _write_labels(partial, data)
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
     partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _link_best(folder: RunFolder, checkpoint: str | None) -> None:
@@ -149,6 +152,10 @@ class Recording:
         if error is None or not is_main_process():
             return
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        if status == "interrupted":
+            kept = find_checkpoints(self._folder.path)
+            hint = f"--resume continues from {kept[-1].name}" if kept else "no checkpoint was written yet"
+            logger.warning("%s is interrupted; %s", self._folder.path, hint)
         extra = {"error": f"{type(error).__name__}: {error}"[:2000]}
         write_record(self._folder.path, replace(self.record, status=status, extra=extra))  # type: ignore[arg-type]
 

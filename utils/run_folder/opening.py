@@ -100,16 +100,12 @@ def _join(path: Path, config: RunConfig, resume: str | None, overwrite: bool) ->
 
 def _reopen(path: Path, config: RunConfig, resolved: dict[str, Any], resume: str | None) -> RunFolder:
     differences = find_differences(resolved, config.to_dict())
+    record = read_record(path)
+    finished = record if record is not None and record.status == "success" else None
+    if finished is not None and not differences:
+        return RunFolder(path, finished=finished)
     if resume:
-        hard = {key: pair for key, pair in differences.items() if key not in RESUMABLE_KEYS}
-        if hard:
-            raise UserError(
-                f"{path} was started with another configuration and cannot be resumed with this one: {_list(hard)}"
-            )
-        if differences:
-            logger.info("resuming with changed settings: %s", _list(differences))
-        changed = {key: list(pair) for key, pair in differences.items()}
-        return RunFolder(path, _find_resume(path, resume), changed=changed or None)
+        return _resume(path, resume, differences, finished is not None)
     if differences and not _holds_work(path):
         logger.info("%s: an earlier start failed before its first checkpoint; it is started anew", path)
         return RunFolder(path)
@@ -118,35 +114,60 @@ def _reopen(path: Path, config: RunConfig, resolved: dict[str, Any], resume: str
             f"{path} holds a run of another configuration: {_list(differences)}; give another training.output_dir, "
             "or --overwrite (the old folder is renamed, not deleted)"
         )
-    record = read_record(path)
-    if record is not None and record.status == "success":
-        return RunFolder(path, finished=record)
-    if _checkpoints(path):
+    if find_checkpoints(path):
         raise UserError(
             f"{path} holds an unfinished run of this configuration; --resume continues it, --overwrite starts over"
         )
     return RunFolder(path)
 
 
+def _resume(path: Path, resume: str, differences: dict[str, tuple[Any, Any]], finished: bool) -> RunFolder:
+    """Continue an unfinished run, or make a finished one longer."""
+    hard = {key: pair for key, pair in differences.items() if key not in RESUMABLE_KEYS}
+    if hard:
+        raise UserError(
+            f"{path} was started with another configuration and cannot be resumed with this one: {_list(hard)}"
+        )
+    checkpoint = _find_resume(path, resume)
+    if differences:
+        said = "resuming with changed settings: %s; the learning rate follows the schedule of the new length"
+        logger.warning(said, _list(differences))
+    if finished:
+        _keep_results(path)
+    changed = {key: list(pair) for key, pair in differences.items()}
+    return RunFolder(path, checkpoint, changed=changed or None)
+
+
+def _keep_results(path: Path) -> None:
+    """Set the results of a finished run aside before the run is made longer."""
+    target = path / f"earlier_results_{_stamp()}"
+    target.mkdir()
+    for name in ("results.json", "results.xlsx", "all_results.json", "train_results.json", "eval_results.json"):
+        if (path / name).exists():
+            (path / name).rename(target / name)
+    logger.info("the finished run's results are now in %s", target)
+
+
 def _holds_work(path: Path) -> bool:
     """Tell whether a run got far enough for something to be lost."""
-    return bool(_checkpoints(path)) or any((path / name).exists() for name in ("final_model", "all_results.json"))
+    return bool(find_checkpoints(path)) or any((path / name).exists() for name in ("final_model", "all_results.json"))
 
 
 def _find_resume(path: Path, resume: str) -> str:
     if resume == "last":
-        checkpoints = _checkpoints(path)
+        checkpoints = find_checkpoints(path)
         if not checkpoints:
             raise UserError(f"{path} has no checkpoint to resume from; leave --resume out to start")
         return str(checkpoints[-1])
     for candidate in (path / resume, Path(resume).expanduser()):
         if (candidate / "trainer_state.json").is_file():
             return str(candidate)
-    names = ", ".join(checkpoint.name for checkpoint in _checkpoints(path)) or "none"
+    names = ", ".join(checkpoint.name for checkpoint in find_checkpoints(path)) or "none"
     raise UserError(f"--resume {resume}: no such checkpoint; {path} has: {names}")
 
 
-def _checkpoints(path: Path) -> list[Path]:
+def find_checkpoints(path: Path) -> list[Path]:
+    """List the whole checkpoints of a run, oldest first."""
     found = [each for each in path.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", each.name)]
     complete = [each for each in found if (each / "trainer_state.json").is_file()]
     return sorted(complete, key=lambda each: int(each.name.split("-")[1]))
@@ -173,13 +194,16 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _set_aside(path: Path) -> None:
-    stamp = datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
-    target = path.with_name(f"{path.name}.old_{stamp}")
+    target = path.with_name(f"{path.name}.old_{_stamp()}")
     try:
         path.rename(target)
     except OSError as error:
         raise UserError(f"training.output_dir: {path} cannot be renamed: {error.strerror}") from None
     logger.info("%s is now %s", path, target)
+
+
+def _stamp() -> str:
+    return datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
 
 
 def _lock(path: Path) -> IO[str]:

@@ -39,7 +39,7 @@ class TrainedModel:
 
         def load_base(folder: str | None) -> PreTrainedModel:
             section = self.config.model if folder is None else _whole_model(self.config.model, folder)
-            return load_base_model(section, tokenizer, head, self.config.seed)
+            return load_base_model(section, tokenizer, head)
 
         return open_adapter(self.config.peft.method).load(self.weights, load_base), tokenizer
 

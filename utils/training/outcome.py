@@ -74,10 +74,14 @@ def collect_outcome(
         memory=PeakMemory(**measuring.read_memory()),
         time=_timing(trainer, measuring),
         data=_data_counts(data),
-        extra={"splits": {key: report.to_dict() for key, report in data.reports.items()}} | _partial(data),
+        extra={"splits": {key: report.to_dict() for key, report in data.reports.items()}} | _facts(data, measuring),
+        warnings=[*record.warnings, *_partial(data)],
     )
     evaluated = {suffix: score.hf for suffix, score in scores.items()}
-    return Outcome(filled, training_metrics(trainer), evaluated, data.spec.metrics)
+    trained = training_metrics(trainer)
+    if trained is not None and measuring.resumed_from_step:
+        trained.pop("train_loss", None)  # the Trainer spreads this session's loss over the steps of all sessions
+    return Outcome(filled, trained, evaluated, data.spec.metrics)
 
 
 def training_metrics(trainer: ClassificationTrainer) -> dict[str, Any] | None:
@@ -109,22 +113,36 @@ def _last_metrics(trainer: ClassificationTrainer) -> dict[str, float | None]:
     }
 
 
-def _partial(data: ClassificationData) -> dict[str, bool]:
-    """Mark scores that were not measured on all rows of a split."""
-    left_out = any(report.left_out_rows for name, report in data.reports.items() if name.startswith("eval"))
-    return {"partial": True} if left_out else {}
+def _facts(data: ClassificationData, measuring: MeasuringCallback) -> dict[str, Any]:
+    """Mark a partial score, and costs that are of the last session only."""
+    facts: dict[str, Any] = {"dataset": {"path": data.spec.path, "subset": data.spec.subset}}
+    if _partial(data):
+        facts["partial"] = True
+    if measuring.resumed_from_step:
+        facts["resumed_from_step"] = measuring.resumed_from_step
+    return facts
+
+
+def _partial(data: ClassificationData) -> list[str]:
+    """Say which scores were not measured on all rows of a split."""
+    return [
+        f"partial score: {report.rows} of {report.rows + report.left_out_rows} rows of {name}"
+        for name, report in data.reports.items()
+        if name.startswith("eval") and report.left_out_rows
+    ]
 
 
 def _timing(trainer: ClassificationTrainer, measuring: MeasuringCallback) -> Timing:
     trained = training_metrics(trainer)
     if trained is None:
         return Timing()
-    seconds = float(trained["train_runtime"])
+    seconds, rate = float(trained["train_runtime"]), trained.get("train_samples_per_second")
+    here = 1 - measuring.resumed_from_step / max(trainer.state.global_step, 1)  # this session's share of the steps
     return Timing(
         train_runtime_s=seconds,
         time_to_first_step_s=measuring.time_to_first_step_s,
-        samples_per_s=trained.get("train_samples_per_second"),
-        tokens_per_s=trainer.state.num_input_tokens_seen / seconds if seconds else None,
+        samples_per_s=rate * here if rate is not None else None,
+        tokens_per_s=measuring.count_tokens(trainer.state) / seconds if seconds else None,
     )
 
 
@@ -134,7 +152,6 @@ def _data_counts(data: ClassificationData) -> DataCounts:
         train_rows=train.rows if train else None,
         eval_rows=main.rows if main else None,
         truncated_rows=sum(report.truncated_rows for report in data.reports.values()),
-        dropped_rows=0,
         shared_rows=main.shared_with_train if main and train else None,
         fingerprint=data.fingerprint,
     )

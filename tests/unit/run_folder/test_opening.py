@@ -128,6 +128,24 @@ def test_a_start_that_got_nowhere_may_be_corrected(load: Load) -> None:
     assert "seed: 43" in (path / "run.yaml").read_text()
 
 
+def test_resuming_a_finished_run_finds_it_done(load: Load) -> None:
+    path = start(load())
+    add_checkpoint(path, 5)
+    finish(path)
+    assert open_run_folder(load(), "last").finished is not None
+
+
+def test_a_finished_run_made_longer_keeps_its_results(load: Load) -> None:
+    path = start(load())
+    add_checkpoint(path, 5)
+    finish(path)
+    folder = open_run_folder(load("training.num_train_epochs=9"), "last")
+    close(folder)
+    assert folder.finished is None
+    assert not (path / "results.json").exists()
+    assert len(list(path.glob("earlier_results_*/results.json"))) == 1
+
+
 def test_an_unfinished_run_asks(load: Load) -> None:
     path = start(load())
     add_checkpoint(path, 5)

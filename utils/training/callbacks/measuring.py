@@ -23,11 +23,14 @@ class MeasuringCallback(TrainerCallback):
     def __init__(self, started: float) -> None:
         self._started = started
         self.time_to_first_step_s: float | None = None
+        self.resumed_from_step = 0
+        self._tokens_before = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Forget the peaks of loading: they say nothing about training."""
+        """Forget the peaks of loading: they say nothing about training; note what an earlier session did."""
+        self.resumed_from_step, self._tokens_before = state.global_step, state.num_input_tokens_seen
         for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
             torch.cuda.reset_peak_memory_stats(device)
 
@@ -35,6 +38,10 @@ class MeasuringCallback(TrainerCallback):
         """Note when the first step of this process ended."""
         if self.time_to_first_step_s is None:
             self.time_to_first_step_s = time.monotonic() - self._started
+
+    def count_tokens(self, state: TrainerState) -> int:
+        """Count the real tokens trained on in this session."""
+        return int(state.num_input_tokens_seen - self._tokens_before)
 
     def read_memory(self) -> dict[str, Any]:
         """Give the peaks in GiB; a figure that this machine cannot measure is absent.
