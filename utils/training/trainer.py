@@ -94,7 +94,7 @@ def build_arguments(resolved: dict[str, Any], output_dir: str, logging_dir: str 
     os.environ["TENSORBOARD_LOGGING_DIR"] = logging_dir or str(Path(output_dir) / "logs")
     try:
         return TrainingArguments(
-            **{**resolved, "disable_tqdm": True},
+            **{**_join_processes(), **resolved, "disable_tqdm": True},
             output_dir=output_dir,
             seed=seed,
             include_num_input_tokens_seen="non_padding",
@@ -102,6 +102,14 @@ def build_arguments(resolved: dict[str, Any], output_dir: str, logging_dir: str 
         )
     except ValueError as error:  # bf16 or tf32 on a device without it, say
         raise ConfigError([Problem(" ".join(str(error).split()), "training")]) from error
+
+
+def _join_processes() -> dict[str, bool]:
+    """Let processes on CPUs train together: without use_cpu, accelerate leaves each of them alone, unsaid."""
+    import torch
+
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return {} if alone or torch.accelerator.is_available() else {"use_cpu": True}
 
 
 def _split_groups(optimizer: torch.optim.Optimizer, members: set[int], learning_rate: float) -> None:
