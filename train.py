@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from utils.doors import Answer, add_overrides, build_parser, open_door, select_gpus
+from utils.doors import Answer, add_overrides, build_parser, open_door, positive, select_gpus
 
 if TYPE_CHECKING:
     from utils.results.record import RunRecord
@@ -27,13 +27,14 @@ def main(arguments: argparse.Namespace) -> Answer:
     started = time.monotonic()
     select_gpus(arguments.gpu, __file__, sys.argv[1:])
 
-    from utils.run_config import load_run_config, require_trainable
+    from utils.run_config import load_run_config
     from utils.run_folder.opening import open_run_folder
     from utils.run_folder.summary import announce_run, show_result
 
     config = load_run_config(arguments.config, arguments.overrides)
     announce_run(config)
-    require_trainable(config)
+    if arguments.preview is not None:
+        return show_preview(config, arguments.preview)
     folder = open_run_folder(config, arguments.resume, arguments.overwrite)
     if folder.finished is not None:
         return show_result(folder, config, folder.finished, already_done=True)
@@ -51,36 +52,45 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
     from utils.run_folder.summary import announce_parameters
     from utils.seeding import seed_everything
     from utils.training.callbacks.measuring import MeasuringCallback
-    from utils.training.classification import build_classification_trainer
-    from utils.training.outcome import collect_outcome
-    from utils.training.preparing import attach_adapter, describe_head, prepare_data
-    from utils.training.reload_check import check_reload
-    from utils.training.scoring import predict_tests, score_classification
+    from utils.training.out_of_memory import explain_out_of_memory
+    from utils.training.preparing import attach_adapter
+    from utils.training.tasks import open_task
 
     with export.Recording(folder, config) as recording:
         seed_everything(config.seed)
+        task = open_task(config)
         tokenizer = load_tokenizer(config.model)
-        data = prepare_data(config.dataset, config.model, tokenizer, config.seed)
+        data = task.prepare_data(tokenizer)
         export.write_data_facts(folder, data)
-        model = load_base_model(config.model, tokenizer, describe_head(data), config.seed)
-        model = attach_adapter(model, config.peft, tokenizer, data, config.arguments, config.seed)
+        model = load_base_model(config.model, tokenizer, task.describe_head(data), config.seed)
+        model = attach_adapter(model, config, tokenizer, data.num_train_rows)
         counts, commit = count_parameters(model), resolved_commit(model)
         announce_parameters(counts)
-        trainer = build_classification_trainer(config.training, config.arguments, model, tokenizer, data, config.seed)
+        trainer = task.build_trainer(model, tokenizer, data)
         trainer.add_callback(measuring := MeasuringCallback(started))
         del model  # the trainer's alone: the reload check has to be able to let go of it
 
         if training := config.arguments.get("do_train", True):
-            trainer.train(resume_from_checkpoint=folder.resume_from)
+            with explain_out_of_memory(trainer.args, config.length_key):
+                trainer.train(resume_from_checkpoint=folder.resume_from)
             trainer.save_state()
-        scores = score_classification(trainer, data)
-        outcome = collect_outcome(recording.record, trainer, data, scores, counts, measuring)
-        export.write_submissions(folder, data, predict_tests(trainer, data))
+        outcome = task.score(trainer, data, recording.record, counts, measuring)
+        export.write_submissions(folder, data, outcome.predicted)
         if training:
             export.export_model(folder, config, trainer, tokenizer, data)
-            outcome.check = check_reload(trainer, data, lambda: read_run_folder(folder.path).load()[0], config.seed)
+            outcome.check = task.check_reload(trainer, data, lambda: read_run_folder(folder.path).load()[0])
         outcome.total_s = time.monotonic() - started
         return export.write_results(folder, config, outcome, recording.provenance(data, commit))
+
+
+def show_preview(config: RunConfig, count: int) -> Answer:
+    """Print the first training rows as the model will see them, and stop."""
+    from utils.modeling.tokenizer import load_tokenizer
+    from utils.training.tasks import open_task
+
+    tokenizer = load_tokenizer(config.model)
+    task = open_task(config)
+    return task.preview(task.prepare_data(tokenizer), tokenizer, count)
 
 
 def build() -> argparse.ArgumentParser:
@@ -99,6 +109,12 @@ def build() -> argparse.ArgumentParser:
         "--overwrite",
         action="store_true",
         help="start over; an existing output folder is renamed, not deleted",
+    )
+    parser.add_argument(
+        "--preview",
+        type=positive,
+        metavar="N",
+        help="print the first N rows as the model will see them, what is trained on marked, and stop",
     )
     add_overrides(parser)
     return parser

@@ -235,24 +235,59 @@ def prepare_run(make_config: Callable[..., Any]) -> Callable[..., Any]:
         from utils.modeling.tokenizer import load_tokenizer
         from utils.seeding import seed_everything
         from utils.training.callbacks.measuring import MeasuringCallback
-        from utils.training.classification import build_classification_trainer
-        from utils.training.preparing import attach_adapter, describe_head, prepare_data
+        from utils.training.preparing import attach_adapter
+        from utils.training.tasks import open_task
 
         config = config or make_config(family, data, **overrides)
         seed_everything(config.seed)
         tokenizer = load_tokenizer(config.model)
-        prepared = prepare_data(config.dataset, config.model, tokenizer, config.seed)
-        model = load_base_model(config.model, tokenizer, describe_head(prepared), config.seed)
-        model = attach_adapter(model, config.peft, tokenizer, prepared, config.arguments, config.seed)
-        trainer = build_classification_trainer(
-            config.training, config.arguments, model, tokenizer, prepared, config.seed
-        )
+        task = open_task(config)
+        prepared = task.prepare_data(tokenizer)
+        model = load_base_model(config.model, tokenizer, task.describe_head(prepared), config.seed)
+        model = attach_adapter(model, config, tokenizer, prepared.num_train_rows)
+        trainer = task.build_trainer(model, tokenizer, prepared)
         trainer.add_callback(measuring := MeasuringCallback(0.0))
         return SimpleNamespace(
-            config=config, tokenizer=tokenizer, data=prepared, model=model, trainer=trainer, measuring=measuring
+            config=config,
+            task=task,
+            tokenizer=tokenizer,
+            data=prepared,
+            model=model,
+            trainer=trainer,
+            measuring=measuring,
         )
 
     return prepare
+
+
+@pytest.fixture
+def make_sft(make_config: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a function that writes and reads a small fine-tuning run of the embedded base on the embedded sums.
+
+    Its arguments are dotted overrides with `__` for the dot. Nothing is generated unless evaluation is given.
+    """
+    quickstart = Path(__file__).parents[1] / "examples" / "quickstart"
+
+    def make(**overrides: Any) -> Any:
+        settings: dict[str, Any] = {
+            "task_type": "CAUSAL_LM",
+            "model": {"name_or_path": str(quickstart / "base"), "dtype": "float32"},
+            "peft": {"method": "lora", "lora_r": 4, "lora_alpha": 8, "target_modules": "all-linear"},
+            "dataset": {
+                "name": "gsm8k",
+                "path": str(quickstart / "arithmetic"),
+                "validation_size": 40,
+                "max_train_samples": 48,
+            },
+            "training__learning_rate": 3e-3,
+            "training__logging_steps": 1,
+            "training__save_strategy": "no",
+            "sft": {"max_length": 128},
+            "evaluation": {"at_end": False},
+        }
+        return make_config("llama", Path(), **{**settings, **overrides})
+
+    return make
 
 
 @pytest.fixture(autouse=True)

@@ -80,6 +80,13 @@ def open_door(
     return code
 
 
+def positive(word: str) -> int:
+    """Read a whole number from 1 from the command line; argparse says what is wrong with another."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1")
+    return int(word)
+
+
 def split_overrides(words: Sequence[str], takes_value: frozenset[str]) -> tuple[list[str], list[str]]:
     """Part a command line into what the option parser reads and the overrides.
 

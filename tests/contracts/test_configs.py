@@ -18,6 +18,7 @@ from utils.run_config.kinds import find_kind
 from utils.run_config.schema import build_schema
 from utils.run_config.sections import SECTIONS, Header
 from utils.training.section import OwnTrainingSection
+from utils.training.sft_section import OwnSftSection
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path for path in (ROOT / "configs").rglob("*") if path.suffix in (".yaml", ".yml", ".json"))
@@ -110,24 +111,41 @@ def test_it_holds_no_secret_and_no_place_of_somebodys_machine(path: Path) -> Non
     assert not re.search(r"hf_[A-Za-z0-9]{10,}|/home/|/root/|[A-Z]:\\\\", text)
 
 
-def test_the_template_names_every_key_of_ours() -> None:
-    written = read_document(ROOT / "configs" / "template.yaml").data
-    assert set(Header.model_fields) | (set(SECTIONS) - {"sft"}) == set(written)
-    config = load_run_config(ROOT / "configs" / "template.yaml", files=False)
+TEMPLATES = ("template.yaml", "template_sft.yaml")
+
+
+def test_the_templates_name_every_key_of_ours() -> None:
+    """Keys that one task type has are in its template, those of both in template.yaml at least."""
+    written: dict[str, set[str]] = {}
+    for name in TEMPLATES:
+        for section, keys in read_document(ROOT / "configs" / name).data.items():
+            written[section] = written.get(section, set()) | (set(keys) if isinstance(keys, dict) else set())
+    assert set(Header.model_fields) | set(SECTIONS) == set(written)
+    config, causal = (load_run_config(ROOT / "configs" / name, files=False) for name in TEMPLATES)
     for name in ("model", "peft", "dataset", "results"):
-        section = getattr(config, name)
         hidden = {"task_type"} if name == "peft" else set()
-        assert set(type(section).model_fields) - hidden == set(written[name]), name
-    assert set(OwnTrainingSection.model_fields) <= set(written["training"])
+        assert set(type(getattr(config, name)).model_fields) - hidden == written[name], name
+    for name in ("generation", "evaluation"):
+        assert set(type(getattr(causal, name)).model_fields) == written[name], name
+    assert set(OwnTrainingSection.model_fields) <= written["training"]
+    assert set(OwnSftSection.model_fields) == written["sft"]
 
 
-def test_the_template_shows_the_defaults() -> None:
-    """What the template writes for a key is the default, but for the choices that make it run."""
-    written = read_document(ROOT / "configs" / "template.yaml").data
-    config = load_run_config(ROOT / "configs" / "template.yaml", files=False)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_template_shows_the_defaults(template: str) -> None:
+    """What a template writes for a key is the default, but for the choices that make it run, which say so."""
+    text = (ROOT / "configs" / template).read_text("utf-8")
+    written = read_document(ROOT / "configs" / template).data
+    config = load_run_config(ROOT / "configs" / template, files=False)
     chosen = {"path", "text_column", "label_names", "metrics", "max_length", "name_or_path"}
-    for name in ("model", "peft", "dataset", "results"):
-        for key, field in type(getattr(config, name)).model_fields.items():
-            if key in written[name] and key not in chosen:
+    chosen |= {"lora_r", "lora_alpha", "target_modules", "format", "prompt_template", "answer_column", "test_split"}
+    for name in ("model", "peft", "dataset", "results", "sft", "generation", "evaluation"):
+        section = getattr(config, name)
+        for key, field in type(section).model_fields.items() if section is not None else ():
+            if key in written.get(name, {}) and key not in chosen and not _says_default(text, key):
                 default = field.get_default(call_default_factory=True)
-                assert getattr(getattr(config, name), key) == default, f"{name}.{key}"
+                assert getattr(section, key) == default, f"{name}.{key}"
+
+
+def _says_default(text: str, key: str) -> bool:
+    return bool(re.search(rf"^  {key}: .*\(default: ", text, re.MULTILINE))

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from utils.metrics.metric import load_metric
 from utils.rooms import LIBRARY, list_rooms, open_room, room_name
 
 ADAPTERS, DATASETS, METRICS = (list_rooms(floor) for floor in ("adapters", "data", "metrics"))
 TINY = {"llama": "LlamaForSequenceClassification", "bert": "BertForSequenceClassification"}
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 REQUIRED = {"glue": {"subset": "cola"}, "custom": {"path": "rows.jsonl"}}
 
 
@@ -31,7 +33,7 @@ def test_an_adapter_room_is_complete(name):
     assert room.Config.__doc__
     limits = room.Config.LIMITS
     assert callable(getattr(room, "merge", None)) != bool(limits.merge), "merge, or the sentence why not"
-    sentences = (limits.quantization, limits.packing, limits.gradient_checkpointing, limits.merge)
+    sentences = (limits.quantization, limits.causal_lm, limits.packing, limits.gradient_checkpointing, limits.merge)
     assert all(sentence is None or len(sentence.split()) > 4 for sentence in sentences)
 
 
@@ -75,6 +77,42 @@ def test_an_adapter_trains_what_it_says_and_reloads(name, family, tiny_base, loa
     assert (actual - expected).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("name", [name for name in ADAPTERS if not open_room("adapters", name).Config.LIMITS.causal_lm])
+def test_an_adapter_trains_a_language_model_and_reloads(name, tmp_path):
+    import torch
+
+    from utils.adapters.adapter import AttachContext, open_adapter
+    from utils.modeling.base_model import load_base_model
+    from utils.modeling.section import ModelSection
+    from utils.modeling.tokenizer import load_tokenizer
+
+    section = ModelSection(name_or_path=str(QUICKSTART / "base"), dtype="float32")
+    tokenizer = load_tokenizer(section)
+
+    def load_base(folder):
+        return load_base_model(section if folder is None else ModelSection(name_or_path=folder), tokenizer, None)
+
+    room = open_adapter(name)
+    torch.manual_seed(0)
+    model = room.attach(load_base(None), room.Config(), AttachContext("CAUSAL_LM", 42, num_training_steps=10))
+    trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    ids = tokenizer(["the dog sees the old house"], return_tensors="pt")["input_ids"]
+    optimizer = torch.optim.SGD(trained.values(), lr=0.05)
+    losses = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss = model.train()(input_ids=ids, labels=ids).loss
+        loss.backward()
+        losses.append(loss.item())
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    with torch.no_grad():
+        expected = model.eval()(input_ids=ids).logits
+        room.save(model, tmp_path / "saved")
+        actual = room.load(tmp_path / "saved", load_base).eval()(input_ids=ids).logits
+    assert (actual - expected).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_dataset_room_is_complete(name):
     room = open_room("data", name)
@@ -82,10 +120,17 @@ def test_a_dataset_room_is_complete(name):
     assert room_name(config.name) == name
     assert len(room.__doc__.splitlines()) > 1, "the docstring shows a row"
     assert "{" in room.__doc__
-    described = room.describe_classification(config)
-    assert 1 <= len(described.text_columns) <= 2
-    assert described.metrics
-    assert set(described.metrics) <= set(METRICS)
+    assert room.Config.TASK_TYPES
+    if "SEQ_CLS" in room.Config.TASK_TYPES:
+        described = room.describe_classification(config)
+        assert 1 <= len(described.text_columns) <= 2
+        assert described.metrics
+        assert {load_metric(metric).kind for metric in described.metrics} <= {"classification", "regression"}
+    if "CAUSAL_LM" in room.Config.TASK_TYPES:
+        asked = room.describe_instructions(config)
+        assert asked.path
+        assert asked.protocol
+        assert {load_metric(metric).kind for metric in asked.metrics} == {"generation"}
     for field, info in room.Config.model_fields.items():
         assert field in ("name", "method") or info.description, f"{field} has no docstring"
 
@@ -105,6 +150,9 @@ def test_perfect_predictions_give_a_metrics_best_value(name):
     rows, worse, labels = ([0, 1, 1, 0, 1], [1, 1, 0, 0, 1], 2)
     if metric.kind == "regression":
         rows, worse, labels = ([0.5, 1.0, 3.0, -2.0], [0.5, 3.0, 1.0, -2.0], 1)
+    if metric.kind == "generation":
+        rows = [f"#### {number}\nThe answer is: {number}" for number in (1, 2, 3)]
+        worse, labels = ["none", "#### 2", "#### 4"], 1
     best = metric.compute(rows, rows, labels)
     assert best == pytest.approx(metric.high if metric.greater_is_better else metric.low)
     assert (metric.compute(worse, rows, labels) < best) == metric.greater_is_better

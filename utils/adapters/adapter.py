@@ -23,6 +23,8 @@ class Limits:
 
     quantization: str | None = None
     """On a 4-bit or 8-bit base."""
+    causal_lm: str | None = None
+    """For a language model, which has no new head."""
     packing: str | None = None
     """With several documents in one row."""
     gradient_checkpointing: str | None = None

@@ -18,6 +18,7 @@ class Config(AdapterSection):
 
     LIMITS: ClassVar[Limits] = Limits(
         quantization="head-only saves the whole model, which a quantized base cannot be; drop model.quantization",
+        causal_lm="a language model has no new head to train; use lora, or none for all weights",
         merge="there is no adapter to merge: final_model/ is the whole model already",
     )
 

@@ -108,7 +108,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
         init_lora_weights=config.init_lora_weights,
         use_dora=config.use_dora,
         use_rslora=config.use_rslora,
-        trainable_token_indices=list(context.added_token_ids) or None,
+        trainable_token_indices=_trainable_tokens(model, context),
         revision=context.base_commit,
     )
     with explain_targets(model, config.target_modules):
@@ -117,6 +117,18 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
         adapted: PreTrainedModel = get_peft_model(keep_unpacked(model), peft_config)
     keep_float32(adapted, context)
     return adapted
+
+
+def _trainable_tokens(model: PreTrainedModel, context: AttachContext) -> dict[str, list[int]] | None:
+    """Train the rows of new tokens: where they are read, and in a language model of its own head where written."""
+    if not context.added_token_ids:
+        return None
+    embeddings = [model.get_input_embeddings()]
+    head = model.get_output_embeddings() if context.task_type == "CAUSAL_LM" else None
+    if head is not None and head.weight is not embeddings[0].weight:
+        embeddings.append(head)
+    names = {name for name, module in model.named_modules() if any(module is each for each in embeddings)}
+    return {name.rsplit(".", 1)[-1]: list(context.added_token_ids) for name in sorted(names)}
 
 
 def _target_modules(model: PreTrainedModel, config: Config) -> str | list[str] | None:

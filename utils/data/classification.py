@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.data.checks import SplitReport, check_split, count_shared_rows, require_columns
-from utils.data.dataset import ClassificationSet, DatasetSection, Submission
+from utils.data.dataset import ClassificationSection, ClassificationSet, Submission, count_held_out, spread
 from utils.data.labels import LabelCoder, build_label_coder
 from utils.data.sources import Source, load_file, load_split, resolved_commit
 from utils.data.tokenizing import fingerprint_rows, tokenise
@@ -55,10 +54,25 @@ class ClassificationData:
         """Classes, or 1 for regression."""
         return max(1, len(self.coder.names))
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the model's ids; empty for regression."""
+        return self.coder.names
+
+    @property
+    def num_train_rows(self) -> int:
+        """Rows of the training split; 0 where there is none."""
+        return len(self.train.dataset) if self.train else 0
+
+    def probe_rows(self, count: int) -> list[dict[str, Any]]:
+        """Give some validation (else training) rows as texts, spread over the split."""
+        split = self.evals.get("") or self.train
+        return spread(split.texts, count) if split else []
+
 
 def prepare_classification(
     spec: ClassificationSet,
-    section: DatasetSection,
+    section: ClassificationSection,
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
     reorder: Callable[[tuple[str, ...]], tuple[str, ...]] = lambda names: names,
@@ -105,8 +119,8 @@ def _load_splits(spec: ClassificationSet, seed: int) -> dict[str, Dataset]:
     splits = dict(_open_splits(spec))
     if "train" in splits and "eval" not in splits:
         splits |= _hold_out(splits["train"], spec, seed)
-    elif spec.validation_fraction is not None:
-        logger.warning("dataset.validation_fraction has no effect: the set has a validation split")
+    elif spec.validation_size:
+        logger.warning("dataset.validation_size has no effect: the set has a validation split")
     return splits
 
 
@@ -146,15 +160,15 @@ def _load_test(source: Source, submission: Submission) -> Dataset | None:
 
 
 def _hold_out(train: Dataset, spec: ClassificationSet, seed: int) -> dict[str, Dataset]:
-    if spec.validation_fraction is None:
+    if not spec.validation_size:
         name = next(iter(spec.eval_splits.values()), "validation")
         raise DataError(
             f"{spec.path}: no split called {name}; add one, name a file by dataset.validation_path, or hold rows out "
-            "by dataset.validation_fraction"
+            "by dataset.validation_size"
         )
-    held_out = math.ceil(len(train) * spec.validation_fraction)
-    if held_out == len(train):
-        raise DataError(f"{spec.path}: dataset.validation_fraction leaves none of the {len(train)} rows to train on")
+    held_out = count_held_out(spec.validation_size, len(train))
+    if held_out >= len(train):
+        raise DataError(f"{spec.path}: dataset.validation_size leaves none of the {len(train)} rows to train on")
     parts = train.train_test_split(test_size=held_out, seed=seed)
     return {"train": parts["train"], "eval": parts["test"]}
 
@@ -170,7 +184,7 @@ def _build_coder(
     return LabelCoder(order, {index: order.index(name) for index, name in enumerate(spec.label_names)})
 
 
-def _limit(rows: Dataset, name: str, section: DatasetSection, seed: int) -> Dataset:
+def _limit(rows: Dataset, name: str, section: ClassificationSection, seed: int) -> Dataset:
     limit = section.max_train_samples if name == "train" else section.max_eval_samples
     if limit is None or len(rows) <= limit or name.startswith("test"):
         return rows
@@ -200,7 +214,7 @@ def _prepare(
     rows: Dataset,
     name: str,
     spec: ClassificationSet,
-    section: DatasetSection,
+    section: ClassificationSection,
     tokenizer: PreTrainedTokenizerBase,
 ) -> PreparedSplit:
     """Tokenise; evaluation rows go by rising length, so that a batch holds rows alike."""

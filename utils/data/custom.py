@@ -2,18 +2,57 @@
 
 A row for classification: {"text": "A fine film.", "label": "positive"}; two text columns make a pair; with
 `num_labels: 1` the label is a number to regress on.
+Rows for CAUSAL_LM, one line per format:
+    template: any columns, put together by dataset.prompt_template, and a column with the answer
+    prompt_completion: {"prompt": "2 + 3 =", "completion": " 5"}, or both as lists of turns
+    messages: {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]}
+    alpaca: {"instruction": "Add.", "input": "2, 3", "output": "5"}
+    sharegpt: {"conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]}
+    text: {"text": "All of this is trained on."}
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from utils.data.dataset import ClassificationSet, DatasetSection, columns
+from utils.data.dataset import (
+    ClassificationSection,
+    ClassificationSet,
+    Example,
+    InstructionSection,
+    InstructionSet,
+    Row,
+    columns,
+)
+from utils.data.formats import (
+    Format,
+    alpaca_format,
+    find_answer_column,
+    find_formats,
+    messages_format,
+    prompt_completion_format,
+    sharegpt_format,
+    template_format,
+    text_format,
+)
+from utils.data.texts import PromptTemplate
+from utils.errors import DataError
+
+_USED_BY = {
+    "prompt_template": ("template",),
+    "answer_column": ("template", "prompt_completion"),
+    "messages_column": ("messages", "sharegpt"),
+    "as_chat": ("template", "prompt_completion", "alpaca"),
+    "system_prompt": ("template", "prompt_completion", "alpaca", "messages", "sharegpt"),
+}
+FORMATS = ("template", "prompt_completion", "messages", "alpaca", "sharegpt", "text")
 
 
-class Config(DatasetSection):
+class Config(ClassificationSection, InstructionSection):
     """Rows of your own."""
 
     name: Literal["custom"] = "custom"
@@ -21,8 +60,6 @@ class Config(DatasetSection):
     """Folder (files named train, validation, test), file (jsonl, json, csv, tsv, parquet) or hub id."""
     validation_path: str | None = None
     """File of validation rows, where `path` is a single file."""
-    validation_fraction: float | None = Field(None, gt=0, lt=1)
-    """Hold out this share of the training rows, drawn by the seed, where there is no validation split."""
     text_column: str | list[str] = "text"
     """One or two columns that hold the text."""
     label_column: str = "label"
@@ -35,9 +72,21 @@ class Config(DatasetSection):
     """Name of the training split."""
     validation_split: str = "validation"
     """Name of the validation split."""
+    test_split: str | None = None
+    """CAUSAL_LM: split whose prompts are answered by generating; null: the validation rows."""
+    format: Literal["template", "prompt_completion", "messages", "alpaca", "sharegpt", "text"] | None = None
+    """CAUSAL_LM: what the rows look like; null: told by their columns, or template where prompt_template is set."""
+    answer_column: str | None = None
+    """CAUSAL_LM, format template or prompt_completion: the column of the answer; null: completion, or for a template
+    the one of answer, completion, output and response that is there."""
+    messages_column: str | None = None
+    """CAUSAL_LM, format messages or sharegpt: the column of the conversation; null: messages, or conversations."""
 
+    ALIASES: ClassVar[dict[str, str]] = {**InstructionSection.ALIASES, **ClassificationSection.ALIASES}
     TASK_TYPES: ClassVar[tuple[str, ...]] = ("SEQ_CLS", "CAUSAL_LM")
-    SHARED_FIELDS: ClassVar[frozenset[str]] = DatasetSection.SHARED_FIELDS | {"text_column", "label_column"}
+    SHARED_FIELDS: ClassVar[frozenset[str]] = (
+        ClassificationSection.SHARED_FIELDS | InstructionSection.SHARED_FIELDS | {"text_column", "label_column"}
+    )
 
     @field_validator("label_names")
     @classmethod
@@ -45,6 +94,26 @@ class Config(DatasetSection):
         if value is not None and len(set(value)) < len(value):
             raise ValueError("names a class twice")
         return value
+
+    @property
+    def stated_format(self) -> str | None:
+        """The format as far as the YAML tells."""
+        return "template" if self.format is None and self.prompt_template is not None else self.format
+
+    def contradictions(self) -> dict[str, str]:
+        """Find keys that say otherwise than the format, each with what is right."""
+        stated = self.stated_format
+        found = super().contradictions() if stated in ("template", "prompt_completion", "alpaca") else {}
+        template = PromptTemplate.parse(self.prompt_template or "")
+        if stated == "template" and self.prompt_template is None:
+            found["format"] = "template needs dataset.prompt_template"
+        if self.answer_column in template.columns:
+            found["prompt_template"] = f"the prompt gives the answer away: it holds {{{self.answer_column}}}"
+        idle = [] if stated is None else [key for key, formats in _USED_BY.items() if stated not in formats]
+        for key in idle:
+            if getattr(self, key):
+                found[key] = f"has no effect with format: {stated}; leave one of them out"
+        return found
 
 
 def describe_classification(config: Config) -> ClassificationSet:
@@ -64,5 +133,86 @@ def describe_classification(config: Config) -> ClassificationSet:
         train_split=config.train_split,
         eval_splits={"": config.validation_split},
         validation_path=config.validation_path,
-        validation_fraction=config.validation_fraction,
+        validation_size=config.validation_size,
+    )
+
+
+def describe_instructions(config: Config) -> InstructionSet:
+    """Answer the four questions from the YAML, or, with `settle`, from the YAML and the rows' columns."""
+    blank = InstructionSet(
+        path=config.path,
+        subset=config.subset,
+        revision=config.revision,
+        read_row=_read_unsettled,
+        ask=None,
+        metrics=tuple(config.metrics) if config.metrics else ("exact_match", "token_f1", "rouge_l"),
+        protocol="custom zero-shot, run's own prompt",
+        train_split=config.train_split,
+        validation_split=config.validation_split,
+        validation_path=config.validation_path,
+        validation_size=config.validation_size,
+        generation_split=config.test_split,
+    )
+    stated = config.stated_format
+    if stated is None or (stated == "template" and config.answer_column is None):
+        return replace(blank, settle=lambda there: _complete(blank, config, _tell_format(config, there)))
+    return _complete(blank, config, _tell_format(config, ()))
+
+
+def _read_unsettled(row: Row) -> Example:
+    raise AssertionError(f"settle_set must come before the rows are read, found {list(row)}")
+
+
+def _complete(blank: InstructionSet, config: Config, chosen: Format) -> InstructionSet:
+    return replace(
+        blank,
+        read_row=chosen.read_row,
+        ask=chosen.ask,
+        columns=chosen.columns,
+        stop=() if config.as_chat else chosen.stop,
+        group=chosen.group,
+    )
+
+
+def _build_formats(config: Config, there: Sequence[str]) -> dict[str, Format]:
+    """Build every format that the YAML allows; `there` are the rows' columns."""
+    formats = {
+        "prompt_completion": prompt_completion_format(config.answer_column),
+        "messages": messages_format(config.messages_column),
+        "alpaca": alpaca_format(),
+        "sharegpt": sharegpt_format(config.messages_column),
+    }
+    if len(text := columns(config.text_column, ())) == 1:
+        formats["text"] = text_format(text[0])
+    if config.prompt_template is not None:
+        taken = PromptTemplate.parse(config.prompt_template).columns
+        answer = config.answer_column or find_answer_column(there, taken)
+        if answer is None:
+            raise DataError(
+                f"{config.path}: dataset.answer_column must name the column of the answer; "
+                f"there are: {', '.join(there)}"
+            )
+        formats["template"] = template_format(config.prompt_template, answer)
+    return formats
+
+
+def _tell_format(config: Config, there: Sequence[str]) -> Format:
+    """Tell the format by the columns.
+
+    Raises:
+        DataError: No format fits, or several do.
+    """
+    formats = _build_formats(config, there)
+    if config.stated_format is not None:
+        if config.stated_format not in formats:
+            needed = {"template": "dataset.prompt_template", "text": "one dataset.text_column"}
+            raise DataError(f"dataset.format: {config.stated_format} needs {needed[config.stated_format]}")
+        return formats[config.stated_format]
+    found = find_formats(formats, there)
+    if len(found) == 1:
+        return formats[found[0]]
+    what = f"the columns fit several formats ({', '.join(found)})" if found else "the columns fit no format"
+    raise DataError(
+        f"{config.path}: {what}; there are: {', '.join(there) or 'none'}. Set dataset.format to one of "
+        f"{', '.join(FORMATS)} (template: with dataset.prompt_template)"
     )

@@ -1,15 +1,18 @@
-"""What every dataset room offers: the section's base and the description of a classification set."""
+"""What every dataset room offers: the sections' bases, and the descriptions of a set for either task type."""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from utils.config.section import Section
+from utils.data.texts import PromptTemplate, parse_split
 from utils.rooms import open_room
 
 FILE_KINDS = {
@@ -17,17 +20,20 @@ FILE_KINDS = {
 }  # fmt: skip
 
 
+Row = dict[str, Any]
+
+
 class DatasetSection(Section):
     """The `dataset:` section; a room may add fields of its own."""
 
     ALIASES: ClassVar[dict[str, str]] = {
-        "text_columns": "text_column", "max_samples": "max_train_samples", "max_seq_length": "max_length",
-        "task": "subset", "config": "subset", "dataset_path": "path", "data_path": "path",
+        "max_samples": "max_train_samples", "task": "subset", "config": "subset", "dataset_path": "path",
+        "data_path": "path",
     }  # fmt: skip
     SHARED_FIELDS: ClassVar[frozenset[str]] = frozenset(
-        {"name", "path", "revision", "max_length", "max_train_samples", "max_eval_samples"}
+        {"name", "path", "revision", "max_train_samples", "max_eval_samples"}
     )
-    TASK_TYPES: ClassVar[tuple[str, ...]] = ("SEQ_CLS",)
+    TASK_TYPES: ClassVar[tuple[str, ...]] = ()
 
     name: str
     """A room of `utils/data`, or the hub id, folder or file of your own set (then the room is custom)."""
@@ -37,14 +43,6 @@ class DatasetSection(Section):
     """Branch, tag or commit of a hub dataset."""
     subset: str | None = None
     """Configuration of the set, such as `cola`."""
-    text_column: str | list[str] | None = None
-    """One or two columns that hold the text; null: the room's own."""
-    label_column: str | None = None
-    """The column of the label; null: the room's own."""
-    num_labels: int | None = Field(None, ge=1)
-    """Number of classes, 1 for regression; null: the room's own, or read from the data."""
-    max_length: int = Field(128, ge=1)
-    """Tokens a row may have; what is longer is cut at the end, counted and reported."""
     max_train_samples: int | None = Field(None, ge=1)
     """Train on this many rows, drawn by the seed; null: all."""
     max_eval_samples: int | None = Field(None, ge=1)
@@ -52,6 +50,86 @@ class DatasetSection(Section):
 
     def contradictions(self) -> dict[str, str]:
         """Find keys that say otherwise than the set itself, each with what is right."""
+        return {}
+
+
+class ClassificationSection(DatasetSection):
+    """What a room for SEQ_CLS reads."""
+
+    ALIASES: ClassVar[dict[str, str]] = {
+        **DatasetSection.ALIASES, "text_columns": "text_column", "max_seq_length": "max_length",
+    }  # fmt: skip
+    SHARED_FIELDS: ClassVar[frozenset[str]] = DatasetSection.SHARED_FIELDS | {"max_length"}
+    TASK_TYPES: ClassVar[tuple[str, ...]] = ("SEQ_CLS",)
+
+    text_column: str | list[str] | None = None
+    """One or two columns that hold the text; null: the room's own."""
+    label_column: str | None = None
+    """The column of the label; null: the room's own."""
+    num_labels: int | None = Field(None, ge=1)
+    """Number of classes, 1 for regression; null: the room's own, or read from the data."""
+    max_length: int = Field(128, ge=1)
+    """SEQ_CLS: tokens a row may have; what is longer is cut at the end, counted and reported."""
+
+
+class InstructionSection(DatasetSection):
+    """What a room for CAUSAL_LM reads: how rows become prompts and answers, and what happens to odd ones."""
+
+    ALIASES: ClassVar[dict[str, str]] = {
+        **DatasetSection.ALIASES, "split": "train_split", "validation_fraction": "validation_size",
+        "val_size": "validation_size", "val_set_size": "validation_size", "template": "prompt_template",
+    }  # fmt: skip
+    SHARED_FIELDS: ClassVar[frozenset[str]] = DatasetSection.SHARED_FIELDS | {
+        "prompt_template", "as_chat", "system_prompt", "truncation", "max_empty_share", "on_bad_row",
+    }  # fmt: skip
+    TASK_TYPES: ClassVar[tuple[str, ...]] = ("CAUSAL_LM",)
+
+    prompt_template: str | None = None
+    """CAUSAL_LM: the prompt with columns in braces, `Question: {question}\\nAnswer:`; null: the room's own. It is
+    the prompt in training, evaluation and inference."""
+    as_chat: bool = False
+    """CAUSAL_LM: put prompt and answer through the model's chat template, as a user's and an assistant's turn."""
+    system_prompt: str | None = None
+    """CAUSAL_LM: a system turn before every chat that has none of its own."""
+    train_split: str = "train"
+    """Split to train on; a part of it may be cut out: `train[:5000]`, `train[10%:20%]`."""
+    validation_split: str | None = None
+    """Split on which the loss is evaluated; null: the room's own, or rows held out by validation_size."""
+    validation_size: float | None = Field(None, ge=0)
+    """Rows (500), or below 1 the share of the rows (0.05), held out of the training rows by the seed, where there is
+    no validation split; null: the room's own; 0: none."""
+    truncation: Literal["keep_answer", "drop", "error"] = "keep_answer"
+    """CAUSAL_LM, rows longer than sft.max_length: cut the middle of the prompt, leave the row out, or stop."""
+    max_empty_share: float = Field(0.05, ge=0, le=1)
+    """CAUSAL_LM: stop when more than this share of the rows has no token to train on."""
+    on_bad_row: Literal["stop", "drop"] = "stop"
+    """CAUSAL_LM, rows that cannot be read (a missing value, a wrong order of roles ...): stop, or leave them out."""
+
+    @field_validator("prompt_template")
+    @classmethod
+    def _readable_template(cls, value: str | None) -> str | None:
+        if value is not None:
+            PromptTemplate.parse(value)
+        return value
+
+    @field_validator("train_split", "validation_split")
+    @classmethod
+    def _readable_split(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_split(value)
+        return value
+
+    @field_validator("validation_size")
+    @classmethod
+    def _whole_rows(cls, value: float | None) -> float | None:
+        if value is not None and value >= 1 and value != int(value):
+            raise ValueError("is a whole number of rows, or a share below 1")
+        return value
+
+    def contradictions(self) -> dict[str, str]:
+        """Find keys that have no effect here, each with what is right."""
+        if self.system_prompt is not None and not self.as_chat:
+            return {"system_prompt": "these rows are no chats; set dataset.as_chat: true"}
         return {}
 
 
@@ -95,19 +173,89 @@ class ClassificationSet:
     """Test splits that a benchmark server scores."""
     validation_path: str | None = None
     """A file of validation rows beside a file of training rows."""
-    validation_fraction: float | None = None
-    """Hold out this share of the training rows where there is no validation split."""
+    validation_size: float | None = None
+    """Hold out so many rows, or below 1 this share of them, where there is no validation split."""
     revision: str | None = None
     """Revision of a hub dataset."""
 
 
+@dataclass(frozen=True)
+class Example:
+    """One row as text: a prompt with its answer, or a conversation."""
+
+    prompt: str = ""
+    """Not trained on, unless sft.completion_only_loss is false; empty for plain text."""
+    answer: str = ""
+    """Trained on; empty where the row has none."""
+    question: str = ""
+    """The bare request, without any template: what another room's prompt can be made of; empty where there is none,
+    as for a conversation of several exchanges."""
+    user_turn: str = ""
+    """What the user says when the row is put into a chat by dataset.as_chat; empty: the prompt."""
+    messages: tuple[dict[str, str], ...] = ()
+    """A conversation instead: turns {"role": system | user | assistant, "content": text}. Assistant turns are
+    trained on."""
+    num_context: int = 0
+    """So many first turns are context: assistant turns among them are not trained on."""
+    num_cut_turns: int = 0
+    """Turns after the last answer, which were left out."""
+
+    @property
+    def reference(self) -> str:
+        """What a generated answer is compared with: the answer or the last assistant turn, without space around."""
+        return (self.messages[-1]["content"] if self.messages else self.answer).strip()
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """A room's four answers for CAUSAL_LM."""
+
+    path: str
+    """Folder, file or hub id of the rows."""
+    read_row: Callable[[Row], Example]
+    """Makes an example of a row; a RowError (utils/data/texts.py) says what is wrong with the row."""
+    metrics: tuple[str, ...]
+    """Metrics of generated answers, the headline first."""
+    ask: Callable[[str], Example] | None
+    """Makes this room's prompt (an example without answer) of a bare request, so that a model trained on this set
+    can be scored on another; None: the prompt needs more than one text."""
+    protocol: str
+    """Names the way of prompting and scoring; stored with every score."""
+    columns: tuple[str, ...] = ()
+    """Columns that are read, taken as text as they are written where a file has no types."""
+    subset: str | None = None
+    """Configuration within the path."""
+    revision: str | None = None
+    """Revision of a hub dataset."""
+    train_split: str = "train"
+    """May be cut: `train[:5000]`."""
+    validation_split: str | None = None
+    """Rows on which the loss is evaluated; None: there are none, or validation_size holds some out."""
+    validation_path: str | None = None
+    """A file of validation rows beside a file of training rows."""
+    validation_size: float | None = None
+    """Rows, or below 1 share of the rows, to hold out where there is no validation split; None or 0: none."""
+    generation_split: str | None = None
+    """Split whose prompts are answered by generating; None: the validation rows."""
+    group: Callable[[Row], str] | None = None
+    """Rows of one group never stand on both sides of a hold-out; None: rows of equal prompt are a group."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a generated answer, besides the end-of-text token."""
+    settle: Callable[[Sequence[str]], InstructionSet] | None = None
+    """Completes these answers when the rows' columns are known (custom rows of no stated format); None: complete.
+    `settle_set` of utils/data/instruction.py calls it."""
+
+
 class DatasetRoom(Protocol):
-    """The functions of a room. `config` is that room's own Config."""
+    """The functions of a room. `config` is that room's own Config; a room has those of its TASK_TYPES."""
 
     Config: type[DatasetSection]
 
     def describe_classification(self, config: Any) -> ClassificationSet:
         """Answer the four questions for SEQ_CLS."""
+
+    def describe_instructions(self, config: Any) -> InstructionSet:
+        """Answer the four questions for CAUSAL_LM."""
 
 
 def open_dataset(name: str) -> DatasetRoom:
@@ -123,6 +271,17 @@ def is_local(path: str) -> bool:
     """Tell a folder or file from a hub id such as `nyu-mll/glue`."""
     written_so = path.startswith(("./", "../", "/", "~")) or path.count("/") > 1 or Path(path).suffix in FILE_KINDS
     return written_so or os.path.exists(os.path.expanduser(path))
+
+
+def count_held_out(size: float, num_rows: int) -> int:
+    """Count the rows that a validation size holds out: so many, or below 1 this share, rounded up."""
+    return math.ceil(size * num_rows) if size < 1 else int(size)
+
+
+def spread(rows: Any, count: int) -> list[Any]:
+    """Give some rows of a sequence, evenly spread over it."""
+    step = max(1, len(rows) // count)
+    return [rows[index] for index in range(0, len(rows), step)[:count]]
 
 
 def columns(value: str | list[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:

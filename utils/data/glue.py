@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from utils.data.dataset import ClassificationSet, DatasetSection, Submission, columns
+from utils.data.dataset import ClassificationSection, ClassificationSet, Submission, columns
 
 HUB_ID = "nyu-mll/glue"
 HUB_NAMES = ("glue", "nyu-mll/glue")
@@ -48,7 +48,7 @@ TASKS = {
 _SPELLINGS = {"sst-2": "sst2", "sts-b": "stsb", "mnli-m": "mnli", "mnli_matched": "mnli"}
 
 
-class Config(DatasetSection):
+class Config(ClassificationSection):
     """A GLUE task."""
 
     name: Literal["glue"] = "glue"

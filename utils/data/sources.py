@@ -44,14 +44,10 @@ def load_split(source: Source, split: str) -> Dataset | None:
     if not is_local(source.path):
         return _load_from_hub(source, split)
     path = Path(source.path).expanduser()
-    if not path.exists():
-        raise DataError(f"{source.path}: no such file or folder; paths start at the working directory")
-    if path.is_file():
-        return load_file(path, source.text_columns) if split == "train" else None
-    files = _split_files(path, source.subset, split)
+    files = find_files(source, split)
     if files:
         return _load_files(files, source.text_columns)
-    if _holds_plain_splits(path, source.subset):
+    if path.is_file() or _holds_plain_splits(path, source.subset):
         return None
     with _explain(source):
         return _load_dataset(str(path), source, split)
@@ -67,6 +63,22 @@ def load_file(path: str | Path, text_columns: tuple[str, ...] = ()) -> Dataset:
     if not file.is_file():
         raise DataError(f"{path}: no such file; paths start at the working directory")
     return _load_files([file], text_columns)
+
+
+def find_files(source: Source, split: str) -> list[Path]:
+    """Find the local files of a split; empty where the source is none, or of another layout.
+
+    Raises:
+        DataError: The path is local, and there is nothing.
+    """
+    if not is_local(source.path):
+        return []
+    path = Path(source.path).expanduser()
+    if not path.exists():
+        raise DataError(f"{source.path}: no such file or folder; paths start at the working directory")
+    if path.is_file():
+        return [path] if split == "train" else []
+    return _split_files(path, source.subset, split)
 
 
 def resolved_commit(dataset: Dataset) -> str | None:

@@ -29,6 +29,18 @@ def fingerprint_rows(dataset: Dataset, columns: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
+def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash a tokenizer: its class, its vocabulary and rules, its special tokens; not its chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        state = repr(sorted(tokenizer.get_vocab().items()))
+    else:  # truncation and padding say what the last call asked for, not what the tokenizer is
+        state = json.dumps({**json.loads(backend.to_str()), "truncation": None, "padding": None})
+    return hashlib.sha256(
+        f"{type(tokenizer).__name__}\x1f{state}\x1f{tokenizer.special_tokens_map}".encode()
+    ).hexdigest()
+
+
 def tokenise(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, text_columns: tuple[str, ...], max_length: int
 ) -> Dataset:
@@ -58,7 +70,7 @@ def tokenise(
             [
                 VERSION,
                 fingerprint_rows(dataset, (*text_columns, *labelled)),
-                _fingerprint_tokenizer(tokenizer),
+                fingerprint_tokenizer(tokenizer),
                 str(max_length),
             ]
         ).encode()
@@ -119,14 +131,3 @@ def _tokenise_batch(
 ) -> dict[str, list[Any]]:
     encoded, truncated = encode_texts([batch[column] for column in text_columns], tokenizer, max_length)
     return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "truncated": truncated}
-
-
-def _fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        state = repr(sorted(tokenizer.get_vocab().items()))
-    else:  # truncation and padding say what the last call asked for, not what the tokenizer is
-        state = json.dumps({**json.loads(backend.to_str()), "truncation": None, "padding": None})
-    return hashlib.sha256(
-        f"{type(tokenizer).__name__}\x1f{state}\x1f{tokenizer.special_tokens_map}".encode()
-    ).hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from utils.data.dataset import open_dataset
+from utils.data.dataset import ClassificationSection, DatasetSection, open_dataset
 from utils.errors import UserError
 from utils.generation.classification import TextClassifier
 from utils.inference.rows import Row, check_paths, read_rows, write_answers
@@ -87,4 +87,9 @@ def _build_classifier(trained: TrainedModel) -> TextClassifier:
     if torch.cuda.is_available() and trained.config.model.quantization is None and not trained.config.model.device_map:
         placed: Any = model.to("cuda")
         model = placed
-    return TextClassifier(model, tokenizer, trained.label_names, trained.config.dataset.max_length)
+    return TextClassifier(model, tokenizer, trained.label_names, _max_length(trained.config.dataset))
+
+
+def _max_length(section: DatasetSection) -> int:
+    assert isinstance(section, ClassificationSection), f"got {type(section)}"
+    return section.max_length

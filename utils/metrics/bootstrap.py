@@ -33,9 +33,9 @@ def bootstrap_interval(  # noqa: PLR0913 - the last three are keyword-only and r
 
     Args:
         metric: A metric or its name.
-        predictions: Label ids or values, shape (n,) or (n, 1).
+        predictions: Label ids, values or texts, shape (n,) or (n, 1).
         references: The same for what is right.
-        num_labels: Number of labels; 1 for regression.
+        num_labels: Number of labels; 1 for regression and generation.
         num_resamples: How many sets of n rows are drawn with replacement.
         confidence: Share of the resamples inside the interval, above 0 and below 1.
         seed: The same seed gives the same interval.
@@ -51,6 +51,11 @@ def bootstrap_interval(  # noqa: PLR0913 - the last three are keyword-only and r
 
     metric = (load_metric(metric) if isinstance(metric, str) else metric).for_labels(num_labels)
     rows = check_rows(metric.kind, predictions, references, num_labels)
+    if metric.score_rows is not None:
+        scores = metric.score_rows(*rows)
+        return bootstrap_mean(
+            scores, num_resamples=num_resamples, confidence=confidence, seed=seed, undefined=metric.undefined
+        )
     if not np.isfinite(rows[0]).all():
         return metric.undefined, metric.undefined
     rng = np.random.default_rng(seed)
@@ -62,9 +67,38 @@ def bootstrap_interval(  # noqa: PLR0913 - the last three are keyword-only and r
         parts = _score_samples(metric, *rows, num_resamples, rng)
     scores = np.concatenate(list(parts))
     scores[np.isnan(scores)] = metric.undefined
+    return _inner_interval(scores, confidence)
+
+
+def bootstrap_mean(
+    scores: Array, *, num_resamples: int = 1000, confidence: float = 0.95, seed: int = 0, undefined: float = 0.0
+) -> tuple[float, float]:
+    """Compute the percentile bootstrap interval of a mean of row scores; see `bootstrap_interval`.
+
+    Args:
+        scores: One score per row, shape (n,); rows of nan, which do not count in the mean, are not drawn.
+        num_resamples: How many sets of rows are drawn with replacement.
+        confidence: Share of the resamples inside the interval, above 0 and below 1.
+        seed: The same seed gives the same interval.
+        undefined: Both bounds when no row has a score.
+    """
+    import numpy as np
+
+    defined = scores[~np.isnan(scores)]
+    if not defined.size:
+        return undefined, undefined
+    rng = np.random.default_rng(seed)
+    sizes = _chunk_sizes(num_resamples, len(defined))
+    means = [defined[rng.integers(len(defined), size=(size, len(defined)))].mean(axis=1) for size in sizes]
+    return _inner_interval(np.concatenate(means), confidence)
+
+
+def _inner_interval(scores: Array, confidence: float) -> tuple[float, float]:
+    import numpy as np
+
     tail = (1 - confidence) / 2
-    low, high = np.quantile(scores, [tail, 1 - tail])
-    return float(low), float(high)
+    bounds: Array = np.quantile(scores, [tail, 1 - tail])
+    return float(bounds[0]), float(bounds[1])
 
 
 def _score_confusions(

@@ -19,7 +19,7 @@ def build_evaluate_metric(name: str, num_labels: int) -> evaluate.Metric:
 
     Args:
         name: A metric's name or alias.
-        num_labels: Number of labels; 1 for regression.
+        num_labels: Number of labels; 1 for regression and generation.
 
     Returns:
         The object; its `compute` gives `{result key: value}`.
@@ -48,7 +48,7 @@ def _metric_class() -> Any:
             super().__init__(config_name=metric.name, keep_in_memory=True, cache_dir=self._folder.name)
 
         def _info(self) -> Any:
-            dtype = "int64" if self._metric.kind == "classification" else "float64"
+            dtype = {"classification": "int64", "regression": "float64", "generation": "string"}[self._metric.kind]
             return evaluate.MetricInfo(
                 description=self._metric.description,
                 citation="",

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from utils.rooms import list_rooms, open_room, room_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 Array: TypeAlias = Any
 """A numpy array; its shape stands in the docstrings."""
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "regression", "generation"]
 
 METRIC_ALIASES = {
     "acc": "accuracy",
@@ -22,6 +22,7 @@ METRIC_ALIASES = {
     "pearsonr": "pearson",
     "spearman": "spearmanr",
     "mean_squared_error": "mse",
+    "rougel": "rouge_l",
 }
 
 _log = logging.getLogger(__name__)
@@ -42,6 +43,9 @@ class Metric:
     score: Callable[[Array, Array], float]
     """Predictions (n,) and references (n,) to the value; nan where the metric is not defined."""
     description: str
+    score_rows: Callable[[Sequence[str], Sequence[str]], Array] | None = None
+    """Generation only: texts to one score per row, shape (n,), nan for rows on which the metric is not defined. The
+    metric is the mean over the other rows."""
     over_samples: Callable[..., Array] | None = None
     """The same for many resamples at once, shape (r,), nan where undefined; None: they are scored one by one.
 
@@ -61,9 +65,9 @@ class Metric:
         """Score predictions against references.
 
         Args:
-            predictions: Label ids or, for regression, values; shape (n,) or (n, 1). Not logits.
+            predictions: Label ids, for regression values, for generation texts; shape (n,) or (n, 1). Not logits.
             references: The same for what is right.
-            num_labels: Number of labels; 1 for regression.
+            num_labels: Number of labels; 1 for regression and generation.
 
         Returns:
             A float in [low, high]. Where the metric is not defined (constant predictions for a correlation,
@@ -73,6 +77,42 @@ class Metric:
             ValueError: There is no row, the shapes differ, or a label is out of range.
         """
         return next(iter(compute_metrics([self.name], predictions, references, num_labels).values()))
+
+
+def build_text_metric(
+    name: str, score_row: Callable[[str, str], float | None], description: str, *, greater_is_better: bool = True
+) -> Metric:
+    """Build a metric of generated texts, 0 to 1, from the function that scores one row.
+
+    Args:
+        name: The name of the room.
+        score_row: Prediction and reference to 0-1, or None where the reference leaves the metric undefined.
+        description: What is measured, in a few words.
+        greater_is_better: Whether 1 is best.
+    """
+
+    def score_rows(predictions: Sequence[str], references: Sequence[str]) -> Array:
+        import numpy as np
+
+        scores = [score_row(str(each), str(right)) for each, right in zip(predictions, references, strict=True)]
+        return np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
+
+    def score(predictions: Array, references: Array) -> float:
+        return average_rows(score_rows(predictions, references))
+
+    return Metric(name, "generation", 0.0, 1.0, greater_is_better, score, description, score_rows)
+
+
+def average_rows(scores: Array) -> float:
+    """Average the rows on which a metric of texts is defined; nan when there is none.
+
+    Args:
+        scores: What `Metric.score_rows` gives, shape (n,).
+    """
+    import numpy as np
+
+    defined = scores[~np.isnan(scores)]
+    return float(defined.mean()) if defined.size else float("nan")
 
 
 def load_metric(name: str) -> Metric:
@@ -111,9 +151,9 @@ def compute_metrics(
 
     Args:
         names: Names or aliases.
-        predictions: Label ids or values, shape (n,) or (n, 1).
+        predictions: Label ids, values or texts, shape (n,) or (n, 1).
         references: The same for what is right.
-        num_labels: Number of labels; 1 for regression.
+        num_labels: Number of labels; 1 for regression and generation.
         quiet: Say nothing of undefined values, where they are expected (the majority baseline).
 
     Returns:
@@ -139,7 +179,7 @@ def compute_metrics(
 
 
 def check_rows(kind: Kind, predictions: Array, references: Array, num_labels: int) -> tuple[Array, Array]:
-    """Bring both to shape (n,): int64 for labels, float64 for values.
+    """Bring both to shape (n,): int64 for labels, float64 for values, object for texts.
 
     Raises:
         ValueError: There is no row, the shapes differ, or a label is out of range.
@@ -159,10 +199,12 @@ def _flatten(values: Array, kind: Kind) -> Array:
     """Drop a trailing axis of length 1, never the axis of the rows."""
     import numpy as np
 
-    array = np.asarray(values)
+    array = np.asarray(values, dtype=object if kind == "generation" else None)
     if array.ndim > 2 or (array.ndim == 2 and array.shape[1] != 1):
         raise ValueError(f"expected one value per row, got shape {array.shape}; take the argmax of logits first")
     flat = array.reshape(-1)
+    if kind == "generation":
+        return flat
     if kind == "regression":
         return flat.astype(np.float64)
     labels = flat.astype(np.int64)
@@ -175,7 +217,7 @@ def _score(metric: Metric, predictions: Array, references: Array) -> float | Non
     """Score rows; None where the metric is not defined on them."""
     import numpy as np
 
-    if not np.isfinite(predictions).all():
+    if metric.kind != "generation" and not np.isfinite(predictions).all():
         return None
     value = float(metric.score(predictions, references))
     return value if np.isfinite(value) else None
@@ -186,6 +228,8 @@ def _describe_rows(predictions: Array, references: Array) -> str:
     import numpy as np
 
     num_rows = len(predictions)
+    if predictions.dtype == object:
+        return f"none of {num_rows} references has an answer"
     if num_broken := int((~np.isfinite(predictions)).sum()):
         return f"{num_broken} of {num_rows} predictions are not finite numbers"
     if num_rows == 1:

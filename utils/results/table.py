@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from utils.results.labels import is_score, scale, translate
+from utils.rooms import has_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -95,7 +96,7 @@ def _list_scores(record: RunRecord, language: Language) -> Iterator[tuple[str, s
         if name != best and name in record.metrics:
             yield _label(name), _show(name, record.metrics[name])
     for set_name, values in record.evaluation.items():
-        scores = [f"{_label(name)} {_show(name, each)}" for name, each in values.items() if isinstance(each, float)]
+        scores = [f"{_label(name)} {_show(name, each)}" for name, each in values.items() if has_room("metrics", name)]
         yield set_name, ", ".join(scores)
 
 

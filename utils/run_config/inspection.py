@@ -21,7 +21,6 @@ from utils.run_config.rules import (
     check_resolved,
     check_sections,
     find_idle_settings,
-    find_untrainable,
 )
 from utils.run_config.sections import Header, SectionReader
 from utils.training.section import OwnTrainingSection, resolve_arguments
@@ -78,7 +77,6 @@ def inspect_run_config(path: str | Path, overrides: Sequence[str] = (), files: b
     combined.problems += check_resolved(config, described, document)
     effective.warnings += find_idle_settings(config, document)
     config = replace(config, warnings=tuple(effective.warnings))
-    effective.warnings += map(str, find_untrainable(config))
     return Inspection(checks, None if combined.problems else config)
 
 
@@ -99,24 +97,13 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = (), files: bool
     return inspection.config
 
 
-def require_trainable(config: RunConfig) -> None:
-    """Refuse a valid run that this version cannot train.
-
-    Raises:
-        ConfigError: It cannot, and why.
-    """
-    if problems := [*find_untrainable(config)]:
-        raise ConfigError(problems)
-
-
 def _compose(
     document: Document, read: dict[str, Section], notices: tuple[str, ...]
 ) -> tuple[RunConfig, ClassificationSet | None]:
     header, training = cast("Header", read[""]), cast("OwnTrainingSection", read["training"])
     dataset = cast("DatasetSection", read["dataset"])
-    described = None
-    if header.task_type == "SEQ_CLS":
-        described = open_dataset(dataset.name).describe_classification(dataset)
+    causal = header.task_type == "CAUSAL_LM"
+    described = None if causal else open_dataset(dataset.name).describe_classification(dataset)
     metric: str | None = described.metrics[0] if described else None
     arguments: dict[str, Any] = resolve_arguments(training, header.task_type, header.seed, metric)
     config = RunConfig(
@@ -128,7 +115,9 @@ def _compose(
         peft=cast("AdapterSection", read["peft"]),
         dataset=dataset,
         training=training,
-        sft=read.get("sft"),
+        sft=read.get("sft") if causal else None,
+        generation=read.get("generation") if causal else None,
+        evaluation=read.get("evaluation") if causal else None,
         results=cast("ResultsSection", read["results"]),
         arguments=arguments,
         notices=notices,

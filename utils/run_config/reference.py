@@ -10,12 +10,14 @@ from pydantic_core import PydanticUndefined
 
 from utils.config.problems import describe_type
 from utils.config.section import Section
+from utils.evaluation.section import EvaluationSection, SetSection
+from utils.generation.section import GenerationSection
 from utils.modeling.section import ModelSection, QuantizationSection
 from utils.results.section import ResultsSection
 from utils.rooms import list_rooms, open_room
 from utils.run_config.sections import Header
 from utils.training.section import DROPPED, OURS, RENAMED, OwnTrainingSection, training_section
-from utils.training.sft_section import sft_section
+from utils.training.sft_section import OwnSftSection, sft_section
 
 _INTRODUCTION = """# Configuration
 
@@ -40,7 +42,12 @@ def write_reference() -> Iterator[str]:
     own = set(OwnTrainingSection.model_fields)
     yield from _table("training: passed to TrainingArguments", training_section(), skip=own)
     yield from _older_names()
-    yield from _table("sft (task_type: CAUSAL_LM)", sft_section())
+    own_sft = set(OwnSftSection.model_fields)
+    yield from _table("sft (task_type: CAUSAL_LM): our own keys", OwnSftSection)
+    yield from _table("sft: passed to SFTConfig", sft_section(), skip=own_sft)
+    yield from _table("generation (task_type: CAUSAL_LM)", GenerationSection)
+    yield from _table("evaluation (task_type: CAUSAL_LM)", EvaluationSection)
+    yield from _table("evaluation.sets, one of them", SetSection)
     yield from _table("results", ResultsSection)
 
 
@@ -50,7 +57,7 @@ def _table(title: str, section: type[Section], skip: set[str] | None = None) -> 
     yield "|---|---|---|---|"
     for name, field in section.model_fields.items():
         if name not in (skip or set()):
-            default = "the library's" if skip or title.startswith("sft") else _default(field)
+            default = "the library's" if skip else _default(field)
             meaning = " ".join((field.description or "").split())
             cells = (f"`{name}`", describe_type(field.annotation), default, meaning)
             yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -9,11 +9,11 @@ from typing import Any
 
 from utils.adapters.adapter import AdapterSection
 from utils.config.scalars import dump_yaml
-from utils.config.section import Section
 from utils.data.dataset import DatasetSection
 from utils.modeling.section import ModelSection
 from utils.results.section import ResultsSection
 from utils.training.section import OwnTrainingSection
+from utils.training.sft_section import OwnSftSection
 
 RESUMABLE_KEYS = frozenset(
     f"training.{key}"
@@ -21,7 +21,10 @@ RESUMABLE_KEYS = frozenset(
         "num_train_epochs", "max_steps", "save_steps", "save_strategy", "save_total_limit", "eval_steps",
         "logging_steps", "logging_dir", "report_to", "disable_tqdm", "output_dir",
     )
-) | {"results.formats", "results.language"}  # fmt: skip
+) | {
+    "results.formats", "results.language", "evaluation.steps", "evaluation.at_end", "evaluation.sets",
+    "evaluation.max_samples", "generation.batch_size",
+}  # fmt: skip
 """Keys that may change on resume; all others decide what the numbers are."""
 
 _NOT_IN_FINGERPRINT = frozenset(
@@ -45,7 +48,10 @@ class RunConfig:
     peft: AdapterSection
     dataset: DatasetSection
     training: OwnTrainingSection
-    sft: Section | None
+    sft: Any
+    """The `sft:` section; None, as the next two, for SEQ_CLS."""
+    generation: Any
+    evaluation: Any
     results: ResultsSection
     arguments: dict[str, Any]
     """What TrainingArguments is built from: the file's fields over our defaults."""
@@ -53,6 +59,11 @@ class RunConfig:
     """What was read under an older name or left out."""
     warnings: tuple[str, ...] = ()
     """Settings without effect."""
+
+    @property
+    def length_key(self) -> str:
+        """The setting that bounds the tokens of a row."""
+        return "sft.max_length" if self.task_type == "CAUSAL_LM" else "dataset.max_length"
 
     def to_dict(self) -> dict[str, Any]:
         """Give the resolved file: it can be read again and means the same run."""
@@ -68,7 +79,9 @@ class RunConfig:
             "results": self.results.model_dump(),
         }
         if self.sft is not None:
-            sections["sft"] = self.sft.model_dump(exclude_unset=True)
+            own = {name: getattr(self.sft, name) for name in OwnSftSection.model_fields}
+            sections["sft"] = {**own, **self.sft.model_dump(exclude_unset=True)}
+            sections |= {name: getattr(self, name).model_dump() for name in ("generation", "evaluation")}
         return {name: _write_plainly(section) for name, section in sections.items()}
 
     def to_yaml(self) -> str:

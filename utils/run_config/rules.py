@@ -10,14 +10,18 @@ from utils.adapters.adapter import AdapterSection
 from utils.config.document import Document
 from utils.config.problems import suggest
 from utils.config.section import Section
-from utils.data.dataset import ClassificationSet, DatasetSection, is_local
+from utils.data.dataset import ClassificationSection, ClassificationSet, DatasetSection, is_local
 from utils.errors import Problem
 from utils.metrics.metric import Kind, metric_names
 from utils.modeling.section import ModelSection, local_problems, read_model_config
-from utils.run_config.sections import Header
+from utils.run_config.sections import CAUSAL_SECTIONS, Header
+from utils.training.sft_section import WITHOUT_EFFECT
 
 if TYPE_CHECKING:
     from utils.run_config.resolved import RunConfig
+
+_CAUSAL_METRICS = ("loss", "perplexity", "token_accuracy")
+_SEQ_CLS_LENGTH = ClassificationSection.model_fields["max_length"].default
 
 
 def check_sections(read: dict[str, Section], document: Document) -> Iterator[Problem]:
@@ -49,6 +53,8 @@ def check_resolved(config: RunConfig, described: ClassificationSet | None, docum
     arguments = config.arguments
     if described is not None:
         yield from _check_metrics(config, described, document)
+    else:
+        yield from _check_causal(config, document)
     yield from _check_arguments(arguments, document)
     yield from _check_strategies(arguments, document)
     if config.training.early_stopping_patience and arguments.get("eval_strategy", "no") == "no":
@@ -88,8 +94,14 @@ def find_idle_settings(config: RunConfig, document: Document) -> Iterator[str]:
             "training.report_to is not tensorboard",
         ),
         "dataset.max_length": (
-            causal and config.dataset.max_length != DatasetSection.model_fields["max_length"].default,
+            causal and getattr(config.dataset, "max_length", _SEQ_CLS_LENGTH) != _SEQ_CLS_LENGTH,
             "it is for SEQ_CLS; the length of CAUSAL_LM is sft.max_length",
+        ),
+        **{f"sft.{name}": (True, why) for name, why in WITHOUT_EFFECT.items()},
+        "training.class_weights": (causal and own.class_weights is not None, "it is for SEQ_CLS"),
+        "training.head_learning_rate": (
+            causal and own.head_learning_rate is not None,
+            "a language model has no new head",
         ),
     }
     for key, (is_idle, why) in idle.items():
@@ -98,20 +110,15 @@ def find_idle_settings(config: RunConfig, document: Document) -> Iterator[str]:
             yield f"{document.place_of(path)}  {key}: has no effect; {why}"
 
 
-def find_untrainable(config: RunConfig) -> Iterator[Problem]:
-    """Name what is a valid configuration but cannot be trained by this version."""
-    if config.task_type == "CAUSAL_LM":
-        yield Problem("CAUSAL_LM cannot be trained by this version yet; SEQ_CLS can", "task_type", config.source)
-
-
 def _problem(path: str, message: str, document: Document) -> Problem:
     return Problem(message, path, document.place_of(tuple(path.split("."))))
 
 
 def _check_task(header: Header, read: dict[str, Section], document: Document) -> Iterator[Problem]:
     dataset, peft = read.get("dataset"), read.get("peft")
-    if header.task_type == "SEQ_CLS" and "sft" in read and read["sft"].model_fields_set:
-        yield _problem("sft", "is for task_type: CAUSAL_LM only; take the section out", document)
+    for name in CAUSAL_SECTIONS if header.task_type == "SEQ_CLS" else ():
+        if name in read and read[name].model_fields_set:
+            yield _problem(name, "is for task_type: CAUSAL_LM only; take the section out", document)
     if isinstance(dataset, DatasetSection) and header.task_type not in dataset.TASK_TYPES:
         kinds = " or ".join(dataset.TASK_TYPES)
         yield _problem("dataset.name", f"{dataset.name} is for task_type: {kinds}, not {header.task_type}", document)
@@ -120,7 +127,7 @@ def _check_task(header: Header, read: dict[str, Section], document: Document) ->
 
 
 def _check_dataset(dataset: DatasetSection, document: Document) -> Iterator[Problem]:
-    names = dataset.text_column
+    names = getattr(dataset, "text_column", None)
     if isinstance(names, list) and not 1 <= len(names) <= 2:
         yield _problem("dataset.text_column", f"takes one or two columns, found {len(names)}", document)
     for key, message in dataset.contradictions().items():
@@ -133,6 +140,9 @@ def _check_limits(
     limits = peft.LIMITS
     if model.quantization is not None and limits.quantization:
         yield _problem("model.quantization", f"not with peft.method: {peft.method}; {limits.quantization}", document)
+    header = read.get("")
+    if isinstance(header, Header) and header.task_type == "CAUSAL_LM" and limits.causal_lm:
+        yield _problem("peft.method", f"{peft.method} not with task_type: CAUSAL_LM; {limits.causal_lm}", document)
     architecture = (read_model_config(model) or {}).get("model_type", "")
     if architecture in limits.model_types:
         message = f"{peft.method} not on {architecture}; {limits.model_types[architecture]}"
@@ -157,6 +167,17 @@ def _check_metrics(config: RunConfig, described: ClassificationSet, document: Do
     if chosen not in allowed:
         message = f"no {kind} metric called {chosen}{suggest(chosen, allowed)}"
         yield _problem("training.metric_for_best_model", message, document)
+
+
+def _check_causal(config: RunConfig, document: Document) -> Iterator[Problem]:
+    chosen = str(config.arguments.get("metric_for_best_model") or "loss").removeprefix("eval_")
+    if chosen not in _CAUSAL_METRICS:
+        message = f"no result called {chosen}{suggest(chosen, _CAUSAL_METRICS)}; evaluations during training give these"
+        yield _problem("training.metric_for_best_model", message, document)
+    reason = config.peft.LIMITS.packing
+    for key in ("packing", "padding_free"):
+        if getattr(config.sft, key) and reason:
+            yield _problem(f"sft.{key}", f"not with peft.method: {config.peft.method}; {reason}", document)
 
 
 def _check_arguments(arguments: dict[str, Any], document: Document) -> Iterator[Problem]:

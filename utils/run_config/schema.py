@@ -10,9 +10,8 @@ from utils.config.section import Section
 from utils.modeling.section import ModelSection
 from utils.results.section import ResultsSection
 from utils.rooms import list_rooms, open_room
-from utils.run_config.sections import Header
+from utils.run_config.sections import CAUSAL_SECTIONS, Header
 from utils.training.section import training_section
-from utils.training.sft_section import sft_section
 
 
 def build_schema() -> dict[str, Any]:
@@ -20,7 +19,7 @@ def build_schema() -> dict[str, Any]:
     single: dict[str, type[Section]] = {
         "model": ModelSection,
         "training": training_section(),
-        "sft": sft_section(),
+        **{name: build() for name, build in CAUSAL_SECTIONS.items()},
         "results": ResultsSection,
     }
     rooms = {

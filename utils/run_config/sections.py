@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ from utils.config.problems import explain_errors, suggest
 from utils.config.section import Section
 from utils.data.dataset import is_local
 from utils.errors import Problem
+from utils.evaluation.section import EvaluationSection
+from utils.generation.section import GenerationSection
 from utils.modeling.section import ModelSection
 from utils.results.section import ResultsSection
 from utils.rooms import has_room, list_rooms, open_room, room_name
@@ -20,7 +23,13 @@ from utils.training.section import OURS, training_section
 from utils.training.sft_section import OURS as SFT_OURS
 from utils.training.sft_section import sft_section
 
-SECTIONS = ("model", "peft", "dataset", "training", "sft", "results")
+SECTIONS = ("model", "peft", "dataset", "training", "sft", "generation", "evaluation", "results")
+CAUSAL_SECTIONS: dict[str, Callable[[], type[Section]]] = {
+    "sft": sft_section,
+    "generation": lambda: GenerationSection,
+    "evaluation": lambda: EvaluationSection,
+}
+"""Sections that only task_type: CAUSAL_LM reads."""
 _TASK_SPELLINGS = {
     "classification": "SEQ_CLS", "sequence_classification": "SEQ_CLS", "seq_cls": "SEQ_CLS", "seq-cls": "SEQ_CLS",
     "causal_lm": "CAUSAL_LM", "causal-lm": "CAUSAL_LM", "sft": "CAUSAL_LM", "clm": "CAUSAL_LM",
@@ -99,8 +108,8 @@ class SectionReader:
             "training": training_section(),
             "results": ResultsSection,
         }
-        if self.document.has(("sft",)):
-            classes["sft"] = sft_section()
+        causal = self.document.get(("task_type",)) == "CAUSAL_LM"
+        classes |= {name: build() for name, build in CAUSAL_SECTIONS.items() if causal or self.document.has((name,))}
         return {
             name: section for name, section in classes.items() if section is not None and name not in self._unreadable
         }
@@ -163,7 +172,7 @@ def _room_of_hub_name(name: str) -> str | None:
     if has_room("data", name):
         return name
     for room in list_rooms("data"):
-        if name.lower() in getattr(open_room("data", room), "HUB_NAMES", ()):
+        if name.lower() in map(str.lower, getattr(open_room("data", room), "HUB_NAMES", ())):
             return room
     return None
 

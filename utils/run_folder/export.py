@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
     from utils.training.outcome import Outcome
+    from utils.training.tasks import PreparedData
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def export_model(
     config: RunConfig,
     trainer: Trainer,
     tokenizer: PreTrainedTokenizerBase,
-    data: ClassificationData,
+    data: PreparedData,
 ) -> None:
     """Write final_model/: weights, tokenizer, labels and the resolved configuration; written beside, then renamed.
 
@@ -54,7 +55,7 @@ def _write_final_model(
     config: RunConfig,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    data: ClassificationData,
+    data: PreparedData,
 ) -> None:
     target = folder.final_model
     partial, old = (target.with_name(f"final_model.{part}") for part in ("partial", "old"))
@@ -80,7 +81,7 @@ def _link_best(folder: RunFolder, checkpoint: str | None) -> None:
         link.symlink_to(Path(checkpoint).name)
 
 
-def write_data_facts(folder: RunFolder, data: ClassificationData) -> None:
+def write_data_facts(folder: RunFolder, data: PreparedData) -> None:
     """Write before training what makes any checkpoint usable: the classes' names, and some rows as texts.
 
     By these probe rows later checks can tell whether a model is still the same.
@@ -88,20 +89,16 @@ def write_data_facts(folder: RunFolder, data: ClassificationData) -> None:
     if not is_main_process():
         return
     _write_labels(folder.path, data)
-    split = data.evals.get("") or data.train
-    if split is None:
-        return
-    step = max(1, len(split.texts) // NUM_PROBE_ROWS)
-    rows = split.texts.select(range(0, len(split.texts), step)[:NUM_PROBE_ROWS])
     with (folder.path / "probe_rows.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in data.probe_rows(NUM_PROBE_ROWS))
 
 
-def write_submissions(folder: RunFolder, data: ClassificationData, predicted: dict[str, list[Any]]) -> None:
+def write_submissions(folder: RunFolder, data: Any, predicted: dict[str, list[Any]]) -> None:
     """Write one file for the benchmark's server for each predicted test split."""
-    names = data.spec.label_names or ()
-    if not is_main_process():
+    if not is_main_process() or not predicted:
         return
+    assert isinstance(data, ClassificationData), "only classification has submissions"
+    names = data.spec.label_names or ()
     for submission, _ in data.tests:
         values = predicted[submission.file]
         if data.coder.names:  # the server's numbers are the benchmark's, whatever order the checkpoint has
@@ -159,7 +156,7 @@ class Recording:
         extra = {"error": f"{type(error).__name__}: {error}"[:2000]}
         write_record(self._folder.path, replace(self.record, status=status, extra=extra))  # type: ignore[arg-type]
 
-    def provenance(self, data: ClassificationData, model_commit: str | None) -> dict[str, Any]:
+    def provenance(self, data: PreparedData, model_commit: str | None) -> dict[str, Any]:
         """Collect what is needed to repeat the run."""
         facts = {
             "fingerprint": data.fingerprint,
@@ -173,5 +170,6 @@ class Recording:
         )
 
 
-def _write_labels(folder: Path, data: ClassificationData) -> None:
-    (folder / LABELS_FILE).write_text(json.dumps(data.coder.names, ensure_ascii=False), encoding="utf-8")
+def _write_labels(folder: Path, data: PreparedData) -> None:
+    if data.label_names is not None:
+        (folder / LABELS_FILE).write_text(json.dumps(data.label_names, ensure_ascii=False), encoding="utf-8")

@@ -45,7 +45,11 @@ def show_result(folder: RunFolder, config: RunConfig, record: RunRecord, already
 
 
 def _next_commands(folder: RunFolder, config: RunConfig) -> list[str]:
-    commands = [f'python inference.py --run {folder.path} --input_text "..."'] if folder.final_model.is_dir() else []
+    use = {
+        "SEQ_CLS": f'python inference.py --run {folder.path} --input_text "..."',
+        "CAUSAL_LM": f"python evaluate_model.py --run {folder.path}",
+    }
+    commands = [use[config.task_type]] if folder.final_model.is_dir() else []
     if config.arguments.get("report_to") == "tensorboard":
         commands.append(f"tensorboard --logdir {config.training.logging_dir or folder.path / 'logs'}")
     return commands

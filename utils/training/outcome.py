@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from utils.data.classification import ClassificationData
@@ -10,6 +10,8 @@ from utils.results.record import BestMetric, DataCounts, ParamCounts, PeakMemory
 from utils.training.classification import best_metric_name
 
 if TYPE_CHECKING:
+    from transformers import Trainer
+
     from utils.modeling.parameters import ParameterCounts
     from utils.training.callbacks.measuring import MeasuringCallback
     from utils.training.scoring import SplitScore
@@ -28,6 +30,8 @@ class Outcome:
     """What it said of each evaluation split, by the split's suffix."""
     task_metrics: tuple[str, ...]
     """The set's own metrics."""
+    predicted: dict[str, list[Any]] = field(default_factory=dict)
+    """Predictions of test splits that a benchmark's server scores, by the file's name."""
     check: dict[str, Any] | None = None
     """What the reload check found."""
     total_s: float | None = None
@@ -66,25 +70,30 @@ def collect_outcome(
         record,
         status="success",
         metrics=metrics,
-        best_metric=BestMetric(name, main.metrics.get(name), _best_step(trainer)) if main else None,
-        metrics_last=_last_metrics(trainer),
+        best_metric=BestMetric(name, main.metrics.get(name), best_step(trainer)) if main else None,
+        metrics_last=last_metrics(trainer),
         interval={key: list(pair) for key, pair in main.interval.items()} if main else {},
         baseline=dict(main.baseline) if main else {},
         params=ParamCounts(**asdict(counts)),
         memory=PeakMemory(**measuring.read_memory()),
-        time=_timing(trainer, measuring),
+        time=measure_time(trainer, measuring),
         data=_data_counts(data),
         extra={"splits": {key: report.to_dict() for key, report in data.reports.items()}} | _facts(data, measuring),
         warnings=[*record.warnings, *_partial(data)],
     )
     evaluated = {suffix: score.hf for suffix, score in scores.items()}
+    return Outcome(filled, session_metrics(trainer, measuring), evaluated, data.spec.metrics)
+
+
+def session_metrics(trainer: Trainer, measuring: MeasuringCallback) -> dict[str, Any] | None:
+    """Give what the Trainer said of training, as far as it holds for a resumed session."""
     trained = training_metrics(trainer)
     if trained is not None and measuring.resumed_from_step:
         trained.pop("train_loss", None)  # the Trainer spreads this session's loss over the steps of all sessions
-    return Outcome(filled, trained, evaluated, data.spec.metrics)
+    return trained
 
 
-def training_metrics(trainer: ClassificationTrainer) -> dict[str, Any] | None:
+def training_metrics(trainer: Trainer) -> dict[str, Any] | None:
     """Give what the Trainer said of training: train_runtime, train_loss, ...; None when nothing was trained."""
     entry = next((log for log in reversed(trainer.state.log_history) if "train_runtime" in log), None)
     if entry is None:
@@ -93,17 +102,18 @@ def training_metrics(trainer: ClassificationTrainer) -> dict[str, Any] | None:
     return {**{key: value for key, value in entry.items() if key != "step"}, "train_samples": rows}
 
 
-def _best_step(trainer: ClassificationTrainer) -> int | None:
+def best_step(trainer: Trainer) -> int | None:
+    """Give the step whose weights were kept; None when nothing was trained."""
     state = trainer.state
     if trainer.args.load_best_model_at_end and state.best_global_step:
         return int(state.best_global_step)
     return int(state.global_step) or None
 
 
-def _last_metrics(trainer: ClassificationTrainer) -> dict[str, float | None]:
+def last_metrics(trainer: Trainer) -> dict[str, float | None]:
     """Give the last evaluation during training, where another step's weights were kept."""
     logs = [log for log in trainer.state.log_history if "eval_loss" in log]
-    if not logs or logs[-1]["step"] == _best_step(trainer):
+    if not logs or logs[-1]["step"] == best_step(trainer):
         return {}
     skipped = ("_runtime", "_per_second", "_time")
     return {
@@ -132,7 +142,8 @@ def _partial(data: ClassificationData) -> list[str]:
     ]
 
 
-def _timing(trainer: ClassificationTrainer, measuring: MeasuringCallback) -> Timing:
+def measure_time(trainer: Trainer, measuring: MeasuringCallback) -> Timing:
+    """Give seconds and rates of this session's training."""
     trained = training_metrics(trainer)
     if trained is None:
         return Timing()

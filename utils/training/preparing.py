@@ -1,4 +1,4 @@
-"""Brings rooms together for a classification run: the data for this base model, its head, the adapter."""
+"""Attaches the adapter that a run asks for, told what it may need to know: the task, the steps, the new tokens."""
 
 from __future__ import annotations
 
@@ -7,47 +7,26 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.adapter import AdapterSection, AttachContext, open_adapter
-from utils.data.classification import ClassificationData, prepare_classification
-from utils.data.dataset import DatasetSection, open_dataset
+from utils.adapters.adapter import AttachContext, open_adapter
 from utils.errors import ConfigError, Problem
-from utils.modeling.labels import HeadSpec, build_head_spec, read_label_order
 from utils.modeling.new_weights import list_new_modules
-from utils.modeling.section import ModelSection
 from utils.modeling.source import resolved_commit
 from utils.modeling.tokenizer import added_token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from utils.training.tasks import RunSettings
+
 
 logger = logging.getLogger(__name__)
 
 
-def prepare_data(
-    dataset: DatasetSection, model: ModelSection, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> ClassificationData:
-    """Prepare the set that `dataset:` names, its labels in the order that the checkpoint uses.
-
-    Raises:
-        DataError: The rows cannot be used as they are.
-    """
-    spec = open_dataset(dataset.name).describe_classification(dataset)
-    return prepare_classification(spec, dataset, tokenizer, seed, lambda names: read_label_order(model, names))
-
-
-def describe_head(data: ClassificationData) -> HeadSpec:
-    """Describe the task head that the data needs."""
-    return build_head_spec(data.coder.names)
-
-
 def attach_adapter(
     model: PreTrainedModel,
-    section: AdapterSection,
+    settings: RunSettings,
     tokenizer: PreTrainedTokenizerBase,
-    data: ClassificationData,
-    resolved: dict[str, Any],
-    seed: int,
+    num_train_rows: int,
 ) -> PreTrainedModel:
     """Attach the method that `peft:` names; the same or a wrapping model is returned.
 
@@ -55,35 +34,34 @@ def attach_adapter(
 
     Args:
         model: The base with its head.
-        section: The `peft:` section.
+        settings: The run; its seed draws the adapter's initial weights, the same whatever was drawn before.
         tokenizer: Tells which tokens are new.
-        data: Its rows decide the number of steps.
-        resolved: What TrainingArguments is built from.
-        seed: Draws the adapter's initial weights, the same whatever was drawn before.
+        num_train_rows: Decides the number of steps; 0 where nothing can be trained on.
 
     Raises:
         ConfigError: There are no rows to train on.
     """
     from utils.seeding import seed_everything
 
+    resolved, section = settings.arguments, settings.peft
     if not resolved.get("do_train", True):
         if section.method != "none":
             logger.warning("training.do_train is false: the base model is evaluated as it is; peft has no effect")
         model.requires_grad_(False)
         return model
-    if data.train is None:
-        message = f"{data.spec.subset} has no rows to train on; set it to false to evaluate and predict only"
+    if not num_train_rows:
+        message = "there are no rows to train on; set it to false to evaluate and predict only"
         raise ConfigError([Problem(message, "training.do_train")])
     context = AttachContext(
-        task_type="SEQ_CLS",
-        seed=seed,
-        num_training_steps=count_training_steps(resolved, len(data.train.dataset) if data.train else 0),
+        task_type=settings.task_type,
+        seed=settings.seed,
+        num_training_steps=count_training_steps(resolved, num_train_rows),
         added_token_ids=tuple(added_token_ids(tokenizer, model)),
         mixed_precision=bool(resolved.get("bf16") or resolved.get("fp16")),
         new_modules=tuple(list_new_modules(model)),
         base_commit=resolved_commit(model),
     )
-    seed_everything(seed)
+    seed_everything(settings.seed)
     return open_adapter(section.method).attach(model, section, context)
 
 

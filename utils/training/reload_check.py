@@ -14,7 +14,7 @@ from utils.metrics.metric import compute_metrics
 
 if TYPE_CHECKING:
     import numpy as np
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, Trainer
 
     from utils.training.trainer import ClassificationTrainer
 
@@ -50,10 +50,45 @@ def check_reload(
     rows = data.evals[""].dataset
     chosen = sorted(random.Random(seed).sample(range(len(rows)), min(NUM_ROWS, len(rows))))  # noqa: S311  no secret
     subset = rows.select(chosen)
-    before, dtype = _logits(trainer, subset), _compute_dtype(trainer)
-    _replace_model(trainer, load_saved)
+    before, dtype = _logits(trainer, subset), compute_dtype(trainer)
+    replace_model(trainer, load_saved)
     after = _logits(trainer, subset)
     return _compare(before, after, subset["labels"][:], data, dtype)
+
+
+def compare_logits(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any], dtype: str) -> dict[str, float]:
+    """Compare two models' logits on the same rows.
+
+    Args:
+        before: Of the trained model, any shape.
+        after: Of the one read back, the same shape.
+        dtype: What is computed in, `float32`, `float16` or `bfloat16`.
+
+    Returns:
+        The largest difference, and what rounding explains.
+
+    Raises:
+        CheckError: The difference is more than rounding, or the model has diverged.
+    """
+    scale = max(float(abs(before).max()), 1e-6)
+    difference = float(abs(before - after).max())
+    tolerance = _TOLERANCE[dtype] * max(scale, 1.0)
+    if not math.isfinite(scale):
+        raise CheckError(
+            "the trained model answers with numbers that are not finite: it has diverged; lower "
+            "training.learning_rate, or set training.max_grad_norm"
+        )
+    if not difference <= tolerance:
+        raise CheckError(
+            f"the saved model is not the trained one: after reloading, logits differ by {difference:.3g} (rounding in "
+            f"{dtype} explains {tolerance:.3g}); the results describe the model in memory, not the files"
+        )
+    logger.info(
+        "reload check: %d rows, largest logit difference %.2g: the saved model is the trained one",
+        len(before),
+        difference,
+    )
+    return {"rows": len(before), "largest_logit_difference": difference, "tolerance": tolerance}
 
 
 def _compare(
@@ -63,35 +98,15 @@ def _compare(
     data: ClassificationData,
     dtype: str,
 ) -> dict[str, Any]:
-    scale = max(float(abs(before).max()), 1e-6)
-    difference = float(abs(before - after).max())
+    report = compare_logits(before, after, dtype)
     answers = [_predict(logits, data.num_labels) for logits in (before, after)]
     scores = [compute_metrics(data.spec.metrics, answer, labels, data.num_labels, quiet=True) for answer in answers]
-    tolerance = _TOLERANCE[dtype] * max(scale, 1.0)
-    if not math.isfinite(scale):
-        raise CheckError(
-            "the trained model answers with numbers that are not finite: it has diverged; lower "
-            "training.learning_rate, or set training.max_grad_norm"
-        )
-    report = {
-        "rows": len(labels),
-        "largest_logit_difference": difference,
-        "tolerance": tolerance,
+    return {
+        **report,
         "same_predictions": float((answers[0] == answers[1]).mean()) if data.num_labels > 1 else None,
         "score_trained": scores[0],
         "score_reloaded": scores[1],
     }
-    if not difference <= tolerance:
-        raise CheckError(
-            f"the saved model is not the trained one: after reloading, logits differ by {difference:.3g} (rounding in "
-            f"{dtype} explains {tolerance:.3g}); the results describe the model in memory, not the files"
-        )
-    logger.info(
-        "reload check: %d rows, largest logit difference %.2g: the saved model is the trained one",
-        len(labels),
-        difference,
-    )
-    return report
 
 
 def _predict(logits: np.ndarray[Any, Any], num_labels: int) -> np.ndarray[Any, Any]:
@@ -112,7 +127,8 @@ def _first_output(logits: Any, labels: Any) -> Any:
     return (logits[0] if isinstance(logits, (tuple, list)) else logits).float()
 
 
-def _compute_dtype(trainer: ClassificationTrainer) -> str:
+def compute_dtype(trainer: Trainer) -> str:
+    """Name the precision that the trainer computes in."""
     if trainer.args.bf16:
         return "bfloat16"
     if trainer.args.fp16:
@@ -121,7 +137,7 @@ def _compute_dtype(trainer: ClassificationTrainer) -> str:
     return next((name for name in ("bfloat16", "float16") if name in dtypes), "float32")
 
 
-def _replace_model(trainer: ClassificationTrainer, load_saved: Callable[[], PreTrainedModel]) -> None:
+def replace_model(trainer: Trainer, load_saved: Callable[[], PreTrainedModel]) -> None:
     """Let go of the trained model before the saved one is loaded: two would not fit a full GPU."""
     import gc
 

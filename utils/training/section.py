@@ -130,6 +130,8 @@ def resolve_arguments(section: OwnTrainingSection, task_type: str, seed: int, me
     }
     if task_type == "SEQ_CLS":
         ours |= {"eval_strategy": "epoch", "train_sampling_strategy": "group_by_length"}
+    else:  # SFTConfig's own defaults turn on gradient checkpointing, and bfloat16 wherever fp16 is not asked for
+        ours |= {"gradient_checkpointing": False, "bf16": False, "learning_rate": 2e-5}
     resolved = {**ours, **section.arguments}
     strategy = resolved.get("eval_strategy", "no")
     resolved.setdefault("save_strategy", strategy if strategy != "no" else "epoch")

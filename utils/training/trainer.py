@@ -6,18 +6,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
 from utils.errors import ConfigError, Problem
-from utils.training.sampling import SeededOrder
+from utils.training.sampling import SeededRows
 
 if TYPE_CHECKING:
     import torch
-    from datasets import Dataset
 
 
-class ClassificationTrainer(Trainer):
+class ClassificationTrainer(SeededRows, Trainer):
     """A Trainer whose order of rows depends on data_seed and epoch only.
 
     Args:
@@ -36,7 +34,6 @@ class ClassificationTrainer(Trainer):
         super().__init__(**kwargs)
         self._head_learning_rate = head_learning_rate
         self._head_parameters = head_parameters
-        self._lengths = self.train_dataset["length"][:] if self.train_dataset is not None else []
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Build the optimizer and give the head its own learning rate, before the schedule is made."""
@@ -45,28 +42,6 @@ class ClassificationTrainer(Trainer):
             head = {id(parameter) for name, parameter in self.model.named_parameters() if name in self._head_parameters}
             _split_groups(optimizer, head, self._head_learning_rate)
         return optimizer
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:
-        strategy, rows = self.args.train_sampling_strategy, len(self._lengths)
-        if strategy == "sequential":
-            return SequentialSampler(range(rows))
-        grouped = strategy == "group_by_length"
-        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return SeededOrder(rows, seed, self._lengths if grouped else None, step)
-
-    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
-        """Let dataloader_drop_last drop rows of training only; transformers drops evaluation and test rows too."""
-        wanted = self.args.dataloader_drop_last
-        self.args.dataloader_drop_last = wanted and is_training
-        try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
-        finally:
-            self.args.dataloader_drop_last = wanted
-
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler[int] | None:
-        """Keep the order of evaluation rows: predictions are written in it."""
-        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
 
 def keep_predictions(logits: Any, labels: torch.Tensor) -> torch.Tensor:
@@ -83,8 +58,14 @@ def keep_predictions(logits: Any, labels: torch.Tensor) -> torch.Tensor:
     return first.squeeze(-1).float() if first.shape[-1] == 1 else first.argmax(dim=-1)
 
 
-def build_arguments(resolved: dict[str, Any], output_dir: str, logging_dir: str | None, seed: int) -> TrainingArguments:
-    """Build TrainingArguments from the resolved configuration.
+def build_arguments(
+    resolved: dict[str, Any],
+    output_dir: str,
+    logging_dir: str | None,
+    seed: int,
+    kind: type[TrainingArguments] = TrainingArguments,
+) -> TrainingArguments:
+    """Build TrainingArguments, or a kind of them, from the resolved configuration.
 
     transformers 5 takes TensorBoard's folder from the environment only, so that is where it is put.
 
@@ -93,7 +74,7 @@ def build_arguments(resolved: dict[str, Any], output_dir: str, logging_dir: str 
     """
     os.environ["TENSORBOARD_LOGGING_DIR"] = logging_dir or str(Path(output_dir) / "logs")
     try:
-        return TrainingArguments(
+        return kind(
             **{**_join_processes(), **resolved, "disable_tqdm": True},
             output_dir=output_dir,
             seed=seed,

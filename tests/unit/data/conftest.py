@@ -36,3 +36,143 @@ def prepare_glue(load_tokenizer_of: Callable[[str], Any]) -> Callable[..., Any]:
         return prepare_classification(*arguments, **({"reorder": reorder} if reorder else {}))
 
     return run
+
+
+CHAT_TOKENS = ("<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>", "<|head|>", "<|end_head|>", "<|eot|>")
+TEMPLATES = {
+    "chatml": (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
+    "llama3": (
+        "{{ bos_token }}{% for m in messages %}{{ '<|head|>' + m.role + '<|end_head|>\n\n' + m.content | trim }}"
+        "{{ '<|eot|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|head|>assistant<|end_head|>\n\n' }}{% endif %}"
+    ),
+    "llama2": (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('No system turns here') }}"
+        "{% elif m.role == 'user' %}{{ bos_token + '[INST] ' + m.content + ' [/INST]' }}"
+        "{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}{% endfor %}"
+    ),
+    "forgets_system": (
+        "{% for m in messages if m.role != 'system' %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
+    "thinking": (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+        "{% if m.role == 'assistant' and loop.last %}{{ '<think></think>' }}{% endif %}"
+        "{{ m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
+    "never_ends": (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    ),
+    "opens_otherwise": (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>' }}{% endif %}"
+    ),
+}
+
+
+def build_text_tokenizer(template: str | None = None, bos: bool = False, eos: bool = True) -> Any:
+    """Build a tokenizer of bytes with the special tokens of some chat templates.
+
+    Args:
+        template: Name of a chat template.
+        bos: Whether it puts <s> before a text.
+        eos: Whether it knows an end-of-text token.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    ids = {token: index for index, token in enumerate((*CHAT_TOKENS, *alphabet))}
+    tokenizer = Tokenizer(models.BPE(ids, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    roles = {"bos_token": "<s>", "pad_token": "<pad>", **({"eos_token": "</s>"} if eos else {})}
+    built = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles)
+    built.add_special_tokens({"extra_special_tokens": list(CHAT_TOKENS[3:])})
+    built.chat_template = TEMPLATES[template] if template else None
+    return built
+
+
+def build_spaced_tokenizer() -> Any:
+    """Build a tokenizer of characters that puts a space before every text, as Llama-2's does."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    characters = [chr(code) for code in range(33, 127)]
+    ids = {token: index for index, token in enumerate(("<s>", "</s>", "<pad>", "<unk>", "\u2581", "\n", *characters))}
+    tokenizer = Tokenizer(models.BPE(ids, [], unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer.decoder = decoders.Replace("\u2581", " ")
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    roles = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles)
+
+
+@pytest.fixture(scope="session")
+def text_tokenizer() -> Callable[..., Any]:
+    """Give `build_text_tokenizer`."""
+    return build_text_tokenizer
+
+
+@pytest.fixture(scope="session")
+def chat_templates() -> dict[str, str]:
+    """Give the chat templates by name."""
+    return TEMPLATES
+
+
+@pytest.fixture(scope="session")
+def spaced_tokenizer() -> Any:
+    """Give a tokenizer that puts a space before every text."""
+    return build_spaced_tokenizer()
+
+
+@pytest.fixture
+def make_encoder(text_tokenizer: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a function that builds an encoder over bytes: `make_encoder("chatml", max_length=40)`."""
+
+    def make(template: str | None = None, max_length: int = 400, bos: bool = False, **keys: Any) -> Any:
+        from utils.data.encoding import ExampleEncoder
+
+        return ExampleEncoder(text_tokenizer(template, bos), max_length, **keys)
+
+    return make
+
+
+@pytest.fixture
+def prepare_room(make_encoder: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a function that prepares a CAUSAL_LM room: `prepare_room("gsm8k", path, template="chatml", seed=1)`."""
+
+    def run(
+        room: str, path: Path | str, template: str | None = None, seed: int = 42, encoder: Any = None, **keys: Any
+    ) -> Any:
+        from utils.data.dataset import open_dataset
+        from utils.data.instruction import prepare_instructions
+
+        opened = open_dataset(room)
+        section = opened.Config(path=str(path), **keys)
+        encoder = encoder or make_encoder(template, as_chat=section.as_chat, truncation=section.truncation)
+        return prepare_instructions(opened.describe_instructions(section), section, encoder, seed)
+
+    return run
+
+
+@pytest.fixture
+def write_lines(tmp_path: Path) -> Callable[..., Path]:
+    """Give a function that writes rows, or lines as they are, to a file: `write_lines("a.jsonl", rows)`."""
+
+    def write(name: str, rows: list[Any]) -> Path:
+        import json
+
+        file = tmp_path / name
+        file.write_text(
+            "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+        )
+        return file
+
+    return write

@@ -85,22 +85,22 @@ def test_one_row_splits_work(prepare, make_set):
 def test_a_single_row_cannot_be_held_out_and_trained_on(prepare, make_set):
     folder = make_set(train=PLAIN[:1])
     with pytest.raises(DataError, match="leaves none of the 1 rows to train on"):
-        prepare(folder, validation_fraction=0.2)
+        prepare(folder, validation_size=0.2)
 
 
 def test_rows_are_held_out_by_the_seed_without_loss(prepare, make_set, draw_rows):
     rows = draw_rows(20)
     folder = make_set(train=rows)
     texts = lambda data: (data.train.texts["text"][:], data.evals[""].texts["text"][:])  # noqa: E731
-    train, validation = texts(prepare(folder, validation_fraction=0.25))
+    train, validation = texts(prepare(folder, validation_size=0.25))
     assert sorted(train + validation) == sorted(row["text"] for row in rows)
     assert len(validation) == 5
-    assert texts(prepare(folder, validation_fraction=0.25)) == (train, validation)
-    assert texts(prepare(folder, validation_fraction=0.25, seed=7))[1] != validation
+    assert texts(prepare(folder, validation_size=0.25)) == (train, validation)
+    assert texts(prepare(folder, validation_size=0.25, seed=7))[1] != validation
 
 
 def test_no_validation_split_says_what_to_do(prepare, make_set):
-    with pytest.raises(DataError, match=r"no split called validation; .*validation_path.*validation_fraction"):
+    with pytest.raises(DataError, match=r"no split called validation; .*validation_path.*validation_size"):
         prepare(make_set(train=PLAIN))
 
 

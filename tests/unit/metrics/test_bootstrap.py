@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
-from utils.metrics.bootstrap import bootstrap_interval
+from utils.metrics.bootstrap import bootstrap_interval, bootstrap_mean
 from utils.metrics.metric import Metric, check_rows, load_metric
 from utils.rooms import list_rooms
 
@@ -25,6 +25,7 @@ def rows(metric: Metric, num_labels: int, num_rows: int, seed: int = 3) -> tuple
 CASES = [
     (name, num_labels)
     for name in list_rooms("metrics")
+    if load_metric(name).kind != "generation"
     for num_labels in ((2, 4) if load_metric(name).kind == "classification" else (1,))
 ]
 
@@ -127,3 +128,17 @@ def test_many_labels_and_rows_fit_in_memory() -> None:
     bootstrap_interval("f1", *pair, 150, num_resamples=200)
     assert tracemalloc.get_traced_memory()[1] < 120e6
     tracemalloc.stop()
+
+
+def test_interval_of_texts_is_the_binomial_one_and_leaves_undefined_rows_out() -> None:
+    from scipy import stats
+
+    references = ["#### 1"] * 400 + ["no answer"] * 50
+    predictions = ["#### 1"] * 100 + ["#### 2"] * 350
+    low, high = bootstrap_interval("em_strict", predictions, references, 1, num_resamples=20000)
+    expected = stats.binom(400, 0.25).ppf([0.025, 0.975]) / 400
+    assert (low, high) == pytest.approx(expected, abs=0.003)
+    rows = load_metric("em_strict").score_rows
+    assert rows is not None
+    assert bootstrap_mean(rows(predictions, references), num_resamples=20000) == (low, high)
+    assert bootstrap_mean(np.full(3, np.nan)) == (0.0, 0.0)

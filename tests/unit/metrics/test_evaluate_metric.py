@@ -21,6 +21,11 @@ def test_batches_give_what_compute_gives(name: str, monkeypatch: pytest.MonkeyPa
     metric = load_metric(name)
     num_labels = 3 if metric.kind == "classification" else 1
     predictions, references = rng.integers(3, size=(2, 50)) if num_labels > 1 else rng.random((2, 50)) * 5
+    if metric.kind == "generation":
+        predictions, references = (
+            np.array([f"so #### {value:.0f}\nThe answer is: {value:.0f}" for value in values])
+            for values in (predictions, references)
+        )
     built = build_evaluate_metric(name, num_labels)
     assert isinstance(built, evaluate.Metric)
     expected = {result_key(name, num_labels): metric.compute(predictions, references, num_labels)}

@@ -169,6 +169,15 @@ def test_wrong_rows_are_refused(predictions: np.ndarray, references: np.ndarray,
 def test_names() -> None:
     assert metric_names("classification") == ("accuracy", "f1", "matthews_correlation", "precision", "recall")
     assert metric_names("regression") == ("mse", "pearson", "spearmanr")
+    assert metric_names("generation") == (
+        "em_flexible",
+        "em_metamath",
+        "em_strict",
+        "exact_match",
+        "invalid_rate",
+        "rouge_l",
+        "token_f1",
+    )
     assert {load_metric(alias).name for alias in METRIC_ALIASES} == set(METRIC_ALIASES.values())
     assert load_metric("Matthews-Correlation").name == "matthews_correlation"
     with pytest.raises(KeyError):
@@ -190,7 +199,8 @@ def test_reading_names_imports_no_library() -> None:
 
     code = (
         "import sys; from utils.metrics.metric import load_metric, metric_names;"
-        "metric_names('regression'); load_metric('mcc');"
-        "print([m for m in ('numpy', 'scipy', 'sklearn', 'torch', 'evaluate') if m in sys.modules])"
+        "metric_names('regression'); load_metric('mcc'); load_metric('rouge_l');"
+        "heavy = ('numpy', 'scipy', 'sklearn', 'torch', 'evaluate', 'rouge_score', 'nltk');"
+        "print([name for name in heavy if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

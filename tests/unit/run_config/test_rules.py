@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from utils.errors import ConfigError
-from utils.run_config import load_run_config, require_trainable
+from utils.run_config import load_run_config
 
 Write = Callable[..., Path]
 STEPS = {"eval_strategy": "steps", "load_best_model_at_end": True}
@@ -164,9 +164,30 @@ def test_data_and_model_on_disk_are_looked_for(write_run: Write, tmp_path: Path)
     assert load_run_config(write_run(**sections)).dataset.path == str(rows)
 
 
-def test_language_models_are_valid_but_not_trained_yet(write_run: Write) -> None:
-    config = load_run_config(write_run(task_type="CAUSAL_LM", dataset={"name": "a/b", "subset": None}))
+_CAUSAL = {"task_type": "CAUSAL_LM", "dataset": {"name": "a/b", "subset": None}}
+
+
+def test_sections_of_language_models_are_theirs_alone(write_run: Write) -> None:
+    config = load_run_config(write_run(**_CAUSAL))
     assert config.warnings == ()
-    with pytest.raises(ConfigError, match="task_type: CAUSAL_LM cannot be trained by this version yet; SEQ_CLS can"):
-        require_trainable(config)
-    require_trainable(load_run_config(write_run()))
+    assert (config.sft.max_length, config.generation.max_new_tokens, config.evaluation.at_end) == (1024, 256, True)
+    classifier = load_run_config(write_run())
+    assert (classifier.sft, classifier.generation, classifier.evaluation) == (None, None, None)
+    for name, key in (("sft", "max_length"), ("generation", "max_new_tokens"), ("evaluation", "steps")):
+        with pytest.raises(ConfigError, match=f"{name}: is for task_type: CAUSAL_LM only"):
+            load_run_config(write_run(**{name: {key: 64}}))
+
+
+def test_settings_that_a_language_model_has_no_use_for_warn(write_run: Write) -> None:
+    sft = {"assistant_only_loss": True, "dataset_num_proc": 4}
+    training = {"class_weights": "balanced", "head_learning_rate": 1e-3}
+    config = load_run_config(write_run(**_CAUSAL, sft=sft, training=training))
+    for key in ("sft.assistant_only_loss", "sft.dataset_num_proc", "training.class_weights", "training.head_learning"):
+        assert any(key in warning and "has no effect" in warning for warning in config.warnings), key
+
+
+def test_a_language_model_is_judged_by_what_its_evaluations_give(write_run: Write) -> None:
+    with pytest.raises(ConfigError, match=r"no result called accuracy.*evaluations during training give these"):
+        load_run_config(write_run(**_CAUSAL, training={"metric_for_best_model": "accuracy"}))
+    config = load_run_config(write_run(**_CAUSAL, training={"metric_for_best_model": "eval_token_accuracy"}))
+    assert config.arguments["metric_for_best_model"] == "eval_token_accuracy"

@@ -30,6 +30,8 @@ def test_it_knows_the_sections_and_documents_keys() -> None:
         "dataset",
         "training",
         "sft",
+        "generation",
+        "evaluation",
         "results",
     } == set(schema["properties"])
     assert all(each["description"] for name, each in schema["$defs"]["ModelSection"]["properties"].items())

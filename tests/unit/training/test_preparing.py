@@ -62,7 +62,7 @@ def test_a_set_without_training_rows_can_only_be_predicted(prepare_run, make_set
         {"premise": "w1", "hypothesis": "w2", "label": -1},
     ]
     dataset = {"name": "glue", "subset": "ax", "path": str(make_set("ax", test=rows))}
-    with pytest.raises(ConfigError, match=r"training\.do_train: ax has no rows to train on"):
+    with pytest.raises(ConfigError, match=r"training\.do_train: there are no rows to train on"):
         prepare_run("bert", dataset=dataset)
     run = prepare_run("bert", dataset=dataset, training__do_train=False)
     assert score_classification(run.trainer, run.data) == {}

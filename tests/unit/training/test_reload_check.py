@@ -7,7 +7,6 @@ import pytest
 from utils.adapters.adapter import open_adapter
 from utils.errors import CheckError
 from utils.modeling.base_model import load_base_model
-from utils.training.preparing import describe_head
 from utils.training.reload_check import check_reload
 
 
@@ -16,7 +15,7 @@ def _load_saved(run, folder):
         section = run.config.model
         if source is not None:
             section = section.model_copy(update={"name_or_path": source})
-        return load_base_model(section, run.tokenizer, describe_head(run.data), run.config.seed)
+        return load_base_model(section, run.tokenizer, run.task.describe_head(run.data), run.config.seed)
 
     return open_adapter(run.config.peft.method).load(folder, load_base)
 

@@ -1,0 +1,166 @@
+"""Labels by construction: the prompt is masked, the answer and its end are trained on, whatever the length."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from utils.data.dataset import Example
+from utils.data.encoding import MASKED, ExampleEncoder
+from utils.errors import DataError, ModelError
+
+PAIR = Example("Question: what?\nAnswer:", " It is 5.", "what?")
+REAL_TOKENIZERS = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / "tokenizers"
+BASE = Path(__file__).parents[3] / "examples" / "quickstart" / "base"
+
+
+def trained_text(encoder, encoded):
+    kept = [label for label in encoded.labels if label != MASKED]
+    return encoder.tokenizer.decode(kept)
+
+
+def masked_ids(encoded):
+    return encoded.input_ids[: len(encoded.input_ids) - encoded.num_trained]
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_prompt_is_masked_and_the_answer_with_its_end_is_trained(make_encoder, bos):
+    encoder = make_encoder(bos=bos)
+    encoded = encoder.encode(PAIR)
+    text = encoder.tokenizer.decode(encoded.input_ids)
+    assert text == ("<s>" if bos else "") + "Question: what?\nAnswer: It is 5.</s>"
+    assert trained_text(encoder, encoded) == " It is 5.</s>"
+    assert encoded.input_ids[-1] == encoded.labels[-1] == encoder.tokenizer.eos_token_id
+    assert all(label in (MASKED, token) for token, label in zip(encoded.input_ids, encoded.labels, strict=True))
+    assert encoded.num_trained == sum(label != MASKED for label in encoded.labels)
+    assert encoder.encode_prompt(PAIR) == masked_ids(encoded)
+
+
+def test_real_tokens_are_those_of_the_running_text():
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    encoder = ExampleEncoder(tokenizer, 256)
+    example = Example("Question: Tom has 5 books.\nAnswer:", " 5 plus 13 is 18.\n#### 18")
+    encoded = encoder.encode(example)
+    assert encoded.input_ids == [*tokenizer(example.prompt + example.answer)["input_ids"], tokenizer.eos_token_id]
+    assert trained_text(encoder, encoded) == example.answer + tokenizer.eos_token
+    assert encoder.stop_token_ids == (tokenizer.eos_token_id,)
+
+
+def test_a_text_is_trained_on_as_a_whole(make_encoder):
+    encoder = make_encoder(bos=True)
+    encoded = encoder.encode(Example(answer="All of it."))
+    assert trained_text(encoder, encoded) == "All of it.</s>"
+    assert encoder.tokenizer.decode(encoded.input_ids) == "<s>All of it.</s>"
+
+
+def test_an_end_that_the_author_wrote_is_not_doubled(make_encoder):
+    encoder = make_encoder()
+    plain, ended = (encoder.encode(Example("a:", answer)).input_ids for answer in (" b", " b</s>"))
+    assert plain == ended
+
+
+def test_a_beginning_that_the_prompt_has_is_not_doubled(make_encoder):
+    encoder = make_encoder(bos=True)
+    assert encoder.encode(Example("<s>a:", " b")).input_ids == encoder.encode(Example("a:", " b")).input_ids
+
+
+@pytest.mark.parametrize("answer", ["", "  \n", "</s>"])
+def test_an_empty_answer_has_nothing_to_train_on(make_encoder, answer):
+    assert make_encoder().encode(Example("a:", answer)).num_trained == 0
+    assert make_encoder(train_on_prompt=True).encode(Example("a:", answer)).num_trained == 0
+
+
+def test_the_prompt_may_be_trained_on_too(make_encoder):
+    encoded = make_encoder(train_on_prompt=True).encode(PAIR)
+    assert encoded.labels == encoded.input_ids
+    assert encoded.num_trained == len(encoded.input_ids)
+
+
+def test_a_tokenizer_that_puts_a_space_before_a_text_does_not_double_it(spaced_tokenizer):
+    encoder = ExampleEncoder(spaced_tokenizer, 100)
+    for answer in (" It", "It"):
+        encoded = encoder.encode(Example("Answer:", answer))
+        assert encoded.input_ids == [*spaced_tokenizer("Answer: It")["input_ids"], spaced_tokenizer.eos_token_id]
+
+
+def test_a_tokenizer_without_an_end_of_text_cannot_teach_to_stop(text_tokenizer):
+    encoder = ExampleEncoder(text_tokenizer(eos=False), 100)
+    with pytest.raises(ModelError, match="eos_token"):
+        encoder.encode(PAIR)
+    assert encoder.stop_token_ids == ()
+
+
+def test_a_length_that_leaves_no_room_is_refused(text_tokenizer):
+    with pytest.raises(DataError, match=r"sft\.max_length: 4 leaves no room; set 8"):
+        ExampleEncoder(text_tokenizer(), 4)
+
+
+def test_a_long_prompt_loses_its_middle_and_keeps_the_answer(make_encoder):
+    encoder = make_encoder(max_length=40, bos=True)
+    example = Example("Head " + "x" * 1000 + " tail:", " the answer")
+    encoded = encoder.encode(example)
+    assert len(encoded.input_ids) == 40
+    assert trained_text(encoder, encoded) == " the answer</s>"
+    text = encoder.tokenizer.decode(encoded.input_ids)
+    assert text.startswith("<s>Head x")
+    assert text.endswith("x tail: the answer</s>")
+    assert (encoded.prompt_cut, encoded.answer_cut, encoded.full_length) == (1024 - 40, 0, 1024)
+    assert encoder.encode_prompt(example, max_length=20)[:5] == encoded.input_ids[:5]
+    assert len(encoder.encode_prompt(example, max_length=20)) == 20
+    assert len(encoder.encode_prompt(example)) == 1012
+
+
+def test_a_long_answer_loses_its_end_and_has_no_end_of_text(make_encoder):
+    encoder = make_encoder(max_length=40)
+    encoded = encoder.encode(Example("p" * 30, "a" * 100))
+    assert encoder.tokenizer.decode(encoded.input_ids) == "p" * 20 + "a" * 20
+    assert trained_text(encoder, encoded) == "a" * 20
+    assert (encoded.prompt_cut, encoded.answer_cut) == (10, 81)
+
+
+@pytest.mark.parametrize("truncation", ["drop", "error"])
+def test_without_cutting_long_rows_are_marked(make_encoder, truncation):
+    encoder = make_encoder(max_length=40, truncation=truncation)
+    assert encoder.encode(Example("p" * 100, "a")).too_long
+    assert not encoder.encode(Example("p" * 38, "a")).too_long
+
+
+def test_a_tokenizers_leftover_cutting_does_not_cut_here(make_encoder):
+    encoder = make_encoder()
+    expected = encoder.encode(PAIR).input_ids
+    encoder.tokenizer([PAIR.prompt, "a"], truncation=True, max_length=3, padding=True)
+    assert encoder.encode(PAIR).input_ids == expected
+
+
+def test_encoding_together_is_encoding_one_by_one(make_encoder):
+    encoder = make_encoder("chatml", bos=True)
+    chat = Example(messages=({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}))
+    examples = [PAIR, chat, Example(answer="Text"), Example("p", ""), PAIR]
+    assert encoder.encode_many(examples) == [encoder.encode(example) for example in examples]
+    assert encoder.encode_many([]) == []
+
+
+def test_a_row_of_a_megabyte_is_cut_like_any_other(make_encoder):
+    encoded = make_encoder(max_length=64).encode(Example("word " * 200_000, " yes"))
+    assert len(encoded.input_ids) == 64
+    assert encoded.num_trained == 5
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "gpt2"])
+def test_the_direct_way_gives_the_same_tokens_as_the_tokenizer(name):
+    if not (REAL_TOKENIZERS / name).is_dir():
+        pytest.skip(f"no {name} among the real tokenizers")
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(REAL_TOKENIZERS / name)
+    encoder = ExampleEncoder(tokenizer, 512)
+    example = Example("Question: caf\u00e9 \u4f60\u597d, 1,234?\nAnswer:", " It's <<48/2=24>>24\n#### 24")
+    parts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (example.prompt, example.answer)]
+    encoded = encoder.encode(example)
+    assert encoded.input_ids == [*parts[0], *parts[1], tokenizer.eos_token_id]
+    assert encoded.labels == [MASKED] * len(parts[0]) + [*parts[1], tokenizer.eos_token_id]
+    assert encoded.input_ids[:-1] == tokenizer(example.prompt + example.answer)["input_ids"]

@@ -1,0 +1,212 @@
+"""From files to tokens: what is trained on, what is left out, and that nothing of it is silent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from utils.data.encoding import MASKED
+from utils.errors import DataError, ModelError
+
+PAIRS = [{"prompt": f"Question {n}?", "completion": f" Answer {n}."} for n in range(20)]
+CHATS = [
+    {"messages": [{"role": "user", "content": f"Q{n}"}, {"role": "assistant", "content": f"A{n}"}]} for n in range(20)
+]
+
+
+def with_bad(rows, *bad):
+    """Put bad rows among good ones: the first of them on line 12."""
+    return [*rows[:11], *bad, *rows[11:]]
+
+
+def test_rows_become_tokens_and_labels(write_lines, prepare_room, text_tokenizer):
+    data = prepare_room("custom", write_lines("rows.jsonl", PAIRS), validation_size=4)
+    assert data.train.column_names == ["input_ids", "labels", "length"]
+    assert (len(data.train), len(data.evals[""])) == (16, 4)
+    tokenizer = text_tokenizer()
+    expected = {f"{row['prompt']}{row['completion']}</s>" for row in PAIRS}
+    both = [*data.train, *data.evals[""]]
+    assert {tokenizer.decode(row["input_ids"]) for row in both} == expected
+    for row in both:
+        assert row["length"] == len(row["input_ids"]) == len(row["labels"])
+        assert row["labels"][-1] == tokenizer.eos_token_id
+        assert row["labels"][0] == MASKED
+    assert data.evals[""]["length"][:] == sorted(data.evals[""]["length"][:])
+    assert len(data.validation_examples) == 4
+
+
+def test_the_first_rows_evaluate_and_the_seed_draws_the_trained(write_lines, prepare_room):
+    file = write_lines("rows.jsonl", PAIRS)
+
+    def prepare(**keys):
+        return prepare_room("custom", file, validation_size=6, max_eval_samples=2, max_train_samples=5, **keys)
+
+    data, again, other = prepare(), prepare(), prepare(seed=1)
+    assert data.train["input_ids"][:] == again.train["input_ids"][:] != other.train["input_ids"][:]
+    assert data.fingerprint == again.fingerprint != other.fingerprint
+    assert data.reports["train"].left_out_rows == 9
+    assert data.reports["validation"].left_out_rows == 4
+    assert len(data.evals[""]) == 2
+    lines = [int(place.rpartition(":")[2]) for place in data.validation_places]
+    assert lines == sorted(lines)
+
+
+def test_a_slice_of_the_training_rows(write_lines, prepare_room):
+    data = prepare_room("custom", write_lines("rows.jsonl", PAIRS), train_split="train[5:10]")
+    assert data.reports["train"].rows_read == len(data.train) == 5
+
+
+@pytest.mark.parametrize(
+    ("rows", "bad", "reason"),
+    [
+        (PAIRS, {"prompt": "x"}, "no column completion; there are: prompt"),
+        (PAIRS, {"prompt": "x", "completion": None}, r"column completion holds nothing \(null\)"),
+        (PAIRS, {"prompt": "x", "completion": 5}, "column completion holds a number"),
+        (PAIRS, '{"prompt": "x", "compl', "not JSON"),
+        (PAIRS, {"prompt": "x", "completion": "half \ud800"}, "half a character"),
+        (CHATS, {"messages": None}, "instead of a list of turns"),
+        (CHATS, {"messages": []}, "empty conversation"),
+        (CHATS, {"messages": CHATS[0]["messages"][::-1]}, "turn 1 is the assistant's"),
+        (CHATS, {"messages": [{"role": "user", "content": 5}]}, "turn 1: content holds a number"),
+        (
+            CHATS,
+            {"messages": [{"role": "system", "content": "Be kind."}, *CHATS[0]["messages"]]},
+            "leaves the system turn",
+        ),
+    ],
+)
+def test_a_bad_row_stops_or_is_left_out(write_lines, prepare_room, caplog, rows, bad, reason):
+    file = write_lines("rows.jsonl", with_bad(rows, bad))
+    template = "forgets_system" if rows is CHATS else None
+    with pytest.raises(DataError, match=rf"rows\.jsonl:12: .*{reason}") as stopped:
+        prepare_room("custom", file, template)
+    assert "1 of 21 rows of train cannot be used" in str(stopped.value)
+    assert "dataset.on_bad_row: drop" in str(stopped.value)
+    data = prepare_room("custom", file, template, on_bad_row="drop")
+    assert len(data.train) == 20
+    report = data.reports["train"]
+    assert (report.rows_read, report.rows_used, report.bad_rows) == (21, 20, 1)
+    assert report.bad_examples[0].startswith(f"{file}:12: ")
+    assert f"left out {file}:12" in caplog.text
+    again = prepare_room("custom", file, template, on_bad_row="drop")
+    assert again.reports == data.reports, "what was counted is kept beside the tokens"
+
+
+def test_json_that_breaks_on_line_317_is_named(write_lines, prepare_room):
+    rows = [{"prompt": f"p{n}", "completion": "c"} for n in range(400)]
+    file = write_lines("rows.jsonl", [*rows[:316], '{"prompt": "p", ', *rows[316:]])
+    with pytest.raises(DataError, match=r"rows\.jsonl:317: not JSON"):
+        prepare_room("custom", file)
+    assert len(prepare_room("custom", file, on_bad_row="drop").train) == 400
+
+
+def test_several_bad_rows_are_all_counted_and_the_first_named(write_lines, prepare_room):
+    bad = [{"prompt": "x", "completion": n} for n in range(7)]
+    with pytest.raises(DataError) as stopped:
+        prepare_room("custom", write_lines("rows.jsonl", with_bad(PAIRS, *bad)))
+    assert "7 of 27 rows" in str(stopped.value)
+    assert str(stopped.value).count("rows.jsonl:") == 5
+
+
+@pytest.mark.parametrize("on_bad_row", ["stop", "drop"])
+def test_a_set_without_the_column_stops_in_any_case(write_lines, prepare_room, on_bad_row):
+    file = write_lines("rows.jsonl", [{"question": "x", "reply": "y"}] * 3)
+    with pytest.raises(DataError, match="no column answer; there are: question, reply"):
+        prepare_room("gsm8k", file, on_bad_row=on_bad_row)
+
+
+def test_a_row_of_a_megabyte_is_cut_and_counted(write_lines, prepare_room, caplog):
+    large = {"prompt": "word " * 210_000, "completion": " yes"}
+    data = prepare_room("custom", write_lines("rows.jsonl", with_bad(PAIRS, large)))
+    report = data.reports["train"]
+    assert (report.rows_used, report.prompts_cut, report.answers_cut) == (21, 1, 0)
+    assert (report.token_lengths["max"], report.token_lengths_uncut["max"]) == (400, 1_050_005)
+    assert "1 rows with the prompt's middle cut out" in caplog.text
+
+
+def test_empty_answers_are_left_out_or_stop_when_there_are_many(write_lines, prepare_room, caplog):
+    file = write_lines("rows.jsonl", with_bad(PAIRS, {"prompt": "x", "completion": " "}))
+    data = prepare_room("custom", file)
+    assert (len(data.train), data.reports["train"].empty_rows) == (20, 1)
+    assert "1 rows left out without a token to train on" in caplog.text
+    with pytest.raises(DataError, match=r"rows\.jsonl:12: no answer to train on, as in 1 of 21 rows"):
+        prepare_room("custom", file, max_empty_share=0.04)
+
+
+def test_long_rows_are_cut_left_out_or_stop(write_lines, prepare_room, make_encoder):
+    file = write_lines("rows.jsonl", with_bad(PAIRS, {"prompt": "x" * 500, "completion": " y"}))
+    assert len(prepare_room("custom", file).train) == 21
+    data = prepare_room("custom", file, truncation="drop")
+    assert (len(data.train), data.reports["train"].too_long_rows) == (20, 1)
+    with pytest.raises(DataError, match=r"rows\.jsonl:12: longer than sft\.max_length \(400 tokens\), as are 1 of 21"):
+        prepare_room("custom", file, truncation="error")
+    with pytest.raises(DataError, match="none of 21 rows of train can be used; 21 are longer"):
+        prepare_room("custom", file, encoder=make_encoder(max_length=10, truncation="drop"))
+
+
+def test_turns_left_out_are_counted(write_lines, prepare_room, caplog):
+    trailing = {"messages": [*CHATS[0]["messages"], {"role": "user", "content": "Thanks"}]}
+    double = {"messages": [*CHATS[0]["messages"], *CHATS[1]["messages"]]}
+    data = prepare_room("custom", write_lines("rows.jsonl", [*CHATS, trailing, double]), "thinking")
+    report = data.reports["train"]
+    assert (report.cut_turns, report.untrained_turns) == (1, 1)
+    assert "1 turns after the last answer left out" in caplog.text
+
+
+def test_equal_rows_are_counted(write_lines, prepare_room):
+    assert prepare_room("custom", write_lines("rows.jsonl", PAIRS + PAIRS[:3])).reports["train"].duplicate_rows == 3
+
+
+def test_conversations_need_a_chat_template(write_lines, prepare_room):
+    with pytest.raises(ModelError, match=r"model\.chat_template"):
+        prepare_room("custom", write_lines("rows.jsonl", CHATS))
+
+
+def test_the_report_counts_tokens(write_lines, prepare_room, caplog):
+    caplog.set_level("INFO")
+    data = prepare_room("custom", write_lines("rows.jsonl", PAIRS))
+    report = data.reports["train"]
+    num_trained = sum(label != MASKED for row in data.train for label in row["labels"])
+    assert report.trained_share == pytest.approx(num_trained / sum(data.train["length"][:]))
+    assert report.token_lengths == report.token_lengths_uncut
+    assert report.token_lengths["max"] == max(data.train["length"][:])
+    assert json.loads(json.dumps(report.to_dict()))["rows_used"] == 20
+    assert f"data train: 20 of 20 rows, tokens p50 {report.token_lengths['p50']}" in caplog.text
+    assert f"{100 * report.trained_share:.1f} % trained" in caplog.text
+
+
+def test_tokens_are_kept_and_whatever_matters_makes_new_ones(
+    write_lines, prepare_room, make_encoder, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("LORA_NS_CACHE", str(tmp_path / "cache"))
+    rows = write_lines("rows.jsonl", PAIRS)
+
+    def count(template: str | None = None, rows: Path = rows, **keys) -> int:
+        prepare_room("custom", rows, encoder=make_encoder(template, **keys))
+        return len(list((tmp_path / "cache" / "encoded").glob("*.arrow")))
+
+    assert count() == 1
+    [file] = (tmp_path / "cache" / "encoded").glob("*.arrow")
+    written = file.stat().st_ino
+    assert count() == 1
+    assert file.stat().st_ino == written, "the tokens are read, not made again"
+    assert count(max_length=300) == 2
+    assert count(bos=True) == 3
+    assert count("chatml", as_chat=True) == 4
+    assert count("chatml", as_chat=True, system_prompt="s") == 5
+    assert count("llama3", as_chat=True) == 6
+    assert count(train_on_prompt=True) == 7
+    assert count(truncation="drop") == 8
+    assert count(rows=write_lines("other.jsonl", [{**PAIRS[0], "completion": "!"}, *PAIRS[1:]])) == 9
+    assert count(rows=write_lines("copy.jsonl", PAIRS)) == 9, "the same rows elsewhere are the same rows"
+    assert not [each for each in (tmp_path / "cache" / "encoded").iterdir() if each.is_dir()]
+
+
+def test_many_blocks_keep_their_order(write_lines, prepare_room, text_tokenizer):
+    rows = [{"prompt": f"{n}:", "completion": "x"} for n in range(2600)]
+    data = prepare_room("custom", write_lines("rows.jsonl", rows))
+    tokenizer = text_tokenizer()
+    for index in (0, 999, 1000, 1001, 2599):
+        assert tokenizer.decode(data.train[index]["input_ids"]) == f"{index}:x</s>"

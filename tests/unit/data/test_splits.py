@@ -1,0 +1,153 @@
+"""Held-out rows: drawn by the seed, by groups, and never in the training rows."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+
+from utils.data import custom, metamathqa
+from utils.data.instruction import load_generation_rows
+from utils.data.splits import load_splits
+from utils.errors import DataError
+
+
+def family(number: int, size: int) -> list[dict[str, str]]:
+    """Make rows that rephrase one question."""
+    return [
+        {"query": f"Question {number}, told {n}", "original_question": f"Question {number}", "response": f"{number}"}
+        for n in range(size)
+    ]
+
+
+@pytest.fixture
+def load(write_lines):
+    """Give a function that writes MetaMathQA's rows and splits them."""
+
+    numbers = count()
+
+    def run(rows, seed=42, **keys):
+        section = metamathqa.Config(path=str(write_lines(f"rows{next(numbers)}.jsonl", rows)), **keys)
+        return load_splits(metamathqa.describe_instructions(section), section, seed)
+
+    return run
+
+
+def queries(split, positions):
+    return [example.question for example in split.examples(positions)]
+
+
+def originals(splits):
+    """Give the original questions of both sides."""
+    sides = (splits.train_positions, splits.validation_positions)
+    return [{splits.train.rows[position]["original_question"] for position in side} for side in sides]
+
+
+def test_no_question_stands_on_both_sides(load):
+    splits = load([row for number in range(100) for row in family(number, 10)], validation_size=20)
+    train, validation = originals(splits)
+    assert not train & validation
+    assert len(splits.validation_positions) == 20
+    assert len(splits.train_positions) + 20 + splits.num_related == 1000
+
+
+def test_rows_are_held_out_from_many_questions_but_not_at_any_cost(load):
+    rows = [row for number in range(100) for row in family(number, 10)]
+    splits = load(rows, validation_size=5)
+    assert len(originals(splits)[1]) == 5, "one row each of five questions"
+    assert splits.num_related == 45
+    splits = load(rows, validation_size=50)
+    assert len(originals(splits)[1]) == 5, "5 % of the rows may leave training, which is five questions"
+    assert splits.num_related == 0
+    splits = load(rows, validation_size=0.2)
+    assert (len(splits.validation_positions), len(splits.train_positions)) == (200, 800)
+
+
+def test_rows_of_equal_prompt_leave_training_too(load):
+    rows = [row for number in range(40) for row in family(number, 1)]
+    twins = [{**row, "original_question": f"Other {n}", "query": row["query"] + " "} for n, row in enumerate(rows)]
+    splits = load(rows + twins, validation_size=10)
+    train = {query.strip() for query in queries(splits.train, splits.train_positions)}
+    validation = {query.strip() for query in queries(splits.train, splits.validation_positions)}
+    assert len(splits.validation_positions) == 10
+    assert not train & validation
+
+
+def test_the_hold_out_depends_on_the_seed_and_the_rows_alone(load, prepare_room, write_lines):
+    rows = [row for number in range(60) for row in family(number, 2)]
+    splits = load(rows, validation_size=6)
+    held_out = queries(splits.train, splits.validation_positions)
+    assert queries(splits.train, load(rows, validation_size=6).validation_positions) == held_out
+    other = load(rows, seed=7, validation_size=6)
+    assert queries(other.train, other.validation_positions) != held_out
+    turned = load(rows[::-1], validation_size=6)
+    assert originals(turned)[1] == originals(splits)[1], "the order of the rows does not matter"
+    file = write_lines("rows.jsonl", rows)
+    for limit in (None, 10, 3):
+        data = prepare_room("metamathqa", file, validation_size=6, max_train_samples=limit)
+        assert [example.question for example in data.validation_examples] == held_out
+        lines = [splits.train.place(position).rpartition(":")[2] for position in splits.validation_positions]
+        assert data.validation_places == [f"{file}:{line}" for line in lines]
+    section = metamathqa.Config(path=str(file), validation_size=6)
+    answered = load_generation_rows(metamathqa.describe_instructions(section), section, 42)
+    assert [example.question for example in answered.examples] == held_out
+    assert (answered.split, answered.num_total) == ("validation", 6)
+
+
+def test_most_rows_stay_where_they_are_when_rows_are_added(load):
+    rows = [row for number in range(200) for row in family(number, 1)]
+    before = originals(load(rows[:190], validation_size=20))[1]
+    after = originals(load(rows, validation_size=20))[1]
+    assert len(before & after) >= 15
+
+
+def test_one_prompt_for_all_rows_is_told_apart_by_the_answers(write_lines):
+    file = write_lines("rows.jsonl", [{"topic": "x", "answer": f"Story {n}"} for n in range(20)])
+    section = custom.Config(path=str(file), prompt_template="Write a story.", answer_column="answer", validation_size=4)
+    splits = load_splits(custom.describe_instructions(section), section, 42)
+    assert (len(splits.train_positions), len(splits.validation_positions)) == (16, 4)
+
+
+@pytest.mark.parametrize("size", [40, 500, 0.999])
+def test_nothing_left_to_train_on_is_said(load, size):
+    with pytest.raises(DataError, match=r"dataset\.validation_size leaves no row of 40"):
+        load([row for number in range(4) for row in family(number, 10)], validation_size=size)
+
+
+def test_no_hold_out_when_it_is_not_wanted(load):
+    splits = load(family(1, 5), validation_size=0)
+    assert splits.validation is None
+    assert len(splits.train_positions) == 5
+
+
+def test_a_validation_split_of_the_sets_own_is_used(make_set, prepare_room, caplog):
+    rows = [{"prompt": f"p{n}", "completion": "c"} for n in range(10)]
+    folder = make_set(train=rows, validation=[*rows[:2], {"prompt": "new", "completion": "c"}])
+    data = prepare_room("custom", folder, validation_size=3)
+    assert len(data.train) == 10
+    assert len(data.evals[""]) == 3
+    assert data.reports["validation"].shared_with_train == 2
+    assert "validation_size has no effect" in caplog.text
+    assert "2 rows with a prompt that stands in the training rows too" in caplog.text
+
+
+def test_a_validation_file_beside_a_file(write_lines, prepare_room):
+    rows = [{"prompt": f"p{n}", "completion": "c"} for n in range(4)]
+    train, other = write_lines("a.jsonl", rows), write_lines("b.jsonl", rows[:1])
+    data = prepare_room("custom", train, validation_path=str(other))
+    assert (len(data.train), len(data.evals[""])) == (4, 1)
+    assert data.validation_places == [f"{other}:1"]
+
+
+def test_missing_splits_are_named(make_set, prepare_room, caplog):
+    rows = [{"prompt": f"p{n}", "completion": "c"} for n in range(4)]
+    folder = make_set(train=rows)
+    assert prepare_room("custom", folder).evals == {}
+    with pytest.raises(DataError, match=r"no split called held \(dataset\.validation_split\)"):
+        prepare_room("custom", folder, validation_split="held")
+    with pytest.raises(DataError, match="no split called other"):
+        prepare_room("custom", folder, train_split="other", format="prompt_completion")
+    for keys, message in (({}, "no rows to answer"), ({"test_split": "test"}, "no split called test")):
+        section = custom.Config(path=str(folder), **keys)
+        with pytest.raises(DataError, match=message):
+            load_generation_rows(custom.describe_instructions(section), section, 42)

@@ -1,0 +1,49 @@
+"""The embedded base model, and the set of its arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[3] / "examples" / "quickstart"
+
+
+@pytest.fixture(scope="session")
+def quickstart_model() -> tuple[Any, Any]:
+    """Give the base model of 0.79 M parameters and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return AutoModelForCausalLM.from_pretrained(EXAMPLES / "base"), AutoTokenizer.from_pretrained(EXAMPLES / "base")
+
+
+@pytest.fixture
+def arithmetic() -> Path:
+    """Name the folder of the embedded word problems."""
+    return EXAMPLES / "arithmetic"
+
+
+@pytest.fixture
+def describe() -> Callable[..., tuple[Any, Any]]:
+    """Give a function that describes a room's set: `describe("gsm8k", path=...)` to (set, section)."""
+
+    def make(name: str, **settings: Any) -> tuple[Any, Any]:
+        from utils.data.dataset import open_dataset
+
+        room = open_dataset(name)
+        section = room.Config(
+            name=name, **{key: str(each) if key == "path" else each for key, each in settings.items()}
+        )
+        return room.describe_instructions(section), section
+
+    return make
+
+
+@pytest.fixture
+def encoder(quickstart_model: tuple[Any, Any]) -> Any:
+    """Give the encoder of the base model."""
+    from utils.data.encoding import ExampleEncoder
+
+    return ExampleEncoder(quickstart_model[1], 256)

@@ -1,0 +1,269 @@
+"""An evaluation's numbers are those of its texts; it goes on where it ended, and only with the same work."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from utils.errors import DataError, UserError
+from utils.evaluation.evaluator import evaluate_set
+from utils.evaluation.identity import hash_model
+from utils.evaluation.score import SetScore, comparable
+from utils.evaluation.sets import EvaluationSet
+from utils.generation.causal_lm import TextGenerator
+from utils.generation.section import GenerationSection
+from utils.metrics.bootstrap import bootstrap_interval
+from utils.metrics.metric import compute_metrics
+
+ROOT = Path(__file__).parents[3]
+SECTION = GenerationSection(max_new_tokens=24, batch_size=8)
+METRICS = ("em_strict", "em_flexible", "invalid_rate", "token_f1", "rouge_l")
+
+
+@pytest.fixture
+def known(quickstart_model: tuple[Any, Any], arithmetic: Path) -> EvaluationSet:
+    """Give 40 problems, put so that the base model goes on as in its own text."""
+    tokenizer = quickstart_model[1]
+    rows = [json.loads(line) for line in (arithmetic / "test.jsonl").read_text().splitlines()[:40]]
+    asked = [row["answer"].split(" is ")[0] + " is" for row in rows]
+    return EvaluationSet(
+        label="sums", prompts=[tokenizer(text)["input_ids"] for text in asked],
+        references=[row["answer"] for row in rows], ids=[f"test.jsonl:{number + 1}" for number in range(40)],
+        metrics=METRICS, stop=("#",), protocol="sums", num_total=300, prompt_hash="p", fingerprint="f",
+    )  # fmt: skip
+
+
+def count_calls(model: Any, run: Callable[[], SetScore]) -> tuple[SetScore, int]:
+    calls: list[int] = []
+    hook = model.register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        return run(), len(calls)
+    finally:
+        hook.remove()
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text("utf-8").splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def same(one: SetScore, other: SetScore) -> bool:
+    timeless = {"seconds": 0.0, "tokens_per_s": 0.0}
+    return dataclasses.replace(one, **timeless) == dataclasses.replace(other, **timeless)
+
+
+def test_numbers_are_those_of_the_texts(
+    quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path
+) -> None:
+    model, tokenizer = quickstart_model
+    score = evaluate_set(model, tokenizer, known, SECTION, tmp_path / "eval", (2,))
+    answers = dict(TextGenerator(model, tokenizer, SECTION, ("#",)).generate(known.prompts))
+    texts = [answers[row].text for row in range(40)]
+    rows = read(tmp_path / "eval")
+    assert [row["prediction"] for row in rows] == texts
+    assert [row["id"] for row in rows] == known.ids
+    assert [row["reference"] for row in rows] == known.references
+    assert rows[3]["prompt"] == tokenizer.decode(known.prompts[3])
+    assert score.metrics == pytest.approx(compute_metrics(METRICS, texts, known.references, 1))
+    assert 0 < score.metrics["em_flexible"] < 1, "some sums are right, some are wrong"
+    for name in METRICS:
+        assert score.interval[name] == pytest.approx(bootstrap_interval(name, texts, known.references, 1))
+        assert sum(row["scores"][name] for row in rows) / 40 == pytest.approx(score.metrics[name])
+    assert (score.n, score.num_total, score.partial, score.shots, score.protocol) == (40, 300, True, 0, "sums")
+    assert score.mean_tokens == sum(each.num_tokens for each in answers.values()) / 40
+    assert score.num_unfinished == sum(not each.finished for each in answers.values())
+    assert score.seconds > 0
+    written = json.loads((tmp_path / "eval" / "results.json").read_text())
+    assert written["version"] == 1
+    assert SetScore.from_dict(written) == score
+    assert comparable(score, written) is None
+    assert {each.name for each in (tmp_path / "eval").iterdir()} == {
+        "predictions.jsonl",
+        "results.json",
+        "identity.json",
+    }
+
+
+def test_a_second_call_writes_nothing_more(
+    quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path
+) -> None:
+    model, tokenizer = quickstart_model
+    first = evaluate_set(model, tokenizer, known, SECTION, tmp_path)
+    before = (tmp_path / "predictions.jsonl").read_bytes()
+    second, num_calls = count_calls(model, lambda: evaluate_set(model, tokenizer, known, SECTION, tmp_path))
+    assert num_calls == 0
+    assert second == first
+    assert (tmp_path / "predictions.jsonl").read_bytes() == before
+    fewer = dataclasses.replace(known, metrics=("exact_match",))
+    assert evaluate_set(model, tokenizer, fewer, SECTION, tmp_path).metrics.keys() == {"exact_match"}
+    assert read(tmp_path)[0]["scores"].keys() == {"exact_match"}
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.9, "top_p": 0.9}])
+@pytest.mark.parametrize("num_left", [0, 1, 13, 39])
+def test_goes_on_where_it_ended(
+    settings: dict[str, Any], num_left: int, quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    model, tokenizer = quickstart_model
+    section = SECTION.model_copy(update=settings)
+    whole = evaluate_set(model, tokenizer, known, section, tmp_path)
+    rows = read(tmp_path)
+    file = tmp_path / "predictions.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[30 : 30 + num_left] + lines[:30][: max(0, num_left - 10)]) + lines[0][:25])
+    (tmp_path / "results.json").unlink()
+    other_batches = section.model_copy(update={"batch_size": 5})
+    with caplog.at_level(logging.INFO):
+        again = evaluate_set(model, tokenizer, known, other_batches, tmp_path)
+    assert same(again, whole)
+    assert read(tmp_path) == rows
+    assert ("going on behind" in caplog.text) == (num_left > 0)
+
+
+def test_other_work_starts_anew_and_says_so(
+    quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, tokenizer = copy.deepcopy(quickstart_model[0]), quickstart_model[1]
+    evaluate_set(model, tokenizer, known, SECTION, tmp_path)
+    longer = SECTION.model_copy(update={"max_new_tokens": 25})
+    turned = dataclasses.replace(known, prompts=known.prompts[::-1])
+    for what, changed_set, section in (
+        ("generation", known, longer), ("prompts", turned, longer), ("prompts and generation", known, SECTION),
+    ):  # fmt: skip
+        caplog.clear()
+        score = evaluate_set(model, tokenizer, changed_set, section, tmp_path)
+        assert f"starting anew, since an earlier call had other {what}" in caplog.text
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.mul_(1.01)
+    caplog.clear()
+    moved = evaluate_set(model, tokenizer, known, SECTION, tmp_path)
+    assert "starting anew, since an earlier call had other model" in caplog.text
+    assert moved.identity["model"] != score.identity["model"]
+    assert len(read(tmp_path)) == 40
+
+
+def test_nothing_else_is_written_over(quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path) -> None:
+    for name in ("results.json", "predictions.jsonl"):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).write_text('{"status": "success"}')
+        with pytest.raises(UserError, match=rf"holds {name} of something else; evaluate into another folder"):
+            evaluate_set(*quickstart_model, known, SECTION, folder)
+        assert (folder / name).read_text() == '{"status": "success"}'
+
+
+def test_rows_without_a_gold_answer_count_for_the_other_metrics(
+    quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path
+) -> None:
+    half = [text if index % 2 else "no number" for index, text in enumerate(known.references)]
+    score = evaluate_set(*quickstart_model, dataclasses.replace(known, references=half), SECTION, tmp_path)
+    assert score.num_scored == {name: 20 if name in ("em_strict", "em_flexible") else 40 for name in METRICS}
+    assert [row["scores"]["em_flexible"] is None for row in read(tmp_path)] == [True, False] * 20
+
+
+def test_a_metric_that_no_reference_has_an_answer_for_is_absent(
+    quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = {key: getattr(known, key)[:4] for key in ("prompts", "ids")}
+    without = dataclasses.replace(known, references=["no number"] * 4, **few)
+    score = evaluate_set(*quickstart_model, without, SECTION, tmp_path)
+    assert score.metrics.keys() == score.interval.keys() == {"invalid_rate", "token_f1", "rouge_l"}
+    assert "sums: no reference has an answer for em_strict, em_flexible; left out" in caplog.text
+
+
+def test_long_prompts_are_refused_before_anything_is_written(
+    quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path
+) -> None:
+    long = dataclasses.replace(known, prompts=[*known.prompts[:-1], [5] * 256])
+    with pytest.raises(DataError, match="prompt 40 has 256 tokens, and the model has 256 positions"):
+        evaluate_set(*quickstart_model, long, SECTION, tmp_path)
+    assert not (tmp_path / "predictions.jsonl").exists()
+
+
+def test_identity_of_a_model_sees_weights_and_switches(quickstart_model: tuple[Any, Any]) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = copy.deepcopy(quickstart_model[0])
+    assert hash_model(model) == hash_model(quickstart_model[0])
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"))
+    first = hash_model(adapted)
+    with adapted.disable_adapter():
+        assert hash_model(adapted) != first
+    assert hash_model(adapted) == first
+    assert hash_model(adapted.train()) == hash_model(adapted.eval())
+    with torch.no_grad():
+        next(p for name, p in adapted.named_parameters() if "lora_B" in name).add_(1e-6)
+    assert hash_model(adapted) != first
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from utils.evaluation import progress
+
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+    with caplog.at_level(logging.INFO):
+        with progress.show_progress("gsm8k", 100, 20, True) as advance:
+            advance(16, 900)
+        with progress.show_progress("gsm8k", 100, 20, False) as advance:
+            advance(16, 900)
+    [line] = [record.message for record in caplog.records]
+    assert line.startswith("evaluating gsm8k: 36 of 100 rows, ")
+
+
+PROCESS = """
+import json, pickle, sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from utils.evaluation.evaluator import evaluate_set
+from utils.generation.section import GenerationSection
+
+rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+model = AutoModelForCausalLM.from_pretrained("examples/quickstart/base")
+tokenizer = AutoTokenizer.from_pretrained("examples/quickstart/base")
+known = pickle.loads((folder / "known.pickle").read_bytes())
+# Both name one folder, and the second may not write there.
+where = folder / "eval" if rank == 0 else Path("/proc/none")
+score = evaluate_set(model, tokenizer, known, GenerationSection(max_new_tokens=24, batch_size=3), where)
+(folder / f"{rank}.json").write_text(json.dumps(score.to_dict()))
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_give_what_one_gives(
+    quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path
+) -> None:
+    import pickle
+
+    few = dataclasses.replace(known, **{key: getattr(known, key)[:23] for key in ("prompts", "references", "ids")})
+    alone = evaluate_set(*quickstart_model, few, SECTION, tmp_path / "alone")
+    (tmp_path / "known.pickle").write_bytes(pickle.dumps(few))
+    (tmp_path / "eval").mkdir()
+    for name in ("identity.json", "predictions.jsonl"):  # the two go on behind what one process did
+        content = (tmp_path / "alone" / name).read_bytes().splitlines(keepends=True)
+        (tmp_path / "eval" / name).write_bytes(b"".join(content[2:6] if name.startswith("pred") else content))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), str(tmp_path)], cwd=ROOT, env=environment)
+        for rank in range(2)
+    ]
+    assert [process.wait(120) for process in started] == [0, 0]
+    scores = [SetScore.from_dict(json.loads((tmp_path / f"{rank}.json").read_text())) for rank in range(2)]
+    assert scores[0] == scores[1]
+    assert same(scores[0], alone)
+    assert read(tmp_path / "eval") == read(tmp_path / "alone")

@@ -1,0 +1,57 @@
+"""Scores go through JSON unchanged, and those of different work are not compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from utils.evaluation.score import SetScore, comparable
+
+SCORE = SetScore(
+    label="gsm8k", metrics={"em_strict": 0.5}, interval={"em_strict": (0.4, 0.6)}, num_scored={"em_strict": 100},
+    n=100, num_total=100, partial=False, protocol="p", prompt_hash="h", fingerprint="f",
+    generation={"max_new_tokens": 256, "temperature": 0.0, "top_p": None, "top_k": None, "stop": []},
+    mean_tokens=20.0, num_unfinished=1, seconds=3.0, tokens_per_s=600.0, identity={"model": "m"},
+)  # fmt: skip
+
+
+def test_through_json() -> None:
+    assert SetScore.from_dict(json.loads(json.dumps({"version": 1, **SCORE.to_dict()}))) == SCORE
+    assert SCORE.to_dict()["shots"] == 0
+
+
+def test_same_work_is_comparable_whatever_was_reached_and_how_fast() -> None:
+    other = dataclasses.replace(SCORE, metrics={"em_strict": 0.1}, seconds=9.0, identity={"model": "n"}, label="x")
+    assert comparable(SCORE, other) is None
+    assert comparable(SCORE.to_dict(), json.loads(json.dumps(other.to_dict()))) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"partial": True, "n": 10}, "one is partial (10 of 100 rows), the other is over all 100"),
+        ({"n": 90, "num_total": 90}, "one is over 100 rows, the other over 90"),
+        ({"protocol": "q"}, "they have different protocols: p and q"),
+        ({"prompt_hash": "i"}, "they have different prompts: h and i"),
+        ({"fingerprint": "g"}, "they have different rows: f and g"),
+        ({"shots": 5}, "they have different numbers of examples in the prompt: 0 and 5"),
+        ({"num_cut": 5}, "they have different numbers of prompts cut: 0 and 5"),
+        ({"generation": {**SCORE.generation, "temperature": 0.7}}, "generation.temperature 0.0 and 0.7"),
+        ({"generation": {**SCORE.generation, "max_new_tokens": 64}}, "generation.max_new_tokens 256 and 64"),
+    ],
+)
+def test_reasons(change: dict[str, Any], reason: str) -> None:
+    other = dataclasses.replace(SCORE, **change)
+    found = comparable(SCORE, other)
+    assert found is not None
+    assert reason in found
+    assert comparable(other, SCORE) is not None
+
+
+def test_partial_scores_of_other_sizes_are_not_compared() -> None:
+    small, large = (dataclasses.replace(SCORE, partial=True, n=n) for n in (10, 20))
+    assert comparable(small, large) == "one is over 10 rows, the other over 20"
+    assert comparable(small, small) is None

@@ -1,0 +1,136 @@
+"""Sets are asked by the run's own prompt, whichever room they are of; what cannot be scored is said before."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from utils.errors import ConfigError, DataError
+from utils.evaluation.section import EvaluationSection
+from utils.evaluation.sets import EvaluationSet, load_evaluation_sets
+
+META_MATH_OPENING = "Below is an instruction that describes a task."
+
+
+@pytest.fixture
+def load(encoder: Any) -> Callable[..., list[EvaluationSet]]:
+    def load(own: tuple[Any, Any], limit: int | None = None, **evaluation: Any) -> list[EvaluationSet]:
+        return load_evaluation_sets(EvaluationSection.model_validate(evaluation), *own, encoder, 42, limit)
+
+    return load
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_own_set_is_the_test_split_with_the_own_prompt(
+    load: Callable[..., Any], describe: Callable[..., Any], arithmetic: Path, encoder: Any
+) -> None:
+    [known] = load(describe("gsm8k", path=arithmetic))
+    rows = read(arithmetic / "test.jsonl")
+    assert (known.label, known.num_total, len(known.prompts)) == ("gsm8k", 300, 300)
+    assert known.references == [row["answer"] for row in rows]
+    expected = [encoder.tokenizer(f"Question: {row['question']}\nAnswer:")["input_ids"] for row in rows]
+    assert known.prompts == expected
+    assert known.metrics[0] == "em_strict"
+    assert known.stop == ("Question:",)
+    assert known.ids[4].endswith("test.jsonl:5")
+
+
+def test_another_file_of_the_runs_room(
+    load: Callable[..., Any], describe: Callable[..., Any], arithmetic: Path
+) -> None:
+    unseen = arithmetic / "test_unseen.jsonl"
+    entries = ["gsm8k", {"name": "gsm8k", "path": str(unseen), "label": "unseen"}, str(unseen)]
+    own = describe("gsm8k", path=arithmetic, prompt_template="Q: {question} A:")
+    first, second, third = load(own, sets=entries)
+    assert [each.label for each in (first, second, third)] == ["gsm8k", "unseen", "test_unseen"]
+    assert (len(first.prompts), len(second.prompts)) == (300, 200)
+    assert second.prompts == third.prompts
+    assert (second.prompt_hash, second.fingerprint) == (third.prompt_hash, third.fingerprint)
+    assert first.prompt_hash != second.prompt_hash
+    assert first.fingerprint != second.fingerprint
+
+
+def test_another_room_is_asked_by_the_runs_prompt(
+    load: Callable[..., Any],
+    describe: Callable[..., Any],
+    arithmetic: Path,
+    make_set: Callable[..., Path],
+    encoder: Any,
+) -> None:
+    row = {"type": "GSM_Rephrased", "query": "2 plus 3?", "original_question": "2+3?", "response": "5\n#### 5"}
+    own = describe("metamathqa", path=make_set(train=[row] * 3), validation_size=0)
+    [known] = load(own, sets=[{"name": "gsm8k", "path": str(arithmetic), "split": "test[:10]"}])
+    [plain] = load(describe("gsm8k", path=arithmetic), sets=[{"name": "gsm8k", "split": "test[:10]"}])
+    assert known.references == plain.references
+    assert known.protocol == plain.protocol
+    assert (known.num_total, known.stop) == (10, own[0].stop)
+    assert known.prompt_hash != plain.prompt_hash
+    questions = [row["question"] for row in read(arithmetic / "test.jsonl")[:10]]
+    for ids, question in zip(known.prompts, questions, strict=True):
+        assert ids == encoder.encode_prompt(own[0].ask(question))
+        text = encoder.tokenizer.decode(ids, skip_special_tokens=True)
+        assert text.startswith(META_MATH_OPENING)
+        assert question in text
+
+
+def test_fewer_rows_and_other_metrics(load: Callable[..., Any], describe: Callable[..., Any], arithmetic: Path) -> None:
+    own = describe("gsm8k", path=arithmetic)
+    [known] = load(own, max_samples=7, sets=[{"name": "gsm8k", "metrics": ["rouge-l", "em_strict"]}])
+    assert (len(known.prompts), len(known.ids), known.num_total) == (7, 7, 300)
+    assert known.metrics == ("rouge_l", "em_strict")
+    [limited] = load(describe("gsm8k", path=arithmetic, max_eval_samples=5))
+    assert (len(limited.prompts), limited.num_total) == (5, 300)
+
+
+def test_long_prompts_are_cut_and_counted(
+    load: Callable[..., Any], describe: Callable[..., Any], arithmetic: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = describe("gsm8k", path=arithmetic)
+    [whole] = load(own)
+    limit = sorted(map(len, whole.prompts))[-10]
+    with caplog.at_level(logging.WARNING):
+        [cut] = load(own, limit)
+    num_longer = sum(len(ids) > limit for ids in whole.prompts)
+    assert cut.num_cut == num_longer > 0
+    assert max(map(len, cut.prompts)) <= limit
+    assert f"{num_longer} of 300 prompts are longer than {limit} tokens; their middle was cut out" in caplog.text
+    assert whole.prompt_hash == cut.prompt_hash
+    assert whole.num_cut == 0
+
+
+def test_what_cannot_be_loaded_is_said(
+    load: Callable[..., Any], describe: Callable[..., Any], arithmetic: Path, make_set: Callable[..., Path]
+) -> None:
+    own = describe("gsm8k", path=arithmetic)
+    with pytest.raises(ConfigError, match=r"no dataset called gsm9k; use one of .*gsm8k"):
+        load(own, sets=["gsm9k"])
+    with pytest.raises(ConfigError, match="glue is for task_type: SEQ_CLS, not CAUSAL_LM"):
+        load(own, sets=["glue"])
+    with pytest.raises(ConfigError, match=r"evaluation.sets: custom: path"):
+        load(own, sets=["custom"])
+    with pytest.raises(DataError, match="no split called dev"):
+        load(own, sets=[{"name": "gsm8k", "split": "dev"}])
+    pairs = make_set(test=[{"context": "a", "question": "b", "answer": "c"}] * 2)
+    two_texts = describe("custom", path=pairs, prompt_template="{context} {question}", test_split="test")
+    with pytest.raises(DataError, match="the run's prompt is made of more than one text"):
+        load(two_texts, sets=[{"name": "gsm8k", "path": str(arithmetic)}])
+    with pytest.raises(DataError, match="test_split: no reference has an answer for the metric em_strict"):
+        load(two_texts, sets=[{"name": "custom", "label": "test_split", "metrics": ["em_strict"]}])
+
+
+def test_references_without_an_answer_are_counted(
+    load: Callable[..., Any], describe: Callable[..., Any], make_set: Callable[..., Path], caplog: Any
+) -> None:
+    answers = ["#### 1", "none here", "#### 2"]
+    folder = make_set(test=[{"question": f"q{index}", "answer": each} for index, each in enumerate(answers)])
+    [known] = load(describe("gsm8k", path=folder))
+    assert len(known.references) == 3
+    assert "gsm8k: 1 of 3 references have no answer for em_strict; it is the mean over the others" in caplog.text

@@ -1,0 +1,164 @@
+"""Encodes rows in blocks into a file of tokens, once: cached under a fingerprint of all that matters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from array import array
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from utils.data.dataset import Example
+from utils.data.encoding import Encoded, ExampleEncoder
+from utils.data.reading import ReadSplit
+from utils.data.report import summarise_lengths
+from utils.data.texts import RowError
+from utils.data.tokenizing import cache_folder
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+_BLOCK = 1000
+_NUM_SHOWN = 5
+_NUM_SAID = 20_000
+_MOST_THREADS = 16
+
+_Block = tuple[Sequence[int], list[Example], list["Encoded | RowError"]]
+
+
+@dataclass
+class EncodingCounts:
+    """What happened to rows when they were encoded; kept beside the tokens."""
+
+    bad: list[tuple[int, str]] = field(default_factory=list)
+    """Positions that the chat template refuses, and why."""
+    num_empty: int = 0
+    num_too_long: int = 0
+    empty: list[int] = field(default_factory=list)
+    """Positions of the first rows without a trained token."""
+    too_long: list[int] = field(default_factory=list)
+    """Positions of the first rows that are too long and not cut."""
+    prompts_cut: int = 0
+    answers_cut: int = 0
+    conversations_cut: int = 0
+    cut_turns: int = 0
+    untrained_turns: int = 0
+    num_tokens: int = 0
+    num_trained: int = 0
+    lengths_uncut: dict[str, int] = field(default_factory=dict)
+    lengths: dict[str, int] = field(default_factory=dict)
+
+    def add(self, encoded: Encoded) -> None:
+        """Count one row that is used."""
+        self.prompts_cut += encoded.prompt_cut > 0
+        self.answers_cut += encoded.answer_cut > 0
+        self.conversations_cut += encoded.exchanges_cut > 0
+        self.untrained_turns += encoded.untrained_turns
+        self.num_tokens += len(encoded.input_ids)
+        self.num_trained += encoded.num_trained
+
+
+def encode_rows(split: ReadSplit, positions: Sequence[int], encoder: ExampleEncoder) -> tuple[Dataset, EncodingCounts]:
+    """Encode the examples at some positions of a split.
+
+    Args:
+        split: Where they are read.
+        positions: Which rows, in which order.
+        encoder: Makes tokens of them.
+
+    Returns:
+        Rows with input_ids, labels and length, those without a trained token or too long left out; and what was
+        counted.
+    """
+    from datasets import Dataset
+
+    key = hashlib.sha256(f"{encoder.fingerprint}\x1f{split.fingerprint(positions)}".encode()).hexdigest()[:24]
+    file = cache_folder() / "encoded" / f"{key}.arrow"
+    record = file.with_suffix(".json")
+    if not (file.exists() and record.exists()):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if len(positions) >= _NUM_SAID:
+            logger.info("data %s: encoding %d rows", split.name, len(positions))
+        with TemporaryDirectory(dir=file.parent) as folder:  # another process may be at the same work
+            unfinished = Path(folder) / "rows"
+            counts = _write(unfinished, split, positions, encoder)
+            unfinished.replace(file)
+            unfinished.write_text(json.dumps(asdict(counts)), "utf-8")
+            unfinished.replace(record)
+    return Dataset.from_file(str(file)), EncodingCounts(**json.loads(record.read_text("utf-8")))
+
+
+def _write(file: Path, split: ReadSplit, positions: Sequence[int], encoder: ExampleEncoder) -> EncodingCounts:
+    import pyarrow as pa
+
+    ids = pa.list_(pa.int32())
+    schema = pa.schema({"input_ids": ids, "labels": ids, "length": pa.int32()})
+    counts = EncodingCounts()
+    before, after = array("q"), array("q")
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for block, examples, encoded in _encode_ahead(split, positions, encoder):
+            used = _sort_out(block, examples, encoded, counts)
+            before.extend(row.full_length for row in used)
+            after.extend(len(row.input_ids) for row in used)
+            writer.write_batch(_build_batch(used, schema))
+    counts.lengths_uncut, counts.lengths = summarise_lengths(before), summarise_lengths(after)
+    return counts
+
+
+def _encode_ahead(split: ReadSplit, positions: Sequence[int], encoder: ExampleEncoder) -> Iterator[_Block]:
+    """Encode blocks of rows, in their order, on all cores: the tokenizer runs outside of Python's lock."""
+    num_threads = max(1, min(_MOST_THREADS, _num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    waiting: deque[tuple[Sequence[int], list[Example], Future[list[Encoded | RowError]]]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        for start in range(0, len(positions), _BLOCK):
+            block = positions[start : start + _BLOCK]
+            examples = list(split.examples(block))
+            waiting.append((block, examples, pool.submit(encoder.encode_many, examples)))
+            if len(waiting) > num_threads:
+                first, read, future = waiting.popleft()
+                yield first, read, future.result()
+        for first, read, future in waiting:
+            yield first, read, future.result()
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _sort_out(
+    block: Sequence[int], examples: list[Example], results: list[Encoded | RowError], counts: EncodingCounts
+) -> list[Encoded]:
+    """Give the rows that are used, and count the others."""
+    used = []
+    for position, example, encoded in zip(block, examples, results, strict=True):
+        if isinstance(encoded, RowError):
+            counts.bad.append((position, str(encoded)))
+        elif encoded.num_trained == 0:
+            counts.num_empty += 1
+            counts.empty += [position] if counts.num_empty <= _NUM_SHOWN else []
+        elif encoded.too_long:
+            counts.num_too_long += 1
+            counts.too_long += [position] if counts.num_too_long <= _NUM_SHOWN else []
+        else:
+            counts.add(encoded)
+            counts.cut_turns += example.num_cut_turns
+            used.append(encoded)
+    return used
+
+
+def _build_batch(rows: list[Encoded], schema: Any) -> Any:
+    import pyarrow as pa
+
+    columns = [[row.input_ids for row in rows], [row.labels for row in rows], [len(row.input_ids) for row in rows]]
+    return pa.record_batch(
+        [pa.array(column, type=kind) for column, kind in zip(columns, schema.types, strict=True)], schema=schema
+    )

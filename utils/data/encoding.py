@@ -1,0 +1,289 @@
+"""Makes tokens of examples: prompt tokens that are not trained on, then answer tokens and an end that are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from utils.data.chat import ChatTemplate, Segment, Turn
+from utils.data.cutting import Exchange, cut_middle, fit_exchanges
+from utils.data.dataset import Example
+from utils.data.texts import RowError
+from utils.data.tokenizing import fingerprint_tokenizer
+from utils.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+VERSION = "1"
+"""Counts changes of what examples become; part of the cache's fingerprint."""
+MASKED = -100
+"""The label of a token that is not trained on."""
+_LEAST_LENGTH = 8
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as tokens."""
+
+    input_ids: list[int]
+    labels: list[int]
+    """-100 where a token is not trained on."""
+    num_trained: int
+    """Labels that are not -100; 0 when there is no answer to train on."""
+    full_length: int
+    """Tokens before cutting."""
+    prompt_cut: int = 0
+    """Tokens cut out of the prompt's middle."""
+    answer_cut: int = 0
+    """Tokens cut off the answer's end, the end-of-text token among them."""
+    exchanges_cut: int = 0
+    """Later exchanges of a conversation that were left out."""
+    untrained_turns: int = 0
+    """Assistant turns that could not be trained on: empty, or rewritten by the template when another followed."""
+    too_long: bool = False
+    """Longer than allowed, and not cut because truncation is drop or error."""
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """An example as texts, before its tokens are known."""
+
+    segments: list[Segment]
+    chat: bool
+    num_turns: int = 0
+    """Assistant turns that were to be trained on."""
+
+
+@dataclass(frozen=True)
+class ExampleEncoder:
+    """Encodes examples the way in which the model is trained, evaluated and used."""
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    """Tokens that a row may have."""
+    truncation: Literal["keep_answer", "drop", "error"] = "keep_answer"
+    """What becomes of longer rows; with drop and error they are marked `too_long` and not cut."""
+    as_chat: bool = False
+    """Put prompt and answer through the chat template."""
+    system_prompt: str | None = None
+    """A system turn before every chat that has none."""
+    train_on_prompt: bool = False
+    """Train on all tokens."""
+    chat: ChatTemplate = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "chat", ChatTemplate(self.tokenizer))
+        if self.max_length < _LEAST_LENGTH:
+            raise DataError(f"sft.max_length: {self.max_length} leaves no room; set {_LEAST_LENGTH} at least")
+
+    def encode(self, example: Example) -> Encoded:
+        """Encode one example with its answer.
+
+        Raises:
+            RowError: The chat template refuses it.
+            ModelError: The tokenizer lacks an end-of-text token or a usable chat template.
+        """
+        [encoded] = self.encode_many([example])
+        if isinstance(encoded, RowError):
+            raise encoded
+        return encoded
+
+    def encode_many(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
+        """Encode examples together, which is much faster; a row that the chat template refuses gives its error.
+
+        Raises:
+            ModelError: The tokenizer lacks an end-of-text token or a usable chat template.
+        """
+        drafts = [self._draft(example) for example in examples]
+        good = [draft for draft in drafts if isinstance(draft, _Draft)]
+        exchanges = iter(self._encode_drafts(good))
+        return [draft if isinstance(draft, RowError) else self._assemble(draft, next(exchanges)) for draft in drafts]
+
+    def encode_prompt(self, example: Example, max_length: int | None = None) -> list[int]:
+        """Encode what an answer is generated from: the same tokens as the prompt part of `encode`.
+
+        Args:
+            example: Its answer, or its last assistant turn, is not looked at.
+            max_length: Cut the prompt's middle down to so many tokens; None: never.
+
+        Raises:
+            RowError: The chat template refuses it.
+            ModelError: The tokenizer lacks a chat template.
+        """
+        turns = self._turns(example)
+        if turns:
+            history = turns[:-1] if turns[-1]["role"] == "assistant" else turns
+            draft = _Draft(self.chat.render(history, open_ended=True), chat=True)
+        else:
+            draft = _Draft([Segment(example.prompt, "", False)], chat=False)
+        [exchanges] = self._encode_drafts([draft])
+        ids = [index for exchange in exchanges for part in (exchange.prompt, exchange.answer) for index in part]
+        return ids if max_length is None else cut_middle(ids, max_length)
+
+    @cached_property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Tokens at which an answer ends: the end of text, and the end of an assistant's turn."""
+        found = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        try:
+            found += [self.chat.end_of_turn]
+        except ModelError:  # no usable chat template: said where a chat is encoded
+            if self.as_chat:
+                raise
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all that decides what an example becomes."""
+        settings = [
+            VERSION, fingerprint_tokenizer(self.tokenizer), self.tokenizer.chat_template, self.max_length,
+            self.truncation, self.as_chat, self.system_prompt, self.train_on_prompt,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+    def _turns(self, example: Example) -> list[Turn]:
+        """Give the conversation, with the run's system turn; empty for a plain prompt."""
+        turns = list(example.messages)
+        if not turns and self.as_chat:
+            turns = [{"role": "user", "content": example.user_turn or example.prompt}]
+            if answer := self._bare_answer(example).removeprefix(" "):
+                turns.append({"role": "assistant", "content": answer})
+        if turns and self.system_prompt is not None and turns[0]["role"] != "system":
+            turns.insert(0, {"role": "system", "content": self.system_prompt})
+        return turns
+
+    def _bare_answer(self, example: Example) -> str:
+        """Give the answer without an end-of-text token that its author wrote."""
+        return example.answer.removesuffix(self._eos_text)
+
+    def _draft(self, example: Example) -> _Draft | RowError:
+        turns = self._turns(example)
+        if not turns:
+            answer = self._bare_answer(example)
+            return _Draft([Segment(example.prompt, answer, bool(answer.strip()))], chat=False, num_turns=1)
+        num_context = example.num_context + len(turns) - len(example.messages) if example.num_context else 0
+        asked = sum(turn["role"] == "assistant" for turn in turns[num_context:])
+        try:
+            return _Draft(self.chat.render(turns, num_context), chat=True, num_turns=asked)
+        except RowError as error:
+            return error
+
+    def _encode_drafts(self, drafts: list[_Draft]) -> list[list[Exchange]]:
+        """Encode all segments' texts together."""
+        segments = [(draft, number) for draft in drafts for number in range(len(draft.segments))]
+        prompts = self._encode_texts(
+            [draft.segments[number].prompt for draft, number in segments], [number > 0 for _, number in segments]
+        )
+        answers = self._encode_texts(
+            [draft.segments[number].answer for draft, number in segments], [True] * len(segments)
+        )
+        pairs = iter(zip(prompts, answers, strict=True))
+        return [self._build_exchanges(draft, [next(pairs) for _ in draft.segments]) for draft in drafts]
+
+    def _build_exchanges(self, draft: _Draft, encoded: list[tuple[list[int], list[int]]]) -> list[Exchange]:
+        """Put beginning-of-text before a prompt and end-of-text behind an answer; what parts turns goes to the next."""
+        if not draft.chat:
+            [(prompt, answer)], [segment] = encoded, draft.segments
+            prompt = [*self._opening, *prompt] if prompt[:1] != self._opening else prompt
+            return [Exchange(prompt, [*answer, self._eos] if segment.trained else [], segment.trained)]
+        exchanges = []
+        rest: list[int] = []
+        for (prompt, answer), segment in zip(encoded, draft.segments, strict=True):
+            end = self._find_end(answer, segment) if segment.answer else 0
+            exchanges.append(Exchange([*rest, *prompt], answer[:end], segment.trained))
+            rest = answer[end:]
+        return exchanges
+
+    def _find_end(self, answer: list[int], segment: Segment) -> int:
+        """Find where an assistant's turn ends: behind its end-of-turn token."""
+        token = self.chat.end_of_turn
+        if token not in answer:
+            raise ModelError(
+                f"the chat template ends an assistant's turn without {self.tokenizer.convert_ids_to_tokens(token)}: "
+                f"{segment.answer[-30:]!r}; use another model.chat_template"
+            )
+        return len(answer) - answer[::-1].index(token)
+
+    def _assemble(self, draft: _Draft, exchanges: list[Exchange]) -> Encoded:
+        """Put exchanges behind each other, the trained ones with labels, and cut them to length."""
+        wanted = _merge_untrained(exchanges)
+        full_length = sum(len(each) for each in wanted)
+        untrained = draft.num_turns - len(wanted)
+        too_long = full_length > self.max_length and self.truncation != "keep_answer"
+        fitted = fit_exchanges(wanted, full_length if too_long else self.max_length)
+        ids: list[int] = []
+        labels: list[int] = []
+        for each in fitted.exchanges:
+            ids += each.prompt + each.answer
+            labels += (each.prompt if self.train_on_prompt else [MASKED] * len(each.prompt)) + each.answer
+        return Encoded(
+            ids,
+            labels,
+            num_trained=len(ids) if self.train_on_prompt else sum(len(each.answer) for each in fitted.exchanges),
+            full_length=full_length,
+            prompt_cut=fitted.prompt_cut,
+            answer_cut=fitted.answer_cut,
+            exchanges_cut=fitted.exchanges_cut,
+            untrained_turns=untrained,
+            too_long=too_long,
+        )
+
+    def _encode_texts(self, texts: list[str], continuing: list[bool]) -> list[list[int]]:
+        """Encode texts; one that goes on from another loses the space that the tokenizer itself puts before a text."""
+        if self._adds_space:
+            texts = [
+                text.removeprefix(" ") if goes_on else text for text, goes_on in zip(texts, continuing, strict=True)
+            ]
+        if not texts:
+            return []
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+            return found
+        # Directly: a third faster, and several threads may do it at once, as nothing is set in the tokenizer.
+        if backend.truncation is not None:
+            backend.no_truncation()
+        if backend.padding is not None:
+            backend.no_padding()
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    @cached_property
+    def _opening(self) -> list[int]:
+        """The beginning-of-text token, where the tokenizer puts one before a text."""
+        token = self.tokenizer.bos_token_id
+        return [token] if token is not None and self.tokenizer("a")["input_ids"][:1] == [token] else []
+
+    @cached_property
+    def _adds_space(self) -> bool:
+        """Whether the tokenizer puts a space before every text, as SentencePiece does."""
+        return bool(self.tokenizer.tokenize("a")) and self.tokenizer.tokenize("a")[0].startswith("\u2581")
+
+    @cached_property
+    def _eos_text(self) -> str:
+        return self.tokenizer.eos_token or ""
+
+    @cached_property
+    def _eos(self) -> int:
+        if self.tokenizer.eos_token_id is None:
+            raise ModelError(
+                "the tokenizer has no end-of-text token, so the model could not learn to stop; set eos_token in its "
+                "tokenizer_config.json"
+            )
+        return int(self.tokenizer.eos_token_id)
+
+
+def _merge_untrained(exchanges: list[Exchange]) -> list[Exchange]:
+    """Make every untrained turn part of the next prompt; what follows the last trained turn is not needed."""
+    merged = []
+    before: list[int] = []
+    for each in exchanges:
+        if each.trained:
+            merged.append(Exchange(before + each.prompt, each.answer, True))
+            before = []
+        else:
+            before = before + each.prompt + each.answer
+    return merged

@@ -1,0 +1,126 @@
+"""The formats of your own rows for CAUSAL_LM: how each becomes a prompt with its answer, or a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from utils.data.conversations import Turns, build_chat, first_request, read_sharegpt, read_turns
+from utils.data.dataset import Example, Row
+from utils.data.texts import PromptTemplate, RowError, describe_kind, join_answer, read_text
+
+ANSWER_COLUMNS = ("answer", "completion", "output", "response")
+"""Where a template's answer is looked for when dataset.answer_column is null."""
+
+_ALPACA_HEAD = "Below is an instruction that describes a task"
+_ALPACA_TAIL = "Write a response that appropriately completes the request.\n\n"
+ALPACA = f"{_ALPACA_HEAD}. {_ALPACA_TAIL}### Instruction:\n{{instruction}}\n\n### Response:"
+ALPACA_WITH_INPUT = (
+    f"{_ALPACA_HEAD}, paired with an input that provides further context. {_ALPACA_TAIL}"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+)
+"""As in Taori et al. 2023 (Stanford Alpaca), train.py."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the rows of one format are read."""
+
+    read_row: Callable[[Row], Example]
+    ask: Callable[[str], Example] | None
+    """As in InstructionSet."""
+    columns: tuple[str, ...]
+    """Columns that the rows must have."""
+    stop: tuple[str, ...] = ()
+    group: Callable[[Row], str] | None = None
+
+
+def template_format(template: str, answer_column: str) -> Format:
+    """Rows whose prompt is a template over columns and whose answer stands in a column."""
+    parsed = PromptTemplate.parse(template)
+
+    def read_row(row: Row) -> Example:
+        prompt, answer = parsed.render(row), read_text(row, answer_column)
+        only = row.get(parsed.columns[0]) if len(parsed.columns) == 1 else None
+        return Example(prompt, join_answer(prompt, answer), question="" if only is None else str(only))
+
+    def ask(question: str) -> Example:
+        return Example(parsed.render({parsed.columns[0]: question}), question=question)
+
+    return Format(read_row, ask if len(parsed.columns) == 1 else None, (*parsed.columns, answer_column))
+
+
+def prompt_completion_format(answer_column: str | None) -> Format:
+    """Rows with a prompt and the completion that follows it directly: texts, or lists of turns."""
+    completion = answer_column or "completion"
+
+    def read_row(row: Row) -> Example:
+        if isinstance(row.get("prompt"), list) or isinstance(row.get(completion), list):
+            before, after = read_turns(row.get("prompt"), "prompt"), read_turns(row.get(completion), completion)
+            return build_chat((*before, *after), num_context=len(before))
+        prompt = read_text(row, "prompt")
+        return Example(prompt, read_text(row, completion), question=prompt)
+
+    return Format(read_row, lambda question: Example(question, question=question), ("prompt", completion))
+
+
+def messages_format(column: str | None) -> Format:
+    """Rows that are conversations of {"role", "content"}."""
+    return _conversations(column or "messages", read_turns)
+
+
+def sharegpt_format(column: str | None) -> Format:
+    """Rows that are conversations of {"from", "value"}."""
+    return _conversations(column or "conversations", read_sharegpt)
+
+
+def alpaca_format() -> Format:
+    """Rows with instruction, output and sometimes input."""
+    plain, with_input = PromptTemplate.parse(ALPACA), PromptTemplate.parse(ALPACA_WITH_INPUT)
+
+    def read_row(row: Row) -> Example:
+        instruction, extra, answer = read_text(row, "instruction"), row.get("input"), read_text(row, "output")
+        if not isinstance(extra, (str, type(None))):
+            raise RowError(f"column input holds {describe_kind(extra)} instead of a text")
+        if not extra or not extra.strip():
+            return Example(plain.render(row), answer, question=instruction, user_turn=instruction)
+        turn = f"{instruction}\n\n{extra}"
+        return Example(with_input.render(row), answer, question=turn, user_turn=turn)
+
+    def ask(question: str) -> Example:
+        return Example(plain.render({"instruction": question}), question=question, user_turn=question)
+
+    return Format(read_row, ask, ("instruction", "output"), stop=("### Instruction",))
+
+
+def text_format(column: str) -> Format:
+    """Rows of plain text, all of it trained on."""
+    return Format(lambda row: Example(answer=read_text(row, column)), None, (column,))
+
+
+def find_answer_column(columns: Iterable[str], taken: Iterable[str]) -> str | None:
+    """Find the one column that may hold a template's answer; None: there are none or several."""
+    found = [column for column in ANSWER_COLUMNS if column in set(columns) - set(taken)]
+    return found[0] if len(found) == 1 else None
+
+
+def find_formats(formats: dict[str, Format], columns: Iterable[str]) -> list[str]:
+    """Name the formats whose columns are all there; plain text counts only where nothing else does."""
+    there = set(columns)
+    found = [name for name, each in formats.items() if there.issuperset(each.columns)]
+    return [name for name in found if name != "text"] or found
+
+
+def _conversations(column: str, read: Callable[[Any, str], Turns]) -> Format:
+    def read_column(row: Row) -> Turns:
+        if column not in row:
+            raise RowError(f"no column {column}; there are: {', '.join(row) or 'none'}")
+        return read(row[column], column)
+
+    return Format(
+        read_row=lambda row: build_chat(read_column(row)),
+        ask=lambda question: Example(question=question, messages=({"role": "user", "content": question},)),
+        columns=(column,),
+        group=lambda row: first_request(read_column(row)),
+    )

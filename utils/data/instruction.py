@@ -1,0 +1,225 @@
+"""Prepares a set for CAUSAL_LM: rows by use, tokens with labels, the report; and the rows that are answered later."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from utils.data.dataset import Example, InstructionSection, InstructionSet
+from utils.data.encoded_rows import EncodingCounts, encode_rows
+from utils.data.encoding import ExampleEncoder
+from utils.data.reading import BadRows, ReadSplit, read_split, stop_at_bad_rows
+from utils.data.report import InstructionReport
+from utils.data.splits import Splits, count_shared, draw_rows, load_splits, open_split
+from utils.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass
+class InstructionData:
+    """Everything the trainer needs to know of the data."""
+
+    spec: InstructionSet
+    """Settled."""
+    train: Dataset
+    """Rows with input_ids, labels (-100 where a token is not trained on) and length, in the order of the file."""
+    evals: dict[str, Dataset]
+    """The same of the validation rows under `""`, by rising length; empty where there are none."""
+    validation_examples: list[Example]
+    """The validation rows as texts, in the order of the file: not that of `evals`."""
+    validation_places: list[str]
+    """Where each of them stands."""
+    fingerprint: str
+    """Hash of all rows used."""
+    commit: str | None
+    """Resolved commit of a hub dataset."""
+    reports: dict[str, InstructionReport] = field(default_factory=dict)
+    """By `train` and `validation`."""
+
+
+@dataclass(frozen=True)
+class GenerationRows:
+    """The rows whose prompts are answered by generating."""
+
+    examples: list[Example]
+    places: list[str]
+    """Where each of them stands."""
+    num_total: int
+    """Rows that there are; more than there are examples when dataset.max_eval_samples leaves some out."""
+    fingerprint: str
+    """Hash of the examples."""
+    split: str
+    """Their split; `validation` also for rows held out of the training rows."""
+    bad: BadRows
+    """Rows that were left out because they cannot be read."""
+
+
+def settle_set(spec: InstructionSet) -> InstructionSet:
+    """Complete a room's answers by the columns of its rows, where it left that open.
+
+    Raises:
+        DataError: There are no rows, or their columns tell no format, or several.
+    """
+    if spec.settle is None:
+        return spec
+    for split in (spec.train_split, spec.generation_split, spec.validation_split):
+        rows = open_split(spec, split) if split is not None else None
+        if rows is not None:
+            return spec.settle(rows.column_names())
+    raise DataError(f"{spec.path}: no split called {spec.train_split}; set dataset.train_split or rename the file")
+
+
+def prepare_instructions(
+    spec: InstructionSet, section: InstructionSection, encoder: ExampleEncoder, seed: int
+) -> InstructionData:
+    """Load, check and encode a set.
+
+    Args:
+        spec: The room's description of the set.
+        section: The `dataset:` section, for numbers of rows and what happens to odd ones.
+        encoder: Makes tokens of examples.
+        seed: Draws the held-out rows, and after them, without a say in which they are, max_train_samples.
+
+    Raises:
+        DataError: The rows cannot be used as they are.
+        ModelError: The tokenizer lacks an end-of-text token or a usable chat template.
+    """
+    spec = settle_set(spec)
+    splits = load_splits(spec, section, seed)
+    wanted = draw_rows(splits.train_positions, section.max_train_samples, seed)
+    train, report = _encode(splits.train, wanted, encoder, section)
+    _add_use_of_rows(report, splits, wanted)
+    reports = {"train": report}
+    evals: dict[str, Dataset] = {}
+    chosen = splits.validation_positions[: section.max_eval_samples]
+    if splits.validation is not None:
+        rows, report = _encode(splits.validation, chosen, encoder, section, "validation")
+        report.left_out_rows = len(splits.validation_positions) - len(chosen)
+        report.shared_with_train = count_shared(splits, wanted)
+        lengths = rows["length"][:]
+        evals[""] = rows.select(sorted(range(len(rows)), key=lengths.__getitem__))
+        reports["validation"] = report
+    for each in reports.values():
+        each.log()
+    return InstructionData(
+        spec=spec,
+        train=train,
+        evals=evals,
+        validation_examples=list(splits.validation.examples(chosen)) if splits.validation else [],
+        validation_places=[splits.validation.place(position) for position in chosen] if splits.validation else [],
+        fingerprint=_fingerprint(splits, wanted, chosen),
+        commit=splits.train.rows.commit,
+        reports=reports,
+    )
+
+
+def load_generation_rows(spec: InstructionSet, section: InstructionSection, seed: int) -> GenerationRows:
+    """Load the rows whose prompts are answered by generating: a split of their own, or the validation rows.
+
+    Args:
+        spec: The room's description of the set.
+        section: The `dataset:` section; max_eval_samples takes the first rows.
+        seed: The run's, so that rows are held out exactly as in training.
+
+    Raises:
+        DataError: There are no such rows, or they cannot be used as they are.
+    """
+    spec = settle_set(spec)
+    if spec.generation_split is not None:
+        rows = open_split(spec, spec.generation_split)
+        if rows is None:
+            raise DataError(f"{spec.path}: no split called {spec.generation_split}, whose prompts are to be answered")
+        split = read_split(spec.generation_split, rows, spec, section.on_bad_row)
+        positions = list(range(len(split.good)))
+    else:
+        splits = load_splits(spec, section, seed)
+        if splits.validation is None:
+            raise DataError(
+                f"{spec.path}: there are no rows to answer; hold some out by dataset.validation_size, or name a split"
+            )
+        split, positions = splits.validation, splits.validation_positions
+    chosen = positions[: section.max_eval_samples]
+    return GenerationRows(
+        examples=list(split.examples(chosen)),
+        places=[split.place(position) for position in chosen],
+        num_total=len(positions),
+        fingerprint=split.fingerprint(chosen)[:16],
+        split=spec.generation_split or "validation",
+        bad=split.bad,
+    )
+
+
+def _encode(
+    split: ReadSplit,
+    positions: Sequence[int],
+    encoder: ExampleEncoder,
+    section: InstructionSection,
+    name: str = "train",
+) -> tuple[Dataset, InstructionReport]:
+    rows, counts = encode_rows(split, positions, encoder)
+    bad = BadRows(0 if name != split.name else split.bad.count, list(split.bad.shown) if name == split.name else [])
+    num_read_bad = bad.count
+    for position, reason in counts.bad:
+        bad.add(split.place(position), reason)
+    if counts.bad:
+        stop_at_bad_rows(bad, name, len(positions) + num_read_bad, section.on_bad_row)
+    _stop_at_odd_rows(split, len(positions), counts, encoder, section)
+    return rows, InstructionReport(
+        name=name,
+        rows_read=len(positions) if name != split.name else len(split.rows),
+        rows_used=len(rows),
+        bad_rows=bad.count,
+        bad_examples=bad.shown,
+        empty_rows=counts.num_empty,
+        too_long_rows=counts.num_too_long,
+        prompts_cut=counts.prompts_cut,
+        answers_cut=counts.answers_cut,
+        conversations_cut=counts.conversations_cut,
+        cut_turns=counts.cut_turns,
+        untrained_turns=counts.untrained_turns,
+        duplicate_rows=len(positions) - len({split.contents[position] for position in positions}),
+        token_lengths_uncut=counts.lengths_uncut,
+        token_lengths=counts.lengths,
+        trained_share=counts.num_trained / counts.num_tokens,
+    )
+
+
+def _stop_at_odd_rows(
+    split: ReadSplit, num_rows: int, counts: EncodingCounts, encoder: ExampleEncoder, section: InstructionSection
+) -> None:
+    """Stop when too many rows have nothing to train on, or one is too long and must not be cut."""
+    if counts.num_too_long and encoder.truncation == "error":
+        raise DataError(
+            f"{split.place(counts.too_long[0])}: longer than sft.max_length ({encoder.max_length} tokens), as are "
+            f"{counts.num_too_long} of {num_rows} rows of {split.name}; raise it, or set dataset.truncation to "
+            "keep_answer or drop"
+        )
+    if counts.num_empty > section.max_empty_share * num_rows:
+        raise DataError(
+            f"{split.place(counts.empty[0])}: no answer to train on, as in {counts.num_empty} of {num_rows} rows of "
+            f"{split.name}, more than dataset.max_empty_share ({section.max_empty_share:g}) allows"
+        )
+    if counts.num_empty + counts.num_too_long + len(counts.bad) == num_rows:
+        raise DataError(
+            f"{split.place(0)} and further: none of {num_rows} rows of {split.name} can be used; "
+            f"{counts.num_too_long} are longer than sft.max_length ({encoder.max_length} tokens), "
+            f"{counts.num_empty} have no answer"
+        )
+
+
+def _add_use_of_rows(report: InstructionReport, splits: Splits, wanted: Sequence[int]) -> None:
+    report.left_out_rows = len(splits.train_positions) - len(wanted)
+    report.related_rows = splits.num_related
+    if splits.validation is splits.train:
+        report.held_out_rows = len(splits.validation_positions)
+
+
+def _fingerprint(splits: Splits, wanted: Sequence[int], chosen: Sequence[int]) -> str:
+    digest = hashlib.sha256(splits.train.fingerprint(wanted).encode())
+    if splits.validation is not None:
+        digest.update(splits.validation.fingerprint(chosen).encode())
+    return digest.hexdigest()[:16]

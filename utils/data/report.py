@@ -1,0 +1,113 @@
+"""The data report: what was found in a split, what was cut, what was left out, and why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class InstructionReport:
+    """What became of one split's rows."""
+
+    name: str
+    rows_read: int = 0
+    rows_used: int = 0
+    held_out_rows: int = 0
+    """Taken out of this split to validate."""
+    related_rows: int = 0
+    """Left out beside them, because they are of one group with a held-out row or have its prompt."""
+    left_out_rows: int = 0
+    """Kept out by dataset.max_train_samples or max_eval_samples."""
+    bad_rows: int = 0
+    """Could not be read (dataset.on_bad_row: drop)."""
+    bad_examples: list[str] = field(default_factory=list)
+    """Place and reason of the first bad rows."""
+    empty_rows: int = 0
+    """Left out: no token to train on."""
+    too_long_rows: int = 0
+    """Left out: longer than sft.max_length (dataset.truncation: drop)."""
+    prompts_cut: int = 0
+    """Rows whose prompt lost its middle."""
+    answers_cut: int = 0
+    """Rows whose answer lost its end, and with it the end-of-text token."""
+    conversations_cut: int = 0
+    """Rows that lost later exchanges."""
+    cut_turns: int = 0
+    """Turns left out because no answer follows them."""
+    untrained_turns: int = 0
+    """Assistant turns not trained on: empty, or rewritten by the chat template once another follows."""
+    duplicate_rows: int = 0
+    """Rows used that are equal to an earlier one."""
+    shared_with_train: int = 0
+    """Validation rows whose prompt stands in the training rows too."""
+    token_lengths_uncut: dict[str, int] = field(default_factory=dict)
+    """Median, 95th percentile and maximum of tokens per row, before cutting."""
+    token_lengths: dict[str, int] = field(default_factory=dict)
+    """The same after cutting."""
+    trained_share: float = 0.0
+    """Share of the tokens that are trained on, 0 to 1."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that are used."""
+        return self.rows_used
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the report for the run's record."""
+        return asdict(self)
+
+    def log(self) -> None:
+        """Say in one line what is there, in a second one what was cut or left out."""
+        lengths = ", ".join(f"{name} {value}" for name, value in self.token_lengths.items())
+        cut = (
+            "" if self.token_lengths == self.token_lengths_uncut else f" (max {self.token_lengths_uncut['max']} uncut)"
+        )
+        logger.info(
+            "data %s: %d of %d rows, tokens %s%s, %.1f %% trained",
+            self.name, self.rows_used, self.rows_read, lengths, cut, 100 * self.trained_share,
+        )  # fmt: skip
+        if changes := self._changes():
+            speak = logger.warning if self._is_loss() else logger.info
+            speak("data %s: %s", self.name, "; ".join(changes))
+        for example in self.bad_examples:
+            logger.warning("data %s: left out %s", self.name, example)
+
+    def _is_loss(self) -> bool:
+        """Tell whether rows are changed or lost in a way that nobody asked for."""
+        return any(
+            (self.bad_rows, self.empty_rows, self.too_long_rows, self.prompts_cut, self.answers_cut, self.cut_turns)
+        ) or any((self.conversations_cut, self.untrained_turns, self.shared_with_train))
+
+    def _changes(self) -> list[str]:
+        counted = {
+            "held out to validate": self.held_out_rows,
+            "left out beside them, of the same group or prompt": self.related_rows,
+            "left out by dataset.max_train_samples or max_eval_samples": self.left_out_rows,
+            "bad and left out": self.bad_rows,
+            "left out without a token to train on": self.empty_rows,
+            "longer than sft.max_length and left out": self.too_long_rows,
+            "with the prompt's middle cut out": self.prompts_cut,
+            "with the answer's end cut off (no end-of-text token)": self.answers_cut,
+            "without their later exchanges": self.conversations_cut,
+            "equal to an earlier row": self.duplicate_rows,
+            "with a prompt that stands in the training rows too": self.shared_with_train,
+        }
+        turns = {
+            "turns after the last answer left out": self.cut_turns,
+            "assistant turns not trained on (empty, or rewritten by the template)": self.untrained_turns,
+        }
+        changes = [f"{count} rows {what}" for what, count in counted.items() if count]
+        return changes + [f"{count} {what}" for what, count in turns.items() if count]
+
+
+def summarise_lengths(lengths: Sequence[int]) -> dict[str, int]:
+    """Give median, 95th percentile and maximum; nothing for no rows."""
+    if not lengths:
+        return {}
+    ordered = sorted(lengths)
+    return {"p50": ordered[len(ordered) // 2], "p95": ordered[int(len(ordered) * 0.95)], "max": ordered[-1]}

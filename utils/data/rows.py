@@ -1,0 +1,152 @@
+"""Rows for CAUSAL_LM with their places: read one by one where possible, so that a bad row can be named or left out."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from utils.data.json_rows import open_json
+from utils.data.sources import Source, find_files, load_file, load_split, resolved_commit
+from utils.data.texts import RowError, cut_range, parse_split
+from utils.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_BATCH = 1000
+_NUM_LOOKED_AT = 100
+
+RawRow = dict[str, Any]
+
+
+class Table(Protocol):
+    """One file's rows, or one split's."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> RawRow:
+        """Give a row; a RowError says why it cannot be read."""
+
+    def place(self, index: int) -> str:
+        """Name a row for the reader of a message."""
+
+
+class DatasetTable:
+    """Rows of the datasets library, fetched in blocks.
+
+    Args:
+        dataset: The rows.
+        label: What comes before the number of a row, counted from 0, in messages.
+    """
+
+    def __init__(self, dataset: Dataset, label: str) -> None:
+        self._dataset, self._label = dataset, label
+        self._first = 0
+        self._block: dict[str, list[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def read(self, index: int) -> RawRow:
+        """Give a row."""
+        if not self._block or not self._first <= index < self._first + _BATCH:
+            self._first = index - index % _BATCH
+            self._block = self._dataset[self._first : self._first + _BATCH]
+        return {column: values[index - self._first] for column, values in self._block.items()}
+
+    def place(self, index: int) -> str:
+        """Name a row."""
+        return f"{self._label}, row {index}"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A sequence of rows: one or several tables behind each other, cut as a split says."""
+
+    tables: tuple[Table, ...]
+    indices: Sequence[int]
+    """Which rows of all tables together."""
+    commit: str | None = None
+    """Resolved commit of a hub dataset."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> RawRow:
+        """Give a row.
+
+        Raises:
+            RowError: It cannot be read.
+        """
+        table, inner = self._find(index)
+        return table.read(inner)
+
+    def __iter__(self) -> Iterator[RawRow]:
+        return (self[index] for index in range(len(self)))
+
+    def place(self, index: int) -> str:
+        """Name a row: `rows.jsonl:317` (lines from 1), or `openai/gsm8k train, row 316` (rows from 0)."""
+        table, inner = self._find(index)
+        return table.place(inner)
+
+    def column_names(self) -> tuple[str, ...]:
+        """Give the columns of the first rows that can be read."""
+        names: dict[str, None] = {}
+        for index in range(min(_NUM_LOOKED_AT, len(self))):
+            try:
+                names |= dict.fromkeys(self[index])
+            except RowError:
+                continue
+        return tuple(names)
+
+    def _find(self, index: int) -> tuple[Table, int]:
+        row = self.indices[index]
+        if len(self.tables) == 1:
+            return self.tables[0], row
+        starts = [sum(len(table) for table in self.tables[:number]) for number in range(len(self.tables))]
+        number = bisect_right(starts, row) - 1
+        return self.tables[number], row - starts[number]
+
+
+def open_rows(source: Source, split: str) -> Rows | None:
+    """Open the rows of a split, which may be cut (`train[:5000]`); None when the source has no such split.
+
+    Raises:
+        DataError: The source cannot be had or read, or the cut leaves no row.
+    """
+    try:
+        name, first, last = parse_split(split)
+    except ValueError as error:
+        raise DataError(f"{source.path}: {error}") from error
+    files = find_files(source, name)
+    if files and all(file.suffix in (".jsonl", ".json") for file in files):
+        tables: tuple[Table, ...] = tuple(open_json(file) for file in files)
+        return _cut(Rows(tables, ()), split, first, last)
+    dataset = load_split(source, name)
+    if dataset is None:
+        return None
+    label = str(files[0]) if len(files) == 1 else f"{source.path} {name}"
+    return _cut(Rows((DatasetTable(dataset, label),), (), resolved_commit(dataset)), split, first, last)
+
+
+def open_file(path: str, text_columns: tuple[str, ...]) -> Rows:
+    """Open the rows of one file.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    rows = open_rows(Source(path, text_columns=text_columns), "train")
+    if rows is None:  # a hub id or a folder
+        load_file(path)
+        raise DataError(f"{path}: not a file of rows")
+    return rows
+
+
+def _cut(rows: Rows, split: str, first: str | None, last: str | None) -> Rows:
+    num_rows = sum(len(table) for table in rows.tables)
+    indices = cut_range(num_rows, first, last)
+    if not indices:
+        raise DataError(f"{rows.tables[0].place(0)} and further: the split {split} leaves none of {num_rows} rows")
+    return Rows(rows.tables, indices, rows.commit)

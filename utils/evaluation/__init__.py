@@ -1,0 +1,1 @@
+"""Scores what a model writes: the sets, the evaluation of one of them, and what may be compared."""

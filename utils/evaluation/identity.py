@@ -1,0 +1,39 @@
+"""Hashes by which a later call knows whether it goes on with the same work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_NUM_SAMPLED = 4096  # numbers of a tensor that are hashed: training moves all of them
+
+
+def hash_json(data: Any) -> str:
+    """Hash plain data."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def hash_model(model: nn.Module) -> str:
+    """Hash the weights of a model, evenly spaced numbers of each tensor, and which adapters are switched on."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(_sample(tensor))
+    for name, module in model.named_modules():
+        if getattr(module, "disable_adapters", False) is True:
+            digest.update(f"{name} off".encode())
+    digest.update(str(getattr(model, "active_adapters", "")).encode() if hasattr(model, "peft_config") else b"")
+    return digest.hexdigest()[:16]
+
+
+def _sample(tensor: Tensor) -> bytes:
+    import torch
+
+    if tensor.is_meta or not tensor.numel():
+        return b""
+    flat = tensor.detach().reshape(-1)
+    return bytes(flat[:: -(-flat.numel() // _NUM_SAMPLED)].cpu().contiguous().view(torch.uint8).numpy())

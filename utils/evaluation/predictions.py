@@ -1,0 +1,82 @@
+"""The file of predictions: appended to batch by batch, whole lines only, so that a kill loses one batch at most."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read the whole records of a file and cut off what comes after them; none when there is no such file."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    records: list[Record] = []
+    end = 0
+    while (stop := content.find(b"\n", end)) >= 0:
+        record = _parse(content[end:stop])
+        if record is None:
+            break
+        records.append(record)
+        end = stop + 1
+    if end < len(content):
+        _log.warning("%s: cut off behind its %d whole lines; what follows was not written whole", path, len(records))
+        os.truncate(path, end)
+    return records
+
+
+def append_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Append records and see to it that they are on the disk."""
+    with path.open("ab") as file:
+        file.write(b"".join(_encode(record) for record in records))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file anew: a reader sees the old one or the new one."""
+    _replace(path, b"".join(_encode(record) for record in records))
+
+
+def write_object(path: Path, data: Mapping[str, Any]) -> None:
+    """Write one JSON object, whole or not at all."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    _replace(path, (text + "\n").encode("utf-8", errors="backslashreplace"))
+
+
+def read_object(path: Path) -> Record | None:
+    """Read a JSON object; None when there is no such file or it is not one."""
+    return _parse(path.read_bytes()) if path.exists() else None
+
+
+def _encode(record: Mapping[str, Any]) -> bytes:
+    # Half of a surrogate pair, which UTF-8 cannot hold, becomes JSON's own way of writing it.
+    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", errors="backslashreplace")
+
+
+def _parse(line: bytes) -> Record | None:
+    try:
+        data = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

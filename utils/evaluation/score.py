@@ -1,0 +1,88 @@
+"""The score of a model on one set, and whether two scores may be set against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+_SETTINGS = ("max_new_tokens", "temperature", "top_p", "top_k", "stop")
+
+
+@dataclass(frozen=True)
+class SetScore:
+    """What a model reached on one set."""
+
+    label: str
+    """Name of the result."""
+    metrics: dict[str, float]
+    """Values by metric, the headline first; 0-1."""
+    interval: dict[str, tuple[float, float]]
+    """95 % bootstrap interval over rows, by metric."""
+    num_scored: dict[str, int]
+    """Rows that a metric is the mean of: those whose reference has an answer for it."""
+    n: int
+    """Rows answered."""
+    num_total: int
+    """Rows that the split has."""
+    partial: bool
+    """Whether fewer rows were answered than there are."""
+    protocol: str
+    """The way of prompting and scoring."""
+    prompt_hash: str
+    """Hash of all prompts as texts, before the tokenizer."""
+    fingerprint: str
+    """Fingerprint of the rows."""
+    generation: dict[str, Any]
+    """Settings that decide what is written."""
+    mean_tokens: float
+    """Tokens written per answer."""
+    num_unfinished: int
+    """Answers that ran into the limit of tokens."""
+    seconds: float
+    """Time spent on writing, all sessions together."""
+    tokens_per_s: float
+    """Tokens written per second, all processes together."""
+    num_cut: int = 0
+    """Prompts whose middle was cut out."""
+    shots: int = 0
+    """Examples in the prompt."""
+    identity: dict[str, Any] = field(default_factory=dict)
+    """Hashes of prompts, settings and weights: a later call goes on only where they agree."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the score as it stands in results.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SetScore:
+        """Read what `to_dict` gives, also after it was JSON."""
+        known = {each.name: data[each.name] for each in fields(cls) if each.name in data}
+        return cls(**{**known, "interval": {key: tuple(value) for key, value in data["interval"].items()}})
+
+
+def comparable(one: SetScore | Mapping[str, Any], other: SetScore | Mapping[str, Any]) -> str | None:
+    """Say why two scores must not be compared; None when they may be.
+
+    Args:
+        one: A score, or the content of its results.json.
+        other: The score to set against it.
+    """
+    left, right = (each.to_dict() if isinstance(each, SetScore) else each for each in (one, other))
+    if left["partial"] != right["partial"]:
+        part, whole = (left, right) if left["partial"] else (right, left)
+        return f"one is partial ({part['n']} of {part['num_total']} rows), the other is over all {whole['n']}"
+    if left["n"] != right["n"]:
+        return f"one is over {left['n']} rows, the other over {right['n']}"
+    named = {
+        "protocol": "protocols", "shots": "numbers of examples in the prompt", "prompt_hash": "prompts",
+        "fingerprint": "rows", "num_cut": "numbers of prompts cut",
+    }  # fmt: skip
+    for key, what in named.items():
+        if left[key] != right[key]:
+            return f"they have different {what}: {left[key]} and {right[key]}"
+    for key in _SETTINGS:
+        values = left["generation"].get(key), right["generation"].get(key)
+        if values[0] != values[1]:
+            return f"they were written with generation.{key} {values[0]} and {values[1]}"
+    return None

@@ -1,0 +1,235 @@
+"""Writes answers to prompts in batches of like length, and leaves the model as it was."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import DataError
+from utils.generation.preserving import keep_random_state, ready_to_generate
+from utils.generation.section import GenerationSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What was written for one prompt."""
+
+    text: str
+    """Without special tokens, cut before the first stop text."""
+    num_tokens: int
+    """Tokens written, with the one that ends the answer."""
+    finished: bool
+    """Whether the answer came to its end; False: it ran into max_new_tokens or the model's last position."""
+
+
+class TextGenerator:
+    """A model with its tokenizer, ready to write.
+
+    Greedy at temperature 0. Above, each row draws from the seed and its own number, so that neither the batch size
+    nor the rows beside it change what it gets. Only the section counts, not the model's generation_config.json; the
+    tokens that end a text are the exception: those of the model, of the tokenizer and of `stop_token_ids` all do.
+
+    Args:
+        model: On its device, in any mode; a PEFT model too. Not wrapped for several processes.
+        tokenizer: The one it was trained with.
+        section: Length, temperature, batch size.
+        stop: Texts that end an answer, besides the section's own.
+        stop_token_ids: Tokens that end an answer, besides the model's and the tokenizer's own.
+        seed: Decides the draws when the temperature is above 0.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        section: GenerationSection,
+        stop: Sequence[str] = (),
+        stop_token_ids: Sequence[int] = (),
+        *,
+        seed: int = 0,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._section = section
+        self._stop = tuple(dict.fromkeys([*section.stop, *stop]))
+        self._end_ids = _find_end_ids(model, tokenizer, stop_token_ids)
+        self._seed = seed
+        self._num_positions = _count_positions(model)
+        self._takes_padding = not _is_prompt_learning(model)
+
+    def check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Warn of prompts that leave fewer than max_new_tokens positions.
+
+        Raises:
+            DataError: A prompt is empty, or leaves no position at all.
+        """
+        rooms = [self._room(len(prompt)) for prompt in prompts]
+        for index, (prompt, room) in enumerate(zip(prompts, rooms, strict=True)):
+            if not prompt:
+                raise DataError(f"prompt {index + 1} is empty; a model needs at least one token to go on from")
+            if room < 1:
+                raise DataError(
+                    f"prompt {index + 1} has {len(prompt)} tokens, and the model has {self._num_positions} positions; "
+                    "nothing can be written after it: shorten the prompts"
+                )
+        if num_short := sum(room < self._section.max_new_tokens for room in rooms):
+            _log.warning(
+                "%d of %d prompts leave room for fewer than generation.max_new_tokens (%d) tokens in the model's %s "
+                "positions; their answers may be cut off",
+                num_short, len(prompts), self._section.max_new_tokens, self._num_positions,
+            )  # fmt: skip
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], only: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, Generated]]:
+        """Write an answer to each prompt, longest prompts first.
+
+        The model's mode and the random generators are as before whenever an answer is given out.
+
+        Args:
+            prompts: Token ids of each prompt, without padding.
+            only: Numbers of the prompts to answer; None: all. All are checked, so that processes that share them out
+                agree on whether they can be answered.
+
+        Yields:
+            The number of a prompt, from 0, and its answer; batch by batch.
+
+        Raises:
+            DataError: See `check_prompts`.
+        """
+        rows = range(len(prompts)) if only is None else only
+        self.check_prompts(prompts)
+        for batch in self._batches(prompts, rows):
+            yield from self._generate_batch(prompts, batch)
+
+    def _batches(self, prompts: Sequence[Sequence[int]], rows: Sequence[int]) -> Iterator[list[int]]:
+        """Put rows of like length together; those that leave less room, or take no padding, only with their equals."""
+        batch: list[int] = []
+        for row in sorted(rows, key=lambda row: (-len(prompts[row]), row)):
+            if batch and (len(batch) == self._section.batch_size or not self._goes_with(prompts, batch[0], row)):
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch
+
+    def _goes_with(self, prompts: Sequence[Sequence[int]], one: int, other: int) -> bool:
+        lengths = len(prompts[one]), len(prompts[other])
+        if not self._takes_padding:
+            return lengths[0] == lengths[1]
+        return self._room(lengths[0]) == self._room(lengths[1])
+
+    def _room(self, length: int) -> int:
+        """Count the tokens that can be written after a prompt."""
+        if self._num_positions is None:
+            return self._section.max_new_tokens
+        return min(self._section.max_new_tokens, self._num_positions - length)
+
+    def _generate_batch(self, prompts: Sequence[Sequence[int]], batch: list[int]) -> Iterator[tuple[int, Generated]]:
+        import torch
+
+        try:
+            answers = self._write(prompts, batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            answers = None
+        if answers is not None:
+            yield from zip(batch, answers, strict=True)
+            return
+        half = (len(batch) + 1) // 2
+        _log.warning("%d prompts at once do not fit into memory; trying %d (generation.batch_size)", len(batch), half)
+        torch.cuda.empty_cache()
+        for part in (batch[:half], batch[half:]):
+            yield from self._generate_batch(prompts, part)
+
+    def _write(self, prompts: Sequence[Sequence[int]], batch: list[int]) -> list[Generated]:
+        """Write the answers of one batch."""
+        import torch
+
+        from utils.generation.sampling import build_sampler
+        from utils.generation.stopping import StopTexts
+
+        width = len(prompts[batch[0]])
+        inputs = self._pad([prompts[row] for row in batch], width)
+        stopping = StopTexts(self._tokenizer, self._stop, width) if self._stop else None
+        with keep_random_state(), ready_to_generate(self._model), torch.no_grad():
+            written = self._model.generate(
+                **inputs,
+                generation_config=self._build_config(self._room(width)),
+                logits_processor=build_sampler(self._section, batch, self._seed),
+                stopping_criteria=[stopping] if stopping else None,
+            )
+        answers = written[:, width:].tolist()
+        lengths = stopping.lengths if stopping else {}
+        return [self._read(ids, lengths.get(row)) for row, ids in enumerate(answers)]
+
+    def _pad(self, prompts: list[Sequence[int]], width: int) -> dict[str, Any]:
+        """Pad on the left, where the answer does not start."""
+        import torch
+
+        gaps = [width - len(prompt) for prompt in prompts]
+        ids = [[self._pad_id] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
+        mask = [[0] * gap + [1] * (width - gap) for gap in gaps]
+        device = self._model.device
+        return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
+
+    def _build_config(self, num_tokens: int) -> Any:
+        """Build settings of our own; tokens are drawn, where they are, by our sampler and not by transformers."""
+        from transformers import GenerationConfig
+
+        return GenerationConfig(
+            max_new_tokens=num_tokens,
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            eos_token_id=list(self._end_ids) or None,
+            pad_token_id=self._pad_id,
+        )
+
+    @property
+    def _pad_id(self) -> int:
+        pad = self._tokenizer.pad_token_id
+        return int(pad) if pad is not None else (self._end_ids or (0,))[0]
+
+    def _read(self, ids: list[int], stopped_at: int | None) -> Generated:
+        """Make an answer of a row's tokens, which go on with padding after its end."""
+        from utils.generation.stopping import cut_at_stop, decode_answer
+
+        end = next((place for place, token in enumerate(ids) if token in self._end_ids), None)
+        num_tokens = min([len(ids), *([end + 1] if end is not None else []), *([stopped_at] if stopped_at else [])])
+        kept = ids[: num_tokens - 1] if end == num_tokens - 1 else ids[:num_tokens]
+        text, has_stop = cut_at_stop(decode_answer(self._tokenizer, kept), self._stop)
+        return Generated(text, num_tokens, end == num_tokens - 1 or has_stop)
+
+
+def find_prompt_limit(model: PreTrainedModel, section: GenerationSection) -> int | None:
+    """Find how long prompts may be: max_new_tokens, or half the model's positions, remain; None: no limit is known."""
+    positions = _count_positions(model)
+    return None if positions is None else max(positions - section.max_new_tokens, positions // 2, 1)
+
+
+def _find_end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, more: Sequence[int]) -> tuple[int, ...]:
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    listed = own if isinstance(own, list | tuple) else [own]
+    return tuple(dict.fromkeys(int(each) for each in (*listed, tokenizer.eos_token_id, *more) if each is not None))
+
+
+def _count_positions(model: PreTrainedModel) -> int | None:
+    """Count the tokens a model can hold, less those that a prompt-learning adapter puts before each text."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return None
+    return positions - (int(model.active_peft_config.num_virtual_tokens) if _is_prompt_learning(model) else 0)
+
+
+def _is_prompt_learning(model: PreTrainedModel) -> bool:
+    """Tell whether an adapter puts tokens before the text: its positions go wrong behind padding."""
+    return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))

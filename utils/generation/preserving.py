@@ -1,0 +1,75 @@
+"""Puts a model into the state for generating and back, so that training goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_MISSING = object()
+
+
+@contextmanager
+def keep_random_state() -> Iterator[None]:
+    """Give the generators of python, numpy, torch and CUDA back as they were."""
+    import numpy as np
+    import torch
+
+    python, arrays, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+        torch.set_rng_state(cpu)
+        if devices is not None:
+            torch.cuda.set_rng_state_all(devices)
+
+
+@contextmanager
+def ready_to_generate(model: nn.Module) -> Iterator[None]:
+    """Switch off what belongs to training, module by module, and give all of it back afterwards.
+
+    Dropout and gradient checkpointing are off, and the model's own generation settings (a temperature or a penalty
+    in its generation_config.json) do not count.
+    """
+    from transformers import GenerationConfig
+
+    modules = list(model.modules())
+    training = [module.training for module in modules]
+    configs = {id(each.config): each.config for each in modules if hasattr(each, "config")}.values()
+    caches = [(config, config.use_cache) for config in configs if hasattr(config, "use_cache")]
+    with (
+        _set_attribute(modules, "gradient_checkpointing", False),
+        _set_attribute(modules, "generation_config", GenerationConfig()),
+    ):
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, mode in zip(modules, training, strict=True):
+                module.training = mode
+            for config, use_cache in caches:
+                config.use_cache = use_cache
+
+
+@contextmanager
+def _set_attribute(modules: list[nn.Module], name: str, value: Any) -> Iterator[None]:
+    """Set an attribute wherever a module has it of its own; afterwards give it back, or take it away if it is new."""
+    before = [vars(module).get(name, _MISSING) for module in modules]
+    try:
+        for module, old in zip(modules, before, strict=True):
+            if old is not _MISSING:
+                setattr(module, name, value)
+        yield
+    finally:
+        for module, old in zip(modules, before, strict=True):
+            if old is not _MISSING:
+                setattr(module, name, old)
+            elif name in vars(module):
+                delattr(module, name)

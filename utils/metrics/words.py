@@ -1,0 +1,62 @@
+"""Splits text into the words that overlap is counted in; a Chinese, Japanese or Korean character is a word."""
+
+from __future__ import annotations
+
+import re
+import string
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Ideographs with extension A and the supplementary planes, compatibility forms, kana, and Hangul.
+_CJK = (
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uac00-\ud7af"
+)
+_CJK_SPLIT = re.compile(f"([{_CJK}])")
+_CJK_PUNCTUATION = "\u3000-\u3004\u3008-\u303f\u30fb\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
+_PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
+_WIDE_PUNCTUATION = re.compile(f"[{_CJK_PUNCTUATION}]")
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def split_answer(text: str) -> list[str]:
+    """Split into words as SQuAD's evaluation does (Rajpurkar et al. 2016, arXiv:1606.05250).
+
+    Lower-cased; punctuation deleted; `a`, `an` and `the` deleted; split at white space. Characters of Chinese,
+    Japanese and Korean are words of their own, and their punctuation separates words.
+    """
+    text = _PUNCTUATION.sub("", text.lower())
+    text = _ARTICLES.sub(" ", _WIDE_PUNCTUATION.sub(" ", text))
+    return _CJK_SPLIT.sub(r" \1 ", text).split()
+
+
+class RougeTokenizer:
+    """Words as package rouge_score makes them, with characters of Chinese, Japanese and Korean kept as words.
+
+    Args:
+        stem: Reduces a word of more than three letters to its stem; None: words stay as they are.
+    """
+
+    def __init__(self, stem: Callable[[str], str] | None) -> None:
+        self._stem = stem
+
+    def tokenize(self, text: str) -> list[str]:
+        """Split a text into words, lower-cased."""
+        parts = _CJK_SPLIT.split(text)
+        words: list[str] = []
+        for index, part in enumerate(parts):
+            words += [part] if index % 2 else self._tokenize_latin(part)
+        return words
+
+    def _tokenize_latin(self, text: str) -> list[str]:
+        words = re.findall(r"[a-z0-9]+", text.lower())
+        return [self._stem(word) if self._stem and len(word) > 3 else word for word in words]
+
+
+def build_rouge_scorer() -> Any:
+    """Build rouge_score's scorer of the longest common subsequence of words, with its Porter stemmer."""
+    from nltk.stem.porter import PorterStemmer
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=True, tokenizer=RougeTokenizer(PorterStemmer().stem))

@@ -1,0 +1,132 @@
+"""Builds the trainer of a supervised fine-tuning run."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from transformers import EarlyStoppingCallback, PrinterCallback
+from trl import SFTConfig
+from trl.data_utils import pack_dataset
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from utils.adapters.adapter import AdapterSection
+from utils.training.callbacks.progress import ProgressCallback
+from utils.training.causal_trainer import CausalTrainer
+from utils.training.document_attention import require_separate_documents, separate_documents
+from utils.training.sft_section import OwnSftSection
+from utils.training.trainer import build_arguments
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.training.tasks import RunSettings
+
+logger = logging.getLogger(__name__)
+
+_OURS = {
+    "packing": False,  # done before, so that the number of steps is known when the adapter is attached
+    "padding_free": False,  # the collator's own
+    "max_length": None,  # rows are cut when they are encoded
+    "dataset_kwargs": {"skip_prepare_dataset": True},
+}
+_PASSED_ON = ("loss_type", "activation_offloading", "router_aux_loss_coef")
+
+
+def pack_rows(rows: Dataset, max_length: int) -> Dataset:
+    """Fill rows of max_length tokens with whole documents, best fit decreasing.
+
+    Args:
+        rows: With `input_ids` and `labels`, none longer than max_length.
+        max_length: Tokens of a packed row.
+
+    Returns:
+        Rows with `input_ids`, `labels` and `seq_lengths`, the lengths of the documents in each.
+    """
+    packed: Dataset = pack_dataset(rows.select_columns(["input_ids", "labels"]), max_length, "bfd")
+    tokens = sum(map(len, rows["input_ids"][:]))
+    logger.info("packing: %d rows fill %d of %d tokens (%.0f %% used)", len(rows), len(packed), max_length,
+                100 * tokens / (len(packed) * max_length))  # fmt: skip
+    return packed
+
+
+def build_causal_trainer(
+    settings: RunSettings,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset | None,
+    evaluation: Dataset | None,
+) -> CausalTrainer:
+    """Build the trainer, ready to train.
+
+    Args:
+        settings: The run.
+        model: With its adapter attached.
+        tokenizer: Saved with checkpoints; its pad token fills rows.
+        train: Rows with `input_ids`, `labels` and `length`, or packed ones; None: nothing is trained.
+        evaluation: Rows of which the loss is evaluated; None: none.
+
+    Raises:
+        ModelError: Documents would see each other in packed rows.
+    """
+    section, sft = settings.training, settings.sft
+    flattened = _choose_layout(sft, settings.peft, model)
+    extra = {name: value for name in _PASSED_ON if (value := getattr(sft, name, None)) is not None}
+    if evaluation is None:
+        extra |= _without_evaluation(settings.arguments)
+    elif (best := settings.arguments.get("metric_for_best_model")) is not None:
+        extra["greater_is_better"] = best.endswith("token_accuracy")
+    arguments = build_arguments(
+        {**settings.arguments, **_OURS, **extra},
+        section.output_dir,
+        section.logging_dir,
+        settings.seed,
+        SFTConfig,
+    )
+    collator = DataCollatorForLanguageModeling(
+        pad_token_id=tokenizer.pad_token_id,
+        padding_free=flattened,
+        pad_to_multiple_of=_multiple(sft, flattened, arguments.bf16 or arguments.fp16),
+    )
+    trainer = CausalTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train if train is not None else evaluation,
+        eval_dataset=evaluation,
+        processing_class=tokenizer,
+        data_collator=collator,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(ProgressCallback())
+    if section.early_stopping_patience:
+        stopping = EarlyStoppingCallback(section.early_stopping_patience, section.early_stopping_threshold)
+        trainer.add_callback(stopping)
+    return trainer
+
+
+def _without_evaluation(resolved: dict[str, Any]) -> dict[str, Any]:
+    if resolved.get("eval_strategy", "no") != "no":
+        logger.warning("training.eval_strategy has no effect: there are no validation rows; set "
+                       "dataset.validation_size to hold some out")  # fmt: skip
+    return {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
+
+
+def _choose_layout(sft: OwnSftSection, peft: AdapterSection, model: PreTrainedModel) -> bool:
+    """Decide whether the rows of a batch stand one after another, without padding."""
+    if sft.packing or sft.padding_free:
+        require_separate_documents(model)
+        return True
+    if sft.padding_free is False or peft.LIMITS.packing:
+        return False
+    reason = separate_documents(model)
+    if reason:
+        logger.info("batches are padded: %s", reason)
+    return reason is None
+
+
+def _multiple(sft: OwnSftSection, flattened: bool, half: bool) -> int | None:
+    wanted = getattr(sft, "pad_to_multiple_of", None)
+    if wanted is not None or flattened:
+        return int(wanted) if wanted is not None else None
+    return 8 if half else None

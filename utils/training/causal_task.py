@@ -1,0 +1,177 @@
+"""Supervised fine-tuning as a task: prompts with answers, TRL's SFTTrainer, and scores of what the model writes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from utils.data.dataset import open_dataset, spread
+from utils.data.encoding import ExampleEncoder
+from utils.data.instruction import InstructionData, prepare_instructions
+from utils.data.preview import format_preview, render_preview
+from utils.evaluation.sets import EvaluationSet, load_evaluation_sets
+from utils.generation.causal_lm import find_prompt_limit
+from utils.training.callbacks.generating import GeneratingCallback
+from utils.training.causal_lm import build_causal_trainer, pack_rows
+from utils.training.causal_outcome import CausalScores, collect_causal_outcome
+from utils.training.causal_reload import check_language_model
+
+logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.modeling.parameters import ParameterCounts
+    from utils.results.record import RunRecord
+    from utils.training.callbacks.measuring import MeasuringCallback
+    from utils.training.causal_trainer import CausalTrainer
+    from utils.training.outcome import Outcome
+    from utils.training.tasks import RunSettings
+
+
+@dataclass
+class CausalData:
+    """Everything that training a language model needs to know of the data."""
+
+    instructions: InstructionData
+    encoder: ExampleEncoder
+    train: Dataset
+    """Training rows, packed where that is asked for."""
+    sets: list[EvaluationSet]
+    """Sets whose prompts are answered by generating."""
+
+    @property
+    def num_train_rows(self) -> int:
+        """Rows, or packed rows, of an epoch."""
+        return len(self.train)
+
+    @property
+    def label_names(self) -> None:
+        """There are no classes."""
+        return
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all rows used."""
+        return self.instructions.fingerprint
+
+    @property
+    def commit(self) -> str | None:
+        """Resolved commit of a hub dataset."""
+        return self.instructions.commit
+
+    @property
+    def reports(self) -> Mapping[str, Any]:
+        """What was found in each split."""
+        return self.instructions.reports
+
+    def probe_rows(self, count: int) -> list[dict[str, Any]]:
+        """Give some prompts with their references, of an evaluation set or the validation rows."""
+        if examples := self.instructions.validation_examples:
+            return [asdict(each) for each in spread(examples, count)]
+        tokenizer = self.encoder.tokenizer
+        return [
+            {"prompt": tokenizer.decode(ids, skip_special_tokens=True), "reference": reference}
+            for each in self.sets[:1]
+            for ids, reference in spread(list(zip(each.prompts, each.references, strict=True)), count)
+        ]
+
+
+class CausalTask:
+    """CAUSAL_LM: see `utils.training.tasks.Task`.
+
+    Args:
+        settings: The run's configuration.
+    """
+
+    def __init__(self, settings: RunSettings) -> None:
+        self._settings = settings
+        self._generating: GeneratingCallback | None = None
+
+    def prepare_data(self, tokenizer: PreTrainedTokenizerBase) -> CausalData:
+        """Encode the rows that are trained on, and load the sets that are answered by generating.
+
+        Raises:
+            DataError: The rows cannot be used as they are.
+            ModelError: The tokenizer cannot serve them: no end-of-text token, no chat template.
+        """
+        settings = self._settings
+        section, sft = settings.dataset, settings.sft
+        spec = open_dataset(section.name).describe_instructions(section)
+        encoder = ExampleEncoder(
+            tokenizer,
+            sft.max_length,
+            truncation=section.truncation,
+            as_chat=section.as_chat,
+            system_prompt=section.system_prompt,
+            train_on_prompt=not sft.completion_only_loss,
+        )
+        data = prepare_instructions(spec, section, encoder, settings.seed)
+        train = pack_rows(data.train, sft.max_length) if sft.packing else data.train
+        return CausalData(data, encoder, train, self._load_sets(data, encoder))
+
+    def _load_sets(
+        self, data: InstructionData, encoder: ExampleEncoder, limit: int | None = None
+    ) -> list[EvaluationSet]:
+        """Load what the model will be asked, before anything is trained; prompts beyond a limit lose their middle."""
+        evaluation, section = self._settings.evaluation, self._settings.dataset
+        if not evaluation.at_end and evaluation.steps is None:
+            return []
+        if evaluation.sets is None and data.spec.generation_split is None and not data.evals:
+            logger.info("no rows to answer by generating: hold some out by dataset.validation_size, or name a set "
+                        "under evaluation.sets")  # fmt: skip
+            return []
+        return load_evaluation_sets(evaluation, data.spec, section, encoder, self._settings.seed, limit)
+
+    def preview(self, data: CausalData, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Any]:
+        """Print the first rows, what is trained on marked."""
+        from rich.console import Console
+
+        console, rows = Console(soft_wrap=True), data.instructions.train
+        if console.is_terminal:
+            console.print(render_preview(rows, tokenizer, count))
+        else:
+            sys.stdout.write(format_preview(rows, tokenizer, count))
+        return {"rows": rows.select(range(min(count, len(rows)))).to_list()}
+
+    def describe_head(self, data: CausalData) -> None:
+        """Say that a language model gets no new head."""
+
+    def build_trainer(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: CausalData
+    ) -> CausalTrainer:
+        """Build SFTTrainer with our loss, and the callback that lets the model write."""
+        settings = self._settings
+        limit = find_prompt_limit(model, settings.generation)
+        if limit is not None and any(len(prompt) > limit for each in data.sets for prompt in each.prompts):
+            data.sets = self._load_sets(data.instructions, data.encoder, limit)
+        trainer = build_causal_trainer(settings, model, tokenizer, data.train, data.instructions.evals.get(""))
+        self._generating = GeneratingCallback(trainer, data.sets, data.encoder.stop_token_ids, settings)
+        trainer.add_callback(self._generating)
+        return trainer
+
+    def score(
+        self,
+        trainer: CausalTrainer,
+        data: CausalData,
+        record: RunRecord,
+        counts: ParameterCounts,
+        measuring: MeasuringCallback,
+    ) -> Outcome:
+        """Evaluate the loss on validation rows, then score what the model writes."""
+        assert self._generating is not None, "the trainer is built before it is scored"
+        losses = trainer.evaluate() if data.instructions.evals else {}
+        written = self._generating.score_all() if self._settings.evaluation.at_end else {}
+        return collect_causal_outcome(record, trainer, data, CausalScores(losses, written), counts, measuring)
+
+    def check_reload(
+        self, trainer: CausalTrainer, data: CausalData, load_saved: Callable[[], PreTrainedModel]
+    ) -> dict[str, Any] | None:
+        """Compare logits on validation (else training) rows."""
+        return check_language_model(trainer, data.instructions.evals.get("") or data.instructions.train, load_saved)

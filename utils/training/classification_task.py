@@ -1,0 +1,97 @@
+"""Classification and regression as a task: data with labels, a new head, HF Trainer, scores by split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from utils.data.classification import ClassificationData, prepare_classification
+from utils.data.dataset import open_dataset
+from utils.modeling.labels import HeadSpec, build_head_spec, read_label_order
+from utils.training.classification import build_classification_trainer
+from utils.training.outcome import Outcome, collect_outcome
+from utils.training.reload_check import check_reload
+from utils.training.scoring import predict_tests, score_classification
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.modeling.parameters import ParameterCounts
+    from utils.results.record import RunRecord
+    from utils.training.callbacks.measuring import MeasuringCallback
+    from utils.training.tasks import RunSettings
+    from utils.training.trainer import ClassificationTrainer
+
+
+class ClassificationTask:
+    """SEQ_CLS: see `utils.training.tasks.Task`.
+
+    Args:
+        settings: The run's configuration.
+    """
+
+    def __init__(self, settings: RunSettings) -> None:
+        self._settings = settings
+
+    def prepare_data(self, tokenizer: PreTrainedTokenizerBase) -> ClassificationData:
+        """Prepare the set that `dataset:` names, its labels in the order that the checkpoint uses.
+
+        Raises:
+            DataError: The rows cannot be used as they are.
+        """
+        section, model = self._settings.dataset, self._settings.model
+        spec = open_dataset(section.name).describe_classification(section)
+        reorder = lambda names: read_label_order(model, names)  # noqa: E731
+        return prepare_classification(spec, section, tokenizer, self._settings.seed, reorder)
+
+    def preview(self, data: ClassificationData, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Any]:
+        """Print the first rows decoded, each with its label."""
+        from rich.console import Console
+
+        split = data.train or next(iter(data.evals.values()))
+        rows = [
+            {"text": tokenizer.decode(row["input_ids"]), "label": self._name_label(data, row["labels"])}
+            for row in split.dataset.select(range(min(count, len(split.dataset))))
+        ]
+        for row in rows:
+            Console().print(f"{row['label']}  {row['text']}", markup=False, highlight=False, soft_wrap=True)
+        return {"rows": rows}
+
+    def _name_label(self, data: ClassificationData, label: Any) -> Any:
+        return data.label_names[label] if data.label_names else label
+
+    def describe_head(self, data: ClassificationData) -> HeadSpec:
+        """Describe the head that the data needs."""
+        return build_head_spec(data.coder.names)
+
+    def build_trainer(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: ClassificationData
+    ) -> ClassificationTrainer:
+        """Build HF Trainer with our data order and loss."""
+        settings = self._settings
+        return build_classification_trainer(
+            settings.training, settings.arguments, model, tokenizer, data, settings.seed
+        )
+
+    def score(
+        self,
+        trainer: ClassificationTrainer,
+        data: ClassificationData,
+        record: RunRecord,
+        counts: ParameterCounts,
+        measuring: MeasuringCallback,
+    ) -> Outcome:
+        """Score every evaluation split, and predict the test splits that a benchmark's server scores."""
+        scores = score_classification(trainer, data)
+        outcome = collect_outcome(record, trainer, data, scores, counts, measuring)
+        outcome.predicted = predict_tests(trainer, data)
+        return outcome
+
+    def check_reload(
+        self,
+        trainer: ClassificationTrainer,
+        data: ClassificationData,
+        load_saved: Callable[[], PreTrainedModel],
+    ) -> dict[str, Any] | None:
+        """Compare logits and scores on validation rows."""
+        return check_reload(trainer, data, load_saved, self._settings.seed)
