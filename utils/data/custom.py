@@ -84,6 +84,12 @@ class Config(ClassificationSection, InstructionSection):
 
     ALIASES: ClassVar[dict[str, str]] = {**InstructionSection.ALIASES, **ClassificationSection.ALIASES}
     TASK_TYPES: ClassVar[tuple[str, ...]] = ("SEQ_CLS", "CAUSAL_LM")
+    ONLY_FOR: ClassVar[dict[str, str]] = {
+        **ClassificationSection.ONLY_FOR,
+        **InstructionSection.ONLY_FOR,
+        "label_names": "SEQ_CLS",
+        **dict.fromkeys(("format", "answer_column", "messages_column", "test_split"), "CAUSAL_LM"),
+    }
     SHARED_FIELDS: ClassVar[frozenset[str]] = (
         ClassificationSection.SHARED_FIELDS | InstructionSection.SHARED_FIELDS | {"text_column", "label_column"}
     )

@@ -34,6 +34,8 @@ class DatasetSection(Section):
         {"name", "path", "revision", "max_train_samples", "max_eval_samples"}
     )
     TASK_TYPES: ClassVar[tuple[str, ...]] = ()
+    ONLY_FOR: ClassVar[dict[str, str]] = {}
+    """Fields that only one task type reads, and that type."""
 
     name: str
     """A room of `utils/data`, or the hub id, folder or file of your own set (then the room is custom)."""
@@ -61,6 +63,7 @@ class ClassificationSection(DatasetSection):
     }  # fmt: skip
     SHARED_FIELDS: ClassVar[frozenset[str]] = DatasetSection.SHARED_FIELDS | {"max_length"}
     TASK_TYPES: ClassVar[tuple[str, ...]] = ("SEQ_CLS",)
+    ONLY_FOR: ClassVar[dict[str, str]] = dict.fromkeys(("label_column", "num_labels", "max_length"), "SEQ_CLS")
 
     text_column: str | list[str] | None = None
     """One or two columns that hold the text; null: the room's own."""
@@ -83,6 +86,9 @@ class InstructionSection(DatasetSection):
         "prompt_template", "as_chat", "system_prompt", "truncation", "max_empty_share", "on_bad_row",
     }  # fmt: skip
     TASK_TYPES: ClassVar[tuple[str, ...]] = ("CAUSAL_LM",)
+    ONLY_FOR: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("prompt_template", "as_chat", "system_prompt", "truncation", "max_empty_share", "on_bad_row"), "CAUSAL_LM"
+    )
 
     prompt_template: str | None = None
     """CAUSAL_LM: the prompt with columns in braces, `Question: {question}\\nAnswer:`; null: the room's own. It is

@@ -13,6 +13,7 @@ from utils.data.encoding import ExampleEncoder
 from utils.data.reading import BadRows, ReadSplit, read_split, stop_at_bad_rows
 from utils.data.report import InstructionReport
 from utils.data.splits import Splits, count_shared, draw_rows, load_splits, open_split
+from utils.data.unwritable import MAX_ROWS, count_unwritable
 from utils.errors import DataError
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ def prepare_instructions(
     wanted = draw_rows(splits.train_positions, section.max_train_samples, seed)
     train, report = _encode(splits.train, wanted, encoder, section)
     _add_use_of_rows(report, splits, wanted)
+    shown = splits.train.examples(wanted[:MAX_ROWS])
+    report.unwritable = count_unwritable(map(_whole_text, shown), encoder.tokenizer)
     reports = {"train": report}
     evals: dict[str, Dataset] = {}
     chosen = splits.validation_positions[: section.max_eval_samples]
@@ -186,6 +189,10 @@ def _encode(
         token_lengths=counts.lengths,
         trained_share=counts.num_trained / counts.num_tokens,
     )
+
+
+def _whole_text(example: Example) -> str:
+    return example.prompt + example.answer + "".join(turn["content"] for turn in example.messages)
 
 
 def _stop_at_odd_rows(

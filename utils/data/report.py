@@ -45,6 +45,8 @@ class InstructionReport:
     """Rows used that are equal to an earlier one."""
     shared_with_train: int = 0
     """Validation rows whose prompt stands in the training rows too."""
+    unwritable: dict[str, int] = field(default_factory=dict)
+    """Characters that the tokenizer cannot write, and in how many of the first rows each stands."""
     token_lengths_uncut: dict[str, int] = field(default_factory=dict)
     """Median, 95th percentile and maximum of tokens per row, before cutting."""
     token_lengths: dict[str, int] = field(default_factory=dict)
@@ -74,6 +76,13 @@ class InstructionReport:
         if changes := self._changes():
             speak = logger.warning if self._is_loss() else logger.info
             speak("data %s: %s", self.name, "; ".join(changes))
+        if self.unwritable:
+            shown = " ".join(list(self.unwritable)[:20]) + (" ..." if len(self.unwritable) > 20 else "")
+            logger.warning(
+                "data %s: the tokenizer cannot write these characters, so that the model can neither read nor learn "
+                "them: %s (the first in %d rows)",
+                self.name, shown, next(iter(self.unwritable.values())),
+            )  # fmt: skip
         for example in self.bad_examples:
             logger.warning("data %s: left out %s", self.name, example)
 

@@ -66,7 +66,7 @@ def evaluate_set(
         DataError: A prompt is empty or leaves the model no position to write at.
         UserError: The folder holds results of something else.
     """
-    identity = _build_identity(model, evaluation_set, generation, stop_token_ids)
+    identity = build_identity(model, evaluation_set, generation, stop_token_ids)
     done: list[Record] = share_from_first(_open_folder(folder, identity) if find_rank() == 0 else [])
     generator = TextGenerator(model, tokenizer, generation, evaluation_set.stop, stop_token_ids)
     work = _Work(generator, tokenizer, evaluation_set, generation.batch_size)
@@ -74,6 +74,19 @@ def evaluate_set(
     score = _finish(records, evaluation_set, identity, folder) if find_rank() == 0 else None
     shared: SetScore = share_from_first(score)
     return shared
+
+
+def build_identity(
+    model: PreTrainedModel, known: EvaluationSet, generation: GenerationSection, stop_token_ids: Sequence[int]
+) -> dict[str, Any]:
+    """Name all that decides what is written, by part: what a folder's identity.json holds."""
+    settings = generation.model_dump(exclude={"batch_size"})
+    settings["stop"] = sorted({*generation.stop, *known.stop})
+    return {
+        "prompts": hash_json([known.prompts, known.references]),
+        "generation": {**settings, "stop_token_ids": sorted(stop_token_ids)},
+        "model": hash_model(model),
+    }
 
 
 @dataclass(frozen=True)
@@ -124,19 +137,6 @@ class _Work:
             "num_tokens": answer.num_tokens,
             "finished": answer.finished,
         }
-
-
-def _build_identity(
-    model: PreTrainedModel, known: EvaluationSet, generation: GenerationSection, stop_token_ids: Sequence[int]
-) -> dict[str, Any]:
-    """Name all that decides what is written, by part."""
-    settings = generation.model_dump(exclude={"batch_size"})
-    settings["stop"] = sorted({*generation.stop, *known.stop})
-    return {
-        "prompts": hash_json([known.prompts, known.references]),
-        "generation": {**settings, "stop_token_ids": sorted(stop_token_ids)},
-        "model": hash_model(model),
-    }
 
 
 def _open_folder(folder: Path, identity: dict[str, Any]) -> list[Record]:

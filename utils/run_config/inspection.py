@@ -59,12 +59,22 @@ def inspect_run_config(path: str | Path, overrides: Sequence[str] = (), files: b
         overrides: `key=value` words from the command line, which win.
         files: Check that the files and folders it names exist.
     """
-    readable, typed, combined, found, effective = checks = [Check(title) for title in TITLES]
     try:
         document, notices = read_layers(path, overrides)
     except ConfigError as error:
-        readable.problems += error.problems
-        return Inspection(checks[:1], None)
+        return Inspection([Check(TITLES[0], error.problems)], None)
+    return inspect_document(document, notices, files)
+
+
+def inspect_document(document: Document, notices: Sequence[str] = (), files: bool = True) -> Inspection:
+    """Inspect a configuration that was read, or put together, already.
+
+    Args:
+        document: Its keys and where they were written.
+        notices: What was said when it was read.
+        files: Check that the files and folders it names exist.
+    """
+    _, typed, combined, found, effective = checks = [Check(title) for title in TITLES]
     reader = SectionReader(document)
     read = reader.read()
     typed.problems += reader.problems

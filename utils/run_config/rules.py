@@ -10,7 +10,7 @@ from utils.adapters.adapter import AdapterSection
 from utils.config.document import Document
 from utils.config.problems import suggest
 from utils.config.section import Section
-from utils.data.dataset import ClassificationSection, ClassificationSet, DatasetSection, is_local
+from utils.data.dataset import ClassificationSet, DatasetSection, is_local
 from utils.errors import Problem
 from utils.metrics.metric import Kind, metric_names
 from utils.modeling.section import ModelSection, local_problems, read_model_config
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from utils.run_config.resolved import RunConfig
 
 _CAUSAL_METRICS = ("loss", "perplexity", "token_accuracy")
-_SEQ_CLS_LENGTH = ClassificationSection.model_fields["max_length"].default
 
 
 def check_sections(read: dict[str, Section], document: Document) -> Iterator[Problem]:
@@ -93,11 +92,15 @@ def find_idle_settings(config: RunConfig, document: Document) -> Iterator[str]:
             own.logging_dir is not None and not {"tensorboard", "all"} & {*_as_list(reports)},
             "training.report_to is not tensorboard",
         ),
-        "dataset.max_length": (
-            causal and getattr(config.dataset, "max_length", _SEQ_CLS_LENGTH) != _SEQ_CLS_LENGTH,
-            "it is for SEQ_CLS; the length of CAUSAL_LM is sft.max_length",
-        ),
+        **dict(_idle_for_task(config)),
         **{f"sft.{name}": (True, why) for name, why in WITHOUT_EFFECT.items()},
+        **{
+            f"generation.{name}": (
+                causal and config.generation.temperature == 0 and getattr(config.generation, name) is not None,
+                "generation.temperature is 0",
+            )
+            for name in ("top_p", "top_k")
+        },
         "training.class_weights": (causal and own.class_weights is not None, "it is for SEQ_CLS"),
         "training.head_learning_rate": (
             causal and own.head_learning_rate is not None,
@@ -108,6 +111,14 @@ def find_idle_settings(config: RunConfig, document: Document) -> Iterator[str]:
         path = tuple(key.split("."))
         if is_idle and document.has(path):
             yield f"{document.place_of(path)}  {key}: has no effect; {why}"
+
+
+def _idle_for_task(config: RunConfig) -> Iterator[tuple[str, tuple[bool, str]]]:
+    """Name keys of the dataset that only the other task type reads, where they are not the default."""
+    for key, task_type in config.dataset.ONLY_FOR.items():
+        changed = getattr(config.dataset, key) != type(config.dataset).model_fields[key].default
+        remedy = "; the length of CAUSAL_LM is sft.max_length" if key == "max_length" else ""
+        yield f"dataset.{key}", (changed and task_type != config.task_type, f"it is for {task_type}{remedy}")
 
 
 def _problem(path: str, message: str, document: Document) -> Problem:
@@ -174,6 +185,11 @@ def _check_causal(config: RunConfig, document: Document) -> Iterator[Problem]:
     if chosen not in _CAUSAL_METRICS:
         message = f"no result called {chosen}{suggest(chosen, _CAUSAL_METRICS)}; evaluations during training give these"
         yield _problem("training.metric_for_best_model", message, document)
+    known = metric_names("generation")
+    for name in getattr(config.dataset, "metrics", None) or ():
+        if name not in known:
+            message = f"no metric of generated texts called {name}{suggest(name, known)}"
+            yield _problem("dataset.metrics", message, document)
     reason = config.peft.LIMITS.packing
     for key in ("packing", "padding_free"):
         if getattr(config.sft, key) and reason:

@@ -73,6 +73,27 @@ class CausalTrainer(SeededRows, SFTTrainer):  # type: ignore[misc]
             )
         return output
 
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Evaluate a batch; rows that only fill up the last one of several processes count once, not twice."""
+        if (num_real := self._count_real_rows(inputs)) is not None:
+            starts = inputs.get("cu_seq_lens_q")
+            labels = inputs["labels"] = inputs["labels"].clone()
+            if starts is None:
+                labels[num_real:] = -100
+            else:
+                labels[:, starts[num_real] :] = -100
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
+    def _count_real_rows(self, inputs: dict[str, Any]) -> int | None:
+        """Count this process's rows of an evaluation's last batch that no other batch holds; None: all."""
+        state = self.accelerator.gradient_state
+        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return None
+        starts = inputs.get("cu_seq_lens_q")
+        num_rows = len(inputs["labels"]) if starts is None else len(starts) - 1
+        mine = int(state.remainder) - int(self.accelerator.process_index) * num_rows
+        return min(max(mine, 0), num_rows)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and with a training loss the token accuracy since the last one."""
         sums = self._sums["train"]

@@ -1,0 +1,66 @@
+"""Scores a trained run, or a model as it was published, on one or more sets."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from utils.doors import Answer, add_overrides, build_parser, open_door
+from utils.errors import UserError
+
+DESCRIPTION = """Score a trained run, or a model as it was published.
+
+  python evaluate_model.py --run outputs/gsm8k
+  python evaluate_model.py --run outputs/metamath_qa --set gsm8k --set gsm8k@train[:500]
+  python evaluate_model.py --run outputs/glue_mrpc --set validation
+  python evaluate_model.py --model mistralai/Mistral-7B-v0.1 --set gsm8k model.dtype=bfloat16
+  python evaluate_model.py --model textattack/bert-base-uncased-MRPC --set glue:mrpc
+
+A set is NAME, NAME:SUBSET, NAME@SPLIT or NAME:SUBSET@SPLIT. NAME is a dataset of utils/data, a file, a folder, a hub
+id, or a label under the run's evaluation.sets; @SPLIT alone is a split of the run's own set. Or it is a mapping:
+'{name: gsm8k, path: data/sums, split: test, label: sums}'. The prompt is always the run's own, zero-shot; a model
+without a run gets the set's own (dataset.prompt_template=..., dataset.as_chat=true)."""
+
+
+def main(arguments: argparse.Namespace) -> Answer:
+    """Open the model, score it and print the table."""
+    if bool(arguments.run) == bool(arguments.model):
+        raise UserError("give either --run (a trained run) or --model (a model without adapter)")
+    if arguments.model and not arguments.sets:
+        raise UserError("--model needs a --set to be scored on, such as --set gsm8k or --set glue:mrpc")
+    from utils.evaluate_model.evaluation import evaluate, show_scores
+    from utils.evaluate_model.subjects import Subject, open_model, open_run
+
+    rest = arguments.sets, arguments.overrides, arguments.output_dir
+    subject: Subject = open_run(arguments.run, *rest) if arguments.run else open_model(arguments.model, *rest)
+    return show_scores(subject, evaluate(subject))
+
+
+def build() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = build_parser("evaluate_model.py", DESCRIPTION)
+    parser.add_argument("--run", metavar="FOLDER", help="a run folder, its final_model/ or a checkpoint")
+    parser.add_argument("--model", metavar="NAME", help="a hub name or folder of a model without adapter")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="sets",
+        metavar="SET",
+        help="what to score on; repeatable; without it: the run's own sets",
+    )
+    parser.add_argument(
+        "--output_dir",
+        metavar="FOLDER",
+        help="where results go; default: eval_<label> in the run's folder, outputs/eval_<model> for a model",
+    )
+    add_overrides(parser)
+    parser.epilog = (
+        "key=value words override the configuration, in YAML syntax: generation.max_new_tokens=512\n"
+        "evaluation.max_samples=200 model.quantization=nf4 dataset.path=data/gsm8k"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(open_door(main, build(), sys.argv[1:]))

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Scores the base model and a finished run on the same questions, by what they write.
+#
+#   examples/evaluate.sh outputs/quickstart_sft
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON="${PYTHON:-.venv/bin/python}"
+RUN="${1:-outputs/quickstart_sft}"
+SUMS="path: examples/quickstart/arithmetic"
+
+"$PYTHON" evaluate_model.py --run "$RUN"
+# The base knows sums in words, but neither "Question:" nor "####": it is asked in its own way.
+"$PYTHON" evaluate_model.py --model examples/quickstart/base 'dataset.prompt_template="{question}"' \
+  --set "{name: gsm8k, $SUMS, label: test}" --set "{name: gsm8k, $SUMS, split: test_unseen, label: unseen}"

@@ -1,0 +1,190 @@
+"""Measures supervised fine-tuning: real tokens per second of ours, a plain transformers.Trainer and TRL's SFTTrainer.
+
+All train the same rows in the same order with the same seed and hyper-parameters: LoRA on all linear layers of a
+Llama shape with random weights, float32. Each run is a process of its own; they take turns, and medians are printed
+with the losses, which must agree. `packed` fills rows instead, so that a step holds about as many tokens.
+
+  python perf/sft.py --rows ../shared/data/gsm8k/train.jsonl --tokenizer ../shared/data/tokenizers/gpt2
+  python perf/sft.py --rows FILE --tokenizer FOLDER --steps 20 --repeat 5 --kinds plain ours packed
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+KINDS = ("plain", "trl", "padded", "ours", "packed")
+LENGTH = 512
+
+
+def main() -> None:
+    """Run the kinds in turn and print one JSON object."""
+    options = _parse()
+    if options.kind:
+        print("RESULT " + json.dumps(_train(options)))
+        return
+    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in options.kinds}
+    for _ in range(options.repeat):
+        for kind in options.kinds:
+            runs[kind].append(_run_process(kind))
+    answer: dict[str, Any] = {}
+    for kind, results in runs.items():
+        answer[kind] = {
+            "tokens_per_s": round(statistics.median(each["tokens_per_s"] for each in results)),
+            "all": [round(each["tokens_per_s"]) for each in results],
+            "peak_rss_gb": round(statistics.median(each["peak_rss_gb"] for each in results), 2),
+            "first_loss": results[0]["losses"][0],
+            "mean_loss": round(statistics.mean(results[0]["losses"]), 5),
+        }
+    if "plain" in answer:
+        base = answer["plain"]["tokens_per_s"]
+        answer["over_plain"] = {kind: round(answer[kind]["tokens_per_s"] / base, 2) for kind in options.kinds}
+    print(json.dumps(answer, indent=1))
+
+
+def _train(options: argparse.Namespace) -> dict[str, Any]:
+    """Train one kind; the first step is not timed."""
+    import resource
+
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    rows = _encode(options, tokenizer)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _build(options, rows, tokenizer, folder)
+        clock = _add_clock(trainer)
+        trainer.train()
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    return {
+        "tokens_per_s": clock.tokens / clock.seconds,
+        "losses": losses,
+        "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2,
+    }
+
+
+def _encode(options: argparse.Namespace, tokenizer: Any) -> Any:
+    """Encode the rows that are trained on, in the order in which every kind takes them."""
+    from datasets import Dataset
+
+    lines = Path(options.rows).read_text("utf-8").splitlines()[: options.steps * options.batch]
+    encoded = []
+    for line in lines:
+        row = json.loads(line)
+        prompt = tokenizer(f"Question: {row['question']}\nAnswer:")["input_ids"]
+        answer = [*tokenizer(f" {row['answer']}")["input_ids"], tokenizer.eos_token_id]
+        ids = (prompt + answer)[:LENGTH]
+        encoded.append({"input_ids": ids, "labels": ([-100] * len(prompt) + answer)[:LENGTH], "length": len(ids)})
+    return Dataset.from_list(encoded)
+
+
+def _build(options: argparse.Namespace, rows: Any, tokenizer: Any, folder: str) -> Any:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import (
+        DataCollatorForSeq2Seq,
+        LlamaConfig,
+        LlamaForCausalLM,
+        PrinterCallback,
+        Trainer,
+        TrainingArguments,
+    )
+    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    from utils.training.causal_lm import pack_rows
+    from utils.training.causal_trainer import CausalTrainer
+    from utils.training.document_attention import require_separate_documents
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=320, intermediate_size=864, num_hidden_layers=8,
+        num_attention_heads=5, tie_word_embeddings=True, max_position_embeddings=2048,
+    )  # fmt: skip
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(LlamaForCausalLM(config), lora)
+    kind, batch = options.kind, options.batch
+    if kind == "packed":
+        rows = pack_rows(rows, LENGTH)
+        batch = max(1, round(options.batch * len(rows) / (options.steps * options.batch)))
+    shared = {
+        "output_dir": folder, "per_device_train_batch_size": batch, "num_train_epochs": 1, "logging_steps": 1,
+        "learning_rate": 1e-4, "lr_scheduler_type": "constant", "use_cpu": True, "save_strategy": "no",
+        "report_to": "none", "disable_tqdm": True, "train_sampling_strategy": "sequential",
+        "include_num_input_tokens_seen": "non_padding", "dataloader_pin_memory": False,
+    }  # fmt: skip
+    own: dict[str, Any] = {"bf16": False, "gradient_checkpointing": False, "max_length": None}
+    own["dataset_kwargs"] = {"skip_prepare_dataset": True}
+    if kind == "plain":
+        collate: Any = DataCollatorForSeq2Seq(tokenizer)
+        trainer: Any = Trainer(model, TrainingArguments(**shared), collate, rows.remove_columns("length"))
+    else:
+        flattened = kind in ("ours", "packed")
+        if flattened:
+            require_separate_documents(model)
+        collate = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id, padding_free=flattened)
+        trainer = (SFTTrainer if kind == "trl" else CausalTrainer)(
+            model=model, args=SFTConfig(**shared, **own), data_collator=collate, train_dataset=rows,
+            processing_class=tokenizer,
+        )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _add_clock(trainer: Any) -> Any:
+    """Count tokens and seconds from the end of the first step to the end of the last."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        """Reads the clock after every step."""
+
+        start = (0.0, 0)
+        seconds = 0.0
+        tokens = 0
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Note what has passed since the first step."""
+            now = (time.perf_counter(), state.num_input_tokens_seen)
+            if state.global_step == 1:
+                self.start = now
+            self.seconds, self.tokens = now[0] - self.start[0], now[1] - self.start[1]
+
+    clock = Clock()
+    trainer.add_callback(clock)
+    return clock
+
+
+def _run_process(kind: str) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, *sys.argv, "--kind", kind], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
+    answer: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
+    print(f"{kind}: {answer['tokens_per_s']:.0f} tokens/s", file=sys.stderr)
+    return answer
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", required=True, help="jsonl with the columns question and answer")
+    parser.add_argument("--tokenizer", required=True, help="a folder or hub name")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

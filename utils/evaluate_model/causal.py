@@ -1,0 +1,102 @@
+"""Evaluates a language model by what it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from utils.data.dataset import open_dataset
+from utils.data.encoding import ExampleEncoder
+from utils.evaluate_model.folders import (
+    Earlier,
+    Entry,
+    open_result_folder,
+    tell_difference,
+    tell_incomparable,
+    tell_reused,
+    write_facts,
+)
+from utils.evaluate_model.placing import place_model
+from utils.evaluation.evaluator import build_identity, evaluate_set
+from utils.evaluation.score import comparable
+from utils.evaluation.section import EvaluationSection
+from utils.evaluation.sets import EvaluationSet, load_evaluation_sets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.evaluate_model.subjects import Job, Subject
+    from utils.generation.section import GenerationSection
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One set, and how answers to it are written."""
+
+    known: EvaluationSet
+    generation: GenerationSection
+    stop_token_ids: tuple[int, ...]
+
+
+def evaluate_language_model(subject: Subject) -> list[Entry]:
+    """Let the model answer its sets, and score the answers.
+
+    Raises:
+        DataError: The rows cannot be had, or cannot be asked by the model's prompt.
+        ModelError: The model cannot be had.
+    """
+    tokenizer = subject.load_tokenizer()
+    asked = [each for job in subject.jobs for each in _load_sets(job, tokenizer)]
+    model = place_model(subject.load_model(tokenizer, None))
+    return [_evaluate(subject, model, tokenizer, each) for each in asked]
+
+
+def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase) -> list[_Asked]:
+    config: Any = job.config
+    section, sft = config.dataset, config.sft
+    encoder = ExampleEncoder(
+        tokenizer,
+        sft.max_length,
+        truncation=section.truncation,
+        as_chat=section.as_chat,
+        system_prompt=section.system_prompt,
+        train_on_prompt=not sft.completion_only_loss,
+    )
+    evaluation = config.evaluation
+    if job.sections is not None:
+        evaluation = EvaluationSection(sets=list(job.sections), max_samples=evaluation.max_samples)
+    own = open_dataset(section.name).describe_instructions(section)
+    sets = load_evaluation_sets(evaluation, own, section, encoder, config.seed)
+    return [_Asked(each, config.generation, encoder.stop_token_ids) for each in sets]
+
+
+def _evaluate(subject: Subject, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: _Asked) -> Entry:
+    started = datetime.now(timezone.utc)
+    known, folder = asked.known, subject.folder_of(asked.known.label)
+    identity = build_identity(model, known, asked.generation, asked.stop_token_ids)
+    earlier = open_result_folder(folder, identity)
+    reused = earlier.same is not None and list(earlier.same["metrics"]) == list(known.metrics)
+    if reused:
+        tell_reused(folder)
+    else:  # goes on behind answers that are there already
+        evaluate_set(model, tokenizer, known, asked.generation, folder, asked.stop_token_ids)
+    result = write_facts(folder, subject, earlier, started)
+    shown = tuple(result["metrics"])
+    difference = None if reused else _compare(subject, result, shown[0], earlier)
+    return Entry(known.label, folder, result, shown, reused, difference)
+
+
+def _compare(subject: Subject, result: Mapping[str, Any], headline: str, earlier: Earlier) -> float | None:
+    """Set a score against the run's own of the same set, else against the one that was set aside."""
+    label = result["label"]
+    own = subject.record.evaluation.get(label) if subject.record else None
+    reference, whose = (own, "the run's own record") if own else (earlier.other, "the earlier result")
+    if reference is None:
+        return None
+    if reason := comparable(result, reference):
+        tell_incomparable(label, whose, reason)
+        return None
+    value = reference.get("metrics", reference).get(headline)
+    return None if value is None else tell_difference(label, headline, result["metrics"][headline], value, whose)

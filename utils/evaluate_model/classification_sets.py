@@ -1,0 +1,143 @@
+"""Which rows a classifier is scored on: splits of its own set, or rows of another one with the same classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from utils.data.dataset import ClassificationSection, ClassificationSet, is_local, open_dataset
+from utils.errors import DataError, UserError
+from utils.evaluate_model.requests import find_room
+from utils.rooms import room_name
+
+if TYPE_CHECKING:
+    from utils.data.classification import ClassificationData
+    from utils.evaluate_model.subjects import Job
+    from utils.evaluation.section import SetSection
+
+    Reorder = Callable[[tuple[str, ...]], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class ScoredSplits:
+    """Splits of one source of rows."""
+
+    section: ClassificationSection
+    spec: ClassificationSet
+    labels: dict[str, str]
+    """Label of the result by the split's key in `spec.eval_splits`."""
+    suffixes: dict[str, str]
+    """Suffix of the metrics in the run's own record, by the same key; none for rows that it never scored."""
+
+
+def describe_splits(job: Job) -> list[ScoredSplits]:
+    """Describe all rows that a job asks for.
+
+    Raises:
+        UserError: A set is not for classifiers, or its labels are secret.
+    """
+    if job.sections is None:
+        assert isinstance(job.config.dataset, ClassificationSection), f"got {type(job.config.dataset)}"
+        section = job.config.dataset
+        spec = replace(open_dataset(section.name).describe_classification(section), submissions=())
+        if not spec.eval_splits:
+            raise UserError(f"{section.name} {section.subset or ''}: has no labelled rows to score on; name a --set")
+        return [ScoredSplits(section, spec, dict(spec.eval_splits), {key: key for key in spec.eval_splits})]
+    return [_describe(each, job) for each in job.sections]
+
+
+def check_classes(data: ClassificationData, trained: tuple[str, ...], label: str) -> None:
+    """See to it that the rows are of the run's kind.
+
+    Raises:
+        DataError: One is a regression and the other is not.
+    """
+    if bool(data.coder.names) != bool(trained):
+        kinds = [
+            "a regression" if not names else f"classes {', '.join(names)}" for names in (trained, data.coder.names)
+        ]
+        raise DataError(f"{label}: the run learned {kinds[0]}, these rows have {kinds[1]}")
+
+
+def keep_order_of(trained: tuple[str, ...], label: str) -> Reorder:
+    """Give the function that orders the classes of any rows as the run learned them.
+
+    Rows may lack some of the classes; their spelling may differ in case.
+    """
+
+    def reorder(names: tuple[str, ...]) -> tuple[str, ...]:
+        spelling = {name.lower(): name for name in names}
+        if strange := [spelling[name] for name in spelling if name not in map(str.lower, trained)]:
+            raise DataError(
+                f"{label}: the run never learned the classes {', '.join(strange)}; it knows {', '.join(trained)}"
+            )
+        return tuple(spelling.get(name.lower(), name) for name in trained)
+
+    return reorder
+
+
+def _describe(request: SetSection, job: Job) -> ScoredSplits:
+    if request.metrics:
+        raise UserError(f"--set {request.name}: metrics are for generated texts; a classifier gets all of its own")
+    section, is_own = _choose_section(request, job)
+    spec = open_dataset(section.name).describe_classification(section)
+    own_splits = dict(spec.eval_splits)
+    spec = _choose_split(spec, request.split, section)
+    if not is_own:
+        spec = _without_training_rows(spec, request.split)
+    labels = {key: request.shown_label + key for key in spec.eval_splits}  # mnli, and mnli_mm for mismatched
+    known = {split: suffix for suffix, split in own_splits.items()} if is_own else {}
+    suffixes = {key: known[split] for key, split in spec.eval_splits.items() if split in known}
+    return ScoredSplits(section, spec, labels, suffixes)
+
+
+def _choose_section(request: SetSection, job: Job) -> tuple[ClassificationSection, bool]:
+    """Give the section that describes the rows, and whether they are those of the configuration itself."""
+    own: Any = job.config.dataset
+    known = find_room(request.name)
+    room = known or room_name(own.name)
+    path = request.path or (request.name if known is None else None)
+    if path == own.path:
+        path = None
+    given: dict[str, Any] = {key: value for key, value in (("path", path), ("subset", request.subset)) if value}
+    if room == room_name(own.name):
+        section = own.model_copy(update=given)
+        return section, section.path == own.path and section.subset == own.subset
+    kind = open_dataset(room).Config
+    if not issubclass(kind, ClassificationSection):
+        raise UserError(f"--set {request.name}: is for task_type: {' or '.join(kind.TASK_TYPES)}, this is a classifier")
+    try:
+        return kind(name=room, max_length=own.max_length, max_eval_samples=own.max_eval_samples, **given), False
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"--set {request.name}: {where}: {first['msg']}") from None
+
+
+def _choose_split(spec: ClassificationSet, split: str | None, section: ClassificationSection) -> ClassificationSet:
+    """Keep one split where one is asked for; rows held out, or in a file of their own, are the validation split."""
+    if split is None or split in spec.eval_splits.values():
+        kept = {key: name for key, name in spec.eval_splits.items() if split in (None, name)}
+        if len(kept) == 1:
+            kept = {"": next(iter(kept.values()))}
+        return replace(spec, eval_splits=kept, submissions=())
+    if "[" in split:
+        raise UserError(f"--set @{split}: a classifier takes whole splits; dataset.max_eval_samples cuts them")
+    if split in (each.split for each in spec.submissions):
+        raise UserError(
+            f"--set @{split}: the labels of {section.name}'s {split} rows are not public; train.py writes predictions "
+            "to submit"
+        )
+    return replace(spec, eval_splits={"": split}, validation_path=None, validation_size=None, submissions=())
+
+
+def _without_training_rows(spec: ClassificationSet, split: str | None) -> ClassificationSet:
+    """Read only what is scored; a single file is its own `train` split."""
+    if is_local(spec.path) and Path(spec.path).expanduser().is_file():
+        spec = replace(spec, eval_splits={"": split or "train"})
+    num_labels = spec.num_labels if spec.num_labels == 1 or spec.label_names else None  # rows may lack classes
+    return replace(spec, train_split=None, validation_path=None, validation_size=None, num_labels=num_labels)

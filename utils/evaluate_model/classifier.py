@@ -1,0 +1,214 @@
+"""Evaluates a classifier: every metric with interval and baseline, and each row's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.data.classification import ClassificationData, PreparedSplit, prepare_classification
+from utils.evaluate_model.classification_sets import ScoredSplits, check_classes, describe_splits, keep_order_of
+from utils.evaluate_model.folders import (
+    Earlier,
+    Entry,
+    open_result_folder,
+    tell_difference,
+    tell_incomparable,
+    tell_reused,
+    write_facts,
+)
+from utils.evaluation.evaluator import IDENTITY, PREDICTIONS, RESULTS
+from utils.evaluation.identity import hash_json, hash_model
+from utils.evaluation.predictions import write_object, write_records
+from utils.metrics.metric import result_key
+from utils.modeling.labels import build_head_spec, read_label_order
+from utils.results.json_file import write_json
+from utils.training.classification import build_classification_trainer
+from utils.training.scoring import SplitScore, score_classification
+from utils.training.trainer import keep_predictions
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.evaluate_model.subjects import Job, Subject
+    from utils.training.trainer import ClassificationTrainer
+
+_KEPT_ARGUMENTS = ("per_device_eval_batch_size", "use_cpu", "label_smoothing_factor", "metric_for_best_model")
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    job: Job
+    splits: ScoredSplits
+    data: ClassificationData
+
+
+def evaluate_classifier(subject: Subject) -> list[Entry]:
+    """Score a classifier on the splits that are asked for.
+
+    Raises:
+        DataError: The rows cannot be had or used, or are of other classes.
+        ModelError: The model cannot be had, or its head is not trained.
+    """
+    tokenizer = subject.load_tokenizer()
+    prepared = [
+        _Prepared(job, splits, _prepare(subject, job, splits, tokenizer))
+        for job in subject.jobs
+        for splits in describe_splits(job)
+    ]
+    return [entry for each in prepared for entry in _evaluate(subject, each, tokenizer)]
+
+
+def _prepare(
+    subject: Subject, job: Job, splits: ScoredSplits, tokenizer: PreTrainedTokenizerBase
+) -> ClassificationData:
+    """Load and tokenise the rows, their labels in the order of the model's ids."""
+    trained, label = subject.label_names, next(iter(splits.labels.values()))
+    model = job.config.model
+    reorder = (lambda names: read_label_order(model, names)) if trained is None else keep_order_of(trained, label)
+    data = prepare_classification(splits.spec, splits.section, tokenizer, job.config.seed, reorder)
+    if trained is not None:
+        check_classes(data, trained, label)
+    return data
+
+
+def _evaluate(subject: Subject, prepared: _Prepared, tokenizer: PreTrainedTokenizerBase) -> list[Entry]:
+    """Score all splits of one source of rows, unless every one of them is there."""
+    started = datetime.now(timezone.utc)
+    data, labels = prepared.data, prepared.splits.labels
+    model = subject.load_model(tokenizer, build_head_spec(data.coder.names))  # the trainer moves it
+    weights = hash_model(model)
+    folders = {key: subject.folder_of(labels[key]) for key in data.evals}
+    identities = {key: _build_identity(split, data, weights) for key, split in data.evals.items()}
+    earlier = {key: open_result_folder(folders[key], identities[key]) for key in data.evals}
+    if any(each.same is None for each in earlier.values()):
+        trainer = _build_trainer(prepared, model, tokenizer, subject.root)
+        probabilities = _Probabilities()
+        trainer.preprocess_logits_for_metrics = probabilities.keep
+        scores = score_classification(trainer, data)
+        for key, score in scores.items():
+            rows = probabilities.take(score.num_rows)
+            if earlier[key].same is None:
+                write_object(_make(folders[key]) / IDENTITY, identities[key])
+                write_records(folders[key] / PREDICTIONS, _list_answers(data, data.evals[key], rows))
+                write_json(folders[key] / RESULTS, _describe(prepared, key, score, identities[key]))
+    return [_finish(subject, prepared, key, folders[key], earlier[key], started) for key in data.evals]
+
+
+def _build_identity(split: PreparedSplit, data: ClassificationData, weights: str) -> dict[str, Any]:
+    rows = [split.dataset["input_ids"][:], split.dataset["labels"][:], list(data.coder.names)]
+    return {"rows": hash_json(rows), "model": weights}
+
+
+def _build_trainer(
+    prepared: _Prepared, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, root: Path
+) -> ClassificationTrainer:
+    """Build the trainer that scores as in training, without autocast: the model runs as it was loaded."""
+    config = prepared.job.config
+    kept = {key: config.arguments[key] for key in _KEPT_ARGUMENTS if key in config.arguments}
+    section = config.training.model_copy(update={"output_dir": str(_make(root))})
+    resolved = {**kept, "report_to": "none"}
+    return build_classification_trainer(section, resolved, model, tokenizer, prepared.data, config.seed)
+
+
+class _Probabilities:
+    """Keeps the model's outputs on their way to the metrics."""
+
+    def __init__(self) -> None:
+        self._rows: list[list[float]] = []
+
+    def keep(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
+        """Keep the probabilities of a batch; of a regression, its values. Gives the predictions."""
+        first = logits[0] if isinstance(logits, (tuple, list)) else logits
+        values = first.float() if first.shape[-1] == 1 else first.float().softmax(dim=-1)
+        self._rows += values.tolist()
+        return keep_predictions(logits, labels)
+
+    def take(self, count: int) -> list[list[float]]:
+        """Give the first rows that were not taken yet."""
+        taken, self._rows = self._rows[:count], self._rows[count:]
+        return taken
+
+
+def _list_answers(data: ClassificationData, split: PreparedSplit, rows: list[list[float]]) -> list[dict[str, Any]]:
+    """Lay out every row with its label and the answer, in the order in which the split was read."""
+    names, labels = data.coder.names, split.dataset["labels"][:]
+    texts = split.texts.select_columns(list(data.spec.text_columns)).to_list()
+    answers = []
+    for position, text, label, values in zip(split.order, texts, labels, rows, strict=True):
+        answer: dict[str, Any] = {"row": position, **text}
+        if names:
+            best = max(range(len(values)), key=values.__getitem__)
+            shares = dict(zip(names, (round(value, 6) for value in values), strict=True))
+            answer |= {"label": names[label], "prediction": names[best], "probabilities": shares}
+        else:
+            answer |= {"label": label, "prediction": values[0]}
+        answers.append(answer)
+    return sorted(answers, key=lambda each: each["row"])
+
+
+def _describe(prepared: _Prepared, key: str, score: SplitScore, identity: Mapping[str, Any]) -> dict[str, Any]:
+    data, spec = prepared.data, prepared.splits.spec
+    report = data.reports[f"eval{key}"]
+    split, length = spec.eval_splits[key], prepared.splits.section.max_length
+    return {
+        "version": 1,
+        "label": prepared.splits.labels[key],
+        "metrics": score.metrics,
+        "interval": {name: list(pair) for name, pair in score.interval.items()},
+        "baseline": score.baseline,
+        "n": score.num_rows,
+        "num_total": score.num_rows + report.left_out_rows,
+        "partial": report.left_out_rows > 0,
+        "protocol": f"{'classification' if data.coder.names else 'regression'}, {split}, at most {length} tokens",
+        "dataset": {"path": spec.path, "subset": spec.subset, "split": split},
+        "label_names": list(data.coder.names),
+        "split": report.to_dict(),
+        "fingerprint": data.fingerprint,
+        "commit": data.commit,
+        "seconds": score.hf.get("eval_runtime"),
+        "identity": identity,
+    }
+
+
+def _finish(
+    subject: Subject, prepared: _Prepared, key: str, folder: Path, earlier: Earlier, started: datetime
+) -> Entry:
+    result = write_facts(folder, subject, earlier, started)
+    data, reused = prepared.data, earlier.same is not None
+    own = [result_key(name, data.num_labels) for name in data.spec.metrics]
+    shown = tuple(dict.fromkeys(name for name in (*own, "combined_score", "accuracy") if name in result["metrics"]))
+    if reused:
+        tell_reused(folder)
+    suffix = prepared.splits.suffixes.get(key)
+    difference = None if reused else _compare(subject, result, shown[0], suffix, earlier)
+    return Entry(result["label"], folder, result, shown, reused, difference)
+
+
+def _compare(
+    subject: Subject, result: Mapping[str, Any], headline: str, suffix: str | None, earlier: Earlier
+) -> float | None:
+    """Set a score against the run's own of the same split, else against the one that was set aside."""
+    label, record = result["label"], subject.record
+    if record is not None and suffix is not None and f"{headline}{suffix}" in record.metrics:
+        whose, value = "the run's own record", record.metrics[f"{headline}{suffix}"]
+        rows = record.extra.get("splits", {}).get(f"eval{suffix}", {})
+    elif earlier.other is not None:
+        whose, value = "the earlier result", earlier.other["metrics"].get(headline)
+        rows = earlier.other["split"]
+    else:
+        return None
+    for fact in ("rows", "label_counts", "token_lengths"):
+        if rows.get(fact) != result["split"][fact]:
+            there, here = rows.get(fact), result["split"][fact]
+            tell_incomparable(label, whose, f"the {fact.replace('_', ' ')} differ: {there} there, {here} here")
+            return None
+    return None if value is None else tell_difference(label, headline, result["metrics"][headline], value, whose)
+
+
+def _make(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

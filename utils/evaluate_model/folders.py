@@ -1,0 +1,120 @@
+"""The folder of one result: kept, set aside or continued; whence it came; and what the run had scored before."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import UserError
+from utils.evaluation.evaluator import IDENTITY, PREDICTIONS, RESULTS
+from utils.evaluation.predictions import read_object
+from utils.results.json_file import write_json
+from utils.results.labels import is_score, scale
+from utils.results.provenance import collect_provenance
+
+if TYPE_CHECKING:
+    from utils.evaluate_model.subjects import Subject
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One result."""
+
+    label: str
+    folder: Path
+    result: Mapping[str, Any]
+    """As it stands in results.json."""
+    shown: tuple[str, ...]
+    """Metrics of the table, the headline first."""
+    reused: bool
+    """It was there already: nothing was computed."""
+    difference: float | None = None
+    """The headline minus that of the earlier score; None: there is none, or the two must not be compared."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it for `--json`."""
+        extra = {"folder": str(self.folder), "reused": self.reused, "difference": self.difference}
+        return {**self.result, **{key: value for key, value in extra.items() if value is not None}}
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What was in a result's folder before."""
+
+    same: Mapping[str, Any] | None
+    """The finished result of the same weights, rows and settings."""
+    other: Mapping[str, Any] | None
+    """The finished result of others, which is set aside now."""
+
+
+def open_result_folder(folder: Path, identity: Mapping[str, Any]) -> Earlier:
+    """Look what is in a result's folder; what is of other weights, rows or settings is renamed, not deleted.
+
+    Args:
+        folder: May be missing.
+        identity: What identity.json will hold.
+
+    Raises:
+        UserError: It holds results of something else altogether.
+    """
+    before, result = read_object(folder / IDENTITY), read_object(folder / RESULTS)
+    if before is None:
+        for name in (RESULTS, PREDICTIONS):
+            if (folder / name).exists():
+                raise UserError(f"{folder}: holds {name} of something else; give another --output_dir")
+        return Earlier(None, None)
+    if before == identity:
+        return Earlier(result, None)
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
+    target = folder.with_name(f"{folder.name}.old_{stamp}")
+    changed = " and ".join(key for key in identity if before.get(key) != identity[key]) or "kinds of evaluation"
+    folder.rename(target)
+    _log.warning("%s: an earlier result had other %s; it is now %s", folder, changed, target.name)
+    return Earlier(None, result)
+
+
+def write_facts(folder: Path, subject: Subject, earlier: Earlier, started: datetime) -> dict[str, Any]:
+    """Add to results.json which weights were evaluated, when, with what and by which command.
+
+    A result that was there already keeps its own provenance; one that the training wrote gets the training's.
+
+    Returns:
+        The content of results.json.
+    """
+    result = read_object(folder / RESULTS)
+    assert result is not None, f"no {RESULTS} in {folder}"
+    provenance = None
+    if earlier.same is not None:
+        provenance = earlier.same.get("provenance") or subject.earlier_provenance()
+    provenance = provenance or collect_provenance(started=started, ended=datetime.now(timezone.utc))
+    result = {**result, "weights": subject.describe_weights(), "provenance": provenance}
+    write_json(folder / RESULTS, result)
+    return result
+
+
+def tell_difference(label: str, name: str, value: float, reference: float, whose: str) -> float:
+    """Say how a score differs from an earlier one; both as 0-1.
+
+    Returns:
+        The difference, 0-1.
+    """
+    times = " x100" if is_score(name) else ""
+    new, old = scale(name, value), scale(name, reference)
+    _log.info("%s: %s%s %.2f, %.2f in %s (%+.2f)", label, name, times, new, old, whose, new - old)
+    return value - reference
+
+
+def tell_reused(folder: Path) -> None:
+    """Say that a result was there."""
+    _log.info("%s: already done with these weights, rows and settings; nothing was computed again", folder)
+
+
+def tell_incomparable(label: str, whose: str, reason: str) -> None:
+    """Say why a score is not set against an earlier one."""
+    _log.info("%s: not compared with %s: %s", label, whose, reason)

@@ -1,0 +1,162 @@
+"""Which `key=value` words an evaluation takes, and the configuration of a model that has no run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from utils.config.document import Document, KeyPath, Place
+from utils.config.overrides import read_overrides
+from utils.config.section import Section
+from utils.data.dataset import ClassificationSection, InstructionSection, is_local, open_dataset
+from utils.errors import ConfigError, Problem, UserError
+from utils.evaluate_model.requests import find_room
+from utils.evaluation.section import EvaluationSection, SetSection, label_of
+from utils.generation.section import GenerationSection
+from utils.modeling.section import ModelSection, read_model_config
+from utils.run_config import RunConfig
+from utils.run_config.inspection import inspect_document
+
+_PLACE = Place("command line")
+_SECTIONS: dict[str, tuple[type[Section], ...]] = {
+    "model": (ModelSection,),
+    "dataset": (InstructionSection, ClassificationSection),
+    "generation": (GenerationSection,),
+    "evaluation": (EvaluationSection,),
+}
+_MODEL = ("dtype", "quantization", "attn_implementation", "device_map", "trust_remote_code", "token")
+_DATASET = ("path", "revision", "validation_path", "max_eval_samples", "on_bad_row")
+_BY_TASK = {
+    "CAUSAL_LM": ("generation", "evaluation.max_samples"),
+    "SEQ_CLS": ("training.per_device_eval_batch_size",),
+}
+_OF_RUN = ("model.name_or_path", "results.language")
+_WITHOUT_RUN = ("task_type", "seed", "results.language", "model.revision", "model.chat_template", "model.pad_token")
+_NOT_EVALUATED = ("name", "max_train_samples", "train_split", "truncation", "max_empty_share")
+
+
+def check_overrides(overrides: Sequence[str], task_type: str, of_run: bool) -> Document:
+    """Refuse overrides that change nothing here, or that would make it another model than the run's.
+
+    Args:
+        overrides: `key=value` words.
+        task_type: `SEQ_CLS` or `CAUSAL_LM`.
+        of_run: Whether a run is evaluated, whose prompt and rows are settled.
+
+    Returns:
+        The overrides as a document.
+
+    Raises:
+        ConfigError: With every such word.
+    """
+    document = read_overrides(overrides)
+    allowed = list(_allowed_keys(task_type, of_run))
+    problems = [
+        Problem(_explain(path, task_type, of_run, allowed), ".".join(path), str(_PLACE))
+        for path, _ in document.leaves()
+        if not _is_allowed(path, allowed, of_run)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return document
+
+
+def find_task_type(model: str, sections: Sequence[SetSection], overrides: Sequence[str]) -> str:
+    """Tell by the sets, and by the checkpoint where its rows suit either, what the model has to be.
+
+    Raises:
+        UserError: The sets need models of different kinds.
+    """
+    stated = read_overrides(overrides).get(("task_type",))
+    if stated is not None:
+        if stated not in _BY_TASK:
+            raise ConfigError(
+                [Problem(f"{stated!r} is not allowed; use SEQ_CLS or CAUSAL_LM", "task_type", str(_PLACE))]
+            )
+        return str(stated)
+    kinds = {each.name: open_dataset(find_room(each.name) or "custom").Config.TASK_TYPES for each in sections}
+    common = set.intersection(*map(set, kinds.values()))
+    if not common:
+        needs = ", ".join(f"{name} {' or '.join(types)}" for name, types in kinds.items())
+        raise UserError(f"--set: these sets need different kinds of models ({needs}); evaluate them one by one")
+    if len(common) == 1:
+        return common.pop()
+    made_as = (read_model_config(ModelSection(name_or_path=model)) or {}).get("architectures") or [""]
+    return "SEQ_CLS" if str(made_as[0]).endswith("ForSequenceClassification") else "CAUSAL_LM"
+
+
+def build_model_config(model: str, section: SetSection, overrides: Document, task_type: str, root: Path) -> RunConfig:
+    """Build the configuration of evaluating a model on a set: the set's own prompt, else all defaults.
+
+    Args:
+        model: Name or folder.
+        section: The set; its room is the room of `dataset:`.
+        overrides: Checked.
+        task_type: `SEQ_CLS` or `CAUSAL_LM`.
+        root: Where results go.
+
+    Raises:
+        ConfigError: With every mistake found.
+    """
+    document = Document(source="command line")
+    written: dict[KeyPath, str | None] = {
+        ("task_type",): task_type,
+        ("task_name",): label_of(model),
+        ("model", "name_or_path"): model,
+        ("peft", "method"): "lora",  # never attached; none would refuse a quantized model, which cannot be trained
+        ("dataset", "name"): section.name,
+        ("dataset", "path"): section.path,
+        ("dataset", "subset"): section.subset,
+        ("training", "output_dir"): str(root),
+    }
+    for path, value in written.items():
+        if value is not None:
+            document.set(path, value, _PLACE)
+    document.merge(overrides)
+    inspection = inspect_document(document)
+    if inspection.config is None:
+        raise ConfigError(inspection.problems)
+    return inspection.config
+
+
+def require_local_rows(overrides: Document) -> None:
+    """Check that rows named on the command line are there.
+
+    Raises:
+        ConfigError: A file or folder is not.
+    """
+    problems = []
+    for key in ("path", "validation_path"):
+        path = overrides.get(("dataset", key))
+        if isinstance(path, str) and is_local(path) and not Path(path).expanduser().exists():
+            message = f"{path}: no such file or folder; paths start at the working directory"
+            problems.append(Problem(message, f"dataset.{key}", str(_PLACE)))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _allowed_keys(task_type: str, of_run: bool) -> Iterator[str]:
+    yield from _BY_TASK.get(task_type, ())
+    yield from (f"model.{key}" for key in _MODEL)
+    yield from (f"dataset.{key}" for key in _DATASET)
+    yield from _OF_RUN if of_run else _WITHOUT_RUN
+
+
+def _is_allowed(path: KeyPath, allowed: Sequence[str], of_run: bool) -> bool:
+    section, key = path[0], path[1] if len(path) > 1 else ""
+    for kind in _SECTIONS.get(section, ()):
+        key = kind.ALIASES.get(key, key)
+    if section == "dataset" and not of_run:  # the prompt and the columns are the caller's to say
+        return key not in _NOT_EVALUATED
+    return section in allowed or f"{section}.{key}".rstrip(".") in allowed
+
+
+def _explain(path: KeyPath, task_type: str, of_run: bool, allowed: Sequence[str]) -> str:
+    if path[0] == "evaluation" and path[-1] in ("sets", "datasets"):
+        return "name the sets by --set, once for each"
+    if path[0] in ("generation", "evaluation") and task_type == "SEQ_CLS":
+        return "has no effect on a classifier; dataset.max_eval_samples limits its rows"
+    if path[0] in ("training", "sft", "peft") or path[-1] in _NOT_EVALUATED:
+        return "has no effect here, since nothing is trained; take it out"
+    reason = "is settled by the run" if of_run else "has no effect here"
+    return f"{reason}; an evaluation takes {', '.join(f'{key}.*' if key == 'generation' else key for key in allowed)}"

@@ -1,0 +1,147 @@
+"""What `--set` says: a room, a file, a folder or a hub id, with subset and split; or a mapping of these."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from utils.config.document import parse_value
+from utils.config.problems import suggest
+from utils.data.dataset import is_local, open_dataset
+from utils.data.texts import parse_split
+from utils.errors import UserError
+from utils.evaluation.section import SetSection, as_section, label_of
+from utils.rooms import has_room, list_rooms, open_room, room_name
+
+
+@dataclass(frozen=True)
+class OwnSets:
+    """What a run knows by name."""
+
+    name: str
+    """Its `dataset.name`."""
+    labelled: Mapping[str, SetSection] = field(default_factory=dict)
+    """The sets of its configuration, by label."""
+    task_type: str = "CAUSAL_LM"
+    """Of SEQ_CLS, a bare word that is nothing else is a split of its own set."""
+
+
+def read_requests(words: Sequence[str], own: OwnSets | None) -> tuple[SetSection, ...]:
+    """Read every `--set`.
+
+    Args:
+        words: As given.
+        own: What the run knows; None: the model is no run.
+
+    Raises:
+        UserError: A word names nothing that could be a set, or two results would have one label.
+    """
+    sections = tuple(_read_word(word, own) for word in words)
+    labels = [each.shown_label for each in sections]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise UserError(
+            f"--set: two sets are called {twice[0]}; give one of them another label: '{{name: ..., label: ...}}'"
+        )
+    return sections
+
+
+def find_room(name: str) -> str | None:
+    """Find the room that a name or the hub id of a known set means; None: it is a path or nothing."""
+    if has_room("data", name):
+        return room_name(name)
+    for room in list_rooms("data"):
+        if name.lower() in map(str.lower, getattr(open_room("data", room), "HUB_NAMES", ())):
+            return room
+    return None
+
+
+def _read_word(word: str, own: OwnSets | None) -> SetSection:
+    section = _parse_mapping(word) if word.lstrip().startswith("{") else _parse_word(word, own)
+    for path in (section.path, None if find_room(section.name) else section.name):
+        if path and is_local(path) and not os.path.exists(os.path.expanduser(path)):
+            raise UserError(f"--set {word}: {path}: no such file or folder; paths start at the working directory")
+    room = find_room(section.name)
+    if room is None and not _is_path(section.name):
+        known = suggest(section.name, list_rooms("data"))
+        raise UserError(f"--set {word}: {section.name} is neither a dataset nor a hub id, file or folder{known}")
+    if own is None or room != room_name(own.name):
+        _require_subset(word, section)
+    if own is not None and room is not None and own.task_type not in (kinds := open_dataset(room).Config.TASK_TYPES):
+        raise UserError(f"--set {word}: {room} is for task_type {' or '.join(kinds)}, the run's is {own.task_type}")
+    return section
+
+
+def _parse_mapping(word: str) -> SetSection:
+    try:
+        return as_section(parse_value(word))
+    except ValueError as error:
+        raise UserError(f"--set {word}: {error}") from None
+
+
+def _parse_word(word: str, own: OwnSets | None) -> SetSection:
+    if own is not None and word in own.labelled:
+        return own.labelled[word]
+    name, subset, split = _split_word(word)
+    if (
+        own is not None
+        and own.task_type == "SEQ_CLS"
+        and name == word
+        and find_room(name) is None
+        and not _is_path(name)
+    ):
+        name, split = "", name
+    if not name:
+        if own is None:
+            raise UserError(f"--set {word}: names no set; write the set before the @: gsm8k{word}")
+        return _build(word, {"name": own.name, "subset": subset, "split": split, "label": _label(split or "own")})
+    label = _label(label_of(name), subset, split) if subset or split else None
+    return _build(word, {"name": name, "subset": subset, "split": split, "label": label})
+
+
+def _split_word(word: str) -> tuple[str, str | None, str | None]:
+    """Cut `name:subset@split`; what is a path as a whole stays whole."""
+    if os.path.exists(os.path.expanduser(word)):
+        return word, None, None
+    name, at, split = word.rpartition("@")
+    if not at:
+        name, split = word, ""
+    elif not split:
+        raise UserError(f"--set {word}: no split after the @; write {name}@test")
+    if split:
+        try:
+            parse_split(split)
+        except ValueError as error:
+            raise UserError(f"--set {word}: {error}") from None
+    subset = None
+    if (match := re.fullmatch(r"(.*):([\w.-]+)", name)) and not os.path.exists(os.path.expanduser(name)):
+        name, subset = match.groups()
+    return name, subset, split or None
+
+
+def _build(word: str, given: dict[str, Any]) -> SetSection:
+    try:
+        return as_section(given)
+    except ValueError as error:
+        raise UserError(f"--set {word}: {error}") from None
+
+
+def _label(*parts: str | None) -> str:
+    """Make a label of the parts that are there: letters, digits, '.', '_' and '-'."""
+    joined = "_".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part).strip("._-") for part in parts if part)
+    return joined or "set"
+
+
+def _is_path(name: str) -> bool:
+    return "/" in name or is_local(name)
+
+
+def _require_subset(word: str, section: SetSection) -> None:
+    """Ask for the subset of a set that is nothing without one, such as glue."""
+    room = find_room(section.name)
+    subset = open_dataset(room).Config.model_fields["subset"] if room else None
+    if section.subset is None and subset is not None and subset.is_required():
+        known = ", ".join(f"{section.name}:{name}" for name in get_args(subset.annotation))
+        raise UserError(f"--set {word}: which of its sets? {known}")

@@ -1,0 +1,69 @@
+"""The table at the end of an evaluation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from utils.results.labels import is_score, scale, translate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.console import RenderableType
+
+    from utils.evaluate_model.folders import Entry
+    from utils.results.labels import Language
+
+
+def render_scores(title: str, entries: Sequence[Entry], language: Language = "en") -> RenderableType:
+    """Build the table: one line per set and metric, scores x100 with their interval.
+
+    Args:
+        title: Names the model.
+        entries: Results, in order.
+        language: Of the labels.
+    """
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, collapse_padding=True, pad_edge=False)
+    baseline = any(entry.result.get("baseline") for entry in entries)
+    names = ["set", "metric", "score", "interval", *(["baseline"] if baseline else []), "rows"]
+    for name in names:
+        header = translate(name, language) + (" x100" if name == "score" else "")
+        side: Literal["left", "right"] = "left" if name in ("set", "metric") else "right"
+        table.add_column(Text(header), justify=side, no_wrap=name not in ("set", "rows"), overflow="fold")
+    for entry in entries:
+        for cells in _list_lines(entry, language, baseline):
+            table.add_row(*(Text(cell) for cell in cells))
+    notes = [Text(f"{entry.label}: {entry.result['protocol']}; {entry.folder}", overflow="fold") for entry in entries]
+    return Group(table, *notes)
+
+
+def _list_lines(entry: Entry, language: Language, baseline: bool) -> Iterator[list[str]]:
+    result = entry.result
+    for index, name in enumerate(entry.shown):
+        bounds = result["interval"].get(name)
+        interval = f"{_show(name, bounds[0])} .. {_show(name, bounds[1])}" if bounds else ""
+        guessed = result.get("baseline", {}).get(name)
+        yield [
+            entry.label if index == 0 else "",
+            name if is_score(name) else f"{name} (as it is)",
+            _show(name, result["metrics"][name]),
+            interval,
+            *([] if not baseline else ["" if guessed is None else _show(name, guessed)]),
+            _count_rows(entry, language) if index == 0 else "",
+        ]
+
+
+def _count_rows(entry: Entry, language: Language) -> str:
+    result = entry.result
+    if not result["partial"]:
+        return str(result["n"])
+    return f"{result['n']} / {result['num_total']} ({translate('partial', language)})"
+
+
+def _show(name: str, value: float | None) -> str:
+    return "-" if value is None else f"{scale(name, value):.2f}"
