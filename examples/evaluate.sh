@@ -11,5 +11,6 @@ SUMS="path: examples/quickstart/arithmetic"
 
 "$PYTHON" evaluate_model.py --run "$RUN"
 # The base knows sums in words, but neither "Question:" nor "####": it is asked in its own way.
-"$PYTHON" evaluate_model.py --model examples/quickstart/base 'dataset.prompt_template="{question}"' \
+"$PYTHON" evaluate_model.py --model examples/quickstart/base \
+  'dataset.prompt_template="{question}"' generation.max_new_tokens=64 \
   --set "{name: gsm8k, $SUMS, label: test}" --set "{name: gsm8k, $SUMS, split: test_unseen, label: unseen}"

@@ -257,6 +257,11 @@ class PlainModel:
                 f"--model {self.title}: its checkpoint has no trained head for {num_labels} labels ({', '.join(new)} "
                 "would be random, and so its score); name a classifier fine-tuned for this set, or a run by --run"
             )
+        if head is not None and getattr(model, "is_quantized", False):  # the Trainer refuses it as untrainable
+            raise ModelError(
+                f"--model {self.title}: a quantized classifier without adapter cannot be scored; take "
+                "model.quantization out, or name an unquantized checkpoint"
+            )
         self._commit = resolved_commit(model)
         return model
 

@@ -11,6 +11,7 @@ from trl.data_utils import pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from utils.adapters.adapter import AdapterSection
+from utils.errors import UserError
 from utils.training.callbacks.progress import ProgressCallback
 from utils.training.causal_trainer import CausalTrainer
 from utils.training.document_attention import require_separate_documents, separate_documents
@@ -69,6 +70,7 @@ def build_causal_trainer(
 
     Raises:
         ModelError: Documents would see each other in packed rows.
+        UserError: Several GPUs are visible to one process, which trl does not train on.
     """
     section, sft = settings.training, settings.sft
     flattened = _choose_layout(sft, settings.peft, model)
@@ -84,6 +86,11 @@ def build_causal_trainer(
         settings.seed,
         SFTConfig,
     )
+    if arguments.n_gpu > 1 and settings.model.device_map is None:
+        raise UserError(
+            f"{arguments.n_gpu} GPUs are visible to one process; use --gpu 0 for one of them, --gpu 0,1 for a process "
+            "on each, or model.device_map: auto to spread the model"
+        )
     collator = DataCollatorForLanguageModeling(
         pad_token_id=tokenizer.pad_token_id,
         padding_free=flattened,

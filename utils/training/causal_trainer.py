@@ -102,6 +102,9 @@ class CausalTrainer(SeededRows, SFTTrainer):  # type: ignore[misc]
             self._sums["train"] = _Sums()
         super().log(logs, start_time)
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write no card beside every checkpoint: the run folder explains itself."""
+
 
 @contextmanager
 def _unseen_head(model: Any) -> Iterator[None]:

@@ -146,10 +146,14 @@ def test_a_published_classifier_keeps_its_order_of_labels(classifier, glue, scor
     assert [entry.result["n"] for entry in one.values()] == [20]
 
 
-def test_a_random_head_is_refused(classifier, glue, tiny_base, score, tmp_path):
+def test_a_random_head_or_a_quantized_one_is_refused(classifier, glue, tiny_base, score, tmp_path):
     for folder in (tiny_base("bert"), classifier("bad", "good")):
         with pytest.raises(ModelError, match="has no trained head for 3 labels"):
             score(open_model, folder, f"dataset.path={glue}", sets=["glue:mnli"], output_dir=tmp_path / "out")
+    folder = classifier("entailment", "neutral", "contradiction")
+    words = [f"dataset.path={glue}", "model.quantization=nf4"]
+    with pytest.raises(ModelError, match="a quantized classifier without adapter cannot be scored"):
+        score(open_model, folder, *words, sets=["glue:mnli"], output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -152,6 +152,16 @@ def test_packing_where_documents_would_mix_is_refused(prepare_run, make_sft):
     assert not run.trainer.data_collator.padding_free
 
 
+def test_a_base_is_scored_as_it_is(prepare_run, make_sft, caplog):
+    evaluation, generation = {"max_samples": 4}, {"max_new_tokens": 4}
+    run = prepare_run(config=make_sft(training__do_train=False, evaluation=evaluation, generation=generation))
+    assert "peft has no effect" in caplog.text
+    record = _scored(run).record
+    assert record.metrics["loss"] > 0
+    assert record.evaluation["gsm8k"]["n"] == 4
+    assert record.params.trainable == 0
+
+
 def test_rows_without_anything_to_train_on_stop_the_run(prepare_run, make_sft, tmp_path):
     rows = [{"question": f"q {index}", "answer": "" if index % 4 == 0 else "a"} for index in range(40)]
     (tmp_path / "holes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
