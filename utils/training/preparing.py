@@ -45,6 +45,11 @@ def attach_adapter(
 
     resolved, section = settings.arguments, settings.peft
     if not resolved.get("do_train", True):
+        if getattr(model, "is_quantized", False):
+            message = (
+                "not with training.do_train: false, which transformers' Trainer refuses; leave it out, or score a "
+            )
+            raise ConfigError([Problem(f"{message}language model by evaluate_model.py --model", "model.quantization")])
         if section.method != "none":
             logger.warning("training.do_train is false: the base model is evaluated as it is; peft has no effect")
         model.requires_grad_(False)

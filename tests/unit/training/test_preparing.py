@@ -77,3 +77,9 @@ def test_the_head_is_the_same_for_every_method(prepare_run):
         for run in (prepare_run("bert", peft={"method": method}) for method in ("lora", "none", "head-only"))
     ]
     assert all(torch.equal(one, other) for head in heads[1:] for one, other in zip(heads[0], head, strict=True))
+
+
+def test_a_quantized_base_that_is_not_trained_is_refused_by_a_sentence(prepare_run, tiny_base):
+    model = {"name_or_path": str(tiny_base("llama")), "quantization": "nf4"}
+    with pytest.raises(ConfigError, match=r"model\.quantization: not with training\.do_train: false"):
+        prepare_run("llama", model=model, training__do_train=False)
