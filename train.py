@@ -70,11 +70,11 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
         trainer.add_callback(measuring := MeasuringCallback(started))
         del model  # the trainer's alone: the reload check has to be able to let go of it
 
-        if training := config.arguments.get("do_train", True):
-            with explain_out_of_memory(trainer.args, config.length_key):
+        with explain_out_of_memory(trainer.args, config.length_key):
+            if training := config.arguments.get("do_train", True):
                 trainer.train(resume_from_checkpoint=folder.resume_from)
-            trainer.save_state()
-        outcome = task.score(trainer, data, recording.record, counts, measuring)
+                trainer.save_state()
+            outcome = task.score(trainer, data, recording.record, counts, measuring)
         export.write_submissions(folder, data, outcome.predicted)
         if training:
             export.export_model(folder, config, trainer, tokenizer, data)

@@ -57,7 +57,7 @@ def explain_targets(model: PreTrainedModel, target_modules: Any) -> Iterator[Non
     except re.error as error:
         raise ModelError(f"peft: {error.pattern!r} is not a regular expression: {error.msg}") from error
     except ValueError as error:
-        if not re.search("arget module|modules were", str(error)):
+        if not re.search("arget module|modules were|is incompatible", str(error)):
             raise
         names = ", ".join(_linear_names(model))
         raise ModelError(

@@ -149,7 +149,7 @@ def load_generation_rows(spec: InstructionSet, section: InstructionSection, seed
     return GenerationRows(
         examples=list(split.examples(chosen)),
         places=[split.place(position) for position in chosen],
-        num_total=len(positions),
+        num_total=len(positions) + (split.bad.count if spec.generation_split is not None else 0),
         fingerprint=split.fingerprint(chosen)[:16],
         split=spec.generation_split or "validation",
         bad=split.bad,
@@ -176,7 +176,7 @@ def _encode(
         rows_read=len(positions) if name != split.name else len(split.rows),
         rows_used=len(rows),
         bad_rows=bad.count,
-        bad_examples=bad.shown,
+        bad_examples=[*bad.shown, *(f"{split.place(position)}: no answer" for position in counts.empty[:3])],
         empty_rows=counts.num_empty,
         too_long_rows=counts.num_too_long,
         prompts_cut=counts.prompts_cut,
@@ -204,6 +204,11 @@ def _stop_at_odd_rows(
             f"{split.place(counts.too_long[0])}: longer than sft.max_length ({encoder.max_length} tokens), as are "
             f"{counts.num_too_long} of {num_rows} rows of {split.name}; raise it, or set dataset.truncation to "
             "keep_answer or drop"
+        )
+    if num_rows > 1 and counts.answers_cut == num_rows - counts.num_empty - counts.num_too_long - len(counts.bad) > 0:
+        raise DataError(
+            f"{split.place(0)} and further: every answer of {split.name} loses its end, and with it the end-of-text "
+            f"token: the model would not learn to stop; set sft.max_length to {counts.lengths_uncut['p95']} or more"
         )
     if counts.num_empty > section.max_empty_share * num_rows:
         raise DataError(

@@ -74,6 +74,7 @@ def read_split(name: str, rows: Rows, spec: InstructionSet, on_bad_row: Literal[
     Raises:
         DataError: Rows cannot be read, with places and reasons; or none can.
     """
+    _require_columns(name, rows, spec)
     split = ReadSplit(name, rows, spec, [], [], [], [], BadRows())
     for index in range(len(rows)):
         try:
@@ -92,6 +93,17 @@ def read_split(name: str, rows: Rows, spec: InstructionSet, on_bad_row: Literal[
     stop_at_bad_rows(split.bad, name, len(rows), on_bad_row)
     _tell_apart(split)
     return split
+
+
+def _require_columns(name: str, rows: Rows, spec: InstructionSet) -> None:
+    """Check that the first rows have the set's columns, before every row is called bad for it."""
+    there = rows.column_names()
+    missing = [column for column in spec.columns if column not in there]
+    if there and missing:
+        raise DataError(
+            f"{spec.path}, split {name}: no column {', '.join(missing)}; there are: {', '.join(there)} "
+            "(dataset.prompt_template, answer_column and messages_column choose)"
+        )
 
 
 def stop_at_bad_rows(bad: BadRows, name: str, num_rows: int, on_bad_row: Literal["stop", "drop"]) -> None:

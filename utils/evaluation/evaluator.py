@@ -68,7 +68,9 @@ def evaluate_set(
     """
     identity = build_identity(model, evaluation_set, generation, stop_token_ids)
     done: list[Record] = share_from_first(_open_folder(folder, identity) if find_rank() == 0 else [])
-    generator = TextGenerator(model, tokenizer, generation, evaluation_set.stop, stop_token_ids)
+    generator = TextGenerator(
+        model, tokenizer, generation, evaluation_set.stop, stop_token_ids, seed=evaluation_set.seed
+    )
     work = _Work(generator, tokenizer, evaluation_set, generation.batch_size)
     records = [*done, *work.answer(done, folder / PREDICTIONS)]
     score = _finish(records, evaluation_set, identity, folder) if find_rank() == 0 else None
@@ -81,6 +83,8 @@ def build_identity(
 ) -> dict[str, Any]:
     """Name all that decides what is written, by part: what a folder's identity.json holds."""
     settings = generation.model_dump(exclude={"batch_size"})
+    if generation.temperature > 0:
+        settings["seed"] = known.seed
     settings["stop"] = sorted({*generation.stop, *known.stop})
     return {
         "prompts": hash_json([known.prompts, known.references]),

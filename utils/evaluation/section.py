@@ -65,6 +65,8 @@ class EvaluationSection(Section):
     @classmethod
     def _explain_entries(cls, value: Any) -> Any:
         """Read mappings here, so that a mistake in one is told with its own key and not as a list's."""
+        if isinstance(value, str | Mapping):
+            value = [value]
         if not isinstance(value, list):
             return value
         return [entry if isinstance(entry, str) else as_section(entry) for entry in value]

@@ -50,6 +50,8 @@ class EvaluationSet:
     """Fingerprint of the rows."""
     num_cut: int = 0
     """Prompts whose middle was cut out."""
+    seed: int = 0
+    """Draws answers where the temperature is above 0."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,7 @@ def _load(
         prompt_hash=_hash_prompts(asked, encoder),
         fingerprint=rows.fingerprint,
         num_cut=num_cut,
+        seed=seed,
     )
 
 

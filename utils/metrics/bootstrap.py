@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from utils.metrics.confusion import count_confusions
@@ -75,6 +76,9 @@ def bootstrap_mean(
 ) -> tuple[float, float]:
     """Compute the percentile bootstrap interval of a mean of row scores; see `bootstrap_interval`.
 
+    Of scores that are all 0 or 1 the mean is a share, whose interval is Wilson's (1927; see Brown, Cai and DasGupta
+    2001): resampling would call 0 of 8 certain.
+
     Args:
         scores: One score per row, shape (n,); rows of nan, which do not count in the mean, are not drawn.
         num_resamples: How many sets of rows are drawn with replacement.
@@ -87,10 +91,22 @@ def bootstrap_mean(
     defined = scores[~np.isnan(scores)]
     if not defined.size:
         return undefined, undefined
+    if np.isin(defined, (0.0, 1.0)).all():
+        return _wilson_interval(float(defined.mean()), defined.size, confidence)
     rng = np.random.default_rng(seed)
     sizes = _chunk_sizes(num_resamples, len(defined))
     means = [defined[rng.integers(len(defined), size=(size, len(defined)))].mean(axis=1) for size in sizes]
     return _inner_interval(np.concatenate(means), confidence)
+
+
+def _wilson_interval(share: float, num_rows: int, confidence: float) -> tuple[float, float]:
+    from scipy.stats import norm
+
+    z = float(norm.ppf((1 + confidence) / 2))
+    spread = z * math.sqrt(share * (1 - share) / num_rows + (z / (2 * num_rows)) ** 2)
+    scale, center = 1 + z**2 / num_rows, share + z**2 / (2 * num_rows)
+    # Rounding may put a bound a hair beyond the share itself, or beyond 0 and 1.
+    return max(0.0, min(share, (center - spread) / scale)), min(1.0, max(share, (center + spread) / scale))
 
 
 def _inner_interval(scores: Array, confidence: float) -> tuple[float, float]:

@@ -102,7 +102,7 @@ def _metric_columns(values: Mapping[str, Any], after: str, before: str = "") -> 
             yield Column(f"{before}{name}{unit}{after}", scale(name, value), form)
         elif isinstance(value, int) and not isinstance(value, bool):
             yield Column(f"{before}{name}{after}", value, "count")
-        else:
+        elif not isinstance(value, (dict, list, tuple)):  # nested facts stay in results.json
             yield Column(f"{before}{name}{after}", value, "text")
 
 

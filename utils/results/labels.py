@@ -63,7 +63,7 @@ _LABELS: dict[str, tuple[str, str]] = {
     "failed": ("failed", "失败"),
 }
 
-_NOT_SCORES = frozenset({"loss", "perplexity", "runtime"})
+_NOT_SCORES = frozenset({"loss", "perplexity", "runtime", "seconds"})
 
 
 def translate(key: str, language: Language) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from utils.results.labels import Language
     from utils.results.record import RunRecord
 
+_LOSSES = ("loss", "perplexity", "token_accuracy")
+"""What evaluating a language model's loss gives; a classifier's loss is not comparable and stays in the file."""
 _WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
 
 
@@ -91,7 +93,8 @@ def _list_scores(record: RunRecord, language: Language) -> Iterator[tuple[str, s
         yield f"{_label(best)}, {translate('last', language)}", _show(best, record.metrics_last[best])
     if best in record.baseline:
         yield translate("majority", language), _show(best, record.baseline[best])
-    others = ["accuracy"] if best else list(record.metrics)
+    language_model = record.task_type == "CAUSAL_LM"
+    others = ["accuracy", *(_LOSSES if language_model else ())] if best else list(record.metrics)
     for name in others:
         if name != best and name in record.metrics:
             yield _label(name), _show(name, record.metrics[name])

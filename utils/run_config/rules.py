@@ -38,7 +38,10 @@ def check_files(read: dict[str, Section], document: Document) -> Iterator[Proble
     """Check that the files and folders that the configuration names are there."""
     model, dataset = read.get("model"), read.get("dataset")
     for message in local_problems(model) if isinstance(model, ModelSection) else ():
-        yield _problem("model.name_or_path", message, document)
+        key, _, rest = message.partition(": ")
+        in_template = key == "chat_template"
+        at = "model.chat_template" if in_template else "model.name_or_path"
+        yield _problem(at, rest if in_template else message, document)
     for key in ("path", "validation_path") if dataset is not None else ():
         path = getattr(dataset, key, None)
         if path and is_local(path) and not Path(path).expanduser().exists():

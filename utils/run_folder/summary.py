@@ -27,7 +27,8 @@ def announce_run(config: RunConfig) -> None:
 def announce_parameters(counts: ParameterCounts) -> None:
     """Say how much of the model is trained."""
     share = f"{counts.trainable_percent:.4g} %"
-    logger.info("trainable parameters: %s of %s (%s)", f"{counts.trainable:,}", f"{counts.total:,}", share)
+    whole = "; all weights are trained (peft.method: none)" if counts.trainable == counts.total else ""
+    logger.info("trainable parameters: %s of %s (%s)%s", f"{counts.trainable:,}", f"{counts.total:,}", share, whole)
 
 
 def show_result(folder: RunFolder, config: RunConfig, record: RunRecord, already_done: bool = False) -> dict[str, Any]:

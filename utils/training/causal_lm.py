@@ -75,6 +75,7 @@ def build_causal_trainer(
     section, sft = settings.training, settings.sft
     flattened = _choose_layout(sft, settings.peft, model)
     extra = {name: value for name in _PASSED_ON if (value := getattr(sft, name, None)) is not None}
+    extra["ddp_find_unused_parameters"] = settings.arguments.get("ddp_find_unused_parameters", False)
     if evaluation is None:
         extra |= _without_evaluation(settings.arguments)
     elif (best := settings.arguments.get("metric_for_best_model")) is not None:
@@ -113,9 +114,11 @@ def build_causal_trainer(
 
 
 def _without_evaluation(resolved: dict[str, Any]) -> dict[str, Any]:
-    if resolved.get("eval_strategy", "no") != "no":
-        logger.warning("training.eval_strategy has no effect: there are no validation rows; set "
-                       "dataset.validation_size to hold some out")  # fmt: skip
+    if resolved.get("eval_strategy", "no") != "no" or resolved.get("load_best_model_at_end"):
+        logger.warning(
+            "training.eval_strategy and load_best_model_at_end have no effect: there are no validation rows; hold some "
+            "out by dataset.validation_size"
+        )
     return {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from utils.results.record import BestMetric, DataCounts, ParamCounts, PeakMemory, RunRecord
+from utils.results.record import BestMetric, DataCounts, ParamCounts, PeakMemory, RunRecord, Timing
 from utils.training.outcome import Outcome, best_step, last_metrics, measure_time, session_metrics
 
 if TYPE_CHECKING:
@@ -60,10 +60,10 @@ def collect_causal_outcome(
         evaluation={label: _describe_score(score) for label, score in written.items()},
         params=ParamCounts(**asdict(counts)),
         memory=PeakMemory(**measuring.read_memory()),
-        time=measure_time(trainer, measuring),
+        time=_measure_time(trainer, data, measuring),
         data=_data_counts(data),
         extra=_facts(data, written, measuring),
-        warnings=[*record.warnings, *_partial(written)],
+        warnings=[*record.warnings, *_partial(data, written)],
     )
     hf = {key: value for key, value in losses.items() if key != "epoch"}
     for label, score in written.items():
@@ -78,6 +78,14 @@ def _best(
         name = data.sets[0].metrics[0]
         return BestMetric(name, main.metrics[name], best_step(trainer))
     return BestMetric("loss", metrics["loss"], best_step(trainer)) if "loss" in metrics else None
+
+
+def _measure_time(trainer: CausalTrainer, data: CausalData, measuring: MeasuringCallback) -> Timing:
+    """Give times and rates; a packed row is not a sample: those in it are counted."""
+    time = measure_time(trainer, measuring)
+    if time.samples_per_s is None or not data.num_train_rows:
+        return time
+    return replace(time, samples_per_s=time.samples_per_s * len(data.instructions.train) / data.num_train_rows)
 
 
 def _data_counts(data: CausalData) -> DataCounts:
@@ -109,15 +117,21 @@ def _facts(data: CausalData, written: Mapping[str, SetScore], measuring: Measuri
         "splits": {name: report.to_dict() for name, report in data.reports.items()},
         "dataset": {"path": spec.path, "subset": spec.subset},
     }
-    if any(score.partial for score in written.values()):
+    if _partial(data, written):
         facts["partial"] = True
     if measuring.resumed_from_step:
         facts["resumed_from_step"] = measuring.resumed_from_step
     return facts
 
 
-def _partial(written: Mapping[str, SetScore]) -> list[str]:
-    return [
+def _partial(data: CausalData, written: Mapping[str, SetScore]) -> list[str]:
+    """Say which results were not measured on all rows that there are."""
+    validation = data.reports.get("validation")
+    left_out = validation.left_out_rows if validation else 0
+    losses = (
+        [f"partial loss: {validation.rows} of {validation.rows + left_out} rows"] if validation and left_out else []
+    )
+    return losses + [
         f"partial score: {score.n} of {score.num_total} rows of {label}"
         for label, score in written.items()
         if score.partial

@@ -8,16 +8,21 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
 from utils.data.dataset import open_dataset, spread
 from utils.data.encoding import ExampleEncoder
 from utils.data.instruction import InstructionData, prepare_instructions
 from utils.data.preview import format_preview, render_preview
+from utils.errors import UserError
 from utils.evaluation.sets import EvaluationSet, load_evaluation_sets
 from utils.generation.causal_lm import find_prompt_limit
 from utils.training.callbacks.generating import GeneratingCallback
 from utils.training.causal_lm import build_causal_trainer, pack_rows
 from utils.training.causal_outcome import CausalScores, collect_causal_outcome
 from utils.training.causal_reload import check_language_model
+from utils.training.known_prompts import warn_of_known_prompts
+from utils.training.outcome import best_step
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +119,9 @@ class CausalTask:
         )
         data = prepare_instructions(spec, section, encoder, settings.seed)
         train = pack_rows(data.train, sft.max_length) if sft.packing else data.train
-        return CausalData(data, encoder, train, self._load_sets(data, encoder))
+        sets = self._load_sets(data, encoder)
+        warn_of_known_prompts(data.train, sets)
+        return CausalData(data, encoder, train, sets)
 
     def _load_sets(
         self, data: InstructionData, encoder: ExampleEncoder, limit: int | None = None
@@ -123,7 +130,11 @@ class CausalTask:
         evaluation, section = self._settings.evaluation, self._settings.dataset
         if not evaluation.at_end and evaluation.steps is None:
             return []
-        if evaluation.sets is None and data.spec.generation_split is None and not data.evals:
+        own = evaluation.sets is None and data.spec.generation_split is None
+        if own and data.evals and not any(each.prompt or each.messages for each in data.validation_examples):
+            logger.info("plain texts have no prompts to answer: the result is the loss, with its perplexity")
+            return []
+        if own and not data.evals:
             logger.info("no rows to answer by generating: hold some out by dataset.validation_size, or name a set "
                         "under evaluation.sets")  # fmt: skip
             return []
@@ -152,6 +163,11 @@ class CausalTask:
         if limit is not None and any(len(prompt) > limit for each in data.sets for prompt in each.prompts):
             data.sets = self._load_sets(data.instructions, data.encoder, limit)
         trainer = build_causal_trainer(settings, model, tokenizer, data.train, data.instructions.evals.get(""))
+        if data.sets and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
+            raise UserError(
+                "a model whose weights are spread over processes (FSDP, ZeRO-3) cannot write during training; set "
+                "evaluation.at_end: false and evaluation.steps: null, and score the run by evaluate_model.py"
+            )
         self._generating = GeneratingCallback(trainer, data.sets, data.encoder.stop_token_ids, settings)
         trainer.add_callback(self._generating)
         return trainer
@@ -166,7 +182,7 @@ class CausalTask:
     ) -> Outcome:
         """Evaluate the loss on validation rows, then score what the model writes."""
         assert self._generating is not None, "the trainer is built before it is scored"
-        losses = trainer.evaluate() if data.instructions.evals else {}
+        losses = _evaluate_loss(trainer) if data.instructions.evals else {}
         written = self._generating.score_all() if self._settings.evaluation.at_end else {}
         return collect_causal_outcome(record, trainer, data, CausalScores(losses, written), counts, measuring)
 
@@ -175,3 +191,13 @@ class CausalTask:
     ) -> dict[str, Any] | None:
         """Compare logits on validation (else training) rows."""
         return check_language_model(trainer, data.instructions.evals.get("") or data.instructions.train, load_saved)
+
+
+def _evaluate_loss(trainer: CausalTrainer) -> dict[str, Any]:
+    """Evaluate the loss; where the last step's evaluation was of these very weights, its figures are taken."""
+    logs = [log for log in trainer.state.log_history if "eval_loss" in log]
+    is_last = bool(logs) and logs[-1]["step"] == trainer.state.global_step
+    if is_last and best_step(trainer) == trainer.state.global_step:
+        return {key: value for key, value in logs[-1].items() if key.startswith("eval_")}
+    found: dict[str, Any] = trainer.evaluate()
+    return found

@@ -48,7 +48,7 @@ class CausalTrainer(SeededRows, SFTTrainer):  # type: ignore[misc]
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Compute the mean loss of a batch over the trained tokens of its whole optimizer step."""
-        if self.aux_loss_enabled:  # mixtures of experts: TRL knows how to balance their load
+        if self.aux_loss_enabled and self.model.training:  # mixtures of experts: TRL balances their load
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs = model(**inputs, trained_positions=True)
         count = outputs.num_targets.clamp(min=1) if num_items_in_batch is None else num_items_in_batch

@@ -24,6 +24,7 @@ NAME = "documents"
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 _GROUPS = "lora_ns_groups"
 _PROBE_LENGTHS = (5, 9, 2)
+_LARGEST_PROBE = 512
 _TOLERANCE = 1e-4
 
 
@@ -60,16 +61,18 @@ def attend_within_documents(  # noqa: PLR0913, PLR0917  the signature is the lib
     if cu_seq_lens_q is None or attention_mask is not None:
         raise NotImplementedError("the layer is not told where documents begin")
     groups = _group_documents(cu_seq_lens_q, query.shape[2])
-    _refuse_other_attention(kwargs, max(index.shape[1] for index, _ in groups))
+    _refuse_other_attention(kwargs)
     parts = []
     for index, is_real in groups:
         queries, keys, values = (each[0][:, index].transpose(0, 1) for each in (query, key, value))
+        mask = _window_mask(kwargs.get("sliding_window"), index)
         attended = scaled_dot_product_attention(
             queries,
             keys,
             values,
+            attn_mask=mask,
             dropout_p=dropout,
-            is_causal=True,
+            is_causal=mask is None,
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )
@@ -104,6 +107,8 @@ def separate_documents(model: Any) -> str | None:
     loaded = config._attn_implementation
     if loaded not in ("sdpa", *FLASH):
         return f"model.attn_implementation: {loaded} cannot keep documents apart; use sdpa or flash_attention_2"
+    if loaded == "sdpa" and getattr(config, "attention_chunk_size", None):
+        return f"{config.model_type} attends within chunks of a row"
     if loaded == "sdpa":
         AttentionInterface.register(NAME, attend_within_documents)
         config._attn_implementation = NAME
@@ -154,10 +159,17 @@ def _group_documents(boundaries: torch.Tensor, num_tokens: int) -> list[tuple[to
     return groups
 
 
-def _refuse_other_attention(kwargs: dict[str, Any], longest: int) -> None:
-    window = kwargs.get("sliding_window")
-    if window is not None and longest > window:
-        raise NotImplementedError(f"its window of {window} tokens is shorter than a document of {longest}")
+def _window_mask(window: int | None, index: torch.Tensor) -> torch.Tensor | None:
+    """Let a token see the last `window` tokens, itself among them; None where all documents are as short as that."""
+    longest = index.shape[1]
+    if window is None or longest <= window:
+        return None
+    steps = torch.arange(longest, device=index.device)
+    distance = steps[:, None] - steps[None]
+    return (distance >= 0) & (distance < window)
+
+
+def _refuse_other_attention(kwargs: dict[str, Any]) -> None:
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise NotImplementedError(f"its attention uses {name}")
@@ -174,7 +186,8 @@ def _measure_leak(model: Any) -> float:
     was_training, _ = model.training, model.eval()
     try:
         generator = torch.Generator().manual_seed(0)
-        documents = [torch.randint(0, embeddings.shape[0], (n,), generator=generator).tolist() for n in _PROBE_LENGTHS]
+        lengths = [*_PROBE_LENGTHS, *_window_lengths(model.config.get_text_config())]
+        documents = [torch.randint(0, embeddings.shape[0], (n,), generator=generator).tolist() for n in lengths]
         collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
         batch = collate([{"input_ids": each} for each in documents])
         batch.pop("labels")
@@ -189,6 +202,12 @@ def _measure_leak(model: Any) -> float:
         model.train(was_training)
     whole = torch.cat(alone)
     return float((together - whole).abs().max() / whole.abs().max().clamp(min=1e-6))
+
+
+def _window_lengths(config: Any) -> list[int]:
+    """Give the length of a document that is longer than the model's window, where one is affordable."""
+    window = getattr(config, "sliding_window", None)
+    return [window + 3] if isinstance(window, int) and window <= _LARGEST_PROBE else []
 
 
 def _tolerance(model: Any) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -113,11 +113,12 @@ def install_trained_head(model: Any, label_smoothing: float = 0.0, weigh_by_prob
 
     Args:
         model: A causal language model, or a peft model around one.
-        label_smoothing: Share of the target spread over the vocabulary.
-        weigh_by_probability: Weigh tokens by their own probability.
+        label_smoothing: Share of the target spread over the vocabulary, in training.
+        weigh_by_probability: Weigh tokens by their own probability, in training.
     """
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    spec = LossSpec(*_read_transform(plain.config.get_text_config()), label_smoothing, weigh_by_probability)
+    plain_spec = LossSpec(*_read_transform(plain.config.get_text_config()))
+    spec = replace(plain_spec, label_smoothing=label_smoothing, weigh_by_probability=weigh_by_probability)
     original = plain.forward
 
     @functools.wraps(type(plain).forward)
@@ -128,10 +129,10 @@ def install_trained_head(model: Any, label_smoothing: float = 0.0, weigh_by_prob
             return original(*args, **({} if labels is None else {"labels": labels}), **kwargs)
         hidden = self.base_model(*args, **{**kwargs, "use_cache": False})[0]
         assert labels is not None, "the loss needs labels"
-        return _score_trained(hidden, self.get_output_embeddings(), labels, spec)
+        return _score_trained(hidden, self.get_output_embeddings(), labels, spec if self.training else plain_spec)
 
     plain.forward = types.MethodType(forward, plain)
-    if not _agrees(plain, spec):
+    if not _agrees(plain, plain_spec):
         logger.warning(
             "%s turns hidden states into logits in a way of its own: its whole logits are computed, which takes more "
             "time and memory",
@@ -271,12 +272,16 @@ def _agrees(model: Any, spec: LossSpec) -> bool:
     device = embeddings.device
     was_training, _ = model.training, model.eval()
     ids = torch.arange(_PROBE_TOKENS, device=device)[None] % embeddings.shape[0]
-    with plain_attention(model):
-        hidden = model.base_model(input_ids=ids, use_cache=False)[0]
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-    ours = _score_trained(hidden, model.get_output_embeddings(), ids, LossSpec(spec.scale, spec.softcap))
+    try:
+        with plain_attention(model):
+            hidden = model.base_model(input_ids=ids, use_cache=False)[0]
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+        ours = _score_trained(hidden, model.get_output_embeddings(), ids, spec)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # a body or head of another make
+        return False
+    finally:
+        model.train(was_training)
     theirs = functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1), reduction="sum")
-    model.train(was_training)
     assert ours.loss is not None, "a score holds a loss"
     tolerance = _TOLERANCE if hidden.dtype == torch.float32 else 5e-2
     return bool((ours.loss.to(device) - theirs).abs() <= tolerance * theirs.abs().clamp(min=1))
@@ -294,6 +299,6 @@ def _from_whole_logits(original: Any, kind: Any, spec: LossSpec) -> Any:
             return original(*args, **({} if labels is None else {"labels": labels}), **kwargs)
         assert labels is not None, "the loss needs labels"
         logits = original(*args, **kwargs).logits
-        return _score_trained(logits, nn.Identity(), labels, own)
+        return _score_trained(logits, nn.Identity(), labels, own if self.training else LossSpec())
 
     return forward

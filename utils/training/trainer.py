@@ -82,6 +82,9 @@ def build_arguments(
             remove_unused_columns=True,
         )
     except ValueError as error:  # bf16 or tf32 on a device without it, say
+        if "bf16" in str(error) and resolved.get("bf16"):
+            remedy = "no GPU here computes in bfloat16; set it to false, or training.use_cpu: true to try the CPU"
+            raise ConfigError([Problem(remedy, "training.bf16")]) from error
         raise ConfigError([Problem(" ".join(str(error).split()), "training")]) from error
 
 

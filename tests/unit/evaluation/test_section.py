@@ -47,7 +47,7 @@ def test_labels_are_fit_for_folders(name: str, label: str) -> None:
         ({"sets": [{"name": "gsm8k", "splitt": "x"}]}, r"unknown key splitt; did you mean split\?"),
         ({"sets": [3]}, "3 is neither the name of a set nor a mapping that has one"),
         ({"sets": [""]}, "name: String should have at least 1 character"),
-        ({"sets": "gsm8k"}, "valid list"),
+        ({"sets": 5}, "valid list"),
         ({"steps": 0}, "greater than or equal to 1"),
         ({"max_samples": 0}, "greater than or equal to 1"),
         ({"setz": ["gsm8k"]}, "setz"),
@@ -69,3 +69,8 @@ def test_a_mistake_in_a_set_is_told_in_one_sentence() -> None:
 def test_every_field_is_described() -> None:
     fields = [*EvaluationSection.model_fields.values(), *SetSection.model_fields.values()]
     assert all(info.description for info in fields)
+
+
+def test_one_set_needs_no_list():
+    assert EvaluationSection(sets="gsm8k").sets == EvaluationSection(sets=["gsm8k"]).sets == ["gsm8k"]
+    assert EvaluationSection(sets={"name": "gsm8k", "split": "train"}).set_sections[0].split == "train"

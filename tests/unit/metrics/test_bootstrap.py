@@ -142,3 +142,15 @@ def test_interval_of_texts_is_the_binomial_one_and_leaves_undefined_rows_out() -
     assert rows is not None
     assert bootstrap_mean(rows(predictions, references), num_resamples=20000) == (low, high)
     assert bootstrap_mean(np.full(3, np.nan)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("right", "num_rows"), [(0, 8), (8, 8), (3, 20), (1, 1), (0, 1319)])
+def test_a_share_has_an_interval_even_where_every_row_is_the_same(right, num_rows):
+    """Compared with scipy's Wilson interval."""
+    from scipy.stats import binomtest
+
+    low, high = bootstrap_mean(np.array([1.0] * right + [0.0] * (num_rows - right)))
+    expected = binomtest(right, num_rows).proportion_ci(0.95, method="wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert low <= right / num_rows <= high
+    assert high - low > 0

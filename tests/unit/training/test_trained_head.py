@@ -59,6 +59,13 @@ KINDS = {
 }
 
 
+def _without_dropout(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
 def _batch():
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(3, 97, (3, 20), generator=generator)
@@ -82,7 +89,7 @@ def _whole_logits_loss(model, ids, labels, smoothing=0.0, by_probability=False):
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"weigh_by_probability": True}], ids=str)
 def test_loss_and_gradients_equal_those_of_whole_logits(kind, options, monkeypatch, caplog):
     torch.manual_seed(0)
-    model = KINDS[kind]().eval()
+    model = _without_dropout(KINDS[kind]()).train()
     expected = copy.deepcopy(model)
     monkeypatch.setattr(trained_head, "CHUNK_ELEMENTS", 97 * 5)  # several chunks
     install_trained_head(model, **options)
@@ -101,6 +108,17 @@ def test_loss_and_gradients_equal_those_of_whole_logits(kind, options, monkeypat
         assert (one.grad is None) == (other.grad is None)
         assert one.grad is None or torch.allclose(one.grad, other.grad, atol=1e-6)
     assert "way of its own" not in caplog.text
+
+
+@pytest.mark.parametrize("options", [{"label_smoothing": 0.1}, {"weigh_by_probability": True}], ids=str)
+def test_evaluation_is_plain_cross_entropy_whatever_is_trained_by(options):
+    torch.manual_seed(0)
+    model = _llama()
+    expected = copy.deepcopy(model).eval()
+    install_trained_head(model, **options)
+    ids, labels = _batch()
+    output = model.eval()(input_ids=ids, labels=labels, trained_positions=True)
+    assert torch.isclose(output.loss.double(), _whole_logits_loss(expected, ids, labels)[0], rtol=1e-5)
 
 
 def test_an_unknown_way_to_logits_is_noticed_and_still_right(caplog):

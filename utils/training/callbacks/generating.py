@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from utils.evaluation.sets import EvaluationSet
     from utils.training.causal_trainer import CausalTrainer
     from utils.training.tasks import RunSettings
+
+
+logger = logging.getLogger(__name__)
 
 
 class GeneratingCallback(TrainerCallback):
@@ -43,6 +47,13 @@ class GeneratingCallback(TrainerCallback):
         self._stop_token_ids = tuple(stop_token_ids)
         self._folder = Path(settings.training.output_dir).expanduser()
         self._steps = settings.evaluation.steps
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say when no evaluation will come before the end."""
+        if self._steps is not None and self._steps >= state.max_steps:
+            logger.warning("evaluation.steps: %d has no effect: the run has %d steps", self._steps, state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Evaluate when it is time; scores go to the log under eval_<set>_<metric>."""
