@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 # much smaller: make setup TORCH_PIP_ARGS="--index-url URL", with the URL that pytorch.org/get-started names for CPU.
 TORCH_PIP_ARGS ?=
 RUN_ARGS ?=
+# Processes of pytest; 0 runs the tests in one.
+TEST_WORKERS ?= 2
 
 .PHONY: help setup quickstart test test-all check lint format types floors validate docs clean
 
@@ -29,10 +31,10 @@ quickstart: setup  ## Train, score and export the embedded example: no network, 
 test: setup check  ## Set up, then run the whole default check
 
 check: lint floors types validate  ## The check itself, in an environment that is already set up
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope
 
 test-all: setup check  ## The default check and the slow tests
-	$(BIN)/python -m pytest -m 'slow and not gpu and not network'
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope -m 'slow and not gpu and not network'
 
 lint:
 	$(BIN)/ruff check .

@@ -99,6 +99,15 @@ def build_config(family: str, vocab_size: int, hidden_size: int = 32) -> Any:
     return kind(pad_token_id=3, **shape, **quiet, **extra)
 
 
+@pytest.fixture(autouse=True)
+def _keep_environment() -> Iterator[None]:
+    """Take back what a test or a library sets, so that no later test's processes inherit it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Give a function that saves a random base model of a family with its tokenizer, once, and names its folder."""
