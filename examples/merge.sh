@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Merges a finished run's adapter into its base: a plain model folder, with the proof in merge_report.json.
+#
+#   examples/merge.sh outputs/quickstart_sft outputs/quickstart_sft_merged
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON="${PYTHON:-.venv/bin/python}"
+RUN="${1:-outputs/quickstart_sft}"
+
+"$PYTHON" merge_adapter.py --run "$RUN" --output "${2:-${RUN%/}_merged}" --overwrite

@@ -1,0 +1,83 @@
+"""Merges a trained adapter into its base: a plain model, proved to be the trained one."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+
+from utils.doors import Answer, build_parser, open_door
+from utils.errors import UserError
+
+DESCRIPTION = """Merge a trained adapter into its base, and prove that the result is the trained model.
+
+  python merge_adapter.py --run outputs/gsm8k --output merged/gsm8k
+  python merge_adapter.py --run outputs/gsm8k/checkpoint-500 --output merged/gsm8k_500 --dtype float16
+  python merge_adapter.py --config configs/gsm8k.yaml --adapter_path my_adapter --output_path merged/mine
+
+The base is loaded unquantized. What is written is read back by plain transformers, and its logits are compared with
+those of the adapter on its base: merge_report.json holds the figures. A merge that fails leaves nothing."""
+
+
+def main(arguments: argparse.Namespace) -> Answer:
+    """Open the adapter, merge it, and show the proof."""
+    _check_options(arguments)
+    from utils.merging.merging import MergeOptions, merge_adapter, show_report
+    from utils.merging.source import open_adapter_folder, open_run
+
+    source = open_run(arguments.run) if arguments.run else open_adapter_folder(arguments.config, arguments.adapter_path)
+    options = MergeOptions(arguments.dtype, arguments.max_shard_size, arguments.overwrite, arguments.eval_rows)
+    report = merge_adapter(source, arguments.output, options)
+    show_report(report)
+    return report
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    pair = bool(arguments.config), bool(arguments.adapter_path)
+    if bool(arguments.run) == any(pair) or (any(pair) and not all(pair)):
+        raise UserError("give either --run (a trained run), or --config and --adapter_path (an adapter made elsewhere)")
+
+
+def build() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = build_parser("merge_adapter.py", DESCRIPTION)
+    parser.add_argument("--run", metavar="FOLDER", help="a run folder, its final_model/ or a checkpoint")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of an adapter that was made elsewhere")
+    parser.add_argument("--adapter_path", metavar="FOLDER", help="that adapter, in peft's layout")
+    parser.add_argument(
+        "--output", "--output_path", required=True, metavar="FOLDER", help="where the merged model goes"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="rename an output folder that is not empty")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=["auto", "bfloat16", "float16", "float32"],
+        help="auto: what the run's base is stored in, bfloat16 for a run on a quantized base",
+    )
+    parser.add_argument(
+        "--max_shard_size", default="5GB", type=_size, metavar="SIZE", help="of one file of weights; default: 5GB"
+    )
+    parser.add_argument(
+        "--eval_rows",
+        default=256,
+        type=_count,
+        metavar="N",
+        help="validation rows that a classifier is scored on, at most; 0: no score; default: 256",
+    )
+    return parser
+
+
+def _size(word: str) -> str:
+    if not re.fullmatch(r"[1-9]\d*[KMG]i?B", word):
+        raise argparse.ArgumentTypeError(f"{word!r} is not a size such as 5GB or 200MB")
+    return word
+
+
+def _count(word: str) -> int:
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 0")
+    return int(word)
+
+
+if __name__ == "__main__":
+    sys.exit(open_door(main, build(), sys.argv[1:]))

@@ -1,0 +1,211 @@
+"""Merges an adapter into its base, writes a plain model, reads it back, and proves that it is the trained one."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import CheckError, ModelError, UserError
+from utils.merging.comparing import describe_difference, prove_equal
+from utils.merging.exam import Answers, Exam, check_tokenizer, open_exam
+from utils.merging.output import check_output, open_output, require_space
+from utils.merging.source import MergeSource
+from utils.merging.table import render_report
+from utils.merging.weights import merge_weights, place, switched_off
+from utils.modeling.source import resolved_commit
+from utils.results.json_file import write_json
+from utils.results.provenance import collect_provenance
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+REPORT_FILE = "merge_report.json"
+RUN_COPY = "merged_run.yaml"  # under its own name a folder would pass for a run
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """How the merged model is written."""
+
+    dtype: str = "auto"
+    """`auto`: what the run's base is stored in, bfloat16 where it was quantized."""
+    max_shard_size: str = "5GB"
+    """Size of one file of weights."""
+    overwrite: bool = False
+    """Rename an output that is there."""
+    num_eval: int = 256
+    """Rows to score a classifier on, at most; 0: no score."""
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """What was measured before the merged model was let go of."""
+
+    trained: Answers
+    without: np.ndarray[Any, Any] | None
+    dtype: str
+    size_bytes: int
+    num_parameters: int
+    tied: bool | None
+    """None: the base's embeddings are not tied."""
+    commit: str | None
+
+
+def merge_adapter(source: MergeSource, output: str, options: MergeOptions) -> dict[str, Any]:
+    """Merge an adapter; the output appears under its name only when it is proved.
+
+    No two models are held at a time.
+
+    Args:
+        source: From `open_run` or `open_adapter_folder`.
+        output: Folder of the merged model.
+        options: How it is written.
+
+    Returns:
+        The content of merge_report.json.
+
+    Raises:
+        UserError: The output cannot be written, or the base cannot be had.
+        CheckError: The merged model is not the trained one; nothing is left of it.
+    """
+    started = datetime.now(timezone.utc)
+    base = Path(source.config.model.location)
+    target = check_output(output, options.overwrite, [source.weights, source.run or source.weights, base])
+    with open_output(target) as folder:
+        tokenizer = source.load_tokenizer()
+        exam = open_exam(source, tokenizer, options.num_eval)
+        as_trained = _answer_as_trained(source, exam, tokenizer)
+        merged = _merge_and_write(source, exam, tokenizer, folder, options)
+        _release_memory()
+        found = _read_back(source, exam, tokenizer, folder)
+        proof = prove_equal(merged.trained.logits, merged.without, found.logits, merged.dtype)
+        report = {
+            "version": 1,
+            "output": str(target),
+            "source": _describe_source(source, merged.commit),
+            **{name: getattr(merged, name) for name in ("dtype", "size_bytes", "num_parameters")},
+            "tied_embeddings": merged.tied,
+            "probe": {"rows": exam.num_rows, "source": exam.rows, **proof},
+            "scores": _describe_scores(exam, merged.trained, found),
+            "as_trained": _compare_as_trained(source, as_trained, found),
+            "provenance": collect_provenance(started=started, ended=datetime.now(timezone.utc)),
+        }
+        write_json(folder / REPORT_FILE, report)
+    return report
+
+
+def show_report(report: Mapping[str, Any]) -> None:
+    """Print the table on standard output."""
+    from rich.console import Console
+
+    Console().print(render_report(report))
+
+
+def _answer_as_trained(source: MergeSource, exam: Exam, tokenizer: PreTrainedTokenizerBase) -> Answers | None:
+    """Let the adapter answer on the quantized base that it was trained on; None where there was none, or not here."""
+    if source.config.model.quantization is None:
+        return None
+    try:
+        return exam.answer(source.load_as_trained(tokenizer))
+    except ModelError as error:
+        logger.warning("the adapter cannot be asked on its quantized base here (%s); only the merge is proved", error)
+        return None
+    finally:
+        _release_memory()
+
+
+def _merge_and_write(
+    source: MergeSource, exam: Exam, tokenizer: PreTrainedTokenizerBase, folder: Path, options: MergeOptions
+) -> _Merged:
+    model = place(source.load_unquantized(tokenizer, options.dtype))
+    commit, trained = resolved_commit(model), exam.answer(model)
+    with switched_off(model) as possible:
+        without = exam.compute_logits(model) if possible else None
+    merged, tied = merge_weights(source.config.peft.method, model)
+    sizes = {id(each): (each.numel(), each.element_size()) for each in merged.parameters()}
+    size_bytes = sum(count * width for count, width in sizes.values())
+    require_space(folder, size_bytes)
+    _write(source, merged, tokenizer, folder, options.max_shard_size)
+    dtype = str(merged.dtype).removeprefix("torch.")
+    return _Merged(trained, without, dtype, size_bytes, sum(count for count, _ in sizes.values()), tied, commit)
+
+
+def _write(
+    source: MergeSource, merged: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, shard: str
+) -> None:
+    from safetensors import SafetensorError
+    from transformers import GenerationConfig
+
+    if (source.weights / "generation_config.json").is_file():
+        merged.generation_config = GenerationConfig.from_pretrained(source.weights)
+    try:
+        merged.save_pretrained(folder, max_shard_size=shard)
+        tokenizer.save_pretrained(folder)
+        for each in (source.weights, source.run):
+            if each is not None and (each / "run.yaml").is_file():
+                shutil.copyfile(each / "run.yaml", folder / RUN_COPY)
+        for each in folder.iterdir():  # safetensors lets nobody but the owner read its files
+            shutil.copymode(folder / "config.json", each)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be written: {error}") from None
+
+
+def _read_back(source: MergeSource, exam: Exam, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Answers:
+    """Load what was written by plain transformers, as a user will, and let it answer."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    trust = {"trust_remote_code": source.config.model.trust_remote_code}
+    check_tokenizer(exam, tokenizer, AutoTokenizer.from_pretrained(folder, **trust))
+    auto = AutoModelForCausalLM if source.head is None else AutoModelForSequenceClassification
+    model, info = auto.from_pretrained(folder, output_loading_info=True, use_safetensors=True, **trust)
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if info[kind]:
+            raise CheckError(f"the written model is not whole: {kind.replace('_', ' ')} {sorted(info[kind])[:3]}")
+    return exam.answer(place(model))
+
+
+def _release_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _describe_source(source: MergeSource, commit: str | None) -> dict[str, Any]:
+    config = source.config
+    return {
+        "run": None if source.run is None else str(source.run),
+        "weights": str(source.weights),
+        "method": config.peft.method,
+        "task_type": config.task_type,
+        "base": config.model.name_or_path,
+        "base_commit": commit,
+    }
+
+
+def _describe_scores(exam: Exam, trained: Answers, merged: Answers) -> dict[str, Any]:
+    return {
+        "rows": exam.num_scored,
+        "source": exam.scored,
+        "names": list(trained.score or ()),
+        "adapter": trained.score,
+        "merged": merged.score,
+    }
+
+
+def _compare_as_trained(source: MergeSource, as_trained: Answers | None, merged: Answers) -> dict[str, Any] | None:
+    quantization = source.config.model.quantization
+    if as_trained is None or quantization is None:
+        return None
+    difference = describe_difference(as_trained.logits, merged.logits)
+    return {"quantization": quantization.type, **difference, "score": as_trained.score}

@@ -1,0 +1,85 @@
+"""The folder that the merged model is written to: beside its name until it is proved, then renamed."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_SPARE = 64 * 2**20  # tokenizer, configuration, report
+
+
+def check_output(name: str, overwrite: bool, needed: Iterable[Path]) -> Path:
+    """Check what can be checked of the output before anything is loaded.
+
+    Args:
+        name: As the user wrote it.
+        overwrite: Whether an output that is there may be renamed.
+        needed: Folders that are read: the run, the adapter, the base.
+
+    Returns:
+        The folder, which may be missing.
+
+    Raises:
+        UserError: It is a file, it is not empty, or renaming it would take away what is read.
+    """
+    output = Path(name).expanduser().absolute()
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{name}: is a file; name a folder")
+    for each in needed:
+        if output.resolve() in (each.resolve(), *each.resolve().parents):
+            raise UserError(f"{name}: holds what is to be merged; name another output folder")
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        raise UserError(f"{name}: is not empty; name another folder, or rename this one away by --overwrite")
+    return output
+
+
+@contextmanager
+def open_output(output: Path) -> Iterator[Path]:
+    """Give a folder beside the output to write to; it gets the output's name when all went well, else it is removed.
+
+    A kill in the middle leaves the folder `<output>.partial`, which the next call removes. What is under the
+    output's name by then is renamed, not deleted.
+
+    Raises:
+        UserError: The folder cannot be made.
+    """
+    partial = output.with_name(f"{output.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{partial}: cannot be made: {error.strerror}") from None
+    try:
+        yield partial
+        if output.is_dir() and any(output.iterdir()):
+            _rename_away(output)
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_space(folder: Path, num_bytes: int) -> None:
+    """See to it that the disk has room for the weights.
+
+    Raises:
+        UserError: It has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes + _SPARE:
+        needed, there = (f"{each / 2**30:.1f} GiB" for each in (num_bytes + _SPARE, free))
+        raise UserError(f"{folder.parent}: the merged model needs {needed}, and {there} are free; name another disk")
+
+
+def _rename_away(output: Path) -> None:
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
+    target = output.with_name(f"{output.name}.old_{stamp}")
+    output.rename(target)
+    logger.warning("%s: what was there is now %s", output, target.name)

@@ -1,0 +1,175 @@
+"""What is merged: the adapter of a run, or one made elsewhere in peft's layout, and how each is put on its base."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.adapters.adapter import open_adapter
+from utils.data.dataset import open_dataset
+from utils.errors import ModelError, UserError
+from utils.modeling.labels import build_head_spec
+from utils.rooms import room_name
+from utils.run_config import RunConfig, load_run_config
+from utils.run_folder.reading import LABELS_FILE, TrainedModel, read_run_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.modeling.labels import HeadSpec
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class MergeSource:
+    """An adapter, its configuration, and where what belongs to it lies."""
+
+    name: str
+    """As the user named it."""
+    trained: TrainedModel
+    run: Path | None
+    """The run's folder; None for an adapter that was made elsewhere."""
+
+    @property
+    def weights(self) -> Path:
+        """Folder of the adapter."""
+        return self.trained.weights
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration of its training."""
+        return self.trained.config
+
+    @property
+    def head(self) -> HeadSpec | None:
+        """The classifier's labels; None for a language model."""
+        return build_head_spec(self.trained.label_names) if self.config.task_type == "SEQ_CLS" else None
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the adapter's tokenizer; the base's where the adapter has none."""
+        from utils.modeling.tokenizer import load_tokenizer
+
+        own = (self.weights / "tokenizer_config.json").is_file()
+        return load_tokenizer(self.config.model, str(self.weights) if own else None)
+
+    def load_as_trained(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+        """Put the adapter on the base as it was in training, quantized where it was."""
+        return self._load(self.config, tokenizer)
+
+    def load_unquantized(self, tokenizer: PreTrainedTokenizerBase, dtype: str) -> PreTrainedModel:
+        """Put the adapter on the freshly loaded, unquantized base; a merge into a packed weight would be garbage.
+
+        Args:
+            tokenizer: From `load_tokenizer`.
+            dtype: As in `model.dtype`; `auto`: what the run's base is stored in, bfloat16 where it was quantized.
+        """
+        model = self.config.model
+        if dtype == "auto":
+            dtype = model.dtype if model.quantization is None else "bfloat16"
+        plain: dict[str, Any] = {"quantization": None, "device_map": None, "attn_implementation": "sdpa"}
+        return self._load(replace(self.config, model=model.model_copy(update={**plain, "dtype": dtype})), tokenizer)
+
+    def _load(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+        from utils.modeling.base_model import load_base_model
+
+        try:
+            model = open_adapter(config.peft.method).load(
+                self.weights, lambda _: load_base_model(config.model, tokenizer, self.head)
+            )
+            self._require_whole(model)
+            return model
+        except RuntimeError as error:
+            if "size mismatch" not in str(error):
+                raise
+            lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
+            raise ModelError(f"{self.name}: the adapter does not fit {config.model.name_or_path}: {lines[0]}") from None
+
+    def _require_whole(self, model: PreTrainedModel) -> None:
+        """See to it that every tensor of the adapter's file found its place, and none is missing: peft drops them."""
+        file = self.weights / "adapter_model.safetensors"
+        if not file.is_file() or not hasattr(model, "peft_config"):
+            return
+        from peft import get_peft_model_state_dict
+        from safetensors import safe_open
+
+        with safe_open(file, "pt") as tensors:
+            stored = set(tensors.keys())
+        missing = set(get_peft_model_state_dict(model, save_embedding_layers=False)) - stored
+        idle = stored - set(get_peft_model_state_dict(model, save_embedding_layers=True))
+        for names, what in ((missing, "lacks"), (idle, "holds, without a place in the model,")):
+            if names:
+                base = self.config.model.name_or_path
+                raise ModelError(
+                    f"{self.name}: the adapter does not fit {base}: it {what} {len(names)} tensors such as {min(names)}"
+                )
+
+
+def open_run(name: str) -> MergeSource:
+    """Open a run for merging; nothing heavy is imported.
+
+    Args:
+        name: A run folder, its final_model/ or any of its checkpoints.
+
+    Raises:
+        UserError: It is none of these, or its method leaves nothing to merge.
+    """
+    trained = read_run_folder(name)
+    _require_mergeable(trained.config, f"--run {name}")
+    run = trained.weights.parent if (trained.weights.parent / "run.yaml").is_file() else trained.weights
+    return MergeSource(name, trained, run)
+
+
+def open_adapter_folder(config_file: str, adapter_path: str) -> MergeSource:
+    """Open an adapter that was made elsewhere; nothing heavy is imported.
+
+    Args:
+        config_file: YAML file that names its base, task and labels.
+        adapter_path: A folder in peft's layout, or one with such a final_model/ in it.
+
+    Raises:
+        UserError: There is no such adapter, it is of another method, or its classes are not known.
+    """
+    config = load_run_config(config_file, files=False)
+    _require_mergeable(config, f"--config {config_file}")
+    given = Path(adapter_path).expanduser().resolve()
+    folder = next((each for each in (given, given / "final_model") if (each / ADAPTER_CONFIG).is_file()), None)
+    if folder is None:
+        raise UserError(f"--adapter_path {adapter_path}: holds no {ADAPTER_CONFIG}; name a folder in peft's layout")
+    kind = room_name(str(_read_json(folder / ADAPTER_CONFIG).get("peft_type")))
+    if kind != room_name(config.peft.method):
+        raise UserError(
+            f"--adapter_path {adapter_path}: is of the method {kind}, but {config_file} says peft.method: "
+            f"{config.peft.method}; set peft.method: {kind}"
+        )
+    names = _find_labels(config, folder) if config.task_type == "SEQ_CLS" else ()
+    return MergeSource(adapter_path, TrainedModel(folder, config, names), None)
+
+
+def _require_mergeable(config: RunConfig, option: str) -> None:
+    if sentence := config.peft.LIMITS.merge:
+        raise UserError(f"{option}: peft.method {config.peft.method}: {sentence}")
+
+
+def _find_labels(config: RunConfig, folder: Path) -> tuple[str, ...]:
+    """Take the classes from labels.json beside the adapter, else from the dataset's room, else number them."""
+    for each in (folder, folder.parent):
+        if (each / LABELS_FILE).is_file():
+            return tuple(json.loads((each / LABELS_FILE).read_text("utf-8")))
+    section: Any = config.dataset
+    spec = open_dataset(section.name).describe_classification(section)
+    if spec.label_names or spec.num_labels == 1:
+        return tuple(spec.label_names or ())
+    if spec.num_labels is None:
+        raise UserError(f"{folder}: how many classes the adapter has is not known; set dataset.num_labels")
+    return tuple(f"LABEL_{index}" for index in range(spec.num_labels))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not readable JSON ({error})") from None
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,108 @@
+"""Merging in memory: where the model is put, its update switched off and on, tied embeddings kept right."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from utils.adapters.adapter import open_adapter
+from utils.errors import CheckError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+
+def place(model: PreTrainedModel) -> PreTrainedModel:
+    """Move a model to the GPU where there is one with room for it."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return model
+    num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    if num_bytes * 1.3 + 2**30 > torch.cuda.mem_get_info()[0]:
+        logger.info("the GPU has no room for the model; it is merged on the CPU")
+        return model
+    moved: Any = model.to("cuda")
+    return moved  # type: ignore[no-any-return]
+
+
+@contextmanager
+def switched_off(model: PreTrainedModel) -> Iterator[bool]:
+    """Switch the update of the weights off; what is trained whole, such as a head, stays.
+
+    Gives whether there is anything that can be switched.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield bool(layers)
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def merge_weights(method: str, model: PreTrainedModel) -> tuple[PreTrainedModel, bool | None]:
+    """Merge an adapter through its room; tied embeddings stay tied only where they are still equal afterwards.
+
+    Returns:
+        The plain model, and whether its embeddings are still tied; None: the base's were not.
+
+    Raises:
+        CheckError: The adapter holds numbers that are not finite.
+    """
+    room: Any = open_adapter(method)
+    shared = _untie(model)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"(?s).*(no longer tied|tie_word_embeddings)")  # done by us
+            merged: PreTrainedModel = room.merge(model)
+    except ValueError as error:
+        if "NaN" not in str(error):
+            raise
+        raise CheckError(f"the adapter holds numbers that are not finite: its training diverged ({error})") from None
+    return merged, _tie_equal(merged) if shared else None
+
+
+def _untie(model: nn.Module) -> bool:
+    """Give every module a matrix of its own, and tell whether anything was shared.
+
+    Merging into a shared matrix would change both modules, though in the trained model only one had the update.
+    """
+    from torch import nn
+
+    seen: set[int] = set()
+    shared = False
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            if id(parameter) in seen:
+                module._parameters[name] = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+                shared = True
+            seen.add(id(parameter))
+    return shared
+
+
+def _tie_equal(model: PreTrainedModel) -> bool:
+    """Tie input and output embeddings again if they are still equal; if not, the model is declared untied."""
+    import torch
+
+    read, written = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = written is not None and torch.equal(read.weight, written.weight)
+    if tied:
+        written.weight = read.weight
+    else:
+        model._tied_weights_keys = None
+        model.all_tied_weights_keys = {}
+    for config in {id(each): each for each in (model.config, model.config.get_text_config())}.values():
+        config.tie_word_embeddings = tied
+    return tied
