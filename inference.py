@@ -1,56 +1,84 @@
-"""Uses a trained run: texts from the command line or a file in, labels and probabilities out."""
+"""Uses a trained run, or a model as it was published: texts in, labels, values or written answers out."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
-from utils.doors import Answer, build_parser, open_door
-from utils.errors import UserError
-from utils.inference.rows import check_paths
+from utils.doors import Answer, build_parser, open_door, positive
+from utils.inference.request import INPUT_KINDS, ModelChoice, Request
 
-DESCRIPTION = """Classify texts with a trained run.
+DESCRIPTION = """Answer texts with a trained run, or with a model as it was published.
 
   python inference.py --run outputs/quickstart --input_text "The dog sleeps."
-  python inference.py --run outputs/quickstart --input_file rows.jsonl --output_file answers.jsonl
+  python inference.py --run outputs/gsm8k --input_file questions.jsonl --output_file answers.jsonl
+  python inference.py --run outputs/gsm8k --best --input_text "How many is 2 + 3?" --stream
+  python inference.py --config configs/gsm8k.yaml --model_path DIR --input_file in.csv --output_file out.xlsx
+  cat lines.txt | python inference.py --model Qwen/Qwen2.5-0.5B-Instruct --max_new_tokens 64
 
-A run on pairs takes two --input_text for each row. Files: txt, jsonl, csv, tsv in; jsonl, csv, tsv out."""
+A row holds the columns of the run's prompt or texts; answers in it are not needed. A language model also takes a bare
+request in a column prompt or text, put into the run's prompt, or a conversation in a column messages. A txt file has
+one text per line. The same command goes on where an earlier one was stopped. A row that cannot be answered gets an
+error and its line number in place of an answer."""
 
 
 def main(arguments: argparse.Namespace) -> Answer:
-    """Load the run and answer."""
-    _check_options(arguments)
-    from utils.inference.classification import RunClassifier
+    """Check the request and answer it."""
+    request = _read_request(arguments)
+    request.check()
+    from utils.inference.session import answer_request
 
-    classifier = RunClassifier(arguments.run)
-    if arguments.input_file:
-        rows = classifier.classify_file(arguments.input_file, arguments.output_file)
-        print(f"{rows} rows: {arguments.output_file}", file=sys.stderr)
-        return {"rows": rows, "output_file": arguments.output_file}
-    answers = classifier.classify_texts(arguments.input_text)
-    if not arguments.json:
-        for answer in answers:
-            print(json.dumps(answer, ensure_ascii=False))
-    return {"answers": answers}
+    return answer_request(request)
 
 
-def _check_options(arguments: argparse.Namespace) -> None:
-    if bool(arguments.input_text) == bool(arguments.input_file):
-        raise UserError("give either --input_text (repeatable) or --input_file")
-    if bool(arguments.input_file) != bool(arguments.output_file):
-        raise UserError("--input_file and --output_file go together")
-    if arguments.input_file:
-        check_paths(arguments.input_file, arguments.output_file)
+def _read_request(arguments: argparse.Namespace) -> Request:
+    given = {name: getattr(arguments, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k", "stop")}
+    given["batch_size"] = arguments.batch_size
+    choice = ("run", "best", "checkpoint", "config", "model_path", "model")
+    return Request(
+        choice=ModelChoice(**{name: getattr(arguments, name) for name in choice}),
+        texts=tuple(arguments.input_text),
+        input_file=arguments.input_file,
+        input_format=arguments.input_format,
+        output_file=arguments.output_file,
+        text_columns=tuple(arguments.text_column),
+        generation={name: value for name, value in given.items() if value is not None},
+        seed=arguments.seed,
+        stream=arguments.stream,
+        strict=arguments.strict,
+        as_json=arguments.json,
+    )
 
 
 def build() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = build_parser("inference.py", DESCRIPTION)
-    parser.add_argument("--run", required=True, metavar="FOLDER", help="a run folder, its final_model/ or a checkpoint")
-    parser.add_argument("--input_text", action="append", metavar="TEXT", help="a text; repeatable")
-    parser.add_argument("--input_file", metavar="FILE", help="rows to classify")
-    parser.add_argument("--output_file", metavar="FILE", help="where the rows go with their answers")
+    which = parser.add_argument_group("the model, in one of three ways")
+    which.add_argument("--run", metavar="FOLDER", help="a run folder, its final_model/ or a checkpoint")
+    which.add_argument("--best", action="store_true", help="the run's best checkpoint")
+    which.add_argument("--checkpoint", type=positive, metavar="N", help="the run's checkpoint-N")
+    which.add_argument("--config", metavar="FILE", help="a configuration, for the weights of --model_path")
+    which.add_argument("--model_path", metavar="FOLDER", help="an adapter or model; a run's own run.yaml wins")
+    which.add_argument("--model", metavar="NAME", help="a hub name or folder of a model without run")
+    rows = parser.add_argument_group("rows (standard input to standard output, as JSON lines, where none are named)")
+    rows.add_argument("--input_text", action="append", default=[], metavar="TEXT", help="a text; repeatable")
+    rows.add_argument("--input_file", metavar="FILE", help=f"rows to answer: {', '.join(INPUT_KINDS)}")
+    formats = [kind.removeprefix(".") for kind in INPUT_KINDS]
+    rows.add_argument("--input_format", choices=formats, help="kind of the input, where its name does not tell")
+    rows.add_argument("--output_file", metavar="FILE", help="rows with answers: .jsonl .json .csv .tsv .xlsx .parquet")
+    rows.add_argument(
+        "--text_column", action="append", default=[], metavar="NAME", help="a column to read in place of the run's"
+    )
+    rows.add_argument("--strict", action="store_true", help="stop at the first row that cannot be answered")
+    writing = parser.add_argument_group("language models (over the run's generation: section)")
+    writing.add_argument("--max_new_tokens", type=positive, metavar="N", help="tokens that an answer may have")
+    writing.add_argument("--temperature", type=float, metavar="T", help="0: always the likeliest token")
+    writing.add_argument("--top_p", type=float, metavar="P", help="draw among the likeliest that hold this share")
+    writing.add_argument("--top_k", type=positive, metavar="K", help="draw among so many likeliest tokens")
+    writing.add_argument("--stop", action="append", metavar="TEXT", help="a text that ends an answer; repeatable")
+    writing.add_argument("--seed", type=int, default=0, metavar="N", help="decides what is drawn; default 0")
+    writing.add_argument("--batch_size", type=positive, metavar="N", help="prompts answered at once")
+    writing.add_argument("--stream", action="store_true", help="show the answer to one text while it is written")
     return parser
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from utils.data.conversations import build_chat, first_request, read_turns
+from utils.data.conversations import build_chat, first_request, open_chat, read_turns
 from utils.data.dataset import Example, InstructionSection, InstructionSet, Row
 from utils.data.texts import RowError
 
@@ -39,6 +39,8 @@ def describe_instructions(config: Config) -> InstructionSet:
         read_row=lambda row: build_chat(_read_turns(row)),
         ask=lambda question: Example(question=question, messages=({"role": "user", "content": question},)),
         columns=("messages",),
+        read_prompt=lambda row: open_chat(_read_turns(row)),
+        prompt_columns=("messages",),
         metrics=("exact_match", "token_f1", "rouge_l"),
         protocol="code_feedback last answer, run's own chat template",
         train_split=config.train_split,

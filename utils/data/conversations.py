@@ -58,6 +58,19 @@ def build_chat(turns: Turns, num_context: int = 0) -> Example:
     )
 
 
+def open_chat(turns: Turns) -> Example:
+    """Make a prompt of turns that ends where the assistant is to speak; a last turn of its own is left out.
+
+    Raises:
+        RowError: The roles stand in a wrong order, or nobody asks.
+    """
+    kept = turns[:-1] if turns[-1]["role"] == "assistant" else turns
+    if not kept or kept[-1]["role"] != "user":
+        raise RowError("there is no user's turn to answer")
+    _check_order(kept)
+    return Example(question=kept[0]["content"] if len(kept) == 1 else "", messages=kept)
+
+
 def first_request(turns: Turns) -> str:
     """Give the first thing that the user says."""
     return next((turn["content"] for turn in turns if turn["role"] == "user"), "")

@@ -29,6 +29,7 @@ from utils.data.dataset import (
     columns,
 )
 from utils.data.formats import (
+    ANSWER_COLUMNS,
     Format,
     alpaca_format,
     find_answer_column,
@@ -161,7 +162,11 @@ def describe_instructions(config: Config) -> InstructionSet:
     )
     stated = config.stated_format
     if stated is None or (stated == "template" and config.answer_column is None):
-        return replace(blank, settle=lambda there: _complete(blank, config, _tell_format(config, there)))
+        return replace(
+            blank,
+            settle=lambda there: _complete(blank, config, _tell_format(config, there)),
+            settle_prompt=lambda there: _complete(blank, config, _tell_prompt_format(config, there)),
+        )
     return _complete(blank, config, _tell_format(config, ()))
 
 
@@ -175,12 +180,14 @@ def _complete(blank: InstructionSet, config: Config, chosen: Format) -> Instruct
         read_row=chosen.read_row,
         ask=chosen.ask,
         columns=chosen.columns,
+        read_prompt=chosen.read_prompt,
+        prompt_columns=chosen.prompt_columns,
         stop=() if config.as_chat else chosen.stop,
         group=chosen.group,
     )
 
 
-def _build_formats(config: Config, there: Sequence[str]) -> dict[str, Format]:
+def _build_formats(config: Config, there: Sequence[str], *, answered: bool = True) -> dict[str, Format]:
     """Build every format that the YAML allows; `there` are the rows' columns."""
     formats = {
         "prompt_completion": prompt_completion_format(config.answer_column),
@@ -193,6 +200,8 @@ def _build_formats(config: Config, there: Sequence[str]) -> dict[str, Format]:
     if config.prompt_template is not None:
         taken = PromptTemplate.parse(config.prompt_template).columns
         answer = config.answer_column or find_answer_column(there, taken)
+        if answer is None and not answered:
+            answer = ANSWER_COLUMNS[0]
         if answer is None:
             raise DataError(
                 f"{config.path}: dataset.answer_column must name the column of the answer; "
@@ -214,7 +223,22 @@ def _tell_format(config: Config, there: Sequence[str]) -> Format:
             needed = {"template": "dataset.prompt_template", "text": "one dataset.text_column"}
             raise DataError(f"dataset.format: {config.stated_format} needs {needed[config.stated_format]}")
         return formats[config.stated_format]
-    found = find_formats(formats, there)
+    return _choose_format(config, formats, find_formats(formats, there), there)
+
+
+def _tell_prompt_format(config: Config, there: Sequence[str]) -> Format:
+    """Tell the format of rows without answers by their columns.
+
+    Raises:
+        DataError: No format fits, or several do.
+    """
+    formats = _build_formats(config, there, answered=False)
+    if config.stated_format is not None:
+        return formats[config.stated_format]
+    return _choose_format(config, formats, find_formats(formats, there, answered=False), there)
+
+
+def _choose_format(config: Config, formats: dict[str, Format], found: Sequence[str], there: Sequence[str]) -> Format:
     if len(found) == 1:
         return formats[found[0]]
     what = f"the columns fit several formats ({', '.join(found)})" if found else "the columns fit no format"

@@ -19,7 +19,6 @@ FILE_KINDS = {
     ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text",
 }  # fmt: skip
 
-
 Row = dict[str, Any]
 
 
@@ -114,8 +113,8 @@ class InstructionSection(DatasetSection):
     @field_validator("prompt_template")
     @classmethod
     def _readable_template(cls, value: str | None) -> str | None:
-        if value is not None:
-            PromptTemplate.parse(value)
+        if value is not None and not PromptTemplate.parse(value).columns:
+            raise ValueError("names no column in braces, so that every prompt would be the same; write {question}, say")
         return value
 
     @field_validator("train_split", "validation_split")
@@ -134,9 +133,8 @@ class InstructionSection(DatasetSection):
 
     def contradictions(self) -> dict[str, str]:
         """Find keys that have no effect here, each with what is right."""
-        if self.system_prompt is not None and not self.as_chat:
-            return {"system_prompt": "these rows are no chats; set dataset.as_chat: true"}
-        return {}
+        idle = self.system_prompt is not None and not self.as_chat
+        return {"system_prompt": "these rows are no chats; set dataset.as_chat: true"} if idle else {}
 
 
 @dataclass(frozen=True)
@@ -229,6 +227,10 @@ class InstructionSet:
     """Names the way of prompting and scoring; stored with every score."""
     columns: tuple[str, ...] = ()
     """Columns that are read, taken as text as they are written where a file has no types."""
+    read_prompt: Callable[[Row], Example] | None = None
+    """Makes the prompt (an example without answer) of a row that needs no answer; None: not settled yet."""
+    prompt_columns: tuple[str, ...] = ()
+    """Columns that read_prompt needs."""
     subset: str | None = None
     """Configuration within the path."""
     revision: str | None = None
@@ -250,6 +252,8 @@ class InstructionSet:
     settle: Callable[[Sequence[str]], InstructionSet] | None = None
     """Completes these answers when the rows' columns are known (custom rows of no stated format); None: complete.
     `settle_set` of utils/data/instruction.py calls it."""
+    settle_prompt: Callable[[Sequence[str]], InstructionSet] | None = None
+    """The same by the columns of rows without answers, where the set's own rows are no longer here."""
 
 
 class DatasetRoom(Protocol):
@@ -292,6 +296,4 @@ def spread(rows: Any, count: int) -> list[Any]:
 
 def columns(value: str | list[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
     """Read one column name or a list of them."""
-    if value is None:
-        return default
-    return (value,) if isinstance(value, str) else tuple(value)
+    return default if value is None else (value,) if isinstance(value, str) else tuple(value)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from utils.data.conversations import Turns, build_chat, first_request, read_sharegpt, read_turns
+from utils.data.conversations import Turns, build_chat, first_request, open_chat, read_sharegpt, read_turns
 from utils.data.dataset import Example, Row
 from utils.data.texts import PromptTemplate, RowError, describe_kind, join_answer, read_text
 
@@ -32,6 +32,10 @@ class Format:
     """As in InstructionSet."""
     columns: tuple[str, ...]
     """Columns that the rows must have."""
+    read_prompt: Callable[[Row], Example]
+    """As in InstructionSet."""
+    prompt_columns: tuple[str, ...]
+    """Those of the columns that a row without answer must have."""
     stop: tuple[str, ...] = ()
     group: Callable[[Row], str] | None = None
 
@@ -40,15 +44,20 @@ def template_format(template: str, answer_column: str) -> Format:
     """Rows whose prompt is a template over columns and whose answer stands in a column."""
     parsed = PromptTemplate.parse(template)
 
-    def read_row(row: Row) -> Example:
-        prompt, answer = parsed.render(row), read_text(row, answer_column)
+    def read_prompt(row: Row) -> Example:
+        prompt = parsed.render(row)
         only = row.get(parsed.columns[0]) if len(parsed.columns) == 1 else None
-        return Example(prompt, join_answer(prompt, answer), question="" if only is None else str(only))
+        return Example(prompt, question="" if only is None else str(only))
+
+    def read_row(row: Row) -> Example:
+        asked, answer = read_prompt(row), read_text(row, answer_column)
+        return replace(asked, answer=join_answer(asked.prompt, answer))
 
     def ask(question: str) -> Example:
         return Example(parsed.render({parsed.columns[0]: question}), question=question)
 
-    return Format(read_row, ask if len(parsed.columns) == 1 else None, (*parsed.columns, answer_column))
+    single = ask if len(parsed.columns) == 1 else None
+    return Format(read_row, single, (*parsed.columns, answer_column), read_prompt, parsed.columns)
 
 
 def prompt_completion_format(answer_column: str | None) -> Format:
@@ -62,7 +71,15 @@ def prompt_completion_format(answer_column: str | None) -> Format:
         prompt = read_text(row, "prompt")
         return Example(prompt, read_text(row, completion), question=prompt)
 
-    return Format(read_row, lambda question: Example(question, question=question), ("prompt", completion))
+    def read_prompt(row: Row) -> Example:
+        if isinstance(row.get("prompt"), list):
+            return open_chat(read_turns(row["prompt"], "prompt"))
+        return ask(read_text(row, "prompt"))
+
+    def ask(question: str) -> Example:
+        return Example(question, question=question)
+
+    return Format(read_row, ask, ("prompt", completion), read_prompt, ("prompt",))
 
 
 def messages_format(column: str | None) -> Format:
@@ -79,24 +96,34 @@ def alpaca_format() -> Format:
     """Rows with instruction, output and sometimes input."""
     plain, with_input = PromptTemplate.parse(ALPACA), PromptTemplate.parse(ALPACA_WITH_INPUT)
 
-    def read_row(row: Row) -> Example:
-        instruction, extra, answer = read_text(row, "instruction"), row.get("input"), read_text(row, "output")
+    def read_prompt(row: Row) -> Example:
+        instruction, extra = read_text(row, "instruction"), row.get("input")
         if not isinstance(extra, (str, type(None))):
             raise RowError(f"column input holds {describe_kind(extra)} instead of a text")
         if not extra or not extra.strip():
-            return Example(plain.render(row), answer, question=instruction, user_turn=instruction)
+            return Example(plain.render(row), question=instruction, user_turn=instruction)
         turn = f"{instruction}\n\n{extra}"
-        return Example(with_input.render(row), answer, question=turn, user_turn=turn)
+        return Example(with_input.render(row), question=turn, user_turn=turn)
+
+    def read_row(row: Row) -> Example:
+        return replace(read_prompt(row), answer=read_text(row, "output"))
 
     def ask(question: str) -> Example:
         return Example(plain.render({"instruction": question}), question=question, user_turn=question)
 
-    return Format(read_row, ask, ("instruction", "output"), stop=("### Instruction",))
+    stop = ("### Instruction",)
+    return Format(read_row, ask, ("instruction", "output"), read_prompt, ("instruction",), stop)
 
 
 def text_format(column: str) -> Format:
     """Rows of plain text, all of it trained on."""
-    return Format(lambda row: Example(answer=read_text(row, column)), None, (column,))
+    return Format(
+        read_row=lambda row: Example(answer=read_text(row, column)),
+        ask=None,
+        columns=(column,),
+        read_prompt=lambda row: Example(read_text(row, column)),
+        prompt_columns=(column,),
+    )
 
 
 def find_answer_column(columns: Iterable[str], taken: Iterable[str]) -> str | None:
@@ -105,10 +132,18 @@ def find_answer_column(columns: Iterable[str], taken: Iterable[str]) -> str | No
     return found[0] if len(found) == 1 else None
 
 
-def find_formats(formats: dict[str, Format], columns: Iterable[str]) -> list[str]:
-    """Name the formats whose columns are all there; plain text counts only where nothing else does."""
+def find_formats(formats: dict[str, Format], columns: Iterable[str], *, answered: bool = True) -> list[str]:
+    """Name the formats whose columns are all there; plain text counts only where nothing else does.
+
+    Args:
+        formats: By name.
+        columns: Those of the rows.
+        answered: Whether the rows have answers; without, only the columns of the prompt count.
+    """
     there = set(columns)
-    found = [name for name, each in formats.items() if there.issuperset(each.columns)]
+    found = [
+        name for name, each in formats.items() if there.issuperset(each.columns if answered else each.prompt_columns)
+    ]
     return [name for name in found if name != "text"] or found
 
 
@@ -122,5 +157,7 @@ def _conversations(column: str, read: Callable[[Any, str], Turns]) -> Format:
         read_row=lambda row: build_chat(read_column(row)),
         ask=lambda question: Example(question=question, messages=({"role": "user", "content": question},)),
         columns=(column,),
+        read_prompt=lambda row: open_chat(read_column(row)),
+        prompt_columns=(column,),
         group=lambda row: first_request(read_column(row)),
     )

@@ -51,6 +51,8 @@ def describe_instructions(config: Config) -> InstructionSet:
         read_row=read_row,
         ask=ask,
         columns=("question", "answer"),
+        read_prompt=lambda row: ask(read_text(row, "question")),
+        prompt_columns=("question",),
         metrics=("em_strict", "em_flexible", "em_metamath", "invalid_rate"),
         protocol="gsm8k zero-shot, run's own prompt",
         train_split=config.train_split,

@@ -55,6 +55,8 @@ def describe_instructions(config: Config) -> InstructionSet:
         read_row=read_row,
         ask=ask,
         columns=("query", "response"),
+        read_prompt=lambda row: ask(read_text(row, "query")),
+        prompt_columns=("query",),
         metrics=("em_strict", "em_flexible", "em_metamath", "invalid_rate"),
         protocol="metamathqa zero-shot, run's own prompt",
         train_split=config.train_split,

@@ -18,11 +18,11 @@ from utils.evaluate_model.folders import (
     tell_reused,
     write_facts,
 )
-from utils.evaluate_model.placing import place_model
 from utils.evaluation.evaluator import build_identity, evaluate_set
 from utils.evaluation.score import comparable
 from utils.evaluation.section import EvaluationSection
 from utils.evaluation.sets import EvaluationSet, load_evaluation_sets
+from utils.generation.placing import place_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from utils.generation.section import GenerationSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.generation.streaming import AnswerStream
 
 _log = logging.getLogger(__name__)
 
@@ -71,20 +73,26 @@ class TextGenerator:
             DataError: A prompt is empty, or leaves no position at all.
         """
         rooms = [self._room(len(prompt)) for prompt in prompts]
-        for index, (prompt, room) in enumerate(zip(prompts, rooms, strict=True)):
-            if not prompt:
-                raise DataError(f"prompt {index + 1} is empty; a model needs at least one token to go on from")
-            if room < 1:
-                raise DataError(
-                    f"prompt {index + 1} has {len(prompt)} tokens, and the model has {self._num_positions} positions; "
-                    "nothing can be written after it: shorten the prompts"
-                )
+        for index, prompt in enumerate(prompts):
+            if reason := self.explain_refusal(len(prompt)):
+                raise DataError(f"prompt {index + 1} {reason}")
         if num_short := sum(room < self._section.max_new_tokens for room in rooms):
             _log.warning(
                 "%d of %d prompts leave room for fewer than generation.max_new_tokens (%d) tokens in the model's %s "
                 "positions; their answers may be cut off",
                 num_short, len(prompts), self._section.max_new_tokens, self._num_positions,
             )  # fmt: skip
+
+    def explain_refusal(self, num_tokens: int) -> str | None:
+        """Say why nothing can be written after a prompt of so many tokens; None: it can."""
+        if not num_tokens:
+            return "is empty; a model needs at least one token to go on from"
+        if self._room(num_tokens) < 1:
+            return (
+                f"has {num_tokens} tokens, and the model has {self._num_positions} positions; "
+                "nothing can be written after it: shorten the prompts"
+            )
+        return None
 
     def generate(
         self, prompts: Sequence[Sequence[int]], only: Sequence[int] | None = None
@@ -107,18 +115,60 @@ class TextGenerator:
         rows = range(len(prompts)) if only is None else only
         self.check_prompts(prompts)
         for batch in self._batches(prompts, rows):
-            yield from self._generate_batch(prompts, batch)
+            yield from self._generate_batch(prompts, batch, None)
 
-    def _batches(self, prompts: Sequence[Sequence[int]], rows: Sequence[int]) -> Iterator[list[int]]:
+    def generate_batches(
+        self,
+        prompts: Sequence[Sequence[int]],
+        numbers: Sequence[int],
+        done: Collection[int] = (),
+        max_tokens: int | None = None,
+    ) -> Iterator[list[tuple[int, Generated]]]:
+        """Write answers to some of many prompts, in the same batches whatever is done already.
+
+        Args:
+            prompts: Token ids of each prompt, none of which `explain_refusal` refuses.
+            numbers: Number of each prompt among all, which decides what it draws.
+            done: Places in `prompts`; a batch of which all are done is passed over.
+            max_tokens: Of one batch, padding and answers included, unless one row has more; None: any number.
+
+        Yields:
+            Places in `prompts` with their answers, of one batch.
+        """
+        for batch in self._batches(prompts, range(len(prompts)), max_tokens):
+            if not all(row in done for row in batch):
+                yield list(self._generate_batch(prompts, batch, numbers))
+
+    def stream(self, prompt: Sequence[int], show: Callable[[str], None]) -> Generated:
+        """Write an answer to one prompt and show its text piece by piece; the pieces are the answer's text."""
+        from utils.generation.streaming import AnswerStream
+
+        if reason := self.explain_refusal(len(prompt)):
+            raise DataError(f"the prompt {reason}")
+        stream = AnswerStream(self._tokenizer, self._stop, self._end_ids, show)
+        [answer] = self._write([prompt], [0], None, stream)
+        stream.finish(answer.text)
+        return answer
+
+    def _batches(
+        self, prompts: Sequence[Sequence[int]], rows: Sequence[int], max_tokens: int | None = None
+    ) -> Iterator[list[int]]:
         """Put rows of like length together; those that leave less room, or take no padding, only with their equals."""
         batch: list[int] = []
         for row in sorted(rows, key=lambda row: (-len(prompts[row]), row)):
-            if batch and (len(batch) == self._section.batch_size or not self._goes_with(prompts, batch[0], row)):
+            if batch and (self._is_full(prompts, batch, max_tokens) or not self._goes_with(prompts, batch[0], row)):
                 yield batch
                 batch = []
             batch.append(row)
         if batch:
             yield batch
+
+    def _is_full(self, prompts: Sequence[Sequence[int]], batch: list[int], max_tokens: int | None) -> bool:
+        if len(batch) == self._section.batch_size:
+            return True
+        width = len(prompts[batch[0]])
+        wanted = (len(batch) + 1) * (width + self._room(width))
+        return max_tokens is not None and wanted > max_tokens
 
     def _goes_with(self, prompts: Sequence[Sequence[int]], one: int, other: int) -> bool:
         lengths = len(prompts[one]), len(prompts[other])
@@ -132,11 +182,13 @@ class TextGenerator:
             return self._section.max_new_tokens
         return min(self._section.max_new_tokens, self._num_positions - length)
 
-    def _generate_batch(self, prompts: Sequence[Sequence[int]], batch: list[int]) -> Iterator[tuple[int, Generated]]:
+    def _generate_batch(
+        self, prompts: Sequence[Sequence[int]], batch: list[int], numbers: Sequence[int] | None
+    ) -> Iterator[tuple[int, Generated]]:
         import torch
 
         try:
-            answers = self._write(prompts, batch)
+            answers = self._write(prompts, batch, numbers)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
@@ -148,9 +200,15 @@ class TextGenerator:
         _log.warning("%d prompts at once do not fit into memory; trying %d (generation.batch_size)", len(batch), half)
         torch.cuda.empty_cache()
         for part in (batch[:half], batch[half:]):
-            yield from self._generate_batch(prompts, part)
+            yield from self._generate_batch(prompts, part, numbers)
 
-    def _write(self, prompts: Sequence[Sequence[int]], batch: list[int]) -> list[Generated]:
+    def _write(
+        self,
+        prompts: Sequence[Sequence[int]],
+        batch: list[int],
+        numbers: Sequence[int] | None,
+        streamer: AnswerStream | None = None,
+    ) -> list[Generated]:
         """Write the answers of one batch."""
         import torch
 
@@ -159,13 +217,15 @@ class TextGenerator:
 
         width = len(prompts[batch[0]])
         inputs = self._pad([prompts[row] for row in batch], width)
+        drawn = batch if numbers is None else [numbers[row] for row in batch]
         stopping = StopTexts(self._tokenizer, self._stop, width) if self._stop else None
         with keep_random_state(), ready_to_generate(self._model), torch.no_grad():
             written = self._model.generate(
                 **inputs,
                 generation_config=self._build_config(self._room(width)),
-                logits_processor=build_sampler(self._section, batch, self._seed),
+                logits_processor=build_sampler(self._section, drawn, self._seed),
                 stopping_criteria=[stopping] if stopping else None,
+                streamer=streamer,
             )
         answers = written[:, width:].tolist()
         lengths = stopping.lengths if stopping else {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from itertools import islice
@@ -12,6 +13,8 @@ from utils.data.tokenizing import encode_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_log = logging.getLogger(__name__)
 
 _CHUNK = 1024  # rows held at once: enough to find rows of like length, little enough to stream a large file
 
@@ -28,6 +31,8 @@ class Classified:
     """The regression value; None for classes."""
     truncated: bool
     """Whether the row was cut at max_length."""
+    num_tokens: int = 0
+    """Tokens that the model read."""
 
     def to_dict(self) -> dict[str, Any]:
         """Give the answer for a file: a label with its probabilities, or a value."""
@@ -69,14 +74,32 @@ class TextClassifier:
         while chunk := list(islice(stream, _CHUNK)):
             yield from self._classify_chunk(chunk)
 
-    def _classify_chunk(self, rows: list[tuple[str, ...]]) -> list[Classified]:
+    def classify_batches(
+        self, rows: Sequence[tuple[str, ...]], done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, Classified]]]:
+        """Classify rows, longest first, in the same batches whatever is done already.
+
+        Args:
+            rows: Each of one or two texts.
+            done: Places in `rows`; a batch of which all are done is passed over.
+
+        Yields:
+            Places in `rows` with their answers, of one batch.
+        """
+        if not rows:
+            return
         encoded, cut = encode_texts(list(zip(*rows, strict=True)), self._tokenizer, self._max_length)
         lengths = [len(ids) for ids in encoded["input_ids"]]
-        answers: list[Classified | None] = [None] * len(rows)
         for batch in self._batches(lengths):
-            for row, logits in zip(batch, self._logits(encoded, batch), strict=True):
-                answers[row] = self._read(logits, cut[row])
-        return [answer for answer in answers if answer is not None]
+            if all(row in done for row in batch):
+                continue
+            logits = self._logits(encoded, batch)
+            values = (logits.softmax(dim=-1) if self._names else logits.reshape(-1, 1)).tolist()
+            yield [(row, self._read(each, cut[row], lengths[row])) for row, each in zip(batch, values, strict=True)]
+
+    def _classify_chunk(self, rows: list[tuple[str, ...]]) -> list[Classified]:
+        answers = {row: answer for batch in self.classify_batches(rows) for row, answer in batch}
+        return [answers[row] for row in range(len(rows))]
 
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
         batch: list[int] = []
@@ -91,17 +114,30 @@ class TextClassifier:
     def _logits(self, encoded: Any, batch: list[int]) -> Any:
         import torch
 
+        try:
+            return self._forward(encoded, batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+        half = (len(batch) + 1) // 2  # outside the handler: the traceback holds the batch's tensors
+        _log.warning("%d rows at once do not fit into memory; trying %d", len(batch), half)
+        torch.cuda.empty_cache()
+        return torch.cat([self._logits(encoded, part) for part in (batch[:half], batch[half:])])
+
+    def _forward(self, encoded: Any, batch: list[int]) -> Any:
+        import torch
+
         rows = [{key: encoded[key][row] for key in encoded if key in self._inputs} for row in batch]
         inputs = self._tokenizer.pad(rows, return_tensors="pt").to(self._model.device)
         with torch.inference_mode():
             return self._model(**inputs).logits.float().cpu()
 
-    def _read(self, logits: Any, truncated: bool) -> Classified:
+    def _read(self, values: list[float], truncated: bool, num_tokens: int) -> Classified:
         if not self._names:
-            return Classified(None, {}, float(logits.reshape(-1)[0]), truncated)
-        shares = logits.softmax(dim=-1).tolist()
-        best = max(range(len(shares)), key=shares.__getitem__)
-        return Classified(self._names[best], dict(zip(self._names, shares, strict=True)), None, truncated)
+            return Classified(None, {}, values[0], truncated, num_tokens)
+        best = max(range(len(values)), key=values.__getitem__)
+        shares = dict(zip(self._names, values, strict=True))
+        return Classified(self._names[best], shares, None, truncated, num_tokens)
 
 
 def _input_names(model: PreTrainedModel) -> frozenset[str]:

@@ -1,142 +1,205 @@
-"""Reads rows of text from a file, and writes answers beside them."""
+"""Reads rows one by one from a file or standard input: a bad one is a row that says what is wrong with it."""
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import DataError, UserError
+from utils.data.texts import RowError, describe_kind
+from utils.errors import DataError
 
 Row = dict[str, Any]
 
-INPUT_KINDS = (".txt", ".jsonl", ".csv", ".tsv")
-OUTPUT_KINDS = (".jsonl", ".csv", ".tsv")
+TABLE_KINDS = (".csv", ".tsv", ".parquet")
+"""Kinds whose rows all have the same columns."""
+
+_HELD_BACK = "\udc00"  # stands for NUL while a table is read; decoding itself gives \udc80 to \udcff only
+_ODD = re.compile("[\udc00-\udcff]")
 
 
-def check_paths(source: str | Path, target: str | Path) -> None:
-    """Check what can be checked of the files before a model is loaded.
+@dataclass(frozen=True)
+class InputRow:
+    """One row of the input."""
+
+    number: int
+    """From 0, bad rows counted."""
+    place: dict[str, int]
+    """`line` from 1 in a file of text, else `row` from 0."""
+    row: Row = field(default_factory=dict)
+    error: str | None = None
+    """Why it cannot be read."""
+
+    @property
+    def size(self) -> int:
+        """Characters of its texts."""
+        return sum(len(value) for value in self.row.values() if isinstance(value, str))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows are read."""
+
+    path: Path | None
+    """None: standard input."""
+    kind: str
+    """Suffix with dot; empty for standard input: jsonl where the first line is an object, else a text per line."""
+    text_column: str
+    """The column that a line of plain text is."""
+
+    @property
+    def name(self) -> str:
+        """Name it in a message."""
+        return "standard input" if self.path is None else str(self.path)
+
+    def place(self, row: InputRow) -> str:
+        """Name one row in a message."""
+        if "line" in row.place:
+            return f"{self.name}:{row.place['line']}"
+        return f"{self.name}, row {row.place['row']}"
+
+
+def open_source(name: str | None, stated: str | None, text_column: str) -> Source:
+    """Describe the input.
+
+    Args:
+        name: A checked file; None: standard input.
+        stated: Its kind, as a suffix without dot; None: told by the name.
+        text_column: The column that a line of plain text is.
+    """
+    path = None if name is None else Path(name).expanduser()
+    kind = f".{stated}" if stated is not None else "" if path is None else path.suffix.lower()
+    return Source(path, kind, text_column)
+
+
+def read_rows(source: Source) -> Iterator[InputRow]:
+    """Read all rows, lazily.
 
     Raises:
-        UserError: A kind is unknown, there is no input, or the output would overwrite it.
+        DataError: The file as a whole cannot be read.
     """
-    read, written = Path(source).expanduser(), Path(target).expanduser()
-    if read.suffix not in INPUT_KINDS:
-        raise UserError(f"{source}: unknown kind of file; use one of {', '.join(INPUT_KINDS)}")
-    if not read.is_file():
-        raise UserError(f"{source}: no such file")
-    if written.suffix not in OUTPUT_KINDS:
-        raise UserError(f"{target}: unknown kind of output; use one of {', '.join(OUTPUT_KINDS)}")
-    if read.resolve() == written.resolve():
-        raise UserError("--output_file is the input file; name another")
+    for number, (place, row, error) in enumerate(_open(source)):
+        yield InputRow(number, place, row, error)
 
 
-def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[Row]:
-    """Read a file lazily; every row has the columns, as texts, and whatever else the file has.
-
-    A txt file has one text per line, which is the first column.
-
-    Raises:
-        DataError: The file or a line cannot be read; the line is named.
-    """
-    file = Path(path).expanduser()
-    if file.suffix == ".txt" and len(columns) > 1:
-        raise DataError(f"{path}: rows need the columns {', '.join(columns)}; use a jsonl or csv file")
-    with _open(file) as stream:
-        for number, row in _parse(stream, file, columns):
-            missing = [column for column in columns if row.get(column) is None]
-            if missing:
-                there = ", ".join(key for key, value in row.items() if value is not None)
-                raise DataError(f"{path}:{number}: no column {', '.join(missing)}; there are: {there}")
-            yield {**row, **{column: str(row[column]) for column in columns}}
+_Read = tuple[dict[str, int], Row, str | None]
 
 
-@contextmanager
-def write_answers(path: str | Path) -> Iterator[AnswerWriter]:
-    """Open a file for answers; it appears under its name only when the last one is written.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
-    file = Path(path).expanduser()
-    partial = file.with_name(f"{file.name}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        stream = partial.open("w", encoding="utf-8", newline="")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
-    with stream:
-        yield AnswerWriter(stream, file.suffix)
-    partial.replace(file)
-
-
-class AnswerWriter:
-    """Writes rows with their answers, one at a time."""
-
-    def __init__(self, stream: IO[str], kind: str) -> None:
-        self._stream = stream
-        self._kind = kind
-        self._table: csv.DictWriter[str] | None = None
-
-    def write(self, row: Row) -> None:
-        """Write one row; in a table, probabilities get a column each."""
-        if self._kind == ".jsonl":
-            self._stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-            return
-        flat = {key: value for key, value in row.items() if key != "probabilities"}
-        flat |= {f"probability_{name}": share for name, share in row.get("probabilities", {}).items()}
-        flat.setdefault("truncated", False)
-        if self._table is not None and (new := flat.keys() - set(self._table.fieldnames)):
-            names = ", ".join(sorted(new))
-            raise DataError(f"a row has the column {names}, which the first row has not; write a .jsonl file")
-        if self._table is None:
-            delimiter = "\t" if self._kind == ".tsv" else ","
-            self._table = csv.DictWriter(self._stream, list(flat), delimiter=delimiter)
-            self._table.writeheader()
-        self._table.writerow(flat)
-
-
-@contextmanager
-def _open(file: Path) -> Iterator[IO[str]]:
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        try:
-            yield stream
-        except UnicodeDecodeError as error:
-            raise DataError(f"{file}: not UTF-8 text ({error.reason}); save the file as UTF-8") from None
-
-
-def _parse(stream: IO[str], file: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
-    if file.suffix in (".csv", ".tsv"):
-        yield from _parse_table(stream, file)
+def _open(source: Source) -> Iterator[_Read]:
+    if source.kind == ".parquet":
+        yield from _read_parquet(source)
         return
-    yield from _parse_lines(stream, file, columns)
+    if source.path is None:
+        yield from _read_text(sys.stdin.buffer, source)
+        return
+    with source.path.open("rb") as stream:
+        if source.kind == ".json" and _is_list(stream):
+            yield from _read_list(source)
+        else:
+            yield from _read_text(stream, source)
 
 
-def _parse_table(stream: IO[str], file: Path) -> Iterator[tuple[int, Row]]:
-    csv.field_size_limit(2**31 - 1)  # a document may be longer than the library's 128 KiB
-    table = csv.DictReader(stream, delimiter="\t" if file.suffix == ".tsv" else ",")
-    try:
-        for row in table:
-            if None in row:
-                raise DataError(f"{file}:{table.line_num}: more fields than the header; put such texts in quotes")
-            yield table.line_num, dict(row)
-    except csv.Error as error:
-        raise DataError(f"{file}:{table.line_num}: {error}") from None
+def _read_text(stream: IO[bytes], source: Source) -> Iterator[_Read]:
+    lines = _without_mark(stream)
+    kind = source.kind
+    if not kind:
+        first = next(lines, None)
+        lines = lines if first is None else chain([first], lines)
+        kind = ".jsonl" if first is not None and first.lstrip().startswith(b"{") else ".txt"
+    if kind in (".csv", ".tsv"):
+        from utils.inference.separated import read_separated
 
-
-def _parse_lines(lines: Iterable[str], file: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
+        decoded = (line.decode("utf-8", "surrogateescape").replace("\0", _HELD_BACK) for line in lines)
+        for number, row, error in read_separated(decoded, "\t" if kind == ".tsv" else ",", source.name):
+            yield {"line": number}, *_check_characters(row, error)
+        return
     for number, line in enumerate(lines, start=1):
-        text = line.rstrip("\r\n")
-        if file.suffix == ".txt":
-            yield number, {columns[0]: text}
-        elif text.strip():
-            try:
-                row = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{file}:{number}: not JSON ({error.msg} at column {error.colno})") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{file}:{number}: a line must be one JSON object")
-            yield number, row
+        if kind == ".txt" or line.strip():
+            yield {"line": number}, *_read_line(line, kind, source.text_column)
+
+
+def _without_mark(stream: Iterable[bytes]) -> Iterator[bytes]:
+    """Take the byte order mark off the first line."""
+    for index, line in enumerate(stream):
+        yield line.removeprefix(b"\xef\xbb\xbf") if index == 0 else line
+
+
+def _read_line(line: bytes, kind: str, text_column: str) -> tuple[Row, str | None]:
+    try:
+        text = line.decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        return {}, f"not UTF-8 text (byte 0x{line[error.start]:02x} at {error.start + 1}); save the file as UTF-8"
+    if "\0" in text:
+        return {}, f"holds a NUL byte at {text.index(chr(0)) + 1}"
+    return ({text_column: text}, None) if kind == ".txt" else _parse_object(text)
+
+
+def _parse_object(text: str) -> tuple[Row, str | None]:
+    try:
+        row = json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        return {}, f"not JSON ({error.msg} at column {error.colno})"
+    except RecursionError:
+        return {}, "not a row: lists within lists without end"
+    except ValueError as error:  # NaN, or a number with thousands of digits
+        return {}, f"not JSON ({error})"
+    return _require_object(row)
+
+
+def _require_object(row: Any) -> tuple[Row, str | None]:
+    if isinstance(row, dict):
+        return row, None
+    return {}, f"{describe_kind(row)} where a row, one JSON object, was due"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _check_characters(row: Row, error: str | None) -> tuple[Row, str | None]:
+    """Turn what could not be decoded in a table into an error."""
+    for column, value in row.items():
+        if isinstance(value, str) and _ODD.search(value):
+            what = "a NUL byte" if _HELD_BACK in value else "bytes that are not UTF-8 text; save the file as UTF-8"
+            return {}, error or f"column {column} holds {what}"
+    return row, error
+
+
+def _is_list(stream: IO[bytes]) -> bool:
+    """Tell a file that is one JSON value from JSON lines."""
+    head = stream.read(4096).decode("utf-8", errors="replace").lstrip("\ufeff").lstrip()
+    stream.seek(0)
+    return head.startswith("[") or head.splitlines()[:1] == ["{"]
+
+
+def _read_list(source: Source) -> Iterator[_Read]:
+    from utils.data.json_rows import JsonList
+
+    assert source.path is not None, "standard input is read line by line"
+    rows = JsonList(source.path)
+    for index in range(len(rows)):
+        try:
+            yield {"row": index}, rows.read(index), None
+        except RowError as error:
+            yield {"row": index}, {}, str(error)
+
+
+def _read_parquet(source: Source) -> Iterator[_Read]:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    if source.path is None:
+        raise DataError("standard input cannot be parquet; name the file by --input_file")
+    try:
+        file = ParquetFile(source.path)
+        batches = file.iter_batches(batch_size=256)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for index, row in enumerate(rows):
+            yield {"row": index}, row, None
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{source.name}: cannot be read as parquet: {str(error).splitlines()[0]}") from error

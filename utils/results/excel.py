@@ -8,6 +8,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ from utils.results.labels import translate
 from utils.results.masking import mask_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from openpyxl.cell.cell import Cell, MergedCell
+    from openpyxl.worksheet._write_only import WriteOnlyWorksheet
     from openpyxl.worksheet.worksheet import Worksheet
 
     from utils.results.columns import Form
@@ -74,12 +76,28 @@ def write_workbook(
         _fill_sheet(book.create_sheet("configuration"), headings, _key_rows(config)),
         _fill_sheet(book.create_sheet("provenance"), headings, _key_rows(provenance)),
     ]
-    if num_removed := sum(removed for removed, _ in lost):
-        _log.warning("%s: %d characters that a sheet cannot hold were taken out", Path(path).name, num_removed)
-    if num_cut := sum(cut for _, cut in lost):
-        _log.warning("%s: %d texts were cut to the %d characters of a cell", Path(path).name, num_cut, _MAX_TEXT)
+    _warn_of_losses(Path(path).name, sum(removed for removed, _ in lost), sum(cut for _, cut in lost))
     with replace_file(Path(path)) as beside:
         book.save(beside)
+
+
+def write_rows(sheet: WriteOnlyWorksheet, labels: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a large table row by row into a sheet of a write-only workbook; texts are never formulas.
+
+    Characters that a sheet cannot hold are taken out, and texts longer than a cell are cut, both with a warning.
+    """
+    from openpyxl.cell import WriteOnlyCell
+
+    num_removed = num_cut = 0
+    for values in chain([labels], rows):
+        cells = []
+        for value in values:
+            cell = WriteOnlyCell(sheet)
+            removed, cut = _fill_cell(cell, Column("", value, "text"))
+            num_removed, num_cut = num_removed + removed, num_cut + cut
+            cells.append(cell)
+        sheet.append(cells)
+    _warn_of_losses(str(sheet.title), num_removed, num_cut)
 
 
 def _key_rows(values: Mapping[str, Any]) -> list[list[Column]]:
@@ -135,6 +153,13 @@ def _fill_cell(cell: Cell | MergedCell, entry: Column) -> tuple[int, int]:
     cell.data_type = "s"  # a text that looks like a formula or an error stays a text
     cell.quotePrefix = text.startswith(_FORMULA_STARTS)
     return num_removed, int(len(text) > _MAX_TEXT)
+
+
+def _warn_of_losses(name: str, num_removed: int, num_cut: int) -> None:
+    if num_removed:
+        _log.warning("%s: %d characters that a sheet cannot hold were taken out", name, num_removed)
+    if num_cut:
+        _log.warning("%s: %d texts were cut to the %d characters of a cell", name, num_cut, _MAX_TEXT)
 
 
 def _display_width(cell: Cell | MergedCell) -> int:

@@ -102,8 +102,8 @@ def test_most_rows_stay_where_they_are_when_rows_are_added(load):
 
 
 def test_one_prompt_for_all_rows_is_told_apart_by_the_answers(write_lines):
-    file = write_lines("rows.jsonl", [{"topic": "x", "answer": f"Story {n}"} for n in range(20)])
-    section = custom.Config(path=str(file), prompt_template="Write a story.", answer_column="answer", validation_size=4)
+    file = write_lines("rows.jsonl", [{"topic": "a story", "answer": f"Story {n}"} for n in range(20)])
+    section = custom.Config(path=str(file), prompt_template="Write {topic}.", answer_column="answer", validation_size=4)
     splits = load_splits(custom.describe_instructions(section), section, 42)
     assert (len(splits.train_positions), len(splits.validation_positions)) == (16, 4)
 

@@ -385,3 +385,30 @@ def test_half_precision_and_no_rows(build_model: Callable[..., tuple[Any, Any]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(answer(model.to(torch.bfloat16), tokenizer, [[9], [9, 10]])) == 2
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+def test_batches_are_the_same_whatever_is_done(build_model: Callable[..., Any], temperature: float) -> None:
+    model, tokenizer = build_model("llama")
+    prompts = draw_prompts(len(tokenizer))
+    section = GenerationSection(batch_size=4, max_new_tokens=8, temperature=temperature)
+    generator = TextGenerator(model, tokenizer, section)
+    batches = list(generator.generate_batches(prompts, range(100, 113)))
+    assert [len(batch) for batch in batches] == [4, 4, 4, 1]
+    done = {place for place, _ in batches[1]} | {batches[0][0][0]}
+    assert list(generator.generate_batches(prompts, range(100, 113), done)) == [batches[0], *batches[2:]]
+    answers = dict(pair for batch in batches for pair in batch)
+    moved = dict(pair for batch in generator.generate_batches(prompts, range(13)) for pair in batch)
+    assert (moved == answers) == (temperature == 0), "the number of a row, not its place, decides what it draws"
+    assert moved == dict(generator.generate(prompts))
+
+
+def test_batches_keep_to_a_number_of_tokens(build_model: Callable[..., Any]) -> None:
+    model, tokenizer = build_model("llama")
+    prompts = draw_prompts(len(tokenizer))
+    generator = TextGenerator(model, tokenizer, GenerationSection(batch_size=64, max_new_tokens=8))
+    for batch in generator.generate_batches(prompts, range(13), max_tokens=80):
+        assert len(batch) == 1 or len(batch) * (len(prompts[batch[0][0]]) + 8) <= 80
+    assert generator.explain_refusal(0)
+    assert generator.explain_refusal(64)
+    assert generator.explain_refusal(63) is None

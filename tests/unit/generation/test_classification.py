@@ -95,3 +95,42 @@ def test_inputs_that_the_model_does_not_take_are_dropped(build):
 def test_an_answer_as_a_mapping():
     answer = Classified("yes", {"no": 0.25, "yes": 0.75}, None, False)
     assert answer.to_dict() == {"label": "yes", "probabilities": {"no": 0.25, "yes": 0.75}}
+
+
+def test_batches_are_the_same_whatever_is_done(build, draw_rows):
+    classifier, _ = build("bert", max_batch_tokens=64)
+    rows = [(row["text"],) for row in draw_rows(29)]
+    batches = list(classifier.classify_batches(rows))
+    assert sorted(place for batch in batches for place, _ in batch) == list(range(29))
+    lengths = [answer.num_tokens for batch in batches for _, answer in batch]
+    assert lengths == sorted(lengths, reverse=True)
+    done = {place for place, _ in batches[1]} | {batches[0][0][0]}
+    assert list(classifier.classify_batches(rows, done)) == [batches[0], *batches[2:]]
+    assert list(classifier.classify_batches([])) == []
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(build, draw_rows, caplog):
+    import torch
+
+    classifier, prepared = build("bert")
+    rows = [(row["text"],) for row in draw_rows(13)]
+    expected = list(classifier.classify(rows))
+    sizes = []
+
+    def refuse(module, args, kwargs):
+        sizes.append(len(kwargs["input_ids"]))
+        if sizes[-1] > limit:
+            raise torch.OutOfMemoryError("no room")
+
+    limit = 3
+    hook = prepared.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    answers = list(classifier.classify(rows))
+    for answer, other in zip(answers, expected, strict=True):
+        assert answer.label == other.label
+        assert answer.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+    assert sum(size for size in sizes if size <= 3) == 13
+    assert "13 rows at once do not fit into memory; trying 7" in caplog.text
+    limit = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        list(classifier.classify(rows))
+    hook.remove()

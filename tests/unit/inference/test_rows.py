@@ -1,20 +1,17 @@
-"""Rows from a user's files, and answers beside them: nothing lost, every mistake by its line."""
+"""Rows from a user's files: nothing lost, and every mistake a row that names its line."""
 
 from __future__ import annotations
 
-import csv
 import json
 
 import pytest
 
-from utils.errors import DataError, UserError
-from utils.inference.rows import check_paths, read_rows, write_answers
+from utils.errors import DataError
+from utils.inference.rows import open_source, read_rows
 
 
-def _write(tmp_path, name, content):
-    file = tmp_path / name
-    file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return file
+def _read(file, stated=None):
+    return list(read_rows(open_source(str(file), stated, "text")))
 
 
 @pytest.mark.parametrize(
@@ -22,96 +19,112 @@ def _write(tmp_path, name, content):
     [
         ("a.txt", "good film\n\nbad\n", [{"text": "good film"}, {"text": ""}, {"text": "bad"}]),
         ("a.txt", b"\xef\xbb\xbfgood\r\nbad", [{"text": "good"}, {"text": "bad"}]),
-        ("a.jsonl", '{"text": "a", "id": 7}\n\n{"text": 5}\n', [{"text": "a", "id": 7}, {"text": "5"}]),
+        ("a.jsonl", '{"text": "a", "id": 7}\n\n{"text": 5}\r\n', [{"text": "a", "id": 7}, {"text": 5}]),
+        ("a.json", ' [{"text": "a"},\n {"text": "b"}]', [{"text": "a"}, {"text": "b"}]),
+        ("a.json", '{"text": "a"}\n{"text": "b"}', [{"text": "a"}, {"text": "b"}]),
         ("a.csv", 'id,text\n1,"a, ""b""\nc"\n', [{"id": "1", "text": 'a, "b"\nc'}]),
-        ("a.csv", "text\nnull\n007\n", [{"text": "null"}, {"text": "007"}]),
+        ("a.csv", b"\xef\xbb\xbftext\r\nnull\r\n\r\n007\r\n", [{"text": "null"}, {"text": "007"}]),
+        ("a.csv", "id,text\n1\n", [{"id": "1", "text": None}]),
         ("a.tsv", "text\tid\na, b\t1\n", [{"text": "a, b", "id": "1"}]),
         ("a.jsonl", b'\xef\xbb\xbf{"text": "\xc3\xa9"}', [{"text": "\u00e9"}]),
+        ("A.JSONL", '{"id": 1}\n{"id": 1}\n', [{"id": 1}, {"id": 1}]),
+        ("a.txt", "w " * 500_000, [{"text": "w " * 500_000}]),
+        ("a.csv", "text\n" + "w " * 500_000, [{"text": "w " * 500_000}]),
+        ("a.jsonl", "", []),
+        ("a.csv", "text\n", []),
     ],
+    ids=lambda value: value[:20] if isinstance(value, str | bytes) else "",
 )
-def test_every_kind_is_read(tmp_path, name, content, expected):
-    assert list(read_rows(_write(tmp_path, name, content), ["text"])) == expected
+def test_every_kind_is_read(write, name, content, expected):
+    rows = _read(write(name, content))
+    assert [row.row for row in rows] == expected
+    assert [row.number for row in rows] == list(range(len(rows)))
+    assert not any(row.error for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place", "message"),
+    [
+        ("a.jsonl", '{"text": "a"}\n\n{"text": \n{"text": "b"}\n', {"line": 3}, "not JSON (Expecting value at column"),
+        ("a.jsonl", '{"text": "a"}\n[1]\n{"text": "b"}\n', {"line": 2}, "a list where a row, one JSON object, was due"),
+        ("a.jsonl", '{"text": "a"}\n{"x": NaN}\n{"text": "b"}', {"line": 2}, "NaN is no number of JSON"),
+        ("a.jsonl", '{"text": "a"}\n{"x": 1' + "0" * 5000 + '}\n{"text": "b"}', {"line": 2}, "not JSON ("),
+        ("a.jsonl", b'{"text": "a"}\n{"x": "caf\xe9"}\n{"text": "b"}', {"line": 2}, "not UTF-8 text (byte 0xe9 at 11)"),
+        ("a.jsonl", b'{"text": "a"}\n{"x": "\x00"}\n{"text": "b"}', {"line": 2}, "holds a NUL byte at 8"),
+        ("a.jsonl", '{"text": "a"}\n' + "[" * 200_000 + '\n{"text": "b"}', {"line": 2}, "lists within lists"),
+        ("a.txt", b"a\ncaf\xe9\nb", {"line": 2}, "not UTF-8"),
+        ("a.txt", b"a\n\x00\nb", {"line": 2}, "NUL"),
+        ("a.json", '[{"text": "a"}, 5, {"text": "b"}]', {"row": 1}, "a number where a row"),
+        (
+            "a.csv",
+            "text,id\na,1\nx,1,2\nb,3\n",
+            {"line": 3},
+            "3 fields where the header has 2; put such texts in quotes",
+        ),
+        ("a.csv", b"text\na\ncaf\xe9\nb\n", {"line": 3}, "column text holds bytes that are not UTF-8"),
+        ("a.csv", b"text\na\n\x00\nb\n", {"line": 3}, "column text holds a NUL byte"),
+        ("a.csv", b'text\n"a"\nx\ry\nb\n', {"line": 3}, "not a record of a table"),
+        ("a.csv", b'text\n"a\na"\ncaf\xe9\nb\n', {"line": 4}, "not UTF-8"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_bad_line_is_named_and_the_rest_is_read(write, name, content, place, message):
+    rows = _read(write(name, content))
+    bad = [row for row in rows if row.error]
+    assert len(rows) == 3
+    assert rows[0].row["text"].startswith("a")
+    assert rows[2].row["text"] == "b"
+    assert [(row.place, row.row if name != "a.csv" else {}) for row in bad] == [(place, {})]
+    assert message in bad[0].error
+
+
+def test_rows_are_read_lazily(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps({"text": f"w{index}" * 50}) + "\n" for index in range(20_000)))
+    assert next(read_rows(open_source(str(file), None, "text"))).row["text"].startswith("w0")
+
+
+def test_parquet(tmp_path):
+    import pyarrow as pa
+    from pyarrow.parquet import write_table
+
+    rows = [{"text": f"w{index}", "tags": ["x"], "id": None if index else 3} for index in range(600)]
+    write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    read = _read(tmp_path / "a.parquet")
+    assert [row.row for row in read] == rows
+    assert read[-1].place == {"row": 599}
+    (tmp_path / "b.parquet").write_text("no")
+    with pytest.raises(DataError, match=r"b\.parquet: cannot be read as parquet"):
+        _read(tmp_path / "b.parquet")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"text": "a"}\n{"text": \n', r"a\.jsonl:2: not JSON"),
-        ("a.jsonl", '{"text": "a"}\n[1]\n', r"a\.jsonl:2: a line must be one JSON object"),
-        ("a.jsonl", '{"text": "a"}\n{"body": "b"}\n', r"a\.jsonl:2: no column text; there are: body"),
-        ("a.jsonl", '{"text": null}', r"a\.jsonl:1: no column text"),
-        ("a.csv", "body\nx\n", r"a\.csv:2: no column text; there are: body"),
-        ("a.csv", "id,text\n1\n", r"a\.csv:2: no column text; there are: id$"),
-        ("a.csv", "text,id\na,1,2\n", r"a\.csv:2: more fields than the header"),
-        ("a.csv", b"text\ncaf\xe9\n", "not UTF-8"),
-        ("a.txt", b"caf\xe9\n", "not UTF-8"),
+        ("a.json", '{\n "text": "a"\n}', "holds an object; it must hold a list of rows"),
+        ("a.json", '[{"text": "a"},\n', r"a\.json:2: not JSON"),
+        ("a.csv", "text,id,text\na,1,b\n", "names a column twice: text"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path, name, content, message):
+def test_a_file_that_cannot_be_read_at_all(write, name, content, message):
     with pytest.raises(DataError, match=message):
-        list(read_rows(_write(tmp_path, name, content), ["text"]))
-
-
-def test_a_very_long_text_in_a_table(tmp_path):
-    text = "w1 " * 100_000
-    assert next(iter(read_rows(_write(tmp_path, "a.csv", f"text\n{text}\n"), ["text"])))["text"] == text
-
-
-def test_a_pair_needs_a_file_with_columns(tmp_path):
-    with pytest.raises(DataError, match="rows need the columns a, b"):
-        list(read_rows(_write(tmp_path, "a.txt", "x\n"), ["a", "b"]))
+        _read(write(name, content))
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "message"),
-    [
-        ("in.xlsx", "out.csv", "in.xlsx: unknown kind of file"),
-        ("nowhere.csv", "out.csv", "nowhere.csv: no such file"),
-        ("in.csv", "out.txt", "out.txt: unknown kind of output"),
-        ("in.csv", "./sub/../in.csv", "is the input file"),
-    ],
+    ("content", "expected"),
+    [(b'\xef\xbb\xbf {"text": "a"}\n', {"text": "a"}), (b"plain\n", {"text": "plain"}), (b"", None)],
 )
-def test_files_are_checked_before_anything_is_loaded(tmp_path, monkeypatch, source, target, message):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "sub").mkdir()
-    _write(tmp_path, "in.csv", "text\na\n")
-    with pytest.raises(UserError, match=message):
-        check_paths(source, target)
+def test_standard_input_tells_its_kind(monkeypatch, content, expected):
+    import io
+    import sys
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    rows = list(read_rows(open_source(None, None, "text")))
+    assert [row.row for row in rows] == ([] if expected is None else [expected])
 
 
-ROW = {"text": "a, b", "label": "yes", "probabilities": {"no": 0.25, "yes": 0.75}}
-
-
-@pytest.mark.parametrize("kind", [".jsonl", ".csv", ".tsv"])
-def test_answers_are_written_whole(tmp_path, kind):
-    target = tmp_path / "deep" / f"out{kind}"
-    with write_answers(target) as writer:
-        writer.write(ROW)
-        writer.write({**ROW, "truncated": True})
-        assert not target.exists(), "an unfinished file has another name"
-    if kind == ".jsonl":
-        assert [json.loads(line) for line in target.read_text().splitlines()] == [ROW, {**ROW, "truncated": True}]
-        return
-    with target.open(newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t" if kind == ".tsv" else ","))
-    assert rows[0] == {
-        "text": "a, b", "label": "yes", "probability_no": "0.25", "probability_yes": "0.75", "truncated": "False",
-    }  # fmt: skip
-    assert rows[1]["truncated"] == "True"
-
-
-def test_a_row_with_a_further_column_does_not_fit_a_table(tmp_path):
-    def write():
-        with write_answers(tmp_path / "out.csv") as writer:
-            writer.write({"text": "a"})
-            writer.write({"text": "b", "extra": 1})
-
-    with pytest.raises(DataError, match=r"a row has the column extra, which the first row has not; write a \.jsonl"):
-        write()
-    assert not (tmp_path / "out.csv").exists()
-
-
-def test_a_place_that_cannot_be_written(tmp_path):
-    _write(tmp_path, "file", "x")
-    with pytest.raises(UserError, match="cannot be written"), write_answers(tmp_path / "file" / "out.csv"):
-        pass
+def test_a_stated_kind_wins_over_the_name(write):
+    assert _read(write("rows.log", '{"a": 1}'), "jsonl")[0].row == {"a": 1}
+    assert _read(write("rows.json", '{"a": 1}'), "txt")[0].row == {"text": '{"a": 1}'}

@@ -1,0 +1,55 @@
+"""What is shown piece by piece is the answer, never more than it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils.errors import DataError
+from utils.generation.causal_lm import TextGenerator
+from utils.generation.section import GenerationSection
+from utils.generation.streaming import AnswerStream
+
+QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart" / "base"
+
+
+@pytest.fixture(scope="module")
+def quickstart():
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return AutoModelForCausalLM.from_pretrained(QUICKSTART), AutoTokenizer.from_pretrained(QUICKSTART)
+
+
+@pytest.mark.parametrize("stop", [[], ["a "], ["tha"], ["."], ["wrong."]])
+def test_pieces_are_the_answer(quickstart, stop):
+    model, tokenizer = quickstart
+    prompt = tokenizer("A boy with a car is")["input_ids"]
+    generator = TextGenerator(model, tokenizer, GenerationSection(max_new_tokens=20), stop)
+    ((_, whole),) = generator.generate([prompt])
+    pieces = []
+    assert generator.stream(prompt, pieces.append) == whole
+    assert "".join(pieces) == whole.text
+    assert not any(each in "".join(pieces) for each in stop)
+    if not stop:
+        assert len(pieces) > 3
+
+
+def test_half_characters_and_half_stops_are_held_back(load_tokenizer_of):
+    tokenizer = load_tokenizer_of("qwen2")  # one token per byte
+    pieces = []
+    stream = AnswerStream(tokenizer, ["##x"], [0], pieces.append)
+    stream.put(torch.tensor([[5, 6]]))
+    for token in tokenizer("\u00e9a##b#")["input_ids"]:
+        stream.put(torch.tensor([token]))
+    stream.put(torch.tensor([0]))
+    stream.end()
+    assert pieces == ["\u00e9", "a", "##b"]
+    stream.finish("\u00e9a##b#")
+    assert pieces[-1] == "#"
+
+
+def test_a_prompt_that_cannot_be_answered(quickstart):
+    with pytest.raises(DataError, match="the prompt is empty"):
+        TextGenerator(*quickstart, GenerationSection()).stream([], print)

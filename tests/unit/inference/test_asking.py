@@ -1,0 +1,100 @@
+"""The prompt of a row without answer is the prompt that the row would be trained with."""
+
+from __future__ import annotations
+
+import pytest
+
+from utils.data.dataset import open_dataset
+from utils.data.instruction import settle_set
+from utils.data.texts import RowError
+from utils.errors import DataError, UserError
+from utils.inference.asking import build_prompt_asker
+
+CHAT = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+ROOMS = {
+    "gsm8k": ({"name": "gsm8k"}, {"question": "2 + 3?", "answer": "5"}, ("answer",)),
+    "metamathqa": ({"name": "metamathqa"}, {"query": "2 + 3?", "response": "5"}, ("response",)),
+    "code_feedback": ({"name": "code_feedback"}, {"messages": CHAT}, ()),
+    "template": ({"prompt_template": "{a} and {b} ="}, {"a": "2", "b": 3, "output": "5"}, ("output",)),
+    "prompt_completion": ({}, {"prompt": "2 + 3 =", "completion": " 5"}, ("completion",)),
+    "turns": ({}, {"prompt": CHAT[:1], "completion": CHAT[1:]}, ("completion",)),
+    "messages": ({}, {"messages": CHAT}, ()),
+    "alpaca": ({}, {"instruction": "Add.", "input": "2, 3", "output": "5"}, ("output",)),
+    "sharegpt": ({}, {"conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]}, ()),
+}
+
+
+def _describe(write, settings, row):
+    settings = {"name": "custom", **settings}
+    if settings["name"] == "custom":
+        settings["path"] = str(write("train.jsonl", [row]))
+    room = open_dataset(settings["name"])
+    return room.describe_instructions(room.Config(**settings))
+
+
+@pytest.mark.parametrize("name", ROOMS)
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_prompts_need_no_answers(write, tmp_path, name, is_gone):
+    settings, row, answers = ROOMS[name]
+    spec = _describe(write, settings, row)
+    trained = settle_set(spec).read_row(row)
+    if is_gone and settings.get("name") is None:
+        (tmp_path / "train.jsonl").unlink()
+    bare = {key: value for key, value in row.items() if key not in answers}
+    asker = build_prompt_asker(spec, (), tuple(bare))
+    asked = asker.read(bare)
+    assert (asked.prompt, asked.user_turn, asked.answer) == (trained.prompt, trained.user_turn, "")
+    assert asked.messages == (trained.messages[:-1] if trained.messages else ())
+    assert asker.find_missing(bare) is None
+
+
+@pytest.mark.parametrize("name", [name for name in ROOMS if name != "template"])
+def test_a_bare_request_is_put_into_the_prompt(write, name):
+    settings, row, _ = ROOMS[name]
+    asker = build_prompt_asker(_describe(write, settings, row), (), ())
+    (laid,) = asker.lay_out(["Why?"])
+    assert list(laid) == [asker.text_column]
+    expected = asker.ask("Why?")
+    assert asker.read(laid) == asker.read({"text": "Why?"}) == expected
+    assert "Why?" in expected.prompt + str(expected.messages)
+
+
+def test_a_prompt_of_several_texts(write):
+    settings, row, _ = ROOMS["template"]
+    asker = build_prompt_asker(_describe(write, settings, row), ("x", "y"), ())
+    assert asker.read({"x": "2", "y": "3", "b": "no"}).prompt == "2 and 3 ="
+    with pytest.raises(RowError, match="no column y; there are: x, text"):
+        asker.read({"x": "2", "text": "no"})
+    plain = build_prompt_asker(_describe(write, settings, row), (), ())
+    assert [plain.read(each).prompt for each in plain.lay_out(["1", "2", "3", "4"])] == ["1 and 2 =", "3 and 4 ="]
+    with pytest.raises(UserError, match="reads 2 texts per row"):
+        plain.lay_out(["1"])
+    with pytest.raises(UserError, match=r"the run reads 2 columns \(a, b\); name as many"):
+        build_prompt_asker(_describe(write, settings, row), ("x",), ())
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        (CHAT[:1], CHAT[:1]),
+        (CHAT, CHAT[:1]),
+        ([*CHAT, {"role": "user", "content": "And?"}], [*CHAT, {"role": "user", "content": "And?"}]),
+        ([{"role": "system", "content": "Be kind."}], None),
+        (CHAT[1:], None),
+        ([CHAT[0], CHAT[0]], None),
+    ],
+)
+def test_conversations_end_with_the_user(write, turns, expected):
+    asker = build_prompt_asker(_describe(write, *ROOMS["messages"][:2]), (), ())
+    if expected is None:
+        with pytest.raises(RowError):
+            asker.read({"messages": turns})
+    else:
+        assert list(asker.read({"messages": turns}).messages) == expected
+
+
+def test_a_format_that_nothing_tells(write, tmp_path):
+    spec = _describe(write, {}, {"prompt": "a", "completion": "b"})
+    (tmp_path / "train.jsonl").unlink()
+    with pytest.raises(DataError, match=r"the columns fit no format; there are: body. Set dataset\.format"):
+        build_prompt_asker(spec, (), ("body",))

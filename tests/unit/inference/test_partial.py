@@ -1,0 +1,75 @@
+"""What survives: whole lines, told by what they answer; the rest is answered again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+
+import pytest
+
+from utils.errors import UserError
+from utils.inference.partial import PartialFile
+
+IDENTITY = {"input": "a", "model": "b", "settings": [1]}
+
+
+def _write(path, numbers, identity=IDENTITY):
+    partial = PartialFile(path, identity)
+    partial.add((number, {"n": number}) for number in numbers)
+    partial.close()
+    return partial
+
+
+def test_answers_come_out_in_the_order_of_rows(tmp_path):
+    numbers = list(range(3000))
+    shuffled = [number for start in range(0, 3000, 100) for number in random.sample(numbers[start : start + 100], 100)]
+    partial = _write(tmp_path / "p", shuffled)
+    assert [json.loads(line)["n"] for line in partial.results()] == numbers
+    assert all(number in partial for number in numbers)
+    assert 3000 not in partial
+
+
+@pytest.mark.parametrize("size", [1, 30, 80, 81, 99, 100])
+def test_a_file_cut_anywhere_goes_on_behind_its_whole_lines(tmp_path, size, caplog):
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "p"
+    _write(path, [1, 0, 2])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * size // 100])
+    num_whole = content[: len(content) * size // 100].count(b"\n") - 1
+    partial = PartialFile(path, IDENTITY)
+    assert partial.num_kept == max(num_whole, 0)
+    partial.add((number, {"n": number}) for number in (0, 1, 2, 3))
+    partial.close()
+    assert [json.loads(line)["n"] for line in partial.results()] == [0, 1, 2, 3]
+    assert path.read_bytes().count(b"\n") == 5, "no answer stands there twice"
+    assert (f"going on behind {num_whole} answers" in caplog.text) == (num_whole > 0)
+
+
+def test_other_work_is_set_aside_and_told(tmp_path, caplog):
+    path = tmp_path / "out.jsonl.partial.jsonl"
+    _write(path, [0])
+    other = PartialFile(path, {**IDENTITY, "model": "c", "settings": []})
+    assert (other.num_kept, 0 in other) == (0, False)
+    assert "begun anew, since the answers in it are of another model and another settings" in caplog.text
+    assert '"n": 0' in (tmp_path / "out.jsonl.partial.old.jsonl").read_text()
+    other.close()
+    assert PartialFile(path, None).num_kept == 0
+
+
+def test_one_call_at_a_time(tmp_path):
+    first = PartialFile(tmp_path / "p", IDENTITY)
+    with pytest.raises(UserError, match="another call is writing it"):
+        PartialFile(tmp_path / "p", IDENTITY)
+    first.close()
+    PartialFile(tmp_path / "p", IDENTITY).close()
+
+
+def test_whatever_a_row_holds_is_a_line_of_json(tmp_path):
+    partial = PartialFile(tmp_path / "p", IDENTITY)
+    row = {"a": "\ud800 \u2028 \n", "b": float("inf"), "c": [float("nan")], "d": b"x", "result": "}\n"}
+    partial.add([(0, row)])
+    partial.close()
+    (line,) = partial.results()
+    assert json.loads(line) == {"a": "\ud800 \u2028 \n", "b": None, "c": [None], "d": "b'x'", "result": "}\n"}

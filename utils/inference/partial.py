@@ -1,0 +1,166 @@
+"""The answers that are there already: appended batch by batch, so that a kill loses one batch at most."""
+
+from __future__ import annotations
+
+import fcntl
+import heapq
+import json
+import logging
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+_LINE = re.compile(rb'\{"row": (\d+), "result": (.*)\}\n', re.DOTALL)
+
+
+class PartialFile:
+    """Answers in the order in which they were written, behind a line that says what they are answers to.
+
+    Memory does not grow with the number of rows, since rows are answered window by window: only the numbers that are
+    ahead of a missing one are kept.
+
+    Args:
+        path: The file.
+        identity: All that decides the answers, by part; a file of another identity is set aside. None: nobody can
+            tell (standard input), so the file is always begun anew.
+
+    Raises:
+        UserError: Another call is writing it.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any] | None) -> None:
+        self.path = path
+        self._done = _Numbers()
+        self._file = path.open("ab+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise UserError(f"{path}: another call is writing it; wait for its end, or name another output") from None
+        self._go_on(identity)
+        self.num_kept = self._done.count
+        """Rows that an earlier call answered."""
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._done
+
+    def add(self, results: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        """Append the answers of a batch, those that are there already left out."""
+        new = [(number, result) for number, result in results if number not in self._done]
+        self._file.write(b"".join(b'{"row": %d, "result": %b}\n' % (number, dump(result)) for number, result in new))
+        self._file.flush()
+        for number, _ in new:
+            self._done.add(number)
+
+    def results(self) -> Iterator[bytes]:
+        """Give every answer as JSON, in the order of the rows."""
+        expected = 0
+        ahead: list[tuple[int, bytes]] = []
+        with self.path.open("rb") as file:
+            next(file)
+            for line in file:
+                found = _LINE.fullmatch(line)
+                assert found, f"got {line[:80]!r}"
+                heapq.heappush(ahead, (int(found[1]), found[2]))
+                while ahead and ahead[0][0] == expected:
+                    yield heapq.heappop(ahead)[1]
+                    expected += 1
+        assert not ahead, f"row {expected} is missing"
+
+    def close(self) -> None:
+        """Let the file be."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Take it away: its answers stand elsewhere."""
+        self.path.unlink()
+        self._file.close()
+
+    def _go_on(self, identity: Mapping[str, Any] | None) -> None:
+        """Go on behind an earlier call's answers, or begin anew and say why."""
+        self._file.seek(0)
+        first = self._file.readline()
+        before = _read_identity(first)
+        if first and (before is None or identity is None or before != identity):
+            if self._file.readline():
+                self._set_aside(before, identity)
+            self._file.truncate(0)
+            first = b""
+        if not first:
+            self._file.write(json.dumps({"version": 1, "identity": identity}).encode() + b"\n")
+            self._file.flush()
+            return
+        end = len(first)
+        for line in self._file:
+            found = _LINE.fullmatch(line)
+            if found is None:
+                _log.warning("%s: its last line was not written whole and is cut off", self.path)
+                break
+            self._done.add(int(found[1]))
+            end += len(line)
+        self._file.truncate(end)
+        if self._done.count:
+            _log.info("%s: going on behind %d answers of an earlier call", self.path, self._done.count)
+
+    def _set_aside(self, before: Any, identity: Mapping[str, Any] | None) -> None:
+        changed = [key for key in identity or {} if before and before.get(key) != (identity or {})[key]]
+        whose = f"of another {' and another '.join(changed)}" if changed else "perhaps of something else"
+        old = self.path.with_name(self.path.name.removesuffix(".jsonl") + ".old.jsonl")
+        with old.open("wb") as kept, self.path.open("rb") as file:
+            while block := file.read(1 << 20):
+                kept.write(block)
+        _log.warning("%s: begun anew, since the answers in it are %s; they are kept in %s", self.path, whose, old.name)
+
+
+def dump(result: Mapping[str, Any]) -> bytes:
+    """Write an answer as one line of JSON; numbers that are not finite become null, half characters escapes."""
+    try:
+        text = json.dumps(result, ensure_ascii=False, allow_nan=False, default=str)
+    except ValueError:
+        text = json.dumps(_without_infinity(result), ensure_ascii=False, allow_nan=False, default=str)
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+class _Numbers:
+    """A set of numbers that fills from below."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._above: set[int] = set()
+
+    def __contains__(self, number: int) -> bool:
+        return number < self._next or number in self._above
+
+    @property
+    def count(self) -> int:
+        return self._next + len(self._above)
+
+    def add(self, number: int) -> None:
+        self._above.add(number)
+        while self._next in self._above:
+            self._above.remove(self._next)
+            self._next += 1
+
+
+def _read_identity(line: bytes) -> Any:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        head = json.loads(line)
+    except ValueError:
+        return None
+    return head.get("identity") if isinstance(head, dict) else None
+
+
+def _without_infinity(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_infinity(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinity(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

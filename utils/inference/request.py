@@ -1,0 +1,159 @@
+"""What a call of inference.py asks for, checked as far as the command line alone tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+
+INPUT_KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
+OUTPUT_KINDS = (".jsonl", ".json", ".csv", ".tsv", ".xlsx", ".parquet")
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model answers: a run, an adapter or model with a configuration, or a model as it was published."""
+
+    run: str | None = None
+    """A run folder, its final_model/ or a checkpoint."""
+    best: bool = False
+    """The run's best checkpoint."""
+    checkpoint: int | None = None
+    """The run's checkpoint of this step."""
+    config: str | None = None
+    """A configuration file, with model_path."""
+    model_path: str | None = None
+    """A folder of weights."""
+    model: str | None = None
+    """Hub name or folder of a whole model."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call."""
+
+    choice: ModelChoice
+    texts: tuple[str, ...] = ()
+    """Texts of the command line."""
+    input_file: str | None = None
+    """None with no texts: standard input."""
+    input_format: str | None = None
+    """Kind of the input as a suffix without dot; None: the file's own suffix."""
+    output_file: str | None = None
+    """None: standard output."""
+    text_columns: tuple[str, ...] = ()
+    """Columns to read in place of the run's."""
+    generation: dict[str, Any] = field(default_factory=dict)
+    """Fields of the `generation:` section that the command line sets."""
+    seed: int = 0
+    """Decides the draws at a temperature above 0."""
+    stream: bool = False
+    """Show the answer while it is written."""
+    strict: bool = False
+    """Stop at the first bad row."""
+    as_json: bool = False
+    """One JSON object on standard output."""
+
+    def check(self) -> None:
+        """Check what can be checked before anything is read.
+
+        Raises:
+            UserError: Options contradict each other, or a file cannot be read or written.
+        """
+        _check_choice(self.choice)
+        _check_options(self)
+        if self.input_file is not None:
+            check_input(self.input_file, self.input_format)
+        if self.output_file is not None:
+            check_output(self.output_file, self.input_file)
+
+
+def partial_path(output_file: str) -> Path:
+    """Name the file in which answers stand until all of them are there."""
+    target = Path(output_file).expanduser()
+    return target.with_name(f"{target.name}.partial.jsonl")
+
+
+def check_input(name: str, stated: str | None = None) -> None:
+    """Check an input file.
+
+    Raises:
+        UserError: It is not there, is no file, is empty or of an unknown kind.
+    """
+    source = Path(name).expanduser()
+    if source.is_dir():
+        raise UserError(f"--input_file {name}: is a folder; name a file in it")
+    if stated is None and source.suffix.lower() not in INPUT_KINDS:
+        known = ", ".join(INPUT_KINDS)
+        raise UserError(f"--input_file {name}: unknown kind of file; use {known}, or say what it is by --input_format")
+    if not source.exists():
+        raise UserError(f"--input_file {name}: no such file")
+    try:
+        with source.open("rb") as file:
+            first = file.read(1) if source.is_file() else b"?"
+    except OSError as error:
+        raise UserError(f"--input_file {name}: cannot be read: {error.strerror}") from None
+    if not first:
+        raise UserError(f"--input_file {name}: the file is empty")
+
+
+def check_output(name: str, input_file: str | None) -> None:
+    """Check that an output file can be written.
+
+    Raises:
+        UserError: Its kind is unknown, it is the input, or it must not be written.
+    """
+    target = Path(name).expanduser()
+    if target.is_dir():
+        raise UserError(f"--output_file {name}: is a folder; name a file in it")
+    if target.suffix.lower() not in OUTPUT_KINDS:
+        raise UserError(f"--output_file {name}: unknown kind of file; use one of {', '.join(OUTPUT_KINDS)}")
+    for written in (target, partial_path(name)):
+        if input_file is not None and _is_same(Path(input_file).expanduser(), written):
+            raise UserError(f"--output_file {name}: is the input file, which would be overwritten; name another")
+    if target.exists() and not target.stat().st_mode & 0o222:
+        raise UserError(f"--output_file {name}: is there already and read-only; name another file")
+    probe = partial_path(name)
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        new = not probe.exists()
+        probe.open("ab").close()
+        if new:
+            probe.unlink()
+    except OSError as error:
+        raise UserError(f"--output_file {name}: cannot be written: {error.strerror}") from None
+
+
+def _is_same(source: Path, target: Path) -> bool:
+    return source.resolve() == target.resolve() or (source.exists() and target.exists() and source.samefile(target))
+
+
+def _check_choice(choice: ModelChoice) -> None:
+    with_config = choice.config is not None or choice.model_path is not None
+    if sum((choice.run is not None, with_config, choice.model is not None)) != 1:
+        raise UserError(
+            "name one model: --run (a trained run), --config with --model_path, or --model (a model as it is)"
+        )
+    if with_config and (choice.config is None or choice.model_path is None):
+        raise UserError("--config and --model_path go together")
+    if choice.run is None and (choice.best or choice.checkpoint is not None):
+        raise UserError("--best and --checkpoint choose among the checkpoints of a --run")
+    if choice.best and choice.checkpoint is not None:
+        raise UserError("give either --best or --checkpoint")
+
+
+def _check_options(request: Request) -> None:
+    if request.texts and request.input_file is not None:
+        raise UserError("give either --input_text or --input_file")
+    if request.texts and request.output_file is not None:
+        raise UserError("--output_file takes the answers to --input_file or to standard input")
+    if request.texts and request.input_format is not None:
+        raise UserError("--input_format is for --input_file and for standard input")
+    if request.stream and len(request.texts) != 1:
+        raise UserError("--stream shows one answer while it is written; give one --input_text")
+    if request.seed < 0:
+        raise UserError(f"--seed {request.seed}: must be 0 or more")
+    if request.as_json and not request.texts and request.output_file is None:
+        raise UserError("--json prints one object; let the answers go to an --output_file")

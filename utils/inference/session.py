@@ -1,0 +1,250 @@
+"""One call of inference.py from the request to the answers: the model, the rows, where the answers go."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from utils.data.dataset import InstructionSection, open_dataset
+from utils.errors import DataError, LoraNsError, UserError
+from utils.generation.section import GenerationSection
+from utils.inference.asking import Asker, PromptAsker, build_prompt_asker, build_text_asker
+from utils.inference.partial import PartialFile, dump
+from utils.inference.progress import Progress
+from utils.inference.request import Request, partial_path
+from utils.inference.rows import TABLE_KINDS, InputRow, Source, open_source, read_rows
+from utils.inference.subject import Subject, find_max_length, open_subject
+from utils.inference.tables import write_results
+
+if TYPE_CHECKING:
+    from utils.inference.answering import Answerer
+    from utils.inference.work import Work
+
+_log = logging.getLogger(__name__)
+
+_WINDOW_OF_A_STREAM = 128  # rows that standard output waits for; one at a time where somebody types them
+
+Answer = dict[str, Any]
+
+
+def answer_request(request: Request) -> Answer:
+    """Answer what is asked.
+
+    Args:
+        request: Checked.
+
+    Returns:
+        `answers` to texts, or what was written where.
+
+    Raises:
+        LoraNsError: The model, the rows or the answers are not to be had.
+    """
+    subject = open_subject(request.choice)
+    subject = _with_generation(subject, request)
+    if request.texts:
+        return _answer_texts(request, subject)
+    first_source = open_source(request.input_file, request.input_format, "text")
+    if first_source.path is None and sys.stdin.isatty():
+        sys.stderr.write("reading standard input; end it with Ctrl-D\n")
+    first = next(read_rows(first_source), None) if first_source.path is not None else None
+    if first is None and first_source.path is not None:
+        raise DataError(f"{first_source.name}: the file holds no rows")
+    asker = _build_asker(subject, request, tuple(first.row) if first is not None else ())
+    source = open_source(request.input_file, request.input_format, asker.text_column)
+    is_table = first is not None and first.error is None and source.kind in TABLE_KINDS
+    if is_table and (problem := asker.find_missing(first.row if first else ())):
+        raise DataError(f"{source.name}: {problem}")
+    rows = _require_rows(read_rows(source), source)
+    if request.output_file is None:
+        return _answer_to_output(request, subject, asker, source, rows)
+    return _answer_to_file(request, subject, asker, source, rows)
+
+
+def _with_generation(subject: Subject, request: Request) -> Subject:
+    """Lay the command line's settings over the run's."""
+    given = request.generation
+    if subject.task_type == "SEQ_CLS":
+        if given or request.stream:
+            names = ", ".join([*(f"--{name}" for name in given), *(["--stream"] if request.stream else [])])
+            raise UserError(f"{subject.title} is a classifier, which writes nothing; leave out {names}")
+        return subject
+    try:
+        section = GenerationSection(**{**subject.generation.model_dump(), **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"--{first['loc'][0]}: {first['msg']}") from None
+    if section.temperature == 0 and (idle := [name for name in ("top_p", "top_k") if given.get(name) is not None]):
+        names = ", ".join(f"--{name}" for name in idle)
+        raise UserError(f"{names}: has no effect at --temperature 0, where the likeliest token is taken")
+    return dataclasses.replace(subject, generation=section)
+
+
+def _build_asker(subject: Subject, request: Request, there: tuple[str, ...]) -> Asker:
+    section = subject.dataset
+    room = open_dataset(section.name) if section is not None else None
+    if subject.task_type == "SEQ_CLS":
+        described = room.describe_classification(section) if room is not None else None
+        return build_text_asker(described, request.text_columns)
+    spec = room.describe_instructions(section) if room is not None else None
+    return build_prompt_asker(spec, request.text_columns, there)
+
+
+def _load_answerer(subject: Subject, asker: Asker, request: Request) -> Answerer:
+    """Load the model; from here on the ML libraries are needed."""
+    from utils.data.encoding import ExampleEncoder
+    from utils.generation.placing import place_model
+    from utils.inference.answering import ClassifyingModel, WritingModel
+
+    loaded = subject.load()
+    model, tokenizer = place_model(loaded.model), loaded.tokenizer
+    if subject.task_type == "SEQ_CLS":
+        return ClassifyingModel(model, tokenizer, loaded.label_names, find_max_length(subject, loaded))
+    assert isinstance(asker, PromptAsker), f"got {type(asker)}"
+    section, sft = subject.dataset, subject.sft
+    if isinstance(section, InstructionSection):
+        encoder = ExampleEncoder(
+            tokenizer,
+            sft.max_length,
+            truncation=section.truncation,
+            as_chat=section.as_chat,
+            system_prompt=section.system_prompt,
+            train_on_prompt=not sft.completion_only_loss,
+        )
+    else:
+        encoder = ExampleEncoder(tokenizer, sys.maxsize, as_chat=bool(tokenizer.chat_template))
+    return WritingModel(model, encoder, asker, subject.generation, request.seed)
+
+
+def _answer_texts(request: Request, subject: Subject) -> Answer:
+    """Answer texts of the command line, on standard output unless one JSON object is wanted."""
+    from utils.inference.work import OrderedSink
+
+    asker = _build_asker(subject, request, ())
+    rows = [InputRow(number, {"row": number}, row) for number, row in enumerate(asker.lay_out(request.texts))]
+    answerer = _load_answerer(subject, asker, request)
+    source = Source(None, ".txt", asker.text_column)
+    if request.stream:
+        return _stream(request, asker, answerer, rows[0])
+    answers: list[Mapping[str, Any]] = []
+    work = _build_work(source, asker, answerer, OrderedSink(answers.append), request)
+    work.answer_all(rows)
+    if not request.as_json:
+        for answer in answers:
+            _print(answer)
+    if work.num_bad == len(rows):
+        raise DataError(work.bad[0].replace(f"{source.name}, row ", "--input_text "))
+    return {"status": "success", "answers": answers}
+
+
+def _stream(request: Request, asker: Asker, answerer: Answerer, row: InputRow) -> Answer:
+    from utils.data.texts import RowError
+    from utils.inference.answering import WritingModel
+
+    assert isinstance(answerer, WritingModel), f"got {type(answerer)}"
+
+    def show(piece: str) -> None:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+    try:
+        answered = answerer.stream(asker.read(row.row), show)
+    except RowError as error:
+        raise DataError(f"--input_text: {error}") from None
+    show("\n")
+    return {"status": "success", "answers": [{**row.row, **answered.answer}]}
+
+
+def _answer_to_output(
+    request: Request, subject: Subject, asker: Asker, source: Source, rows: Iterator[InputRow]
+) -> Answer:
+    """Answer rows on standard output, as JSON lines."""
+    from utils.inference.work import OrderedSink
+
+    answerer = _load_answerer(subject, asker, request)
+    work = _build_work(source, asker, answerer, OrderedSink(_print), request)
+    work.window = 1 if source.path is None and sys.stdin.isatty() else _WINDOW_OF_A_STREAM
+    work.answer_all(rows)
+    return _tell_end(work)
+
+
+def _answer_to_file(
+    request: Request, subject: Subject, asker: Asker, source: Source, rows: Iterator[InputRow]
+) -> Answer:
+    """Answer rows into a file that appears whole; what is done survives in a file beside it."""
+    assert request.output_file is not None, "checked before"
+    target = Path(request.output_file).expanduser()
+    answerer = _load_answerer(subject, asker, request)
+    identity = _build_identity(request, asker, answerer, source)
+    partial = PartialFile(partial_path(request.output_file), identity)
+    work = _build_work(source, asker, answerer, partial, request)
+    work.progress = Progress(partial.num_kept)
+    try:
+        work.answer_all(rows)
+    except (KeyboardInterrupt, LoraNsError):
+        work.progress.finish()
+        num_done = partial.num_kept + work.progress.num_rows
+        if num_done:
+            end = "the same command goes on" if identity is not None else "standard input cannot be gone on with"
+            _log.info("%d answers are kept in %s; %s", num_done, partial.path, end)
+        raise
+    finally:
+        partial.close()
+    write_results(partial.results, target)
+    partial.remove()
+    answer = _tell_end(work)
+    _log.info("%d rows: %s", work.num_rows, target)
+    return {**answer, "num_kept": partial.num_kept, "output_file": request.output_file}
+
+
+def _build_identity(request: Request, asker: Asker, answerer: Answerer, source: Source) -> dict[str, Any] | None:
+    """Name all that decides the answers; None for standard input, which cannot be read again."""
+    if source.path is None:
+        return None
+    digest = hashlib.blake2b(digest_size=16)
+    with source.path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    described = answerer.describe()
+    settings = [described["settings"], list(request.text_columns), source.kind, asker.text_column]
+    return {"input": digest.hexdigest(), "model": described["model"], "settings": settings}
+
+
+def _build_work(source: Source, asker: Asker, answerer: Answerer, sink: Any, request: Request) -> Work:
+    from utils.inference.work import Work
+
+    return Work(source, asker, answerer, sink, Progress(), request.strict)
+
+
+def _tell_end(work: Work) -> Answer:
+    """Say what was done and what was bad.
+
+    Raises:
+        DataError: Not one row could be answered.
+    """
+    rates = work.progress.finish()
+    if work.num_bad == work.num_rows:
+        raise DataError(f"none of {work.num_rows} rows could be answered; the first: {work.bad[0]}")
+    if work.num_bad:
+        shown = "".join(f"\n  {each}" for each in work.bad)
+        _log.warning("%d of %d rows could not be answered:%s", work.num_bad, work.num_rows, shown)
+    return {"status": "success", "rows": work.num_rows, "errors": work.num_bad, **rates}
+
+
+def _require_rows(rows: Iterator[InputRow], source: Source) -> Iterator[InputRow]:
+    first = next(rows, None)
+    if first is None:
+        raise DataError(f"{source.name}: holds no rows")
+    return chain([first], rows)
+
+
+def _print(answer: Mapping[str, Any]) -> None:
+    sys.stdout.write(dump(answer).decode("utf-8") + "\n")
+    sys.stdout.flush()
