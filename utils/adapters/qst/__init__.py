@@ -1,0 +1,136 @@
+"""QST, quantized side tuning: a narrow trained network beside a frozen backbone that no gradient passes through.
+
+Source: Zhang et al. 2024, arXiv:2401.07159 (ACL 2024). `QSTConfig` and `QSTModel` are peft's side of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from utils.adapters.adapter import AdapterSection, AttachContext, Limits, head_modules
+from utils.adapters.peft_layout import save as save
+from utils.errors import ConfigError, ModelError, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from utils.adapters.adapter import LoadBase
+    from utils.adapters.qst.config import QSTConfig as QSTConfig
+    from utils.adapters.qst.model import QSTModel as QSTModel
+
+_LAZY = {"QSTConfig": "config", "QSTModel": "model"}
+
+
+class Config(AdapterSection):
+    """A side network of hidden_size / reduction_factor beside the frozen backbone; only it is trained."""
+
+    LIMITS: ClassVar[Limits] = Limits(
+        gradient_checkpointing=(
+            "has nothing to recompute under qst: no gradient passes the backbone; set peft.checkpoint_side: true to "
+            "recompute the side blocks"
+        ),
+        merge=(
+            "a side network computes beside the base and changes none of its weights, so it cannot be merged; use the "
+            "adapter on its base, or train by lora"
+        ),
+    )
+
+    method: Literal["qst"] = "qst"
+    reduction_factor: int = Field(16, ge=1)
+    """The side network is hidden_size / reduction_factor wide; it must divide hidden_size."""
+    downsample: Literal["adapter", "lora", "linear", "maxpool", "avgpool"] = "adapter"
+    """How hidden states are brought to that width: adapter (low rank, SiLU, layer norm), lora (low rank), linear,
+    maxpool or avgpool (without parameters)."""
+    downsample_rank: int = Field(16, ge=1)
+    """Inner width of adapter and lora."""
+    side_layers: str | list[int] = "all"
+    """Backbone layers with a block beside them: all, every_2, every_4 and so on, or their numbers from 0."""
+    mix: Literal["residual", "paper", "sigmoid"] = "residual"
+    """residual: h + up(g), starts as the pretrained model bit for bit; paper: alpha h + (1 - alpha) up(g) with
+    learnable alpha from 1; sigmoid: the same with sigmoid(alpha), as in the authors' code."""
+    gate: Literal["scalar", "vector"] = "scalar"
+    """One gate per side layer, or one per dimension."""
+    gate_init: float = 0.0
+    """Value of a gate before the sigmoid: 0 mixes both inputs of a block in equal parts."""
+    side_head_dim: int | None = Field(None, ge=2)
+    """Dimensions of an attention head of the side network; null: as the backbone's."""
+    side_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout behind attention and MLP of the side blocks."""
+    checkpoint_side: bool = False
+    """Recompute the side blocks in the backward pass: less memory, more time."""
+    layers_path: str | None = None
+    """Path of the list of layers, for an architecture in which it is not found."""
+    modules_to_save: list[str] | None = None
+    """Modules trained whole and saved with the adapter; the task head is always among them."""
+
+    @field_validator("side_layers")
+    @classmethod
+    def _known_layers(cls, value: str | list[int]) -> str | list[int]:
+        if isinstance(value, str) and value != "all" and not re.fullmatch(r"every_[1-9]\d*", value):
+            raise ValueError("write all, every_2 (every second layer, the last among them), or a list such as [0, 5]")
+        if value == []:
+            raise ValueError("is empty; name layers, or leave the key out")
+        return value
+
+    def contradictions(self) -> dict[str, str]:
+        """Find keys that have no effect here, each with what is right."""
+        if "downsample_rank" in self.model_fields_set and self.downsample not in ("adapter", "lora"):
+            return {"downsample_rank": f"downsample: {self.downsample} has no inner width; use adapter or lora"}
+        return {}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch only when it is asked for, and make it known to peft."""
+    if name not in _LAZY:
+        raise AttributeError(name)
+    from utils.adapters.qst.registration import register_qst
+
+    register_qst()
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
+    """Put a side network beside the model; it and a new head become trainable, all else is frozen.
+
+    Raises:
+        ConfigError: There are new tokens, whose embeddings would stay random.
+        ModelError: The model has no layers that a side network can stand beside, or the widths do not divide.
+    """
+    from peft import get_peft_model
+
+    from utils.adapters.peft_layout import keep_unpacked
+    from utils.adapters.qst.registration import register_qst
+
+    register_qst()
+    from utils.adapters.qst.config import QSTConfig
+
+    if context.added_token_ids:
+        message = "is not with peft.method: qst, which trains no embeddings; take it out, or use lora"
+        raise ConfigError([Problem(message, "model.extra_special_tokens")])
+    head = head_modules(model, context.new_modules) if context.task_type == "SEQ_CLS" else []
+    own = ("reduction_factor", "downsample", "downsample_rank", "side_layers", "mix", "gate", "gate_init",
+           "side_head_dim", "side_dropout", "checkpoint_side", "layers_path")  # fmt: skip
+    peft_config = QSTConfig(
+        task_type=context.task_type,
+        modules_to_save=[*head, *(name for name in config.modules_to_save or [] if name not in head)] or None,
+        revision=context.base_commit,
+        **{name: getattr(config, name) for name in own},
+    )
+    try:
+        return get_peft_model(keep_unpacked(model), peft_config)  # type: ignore[return-value]
+    except ValueError as error:
+        raise ModelError(f"peft.{error}") from error
+
+
+def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
+    """Put a saved side network beside a freshly loaded base."""
+    from utils.adapters import peft_layout
+    from utils.adapters.qst.registration import register_qst
+
+    register_qst()
+    return peft_layout.load(folder, load_base)

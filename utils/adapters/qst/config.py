@@ -1,0 +1,64 @@
+"""What adapter_config.json says of a side network, as peft reads and writes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import PeftConfig
+
+DOWNSAMPLES = ("adapter", "lora", "linear", "maxpool", "avgpool")
+MIXES = ("residual", "paper", "sigmoid")
+GATES = ("scalar", "vector")
+
+
+@dataclass
+class QSTConfig(PeftConfig):
+    """Quantized side tuning: a narrow network beside a frozen backbone, which it reads and never feeds.
+
+    Source: Zhang et al. 2024, arXiv:2401.07159 (ACL 2024).
+
+    Raises:
+        ValueError: A field has no meaning.
+    """
+
+    reduction_factor: int = field(default=16, metadata={"help": "The side network is hidden_size / this wide."})
+    downsample: str = field(default="adapter", metadata={"help": f"One of {', '.join(DOWNSAMPLES)}."})
+    downsample_rank: int = field(default=16, metadata={"help": "Inner width of adapter and lora."})
+    side_layers: str | list[int] = field(
+        default="all", metadata={"help": "Backbone layers with a block beside them: all, every_2 .., or their numbers."}
+    )
+    mix: str = field(default="residual", metadata={"help": f"One of {', '.join(MIXES)}."})
+    gate: str = field(default="scalar", metadata={"help": f"One of {', '.join(GATES)}."})
+    gate_init: float = field(default=0.0, metadata={"help": "Value of a gate before the sigmoid at the start."})
+    side_head_dim: int | None = field(default=None, metadata={"help": "Of the side attention; None: the backbone's."})
+    side_dropout: float = field(default=0.0, metadata={"help": "Dropout behind attention and MLP of a block."})
+    checkpoint_side: bool = field(default=False, metadata={"help": "Recompute the side blocks in the backward pass."})
+    layers_path: str | None = field(default=None, metadata={"help": "Path of the layers in an unknown architecture."})
+    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained and saved whole."})
+    target_modules: Any = field(default=None, metadata={"help": "Set by QSTModel: where the side network joins."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = "QST"  # type: ignore[assignment]
+        for name, known in (("downsample", DOWNSAMPLES), ("mix", MIXES), ("gate", GATES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is none of {', '.join(known)}")
+        for name in ("reduction_factor", "downsample_rank"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be 1 or more")
+
+
+def choose_side_layers(wanted: str | list[int], num_layers: int) -> list[int]:
+    """List the backbone layers, from 0, that have a side block; `every_k` ends with the last layer.
+
+    Raises:
+        ValueError: There is no such layer.
+    """
+    if isinstance(wanted, str):
+        step = 1 if wanted == "all" else int(wanted.removeprefix("every_"))
+        return list(range(num_layers - 1, -1, -step))[::-1]
+    chosen = sorted(set(wanted))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= num_layers:
+        raise ValueError(f"side_layers: {wanted} are not layers of the model, which has 0 to {num_layers - 1}")
+    return chosen

@@ -1,0 +1,83 @@
+"""Finds the documents of a batch by what decides their hidden states: one per padded row, several per packed row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+KEY_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Document:
+    """Some tokens of a batch that attend to nothing else."""
+
+    row: int
+    start: int
+    stop: int
+    key: bytes
+    """Of its token ids and whatever else decides its hidden states."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Count its tokens."""
+        return self.stop - self.start
+
+
+def find_documents(inputs: dict[str, Any], salt: bytes) -> list[Document] | None:
+    """Find the documents of a batch.
+
+    Args:
+        inputs: What the model is given: input_ids, shape (rows, tokens), and perhaps attention_mask, position_ids
+            and token_type_ids of the same shape.
+        salt: Told apart from the same tokens under other circumstances.
+
+    Returns:
+        In order; None where they cannot be told, as with a mask that has holes.
+    """
+    ids = inputs["input_ids"].cpu()
+    mask, positions, types = (_read(inputs, name, ids) for name in ("attention_mask", "position_ids", "token_type_ids"))
+    found = []
+    for row in range(len(ids)):
+        span = _find_span(mask[row]) if mask is not None else (0, ids.shape[1])
+        if span is None:
+            return None
+        for start, stop in _cut(positions[row] if positions is not None else None, *span):
+            # Without positions given, models count them from the left end of the row, padding included.
+            place = positions[row, start].item() if positions is not None else start
+            parts = [ids[row, start:stop], *([types[row, start:stop]] if types is not None else [])]
+            digest = hashlib.blake2b(salt + int(place).to_bytes(8, "little", signed=True), digest_size=KEY_BYTES)
+            for part in parts:
+                digest.update(part.contiguous().numpy().tobytes())
+            found.append(Document(row, start, stop, digest.digest()))
+    return found
+
+
+def _read(inputs: dict[str, Any], name: str, ids: torch.Tensor) -> torch.Tensor | None:
+    given = inputs.get(name)
+    return given.cpu().expand(ids.shape) if isinstance(given, torch.Tensor) and given.dim() == 2 else None
+
+
+def _find_span(mask: torch.Tensor) -> tuple[int, int] | None:
+    kept = mask.bool()
+    num_kept = int(kept.sum())
+    if not num_kept:
+        return None
+    start = int(kept.int().argmax())
+    return (start, start + num_kept) if bool(kept[start : start + num_kept].all()) else None
+
+
+def _cut(positions: torch.Tensor | None, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Cut where positions begin anew."""
+    if positions is None:
+        yield start, stop
+        return
+    inside = positions[start:stop]
+    breaks = (torch.nonzero(inside[1:] != inside[:-1] + 1).flatten() + start + 1).tolist()
+    bounds = [start, *breaks, stop]
+    yield from pairwise(bounds)

@@ -1,0 +1,125 @@
+"""QSTModel: puts a side network into a model, keeps the backbone frozen and in evaluation mode."""
+
+from __future__ import annotations
+
+import re
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
+
+from utils.adapters.qst.backbone import Backbone, find_backbone, inspect_block
+from utils.adapters.qst.config import QSTConfig, choose_side_layers
+from utils.adapters.qst.mixing import QSTMix
+from utils.adapters.qst.recording import Recorder
+from utils.adapters.qst.replay import Replay
+from utils.adapters.qst.side_net import SideNetwork
+
+if TYPE_CHECKING:
+    from utils.adapters.qst.replay import OpenStore
+
+
+class QSTModel(BaseTuner):
+    """A model with side networks, as peft wraps it.
+
+    Source: Zhang et al. 2024, arXiv:2401.07159.
+    """
+
+    prefix: str = "qst_"
+    tuner_layer_cls = QSTMix
+    target_module_mapping: dict[str, Any] = {}
+
+    @property
+    def backbone(self) -> Backbone:
+        """Where things are in the model."""
+        return self.__dict__["_backbone"]  # type: ignore[no-any-return]
+
+    @property
+    def mix(self) -> QSTMix:
+        """The module where side networks join."""
+        found: Any = self.model.get_submodule(self.backbone.mix_path)
+        return found  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> QSTModel:
+        """Set side networks and new heads to training; the backbone stays as it is in evaluation, without dropout."""
+        super().train(mode)
+        self.model.base_model.eval()
+        self.mix.qst_side.train(mode)
+        return self
+
+    def start_replay(self, open_store: OpenStore) -> Replay:
+        """Store the backbone's states of every document from now on, and pass over its layers where they are stored.
+
+        The backbone is frozen and in evaluation mode, so that they never change. Forward passes with a KV cache are
+        left alone.
+
+        Args:
+            open_store: Opens the store at the first batch, by number of states, hidden size and dtype.
+        """
+        self.stop_replay()
+        layers: Any = self.model.get_submodule(self.backbone.layers_path)
+        self.__dict__["_replay"] = replay = Replay(self.model, self.mix, layers, open_store)
+        return replay
+
+    def stop_replay(self) -> None:
+        """Close the store, if there is one."""
+        if (replay := self.__dict__.pop("_replay", None)) is not None:
+            replay.close()
+
+    def unload(self) -> nn.Module:
+        """Give the plain model back."""
+        self.stop_replay()
+        recorder = self.mix.recorder
+        plain: nn.Module = super().unload()
+        recorder.remove()
+        return plain
+
+    def _prepare_adapter_config(self, peft_config: QSTConfig, model_config: dict[str, Any]) -> QSTConfig:
+        if "_backbone" not in self.__dict__:
+            self.__dict__["_backbone"] = find_backbone(self.model, peft_config.layers_path)
+        peft_config.target_modules = re.escape(self.backbone.mix_path)
+        return peft_config
+
+    def _create_and_replace(  # type: ignore[override]
+        self,
+        peft_config: QSTConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+    ) -> None:
+        if isinstance(target, QSTMix):
+            mix = target
+        else:
+            layers: Any = self.model.get_submodule(self.backbone.layers_path)
+            mix = QSTMix(target, Recorder(list(layers)), self.backbone.ends_with_layer)
+        mix.add_side(adapter_name, self._build_side(peft_config, mix), peft_config.inference_mode)
+        if adapter_name not in self.active_adapters:
+            mix.qst_side[adapter_name].requires_grad_(False)
+        if mix is not target:
+            setattr(parent, target_name, mix)
+            self.model.register_forward_pre_hook(_spare_cache, with_kwargs=True)
+
+    def _build_side(self, peft_config: QSTConfig, mix: QSTMix) -> SideNetwork:
+        layers: Any = self.model.get_submodule(self.backbone.layers_path)
+        first = mix.get_base_layer() if layers[0] is mix else layers[0]
+        kind = inspect_block(self.model, first)
+        chosen = choose_side_layers(peft_config.side_layers, self.backbone.num_layers)
+        return SideNetwork(peft_config, kind, chosen, self.backbone.num_layers, self.model.config.get_text_config())
+
+    def _check_merge_allowed(self) -> None:
+        raise ValueError(
+            "a side network cannot be merged: it computes beside the base and changes none of its weights; use the "
+            "adapter on its base"
+        )
+
+
+def _spare_cache(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Keep a model that is trained from filling a KV cache that nobody reads."""
+    fills = kwargs.get("use_cache") is None and kwargs.get("past_key_values") is None
+    if fills and torch.is_grad_enabled() and "use_cache" in signature(type(model).forward).parameters:
+        return args, {**kwargs, "use_cache": False}
+    return None

@@ -1,0 +1,241 @@
+"""The backbone cache: the frozen backbone's states of a document never change, so that they are computed once.
+
+In a batch whose documents are all stored the layers are passed over; where only some rows are, the layers compute the
+others. Masks, positions and embeddings are the model's own in either case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from utils.adapters.qst.documents import Document, find_documents
+
+if TYPE_CHECKING:
+    from utils.adapters.qst.mixing import QSTMix
+    from utils.adapters.qst.row_store import RowStore
+
+    OpenStore = Callable[[int, int, torch.dtype], RowStore]
+    """Opens a store by number of states, hidden size and dtype."""
+
+
+@dataclass
+class ReplayCounts:
+    """How often the backbone was spared."""
+
+    num_documents: int = 0
+    num_replayed: int = 0
+    """Documents whose states were taken from the store."""
+    num_tokens: int = 0
+    num_tokens_replayed: int = 0
+
+
+@dataclass
+class _Plan:
+    """What is done with one batch."""
+
+    documents: list[Document]
+    stored: list[bool]
+    num_rows: int
+    missing: torch.Tensor | None = None
+    """Rows that the layers compute; None: the layers are passed over."""
+    buffer: torch.Tensor | None = None
+    """States of stored documents, shape (states, rows, tokens, hidden_size); None: nothing is replayed."""
+    running: torch.Tensor | None = None
+    """Hidden states of the missing rows on their way through the layers."""
+
+
+class Replay:
+    """Hooks that store a model's hidden states and give them back.
+
+    Args:
+        model: The model of transformers.
+        mix: The side networks' module in it.
+        layers: The backbone's, in order.
+        open_store: Called at the first batch.
+    """
+
+    def __init__(self, model: nn.Module, mix: QSTMix, layers: nn.ModuleList, open_store: OpenStore) -> None:
+        self.counts = ReplayCounts()
+        self.store: RowStore | None = None
+        self.recorder = mix.recorder
+        self._mix = mix
+        self._open_store = open_store
+        num_layers = len(layers)
+        self.indices = (*sorted(self.recorder.wanted - {0, num_layers}), num_layers)
+        """Of the states that are stored; the first, of the embeddings, is quickly computed."""
+        self._places = {index: place for place, index in enumerate(self.indices)}
+        self._homes = [
+            (mix._modules, "base_layer") if layer is mix else (layers._modules, str(index))
+            for index, layer in enumerate(layers)
+        ]
+        self._passed = [_PassedLayer(self, index, home[key]) for index, (home, key) in enumerate(self._homes)]
+        self._plan: _Plan | None = None
+        self._handles = [
+            model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            model.register_forward_hook(self._end, always_call=True),
+        ]
+        mix.observe = self._observe
+
+    def close(self) -> None:
+        """Take the hooks off and close the store."""
+        for handle in (*self._handles, *(passed.note for passed in self._passed)):
+            handle.remove()
+        self._mix.observe = None
+        if self.store is not None:
+            self.store.close()
+
+    def pass_layer(self, index: int, original: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Stand for a layer: compute the missing rows, take the others from the store."""
+        plan = self._plan
+        assert plan is not None, "layers are passed only with a plan"
+        assert plan.buffer is not None, "and with stored states"
+        hidden = self.recorder.record(index, args, kwargs)
+        if plan.missing is not None:
+            plan.running = hidden[plan.missing] if index == 0 else plan.running
+            plan.running = self._compute(original, args, kwargs, plan)
+        place = self._places.get(index + 1)
+        if place is None:
+            return hidden  # nobody reads it
+        states = plan.buffer[place]
+        if plan.missing is not None and plan.running is not None:
+            states[plan.missing] = plan.running
+        return states
+
+    def _compute(self, original: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], plan: _Plan) -> torch.Tensor:
+        """Run a layer on the missing rows."""
+        assert plan.missing is not None, "there is something to compute"
+        args, kwargs = _take(args, plan.missing, plan.num_rows), _take(kwargs, plan.missing, plan.num_rows)
+        args, kwargs = ((plan.running, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": plan.running})
+        self.recorder.is_paused = True
+        try:
+            output = original(*args, **kwargs)
+        finally:
+            self.recorder.is_paused = False
+        computed: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        return computed.detach()
+
+    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Look a batch's documents up, and put stand-ins in the layers' places where some are stored."""
+        self._plan = None
+        if args or not self._applies(kwargs):
+            return None
+        kwargs = {**kwargs, "use_cache": False} if "use_cache" in kwargs or _knows_cache(model) else kwargs
+        documents = find_documents(kwargs, self._salt(kwargs["input_ids"]))
+        if documents is None:
+            return args, kwargs
+        store, num_rows = self.store, len(kwargs["input_ids"])
+        plan = _Plan(documents, [store is not None and each.key in store for each in documents], num_rows)
+        self._plan = plan
+        if any(plan.stored) and (all(plan.stored) or len(documents) == num_rows):
+            self._fill(plan, kwargs["input_ids"])
+        self._count(plan)
+        if plan.buffer is not None:
+            for (home, key), passed in zip(self._homes, self._passed, strict=True):
+                home[key] = passed
+        return args, kwargs
+
+    def _fill(self, plan: _Plan, ids: torch.Tensor) -> None:
+        """Read the stored documents; damaged ones count as missing, and in a packed batch end the replay."""
+        store = self.store
+        assert store is not None, "something is stored"
+        pinned = ids.device.type == "cuda"
+        shape = (len(self.indices), plan.num_rows, ids.shape[1], store.hidden_size)
+        buffer = torch.zeros(shape, dtype=store.dtype, pin_memory=pinned)
+        for place, each in enumerate(plan.documents):
+            if plan.stored[place]:
+                plan.stored[place] = store.read_into(each.key, buffer[:, each.row], each.start)
+        missing = [each.row for each, is_stored in zip(plan.documents, plan.stored, strict=True) if not is_stored]
+        if missing and len(plan.documents) != plan.num_rows:
+            return
+        plan.missing = torch.tensor(missing, device=ids.device) if missing else None
+        plan.buffer = buffer.to(ids.device, non_blocking=pinned)
+
+    def _count(self, plan: _Plan) -> None:
+        sizes = [each.num_tokens for each in plan.documents]
+        self.counts.num_documents += len(sizes)
+        self.counts.num_tokens += sum(sizes)
+        if plan.buffer is not None:
+            self.counts.num_replayed += sum(plan.stored)
+            kept = zip(sizes, plan.stored, strict=True)
+            self.counts.num_tokens_replayed += sum(size for size, is_stored in kept if is_stored)
+
+    def _observe(self, states: Mapping[int, torch.Tensor]) -> None:
+        """Store what was computed anew."""
+        plan = self._plan
+        if plan is None or all(plan.stored):
+            return
+        last = states[self.indices[-1]]
+        if self.store is None:
+            self.store = self._open_store(len(self.indices), last.shape[-1], last.dtype)
+        if last.dtype != self.store.dtype:
+            return
+        for each, is_stored in zip(plan.documents, plan.stored, strict=True):
+            if not is_stored and each.key not in self.store:
+                part = [states[index][each.row, each.start : each.stop] for index in self.indices]
+                self.store.add(each.key, torch.stack(part).cpu())
+
+    def _end(self, model: nn.Module, args: Any, output: Any) -> None:
+        """Put the layers back, also when the forward pass failed."""
+        if self._plan is not None and self._plan.buffer is not None:
+            for (home, key), passed in zip(self._homes, self._passed, strict=True):
+                home[key] = passed.original
+        self._plan = None
+
+    def _applies(self, kwargs: dict[str, Any]) -> bool:
+        """Tell a plain forward pass over token ids from generation and other uses."""
+        if self._mix.disable_adapters or kwargs.get("use_cache") or kwargs.get("past_key_values") is not None:
+            return False
+        ids = kwargs.get("input_ids")
+        return isinstance(ids, torch.Tensor) and ids.dim() == 2 and kwargs.get("inputs_embeds") is None
+
+    @staticmethod
+    def _salt(ids: torch.Tensor) -> bytes:
+        kind = ids.device.type
+        return str(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else "").encode()
+
+
+class _PassedLayer(nn.Module):
+    """Stands in a layer's place during one forward pass."""
+
+    def __init__(self, replay: Replay, index: int, original: nn.Module | None) -> None:
+        super().__init__()
+        assert original is not None, "a layer is a module"
+        self.__dict__["original"] = original  # not a child: it keeps its place in the model
+        self.__dict__["_replay"] = replay
+        self._index = index
+        self._num_beside: int | None = None
+        self.note = original.register_forward_hook(self._note_kind)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Give the layer's output; nothing stands beside the states where the layer itself gives more."""
+        states = self.__dict__["_replay"].pass_layer(self._index, self.original, args, kwargs)
+        return states if self._num_beside is None else (states, *[None] * self._num_beside)
+
+    def _note_kind(self, layer: nn.Module, args: Any, output: Any) -> None:
+        self._num_beside = len(output) - 1 if isinstance(output, tuple) else None
+
+    def __getattr__(self, name: str) -> Any:
+        """Ask the layer: models read attributes of theirs."""
+        return getattr(self.__dict__["original"], name)
+
+
+def _take(value: Any, rows: torch.Tensor, num_rows: int) -> Any:
+    """Take some rows of whatever has a dimension of rows."""
+    if isinstance(value, torch.Tensor):
+        return value[rows] if value.dim() > 1 and value.shape[0] == num_rows else value
+    if isinstance(value, tuple | list):
+        return type(value)(_take(each, rows, num_rows) for each in value)
+    if isinstance(value, dict):
+        return {key: _take(each, rows, num_rows) for key, each in value.items()}
+    return value
+
+
+def _knows_cache(model: nn.Module) -> bool:
+    from inspect import signature
+
+    return "use_cache" in signature(type(model).forward).parameters
