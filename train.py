@@ -63,7 +63,7 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
         data = task.prepare_data(tokenizer)
         export.write_data_facts(folder, data)
         model = load_base_model(config.model, tokenizer, task.describe_head(data), config.seed)
-        model = attach_adapter(model, config, tokenizer, data.num_train_rows)
+        model = attach_adapter(model, config, tokenizer, data)
         counts, commit = count_parameters(model), resolved_commit(model)
         announce_parameters(counts)
         trainer = task.build_trainer(model, tokenizer, data)

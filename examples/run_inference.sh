@@ -1,14 +1,21 @@
 #!/usr/bin/env bash
-# Classifies texts and a file with a finished run.
+# Uses a finished run: texts of the command line, then a file; the same command goes on where it was stopped.
 #
-#   examples/run_inference.sh outputs/quickstart
+#   examples/run_inference.sh outputs/quickstart          # a classifier: labels and probabilities
+#   examples/run_inference.sh outputs/quickstart_sft      # a language model: written answers
+#   examples/run_inference.sh outputs/mine my_rows.csv
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON="${PYTHON:-.venv/bin/python}"
 RUN="${1:-outputs/quickstart}"
 
-"$PYTHON" inference.py --run "$RUN" --input_text "The dog sleeps." --input_text "The dog sleep."
-"$PYTHON" inference.py --run "$RUN" --output_file "$RUN/answers.jsonl" \
-  --input_file "${2:-examples/quickstart/acceptability/test.jsonl}"
+if grep -q "task_type: CAUSAL_LM" "$RUN/run.yaml"; then
+  ROWS=examples/quickstart/arithmetic/test.jsonl
+  "$PYTHON" inference.py --run "$RUN" --input_text "Tom has 4 apples and buys 3 more. How many apples has Tom now?" --stream
+else
+  ROWS=examples/quickstart/acceptability/test.jsonl
+  "$PYTHON" inference.py --run "$RUN" --input_text "The dog sleeps." --input_text "The dog sleep."
+fi
+"$PYTHON" inference.py --run "$RUN" --input_file "${2:-$ROWS}" --output_file "$RUN/answers.jsonl"
 head -n 3 "$RUN/answers.jsonl"

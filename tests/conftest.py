@@ -253,7 +253,7 @@ def prepare_run(make_config: Callable[..., Any]) -> Callable[..., Any]:
         task = open_task(config)
         prepared = task.prepare_data(tokenizer)
         model = load_base_model(config.model, tokenizer, task.describe_head(prepared), config.seed)
-        model = attach_adapter(model, config, tokenizer, prepared.num_train_rows)
+        model = attach_adapter(model, config, tokenizer, prepared)
         trainer = task.build_trainer(model, tokenizer, prepared)
         trainer.add_callback(measuring := MeasuringCallback(0.0))
         return SimpleNamespace(

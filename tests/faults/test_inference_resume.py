@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 BASE = "examples/quickstart/base"
 
@@ -23,7 +25,51 @@ def _start(source: Path, target: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_a_batch_survives_kills(tmp_path: Path) -> None:
+def _count_lines(partial: Path) -> int:
+    return partial.read_bytes().count(b"\n") if partial.exists() else 0
+
+
+def _wait_for_lines(process: subprocess.Popen[str], partial: Path, number: int) -> None:
+    deadline = time.monotonic() + 120
+    while _count_lines(partial) < number:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_two_thousand_rows_and_five_kills_at_random(tmp_path: Path, kind: str) -> None:
+    draw = random.Random()
+    things = ("boy", "girl", "dog", "car", "cat")
+    source, whole, target = tmp_path / "in.jsonl", tmp_path / f"whole.{kind}", tmp_path / f"out.{kind}"
+    partial = tmp_path / f"out.{kind}.partial.jsonl"
+    texts = [f"A {draw.choice(things)} " * draw.randint(1, 12) for _ in range(2000)]
+    source.write_text("".join(json.dumps({"id": index, "text": text}) + "\n" for index, text in enumerate(texts)))
+    process = _start(source, whole)
+    _wait_for_lines(process, tmp_path / f"whole.{kind}.partial.jsonl", 2)
+    started = time.monotonic()
+    assert process.wait(timeout=240) == 0
+    seconds = time.monotonic() - started
+    kept = [0]
+    for _ in range(5):
+        process = _start(source, target)
+        _wait_for_lines(process, partial, kept[-1] + 1)
+        time.sleep(draw.uniform(0, seconds / 6))
+        process.kill()
+        process.communicate()
+        kept.append(_count_lines(partial))
+    assert kept == sorted(kept), "nothing is lost again"
+    assert kept[-1] < 2002, "the last kill fell into the batch too"
+    process = _start(source, target)
+    said = process.communicate(timeout=240)[1]
+    assert process.returncode == 0, said
+    assert target.read_bytes() == whole.read_bytes()
+    print(f"answers there after each kill: {kept}")
+
+
+def test_a_batch_survives_an_interruption_and_a_kill(tmp_path: Path) -> None:
     draw = random.Random(11)
     source, target, whole = tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     things = ("boy", "girl", "dog", "car", "cat")
@@ -34,17 +80,23 @@ def test_a_batch_survives_kills(tmp_path: Path) -> None:
     partial = tmp_path / "out.jsonl.partial.jsonl"
 
     kept = 0
-    for share in (0.1, 0.35, 0.6):
+    for share, end in ((0.1, signal.SIGINT), (0.5, signal.SIGKILL)):
         process = _start(source, target)
         wanted = int(300 * (share + draw.random() * 0.2))
-        deadline = time.monotonic() + 120
-        while not (partial.exists() and partial.read_bytes().count(b"\n") >= max(wanted, kept + 1)):
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        _wait_for_lines(process, partial, max(wanted, kept + 1))
+        if end == signal.SIGINT:
+            second = _start(source, target)
+            assert "another call is writing it" in second.communicate(timeout=60)[1]
+            assert second.returncode == 2
+        process.send_signal(end)
+        said = process.communicate()[1]
+        if end == signal.SIGINT:
+            assert process.returncode == 130, said
+            assert "the same command goes on" in said
+            assert "Traceback" not in said
+            assert all(json.loads(line) for line in partial.read_text("utf-8").splitlines())
+        else:
+            assert process.returncode == -end
         assert not target.exists()
         num_lines = partial.read_bytes().count(b"\n")
         assert kept < num_lines < 301

@@ -57,6 +57,12 @@ class AttachContext:
     """Seed of the adapter's own initialisation."""
     num_training_steps: int = 0
     """Optimizer steps of the whole run; 0 when nothing will be trained."""
+    num_epochs: float = 0.0
+    """Times that every training row is seen; 0 when nothing will be trained."""
+    num_rows: int = 0
+    """Rows that training and its evaluations show the model, each counted once."""
+    num_tokens: int = 0
+    """Tokens of these rows."""
     training_batches: Callable[[], Iterable[dict[str, Any]]] | None = None
     """Opens a stream of training batches, for initialisations that look at data."""
     added_token_ids: tuple[int, ...] = ()

@@ -64,6 +64,11 @@ class ClassificationData:
         """Rows of the training split; 0 where there is none."""
         return len(self.train.dataset) if self.train else 0
 
+    def count_shown(self) -> tuple[int, int]:
+        """Count the rows that training and its evaluations show the model, each once, and their tokens."""
+        shown = [*([self.train] if self.train else []), *self.evals.values()]
+        return sum(len(each.dataset) for each in shown), sum(sum(each.dataset["length"][:]) for each in shown)
+
     def probe_rows(self, count: int) -> list[dict[str, Any]]:
         """Give some validation (else training) rows as texts, spread over the split."""
         split = self.evals.get("") or self.train

@@ -15,12 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from utils.cache_folder import cache_folder
 from utils.data.dataset import Example
 from utils.data.encoding import Encoded, ExampleEncoder
 from utils.data.reading import ReadSplit
 from utils.data.report import summarise_lengths
 from utils.data.texts import RowError
-from utils.data.tokenizing import cache_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset

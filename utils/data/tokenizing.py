@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.cache_folder import cache_folder
 from utils.errors import DataError
 
 if TYPE_CHECKING:
@@ -85,11 +84,6 @@ def tokenise(
         new_fingerprint=key,
         load_from_cache_file=True,
     )
-
-
-def cache_folder() -> Path:
-    """Where prepared data is kept: LORA_NS_CACHE, else ~/.cache/lora-ns."""
-    return Path(os.environ.get("LORA_NS_CACHE", "~/.cache/lora-ns")).expanduser()
 
 
 def encode_texts(

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from utils.data.tokenizing import encode_texts
+from utils.generation.side_by_side import run_side_by_side
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _CHUNK = 1024  # rows held at once: enough to find rows of like length, little enough to stream a large file
+_CPU_BATCH_TOKENS = 512  # what a core keeps in its cache of a layer; a GPU wants more
+_GPU_BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class TextClassifier:
         tokenizer: The one it was trained with.
         label_names: Names in the order of the ids; empty for regression.
         max_length: Tokens a row may have.
-        max_batch_tokens: Padded tokens in one batch.
+        max_batch_tokens: Padded tokens in one batch; None: as many as suit the device.
     """
 
     def __init__(
@@ -59,14 +62,15 @@ class TextClassifier:
         tokenizer: PreTrainedTokenizerBase,
         label_names: Sequence[str],
         max_length: int,
-        max_batch_tokens: int = 8192,
+        max_batch_tokens: int | None = None,
     ) -> None:
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._inputs = _input_names(model)
         self._names = tuple(label_names)
         self._max_length = max_length
-        self._max_batch_tokens = max_batch_tokens
+        suitable = _CPU_BATCH_TOKENS if model.device.type == "cpu" else _GPU_BATCH_TOKENS
+        self._max_batch_tokens = max_batch_tokens or suitable
 
     def classify(self, rows: Iterable[tuple[str, ...]]) -> Iterator[Classified]:
         """Classify rows of one or two texts, lazily and in their order."""
@@ -90,10 +94,9 @@ class TextClassifier:
             return
         encoded, cut = encode_texts(list(zip(*rows, strict=True)), self._tokenizer, self._max_length)
         lengths = [len(ids) for ids in encoded["input_ids"]]
-        for batch in self._batches(lengths):
-            if all(row in done for row in batch):
-                continue
-            logits = self._logits(encoded, batch)
+        wanted = [batch for batch in self._batches(lengths) if not all(row in done for row in batch)]
+        found = run_side_by_side(self._model, lambda batch: self._logits(encoded, batch), wanted)
+        for batch, logits in zip(wanted, found, strict=True):
             values = (logits.softmax(dim=-1) if self._names else logits.reshape(-1, 1)).tolist()
             yield [(row, self._read(each, cut[row], lengths[row])) for row, each in zip(batch, values, strict=True)]
 

@@ -88,10 +88,14 @@ class PromptAsker:
     """Texts that end an answer."""
     renamed: tuple[tuple[str, str], ...] = ()
     """Columns that are read in place of others: the run's name, and the row's."""
+    request_column: str | None = None
+    """The column that the user chose for a run on conversations: a bare request, or turns."""
     keys = frozenset({"answer", "finished", "num_tokens"})
 
     def read(self, row: Row) -> Example:
         """Give the prompt of a row."""
+        if self.request_column is not None:
+            return self._check(self._read_chosen(row, self.request_column))
         if self.renamed:
             if problem := _tell_missing([there for _, there in self.renamed], list(row)):
                 raise RowError(problem)
@@ -112,12 +116,21 @@ class PromptAsker:
     def find_missing(self, columns: Iterable[str]) -> str | None:
         """Name the columns that are missing, those that are there, and what would do as well."""
         there = list(columns)
+        if self.request_column is not None:
+            return _tell_missing((self.request_column,), there)
         needed = [dict(self.renamed).get(column, column) for column in self.columns]
         if any(column in there for column in (_MESSAGES, *(_REQUESTS if self.ask else ()))) and not self.renamed:
             return None
         problem = _tell_missing(needed or _REQUESTS[-1:], there)
         others = [name for name in ((*_REQUESTS, _MESSAGES) if self.ask else (_MESSAGES,)) if name not in needed]
         return None if problem is None else f"{problem} (instead, a column {' or '.join(others)} would do)"
+
+    def _read_chosen(self, row: Row, column: str) -> Example:
+        if problem := self.find_missing(row):
+            raise RowError(problem)
+        if isinstance(row[column], list) and len(self.columns) == 1:
+            return self.read_prompt({self.columns[0]: row[column]})
+        return self._ask(row, column)
 
     def _ask(self, row: Row, column: str) -> Example:
         assert self.ask is not None, "checked before"
@@ -175,7 +188,8 @@ def build_prompt_asker(described: InstructionSet | None, chosen: Sequence[str], 
     is_chat = ask is not None and bool(ask("a").messages)
     text_column = chosen[0] if chosen else "text" if is_chat or not columns else columns[0]
     renamed = tuple(zip(columns, chosen, strict=True)) if chosen and not is_chat else ()
-    return PromptAsker(columns, read_prompt, ask, text_column, spec.stop, renamed)
+    request_column = chosen[0] if chosen and is_chat else None
+    return PromptAsker(columns, read_prompt, ask, text_column, spec.stop, renamed, request_column)
 
 
 def settle(spec: InstructionSet, there: Sequence[str]) -> InstructionSet:

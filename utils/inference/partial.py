@@ -7,10 +7,12 @@ import heapq
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from utils.errors import UserError
 
@@ -31,19 +33,15 @@ class PartialFile:
             tell (standard input), so the file is always begun anew.
 
     Raises:
-        UserError: Another call is writing it.
+        UserError: Another call is writing it, or it cannot be written.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any] | None) -> None:
         self.path = path
         self._done = _Numbers()
-        self._file = path.open("ab+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise UserError(f"{path}: another call is writing it; wait for its end, or name another output") from None
-        self._go_on(identity)
+        with self._explain():
+            self._file = _open_alone(path)
+            self._go_on(identity)
         self.num_kept = self._done.count
         """Rows that an earlier call answered."""
 
@@ -51,10 +49,15 @@ class PartialFile:
         return number in self._done
 
     def add(self, results: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-        """Append the answers of a batch, those that are there already left out."""
+        """Append the answers of a batch, those that are there already left out.
+
+        Raises:
+            UserError: The disk is full; what is there already is kept.
+        """
         new = [(number, result) for number, result in results if number not in self._done]
-        self._file.write(b"".join(b'{"row": %d, "result": %b}\n' % (number, dump(result)) for number, result in new))
-        self._file.flush()
+        with self._explain():
+            self._file.write(b"".join(b'{"row": %d, "result": %b}\n' % (each, dump(result)) for each, result in new))
+            self._file.flush()
         for number, _ in new:
             self._done.add(number)
 
@@ -75,12 +78,21 @@ class PartialFile:
 
     def close(self) -> None:
         """Let the file be."""
-        self._file.close()
+        with suppress(OSError):  # on a full disk: what could not be written was told when it was tried
+            self._file.close()
 
     def remove(self) -> None:
         """Take it away: its answers stand elsewhere."""
         self.path.unlink()
         self._file.close()
+
+    @contextmanager
+    def _explain(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{self.path}: cannot be written: {reason}; the same command goes on from here") from None
 
     def _go_on(self, identity: Mapping[str, Any] | None) -> None:
         """Go on behind an earlier call's answers, or begin anew and say why."""
@@ -125,6 +137,24 @@ def dump(result: Mapping[str, Any]) -> bytes:
     except ValueError:
         text = json.dumps(_without_infinity(result), ensure_ascii=False, allow_nan=False, default=str)
     return text.encode("utf-8", errors="backslashreplace")
+
+
+def _open_alone(path: Path) -> IO[bytes]:
+    """Open a file that no other call is writing.
+
+    Raises:
+        UserError: Another one is.
+    """
+    while True:
+        file = path.open("ab+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise UserError(f"{path}: another call is writing it; wait for its end, or name another output") from None
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+        file.close()  # the other call ended and took the file away while it was opened here
 
 
 class _Numbers:

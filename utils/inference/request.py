@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,12 +85,12 @@ def check_input(name: str, stated: str | None = None) -> None:
         UserError: It is not there, is no file, is empty or of an unknown kind.
     """
     source = Path(name).expanduser()
-    if source.is_dir():
+    if os.path.isdir(source):
         raise UserError(f"--input_file {name}: is a folder; name a file in it")
     if stated is None and source.suffix.lower() not in INPUT_KINDS:
         known = ", ".join(INPUT_KINDS)
         raise UserError(f"--input_file {name}: unknown kind of file; use {known}, or say what it is by --input_format")
-    if not source.exists():
+    if not os.path.exists(source):
         raise UserError(f"--input_file {name}: no such file")
     try:
         with source.open("rb") as file:
@@ -103,31 +105,40 @@ def check_output(name: str, input_file: str | None) -> None:
     """Check that an output file can be written.
 
     Raises:
-        UserError: Its kind is unknown, it is the input, or it must not be written.
+        UserError: Its kind is unknown, it is the input, another call is writing it, or it must not be written.
     """
     target = Path(name).expanduser()
-    if target.is_dir():
+    if os.path.isdir(target):
         raise UserError(f"--output_file {name}: is a folder; name a file in it")
     if target.suffix.lower() not in OUTPUT_KINDS:
         raise UserError(f"--output_file {name}: unknown kind of file; use one of {', '.join(OUTPUT_KINDS)}")
     for written in (target, partial_path(name)):
         if input_file is not None and _is_same(Path(input_file).expanduser(), written):
             raise UserError(f"--output_file {name}: is the input file, which would be overwritten; name another")
-    if target.exists() and not target.stat().st_mode & 0o222:
+    if os.path.exists(target) and not target.stat().st_mode & 0o222:
         raise UserError(f"--output_file {name}: is there already and read-only; name another file")
+    _try_writing(name)
+
+
+def _try_writing(name: str) -> None:
     probe = partial_path(name)
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
-        new = not probe.exists()
-        probe.open("ab").close()
-        if new:
-            probe.unlink()
+        new = not os.path.exists(probe)
+        with probe.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if new:
+                probe.unlink()
+    except BlockingIOError:
+        raise UserError(f"{probe}: another call is writing it; wait for its end, or name another output") from None
     except OSError as error:
         raise UserError(f"--output_file {name}: cannot be written: {error.strerror}") from None
 
 
 def _is_same(source: Path, target: Path) -> bool:
-    return source.resolve() == target.resolve() or (source.exists() and target.exists() and source.samefile(target))
+    if not os.path.exists(source) or not os.path.exists(target):
+        return os.path.abspath(source) == os.path.abspath(target)  # noqa: PTH100  Path.resolve raises for a long name
+    return source.samefile(target)
 
 
 def _check_choice(choice: ModelChoice) -> None:

@@ -188,6 +188,8 @@ def _answer_to_file(
     work.progress = Progress(partial.num_kept)
     try:
         work.answer_all(rows)
+        write_results(partial.results, target)
+        partial.remove()
     except (KeyboardInterrupt, LoraNsError):
         work.progress.finish()
         num_done = partial.num_kept + work.progress.num_rows
@@ -197,8 +199,6 @@ def _answer_to_file(
         raise
     finally:
         partial.close()
-    write_results(partial.results, target)
-    partial.remove()
     answer = _tell_end(work)
     _log.info("%d rows: %s", work.num_rows, target)
     return {**answer, "num_kept": partial.num_kept, "output_file": request.output_file}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import open_adapter
+from utils.adapters.trained_files import explain_damage, require_adapter_file, require_every_tensor
 from utils.data.dataset import ClassificationSection, DatasetSection, open_dataset
 from utils.errors import ModelError, UserError
 from utils.generation.section import GenerationSection
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_MERGED_RUN = "merged_run.yaml"  # the configuration that merge_adapter.py leaves beside a merged model
 _RUN_WINS = ("dataset", "sft", "task_type")
 _RUN_WINS_IN_MODEL = ("chat_template", "extra_special_tokens", "pad_token")
 
@@ -58,11 +60,23 @@ def open_subject(choice: ModelChoice) -> Subject:
         UserError: It is not there, or is something else than it was called.
     """
     if choice.run is not None:
-        return _open_trained(choice.run, read_run_folder(_choose_weights(choice)))
+        with explain_damage(choice.run):
+            return _open_trained(choice.run, _read_run(choice))
     if choice.config is not None and choice.model_path is not None:
-        return _open_trained(choice.model_path, _open_pair(choice.config, choice.model_path))
+        with explain_damage(choice.model_path):
+            return _open_trained(choice.model_path, _open_pair(choice.config, choice.model_path))
     assert choice.model is not None, "checked before"
     return _open_published(choice.model)
+
+
+def _read_run(choice: ModelChoice) -> TrainedModel:
+    """Read a run, or a merged model, as it was written, by the configuration that was left beside it."""
+    weights = _choose_weights(choice)
+    if not (weights / _MERGED_RUN).is_file():
+        return read_run_folder(weights)
+    merged = _open_pair(str(weights / _MERGED_RUN), str(weights))
+    as_written = merged.config.model.model_copy(update={"quantization": None, "dtype": "auto"})
+    return replace(merged, config=replace(merged.config, model=as_written))
 
 
 def _choose_weights(choice: ModelChoice) -> Path:
@@ -90,7 +104,11 @@ def _open_trained(name: str, trained: TrainedModel) -> Subject:
             trained = replace(trained, config=config)
 
     def load() -> Loaded:
-        return Loaded(*trained.load(), trained.label_names)
+        with explain_damage(name, config.model.name_or_path):
+            require_adapter_file(trained.weights, name)
+            model, tokenizer = trained.load()
+            require_every_tensor(model, trained.weights, name, config.model.name_or_path)
+        return Loaded(model, tokenizer, trained.label_names)
 
     generation = config.generation if config.generation is not None else GenerationSection()
     return Subject(f"{name} ({trained.weights.name})", config.task_type, config.dataset, config.sft, generation, load)
@@ -108,12 +126,25 @@ def _open_pair(file: str, folder: str) -> TrainedModel:
         raise UserError(f"--model_path {folder}: no such folder")
     if not any((path / each).is_file() for each in ("adapter_config.json", "config.json")):
         raise UserError(f"--model_path {folder}: holds neither adapter_config.json nor config.json, so it is no model")
+    _require_task(path, given, file)
     labels = _find_labels(path, given) if given.task_type == "SEQ_CLS" else ()
     return TrainedModel(path, given, labels)
 
 
+def _require_task(path: Path, given: RunConfig, file: str) -> None:
+    """See to it that an adapter is not asked for what it was not made for."""
+    if not (path / "adapter_config.json").is_file():
+        return
+    made = json.loads((path / "adapter_config.json").read_text("utf-8"))
+    made_for = made.get("task_type") if isinstance(made, dict) else None
+    if made_for in ("SEQ_CLS", "CAUSAL_LM") and made_for != given.task_type:
+        raise UserError(f"{file} is for {given.task_type}, and the adapter in {path} for {made_for}")
+
+
 def _settle_differences(own: RunConfig, given: RunConfig, file: str) -> RunConfig:
     """Say where the file differs from the run, and take from each what is its to say."""
+    if own.task_type != given.task_type:
+        raise UserError(f"{file} is for {given.task_type}, and the run was trained for {own.task_type}")
     differences = find_differences(own.to_dict(), given.to_dict())
     for key, (before, after) in differences.items():
         section, _, name = key.partition(".")
@@ -121,8 +152,6 @@ def _settle_differences(own: RunConfig, given: RunConfig, file: str) -> RunConfi
         if runs or section in ("model", "generation"):
             whose = "the run's" if runs else f"{file}'s"
             _log.warning("%s: the run has %r, %s has %r; %s counts", key, before, file, after, whose)
-    if own.task_type != given.task_type:
-        raise UserError(f"{file} is for {given.task_type}, and the run was trained for {own.task_type}")
     kept = {name: getattr(own.model, name) for name in _RUN_WINS_IN_MODEL}
     return replace(own, model=given.model.model_copy(update=kept), generation=given.generation)
 

@@ -44,7 +44,7 @@ def write_results(results: Results, target: Path) -> None:
         with replace_file(target) as beside:
             write(results, beside)
     except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror}") from None
+        raise UserError(f"{target} cannot be written: {error.strerror or error}") from None
 
 
 def guard_formula(text: str) -> str:

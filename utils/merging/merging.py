@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from utils.errors import CheckError, ModelError, UserError
 from utils.merging.comparing import describe_difference, prove_equal
 from utils.merging.exam import Answers, Exam, check_tokenizer, open_exam
-from utils.merging.output import check_output, open_output, require_space
+from utils.merging.output import REPORT_FILE, check_output, open_output, require_space
 from utils.merging.source import MergeSource
 from utils.merging.table import render_report
 from utils.merging.weights import merge_weights, place, switched_off
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REPORT_FILE = "merge_report.json"
 RUN_COPY = "merged_run.yaml"  # under its own name a folder would pass for a run
 
 

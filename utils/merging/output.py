@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+REPORT_FILE = "merge_report.json"
+"""The proof; what holds it is a merged model."""
 _SPARE = 64 * 2**20  # tokenizer, configuration, report
 
 
@@ -31,12 +34,12 @@ def check_output(name: str, overwrite: bool, needed: Iterable[Path]) -> Path:
         UserError: It is a file, it is not empty, or renaming it would take away what is read.
     """
     output = Path(name).expanduser().absolute()
-    if output.exists() and not output.is_dir():
+    if os.path.exists(output) and not output.is_dir():
         raise UserError(f"{name}: is a file; name a folder")
     for each in needed:
         if output.resolve() in (each.resolve(), *each.resolve().parents):
             raise UserError(f"{name}: holds what is to be merged; name another output folder")
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
+    if os.path.isdir(output) and any(output.iterdir()) and not overwrite:
         raise UserError(f"{name}: is not empty; name another folder, or rename this one away by --overwrite")
     return output
 

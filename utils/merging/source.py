@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import open_adapter
+from utils.adapters.trained_files import ADAPTER_CONFIG, explain_damage, require_adapter_file, require_every_tensor
 from utils.data.dataset import open_dataset
-from utils.errors import ModelError, UserError
+from utils.errors import UserError
+from utils.merging.output import REPORT_FILE
 from utils.modeling.labels import build_head_spec
 from utils.rooms import room_name
 from utils.run_config import RunConfig, load_run_config
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from utils.modeling.labels import HeadSpec
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -75,36 +75,13 @@ class MergeSource:
     def _load(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         from utils.modeling.base_model import load_base_model
 
-        try:
+        with explain_damage(self.name, config.model.name_or_path):
+            require_adapter_file(self.weights, self.name)
             model = open_adapter(config.peft.method).load(
                 self.weights, lambda _: load_base_model(config.model, tokenizer, self.head)
             )
-            self._require_whole(model)
-            return model
-        except RuntimeError as error:
-            if "size mismatch" not in str(error):
-                raise
-            lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
-            raise ModelError(f"{self.name}: the adapter does not fit {config.model.name_or_path}: {lines[0]}") from None
-
-    def _require_whole(self, model: PreTrainedModel) -> None:
-        """See to it that every tensor of the adapter's file found its place, and none is missing: peft drops them."""
-        file = self.weights / "adapter_model.safetensors"
-        if not file.is_file() or not hasattr(model, "peft_config"):
-            return
-        from peft import get_peft_model_state_dict
-        from safetensors import safe_open
-
-        with safe_open(file, "pt") as tensors:
-            stored = set(tensors.keys())
-        missing = set(get_peft_model_state_dict(model, save_embedding_layers=False)) - stored
-        idle = stored - set(get_peft_model_state_dict(model, save_embedding_layers=True))
-        for names, what in ((missing, "lacks"), (idle, "holds, without a place in the model,")):
-            if names:
-                base = self.config.model.name_or_path
-                raise ModelError(
-                    f"{self.name}: the adapter does not fit {base}: it {what} {len(names)} tensors such as {min(names)}"
-                )
+            require_every_tensor(model, self.weights, self.name, config.model.name_or_path)
+        return model
 
 
 def open_run(name: str) -> MergeSource:
@@ -116,8 +93,13 @@ def open_run(name: str) -> MergeSource:
     Raises:
         UserError: It is none of these, or its method leaves nothing to merge.
     """
-    trained = read_run_folder(name)
+    with explain_damage(name):
+        if (Path(name).expanduser() / REPORT_FILE).is_file():
+            raise UserError(f"--run {name}: is a merged model already ({REPORT_FILE}); there is no adapter in it")
+        trained = read_run_folder(name)
     _require_mergeable(trained.config, f"--run {name}")
+    if not (trained.weights / ADAPTER_CONFIG).is_file():
+        raise UserError(f"--run {name}: {trained.weights} holds no {ADAPTER_CONFIG}, so there is no adapter to merge")
     run = trained.weights.parent if (trained.weights.parent / "run.yaml").is_file() else trained.weights
     return MergeSource(name, trained, run)
 
@@ -138,7 +120,10 @@ def open_adapter_folder(config_file: str, adapter_path: str) -> MergeSource:
     folder = next((each for each in (given, given / "final_model") if (each / ADAPTER_CONFIG).is_file()), None)
     if folder is None:
         raise UserError(f"--adapter_path {adapter_path}: holds no {ADAPTER_CONFIG}; name a folder in peft's layout")
-    kind = room_name(str(_read_json(folder / ADAPTER_CONFIG).get("peft_type")))
+    made = _read_json(folder / ADAPTER_CONFIG)
+    if made.get("task_type") in ("SEQ_CLS", "CAUSAL_LM") and made["task_type"] != config.task_type:
+        raise UserError(f"{config_file} is for {config.task_type}, and the adapter in {folder} for {made['task_type']}")
+    kind = room_name(str(made.get("peft_type")))
     if kind != room_name(config.peft.method):
         raise UserError(
             f"--adapter_path {adapter_path}: is of the method {kind}, but {config_file} says peft.method: "

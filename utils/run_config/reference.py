@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from pydantic_core import PydanticUndefined
 
@@ -38,6 +38,9 @@ def write_reference() -> Iterator[str]:
         for room in list_rooms(floor):
             config = open_room(floor, room).Config
             yield from _table(f"{section} ({key}: {config.model_fields[key].default})", config)
+            for name, field in config.model_fields.items():
+                for nested in _nested_sections(field.annotation):
+                    yield from _table(f"{section}.{name}, as a mapping", nested)
     yield from _table("training: our own keys", OwnTrainingSection)
     own = set(OwnTrainingSection.model_fields)
     yield from _table("training: passed to TrainingArguments", training_section(), skip=own)
@@ -61,6 +64,13 @@ def _table(title: str, section: type[Section], skip: set[str] | None = None) -> 
             meaning = " ".join((field.description or "").split())
             cells = (f"`{name}`", describe_type(field.annotation), default, meaning)
             yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _nested_sections(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _nested_sections(part)
 
 
 def _default(field: Any) -> str:

@@ -121,7 +121,7 @@ def _facts(data: CausalData, written: Mapping[str, SetScore], measuring: Measuri
         facts["partial"] = True
     if measuring.resumed_from_step:
         facts["resumed_from_step"] = measuring.resumed_from_step
-    return facts
+    return facts | measuring.adapter_facts
 
 
 def _partial(data: CausalData, written: Mapping[str, SetScore]) -> list[str]:

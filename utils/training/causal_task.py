@@ -76,6 +76,11 @@ class CausalData:
         """What was found in each split."""
         return self.instructions.reports
 
+    def count_shown(self) -> tuple[int, int]:
+        """Count the rows that training and its evaluations show the model, each once, and their tokens."""
+        shown = [self.instructions.train, *self.instructions.evals.values()]
+        return sum(map(len, shown)), sum(sum(each["length"][:]) for each in shown)
+
     def probe_rows(self, count: int) -> list[dict[str, Any]]:
         """Give some prompts with their references, of an evaluation set or the validation rows."""
         if examples := self.instructions.validation_examples:

@@ -130,7 +130,7 @@ def _facts(data: ClassificationData, measuring: MeasuringCallback) -> dict[str, 
         facts["partial"] = True
     if measuring.resumed_from_step:
         facts["resumed_from_step"] = measuring.resumed_from_step
-    return facts
+    return facts | measuring.adapter_facts
 
 
 def _partial(data: ClassificationData) -> list[str]:

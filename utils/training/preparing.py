@@ -16,7 +16,7 @@ from utils.modeling.tokenizer import added_token_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.training.tasks import RunSettings
+    from utils.training.tasks import PreparedData, RunSettings
 
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def attach_adapter(
     model: PreTrainedModel,
     settings: RunSettings,
     tokenizer: PreTrainedTokenizerBase,
-    num_train_rows: int,
+    data: PreparedData,
 ) -> PreTrainedModel:
     """Attach the method that `peft:` names; the same or a wrapping model is returned.
 
@@ -36,7 +36,7 @@ def attach_adapter(
         model: The base with its head.
         settings: The run; its seed draws the adapter's initial weights, the same whatever was drawn before.
         tokenizer: Tells which tokens are new.
-        num_train_rows: Decides the number of steps; 0 where nothing can be trained on.
+        data: Its rows decide the number of steps.
 
     Raises:
         ConfigError: There are no rows to train on.
@@ -54,13 +54,18 @@ def attach_adapter(
             logger.warning("training.do_train is false: the base model is evaluated as it is; peft has no effect")
         model.requires_grad_(False)
         return model
-    if not num_train_rows:
+    if not data.num_train_rows:
         message = "there are no rows to train on; set it to false to evaluate and predict only"
         raise ConfigError([Problem(message, "training.do_train")])
+    num_steps = count_training_steps(resolved, data.num_train_rows)
+    num_rows, num_tokens = data.count_shown()
     context = AttachContext(
         task_type=settings.task_type,
         seed=settings.seed,
-        num_training_steps=count_training_steps(resolved, num_train_rows),
+        num_training_steps=num_steps,
+        num_epochs=count_epochs(resolved, data.num_train_rows),
+        num_rows=num_rows,
+        num_tokens=num_tokens,
         added_token_ids=tuple(added_token_ids(tokenizer, model)),
         mixed_precision=bool(resolved.get("bf16") or resolved.get("fp16")),
         new_modules=tuple(list_new_modules(model)),
@@ -79,8 +84,22 @@ def count_training_steps(resolved: dict[str, Any], num_rows: int) -> int:
     """
     if resolved.get("max_steps", -1) > 0:
         return int(resolved["max_steps"])
+    return math.ceil(_count_steps_per_epoch(resolved, num_rows) * float(resolved.get("num_train_epochs", 3.0)))
+
+
+def count_epochs(resolved: dict[str, Any], num_rows: int) -> float:
+    """Count how often a run sees every row.
+
+    Args:
+        resolved: What TrainingArguments is built from.
+        num_rows: Training rows; 0 gives 0 epochs.
+    """
+    per_epoch = _count_steps_per_epoch(resolved, num_rows)
+    return count_training_steps(resolved, num_rows) / per_epoch if per_epoch else 0.0
+
+
+def _count_steps_per_epoch(resolved: dict[str, Any], num_rows: int) -> int:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     rows_at_once = resolved.get("per_device_train_batch_size", 8) * processes
     batches = num_rows // rows_at_once if resolved.get("dataloader_drop_last") else math.ceil(num_rows / rows_at_once)
-    steps = max(math.ceil(batches / resolved.get("gradient_accumulation_steps", 1)), 1) if num_rows else 0
-    return math.ceil(steps * float(resolved.get("num_train_epochs", 3.0)))
+    return max(math.ceil(batches / resolved.get("gradient_accumulation_steps", 1)), 1) if num_rows else 0

@@ -84,6 +84,9 @@ class PreparedData(Protocol):
     def reports(self) -> Mapping[str, Any]:
         """What was found in each split."""
 
+    def count_shown(self) -> tuple[int, int]:
+        """Count the rows that training and its evaluations show the model, each once, and their tokens."""
+
     def probe_rows(self, count: int) -> list[dict[str, Any]]:
         """Give some rows as texts, spread over the split, by which later checks know the model again."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from datasets import Dataset
 
-from utils.data.tokenizing import cache_folder, encode_texts, tokenise
+from utils.cache_folder import cache_folder
+from utils.data.tokenizing import encode_texts, tokenise
 from utils.errors import DataError
 
 

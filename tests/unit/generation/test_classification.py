@@ -109,6 +109,32 @@ def test_batches_are_the_same_whatever_is_done(build, draw_rows):
     assert list(classifier.classify_batches([])) == []
 
 
+def test_batches_side_by_side_answer_as_one_after_another(build, draw_rows):
+    import threading
+
+    import torch
+
+    classifier, prepared = build("llama", max_batch_tokens=64)
+    rows = [(row["text"],) for row in draw_rows(40)]
+    names, before = set(), torch.get_num_threads()
+    hook = prepared.model.register_forward_pre_hook(lambda *_: names.add(threading.current_thread().name))
+    try:
+        torch.set_num_threads(1)
+        expected = list(classifier.classify_batches(rows))
+        assert names == {threading.current_thread().name}
+        names.clear()
+        torch.set_num_threads(3)
+        assert list(classifier.classify_batches(rows)) == expected
+        assert threading.current_thread().name not in names
+        stopped = classifier.classify_batches(rows)
+        next(stopped)
+        stopped.close()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+        hook.remove()
+
+
 def test_a_batch_that_does_not_fit_into_memory_is_halved(build, draw_rows, caplog):
     import torch
 

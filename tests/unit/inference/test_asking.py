@@ -59,6 +59,21 @@ def test_a_bare_request_is_put_into_the_prompt(write, name):
     assert "Why?" in expected.prompt + str(expected.messages)
 
 
+@pytest.mark.parametrize("name", ["messages", "sharegpt", "code_feedback"])
+def test_a_chosen_column_holds_a_request_or_turns(write, name):
+    settings, row, _ = ROOMS[name]
+    asker = build_prompt_asker(_describe(write, settings, row), ("said",), ())
+    (own,) = row
+    assert asker.find_missing(["said"]) is None
+    assert asker.find_missing([own]) == f"no column said; there are: {own}"
+    (laid,) = asker.lay_out(["Hello"])
+    assert laid == {"said": "Hello"}
+    expected = tuple(CHAT[:1])
+    assert asker.read(laid).messages == asker.read({"said": row[own], own: "no"}).messages == expected
+    with pytest.raises(RowError, match="no column said"):
+        asker.read(row)
+
+
 def test_a_prompt_of_several_texts(write):
     settings, row, _ = ROOMS["template"]
     asker = build_prompt_asker(_describe(write, settings, row), ("x", "y"), ())

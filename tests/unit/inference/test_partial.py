@@ -66,6 +66,45 @@ def test_one_call_at_a_time(tmp_path):
     PartialFile(tmp_path / "p", IDENTITY).close()
 
 
+def test_a_file_that_was_taken_away_while_it_was_opened_is_opened_again(tmp_path, monkeypatch):
+    from utils.inference import partial as module
+
+    path = tmp_path / "p"
+    flock, calls = module.fcntl.flock, []
+
+    def end_in_between(file, how):
+        calls.append(how)
+        if len(calls) == 1:
+            path.unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(module.fcntl, "flock", end_in_between)
+    partial = _write(path, [0, 1])
+    assert len(calls) == 2
+    assert [json.loads(line)["n"] for line in partial.results()] == [0, 1]
+
+
+def test_a_full_disk_is_told_and_what_is_written_is_kept(tmp_path):
+    import resource
+
+    path = tmp_path / "p"
+    partial = PartialFile(path, IDENTITY)
+    partial.add([(0, {"n": 0})])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written: File too large; the same command goes on from here"):
+            partial.add([(1, {"n": 1, "text": "x" * 100})])
+        partial.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    again = PartialFile(path, IDENTITY)
+    assert again.num_kept == 1
+    again.add([(1, {"n": 1})])
+    again.close()
+    assert [json.loads(line)["n"] for line in again.results()] == [0, 1]
+
+
 def test_whatever_a_row_holds_is_a_line_of_json(tmp_path):
     partial = PartialFile(tmp_path / "p", IDENTITY)
     row = {"a": "\ud800 \u2028 \n", "b": float("inf"), "c": [float("nan")], "d": b"x", "result": "}\n"}

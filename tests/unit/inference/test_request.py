@@ -48,6 +48,7 @@ def test_a_whole_request_passes(write, tmp_path):
         ("in", "unknown kind of file"),
         ("nowhere.csv", "no such file"),
         ("empty.txt", "the file is empty"),
+        ("n" * 300 + ".csv", "no such file"),
     ],
 )
 def test_inputs(write, tmp_path, name, message):
@@ -67,6 +68,8 @@ def test_inputs(write, tmp_path, name, message):
         ("hard.csv", "is the input file"),
         ("read_only.csv", "is there already and read-only"),
         ("in.csv/out.csv", "cannot be written: "),
+        ("n" * 250 + ".csv", "cannot be written: File name too long"),
+        ("n" * 300 + ".csv", "cannot be written: File name too long"),
     ],
 )
 def test_outputs(write, tmp_path, name, message):

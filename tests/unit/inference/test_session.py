@@ -164,6 +164,18 @@ def test_other_settings_begin_anew(sums_run, ask, write, tmp_path, sums, monkeyp
     assert ask(*words, "--max_new_tokens", 3)["num_kept"] == 0
     assert "begun anew, since the answers in it are of another settings" in caplog.text
     assert target.read_text().count("\n") >= 4
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "write_results", lambda *_: (_ for _ in ()).throw(UserError("no room")))
+        with pytest.raises(UserError, match="no room"):
+            ask(*words)
+    assert "3 answers are kept in" in caplog.text
+    source.write_text(json.dumps(sums[5]) + "\n" + source.read_text())
+    assert ask(*words)["num_kept"] == 0
+    assert "begun anew, since the answers in it are of another input" in caplog.text
+    import csv
+
+    with target.open(newline="") as stream:
+        assert next(csv.DictReader(stream))["question"] == sums[5]["question"]
 
 
 def test_a_table_without_the_column_is_refused_before_the_model_is_loaded(sums_run, ask, write, tmp_path):
@@ -206,6 +218,8 @@ def test_classifiers(make_run, ask, read, write, tmp_path, make_set, draw_rows):
     assert "column other holds a list instead of a text" in out[-1]["error"]
     header = (tmp_path / "out.csv").read_text().splitlines()[0].split(",")
     assert {"input_probability_x", "probability_0", "probability_1"} <= set(header)
+    (long,) = ask("--run", run, "--input_text", "w1 " * 350_000, "--input_text", "w2", "--json")["answers"]
+    assert long["truncated"] is True, "a line of a megabyte"
     (said,) = ask("--run", run, "--input_text", rows[4]["text"], "--input_text", rows[4]["other"], "--json")["answers"]
     assert said["probabilities"] == pytest.approx(out[4]["probabilities"], abs=1e-6)
     with pytest.raises(UserError, match="reads 2 texts per row"):
@@ -287,6 +301,109 @@ def test_the_runs_own_configuration_wins(sums_run, ask, make_config, caplog, tmp
     assert ask("--config", file, "--model_path", bare, *question)["answers"] == [expected]
     with pytest.raises(UserError, match="no such folder"):
         ask("--config", file, "--model_path", tmp_path / "nowhere", *question)
+
+
+def test_a_merged_model_is_asked_as_its_run(sums_run, ask, sums, make_run, draw_rows, make_set, tmp_path, read, write):
+    """Also where the run's base was quantized: what was written is plain."""
+    from utils.merging.merging import MergeOptions, merge_adapter
+    from utils.merging.source import open_run
+
+    question = ("--input_text", sums[0]["question"], "--json")
+    expected = ask("--run", sums_run, *question)["answers"]
+    for folder in (sums_run / "merged", tmp_path / "elsewhere"):
+        merge_adapter(open_run(str(sums_run)), str(folder), MergeOptions(num_eval=0))
+        assert ask("--run", folder, *question)["answers"] == expected
+    rows = draw_rows(12)
+    data = make_set("q", train=rows, validation=rows)
+    run = make_run(
+        "llama", data, model__quantization="nf4", dataset__max_length=6, training__output_dir=str(tmp_path / "nf4")
+    )
+    merge_adapter(open_run(str(run)), str(tmp_path / "plain"), MergeOptions(dtype="float32", num_eval=0))
+    source, answers = write("in.jsonl", rows), tmp_path / "out.jsonl"
+    ask("--run", tmp_path / "plain", "--input_file", source, "--output_file", answers)
+    written = read(answers)
+    assert sum("truncated" in row for row in written) > 5, "the run's max_length counts"
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    plain, tokenizer = (each.from_pretrained(tmp_path / "plain") for each in (
+        AutoModelForSequenceClassification, AutoTokenizer))  # fmt: skip
+    for row in written:
+        ids = tokenizer(row["text"], truncation=True, max_length=6, return_tensors="pt")
+        shares = plain(**ids).logits[0].softmax(-1).tolist()
+        assert list(row["probabilities"].values()) == pytest.approx(shares, abs=1e-5)
+
+
+def test_damaged_runs_are_told(sums_run, ask, make_run, make_config, tmp_path):
+    question = ("--input_text", "a")
+    final = sums_run / "final_model"
+    file = final / "adapter_model.safetensors"
+    whole = file.read_bytes()
+    damages = {
+        "its weights cannot be read .*copy the folder again": lambda: file.write_bytes(whole[:1000]),
+        r"holds adapter_config\.json and no adapter_model": file.unlink,
+        "holds a file that is not JSON": lambda: (final / "adapter_config.json").write_text("{"),
+    }
+    for message, damage in damages.items():
+        file.write_bytes(whole)
+        damage()
+        with pytest.raises(ModelError, match=message):
+            ask("--run", sums_run, *question)
+    run = make_run("bert", training__output_dir=str(tmp_path / "classifier"))
+    for names, message in (('["a"', "not JSON"), ('["a", "b", "c"]', "weights do not fit .*size mismatch")):
+        (run / "final_model" / "labels.json").write_text(names)
+        with pytest.raises(ModelError, match=message):
+            ask("--run", run, *question)
+    with pytest.raises(UserError, match="File name too long"):
+        ask("--run", "n" * 300, *question)
+
+
+def test_a_tensor_that_the_adapter_lacks_is_named(sums_run, ask):
+    """Peft would go on with a random one."""
+    from safetensors.torch import load_file, save_file
+
+    file = sums_run / "final_model" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    first = min(tensors)
+    save_file({name: tensor for name, tensor in tensors.items() if name != first}, file)
+    with pytest.raises(ModelError, match=f"it lacks 1 tensors such as {first}"):
+        ask("--run", sums_run, "--input_text", "a")
+
+
+def test_an_adapter_for_another_task(sums_run, ask, make_config, tmp_path):
+    import shutil
+
+    config = make_config("bert").source
+    with pytest.raises(UserError, match="is for SEQ_CLS, and the run was trained for CAUSAL_LM"):
+        ask("--config", config, "--model_path", sums_run, "--input_text", "a")
+    shutil.copytree(sums_run / "final_model", tmp_path / "bare" / "weights")
+    (tmp_path / "bare" / "weights" / "run.yaml").unlink()
+    with pytest.raises(UserError, match=r"is for SEQ_CLS, and the adapter in .* for CAUSAL_LM"):
+        ask("--config", config, "--model_path", tmp_path / "bare" / "weights", "--input_text", "a")
+
+
+def test_a_run_that_was_moved(sums_run, ask, sums, tmp_path):
+    question = ("--input_text", sums[0]["question"], "--json")
+    expected = ask("--run", sums_run, *question)
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    assert ask("--run", sums_run.rename(tmp_path / "far" / "away" / "run"), *question) == expected
+
+
+def test_tables_are_opened_by_what_users_open_them_with(sums_run, ask, write, tmp_path, sums):
+    """Unicode columns, large integers, quotes and formulas, through a spreadsheet and a parquet file."""
+    import pandas as pd
+
+    big = "12345678901234567890123"
+    question = sums[0]["question"]
+    source = write("in.csv", f'id,\u95ee\u9898,answer\n{big},"{question}",=1+1\n7,"{question}","a\nb"\n')
+    words = ("--run", sums_run, "--input_file", source, "--text_column", "\u95ee\u9898")
+    for name, open_table in (("o.xlsx", pd.read_excel), ("o.parquet", pd.read_parquet), ("o.tsv", pd.read_table)):
+        ask(*words, "--output_file", tmp_path / name)
+        table = open_table(tmp_path / name)
+        assert list(table.columns) == ["id", "\u95ee\u9898", "input_answer", "answer", "finished", "num_tokens"]
+        assert [str(value) for value in table["id"]] == [big, "7"]
+        assert [value.lstrip("'") for value in table["input_answer"]] == ["=1+1", "a\nb"]
+        assert table["finished"].dtype == bool
+        assert table["answer"].nunique() == 1
 
 
 def _type(monkeypatch, text):

@@ -59,3 +59,9 @@ def test_refusals(tmp_path):
         check_output(str(tmp_path / "full"), False, [run])
     with pytest.raises(UserError, match="cannot be made"), open_output(tmp_path / "file" / "merged"):
         pass
+
+
+def test_a_name_too_long_is_told(tmp_path):
+    output = check_output(f"{tmp_path}/{'n' * 300}", False, [])
+    with pytest.raises(UserError, match="cannot be made: File name too long"), open_output(output):
+        pass

@@ -71,7 +71,7 @@ def test_an_adapter_of_another_base(foreign, make_sft, tmp_path):
     AutoModelForCausalLM.from_config(smaller).save_pretrained(tmp_path / "smaller")
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "smaller")
     config = make_sft(model__name_or_path=str(tmp_path / "smaller")).source
-    with pytest.raises(ModelError, match=r"the adapter does not fit .*smaller: size mismatch for base_model"):
+    with pytest.raises(ModelError, match=r"the weights do not fit .*smaller: size mismatch for base_model"):
         merge_adapter(open_adapter_folder(config, str(folder)), str(tmp_path / "merged"), MergeOptions())
 
 
@@ -103,3 +103,48 @@ def test_a_method_without_adapter_says_so(method, make_config, train_run):
     run = train_run(make_config("bert", peft={"method": method}))
     with pytest.raises(UserError, match="there is no adapter to merge: final_model/ is the whole model already"):
         open_run(str(run.folder))
+
+
+def test_an_adapter_for_another_task(foreign, make_config, tmp_path):
+    folder, _, _ = foreign
+    config = make_config("llama").source
+    with pytest.raises(UserError, match=r"is for SEQ_CLS, and the adapter in .*foreign for CAUSAL_LM"):
+        open_adapter_folder(config, str(folder))
+
+
+def test_what_is_merged_already(make_sft, train_run, tmp_path):
+    import shutil
+
+    run = train_run(make_sft())
+    inside = run.folder / "merged"
+    merge_adapter(open_run(str(run.folder)), str(inside), MergeOptions(num_eval=0))
+    shutil.copytree(inside, tmp_path / "elsewhere")
+    for folder in (inside, tmp_path / "elsewhere"):
+        with pytest.raises(UserError, match=r"is a merged model already \(merge_report\.json\)"):
+            open_run(str(folder))
+    (inside / "merge_report.json").unlink()
+    with pytest.raises(UserError, match=r"holds no adapter_config\.json, so there is no adapter to merge"):
+        open_run(str(inside))
+    again = merge_adapter(open_run(str(run.folder)), str(tmp_path / "again"), MergeOptions(num_eval=0))
+    assert again["probe"]["top1_agreement"] == 1, "a merge leaves the run as it was"
+
+
+def test_damaged_weights(foreign, tmp_path):
+    folder, config, _ = foreign
+    file = folder / "adapter_model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=r"its weights cannot be read .*cut off or edited; copy the folder again"):
+        merge_adapter(open_adapter_folder(config, str(folder)), str(tmp_path / "merged"), MergeOptions())
+    file.unlink()
+    with pytest.raises(ModelError, match=r"holds adapter_config\.json and no adapter_model\.safetensors"):
+        merge_adapter(open_adapter_folder(config, str(folder)), str(tmp_path / "merged"), MergeOptions())
+    (folder / "adapter_config.json").write_text("{")
+    with pytest.raises(UserError, match="not readable JSON"):
+        open_adapter_folder(config, str(folder))
+    assert not list(tmp_path.glob("merged*"))
+
+
+def test_a_name_that_is_too_long():
+    with pytest.raises(UserError, match="cannot be read: File name too long"):
+        open_run("n" * 300)

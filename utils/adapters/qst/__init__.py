@@ -6,14 +6,17 @@ Source: Zhang et al. 2024, arXiv:2401.07159 (ACL 2024). `QSTConfig` and `QSTMode
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from utils.adapters.adapter import AdapterSection, AttachContext, Limits, head_modules
+from utils.adapters.adapter import AdapterSection, AttachContext, Limits, head_modules, keep_float32
 from utils.adapters.peft_layout import save as save
+from utils.adapters.qst.cache.section import CacheChoice, read_cache, settings
 from utils.errors import ConfigError, ModelError, Problem
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from utils.adapters.adapter import LoadBase
     from utils.adapters.qst.config import QSTConfig as QSTConfig
     from utils.adapters.qst.model import QSTModel as QSTModel
+
+logger = logging.getLogger(__name__)
 
 _LAZY = {"QSTConfig": "config", "QSTModel": "model"}
 
@@ -63,10 +68,18 @@ class Config(AdapterSection):
     """Dropout behind attention and MLP of the side blocks."""
     checkpoint_side: bool = False
     """Recompute the side blocks in the backward pass: less memory, more time."""
+    cache: CacheChoice = "off"
+    """Whether the backbone's hidden states of every row are kept, so that later epochs skip the backbone: off, auto
+    (exactly, in memory), or a mapping of where, dtype, budget_gb and dir."""
     layers_path: str | None = None
     """Path of the list of layers, for an architecture in which it is not found."""
     modules_to_save: list[str] | None = None
     """Modules trained whole and saved with the adapter; the task head is always among them."""
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _readable_cache(cls, value: Any) -> Any:
+        return read_cache(value)
 
     @field_validator("side_layers")
     @classmethod
@@ -122,9 +135,12 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
         **{name: getattr(config, name) for name in own},
     )
     try:
-        return get_peft_model(keep_unpacked(model), peft_config)  # type: ignore[return-value]
+        adapted: Any = get_peft_model(keep_unpacked(model), peft_config)
     except ValueError as error:
         raise ModelError(f"peft.{error}") from error
+    keep_float32(adapted, context)
+    _start_cache(adapted, config, context)
+    return adapted  # type: ignore[no-any-return]
 
 
 def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
@@ -134,3 +150,24 @@ def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
 
     register_qst()
     return peft_layout.load(folder, load_base)
+
+
+def _start_cache(adapted: Any, config: Config, context: AttachContext) -> None:
+    """Keep the backbone's states where that is asked for and anything will be read again."""
+    section = settings(config.cache)
+    if section is None:
+        return
+    if section.where == "ram" and context.num_epochs <= 1:
+        logger.warning("peft.cache: in a single epoch no row is read again; nothing is kept (where: disk would be)")
+        return
+    from utils.adapters.qst.cache.identity import describe_backbone
+    from utils.adapters.qst.cache.row_store import RowStore, open_store
+
+    def open_cache(num_states: int, hidden_size: int, dtype: Any) -> RowStore:
+        identity = describe_backbone(adapted.base_model) if section.where == "disk" else {}
+        return open_store(
+            section, identity, num_states, hidden_size, dtype,
+            expected_tokens=context.num_tokens, expected_rows=context.num_rows, rank=int(os.environ.get("RANK", "0")),
+        )  # fmt: skip
+
+    adapted.base_model.start_replay(open_cache)

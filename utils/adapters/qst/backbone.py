@@ -104,11 +104,8 @@ def _find_layers(model: Any) -> str:
 
     config = model.config.get_text_config()
     num_layers = int(getattr(config, "num_hidden_layers", 0))
-    if getattr(config, "num_hidden_groups", None):
-        raise ModelError(
-            f"peft.method: qst does not fit a model of the type {config.model_type}, which uses one layer again and "
-            "again; use lora"
-        )
+    if (reason := _find_hindrance(config)) is not None:
+        raise ModelError(f"peft.method: qst does not fit a model of the type {config.model_type}, {reason}; use lora")
     found = [
         name for name, part in model.named_modules()
         if isinstance(part, nn.ModuleList) and len(part) == num_layers
@@ -118,6 +115,16 @@ def _find_layers(model: Any) -> str:
         what = "no list of layers" if not found else f"several lists of layers ({', '.join(found)})"
         raise ModelError(f"peft.method: qst found {what} in {type(model).__name__}; name it by peft.layers_path")
     return str(found[0])
+
+
+def _find_hindrance(config: Any) -> str | None:
+    if getattr(config, "num_hidden_groups", None):
+        return "which uses one layer again and again"
+    if not getattr(config, "num_attention_heads", None):
+        return "which has no attention"
+    if config.model_type in ("bloom", "mpt") or getattr(config, "alibi", False):
+        return "whose positions are biases of each attention head (ALiBi)"
+    return None
 
 
 def _inspect_mlp(layer: nn.Module, config: Any, hidden_size: int) -> tuple[int, bool, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,14 +40,21 @@ class QSTConfig(PeftConfig):
     target_modules: Any = field(default=None, metadata={"help": "Set by QSTModel: where the side network joins."})
 
     def __post_init__(self) -> None:
+        from peft.utils import PeftType
+
+        from utils.adapters.qst.registration import register_qst
+
         super().__post_init__()
-        self.peft_type = "QST"  # type: ignore[assignment]
+        register_qst()
+        self.peft_type = PeftType("QST")
         for name, known in (("downsample", DOWNSAMPLES), ("mix", MIXES), ("gate", GATES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is none of {', '.join(known)}")
-        for name in ("reduction_factor", "downsample_rank"):
-            if getattr(self, name) < 1:
+        for name in ("reduction_factor", "downsample_rank", "side_head_dim"):
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}: must be 1 or more")
+        if isinstance(self.side_layers, str) and not re.fullmatch(r"all|every_[1-9]\d*", self.side_layers):
+            raise ValueError(f"side_layers: {self.side_layers!r} is neither all, nor every_2 and the like, nor a list")
 
 
 def choose_side_layers(wanted: str | list[int], num_layers: int) -> list[int]:

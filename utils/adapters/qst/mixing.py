@@ -50,6 +50,7 @@ class QSTMix(nn.Module, BaseTunerLayer):
         output = self.base_layer(*args, **kwargs)
         active = [name for name in self.active_adapters if name in self.qst_side]
         if self.disable_adapters or not active:
+            self.recorder.forget()
             return output
         if len(active) > 1:
             raise ValueError(f"one side network can be active at a time, not {', '.join(active)}")
@@ -60,6 +61,18 @@ class QSTMix(nn.Module, BaseTunerLayer):
             self.observe(states)
         mixed = self.qst_side[active[0]](states, calls, end.detach())
         return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """Move a side network beside the base layer.
+
+        peft's own looks for a weight, which the last layer of an encoder lacks, and casts to the dtype it finds.
+        """
+        beside = next(self.base_layer.parameters(), None)
+        if adapter_name not in self.qst_side or (device is None and beside is None):
+            return
+        side = self.qst_side[adapter_name]
+        if not any(parameter.is_meta for parameter in side.parameters()):  # they are about to be loaded
+            side.to(device if beside is None or device is not None else beside.device)
 
     def __getattr__(self, name: str) -> Any:
         """Ask the base layer for what this module lacks: models read attributes of their layers."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from dataclasses import asdict
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +13,18 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from utils.adapters.qst.backbone import Backbone, find_backbone, inspect_block
+from utils.adapters.qst.cache.replay import Replay
 from utils.adapters.qst.config import QSTConfig, choose_side_layers
 from utils.adapters.qst.mixing import QSTMix
 from utils.adapters.qst.recording import Recorder
-from utils.adapters.qst.replay import Replay
 from utils.adapters.qst.side_net import SideNetwork
 
 if TYPE_CHECKING:
-    from utils.adapters.qst.replay import OpenStore
+    from utils.adapters.qst.cache.replay import OpenStore
+
+logger = logging.getLogger(__name__)
+
+logger = logging.getLogger(__name__)
 
 
 class QSTModel(BaseTuner):
@@ -63,6 +69,19 @@ class QSTModel(BaseTuner):
         self.__dict__["_replay"] = replay = Replay(self.model, self.mix, layers, open_store)
         return replay
 
+    def report_training(self) -> dict[str, Any]:
+        """Say how much of the backbone's work the cache has spared; nothing where there is none."""
+        replay: Replay | None = self.__dict__.get("_replay")
+        if replay is None or replay.store is None:
+            return {}
+        facts = {**asdict(replay.counts), "num_rows": replay.store.num_rows, "num_bytes": replay.store.num_bytes}
+        logger.info(
+            "the backbone was passed over for %s of %s tokens; its cache holds %s rows, %.1f GB",
+            f"{facts['num_tokens_replayed']:,}", f"{facts['num_tokens']:,}", f"{facts['num_rows']:,}",
+            facts["num_bytes"] / 2**30,
+        )  # fmt: skip
+        return {"backbone_cache": facts}
+
     def stop_replay(self) -> None:
         """Close the store, if there is one."""
         if (replay := self.__dict__.pop("_replay", None)) is not None:
@@ -74,6 +93,7 @@ class QSTModel(BaseTuner):
         recorder = self.mix.recorder
         plain: nn.Module = super().unload()
         recorder.remove()
+        self.__dict__.pop("_sparing").remove()
         return plain
 
     def _prepare_adapter_config(self, peft_config: QSTConfig, model_config: dict[str, Any]) -> QSTConfig:
@@ -93,6 +113,9 @@ class QSTModel(BaseTuner):
     ) -> None:
         if isinstance(target, QSTMix):
             mix = target
+            if "_replay" in self.__dict__:  # it keeps the states that the side networks so far read, and no others
+                logger.warning("the backbone cache ends: another side network was put beside the model")
+                self.stop_replay()
         else:
             layers: Any = self.model.get_submodule(self.backbone.layers_path)
             mix = QSTMix(target, Recorder(list(layers)), self.backbone.ends_with_layer)
@@ -101,7 +124,7 @@ class QSTModel(BaseTuner):
             mix.qst_side[adapter_name].requires_grad_(False)
         if mix is not target:
             setattr(parent, target_name, mix)
-            self.model.register_forward_pre_hook(_spare_cache, with_kwargs=True)
+            self.__dict__["_sparing"] = self.model.register_forward_pre_hook(_spare_cache, with_kwargs=True)
 
     def _build_side(self, peft_config: QSTConfig, mix: QSTMix) -> SideNetwork:
         layers: Any = self.model.get_submodule(self.backbone.layers_path)
@@ -109,6 +132,15 @@ class QSTModel(BaseTuner):
         kind = inspect_block(self.model, first)
         chosen = choose_side_layers(peft_config.side_layers, self.backbone.num_layers)
         return SideNetwork(peft_config, kind, chosen, self.backbone.num_layers, self.model.config.get_text_config())
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """Put the base layer back; peft's own takes every layer for one with a weight."""
+        setattr(parent, child_name, new_module)
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """Name a parameter in the file; peft's own expects adapters of one level, and the file would fit one name."""
+        return key.replace(f".qst_side.{adapter_name}.", ".qst_side.", 1)
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(

@@ -60,7 +60,7 @@ class Recorder:
         given = {**given, **given.pop("kwargs", {})}
         hidden: torch.Tensor = given["hidden_states"].detach()
         if index == 0:
-            self.states, self.calls = {}, {}
+            self.forget()
         if index in self.wanted:
             self.states[index] = hidden
         self.calls[index] = _read_call(given)
@@ -70,8 +70,12 @@ class Recorder:
         """Give what was recorded, the last layer's output with it, and forget it."""
         states, calls = self.states, self.calls
         states[len(self._signatures)] = final.detach()
-        self.states, self.calls = {}, {}
+        self.forget()
         return states, calls
+
+    def forget(self) -> None:
+        """Keep nothing of what was recorded."""
+        self.states, self.calls = {}, {}
 
 
 class _Hook:

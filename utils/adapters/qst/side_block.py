@@ -111,8 +111,8 @@ class SideAttention(nn.Module):
         """Attend by the backbone's implementation; shape (rows, tokens, heads, head_dim)."""
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-        mask, scaling = _fit_mask(call.attention_mask, query, key), self.head_dim**-0.5
         implementation = self.config._attn_implementation
+        mask, scaling = _fit_mask(call.attention_mask, query, implementation), self.head_dim**-0.5
         if implementation == "eager" or implementation not in ALL_ATTENTION_FUNCTIONS:
             return functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling).transpose(1, 2)
         attend = ALL_ATTENTION_FUNCTIONS[implementation]
@@ -161,31 +161,44 @@ def rotate(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> 
     return torch.cat([one * cosines - other * sines, other * cosines + one * sines, rest], dim=-1)
 
 
-def _fit_mask(mask: Any, query: torch.Tensor, key: torch.Tensor) -> Any:
-    """Fit the backbone's mask to other keys and another dtype; masks that are no tensors pass."""
-    if not isinstance(mask, torch.Tensor) or mask.dim() != 4:
+def _fit_mask(mask: Any, query: torch.Tensor, implementation: str) -> Any:
+    """Bring the backbone's mask to another dtype; masks that are no tensors, and those of flash attention, pass.
+
+    Raises:
+        ValueError: It is no mask of shape (rows, 1, tokens, tokens), as with sparse attention and biases of heads.
+    """
+    if not isinstance(mask, torch.Tensor) or "flash" in implementation:
         return mask
-    mask = mask[..., : key.shape[-2]]  # that of a static KV cache is as long as the cache
-    if mask.is_floating_point():
-        return mask.to(query.dtype)
-    return mask.bool()
+    if mask.dim() != 4 or mask.shape[1] != 1:
+        shape = tuple(mask.shape)
+        raise ValueError(f"this model's layers attend by a mask of shape {shape}, which qst does not know; use lora")
+    return mask.to(query.dtype) if mask.is_floating_point() else mask.bool()
 
 
 def _open_cache_layer(cache: Any, layer_index: int, cache_index: int) -> Any:
-    """Give a side layer's part of the KV cache, which slides where the backbone's layer does.
+    """Give a side layer's part of the KV cache.
 
     It is the same cache, so that beam search reorders it, and cropping and repeating reach it.
     """
-    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-
     if len(cache.layers) == cache_index:  # side blocks come in turn, behind the backbone's layers
-        beside = cache.layers[layer_index]
-        slides = isinstance(beside, DynamicSlidingWindowLayer)
-        made = DynamicSlidingWindowLayer(sliding_window=beside.sliding_window) if slides else DynamicLayer()
-        if getattr(beside, "record_past", False):
-            made.activate_past_recording()
-        cache.layers.append(made)
+        cache.layers.append(_build_cache_layer(cache.layers[layer_index]))
     return cache.layers[cache_index]
+
+
+def _build_cache_layer(beside: Any) -> Any:
+    """Build one of the backbone layer's kind, so that the backbone's mask fits its keys."""
+    from transformers import cache_utils
+
+    if isinstance(beside, cache_utils.StaticSlidingWindowLayer):
+        return cache_utils.StaticSlidingWindowLayer(beside.max_cache_len, beside.max_cache_len)
+    if isinstance(beside, cache_utils.StaticLayer):
+        return cache_utils.StaticLayer(beside.max_cache_len)
+    if not isinstance(beside, cache_utils.DynamicSlidingWindowLayer):
+        return cache_utils.DynamicLayer()
+    made = cache_utils.DynamicSlidingWindowLayer(beside.sliding_window)
+    if getattr(beside, "record_past", False):
+        made.activate_past_recording()
+    return made
 
 
 def _slides(config: Any, layer_index: int) -> bool:

@@ -25,6 +25,8 @@ class MeasuringCallback(TrainerCallback):
         self.time_to_first_step_s: float | None = None
         self.resumed_from_step = 0
         self._tokens_before = 0
+        self.adapter_facts: dict[str, Any] = {}
+        """What the adapter itself has measured; its model has a method `report_training` then."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -38,6 +40,14 @@ class MeasuringCallback(TrainerCallback):
         """Note when the first step of this process ended."""
         if self.time_to_first_step_s is None:
             self.time_to_first_step_s = time.monotonic() - self._started
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ask the adapter what it has measured."""
+        tuner = getattr(kwargs.get("model"), "base_model", None)
+        if (report := getattr(tuner, "report_training", None)) is not None:
+            self.adapter_facts = report()
 
     def count_tokens(self, state: TrainerState) -> int:
         """Count the real tokens trained on in this session."""

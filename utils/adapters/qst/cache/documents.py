@@ -38,29 +38,43 @@ def find_documents(inputs: dict[str, Any], salt: bytes) -> list[Document] | None
         salt: Told apart from the same tokens under other circumstances.
 
     Returns:
-        In order; None where they cannot be told, as with a mask that has holes.
+        In order; None where they cannot be told: a mask has holes or is no mask of tokens, or documents share a row
+        with a mask, under which models do not keep them apart.
     """
     ids = inputs["input_ids"].cpu()
-    mask, positions, types = (_read(inputs, name, ids) for name in ("attention_mask", "position_ids", "token_type_ids"))
+    names = ("attention_mask", "position_ids", "token_type_ids")
+    if not all(_fits(inputs.get(name), ids) for name in names):
+        return None
+    mask, positions, types = (_read(inputs, name, ids) for name in names)
     found = []
     for row in range(len(ids)):
         span = _find_span(mask[row]) if mask is not None else (0, ids.shape[1])
         if span is None:
             return None
-        for start, stop in _cut(positions[row] if positions is not None else None, *span):
+        cuts = list(_cut(positions[row] if positions is not None else None, *span))
+        if mask is not None and len(cuts) > 1:
+            return None
+        for start, stop in cuts:
             # Without positions given, models count them from the left end of the row, padding included.
             place = positions[row, start].item() if positions is not None else start
             parts = [ids[row, start:stop], *([types[row, start:stop]] if types is not None else [])]
-            digest = hashlib.blake2b(salt + int(place).to_bytes(8, "little", signed=True), digest_size=KEY_BYTES)
+            numbers = (int(place), stop - start)
+            head = salt + b"".join(number.to_bytes(8, "little", signed=True) for number in numbers)
+            digest = hashlib.blake2b(head, digest_size=KEY_BYTES)
             for part in parts:
                 digest.update(part.contiguous().numpy().tobytes())
             found.append(Document(row, start, stop, digest.digest()))
     return found
 
 
+def _fits(given: Any, ids: torch.Tensor) -> bool:
+    """Tell whether an input says one thing of every token."""
+    return given is None or (isinstance(given, torch.Tensor) and given.shape in (ids.shape, ids[:1].shape))
+
+
 def _read(inputs: dict[str, Any], name: str, ids: torch.Tensor) -> torch.Tensor | None:
     given = inputs.get(name)
-    return given.cpu().expand(ids.shape) if isinstance(given, torch.Tensor) and given.dim() == 2 else None
+    return None if given is None else given.cpu().expand(ids.shape)
 
 
 def _find_span(mask: torch.Tensor) -> tuple[int, int] | None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from utils.adapters.qst.documents import Document, find_documents
+from utils.adapters.qst.cache.documents import Document, find_documents
 
 if TYPE_CHECKING:
+    from utils.adapters.qst.cache.row_store import RowStore
     from utils.adapters.qst.mixing import QSTMix
-    from utils.adapters.qst.row_store import RowStore
 
     OpenStore = Callable[[int, int, torch.dtype], RowStore]
     """Opens a store by number of states, hidden size and dtype."""
@@ -40,7 +40,8 @@ class _Plan:
 
     documents: list[Document]
     stored: list[bool]
-    num_rows: int
+    shape: tuple[int, int]
+    """Rows and tokens of the batch."""
     missing: torch.Tensor | None = None
     """Rows that the layers compute; None: the layers are passed over."""
     buffer: torch.Tensor | None = None
@@ -83,6 +84,7 @@ class Replay:
 
     def close(self) -> None:
         """Take the hooks off and close the store."""
+        self._put_back()
         for handle in (*self._handles, *(passed.note for passed in self._passed)):
             handle.remove()
         self._mix.observe = None
@@ -109,7 +111,7 @@ class Replay:
     def _compute(self, original: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], plan: _Plan) -> torch.Tensor:
         """Run a layer on the missing rows."""
         assert plan.missing is not None, "there is something to compute"
-        args, kwargs = _take(args, plan.missing, plan.num_rows), _take(kwargs, plan.missing, plan.num_rows)
+        args, kwargs = _take(args, plan.missing, plan.shape), _take(kwargs, plan.missing, plan.shape)
         args, kwargs = ((plan.running, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": plan.running})
         self.recorder.is_paused = True
         try:
@@ -121,17 +123,17 @@ class Replay:
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Look a batch's documents up, and put stand-ins in the layers' places where some are stored."""
-        self._plan = None
-        if args or not self._applies(kwargs):
+        self._put_back()  # torch calls no hook after a KeyboardInterrupt
+        if args or not self._applies(model, kwargs):
             return None
         kwargs = {**kwargs, "use_cache": False} if "use_cache" in kwargs or _knows_cache(model) else kwargs
         documents = find_documents(kwargs, self._salt(kwargs["input_ids"]))
         if documents is None:
             return args, kwargs
-        store, num_rows = self.store, len(kwargs["input_ids"])
-        plan = _Plan(documents, [store is not None and each.key in store for each in documents], num_rows)
+        store, shape = self.store, tuple(kwargs["input_ids"].shape)
+        plan = _Plan(documents, [store is not None and each.key in store for each in documents], shape)
         self._plan = plan
-        if any(plan.stored) and (all(plan.stored) or len(documents) == num_rows):
+        if any(plan.stored) and (all(plan.stored) or len(documents) == shape[0]):
             self._fill(plan, kwargs["input_ids"])
         self._count(plan)
         if plan.buffer is not None:
@@ -144,13 +146,13 @@ class Replay:
         store = self.store
         assert store is not None, "something is stored"
         pinned = ids.device.type == "cuda"
-        shape = (len(self.indices), plan.num_rows, ids.shape[1], store.hidden_size)
+        shape = (len(self.indices), *plan.shape, store.hidden_size)
         buffer = torch.zeros(shape, dtype=store.dtype, pin_memory=pinned)
         for place, each in enumerate(plan.documents):
             if plan.stored[place]:
                 plan.stored[place] = store.read_into(each.key, buffer[:, each.row], each.start)
         missing = [each.row for each, is_stored in zip(plan.documents, plan.stored, strict=True) if not is_stored]
-        if missing and len(plan.documents) != plan.num_rows:
+        if missing and len(plan.documents) != plan.shape[0]:
             return
         plan.missing = torch.tensor(missing, device=ids.device) if missing else None
         plan.buffer = buffer.to(ids.device, non_blocking=pinned)
@@ -181,13 +183,19 @@ class Replay:
 
     def _end(self, model: nn.Module, args: Any, output: Any) -> None:
         """Put the layers back, also when the forward pass failed."""
+        self._put_back()
+
+    def _put_back(self) -> None:
         if self._plan is not None and self._plan.buffer is not None:
             for (home, key), passed in zip(self._homes, self._passed, strict=True):
                 home[key] = passed.original
         self._plan = None
 
-    def _applies(self, kwargs: dict[str, Any]) -> bool:
+    def _applies(self, model: Any, kwargs: dict[str, Any]) -> bool:
         """Tell a plain forward pass over token ids from generation and other uses."""
+        names = ("output_hidden_states", "output_attentions")
+        if any(getattr(model.config, name, False) if kwargs.get(name) is None else kwargs[name] for name in names):
+            return False
         if self._mix.disable_adapters or kwargs.get("use_cache") or kwargs.get("past_key_values") is not None:
             return False
         ids = kwargs.get("input_ids")
@@ -224,14 +232,15 @@ class _PassedLayer(nn.Module):
         return getattr(self.__dict__["original"], name)
 
 
-def _take(value: Any, rows: torch.Tensor, num_rows: int) -> Any:
-    """Take some rows of whatever has a dimension of rows."""
+def _take(value: Any, rows: torch.Tensor, shape: tuple[int, int]) -> Any:
+    """Take some rows of whatever has a dimension of rows; a matrix of other columns is a table of the layer's."""
     if isinstance(value, torch.Tensor):
-        return value[rows] if value.dim() > 1 and value.shape[0] == num_rows else value
+        by_row = value.dim() > 1 and value.shape[0] == shape[0] and (value.dim() > 2 or value.shape[1] == shape[1])
+        return value[rows] if by_row else value
     if isinstance(value, tuple | list):
-        return type(value)(_take(each, rows, num_rows) for each in value)
+        return type(value)(_take(each, rows, shape) for each in value)
     if isinstance(value, dict):
-        return {key: _take(each, rows, num_rows) for key, each in value.items()}
+        return {key: _take(each, rows, shape) for key, each in value.items()}
     return value
 
 

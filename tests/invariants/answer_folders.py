@@ -1,0 +1,17 @@
+"""Opens inference.py for many command lines in one new process: a JSON list comes in, their exit codes go out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    import inference
+    from utils.doors import open_door
+
+    lines = json.load(sys.stdin)
+    json.dump([open_door(inference.main, inference.build(), words) for words in lines], sys.stdout)

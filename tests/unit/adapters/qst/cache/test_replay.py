@@ -1,0 +1,210 @@
+"""With the backbone passed over, losses, gradients and answers are what they were."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+DECODERS = (
+    "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma3", "phi", "gpt_neox", "cohere", "gpt2", "opt"
+)  # fmt: skip
+ENCODERS = ("bert", "roberta", "distilbert", "deberta_v2", "modernbert")
+FAMILIES = [*((family, "CAUSAL_LM") for family in DECODERS), *((family, "SEQ_CLS") for family in (*ENCODERS, "llama"))]
+every_family = pytest.mark.parametrize(("family", "task_type"), FAMILIES)
+
+
+def _step(model, batch):
+    """One training step's loss, logits of real tokens and gradients."""
+    labels, real = torch.tensor([0, 1, 0, 1]), slice(None)
+    if "SequenceClassification" not in type(model.get_base_model()).__name__:
+        real = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
+        labels = batch["input_ids"].masked_fill(~real, -100)
+        labels.scatter_(1, real.int().argmax(1, keepdim=True), -100)  # left padding would be asked for the first token
+    model.train()
+    model.zero_grad()
+    torch.manual_seed(5)
+    output = model(**batch, labels=labels[: len(batch["input_ids"])])
+    output.loss.backward()
+    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return output.loss.detach(), output.logits.detach()[real], grads
+
+
+def _assert_equal(one, other):
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
+    assert one[2].keys() == other[2].keys()
+    assert all(torch.equal(grad, other[2][name]) for name, grad in one[2].items())
+
+
+def _assert_close(one, other):
+    assert (one[0] - other[0]).abs() < 1e-5
+    assert (one[1] - other[1]).abs().max() < 1e-5
+    assert all((grad - other[2][name]).abs().max() < 1e-5 for name, grad in one[2].items())
+
+
+def _count_layers(model):
+    """Count the calls of the backbone's own layers."""
+    layers = model.get_base_model().get_submodule(model.base_model.backbone.layers_path)
+    calls = []
+    for layer in layers:
+        getattr(layer, "base_layer", layer).register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("family", "task_type", "padding"),
+    [*((*each, "right") for each in FAMILIES), *((*each, "left") for each in FAMILIES if each[0] not in ENCODERS)],
+)  # left of an encoder's first token, which is classified, nothing is padded
+def test_replayed_batches_lose_the_same(build_base, put_beside, start_replay, draw_batch, family, task_type, padding):
+    adapted, batch = put_beside(build_base(family, task_type), side_dropout=0.1), draw_batch(padding)
+    expected = _step(adapted, batch)
+    replay = start_replay(adapted)
+    calls = _count_layers(adapted)
+    _assert_equal(_step(adapted, batch), expected)
+    assert len(calls) == 3
+    _assert_equal(_step(adapted, batch), expected)
+    assert len(calls) == 3
+    assert replay.counts.num_replayed == 4
+    assert replay.counts.num_tokens_replayed == batch["attention_mask"].sum()
+    adapted.base_model.stop_replay()
+    _assert_equal(_step(adapted, batch), expected)
+    assert len(calls) == 6
+
+
+@every_family
+def test_other_batches_of_the_same_rows_and_of_some_of_them(
+    build_base, put_beside, start_replay, draw_batch, family, task_type
+):
+    adapted, known, new = put_beside(build_base(family, task_type)), draw_batch(), draw_batch(seed=9)
+    replay = start_replay(adapted)
+    _step(adapted, known)
+    shuffled = {name: each[[2, 0, 3, 1]] for name, each in known.items()}
+    mixed = {name: torch.stack([known[name][0], new[name][1], known[name][3], new[name][2]]) for name in known}
+    narrow = {name: each[[1, 3], :8] for name, each in known.items()}
+    for batch, hits in ((shuffled, 4), (mixed, 2), (narrow, 2), (mixed, 4)):
+        before = replay.counts.num_replayed
+        found = _step(adapted, batch)
+        assert replay.counts.num_replayed - before == hits
+        adapted.base_model.mix.observe, observe = None, adapted.base_model.mix.observe
+        plain = copy.deepcopy(adapted)
+        plain.base_model.stop_replay()
+        adapted.base_model.mix.observe = observe
+        _assert_close(found, _step(plain, batch))
+
+
+def test_a_batch_as_large_as_a_table_of_the_layers(build_base, put_beside, start_replay, draw_batch):
+    """DeBERTa gives its layers a table of positions, which is not to be taken for rows."""
+    adapted = put_beside(build_base("deberta_v2", "SEQ_CLS"))
+    num_rows = len(adapted.base_model.model.deberta.encoder.rel_embeddings.weight)
+    many = [draw_batch(seed=seed) for seed in range(num_rows // 4)]
+    batch = {name: torch.cat([each[name] for each in many]) for name in many[0]}
+    expected = _step(adapted, batch)
+    replay = start_replay(adapted)
+    _step(adapted, many[0])
+    _assert_close(_step(adapted, batch), expected)
+    assert replay.counts.num_replayed == 4
+
+
+@pytest.mark.parametrize("keys", [{"side_layers": [1]}, {"side_layers": "every_2"}, {"checkpoint_side": True}], ids=str)
+@pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
+def test_with_layers_that_nobody_reads(build_base, put_beside, start_replay, draw_batch, family, task_type, keys):
+    adapted, batch = put_beside(build_base(family, task_type), **keys), draw_batch()
+    expected = _step(adapted, batch)
+    replay = start_replay(adapted)
+    for _ in range(3):
+        _assert_equal(_step(adapted, batch), expected)
+    stored = next(iter(replay.store.rows.values()))
+    assert len(stored) == len({*adapted.base_model.mix.recorder.wanted, 3} - {0})
+    new = draw_batch(seed=9)
+    mixed = {name: torch.cat([batch[name][:2], new[name][2:]]) for name in batch}
+    found = _step(adapted, mixed)
+    assert replay.counts.num_replayed == 10
+    adapted.base_model.stop_replay()
+    _assert_close(found, _step(adapted, mixed))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_dtypes(build_base, put_beside, start_replay, draw_batch, dtype, autocast):
+    adapted, batch = put_beside(build_base("llama").to(dtype)), draw_batch()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        expected = _step(adapted, batch)
+        replay = start_replay(adapted)
+        for _ in range(3):
+            _assert_equal(_step(adapted, batch), expected)
+    assert replay.counts.num_replayed == 8
+    with torch.autocast("cpu", torch.bfloat16, enabled=not autocast):
+        _step(adapted, batch)
+    assert replay.counts.num_replayed == 8
+
+
+def test_more_rows_than_room(build_base, put_beside, start_replay, draw_batch):
+    adapted, batch = put_beside(build_base("llama")), draw_batch(None)
+    expected = _step(adapted, batch)
+    replay = start_replay(adapted, room=3)
+    for hits in (0, 3, 6):
+        _assert_close(_step(adapted, batch), expected)
+        assert replay.counts.num_replayed == hits
+
+
+def test_a_damaged_row_is_computed_anew(build_base, put_beside, start_replay, draw_batch):
+    adapted, batch = put_beside(build_base("llama")), draw_batch(None)
+    expected = _step(adapted, batch)
+    replay = start_replay(adapted)
+    _step(adapted, batch)
+    replay.store.damaged = set(list(replay.store.rows)[1:3])
+    _assert_close(_step(adapted, batch), expected)
+    assert replay.counts.num_replayed == 2
+    replay.store.damaged = set()
+    _assert_close(_step(adapted, batch), expected)
+    assert replay.counts.num_replayed == 6
+
+
+def test_a_row_twice_in_a_batch(build_base, put_beside, start_replay, draw_batch):
+    adapted, batch = put_beside(build_base("bert", "SEQ_CLS")), draw_batch()
+    batch = {name: each[[0, 1, 0, 1]] for name, each in batch.items()}
+    expected = _step(adapted, batch)
+    replay = start_replay(adapted)
+    for _ in range(2):
+        _assert_equal(_step(adapted, batch), expected)
+    assert len(replay.store.rows) == 2
+
+
+def _pack(batch, order):
+    """Documents one after another in one row, as our padding-free batches."""
+    rows = [batch["input_ids"][row][batch["attention_mask"][row].bool()] for row in order]
+    lengths = torch.tensor([0, *map(len, rows)], dtype=torch.int32)
+    return {
+        "input_ids": torch.cat(rows)[None],
+        "position_ids": torch.cat([torch.arange(len(row)) for row in rows])[None],
+        "cu_seq_lens_q": lengths.cumsum(0, dtype=torch.int32),
+        "cu_seq_lens_k": lengths.cumsum(0, dtype=torch.int32),
+        "max_length_q": 9,
+        "max_length_k": 9,
+    }
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "opt"])
+def test_packed_rows_of_several_documents(build_base, put_beside, start_replay, draw_batch, family):
+    """By the project's own attention within documents, in other packs than those that were stored."""
+    from utils.training.document_attention import separate_documents
+
+    adapted, batch = put_beside(build_base(family)), draw_batch()
+    if reason := separate_documents(adapted):
+        assert family in ("gpt2", "opt"), reason
+        pytest.skip(reason)
+    packs = [_pack(batch, order) for order in ((0, 1, 2, 3), (3, 1, 0, 2), (2, 0))]
+    expected = [_step(adapted, pack) for pack in packs]
+    for row in range(4):  # and packed is as alone
+        alone = _step(adapted, _pack(batch, [row]))[1]
+        start = packs[0]["cu_seq_lens_q"][row]
+        assert (expected[0][1][start : start + len(alone)] - alone).abs().max() < 1e-5
+    replay = start_replay(adapted)
+    calls = _count_layers(adapted)
+    for pack, wanted in zip(packs, expected, strict=True):
+        _assert_close(_step(adapted, pack), wanted)
+    _assert_close(_step(adapted, packs[0]), expected[0])
+    assert len(calls) == 3
+    assert replay.counts.num_replayed == 10

@@ -1,0 +1,193 @@
+"""Tiny random models of many families with side networks beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+SHAPE = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+WINDOW = 4
+_MIXED = ["sliding_attention", "sliding_attention", "full_attention"]
+_OWN: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", {"num_key_value_heads": 1}),
+    "qwen2": ("Qwen2Config", {"num_key_value_heads": 1}),
+    "qwen3": ("Qwen3Config", {"num_key_value_heads": 1, "head_dim": 8}),
+    "mistral": ("MistralConfig", {"num_key_value_heads": 1, "sliding_window": WINDOW}),
+    "gemma": ("GemmaConfig", {"num_key_value_heads": 1, "head_dim": 16}),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {"num_key_value_heads": 1, "head_dim": 16, "sliding_window": WINDOW, "layer_types": _MIXED},
+    ),
+    "phi": ("PhiConfig", {"partial_rotary_factor": 0.5}),
+    "gpt_neox": ("GPTNeoXConfig", {"rotary_pct": 0.25}),
+    "cohere": ("CohereConfig", {"num_key_value_heads": 1}),
+    "gpt2": ("GPT2Config", {}),
+    "opt": ("OPTConfig", {"word_embed_proj_dim": 32}),
+    "bert": ("BertConfig", {}),
+    "roberta": ("RobertaConfig", {"max_position_embeddings": 70}),
+    "distilbert": ("DistilBertConfig", {}),
+    "deberta_v2": (
+        "DebertaV2Config",
+        {
+            "relative_attention": True,
+            "position_buckets": 8,
+            "pos_att_type": ["p2c", "c2p"],
+            "share_att_key": True,
+            "norm_rel_ebd": "layer_norm",
+            "position_biased_input": False,
+        },
+    ),  # as DeBERTa-v3
+    "modernbert": ("ModernBertConfig", {"cls_token_id": 3, "sep_token_id": 4, "local_attention": 2 * WINDOW}),
+}
+_NAMES = {
+    "gpt2": {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
+             "max_position_embeddings": "n_positions", "intermediate_size": "n_inner"},
+    "distilbert": {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads",
+                   "intermediate_size": "hidden_dim"},
+    "opt": {"intermediate_size": "ffn_dim"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def build_config() -> Callable[..., Any]:
+    """Give a function that builds a family's config: three layers of width 32, changed by keywords."""
+    import transformers
+
+    def build(family: str, **changes: Any) -> Any:
+        kind, own = _OWN[family]
+        names = _NAMES.get(family, {})
+        keys = {names.get(name, name): value for name, value in {**SHAPE, **own, **changes}.items()}
+        return getattr(transformers, kind)(**keys)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def build_base(build_config: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a function that builds a family's random model in evaluation mode, the same at every call."""
+    import transformers
+
+    def build(family: str, task_type: str = "CAUSAL_LM", config: Any = None, **changes: Any) -> Any:
+        auto = transformers.AutoModelForCausalLM if task_type == "CAUSAL_LM" else (
+            transformers.AutoModelForSequenceClassification
+        )  # fmt: skip
+        torch.manual_seed(7)
+        model = auto.from_config(config or build_config(family, **changes)).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 2:
+                    parameter.normal_(std=0.15)  # large enough that a wrong row or position shows in the logits
+        return model
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def put_beside() -> Callable[..., Any]:
+    """Give a function that puts a side network beside a model; `scattered` gives what is trained random values."""
+
+    def put(model: Any, scattered: bool = True, task_type: str | None = None, **keys: Any) -> Any:
+        from peft import get_peft_model
+
+        from utils.adapters.qst import QSTConfig
+
+        task_type = task_type or ("SEQ_CLS" if "SequenceClassification" in type(model).__name__ else "CAUSAL_LM")
+        torch.manual_seed(11)
+        keys = {"reduction_factor": 2, "downsample_rank": 4, **keys}
+        adapted = get_peft_model(model, QSTConfig(task_type=task_type, **keys))
+        if scattered:
+            scatter_trained(adapted)
+        return adapted.eval()
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def scatter() -> Callable[[Any], None]:
+    """Give the function that gives what is trained random values, so that nothing is zero by its initialisation."""
+    return scatter_trained
+
+
+def scatter_trained(model: Any) -> None:
+    """Draw what is trained anew, around its present mean."""
+    torch.manual_seed(13)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+
+
+@pytest.fixture
+def draw_batch() -> Callable[..., dict[str, torch.Tensor]]:
+    """Give a function that draws four rows of nine tokens; `padding` is right, left or None."""
+
+    def draw(padding: str | None = "right", seed: int = 3, **more: Any) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.randint(5, 64, (4, 9), generator=generator)
+        mask = torch.ones_like(ids)
+        for row, num_padded in ((1, 4), (3, 2)) if padding else ():
+            mask[row, slice(9 - num_padded, 9) if padding == "right" else slice(0, num_padded)] = 0
+        return {"input_ids": ids.masked_fill(mask == 0, SHAPE["pad_token_id"]), "attention_mask": mask, **more}
+
+    return draw
+
+
+class DictStore:
+    """The plainest row store: tensors in a dictionary, with room for so many rows."""
+
+    def __init__(self, hidden_size: int, dtype: torch.dtype, room: int = 10**6) -> None:
+        self.rows: dict[bytes, torch.Tensor] = {}
+        self.hidden_size = hidden_size
+        self.dtype = dtype
+        self.room = room
+        self.damaged: set[bytes] = set()
+        self.is_closed = False
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self.rows
+
+    def add(self, key: bytes, states: torch.Tensor) -> bool:
+        """Keep a row, if there is room."""
+        assert key not in self.rows
+        assert states.dtype == self.dtype
+        assert states.device.type == "cpu"
+        assert not states.requires_grad
+        if len(self.rows) < self.room:
+            self.rows[key] = states.clone()
+        return key in self.rows
+
+    def read_into(self, key: bytes, out: torch.Tensor, offset: int = 0) -> bool:
+        """Write a row where it belongs; a damaged one is forgotten."""
+        if key in self.damaged:
+            self.rows.pop(key, None)
+        if key not in self.rows:
+            return False
+        out[:, offset : offset + self.rows[key].shape[1]].copy_(self.rows[key])
+        return True
+
+    def close(self) -> None:
+        """Note that nobody reads any more."""
+        self.is_closed = True
+
+
+@pytest.fixture
+def start_replay() -> Callable[..., Any]:
+    """Give a function that starts the replay of an adapted model with a store in a dictionary."""
+
+    def start(adapted: Any, room: int = 10**6) -> Any:
+        return adapted.base_model.start_replay(lambda num_states, size, dtype: DictStore(size, dtype, room))
+
+    return start

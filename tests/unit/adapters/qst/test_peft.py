@@ -1,0 +1,237 @@
+"""To peft a side network is an adapter as any other: saved, loaded, one of several, taken out again."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[4]
+FAMILIES = [
+    *((family, "CAUSAL_LM") for family in ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma3", "gpt2", "opt")),
+    *((family, "SEQ_CLS") for family in ("llama", "bert", "roberta", "distilbert", "deberta_v2", "modernbert")),
+]
+_RELOAD = """
+import json, sys
+from pathlib import Path
+import torch, transformers
+from peft import PeftModel
+from utils.adapters import qst
+qst.QSTConfig
+for folder in sorted(Path(sys.argv[1]).iterdir()):
+    kind = getattr(transformers, (folder / "class.txt").read_text())
+    base = kind.from_pretrained(folder / "base").eval()
+    model = PeftModel.from_pretrained(base, folder / "adapter").eval()
+    saved = torch.load(folder / "saved.pt")
+    with torch.no_grad():
+        found = model(**saved["batch"]).logits
+    assert torch.equal(found, saved["logits"]), (folder.name, (found - saved["logits"]).abs().max())
+    assert not any(p.requires_grad for p in model.parameters()), folder.name
+    print(folder.name)
+"""
+
+
+def _logits(model, batch):
+    with torch.no_grad():
+        return model(**batch).logits
+
+
+def test_saved_and_loaded_in_a_new_process_it_says_the_same(build_base, put_beside, draw_batch, tmp_path):
+    batch = draw_batch()
+    for family, task_type in FAMILIES:
+        folder = tmp_path / "models" / f"{family}-{task_type}"
+        model = build_base(family, task_type)
+        model.save_pretrained(folder / "base")
+        (folder / "class.txt").write_text(type(model).__name__)
+        adapted = put_beside(model, side_layers="every_2", gate="vector")
+        adapted.save_pretrained(folder / "adapter")
+        torch.save({"batch": batch, "logits": _logits(adapted, batch)}, folder / "saved.pt")
+    command = [sys.executable, "-c", _RELOAD, str(tmp_path / "models")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout.split()) == len(FAMILIES)
+
+
+def test_what_is_saved(build_base, put_beside, tmp_path):
+    from safetensors.torch import load_file
+
+    adapted = put_beside(build_base("bert", "SEQ_CLS", num_labels=3))
+    adapted.save_pretrained(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    trained = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
+    assert sum(value.numel() for value in weights.values()) == sum(p.numel() for p in trained.values())
+    assert all("qst_side" in name or "classifier" in name for name in weights)
+    assert not [name for name in weights if "default" in name or "base_layer" in name]
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["modules_to_save"]) == ("QST", ["classifier", "score"])
+
+
+def test_a_loaded_one_may_be_trained_on(build_base, put_beside, draw_batch, tmp_path):
+    from peft import PeftModel
+
+    put_beside(build_base("llama")).save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(build_base("llama"), tmp_path, is_trainable=True)
+    batch = draw_batch()
+    again(**batch, labels=batch["input_ids"]).loss.backward()
+    named = [n for n, p in again.named_parameters() if p.requires_grad]
+    assert named
+    assert all("qst_side" in name for name in named)
+    assert all(p.grad is not None for p in again.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("sparing", [False, True])
+def test_beside_a_half_precision_backbone_it_stays_float32(
+    build_base, put_beside, draw_batch, tmp_path, dtype, sparing
+):
+    """Also loaded onto the meta device first, after which peft casts to what the base has."""
+    from peft import PeftModel
+
+    adapted, batch = put_beside(build_base("llama").to(dtype)), draw_batch()
+    adapted.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(build_base("llama").to(dtype), tmp_path, low_cpu_mem_usage=sparing).eval()
+    assert {p.dtype for n, p in again.named_parameters() if "qst_" in n} == {torch.float32}
+    assert torch.equal(_logits(again, batch), _logits(adapted, batch))
+
+
+@pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
+def test_several_on_one_base(build_base, put_beside, scatter, draw_batch, tmp_path, family, task_type):
+    """With other layers and other widths, switched, saved alone, deleted."""
+    from peft import PeftModel
+
+    from utils.adapters.qst import QSTConfig
+
+    batch = draw_batch()
+    base = _logits(build_base(family, task_type), batch)
+    adapted = put_beside(build_base(family, task_type), side_layers=[1])
+    first = _logits(adapted, batch)
+    other = QSTConfig(task_type=task_type, reduction_factor=4, downsample="linear", mix="paper")
+    adapted.add_adapter("other", other)
+    assert torch.equal(_logits(adapted, batch), first)
+    adapted.set_adapter("other")
+    scatter(adapted)
+    second = _logits(adapted, batch)
+    assert {n.split(".default")[0] == n for n, p in adapted.named_parameters() if p.requires_grad} == {True}
+    adapted.train()
+    labels = torch.tensor([0, 1, 0, 1]) if task_type == "SEQ_CLS" else batch["input_ids"]
+    adapted(**batch, labels=labels).loss.backward()
+    assert all((p.grad is not None) == p.requires_grad for p in adapted.parameters())
+    adapted.eval()
+    adapted.set_adapter("default")
+    assert torch.equal(_logits(adapted, batch), first)
+    with adapted.disable_adapter():
+        assert torch.equal(_logits(adapted, batch), base)
+    adapted.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(build_base(family, task_type), tmp_path / "other").eval()
+    assert torch.equal(_logits(loaded, batch), second)
+    loaded.load_adapter(tmp_path, "first")
+    loaded.set_adapter("first")
+    assert torch.equal(_logits(loaded.eval(), batch), first)
+    adapted.delete_adapter("other")
+    assert torch.equal(_logits(adapted, batch), first)
+    assert not [n for n, _ in adapted.named_parameters() if "other" in n]
+
+
+@pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS"), ("gpt2", "SEQ_CLS")])
+def test_taken_out_it_leaves_the_base(build_base, put_beside, draw_batch, family, task_type):
+    batch = draw_batch()
+    base = build_base(family, task_type)
+    before, modules = _logits(base, batch), [type(part) for part in base.modules()]
+    adapted = put_beside(base)
+    adapted.base_model.start_replay(lambda *shape: pytest.fail("nothing is run"))
+    plain = adapted.unload()
+    assert plain is base
+    assert [type(part) for part in plain.modules() if "ModulesToSave" not in type(part).__name__] == modules
+    assert not [part for part in plain.modules() if part._forward_pre_hooks or part._forward_hooks]
+    if task_type == "CAUSAL_LM":
+        assert torch.equal(_logits(plain, batch), before)
+    again = put_beside(plain, scattered=False)
+    assert torch.equal(_logits(again, batch), _logits(plain, batch))
+
+
+@pytest.mark.parametrize("how", ["merge_and_unload", "merge_adapter", "room"])
+def test_merging_is_refused_by_a_sentence(build_base, put_beside, how):
+    from utils.adapters import qst
+
+    if how == "room":
+        assert "cannot be merged" in qst.Config.LIMITS.merge
+        assert not hasattr(qst, "merge")
+        return
+    adapted = put_beside(build_base("llama"))
+    with pytest.raises(ValueError, match=r"a side network cannot be merged: .* use the adapter on its base"):
+        getattr(adapted, how)()
+
+
+def test_two_at_once_are_refused_by_a_sentence(build_base, put_beside, draw_batch):
+    from utils.adapters.qst import QSTConfig
+
+    adapted = put_beside(build_base("llama"))
+    adapted.add_adapter("other", QSTConfig(task_type="CAUSAL_LM", reduction_factor=4))
+    adapted.base_model.set_adapter(["default", "other"])
+    with pytest.raises(ValueError, match="one side network can be active at a time"):
+        _logits(adapted, draw_batch())
+
+
+def test_another_kind_of_adapter_beside_it_is_refused(build_base, put_beside):
+    from peft import LoraConfig, get_peft_model
+
+    from utils.adapters.qst import QSTConfig
+
+    adapted = put_beside(build_base("llama"))
+    with pytest.raises(ValueError, match=r"QST.*LORA|LORA.*QST"):
+        adapted.add_adapter("lora", LoraConfig(target_modules=["q_proj"]))
+    mixed = get_peft_model(build_base("llama"), LoraConfig(target_modules=["q_proj"]), mixed=True)
+    with pytest.raises(ValueError, match="'QST' is not compatible"):
+        mixed.add_adapter("side", QSTConfig())
+
+
+def test_beside_a_merged_lora_it_reads_the_merged_base(build_base, put_beside, scatter, draw_batch):
+    from peft import LoraConfig, get_peft_model
+
+    batch, model = draw_batch(), get_peft_model(build_base("llama"), LoraConfig(target_modules=["q_proj"]))
+    scatter(model)
+    merged = model.eval().merge_and_unload()
+    expected = _logits(merged, batch)
+    assert torch.equal(_logits(put_beside(merged, scattered=False), batch), expected)
+
+
+@pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS")])
+def test_a_deep_copy_lives_alone(build_base, put_beside, scatter, draw_batch, family, task_type):
+    adapted, batch = put_beside(build_base(family, task_type)), draw_batch()
+    before = _logits(adapted, batch)
+    copied = copy.deepcopy(adapted)
+    assert torch.equal(_logits(copied, batch), before)
+    scatter(adapted)
+    assert torch.equal(_logits(copied, batch), before)
+    assert not torch.equal(_logits(adapted, batch), before)
+
+
+def test_without_peft_casting_gates_are_float32_all_the_same(build_base, draw_batch):
+    from peft import get_peft_model
+
+    from utils.adapters.qst import QSTConfig
+
+    config = QSTConfig(task_type="CAUSAL_LM", reduction_factor=2)
+    adapted = get_peft_model(build_base("llama").to(torch.bfloat16), config, autocast_adapter_dtype=False)
+    assert {p.dtype for n, p in adapted.named_parameters() if n.endswith("gates")} == {torch.float32}
+    assert _logits(adapted, draw_batch()).isfinite().all()
+
+
+def test_the_side_follows_an_encoder_whose_last_layer_has_no_weight_of_its_own(build_base, put_beside):
+    adapted = put_beside(build_base("bert", "SEQ_CLS"), scattered=False)
+    moved = copy.deepcopy(adapted).to("meta")
+    assert {p.device.type for p in moved.parameters()} == {"meta"}
+    from peft import get_peft_model
+
+    from utils.adapters.qst import QSTConfig
+
+    on_meta = build_base("bert", "SEQ_CLS").to("meta")
+    late = get_peft_model(on_meta, QSTConfig(task_type="SEQ_CLS", reduction_factor=2))
+    assert {p.device.type for n, p in late.named_parameters() if "qst_" in n} == {"meta"}

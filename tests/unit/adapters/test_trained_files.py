@@ -1,0 +1,42 @@
+"""What damaged files raise becomes a sentence that names the folder; everything else passes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pytest
+
+from utils.adapters.trained_files import explain_damage, require_adapter_file
+from utils.errors import DataError, ModelError, UserError
+
+
+def _raise(error):
+    with explain_damage("outputs/mine", "the base"):
+        raise error
+
+
+def test_damages_are_sentences():
+    with pytest.raises(ModelError, match=r"outputs/mine: holds a file that is not JSON .*copy the folder again"):
+        _raise(json.JSONDecodeError("Expecting value", "{", 1))
+    with pytest.raises(ModelError, match="outputs/mine: the weights do not fit the base: size mismatch for a: 2, 3"):
+        _raise(RuntimeError("Error(s) in loading:\n\tsize mismatch for a: 2, 3\n\tsize mismatch for b: 1, 2"))
+    with pytest.raises(UserError, match="outputs/mine: cannot be read: Permission denied"):
+        _raise(PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of luck"), OSError("no number"), DataError("ours"), KeyError("a")])
+def test_what_is_no_damage_passes(error):
+    with pytest.raises(type(error)) as raised:
+        _raise(error)
+    assert raised.value is error
+
+
+def test_an_adapter_needs_its_weights(tmp_path):
+    require_adapter_file(tmp_path, "mine")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"mine: .* holds adapter_config\.json and no adapter_model\.safetensors"):
+        require_adapter_file(tmp_path, "mine")
+    (tmp_path / "adapter_model.bin").write_text("")
+    require_adapter_file(tmp_path, "mine")

@@ -1,0 +1,1 @@
+"""The backbone cache: which documents a batch holds, where their states are kept, how layers are passed over."""

@@ -1,0 +1,122 @@
+"""How a row's hidden states become bytes and come back: exactly, rounded to bfloat16, or int8 with scales."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Kind = Literal["exact", "bf16", "int8"]
+
+_SCALE_BYTES = 4
+# Blocks of this many values stay in a core's cache between the steps of a conversion.
+_BLOCK = 262_144
+
+
+@dataclass(frozen=True)
+class RowCodec:
+    """Turns hidden states of one shape and dtype into bytes.
+
+    A row's bytes are its states one after the other, token by token. In front of int8's stand the scales, one
+    float32 per state and token: largest absolute value / 127. A float32 scale costs 2 / hidden_size more than
+    one in half precision and neither underflows nor overflows; the error is the int8 rounding alone.
+    """
+
+    kind: Kind
+    """How values are kept."""
+    num_states: int
+    """States of a token: the embedding's and one per layer."""
+    hidden_size: int
+    """Values of a state."""
+    dtype: torch.dtype
+    """The backbone's dtype, in which states come in and go out."""
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that all states of one token take."""
+        width: int = {"exact": self.dtype.itemsize, "bf16": 2, "int8": 1}[self.kind]
+        return self.num_states * (self.hidden_size * width + (_SCALE_BYTES if self.kind == "int8" else 0))
+
+    def num_bytes(self, num_tokens: int) -> int:
+        """Bytes of a row."""
+        return num_tokens * self.bytes_per_token
+
+    def describe(self) -> dict[str, str | int]:
+        """Name all that decides how a row's bytes are read."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {"kind": self.kind, "num_states": self.num_states, "hidden_size": self.hidden_size, "dtype": dtype}
+
+    def encode(self, states: torch.Tensor, data: torch.Tensor) -> bool:
+        """Write a row's states as bytes.
+
+        Args:
+            states: (num_states, num_tokens, hidden_size), on any device and with any strides.
+            data: uint8, (num_bytes(num_tokens),), on the CPU, at an offset divisible by 4.
+
+        Returns:
+            False when int8 cannot hold the row, because a value is infinite or not a number.
+        """
+        num_tokens = states.shape[1]
+        expected = (self.num_states, num_tokens, self.hidden_size)
+        assert num_tokens > 0, "a row has a token at least"
+        assert states.shape == expected, f"expected states of shape {expected}, got {tuple(states.shape)}"
+        assert states.dtype == self.dtype, f"expected {self.dtype}, got {states.dtype}"
+        if self.kind != "int8":
+            stored = torch.bfloat16 if self.kind == "bf16" else self.dtype
+            data.view(stored).view(expected).copy_(states)
+            return True
+        scales, values = self._split(data, num_tokens)
+        step = self._states_per_block(num_tokens)
+        for first in range(0, self.num_states, step):
+            part = states[first : first + step].float()
+            # A state of zeros alone has a scale too, or it would be divided by zero.
+            scale = part.abs().amax(-1, keepdim=True).div_(127).clamp_min_(torch.finfo(torch.float32).tiny)
+            scales[first : first + step].copy_(scale)
+            values[first : first + step].copy_((part / scale).round_())
+        return bool(torch.isfinite(scales).all())
+
+    def decode(self, data: torch.Tensor, out: torch.Tensor) -> None:
+        """Read a row's bytes into states.
+
+        Args:
+            data: What `encode` wrote.
+            out: (num_states, num_tokens, hidden_size) of the backbone's dtype; may be a slice of a padded batch.
+        """
+        num_tokens = out.shape[1]
+        if self.kind != "int8":
+            stored = torch.bfloat16 if self.kind == "bf16" else self.dtype
+            out.copy_(data.view(stored).view(self.num_states, num_tokens, self.hidden_size))
+            return
+        scales, values = self._split(data, num_tokens)
+        if self.dtype == torch.float32:
+            out.copy_(values).mul_(scales.to(out.device))
+            return
+        step = self._states_per_block(num_tokens)
+        for first in range(0, self.num_states, step):
+            part = slice(first, first + step)
+            out[part].copy_(values[part].float().mul_(scales[part]))
+
+    def _split(self, data: torch.Tensor, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """View int8 bytes as scales (num_states, num_tokens, 1) and values (num_states, num_tokens, hidden_size)."""
+        end = self.num_states * num_tokens * _SCALE_BYTES
+        scales = data[:end].view(torch.float32).view(self.num_states, num_tokens, 1)
+        return scales, data[end:].view(torch.int8).view(self.num_states, num_tokens, self.hidden_size)
+
+    def _states_per_block(self, num_tokens: int) -> int:
+        return max(1, _BLOCK // (num_tokens * self.hidden_size))
+
+
+def build_codec(section_dtype: str, num_states: int, hidden_size: int, dtype: torch.dtype) -> RowCodec:
+    """Choose how rows are kept.
+
+    Args:
+        section_dtype: `auto`, `bf16` or `int8`. bf16 shrinks only float32; a half-precision backbone's states
+            are kept as they are.
+        num_states: States of a token.
+        hidden_size: Values of a state.
+        dtype: The backbone's dtype.
+    """
+    shrinks = section_dtype == "int8" or (section_dtype == "bf16" and dtype.itemsize > 2)
+    kind: Kind = "exact" if not shrinks else "int8" if section_dtype == "int8" else "bf16"
+    return RowCodec(kind, num_states, hidden_size, dtype)
