@@ -1,4 +1,4 @@
-"""Checks configuration files before anything is loaded: run files, accelerate's and DeepSpeed's."""
+"""Checks configuration files before anything is loaded: run files, suites, accelerate's and DeepSpeed's."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """Check configuration files, each by numbered steps; no ML library is imported.
 
   python validate_config.py configs/quickstart.yaml
+  python validate_config.py configs/benchmarks/quickstart.yaml      a suite: every one of its runs
   python validate_config.py --all
   python validate_config.py configs/quickstart.yaml --show training.learning_rate=1e-4
   python validate_config.py --schema > .schema.json"""
@@ -64,18 +65,23 @@ def _find_files(arguments: argparse.Namespace) -> list[Path]:
 
 def _check(file: Path, arguments: argparse.Namespace) -> list[Check]:
     """Check one file as what it is and print its numbered steps."""
+    from utils.benchmark.checking import inspect_suite
     from utils.run_config.inspection import inspect_run_config
     from utils.run_config.kinds import check_accelerate, check_deepspeed, find_kind
 
-    kind, config = find_kind(file), None
+    kind, notices, shown = find_kind(file), tuple[str, ...](), ""
     if kind == "run":
         inspection = inspect_run_config(file, arguments.overrides)
         checks, config = inspection.checks, inspection.config
+        notices, shown = (config.notices, config.to_yaml()) if config else ((), "")
+    elif kind == "suite":
+        checks, plan = inspect_suite(file, arguments.overrides)
+        notices, shown = (tuple(plan.notices), "".join(f"{run.name}\n" for run in plan.runs)) if plan else ((), "")
     else:
         checks = check_accelerate(file) if kind == "accelerate" else check_deepspeed(file)
-    _print_checks(f"{file} ({kind})", checks, config.notices if config else (), _report_stream(arguments))
-    if config and arguments.show:
-        print(config.to_yaml(), end="")
+    _print_checks(f"{file} ({kind})", checks, notices, _report_stream(arguments))
+    if arguments.show:
+        print(shown, end="")
     return checks
 
 
@@ -102,7 +108,9 @@ def build() -> argparse.ArgumentParser:
         "--all", nargs="?", const="configs", metavar="DIR", help="every file below DIR (default: configs)"
     )
     parser.add_argument(
-        "--show", action="store_true", help="print the resolved file; the report goes to standard error"
+        "--show",
+        action="store_true",
+        help="print the resolved file (of a suite: its runs' names); the report goes to standard error",
     )
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of run files, for editors")
     add_overrides(parser)

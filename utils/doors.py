@@ -126,7 +126,7 @@ def select_gpus(choice: str | None, script: str, words: Sequence[str]) -> None:
     indices = choice.replace(" ", "").split(",")
     if len(set(indices)) < len(indices):
         raise UserError(f"--gpu {choice}: one GPU is named twice")
-    present = _list_gpus()
+    present = list_gpus()
     for index in indices:
         if not index.isdecimal():
             raise UserError(f"--gpu {choice}: {index!r} is not a GPU index; write --gpu 0 or --gpu 0,1")
@@ -138,6 +138,14 @@ def select_gpus(choice: str | None, script: str, words: Sequence[str]) -> None:
         rest = _without_option(words, "--gpu")
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={len(indices)}", script]
         os.execv(sys.executable, [sys.executable, *launch, *rest])  # noqa: S606  our own interpreter
+
+
+def list_gpus() -> list[str]:
+    """Name the GPUs this process may use: those a scheduler left visible, else all of the machine's."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [str(index) for index in range(_count_gpus())]
+    return [name.strip() for name in visible.split(",") if name.strip()]
 
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
@@ -169,14 +177,6 @@ def _reserve_stdout() -> Any:
     sys.stdout.flush()
     os.dup2(2, 1)
     return kept
-
-
-def _list_gpus() -> list[str]:
-    """Name the GPUs this process may use: those a scheduler left visible, else all of the machine's."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return [str(index) for index in range(_count_gpus())]
-    return [name.strip() for name in visible.split(",") if name.strip()]
 
 
 def _count_gpus() -> int:

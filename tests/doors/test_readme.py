@@ -12,8 +12,13 @@ import pytest
 from utils.doors import _parse
 
 ROOT = Path(__file__).parents[2]
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/*.yaml"), *ROOT.glob("examples/**/*.md")]
-COMMAND = re.compile(r"python (train|inference|validate_config)\.py ((?:[^\n`]|\\\n)*)")
+PAGES = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/**/*.md"),
+    *ROOT.glob("configs/**/*.yaml"),
+    *ROOT.glob("examples/**/*.md"),
+]
+COMMAND = re.compile(r"python (train|inference|validate_config|benchmark)\.py ((?:[^\n`]|\\\n)*)")
 
 
 def _commands() -> list[tuple[str, str, str]]:
@@ -39,7 +44,7 @@ def test_pages_hold_commands() -> None:
     doors = [door for _, door, _ in _commands()]
 
     assert doors.count("train") >= 10
-    assert {"inference", "validate_config"} <= set(doors)
+    assert {"inference", "validate_config", "benchmark"} <= set(doors)
 
 
 def test_readme_names_the_two_commands() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.results.excel import guard_formula
 from utils.results.json_file import replace_file
 
 _log = logging.getLogger(__name__)
@@ -18,7 +19,6 @@ _log = logging.getLogger(__name__)
 Results = Callable[[], Iterator[bytes]]
 """Gives every answer as JSON, in order; as often as it is called."""
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _SHEET_ROWS = 1_048_576
 _BLOCK = 1024
 
@@ -45,17 +45,6 @@ def write_results(results: Results, target: Path) -> None:
             write(results, beside)
     except OSError as error:
         raise UserError(f"{target} cannot be written: {error.strerror or error}") from None
-
-
-def guard_formula(text: str) -> str:
-    """Put an apostrophe before a text that a spreadsheet would take for a formula; numbers stay as they are."""
-    if not text.startswith(_FORMULA_STARTS):
-        return text
-    try:
-        float(text)
-    except ValueError:
-        return f"'{text}"
-    return text if text == text.strip() else f"'{text}"
 
 
 def flatten(result: dict[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from utils.results.labels import Language
     from utils.results.record import RunRecord
 
-Form = Literal["text", "count", "id", "decimal", "percent"]
-"""How a value is printed: counts with separators, an id without, decimals and percents with two places."""
+Form = Literal["text", "count", "id", "decimal", "percent", "share", "fine"]
+"""How a value is printed: counts with separators, an id without, decimals and percents with two places, a share with
+more where it is small, and fine numbers with four."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Column:
     value: Any
     """None: not measured."""
     form: Form
+    mark: str = ""
+    """Shown after a number to say that it is of another kind than its column's name tells."""
 
 
 def list_columns(record: RunRecord, language: Language = "en") -> list[Column]:
@@ -37,6 +40,15 @@ def list_columns(record: RunRecord, language: Language = "en") -> list[Column]:
         *_metric_columns(record.metrics_last, f", {translate('last', language)}"),
         *(each for name, values in record.evaluation.items() for each in _metric_columns(values, "", f"{name} ")),
     ]
+
+
+def count_places(value: float, form: Form) -> int:
+    """Count the digits after the point with which a number of a form is shown."""
+    if form in ("count", "id"):
+        return 0
+    if form == "fine" or (form == "share" and 0 < abs(value) < 0.1):
+        return 4
+    return 2
 
 
 def _identity_columns(record: RunRecord, language: Language) -> Iterator[Column]:

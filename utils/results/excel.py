@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.results.columns import Column, list_columns
+from utils.results.columns import Column, count_places, list_columns
 from utils.results.json_file import replace_file
 from utils.results.labels import translate
 from utils.results.masking import mask_value
@@ -24,17 +24,10 @@ if TYPE_CHECKING:
     from openpyxl.worksheet._write_only import WriteOnlyWorksheet
     from openpyxl.worksheet.worksheet import Worksheet
 
-    from utils.results.columns import Form
     from utils.results.labels import Language
     from utils.results.record import RunRecord
 
-_NUMBER_FORMATS: dict[Form, str] = {
-    "text": "General",
-    "count": "#,##0",
-    "id": "0",
-    "decimal": "#,##0.00",
-    "percent": "0.00",
-}
+_SEPARATED = ("count", "decimal")
 _FORMULA_STARTS = tuple("=+-@\t\r")
 _MAX_TEXT = 32_767  # a cell holds no more
 _MAX_EXACT = 10**15  # a spreadsheet keeps 15 digits of a number
@@ -76,7 +69,7 @@ def write_workbook(
         _fill_sheet(book.create_sheet("configuration"), headings, _key_rows(config)),
         _fill_sheet(book.create_sheet("provenance"), headings, _key_rows(provenance)),
     ]
-    _warn_of_losses(Path(path).name, sum(removed for removed, _ in lost), sum(cut for _, cut in lost))
+    warn_of_losses(Path(path).name, sum(removed for removed, _ in lost), sum(cut for _, cut in lost))
     with replace_file(Path(path)) as beside:
         book.save(beside)
 
@@ -93,27 +86,75 @@ def write_rows(sheet: WriteOnlyWorksheet, labels: Sequence[str], rows: Iterable[
         cells = []
         for value in values:
             cell = WriteOnlyCell(sheet)
-            removed, cut = _fill_cell(cell, Column("", value, "text"))
+            removed, cut = fill_cell(cell, Column("", value, "text"))
             num_removed, num_cut = num_removed + removed, num_cut + cut
             cells.append(cell)
         sheet.append(cells)
-    _warn_of_losses(str(sheet.title), num_removed, num_cut)
+    warn_of_losses(str(sheet.title), num_removed, num_cut)
 
 
-def _key_rows(values: Mapping[str, Any]) -> list[list[Column]]:
-    return [[Column("", key, "text"), Column("", mask_value(key, value), "text")] for key, value in _flatten(values)]
+def guard_formula(text: str) -> str:
+    """Put an apostrophe before a text of a CSV file that a spreadsheet would take for a formula; numbers stay."""
+    if not text.startswith(_FORMULA_STARTS):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text if text == text.strip() else f"'{text}"
 
 
-def _flatten(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and plain values; lists are written as JSON."""
+def fill_cell(cell: Cell | MergedCell, entry: Column) -> tuple[int, int]:
+    """Write one value as what it is; give the characters taken out and the texts cut."""
+    value = entry.value
+    if value is None or isinstance(value, bool):
+        cell.value = value
+        return 0, 0
+    if isinstance(value, int | float) and math.isfinite(value) and (abs(value) < _MAX_EXACT):
+        cell.value = value
+        cell.number_format = _number_format(value, entry)
+        return 0, 0
+    text, num_removed = _ILLEGAL.subn("", str(value))
+    cell.value = text[:_MAX_TEXT]
+    cell.data_type = "s"  # a text that looks like a formula or an error stays a text
+    cell.quotePrefix = text.startswith(_FORMULA_STARTS)
+    return num_removed, int(len(text) > _MAX_TEXT)
+
+
+def display_width(cell: Cell | MergedCell) -> int:
+    """Count columns of a fixed font; an East Asian character takes two, the header's filter button three."""
+    value = cell.value
+    if value is None:
+        return 0
+    if isinstance(value, int | float) and not isinstance(value, bool) and cell.number_format != "General":
+        return len(f"{value:,.2f}") + cell.number_format.count('"') * 3  # a mark stands between quotes
+    longest = max(str(value).splitlines() or [""], key=len)
+    width = sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in longest)
+    return width + (3 if cell.row == 1 else 0)
+
+
+def warn_of_losses(name: str, num_removed: int, num_cut: int) -> None:
+    """Warn of characters taken out of a sheet and of texts cut, where there are any."""
+    if num_removed:
+        _log.warning("%s: %d characters that a sheet cannot hold were taken out", name, num_removed)
+    if num_cut:
+        _log.warning("%s: %d texts were cut to the %d characters of a cell", name, num_cut, _MAX_TEXT)
+
+
+def flatten_values(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and plain values, secrets masked; lists are written as JSON."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{before}{key}.")
+            yield from flatten_values(value, f"{before}{key}.")
         elif isinstance(value, Mapping | list | tuple):
             masked = value if isinstance(value, Mapping) else [mask_value(str(key), each) for each in value]
             yield f"{before}{key}", json.dumps(masked, ensure_ascii=False, default=str)
         else:
-            yield f"{before}{key}", value
+            yield f"{before}{key}", mask_value(f"{before}{key}", value)
+
+
+def _key_rows(values: Mapping[str, Any]) -> list[list[Column]]:
+    return [[Column("", key, "text"), Column("", value, "text")] for key, value in flatten_values(values)]
 
 
 def _fill_sheet(sheet: Worksheet, labels: Sequence[str], rows: Sequence[Sequence[Column]]) -> tuple[int, int]:
@@ -123,7 +164,7 @@ def _fill_sheet(sheet: Worksheet, labels: Sequence[str], rows: Sequence[Sequence
 
     table = [[Column(label, label, "text") for label in labels], *rows]
     lost = [
-        _fill_cell(sheet.cell(row, column), entry)
+        fill_cell(sheet.cell(row, column), entry)
         for row, entries in enumerate(table, start=1)
         for column, entry in enumerate(entries, start=1)
     ]
@@ -133,42 +174,15 @@ def _fill_sheet(sheet: Worksheet, labels: Sequence[str], rows: Sequence[Sequence
     sheet.freeze_panes = "A2"
     sheet.auto_filter.ref = sheet.dimensions
     for index, cells in enumerate(sheet.columns, start=1):
-        widest = max(_display_width(cell) for cell in cells)
+        widest = max(display_width(cell) for cell in cells)
         sheet.column_dimensions[get_column_letter(index)].width = min(_WIDEST, max(8, widest + 2))
     return sum(removed for removed, _ in lost), sum(cut for _, cut in lost)
 
 
-def _fill_cell(cell: Cell | MergedCell, entry: Column) -> tuple[int, int]:
-    """Write one value as what it is; give the characters taken out and the texts cut."""
-    value = entry.value
-    if value is None or isinstance(value, bool):
-        cell.value = value
-        return 0, 0
-    if isinstance(value, int | float) and math.isfinite(value) and (abs(value) < _MAX_EXACT):
-        cell.value = value
-        cell.number_format = _NUMBER_FORMATS[entry.form]
-        return 0, 0
-    text, num_removed = _ILLEGAL.subn("", str(value))
-    cell.value = text[:_MAX_TEXT]
-    cell.data_type = "s"  # a text that looks like a formula or an error stays a text
-    cell.quotePrefix = text.startswith(_FORMULA_STARTS)
-    return num_removed, int(len(text) > _MAX_TEXT)
-
-
-def _warn_of_losses(name: str, num_removed: int, num_cut: int) -> None:
-    if num_removed:
-        _log.warning("%s: %d characters that a sheet cannot hold were taken out", name, num_removed)
-    if num_cut:
-        _log.warning("%s: %d texts were cut to the %d characters of a cell", name, num_cut, _MAX_TEXT)
-
-
-def _display_width(cell: Cell | MergedCell) -> int:
-    """Count columns of a fixed font; an East Asian character takes two, the header's filter button three."""
-    value = cell.value
-    if value is None:
-        return 0
-    if isinstance(value, int | float) and not isinstance(value, bool) and cell.number_format != "General":
-        return len(f"{value:,.2f}")
-    longest = max(str(value).splitlines() or [""], key=len)
-    width = sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in longest)
-    return width + (3 if cell.row == 1 else 0)
+def _number_format(value: float, entry: Column) -> str:
+    if entry.form == "text":
+        return "General"
+    whole = "#,##0" if entry.form in _SEPARATED else "0"
+    places = count_places(value, entry.form)
+    shown = f"{whole}.{'0' * places}" if places else whole
+    return f'{shown}"{entry.mark}"' if entry.mark else shown

@@ -61,6 +61,136 @@ _LABELS: dict[str, tuple[str, str]] = {
     "success": ("success", "成功"),
     "interrupted": ("interrupted", "已中断"),
     "failed": ("failed", "失败"),
+    "timed out": ("timed out", "超时"),
+    "running": ("running", "运行中"),
+    "missing": ("missing", "缺失"),
+    "peak_memory_gb": ("peak memory (GB)", "显存峰值(GB)"),
+    "loss": ("loss", "Loss"),
+    "f1": ("F1", "F1"),
+    "matthews_correlation": ("Matthews", "Matthews相关系数"),
+    "pearson": ("Pearson", "Pearson相关系数"),
+    "spearmanr": ("Spearman", "Spearman相关系数"),
+    "task_metric": ("task metric", "任务指标"),
+    "task_metric_best": ("task metric, best", "任务指标,最佳"),
+    "task_metric_last": ("task metric, last", "任务指标,最后一步"),
+    "interval_over": ("interval over", "区间依据"),
+    "mean": ("mean", "平均值"),
+    "deviation": ("sample standard deviation", "样本标准差"),
+    "num_seeds": ("n (seeds)", "n(随机种子数)"),
+    "epochs": ("epochs", "训练轮数"),
+    "seeds": ("seeds", "随机种子"),
+    "run": ("run", "运行"),
+    "note": ("note", "备注"),
+    "average": ("average", "平均"),
+    "summary": ("summary", "汇总"),
+    "charts": ("charts", "图表"),
+    "configuration": ("configuration", "配置"),
+    "provenance": ("provenance", "来源"),
+    "ram": ("RAM", "内存"),
+    "vram": ("GPU", "显存"),
+    "varies": ("(varies)", "(不同)"),
+    "num_runs": ("runs", "运行数"),
+    "tasks_done": ("tasks done", "已完成任务"),
+    "runs_done": ("runs done", "已完成运行"),
+    "mean_accuracy": ("mean accuracy (%)", "平均准确率(%)"),
+    "mean_share": ("mean trainable share (%)", "平均可训练参数占比(%)"),
+    "mean_memory": ("mean peak memory (GB)", "平均显存峰值(GB)"),
+    "largest_memory": ("largest peak memory (GB)", "最大显存峰值(GB)"),
+    "compared_with": ("compared with", "对比"),
+    "difference": ("difference", "差值"),
+    "common_seeds": ("common seeds", "共同随机种子"),
+    "finding": ("finding", "结论"),
+    "over_rows": ("rows", "评估样本"),
+    "over_seeds": ("seeds", "随机种子"),
+    "scores": ("scores", "得分"),
+    "score_by_method": ("score by method", "各方法得分"),
+    "score_by_share": ("score against trainable share", "得分与可训练参数占比"),
+    "score_by_memory": ("score against peak memory", "得分与显存峰值"),
+    "score_axis": ("score x100", "得分 x100"),
+    "average_axis": ("average score x100", "平均得分 x100"),
+    "series": ("series", "系列"),
+    "points": ("costs and score", "开销与得分"),
+    "better": ("better", "更好"),
+    "worse": ("worse", "更差"),
+    "not told apart": ("not told apart", "无法区分"),
+    "no claim": ("no claim", "不作结论"),
+    "same_in_all": ("the same in all runs", "全部运行相同"),
+}
+
+# Sentences; what stands in braces is filled in.
+_SENTENCES: dict[str, tuple[str, str]] = {
+    "average_of": ("average of {tasks} tasks", "{tasks}个任务的平均"),
+    "runs_of": ("{done} of {planned} runs", "{planned}次运行中的{done}次"),
+    "mean_of": (
+        "mean of {rows} of {planned} table rows, {runs}",
+        "表中{planned}行里{rows}行的平均, {runs}",
+    ),
+    "pearson_in": ("Pearson x100 for {tasks}", "{tasks}为Pearson x100"),
+    "seed_status": ("seed {seed}: {status}", "种子{seed}: {status}"),
+    "without": ("no result on {tasks}", "{tasks}没有结果"),
+    "scale": (
+        "Scores (accuracy, F1, Matthews, Pearson, Spearman and the like) are shown x100.",
+        "得分(准确率, F1, Matthews, Pearson, Spearman等)均乘以100.",
+    ),
+    "chosen": (
+        "Best is of the checkpoint that the task metric chose on these same evaluation rows; last is of the last step.",
+        "最佳为按任务指标在同一评估集上选出的检查点; 最后一步为训练结束时的权重.",
+    ),
+    "pearson_mark": (
+        "* Pearson's correlation x100, in the place of an accuracy that the task does not have.",
+        "* 该任务没有准确率, 此处为Pearson相关系数x100.",
+    ),
+    "ram_mark": (
+        "RAM: without a GPU the peak is that of the process's resident memory; otherwise it is allocated GPU memory.",
+        "内存: 未使用GPU时为进程的内存峰值; 否则为已分配显存的峰值.",
+    ),
+    "mixed_kinds": (
+        "A best accuracy or peak memory that mixes kinds over seeds (accuracy and Pearson, GPU and RAM) is left empty.",
+        "若不同种子的最佳准确率或内存峰值种类不同(准确率与Pearson, 显存与内存), 则留空.",
+    ),
+    "over_several": (
+        "With several seeds a figure is the mean over those with a result; n counts them.",
+        "有多个随机种子时, 数值为有结果的种子的平均值; n为其个数.",
+    ),
+    "intervals": (
+        "95% interval over rows: bootstrap of the one run's evaluation rows; over seeds: Student's t of the mean.",
+        "95%区间: 依据评估样本时为单次运行评估样本的自助法; 依据随机种子时为平均值的t区间.",
+    ),
+    "average_mix": (
+        "Averages count each task once ({tasks}).{metrics}{accuracy}",
+        "平均值中每个任务计一次({tasks}).{metrics}{accuracy}",
+    ),
+    "metric_mix": (" The task metric's average mixes {metrics}.", " 任务指标的平均混合了{metrics}."),
+    "accuracy_mix": (
+        " The average of best accuracy mixes accuracy with Pearson x100 ({tasks}).",
+        " 最佳准确率的平均混合了准确率与Pearson x100({tasks}).",
+    ),
+    "no_average": (
+        "{setting}: no average, since it has no result on {tasks}.",
+        "{setting}: 没有平均值, 因为{tasks}没有结果.",
+    ),
+    "unfinished": (
+        "{num} of {planned} runs have no result; they count nowhere, and not as 0: {runs}.",
+        "{planned}次运行中有{num}次没有结果; 不计入任何数值, 也不计为0: {runs}.",
+    ),
+    "more": ("and {num} more", "另有{num}次"),
+    "partial_scores": (
+        "{num} runs were scored on part of the evaluation rows only: {runs}.",
+        "{num}次运行仅在部分评估样本上评分: {runs}.",
+    ),
+    "majority_row": (
+        "majority: always guessing the most frequent training label; it needs no run of its own.",
+        "majority: 总是猜测训练集中最常见的标签; 无需单独运行.",
+    ),
+    "comparisons": (
+        "Differences are paired seed by seed against {reference}; better or worse is said only where the 95% interval "
+        "(Student's t, not widened for the number of comparisons) leaves out 0.",
+        "差值按随机种子与{reference}逐一配对; 仅当95%区间(t区间, 未按比较次数校正)不含0时才称更好或更差.",
+    ),
+    "no_claims": (
+        "Nothing is called better: no two settings have two seeds in common.",
+        "不作优劣结论: 没有两个设置共有两个随机种子.",
+    ),
 }
 
 _NOT_SCORES = frozenset({"loss", "perplexity", "runtime", "seconds"})
@@ -69,6 +199,11 @@ _NOT_SCORES = frozenset({"loss", "perplexity", "runtime", "seconds"})
 def translate(key: str, language: Language) -> str:
     """Give the label of a key in a language."""
     return _LABELS[key][1 if language == "zh" else 0]
+
+
+def phrase(key: str, language: Language, **parts: object) -> str:
+    """Give a sentence in a language, with its parts filled in."""
+    return _SENTENCES[key][1 if language == "zh" else 0].format(**parts)
 
 
 def is_score(name: str) -> bool:

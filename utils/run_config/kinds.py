@@ -13,7 +13,7 @@ from utils.config.problems import suggest
 from utils.errors import ConfigError, Problem
 from utils.run_config.inspection import Check
 
-Kind = Literal["run", "accelerate", "deepspeed"]
+Kind = Literal["run", "suite", "accelerate", "deepspeed"]
 
 _ACCELERATE_SIGNS = {
     "compute_environment",
@@ -60,6 +60,8 @@ def find_kind(path: Path) -> Kind:
         document = read_document(path)
     except ConfigError:
         return "run"
+    if "suite" in document.data:
+        return "suite"
     return "accelerate" if _ACCELERATE_SIGNS & document.data.keys() and "model" not in document.data else "run"
 
 

@@ -26,13 +26,13 @@ def read_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Docume
     document = read_document(path)
     notices: list[str] = []
     if (base := _read_base(document, Path(path))) is not None:
-        notices += _lay_over(base, document)
+        notices += lay_over(base, document)
         document, base = base, document
         document.source = base.source
     over = read_overrides(overrides)
     if over.has(("extends",)):
         raise ConfigError([Problem("only a file can extend another; write it there", "extends", over.source)])
-    notices += _lay_over(document, over)
+    notices += lay_over(document, over)
     return document, notices
 
 
@@ -53,7 +53,12 @@ def _read_base(document: Document, path: Path) -> Document | None:
     return base
 
 
-def _lay_over(base: Document, over: Document) -> list[str]:
+def lay_over(base: Document, over: Document) -> list[str]:
+    """Lay one document over another, key by key.
+
+    Returns:
+        Notices about keys of the base that a switched method or dataset cannot use; they are left out.
+    """
     notices = []
     for switch, floor in _SWITCHES.items():
         if over.has(switch):

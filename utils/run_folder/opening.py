@@ -106,7 +106,7 @@ def _reopen(path: Path, config: RunConfig, resolved: dict[str, Any], resume: str
         return RunFolder(path, finished=finished)
     if resume:
         return _resume(path, resume, differences, finished is not None)
-    if differences and not _holds_work(path):
+    if differences and not holds_work(path):
         logger.info("%s: an earlier start failed before its first checkpoint; it is started anew", path)
         return RunFolder(path)
     if differences:
@@ -148,7 +148,7 @@ def _keep_results(path: Path) -> None:
     logger.info("the finished run's results are now in %s", target)
 
 
-def _holds_work(path: Path) -> bool:
+def holds_work(path: Path) -> bool:
     """Tell whether a run got far enough for something to be lost."""
     return bool(find_checkpoints(path)) or any((path / name).exists() for name in ("final_model", "all_results.json"))
 

@@ -10,7 +10,8 @@ import pytest
 
 from utils.errors import UserError
 from utils.inference.partial import dump
-from utils.inference.tables import guard_formula, write_results
+from utils.inference.tables import write_results
+from utils.results.excel import guard_formula
 
 ROWS = [
     {"text": "a, b\n\"c\"", "label": "yes", "probabilities": {"no": 0.25, "yes": 0.75}},

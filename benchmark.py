@@ -1,0 +1,69 @@
+"""Runs a suite: many tasks, methods and seeds, a process for each run, and one honest table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from utils.benchmark.words import read_names, read_number, read_seeds, read_shard
+from utils.doors import Answer, add_overrides, build_parser, open_door, positive
+from utils.errors import UserError
+
+DESCRIPTION = """Run a suite of runs and put what they measured in one table.
+
+  python benchmark.py --config configs/benchmarks/quickstart.yaml
+  python benchmark.py --config configs/benchmarks/glue_methods.yaml --dry-run
+  python benchmark.py --config configs/benchmarks/glue_methods.yaml --task rte,mrpc --seeds 1,2,3 --jobs 2
+  python benchmark.py --config configs/benchmarks/glue_qst_llama3.yaml --model FOLDER --epochs 1
+  python benchmark.py --config configs/benchmarks/glue_methods.yaml --shard 3/16     on every machine of a cluster
+  python benchmark.py --config configs/benchmarks/glue_methods.yaml --report         the table from what is there
+
+Finished runs are skipped, stopped ones continue; the same command goes on after a crash or a kill."""
+
+
+def main(arguments: argparse.Namespace) -> Answer:
+    """Plan the suite, check every run, then work and report."""
+    if arguments.report and arguments.dry_run:
+        raise UserError("--dry-run shows the plan and --report the results; give one of them")
+    from utils.benchmark.choices import Choices
+    from utils.benchmark.plan import plan_suite
+    from utils.benchmark.showing import announce_plan, show_plan
+    from utils.benchmark.suite import read_suite
+
+    names = ("tasks", "methods", "only", "seeds", "epochs", "model", "output_dir", "shard")
+    choices = Choices(**{name: getattr(arguments, name) for name in names}, overrides=tuple(arguments.overrides))
+    plan = plan_suite(read_suite(arguments.config), choices, files=not arguments.report)
+    announce_plan(plan)
+    if arguments.dry_run:
+        return show_plan(plan)
+    from utils.benchmark.conducting import Manner, conduct_suite, report_suite
+
+    if arguments.report:
+        return report_suite(plan, arguments.submission)
+    return conduct_suite(plan, Manner(arguments.jobs, arguments.retry, arguments.shard, arguments.submission))
+
+
+def build() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = build_parser("benchmark.py", DESCRIPTION)
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE", help="the suite's YAML file")
+    add("--dry-run", "--dry_run", action="store_true", help="print the plan and the trainable parameters, and stop")
+    add("--report", action="store_true", help="write the reports from what the folder holds, and stop")
+    add("--submission", action="store_true", help="collect the GLUE server's files of all tasks into one zip")
+    add("--task", type=read_names, default=(), dest="tasks", metavar="A,B", help="only these tasks")
+    add("--method", type=read_names, default=(), dest="methods", metavar="A,B", help="only these methods")
+    add("--only", type=read_names, default=(), metavar="PATTERN", help="only runs of such names: 'rte-*-s1'")
+    add("--seeds", type=read_seeds, default=(), metavar="1,2,3", help="these seeds in place of the suite's")
+    add("--epochs", type=read_number, metavar="N", help="short for training.num_train_epochs=N")
+    add("--model", metavar="NAME", help="short for model.name_or_path=NAME")
+    add("--output_dir", metavar="FOLDER", help="the suite's folder")
+    add("--jobs", type=positive, metavar="N", help="runs at the same time; default: one for each visible GPU, or one")
+    add("--retry", type=positive, nargs="?", const=1, default=0, metavar="N", help="try failed runs again, N times (1)")
+    add("--shard", type=read_shard, metavar="I/N", help="work on the I-th of N parts; the folder is shared")
+    add_overrides(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(open_door(main, build(), sys.argv[1:]))

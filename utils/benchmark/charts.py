@@ -1,0 +1,266 @@
+"""The workbook's native charts, and the small tables that they are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from utils.benchmark.aggregate import Summary
+from utils.benchmark.dress import FONT, fit_pages
+from utils.benchmark.scores import SettingLine, list_setting_lines, name_metrics
+from utils.results.columns import Column
+from utils.results.excel import fill_cell
+from utils.results.labels import Language, translate
+
+if TYPE_CHECKING:
+    from openpyxl.chart import BarChart, ScatterChart
+    from openpyxl.chart.error_bar import ErrorBars
+    from openpyxl.chart.series import Series
+    from openpyxl.chart.title import Title
+    from openpyxl.worksheet.worksheet import Worksheet
+
+_COLORS = ("2F5C8F", "E08A2C", "4F9D69", "B5485D", "7A68A6", "8C6D4F", "3FA7B5", "9A9A9A", "C2A83E", "5B7F3B")
+_MOST_SERIES = 8
+_MOST_LABELLED = 24
+_LOG_FROM = 20  # times the least share: from there on a linear axis shows one point and a heap
+_DATA_ROW = 37  # below the charts
+_WIDE, _HALF, _HEIGHT = 24.4, 11.9, 8.6  # cm
+_SCATTERS = {2: ("score_by_share", "trainable_percent"), 3: ("score_by_memory", "peak_memory_gb")}
+"""By the column that holds the cost: title of the chart and of its axis."""
+_PLACES = {2: "A18", 3: "D18"}
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One mark of the charts of score against cost."""
+
+    name: str
+    group: str
+    """Points of one group are one series."""
+    share: float | None
+    memory: float | None
+    score: float | None
+
+
+def add_charts(sheet: Worksheet, summary: Summary, language: Language) -> None:
+    """Fill a sheet with three charts and, below them, their data; what has no result is an empty cell and no mark.
+
+    Args:
+        sheet: An empty sheet.
+        summary: The suite's rows.
+        language: Of titles and labels.
+    """
+    lines = list_setting_lines(summary)
+    tasks = _choose_tasks(summary, lines)
+    _lay_out(sheet, len(tasks))
+    means = [[line.name, *(line.scores[index] for index in tasks)] for line in lines]
+    deviations = [[line.name, *(line.deviations[index] for index in tasks)] for line in lines]
+    heads = ["", *(f"{summary.tasks[index]} ({name_metrics(summary, summary.tasks[index])})" for index in tasks)]
+    first = _write_block(sheet, _DATA_ROW, translate("score_axis", language), heads, means)
+    second = _write_block(sheet, first + len(lines) + 2, translate("deviation", language), heads, deviations)
+    has_spread = any(value is not None for row in deviations for value in row[1:])
+    sheet.add_chart(_build_bars(sheet, first, len(lines), len(tasks), second if has_spread else None, language), "A1")
+    points = list(_list_points(summary, lines))
+    costs = [translate(key, language) for key in ("trainable_percent", "peak_memory_gb", "mean", "series")]
+    data = [[point.name, point.share, point.memory, point.score, point.group] for point in points]
+    third = _write_block(sheet, second + len(lines) + 2, translate("points", language), ["", *costs], data)
+    is_average = bool(summary.averages) and points[0].name not in summary.tasks
+    for column, anchor in _PLACES.items():
+        sheet.add_chart(_build_scatter(sheet, points, third, column, language, is_average), anchor)
+
+
+def _lay_out(sheet: Worksheet, num_tasks: int) -> None:
+    from openpyxl.utils import get_column_letter
+    from openpyxl.worksheet.pagebreak import Break
+
+    sheet.sheet_view.showGridLines = False
+    for index in range(1, max(num_tasks, 5) + 2):
+        sheet.column_dimensions[get_column_letter(index)].width = 30 if index == 1 else 14
+    fit_pages(sheet, 1)
+    sheet.row_breaks.append(Break(id=_DATA_ROW - 1))
+
+
+def _choose_tasks(summary: Summary, lines: Sequence[SettingLine]) -> list[int]:
+    """Choose the tasks whose metric is a score, since a loss has another axis; all of them where none is."""
+    scored = [index for index in range(len(summary.tasks)) if any(line.factors[index] == 100 for line in lines)]
+    return scored or list(range(len(summary.tasks)))
+
+
+def _list_points(summary: Summary, lines: Sequence[SettingLine]) -> Iterator[_Point]:
+    """List the settings; the tasks where there is just one setting."""
+    runs = [line for line in lines if not line.setting.is_baseline]
+    if len(runs) > 1:
+        for line in runs:
+            costs = line.measure_cost("trainable_percent"), line.measure_cost("memory")
+            yield _Point(line.name, line.setting.method, *costs, line.overall)
+        return
+    for task, row, score in zip(summary.tasks, runs[0].rows, runs[0].scores, strict=True):
+        share, memory = (row.measure(figure) if row else None for figure in ("trainable_percent", "memory"))
+        yield _Point(task, task, share.mean if share else None, memory.mean if memory else None, score)
+
+
+def _write_block(sheet: Worksheet, row: int, title: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
+    """Write a small table with its title; give the row of its heads."""
+    from openpyxl.styles import Alignment, Border, Font, PatternFill, Side
+
+    fill_cell(sheet.cell(row, 1), Column("", title, "text"))
+    sheet.cell(row, 1).font = Font(name=FONT, bold=True)
+    grey = PatternFill("solid", fgColor="EDEDED")
+    for index, head in enumerate(heads, start=1):
+        cell = sheet.cell(row + 1, index)
+        fill_cell(cell, Column("", head or None, "text"))
+        cell.font, cell.border = Font(name=FONT, bold=True), Border(bottom=Side("thin", color="7F7F7F"))
+        cell.alignment = Alignment(horizontal="left" if index == 1 else "right", wrap_text=True, vertical="bottom")
+    for offset, values in enumerate(rows, start=2):
+        for index, value in enumerate(values, start=1):
+            cell = sheet.cell(row + offset, index)
+            fill_cell(cell, Column("", value, "text" if isinstance(value, str) else "share"))
+            if value is None:
+                cell.fill = grey
+            elif isinstance(value, str) and index > 1:
+                cell.alignment = Alignment(horizontal="right")
+    return row + 1
+
+
+def _build_bars(
+    sheet: Worksheet, heads: int, num_lines: int, num_tasks: int, spreads: int | None, language: Language
+) -> BarChart:
+    """Draw settings as series over tasks; the other way round where the settings are many.
+
+    Args:
+        sheet: Holds the data.
+        heads: Row of the scores' heads.
+        num_lines: Settings.
+        num_tasks: Tasks.
+        spreads: Row of the deviations' heads; None where there are none.
+        language: Of the titles.
+    """
+    from openpyxl.chart import BarChart, Reference
+
+    chart = BarChart()
+    chart.type, chart.grouping, chart.gapWidth, chart.overlap = "col", "clustered", 60, 0
+    by_setting = num_lines <= _MOST_SERIES
+    first, last = heads + 1, heads + num_lines
+    for index in range(num_lines if by_setting else num_tasks):
+        row, column = (first + index, 1) if by_setting else (heads, index + 2)
+        place = (2, row, num_tasks + 1, row) if by_setting else (column, first, column, last)
+        series = _build_series(sheet, (column, row), place, index)
+        series.graphicalProperties.solidFill = _COLORS[index % len(_COLORS)]
+        if spreads is not None:
+            left, top, right, bottom = place
+            series.errBars = _build_error_bars(sheet, (left, top + spreads - heads, right, bottom + spreads - heads))
+        chart.series.append(series)
+    names = (2, heads, num_tasks + 1, heads) if by_setting else (1, first, 1, last)
+    chart.set_categories(Reference(sheet, *names))
+    _dress(chart, translate("score_by_method", language), "", translate("score_axis", language), _WIDE)
+    shown = [cell.value for row in sheet.iter_rows(first, last, 2, num_tasks + 1) for cell in row]
+    if not any(isinstance(value, int | float) and value < 0 for value in shown):
+        chart.y_axis.scaling.min = 0  # a bar's length is its value
+    if num_lines * num_tasks <= _MOST_LABELLED and spreads is None:
+        _label_values(chart)
+    return chart
+
+
+def _build_scatter(
+    sheet: Worksheet, points: Sequence[_Point], heads: int, column: int, language: Language, is_average: bool
+) -> ScatterChart:
+    """Draw scores over a cost; each group of points that stand together is a series.
+
+    Args:
+        sheet: Holds the data.
+        points: In the order of the data's rows.
+        heads: Row of the data's heads; the score is in column 4.
+        column: Of the cost: 2 for the trainable share, 3 for peak memory.
+        language: Of the titles.
+        is_average: Scores are averages over the tasks.
+    """
+    from openpyxl.chart import Reference, ScatterChart
+    from openpyxl.chart.data_source import AxDataSource, NumRef
+    from openpyxl.chart.marker import Marker
+
+    chart = ScatterChart()
+    chart.style, chart.scatterStyle = None, "lineMarker"
+    groups = [list(each) for _, each in groupby(range(len(points)), key=lambda index: points[index].group)]
+    for index, group in enumerate(groups):
+        if not any(_find_cost(points[each], column) and points[each].score is not None for each in group):
+            continue
+        rows = (heads + 1 + group[0], heads + 1 + group[-1])
+        series = _build_series(sheet, (5, rows[0]), (4, rows[0], 4, rows[1]), index)
+        series.yVal, series.val = series.val, None
+        series.xVal = AxDataSource(numRef=NumRef(f=str(Reference(sheet, column, rows[0], column, rows[1]))))
+        color = _COLORS[index % len(_COLORS)]
+        series.marker = Marker("circle", size=9)
+        series.marker.graphicalProperties.solidFill = color
+        series.marker.graphicalProperties.line.solidFill = color
+        series.graphicalProperties.line.noFill = True
+        chart.series.append(series)
+    title, cost = _SCATTERS[column]
+    score = translate("average_axis" if is_average else "score_axis", language)
+    _dress(chart, translate(title, language), translate(cost, language), score, _HALF)
+    costs = [cost for cost in (_find_cost(point, column) for point in points) if cost]
+    if costs and max(costs) > _LOG_FROM * min(costs):
+        chart.x_axis.scaling.logBase = 10
+    return chart
+
+
+def _find_cost(point: _Point, column: int) -> float | None:
+    return point.share if column == 2 else point.memory
+
+
+def _build_series(sheet: Worksheet, title: tuple[int, int], place: tuple[int, int, int, int], index: int) -> Series:
+    """Build a series of values with its name, both read from cells (column, row)."""
+    from openpyxl.chart import Reference
+    from openpyxl.chart.data_source import NumDataSource, NumRef, StrRef
+    from openpyxl.chart.series import Series, SeriesLabel
+
+    name = SeriesLabel(strRef=StrRef(str(Reference(sheet, *title))))
+    series = Series(idx=index, order=index, tx=name)
+    series.val = NumDataSource(numRef=NumRef(f=str(Reference(sheet, *place))))
+    return series
+
+
+def _build_error_bars(sheet: Worksheet, place: tuple[int, int, int, int]) -> ErrorBars:
+    from openpyxl.chart import Reference
+    from openpyxl.chart.data_source import NumDataSource, NumRef
+    from openpyxl.chart.error_bar import ErrorBars
+
+    source = NumDataSource(numRef=NumRef(f=str(Reference(sheet, *place))))
+    return ErrorBars(errDir="y", errBarType="both", errValType="cust", plus=source, minus=source)
+
+
+def _label_values(chart: BarChart) -> None:
+    from openpyxl.chart.label import DataLabelList
+
+    chart.dataLabels = DataLabelList(numFmt="0.0", showVal=True)
+    for part in ("showSerName", "showCatName", "showLegendKey", "showPercent"):
+        setattr(chart.dataLabels, part, False)
+
+
+def _dress(chart: BarChart | ScatterChart, title: str, x_title: str, y_title: str, width: float) -> None:
+    """Give a chart its titles, size, light grid and visible axes."""
+    from openpyxl.chart.axis import ChartLines
+    from openpyxl.chart.legend import Legend
+    from openpyxl.chart.shapes import GraphicalProperties
+    from openpyxl.drawing.line import LineProperties
+
+    chart.title = _build_title(title, 1300)
+    chart.width, chart.height = width, _HEIGHT  # type: ignore[assignment]  # cm may be broken
+    chart.legend = Legend(legendPos="b", overlay=False)
+    chart.x_axis.title = _build_title(x_title, 1000) if x_title else None
+    chart.y_axis.title = _build_title(y_title, 1000)
+    chart.x_axis.delete = chart.y_axis.delete = False  # left out, newer spreadsheet programs hide them
+    chart.x_axis.majorGridlines = None
+    chart.y_axis.majorGridlines = ChartLines(spPr=GraphicalProperties(ln=LineProperties(solidFill="E3E3E3")))
+    chart.y_axis.numFmt = "0"
+
+
+def _build_title(text: str, size: int) -> Title:
+    """Build a title that lies over nothing; its size is in hundredths of a point."""
+    from openpyxl.chart.text import RichText, Text
+    from openpyxl.chart.title import Title
+    from openpyxl.drawing.text import CharacterProperties, Paragraph, RegularTextRun
+
+    run = RegularTextRun(rPr=CharacterProperties(sz=size, b=True), t=text)
+    return Title(tx=Text(rich=RichText(p=[Paragraph(r=[run])])), overlay=False)

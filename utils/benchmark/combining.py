@@ -1,0 +1,113 @@
+"""Crosses a suite's tasks, methods, grid and seeds into the runs that it has."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from utils.benchmark.suite import Suite
+from utils.config.document import Document
+from utils.rooms import has_room, list_rooms, open_room
+from utils.run_config.layers import lay_over
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One run before its configuration is put together."""
+
+    task: str
+    method: str
+    grid: dict[str, Any]
+    """Values by dotted key."""
+    seed: int
+    document: Document
+    """Everything below the grid, laid together; several runs share it."""
+
+
+@dataclass
+class Combined:
+    """What crossing gave."""
+
+    combinations: list[Combination] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def combine(suite: Suite, seeds: Sequence[int] = ()) -> Combined:
+    """Cross what a suite has, in the order task, method, grid, seed, and leave out what include and exclude say.
+
+    Args:
+        suite: The suite.
+        seeds: From the command line, in place of the suite's.
+    """
+    crossed = Combined()
+    used: set[int] = set()
+    idle: dict[str, set[str]] = {}
+    for each in _cross(suite, seeds or suite.section.seeds or (), idle):
+        values = {"task": each.task, "method": each.method, "seed": each.seed, **each.grid}
+        included = [selector for selector in suite.include if selector.fits(values)]
+        excluded = [selector for selector in suite.exclude if selector.fits(values)]
+        used |= {id(selector) for selector in (*included, *excluded)}
+        if (included or not suite.include) and not excluded:
+            crossed.combinations.append(each)
+    for key, methods in idle.items():
+        names = ", ".join(sorted(methods))
+        crossed.notices.append(f"{suite.places[key]}  grid.{key}: not a key of {names}, which is run once without it")
+    crossed.warnings += _find_unused(suite, used)
+    return crossed
+
+
+def _cross(suite: Suite, seeds: Sequence[int], idle: dict[str, set[str]]) -> Iterator[Combination]:
+    for task, name in itertools.product(suite.tasks, suite.methods or [""]):
+        document = _lay_together(suite, task, name)
+        method = name or str(document.get(("peft", "method"), "lora" if document.has(("peft",)) else "none"))
+        for grid in _cross_grid(suite, document, method, idle):
+            for seed in seeds or [document.get(("seed",), 42)]:
+                yield Combination(task, method, grid, seed, document)
+
+
+def _lay_together(suite: Suite, task: str, method: str) -> Document:
+    """Lay the task, the method and the task's word on the method over the base."""
+    document = copy.deepcopy(suite.base)
+    for layer in (suite.tasks[task], suite.methods.get(method), suite.task_methods.get((task, method))):
+        if layer is not None:
+            lay_over(document, layer)
+    return document
+
+
+def _cross_grid(suite: Suite, document: Document, method: str, idle: dict[str, set[str]]) -> Iterator[dict[str, Any]]:
+    """Cross the grid's values; what the combination's adapter has no key for is left out and noted in `idle`."""
+    seen: list[dict[str, Any]] = []
+    for values in itertools.product(*suite.grid.values()):
+        grid = dict(zip(suite.grid, values, strict=True))
+        adapter = str(grid.get("peft.method", document.get(("peft", "method"), "lora")))
+        for key in [key for key in grid if _is_of_another(key, adapter)]:
+            idle.setdefault(key, set()).add(method)
+            del grid[key]
+        if grid not in seen:
+            seen.append(grid)
+            yield grid
+
+
+def _is_of_another(key: str, adapter: str) -> bool:
+    """Tell whether a key belongs to other adapters only; one that none knows is left to the run's own check."""
+    section, _, name = key.partition(".")
+    if section != "peft" or not has_room("adapters", adapter):
+        return False
+    name = name.partition(".")[0]
+    return name not in _keys_of(adapter) and any(name in _keys_of(room) for room in list_rooms("adapters"))
+
+
+def _keys_of(adapter: str) -> set[str]:
+    config = open_room("adapters", adapter).Config
+    return {*config.model_fields, *config.ALIASES}
+
+
+def _find_unused(suite: Suite, used: set[int]) -> Iterator[str]:
+    for name, selectors in (("include", suite.include), ("exclude", suite.exclude)):
+        for selector in selectors:
+            if id(selector) not in used:
+                yield f"{selector.place}  {name}: this entry fits no run"

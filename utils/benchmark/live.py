@@ -1,0 +1,142 @@
+"""Shows how a suite goes: a live table on a terminal, one line for each event elsewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.benchmark.attempt import Attempt
+from utils.benchmark.outcomes import collect_outcomes
+from utils.benchmark.plan import PlannedRun
+from utils.benchmark.standing import Standing
+from utils.benchmark.state import RunState
+from utils.results.labels import is_score, scale
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_STYLES = {"success": "green", "done": "green", "failed": "red", "timed out": "red", "interrupted": "yellow"}
+_REFRESH_S = 0.5
+_NUM_LAST = 8
+_TAIL_BYTES = 4096
+
+
+class Board:
+    """Tells a terminal, or a log, what becomes of the runs.
+
+    Args:
+        total: Number of runs that are wanted.
+        console: Where it is shown.
+    """
+
+    def __init__(self, total: int, console: Console) -> None:
+        self._total = total
+        self._console = console
+        self._counts: Counter[str] = Counter()
+        self._last: list[tuple[str, str, str, str]] = []
+        self._shown_at = 0.0
+        self._live = None
+        if console.is_terminal:
+            from rich.live import Live
+
+            self._live = Live(console=console, auto_refresh=False, transient=True)
+            self._live.start()
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def skip(self, run: PlannedRun, standing: Standing, why: str) -> None:
+        """Say that a run is not started, and why."""
+        self._counts[standing] += 1
+        self._say(run.name, standing, why)
+
+    def start(self, attempt: Attempt) -> None:
+        """Say that a run was started."""
+        where = f"on GPU {attempt.slot.gpu}, " if attempt.slot.gpu is not None else ""
+        if self._live is None:
+            self._say(attempt.run.name, "started", f"{where}log: {attempt.run.log}")
+
+    def end(self, attempt: Attempt, state: RunState, again: bool) -> None:
+        """Say how a run ended."""
+        text = _write_outcome(attempt.run)
+        if again:
+            text += "; it is tried again"
+        else:
+            self._counts[state.status] += 1
+        self._say(attempt.run.name, state.status, text, _write_seconds(attempt.seconds))
+
+    def stop(self, active: int) -> None:
+        """Say that the processes are being stopped."""
+        self._say("", "interrupted", f"stopping {active} runs; Ctrl-C again kills them at once")
+
+    def show(self, active: Sequence[Attempt], waiting: int) -> None:
+        """Draw the table anew, twice a second."""
+        if self._live is not None and time.monotonic() - self._shown_at >= _REFRESH_S:
+            self._shown_at = time.monotonic()
+            self._live.update(self._render(active, waiting), refresh=True)
+
+    def _say(self, name: str, status: str, text: str, took: str = "") -> None:
+        self._last = [*self._last[1 - _NUM_LAST :], (name, status, took, text)]
+        if self._live is None:
+            number = f"[{sum(self._counts.values())}/{self._total}] " if name else ""
+            line = "  ".join(filter(None, (f"{number}{name}{': ' if name else ''}{status}", took, text)))
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _render(self, active: Sequence[Attempt], waiting: int) -> Table:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        counts = ", ".join(f"{count} {status}" for status, count in self._counts.items())
+        title = f"{self._total} runs: {counts or 'none ended'}, {len(active)} at work, {waiting} waiting"
+        table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, expand=True)
+        for column in ("run", "status", "time", "score, or how far it is"):
+            table.add_column(column, no_wrap=True, overflow="ellipsis")
+        rows = [
+            *self._last,
+            *(
+                (each.run.name, "at work", _write_seconds(each.seconds), _read_progress(each.run.log))
+                for each in active
+            ),
+        ]
+        for name, status, seconds, text in rows:
+            table.add_row(name, Text(status, style=_STYLES.get(status, "")), seconds, Text(text))
+        return table
+
+
+def _write_outcome(run: PlannedRun) -> str:
+    """Say what a run scored, or why it did not."""
+    (outcome,) = collect_outcomes([run])
+    best = outcome.record.best_metric if outcome.record is not None else None
+    if outcome.status != "success" or best is None or best.value is None:
+        return outcome.note
+    value = scale(best.name, best.value)
+    return f"{best.name} {value:.2f}{' %' if is_score(best.name) else ''}"
+
+
+def _write_seconds(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _read_progress(log: Path) -> str:
+    """Read from the end of a log how far the run is."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - _TAIL_BYTES, 0))
+            tail = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    lines = [line.strip() for line in re.split(r"[\r\n]", tail) if line.strip()]
+    steps = [line for line in lines if line.startswith("step ")]
+    return (steps or [line for line in lines if not line.startswith("---")] or [""])[-1][:100]

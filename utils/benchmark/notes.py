@@ -1,0 +1,95 @@
+"""The sentences under a suite's tables: what is mixed, what is missing, and what a mark means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from utils.benchmark.aggregate import Summary, SummaryRow
+from utils.benchmark.columns import name_setting
+from utils.benchmark.outcomes import RunOutcome, SuiteFacts
+from utils.benchmark.paired import Comparison
+from utils.results.labels import Language, phrase, translate
+
+_MOST_NAMED = 20
+
+
+def list_notes(suite: SuiteFacts, summary: Summary, comparisons: Sequence[Comparison]) -> list[str]:
+    """List the sentences that a reader of the tables needs, and no others."""
+    language = suite.language
+    return [
+        *_list_unfinished(summary, language),
+        *_explain_figures(summary, language),
+        *_explain_averages(summary, language),
+        *_explain_claims(summary, comparisons, language),
+        *([phrase("majority_row", language)] if suite.baselines else []),
+    ]
+
+
+def _list_unfinished(summary: Summary, language: Language) -> Iterator[str]:
+    """Name the runs without a result and why, and those whose score is partial."""
+    runs = _list_outcomes(summary.rows)
+    missing = [each for each in runs if each.status != "success"]
+    if missing:
+        told = [f"{each.run.name} ({_tell_status(each, language)})" for each in missing]
+        named = _name_some(told, language)
+        yield phrase("unfinished", language, num=len(missing), planned=len(runs), runs=named)
+    partial = {
+        each.run.name: None for row in summary.rows for each in row.outcomes if row.figures[each.run.seed].partial
+    }
+    if partial:
+        yield phrase("partial_scores", language, num=len(partial), runs=_name_some(list(partial), language))
+
+
+def _explain_figures(summary: Summary, language: Language) -> Iterator[str]:
+    rows = summary.rows
+    yield phrase("scale", language)
+    yield phrase("chosen", language)
+    if any(row.find_kinds("accuracy") == {"pearson"} for row in rows):
+        yield phrase("pearson_mark", language)
+    if any(row.find_kinds("memory") == {"ram"} for row in rows):
+        yield phrase("ram_mark", language)
+    if any(len(row.find_kinds(name)) > 1 for row in rows for name in ("accuracy", "memory")):
+        yield phrase("mixed_kinds", language)
+    if any(len(row.figures) > 1 for row in rows):
+        yield phrase("over_several", language)
+    yield phrase("intervals", language)
+
+
+def _explain_averages(summary: Summary, language: Language) -> Iterator[str]:
+    """Say what averages mix, and which settings have none."""
+    whole = [each for each in summary.averages if not each.missing]
+    if whole:
+        tasks = ", ".join(whole[0].tasks)
+        names = list(dict.fromkeys(name for each in whole for name in each.metrics))
+        metrics = phrase("metric_mix", language, metrics=", ".join(names)) if len(names) > 1 else ""
+        pearson = [row.task for row in whole[0].rows if row.find_kinds("accuracy") == {"pearson"}]
+        is_mixed = pearson and len(pearson) < len(whole[0].rows)
+        accuracy = phrase("accuracy_mix", language, tasks=", ".join(pearson)) if is_mixed else ""
+        yield phrase("average_mix", language, tasks=tasks, metrics=metrics, accuracy=accuracy)
+    for each in summary.averages:
+        if each.missing:
+            named = name_setting(each.setting, summary.grid_keys)
+            yield phrase("no_average", language, setting=named, tasks=", ".join(each.missing))
+
+
+def _explain_claims(summary: Summary, comparisons: Sequence[Comparison], language: Language) -> Iterator[str]:
+    if any(each.interval for each in comparisons):
+        reference = name_setting(comparisons[0].reference, summary.grid_keys)
+        yield phrase("comparisons", language, reference=reference)
+    elif comparisons:
+        yield phrase("no_claims", language)
+
+
+def _list_outcomes(rows: Iterable[SummaryRow]) -> list[RunOutcome]:
+    """List each run once: MNLI's stand in two rows."""
+    return list({each.run.name: each for row in rows for each in row.outcomes}.values())
+
+
+def _tell_status(outcome: RunOutcome, language: Language) -> str:
+    return ": ".join(filter(None, (translate(outcome.status, language), outcome.note)))
+
+
+def _name_some(names: Sequence[str], language: Language) -> str:
+    rest = len(names) - _MOST_NAMED
+    more = [phrase("more", language, num=rest)] if rest > 0 else []
+    return "; ".join([*names[:_MOST_NAMED], *more])

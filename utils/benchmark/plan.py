@@ -1,0 +1,223 @@
+"""The plan of a suite: every run with its name, folder and checked configuration, before anything is started."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from utils.benchmark.choices import COMMAND_LINE, Choices, read_command_line
+from utils.benchmark.combining import Combination, combine
+from utils.benchmark.naming import name_run, shorten_keys
+from utils.benchmark.suite import Suite
+from utils.config.document import Document, Place
+from utils.config.problems import suggest
+from utils.data.dataset import open_dataset
+from utils.errors import ConfigError, Problem, UserError
+from utils.run_config import RunConfig
+from utils.run_config.inspection import inspect_document
+from utils.run_config.layers import lay_over
+
+_ALL = Choices()
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a suite."""
+
+    name: str
+    """`<task>-<method>-<grid>-s<seed>`, unique in the suite; names folder and log."""
+    task: str
+    method: str
+    seed: int
+    grid: dict[str, Any]
+    """Grid values by dotted key; a key that the method does not have is not there."""
+    folder: Path
+    """The run folder."""
+    log: Path
+    config: dict[str, Any]
+    """The resolved configuration, nested."""
+    fingerprint: str
+    metric: str | None
+    """The task's own metric, where it is known before the run."""
+
+    @property
+    def config_file(self) -> Path:
+        """The run's file, as train.py is given it."""
+        return self.folder.parent / f"{self.folder.name}.yaml"
+
+
+@dataclass
+class Plan:
+    """All runs of a suite, and those that are wanted now."""
+
+    suite: Suite
+    output: Path
+    runs: list[PlannedRun] = field(default_factory=list)
+    """Every run that the suite has, in the order task, method, grid, seed."""
+    wanted: list[PlannedRun] = field(default_factory=list)
+    """Those that the command line selects."""
+    shard: list[PlannedRun] = field(default_factory=list)
+    """Those of the wanted that fall to this shard; all of them without one."""
+    num_combinations: int = 0
+    """Runs that were looked at, those with mistakes included."""
+    notices: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods' names in order."""
+        return list(dict.fromkeys(run.method for run in self.runs))
+
+
+def plan_suite(suite: Suite, choices: Choices = _ALL, files: bool = True) -> Plan:
+    """Plan every run of a suite and check its configuration; nothing is started and nothing heavy imported.
+
+    Args:
+        suite: The suite.
+        choices: What the command line says.
+        files: Check that the files and folders that the runs name exist.
+
+    Raises:
+        ConfigError: With every distinct mistake in the runs' configurations, each with its place and remedy.
+    """
+    plan = inspect_plan(suite, choices, files)
+    if plan.problems:
+        raise ConfigError(plan.problems)
+    if not plan.wanted:
+        raise UserError("no run is left of the suite; widen --task, --method, --only, or include and exclude")
+    return plan
+
+
+def inspect_plan(suite: Suite, choices: Choices = _ALL, files: bool = True) -> Plan:
+    """Plan as `plan_suite` does, with the mistakes in the plan instead of raised."""
+    plan = Plan(suite, Path(choices.output_dir or suite.output_dir).expanduser(), notices=[*suite.notices])
+    combined = combine(suite, choices.seeds)
+    plan.notices += combined.notices
+    plan.warnings += combined.warnings
+    plan.num_combinations = len(combined.combinations)
+    _Inspector(plan, choices, files).inspect(combined.combinations)
+    plan.wanted = _select(plan, choices, combined.combinations)
+    plan.shard = plan.wanted[choices.shard[0] - 1 :: choices.shard[1]] if choices.shard else plan.wanted
+    return plan
+
+
+class _Inspector:
+    """Puts every run's configuration together and checks it; each distinct mistake is kept once."""
+
+    def __init__(self, plan: Plan, choices: Choices, files: bool) -> None:
+        self._plan = plan
+        self._choices = choices
+        self._command = read_command_line(choices)
+        self._files = files
+        self._problems: dict[Problem, list[str]] = {}
+        self._combinations: dict[str, Combination] = {}
+        self._shorts = shorten_keys(plan.suite.grid)
+
+    def inspect(self, combinations: Sequence[Combination]) -> None:
+        plan = self._plan
+        warnings: dict[str, None] = {}
+        notices: dict[str, None] = {}
+        for each in combinations:
+            name = name_run(each.task, each.method, each.grid, each.seed, self._shorts)
+            inspection = inspect_document(self._put_together(each, name), files=self._files)
+            for problem in [*inspection.problems, *self._find_namesakes(each, name)]:
+                self._problems.setdefault(problem, []).append(name)
+            if inspection.config is not None:
+                warnings |= dict.fromkeys(inspection.config.warnings)
+                notices |= dict.fromkeys(inspection.config.notices)
+                plan.runs.append(_plan_run(each, name, plan.output, inspection.config))
+        plan.problems += [_tell_runs(problem, names, len(combinations)) for problem, names in self._problems.items()]
+        plan.warnings += [*warnings, *_find_twins(plan.runs)]
+        plan.notices += notices
+
+    def _put_together(self, each: Combination, name: str) -> Document:
+        """Lay grid, seed and command line over what the combination has; name and folder are the suite's to give."""
+        suite, document = self._plan.suite, copy.deepcopy(each.document)
+        over = Document(source=suite.source)
+        for key, value in each.grid.items():
+            over.set(tuple(key.split(".")), value, suite.places[key])
+        if self._choices.seeds or suite.section.seeds:
+            over.set(("seed",), each.seed, Place(COMMAND_LINE) if self._choices.seeds else suite.places["seeds"])
+        lay_over(document, over)
+        lay_over(document, self._command)
+        own = Place(suite.source)
+        document.set(("training", "output_dir"), str(self._plan.output / "runs" / name), own)
+        document.set(("task_name",), each.task, own)
+        return document
+
+    def _find_namesakes(self, each: Combination, name: str) -> Iterator[Problem]:
+        other = self._combinations.setdefault(name, each)
+        if other is not each:
+            mine, theirs = (f"task {one.task}, method {one.method}" for one in (each, other))
+            message = f"two runs would be called {name} ({mine}; {theirs}); rename a task or a method"
+            yield Problem(message, "tasks", self._plan.suite.source)
+
+
+def _plan_run(each: Combination, name: str, output: Path, config: RunConfig) -> PlannedRun:
+    return PlannedRun(
+        name=name,
+        task=each.task,
+        method=each.method,
+        seed=config.seed,
+        grid=each.grid,
+        folder=output / "runs" / name,
+        log=output / "logs" / f"{name}.log",
+        config=config.to_dict(),
+        fingerprint=config.fingerprint(),
+        metric=_own_metric(config),
+    )
+
+
+def _own_metric(config: RunConfig) -> str | None:
+    if config.task_type == "SEQ_CLS":
+        chosen = str(config.arguments.get("metric_for_best_model") or "").removeprefix("eval_")
+        described = open_dataset(config.dataset.name).describe_classification(config.dataset)
+        return chosen or (described.metrics[0] if described.metrics else None)
+    metrics = getattr(config.dataset, "metrics", None)
+    return metrics[0] if metrics else None
+
+
+def _tell_runs(problem: Problem, names: list[str], total: int) -> Problem:
+    """Say which runs a mistake concerns, where those are not all."""
+    if len(names) == total or problem.place == COMMAND_LINE:
+        return problem
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return Problem(f"{problem.message} (in {names[0]}{more})", problem.path, problem.place)
+
+
+def _find_twins(runs: Sequence[PlannedRun]) -> Iterator[str]:
+    """Name runs whose configurations are one and the same: a second one would measure nothing new."""
+    first: dict[str, PlannedRun] = {}
+    twins = [(first[run.fingerprint], run) for run in runs if first.setdefault(run.fingerprint, run) is not run]
+    if twins:
+        (one, other), more = twins[0], f"; so are {len(twins) - 1} more" if len(twins) > 1 else ""
+        yield f"{one.name} and {other.name} are the same configuration and measure the same{more}; exclude one of them"
+
+
+def _select(plan: Plan, choices: Choices, combinations: Sequence[Combination]) -> list[PlannedRun]:
+    """Take the runs that the command line asks for.
+
+    Raises:
+        UserError: It names what the suite does not have.
+    """
+    tasks = list(dict.fromkeys(each.task for each in combinations))
+    methods = list(dict.fromkeys(each.method for each in combinations))
+    for option, asked, there in (("task", choices.tasks, tasks), ("method", choices.methods, methods)):
+        for name in asked:
+            if name not in there:
+                raise UserError(f"--{option} {name}: the suite has no such {option}{suggest(name, there)}")
+    for pattern in choices.only:
+        if plan.runs and not any(fnmatchcase(run.name, pattern) for run in plan.runs):
+            raise UserError(f"--only {pattern}: no run is called so; --dry-run lists them")
+    return [
+        run
+        for run in plan.runs
+        if (not choices.tasks or run.task in choices.tasks)
+        and (not choices.methods or run.method in choices.methods)
+        and (not choices.only or any(fnmatchcase(run.name, pattern) for pattern in choices.only))
+    ]

@@ -1,0 +1,174 @@
+"""Writes the reports of a suite, always anew from the run records: JSON, CSV, Markdown, LaTeX and a workbook."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from utils.benchmark.aggregate import Spread, Summary, SummaryRow, summarize
+from utils.benchmark.columns import build_summary_table
+from utils.benchmark.notes import list_notes
+from utils.benchmark.outcomes import RunOutcome, SuiteFacts
+from utils.benchmark.paired import Comparison, compare_settings
+from utils.benchmark.text_tables import render_csv, render_latex, render_markdown
+from utils.benchmark.workbook import WorkbookParts, write_suite_workbook
+from utils.errors import UserError
+from utils.results.json_file import read_json, replace_file, write_json
+from utils.results.provenance import PROVENANCE_FILE, find_git_state, format_time, list_versions
+from utils.results.record import RESULTS_FILE
+
+VERSION = 1
+
+_PROJECT = Path(__file__).resolve().parents[2]
+
+
+def write_reports(folder: Path, suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> dict[str, Path]:
+    """Write results.json, .csv, .md, .tex and the workbook, each whole or not at all.
+
+    Args:
+        folder: The suite's folder.
+        suite: What the suite is.
+        outcomes: Of every planned run, finished or not.
+
+    Returns:
+        The files by what they are: json, csv, md, tex, xlsx.
+    """
+    assert outcomes, "a suite without runs has nothing to report"
+    folder = Path(folder)
+    summary = summarize(suite, outcomes)
+    comparisons = compare_settings(summary)
+    notes = list_notes(suite, summary, comparisons)
+    table = build_summary_table(summary, suite.language)
+    provenance = _read_provenance(outcomes)
+    facts = _describe_report(suite)
+    paths = {kind: folder / f"results.{kind}" for kind in ("json", "csv", "md", "tex")}
+    paths["xlsx"] = folder / f"{_name_workbook(suite, outcomes)}.xlsx"
+    named = {kind: path.name for kind, path in paths.items()}
+    write_json(paths["json"], _build_json(facts | {"files": named}, summary, comparisons, notes))
+    _write_text(paths["csv"], render_csv(table, suite.language), bom=suite.language == "zh")
+    _write_text(paths["md"], render_markdown(suite, summary, table, comparisons, notes))
+    _write_text(paths["tex"], render_latex(suite, summary))
+    parts = WorkbookParts(summary, table, comparisons, notes, facts, provenance)
+    write_suite_workbook(paths["xlsx"], parts, suite.language)
+    return paths
+
+
+def _describe_report(suite: SuiteFacts) -> dict[str, Any]:
+    """Describe the suite and this report of it."""
+    return {
+        "suite": suite.name,
+        "file": suite.source,
+        "command": suite.command,
+        "written": format_time(datetime.now(timezone.utc)),
+        "git": find_git_state(_PROJECT),
+        "versions": list_versions(),
+    }
+
+
+def _name_workbook(suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> str:
+    """Name the workbook; `{timestamp}` is when its newest result was written, or now where there is none.
+
+    So the same results keep their file name however often the reports are written.
+    """
+    times = [
+        (each.run.folder / RESULTS_FILE).stat().st_mtime
+        for each in outcomes
+        if each.status == "success" and (each.run.folder / RESULTS_FILE).exists()
+    ]
+    moment = datetime.fromtimestamp(max(times)).astimezone() if times else datetime.now().astimezone()
+    name = suite.workbook.removesuffix(".xlsx") or "results"
+    return re.sub(r"[/\\\x00]", "_", name.replace("{timestamp}", moment.strftime("%Y%m%d_%H%M%S")))
+
+
+def _read_provenance(outcomes: Sequence[RunOutcome]) -> dict[str, dict[str, Any]]:
+    """Read what the runs with a result noted of where they ran; a torn note is none."""
+    found = {}
+    for each in outcomes:
+        if each.status != "success":
+            continue
+        try:
+            noted = read_json(each.run.folder / PROVENANCE_FILE)
+        except UserError:
+            noted = None
+        if noted:
+            found[each.run.name] = noted
+    return found
+
+
+def _write_text(path: Path, text: str, bom: bool = False) -> None:
+    """Write a text whole or not at all; with a byte order mark, by which spreadsheet programs know UTF-8."""
+    with replace_file(path) as beside:
+        beside.write_text(text, encoding="utf-8-sig" if bom else "utf-8", errors="backslashreplace", newline="\n")
+
+
+def _build_json(
+    facts: dict[str, Any], summary: Summary, comparisons: Sequence[Comparison], notes: Sequence[str]
+) -> dict[str, Any]:
+    """Build results.json: scores 0 to 1, every value over seeds beside its mean; what is missing says so."""
+    return {
+        "version": VERSION,
+        **facts,
+        "rows": [_describe_row(row) for row in summary.rows],
+        "averages": [
+            {
+                "method": each.setting.method,
+                "grid": dict(each.setting.grid),
+                "tasks": list(each.tasks),
+                "missing": list(each.missing),
+                "metrics": list(each.metrics),
+                "runs": dict(zip(("done", "planned"), each.num_runs, strict=True)),
+                "value": each.mean("best"),
+                "over_seeds": _describe_spread(each.measure_over_seeds()),
+            }
+            for each in summary.averages
+        ],
+        "paired_differences": [_describe_comparison(each) for each in comparisons],
+        "notes": list(notes),
+    }
+
+
+def _describe_row(row: SummaryRow) -> dict[str, Any]:
+    names = list(dict.fromkeys(name for each in row.figures.values() for name in each.values))
+    return {
+        "task": row.task,
+        "method": row.setting.method,
+        "grid": dict(row.setting.grid),
+        "kind": "baseline" if row.setting.is_baseline else "runs",
+        "metric": row.metric,
+        "figures": {name: _describe_spread(row.measure(name)) for name in names},
+        "accuracy_is": sorted(row.find_kinds("accuracy")),
+        "memory_is": sorted(row.find_kinds("memory")),
+        "runs": [
+            {
+                "name": each.run.name,
+                "seed": each.run.seed,
+                "status": each.status,
+                "note": each.note or None,
+                "figures": row.figures[each.run.seed].values,
+            }
+            for each in row.outcomes
+        ],
+        "note": row.note or None,
+    }
+
+
+def _describe_spread(found: Spread | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {"mean": found.mean, "deviation": found.deviation, "n": found.n, "interval": found.interval()}
+
+
+def _describe_comparison(each: Comparison) -> dict[str, Any]:
+    return {
+        "task": each.task,
+        "setting": {"method": each.setting.method, "grid": dict(each.setting.grid)},
+        "reference": {"method": each.reference.method, "grid": dict(each.reference.grid)},
+        "metric": each.metric,
+        "seeds": list(each.seeds),
+        "difference": each.difference.mean if each.difference else None,
+        "interval": each.interval,
+        "finding": each.finding,
+    }

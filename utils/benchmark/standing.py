@@ -1,0 +1,73 @@
+"""Tells how a planned run stands in its folder, and by which words train.py goes on with it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from utils.benchmark.plan import PlannedRun
+from utils.benchmark.state import RunState, read_state
+from utils.config.document import read_document
+from utils.errors import ConfigError, UserError
+from utils.results.record import RunRecord, read_record
+from utils.run_config import find_differences
+from utils.run_folder.opening import find_checkpoints, holds_work
+
+Standing = Literal["done", "failed", "timed out", "interrupted", "running", "changed", "to do"]
+
+
+def find_standing(run: PlannedRun) -> Standing:
+    """Tell how a run stands: `changed` holds a finished run of another configuration."""
+    record = read_whole_record(run)
+    if record is not None and record.status == "success":
+        return "done" if record.config_fingerprint == run.fingerprint else "changed"
+    state = find_state(run)
+    return "to do" if state is None or state.status == "success" else state.status
+
+
+def is_finished(run: PlannedRun) -> bool:
+    """Tell whether the folder holds a successful run of this very configuration."""
+    return find_standing(run) == "done"
+
+
+def find_state(run: PlannedRun) -> RunState | None:
+    """Read what a suite noted of this configuration; a note about another one does not count."""
+    state = read_state(run.folder)
+    return state if state is not None and state.fingerprint == run.fingerprint else None
+
+
+def read_whole_record(run: PlannedRun) -> RunRecord | None:
+    """Read the run's record; one that is torn is none."""
+    try:
+        return read_record(run.folder)
+    except UserError:
+        return None
+
+
+def choose_words(run: PlannedRun) -> list[str]:
+    """Choose how train.py meets what is in the folder; nothing there is deleted.
+
+    A run that was stopped continues from its last checkpoint. One that failed, or whose configuration has changed,
+    starts over, and what the old one had worked out is renamed.
+    """
+    if not (run.folder / "run.yaml").is_file() or not holds_work(run.folder):
+        return [] if _is_readable(run) else ["--overwrite"]
+    state = find_state(run)
+    failed = state is not None and state.status == "failed"
+    if failed or not _is_readable(run) or find_differences(_read_resolved(run), run.config):
+        return ["--overwrite"]
+    return ["--resume"] if find_checkpoints(run.folder) else []
+
+
+def _is_readable(run: PlannedRun) -> bool:
+    """Tell whether run.yaml and the record, where they are there, are whole."""
+    try:
+        read_record(run.folder)
+        if (run.folder / "run.yaml").is_file():
+            read_document(run.folder / "run.yaml")
+    except (UserError, ConfigError):
+        return False
+    return True
+
+
+def _read_resolved(run: PlannedRun) -> dict[str, object]:
+    return read_document(run.folder / "run.yaml").data

@@ -1,0 +1,165 @@
+"""What a suite notes of each run beside its folder, and the locks that keep suites and shards out of each other's way.
+
+A run's own record (results.json) says what it measured; the note says what only the suite knows: that a run was
+stopped for its time, killed by a signal, or is being worked on now.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from utils.errors import UserError
+from utils.results.json_file import read_json, write_json
+
+RunStatus = Literal["running", "success", "failed", "timed out", "interrupted"]
+
+LOCKS = ".locks"
+_PROBES = 4
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How the last attempt at a run stands."""
+
+    status: RunStatus
+    fingerprint: str
+    """Of the configuration that was attempted."""
+    attempts: int = 1
+    """Attempts at this configuration that failed or timed out, this one included."""
+    exit_code: int | None = None
+    """Of the process; -N: ended by signal N."""
+    started: str | None = None
+    """ISO 8601, UTC."""
+    ended: str | None = None
+    note: str = ""
+    """One sentence: why it did not succeed."""
+
+
+def state_file(folder: Path) -> Path:
+    """Name the note of a run: it stands beside the run's folder, which a new start may rename."""
+    return folder.parent / f"{folder.name}.state.json"
+
+
+def read_state(folder: Path) -> RunState | None:
+    """Read what the suite noted of a run; None when it was never started, or the note is torn.
+
+    A note that says running while nobody holds the run's lock is of a suite that was killed: interrupted.
+
+    Args:
+        folder: The run's folder.
+    """
+    path = state_file(folder)
+    try:
+        data = read_json(path)
+    except UserError as error:
+        logger.warning("%s", error)
+        return None
+    if data is None or not {"status", "fingerprint"} <= data.keys():
+        return None
+    known = {each.name for each in fields(RunState)}
+    state = RunState(**{name: value for name, value in data.items() if name in known})
+    if state.status == "running" and not is_locked(lock_of_run(folder)):
+        note = "the suite was killed while it ran"
+        return RunState("interrupted", state.fingerprint, state.attempts, started=state.started, note=note)
+    return state
+
+
+def write_state(folder: Path, state: RunState) -> None:
+    """Note how a run stands, whole or not at all."""
+    values: dict[str, Any] = {name: value for name, value in asdict(state).items() if value not in (None, "")}
+    write_json(state_file(folder), values)
+
+
+def lock_of_run(folder: Path) -> Path:
+    """Name the lock that a suite holds while it works on a run."""
+    return folder.parent.parent / LOCKS / f"{folder.name}.lock"
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether another process holds a lock."""
+    try:
+        file = path.open("r+", encoding="utf-8")
+    except OSError:
+        return False
+    with file:
+        return not _try_lock(file, fcntl.LOCK_EX)
+
+
+def take_lock(path: Path, shared: bool = False) -> IO[str] | None:
+    """Take a lock until the file is closed or the process ends; None when somebody else has it.
+
+    Args:
+        path: The lock's file, made where it is missing.
+        shared: Let others have it too, as long as they share it as well.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{path.parent.parent} cannot be written: {error.strerror}; give another --output_dir"
+        ) from None
+    for attempt in range(_PROBES):  # who only looks whether it is taken has it for an instant
+        if _try_lock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+            return file
+        time.sleep(0.02 * (attempt < _PROBES - 1))
+    file.close()
+    return None
+
+
+def lock_suite(output: Path, shard: tuple[int, int] | None) -> list[IO[str]]:
+    """Keep other suites off a folder; shards share it, each part with one process.
+
+    Args:
+        output: The suite's folder.
+        shard: Which part of how many, from 1; None for the whole suite.
+
+    Returns:
+        The locks; they hold as long as the files are open.
+
+    Raises:
+        UserError: Another suite, or the same shard, is at work there.
+    """
+    locks = output / LOCKS
+    whole = take_lock(locks / "suite.lock", shared=shard is not None)
+    if whole is None:
+        raise UserError(f"{output} is in use by another suite; wait for it, or give another --output_dir")
+    if shard is None:
+        return [whole]
+    part = take_lock(locks / f"shard_{shard[0]}_of_{shard[1]}.lock")
+    if part is None:
+        whole.close()
+        raise UserError(f"{output}: shard {shard[0]}/{shard[1]} is running already; wait for it, or start another one")
+    return [whole, part]
+
+
+def _try_lock(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        logger.warning("%s cannot be locked (%s); see that no other suite uses the folder", file.name, error.strerror)
+    return True
+
+
+def wait_for_lock(path: Path) -> IO[str]:
+    """Take a lock, waiting for who has it; for short work only, such as writing the reports."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        logger.warning("%s cannot be locked (%s)", path, error.strerror or os.strerror(error.errno or 0))
+    return file

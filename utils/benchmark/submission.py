@@ -1,0 +1,178 @@
+"""Collects the GLUE server's files of all tasks into one zip, checked as the server would."""
+
+from __future__ import annotations
+
+import logging
+import re
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from utils.benchmark.aggregate import Setting, SummaryRow, summarize
+from utils.benchmark.columns import name_setting
+from utils.benchmark.outcomes import RunOutcome, SuiteFacts
+from utils.benchmark.paired import is_more_better
+from utils.data.glue import TASKS
+from utils.errors import UserError
+from utils.results.json_file import replace_file
+
+# Lines of test rows, without the head (nyu-mll/GLUE-baselines).
+TEST_ROWS = {
+    "AX": 1104, "CoLA": 1063, "MNLI-m": 9796, "MNLI-mm": 9847, "MRPC": 1725, "QNLI": 5463, "QQP": 390965,
+    "RTE": 3000, "SST-2": 1821, "STS-B": 1379, "WNLI": 146,
+}  # fmt: skip
+_HEAD = "index\tprediction"
+_SCORE = re.compile(r"[0-5]\.\d{3}")
+_SUBMISSION = "submission"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SubmissionZip:
+    """A zip for the server, and what it lacks."""
+
+    path: Path
+    setting: str
+    files: dict[str, str]
+    """File name to the run that it is from."""
+    missing: dict[str, str]
+    """File name to why it is not in the zip."""
+
+
+def write_submission_zips(folder: Path, suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> list[SubmissionZip]:
+    """Write one zip per method and grid values; submission.zip where there is just one.
+
+    Of several seeds the one that is best by the task's own metric on the validation rows is taken, the first of
+    equals; a file that the server would refuse is left out. What is missing is named by a warning.
+
+    Args:
+        folder: The suite's folder.
+        suite: What the suite is.
+        outcomes: Of every planned run.
+
+    Raises:
+        UserError: No run wrote a file for the server.
+    """
+    summary = summarize(suite, outcomes)
+    settings = [setting for setting in summary.settings if not setting.is_baseline]
+    written = []
+    for setting in settings:
+        name = name_setting(setting, summary.grid_keys)
+        rows = [row for row in summary.rows if row.setting.key == setting.key and not row.suffix]
+        found, missing = _collect_files(rows)
+        if found:
+            path = Path(folder) / _name_zip(setting, name, len(settings))
+            _write_zip(path, found)
+            files = {file: run for file, (_, run) in found.items()}
+            written.append(SubmissionZip(path, name, files, missing))
+        _warn_of_missing(name, missing, is_written=bool(found))
+    if not written:
+        raise UserError(
+            "--submission: no run wrote a file for the server; GLUE runs write them where the data has a test split"
+        )
+    return written
+
+
+def _collect_files(rows: Sequence[SummaryRow]) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
+    """Collect text and run by the server's file names, and why the others are missing."""
+    found: dict[str, tuple[str, str]] = {}
+    missing: dict[str, str] = {}
+    chosen = {subset: row for row in rows if (subset := _find_subset(row))}
+    for file, owner in _list_files(chosen).items():
+        if owner is None:
+            missing[file] = "the suite has no such task"
+            continue
+        run = _choose_run(chosen[owner])
+        if run is None:
+            missing[file] = f"no run of {chosen[owner].task} has a result"
+            continue
+        path = run.run.folder / _SUBMISSION / f"{file}.tsv"
+        text = _read_text(path)
+        problem = f"{run.run.name} wrote no such file" if text is None else _find_problem(file, text)
+        if text is None or problem:
+            missing[file] = problem
+        else:
+            found[file] = (text, run.run.name)
+    return found, missing
+
+
+def _list_files(subsets: Iterable[str]) -> dict[str, str | None]:
+    """Name the subset that each of the server's files is from; MNLI's run predicts AX too."""
+    owners: dict[str, str | None] = dict.fromkeys(TEST_ROWS)
+    there = set(subsets)
+    for subset in there:
+        owners[TASKS[subset].file] = subset
+    if "mnli" in there:
+        owners |= {"MNLI-mm": "mnli", "AX": owners["AX"] or "mnli"}
+    return owners
+
+
+def _find_subset(row: SummaryRow) -> str | None:
+    """Name the GLUE task that a row is of."""
+    dataset = row.outcomes[0].run.config.get("dataset")
+    subset = dataset.get("subset") if isinstance(dataset, dict) and dataset.get("name") == "glue" else None
+    return subset if subset in TASKS else None
+
+
+def _choose_run(row: SummaryRow) -> RunOutcome | None:
+    """Choose the seed that is best on the validation rows, the first of equals; None without a result."""
+    done = [each for each in row.outcomes if each.status == "success"]
+    values = row.find_values("best")
+    if row.metric is None or not values:
+        return done[0] if done else None
+    sign = 1 if is_more_better(row.metric) else -1
+    return max((each for each in done if each.run.seed in values), key=lambda each: sign * values[each.run.seed])
+
+
+def _find_problem(file: str, text: str) -> str:
+    """Say in a few words why the server would refuse a file; empty where it would not."""
+    head, *lines = text.splitlines() or [""]
+    if head != _HEAD:
+        return f"its first line is {head!r}, not index and prediction"
+    if len(lines) != TEST_ROWS[file]:
+        return f"it has {len(lines)} of {TEST_ROWS[file]} rows"
+    task = TASKS["mnli"] if file == "MNLI-mm" else next(task for task in TASKS.values() if task.file == file)
+    labels = set(task.labels if task.values == "name" else map(str, range(len(task.labels))))
+    for number, line in enumerate(lines):
+        index, _, value = line.partition("\t")
+        is_right = _is_score(value) if task.values == "score" else value in labels
+        if index != str(number) or not is_right:
+            return f"row {number} is {line!r}"
+    return ""
+
+
+def _is_score(value: str) -> bool:
+    return bool(_SCORE.fullmatch(value)) and float(value) <= 5
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+
+
+def _write_zip(path: Path, found: dict[str, tuple[str, str]]) -> None:
+    """Write the files flat, as the server wants them; the same files give the same zip."""
+    with replace_file(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file, (text, _) in sorted(found.items()):
+            entry = zipfile.ZipInfo(f"{file}.tsv")  # of a fixed date
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, text)
+
+
+def _name_zip(setting: Setting, name: str, num_settings: int) -> str:
+    if num_settings == 1:
+        return f"{_SUBMISSION}.zip"
+    plain = re.sub(r"[^\w.+-]+", "_", name).strip("_")
+    mark = "" if plain == name else f"_{sha256(repr(setting.key).encode()).hexdigest()[:6]}"
+    return f"{_SUBMISSION}_{plain[:80]}{mark}.zip"
+
+
+def _warn_of_missing(name: str, missing: dict[str, str], is_written: bool) -> None:
+    if missing and is_written:
+        told = "; ".join(f"{file}: {why}" for file, why in missing.items())
+        _log.warning("the server's zip of %s lacks %d files: %s", name, len(missing), told)

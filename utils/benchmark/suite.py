@@ -1,0 +1,284 @@
+"""A suite's file: tasks, methods, a grid and seeds over one base configuration, read and checked key by key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from utils.config.document import Document, KeyPath, Place, read_document
+from utils.config.problems import explain_errors, suggest
+from utils.config.section import Section
+from utils.errors import ConfigError, Problem
+from utils.run_config.layers import lay_over, read_layers
+
+_NAME = re.compile(r"\w[\w.+-]*")
+_SET_BY_SUITE = {
+    "task_name": "the suite names its runs; take it out",
+    "training.output_dir": "every run has its own folder below the suite's; use output_dir at the top of the suite",
+    "training.logging_dir": "every run logs into its own folder; take it out",
+}
+_SELECTORS = ("task", "method", "seed")
+
+
+class ResultsOfSuite(Section):
+    """The `results:` section of a suite."""
+
+    language: Literal["en", "zh"] = "en"
+    """Language of the columns."""
+    name: str | None = Field(None, min_length=1, pattern=r"^[^/\\]+$")
+    """File name of the workbook, without .xlsx; {timestamp} is the time; null: results."""
+
+
+class SuiteSection(Section):
+    """The keys at the top of a suite's file."""
+
+    suite: str = Field(min_length=1)
+    """Names the suite; this key is what makes a file one."""
+    base: str | None = None
+    """A run's file that all runs start from; the path starts at the suite's folder."""
+    run: dict[str, Any] | None = None
+    """Keys of a run's file, laid over the base."""
+    output_dir: str | None = Field(None, min_length=1)
+    """Folder of the suite; null: ./outputs/benchmarks/<file name>."""
+    tasks: dict[str, Any]
+    """Rows of the table: by name, the settings of each; `methods:` in it holds settings of single methods."""
+    methods: dict[str, Any] | None = None
+    """By name, the settings of each method; null: the base's own."""
+    grid: dict[str, Any] | None = None
+    """Dotted keys with lists of values; every combination is a run."""
+    seeds: list[int] | None = None
+    """One run for each; null: the base's seed."""
+    include: list[dict[str, Any]] | None = None
+    """Only what one of these selects is run; keys: task, method, seed, or a key of the grid; a value or a list."""
+    exclude: list[dict[str, Any]] | None = None
+    """What one of these selects is not run."""
+    baselines: list[Literal["majority"]] = []
+    """Rows of the table that need no run of their own."""
+    timeout_minutes: float | None = Field(None, gt=0)
+    """A run that takes longer is stopped; null: never."""
+    results: ResultsOfSuite = ResultsOfSuite()
+    """Language of the columns and name of the workbook."""
+
+
+@dataclass(frozen=True)
+class Selector:
+    """One entry of include or exclude."""
+
+    wanted: dict[str, tuple[Any, ...]]
+    """By task, method, seed or dotted grid key, the values that fit."""
+    place: str
+
+    def fits(self, values: dict[str, Any]) -> bool:
+        """Tell whether a run's task, method, seed and grid values are all among the wanted ones."""
+        return all(key in values and values[key] in allowed for key, allowed in self.wanted.items())
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite, read and free of mistakes of its own; its runs are checked when they are planned."""
+
+    source: str
+    section: SuiteSection
+    base: Document
+    """The base with `run:` laid over it."""
+    tasks: dict[str, Document]
+    task_methods: dict[tuple[str, str], Document]
+    """What a task sets for one method."""
+    methods: dict[str, Document]
+    """Empty: the base's own method."""
+    grid: dict[str, list[Any]]
+    """Values by dotted key."""
+    places: dict[str, Place]
+    """Of the grid's keys and of `seeds`."""
+    include: list[Selector] = field(default_factory=list)
+    exclude: list[Selector] = field(default_factory=list)
+    notices: tuple[str, ...] = ()
+
+    @property
+    def output_dir(self) -> Path:
+        """The suite's folder."""
+        return Path(self.section.output_dir or f"./outputs/benchmarks/{Path(self.source).stem}").expanduser()
+
+
+def read_suite(path: str | Path) -> Suite:
+    """Read a suite's file.
+
+    Raises:
+        ConfigError: With every mistake of the suite itself, each with its place and remedy.
+    """
+    document = read_document(path)
+    if "suite" not in document.data:
+        hint = "a run's file is trained by train.py; a suite starts with suite: NAME and has tasks:"
+        raise ConfigError([Problem(f"not a suite; {hint}", place=str(path))])
+    return _Reader(document, Path(path)).read()
+
+
+class _Reader:
+    """Reads one document and collects every problem on the way."""
+
+    def __init__(self, document: Document, path: Path) -> None:
+        self.document = document
+        self.path = path
+        self.problems: list[Problem] = []
+        self.notices: list[str] = []
+
+    def read(self) -> Suite:
+        section = self._validate()
+        base = self._read_base()
+        tasks, task_methods, methods = {}, {}, {}
+        for name in self._names("methods"):
+            methods[name] = self._layer(("methods", name))
+        for name in self._names("tasks"):
+            for method in self._names("tasks", name, "methods"):
+                task_methods[name, method] = self._layer(("tasks", name, "methods", method))
+                if method not in methods:
+                    where = ("tasks", name, "methods", method)
+                    self._report(where, f"no method called {method}{suggest(method, sorted(methods))}")
+            tasks[name] = self._layer(("tasks", name), without="methods")
+        if self.document.get(("tasks",)) == {}:
+            self._report(("tasks",), "is empty; name at least one task, such as `rte: {dataset.subset: rte}`")
+        grid, places = self._read_grid()
+        self._check_seeds(places)
+        known = {"task": list(tasks), "method": list(methods), **grid}
+        include, exclude = (list(self._read_selectors(key, known)) for key in ("include", "exclude"))
+        if self.problems or section is None:
+            raise ConfigError(dict.fromkeys(self.problems))
+        notices = tuple(self.notices)
+        source = self.document.source
+        return Suite(source, section, base, tasks, task_methods, methods, grid, places, include, exclude, notices)
+
+    def _validate(self) -> SuiteSection | None:
+        try:
+            return SuiteSection.model_validate(self.document.data)
+        except ValidationError as error:
+            homes = dict.fromkeys(
+                ("model", "peft", "dataset", "training", "sft", "generation", "evaluation", "task_type", "seed"),
+                "keys of a run stand under run:, in a task or in a method",
+            )
+            self.problems += explain_errors(error, SuiteSection, (), self.document, homes)
+            return None
+
+    def _read_base(self) -> Document:
+        """Read the base and lay `run:` over it."""
+        base = Document(source=self.document.source)
+        name = self.document.get(("base",))
+        if isinstance(name, str):
+            target = self.path.parent / name
+            if not target.is_file():
+                self._report(("base",), f"no such file: {target} (paths start at this file's folder)")
+            else:
+                try:
+                    base, _ = read_layers(target)
+                except ConfigError as error:
+                    self.problems += error.problems
+        if "suite" in base.data:
+            self._report(("base",), f"{name} is a suite itself; name a run's file")
+        if name is None and not self.document.get(("run",)):
+            self._report((), "has neither base: nor run:, so its runs have no model; name a run's file as base")
+        if isinstance(self.document.get(("run",)), dict):
+            lay_over(base, self._layer(("run",), own_seed=True))
+        return base
+
+    def _names(self, *path: str) -> list[str]:
+        """List the names below a key, each of which must be good for a folder."""
+        value = self.document.get(path)
+        if not isinstance(value, dict):
+            if value is not None and len(path) > 1:
+                self._report(path, f"must be a mapping of names to settings, found {value!r}")
+            return []
+        for name in value:
+            if not _NAME.fullmatch(name):
+                self._report((*path, name), "a name may hold letters, digits and . _ + -, since it names folders")
+            if isinstance(value[name], dict) or value[name] is None:
+                continue
+            self._report((*path, name), f"must be a mapping of settings, found {value[name]!r}")
+        return [name for name in value if isinstance(value[name], dict) or value[name] is None]
+
+    def _layer(self, path: KeyPath, without: str = "", own_seed: bool = False) -> Document:
+        """Read settings with nested or dotted keys; only the first key of a path is split at its dots."""
+        layer = Document(source=self.document.source)
+        for full, value in self.document.leaves(path) if self.document.get(path) else ():
+            first, *rest = full[len(path) :]
+            if first == without:
+                continue
+            key = (*first.split("."), *rest)
+            if layer.has(key):
+                self._report(full, f"{'.'.join(key)} is set twice here, nested and dotted; keep one")
+            self._refuse_ours(".".join(key), full, own_seed)
+            layer.set(key, value, self.document.places.get(full, Place(self.document.source)))
+        return layer
+
+    def _refuse_ours(self, key: str, path: KeyPath, own_seed: bool = False) -> None:
+        """Refuse keys that the suite itself sets for each run."""
+        if key in _SET_BY_SUITE:
+            self._report(path, _SET_BY_SUITE[key])
+        elif key == "seed" and not own_seed:
+            self._report(path, "seeds stand in seeds: at the top of the suite")
+        elif key == "extends":
+            self._report(path, "only a run's file can extend another; name it as base")
+
+    def _read_grid(self) -> tuple[dict[str, list[Any]], dict[str, Place]]:
+        grid: dict[str, list[Any]] = {}
+        places: dict[str, Place] = {}
+        for path, values in self.document.leaves(("grid",)) if isinstance(self.document.get(("grid",)), dict) else ():
+            key = ".".join(path[1:])
+            if key in ("grid", "") or path == ("grid",):
+                continue
+            self._refuse_ours(key, path)
+            if not isinstance(values, list) or not values:
+                self._report(path, f"needs a list of values, such as [4, 8]; found {values!r}")
+            elif any(values[index] in values[:index] for index in range(len(values))):
+                self._report(path, "a value stands twice; keep one")
+            else:
+                grid[key] = values
+                places[key] = self.document.places.get(path, Place(self.document.source))
+        return grid, places
+
+    def _check_seeds(self, places: dict[str, Place]) -> None:
+        seeds = self.document.get(("seeds",))
+        places["seeds"] = self.document.places.get(("seeds",), Place(self.document.source))
+        if seeds == []:
+            self._report(("seeds",), "is empty; name seeds, or leave the key out for the base's")
+        elif isinstance(seeds, list) and any(seeds[index] in seeds[:index] for index in range(len(seeds))):
+            self._report(("seeds",), "a seed stands twice; keep one")
+
+    def _read_selectors(self, name: str, known: dict[str, list[Any]]) -> Iterator[Selector]:
+        entries = self.document.get((name,))
+        for index, entry in enumerate(entries if isinstance(entries, list) else []):
+            if not isinstance(entry, dict):
+                continue  # said by the section's own check
+            at = (name, str(index))
+            if not entry:
+                self._report((name,), "an entry is empty; name a task, a method, a seed or a key of the grid in it")
+            wanted = {}
+            for key, value in _flatten(entry):
+                wanted[key] = tuple(value) if isinstance(value, list) else (value,)
+                self._check_selector((*at, key), key, wanted[key], known)
+            first = (*at, next(iter(entry), ""))
+            yield Selector(wanted, self.document.place_of(first))
+
+    def _check_selector(self, where: KeyPath, key: str, values: tuple[Any, ...], known: dict[str, list[Any]]) -> None:
+        names = list(dict.fromkeys((*_SELECTORS, *known)))
+        if key not in names:
+            self._report(where, f"{key} is neither task, method, seed nor a key of the grid{suggest(key, names)}")
+        for value in values if key in known else ():
+            if value not in known[key]:
+                given = ", ".join(map(str, known[key])) or "none, since the suite has no methods:"
+                self._report(where, f"{value!r} is none of the suite's; use one of: {given}")
+
+    def _report(self, path: KeyPath, message: str) -> None:
+        self.problems.append(Problem(message, ".".join(path), self.document.place_of(path)))
+
+
+def _flatten(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Write an entry's keys dotted."""
+    for key, value in entry.items():
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,150 @@
+"""What the terminal shows at a suite's end: the rows of the table in short, and the figures over all tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING, Literal
+
+from utils.benchmark.aggregate import Summary, SummaryRow, spread, summarize
+from utils.benchmark.columns import name_setting
+from utils.benchmark.outcomes import RunOutcome, SuiteFacts
+from utils.benchmark.scores import name_metrics
+from utils.benchmark.text_tables import show_cell, show_score
+from utils.results.columns import Column
+from utils.results.labels import Language, phrase, translate
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+_HEAD_WIDTH = 12
+_STYLES = {"success": "green", "failed": "red", "timed out": "red", "interrupted": "yellow", "missing": "yellow"}
+
+
+def render_summary(suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> RenderableType:
+    """Build what is printed when a suite ends: a line per row of the table, then how much is done and what it cost.
+
+    Args:
+        suite: What the suite is.
+        outcomes: Of every planned run, finished or not.
+    """
+    from rich.console import Group
+
+    summary = summarize(suite, outcomes)
+    return Group(_render_rows(suite, summary), _render_totals(suite, summary, outcomes))
+
+
+def list_totals(suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOutcome]) -> list[tuple[str, str]]:
+    """List the figures over all tasks, each with what it is of; one that was not measured anywhere has no line.
+
+    Means here are over what has a result, each task and setting counted once, MNLI by its matched set.
+    """
+    language = suite.language
+    rows = [row for row in summary.rows if row.outcomes and not row.suffix]
+    done_tasks = {row.task for row in rows} - {row.task for row in rows if _lacks_some(row)}
+    done = sum(each.status == "success" for each in outcomes)
+    return [
+        (translate("tasks_done", language), f"{len(done_tasks)} / {len({row.task for row in rows})}"),
+        (translate("runs_done", language), f"{done} / {len(outcomes)}"),
+        *_list_means(rows, language),
+    ]
+
+
+def _render_rows(suite: SuiteFacts, summary: Summary) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    language = suite.language
+    heads = ("task", "method", "scores", "trainable_percent", "peak_memory_gb", "status")
+    table = Table(title=Text(suite.name), title_justify="left", box=box.SIMPLE)
+    for key in heads:
+        is_number = key in ("scores", "trainable_percent", "peak_memory_gb")
+        justify: Literal["left", "right"] = "right" if is_number else "left"
+        head = "\n".join(wrap(translate(key, language), _HEAD_WIDTH))
+        table.add_column(Text(head), justify=justify, overflow="fold", no_wrap=is_number)
+    above = ""
+    for row in summary.rows:
+        cells = [
+            "" if row.task == above else row.task,
+            name_setting(row.setting, summary.grid_keys),
+            show_score(row, language),
+            _show_figure(row, "trainable_percent", language),
+            _show_figure(row, "memory", language),
+        ]
+        statuses = {each.status for each in row.outcomes} - {"success"}
+        style = _STYLES.get(min(statuses) if statuses else "success", "") if row.outcomes else "dim"
+        table.add_row(*map(Text, cells), Text(_show_status(row, language), style=style))
+        above = row.task
+    return table
+
+
+def _render_totals(suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOutcome]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    metrics = "; ".join(f"{task}: {name_metrics(summary, task) or '?'}" for task in summary.tasks)
+    for label, value in [(translate("task_metric", suite.language), metrics), *list_totals(suite, summary, outcomes)]:
+        table.add_row(Text(label), Text(value))
+    return table
+
+
+def _show_status(row: SummaryRow, language: Language) -> str:
+    """Say how many of how many runs have a result, and in a word each what became of the others."""
+    others = dict.fromkeys(each.status for each in row.outcomes if each.status != "success")
+    done = sum(each.status == "success" for each in row.outcomes)
+    if len(row.outcomes) < 2:
+        return translate(row.outcomes[0].status, language) if row.outcomes else ""
+    words = ", ".join(translate(status, language) for status in others)
+    return f"{done}/{len(row.outcomes)} {words}".strip()
+
+
+def _lacks_some(row: SummaryRow) -> bool:
+    return any(each.status != "success" for each in row.outcomes)
+
+
+def _list_means(rows: Sequence[SummaryRow], language: Language) -> Iterator[tuple[str, str]]:
+    """Average accuracy, trainable share and peak memory over rows, each time saying over how many and of what."""
+    accurate = [(row, found) for row in rows if (found := row.measure("accuracy"))]
+    if accuracy := spread([found.mean for _, found in accurate]):
+        pearson = list(dict.fromkeys(row.task for row, _ in accurate if row.find_kinds("accuracy") == {"pearson"}))
+        text = f"{accuracy.mean * 100:.2f} ({_tell_runs([found.n for _, found in accurate], rows, language)})"
+        mixed = f"; {phrase('pearson_in', language, tasks=', '.join(pearson))}" if pearson else ""
+        yield translate("mean_accuracy", language), text + mixed
+    shares = [found for row in rows if (found := row.measure("trainable_percent"))]
+    if share := spread([found.mean for found in shares]):
+        cell = show_cell(Column("", share.mean, "share"))
+        yield translate("mean_share", language), f"{cell} ({_tell_runs([each.n for each in shares], rows, language)})"
+    yield from _list_memory(rows, language)
+
+
+def _list_memory(rows: Sequence[SummaryRow], language: Language) -> Iterator[tuple[str, str]]:
+    """Give mean and largest peak memory of the single runs; GPU and RAM are told apart, not mixed."""
+    by_kind: dict[str, list[float]] = {}
+    for row in rows:
+        for each in row.figures.values():
+            if "memory" in each.values:
+                by_kind.setdefault(each.memory_is, []).append(each.values["memory"])
+    for kind, values in sorted(by_kind.items()):
+        mark = f" {translate(kind, language)}"
+        runs = phrase("runs_of", language, done=len(values), planned=sum(len(row.outcomes) for row in rows))
+        yield translate("mean_memory", language), f"{sum(values) / len(values):.2f}{mark} ({runs})"
+        yield translate("largest_memory", language), f"{max(values):.2f}{mark}"
+
+
+def _tell_runs(counts: Sequence[int], rows: Sequence[SummaryRow], language: Language) -> str:
+    planned = sum(len(row.outcomes) for row in rows)
+    runs = phrase("runs_of", language, done=sum(counts), planned=planned)
+    return phrase("mean_of", language, rows=len(counts), planned=len(rows), runs=runs)
+
+
+def _show_figure(row: SummaryRow, figure: str, language: Language) -> str:
+    measured = row.measure(figure)
+    mark = f" {translate('ram', language)}" if row.find_kinds(figure) == {"ram"} else ""
+    return show_cell(
+        Column("", measured.mean if measured else None, "share" if "percent" in figure else "decimal", mark)
+    )

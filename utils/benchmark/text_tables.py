@@ -1,0 +1,235 @@
+"""The suite's tables as texts: Markdown to read, CSV to go on with, LaTeX (booktabs) for a paper."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from utils.benchmark.aggregate import Summary, SummaryRow
+from utils.benchmark.columns import PEARSON_MARK, ResultTable, name_setting, show_absence
+from utils.benchmark.outcomes import SuiteFacts
+from utils.benchmark.paired import Comparison
+from utils.benchmark.scores import SettingLine, list_setting_lines, name_metrics
+from utils.results.columns import Column, count_places
+from utils.results.excel import guard_formula
+from utils.results.labels import Language, is_score, scale, translate
+
+_BRIEF = (
+    "task", "method", "best_accuracy", "trainable_percent", "peak_memory_gb", "total", "trainable", "loss", "f1",
+    "matthews_correlation", "pearson", "spearmanr", "status",
+)  # fmt: skip
+"""Columns of the Markdown table; all others are in the CSV file and the workbook."""
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$&!])")
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "`": "{`}", "-": "{-}",
+}  # fmt: skip
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_NUMERIC = re.compile(r"-$|missing|[-+]?\d")
+_NO_VALUE = "-"
+_PLUS_MINUS = " \u00b1 "
+
+
+def render_csv(table: ResultTable, language: Language) -> str:
+    """Write a table as CSV: numbers in full and bare, and in a last column what their marks mean."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([guard_formula(label) for label in (*table.labels, translate("note", language))])
+    for row in table.rows:
+        marks = [f"{cell.label}: {_tell_mark(cell.mark)}" for cell in row.cells if cell.mark]
+        writer.writerow([*(_bare(cell.value) for cell in row.cells), "; ".join(marks)])
+    return text.getvalue()
+
+
+def render_markdown(
+    suite: SuiteFacts,
+    summary: Summary,
+    table: ResultTable,
+    comparisons: Sequence[Comparison],
+    notes: Sequence[str],
+) -> str:
+    """Write the report as Markdown: scores by setting and task, paired differences, the table, notes."""
+    language = suite.language
+    heads, rows = _build_scores(summary, language, has_metrics=True)
+    parts = [f"# {escape_markdown(suite.name)}", f"## {translate('scores', language)}", _markdown_table(heads, rows)]
+    if comparisons:
+        parts.append(_markdown_table(*_build_comparisons(summary, comparisons, language)))
+    kept = [index for index, key in enumerate(table.keys) if key in _BRIEF or key.startswith("grid ")]
+    shown = [[show_cell(row.cells[index]) for index in kept] for row in table.rows]
+    parts += [f"## {translate('summary', language)}", _markdown_table([table.labels[index] for index in kept], shown)]
+    parts.append("\n".join(f"- {escape_markdown(note)}" for note in notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def render_latex(suite: SuiteFacts, summary: Summary) -> str:
+    r"""Write the scores as a LaTeX table for \input; of packages it needs booktabs only. Its words are English."""
+    heads, rows = _build_scores(summary, "en", has_metrics=False)
+    heads[:3], rows = _shorten_costs(heads[:3], rows)
+    num_settings = sum(not setting.is_baseline for setting in summary.settings)
+    lines = [" & ".join(map(_write_latex_cell, row)) + r" \\" for row in rows]
+    baselines = [r"\midrule", *lines[num_settings:]] if lines[num_settings:] else []
+    return "\n".join(
+        [
+            r"% Needs \usepackage{booktabs}; written from the run records.",
+            r"\begin{table}[t]",
+            r"\centering",
+            r"\footnotesize",
+            r"\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{escape_latex(suite.name)}. {_write_caption(summary)}}}",
+            rf"\label{{tab:{re.sub(r'[^A-Za-z0-9]+', '-', suite.name)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(escape_latex, heads)) + r" \\",
+            r"\midrule",
+            *lines[:num_settings],
+            *baselines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def show_cell(cell: Column) -> str:
+    """Show a cell as a text, with its mark; `-` where there is no value."""
+    value = cell.value
+    if value is None or value == "":
+        return _NO_VALUE
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if cell.form == "text":
+        return f"{value:g}{cell.mark}"
+    if not math.isfinite(value):
+        return str(value)
+    separated = "," if cell.form in ("count", "decimal") else ""
+    return f"{value:{separated}.{count_places(value, cell.form)}f}{cell.mark}"
+
+
+def show_score(row: SummaryRow, language: Language) -> str:
+    """Show a row's own metric: mean and sample standard deviation, and how many seeds where some lack."""
+    best = row.measure("best")
+    if best is None or row.metric is None:
+        return _NO_VALUE if row.num_measured or row.setting.is_baseline else show_absence(row, language)
+    lacks_some = best.n < len(row.outcomes)
+    tail = f" ({best.n}/{len(row.outcomes)})" if lacks_some else ""
+    places = ".2f" if is_score(row.metric) else ".4f"
+    deviation = None if best.deviation is None else scale(row.metric, best.deviation)
+    return _show_spread(scale(row.metric, best.mean), deviation, places) + tail
+
+
+def escape_markdown(text: str) -> str:
+    """Escape a text so that it stands in a table's cell as it is."""
+    return _MARKDOWN.sub(r"\\\1", _CONTROL.sub(" ", text))
+
+
+def escape_latex(text: str) -> str:
+    """Escape a text for LaTeX's text mode."""
+    return "".join(_LATEX.get(char, char) for char in _CONTROL.sub(" ", text))
+
+
+def _build_scores(summary: Summary, language: Language, has_metrics: bool) -> tuple[list[str], list[list[str]]]:
+    """Build the matrix of scores: settings by tasks, with what they cost before and the average after."""
+    metrics = [f" ({name_metrics(summary, task)})" if has_metrics else "" for task in summary.tasks]
+    heads = [
+        *(translate(key, language) for key in ("method", "trainable_percent", "peak_memory_gb")),
+        *(f"{task}{metric}" for task, metric in zip(summary.tasks, metrics, strict=True)),
+        *([translate("average", language)] if summary.averages else []),
+    ]
+    return heads, [_build_score_row(line, language) for line in list_setting_lines(summary)]
+
+
+def _build_score_row(line: SettingLine, language: Language) -> list[str]:
+    mark = f" {translate('ram', language)}" if line.memory_is == {"ram"} else ""
+    cells = [
+        line.name,
+        show_cell(Column("", line.measure_cost("trainable_percent"), "share")),
+        show_cell(Column("", line.measure_cost("memory"), "decimal", mark)),
+        *(show_score(row, language) if row else _NO_VALUE for row in line.rows),
+    ]
+    if line.average is None:
+        return cells
+    if line.overall is None:
+        return [*cells, translate("missing", language) if line.average.missing else _NO_VALUE]
+    done, planned = line.average.num_runs
+    tail = f" ({done}/{planned})" if done < planned else ""
+    return [*cells, _show_spread(line.overall, line.overall_deviation, ".2f") + tail]
+
+
+def _show_spread(mean: float, deviation: float | None, places: str) -> str:
+    return f"{mean:{places}}" + ("" if deviation is None else f"{_PLUS_MINUS}{deviation:{places}}")
+
+
+def _build_comparisons(
+    summary: Summary, comparisons: Sequence[Comparison], language: Language
+) -> tuple[list[str], list[list[str]]]:
+    """Build the table of paired differences."""
+    keys = ("task", "method", "compared_with", "metric", "common_seeds", "difference", "interval", "finding")
+    rows = []
+    for each in comparisons:
+        names = [name_setting(setting, summary.grid_keys) for setting in (each.setting, each.reference)]
+        difference = _show_difference(each.metric, [each.difference.mean] if each.difference else [])
+        interval = _show_difference(each.metric, each.interval or ())
+        seeds = ", ".join(map(str, each.seeds)) or _NO_VALUE
+        rows.append([each.task, *names, each.metric or _NO_VALUE, seeds, difference, interval])
+        rows[-1].append(translate(each.finding, language))
+    return [translate(key, language) for key in keys], rows
+
+
+def _show_difference(metric: str | None, values: Sequence[float]) -> str:
+    if metric is None or not values:
+        return _NO_VALUE
+    places = "+.2f" if is_score(metric) else "+.4f"
+    return " .. ".join(f"{scale(metric, value):{places}}" for value in values)
+
+
+def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, *rows]
+    escaped = [[escape_markdown(cell) or " " for cell in line] for line in lines]
+    rule = ["---:" if all(_NUMERIC.match(cell) for cell in cells) else "---" for cells in zip(*rows, strict=True)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [escaped[0], rule, *escaped[1:]])
+
+
+def _shorten_costs(heads: Sequence[str], rows: Sequence[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Shorten the costs' heads, and take the mark RAM from the cells into the head where all have it."""
+    mark = f" {translate('ram', 'en')}"
+    marked = [row[2].endswith(mark) for row in rows if row[2] != _NO_VALUE]
+    if not all(marked) or not marked:
+        return [heads[0], "trained (%)", "memory (GB)"], list(rows)
+    return [heads[0], "trained (%)", "RAM (GB)"], [[*row[:2], row[2].removesuffix(mark), *row[3:]] for row in rows]
+
+
+def _write_latex_cell(text: str) -> str:
+    """Write `88.75 +- 0.61 (2/3)` with its deviation small."""
+    mean, plus_minus, rest = text.partition(_PLUS_MINUS)
+    deviation, space, count = rest.partition(" ")
+    return escape_latex(mean) + (f"$_{{\\pm {deviation}}}$" if plus_minus else "") + space + count
+
+
+def _write_caption(summary: Summary) -> str:
+    """Say in English what the numbers are."""
+    metrics = "; ".join(f"{task}: {name_metrics(summary, task) or 'none'}" for task in summary.tasks)
+    parts = [f"Task metrics on the evaluation sets, scores x100 ({metrics})."]
+    if any(len(row.figures) > 1 for row in summary.rows):
+        parts.append("Mean and sample standard deviation over seeds; (k/n): only k of n runs have a result.")
+    if summary.averages:
+        parts.append("The average counts each task once and mixes their metrics; missing: a task has no result.")
+    if any("ram" in row.find_kinds("memory") for row in summary.rows):
+        parts.append("RAM: resident memory of the process, where no GPU was used.")
+    return escape_latex(" ".join(parts))
+
+
+def _tell_mark(mark: str) -> str:
+    return "Pearson x100" if mark == PEARSON_MARK else mark.strip()
+
+
+def _bare(value: Any) -> Any:
+    """Give a value as a CSV file holds it: numbers in full, texts that are no formula and have no line breaks."""
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return guard_formula(_CONTROL.sub(" ", value)) if isinstance(value, str) else value

@@ -1,0 +1,163 @@
+"""The suite as a workbook: summary, paired differences, charts, single runs, configuration, provenance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.benchmark.aggregate import Summary
+from utils.benchmark.charts import add_charts
+from utils.benchmark.columns import ResultTable, build_run_table, name_setting
+from utils.benchmark.dress import dress_rows, dress_sheet, write_notes
+from utils.benchmark.outcomes import RunOutcome
+from utils.benchmark.paired import Comparison
+from utils.results.columns import Column, Form
+from utils.results.excel import fill_cell, flatten_values, warn_of_losses
+from utils.results.json_file import replace_file
+from utils.results.labels import Language, is_score, translate
+
+if TYPE_CHECKING:
+    from openpyxl.worksheet.worksheet import Worksheet
+
+_PER_RUN = frozenset({"seed", "task_name", "training.output_dir", "training.logging_dir", "training.run_name"})
+"""Keys of a configuration that are each run's own and say nothing of its setting."""
+_PER_START = frozenset({"started", "ended", "command"})
+
+
+@dataclass(frozen=True)
+class WorkbookParts:
+    """What goes into the workbook."""
+
+    summary: Summary
+    table: ResultTable
+    """Over seeds."""
+    comparisons: Sequence[Comparison]
+    notes: Sequence[str]
+    suite: Mapping[str, Any]
+    """Facts about the suite and this report."""
+    provenance: Mapping[str, Mapping[str, Any]]
+    """Of each run that has any, by its name."""
+
+
+def write_suite_workbook(path: Path, parts: WorkbookParts, language: Language) -> None:
+    """Write the workbook whole or not at all; no text in it is a formula, and no charted cell stands for a missing run.
+
+    Args:
+        path: The file.
+        parts: What goes in.
+        language: Of the labels; the sheets have the same names in both.
+    """
+    from openpyxl import Workbook
+
+    book = Workbook()
+    assert book.active is not None, "a new workbook has a sheet"
+    book.remove(book.active)
+    sheet = book.create_sheet("summary")
+    lost = [_fill_table(sheet, parts.table)]
+    write_notes(sheet, parts.notes, len(parts.table.rows) + 3, parts.table.num_fixed + 1)
+    if parts.comparisons:
+        lost.append(_fill_comparisons(book.create_sheet("paired differences"), parts, language))
+    add_charts(book.create_sheet("charts"), parts.summary, language)
+    lost.append(_fill_table(book.create_sheet("per run"), build_run_table(parts.summary, language)))
+    lost.append(_fill_configuration(book.create_sheet("configuration"), parts.summary, language))
+    lost.append(_fill_provenance(book.create_sheet("provenance"), parts, language))
+    warn_of_losses(path.name, sum(removed for removed, _ in lost), sum(cut for _, cut in lost))
+    with replace_file(path) as beside:
+        book.save(beside)
+
+
+def _fill_table(sheet: Worksheet, table: ResultTable) -> tuple[int, int]:
+    lost = _fill(sheet, table.labels, [row.cells for row in table.rows])
+    dress_sheet(sheet, table.num_fixed, sum(row.kind != "average" for row in table.rows))
+    dress_rows(sheet, table.rows)
+    return lost
+
+
+def _fill_comparisons(sheet: Worksheet, parts: WorkbookParts, language: Language) -> tuple[int, int]:
+    """Fill in paired differences; scores x100."""
+    keys = (
+        "task", "method", "compared_with", "metric", "common_seeds", "num_seeds", "difference", "interval_low",
+        "interval_high", "finding",
+    )  # fmt: skip
+    rows = []
+    for each in parts.comparisons:
+        names = [name_setting(setting, parts.summary.grid_keys) for setting in (each.setting, each.reference)]
+        factor = 100 if each.metric and is_score(each.metric) else 1
+        form: Form = "percent" if factor == 100 else "fine"
+        seeds = ", ".join(map(str, each.seeds)) or None
+        texts = [Column("", text, "text") for text in (each.task, *names, each.metric, seeds)]
+        low, high = each.interval or (None, None)
+        numbers = [each.difference.mean if each.difference else None, low, high]
+        shown = [Column("", value if value is None else value * factor, form) for value in numbers]
+        finding = Column("", translate(each.finding, language), "text")
+        rows.append([*texts, Column("", len(each.seeds), "count"), *shown, finding])
+    lost = _fill(sheet, [translate(key, language) for key in keys], rows)
+    dress_sheet(sheet, 2, len(rows))
+    return lost
+
+
+def _fill_configuration(sheet: Worksheet, summary: Summary, language: Language) -> tuple[int, int]:
+    """Fill in the settings' configurations: first the keys that tell them apart, then the others."""
+    rows = [row for row in summary.rows if row.outcomes and not row.suffix]
+    flat = [_join_configs(row.outcomes) for row in rows]
+    keys = list(dict.fromkeys(key for values in flat for key in values))
+    same = {key for key in keys if all(values.get(key) == flat[0].get(key) for values in flat)}
+    table = []
+    for key in sorted(keys, key=lambda name: (name in same, keys.index(name))):
+        shared = flat[0].get(key) if key in same else translate("varies", language)
+        own = [None if key in same else values.get(key) for values in flat]
+        table.append([Column("", value, "text") for value in (key, shared, *own)])
+    heads = [f"{row.task}: {name_setting(row.setting, summary.grid_keys)}" for row in rows]
+    lost = _fill(sheet, [translate("key", language), translate("same_in_all", language), *heads], table)
+    dress_sheet(sheet, 1, len(table))
+    return lost
+
+
+def _join_configs(outcomes: Sequence[RunOutcome]) -> dict[str, Any]:
+    """Write the configurations of a setting's seeds as one; a key in which seeds differ has all values."""
+    flats = [dict(flatten_values(each.run.config)) for each in outcomes]
+    joined: dict[str, Any] = {"seeds": ", ".join(str(each.run.seed) for each in outcomes)}
+    for key in dict.fromkeys(key for flat in flats for key in flat if key not in _PER_RUN):
+        values = list({repr(flat.get(key)): flat.get(key) for flat in flats}.values())
+        joined[key] = values[0] if len(values) == 1 else "; ".join(map(str, values))
+    return joined
+
+
+def _fill_provenance(sheet: Worksheet, parts: WorkbookParts, language: Language) -> tuple[int, int]:
+    """Fill in where the numbers come from: the suite, then what its runs noted, each value with its number of runs."""
+    table = [[key, value, None] for key, value in flatten_values(parts.suite)]
+    table += [[f"run {key}", value, count] for key, value, count in _count_facts(parts.provenance)]
+    rows = [
+        [Column("", key, "text"), Column("", value, "text"), Column("", count, "count")] for key, value, count in table
+    ]
+    lost = _fill(sheet, [translate(key, language) for key in ("key", "value", "num_runs")], rows)
+    dress_sheet(sheet, 1, len(rows))
+    return lost
+
+
+def _count_facts(provenance: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Any, int]]:
+    """Count how many runs noted which value; of times the first start and the last end."""
+    counts: dict[str, Counter[Any]] = {}
+    for facts in provenance.values():
+        for key, value in flatten_values({name: each for name, each in facts.items() if name not in _PER_START}):
+            counts.setdefault(key, Counter())[value] += 1
+    found = [(key, value, count) for key, counter in counts.items() for value, count in counter.most_common()]
+    for key, choose in (("started", min), ("ended", max)):
+        if times := [str(facts[key]) for facts in provenance.values() if key in facts]:
+            found.insert(0, (f"{key} ({choose.__name__})", choose(times), len(times)))
+    return found
+
+
+def _fill(sheet: Worksheet, labels: Sequence[str], rows: Iterable[Sequence[Column]]) -> tuple[int, int]:
+    """Fill in heads and rows; give the number of characters taken out and of texts cut."""
+    table = [[Column(label, label, "text") for label in labels], *rows]
+    lost = [
+        fill_cell(sheet.cell(row, column), entry)
+        for row, entries in enumerate(table, start=1)
+        for column, entry in enumerate(entries, start=1)
+        if entry.value not in (None, "")
+    ]
+    return sum(removed for removed, _ in lost), sum(cut for _, cut in lost)
