@@ -5,7 +5,7 @@ optimizer. Steps and epochs of the kinds take turns in one process, and medians 
 processes of their own on a CPU, and CUDA's own count on a GPU.
 
   python perf/qst.py
-  python perf/qst.py --json --repeat 5
+  python perf/qst.py --json --autocast
   python perf/qst.py --device cuda --quantization nf4 --batch_size 8
 """
 
@@ -15,14 +15,12 @@ import argparse
 import copy
 import gc
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +61,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--quantization", choices=["nf4", "int8"], help="of the backbone; default: none, bfloat16")
     parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--length", type=int, default=128, help="tokens of a row")
-    parser.add_argument("--steps", type=int, default=8, help="of an epoch")
+    parser.add_argument("--steps", type=int, default=6, help="of an epoch")
     parser.add_argument("--repeat", type=int, default=3, help="rounds in which the kinds take turns")
     parser.add_argument("--layers", type=int, default=16, help="of the backbone; 16 is Llama-3.2-1B")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument(
+        "--autocast", action="store_true", help="as with training.bf16; default: the backbone's bfloat16"
+    )
     parser.add_argument("--no-memory", action="store_true", help="measure no peak memory of processes")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -114,7 +115,7 @@ def _build_models(options: argparse.Namespace) -> dict[str, Any]:
     """Build all kinds on one backbone: only what is trained exists more than once."""
     base = _build_backbone(options)
     shared = {id(each): each for each in (*base.parameters(), *base.buffers())}
-    return {kind: _attach(copy.deepcopy(base, dict(shared)), kind) for kind in options.kinds}
+    return {kind: _attach(copy.deepcopy(base, dict(shared)), kind, options) for kind in options.kinds}
 
 
 def _build_backbone(options: argparse.Namespace) -> Any:
@@ -149,7 +150,7 @@ def _quantize(model: Any, options: argparse.Namespace) -> Any:
         )
 
 
-def _attach(model: Any, kind: str) -> Any:
+def _attach(model: Any, kind: str, options: argparse.Namespace) -> Any:
     """Attach a kind as train.py does."""
     import torch
 
@@ -160,7 +161,7 @@ def _attach(model: Any, kind: str) -> Any:
     if kind.startswith("qst_cached"):
         section["cache"] = {"where": "ram", "dtype": "int8" if kind.endswith("int8") else "auto"}  # type: ignore[assignment]
     room = open_adapter(str(section["method"]))
-    context = AttachContext(task_type="SEQ_CLS", seed=0, num_epochs=5.0, mixed_precision=True)
+    context = AttachContext(task_type="SEQ_CLS", seed=0, num_epochs=5.0, mixed_precision=options.autocast)
     adapted: Any = room.attach(model, room.Config(**section), context)
     if kind == "lora_checkpointed":
         adapted.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -188,7 +189,7 @@ def _train_epoch(model: Any, options: argparse.Namespace, seed: int) -> tuple[li
     started = time.perf_counter()
     for batch in _batches(options, seed):
         began = time.perf_counter()
-        with torch.autocast(options.device, dtype=torch.bfloat16):
+        with torch.autocast(options.device, dtype=torch.bfloat16, enabled=options.autocast):
             loss = model(**batch).loss
         loss.backward()
         model.perf_optimizer.step()
@@ -224,12 +225,15 @@ def _measure_memory(options: argparse.Namespace) -> dict[str, float]:
 
     options.steps = 3
     base = _build_backbone(options)
+    Path("/proc/self/clear_refs").write_text("5", "utf-8")  # forget the peak of drawing random weights (Linux)
     if options.memory_of == "backbone":
-        with torch.no_grad(), nullcontext():
+        with torch.no_grad():
             base.eval()(**next(_batches(options, 0)))
     else:
-        _train_epoch(_attach(base, options.memory_of), options, 0)
-    return {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+        _train_epoch(_attach(base, options.memory_of, options), options, 0)
+    status = Path("/proc/self/status").read_text("utf-8")
+    peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    return {"peak_gb": int(peak) / 2**20}
 
 
 def _empty(options: argparse.Namespace) -> None:
