@@ -61,7 +61,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--quantization", choices=["nf4", "int8"], help="of the backbone; default: none, bfloat16")
     parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--length", type=int, default=128, help="tokens of a row")
-    parser.add_argument("--steps", type=int, default=6, help="of an epoch")
+    parser.add_argument("--steps", type=int, default=4, help="of an epoch")
     parser.add_argument("--repeat", type=int, default=3, help="rounds in which the kinds take turns")
     parser.add_argument("--layers", type=int, default=16, help="of the backbone; 16 is Llama-3.2-1B")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
