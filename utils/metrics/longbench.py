@@ -1,0 +1,239 @@
+"""Scores LongBench predictions as its official scorer does: 21 subsets, and LongBench-E by length."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.doors import Answer, build_parser, open_door
+from utils.errors import DataError
+from utils.metrics import longbench_scores as scores
+
+DESCRIPTION = """Score LongBench predictions as the benchmark's own scorer does, 0 to 100.
+
+  python -m utils.metrics.longbench pred/my-model
+  python -m utils.metrics.longbench pred_e/my-model --e --json
+
+FOLDER holds one file per subset, such as hotpotqa.jsonl, with a row per line:
+{"pred": "...", "answers": ["..."], "all_classes": null, "length": 1234}"""
+
+CLASSIFICATION = "classification"
+METRICS: dict[str, Callable[[str, str], float]] = {
+    "qa_f1": scores.score_qa_f1,
+    "qa_f1_zh": scores.score_qa_f1_zh,
+    "rouge": scores.score_rouge,
+    "rouge_zh": scores.score_rouge_zh,
+    "retrieval": scores.score_retrieval,
+    "retrieval_zh": scores.score_retrieval_zh,
+    "count": scores.score_count,
+    "code_sim": scores.score_code_similarity,
+}
+"""Prediction and answer to 0-1; `classification` also needs the classes."""
+
+SUBSET_METRICS = {
+    "narrativeqa": "qa_f1",
+    "qasper": "qa_f1",
+    "multifieldqa_en": "qa_f1",
+    "multifieldqa_zh": "qa_f1_zh",
+    "hotpotqa": "qa_f1",
+    "2wikimqa": "qa_f1",
+    "musique": "qa_f1",
+    "dureader": "rouge_zh",
+    "gov_report": "rouge",
+    "qmsum": "rouge",
+    "multi_news": "rouge",
+    "vcsum": "rouge_zh",
+    "trec": CLASSIFICATION,
+    "triviaqa": "qa_f1",
+    "samsum": "rouge",
+    "lsht": CLASSIFICATION,
+    "passage_count": "count",
+    "passage_retrieval_en": "retrieval",
+    "passage_retrieval_zh": "retrieval_zh",
+    "lcc": "code_sim",
+    "repobench-p": "code_sim",
+}
+"""How each subset is scored, in the benchmark's order."""
+
+FIRST_LINE_SUBSETS = frozenset({"trec", "triviaqa", "samsum", "lsht"})
+"""Of these only the first line of a prediction counts."""
+
+BUCKETS = ("0-4k", "4-8k", "8k+")
+"""Lengths of LongBench-E: below 4000, below 8000, and the rest."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One row of a file of predictions."""
+
+    text: str
+    """What was generated, as it was."""
+    answers: tuple[str, ...]
+    """Any of them is right."""
+    classes: tuple[str, ...] = ()
+    """All classes of a classification subset."""
+    length: int | None = None
+    """Words or characters of the context, as the benchmark counts them."""
+    place: str = ""
+    """`file:line`."""
+
+
+def score_prediction(subset: str, text: str, answers: Sequence[str], classes: Sequence[str] = ()) -> float:
+    """Score one prediction by its subset's metric: the best over the answers.
+
+    Args:
+        subset: A name of SUBSET_METRICS.
+        text: What was generated, with nothing taken off.
+        answers: Any of them is right.
+        classes: All classes in the benchmark's order; classification only.
+
+    Returns:
+        0 to 1.
+
+    Raises:
+        DataError: A retrieval answer names no paragraph.
+    """
+    if subset in FIRST_LINE_SUBSETS:
+        text = text.lstrip("\n").split("\n")[0]
+    name = SUBSET_METRICS[subset]
+    if name == CLASSIFICATION:
+        return max(scores.score_classification(text, answer, classes) for answer in answers)
+    return max(METRICS[name](text, answer) for answer in answers)
+
+
+def score_subset(subset: str, rows: Sequence[Prediction]) -> float:
+    """Score a subset as the official scorer does: the mean over its rows, 0 to 100, with two digits.
+
+    Raises:
+        DataError: A row cannot be scored; its place is named.
+    """
+    values = _score_rows(subset, rows)
+    return round(100 * sum(values) / len(values), 2)
+
+
+def score_subset_by_length(subset: str, rows: Sequence[Prediction]) -> dict[str, float]:
+    """Score a subset as LongBench-E does: the mean, 0 to 100, in each bucket of lengths; nan for an empty one.
+
+    Raises:
+        DataError: A row cannot be scored; its place is named.
+    """
+    import numpy as np
+
+    buckets: dict[str, list[float]] = {bucket: [] for bucket in BUCKETS}
+    for row, value in zip(rows, _score_rows(subset, rows), strict=True):
+        assert row.length is not None, f"no length at {row.place}"
+        buckets[BUCKETS[(row.length >= 4000) + (row.length >= 8000)]].append(value)
+    # numpy adds and rounds in ways of its own, and the official scores are its.
+    return {key: float(round(100 * np.mean(each), 2)) if each else float("nan") for key, each in buckets.items()}
+
+
+def read_predictions(path: Path, *, with_lengths: bool = False) -> list[Prediction]:
+    """Read a file of predictions, named for its subset; empty lines are passed over.
+
+    Args:
+        path: One JSON object per line, with `pred` and `answers`, and for classification `all_classes`.
+        with_lengths: Whether every row must have a `length`.
+
+    Raises:
+        DataError: The file cannot be read, holds no row, or a line is no prediction; file and line are named.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); it must be a file of predictions") from error
+    numbered = [(f"{path}:{number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not numbered:
+        raise DataError(f"{path}: holds no predictions; write one JSON object per line, or take the file away")
+    with_classes = SUBSET_METRICS[path.stem] == CLASSIFICATION
+    return [_parse_line(place, line, with_classes, with_lengths) for place, line in numbered]
+
+
+def find_files(folder: Path) -> list[Path]:
+    """Find the files of predictions in a folder, in the benchmark's order.
+
+    Raises:
+        DataError: There is no such folder, no file in it, or one that is named for no subset.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder; name the one with the predictions, such as pred/my-model")
+    paths = sorted(folder.glob("*.jsonl"))
+    if not paths:
+        raise DataError(f"{folder}: holds no predictions; there must be a file per subset, such as hotpotqa.jsonl")
+    for path in paths:
+        if path.stem not in SUBSET_METRICS:
+            raise DataError(f"{path}: LongBench has no subset {path.stem!r}; it has {', '.join(SUBSET_METRICS)}")
+    order = list(SUBSET_METRICS)
+    return sorted(paths, key=lambda path: order.index(path.stem))
+
+
+def main(arguments: argparse.Namespace) -> Answer:
+    """Score every file of the folder and print the table."""
+    files = [(path, read_predictions(path, with_lengths=arguments.e)) for path in find_files(Path(arguments.folder))]
+    score: Callable[[str, Sequence[Prediction]], Any] = score_subset_by_length if arguments.e else score_subset
+    answer = {path.stem: score(path.stem, rows) for path, rows in files}
+    for subset, value in answer.items():
+        cells = [f"{key} {each:6.2f}" for key, each in value.items()] if arguments.e else [f"{value:6.2f}"]
+        sys.stdout.write("  ".join([f"{subset:<20}", *cells]) + "\n")
+    return answer
+
+
+def build() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = build_parser("python -m utils.metrics.longbench", DESCRIPTION)
+    parser.add_argument("folder", metavar="FOLDER", help="where the files of predictions are")
+    parser.add_argument("--e", action="store_true", help="score LongBench-E: by length, below 4000, below 8000, more")
+    return parser
+
+
+def _score_rows(subset: str, rows: Sequence[Prediction]) -> list[float]:
+    # The official scorer takes the classes of the last row for all of them.
+    classes = rows[-1].classes
+    values = []
+    for row in rows:
+        try:
+            values.append(score_prediction(subset, row.text, row.answers, classes))
+        except DataError as error:
+            raise DataError(f"{row.place}: {error}") from error
+    return values
+
+
+def _parse_line(place: str, line: bytes, with_classes: bool, with_lengths: bool) -> Prediction:
+    row = _load_object(place, line)
+    if not isinstance(row.get("pred"), str):
+        raise DataError(f"{place}: pred must be a text, the prediction")
+    answers = _require_texts(place, row, "answers")
+    classes = _require_texts(place, row, "all_classes") if with_classes else ()
+    length = row.get("length")
+    if with_lengths and type(length) is not int:
+        raise DataError(f"{place}: length must be a whole number, which --e sorts the rows by")
+    return Prediction(row["pred"], answers, classes, length, place)
+
+
+def _load_object(place: str, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: not UTF-8 text; save the file as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: not JSON ({error.msg} at column {error.colno}); write an object per line") from error
+    except RecursionError as error:
+        raise DataError(f"{place}: lists within lists without end; write an object per line") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: not a JSON object; write one with pred and answers per line")
+    return row
+
+
+def _require_texts(place: str, row: dict[str, Any], key: str) -> tuple[str, ...]:
+    texts = row.get(key)
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{place}: {key} must be a list of at least one text")
+    return tuple(texts)
+
+
+if __name__ == "__main__":
+    sys.exit(open_door(main, build(), sys.argv[1:]))
