@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 KINDS = ("lora", "lora_checkpointed", "qst", "qst_cached", "qst_cached_int8")
 LORA = {"method": "lora", "lora_r": 16, "target_modules": "all-linear"}
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
     "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256, "max_position_embeddings": 131072,
     "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
@@ -157,9 +157,9 @@ def _attach(model: Any, kind: str, options: argparse.Namespace) -> Any:
     from utils.adapters.adapter import AttachContext, open_adapter
 
     torch.manual_seed(1)
-    section = dict(LORA) if kind.startswith("lora") else {"method": "qst"}
+    section: dict[str, Any] = dict(LORA) if kind.startswith("lora") else {"method": "qst"}
     if kind.startswith("qst_cached"):
-        section["cache"] = {"where": "ram", "dtype": "int8" if kind.endswith("int8") else "auto"}  # type: ignore[assignment]
+        section["cache"] = {"where": "ram", "dtype": "int8" if kind.endswith("int8") else "auto"}
     room = open_adapter(str(section["method"]))
     context = AttachContext(task_type="SEQ_CLS", seed=0, num_epochs=5.0, mixed_precision=options.autocast)
     adapted: Any = room.attach(model, room.Config(**section), context)
@@ -176,7 +176,7 @@ def _batches(options: argparse.Namespace, seed: int) -> Iterator[dict[str, Any]]
 
     draw = torch.Generator().manual_seed(seed)
     for _ in range(options.steps):
-        ids = torch.randint(1, SHAPE["vocab_size"], (options.batch_size, options.length), generator=draw)  # type: ignore[call-overload]
+        ids = torch.randint(1, SHAPE["vocab_size"], (options.batch_size, options.length), generator=draw)
         labels = torch.randint(0, 2, (options.batch_size,), generator=draw)
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
         yield {key: value.to(options.device) for key, value in batch.items()}

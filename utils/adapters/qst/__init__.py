@@ -140,7 +140,8 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
         raise ModelError(f"peft.{error}") from error
     keep_float32(adapted, context)
     _start_cache(adapted, config, context)
-    return adapted  # type: ignore[no-any-return]
+    result: PreTrainedModel = adapted  # get_peft_model wraps it, and forwards to it
+    return result
 
 
 def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:

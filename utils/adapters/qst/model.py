@@ -40,13 +40,15 @@ class QSTModel(BaseTuner):
     @property
     def backbone(self) -> Backbone:
         """Where things are in the model."""
-        return self.__dict__["_backbone"]  # type: ignore[no-any-return]
+        found: Backbone = self.__dict__["_backbone"]
+        return found
 
     @property
     def mix(self) -> QSTMix:
         """The module where side networks join."""
-        found: Any = self.model.get_submodule(self.backbone.mix_path)
-        return found  # type: ignore[no-any-return]
+        found = self.model.get_submodule(self.backbone.mix_path)
+        assert isinstance(found, QSTMix), "injected there"
+        return found
 
     def train(self, mode: bool = True) -> QSTModel:
         """Set side networks and new heads to training; the backbone stays as it is in evaluation, without dropout."""
