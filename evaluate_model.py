@@ -15,11 +15,13 @@ DESCRIPTION = """Score a trained run, or a model as it was published.
   python evaluate_model.py --run outputs/glue_mrpc --set validation
   python evaluate_model.py --model mistralai/Mistral-7B-v0.1 --set gsm8k model.dtype=bfloat16
   python evaluate_model.py --model textattack/bert-base-uncased-MRPC --set glue:mrpc
+  python evaluate_model.py --run outputs/longbench_sft --set qmsum --set truthfulqa --set longbench:hotpotqa,trec
 
 A set is NAME, NAME:SUBSET, NAME@SPLIT or NAME:SUBSET@SPLIT. NAME is a dataset of utils/data, a file, a folder, a hub
 id, or a label under the run's evaluation.sets; @SPLIT alone is a split of the run's own set. Or it is a mapping:
-'{name: gsm8k, path: data/sums, split: test, label: sums}'. The prompt is always the run's own, zero-shot; a model
-without a run gets the set's own (dataset.prompt_template=..., dataset.as_chat=true)."""
+'{name: gsm8k, path: data/sums, split: test, label: sums}'. The prompt is the run's own, zero-shot; a model
+without a run gets the set's own (dataset.prompt_template=..., dataset.as_chat=true), and so do sets with a protocol of
+their own: longbench (each subset is a result, with averages by category), qmsum and truthfulqa."""
 
 
 def main(arguments: argparse.Namespace) -> Answer:

@@ -103,7 +103,13 @@ def build() -> argparse.ArgumentParser:
         nargs="?",
         const="last",
         metavar="CHECKPOINT",
-        help="continue from the last checkpoint, or this one",
+        help="continue from the last whole checkpoint, or from this one (checkpoint-500)",
+    )
+    parser.add_argument(
+        "--resume_from_checkpoint",
+        dest="resume",
+        metavar="CHECKPOINT",
+        help="the same as --resume CHECKPOINT; either takes a path too",
     )
     parser.add_argument(
         "--overwrite",

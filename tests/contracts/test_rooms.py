@@ -153,7 +153,10 @@ def test_perfect_predictions_give_a_metrics_best_value(name):
     if metric.kind == "generation":
         rows = [f"#### {number}\nThe answer is: {number}" for number in (1, 2, 3)]
         worse, labels = ["none", "#### 2", "#### 4"], 1
-    best = metric.compute(rows, rows, labels)
+    texts = rows
+    if metric.reference_keys:
+        rows = [{"subset": "hotpotqa", "answers": [text], "correct": [text], "incorrect": ["no"]} for text in texts]
+    best = metric.compute(texts, rows, labels)
     assert best == pytest.approx(metric.high if metric.greater_is_better else metric.low)
     assert (metric.compute(worse, rows, labels) < best) == metric.greater_is_better
 

@@ -75,6 +75,15 @@ class ChatTemplate:
             _require_system(turns, segments[0].prompt)
         return segments
 
+    def open_turn(self, text: str) -> str:
+        """Write one user's turn, and the start of an answer without a thought.
+
+        Raises:
+            RowError: The template refuses it.
+            ModelError: There is no template.
+        """
+        return self._apply([{"role": "user", "content": text}], True, enable_thinking=False)
+
     @cached_property
     def end_of_turn(self) -> int:
         """The token that ends an assistant's turn.
@@ -101,7 +110,7 @@ class ChatTemplate:
             )
         return int(found)
 
-    def _apply(self, turns: Sequence[Turn], open_ended: bool) -> str:
+    def _apply(self, turns: Sequence[Turn], open_ended: bool, **variables: bool) -> str:
         from jinja2 import TemplateError
 
         if not self.tokenizer.chat_template:
@@ -110,7 +119,9 @@ class ChatTemplate:
                 "chatml or to a template file"
             )
         try:
-            text = self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=open_ended)
+            text = self.tokenizer.apply_chat_template(
+                list(turns), tokenize=False, add_generation_prompt=open_ended, **variables
+            )
         except TemplateError as error:
             raise RowError(f"the chat template refuses the conversation: {error}") from error
         return str(text)

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from utils.data.dataset import ClassificationSet
+from utils.data.classification_set import ClassificationSet
 from utils.errors import DataError
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from utils.data.checks import SplitReport, check_split, count_shared_rows, require_columns
-from utils.data.dataset import ClassificationSection, ClassificationSet, Submission, count_held_out, spread
+from utils.data.classification_set import ClassificationSet, Submission
+from utils.data.dataset import ClassificationSection, count_held_out, spread
 from utils.data.labels import LabelCoder, build_label_coder
 from utils.data.sources import Source, load_file, load_split, resolved_commit
 from utils.data.tokenizing import fingerprint_rows, tokenise
@@ -68,6 +69,11 @@ class ClassificationData:
         """Count the rows that training and its evaluations show the model, each once, and their tokens."""
         shown = [*([self.train] if self.train else []), *self.evals.values()]
         return sum(len(each.dataset) for each in shown), sum(sum(each.dataset["length"][:]) for each in shown)
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row that is trained on; 0 where there is none."""
+        return max(self.train.dataset["length"][:], default=0) if self.train else 0
 
     def probe_rows(self, count: int) -> list[dict[str, Any]]:
         """Give some validation (else training) rows as texts, spread over the split."""

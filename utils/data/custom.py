@@ -19,9 +19,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from utils.data.classification_set import ClassificationSet
 from utils.data.dataset import (
     ClassificationSection,
-    ClassificationSet,
     Example,
     InstructionSection,
     InstructionSet,

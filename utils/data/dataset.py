@@ -7,19 +7,25 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast
 
 from pydantic import Field, field_validator
 
 from utils.config.section import Section
+from utils.data.classification_set import ClassificationSet
 from utils.data.texts import PromptTemplate, parse_split
 from utils.rooms import open_room
+
+if TYPE_CHECKING:
+    from utils.data.rows import Rows
 
 FILE_KINDS = {
     ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text",
 }  # fmt: skip
 
 Row = dict[str, Any]
+Reference = str | dict[str, Any]
+"""What a generated answer is judged by: a text, or what a metric needs to know, as a JSON object."""
 
 
 class DatasetSection(Section):
@@ -82,12 +88,10 @@ class InstructionSection(DatasetSection):
         "val_size": "validation_size", "val_set_size": "validation_size", "template": "prompt_template",
     }  # fmt: skip
     SHARED_FIELDS: ClassVar[frozenset[str]] = DatasetSection.SHARED_FIELDS | {
-        "prompt_template", "as_chat", "system_prompt", "truncation", "max_empty_share", "on_bad_row",
+        "prompt_template", "as_chat", "system_prompt", "truncation", "max_empty_share", "on_bad_row", "allow_leakage",
     }  # fmt: skip
     TASK_TYPES: ClassVar[tuple[str, ...]] = ("CAUSAL_LM",)
-    ONLY_FOR: ClassVar[dict[str, str]] = dict.fromkeys(
-        ("prompt_template", "as_chat", "system_prompt", "truncation", "max_empty_share", "on_bad_row"), "CAUSAL_LM"
-    )
+    ONLY_FOR: ClassVar[dict[str, str]] = dict.fromkeys(SHARED_FIELDS - DatasetSection.SHARED_FIELDS, "CAUSAL_LM")
 
     prompt_template: str | None = None
     """CAUSAL_LM: the prompt with columns in braces, `Question: {question}\\nAnswer:`; null: the room's own. It is
@@ -104,11 +108,16 @@ class InstructionSection(DatasetSection):
     """Rows (500), or below 1 the share of the rows (0.05), held out of the training rows by the seed, where there is
     no validation split; null: the room's own; 0: none."""
     truncation: Literal["keep_answer", "drop", "error"] = "keep_answer"
-    """CAUSAL_LM, rows longer than sft.max_length: cut the middle of the prompt, leave the row out, or stop."""
+    """CAUSAL_LM, rows longer than sft.max_length: cut the middle of the prompt (of a row about a document, that of
+    the document alone), leave the row out, or stop."""
     max_empty_share: float = Field(0.05, ge=0, le=1)
-    """CAUSAL_LM: stop when more than this share of the rows has no token to train on."""
+    """CAUSAL_LM: stop when more than this share of the rows has no token to train on, or is about a document and too
+    long even without it."""
     on_bad_row: Literal["stop", "drop"] = "stop"
     """CAUSAL_LM, rows that cannot be read (a missing value, a wrong order of roles ...): stop, or leave them out."""
+    allow_leakage: bool | None = None
+    """CAUSAL_LM: train although rows of an evaluation set stand in the training rows, which is stored with the
+    scores; false: never do. null: warn of such prompts, and refuse rows of sets asked by a prompt of their own."""
 
     @field_validator("prompt_template")
     @classmethod
@@ -138,52 +147,6 @@ class InstructionSection(DatasetSection):
 
 
 @dataclass(frozen=True)
-class Submission:
-    """How predictions of one test split are written for the benchmark's server."""
-
-    split: str
-    """The split to predict."""
-    subset: str
-    """The configuration that holds it."""
-    file: str
-    """Name of the file, without `.tsv`."""
-    kind: Literal["index", "name", "score"]
-    """Values as label numbers, label names, or scores clipped to 0-5."""
-
-
-@dataclass(frozen=True)
-class ClassificationSet:
-    """A room's four answers for text classification and regression."""
-
-    path: str
-    """Folder, file or hub id of the rows."""
-    subset: str | None
-    """Configuration within it."""
-    text_columns: tuple[str, ...]
-    """One or two columns."""
-    label_column: str
-    """The column of the label."""
-    num_labels: int | None
-    """Classes; 1 for regression; None: read from the data."""
-    label_names: tuple[str, ...] | None
-    """Names in index order; None: read from the data."""
-    metrics: tuple[str, ...]
-    """The set's own metrics; the first is the task's metric."""
-    train_split: str | None = "train"
-    """None: the set cannot be trained on."""
-    eval_splits: dict[str, str] = field(default_factory=lambda: {"": "validation"})
-    """Evaluation splits by the suffix of their metrics' names."""
-    submissions: tuple[Submission, ...] = ()
-    """Test splits that a benchmark server scores."""
-    validation_path: str | None = None
-    """A file of validation rows beside a file of training rows."""
-    validation_size: float | None = None
-    """Hold out so many rows, or below 1 this share of them, where there is no validation split."""
-    revision: str | None = None
-    """Revision of a hub dataset."""
-
-
-@dataclass(frozen=True)
 class Example:
     """One row as text: a prompt with its answer, or a conversation."""
 
@@ -203,11 +166,18 @@ class Example:
     """So many first turns are context: assistant turns among them are not trained on."""
     num_cut_turns: int = 0
     """Turns after the last answer, which were left out."""
+    judged_by: Reference = ""
+    """What a generated answer is judged by; empty: the answer."""
+    plain: bool = False
+    """Never put into a chat: a text to be continued."""
+    context: str = ""
+    """The part of the prompt, and of the user's turn, that alone is cut when the row is too long; empty: the whole
+    prompt is."""
 
     @property
-    def reference(self) -> str:
-        """What a generated answer is compared with: the answer or the last assistant turn, without space around."""
-        return (self.messages[-1]["content"] if self.messages else self.answer).strip()
+    def reference(self) -> Reference:
+        """What a generated answer is judged by, else the answer or the last assistant turn, without space around."""
+        return self.judged_by or (self.messages[-1]["content"] if self.messages else self.answer).strip()
 
 
 @dataclass(frozen=True)
@@ -249,6 +219,28 @@ class InstructionSet:
     """Rows of one group never stand on both sides of a hold-out; None: rows of equal prompt are a group."""
     stop: tuple[str, ...] = ()
     """Texts that end a generated answer, besides the end-of-text token."""
+    own_prompt: bool = False
+    """Asked by its own prompt and protocol whatever the run's own prompt is, which cannot ask it."""
+    max_new_tokens: int | None = None
+    """Tokens that the protocol lets an answer have; None: as many as the run's."""
+    min_new_tokens: int = 0
+    """Tokens that an answer must have before it may end."""
+    greedy: bool = False
+    """The protocol takes the most likely token, whatever the run's temperature."""
+    chat_exempt: bool = False
+    """Never put through the chat template when it is evaluated: its prompt is a text to be continued."""
+    official_truncation: bool = False
+    """Evaluation prompts lose the middle of the whole prompt before they become a chat, as LongBench's do."""
+    combined_metrics: tuple[str, ...] = ()
+    """Metrics that count in the combined score of several sets; (): the headline."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What else of the set a score depends on; stored with every result."""
+    describe_count: Callable[[int], dict[str, Any]] | None = None
+    """Tells more facts, by the number of the rows to answer; `load_generation_rows` adds them."""
+    identify: Callable[[Row], str] | None = None
+    """Gives a row's own name; those of held-out rows are recorded. None: rows have none."""
+    open_split: Callable[[str], Rows | None] | None = None
+    """Opens a split where the rows do not lie as files of rows; None when there is none of this name."""
     settle: Callable[[Sequence[str]], InstructionSet] | None = None
     """Completes these answers when the rows' columns are known (custom rows of no stated format); None: complete.
     `settle_set` of utils/data/instruction.py calls it."""
@@ -257,7 +249,11 @@ class InstructionSet:
 
 
 class DatasetRoom(Protocol):
-    """The functions of a room. `config` is that room's own Config; a room has those of its TASK_TYPES."""
+    """The functions of a room. `config` is that room's own Config; a room has those of its TASK_TYPES.
+
+    A room may also offer `expand(config) -> list[tuple[str, Config]]`: the sets, by label, as which one that is named
+    under evaluation.sets is scored.
+    """
 
     Config: type[DatasetSection]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from utils.data.chat import ChatTemplate, Segment, Turn
 from utils.data.cutting import Exchange, cut_middle, fit_exchanges
 from utils.data.dataset import Example
+from utils.data.text_tokens import TextTokens
 from utils.data.texts import RowError
 from utils.data.tokenizing import fingerprint_tokenizer
 from utils.errors import DataError, ModelError
@@ -46,7 +47,7 @@ class Encoded:
     untrained_turns: int = 0
     """Assistant turns that could not be trained on: empty, or rewritten by the template when another followed."""
     too_long: bool = False
-    """Longer than allowed, and not cut because truncation is drop or error."""
+    """Longer than allowed and not cut: truncation is drop or error, or what must stay would not fit."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class _Draft:
     chat: bool
     num_turns: int = 0
     """Assistant turns that were to be trained on."""
+    context: str = ""
+    """The part of the first prompt that alone is cut; empty: its middle is."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,11 @@ class ExampleEncoder:
     train_on_prompt: bool = False
     """Train on all tokens."""
     chat: ChatTemplate = field(init=False, repr=False)
+    texts: TextTokens = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "chat", ChatTemplate(self.tokenizer))
+        object.__setattr__(self, "texts", TextTokens(self.tokenizer))
         if self.max_length < _LEAST_LENGTH:
             raise DataError(f"sft.max_length: {self.max_length} leaves no room; set {_LEAST_LENGTH} at least")
 
@@ -118,12 +123,40 @@ class ExampleEncoder:
         turns = self._turns(example)
         if turns:
             history = turns[:-1] if turns[-1]["role"] == "assistant" else turns
-            draft = _Draft(self.chat.render(history, open_ended=True), chat=True)
+            context = "" if example.messages else example.context
+            draft = _Draft(self.chat.render(history, open_ended=True), chat=True, context=context)
         else:
-            draft = _Draft([Segment(example.prompt, "", False)], chat=False)
+            draft = _Draft([Segment(example.prompt, "", False)], chat=False, context=example.context)
         [exchanges] = self._encode_drafts([draft])
         ids = [index for exchange in exchanges for part in (exchange.prompt, exchange.answer) for index in part]
-        return ids if max_length is None else cut_middle(ids, max_length)
+        if max_length is None or len(ids) <= max_length:
+            return ids
+        cut = self._cut_context(draft, exchanges[0], max_length) if draft.context else None
+        return cut_middle(ids, max_length) if cut is None else cut.prompt
+
+    def encode_official(self, example: Example, max_length: int | None, as_chat: bool) -> list[int]:
+        """Encode what an answer is generated from as LongBench's own code does: the whole prompt loses its middle.
+
+        The cut prompt is written out before it becomes a user's turn, so that turn's own tokens come on top.
+
+        Args:
+            example: Its answer is not looked at.
+            max_length: Tokens of which the first and the last half are kept; None: all.
+            as_chat: Whether the prompt becomes a user's turn, unless it is a text to be continued.
+
+        Raises:
+            RowError: The chat template refuses it.
+            ModelError: The tokenizer lacks a chat template.
+        """
+        as_chat = as_chat and not example.plain
+        text = example.user_turn or example.prompt if as_chat else example.prompt
+        ids = self._encode_text(text)
+        if max_length is not None and len(ids) > max_length:
+            half = max_length // 2
+            halves = (ids[:half], ids[len(ids) - half :])
+            text = "".join(self.tokenizer.decode(each, skip_special_tokens=True) for each in halves)
+            ids = self._encode_text(text)
+        return self.texts.encode_many([self.chat.open_turn(text)], [False])[0] if as_chat else ids
 
     @cached_property
     def stop_token_ids(self) -> tuple[int, ...]:
@@ -148,7 +181,7 @@ class ExampleEncoder:
     def _turns(self, example: Example) -> list[Turn]:
         """Give the conversation, with the run's system turn; empty for a plain prompt."""
         turns = list(example.messages)
-        if not turns and self.as_chat:
+        if not turns and self.as_chat and not example.plain:
             turns = [{"role": "user", "content": example.user_turn or example.prompt}]
             if answer := self._bare_answer(example).removeprefix(" "):
                 turns.append({"role": "assistant", "content": answer})
@@ -158,27 +191,30 @@ class ExampleEncoder:
 
     def _bare_answer(self, example: Example) -> str:
         """Give the answer without an end-of-text token that its author wrote."""
-        return example.answer.removesuffix(self._eos_text)
+        return example.answer.removesuffix(self.texts.eos_text)
 
     def _draft(self, example: Example) -> _Draft | RowError:
         turns = self._turns(example)
         if not turns:
             answer = self._bare_answer(example)
-            return _Draft([Segment(example.prompt, answer, bool(answer.strip()))], chat=False, num_turns=1)
+            segment = Segment(example.prompt, answer, bool(answer.strip()))
+            return _Draft([segment], chat=False, num_turns=1, context=example.context)
         num_context = example.num_context + len(turns) - len(example.messages) if example.num_context else 0
         asked = sum(turn["role"] == "assistant" for turn in turns[num_context:])
         try:
-            return _Draft(self.chat.render(turns, num_context), chat=True, num_turns=asked)
+            segments = self.chat.render(turns, num_context)
+            context = "" if example.messages else example.context
+            return _Draft(segments, chat=True, num_turns=asked, context=context)
         except RowError as error:
             return error
 
     def _encode_drafts(self, drafts: list[_Draft]) -> list[list[Exchange]]:
         """Encode all segments' texts together."""
         segments = [(draft, number) for draft in drafts for number in range(len(draft.segments))]
-        prompts = self._encode_texts(
+        prompts = self.texts.encode_many(
             [draft.segments[number].prompt for draft, number in segments], [number > 0 for _, number in segments]
         )
-        answers = self._encode_texts(
+        answers = self.texts.encode_many(
             [draft.segments[number].answer for draft, number in segments], [True] * len(segments)
         )
         pairs = iter(zip(prompts, answers, strict=True))
@@ -188,8 +224,8 @@ class ExampleEncoder:
         """Put beginning-of-text before a prompt and end-of-text behind an answer; what parts turns goes to the next."""
         if not draft.chat:
             [(prompt, answer)], [segment] = encoded, draft.segments
-            prompt = [*self._opening, *prompt] if prompt[:1] != self._opening else prompt
-            return [Exchange(prompt, [*answer, self._eos] if segment.trained else [], segment.trained)]
+            prompt = [*self.texts.opening, *prompt] if prompt[:1] != self.texts.opening else prompt
+            return [Exchange(prompt, [*answer, self.texts.eos] if segment.trained else [], segment.trained)]
         exchanges = []
         rest: list[int] = []
         for (prompt, answer), segment in zip(encoded, draft.segments, strict=True):
@@ -197,6 +233,20 @@ class ExampleEncoder:
             exchanges.append(Exchange([*rest, *prompt], answer[:end], segment.trained))
             rest = answer[end:]
         return exchanges
+
+    def _encode_text(self, text: str) -> list[int]:
+        """Encode a text with beginning-of-text before it."""
+        [ids] = self.texts.encode_many([text], [False])
+        return ids if ids[: len(self.texts.opening)] == self.texts.opening else [*self.texts.opening, *ids]
+
+    def _cut_context(self, draft: _Draft, exchange: Exchange, max_length: int) -> Exchange | None:
+        """Cut the context's middle out of the first prompt; None where all else is too long."""
+        opening = [] if draft.chat else self.texts.opening
+        room = max_length - len(exchange.answer) - len(opening)
+        ids = self.texts.encode_cut(draft.segments[0].prompt, draft.context, room)
+        if ids is None:
+            return None
+        return Exchange(ids if ids[: len(opening)] == opening else [*opening, *ids], exchange.answer, exchange.trained)
 
     def _find_end(self, answer: list[int], segment: Segment) -> int:
         """Find where an assistant's turn ends: behind its end-of-turn token."""
@@ -214,6 +264,9 @@ class ExampleEncoder:
         full_length = sum(len(each) for each in wanted)
         untrained = draft.num_turns - len(wanted)
         too_long = full_length > self.max_length and self.truncation != "keep_answer"
+        if draft.context and len(wanted) == 1 and full_length > self.max_length and not too_long:
+            cut = self._cut_context(draft, wanted[0], self.max_length)
+            too_long, wanted = cut is None, wanted if cut is None else [cut]
         fitted = fit_exchanges(wanted, full_length if too_long else self.max_length)
         ids: list[int] = []
         labels: list[int] = []
@@ -225,55 +278,12 @@ class ExampleEncoder:
             labels,
             num_trained=len(ids) if self.train_on_prompt else sum(len(each.answer) for each in fitted.exchanges),
             full_length=full_length,
-            prompt_cut=fitted.prompt_cut,
+            prompt_cut=fitted.prompt_cut if too_long or not draft.context else full_length - len(ids),
             answer_cut=fitted.answer_cut,
             exchanges_cut=fitted.exchanges_cut,
             untrained_turns=untrained,
             too_long=too_long,
         )
-
-    def _encode_texts(self, texts: list[str], continuing: list[bool]) -> list[list[int]]:
-        """Encode texts; one that goes on from another loses the space that the tokenizer itself puts before a text."""
-        if self._adds_space:
-            texts = [
-                text.removeprefix(" ") if goes_on else text for text, goes_on in zip(texts, continuing, strict=True)
-            ]
-        if not texts:
-            return []
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-            return found
-        # Directly: a third faster, and several threads may do it at once, as nothing is set in the tokenizer.
-        if backend.truncation is not None:
-            backend.no_truncation()
-        if backend.padding is not None:
-            backend.no_padding()
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
-
-    @cached_property
-    def _opening(self) -> list[int]:
-        """The beginning-of-text token, where the tokenizer puts one before a text."""
-        token = self.tokenizer.bos_token_id
-        return [token] if token is not None and self.tokenizer("a")["input_ids"][:1] == [token] else []
-
-    @cached_property
-    def _adds_space(self) -> bool:
-        """Whether the tokenizer puts a space before every text, as SentencePiece does."""
-        return bool(self.tokenizer.tokenize("a")) and self.tokenizer.tokenize("a")[0].startswith("\u2581")
-
-    @cached_property
-    def _eos_text(self) -> str:
-        return self.tokenizer.eos_token or ""
-
-    @cached_property
-    def _eos(self) -> int:
-        if self.tokenizer.eos_token_id is None:
-            raise ModelError(
-                "the tokenizer has no end-of-text token, so the model could not learn to stop; set eos_token in its "
-                "tokenizer_config.json"
-            )
-        return int(self.tokenizer.eos_token_id)
 
 
 def _merge_untrained(exchanges: list[Exchange]) -> list[Exchange]:

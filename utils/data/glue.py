@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from utils.data.dataset import ClassificationSection, ClassificationSet, Submission, columns
+from utils.data.classification_set import ClassificationSet, Submission
+from utils.data.dataset import ClassificationSection, columns
 
 HUB_ID = "nyu-mll/glue"
 HUB_NAMES = ("glue", "nyu-mll/glue")

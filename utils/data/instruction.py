@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.data.dataset import Example, InstructionSection, InstructionSet
 from utils.data.encoded_rows import EncodingCounts, encode_rows
@@ -38,6 +38,8 @@ class InstructionData:
     """Hash of all rows used."""
     commit: str | None
     """Resolved commit of a hub dataset."""
+    read_train: Callable[[], Iterator[Example]]
+    """Reads the training rows again, as texts, those too that dataset.max_train_samples leaves out."""
     reports: dict[str, InstructionReport] = field(default_factory=dict)
     """By `train` and `validation`."""
 
@@ -57,6 +59,8 @@ class GenerationRows:
     """Their split; `validation` also for rows held out of the training rows."""
     bad: BadRows
     """Rows that were left out because they cannot be read."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What else a score of them depends on, as the room tells it."""
 
 
 def settle_set(spec: InstructionSet) -> InstructionSet:
@@ -116,6 +120,7 @@ def prepare_instructions(
         validation_places=[splits.validation.place(position) for position in chosen] if splits.validation else [],
         fingerprint=_fingerprint(splits, wanted, chosen),
         commit=splits.train.rows.commit,
+        read_train=lambda: splits.train.examples(splits.train_positions),
         reports=reports,
     )
 
@@ -146,13 +151,15 @@ def load_generation_rows(spec: InstructionSet, section: InstructionSection, seed
             )
         split, positions = splits.validation, splits.validation_positions
     chosen = positions[: section.max_eval_samples]
+    num_total = len(positions) + (split.bad.count if spec.generation_split is not None else 0)
     return GenerationRows(
         examples=list(split.examples(chosen)),
         places=[split.place(position) for position in chosen],
-        num_total=len(positions) + (split.bad.count if spec.generation_split is not None else 0),
+        num_total=num_total,
         fingerprint=split.fingerprint(chosen)[:16],
         split=spec.generation_split or "validation",
         bad=split.bad,
+        facts={**spec.facts, **(spec.describe_count(num_total) if spec.describe_count else {})},
     )
 
 
@@ -210,6 +217,12 @@ def _stop_at_odd_rows(
             f"{split.place(0)} and further: every answer of {split.name} loses its end, and with it the end-of-text "
             f"token: the model would not learn to stop; set sft.max_length to {counts.lengths_uncut['p95']} or more"
         )
+    if encoder.truncation == "keep_answer" and counts.num_too_long > section.max_empty_share * num_rows:
+        raise DataError(
+            f"{split.place(counts.too_long[0])}: question and answer alone are longer than sft.max_length "
+            f"({encoder.max_length} tokens), as in {counts.num_too_long} of {num_rows} rows of {split.name}, more than "
+            "dataset.max_empty_share allows; raise sft.max_length, or set dataset.truncation: drop"
+        )
     if counts.num_empty > section.max_empty_share * num_rows:
         raise DataError(
             f"{split.place(counts.empty[0])}: no answer to train on, as in {counts.num_empty} of {num_rows} rows of "
@@ -228,6 +241,7 @@ def _add_use_of_rows(report: InstructionReport, splits: Splits, wanted: Sequence
     report.related_rows = splits.num_related
     if splits.validation is splits.train:
         report.held_out_rows = len(splits.validation_positions)
+        report.held_out_ids = splits.train.identify(splits.validation_positions)
 
 
 def _fingerprint(splits: Splits, wanted: Sequence[int], chosen: Sequence[int]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from utils.data.dataset import ClassificationSet
+from utils.data.classification_set import ClassificationSet
 from utils.errors import DataError
 
 if TYPE_CHECKING:

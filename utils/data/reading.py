@@ -57,6 +57,11 @@ class ReadSplit:
         """Name the row at a position of `good`."""
         return self.rows.place(self.good[position])
 
+    def identify(self, positions: Iterable[int]) -> list[str]:
+        """Give the own names of the rows at some positions of `good`; nothing where rows have none."""
+        name = self.spec.identify
+        return [] if name is None else [name(self.rows[self.good[position]]) for position in positions]
+
     def fingerprint(self, positions: Iterable[int]) -> str:
         """Hash the examples at some positions."""
         return hashlib.sha256(b"".join(self.contents[position] for position in positions)).hexdigest()
@@ -126,6 +131,9 @@ def _mark_example(example: Example, group: str | None) -> tuple[bytes, bytes, by
     else:
         prompt = example.prompt or example.answer
         content = "\x1f".join((example.prompt, example.answer, example.user_turn))
+        if example.judged_by or example.context or example.plain:
+            more = [example.judged_by, example.plain, example.prompt.find(example.context), len(example.context)]
+            content += "\x1f" + json.dumps(more, ensure_ascii=False)
     prompt_mark = _mark(" ".join(prompt.split()))
     return prompt_mark if group is None else _mark(" ".join(group.split())), prompt_mark, _mark(content)
 

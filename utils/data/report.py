@@ -19,6 +19,8 @@ class InstructionReport:
     rows_used: int = 0
     held_out_rows: int = 0
     """Taken out of this split to validate."""
+    held_out_ids: list[str] = field(default_factory=list)
+    """Their own names, where the set's rows have some."""
     related_rows: int = 0
     """Left out beside them, because they are of one group with a held-out row or have its prompt."""
     left_out_rows: int = 0
@@ -30,7 +32,7 @@ class InstructionReport:
     empty_rows: int = 0
     """Left out: no token to train on."""
     too_long_rows: int = 0
-    """Left out: longer than sft.max_length (dataset.truncation: drop)."""
+    """Left out: longer than sft.max_length (dataset.truncation: drop, or question and answer alone are)."""
     prompts_cut: int = 0
     """Rows whose prompt lost its middle."""
     answers_cut: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from utils.data.json_rows import open_json
@@ -116,19 +116,55 @@ def open_rows(source: Source, split: str) -> Rows | None:
     Raises:
         DataError: The source cannot be had or read, or the cut leaves no row.
     """
-    try:
-        name, first, last = parse_split(split)
-    except ValueError as error:
-        raise DataError(f"{source.path}: {error}") from error
+    name = name_split(source.path, split)
     files = find_files(source, name)
     if files and all(file.suffix in (".jsonl", ".json") for file in files):
         tables: tuple[Table, ...] = tuple(open_json(file) for file in files)
-        return _cut(Rows(tables, ()), split, first, last)
+        return cut_rows(join_tables(tables), split)
     dataset = load_split(source, name)
     if dataset is None:
         return None
     label = str(files[0]) if len(files) == 1 else f"{source.path} {name}"
-    return _cut(Rows((DatasetTable(dataset, label),), (), resolved_commit(dataset)), split, first, last)
+    return cut_rows(join_tables((DatasetTable(dataset, label),), resolved_commit(dataset)), split)
+
+
+def name_split(path: str, split: str) -> str:
+    """Give a split's name without its cut.
+
+    Raises:
+        DataError: It is no split; the path is named.
+    """
+    try:
+        return parse_split(split)[0]
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def join_tables(tables: Sequence[Table], commit: str | None = None) -> Rows:
+    """Put tables behind each other.
+
+    Args:
+        tables: At least one.
+        commit: Resolved commit of a hub dataset.
+    """
+    return Rows(tuple(tables), range(sum(len(table) for table in tables)), commit)
+
+
+def cut_rows(rows: Rows, split: str) -> Rows:
+    """Cut rows as a split says, such as `test[:100]`.
+
+    Args:
+        rows: With the indices of all its rows.
+        split: A split; its name is not looked at.
+
+    Raises:
+        DataError: No row is left.
+    """
+    _, first, last = parse_split(split)
+    kept = cut_range(len(rows), first, last)
+    if not kept:
+        raise DataError(f"{rows.tables[0].place(0)} and further: the split {split} leaves none of {len(rows)} rows")
+    return replace(rows, indices=rows.indices[kept.start : kept.stop])
 
 
 def open_file(path: str, text_columns: tuple[str, ...]) -> Rows:
@@ -142,11 +178,3 @@ def open_file(path: str, text_columns: tuple[str, ...]) -> Rows:
         load_file(path)
         raise DataError(f"{path}: not a file of rows")
     return rows
-
-
-def _cut(rows: Rows, split: str, first: str | None, last: str | None) -> Rows:
-    num_rows = sum(len(table) for table in rows.tables)
-    indices = cut_range(num_rows, first, last)
-    if not indices:
-        raise DataError(f"{rows.tables[0].place(0)} and further: the split {split} leaves none of {num_rows} rows")
-    return Rows(rows.tables, indices, rows.commit)

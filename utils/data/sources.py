@@ -65,6 +65,18 @@ def load_file(path: str | Path, text_columns: tuple[str, ...] = ()) -> Dataset:
     return _load_files([file], text_columns)
 
 
+def download_file(source: Source, name: str) -> Path:
+    """Download one file of a hub dataset's repository, or find it in the cache.
+
+    Raises:
+        DataError: It cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with _explain(source):
+        return Path(hf_hub_download(source.path, name, repo_type="dataset", revision=source.revision))
+
+
 def find_files(source: Source, split: str) -> list[Path]:
     """Find the local files of a split; empty where the source is none, or of another layout.
 
@@ -175,7 +187,7 @@ def _import_datasets() -> Any:
 def _explain(source: Source) -> Iterator[None]:
     """Turn the libraries' failures into one sentence each."""
     import datasets
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     name = source.path
     try:
@@ -186,7 +198,7 @@ def _explain(source: Source) -> Iterator[None]:
         else:
             message = f"{name}: no such dataset on the hub (a typo? private: `hf auth login`), and no such folder here"
         raise DataError(message) from error
-    except (ConnectionError, OfflineModeIsEnabled, HfHubHTTPError) as error:
+    except (ConnectionError, OfflineModeIsEnabled, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise DataError(
             f"{name}: the hub cannot be reached and the set is not in the cache; set HF_ENDPOINT to a mirror, "
             "or dataset.path to a local folder"

@@ -64,6 +64,8 @@ def load_splits(spec: InstructionSet, section: InstructionSection, seed: int) ->
 
 def open_split(spec: InstructionSet, split: str) -> Rows | None:
     """Open a split of the set; None when there is none of this name."""
+    if spec.open_split is not None:
+        return spec.open_split(split)
     return open_rows(Source(spec.path, spec.subset, spec.revision, spec.columns), split)
 
 

@@ -20,9 +20,9 @@ from utils.evaluate_model.folders import (
 )
 from utils.evaluation.evaluator import build_identity, evaluate_set
 from utils.evaluation.score import comparable
-from utils.evaluation.section import EvaluationSection
-from utils.evaluation.sets import EvaluationSet, load_evaluation_sets
+from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
 from utils.generation.placing import place_model
+from utils.generation.positions import count_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,10 +50,13 @@ def evaluate_language_model(subject: Subject) -> list[Entry]:
     tokenizer = subject.load_tokenizer()
     asked = [each for job in subject.jobs for each in _load_sets(job, tokenizer)]
     model = place_model(subject.load_model(tokenizer, None))
+    window = count_positions(model)
+    if any(each.known.needs_cutting(window, each.generation.max_new_tokens) for each in asked):
+        asked = [each for job in subject.jobs for each in _load_sets(job, tokenizer, window)]
     return [_evaluate(subject, model, tokenizer, each) for each in asked]
 
 
-def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase) -> list[_Asked]:
+def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase, window: int | None = None) -> list[_Asked]:
     config: Any = job.config
     section, sft = config.dataset, config.sft
     encoder = ExampleEncoder(
@@ -66,9 +69,10 @@ def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase) -> list[_Asked]:
     )
     evaluation = config.evaluation
     if job.sections is not None:
-        evaluation = EvaluationSection(sets=list(job.sections), max_samples=evaluation.max_samples)
+        evaluation = evaluation.model_copy(update={"sets": list(job.sections)})
     own = open_dataset(section.name).describe_instructions(section)
-    sets = load_evaluation_sets(evaluation, own, section, encoder, config.seed)
+    answers = Answers(config.generation, window)
+    sets = load_evaluation_sets(evaluation, own, section, encoder, config.seed, answers)
     return [_Asked(each, config.generation, encoder.stop_token_ids) for each in sets]
 
 

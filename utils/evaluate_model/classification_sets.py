@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from utils.data.dataset import ClassificationSection, ClassificationSet, is_local, open_dataset
+from utils.data.classification_set import ClassificationSet
+from utils.data.dataset import ClassificationSection, is_local, open_dataset
 from utils.errors import DataError, UserError
 from utils.evaluate_model.requests import find_room
 from utils.rooms import room_name

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from utils.evaluate_model.table import render_scores
+from utils.evaluate_model.table import render_averages, render_scores
+from utils.metrics.longbench import average_by_category
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from utils.evaluate_model.folders import Entry
     from utils.evaluate_model.subjects import Subject
 
@@ -28,9 +31,28 @@ def evaluate(subject: Subject) -> list[Entry]:
 
 
 def show_scores(subject: Subject, entries: list[Entry]) -> dict[str, Any]:
-    """Print the table on standard output and give everything for `--json`."""
+    """Print the tables on standard output and give everything for `--json`."""
     from rich.console import Console
 
-    language = subject.jobs[0].config.results.language
-    Console().print(render_scores(subject.title, entries, language))
-    return {"weights": subject.describe_weights(), "sets": {entry.label: entry.to_dict() for entry in entries}}
+    language, console = subject.jobs[0].config.results.language, Console()
+    console.print(render_scores(subject.title, entries, language))
+    answer = {"weights": subject.describe_weights(), "sets": {entry.label: entry.to_dict() for entry in entries}}
+    averages = average_longbench(entries)
+    if averages:
+        console.print(render_averages(averages))
+        answer["longbench"] = averages
+    return answer
+
+
+def average_longbench(entries: Sequence[Entry]) -> dict[str, float]:
+    """Average the scores of LongBench's subsets by category, and over the categories; 0 to 1.
+
+    Returns:
+        Empty where fewer than two subsets were scored.
+    """
+    found: dict[str, float] = {}
+    for entry in entries:
+        subsets = entry.result.get("facts", {}).get("subsets", [])
+        if len(subsets) == 1 and (value := entry.result["metrics"].get("longbench_score")) is not None:
+            found[str(subsets[0])] = value
+    return average_by_category(found) if len(found) > 1 else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from utils.config.document import Document, KeyPath, Place
 from utils.config.overrides import read_overrides
@@ -27,7 +28,7 @@ _SECTIONS: dict[str, tuple[type[Section], ...]] = {
 _MODEL = ("dtype", "quantization", "attn_implementation", "device_map", "trust_remote_code", "token")
 _DATASET = ("path", "revision", "validation_path", "max_eval_samples", "on_bad_row")
 _BY_TASK = {
-    "CAUSAL_LM": ("generation", "evaluation.max_samples"),
+    "CAUSAL_LM": ("generation", "evaluation.max_samples", "evaluation.max_prompt_length", "evaluation.truthfulqa"),
     "SEQ_CLS": ("training.per_device_eval_batch_size",),
 }
 _OF_RUN = ("model.name_or_path", "results.language")
@@ -99,7 +100,7 @@ def build_model_config(model: str, section: SetSection, overrides: Document, tas
         ConfigError: With every mistake found.
     """
     document = Document(source="command line")
-    written: dict[KeyPath, str | None] = {
+    written: dict[KeyPath, Any] = {
         ("task_type",): task_type,
         ("task_name",): label_of(model),
         ("model", "name_or_path"): model,
@@ -107,6 +108,8 @@ def build_model_config(model: str, section: SetSection, overrides: Document, tas
         ("dataset", "name"): section.name,
         ("dataset", "path"): section.path,
         ("dataset", "subset"): section.subset,
+        ("dataset", "subsets"): section.subsets,
+        ("dataset", "prompts_file"): section.prompts_file,
         ("training", "output_dir"): str(root),
     }
     for path, value in written.items():

@@ -97,12 +97,14 @@ def _parse_word(word: str, own: OwnSets | None) -> SetSection:
         if own is None:
             raise UserError(f"--set {word}: names no set; write the set before the @: gsm8k{word}")
         return _build(word, {"name": own.name, "subset": subset, "split": split, "label": _label(split or "own")})
-    label = _label(label_of(name), subset, split) if subset or split else None
-    return _build(word, {"name": name, "subset": subset, "split": split, "label": label})
+    subsets = subset.split(",") if subset and "," in subset else None
+    label = _label(label_of(name), subset, split) if not subsets and (subset or split) else None
+    given = {"subset": subset} if subsets is None else {"subsets": subsets}
+    return _build(word, {"name": name, "split": split, "label": label, **given})
 
 
 def _split_word(word: str) -> tuple[str, str | None, str | None]:
-    """Cut `name:subset@split`; what is a path as a whole stays whole."""
+    """Cut `name:subset@split`, or `name:one,other@split`; what is a path as a whole stays whole."""
     if os.path.exists(os.path.expanduser(word)):
         return word, None, None
     name, at, split = word.rpartition("@")
@@ -116,7 +118,7 @@ def _split_word(word: str) -> tuple[str, str | None, str | None]:
         except ValueError as error:
             raise UserError(f"--set {word}: {error}") from None
     subset = None
-    if (match := re.fullmatch(r"(.*):([\w.-]+)", name)) and not os.path.exists(os.path.expanduser(name)):
+    if (match := re.fullmatch(r"(.*):([\w.,-]+)", name)) and not os.path.exists(os.path.expanduser(name)):
         name, subset = match.groups()
     return name, subset, split or None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from utils.results.labels import is_score, scale, translate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.console import RenderableType
 
@@ -40,6 +40,23 @@ def render_scores(title: str, entries: Sequence[Entry], language: Language = "en
             table.add_row(*(Text(cell) for cell in cells))
     notes = [Text(f"{entry.label}: {entry.result['protocol']}; {entry.folder}", overflow="fold") for entry in entries]
     return Group(table, *notes)
+
+
+def render_averages(averages: Mapping[str, float]) -> RenderableType:
+    """Build the table of LongBench's averages, x100.
+
+    Args:
+        averages: By category, and over the categories; 0 to 1.
+    """
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title="LongBench", title_justify="left", box=box.SIMPLE, collapse_padding=True, pad_edge=False)
+    table.add_column("category")
+    table.add_column("average x100", justify="right")
+    for category, value in averages.items():
+        table.add_row(category, f"{100 * value:.2f}")
+    return table
 
 
 def _list_lines(entry: Entry, language: Language, baseline: bool) -> Iterator[list[str]]:

@@ -6,28 +6,28 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
-from utils.evaluation.identity import hash_json, hash_model
+from utils.evaluation.identity import hash_model, hash_rows
 from utils.evaluation.predictions import (
     Record,
     append_records,
+    read_at,
     read_object,
-    read_records,
+    scan_records,
     write_object,
     write_records,
 )
-from utils.evaluation.processes import count_processes, find_rank, gather_lists, share_from_first
+from utils.evaluation.processes import count_processes, find_rank, gather_lists, run_together, share_from_first
 from utils.evaluation.progress import show_progress
 from utils.evaluation.score import SetScore
 from utils.evaluation.sets import EvaluationSet
-from utils.generation.causal_lm import Generated, TextGenerator
+from utils.evaluation.summary import Summary, describe_set, score_records
+from utils.generation.causal_lm import TextGenerator
 from utils.generation.section import GenerationSection
-from utils.metrics.bootstrap import bootstrap_mean
-from utils.metrics.metric import average_rows, load_metric
+from utils.metrics.metric import load_metric
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,6 +37,30 @@ _log = logging.getLogger(__name__)
 PREDICTIONS = "predictions.jsonl"
 RESULTS = "results.json"
 IDENTITY = "identity.json"
+_CHUNK = 64  # records held at once while a file is put into order
+
+
+@dataclass(frozen=True)
+class SetFiles:
+    """The files of one set's evaluation: in a folder of their own, or beside those of others under a prefix."""
+
+    folder: Path
+    prefix: str = ""
+
+    @property
+    def predictions(self) -> Path:
+        """The answers, one a line."""
+        return self.folder / f"{self.prefix}{PREDICTIONS}"
+
+    @property
+    def results(self) -> Path:
+        """The score."""
+        return self.folder / f"{self.prefix}{RESULTS}"
+
+    @property
+    def identity(self) -> Path:
+        """What decides the answers; hidden where other sets' files lie beside."""
+        return self.folder / (f".{self.prefix}{IDENTITY}" if self.prefix else IDENTITY)
 
 
 def evaluate_set(
@@ -44,7 +68,7 @@ def evaluate_set(
     tokenizer: PreTrainedTokenizerBase,
     evaluation_set: EvaluationSet,
     generation: GenerationSection,
-    folder: Path,
+    folder: Path | SetFiles,
     stop_token_ids: Sequence[int] = (),
 ) -> SetScore:
     """Answer a set's prompts and score the answers.
@@ -52,28 +76,32 @@ def evaluate_set(
     Answers are written to `predictions.jsonl` batch by batch; a later call on the folder goes on behind them when
     prompts, references, settings and weights are the same, and starts anew otherwise, which it says. At the end that
     file is put into the order of the set, and `results.json` is written. All processes of a run call this together:
-    each answers a share of the prompts, the first one writes, and all get the score.
+    each answers a share of the prompts, the first one writes, and all get the score. What fails in one of them fails
+    in all. Answers stand on the disk, not in memory.
 
     Args:
         model: On its device, in any mode; not wrapped for several processes.
         tokenizer: The one the prompts were made with.
-        evaluation_set: Prompts, references, metrics.
+        evaluation_set: Prompts, references, metrics, and what its protocol says of the answers.
         generation: Length, temperature, batch size; the batch size may change between calls.
-        folder: Made if it is missing; no other results may lie in it.
+        folder: Where its files go, made if it is missing; no other results may lie there under these names.
         stop_token_ids: Tokens that end an answer, besides the model's and the tokenizer's own.
 
     Raises:
         DataError: A prompt is empty or leaves the model no position to write at.
-        UserError: The folder holds results of something else.
+        UserError: The folder holds results of something else, or another process failed.
     """
-    identity = build_identity(model, evaluation_set, generation, stop_token_ids)
-    done: list[Record] = share_from_first(_open_folder(folder, identity) if find_rank() == 0 else [])
-    generator = TextGenerator(
-        model, tokenizer, generation, evaluation_set.stop, stop_token_ids, seed=evaluation_set.seed
-    )
-    work = _Work(generator, tokenizer, evaluation_set, generation.batch_size)
-    records = [*done, *work.answer(done, folder / PREDICTIONS)]
-    score = _finish(records, evaluation_set, identity, folder) if find_rank() == 0 else None
+    files = folder if isinstance(folder, SetFiles) else SetFiles(folder)
+    section = settle_generation(generation, evaluation_set)
+    identity = run_together(lambda: build_identity(model, evaluation_set, generation, stop_token_ids))
+    opened = run_together(lambda: _open_files(files, identity, evaluation_set) if find_rank() == 0 else None)
+    found: SetScore | set[int] = share_from_first(opened)
+    if isinstance(found, SetScore):
+        return found
+    stop, seed = evaluation_set.stop, evaluation_set.seed
+    generator = run_together(lambda: TextGenerator(model, tokenizer, section, stop, stop_token_ids, seed=seed))
+    _Work(generator, tokenizer, evaluation_set, files).answer(found)
+    score = run_together(lambda: _finish(files, evaluation_set, identity, rescored=found) if find_rank() == 0 else None)
     shared: SetScore = share_from_first(score)
     return shared
 
@@ -82,15 +110,28 @@ def build_identity(
     model: PreTrainedModel, known: EvaluationSet, generation: GenerationSection, stop_token_ids: Sequence[int]
 ) -> dict[str, Any]:
     """Name all that decides what is written, by part: what a folder's identity.json holds."""
-    settings = generation.model_dump(exclude={"batch_size"})
-    if generation.temperature > 0:
+    section = settle_generation(generation, known)
+    settings = section.list_deciding()
+    if section.temperature > 0:
         settings["seed"] = known.seed
-    settings["stop"] = sorted({*generation.stop, *known.stop})
+    settings["stop"] = sorted({*section.stop, *known.stop})
     return {
-        "prompts": hash_json([known.prompts, known.references]),
+        "prompts": hash_rows(known.prompts, known.references),
         "generation": {**settings, "stop_token_ids": sorted(stop_token_ids)},
         "model": hash_model(model),
     }
+
+
+def settle_generation(generation: GenerationSection, known: EvaluationSet) -> GenerationSection:
+    """Let a set's own protocol decide over the run's settings: the length of answers, and whether they are drawn."""
+    changes: dict[str, Any] = {}
+    if known.max_new_tokens is not None:
+        changes["max_new_tokens"] = known.max_new_tokens
+    if known.min_new_tokens:
+        changes["min_new_tokens"] = known.min_new_tokens
+    if known.greedy:
+        changes |= {"temperature": 0.0, "top_p": None, "top_k": None}
+    return generation.model_copy(update=changes)
 
 
 @dataclass(frozen=True)
@@ -100,122 +141,112 @@ class _Work:
     generator: TextGenerator
     tokenizer: PreTrainedTokenizerBase
     evaluation_set: EvaluationSet
-    batch_size: int
+    files: SetFiles
 
-    def answer(self, done: list[Record], path: Path) -> list[Record]:
-        """Answer what is not done, in rounds of one batch per process, each written before the next."""
-        answered = {record["row"] for record in done}
+    def answer(self, answered: set[int]) -> None:
+        """Answer what is not, in rounds of one batch per process, each written before the next.
+
+        The batches are those of the whole set, whatever is done already: rounding may differ with a row's neighbours.
+        """
         prompts = self.evaluation_set.prompts
-        pending = [row for row in range(len(prompts)) if row not in answered]
-        pending.sort(key=lambda row: (-len(prompts[row]), row))
-        rank, num_processes = find_rank(), count_processes()
-        num_rounds = -(-len(pending) // (num_processes * self.batch_size))
-        share = self.generator.generate(prompts, only=pending[rank::num_processes])
-        records: list[Record] = []
-        with show_progress(self.evaluation_set.label, len(prompts), len(done), rank == 0) as advance:
-            for _ in range(num_rounds):
-                written = self._answer_round(share)
-                if rank == 0:
-                    append_records(path, written)
-                advance(len(written), sum(record["num_tokens"] for record in written))
-                records += written
-        return records
+        run_together(lambda: self.generator.check_prompts(prompts))
+        planned = self.generator.plan_batches(prompts)
+        batches = [kept for batch in planned if (kept := [row for row in batch if row not in answered])]
+        rank, step = find_rank(), count_processes()
+        with show_progress(self.evaluation_set.label, len(prompts), len(answered), rank == 0) as advance:
+            for start in range(0, len(batches), step):
+                mine = batches[start + rank] if start + rank < len(batches) else []
+                written = self._answer_round(mine)
+                advance(len(written), sum(num_tokens for _, num_tokens in written))
 
-    def _answer_round(self, share: Iterator[tuple[int, Generated]]) -> list[Record]:
+    def _answer_round(self, batch: list[int]) -> list[tuple[int, int]]:
+        """Answer a batch in each process and write the answers of all; gives rows with their tokens."""
         start = time.perf_counter()
-        mine = list(islice(share, self.batch_size))
-        written = gather_lists([self._record(row, answer) for row, answer in mine])
-        seconds = (time.perf_counter() - start) / max(len(written), 1)
-        written = [{**record, "seconds": round(seconds, 6)} for record in written]
-        _score_records(written, self.evaluation_set.metrics)
-        return written
+        records = gather_lists(run_together(lambda: self._answer_batch(batch)))
+        seconds = (time.perf_counter() - start) / max(len(records), 1)
+        written = [{**record, "seconds": round(seconds, 6)} for record in records]
+        run_together(lambda: append_records(self.files.predictions, written) if find_rank() == 0 else None)
+        return [(record["row"], record["num_tokens"]) for record in records]
 
-    def _record(self, row: int, answer: Generated) -> Record:
+    def _answer_batch(self, batch: list[int]) -> list[Record]:
         known = self.evaluation_set
-        return {
-            "row": row,
-            "id": known.ids[row],
-            "prompt": self.tokenizer.decode(known.prompts[row]),
-            "prediction": answer.text,
-            "reference": known.references[row],
-            "num_tokens": answer.num_tokens,
-            "finished": answer.finished,
-        }
-
-
-def _open_folder(folder: Path, identity: dict[str, Any]) -> list[Record]:
-    """Read what an earlier call of the same identity has written; clear away what another one has."""
-    folder.mkdir(parents=True, exist_ok=True)
-    before = read_object(folder / IDENTITY)
-    for name in (RESULTS, PREDICTIONS) if before is None else ():
-        if (folder / name).exists():
-            raise UserError(f"{folder}: holds {name} of something else; evaluate into another folder")
-    if before == identity:
-        records = read_records(folder / PREDICTIONS)
-        if records:
-            _log.info("%s: going on behind %d answers of an earlier call", folder, len(records))
+        records: list[Record] = []
+        for row, answer in self.generator.generate_batch(known.prompts, batch) if batch else ():
+            reference = known.references[row]
+            records.append(
+                {
+                    "row": row,
+                    "id": known.ids[row],
+                    "prompt": self.tokenizer.decode(known.prompts[row]),
+                    "prediction": answer.text,
+                    "references": [reference] if isinstance(reference, str) else reference,
+                    "num_tokens": answer.num_tokens,
+                    "finished": answer.finished,
+                }
+            )
+        score_records(records, known)
         return records
+
+
+def _open_files(files: SetFiles, identity: dict[str, Any], known: EvaluationSet) -> SetScore | set[int]:
+    """Find the score, or the rows, that an earlier call of the same identity has left; clear away another's."""
+    files.folder.mkdir(parents=True, exist_ok=True)
+    before = read_object(files.identity)
+    for path in (files.results, files.predictions) if before is None else ():
+        if path.exists():
+            raise UserError(f"{files.folder}: holds {path.name} of something else; evaluate into another folder")
+    if before == identity:
+        score = _read_score(files, known)
+        if score is not None:
+            return score
+        rows = {int(record["row"]) for _, record in scan_records(files.predictions)}
+        if rows:
+            _log.info("%s: going on behind %d answers of an earlier call", files.folder, len(rows))
+        return rows
     if before is not None:
         changed = " and ".join(key for key in identity if before.get(key) != identity[key])
-        _log.warning("%s: starting anew, since an earlier call had other %s", folder, changed)
-    for name in (RESULTS, PREDICTIONS):
-        (folder / name).unlink(missing_ok=True)
-    write_object(folder / IDENTITY, identity)
-    return []
+        _log.warning("%s: starting anew, since an earlier call had other %s", files.folder, changed)
+    for path in (files.results, files.predictions):
+        path.unlink(missing_ok=True)
+    write_object(files.identity, identity)
+    return set()
 
 
-def _finish(records: list[Record], known: EvaluationSet, identity: dict[str, Any], folder: Path) -> SetScore:
-    """Put all records in order, score them by the metrics of this call, and write both files whole."""
-    records.sort(key=lambda record: record["row"])
-    _score_records(records, known.metrics)
-    score = _summarize(records, known, identity)
-    write_records(folder / PREDICTIONS, records)
-    write_object(folder / RESULTS, {"version": 1, **score.to_dict()})
-    return score
-
-
-def _score_records(records: list[Record], metrics: Sequence[str]) -> None:
-    """Put each row's scores into its record; null where a metric is not defined on a row."""
-    import numpy as np
-
-    predictions = [record["prediction"] for record in records]
-    references = [record["reference"] for record in records]
-    columns = {}
-    for metric in map(load_metric, metrics):
-        assert metric.score_rows is not None, f"got the metric {metric.name} of {metric.kind}"
-        columns[metric.name] = metric.score_rows(predictions, references)
-    for index, record in enumerate(records):
-        scores = {name: float(column[index]) for name, column in columns.items()}
-        record["scores"] = {name: None if np.isnan(score) else score for name, score in scores.items()}
-
-
-def _summarize(records: list[Record], known: EvaluationSet, identity: dict[str, Any]) -> SetScore:
-    """Average the scores of all rows."""
-    import numpy as np
-
+def _read_score(files: SetFiles, known: EvaluationSet) -> SetScore | None:
+    """Read the score of a set that is done and described as it is now; None: it is to be made."""
+    data = read_object(files.results)
+    if data is None or not files.predictions.exists():
+        return None
+    score = SetScore.from_dict(data)
     names = [load_metric(name).name for name in known.metrics]
-    every = {name: np.array([record["scores"][name] for record in records], dtype=np.float64) for name in names}
-    columns = {name: column for name, column in every.items() if not np.isnan(column).all()}
-    if absent := [name for name in names if name not in columns]:
-        _log.warning("%s: no reference has an answer for %s; left out", known.label, ", ".join(absent))
-    num_tokens = sum(record["num_tokens"] for record in records)
-    seconds = sum(record["seconds"] for record in records)
-    return SetScore(
-        label=known.label,
-        metrics={name: average_rows(column) for name, column in columns.items()},
-        interval={name: bootstrap_mean(column) for name, column in columns.items()},
-        num_scored={name: int((~np.isnan(column)).sum()) for name, column in columns.items()},
-        n=len(records),
-        num_total=known.num_total,
-        partial=len(records) < known.num_total,
-        protocol=known.protocol,
-        prompt_hash=known.prompt_hash,
-        fingerprint=known.fingerprint,
-        num_cut=known.num_cut,
-        generation=identity["generation"],
-        mean_tokens=num_tokens / max(len(records), 1),
-        num_unfinished=sum(not record["finished"] for record in records),
-        seconds=round(seconds, 3),
-        tokens_per_s=round(num_tokens / seconds, 1) if seconds else 0.0,
-        identity={key: value for key, value in identity.items() if key != "generation"},
-    )
+    same = list(score.metrics) == names and score.n == len(known.prompts)
+    described = describe_set(known)
+    return score if same and all(getattr(score, name) == value for name, value in described.items()) else None
+
+
+def _finish(files: SetFiles, known: EvaluationSet, identity: dict[str, Any], rescored: set[int]) -> SetScore:
+    """Put all records in the order of the set, and write both files whole; little of them is held at once.
+
+    Args:
+        files: Where they are.
+        known: The set.
+        identity: See `build_identity`.
+        rescored: Rows of an earlier call, which are scored again by the metrics of this one.
+    """
+    places = {int(record["row"]): place for place, record in scan_records(files.predictions)}
+    summary = Summary(known, identity)
+
+    def settle() -> Iterator[Record]:
+        rows = sorted(places)
+        for start in range(0, len(rows), _CHUNK):
+            chunk = [places[row] for row in rows[start : start + _CHUNK]]
+            records = list(read_at(files.predictions, chunk))
+            score_records([record for record in records if record["row"] in rescored], known)
+            for record in records:
+                summary.add(record)
+                yield record
+
+    write_records(files.predictions, settle())
+    score = summary.close()
+    write_object(files.results, {"version": 1, **score.to_dict()})
+    return score

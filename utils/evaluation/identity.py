@@ -7,6 +7,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from torch import Tensor, nn
 
 _NUM_SAMPLED = 4096  # numbers of a tensor that are hashed: training moves all of them
@@ -15,6 +17,15 @@ _NUM_SAMPLED = 4096  # numbers of a tensor that are hashed: training moves all o
 def hash_json(data: Any) -> str:
     """Hash plain data."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def hash_rows(prompts: Iterable[Sequence[int]], references: Sequence[Any]) -> str:
+    """Hash a set's prompts, one at a time, and its references: the same as `hash_json([prompts, references])`."""
+    digest = hashlib.sha256(b"[[")
+    for number, prompt in enumerate(prompts):
+        digest.update((", " if number else "").encode() + json.dumps(list(prompt)).encode())
+    digest.update(b"], " + json.dumps(list(references), sort_keys=True).encode() + b"]")
+    return digest.hexdigest()[:16]
 
 
 def hash_model(model: nn.Module) -> str:

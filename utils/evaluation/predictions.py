@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,38 @@ Record = dict[str, Any]
 
 def read_records(path: Path) -> list[Record]:
     """Read the whole records of a file and cut off what comes after them; none when there is no such file."""
+    return [record for _, record in scan_records(path)]
+
+
+def scan_records(path: Path) -> Iterator[tuple[int, Record]]:
+    """Read the whole records of a file one by one and, at its end, cut off what comes after them.
+
+    Yields:
+        The place of a record in the file, for `read_at`, and the record.
+    """
     if not path.exists():
-        return []
-    content = path.read_bytes()
-    records: list[Record] = []
-    end = 0
-    while (stop := content.find(b"\n", end)) >= 0:
-        record = _parse(content[end:stop])
-        if record is None:
-            break
-        records.append(record)
-        end = stop + 1
-    if end < len(content):
-        _log.warning("%s: cut off behind its %d whole lines; what follows was not written whole", path, len(records))
-        os.truncate(path, end)
-    return records
+        return
+    num_records, stop = 0, 0
+    with path.open("rb") as file:
+        for line in file:
+            record = _parse(line) if line.endswith(b"\n") else None
+            if record is None:
+                break
+            yield stop, record
+            num_records, stop = num_records + 1, stop + len(line)
+    if stop < path.stat().st_size:
+        _log.warning("%s: cut off behind its %d whole lines; what follows was not written whole", path, num_records)
+        os.truncate(path, stop)
+
+
+def read_at(path: Path, places: Iterable[int]) -> Iterator[Record]:
+    """Read records by their places in the file."""
+    with path.open("rb") as file:
+        for place in places:
+            file.seek(place)
+            record = _parse(file.readline())
+            assert record is not None, f"{path}: no record at {place}"
+            yield record
 
 
 def append_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -43,13 +60,13 @@ def append_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write a file anew: a reader sees the old one or the new one."""
-    _replace(path, b"".join(_encode(record) for record in records))
+    _replace(path, map(_encode, records))
 
 
 def write_object(path: Path, data: Mapping[str, Any]) -> None:
     """Write one JSON object, whole or not at all."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    _replace(path, (text + "\n").encode("utf-8", errors="backslashreplace"))
+    _replace(path, [(text + "\n").encode("utf-8", errors="backslashreplace")])
 
 
 def read_object(path: Path) -> Record | None:
@@ -70,11 +87,11 @@ def _parse(line: bytes) -> Record | None:
     return data if isinstance(data, dict) else None
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _replace(path: Path, content: Iterable[bytes]) -> None:
     beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         with beside.open("wb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

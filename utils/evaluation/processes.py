@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from utils.errors import LoraNsError, UserError
+
+_Value = TypeVar("_Value")
+
+FAILURES = (
+    LoraNsError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError,
+    ImportError, OSError, MemoryError,
+)  # fmt: skip
+"""What may go wrong with one set of an evaluation while the run itself can go on."""
 
 
 def count_processes() -> int:
@@ -39,3 +50,33 @@ def gather_lists(values: list[Any]) -> list[Any]:
     gathered: list[list[Any]] = [[]] * count_processes()
     dist.all_gather_object(gathered, values)
     return [value for each in gathered for value in each]
+
+
+def run_together(work: Callable[[], _Value]) -> _Value:
+    """Do a piece of work in every process; what fails in one of them fails in all, so that none waits for another.
+
+    Args:
+        work: Must not wait for other processes itself.
+
+    Raises:
+        UserError: It failed in another process; its own failure is raised as it is.
+    """
+    if count_processes() == 1:
+        return work()
+    failure, box = None, []
+    try:
+        box.append(work())
+    except FAILURES as error:
+        failure = error
+    reasons = gather_lists([] if failure is None else [describe_failure(failure)])
+    if failure is not None:
+        raise failure
+    if reasons:
+        raise UserError(f"in another process: {reasons[0]}")
+    return box[0]
+
+
+def describe_failure(error: BaseException) -> str:
+    """Say in one line what failed; a sentence for the user stands as it is."""
+    text = " ".join(str(error).split())[:500]
+    return text if isinstance(error, LoraNsError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-_SETTINGS = ("max_new_tokens", "temperature", "top_p", "top_k", "stop")
+_SETTINGS = {
+    "max_new_tokens": None, "min_new_tokens": 0, "temperature": None, "top_p": None, "top_k": None, "stop": None,
+}  # fmt: skip
+"""Settings that must agree, and what a score written before there was one had."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,12 @@ class SetScore:
     """Tokens written per second, all processes together."""
     num_cut: int = 0
     """Prompts whose middle was cut out."""
+    prompt_limit: int | None = None
+    """Tokens that they were cut to; None: none was."""
+    scorer: str | None = None
+    """What told how near answers are to references, where that is a choice (TruthfulQA)."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What else of the set the score depends on: which prompts, which release of the rows."""
     shots: int = 0
     """Examples in the prompt."""
     identity: dict[str, Any] = field(default_factory=dict)
@@ -76,13 +85,15 @@ def comparable(one: SetScore | Mapping[str, Any], other: SetScore | Mapping[str,
         return f"one is over {left['n']} rows, the other over {right['n']}"
     named = {
         "protocol": "protocols", "shots": "numbers of examples in the prompt", "prompt_hash": "prompts",
-        "fingerprint": "rows", "num_cut": "numbers of prompts cut",
+        "fingerprint": "rows", "num_cut": "numbers of prompts cut", "prompt_limit": "lengths that prompts were cut to",
+        "scorer": "scorers",
     }  # fmt: skip
     for key, what in named.items():
-        if left[key] != right[key]:
-            return f"they have different {what}: {left[key]} and {right[key]}"
-    for key in _SETTINGS:
-        values = left["generation"].get(key), right["generation"].get(key)
+        values = left.get(key), right.get(key)
+        if values[0] != values[1]:
+            return f"they have different {what}: {values[0]} and {values[1]}"
+    for key, absent in _SETTINGS.items():
+        values = left["generation"].get(key, absent), right["generation"].get(key, absent)
         if values[0] != values[1]:
             return f"they were written with generation.{key} {values[0]} and {values[1]}"
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -25,12 +25,20 @@ class SetSection(Section):
     """Folder, file or hub id to take the rows from; null: the room's own, or the run's if it is the run's room."""
     subset: str | None = None
     """Configuration of the set."""
+    subsets: str | list[str] | None = None
+    """Several configurations, each a result of its own: a list, or `all`; for sets that have them (longbench)."""
     split: str | None = None
     """Split whose prompts are answered; a part may be cut out: `test[:100]`. null: the room's own."""
     label: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Names the result and its folder; null: made of the name."""
     metrics: list[str] | None = Field(None, min_length=1)
     """Metrics of the set; null: the room's own."""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """Tokens an answer may have; null: the set's own protocol, else `generation.max_new_tokens`."""
+    max_samples: int | None = Field(None, ge=1)
+    """Answer the first so many prompts of this set; null: `evaluation.max_samples`."""
+    prompts_file: str | None = None
+    """A file of prompts by subset, such as LongBench's official dataset2prompt.json; null: the room's own wording."""
 
     @field_validator("metrics")
     @classmethod
@@ -47,19 +55,44 @@ class SetSection(Section):
         return self.label or label_of(self.name)
 
 
+class TruthfulQASection(Section):
+    """How answers to TruthfulQA are judged."""
+
+    scorer: Literal["rougeL", "bleurt"] = "rougeL"
+    """What tells how near an answer is to a reference. rougeL: ROUGE-L F1, 0 to 1, needs no download. bleurt:
+    BLEURT-large-128, whose package and checkpoint must be there. Scores of different scorers are never compared."""
+
+
 class EvaluationSection(Section):
     """Evaluation by generating; the loss is evaluated by `training.eval_steps`."""
 
     ALIASES: ClassVar[dict[str, str]] = {"datasets": "sets", "max_eval_samples": "max_samples"}
 
     steps: int | None = Field(None, ge=1)
-    """Evaluate every so many training steps; null: not during training."""
+    """Evaluate every so many training steps; null: not during training. Such a step is saved first, so that `--resume`
+    goes on in the middle of its evaluation; unless it is the best, or due by training.save_steps, its checkpoint goes
+    when a newer one is there."""
+    at_start: bool = False
+    """Evaluate before the first training step."""
     at_end: bool = True
     """Evaluate after training."""
+    load_best_at_end: bool = False
+    """Make the best step's weights the final model; false: the last step's."""
+    early_stopping_patience: int | None = Field(None, ge=1)
+    """Stop after so many evaluations in a row without a better score; null: never."""
+    early_stopping_metric: str = "combined"
+    """The score that decides: combined, or `<label>.<metric>` such as `qmsum.rouge_l`."""
+    early_stopping_threshold: float = Field(0.0, ge=0)
+    """A score is better only when it is so by more than this (0-1)."""
     sets: list[str | SetSection] | None = Field(None, min_length=1)
-    """Sets by name, or as {name, path, subset, split, label, metrics}; null: the run's own set."""
+    """Sets by name, or as {name, path, subset, split, label, metrics ...}; null: the run's own set."""
     max_samples: int | None = Field(None, ge=1)
     """Answer the first so many prompts of each set; such results are marked partial. null: all."""
+    max_prompt_length: int | None = Field(None, ge=1)
+    """Tokens a prompt may have; longer ones lose their middle, which is counted and said. null: what the model's
+    positions leave (sets of an official protocol, such as LongBench's: as that protocol has it)."""
+    truthfulqa: TruthfulQASection = TruthfulQASection()
+    """The judge of TruthfulQA's answers."""
 
     @field_validator("sets", mode="before")
     @classmethod

@@ -1,22 +1,21 @@
-"""Sets to evaluate on: whose rows, asked by the run's own prompt."""
+"""Sets to evaluate on: prompts, references, and what a protocol says of the answers."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from utils.data.dataset import Example, InstructionSection, InstructionSet, is_local, open_dataset
-from utils.data.texts import RowError
-from utils.errors import ConfigError, DataError
+from utils.data.dataset import Example, InstructionSection, InstructionSet
+from utils.errors import DataError
+from utils.evaluation.describing import DescribedSet, describe_sets
 from utils.evaluation.identity import hash_json
-from utils.evaluation.section import EvaluationSection, SetSection, label_of
-from utils.metrics.metric import load_metric
-from utils.rooms import has_room, list_rooms, open_room, room_name
+from utils.evaluation.prompts import PromptLimits, describe_asked, encode_prompts
+from utils.evaluation.section import EvaluationSection
+from utils.generation.section import GenerationSection
+from utils.metrics.metric import Metric, Reference, load_metric
+from utils.metrics.truthfulqa_scores import REFERENCE_KEYS, load_scorer
 
 if TYPE_CHECKING:
     from utils.data.encoding import ExampleEncoder
@@ -26,14 +25,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Prompts with their references, and how answers are judged."""
+    """Prompts with their references, and how answers are made and judged."""
 
     label: str
     """Names the result and its folder."""
-    prompts: list[list[int]]
+    prompts: Sequence[list[int]]
     """Token ids of each prompt, without padding."""
-    references: list[str]
-    """What each answer is compared with."""
+    references: Sequence[Reference]
+    """What each answer is judged by."""
     ids: list[str]
     """Place of each row: a file's line, or a row of a split."""
     metrics: tuple[str, ...]
@@ -45,30 +44,68 @@ class EvaluationSet:
     num_total: int
     """Rows that the split has; more than there are prompts: the result is partial."""
     prompt_hash: str
-    """Hash of the prompts as texts."""
+    """Hash of the prompts as texts, before they are cut."""
     fingerprint: str
     """Fingerprint of the rows."""
     num_cut: int = 0
     """Prompts whose middle was cut out."""
+    prompt_limit: int | None = None
+    """Tokens that they were cut to; None: none was."""
     seed: int = 0
     """Draws answers where the temperature is above 0."""
+    max_new_tokens: int | None = None
+    """Tokens that an answer may have; None: as many as the run's."""
+    min_new_tokens: int = 0
+    """Tokens that an answer has at least."""
+    greedy: bool = False
+    """Always the likeliest token, whatever the run's temperature."""
+    combined_metrics: tuple[str, ...] = ()
+    """Metrics that count in the combined score of several sets; (): the headline."""
+    scorer: str | None = None
+    """What tells how near answers are to references, where that is a choice."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What else of the set a score depends on: which prompts, which release."""
+    own_prompt: bool = False
+    """Asked by its own prompt, not by the run's."""
+    official_truncation: bool = False
+    """Prompts are cut as LongBench does."""
+    questions: list[str] = field(default_factory=list)
+    """What each row asks, without any template; empty where nothing is asked."""
+    contexts: list[str] = field(default_factory=list)
+    """The long text that each row asks about; empty where there is none."""
+
+    def needs_cutting(self, window: int | None, max_new_tokens: int) -> bool:
+        """Tell whether a prompt is longer than what a model has room for, or than the set's protocol allows.
+
+        Args:
+            window: Tokens that the model can hold; None: not known.
+            max_new_tokens: The run's, for a set that has none of its own.
+        """
+        limits = PromptLimits(self.max_new_tokens or max_new_tokens, window, None, self.official_truncation)
+        # Prompts that a limit of the user's has cut already need only fit.
+        target = limits.room if self.prompt_limit is not None else limits.target
+        return target is not None and max(map(len, self.prompts), default=0) > target
 
 
 @dataclass(frozen=True)
-class _Described:
-    """A set before its rows are read."""
+class Answers:
+    """How answers are written, as far as it is known when sets are loaded."""
 
-    label: str
-    spec: InstructionSet
-    section: InstructionSection
-    is_own: bool
-    """Whether its rows are prompted by its own room: it is the run's room too."""
+    generation: GenerationSection = field(default_factory=GenerationSection)
+    """The run's settings."""
+    window: int | None = None
+    """Tokens that the model can hold; None: not known, and only evaluation.max_prompt_length cuts prompts."""
 
 
 @dataclass(frozen=True)
-class _Limits:
-    num_rows: int | None
-    prompt_length: int | None
+class _Run:
+    """What all sets of a run share."""
+
+    own: InstructionSet
+    encoder: ExampleEncoder
+    seed: int
+    evaluation: EvaluationSection
+    answers: Answers
 
 
 def load_evaluation_sets(
@@ -77,121 +114,91 @@ def load_evaluation_sets(
     own_section: InstructionSection,
     encoder: ExampleEncoder,
     seed: int,
-    max_prompt_length: int | None = None,
+    answers: Answers = Answers(),
 ) -> list[EvaluationSet]:
-    """Load the sets that the configuration names, each prompted as the run's own set is, zero-shot.
+    """Load the sets that the configuration names.
+
+    Each is prompted as the run's own set is, zero-shot, except those that have a prompt and protocol of their own.
 
     Args:
-        evaluation: Which sets, and how many rows of each.
+        evaluation: Which sets, how many rows of each, and how long prompts may be.
         own: The run's set, as its room describes it.
         own_section: The run's `dataset:` section.
         encoder: Makes token ids of prompts.
         seed: Decides which rows are held out where that is how a set gets its validation rows.
-        max_prompt_length: Cut the middle out of longer prompts, which is counted and said; None: never.
+        answers: The run's settings, and the model's window. Prompts that leave no room lose their middle, which is
+            counted and said.
 
     Raises:
-        ConfigError: A set has no room, or its room cannot be set up.
+        ConfigError: A set has no room, its room cannot be set up, or its scorer cannot be had.
         DataError: The rows cannot be had, cannot be asked by the run's prompt, or have no answer for a metric.
     """
     from utils.data.instruction import settle_set
 
     own = settle_set(own)
-    if evaluation.set_sections is None:
-        described = [_Described(label_of(_name_own(own_section)), own, own_section, True)]
-    else:
-        described = [_describe(section, own, own_section) for section in evaluation.set_sections]
-    limits = _Limits(evaluation.max_samples, max_prompt_length)
-    return [_load(each, own, encoder, seed, limits) for each in described]
+    run = _Run(own, encoder, seed, evaluation, answers)
+    return [_load(each, run) for each in describe_sets(evaluation, own, own_section)]
 
 
-def _name_own(section: InstructionSection) -> str:
-    return section.path if section.name == "custom" and section.path else section.name
-
-
-def _describe(section: SetSection, own: InstructionSet, own_section: InstructionSection) -> _Described:
-    """Find a set's room and let it describe the rows; the run's own room keeps the run's settings."""
-    room, path = _find_room(section, own_section)
-    is_own = room == room_name(own_section.name)
-    named = {"path": path, "subset": section.subset}
-    given = {key: value for key, value in named.items() if value is not None}
-    config = own_section.model_copy(update=given) if is_own else _build_config(room, section.name, given)
-    moved = is_own and not given and section.split is None
-    spec = own if moved else open_dataset(room).describe_instructions(config)
-    split = section.split or ("train" if path and _is_file(path) else spec.generation_split)
-    metrics = tuple(load_metric(name).name for name in section.metrics) if section.metrics else spec.metrics
-    spec = dataclasses.replace(spec, generation_split=split, metrics=metrics)
-    return _Described(section.shown_label, spec, config, is_own)
-
-
-def _find_room(section: SetSection, own_section: InstructionSection) -> tuple[str, str | None]:
-    """Find the room of a name, and the path that the name itself is when it is a hub id, folder or file."""
-    name = section.name
-    if has_room("data", name):
-        return room_name(name), section.path
-    for room in list_rooms("data"):
-        if name.lower() in map(str.lower, getattr(open_room("data", room), "HUB_NAMES", ())):
-            return room, section.path or name
-    if "/" in name or is_local(name):
-        # Rows of the run's own kind, most likely: a custom room would not know their columns.
-        return room_name(own_section.name), section.path or name
-    raise ConfigError(
-        f"evaluation.sets: no dataset called {name}; use one of {', '.join(list_rooms('data'))}, or a path"
-    )
-
-
-def _build_config(room: str, name: str, given: dict[str, Any]) -> InstructionSection:
-    kind = open_dataset(room).Config
-    if not issubclass(kind, InstructionSection):
-        raise ConfigError(f"evaluation.sets: {name} is for task_type: {' or '.join(kind.TASK_TYPES)}, not CAUSAL_LM")
-    try:
-        return kind(name=room, **given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"evaluation.sets: {name}: {where}: {first['msg']}") from error
-
-
-def _is_file(path: str) -> bool:
-    return is_local(path) and Path(path).expanduser().is_file()
-
-
-def _load(
-    described: _Described, own: InstructionSet, encoder: ExampleEncoder, seed: int, limits: _Limits
-) -> EvaluationSet:
+def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
     """Read a set's rows and encode their prompts."""
     from utils.data.instruction import load_generation_rows
 
     spec, label = described.spec, described.label
-    rows = load_generation_rows(spec, described.section, seed)
+    rows = load_generation_rows(spec, described.section, run.seed)
     if rows.bad.count:
         _log.warning("%s: %d rows cannot be read and are left out: %s", label, rows.bad.count, rows.bad.shown[0])
     if not rows.examples:
         raise DataError(f"{label}: there is no row to evaluate on in {spec.path}")
-    examples, places = rows.examples[: limits.num_rows], list(rows.places[: limits.num_rows])
+    examples, places = rows.examples[: described.max_samples], list(rows.places[: described.max_samples])
     asked = list(examples)
     if not described.is_own:
-        asked = [_ask(own, example, place, label) for example, place in zip(examples, places, strict=True)]
-    prompts, num_cut = _encode(encoder, asked, places, limits.prompt_length)
-    if num_cut:
+        asked = [_ask(run.own, example, place, label) for example, place in zip(examples, places, strict=True)]
+    as_chat = run.encoder.as_chat and not spec.chat_exempt
+    limits = _find_limits(described, run)
+    prompts = encode_prompts(run.encoder, asked, places, limits, as_chat)
+    if prompts.num_cut:
         _log.warning(
             "%s: %d of %d prompts are longer than %d tokens; their middle was cut out",
-            label, num_cut, len(prompts), limits.prompt_length,
+            label, prompts.num_cut, len(asked), limits.target,
         )  # fmt: skip
-    references = [example.reference for example in examples]
+    if spec.greedy and run.answers.generation.temperature and run.answers.window is None:  # else it was said before
+        _log.warning("%s: its protocol is greedy; generation.temperature does not count here", label)
+    references, scorer = _settle_references(spec.metrics, [example.reference for example in examples], run)
     _check_references(label, spec.metrics, references)
     return EvaluationSet(
         label=label,
-        prompts=prompts,
+        prompts=prompts.rows,
         references=references,
         ids=places,
         metrics=spec.metrics,
-        stop=own.stop,
+        stop=spec.stop if described.is_own else run.own.stop,
         protocol=spec.protocol,
         num_total=rows.num_total,
-        prompt_hash=_hash_prompts(asked, encoder),
+        prompt_hash=_hash_prompts(asked, run.encoder, as_chat),
         fingerprint=rows.fingerprint,
-        num_cut=num_cut,
-        seed=seed,
+        num_cut=prompts.num_cut,
+        prompt_limit=limits.target if prompts.num_cut else None,
+        seed=run.seed,
+        max_new_tokens=described.max_new_tokens,
+        min_new_tokens=spec.min_new_tokens,
+        greedy=spec.greedy,
+        combined_metrics=described.combined_metrics,
+        scorer=scorer,
+        facts=rows.facts,
+        own_prompt=spec.own_prompt,
+        official_truncation=spec.official_truncation,
+        questions=[example.question for example in examples],
+        contexts=[example.context for example in examples],
+    )
+
+
+def _find_limits(described: DescribedSet, run: _Run) -> PromptLimits:
+    return PromptLimits(
+        max_new_tokens=described.max_new_tokens or run.answers.generation.max_new_tokens,
+        window=run.answers.window,
+        asked=run.evaluation.max_prompt_length,
+        official=described.spec.official_truncation,
     )
 
 
@@ -207,30 +214,24 @@ def _ask(own: InstructionSet, example: Example, place: str, label: str) -> Examp
     return own.ask(example.question)
 
 
-def _encode(
-    encoder: ExampleEncoder, examples: list[Example], places: list[str], limit: int | None
-) -> tuple[list[list[int]], int]:
-    """Encode prompts and count those that had to be cut."""
-    prompts = []
-    num_cut = 0
-    for example, place in zip(examples, places, strict=True):
-        try:
-            ids = encoder.encode_prompt(example)
-            if limit is not None and len(ids) > limit:
-                ids, num_cut = encoder.encode_prompt(example, limit), num_cut + 1
-        except RowError as error:
-            raise DataError(f"{place}: {error}") from error
-        prompts.append(ids)
-    return prompts, num_cut
+def _settle_references(
+    metrics: Sequence[str], references: list[Reference], run: _Run
+) -> tuple[list[Reference], str | None]:
+    """Write the scorer's name into the references of metrics that leave it to choose, and see that it can be had."""
+    if not any(load_metric(name).reference_keys == REFERENCE_KEYS for name in metrics):
+        return references, None
+    scorer = run.evaluation.truthfulqa.scorer
+    load_scorer(scorer)
+    return [{**each, "scorer": scorer} if isinstance(each, dict) else each for each in references], scorer
 
 
-def _check_references(label: str, metrics: tuple[str, ...], references: list[str]) -> None:
+def _check_references(label: str, metrics: tuple[str, ...], references: list[Reference]) -> None:
     """See to it, before anything is written, that each metric has something to compare with."""
-    import numpy as np
-
     for metric in map(load_metric, metrics):
-        assert metric.score_rows is not None, f"got the metric {metric.name} of {metric.kind}"
-        num_undefined = int(np.isnan(metric.score_rows([""] * len(references), references)).sum())
+        if not all(map(metric.takes, references)):
+            raise DataError(f"{label}: its references are not of the kind that the metric {metric.name} judges by; "
+                            "choose other metrics for this set")  # fmt: skip
+        num_undefined = 0 if metric.reference_keys else _count_undefined(metric, references)
         if references and num_undefined == len(references):
             raise DataError(
                 f"{label}: no reference has an answer for the metric {metric.name}; choose other metrics for this set"
@@ -242,14 +243,13 @@ def _check_references(label: str, metrics: tuple[str, ...], references: list[str
             )  # fmt: skip
 
 
-def _hash_prompts(examples: list[Example], encoder: ExampleEncoder) -> str:
+def _count_undefined(metric: Metric, references: list[Reference]) -> int:
+    import numpy as np
+
+    assert metric.score_rows is not None, f"got the metric {metric.name} of {metric.kind}"
+    return int(np.isnan(metric.score_rows([""] * len(references), references)).sum())
+
+
+def _hash_prompts(examples: list[Example], encoder: ExampleEncoder, as_chat: bool) -> str:
     """Hash what is asked, as texts, so that models with different tokenizers can be compared."""
-    texts = [_asked_text(example, encoder.as_chat) for example in examples]
-    return hash_json([texts, encoder.as_chat, encoder.system_prompt])
-
-
-def _asked_text(example: Example, as_chat: bool) -> Any:
-    if example.messages:
-        turns = list(example.messages)
-        return turns[:-1] if turns[-1]["role"] == "assistant" else turns
-    return example.user_turn or example.prompt if as_chat else example.prompt
+    return hash_json([[describe_asked(each, as_chat) for each in examples], as_chat, encoder.system_prompt])

@@ -1,4 +1,4 @@
-"""Writes answers to prompts in batches of like length, and leaves the model as it was."""
+"""Writes answers to prompts in batches that keep to a number of tokens, and leaves the model as it was."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import DataError
+from utils.generation.batching import Batching
+from utils.generation.positions import count_positions, is_prompt_learning
 from utils.generation.preserving import keep_random_state, ready_to_generate
 from utils.generation.section import GenerationSection
 
@@ -63,8 +65,13 @@ class TextGenerator:
         self._stop = tuple(dict.fromkeys([*section.stop, *stop]))
         self._end_ids = _find_end_ids(model, tokenizer, stop_token_ids)
         self._seed = seed
-        self._num_positions = _count_positions(model)
-        self._takes_padding = not _is_prompt_learning(model)
+        self._batching = Batching(
+            max_rows=section.batch_size,
+            max_tokens=section.max_batch_tokens,
+            max_new_tokens=section.max_new_tokens,
+            num_positions=count_positions(model),
+            takes_padding=not is_prompt_learning(model),
+        )
 
     def check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
         """Warn of prompts that leave fewer than max_new_tokens positions.
@@ -72,7 +79,7 @@ class TextGenerator:
         Raises:
             DataError: A prompt is empty, or leaves no position at all.
         """
-        rooms = [self._room(len(prompt)) for prompt in prompts]
+        rooms = [self._batching.count_room(len(prompt)) for prompt in prompts]
         for index, prompt in enumerate(prompts):
             if reason := self.explain_refusal(len(prompt)):
                 raise DataError(f"prompt {index + 1} {reason}")
@@ -80,26 +87,70 @@ class TextGenerator:
             _log.warning(
                 "%d of %d prompts leave room for fewer than generation.max_new_tokens (%d) tokens in the model's %s "
                 "positions; their answers may be cut off",
-                num_short, len(prompts), self._section.max_new_tokens, self._num_positions,
+                num_short, len(prompts), self._section.max_new_tokens, self._batching.num_positions,
             )  # fmt: skip
 
     def explain_refusal(self, num_tokens: int) -> str | None:
         """Say why nothing can be written after a prompt of so many tokens; None: it can."""
         if not num_tokens:
             return "is empty; a model needs at least one token to go on from"
-        if self._room(num_tokens) < 1:
+        if self._batching.count_room(num_tokens) < 1:
             return (
-                f"has {num_tokens} tokens, and the model has {self._num_positions} positions; "
+                f"has {num_tokens} tokens, and the model has {self._batching.num_positions} positions; "
                 "nothing can be written after it: shorten the prompts"
             )
         return None
+
+    def plan_batches(self, prompts: Sequence[Sequence[int]], rows: Sequence[int] | None = None) -> list[list[int]]:
+        """Put prompts into the batches in which they are best answered: longest first, like lengths together.
+
+        A batch has `generation.batch_size` rows at most, and, unless it is one row, `generation.max_batch_tokens`
+        tokens with padding and answers. The plan depends on lengths only, so processes that share the work make the
+        same one, each takes `batches[rank::num_processes]` to `generate_batch`, and all of them come to
+        `-(-len(batches) // num_processes)` rounds.
+
+        Args:
+            prompts: Token ids of each prompt, without padding.
+            rows: Numbers of the prompts to plan; None: all.
+        """
+        return list(self._batching.plan(list(map(len, prompts)), range(len(prompts)) if rows is None else rows))
+
+    def generate_batch(
+        self, prompts: Sequence[Sequence[int]], batch: Sequence[int], numbers: Sequence[int] | None = None
+    ) -> list[tuple[int, Generated]]:
+        """Write the answers of one planned batch; it is halved as often as the memory asks for it.
+
+        The model's mode and the random generators are as before afterwards. Nothing is kept of what was written.
+
+        Args:
+            prompts: Token ids of each prompt, none of which `explain_refusal` refuses.
+            batch: Places in `prompts`.
+            numbers: Number of each prompt among all, which decides what it draws; None: its place.
+
+        Returns:
+            Places with their answers, in the batch's order. Which rows are in a batch changes no answer.
+        """
+        import torch
+
+        try:
+            answers = self._write(prompts, batch, numbers)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            answers = None
+        if answers is not None:
+            return list(zip(batch, answers, strict=True))
+        half = (len(batch) + 1) // 2
+        _log.warning(
+            "%d prompts at once do not fit into memory; trying %d (generation.max_batch_tokens)", len(batch), half
+        )
+        torch.cuda.empty_cache()
+        return [pair for part in (batch[:half], batch[half:]) for pair in self.generate_batch(prompts, part, numbers)]
 
     def generate(
         self, prompts: Sequence[Sequence[int]], only: Sequence[int] | None = None
     ) -> Iterator[tuple[int, Generated]]:
         """Write an answer to each prompt, longest prompts first.
-
-        The model's mode and the random generators are as before whenever an answer is given out.
 
         Args:
             prompts: Token ids of each prompt, without padding.
@@ -112,17 +163,12 @@ class TextGenerator:
         Raises:
             DataError: See `check_prompts`.
         """
-        rows = range(len(prompts)) if only is None else only
         self.check_prompts(prompts)
-        for batch in self._batches(prompts, rows):
-            yield from self._generate_batch(prompts, batch, None)
+        for batch in self.plan_batches(prompts, only):
+            yield from self.generate_batch(prompts, batch)
 
     def generate_batches(
-        self,
-        prompts: Sequence[Sequence[int]],
-        numbers: Sequence[int],
-        done: Collection[int] = (),
-        max_tokens: int | None = None,
+        self, prompts: Sequence[Sequence[int]], numbers: Sequence[int], done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Generated]]]:
         """Write answers to some of many prompts, in the same batches whatever is done already.
 
@@ -130,14 +176,13 @@ class TextGenerator:
             prompts: Token ids of each prompt, none of which `explain_refusal` refuses.
             numbers: Number of each prompt among all, which decides what it draws.
             done: Places in `prompts`; a batch of which all are done is passed over.
-            max_tokens: Of one batch, padding and answers included, unless one row has more; None: any number.
 
         Yields:
             Places in `prompts` with their answers, of one batch.
         """
-        for batch in self._batches(prompts, range(len(prompts)), max_tokens):
+        for batch in self.plan_batches(prompts):
             if not all(row in done for row in batch):
-                yield list(self._generate_batch(prompts, batch, numbers))
+                yield self.generate_batch(prompts, batch, numbers)
 
     def stream(self, prompt: Sequence[int], show: Callable[[str], None]) -> Generated:
         """Write an answer to one prompt and show its text piece by piece; the pieces are the answer's text."""
@@ -145,67 +190,15 @@ class TextGenerator:
 
         if reason := self.explain_refusal(len(prompt)):
             raise DataError(f"the prompt {reason}")
-        stream = AnswerStream(self._tokenizer, self._stop, self._end_ids, show)
+        stream = AnswerStream(self._tokenizer, self._stop, self._end_ids, show, self._section.min_new_tokens)
         [answer] = self._write([prompt], [0], None, stream)
         stream.finish(answer.text)
         return answer
 
-    def _batches(
-        self, prompts: Sequence[Sequence[int]], rows: Sequence[int], max_tokens: int | None = None
-    ) -> Iterator[list[int]]:
-        """Put rows of like length together; those that leave less room, or take no padding, only with their equals."""
-        batch: list[int] = []
-        for row in sorted(rows, key=lambda row: (-len(prompts[row]), row)):
-            if batch and (self._is_full(prompts, batch, max_tokens) or not self._goes_with(prompts, batch[0], row)):
-                yield batch
-                batch = []
-            batch.append(row)
-        if batch:
-            yield batch
-
-    def _is_full(self, prompts: Sequence[Sequence[int]], batch: list[int], max_tokens: int | None) -> bool:
-        if len(batch) == self._section.batch_size:
-            return True
-        width = len(prompts[batch[0]])
-        wanted = (len(batch) + 1) * (width + self._room(width))
-        return max_tokens is not None and wanted > max_tokens
-
-    def _goes_with(self, prompts: Sequence[Sequence[int]], one: int, other: int) -> bool:
-        lengths = len(prompts[one]), len(prompts[other])
-        if not self._takes_padding:
-            return lengths[0] == lengths[1]
-        return self._room(lengths[0]) == self._room(lengths[1])
-
-    def _room(self, length: int) -> int:
-        """Count the tokens that can be written after a prompt."""
-        if self._num_positions is None:
-            return self._section.max_new_tokens
-        return min(self._section.max_new_tokens, self._num_positions - length)
-
-    def _generate_batch(
-        self, prompts: Sequence[Sequence[int]], batch: list[int], numbers: Sequence[int] | None
-    ) -> Iterator[tuple[int, Generated]]:
-        import torch
-
-        try:
-            answers = self._write(prompts, batch, numbers)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            answers = None
-        if answers is not None:
-            yield from zip(batch, answers, strict=True)
-            return
-        half = (len(batch) + 1) // 2
-        _log.warning("%d prompts at once do not fit into memory; trying %d (generation.batch_size)", len(batch), half)
-        torch.cuda.empty_cache()
-        for part in (batch[:half], batch[half:]):
-            yield from self._generate_batch(prompts, part, numbers)
-
     def _write(
         self,
         prompts: Sequence[Sequence[int]],
-        batch: list[int],
+        batch: Sequence[int],
         numbers: Sequence[int] | None,
         streamer: AnswerStream | None = None,
     ) -> list[Generated]:
@@ -213,17 +206,21 @@ class TextGenerator:
         import torch
 
         from utils.generation.sampling import build_sampler
-        from utils.generation.stopping import StopTexts
+        from utils.generation.stopping import HoldOpen, StopTexts
 
-        width = len(prompts[batch[0]])
+        width = max(len(prompts[row]) for row in batch)
         inputs = self._pad([prompts[row] for row in batch], width)
         drawn = batch if numbers is None else [numbers[row] for row in batch]
-        stopping = StopTexts(self._tokenizer, self._stop, width) if self._stop else None
+        num_open = self._section.min_new_tokens
+        stopping = StopTexts(self._tokenizer, self._stop, width, num_open) if self._stop else None
+        choosing = build_sampler(self._section, drawn, self._seed)
+        if num_open:
+            choosing.insert(0, HoldOpen(self._closing_ids, width, num_open))
         with keep_random_state(), ready_to_generate(self._model), torch.no_grad():
             written = self._model.generate(
                 **inputs,
-                generation_config=self._build_config(self._room(width)),
-                logits_processor=build_sampler(self._section, drawn, self._seed),
+                generation_config=self._build_config(self._batching.count_room(width)),
+                logits_processor=choosing,
                 stopping_criteria=[stopping] if stopping else None,
                 streamer=streamer,
             )
@@ -259,37 +256,25 @@ class TextGenerator:
         pad = self._tokenizer.pad_token_id
         return int(pad) if pad is not None else (self._end_ids or (0,))[0]
 
+    @property
+    def _closing_ids(self) -> tuple[int, ...]:
+        """Tokens any of which would end an answer at once."""
+        from utils.generation.stopping import find_stop_ids
+
+        return (*self._end_ids, *find_stop_ids(self._tokenizer, self._stop))
+
     def _read(self, ids: list[int], stopped_at: int | None) -> Generated:
         """Make an answer of a row's tokens, which go on with padding after its end."""
-        from utils.generation.stopping import cut_at_stop, decode_answer
+        from utils.generation.stopping import read_answer
 
         end = next((place for place, token in enumerate(ids) if token in self._end_ids), None)
         num_tokens = min([len(ids), *([end + 1] if end is not None else []), *([stopped_at] if stopped_at else [])])
         kept = ids[: num_tokens - 1] if end == num_tokens - 1 else ids[:num_tokens]
-        text, has_stop = cut_at_stop(decode_answer(self._tokenizer, kept), self._stop)
+        text, has_stop = read_answer(self._tokenizer, kept, self._stop, self._section.min_new_tokens)
         return Generated(text, num_tokens, end == num_tokens - 1 or has_stop)
-
-
-def find_prompt_limit(model: PreTrainedModel, section: GenerationSection) -> int | None:
-    """Find how long prompts may be: max_new_tokens, or half the model's positions, remain; None: no limit is known."""
-    positions = _count_positions(model)
-    return None if positions is None else max(positions - section.max_new_tokens, positions // 2, 1)
 
 
 def _find_end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, more: Sequence[int]) -> tuple[int, ...]:
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     listed = own if isinstance(own, list | tuple) else [own]
     return tuple(dict.fromkeys(int(each) for each in (*listed, tokenizer.eos_token_id, *more) if each is not None))
-
-
-def _count_positions(model: PreTrainedModel) -> int | None:
-    """Count the tokens a model can hold, less those that a prompt-learning adapter puts before each text."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions < 1:
-        return None
-    return positions - (int(model.active_peft_config.num_virtual_tokens) if _is_prompt_learning(model) else 0)
-
-
-def _is_prompt_learning(model: PreTrainedModel) -> bool:
-    """Tell whether an adapter puts tokens before the text: its positions go wrong behind padding."""
-    return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))

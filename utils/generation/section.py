@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from utils.config.section import Section
 
@@ -16,6 +16,8 @@ class GenerationSection(Section):
 
     max_new_tokens: int = Field(256, ge=1)
     """Tokens an answer may have."""
+    min_new_tokens: int = Field(0, ge=0)
+    """Tokens an answer has at least: among the first so many neither the end of text nor a stop text ends it."""
     temperature: float = Field(0.0, ge=0)
     """0: always the likeliest token; above: draw, the flatter the higher."""
     top_p: float | None = Field(None, gt=0, le=1)
@@ -23,7 +25,10 @@ class GenerationSection(Section):
     top_k: int | None = Field(None, ge=1)
     """With temperature above 0: draw among so many likeliest tokens."""
     batch_size: int = Field(16, ge=1)
-    """Prompts answered at once; halved for a batch that does not fit into the GPU's memory."""
+    """Prompts answered at once, at most; halved for a batch that does not fit into the GPU's memory."""
+    max_batch_tokens: int = Field(16_384, ge=1)
+    """Tokens of all prompts answered at once, with padding and the answers to come; fewer prompts are taken together
+    when they are long, one at least."""
     stop: list[str] = []
     """Texts that end an answer, besides the data set's own; the answer is cut before them."""
 
@@ -33,3 +38,13 @@ class GenerationSection(Section):
         if "" in value:
             raise ValueError("an empty text would stop every answer at once; leave it out")
         return value
+
+    @model_validator(mode="after")
+    def _room_for_least(self) -> GenerationSection:
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(f"min_new_tokens ({self.min_new_tokens}) is above max_new_tokens ({self.max_new_tokens})")
+        return self
+
+    def list_deciding(self) -> dict[str, Any]:
+        """Give the settings that decide what is written: all but those of how many prompts are answered at once."""
+        return self.model_dump(exclude={"batch_size", "max_batch_tokens"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
-from utils.generation.stopping import cut_at_stop, decode_answer
+from utils.generation.stopping import read_answer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,6 +21,7 @@ class AnswerStream:
         stop: Texts that end the answer.
         end_ids: Tokens that end the answer.
         show: Is called with each new piece of text.
+        num_open: No stop text ends the answer among its first so many tokens.
     """
 
     def __init__(
@@ -29,11 +30,13 @@ class AnswerStream:
         stop: Collection[str],
         end_ids: Collection[int],
         show: Callable[[str], None],
+        num_open: int = 0,
     ) -> None:
         self._tokenizer = tokenizer
         self._stop = stop
         self._end_ids = end_ids
         self._show = show
+        self._num_open = num_open
         self._ids: list[int] = []
         self._shown = ""
         self._has_prompt = False
@@ -44,7 +47,7 @@ class AnswerStream:
             self._has_prompt = True
             return
         self._ids += [int(each) for each in value.reshape(-1) if int(each) not in self._end_ids]
-        text, has_stop = cut_at_stop(decode_answer(self._tokenizer, self._ids), self._stop)
+        text, has_stop = read_answer(self._tokenizer, self._ids, self._stop, self._num_open)
         self._show_up_to(text if has_stop else self._hold_back(text))
 
     def end(self) -> None:

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from utils.data.dataset import Example
     from utils.inference.asking import PromptAsker
 
-MAX_BATCH_TOKENS = 16_384
-"""Tokens of prompts and answers in one batch of a language model, however many rows it may have."""
-
 
 @dataclass(frozen=True)
 class Answered:
@@ -126,7 +123,7 @@ class WritingModel:
         self._model = model
         self._encoder = encoder
         self._generator = TextGenerator(model, encoder.tokenizer, generation, asker.stop, ends, seed=seed)
-        settings = {**generation.model_dump(exclude={"batch_size"}), "stop": sorted({*generation.stop, *asker.stop})}
+        settings = {**generation.list_deciding(), "stop": sorted({*generation.stop, *asker.stop})}
         self._settings = [settings, list(ends), seed if generation.temperature else 0, encoder.fingerprint]
 
     def encode(self, question: Example) -> list[int]:
@@ -144,7 +141,7 @@ class WritingModel:
     ) -> Iterator[list[Answered]]:
         """Write the answers of a window."""
         with _explain_memory():
-            for batch in self._generator.generate_batches(questions, numbers, done, MAX_BATCH_TOKENS):
+            for batch in self._generator.generate_batches(questions, numbers, done):
                 yield [Answered(place, _read_generated(each), each.num_tokens) for place, each in batch]
 
     def stream(self, question: Example, show: Callable[[str], None]) -> Answered:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from utils.data.classification_set import ClassificationSet
 from utils.data.conversations import open_chat, read_turns
-from utils.data.dataset import ClassificationSet, Example, InstructionSet
+from utils.data.dataset import Example, InstructionSet
 from utils.data.texts import RowError, describe_kind, read_text
 from utils.errors import DataError, UserError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,8 @@ def build_evaluate_metric(name: str, num_labels: int) -> evaluate.Metric:
         num_labels: Number of labels; 1 for regression and generation.
 
     Returns:
-        The object; its `compute` gives `{result key: value}`.
+        The object; its `compute` gives `{result key: value}`. What a text is judged by is a text; where the metric
+        needs an object (`Metric.reference_keys`), it is that object as JSON.
 
     Raises:
         KeyError: The metric is unknown.
@@ -58,6 +60,8 @@ def _metric_class() -> Any:
             )
 
         def _compute(self, *, predictions: Any = None, references: Any = None, **_: Any) -> dict[str, float]:
+            if self._metric.reference_keys:
+                references = [json.loads(each) for each in references]
             return {self._metric.name: self._metric.compute(predictions, references, self._num_labels)}
 
     return LocalMetric

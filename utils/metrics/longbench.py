@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,16 @@ SUBSET_METRICS = {
 }
 """How each subset is scored, in the benchmark's order."""
 
+CATEGORIES = {
+    "single-doc QA": ("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
+    "multi-doc QA": ("hotpotqa", "2wikimqa", "musique", "dureader"),
+    "summarization": ("gov_report", "qmsum", "multi_news", "vcsum"),
+    "few-shot": ("trec", "triviaqa", "samsum", "lsht"),
+    "synthetic": ("passage_count", "passage_retrieval_en", "passage_retrieval_zh"),
+    "code": ("lcc", "repobench-p"),
+}
+"""Subsets by what they ask, in the benchmark's order."""
+
 FIRST_LINE_SUBSETS = frozenset({"trec", "triviaqa", "samsum", "lsht"})
 """Of these only the first line of a prediction counts."""
 
@@ -93,7 +104,7 @@ def score_prediction(subset: str, text: str, answers: Sequence[str], classes: Se
         classes: All classes in the benchmark's order; classification only.
 
     Returns:
-        0 to 1.
+        0 to 1; 0 where there is no answer.
 
     Raises:
         DataError: A retrieval answer names no paragraph.
@@ -102,8 +113,8 @@ def score_prediction(subset: str, text: str, answers: Sequence[str], classes: Se
         text = text.lstrip("\n").split("\n")[0]
     name = SUBSET_METRICS[subset]
     if name == CLASSIFICATION:
-        return max(scores.score_classification(text, answer, classes) for answer in answers)
-    return max(METRICS[name](text, answer) for answer in answers)
+        return max((scores.score_classification(text, answer, classes) for answer in answers), default=0.0)
+    return max((METRICS[name](text, answer) for answer in answers), default=0.0)
 
 
 def score_subset(subset: str, rows: Sequence[Prediction]) -> float:
@@ -130,6 +141,25 @@ def score_subset_by_length(subset: str, rows: Sequence[Prediction]) -> dict[str,
         buckets[BUCKETS[(row.length >= 4000) + (row.length >= 8000)]].append(value)
     # numpy adds and rounds in ways of its own, and the official scores are its.
     return {key: float(round(100 * np.mean(each), 2)) if each else float("nan") for key, each in buckets.items()}
+
+
+def average_by_category(values: Mapping[str, float]) -> dict[str, float]:
+    """Average subsets as the benchmark's table does: each category over its subsets, `average` over the categories.
+
+    Args:
+        values: Scores by subset, on any scale; nan counts as not there. LongBench-E's `hotpotqa_e` is `hotpotqa`.
+
+    Returns:
+        Averages of the categories that have a score, and `average`, in which each of them weighs the same; empty
+        where there is no score.
+    """
+    values = {subset.removesuffix("_e"): value for subset, value in values.items()}
+    found = {}
+    for category, subsets in CATEGORIES.items():
+        there = [values[subset] for subset in subsets if not math.isnan(values.get(subset, math.nan))]
+        if there:
+            found[category] = sum(there) / len(there)
+    return {**found, "average": sum(found.values()) / len(found)} if found else {}
 
 
 def read_predictions(path: Path, *, with_lengths: bool = False) -> list[Prediction]:
@@ -176,9 +206,7 @@ def main(arguments: argparse.Namespace) -> Answer:
     files = [(path, read_predictions(path, with_lengths=arguments.e)) for path in find_files(Path(arguments.folder))]
     score: Callable[[str, Sequence[Prediction]], Any] = score_subset_by_length if arguments.e else score_subset
     answer = {path.stem: score(path.stem, rows) for path, rows in files}
-    for subset, value in answer.items():
-        cells = [f"{key} {each:6.2f}" for key, each in value.items()] if arguments.e else [f"{value:6.2f}"]
-        sys.stdout.write("  ".join([f"{subset:<20}", *cells]) + "\n")
+    sys.stdout.write("".join(_list_lines(answer) if not arguments.e else _list_lines_by_length(answer)))
     return answer
 
 
@@ -188,6 +216,22 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument("folder", metavar="FOLDER", help="where the files of predictions are")
     parser.add_argument("--e", action="store_true", help="score LongBench-E: by length, below 4000, below 8000, more")
     return parser
+
+
+def _list_lines(values: Mapping[str, float]) -> Iterator[str]:
+    yield from (f"{subset:<20}  {value:6.2f}\n" for subset, value in values.items())
+    yield "\n"
+    yield from (f"{category:<20}  {value:6.2f}\n" for category, value in average_by_category(values).items())
+
+
+def _list_lines_by_length(values: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    averages = {key: average_by_category({subset: each[key] for subset, each in values.items()}) for key in BUCKETS}
+    names = [name for name in (*CATEGORIES, "average") if any(name in each for each in averages.values())]
+    rows = {name: {key: averages[key].get(name, math.nan) for key in BUCKETS} for name in names}
+    for part in (values, rows):
+        for name, each in part.items():
+            yield "  ".join([f"{name:<20}", *(f"{key} {value:6.2f}" for key, value in each.items())]) + "\n"
+        yield "\n" if part is values else ""
 
 
 def _score_rows(subset: str, rows: Sequence[Prediction]) -> list[float]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import re
 import string
-import sys
 from collections import Counter
-from contextlib import contextmanager
 from difflib import SequenceMatcher
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import DataError
+from utils.metrics.longbench_rouge import score_rouge_l
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -28,7 +27,6 @@ _NUMBER = re.compile(r"\d+")
 _PARAGRAPH = re.compile(r"Paragraph (\d+)")
 _PARAGRAPH_ZH = re.compile("\u6bb5\u843d(\\d+)")
 _COMMENT_MARKS = ("`", "#", "//")
-_SPARE_FRAMES = 1000
 
 
 def score_qa_f1(prediction: str, answer: str) -> float:
@@ -53,10 +51,7 @@ def score_rouge(prediction: str, answer: str) -> float:
     Returns:
         0 to 1; 0 where either has nothing but full stops.
     """
-    if not prediction.strip(".") or not answer.strip("."):
-        return 0.0
-    with _recursion_for(len(prediction.split()) + len(answer.split())):
-        return float(_rouge().get_scores([prediction], [answer], avg=True)["rouge-l"]["f"])
+    return score_rouge_l(prediction, answer)
 
 
 def score_rouge_zh(prediction: str, answer: str) -> float:
@@ -146,24 +141,6 @@ def _jieba() -> Any:
 
     jieba.setLogLevel(logging.WARNING)
     return jieba
-
-
-@cache
-def _rouge() -> Any:
-    from rouge import Rouge  # type: ignore[import-untyped]  # has no types
-
-    return Rouge(metrics=["rouge-l"])
-
-
-@contextmanager
-def _recursion_for(num_words: int) -> Iterator[None]:
-    """Let the package recurse once per word, which is how it walks back through two sentences."""
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(before, num_words + _SPARE_FRAMES))
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(before)
 
 
 def _find_paragraph(pattern: re.Pattern[str], answer: str, example: str) -> str:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 Array: TypeAlias = Any
 """A numpy array; its shape stands in the docstrings."""
 Kind = Literal["classification", "regression", "generation"]
+Reference: TypeAlias = "str | dict[str, Any]"
+"""What a generated text is judged by: a text, or an object with what the metric needs to know."""
 
 METRIC_ALIASES = {
     "acc": "accuracy",
@@ -43,9 +45,11 @@ class Metric:
     score: Callable[[Array, Array], float]
     """Predictions (n,) and references (n,) to the value; nan where the metric is not defined."""
     description: str
-    score_rows: Callable[[Sequence[str], Sequence[str]], Array] | None = None
+    score_rows: Callable[[Sequence[str], Sequence[Reference]], Array] | None = None
     """Generation only: texts to one score per row, shape (n,), nan for rows on which the metric is not defined. The
     metric is the mean over the other rows."""
+    reference_keys: tuple[str, ...] = ()
+    """Generation only: keys of the object that a text is judged by; (): a text."""
     over_samples: Callable[..., Array] | None = None
     """The same for many resamples at once, shape (r,), nan where undefined; None: they are scored one by one.
 
@@ -60,6 +64,12 @@ class Metric:
     def for_labels(self, num_labels: int) -> Metric:
         """Give the metric that is meant for this number of labels: `f1` is `f1_macro` for three."""
         return load_metric(self.many_labels) if self.many_labels and num_labels > 2 else self
+
+    def takes(self, reference: Reference) -> bool:
+        """Tell whether a generated text can be judged by this reference."""
+        if not self.reference_keys:
+            return isinstance(reference, str)
+        return isinstance(reference, dict) and set(self.reference_keys) <= set(reference)
 
     def compute(self, predictions: Array, references: Array, num_labels: int) -> float:
         """Score predictions against references.
@@ -80,7 +90,12 @@ class Metric:
 
 
 def build_text_metric(
-    name: str, score_row: Callable[[str, str], float | None], description: str, *, greater_is_better: bool = True
+    name: str,
+    score_row: Callable[[str, Any], float | None],
+    description: str,
+    *,
+    greater_is_better: bool = True,
+    reference_keys: tuple[str, ...] = (),
 ) -> Metric:
     """Build a metric of generated texts, 0 to 1, from the function that scores one row.
 
@@ -89,18 +104,22 @@ def build_text_metric(
         score_row: Prediction and reference to 0-1, or None where the reference leaves the metric undefined.
         description: What is measured, in a few words.
         greater_is_better: Whether 1 is best.
+        reference_keys: Keys of the object that `score_row` is given as a reference; (): it is given a text.
     """
 
-    def score_rows(predictions: Sequence[str], references: Sequence[str]) -> Array:
+    def score_rows(predictions: Sequence[str], references: Sequence[Reference]) -> Array:
         import numpy as np
 
-        scores = [score_row(str(each), str(right)) for each, right in zip(predictions, references, strict=True)]
+        judged = [_require_keys(name, each, reference_keys) if reference_keys else str(each) for each in references]
+        scores = [score_row(str(each), right) for each, right in zip(predictions, judged, strict=True)]
         return np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
 
     def score(predictions: Array, references: Array) -> float:
         return average_rows(score_rows(predictions, references))
 
-    return Metric(name, "generation", 0.0, 1.0, greater_is_better, score, description, score_rows)
+    return Metric(
+        name, "generation", 0.0, 1.0, greater_is_better, score, description, score_rows, reference_keys=reference_keys
+    )
 
 
 def average_rows(scores: Array) -> float:
@@ -193,6 +212,12 @@ def check_rows(kind: Kind, predictions: Array, references: Array, num_labels: in
             wrong = values.min() if values.min() < 0 else values.max()
             raise ValueError(f"a {what} is the label {wrong}; labels go from 0 to {num_labels - 1}")
     return columns[0], columns[1]
+
+
+def _require_keys(name: str, reference: Reference, keys: tuple[str, ...]) -> Reference:
+    if isinstance(reference, dict) and set(keys) <= set(reference):
+        return reference
+    raise ValueError(f"{name} judges by an object with {', '.join(keys)}; got {str(reference)[:60]!r}")
 
 
 def _flatten(values: Array, kind: Kind) -> Array:

@@ -15,6 +15,7 @@ from utils.modeling.new_weights import (
     record_new_weights,
     reinitialise_head,
 )
+from utils.modeling.positions import stretch_positions
 from utils.modeling.quantization import build_quantization, choose_devices
 from utils.modeling.source import loading_arguments, resolved_commit
 from utils.modeling.tokenizer import added_token_ids
@@ -65,6 +66,8 @@ def load_base_model(
     with explain_loading(section), _silent_report():
         arguments = loading_arguments(section)
         config = AutoConfig.from_pretrained(section.location, **arguments)
+        if section.rope_scaling is not None:
+            stretch_positions(config, section.rope_scaling, section.name_or_path)
         _tell_about_code(section, config)
         own_names = own_label_names(config)
         if head is not None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import field_validator, model_validator
 
 from utils.config.section import Section
+from utils.modeling.positions import RopeScalingSection
 
 _DTYPE_SPELLINGS = {
     "bf16": "bfloat16",
@@ -128,6 +129,9 @@ class ModelSection(Section):
     """Placement over several devices, such as auto; null: the trainer places the model."""
     quantization: QuantizationSection | None = None
     """Store the frozen base in fewer bits: nf4, fp4, int8, or a mapping; null: not quantized."""
+    rope_scaling: RopeScalingSection | None = None
+    """Stretch rotary positions beyond the length the model was trained with: {rope_type: yarn, factor: 4.0}; null: as
+    in its config.json."""
     chat_template: str | None = None
     """chatml, or a file holding a Jinja template; null: the tokenizer's own."""
     extra_special_tokens: list[str] = []

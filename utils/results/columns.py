@@ -38,7 +38,7 @@ def list_columns(record: RunRecord, language: Language = "en") -> list[Column]:
         *_cost_columns(record, language),
         *_metric_columns(record.metrics, ""),
         *_metric_columns(record.metrics_last, f", {translate('last', language)}"),
-        *(each for name, values in record.evaluation.items() for each in _metric_columns(values, "", f"{name} ")),
+        *(each for name, values in record.evaluation.items() for each in _set_columns(name, values, language)),
     ]
 
 
@@ -116,6 +116,20 @@ def _metric_columns(values: Mapping[str, Any], after: str, before: str = "") -> 
             yield Column(f"{before}{name}{after}", value, "count")
         elif not isinstance(value, (dict, list, tuple)):  # nested facts stay in results.json
             yield Column(f"{before}{name}{after}", value, "text")
+
+
+def _set_columns(name: str, values: Mapping[str, Any], language: Language) -> Iterator[Column]:
+    """One column per score of the kept weights, then of the best and the last step that was evaluated."""
+    if name == "combined":  # sums over sets, no percentages
+        for key, value in values.items():
+            if isinstance(value, int | float | str):
+                form: Form = "fine" if isinstance(value, float) else "text" if isinstance(value, str) else "count"
+                yield Column(f"{name} {key}", value, form)
+        return
+    yield from _metric_columns(values, "", f"{name} ")
+    for which in ("best", "last"):
+        beside = {key: value for key, value in (values.get(which) or {}).items() if key != "step"}
+        yield from _metric_columns(beside, f", {translate(which, language)}", f"{name} ")
 
 
 def _scaled(name: str, value: float | None) -> float | None:

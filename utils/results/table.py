@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.results.labels import is_score, scale, translate
 from utils.rooms import has_room
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
@@ -98,9 +98,45 @@ def _list_scores(record: RunRecord, language: Language) -> Iterator[tuple[str, s
     for name in others:
         if name != best and name in record.metrics:
             yield _label(name), _show(name, record.metrics[name])
+    yield from _list_written(record, language)
+
+
+def _list_written(record: RunRecord, language: Language) -> Iterator[tuple[str, str]]:
+    """What generating scored: the kept weights, then the best and the last step where those are others."""
+    kept = record.evaluation.get("combined", {}).get("kept_step")
     for set_name, values in record.evaluation.items():
-        scores = [f"{_label(name)} {_show(name, each)}" for name, each in values.items() if has_room("metrics", name)]
-        yield set_name, ", ".join(scores)
+        if set_name == "combined":
+            yield translate("combined", language), _list_combined(values, language)
+            continue
+        if scores := _join_scores(values):
+            yield set_name, scores
+        elif "error" in values:
+            yield set_name, f"{translate('not_scored', language)}: {values['error']}"
+        for which in ("best", "last"):
+            beside = values.get(which, {})
+            if beside.get("step") != kept and (scores := _join_scores(beside)):
+                yield f"{set_name}, {_name_step(which, beside['step'], language)}", scores
+
+
+def _join_scores(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{_label(name)} {_show(name, each)}" for name, each in values.items() if has_room("metrics", name)
+    )
+
+
+def _list_combined(values: Mapping[str, Any], language: Language) -> str:
+    """Show the sum over all sets, which is no percentage, of the kept, the best and the last step."""
+    kept = values.get("combined_score")
+    shown = ["-" if kept is None else f"{kept:.4f}"]
+    for which in ("best", "last"):
+        score, step = values.get(f"{which}_score"), values.get(f"{which}_step")
+        if step is not None:
+            shown.append(f"{_name_step(which, step, language)}: {'-' if score is None else f'{score:.4f}'}")
+    return ", ".join(shown)
+
+
+def _name_step(which: str, step: int, language: Language) -> str:
+    return f"{translate(which, language)} ({translate('step', language)} {step})"
 
 
 def _list_costs(record: RunRecord, language: Language) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,8 @@ from typing import Any, cast
 from utils.adapters.adapter import AdapterSection
 from utils.config.document import Document
 from utils.config.section import Section
-from utils.data.dataset import ClassificationSet, DatasetSection, open_dataset
+from utils.data.classification_set import ClassificationSet
+from utils.data.dataset import DatasetSection, open_dataset
 from utils.errors import ConfigError, Problem
 from utils.modeling.section import ModelSection
 from utils.results.section import ResultsSection

@@ -10,7 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from utils.config.problems import describe_type
 from utils.config.section import Section
-from utils.evaluation.section import EvaluationSection, SetSection
+from utils.evaluation.section import EvaluationSection, SetSection, TruthfulQASection
 from utils.generation.section import GenerationSection
 from utils.modeling.section import ModelSection, QuantizationSection
 from utils.results.section import ResultsSection
@@ -51,6 +51,7 @@ def write_reference() -> Iterator[str]:
     yield from _table("generation (task_type: CAUSAL_LM)", GenerationSection)
     yield from _table("evaluation (task_type: CAUSAL_LM)", EvaluationSection)
     yield from _table("evaluation.sets, one of them", SetSection)
+    yield from _table("evaluation.truthfulqa", TruthfulQASection)
     yield from _table("results", ResultsSection)
 
 
@@ -77,6 +78,8 @@ def _default(field: Any) -> str:
     if field.is_required():
         return "required"
     value = field.default_factory() if field.default is PydanticUndefined else field.default
+    if isinstance(value, Section):
+        value = "{" + ", ".join(f"{key}: {each}" for key, each in value.model_dump().items()) + "}"
     shown = {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, bool | None) else str(value)
     return f"`{shown}`"
 

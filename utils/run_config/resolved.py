@@ -23,7 +23,9 @@ RESUMABLE_KEYS = frozenset(
     )
 ) | {
     "results.formats", "results.language", "evaluation.steps", "evaluation.at_end", "evaluation.sets",
-    "evaluation.max_samples", "generation.batch_size",
+    "evaluation.max_samples", "generation.batch_size", "generation.max_batch_tokens",
+    "evaluation.load_best_at_end", "evaluation.early_stopping_patience", "evaluation.early_stopping_metric",
+    "evaluation.early_stopping_threshold",
 }  # fmt: skip
 """Keys that may change on resume; all others decide what the numbers are."""
 

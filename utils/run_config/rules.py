@@ -10,10 +10,13 @@ from utils.adapters.adapter import AdapterSection
 from utils.config.document import Document
 from utils.config.problems import suggest
 from utils.config.section import Section
-from utils.data.dataset import ClassificationSet, DatasetSection, is_local
+from utils.data.classification_set import ClassificationSet
+from utils.data.dataset import DatasetSection, is_local
 from utils.errors import Problem
 from utils.metrics.metric import Kind, metric_names
+from utils.modeling.positions import length_problem
 from utils.modeling.section import ModelSection, local_problems, read_model_config
+from utils.run_config.evaluation_rules import find_evaluation_mistakes, find_idle_evaluation
 from utils.run_config.sections import CAUSAL_SECTIONS, Header
 from utils.training.sft_section import WITHOUT_EFFECT
 
@@ -57,6 +60,8 @@ def check_resolved(config: RunConfig, described: ClassificationSet | None, docum
         yield from _check_metrics(config, described, document)
     else:
         yield from _check_causal(config, document)
+        yield from (_problem(key, message, document) for key, message in find_evaluation_mistakes(config))
+    yield from _check_length(config, document)
     yield from _check_arguments(arguments, document)
     yield from _check_strategies(arguments, document)
     if config.training.early_stopping_patience and arguments.get("eval_strategy", "no") == "no":
@@ -96,6 +101,7 @@ def find_idle_settings(config: RunConfig, document: Document) -> Iterator[str]:
             "training.report_to is not tensorboard",
         ),
         **dict(_idle_for_task(config)),
+        **(dict(find_idle_evaluation(config)) if causal else {}),
         **{f"sft.{name}": (True, why) for name, why in WITHOUT_EFFECT.items()},
         **{
             f"generation.{name}": (
@@ -197,6 +203,17 @@ def _check_causal(config: RunConfig, document: Document) -> Iterator[Problem]:
     for key in ("packing", "padding_free"):
         if getattr(config.sft, key) and reason:
             yield _problem(f"sft.{key}", f"not with peft.method: {config.peft.method}; {reason}", document)
+
+
+def _check_length(config: RunConfig, document: Document) -> Iterator[Problem]:
+    """Check that the model has positions for the length that the file asks for."""
+    section, _, key = config.length_key.partition(".")
+    if not document.has((section, key)):
+        return
+    length = getattr(getattr(config, section), key) + getattr(config.peft, "num_virtual_tokens", 0)
+    message = length_problem(read_model_config(config.model) or {}, config.model.rope_scaling, length)
+    if message:
+        yield _problem(config.length_key, message, document)
 
 
 def _check_arguments(arguments: dict[str, Any], document: Document) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import open_adapter
 from utils.data.classification import ClassificationData
+from utils.evaluation.history import read_history
 from utils.logs import is_main_process
 from utils.results.excel import write_workbook
 from utils.results.hf_files import write_hf_results
@@ -19,8 +20,9 @@ from utils.results.provenance import collect_provenance, write_provenance
 from utils.results.record import RunRecord, write_record
 from utils.results.submission import write_submission
 from utils.run_config import RunConfig
-from utils.run_folder.opening import RunFolder, find_checkpoints
+from utils.run_folder.opening import RunFolder
 from utils.run_folder.reading import LABELS_FILE
+from utils.training.checkpoints import find_checkpoint, find_checkpoints, link_best
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -46,7 +48,7 @@ def export_model(
     """
     if is_main_process():
         _write_final_model(folder, config, trainer.accelerator.unwrap_model(trainer.model), tokenizer, data)
-        _link_best(folder, trainer.state.best_model_checkpoint)
+        link_best(folder.path, _find_best(folder, trainer))
     trainer.accelerator.wait_for_everyone()
 
 
@@ -72,13 +74,12 @@ def _write_final_model(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _link_best(folder: RunFolder, checkpoint: str | None) -> None:
-    """Let best_model point at the best checkpoint."""
-    link = folder.path / "best_model"
-    if link.is_symlink():
-        link.unlink()
-    if checkpoint and Path(checkpoint).is_dir():
-        link.symlink_to(Path(checkpoint).name)
+def _find_best(folder: RunFolder, trainer: Trainer) -> Path | None:
+    """Find the checkpoint that is the best by what the trainer compares, else by what the model wrote."""
+    if not trainer.args.load_best_model_at_end and (history := read_history(folder.path)) and history.best:
+        return find_checkpoint(folder.path, history.best.step)
+    chosen = trainer.state.best_model_checkpoint
+    return Path(chosen) if chosen else None
 
 
 def write_data_facts(folder: RunFolder, data: PreparedData) -> None:

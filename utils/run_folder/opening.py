@@ -17,6 +17,7 @@ from utils.logs import is_main_process
 from utils.results.record import RunRecord, read_record
 from utils.run_config import RunConfig, find_differences
 from utils.run_config.resolved import RESUMABLE_KEYS
+from utils.training.checkpoints import find_checkpoints, is_whole, set_aside_later
 
 LOCK_FILE = ".lock"
 
@@ -129,6 +130,7 @@ def _resume(path: Path, resume: str, differences: dict[str, tuple[Any, Any]], fi
             f"{path} was started with another configuration and cannot be resumed with this one: {_list(hard)}"
         )
     checkpoint = _find_resume(path, resume)
+    _set_aside_later(path, Path(checkpoint))
     if differences:
         said = "resuming with changed settings: %s; the learning rate follows the schedule of the new length"
         logger.warning(said, _list(differences))
@@ -136,6 +138,16 @@ def _resume(path: Path, resume: str, differences: dict[str, tuple[Any, Any]], fi
         _keep_results(path)
     changed = {key: list(pair) for key, pair in differences.items()}
     return RunFolder(path, checkpoint, changed=changed or None)
+
+
+def _set_aside_later(path: Path, checkpoint: Path) -> None:
+    """Move away the checkpoints behind the one that is resumed: a later --resume must not take up the run there."""
+    number = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
+    if number is None:
+        return
+    target = path / f"earlier_checkpoints_{_stamp()}"
+    if later := set_aside_later(path, int(number[1]), target):
+        logger.warning("%s of after %s: now in %s", ", ".join(each.name for each in later), checkpoint.name, target)
 
 
 def _keep_results(path: Path) -> None:
@@ -160,17 +172,10 @@ def _find_resume(path: Path, resume: str) -> str:
             raise UserError(f"{path} has no checkpoint to resume from; leave --resume out to start")
         return str(checkpoints[-1])
     for candidate in (path / resume, Path(resume).expanduser()):
-        if (candidate / "trainer_state.json").is_file():
+        if is_whole(candidate):
             return str(candidate)
     names = ", ".join(checkpoint.name for checkpoint in find_checkpoints(path)) or "none"
-    raise UserError(f"--resume {resume}: no such checkpoint; {path} has: {names}")
-
-
-def find_checkpoints(path: Path) -> list[Path]:
-    """List the whole checkpoints of a run, oldest first."""
-    found = [each for each in path.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", each.name)]
-    complete = [each for each in found if (each / "trainer_state.json").is_file()]
-    return sorted(complete, key=lambda each: int(each.name.split("-")[1]))
+    raise UserError(f"--resume {resume}: no such whole checkpoint; {path} has: {names}")
 
 
 def _read_resolved(path: Path) -> dict[str, Any] | None:

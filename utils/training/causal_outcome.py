@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from utils.results.record import BestMetric, DataCounts, ParamCounts, PeakMemory, RunRecord, Timing
-from utils.training.outcome import Outcome, best_step, last_metrics, measure_time, session_metrics
+from utils.training.evaluation_record import describe_evaluation
+from utils.training.outcome import Outcome, last_metrics, measure_time, session_metrics
 
 if TYPE_CHECKING:
     from utils.evaluation.score import SetScore
     from utils.modeling.parameters import ParameterCounts
+    from utils.training.callbacks.generating import FinalScores
     from utils.training.callbacks.measuring import MeasuringCallback
     from utils.training.causal_task import CausalData
     from utils.training.causal_trainer import CausalTrainer
@@ -25,8 +27,8 @@ class CausalScores:
 
     losses: Mapping[str, Any]
     """Of the validation rows, under the Trainer's names; empty where there are none."""
-    written: Mapping[str, SetScore]
-    """Of generated answers, by set."""
+    final: FinalScores
+    """Of generated answers."""
 
 
 def collect_causal_outcome(
@@ -47,23 +49,24 @@ def collect_causal_outcome(
         counts: Of the model as it was trained.
         measuring: Holds peak memory and the time to the first step.
     """
-    losses, written = scores.losses, scores.written
+    losses, final = scores.losses, scores.final
+    written = final.scores
     metrics = {name: losses.get(f"eval_{name}") for name in _LOSSES if f"eval_{name}" in losses}
-    main = next(iter(written.values()), None)
+    main = written.get(data.sets[0].label) if data.sets else None
     filled = replace(
         record,
         status="success",
         metrics={**metrics, **(main.metrics if main else {})},
-        best_metric=_best(trainer, data, metrics, main),
-        metrics_last=last_metrics(trainer),
+        best_metric=_best(data, metrics, final),
+        metrics_last=_last_metrics(trainer, data, final),
         interval={name: list(pair) for name, pair in main.interval.items()} if main else {},
-        evaluation={label: _describe_score(score) for label, score in written.items()},
+        evaluation=describe_evaluation(data.sets, final),
         params=ParamCounts(**asdict(counts)),
         memory=PeakMemory(**measuring.read_memory()),
         time=_measure_time(trainer, data, measuring),
         data=_data_counts(data),
         extra=_facts(data, written, measuring),
-        warnings=[*record.warnings, *_partial(data, written)],
+        warnings=[*record.warnings, *_partial(data, written), *_failed(final)],
     )
     hf = {key: value for key, value in losses.items() if key != "epoch"}
     for label, score in written.items():
@@ -71,13 +74,24 @@ def collect_causal_outcome(
     return Outcome(filled, session_metrics(trainer, measuring), {"": hf} if hf else {}, ())
 
 
-def _best(
-    trainer: CausalTrainer, data: CausalData, metrics: Mapping[str, Any], main: SetScore | None
-) -> BestMetric | None:
-    if main is not None and data.sets:
-        name = data.sets[0].metrics[0]
-        return BestMetric(name, main.metrics[name], best_step(trainer))
-    return BestMetric("loss", metrics["loss"], best_step(trainer)) if "loss" in metrics else None
+def _best(data: CausalData, metrics: Mapping[str, Any], final: FinalScores) -> BestMetric | None:
+    """Name the run's own metric: the first set's headline, or the loss where nothing was to be written."""
+    step = final.step if final.history else final.step or None  # 0: the weights before training were the best
+    if data.sets and (final.scores or final.errors):
+        label, name = data.sets[0].label, data.sets[0].metrics[0]
+        value = final.scores[label].metrics.get(name) if label in final.scores else None
+        return BestMetric(name, value, step)
+    return BestMetric("loss", metrics["loss"], step) if "loss" in metrics else None
+
+
+def _last_metrics(trainer: CausalTrainer, data: CausalData, final: FinalScores) -> dict[str, float | None]:
+    """Give what the last step's weights scored, where another step's were kept."""
+    last_step = trainer.state.global_step
+    if final.step == last_step:
+        return {}
+    entry = final.history.find(last_step) if final.history else None
+    scores = entry.list_metrics().get(data.sets[0].label, {}) if entry else {}
+    return {**last_metrics(trainer, final.step), **scores}
 
 
 def _measure_time(trainer: CausalTrainer, data: CausalData, measuring: MeasuringCallback) -> Timing:
@@ -100,14 +114,6 @@ def _data_counts(data: CausalData) -> DataCounts:
         shared_rows=validation.shared_with_train if validation else None,
         fingerprint=data.fingerprint,
     )
-
-
-def _describe_score(score: SetScore) -> dict[str, Any]:
-    """Lay a set's score flat: its metrics, and under which conditions they were measured."""
-    kept = ("num_scored", "n", "num_total", "partial", "protocol", "shots", "prompt_hash", "fingerprint",
-            "generation", "interval", "num_unfinished", "num_cut", "seconds")  # fmt: skip
-    whole = score.to_dict()
-    return {**score.metrics, **{name: whole[name] for name in kept}}
 
 
 def _facts(data: CausalData, written: Mapping[str, SetScore], measuring: MeasuringCallback) -> dict[str, Any]:
@@ -136,3 +142,12 @@ def _partial(data: CausalData, written: Mapping[str, SetScore]) -> list[str]:
         for label, score in written.items()
         if score.partial
     ]
+
+
+def _failed(final: FinalScores) -> list[str]:
+    """Say which sets have no score, and which evaluations during training failed."""
+    lines = [f"{label} was not scored: {reason}" for label, reason in final.errors.items()]
+    for entry in final.history.entries if final.history else ():
+        failed = [label for label, result in entry.results.items() if "error" in result]
+        lines += [f"step {entry.step}: {', '.join(failed)} failed, so the combined score is missing"] if failed else []
+    return lines

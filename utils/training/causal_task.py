@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -15,14 +15,14 @@ from utils.data.encoding import ExampleEncoder
 from utils.data.instruction import InstructionData, prepare_instructions
 from utils.data.preview import format_preview, render_preview
 from utils.errors import UserError
-from utils.evaluation.sets import EvaluationSet, load_evaluation_sets
-from utils.generation.causal_lm import find_prompt_limit
+from utils.evaluation.early_stopping import check_early_stopping
+from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
+from utils.generation.positions import count_positions
 from utils.training.callbacks.generating import GeneratingCallback
 from utils.training.causal_lm import build_causal_trainer, pack_rows
 from utils.training.causal_outcome import CausalScores, collect_causal_outcome
 from utils.training.causal_reload import check_language_model
-from utils.training.known_prompts import warn_of_known_prompts
-from utils.training.outcome import best_step
+from utils.training.leakage import check_leakage
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ class CausalData:
     """Training rows, packed where that is asked for."""
     sets: list[EvaluationSet]
     """Sets whose prompts are answered by generating."""
+    leakage: list[dict[str, Any]] = field(default_factory=list)
+    """What sets have in common with the training rows: {"set", "rows", "documents"}."""
 
     @property
     def num_train_rows(self) -> int:
@@ -80,6 +82,11 @@ class CausalData:
         """Count the rows that training and its evaluations show the model, each once, and their tokens."""
         shown = [self.instructions.train, *self.instructions.evals.values()]
         return sum(map(len, shown)), sum(sum(each["length"][:]) for each in shown)
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row that is trained on, before packing."""
+        return max(self.instructions.train["length"][:], default=0)
 
     def probe_rows(self, count: int) -> list[dict[str, Any]]:
         """Give some prompts with their references, of an evaluation set or the validation rows."""
@@ -125,15 +132,16 @@ class CausalTask:
         data = prepare_instructions(spec, section, encoder, settings.seed)
         train = pack_rows(data.train, sft.max_length) if sft.packing else data.train
         sets = self._load_sets(data, encoder)
-        warn_of_known_prompts(data.train, sets)
-        return CausalData(data, encoder, train, sets)
+        check_early_stopping(settings.evaluation, sets)
+        leakage = check_leakage(data.train, data.read_train, sets, section.allow_leakage)
+        return CausalData(data, encoder, train, sets, leakage)
 
     def _load_sets(
-        self, data: InstructionData, encoder: ExampleEncoder, limit: int | None = None
+        self, data: InstructionData, encoder: ExampleEncoder, window: int | None = None
     ) -> list[EvaluationSet]:
-        """Load what the model will be asked, before anything is trained; prompts beyond a limit lose their middle."""
+        """Load what the model will be asked, before anything is trained; prompts beyond a window lose their middle."""
         evaluation, section = self._settings.evaluation, self._settings.dataset
-        if not evaluation.at_end and evaluation.steps is None:
+        if not evaluation.at_end and evaluation.steps is None and not evaluation.at_start:
             return []
         own = evaluation.sets is None and data.spec.generation_split is None
         if own and data.evals and not any(each.prompt or each.messages for each in data.validation_examples):
@@ -143,7 +151,8 @@ class CausalTask:
             logger.info("no rows to answer by generating: hold some out by dataset.validation_size, or name a set "
                         "under evaluation.sets")  # fmt: skip
             return []
-        return load_evaluation_sets(evaluation, data.spec, section, encoder, self._settings.seed, limit)
+        answers = Answers(self._settings.generation, window)
+        return load_evaluation_sets(evaluation, data.spec, section, encoder, self._settings.seed, answers)
 
     def preview(self, data: CausalData, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Any]:
         """Print the first rows, what is trained on marked."""
@@ -164,16 +173,17 @@ class CausalTask:
     ) -> CausalTrainer:
         """Build SFTTrainer with our loss, and the callback that lets the model write."""
         settings = self._settings
-        limit = find_prompt_limit(model, settings.generation)
-        if limit is not None and any(len(prompt) > limit for each in data.sets for prompt in each.prompts):
-            data.sets = self._load_sets(data.instructions, data.encoder, limit)
+        window = count_positions(model)
+        if any(each.needs_cutting(window, settings.generation.max_new_tokens) for each in data.sets):
+            data.sets = self._load_sets(data.instructions, data.encoder, window)
         trainer = build_causal_trainer(settings, model, tokenizer, data.train, data.instructions.evals.get(""))
         if data.sets and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
             raise UserError(
                 "a model whose weights are spread over processes (FSDP, ZeRO-3) cannot write during training; set "
                 "evaluation.at_end: false and evaluation.steps: null, and score the run by evaluate_model.py"
             )
-        self._generating = GeneratingCallback(trainer, data.sets, data.encoder.stop_token_ids, settings)
+        stop_token_ids = data.encoder.stop_token_ids
+        self._generating = GeneratingCallback(trainer, data.sets, stop_token_ids, settings, data.leakage)
         trainer.add_callback(self._generating)
         return trainer
 
@@ -185,10 +195,10 @@ class CausalTask:
         counts: ParameterCounts,
         measuring: MeasuringCallback,
     ) -> Outcome:
-        """Evaluate the loss on validation rows, then score what the model writes."""
+        """Score what the model writes, which settles whose step's weights are kept; then their loss."""
         assert self._generating is not None, "the trainer is built before it is scored"
-        losses = _evaluate_loss(trainer) if data.instructions.evals else {}
-        written = self._generating.score_all() if self._settings.evaluation.at_end else {}
+        written = self._generating.score_all()
+        losses = _evaluate_loss(trainer, written.step) if data.instructions.evals else {}
         return collect_causal_outcome(record, trainer, data, CausalScores(losses, written), counts, measuring)
 
     def check_reload(
@@ -198,11 +208,10 @@ class CausalTask:
         return check_language_model(trainer, data.instructions.evals.get("") or data.instructions.train, load_saved)
 
 
-def _evaluate_loss(trainer: CausalTrainer) -> dict[str, Any]:
-    """Evaluate the loss; where the last step's evaluation was of these very weights, its figures are taken."""
+def _evaluate_loss(trainer: CausalTrainer, step: int) -> dict[str, Any]:
+    """Evaluate the loss; where the last evaluation was of these very weights, of that step, its figures are taken."""
     logs = [log for log in trainer.state.log_history if "eval_loss" in log]
-    is_last = bool(logs) and logs[-1]["step"] == trainer.state.global_step
-    if is_last and best_step(trainer) == trainer.state.global_step:
+    if logs and logs[-1]["step"] == step == trainer.state.global_step:
         return {key: value for key, value in logs[-1].items() if key.startswith("eval_")}
     found: dict[str, Any] = trainer.evaluate()
     return found

@@ -102,6 +102,13 @@ class CausalTrainer(SeededRows, SFTTrainer):  # type: ignore[misc]
             self._sums["train"] = _Sums()
         super().log(logs, start_time)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Train an epoch, unless a resumed run is at its end already: transformers would train one step more."""
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no card beside every checkpoint: the run folder explains itself."""
 

@@ -110,10 +110,15 @@ def best_step(trainer: Trainer) -> int | None:
     return int(state.global_step) or None
 
 
-def last_metrics(trainer: Trainer) -> dict[str, float | None]:
-    """Give the last evaluation during training, where another step's weights were kept."""
+def last_metrics(trainer: Trainer, kept_step: int | None = None) -> dict[str, float | None]:
+    """Give the last evaluation during training, where another step's weights were kept.
+
+    Args:
+        trainer: After training.
+        kept_step: Whose weights were kept; None: the one that the trainer chose.
+    """
     logs = [log for log in trainer.state.log_history if "eval_loss" in log]
-    if not logs or logs[-1]["step"] == best_step(trainer):
+    if not logs or logs[-1]["step"] == (kept_step or best_step(trainer)):
         return {}
     skipped = ("_runtime", "_per_second", "_time")
     return {

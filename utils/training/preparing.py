@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from utils.adapters.adapter import AttachContext, open_adapter
 from utils.errors import ConfigError, Problem
 from utils.modeling.new_weights import list_new_modules
+from utils.modeling.positions import has_position_table, length_problem
 from utils.modeling.source import resolved_commit
 from utils.modeling.tokenizer import added_token_ids
 
@@ -39,7 +40,7 @@ def attach_adapter(
         data: Its rows decide the number of steps.
 
     Raises:
-        ConfigError: There are no rows to train on.
+        ConfigError: There are no rows to train on, or the model has no positions for them.
     """
     from utils.seeding import seed_everything
 
@@ -57,6 +58,7 @@ def attach_adapter(
     if not data.num_train_rows:
         message = "there are no rows to train on; set it to false to evaluate and predict only"
         raise ConfigError([Problem(message, "training.do_train")])
+    _check_positions(model, settings, data)
     num_steps = count_training_steps(resolved, data.num_train_rows)
     num_rows, num_tokens = data.count_shown()
     context = AttachContext(
@@ -73,6 +75,18 @@ def attach_adapter(
     )
     seed_everything(settings.seed)
     return open_adapter(section.method).attach(model, section, context)
+
+
+def _check_positions(model: PreTrainedModel, settings: RunSettings, data: PreparedData) -> None:
+    """Hold the rows as they are against the model as it is; a file with config.json at hand was checked before."""
+    config = model.config.to_dict()
+    length = data.longest_row + int(getattr(settings.peft, "num_virtual_tokens", 0))
+    message = length_problem(config, None, length)
+    if message is None:
+        return
+    if has_position_table(config):
+        raise ConfigError([Problem(message, settings.length_key)])
+    logger.warning("%s: %s", settings.length_key, message)
 
 
 def count_training_steps(resolved: dict[str, Any], num_rows: int) -> int:

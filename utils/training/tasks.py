@@ -57,6 +57,10 @@ class RunSettings(Protocol):
         """The `evaluation:` section; None for SEQ_CLS."""
 
     @property
+    def length_key(self) -> str:
+        """The setting that bounds the tokens of a row."""
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """What TrainingArguments is built from."""
 
@@ -86,6 +90,10 @@ class PreparedData(Protocol):
 
     def count_shown(self) -> tuple[int, int]:
         """Count the rows that training and its evaluations show the model, each once, and their tokens."""
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row that is trained on; 0 where there is none."""
 
     def probe_rows(self, count: int) -> list[dict[str, Any]]:
         """Give some rows as texts, spread over the split, by which later checks know the model again."""

@@ -84,7 +84,7 @@ def test_a_base_model_is_asked_by_the_sets_prompt(base, arithmetic, score, tmp_p
         prompt = tokenizer(known["question"], return_tensors="pt")
         ids = model.generate(**prompt, max_new_tokens=32, do_sample=False)[0, prompt.input_ids.shape[1] :]
         assert row["prediction"] == tokenizer.decode(ids, skip_special_tokens=True)
-    right = [row["prediction"].rstrip(".").split()[-2] == row["reference"].split()[-1] for row in rows]
+    right = [row["prediction"].rstrip(".").split()[-2] == row["references"][0].split()[-1] for row in rows]
     assert entry.result["metrics"]["em_flexible"] == sum(right) / len(right)
     assert entry.result["metrics"]["em_strict"] == 0, "the base has never written ####"
     again = score(open_model, base, *words, sets=[sums], output_dir=tmp_path)["sums"]

@@ -33,6 +33,13 @@ def test_spellings(word, name, subset, split, label):
     assert (section.name, section.subset, section.split, section.shown_label) == (name, subset, split, label)
 
 
+def test_several_subsets_of_a_set():
+    section = _read("longbench:hotpotqa,repobench-p@test[:5]")
+    assert (section.name, section.subset, section.subsets) == ("longbench", None, ["hotpotqa", "repobench-p"])
+    assert (section.split, section.label) == ("test[:5]", None)
+    assert _read("longbench:trec").shown_label == "longbench_trec"
+
+
 def test_a_path_is_taken_whole(tmp_path):
     odd = tmp_path / "a:b@c.jsonl"
     odd.write_text("{}\n")

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from utils.errors import DataError, UserError
-from utils.evaluation.evaluator import evaluate_set
+from utils.evaluation.evaluator import SetFiles, evaluate_set
+from utils.evaluation.files import copy_answers
 from utils.evaluation.identity import hash_model
 from utils.evaluation.score import SetScore, comparable
 from utils.evaluation.sets import EvaluationSet
@@ -73,7 +74,7 @@ def test_numbers_are_those_of_the_texts(
     rows = read(tmp_path / "eval")
     assert [row["prediction"] for row in rows] == texts
     assert [row["id"] for row in rows] == known.ids
-    assert [row["reference"] for row in rows] == known.references
+    assert [row["references"] for row in rows] == [[text] for text in known.references]
     assert rows[3]["prompt"] == tokenizer.decode(known.prompts[3])
     assert score.metrics == pytest.approx(compute_metrics(METRICS, texts, known.references, 1))
     assert 0 < score.metrics["em_flexible"] < 1, "some sums are right, some are wrong"
@@ -269,3 +270,77 @@ def test_two_processes_give_what_one_gives(
     assert scores[0] == scores[1]
     assert same(scores[0], alone)
     assert read(tmp_path / "eval") == read(tmp_path / "alone")
+
+
+FAILING_PROCESS = """
+import dataclasses, os, pickle, sys
+from pathlib import Path
+import torch.distributed as dist
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from utils.evaluation.evaluator import evaluate_set
+from utils.evaluation.processes import FAILURES, describe_failure
+from utils.generation.section import GenerationSection
+
+rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+model = AutoModelForCausalLM.from_pretrained("examples/quickstart/base")
+tokenizer = AutoTokenizer.from_pretrained("examples/quickstart/base")
+known = pickle.loads((folder / "known.pickle").read_bytes())
+if rank == 1:
+    known = dataclasses.replace(known, ids=[])
+try:
+    evaluate_set(model, tokenizer, known, GenerationSection(max_new_tokens=4, batch_size=2), folder / "eval")
+except FAILURES as error:
+    (folder / f"{rank}.txt").write_text(describe_failure(error))
+dist.barrier()
+dist.destroy_process_group()
+os._exit(0)
+"""
+
+
+def test_what_fails_in_one_process_ends_the_set_in_all(known: EvaluationSet, tmp_path: Path) -> None:
+    """Neither waits for the other: both say what it was, and meet again afterwards."""
+    import pickle
+
+    few = dataclasses.replace(known, **{key: getattr(known, key)[:7] for key in ("prompts", "references", "ids")})
+    (tmp_path / "known.pickle").write_bytes(pickle.dumps(few))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen([sys.executable, "-c", FAILING_PROCESS, str(rank), str(tmp_path)], cwd=ROOT, env=environment)
+        for rank in range(2)
+    ]
+    assert [process.wait(200) for process in started] == [0, 0]
+    own, others = (tmp_path / "1.txt").read_text(), (tmp_path / "0.txt").read_text()
+    assert own.startswith("IndexError: ")
+    assert others == f"in another process: {own}"
+
+
+def test_a_sets_own_protocol_decides_over_the_runs_settings(
+    quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path
+) -> None:
+    model, tokenizer = quickstart_model
+    few = dataclasses.replace(known, **{key: getattr(known, key)[:4] for key in ("prompts", "references", "ids")})
+    drawing = SECTION.model_copy(update={"temperature": 1.5, "top_p": 0.9})
+    strict = dataclasses.replace(few, max_new_tokens=3, greedy=True)
+    score = evaluate_set(model, tokenizer, strict, drawing, tmp_path / "own")
+    plain = evaluate_set(model, tokenizer, few, SECTION.model_copy(update={"max_new_tokens": 3}), tmp_path / "plain")
+    assert read(tmp_path / "own") == read(tmp_path / "plain")
+    assert score.generation == plain.generation
+    assert score.generation["max_new_tokens"] == 3
+
+
+def test_sets_may_share_a_folder(quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path) -> None:
+    few = dataclasses.replace(known, **{key: getattr(known, key)[:3] for key in ("prompts", "references", "ids")})
+    for prefix in ("base_a_", "base_b_"):
+        evaluate_set(*quickstart_model, few, SECTION, SetFiles(tmp_path, prefix))
+    names = ("a_predictions.jsonl", "a_results.json", "b_predictions.jsonl", "b_results.json")
+    assert {each.name for each in tmp_path.iterdir()} == {
+        *(f"base_{name}" for name in names),
+        ".base_a_identity.json",
+        ".base_b_identity.json",
+    }
+    copy_answers(SetFiles(tmp_path, "base_a_"), SetFiles(tmp_path / "own"))
+    _, num_calls = count_calls(
+        quickstart_model[0], lambda: evaluate_set(*quickstart_model, few, SECTION, tmp_path / "own")
+    )
+    assert num_calls == 0

@@ -39,6 +39,9 @@ def test_same_work_is_comparable_whatever_was_reached_and_how_fast() -> None:
         ({"fingerprint": "g"}, "they have different rows: f and g"),
         ({"shots": 5}, "they have different numbers of examples in the prompt: 0 and 5"),
         ({"num_cut": 5}, "they have different numbers of prompts cut: 0 and 5"),
+        ({"prompt_limit": 3500}, "they have different lengths that prompts were cut to: None and 3500"),
+        ({"scorer": "bleurt"}, "they have different scorers: None and bleurt"),
+        ({"generation": {**SCORE.generation, "min_new_tokens": 1}}, "generation.min_new_tokens 0 and 1"),
         ({"generation": {**SCORE.generation, "temperature": 0.7}}, "generation.temperature 0.0 and 0.7"),
         ({"generation": {**SCORE.generation, "max_new_tokens": 64}}, "generation.max_new_tokens 256 and 64"),
     ],
@@ -55,3 +58,10 @@ def test_partial_scores_of_other_sizes_are_not_compared() -> None:
     small, large = (dataclasses.replace(SCORE, partial=True, n=n) for n in (10, 20))
     assert comparable(small, large) == "one is over 10 rows, the other over 20"
     assert comparable(small, small) is None
+
+
+def test_scores_from_before_a_setting_was_there_are_comparable() -> None:
+    older = {key: value for key, value in SCORE.to_dict().items() if key not in ("scorer", "prompt_limit", "facts")}
+    newer = dataclasses.replace(SCORE, generation={**SCORE.generation, "min_new_tokens": 0})
+    assert comparable(older, newer) is None
+    assert SetScore.from_dict(older) == SCORE

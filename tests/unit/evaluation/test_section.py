@@ -7,13 +7,25 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from utils.evaluation.section import EvaluationSection, SetSection, label_of
+from utils.evaluation.section import EvaluationSection, SetSection, TruthfulQASection, label_of
 
 
 def test_defaults_are_the_runs_own_set_at_the_end() -> None:
     section = EvaluationSection()
     assert (section.steps, section.at_end, section.sets, section.max_samples) == (None, True, None, None)
     assert section.set_sections is None
+    assert (section.at_start, section.early_stopping_patience, section.early_stopping_metric) == (
+        False,
+        None,
+        "combined",
+    )
+    assert (section.max_prompt_length, section.truthfulqa.scorer) == (None, "rougeL")
+
+
+def test_the_scorer_of_truthfulqa() -> None:
+    assert EvaluationSection.model_validate({"truthfulqa": {"scorer": "bleurt"}}).truthfulqa.scorer == "bleurt"
+    with pytest.raises(ValidationError, match="'rougeL' or 'bleurt'"):
+        EvaluationSection.model_validate({"truthfulqa": {"scorer": "bleu"}})
 
 
 def test_sets_are_names_or_mappings() -> None:
@@ -48,6 +60,11 @@ def test_labels_are_fit_for_folders(name: str, label: str) -> None:
         ({"sets": [3]}, "3 is neither the name of a set nor a mapping that has one"),
         ({"sets": [""]}, "name: String should have at least 1 character"),
         ({"sets": 5}, "valid list"),
+        ({"sets": [{"name": "qmsum", "max_new_tokens": 0}]}, "max_new_tokens: Input should be greater than or equal"),
+        ({"sets": [{"name": "qmsum", "max_samples": 0}]}, "max_samples: Input should be greater than or equal"),
+        ({"early_stopping_patience": 0}, "greater than or equal to 1"),
+        ({"early_stopping_threshold": -0.1}, "greater than or equal to 0"),
+        ({"max_prompt_length": 0}, "greater than or equal to 1"),
         ({"steps": 0}, "greater than or equal to 1"),
         ({"max_samples": 0}, "greater than or equal to 1"),
         ({"setz": ["gsm8k"]}, "setz"),
@@ -67,7 +84,9 @@ def test_a_mistake_in_a_set_is_told_in_one_sentence() -> None:
 
 
 def test_every_field_is_described() -> None:
-    fields = [*EvaluationSection.model_fields.values(), *SetSection.model_fields.values()]
+    fields = [
+        field for kind in (EvaluationSection, SetSection, TruthfulQASection) for field in kind.model_fields.values()
+    ]
     assert all(info.description for info in fields)
 
 

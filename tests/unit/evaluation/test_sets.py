@@ -12,15 +12,17 @@ import pytest
 
 from utils.errors import ConfigError, DataError
 from utils.evaluation.section import EvaluationSection
-from utils.evaluation.sets import EvaluationSet, load_evaluation_sets
+from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
+from utils.generation.section import GenerationSection
 
 META_MATH_OPENING = "Below is an instruction that describes a task."
 
 
 @pytest.fixture
 def load(encoder: Any) -> Callable[..., list[EvaluationSet]]:
-    def load(own: tuple[Any, Any], limit: int | None = None, **evaluation: Any) -> list[EvaluationSet]:
-        return load_evaluation_sets(EvaluationSection.model_validate(evaluation), *own, encoder, 42, limit)
+    def load(own: tuple[Any, Any], window: int | None = None, **evaluation: Any) -> list[EvaluationSet]:
+        answers = Answers(GenerationSection(max_new_tokens=16), window)
+        return load_evaluation_sets(EvaluationSection.model_validate(evaluation), *own, encoder, 42, answers)
 
     return load
 
@@ -97,7 +99,7 @@ def test_long_prompts_are_cut_and_counted(
     [whole] = load(own)
     limit = sorted(map(len, whole.prompts))[-10]
     with caplog.at_level(logging.WARNING):
-        [cut] = load(own, limit)
+        [cut] = load(own, max_prompt_length=limit)
     num_longer = sum(len(ids) > limit for ids in whole.prompts)
     assert cut.num_cut == num_longer > 0
     assert max(map(len, cut.prompts)) <= limit

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from utils.errors import DataError
-from utils.generation.causal_lm import Generated, TextGenerator, find_prompt_limit
+from utils.generation.causal_lm import Generated, TextGenerator
+from utils.generation.positions import count_positions, find_prompt_limit
 from utils.generation.section import GenerationSection
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart" / "base"
@@ -356,11 +357,57 @@ def test_prompt_limit_leaves_room(build_model: Callable[..., tuple[Any, Any]]) -
     from peft import PromptTuningConfig
 
     model, tokenizer = build_model("llama", positions=32)
-    limits = [find_prompt_limit(model, GenerationSection(max_new_tokens=number)) for number in (8, 16, 256)]
-    assert limits == [24, 16, 16]
+    assert count_positions(model) == 32
+    assert [find_prompt_limit(32, number) for number in (8, 16, 256)] == [24, 16, 16]
     answer(model, tokenizer, [[9] * 16], max_new_tokens=256)
     adapted, _ = build_model("llama", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6), positions=32)
-    assert find_prompt_limit(adapted, GenerationSection(max_new_tokens=8)) == 18
+    assert count_positions(adapted) == 26
+
+
+def test_processes_that_share_a_plan_answer_as_one(build_model: Callable[..., tuple[Any, Any]]) -> None:
+    model, tokenizer = build_model("llama")
+    prompts = draw_prompts(len(tokenizer), 11)
+    section = GenerationSection(batch_size=3, max_new_tokens=8, max_batch_tokens=75)
+    generator = TextGenerator(model, tokenizer, section)
+    batches = generator.plan_batches(prompts)
+    assert generator.plan_batches(prompts, range(11)) == batches
+    assert 1 < max(map(len, batches)) <= 3
+    assert [len(batch) for batch in batches] != [3, 3, 3, 2], "the number of tokens must have ended some batches"
+    shares = [
+        [pair for batch in batches[rank::2] for pair in generator.generate_batch(prompts, batch)] for rank in (0, 1)
+    ]
+    assert dict([*shares[0], *shares[1]]) == answer(model, tokenizer, prompts, 1, max_new_tokens=8)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_answers_have_a_least_length(build_model: Callable[..., tuple[Any, Any]], temperature: float) -> None:
+    model, tokenizer = build_model("llama")
+    prompts = draw_prompts(len(tokenizer))
+    free = answer(model, tokenizer, prompts, temperature=temperature)
+    # Whatever is likeliest first is made the end of text: at once without a least length, later with one.
+    firsts = {tokenizer(each.text, add_special_tokens=False)["input_ids"][0] for each in free.values() if each.text}
+    ends = {"stop_token_ids": sorted(firsts), "temperature": temperature}
+    at_once = answer(model, tokenizer, prompts, **ends)
+    held = answer(model, tokenizer, prompts, min_new_tokens=4, **ends)
+    assert min(each.num_tokens for each in at_once.values()) < 4
+    assert min(each.num_tokens for each in held.values()) >= 4
+    assert held == answer(model, tokenizer, prompts, 1, min_new_tokens=4, **ends)
+
+
+def test_no_stop_text_ends_the_first_tokens(build_model: Callable[..., tuple[Any, Any]]) -> None:
+    model, tokenizer = build_model("qwen2")
+    prompts = draw_prompts(len(tokenizer))
+    free = answer(model, tokenizer, prompts)
+    stop = tuple({each.text[0] for each in free.values() if each.text})
+    cut = answer(model, tokenizer, prompts, stop=stop)
+    held = answer(model, tokenizer, prompts, stop=stop, min_new_tokens=3)
+    assert all(each.text == "" for row, each in cut.items() if free[row].text)
+    assert min(each.num_tokens for each in held.values()) >= 3
+    for each in held.values():
+        tokens = tokenizer(each.text, add_special_tokens=False)["input_ids"]
+        assert len(each.text) > 0
+        assert len(tokens) <= 16
+    assert held == answer(model, tokenizer, prompts, 1, stop=stop, min_new_tokens=3)
 
 
 def test_batches_are_longest_first_and_no_larger_than_asked(
@@ -406,8 +453,8 @@ def test_batches_are_the_same_whatever_is_done(build_model: Callable[..., Any], 
 def test_batches_keep_to_a_number_of_tokens(build_model: Callable[..., Any]) -> None:
     model, tokenizer = build_model("llama")
     prompts = draw_prompts(len(tokenizer))
-    generator = TextGenerator(model, tokenizer, GenerationSection(batch_size=64, max_new_tokens=8))
-    for batch in generator.generate_batches(prompts, range(13), max_tokens=80):
+    generator = TextGenerator(model, tokenizer, GenerationSection(batch_size=64, max_new_tokens=8, max_batch_tokens=80))
+    for batch in generator.generate_batches(prompts, range(13)):
         assert len(batch) == 1 or len(batch) * (len(prompts[batch[0][0]]) + 8) <= 80
     assert generator.explain_refusal(0)
     assert generator.explain_refusal(64)

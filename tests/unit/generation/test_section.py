@@ -24,11 +24,18 @@ def test_defaults_are_greedy() -> None:
     [
         {"max_new_tokens": 0}, {"temperature": -0.1}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": 0}, {"batch_size": 0},
         {"stop": [""]}, {"stop": "x"}, {"max_new_tokens": True}, {"temprature": 1},
+        {"max_batch_tokens": 0}, {"min_new_tokens": -1}, {"min_new_tokens": 5, "max_new_tokens": 4},
     ],
 )  # fmt: skip
 def test_wrong_values(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         GenerationSection.model_validate(wrong)
+
+
+def test_how_many_at_once_does_not_decide_what_is_written() -> None:
+    one, other = GenerationSection(batch_size=1, max_batch_tokens=9), GenerationSection()
+    assert one.list_deciding() == other.list_deciding()
+    assert GenerationSection(min_new_tokens=1).list_deciding() != other.list_deciding()
 
 
 def test_every_field_is_described() -> None:

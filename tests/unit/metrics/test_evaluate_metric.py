@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -26,13 +28,17 @@ def test_batches_give_what_compute_gives(name: str, monkeypatch: pytest.MonkeyPa
             np.array([f"so #### {value:.0f}\nThe answer is: {value:.0f}" for value in values])
             for values in (predictions, references)
         )
+    given = references
+    if metric.reference_keys:
+        objects = [{"subset": "hotpotqa", "answers": [text], "correct": [text], "incorrect": []} for text in references]
+        references, given = objects, np.array([json.dumps(each) for each in objects])
     built = build_evaluate_metric(name, num_labels)
     assert isinstance(built, evaluate.Metric)
     expected = {result_key(name, num_labels): metric.compute(predictions, references, num_labels)}
     for start in (0, 20, 40):
-        built.add_batch(predictions=predictions[start : start + 20], references=references[start : start + 20])
+        built.add_batch(predictions=predictions[start : start + 20], references=given[start : start + 20])
     assert built.compute() == expected
-    assert built.compute(predictions=predictions.tolist(), references=references.tolist()) == expected
+    assert built.compute(predictions=predictions.tolist(), references=given.tolist()) == expected
 
 
 def test_two_of_a_kind_do_not_share_rows() -> None:

@@ -12,6 +12,8 @@ from utils.metrics.metric import METRIC_ALIASES, compute_metrics, load_metric, m
 from utils.rooms import list_rooms
 
 RNG = np.random.default_rng(7)
+PLAIN = [name for name in list_rooms("metrics") if not load_metric(name).reference_keys]
+"""Metrics that compare with numbers or texts, not with objects."""
 
 
 def labels(num_labels: int, num_rows: int = 500) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +104,7 @@ def test_float32_predictions_are_scored_in_float64() -> None:
     assert load_metric("pearson").compute(predictions, references, 1) == pytest.approx(exact, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", list_rooms("metrics"))
+@pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
 @pytest.mark.parametrize("num_rows", [1, 2, 9])
 def test_any_constant_input_gives_a_number(
@@ -175,13 +177,27 @@ def test_names() -> None:
         "em_strict",
         "exact_match",
         "invalid_rate",
+        "longbench_score",
         "rouge_l",
         "token_f1",
+        "truthfulqa_accuracy",
+        "truthfulqa_avg_max_score",
     )
     assert {load_metric(alias).name for alias in METRIC_ALIASES} == set(METRIC_ALIASES.values())
     assert load_metric("Matthews-Correlation").name == "matthews_correlation"
     with pytest.raises(KeyError):
         load_metric("acuracy")
+
+
+def test_what_a_text_is_judged_by() -> None:
+    assert load_metric("rouge_l").takes("text")
+    assert not load_metric("rouge_l").takes({"correct": []})
+    judged = load_metric("truthfulqa_accuracy")
+    assert judged.takes({"correct": [], "incorrect": [], "scorer": "rougeL"})
+    assert not judged.takes({"correct": []})
+    assert not judged.takes("text")
+    with pytest.raises(ValueError, match="truthfulqa_accuracy judges by an object with correct, incorrect; got 'text'"):
+        judged.compute(["answer"], ["text"], 1)
 
 
 @pytest.mark.parametrize("name", list_rooms("metrics"))

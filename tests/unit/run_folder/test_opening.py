@@ -176,13 +176,16 @@ def test_resume_takes_a_named_checkpoint(named: str, load: Load) -> None:
     folder = open_run_folder(load(), named if named.startswith("checkpoint") else str(path / "checkpoint-9"))
     assert folder.resume_from is not None
     assert Path(folder.resume_from) == path / "checkpoint-9"
+    [aside] = path.glob("earlier_checkpoints_*")
+    assert [each.name for each in aside.iterdir()] == ["checkpoint-10"], "a later --resume must not go on there"
+    assert not (path / "checkpoint-10").exists()
 
 
 def test_resume_with_a_missing_checkpoint_names_those_there_are(load: Load) -> None:
     path = start(load())
     assert "has no checkpoint to resume from; leave --resume out to start" in refuse(load(), resume="last")
     add_checkpoint(path, 9)
-    assert "--resume checkpoint-7: no such checkpoint" in refuse(load(), resume="checkpoint-7")
+    assert "--resume checkpoint-7: no such whole checkpoint" in refuse(load(), resume="checkpoint-7")
     assert "has: checkpoint-9" in refuse(load(), resume="checkpoint-7")
 
 

@@ -1,0 +1,53 @@
+"""LongBench's two tables, of the rows and of the scores, stand on floors that do not know each other, and agree."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from utils.data.dataset import open_dataset
+from utils.data.longbench_subsets import SUBSETS
+from utils.metrics.longbench import CATEGORIES, SUBSET_METRICS
+from utils.metrics.metric import load_metric
+
+OFFICIAL = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / "longbench_config" / "dataset2maxlen.json"
+
+
+def test_both_tables_have_the_same_subsets_scored_alike_in_the_same_order():
+    assert {name: each.metric for name, each in SUBSETS.items()} == SUBSET_METRICS
+    assert list(SUBSETS) == list(SUBSET_METRICS)
+    assert len(SUBSETS) == 21
+
+
+def test_both_tables_have_the_same_categories():
+    categories = {subset: category for category, subsets in CATEGORIES.items() for subset in subsets}
+    assert {name: each.category for name, each in SUBSETS.items()} == categories
+    assert list(dict.fromkeys(each.category for each in SUBSETS.values())) == list(CATEGORIES)
+
+
+@pytest.mark.parametrize("name", SUBSETS)
+def test_each_subset_is_scored_by_what_its_room_makes_of_a_row(name: str):
+    room = open_dataset("longbench")
+    [(label, config)] = room.expand(room.Config(subset=name))
+    spec = room.describe_instructions(config)
+    answer = {"passage_retrieval_en": "Paragraph 3", "passage_retrieval_zh": "\u6bb5\u843d3", "passage_count": "3"}
+    right = answer.get(name, "right words")
+    row = {
+        "input": "q", "context": "c", "answers": [right], "length": 1, "dataset": name, "language": "en",
+        "all_classes": [right, "wrong"], "_id": "1",
+    }  # fmt: skip
+    reference = spec.read_row(row).reference
+    [metric] = map(load_metric, spec.metrics)
+    assert label == f"longbench_{name}"
+    assert metric.takes(reference)
+    assert metric.compute([right, "\n%"], [reference, reference], 1) == pytest.approx(0.5, abs=1e-6)
+    assert spec.facts["subsets"] == [name]
+
+
+@pytest.mark.skipif(not OFFICIAL.is_file(), reason="the official lengths are not here (LORA_NS_REAL_DATA)")
+def test_answers_are_as_long_as_the_official_ones():
+    official = json.loads(OFFICIAL.read_text("utf-8"))
+    assert {name: each.max_new_tokens for name, each in SUBSETS.items()} == official

@@ -1,0 +1,121 @@
+"""Positions: counted as each family has them, stretched by rope scaling, and held against a length."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from utils.errors import ModelError
+from utils.modeling.base_model import load_base_model
+from utils.modeling.positions import RopeScalingSection, count_positions, has_position_table, length_problem
+from utils.modeling.section import ModelSection
+from utils.modeling.tokenizer import load_tokenizer
+
+QWEN = {"model_type": "qwen2", "max_position_embeddings": 32768, "rope_theta": 1e6}
+SCALINGS = [
+    {"rope_type": "linear", "factor": 4.0},
+    {"rope_type": "yarn", "factor": 4.0},
+    {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    {"rope_type": "longrope", "factor": 4.0, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8},
+]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "gpt2", "opt", "albert", "xlm-roberta"])
+def test_a_table_holds_as_many_tokens_as_are_counted_and_not_one_more(kind):
+    import transformers
+
+    names = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "gpt2": "GPT2", "opt": "OPT",
+             "albert": "Albert", "xlm-roberta": "XLMRoberta"}  # fmt: skip
+    name = names[kind]
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    shapes = {
+        "distilbert": {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16},
+        "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 20},
+        "opt": {**sizes, "ffn_dim": 16, "word_embed_proj_dim": 16, "pad_token_id": 1},
+        "albert": {**sizes, "embedding_size": 8},
+    }
+    shape = shapes.get(kind, sizes)
+    if kind != "gpt2":
+        shape = {**shape, "max_position_embeddings": 20}
+    config = getattr(transformers, f"{name}Config")(vocab_size=30, **shape)
+    model = getattr(transformers, f"{name}Model")(config)
+    positions = count_positions(config.to_dict())
+    assert positions is not None
+    assert has_position_table(config.to_dict())
+    model(torch.full((1, positions), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, positions + 1), 5))
+
+
+def test_what_is_counted_of_rotary_models():
+    assert count_positions(QWEN) == 32768
+    assert count_positions({"model_type": "gemma3", "text_config": QWEN}) == 32768
+    assert count_positions({"model_type": "bloom"}) is None
+    assert count_positions({**QWEN, "rope_scaling": {"type": "dynamic", "factor": 2.0}}) == 65536
+    assert count_positions(QWEN, RopeScalingSection(rope_type="yarn", factor=4)) == 131072
+    assert not has_position_table(QWEN)
+
+
+def test_too_long_rows_are_told_with_what_would_do():
+    assert length_problem(QWEN, None, 32768) is None
+    assert "rope_scaling: {rope_type: yarn, factor: 3}" in str(length_problem(QWEN, None, 70000))
+    assert "raise its factor" in str(length_problem(QWEN, RopeScalingSection(rope_type="linear", factor=2), 70000))
+    bert = {"model_type": "bert", "max_position_embeddings": 512}
+    assert length_problem(bert, None, 513) == (
+        "513 tokens are more than the model has positions for (512); use 512 at most"
+    )
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda each: each["rope_type"])
+def test_a_stretched_model_is_the_one_that_such_a_config_describes(make_checkpoint, scaling):
+    import json
+
+    folder = make_checkpoint("llama")
+    section = ModelSection(name_or_path=str(folder), rope_scaling=scaling)
+    model = load_base_model(section, load_tokenizer(section), None, 0)
+    assert model.config.max_position_embeddings == 256
+    assert count_positions(model.config.to_dict()) == 256
+    plain = load_base_model(ModelSection(name_or_path=str(folder)), load_tokenizer(section), None, 0)
+    written = json.loads((folder / "config.json").read_text())
+    written["rope_parameters"] = {**written["rope_parameters"], **scaling}
+    if scaling["rope_type"] != "linear":
+        written["rope_parameters"]["original_max_position_embeddings"] = 64
+    written["max_position_embeddings"] = 256
+    (folder / "config.json").write_text(json.dumps(written))
+    described = load_base_model(ModelSection(name_or_path=str(folder)), load_tokenizer(section), None, 0)
+    ids = torch.arange(4, 44).repeat(5)[None]
+    with torch.no_grad():
+        answers = [each.eval()(ids).logits for each in (model, described, plain)]
+    assert torch.equal(answers[0], answers[1])
+    assert not torch.allclose(answers[0], answers[2], atol=1e-5)
+
+
+def test_dynamic_scaling_leaves_short_rows_as_they_are(make_checkpoint):
+    folder = make_checkpoint("llama")
+    scaled = ModelSection(name_or_path=str(folder), rope_scaling={"type": "dynamic", "factor": 4.0})
+    models = [
+        load_base_model(each, load_tokenizer(each), None, 0).eval()
+        for each in (scaled, ModelSection(name_or_path=str(folder)))
+    ]
+    assert count_positions(models[0].config.to_dict()) == 256
+    for length, same in ((40, True), (200, False)):
+        ids = torch.arange(4, 44).repeat(5)[None, :length]
+        with torch.no_grad():
+            one, other = (each(ids).logits for each in models)
+        assert torch.equal(one, other) is same
+
+
+def test_what_has_no_rotary_positions_is_refused(make_checkpoint):
+    section = ModelSection(name_or_path=str(make_checkpoint("gpt2")), rope_scaling={"rope_type": "yarn", "factor": 2})
+    with pytest.raises(ModelError, match=r"rope_scaling: .* \(gpt2\) has no rotary positions"):
+        load_base_model(section, load_tokenizer(section), None, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"rope_type": "llama3", "factor": 2}, "needs low_freq_factor"), ({"rope_type": "yarn", "factor": 1}, "than 1")],
+)
+def test_incomplete_scaling_is_refused(given, words):
+    with pytest.raises(ValidationError, match=words):
+        RopeScalingSection(**given)

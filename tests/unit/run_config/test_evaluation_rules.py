@@ -1,0 +1,50 @@
+"""What `evaluation:` asks for during training has to be saved, and has to exist."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from utils.errors import ConfigError
+from utils.run_config import load_run_config
+
+CONFIG = Path(__file__).parents[3] / "configs" / "quickstart_sft.yaml"
+STEPS = "evaluation.steps=2"
+PATIENCE = "evaluation.early_stopping_patience=2"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["evaluation.load_best_at_end=true"], "load_best_at_end: needs evaluations during training"),
+        ([STEPS, "evaluation.load_best_at_end=true", "training.save_strategy=no"], "needs checkpoints"),
+        ([STEPS, "training.save_strategy=best"], "save_strategy: best saves by the loss alone"),
+        ([PATIENCE], "early_stopping_patience: needs evaluations during training"),
+        ([STEPS, PATIENCE, "evaluation.early_stopping_metric=test.em_strct"], "did you mean test.em_strict"),
+        ([STEPS, PATIENCE, "evaluation.early_stopping_metric=em_strict"], "no score called em_strict"),
+        (["evaluation.sets=[{name: gsm8k, label: combined}]"], "give the set another label"),
+        (
+            [STEPS, "evaluation.load_best_at_end=true", "training.eval_strategy=epoch",
+             "training.load_best_model_at_end=true"],
+            "not together with training.load_best_model_at_end",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_said_before_anything_is_loaded(words: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(CONFIG, words)
+    assert expected in str(caught.value)
+
+
+def test_what_works_passes_and_idle_settings_are_named() -> None:
+    words = [
+        STEPS,
+        PATIENCE,
+        "evaluation.early_stopping_metric=unseen.invalid_rate",
+        "evaluation.load_best_at_end=true",
+    ]
+    assert load_run_config(CONFIG, words).warnings == ()
+    idle = load_run_config(CONFIG, ["evaluation.early_stopping_threshold=0.1"]).warnings
+    assert len(idle) == 1
+    assert "early_stopping_threshold: has no effect; early_stopping_patience is not set" in idle[0]

@@ -1,0 +1,216 @@
+"""Evaluating during training: killed in the middle it goes on, a failing set is told, the best step is kept."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+KEYS = {
+    "training__max_steps": 6,
+    "training__save_strategy": "steps",
+    "training__save_steps": 3,
+    "training__per_device_train_batch_size": 4,
+    "peft": {"method": "lora", "lora_r": 4, "target_modules": "all-linear", "lora_dropout": 0.2},
+    "generation": {"max_new_tokens": 6, "batch_size": 2},
+}
+TWO_SETS = [
+    {"name": "gsm8k", "label": "sums", "split": "test", "metrics": ["rouge_l"]},
+    {"name": "gsm8k", "label": "others", "split": "test_unseen", "metrics": ["token_f1", "invalid_rate"]},
+]
+EVALUATION = {"steps": 2, "at_start": True, "max_samples": 5, "sets": TWO_SETS}
+
+
+class _Killed(BaseException):
+    """Stands for the end of a process: nothing catches it."""
+
+
+def _train(prepare_run, make_sft, resume=None, kill_after=None, **keys):
+    run = prepare_run(config=make_sft(**{**KEYS, "evaluation": EVALUATION, **keys}))
+    if kill_after is not None:
+        _kill_after(run.model, kill_after)
+    run.trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    return run
+
+
+def _kill_after(model, num_batches):
+    """End training when so many batches were answered."""
+    generate, calls = model.generate, []
+
+    def count(**inputs):
+        calls.append(1)
+        if len(calls) > num_batches:
+            raise _Killed
+        return generate(**inputs)
+
+    model.generate = count
+
+
+def _finish(run):
+    from utils.modeling.parameters import count_parameters
+    from utils.results.record import RunRecord
+
+    record = RunRecord(status="failed", task_name="t", task_type="CAUSAL_LM", method="lora")
+    return run.task.score(run.trainer, run.data, record, count_parameters(run.model), run.measuring).record
+
+
+def _history(folder):
+    history = json.loads((folder / "eval_history.json").read_text())
+    for entry in history["history"]:
+        entry.pop("timestamp")
+    return history
+
+
+def _files(folder):
+    """Read all that evaluations have written, without what the clock decides."""
+    found = {}
+    for path in sorted(folder.glob("eval_step_*/*")):
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else []
+        for row in rows:
+            row.pop("seconds")
+        content = rows or json.loads(path.read_text())
+        for key in ("seconds", "tokens_per_s") if isinstance(content, dict) else ():
+            content.pop(key, None)
+        found[str(path.relative_to(folder))] = content
+    return found
+
+
+def _losses(run):
+    return {log["step"]: log["loss"] for log in run.trainer.state.log_history if "loss" in log}
+
+
+def _scores(run):
+    return [log for log in run.trainer.state.log_history if "eval_combined_score" in log]
+
+
+def _steps(folder):
+    return sorted(int(each.name.split("-")[1]) for each in folder.glob("checkpoint-*"))
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    return tmp_path / "run"
+
+
+def test_a_run_killed_inside_evaluations_has_the_same_history(prepare_run, make_sft, run_folder, tmp_path, caplog):
+    """Killed at the start, in the middle, and in the evaluation of the last step; an evaluation takes six batches."""
+    short = {"training__max_steps": 4}
+    whole = _train(prepare_run, make_sft, **short)
+    whole_record = _finish(whole)
+    expected, written = _history(run_folder), _files(run_folder)
+    assert [entry["step"] for entry in expected["history"]] == [0, 2, 4]
+    assert len(written) == 3 * 6
+    rows = written["eval_step_2/base_sums_predictions.jsonl"]
+    assert {"id", "prompt", "prediction", "references", "scores"} <= rows[0].keys()
+    assert len(rows) == 5
+    kept = _steps(run_folder)
+    run_folder.rename(tmp_path / "whole")
+
+    for resume, num_batches in ((None, 3), (0, 3 + 4), (2, 2 + 2)):
+        checkpoint = None if resume is None else run_folder / f"checkpoint-{resume}"
+        with pytest.raises(_Killed):
+            _train(prepare_run, make_sft, checkpoint, num_batches, **short)
+    caplog.clear()
+    caplog.set_level("INFO")
+    resumed = _train(prepare_run, make_sft, run_folder / "checkpoint-4", **short)
+    assert "going on behind 4 answers of an earlier call" in caplog.text
+    assert _history(run_folder) == expected
+    assert _files(run_folder) == written
+    assert _steps(run_folder) == kept
+    record = _finish(resumed)
+    assert record.evaluation["combined"] == whole_record.evaluation["combined"]
+    assert _losses(resumed) == _losses(whole), "the evaluations have changed nothing"
+    assert _scores(resumed) == _scores(whole)
+    saved = [
+        load_file(each / "checkpoint-4" / "adapter_model.safetensors") for each in (run_folder, tmp_path / "whole")
+    ]
+    assert all(torch.equal(value, saved[1][name]) for name, value in saved[0].items())
+
+
+def test_going_back_sets_later_evaluations_aside(prepare_run, make_sft, run_folder, caplog):
+    _train(prepare_run, make_sft, training__save_total_limit=None)
+    expected = _history(run_folder)
+    _train(prepare_run, make_sft, run_folder / "checkpoint-3", training__save_total_limit=None)
+    assert _history(run_folder) == expected
+    assert "steps to come again (4, 6) are set aside" in caplog.text
+    [aside] = run_folder.glob("eval_history.*.json")
+    assert [entry["step"] for entry in json.loads(aside.read_text())["history"]] == [4, 6]
+
+
+def test_a_set_that_fails_is_told_and_the_run_goes_on(prepare_run, make_sft, run_folder, caplog):
+    (run_folder / "eval_step_2" / "base_others_results.json").mkdir(parents=True)
+    run = _train(prepare_run, make_sft)
+    record = _finish(run)
+    history = _history(run_folder)
+    failed = history["history"][1]
+    assert failed["combined_score"] is None
+    assert "holds base_others_results.json of something else" in failed["results"]["others"]["error"]
+    assert failed["results"]["sums"]["n"] == 5
+    assert history["best_step"] in (0, 4, 6)
+    assert [entry["combined_score"] is None for entry in history["history"]] == [False, True, False, False]
+    assert record.status == "success"
+    assert any("step 2: others failed" in warning for warning in record.warnings)
+    assert "eval_combined_score" not in [log for log in run.trainer.state.log_history if log["step"] == 2][-1]
+
+
+def test_the_best_steps_weights_become_the_final_model(prepare_run, make_sft, run_folder):
+    """At such a learning rate the model forgets how to write at once."""
+    evaluation = {**EVALUATION, "load_best_at_end": True}
+    run = _train(
+        prepare_run, make_sft, evaluation=evaluation, training__learning_rate=2.0, training__save_total_limit=1
+    )
+    assert _steps(run_folder) == [0, 6]
+    trained = {name: value.clone() for name, value in run.model.state_dict().items() if "lora_B" in name}
+    record = _finish(run)
+    assert (run_folder / "best_model").resolve().name == "checkpoint-0"
+    final = {name: value for name, value in run.model.state_dict().items() if "lora_B" in name}
+    assert all(value.abs().sum() == 0 for value in final.values()), "an adapter starts as none"
+    assert all(value.abs().sum() > 0 for value in trained.values())
+    combined = record.evaluation["combined"]
+    assert (combined["kept_step"], combined["best_step"], combined["last_step"]) == (0, 0, 6)
+    assert combined["combined_score"] == combined["best_score"] > combined["last_score"]
+    assert record.best_metric.step == 0
+    assert record.metrics["rouge_l"] == record.evaluation["sums"]["best"]["rouge_l"]
+    assert record.metrics_last["rouge_l"] == record.evaluation["sums"]["last"]["rouge_l"]
+    final_results = json.loads((run_folder / "final_eval_results.json").read_text())
+    assert (final_results["step"], final_results["combined_score"]) == (0, combined["best_score"])
+    answers = [
+        (run_folder / name).read_bytes()
+        for name in ("eval_step_0/base_sums_predictions.jsonl", "eval_sums/predictions.jsonl")
+    ]
+    assert answers[0] == answers[1], "the best step's answers are taken, not written again"
+
+
+def test_training_ends_when_a_score_gets_no_better(prepare_run, make_sft, run_folder, caplog):
+    evaluation = {"steps": 2, "max_samples": 2, "sets": TWO_SETS, "early_stopping_patience": 1,
+                  "early_stopping_metric": "others.invalid_rate"}  # fmt: skip
+    keys = {"evaluation": evaluation, "training__max_steps": 12}
+    caplog.set_level("INFO")
+    run = _train(prepare_run, make_sft, **keys)
+    assert run.trainer.state.global_step == 4
+    assert "step 4: others.invalid_rate has not got better for 1 evaluations" in caplog.text
+    resumed = _train(prepare_run, make_sft, run_folder / "checkpoint-4", **keys)
+    assert resumed.trainer.state.global_step == 4, "a resumed run decides the same"
+    assert _finish(resumed).evaluation["combined"]["last_step"] == 4
+
+
+def test_without_checkpoints_it_is_evaluated_all_the_same(prepare_run, make_sft, run_folder):
+    run = _train(prepare_run, make_sft, training__save_strategy="no", evaluation={**EVALUATION, "at_end": False})
+    assert _steps(run_folder) == []
+    assert [entry["step"] for entry in _history(run_folder)["history"]] == [0, 2, 4, 6]
+    record = _finish(run)
+    assert record.evaluation["sums"].keys() == {"best", "last"}
+    assert not (run_folder / "eval_sums").exists()
+    assert not (run_folder / "best_model").exists()
+
+
+def test_another_scorer_is_refused_when_resumed(prepare_run, make_sft, run_folder):
+    from utils.errors import UserError
+
+    _train(prepare_run, make_sft, training__max_steps=2)
+    history = json.loads((run_folder / "eval_history.json").read_text())
+    (run_folder / "eval_history.json").write_text(json.dumps({**history, "scorer": "bleurt"}))
+    with pytest.raises(UserError, match="by the scorer bleurt and are not comparable"):
+        _train(prepare_run, make_sft, run_folder / "checkpoint-2")

@@ -1,0 +1,129 @@
+"""Makes tokens of texts, and cuts the middle out of a part of a text so that all else of it stays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """A tokenizer of texts that are put together from parts."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def encode_many(self, texts: list[str], continuing: list[bool]) -> list[list[int]]:
+        """Encode texts without special tokens of the tokenizer's own.
+
+        Args:
+            texts: Encoded together, which is much faster.
+            continuing: Whether each goes on from another; it then loses the space that some tokenizers put before
+                every text.
+        """
+        texts = [self._spaced(text, goes_on) for text, goes_on in zip(texts, continuing, strict=True)]
+        if not texts:
+            return []
+        backend = self._backend
+        if backend is None:
+            found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+            return found
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_cut(self, text: str, part: str, max_length: int) -> list[int] | None:
+        """Encode a text without the middle tokens of a part of it.
+
+        Args:
+            text: Holds the part, maybe without the space around it. It goes on from no other.
+            part: The only text that may be cut.
+            max_length: Tokens that the text may have; a few less are kept where a character would be torn.
+
+        Returns:
+            None where the part is not there, or all else has more tokens.
+        """
+        part = part if part in text else part.strip()
+        start = text.find(part) if part else -1
+        if start < 0:
+            return None
+        before, inner, after = self._encode_around(text, start, start + len(part))
+        room = max_length - len(before) - len(after)
+        if room < 0:
+            return None
+        if len(inner) <= room:
+            return [*before, *(index for index, _ in inner), *after]
+        head = (room + 1) // 2
+        tail = len(inner) - (room - head)
+        while head and _is_torn(inner, head):
+            head -= 1
+        while tail < len(inner) and _is_torn(inner, tail):
+            tail += 1
+        return [*before, *(index for index, _ in inner[:head]), *(index for index, _ in inner[tail:]), *after]
+
+    @cached_property
+    def opening(self) -> list[int]:
+        """The beginning-of-text token, where the tokenizer puts one before a text."""
+        token = self.tokenizer.bos_token_id
+        return [token] if token is not None and self.tokenizer("a")["input_ids"][:1] == [token] else []
+
+    @cached_property
+    def eos_text(self) -> str:
+        """The end-of-text token as a text; empty where there is none."""
+        return self.tokenizer.eos_token or ""
+
+    @cached_property
+    def eos(self) -> int:
+        """The end-of-text token.
+
+        Raises:
+            ModelError: There is none.
+        """
+        if self.tokenizer.eos_token_id is None:
+            raise ModelError(
+                "the tokenizer has no end-of-text token, so the model could not learn to stop; set eos_token in its "
+                "tokenizer_config.json"
+            )
+        return int(self.tokenizer.eos_token_id)
+
+    @cached_property
+    def _adds_space(self) -> bool:
+        """Whether the tokenizer puts a space before every text, as SentencePiece does."""
+        return bool(self.tokenizer.tokenize("a")) and self.tokenizer.tokenize("a")[0].startswith("\u2581")
+
+    @property
+    def _backend(self) -> Any:
+        """The fast tokenizer itself: a third faster, and several threads may use it, as nothing is set in it."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None and backend.truncation is not None:
+            backend.no_truncation()
+        if backend is not None and backend.padding is not None:
+            backend.no_padding()
+        return backend
+
+    def _spaced(self, text: str, goes_on: bool) -> str:
+        return text.removeprefix(" ") if goes_on and self._adds_space else text
+
+    def _encode_around(
+        self, text: str, start: int, end: int
+    ) -> tuple[list[int], list[tuple[int, tuple[int, int]]], list[int]]:
+        """Encode a text as what is before a part, the part's tokens with their places, and what is after it."""
+        backend = self._backend
+        if backend is None:  # tokens of a slow tokenizer have no places: the parts are encoded by themselves
+            pieces = [text[:start], text[start:end], text[end:]]
+            before, inner, after = self.encode_many(pieces, [False, start > 0, True])
+            return before, [(index, (place, place + 1)) for place, index in enumerate(inner)], after
+        encoding = backend.encode(text, add_special_tokens=False)
+        tokens = list(zip(encoding.ids, encoding.offsets, strict=True))
+        first = next((place for place, (_, (left, _)) in enumerate(tokens) if left >= start), len(tokens))
+        last = next((place for place, (_, (_, right)) in enumerate(tokens) if right > end), len(tokens))
+        last = max(first, last)
+        return encoding.ids[:first], tokens[first:last], encoding.ids[last:]
+
+
+def _is_torn(tokens: list[tuple[int, tuple[int, int]]], place: int) -> bool:
+    """Tell whether a character's bytes stand on both sides of a place."""
+    return tokens[place - 1][1][1] > tokens[place][1][0]

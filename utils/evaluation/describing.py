@@ -1,0 +1,146 @@
+"""Which sets the configuration means: their rooms, their rows, and by whose prompt they are asked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from utils.data.dataset import InstructionSection, InstructionSet, is_local, open_dataset
+from utils.errors import ConfigError
+from utils.evaluation.section import EvaluationSection, SetSection, label_of
+from utils.metrics.metric import load_metric
+from utils.rooms import has_room, list_rooms, open_room, room_name
+
+_ROOMS_OWN = ("path", "subset", "subsets", "prompts_file")
+"""Keys of a set that its room reads."""
+
+
+@dataclass(frozen=True)
+class DescribedSet:
+    """A set before its rows are read."""
+
+    label: str
+    spec: InstructionSet
+    section: InstructionSection
+    is_own: bool
+    """Whether its rows are prompted by its own room: it is the run's room too, or asked by a prompt of its own."""
+    max_samples: int | None
+    """Answer the first so many prompts."""
+    max_new_tokens: int | None
+    """Tokens an answer may have; None: as many as the run's."""
+
+    @property
+    def combined_metrics(self) -> tuple[str, ...]:
+        """Metrics that count in the combined score: those the room names, as far as they are scored."""
+        named = tuple(load_metric(name).name for name in self.spec.combined_metrics)
+        return tuple(name for name in named if name in self.spec.metrics) or self.spec.metrics[:1]
+
+
+def describe_sets(
+    evaluation: EvaluationSection, own: InstructionSet, own_section: InstructionSection
+) -> list[DescribedSet]:
+    """Describe every set; one that its room expands becomes several.
+
+    Raises:
+        ConfigError: A set has no room, its room cannot be set up, or two results would have one label.
+    """
+    if evaluation.set_sections is None:
+        label = label_of(_name_own(own_section))
+        return [DescribedSet(label, own, own_section, True, evaluation.max_samples, own.max_new_tokens)]
+    found = [
+        each
+        for section in evaluation.set_sections
+        for each in _describe(section, own, own_section, evaluation.max_samples)
+    ]
+    twice = [label for label, count in Counter(each.label for each in found).items() if count > 1]
+    if twice:
+        raise ConfigError(f"evaluation.sets: two results are called {twice[0]}; give one of their sets another label")
+    return found
+
+
+def _name_own(section: InstructionSection) -> str:
+    return section.path if section.name == "custom" and section.path else section.name
+
+
+def _describe(
+    section: SetSection, own: InstructionSet, own_section: InstructionSection, max_samples: int | None
+) -> Iterator[DescribedSet]:
+    """Find a set's room and let it describe the rows; the run's own room keeps the run's settings."""
+    room, path = _find_room(section, own_section)
+    is_own = room == room_name(own_section.name)
+    given = {key: value for key in _ROOMS_OWN if (value := getattr(section, key)) is not None}
+    given |= {"path": path} if path is not None else {}
+    config = _build_config(room, section.name, given, own_section if is_own else None)
+    moved = bool(given) or section.split is not None
+    for label, each in _expand(room, section, config):
+        described = own if is_own and not moved and each is config else open_dataset(room).describe_instructions(each)
+        split = section.split or ("train" if path and _is_file(path) and not described.open_split else None)
+        metrics = tuple(load_metric(name).name for name in section.metrics) if section.metrics else described.metrics
+        spec = dataclasses.replace(described, generation_split=split or described.generation_split, metrics=metrics)
+        yield DescribedSet(
+            label,
+            spec,
+            each,
+            is_own or spec.own_prompt,
+            section.max_samples or max_samples,
+            section.max_new_tokens or spec.max_new_tokens,
+        )
+
+
+def _find_room(section: SetSection, own_section: InstructionSection) -> tuple[str, str | None]:
+    """Find the room of a name, and the path that the name itself is when it is a hub id, folder or file."""
+    name = section.name
+    if has_room("data", name):
+        return room_name(name), section.path
+    for room in list_rooms("data"):
+        if name.lower() in map(str.lower, getattr(open_room("data", room), "HUB_NAMES", ())):
+            return room, section.path or name
+    if "/" in name or is_local(name):
+        # Rows of the run's own kind, most likely: a custom room would not know their columns.
+        return room_name(own_section.name), section.path or name
+    raise ConfigError(
+        f"evaluation.sets: no dataset called {name}; use one of {', '.join(list_rooms('data'))}, or a path"
+    )
+
+
+def _build_config(
+    room: str, name: str, given: dict[str, Any], own_section: InstructionSection | None
+) -> InstructionSection:
+    """Build a room's section of what is given, for the run's own room over the run's section."""
+    kind = open_dataset(room).Config
+    if not issubclass(kind, InstructionSection):
+        raise ConfigError(f"evaluation.sets: {name} is for task_type: {' or '.join(kind.TASK_TYPES)}, not CAUSAL_LM")
+    if unknown := [key for key in given if key not in kind.model_fields]:
+        raise ConfigError(f"evaluation.sets: {name}: the room {room} takes no {unknown[0]}; leave it out")
+    if own_section is not None and not given:
+        return own_section
+    base = {} if own_section is None else own_section.model_dump(exclude_unset=True)
+    if given.keys() & {"subset", "subsets"}:
+        base = {key: value for key, value in base.items() if key not in ("subset", "subsets")}
+    try:
+        return kind.model_validate({**base, "name": room, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"evaluation.sets: {name}: {where}: {first['msg']}") from error
+
+
+def _expand(room: str, section: SetSection, config: InstructionSection) -> list[tuple[str, InstructionSection]]:
+    """Give the sets as which a room has a named one scored, with their labels."""
+    expand = getattr(open_room("data", room), "expand", None)
+    if expand is None:
+        return [(section.shown_label, config)]
+    parts: list[tuple[str, InstructionSection]] = expand(config)
+    if section.label is None:
+        return parts
+    return [(section.label if len(parts) == 1 else f"{section.label}_{label}", each) for label, each in parts]
+
+
+def _is_file(path: str) -> bool:
+    return is_local(path) and Path(path).expanduser().is_file()

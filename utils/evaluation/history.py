@@ -1,0 +1,212 @@
+"""The history of a run's evaluations: a combined score for each step, the best one, and which may be compared."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.evaluation.identity import hash_json
+from utils.evaluation.predictions import read_object, write_object
+from utils.evaluation.score import SetScore
+from utils.evaluation.sets import EvaluationSet
+from utils.metrics.metric import load_metric
+
+_log = logging.getLogger(__name__)
+
+HISTORY = "eval_history.json"
+COMBINED = "combined"
+
+Result = dict[str, Any]
+"""Of one set: its metrics, rows `n` and what was asked; or the reason under `error`."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One evaluation of all sets."""
+
+    step: int
+    combined_score: float | None
+    """Sum over the sets; None: one of them failed, so that this step cannot be the best."""
+    results: dict[str, Result]
+    """By the set's label."""
+    timestamp: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+    def read_score(self, name: str) -> float | None:
+        """Give a score by its name: `combined` or `<label>.<metric>`; None: it could not be measured."""
+        if name == COMBINED:
+            return self.combined_score
+        label, _, metric = name.rpartition(".")
+        value = self.results.get(label, {}).get(metric)
+        return float(value) if value is not None else None
+
+    def list_metrics(self) -> dict[str, dict[str, float]]:
+        """Give the metrics of the sets that were scored, by label."""
+        return {
+            label: {name: value for name, value in result.items() if isinstance(value, float)}
+            for label, result in self.results.items()
+            if "error" not in result
+        }
+
+
+class History:
+    """All evaluations of a run, in the order of their steps.
+
+    Args:
+        scorer: What judges where a metric leaves a choice; scores of different ones are never compared.
+        leakage: What of the evaluation sets was trained on.
+        entries: Of earlier sessions.
+    """
+
+    def __init__(self, scorer: str, leakage: Sequence[Any] = (), entries: Sequence[Entry] = ()) -> None:
+        self.scorer = scorer
+        self.leakage = list(leakage)
+        self.entries = sorted(entries, key=lambda entry: entry.step)
+
+    @property
+    def best(self) -> Entry | None:
+        """The entry of the highest combined score, the first of equal ones; None: there is no score."""
+        found: Entry | None = None
+        for entry in self.entries:
+            if entry.combined_score is not None and entry.combined_score > _score_of(found):
+                found = entry
+        return found
+
+    def find(self, step: int) -> Entry | None:
+        """Find the evaluation of a step."""
+        return next((entry for entry in self.entries if entry.step == step), None)
+
+    def add(self, entry: Entry) -> None:
+        """Put in an evaluation; an earlier one of the same step gives way."""
+        kept = [each for each in self.entries if each.step != entry.step]
+        self.entries = sorted([*kept, entry], key=lambda each: each.step)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the content of eval_history.json."""
+        best = self.best
+        return {
+            "best_step": best.step if best else None,
+            "best_score": best.combined_score if best else None,
+            "scorer": self.scorer,
+            "leakage": self.leakage,
+            "history": [
+                {key: values[key] for key in ("step", "combined_score", "timestamp", "results")}
+                for values in map(asdict, self.entries)
+            ],
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write eval_history.json, whole or not at all."""
+        write_object(folder / HISTORY, self.to_dict())
+
+
+def read_history(folder: Path) -> History | None:
+    """Read a run folder's eval_history.json; None when there is none.
+
+    Raises:
+        UserError: It is not a history.
+    """
+    path = folder / HISTORY
+    data = read_object(path)
+    if data is None and not path.exists():
+        return None
+    try:
+        assert data is not None
+        entries = [Entry(**{key: each[key] for key in Entry.__dataclass_fields__}) for each in data["history"]]
+        return History(data["scorer"], data["leakage"], entries)
+    except (AssertionError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a history of evaluations; rename it, and the run starts a new one") from error
+
+
+def open_history(
+    folder: Path, scorer: str, leakage: Sequence[Any], sets: Sequence[EvaluationSet], step: int
+) -> History:
+    """Open the history of a run that starts, or goes on, at a step; what does not belong to it is set aside.
+
+    Entries of later steps, which this session will come to again, and those of other rows or prompts go to a file of
+    their own, which is said.
+
+    Args:
+        folder: The run's.
+        scorer: See `History`.
+        leakage: See `History`.
+        sets: What is asked now.
+        step: The last step that is trained.
+
+    Raises:
+        UserError: The history is of another scorer.
+    """
+    found = read_history(folder)
+    if found is None:
+        return History(scorer, leakage)
+    if found.entries and found.scorer != scorer:
+        raise UserError(
+            f"{folder / HISTORY}: its scores are by the scorer {found.scorer} and are not comparable with those by "
+            f"{scorer}; resume with evaluation.truthfulqa.scorer: {found.scorer}, or start another run"
+        )
+    asked = {each.label: describe_asked(each) for each in sets}
+    kept = [each for each in found.entries if each.step <= step and _is_of(each, asked)]
+    aside = [each for each in found.entries if each not in kept]
+    if aside:
+        target = folder / f"eval_history.{datetime.now(timezone.utc):%Y%m%d_%H%M%S_%f}.json"
+        write_object(target, History(found.scorer, found.leakage, aside).to_dict())
+        steps = ", ".join(str(each.step) for each in aside)
+        _log.warning("evaluations of other sets or of steps to come again (%s) are set aside in %s", steps, target)
+    return History(scorer, leakage, kept)
+
+
+def build_entry(step: int, scores: Mapping[str, SetScore | str], sets: Sequence[EvaluationSet]) -> Entry:
+    """Make the entry of a step.
+
+    Args:
+        step: Training step.
+        scores: By label, the score of a set or the reason why it has none.
+        sets: What was asked.
+    """
+    results: dict[str, Result] = {}
+    for each in sets:
+        score = scores[each.label]
+        if isinstance(score, str):
+            results[each.label] = {"error": score}
+        else:
+            results[each.label] = {**score.metrics, "n": score.n, "asked": describe_asked(each)}
+    return Entry(step, combine_scores(scores, sets), results)
+
+
+def combine_scores(scores: Mapping[str, SetScore | str], sets: Sequence[EvaluationSet]) -> float | None:
+    """Add up what counts of each set, plainly; None where any of it is missing."""
+    values: list[float | None] = []
+    for each in sets:
+        score = scores[each.label]
+        metrics: Mapping[str, float] = {} if isinstance(score, str) else score.metrics
+        values += [metrics.get(name) for name in list_combined(each)]
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return float(sum(known)) if known and len(known) == len(values) else None
+
+
+def list_combined(known: EvaluationSet) -> list[str]:
+    """List the metrics of a set that count: those that its protocol names, else its headline."""
+    names = [load_metric(name).name for name in known.metrics]
+    return [name for name in known.combined_metrics if name in names] or names[:1]
+
+
+def describe_asked(known: EvaluationSet) -> str:
+    """Hash what is asked of a set: scores of one step and another compare only where it is the same."""
+    names = [load_metric(name).name for name in known.metrics]
+    facts = [known.prompt_hash, known.fingerprint, len(known.ids), known.num_cut, known.prompt_limit, known.scorer]
+    return hash_json([*facts, names])
+
+
+def _score_of(entry: Entry | None) -> float:
+    return -math.inf if entry is None or entry.combined_score is None else entry.combined_score
+
+
+def _is_of(entry: Entry, asked: Mapping[str, str]) -> bool:
+    """Tell whether an entry is of these sets; one that failed says nothing of its rows."""
+    same = all(result.get("asked", asked.get(label)) == asked.get(label) for label, result in entry.results.items())
+    return same and entry.results.keys() == asked.keys()

@@ -1,0 +1,163 @@
+"""Prompts of a set as tokens: how long they may be, and how they lose their middle where they are longer."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+from utils.data.cutting import cut_middle
+from utils.data.texts import RowError
+from utils.errors import DataError
+from utils.generation.positions import find_prompt_limit
+
+if TYPE_CHECKING:
+    from utils.data.dataset import Example
+    from utils.data.encoding import ExampleEncoder
+
+_OFFICIAL_FROM = 4096  # the smallest window that LongBench names a length for
+_OFFICIAL_SPARE = 500
+
+
+class TokenRows(Sequence[list[int]]):
+    """Token ids of many prompts, four bytes each; a prompt becomes a list when it is asked for."""
+
+    def __init__(self, rows: Iterable[Sequence[int]]) -> None:
+        self._ids = array("i")
+        self._ends = array("q", [0])
+        for row in rows:
+            self._ids.extend(row)
+            self._ends.append(len(self._ids))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[int]]: ...
+    def __getitem__(self, index: int | slice) -> list[int] | list[list[int]]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        return self._ids[self._ends[place] : self._ends[place + 1]].tolist()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as a list has none
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max((end - start for start, end in zip(self._ends, self._ends[1:], strict=False)), default=0)
+
+
+@dataclass(frozen=True)
+class PromptLimits:
+    """How long the prompts of a set may be."""
+
+    max_new_tokens: int
+    """Tokens that an answer of the set may have."""
+    window: int | None = None
+    """Tokens that the model can hold; None: not known."""
+    asked: int | None = None
+    """Limit that the user has set."""
+    official: bool = False
+    """Whether the protocol has a limit of its own, and cuts the whole prompt before it becomes a chat."""
+
+    @property
+    def room(self) -> int | None:
+        """What the model has room for beside an answer; None: any length."""
+        return None if self.window is None else find_prompt_limit(self.window, self.max_new_tokens)
+
+    @property
+    def target(self) -> int | None:
+        """The limit; None: there is none. The chat template's own tokens come on top of an official one."""
+        usual = find_official_limit(self.window, self.max_new_tokens) if self.official and self.window else None
+        first = self.asked if self.asked is not None else usual
+        limits = [each for each in (first, self.room) if each is not None]
+        return min(limits, default=None)
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """The prompts of a set."""
+
+    rows: TokenRows
+    num_cut: int
+    """Prompts that lost their middle."""
+
+
+def find_official_limit(window: int, max_new_tokens: int) -> int:
+    """Find the length at which LongBench cuts prompts (its config/model2maxlen.json, Bai et al. 2023).
+
+    3500 of 4k positions, 7500 of 8k, 15500 of 16k, 31500 of 32k. It names none below 4k; there, and where 500 are too
+    few, the set's own length of answers is left free.
+    """
+    free = find_prompt_limit(window, max_new_tokens)
+    return free if window < _OFFICIAL_FROM else min(free, window // 1024 * 1000 - _OFFICIAL_SPARE)
+
+
+def encode_prompts(
+    encoder: ExampleEncoder, examples: Iterable[Example], places: Iterable[str], limits: PromptLimits, as_chat: bool
+) -> EncodedPrompts:
+    """Encode prompts and cut those that are too long.
+
+    Args:
+        encoder: Makes tokens of examples.
+        examples: What is asked.
+        places: Where each stands.
+        limits: Of this set.
+        as_chat: Whether prompts of an official protocol become a user's turn.
+
+    Raises:
+        DataError: The chat template refuses one; its place is named.
+    """
+    num_cut = 0
+
+    def encode() -> Iterable[list[int]]:
+        nonlocal num_cut
+        for example, place in zip(examples, places, strict=True):
+            try:
+                encoded = _encode_official(encoder, example, limits, as_chat) if limits.official else None
+                ids, is_cut = encoded or _encode(encoder, example, limits.target)
+            except RowError as error:
+                raise DataError(f"{place}: {error}") from error
+            num_cut += is_cut
+            yield ids
+
+    rows = TokenRows(encode())
+    return EncodedPrompts(rows, num_cut)
+
+
+def describe_asked(example: Example, as_chat: bool) -> Any:
+    """Give what is asked, as texts: the same for every tokenizer, and before anything is cut."""
+    if example.messages:
+        turns = list(example.messages)
+        return turns[:-1] if turns[-1]["role"] == "assistant" else turns
+    return example.user_turn or example.prompt if as_chat and not example.plain else example.prompt
+
+
+def _encode(encoder: ExampleEncoder, example: Example, limit: int | None) -> tuple[list[int], bool]:
+    ids = encoder.encode_prompt(example)
+    if limit is None or len(ids) <= limit:
+        return ids, False
+    return encoder.encode_prompt(example, limit), True
+
+
+def _encode_official(
+    encoder: ExampleEncoder, example: Example, limits: PromptLimits, as_chat: bool
+) -> tuple[list[int], bool]:
+    """Encode by the official truncation; where a chat's own tokens take the answer's room, it cuts more."""
+    whole = encoder.encode_official(example, None, as_chat)
+    target, room = limits.target, limits.room
+    if target is None or len(whole) <= target:
+        return whole, False
+    ids = encoder.encode_official(example, target, as_chat)
+    while room is not None and len(ids) > room and target > 1:
+        target = max(target - (len(ids) - room), 1)
+        ids = encoder.encode_official(example, target, as_chat)
+    ids = ids if room is None else cut_middle(ids, room)
+    return ids, ids != whole

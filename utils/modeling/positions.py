@@ -1,0 +1,151 @@
+"""How many tokens a model has positions for: read, stretched by rope scaling, held against a length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from utils.config.section import Section
+from utils.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+# Families whose positions are a table of weights. Those of the second row count from behind the pad token's id.
+_TABLES = {
+    "albert", "bert", "biogpt", "codegen", "distilbert", "electra", "ernie", "gpt2", "gpt_bigcode", "gpt_neo",
+    "openai-gpt", "opt",
+}  # fmt: skip
+_FROM_PAD = {"camembert", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
+_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len")
+_ORIGINAL = "original_max_position_embeddings"
+_NEEDED = {
+    "llama3": ("low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
+}
+
+
+class RopeScalingSection(Section):
+    """Stretches rotary positions beyond the length that a model was trained with."""
+
+    rope_type: Literal["linear", "dynamic", "yarn", "llama3", "longrope"]
+    """linear (position interpolation), dynamic (NTK by length), yarn, llama3 or longrope, as transformers has them."""
+    factor: float = Field(gt=1)
+    """The stretched length over the original one: 4.0 makes 131,072 of 32,768 positions."""
+    original_max_position_embeddings: int | None = Field(None, ge=1)
+    """The length that the model was trained with; null: that of its config.json."""
+    attention_factor: float | None = Field(None, gt=0)
+    """yarn, longrope: scales the attention; null: by the method's own formula."""
+    beta_fast: float | None = None
+    """yarn: where extrapolation begins; null: 32."""
+    beta_slow: float | None = None
+    """yarn: where interpolation begins; null: 1."""
+    low_freq_factor: float | None = None
+    """llama3: needed."""
+    high_freq_factor: float | None = None
+    """llama3: needed."""
+    short_factor: list[float] | None = None
+    """longrope: needed; a factor for each half dimension of a head."""
+    long_factor: list[float] | None = None
+    """longrope: needed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_name(cls, values: Any) -> Any:
+        """Read `type`, as older config.json files have it."""
+        if isinstance(values, dict) and "type" in values and "rope_type" not in values:
+            return {("rope_type" if key == "type" else key): value for key, value in values.items()}
+        return values
+
+    @model_validator(mode="after")
+    def _complete(self) -> RopeScalingSection:
+        lacking = [name for name in _NEEDED.get(self.rope_type, ()) if getattr(self, name) is None]
+        if lacking:
+            raise ValueError(f"rope_type {self.rope_type} needs {' and '.join(lacking)}")
+        return self
+
+
+def stretch_positions(config: PreTrainedConfig, rope: RopeScalingSection, name: str) -> None:
+    """Write rope scaling into a model's config, and with it the positions that the model then has.
+
+    Args:
+        config: Changed in place.
+        rope: What the run asks for.
+        name: The model, for the sentence.
+
+    Raises:
+        ModelError: The model has no rotary positions, or different ones in different layers.
+    """
+    text = config.get_text_config()
+    known = getattr(text, "rope_parameters", None)
+    if not isinstance(known, dict) or "rope_theta" not in known:
+        kind = "has different rotary positions in different layers" if known else "has no rotary positions"
+        raise ModelError(f"model.rope_scaling: {name} ({text.model_type}) {kind}; leave the key out")
+    original = rope.original_max_position_embeddings or int(
+        known.get("original_max_position_embeddings") or text.max_position_embeddings
+    )
+    given = {key: value for key, value in rope.model_dump().items() if value is not None}
+    kept = {key: known[key] for key in ("rope_theta", "partial_rotary_factor") if key in known}
+    text.rope_parameters = {**kept, **given}
+    if rope.rope_type == "dynamic":
+        # It counts from max_position_embeddings itself, which therefore stays.
+        text.rope_parameters.pop("original_max_position_embeddings", None)
+        text.max_position_embeddings = original
+        return
+    text.rope_parameters["original_max_position_embeddings"] = original
+    if rope.rope_type == "linear":
+        text.rope_parameters.pop("original_max_position_embeddings")
+    text.max_position_embeddings = int(original * rope.factor)
+
+
+def count_positions(config: Mapping[str, Any], rope: RopeScalingSection | None = None) -> int | None:
+    """Count the tokens that a model has positions for; None where no limit is known.
+
+    Args:
+        config: The content of its config.json.
+        rope: Rope scaling on top of it.
+    """
+    config = config.get("text_config") or config
+    found: int | None = next((config[name] for name in _NAMES if isinstance(config.get(name), int)), None)
+    if found is None or found < 1:
+        return None
+    known = _rope_of(config)
+    if rope is not None:
+        return int((rope.original_max_position_embeddings or known.get(_ORIGINAL) or found) * rope.factor)
+    if known.get("rope_type", known.get("type")) == "dynamic":
+        return int(found * float(known.get("factor", 1)))
+    return found - (int(config.get("pad_token_id", 1)) + 1 if config.get("model_type") in _FROM_PAD else 0)
+
+
+def has_position_table(config: Mapping[str, Any]) -> bool:
+    """Tell whether positions are a table of weights, beyond which a model cannot read at all."""
+    return str((config.get("text_config") or config).get("model_type")) in _TABLES | _FROM_PAD
+
+
+def length_problem(config: Mapping[str, Any], rope: RopeScalingSection | None, length: int) -> str | None:
+    """Say what is wrong with rows of so many tokens; None when the model has positions for them.
+
+    Args:
+        config: The content of the model's config.json.
+        rope: Rope scaling on top of it.
+        length: Tokens of a row, those that an adapter puts before it counted.
+    """
+    positions = count_positions(config, rope)
+    if positions is None or length <= positions:
+        return None
+    if has_position_table(config):
+        return f"{length} tokens are more than the model has positions for ({positions}); use {positions} at most"
+    if rope is not None:
+        return f"{length} tokens are more than model.rope_scaling makes room for ({positions}); raise its factor"
+    factor = -(-length // positions)
+    return (
+        f"{length} tokens are more than the model was trained with ({positions}); use {positions} at most, or stretch "
+        f"its positions by model.rope_scaling: {{rope_type: yarn, factor: {factor}}}"
+    )
+
+
+def _rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    return rope if isinstance(rope, Mapping) else {}
