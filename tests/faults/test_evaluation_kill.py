@@ -14,16 +14,30 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WORDS = [
+EMBEDDED = [
     "train.py", "--config", "configs/quickstart_sft.yaml", "training.max_steps=4", "training.logging_steps=1",
     "training.save_strategy=steps", "training.save_steps=3", "dataset.max_train_samples=100", "evaluation.steps=2",
     "evaluation.at_start=true", "evaluation.max_samples=12", "generation.batch_size=1", "generation.max_new_tokens=12",
     "results.formats=[json]",
 ]  # fmt: skip
 
+REAL = Path(os.environ.get("LORA_NS_REAL_DATA", ROOT.parent / "shared" / "data"))
+REAL_ROWS = [
+    "train.py", "--config", "configs/longbench_sft.yaml", f"model.name_or_path={REAL}/models/TinyStories-656K",
+    "model.dtype=float32", f"dataset.path={REAL}/longbench", "dataset.as_chat=false", "dataset.max_train_samples=32",
+    "dataset.max_empty_share=0.5", "training.bf16=false", "training.gradient_checkpointing=false",
+    "training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=2", "training.learning_rate=1e-3",
+    "training.max_steps=6", "training.save_steps=3", "training.logging_steps=1", "sft.max_length=512",
+    "evaluation.steps=2", "evaluation.at_start=true",
+    f"evaluation.sets=[{{name: qmsum, path: {REAL}/longbench, max_new_tokens: 48}}, "
+    f"{{name: truthfulqa, path: {REAL}/truthfulqa, max_new_tokens: 24, max_samples: 60}}]",
+    "generation.batch_size=4", "results.formats=[json]",
+]  # fmt: skip
+
 
 def _start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, *WORDS, f"training.output_dir={folder}", *words]
+    base = [] if words and words[0] == "train.py" else EMBEDDED
+    command = [sys.executable, *base, *words, f"training.output_dir={folder}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -35,8 +49,8 @@ def _finish(folder: Path, *words: str) -> str:
     return said
 
 
-def _kill_behind(folder: Path, file: Path, num_answers: int, *words: str) -> None:
-    """Kill a run when a file of answers has so many lines."""
+def _kill_behind(folder: Path, file: Path, num_answers: int, *words: str, of: int = 12) -> None:
+    """Kill a run when a file of answers has so many lines, of those that it will have."""
     process = _start(folder, *words)
     deadline = time.monotonic() + 200
     while not (file.exists() and file.read_bytes().count(b"\n") >= num_answers):
@@ -46,7 +60,7 @@ def _kill_behind(folder: Path, file: Path, num_answers: int, *words: str) -> Non
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert num_answers <= file.read_bytes().count(b"\n") < 12
+    assert num_answers <= file.read_bytes().count(b"\n") < of
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -87,3 +101,23 @@ def test_a_run_killed_in_an_evaluation_has_the_same_history(tmp_path: Path) -> N
     assert records[0]["evaluation"]["combined"] == records[1]["evaluation"]["combined"]
     adapters = [(folder / "final_model" / "adapter_model.safetensors").read_bytes() for folder in (whole, killed)]
     assert adapters[0] == adapters[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not (REAL / "longbench").is_dir(), reason=f"no real rows of LongBench in {REAL}")
+def test_so_has_one_on_real_rows(tmp_path: Path) -> None:
+    """LongBench's rows, QMSum and TruthfulQA, by a model that was pretrained on stories; the best step is kept."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    _finish(whole, *REAL_ROWS)
+    answers = killed / "eval_step_4" / "TinyStories-656K_truthfulqa_predictions.jsonl"
+    _kill_behind(killed, answers, 9, *REAL_ROWS, of=60)
+    assert "answers of an earlier call" in _finish(killed, *REAL_ROWS, "--resume")
+    expected, found = _read(whole), _read(killed)
+    history = expected["history"]
+    assert [entry["step"] for entry in history["history"]] == [0, 2, 4, 6]
+    best = max(history["history"], key=lambda entry: (entry["combined_score"], -entry["step"]))
+    assert (history["best_step"], history["best_score"]) == (best["step"], best["combined_score"])
+    assert (whole / "best_model").resolve().name == f"checkpoint-{best['step']}"
+    assert found == expected
+    sys.stdout.write(json.dumps(history, indent=1) + "\n")
