@@ -11,7 +11,7 @@ RUN_ARGS ?=
 # Processes of pytest; 0 runs the tests in one.
 TEST_WORKERS ?= 2
 
-.PHONY: help setup quickstart test test-all check lint format types floors validate docs clean
+.PHONY: help setup quickstart test test-all check lint format types floors validate docs matrix clean
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | sort
@@ -55,6 +55,9 @@ format:  ## Format and mend what can be mended
 
 docs:  ## Rebuild docs/configuration.md from the sections' own words
 	$(BIN)/python -m utils.run_config.reference > docs/configuration.md
+
+matrix:  ## Run every method on every family on tiny models and rewrite docs/support_matrix.md (under 25 minutes)
+	$(BIN)/python scripts/support_matrix.py
 
 clean:  ## Remove caches; outputs/ and .venv stay
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -47,6 +47,7 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
     from utils.modeling.parameters import count_parameters
     from utils.modeling.source import resolved_commit
     from utils.modeling.tokenizer import load_tokenizer
+    from utils.run_config.base_rules import require_fitting_base
     from utils.run_folder import export
     from utils.run_folder.reading import read_run_folder
     from utils.run_folder.summary import announce_parameters
@@ -57,6 +58,7 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
     from utils.training.tasks import open_task
 
     with export.Recording(folder, config) as recording:
+        require_fitting_base(config)
         seed_everything(config.seed)
         task = open_task(config)
         tokenizer = load_tokenizer(config.model)

@@ -1,7 +1,7 @@
 """Finds rooms by name: the configuration value is the file name, the directory is the registry.
 
 A module (or package) of a floor is a room when its source defines the floor's marker at top level,
-such as `class Config` in `utils/adapters/lora.py`. Nothing is imported to find that out.
+such as `class Config` or `Config = ` in `utils/adapters`. Nothing is imported to find that out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 LIBRARY = Path(__file__).parent
-_MARKERS = {"adapters": r"^class Config\b", "data": r"^class Config\b", "metrics": r"^METRIC\b"}
+_MARKERS = {"adapters": r"^(class Config\b|Config = )", "data": r"^class Config\b", "metrics": r"^METRIC\b"}
 
 
 def room_name(value: str) -> str:

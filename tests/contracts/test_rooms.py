@@ -15,11 +15,20 @@ from utils.rooms import LIBRARY, list_rooms, open_room, room_name
 ADAPTERS, DATASETS, METRICS = (list_rooms(floor) for floor in ("adapters", "data", "metrics"))
 TINY = {"llama": "LlamaForSequenceClassification", "bert": "BertForSequenceClassification"}
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
+SMALL = {
+    "c3a": {"block_size": 16}, "fourierft": {"n_frequency": 50}, "miss": {"r": 8}, "road": {"group_size": 16},
+    "waveft": {"n_frequency": 50},
+}  # fmt: skip
+"""Sizes that fit the tiny models, where the defaults do not."""
+NEVER_READ = ("position", "layers.1.shadow_update_")
+"""Positions beyond the rows' end; what the last layer of a shadow hands on, where there is no next one."""
 REQUIRED = {"glue": {"subset": "cola"}, "custom": {"path": "rows.jsonl"}}
 
 
 def test_there_are_rooms_on_every_floor():
-    assert {"lora", "none", "head_only"} <= set(ADAPTERS)
+    assert {"lora", "none", "head_only", "adalora", "ia3", "prefix_tuning", "prompt_tuning", "p_tuning"} <= set(
+        ADAPTERS
+    )
     assert {"glue", "custom"} <= set(DATASETS)
     assert {"accuracy", "f1", "mse", "pearson"} <= set(METRICS)
 
@@ -47,6 +56,8 @@ def test_an_adapter_trains_what_it_says_and_reloads(name, family, tiny_base, loa
     from utils.modeling.labels import build_head_spec
     from utils.modeling.section import ModelSection
 
+    if reason := open_adapter(name).Config.LIMITS.model_types.get(family):
+        pytest.skip(f"{name} not on {family}; {reason}")
     section, tokenizer = ModelSection(name_or_path=str(tiny_base(family))), load_tokenizer_of(family)
 
     def load_base(folder):
@@ -56,7 +67,9 @@ def test_an_adapter_trains_what_it_says_and_reloads(name, family, tiny_base, loa
     batch = tokenizer(["good w1 w2", "bad", "film"], padding=True, return_tensors="pt")
     room = open_adapter(name)
     torch.manual_seed(0)
-    model = room.attach(load_base(None), room.Config(), AttachContext("SEQ_CLS", 42, num_training_steps=10))
+    model = room.attach(
+        load_base(None), room.Config(**SMALL.get(name, {})), AttachContext("SEQ_CLS", 42, num_training_steps=10)
+    )
     assert type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__ == TINY[family]
     trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
     frozen = {key: p.detach().clone() for key, p in model.named_parameters() if not p.requires_grad}
@@ -67,7 +80,8 @@ def test_an_adapter_trains_what_it_says_and_reloads(name, family, tiny_base, loa
         model.train()(**batch, labels=torch.tensor([0, 1, 2])).loss.backward()
         without = [key for key, p in trained.items() if p.grad is None or not p.grad.abs().sum()]
         optimizer.step()
-    assert not [key for key in without if "position" not in key], "every trainable parameter has to learn"
+    idle = [key for key in without if not any(part in key for part in NEVER_READ)]
+    assert not idle, "every trainable parameter has to learn"
     state = dict(model.named_parameters())
     assert all(torch.equal(frozen[key], state[key]) for key in frozen)
     with torch.no_grad():
@@ -94,7 +108,9 @@ def test_an_adapter_trains_a_language_model_and_reloads(name, tmp_path):
 
     room = open_adapter(name)
     torch.manual_seed(0)
-    model = room.attach(load_base(None), room.Config(), AttachContext("CAUSAL_LM", 42, num_training_steps=10))
+    model = room.attach(
+        load_base(None), room.Config(**SMALL.get(name, {})), AttachContext("CAUSAL_LM", 42, num_training_steps=10)
+    )
     trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
     ids = tokenizer(["the dog sees the old house"], return_tensors="pt")["input_ids"]
     optimizer = torch.optim.SGD(trained.values(), lr=0.05)

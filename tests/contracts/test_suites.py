@@ -15,7 +15,8 @@ from utils.rooms import has_room
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs" / "benchmarks").glob("*.yaml"))
 SHIPPED = {
-    "glue_qst_llama3", "glue_bert_base", "glue_bert_large", "glue_methods", "lora_inits", "metamath_gsm8k",
+    "glue_qst_llama3", "glue_bert_base", "glue_bert_large", "glue_methods", "glue_small_methods", "glue_small_search",
+    "lora_inits", "metamath_gsm8k",
     "quickstart",
 }  # fmt: skip
 

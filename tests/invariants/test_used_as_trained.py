@@ -70,14 +70,24 @@ WHOLE = {
 
 
 def _list_methods():
-    """List a case of every room that there is, with its own defaults, for the tasks it takes."""
+    """List a case of every room that there is, with its own defaults, for the tasks it takes.
+
+    Of the tuners that are passed through to peft one stands for all: nothing here is theirs.
+    """
     cases = {}
     for name in list_rooms("adapters"):
+        if name != "vera" and hasattr(open_room("adapters", name).Config, "TUNER"):
+            continue
         limits = open_room("adapters", name).Config.LIMITS
         method = {"peft": {"method": name.replace("_", "-")}}
         cases |= {f"{name}, {labels} labels": ("bert", labels, method) for labels in (3, 1)}
-        if not limits.causal_lm:
-            cases[f"{name}, language"] = ("sft", 0, method)
+        if not limits.causal_lm:  # twenty words drawn at random would silence the small model for good
+            few = (
+                {"num_virtual_tokens": 2}
+                if "num_virtual_tokens" in open_room("adapters", name).Config.model_fields
+                else {}
+            )
+            cases[f"{name}, language"] = ("sft", 0, {"peft": {**method["peft"], **few}})
     return cases
 
 

@@ -40,11 +40,43 @@ class AdapterSection(Section):
 
     LIMITS: ClassVar[Limits] = Limits()
     SHARED_FIELDS: ClassVar[frozenset[str]] = frozenset({"method", "task_type"})
+    DEFAULT_LEARNING_RATE: ClassVar[float | None] = None
+    """Taken where the file does not set training.learning_rate; None: the library's own, as for all weights."""
+    OWNED: ClassVar[dict[str, str]] = {
+        "base_model_name_or_path": "set model.name_or_path", "revision": "set model.revision",
+        "peft_type": "set peft.method", "inference_mode": "an adapter is attached to be trained, loaded to be used",
+        "auto_mapping": "peft writes it itself", "peft_version": "peft writes it itself",
+        "token_dim": "read from the base model", "num_layers": "read from the base model",
+        "num_attention_heads": "read from the base model", "num_transformer_submodules": "it is always 1 here",
+    }  # fmt: skip
+    """Fields of peft's configurations with another home."""
 
     method: str
     """Name of the method: a room of `utils/adapters`."""
     task_type: str | None = None
     """Accepted from older files; it must agree with the file's `task_type`."""
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Positions of the model that the method takes for itself."""
+        return 0
+
+    def contradictions(self, quantization: str | None = None) -> dict[str, str]:
+        """Give by key what cannot stand beside this section's other keys, each as a sentence.
+
+        Args:
+            quantization: How the base is stored: nf4, fp4, int8, or None.
+        """
+        return {}
+
+    def learning_rates(self, model: PreTrainedModel, learning_rate: float) -> dict[str, float]:
+        """Give by name the parameters that learn at a rate of their own.
+
+        Args:
+            model: With the adapter attached.
+            learning_rate: The run's.
+        """
+        return {}
 
 
 @dataclass(frozen=True)
@@ -63,8 +95,11 @@ class AttachContext:
     """Rows that training and its evaluations show the model, each counted once."""
     num_tokens: int = 0
     """Tokens of these rows."""
-    training_batches: Callable[[], Iterable[dict[str, Any]]] | None = None
-    """Opens a stream of training batches, for initialisations that look at data."""
+    device: str = "cpu"
+    """Where training will run; the model itself may still be on the CPU."""
+    training_batches: Callable[[int, int], list[dict[str, Any]]] | None = None
+    """Draws training rows by the seed, for initialisations that look at data: as many rows (all, where there are
+    fewer), in batches of as many. Of a batch of tensors the model's forward gives a loss. None: there are no rows."""
     added_token_ids: tuple[int, ...] = ()
     """Token ids that the base has never seen; their embeddings have to be trained and saved."""
     mixed_precision: bool = False

@@ -25,24 +25,64 @@ def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
     """Put a saved adapter on a freshly loaded base."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(keep_unpacked(load_base(None)), str(folder))  # type: ignore[return-value]
+    return keep_precision(PeftModel.from_pretrained(keep_unpacked(load_base(None)), str(folder)))
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:
     """Add the update to the base weights; the base must be unquantized and freshly loaded."""
+    _unwrap_whole_modules(model)
     return model.merge_and_unload(safe_merge=True)
 
 
-def keep_unpacked(model: PreTrainedModel) -> PreTrainedModel:
-    """Keep bitsandbytes from re-packing 4-bit weights in the first evaluation, as it does on some CPUs.
+def _unwrap_whole_modules(model: Any) -> None:
+    """Put modules that were trained whole into their places: some tuners' own unloading knows single layers only."""
+    from peft.utils import ModulesToSaveWrapper
 
-    No gradient passes a re-packed weight (an adapter would silently stop learning after its first evaluation),
-    and merging into one reads garbage.
+    plain = model.get_base_model()
+    for name, module in list(plain.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            parent, _, last = name.rpartition(".")
+            setattr(plain.get_submodule(parent), last, module.modules_to_save[module.active_adapters[0]])
+
+
+def keep_unpacked(model: PreTrainedModel) -> PreTrainedModel:
+    """Keep packed weights as they are where bitsandbytes and peft would lose hold of them on a CPU.
+
+    bitsandbytes re-packs 4-bit weights in the first evaluation, on some CPUs: no gradient passes a re-packed weight
+    (an adapter would silently stop learning after its first evaluation), and merging into one reads garbage. Of 8-bit
+    weights peft, unpacking one for DoRA on a CPU, makes a copy without its scales, which the next pass needs.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+        if type(module).__name__ == "Linear8bitLt":
+            module.register_forward_pre_hook(_restore_scales)
     return model
+
+
+def keep_precision(model: Any) -> Any:
+    """Let packed layers with an adapter answer in the precision in which they are asked.
+
+    peft's IA3 multiplies what a packed layer gives by float32 vectors and leaves the product float32, which a bfloat16
+    norm, or attention with bfloat16 queries, refuses.
+
+    Args:
+        model: With the adapter attached; given back.
+    """
+    for module in model.modules():
+        if type(module).__module__ == "peft.tuners.ia3.bnb":
+            module.register_forward_hook(_answer_in_kind)
+    return model
+
+
+def _answer_in_kind(_: Any, inputs: tuple[Any, ...], output: Any) -> Any:
+    return output.to(inputs[0].dtype)
+
+
+def _restore_scales(module: Any, _: Any) -> None:
+    """Give an 8-bit weight its scales back, which the layer's state still holds."""
+    if module.weight.CB is not None and module.weight.SCB is None:
+        module.weight.SCB = module.state.SCB
 
 
 @contextmanager
@@ -56,9 +96,14 @@ def explain_targets(model: PreTrainedModel, target_modules: Any) -> Iterator[Non
         yield
     except re.error as error:
         raise ModelError(f"peft: {error.pattern!r} is not a regular expression: {error.msg}") from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         if not re.search("arget module|modules were|is incompatible", str(error)):
             raise
+        if "Conv1D" in str(error):
+            raise ModelError(
+                f"peft.method: this model ({model.config.model_type}) is built of transformers' Conv1D layers, which "
+                "peft cannot adapt by this method; use lora"
+            ) from error
         names = ", ".join(_linear_names(model))
         raise ModelError(
             f"peft.target_modules: {target_modules} fits no layer that the method can adapt in this model "

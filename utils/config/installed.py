@@ -32,6 +32,10 @@ class InstalledField:
     """A type that pydantic can check; an enum becomes a Literal of its values."""
     help: str
     """The library's own sentence about it, empty when it has none."""
+    default: Any = None
+    """Its default, where that is written out."""
+    is_default_known: bool = False
+    """Whether it is; an enum's member or the result of a call is not."""
 
 
 @cache
@@ -82,11 +86,27 @@ def _fields(node: ast.ClassDef, module: str) -> Iterator[InstalledField]:
             continue
         if line.target.id.startswith("_") or _is_class_var(line.annotation):
             continue
-        yield InstalledField(line.target.id, _type_of(line.annotation, module), _help_of(line.value))
+        default, is_known = _default_of(line.value)
+        yield InstalledField(line.target.id, _type_of(line.annotation, module), _help_of(line.value), default, is_known)
 
 
 def _is_class_var(annotation: ast.expr) -> bool:
     return isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value).endswith("ClassVar")
+
+
+def _default_of(value: ast.expr | None) -> tuple[Any, bool]:
+    """Read a default from `= 3`, `field(default=3)` or `field(default_factory=dict)`; and whether it is written out."""
+    factories: dict[str, Any] = {"dict": {}, "list": []}
+    if isinstance(value, ast.Call):
+        written = {keyword.arg: keyword.value for keyword in value.keywords}
+        if (factory := written.get("default_factory")) is not None:
+            name = ast.unparse(factory)
+            return factories.get(name), name in factories
+        value = written.get("default")
+    try:
+        return (ast.literal_eval(value), True) if value is not None else (None, False)
+    except ValueError:
+        return None, False
 
 
 def _help_of(value: ast.expr | None) -> str:
@@ -103,7 +123,7 @@ def _type_of(node: ast.expr, module: str) -> Any:
     if isinstance(node, ast.Constant):
         return _type_of(ast.parse(node.value).body[0].value, module) if isinstance(node.value, str) else None  # type: ignore[attr-defined]
     if isinstance(node, ast.Name):
-        return _PLAIN[node.id] if node.id in _PLAIN else _enum_values(node.id, module) or Any
+        return _PLAIN[node.id] if node.id in _PLAIN else _enum_values(node.id, module) or _alias(node.id, module)
     if isinstance(node, ast.BinOp):
         return _union([_type_of(node.left, module), _type_of(node.right, module)])
     if isinstance(node, ast.Subscript):
@@ -129,6 +149,14 @@ def _union(types: list[Any]) -> Any:
     if any(getattr(kind, "__origin__", None) is Literal for kind in types):
         types = [kind for kind in types if kind is not str]
     return reduce(or_, [type(None) if kind is None else kind for kind in types])
+
+
+def _alias(name: str, module: str) -> Any:
+    """Read `Name = Literal["a", "b"]` where the module defines it."""
+    for node in _parse(module).body:
+        if isinstance(node, ast.Assign) and [ast.unparse(each) for each in node.targets] == [name]:
+            return _type_of(node.value, module) if isinstance(node.value, ast.Subscript) else Any
+    return Any
 
 
 @cache

@@ -12,6 +12,7 @@ from utils.data.classification_set import ClassificationSet, Submission
 from utils.data.dataset import ClassificationSection, count_held_out, spread
 from utils.data.labels import LabelCoder, build_label_coder
 from utils.data.sources import Source, load_file, load_split, resolved_commit
+from utils.data.splits import draw_rows
 from utils.data.tokenizing import fingerprint_rows, tokenise
 from utils.errors import DataError
 
@@ -74,6 +75,11 @@ class ClassificationData:
     def longest_row(self) -> int:
         """Tokens of the longest row that is trained on; 0 where there is none."""
         return max(self.train.dataset["length"][:], default=0) if self.train else 0
+
+    def draw_training_rows(self, count: int, seed: int) -> list[dict[str, Any]]:
+        """Draw tokenised training rows with their labels by a seed; all of them where there are no more."""
+        rows = self.train.dataset if self.train else []
+        return [dict(rows[index]) for index in draw_rows(range(len(rows)), count, seed)]
 
     def probe_rows(self, count: int) -> list[dict[str, Any]]:
         """Give some validation (else training) rows as texts, spread over the split."""

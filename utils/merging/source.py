@@ -13,6 +13,7 @@ from utils.data.dataset import open_dataset
 from utils.errors import UserError
 from utils.merging.output import REPORT_FILE
 from utils.modeling.labels import build_head_spec
+from utils.modeling.quantized_checkpoint import load_model_config, read_format
 from utils.rooms import room_name
 from utils.run_config import RunConfig, load_run_config
 from utils.run_folder.reading import LABELS_FILE, TrainedModel, read_run_folder
@@ -65,12 +66,26 @@ class MergeSource:
         Args:
             tokenizer: From `load_tokenizer`.
             dtype: As in `model.dtype`; `auto`: what the run's base is stored in, bfloat16 where it was quantized.
+
+        Raises:
+            UserError: The base itself is a quantized checkpoint.
         """
         model = self.config.model
+        self._require_unpacked()
         if dtype == "auto":
             dtype = model.dtype if model.quantization is None else "bfloat16"
         plain: dict[str, Any] = {"quantization": None, "device_map": None, "attn_implementation": "sdpa"}
         return self._load(replace(self.config, model=model.model_copy(update={**plain, "dtype": dtype})), tokenizer)
+
+    def _require_unpacked(self) -> None:
+        """Refuse a base whose very files are packed: added to rounded weights, the update would be rounded as well."""
+        model = self.config.model
+        if stored := read_format(load_model_config(model)):
+            raise UserError(
+                f"{self.name}: its base {model.name_or_path} is stored as {stored}, so there is no unquantized base to "
+                "merge into; use the adapter on that base, or put it on the checkpoint that the base was made from: "
+                "--config with that model.name_or_path, and --adapter_path"
+            )
 
     def _load(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         from utils.modeling.base_model import load_base_model

@@ -17,6 +17,7 @@ from utils.modeling.new_weights import (
 )
 from utils.modeling.positions import stretch_positions
 from utils.modeling.quantization import build_quantization, choose_devices
+from utils.modeling.quantized_checkpoint import explain_hardware, read_format, require_plain_head
 from utils.modeling.source import loading_arguments, resolved_commit
 from utils.modeling.tokenizer import added_token_ids
 
@@ -73,6 +74,7 @@ def load_base_model(
         if head is not None:
             _set_labels(config, head)
         model, loading_info = _load(section, config, head, arguments)
+    require_plain_head(model)
     model.config._commit_hash = arguments.get("revision")  # no longer set by transformers; not saved either
     record_new_weights(model, loading_info, head is not None)
     if seed is not None:
@@ -91,20 +93,22 @@ def _load(
 
     model_class = _model_class(section, config, head)
     auto = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
-    loaded: tuple[PreTrainedModel, dict[str, Any]] = auto.from_pretrained(
-        section.location,
-        config=config,
-        dtype=section.dtype,
-        attn_implementation=_choose_attention(section, model_class),
-        quantization_config=build_quantization(section, config, model_class, head is not None),
-        device_map=choose_devices(section),
-        use_safetensors=True,  # pickled weights can run code
-        ignore_mismatched_sizes=True,  # record_new_weights tells a new head from a wrong checkpoint
-        output_loading_info=True,
-        # The auto class looks for an adapter first, and forgets local_files_only in doing so.
-        adapter_kwargs={"local_files_only": arguments.get("local_files_only", False)},
-        **arguments,
-    )
+    quantization = build_quantization(section, config, model_class, head is not None)
+    with explain_hardware(section, read_format(vars(config))):
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = auto.from_pretrained(
+            section.location,
+            config=config,
+            dtype=section.dtype,
+            attn_implementation=_choose_attention(section, model_class),
+            quantization_config=quantization,
+            device_map=choose_devices(section, config),
+            use_safetensors=True,  # pickled weights can run code
+            ignore_mismatched_sizes=True,  # record_new_weights tells a new head from a wrong checkpoint
+            output_loading_info=True,
+            # The auto class looks for an adapter first, and forgets local_files_only in doing so.
+            adapter_kwargs={"local_files_only": arguments.get("local_files_only", False)},
+            **arguments,
+        )
     if getattr(loaded[0], "_hf_peft_config_loaded", False):
         raise ModelError(f"{section.name_or_path} carries an adapter, which would be trained over; name its base")
     return loaded

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 # Families whose positions are a table of weights. Those of the second row count from behind the pad token's id.
 _TABLES = {
-    "albert", "bert", "biogpt", "codegen", "distilbert", "electra", "ernie", "gpt2", "gpt_bigcode", "gpt_neo",
-    "openai-gpt", "opt",
+    "albert", "bert", "biogpt", "codegen", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "gpt2",
+    "gpt_bigcode", "gpt_neo", "openai-gpt", "opt",
 }  # fmt: skip
 _FROM_PAD = {"camembert", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
-_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len")
+_NAMES = ("max_position_embeddings", "n_positions")
 _ORIGINAL = "original_max_position_embeddings"
 _NEEDED = {
     "llama3": ("low_freq_factor", "high_freq_factor"),
@@ -109,14 +109,15 @@ def count_positions(config: Mapping[str, Any], rope: RopeScalingSection | None =
     """
     config = config.get("text_config") or config
     found: int | None = next((config[name] for name in _NAMES if isinstance(config.get(name), int)), None)
-    if found is None or found < 1:
-        return None
+    if found is None or found < 1 or config.get("position_biased_input") is False:
+        return None  # the last: DeBERTa, where positions are relative
     known = _rope_of(config)
     if rope is not None:
         return int((rope.original_max_position_embeddings or known.get(_ORIGINAL) or found) * rope.factor)
     if known.get("rope_type", known.get("type")) == "dynamic":
         return int(found * float(known.get("factor", 1)))
-    return found - (int(config.get("pad_token_id", 1)) + 1 if config.get("model_type") in _FROM_PAD else 0)
+    pad = config.get("pad_token_id")
+    return found - ((1 if pad is None else int(pad)) + 1 if config.get("model_type") in _FROM_PAD else 0)
 
 
 def has_position_table(config: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import ModelError
+from utils.modeling.quantized_checkpoint import checkpoint_problem, leave_unpacked, read_format
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedConfig
@@ -22,30 +23,34 @@ def build_quantization(
 ) -> BitsAndBytesConfig | None:
     """Build the quantization settings of `from_pretrained`, None when the section asks for none.
 
+    A checkpoint that is quantized already keeps its own settings, in `config`.
+
     Of a classifier, the head and the pooler are left unquantized. transformers' own choice packs every head
     with a bias (BERT, RoBERTa, DeBERTa, ModernBERT): it protects the last parameter by its full name,
     `classifier.bias`, which names no module. Of a language model its choice is right: the output layer stays.
 
     Args:
         section: The model section.
-        config: The model's config, labels set.
+        config: The model's config, labels set; the list of a quantized checkpoint gets the head added.
         model_class: The class to be loaded, None for code that the checkpoint ships.
         has_head: Whether it is a classifier.
 
     Raises:
-        ModelError: bitsandbytes is not installed, or the checkpoint is quantized already.
+        ModelError: A package is not installed, or the checkpoint is quantized already.
     """
-    wanted = section.quantization
+    if problem := checkpoint_problem(section, vars(config)):
+        raise ModelError(problem)
+    wanted, is_packed = section.quantization, read_format(vars(config)) is not None
+    skip = _head_modules(config, model_class) if has_head and (is_packed or wanted) else None
     if wanted is None:
+        if skip is not None:
+            leave_unpacked(config, skip)
         return None
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError("model.quantization needs bitsandbytes; run pip install -r requirements.txt, or remove it")
-    if getattr(config, "quantization_config", None) is not None:
-        raise ModelError(f"{section.name_or_path} is quantized already; remove model.quantization")
     import torch
     from transformers import BitsAndBytesConfig
 
-    skip = _head_modules(config, model_class) if has_head else None
     if wanted.bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
     return BitsAndBytesConfig(
@@ -57,11 +62,12 @@ def build_quantization(
     )
 
 
-def choose_devices(section: ModelSection) -> str | dict[str, int | str] | None:
+def choose_devices(section: ModelSection, config: PreTrainedConfig) -> str | dict[str, int | str] | None:
     """Give the device_map: the section's, this process's GPU for a quantized model, else None (CPU)."""
     import torch
 
-    if section.device_map is not None or section.quantization is None:
+    is_quantized = section.quantization is not None or read_format(vars(config)) is not None
+    if section.device_map is not None or not is_quantized:
         return section.device_map
     return {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else {"": "cpu"}
 

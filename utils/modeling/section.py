@@ -128,7 +128,8 @@ class ModelSection(Section):
     device_map: str | dict[str, int | str] | None = None
     """Placement over several devices, such as auto; null: the trainer places the model."""
     quantization: QuantizationSection | None = None
-    """Store the frozen base in fewer bits: nf4, fp4, int8, or a mapping; null: not quantized."""
+    """Store the frozen base in fewer bits: nf4, fp4, int8, or a mapping; null: as the checkpoint is stored, which may
+    be quantized itself (GPTQ, AWQ, torchao, bitsandbytes ...)."""
     rope_scaling: RopeScalingSection | None = None
     """Stretch rotary positions beyond the length the model was trained with: {rope_type: yarn, factor: 4.0}; null: as
     in its config.json."""

@@ -116,14 +116,19 @@ def _compose(
     causal = header.task_type == "CAUSAL_LM"
     described = None if causal else open_dataset(dataset.name).describe_classification(dataset)
     metric: str | None = described.metrics[0] if described else None
-    arguments: dict[str, Any] = resolve_arguments(training, header.task_type, header.seed, metric)
+    peft = cast("AdapterSection", read["peft"])
+    rate = peft.DEFAULT_LEARNING_RATE
+    arguments: dict[str, Any] = resolve_arguments(training, header.task_type, header.seed, metric, rate)
+    if rate is not None and "learning_rate" not in training.arguments:
+        said = f"training.learning_rate is not set; {rate:g} is taken, the default of peft.method: {peft.method}"
+        notices = (*notices, said)
     config = RunConfig(
         source=document.source,
         task_name=header.task_name,
         task_type=header.task_type,
         seed=header.seed,
         model=cast("ModelSection", read["model"]),
-        peft=cast("AdapterSection", read["peft"]),
+        peft=peft,
         dataset=dataset,
         training=training,
         sft=read.get("sft") if causal else None,

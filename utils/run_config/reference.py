@@ -38,6 +38,8 @@ def write_reference() -> Iterator[str]:
         for room in list_rooms(floor):
             config = open_room(floor, room).Config
             yield from _table(f"{section} ({key}: {config.model_fields[key].default})", config)
+            if (rate := getattr(config, "DEFAULT_LEARNING_RATE", None)) is not None:
+                yield f"\nWhere the file does not set training.learning_rate, {rate:g} is taken, and said."
             for name, field in config.model_fields.items():
                 for nested in _nested_sections(field.annotation):
                     yield from _table(f"{section}.{name}, as a mapping", nested)

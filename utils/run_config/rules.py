@@ -14,8 +14,10 @@ from utils.data.classification_set import ClassificationSet
 from utils.data.dataset import DatasetSection, is_local
 from utils.errors import Problem
 from utils.metrics.metric import Kind, metric_names
-from utils.modeling.positions import length_problem
+from utils.modeling.positions import has_position_table, length_problem
+from utils.modeling.quantized_checkpoint import find_storage
 from utils.modeling.section import ModelSection, local_problems, read_model_config
+from utils.run_config.base_rules import Asked, check_base
 from utils.run_config.evaluation_rules import find_evaluation_mistakes, find_idle_evaluation
 from utils.run_config.sections import CAUSAL_SECTIONS, Header
 from utils.training.sft_section import WITHOUT_EFFECT
@@ -157,21 +159,35 @@ def _check_dataset(dataset: DatasetSection, document: Document) -> Iterator[Prob
 def _check_limits(
     peft: AdapterSection, model: ModelSection, read: dict[str, Section], document: Document
 ) -> Iterator[Problem]:
-    limits = peft.LIMITS
-    if model.quantization is not None and limits.quantization:
-        yield _problem("model.quantization", f"not with peft.method: {peft.method}; {limits.quantization}", document)
+    """Check what a method cannot do at all, then what it cannot do on this base, where its config.json is here."""
+    for key, message in peft.contradictions(find_storage(model)).items():
+        yield _problem(f"peft.{key}", message, document)
     header = read.get("")
-    if isinstance(header, Header) and header.task_type == "CAUSAL_LM" and limits.causal_lm:
-        yield _problem("peft.method", f"{peft.method} not with task_type: CAUSAL_LM; {limits.causal_lm}", document)
-    architecture = (read_model_config(model) or {}).get("model_type", "")
-    if architecture in limits.model_types:
-        message = f"{peft.method} not on {architecture}; {limits.model_types[architecture]}"
-        yield _problem("peft.method", message, document)
+    if isinstance(header, Header) and header.task_type == "CAUSAL_LM" and peft.LIMITS.causal_lm:
+        yield _problem("peft.method", f"{peft.method} not with task_type: CAUSAL_LM; {peft.LIMITS.causal_lm}", document)
     arguments = read["training"].model_dump(exclude_unset=True) if "training" in read else {}
-    for key in ("gradient_checkpointing", "activation_checkpointing"):
-        if arguments.get(key) and limits.gradient_checkpointing:
-            message = f"not with peft.method: {peft.method}; {limits.gradient_checkpointing}"
-            yield _problem(f"training.{key}", message, document)
+    for key, reason in _limited_settings(peft, model, read, arguments).items():
+        yield _problem(key, f"not with peft.method: {peft.method}; {reason}", document)
+    if (base := read_model_config(model)) is not None:
+        length_key = "sft.max_length" if "sft" in read else "dataset.max_length"
+        section = read.get(length_key.split(".", maxsplit=1)[0])
+        asked = Asked(peft, model, length_key, getattr(section, "max_length", 0), arguments)
+        for at, message in check_base(asked, base):
+            yield _problem(at, message, document)
+
+
+def _limited_settings(
+    peft: AdapterSection, model: ModelSection, read: dict[str, Section], arguments: dict[str, Any]
+) -> dict[str, str]:
+    """Give by key the settings that the method does not go with, each with the reason."""
+    limits, sft = peft.LIMITS, read.get("sft")
+    checkpointing = ("gradient_checkpointing", "activation_checkpointing")
+    wanted = {
+        "model.quantization": (model.quantization, limits.quantization),
+        **{f"sft.{key}": (getattr(sft, key, None), limits.packing) for key in ("packing", "padding_free")},
+        **{f"training.{key}": (arguments.get(key), limits.gradient_checkpointing) for key in checkpointing},
+    }
+    return {key: reason for key, (value, reason) in wanted.items() if value and reason}
 
 
 def _check_metrics(config: RunConfig, described: ClassificationSet, document: Document) -> Iterator[Problem]:
@@ -199,10 +215,6 @@ def _check_causal(config: RunConfig, document: Document) -> Iterator[Problem]:
         if name not in known:
             message = f"no metric of generated texts called {name}{suggest(name, known)}"
             yield _problem("dataset.metrics", message, document)
-    reason = config.peft.LIMITS.packing
-    for key in ("packing", "padding_free"):
-        if getattr(config.sft, key) and reason:
-            yield _problem(f"sft.{key}", f"not with peft.method: {config.peft.method}; {reason}", document)
 
 
 def _check_length(config: RunConfig, document: Document) -> Iterator[Problem]:
@@ -210,8 +222,10 @@ def _check_length(config: RunConfig, document: Document) -> Iterator[Problem]:
     section, _, key = config.length_key.partition(".")
     if not document.has((section, key)):
         return
-    length = getattr(getattr(config, section), key) + getattr(config.peft, "num_virtual_tokens", 0)
-    message = length_problem(read_model_config(config.model) or {}, config.model.rope_scaling, length)
+    base = read_model_config(config.model) or {}
+    if config.peft.virtual_tokens and has_position_table(base):
+        return  # checked with them
+    message = length_problem(base, config.model.rope_scaling, getattr(getattr(config, section), key))
     if message:
         yield _problem(config.length_key, message, document)
 

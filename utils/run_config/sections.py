@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from utils.adapters.adapter import AdapterSection
 from utils.config.document import Document, Place
 from utils.config.problems import explain_errors, suggest
 from utils.config.section import Section
@@ -181,5 +182,5 @@ def _homes(classes: dict[str, type[Section]]) -> dict[str, str]:
     """Say for every key of every section where it belongs."""
     homes = {key: f"{key} belongs to {name}:" for name, section in classes.items() for key in section.model_fields}
     top = {key: f"{key} belongs at the top of the file" for key in Header.model_fields}
-    refused = {key: reason for key, reason in {**OURS, **SFT_OURS}.items() if reason}
+    refused = {key: reason for key, reason in {**OURS, **SFT_OURS, **AdapterSection.OWNED}.items() if reason}
     return {**homes, **top, **refused}

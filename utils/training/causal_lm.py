@@ -104,6 +104,7 @@ def build_causal_trainer(
         eval_dataset=evaluation,
         processing_class=tokenizer,
         data_collator=collator,
+        learning_rates=settings.peft.learning_rates(model, arguments.learning_rate),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressCallback())

@@ -14,6 +14,7 @@ from utils.data.dataset import open_dataset, spread
 from utils.data.encoding import ExampleEncoder
 from utils.data.instruction import InstructionData, prepare_instructions
 from utils.data.preview import format_preview, render_preview
+from utils.data.splits import draw_rows
 from utils.errors import UserError
 from utils.evaluation.early_stopping import check_early_stopping
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
@@ -87,6 +88,11 @@ class CausalData:
     def longest_row(self) -> int:
         """Tokens of the longest row that is trained on, before packing."""
         return max(self.instructions.train["length"][:], default=0)
+
+    def draw_training_rows(self, count: int, seed: int) -> list[dict[str, Any]]:
+        """Draw encoded training rows by a seed, each alone also where they are packed; all where there are no more."""
+        rows = self.instructions.train
+        return [dict(rows[index]) for index in draw_rows(range(len(rows)), count, seed)]
 
     def probe_rows(self, count: int) -> list[dict[str, Any]]:
         """Give some prompts with their references, of an evaluation set or the validation rows."""

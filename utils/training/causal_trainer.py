@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from trl import SFTTrainer
 
+from utils.training.adapter_aware import AdapterAware
+from utils.training.learning_rates import OwnRates
 from utils.training.sampling import SeededRows
 from utils.training.trained_head import install_trained_head
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class CausalTrainer(SeededRows, SFTTrainer):  # type: ignore[misc]
+class CausalTrainer(SeededRows, OwnRates, AdapterAware, SFTTrainer):  # type: ignore[misc]
     """An SFTTrainer whose loss, in training and evaluation, is a mean over trained tokens, nothing else.
 
     TRL's own loss evaluates the head at every position on a CPU; transformers' averages an evaluation over
@@ -25,7 +27,7 @@ class CausalTrainer(SeededRows, SFTTrainer):  # type: ignore[misc]
 
     Args:
         model: With its adapter attached.
-        **kwargs: As for `trl.SFTTrainer`.
+        **kwargs: As for `trl.SFTTrainer`, and `learning_rates` as for `OwnRates`.
     """
 
     def __init__(self, *, model: PreTrainedModel, **kwargs: Any) -> None:
@@ -47,15 +49,20 @@ class CausalTrainer(SeededRows, SFTTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Compute the mean loss of a batch over the trained tokens of its whole optimizer step."""
+        """Compute the mean loss of a batch over the trained tokens of its whole optimizer step.
+
+        An adapter's own penalty is added in training, and is no part of an evaluation's loss.
+        """
         if self.aux_loss_enabled and self.model.training:  # mixtures of experts: TRL balances their load
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            return (self.penalize(loss), outputs) if return_outputs else self.penalize(loss)
         outputs = model(**inputs, trained_positions=True)
         count = outputs.num_targets.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         loss = outputs.loss / count
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # processes average their gradients
         self._sums["train" if self.model.training else "eval"].add(outputs)
+        loss = self.penalize(loss)
         return (loss, outputs) if return_outputs else loss
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:

@@ -68,8 +68,7 @@ def build_classification_trainer(
         compute_loss_func=_build_loss(section, arguments, data),
         compute_metrics=build_compute_metrics(data, arguments.metric_for_best_model),
         preprocess_logits_for_metrics=keep_predictions,
-        head_learning_rate=section.head_learning_rate,
-        head_parameters=_head_parameters(model),
+        learning_rates=_head_rates(section, model),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressCallback())
@@ -142,6 +141,12 @@ def _build_loss(
         wanted = [by_id[index] for index in range(len(wanted))]
     weights = scale_class_weights(wanted, counts) if counts else None
     return ClassificationLoss(data.num_labels, weights, arguments.label_smoothing_factor)
+
+
+def _head_rates(section: OwnTrainingSection, model: PreTrainedModel) -> dict[str, float]:
+    """Give the head's own learning rate by parameter."""
+    rate = section.head_learning_rate
+    return {} if rate is None else dict.fromkeys(_head_parameters(model), rate)
 
 
 def _head_parameters(model: PreTrainedModel) -> frozenset[str]:

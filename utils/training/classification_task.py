@@ -67,11 +67,13 @@ class ClassificationTask:
     def build_trainer(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: ClassificationData
     ) -> ClassificationTrainer:
-        """Build HF Trainer with our data order and loss."""
+        """Build HF Trainer with our data order and loss, and the learning rates that the method asks for."""
         settings = self._settings
-        return build_classification_trainer(
+        trainer = build_classification_trainer(
             settings.training, settings.arguments, model, tokenizer, data, settings.seed
         )
+        trainer.learning_rates |= settings.peft.learning_rates(model, trainer.args.learning_rate)
+        return trainer
 
     def score(
         self,

@@ -11,6 +11,7 @@ from utils.adapters.adapter import AttachContext, open_adapter
 from utils.errors import ConfigError, Problem
 from utils.modeling.new_weights import list_new_modules
 from utils.modeling.positions import has_position_table, length_problem
+from utils.modeling.quantized_checkpoint import require_trainable
 from utils.modeling.source import resolved_commit
 from utils.modeling.tokenizer import added_token_ids
 
@@ -41,6 +42,7 @@ def attach_adapter(
 
     Raises:
         ConfigError: There are no rows to train on, or the model has no positions for them.
+        ModelError: The base is stored in a format that cannot be trained on.
     """
     from utils.seeding import seed_everything
 
@@ -59,6 +61,7 @@ def attach_adapter(
         message = "there are no rows to train on; set it to false to evaluate and predict only"
         raise ConfigError([Problem(message, "training.do_train")])
     _check_positions(model, settings, data)
+    require_trainable(model)
     num_steps = count_training_steps(resolved, data.num_train_rows)
     num_rows, num_tokens = data.count_shown()
     context = AttachContext(
@@ -68,6 +71,10 @@ def attach_adapter(
         num_epochs=count_epochs(resolved, data.num_train_rows),
         num_rows=num_rows,
         num_tokens=num_tokens,
+        device=_choose_device(resolved),
+        training_batches=lambda count, size: collate_training_rows(
+            data.draw_training_rows(count, settings.seed), size, tokenizer, settings.task_type
+        ),
         added_token_ids=tuple(added_token_ids(tokenizer, model)),
         mixed_precision=bool(resolved.get("bf16") or resolved.get("fp16")),
         new_modules=tuple(list_new_modules(model)),
@@ -80,13 +87,35 @@ def attach_adapter(
 def _check_positions(model: PreTrainedModel, settings: RunSettings, data: PreparedData) -> None:
     """Hold the rows as they are against the model as it is; a file with config.json at hand was checked before."""
     config = model.config.to_dict()
-    length = data.longest_row + int(getattr(settings.peft, "num_virtual_tokens", 0))
+    length = data.longest_row + settings.peft.virtual_tokens
     message = length_problem(config, None, length)
     if message is None:
         return
     if has_position_table(config):
         raise ConfigError([Problem(message, settings.length_key)])
     logger.warning("%s: %s", settings.length_key, message)
+
+
+def collate_training_rows(
+    rows: list[dict[str, Any]], batch_size: int, tokenizer: PreTrainedTokenizerBase, task_type: str
+) -> list[dict[str, Any]]:
+    """Make batches of tensors as training does, in the rows' order.
+
+    Args:
+        rows: With `input_ids` and `labels`.
+        batch_size: Rows of a batch; the last may have fewer.
+        tokenizer: Pads.
+        task_type: `SEQ_CLS` or `CAUSAL_LM`, whose labels are padded too.
+    """
+    from transformers import DataCollatorWithPadding
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    causal = task_type == "CAUSAL_LM"
+    collate: Any = (
+        DataCollatorForLanguageModeling(tokenizer.pad_token_id) if causal else DataCollatorWithPadding(tokenizer)
+    )
+    kept = [{key: each for key, each in row.items() if key in (*tokenizer.model_input_names, "labels")} for row in rows]
+    return [dict(collate(kept[start : start + batch_size])) for start in range(0, len(kept), batch_size)]
 
 
 def count_training_steps(resolved: dict[str, Any], num_rows: int) -> int:
@@ -110,6 +139,17 @@ def count_epochs(resolved: dict[str, Any], num_rows: int) -> float:
     """
     per_epoch = _count_steps_per_epoch(resolved, num_rows)
     return count_training_steps(resolved, num_rows) / per_epoch if per_epoch else 0.0
+
+
+def _choose_device(resolved: dict[str, Any]) -> str:
+    """Name the device that the trainer will take, so that what looks at data before need not wait for a CPU."""
+    import torch
+
+    if resolved.get("use_cpu") or not torch.accelerator.is_available():
+        return "cpu"
+    kind = torch.accelerator.current_accelerator()
+    assert kind is not None, "there is one"
+    return f"{kind.type}:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def _count_steps_per_epoch(resolved: dict[str, Any], num_rows: int) -> int:

@@ -113,7 +113,9 @@ def training_section() -> type[OwnTrainingSection]:
     return create_model("TrainingSection", __base__=OwnTrainingSection, **fields)
 
 
-def resolve_arguments(section: OwnTrainingSection, task_type: str, seed: int, metric: str | None) -> dict[str, Any]:
+def resolve_arguments(
+    section: OwnTrainingSection, task_type: str, seed: int, metric: str | None, learning_rate: float | None = None
+) -> dict[str, Any]:
     """Lay what the file sets over our defaults; the result is what TrainingArguments is built from.
 
     Args:
@@ -121,6 +123,7 @@ def resolve_arguments(section: OwnTrainingSection, task_type: str, seed: int, me
         task_type: `SEQ_CLS` or `CAUSAL_LM`.
         seed: The run's seed, also of the data order unless data_seed says otherwise.
         metric: The dataset's own metric, which chooses the best checkpoint; None: the loss.
+        learning_rate: The method's own default; None: the library's.
     """
     ours: dict[str, Any] = {
         "report_to": "tensorboard",
@@ -132,6 +135,8 @@ def resolve_arguments(section: OwnTrainingSection, task_type: str, seed: int, me
         ours |= {"eval_strategy": "epoch", "train_sampling_strategy": "group_by_length"}
     else:  # SFTConfig's own defaults turn on gradient checkpointing, and bfloat16 wherever fp16 is not asked for
         ours |= {"gradient_checkpointing": False, "bf16": False, "learning_rate": 2e-5}
+    if learning_rate is not None:
+        ours["learning_rate"] = learning_rate
     resolved = {**ours, **section.arguments}
     strategy = resolved.get("eval_strategy", "no")
     resolved.setdefault("save_strategy", strategy if strategy != "no" else "epoch")

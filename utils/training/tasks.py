@@ -95,6 +95,9 @@ class PreparedData(Protocol):
     def longest_row(self) -> int:
         """Tokens of the longest row that is trained on; 0 where there is none."""
 
+    def draw_training_rows(self, count: int, seed: int) -> list[dict[str, Any]]:
+        """Draw tokenised training rows with their labels by a seed; all of them where there are no more."""
+
     def probe_rows(self, count: int) -> list[dict[str, Any]]:
         """Give some rows as texts, spread over the split, by which later checks know the model again."""
 

@@ -1,4 +1,4 @@
-"""HF Trainer for classification: our data order, our loss, a learning rate for the head, lean evaluation."""
+"""HF Trainer for classification: our data order, our loss, learning rates of their own, lean evaluation."""
 
 from __future__ import annotations
 
@@ -9,39 +9,25 @@ from typing import TYPE_CHECKING, Any
 from transformers import Trainer, TrainingArguments
 
 from utils.errors import ConfigError, Problem
+from utils.training.adapter_aware import AdapterAware
+from utils.training.learning_rates import OwnRates
 from utils.training.sampling import SeededRows
 
 if TYPE_CHECKING:
     import torch
 
 
-class ClassificationTrainer(SeededRows, Trainer):
+class ClassificationTrainer(SeededRows, OwnRates, AdapterAware, Trainer):
     """A Trainer whose order of rows depends on data_seed and epoch only.
 
     Args:
-        head_learning_rate: Learning rate of what stands outside the pretrained body; None: the same.
-        head_parameters: Names of those parameters.
-        **kwargs: As for `transformers.Trainer`.
+        **kwargs: As for `transformers.Trainer`, and `learning_rates` as for `OwnRates`.
     """
 
-    def __init__(
-        self,
-        *,
-        head_learning_rate: float | None = None,
-        head_parameters: frozenset[str] = frozenset(),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self._head_learning_rate = head_learning_rate
-        self._head_parameters = head_parameters
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Build the optimizer and give the head its own learning rate, before the schedule is made."""
-        optimizer = super().create_optimizer(model)
-        if self._head_learning_rate is not None:
-            head = {id(parameter) for name, parameter in self.model.named_parameters() if name in self._head_parameters}
-            _split_groups(optimizer, head, self._head_learning_rate)
-        return optimizer
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
+        """Compute the loss of a batch; an adapter's own penalty is added in training."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        return (self.penalize(loss), outputs) if return_outputs else self.penalize(loss)
 
 
 def keep_predictions(logits: Any, labels: torch.Tensor) -> torch.Tensor:
@@ -94,13 +80,3 @@ def _join_processes() -> dict[str, bool]:
 
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     return {} if alone or torch.accelerator.is_available() else {"use_cpu": True}
-
-
-def _split_groups(optimizer: torch.optim.Optimizer, members: set[int], learning_rate: float) -> None:
-    """Move some parameters of every group to a group of their own with another learning rate."""
-    for group in list(optimizer.param_groups):
-        moved = [parameter for parameter in group["params"] if id(parameter) in members]
-        if moved:
-            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in members]
-            options = {key: value for key, value in group.items() if key not in ("params", "lr", "initial_lr")}
-            optimizer.add_param_group({**options, "params": moved, "lr": learning_rate})

@@ -9,12 +9,25 @@ from typing import Any
 
 import pytest
 
+INIT_TEXTS = tuple(
+    " ".join(f"w{(7 * row + 5 * place + row * place) % 52}" for place in range(4 + row % 9)) for row in range(16)
+)
+"""Rows of several lengths for initialisations that look at data."""
+
+
+@pytest.fixture
+def quickstart_base() -> str:
+    """Name the embedded base, a small trained language model whose output layer is tied."""
+    return str(Path(__file__).parents[3] / "examples" / "quickstart" / "base")
+
 
 @pytest.fixture
 def attach(tiny_base: Callable[..., Path]) -> Callable[..., Any]:
     """Give a function that loads a tiny classifier and attaches a method: `attach("bert", "lora", lora_r=4)`."""
 
-    def run(family: str, method: str, model: dict[str, Any] | None = None, num_labels: int = 3, **keys: Any) -> Any:
+    def run(
+        family: str, method: str, model: dict[str, Any] | None = None, num_labels: int | None = 3, **keys: Any
+    ) -> Any:
         from utils.adapters.adapter import AttachContext, open_adapter
         from utils.modeling.base_model import added_token_ids, load_base_model
         from utils.modeling.labels import build_head_spec
@@ -24,10 +37,20 @@ def attach(tiny_base: Callable[..., Path]) -> Callable[..., Any]:
         from utils.seeding import seed_everything
 
         model = {"name_or_path": str(tiny_base(family)), **(model or {})}
-        context_keys = {key: keys.pop(key) for key in ("mixed_precision",) if key in keys}
+        context_keys = {
+            key: keys.pop(key) for key in ("mixed_precision", "training_batches", "num_training_steps") if key in keys
+        }
         section, room = ModelSection(**model), open_adapter(method)
         tokenizer = load_tokenizer(section)
-        head = build_head_spec([f"c{index}" for index in range(num_labels)])
+        head = build_head_spec([f"c{index}" for index in range(num_labels)]) if num_labels else None
+
+        def draw_batches(count: int, batch_size: int) -> Any:
+            from utils.training.preparing import collate_training_rows
+
+            task_type = "SEQ_CLS" if num_labels else "CAUSAL_LM"
+            rows = [dict(tokenizer(text), labels=index % (num_labels or 1)) for index, text in enumerate(INIT_TEXTS)]
+            rows = [{**row, "labels": row["labels"] if num_labels else row["input_ids"]} for row in rows]
+            return collate_training_rows(rows[:count], batch_size, tokenizer, task_type)
 
         def load_base(folder: str | None) -> Any:
             from_folder = section if folder is None else section.model_copy(update={"name_or_path": folder})
@@ -35,15 +58,15 @@ def attach(tiny_base: Callable[..., Path]) -> Callable[..., Any]:
 
         base = load_base(None)
         context = AttachContext(
-            task_type="SEQ_CLS",
+            task_type="SEQ_CLS" if num_labels else "CAUSAL_LM",
             seed=42,
             added_token_ids=tuple(added_token_ids(tokenizer, base)),
             new_modules=tuple(list_new_modules(base)),
-            **context_keys,
+            **{"training_batches": draw_batches, **context_keys},
         )
         seed_everything(42)
         adapted = room.attach(base, room.Config(**keys), context)
-        return SimpleNamespace(model=adapted, room=room, tokenizer=tokenizer, load_base=load_base)
+        return SimpleNamespace(model=adapted, room=room, tokenizer=tokenizer, load_base=load_base, batches=draw_batches)
 
     return run
 

@@ -24,6 +24,17 @@ class Own(str, Enum):
     FIRST = "first"
     SECOND = "second"
 
+Variant = Literal["one", "two"]
+
+@dataclass
+class Defaults:
+    number: int = field(default=-1)
+    mapping: dict = field(default_factory=dict)
+    member: Own = Own.FIRST
+    made: float = float("3")
+    variant: str | Variant = field(default="one")
+    required: int
+
 @dataclass
 class Sample:
     """Text."""
@@ -72,6 +83,16 @@ def test_types_from_source(package: str) -> None:
     }
     assert fields["rate"].help == "The rate of it."
     assert package not in sys.modules
+
+
+def test_defaults_that_are_written_out_are_known(package: str) -> None:
+    fields = read_fields(f"{package}.module", "Defaults")
+    assert {name: field.default for name, field in fields.items() if field.is_default_known} == {
+        "number": -1,
+        "mapping": {},
+        "variant": "one",
+    }
+    assert fields["variant"].annotation == Literal["one", "two"]
 
 
 def test_missing_class_and_library(package: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from utils.errors import ConfigError
-from utils.training.preparing import count_training_steps
+from utils.training.preparing import collate_training_rows, count_training_steps
 
 
 @pytest.mark.parametrize(
@@ -99,3 +99,30 @@ def test_rows_longer_than_the_models_positions(
     else:
         prepare_run(family, **run)
         assert "more than the model was trained with" in caplog.text
+
+
+def test_training_batches_are_drawn_by_the_seed_from_training_rows(prepare_run, make_set, draw_rows):
+    """Nothing of the validation rows, the same rows for the same seed, padded as in training."""
+    data = make_set(train=draw_rows(30), validation=draw_rows(30, seed=1))
+    run = prepare_run("bert", data=data, training__eval_strategy="no")
+    rows = [run.data.draw_training_rows(8, seed) for seed in (1, 1, 2)]
+    assert rows[0] == rows[1] != rows[2]
+    trained = {tuple(ids) for ids in run.data.train.dataset["input_ids"][:]}
+    assert all(tuple(row["input_ids"]) in trained for row in rows[0])
+    assert len(run.data.draw_training_rows(100, 1)) == 30
+    batches = collate_training_rows(rows[0], 3, run.tokenizer, "SEQ_CLS")
+    assert [len(batch["labels"]) for batch in batches] == [3, 3, 2]
+    assert run.model(**batches[0]).loss.isfinite()
+    for batch, start in zip(batches, (0, 3, 6), strict=True):
+        assert batch["attention_mask"].sum(-1).tolist() == [len(row["input_ids"]) for row in rows[0][start : start + 3]]
+
+
+def test_training_batches_of_a_language_model_keep_what_is_trained_on(prepare_run, make_sft):
+    run = prepare_run(config=make_sft(sft={"max_length": 128, "packing": True}))
+    rows = run.data.draw_training_rows(5, 1)
+    assert len(rows) == 5
+    (batch,) = collate_training_rows(rows, 8, run.tokenizer, "CAUSAL_LM")
+    for index, row in enumerate(rows):
+        assert batch["labels"][index][: len(row["labels"])].tolist() == row["labels"]
+        assert set(batch["labels"][index][len(row["labels"]) :].tolist()) <= {-100}
+    assert -100 in batch["labels"]

@@ -90,7 +90,7 @@ class Config(AdapterSection):
             raise ValueError("is empty; name layers, or leave the key out")
         return value
 
-    def contradictions(self) -> dict[str, str]:
+    def contradictions(self, quantization: str | None = None) -> dict[str, str]:
         """Find keys that have no effect here, each with what is right."""
         if "downsample_rank" in self.model_fields_set and self.downsample not in ("adapter", "lora"):
             return {"downsample_rank": f"downsample: {self.downsample} has no inner width; use adapter or lora"}

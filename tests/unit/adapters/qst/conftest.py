@@ -8,71 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-SHAPE = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-WINDOW = 4
-_MIXED = ["sliding_attention", "sliding_attention", "full_attention"]
-_OWN: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("LlamaConfig", {"num_key_value_heads": 1}),
-    "qwen2": ("Qwen2Config", {"num_key_value_heads": 1}),
-    "qwen3": ("Qwen3Config", {"num_key_value_heads": 1, "head_dim": 8}),
-    "mistral": ("MistralConfig", {"num_key_value_heads": 1, "sliding_window": WINDOW}),
-    "gemma": ("GemmaConfig", {"num_key_value_heads": 1, "head_dim": 16}),
-    "gemma3": (
-        "Gemma3TextConfig",
-        {"num_key_value_heads": 1, "head_dim": 16, "sliding_window": WINDOW, "layer_types": _MIXED},
-    ),
-    "phi": ("PhiConfig", {"partial_rotary_factor": 0.5}),
-    "gpt_neox": ("GPTNeoXConfig", {"rotary_pct": 0.25}),
-    "cohere": ("CohereConfig", {"num_key_value_heads": 1}),
-    "gpt2": ("GPT2Config", {}),
-    "opt": ("OPTConfig", {"word_embed_proj_dim": 32}),
-    "bert": ("BertConfig", {}),
-    "roberta": ("RobertaConfig", {"max_position_embeddings": 70}),
-    "distilbert": ("DistilBertConfig", {}),
-    "deberta_v2": (
-        "DebertaV2Config",
-        {
-            "relative_attention": True,
-            "position_buckets": 8,
-            "pos_att_type": ["p2c", "c2p"],
-            "share_att_key": True,
-            "norm_rel_ebd": "layer_norm",
-            "position_biased_input": False,
-        },
-    ),  # as DeBERTa-v3
-    "modernbert": ("ModernBertConfig", {"cls_token_id": 3, "sep_token_id": 4, "local_attention": 2 * WINDOW}),
-}
-_NAMES = {
-    "gpt2": {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
-             "max_position_embeddings": "n_positions", "intermediate_size": "n_inner"},
-    "distilbert": {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads",
-                   "intermediate_size": "hidden_dim"},
-    "opt": {"intermediate_size": "ffn_dim"},
-}  # fmt: skip
+from scripts.matrix.families import SHAPE, build_family_config
 
 
 @pytest.fixture(scope="session")
 def build_config() -> Callable[..., Any]:
     """Give a function that builds a family's config: three layers of width 32, changed by keywords."""
-    import transformers
-
-    def build(family: str, **changes: Any) -> Any:
-        kind, own = _OWN[family]
-        names = _NAMES.get(family, {})
-        keys = {names.get(name, name): value for name, value in {**SHAPE, **own, **changes}.items()}
-        return getattr(transformers, kind)(**keys)
-
-    return build
+    return build_family_config
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,68 @@
+"""What is tried: every room of utils/adapters, LoRA's variants, and LoRA's initialisations on two families."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from scripts.matrix.families import DECODERS, TITLES
+from utils.rooms import list_rooms, open_room
+
+TASKS = ("SEQ_CLS", "CAUSAL_LM")
+QUANTIZATIONS = ("none", "nf4", "int8")
+
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "lora": {"DoRA": {"use_dora": True}, "rsLoRA": {"use_rslora": True}},
+}
+"""Rows beside a room's own: what is meant by them, and the keys of `peft:` that ask for it."""
+
+_SMALL: dict[str, dict[str, Any]] = {
+    "c3a": {"block_size": 16}, "fourierft": {"n_frequency": 64}, "waveft": {"n_frequency": 64}, "miss": {"r": 8},
+    "road": {"group_size": 16}, "qst": {"reduction_factor": 4},
+}  # fmt: skip
+"""Keys of methods whose defaults are made for models wider than the tiny ones."""
+
+INITS = ("gaussian", "orthogonal", "pissa", "pissa_niter_4", "olora", "eva", "corda", "lora_ga", "loftq", "mica")
+INIT_FAMILIES = ("llama", "bert")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the matrix: a method, perhaps with keys of its own."""
+
+    title: str
+    method: str
+    keys: dict[str, Any] = field(default_factory=dict)
+    families: tuple[str, ...] = tuple(TITLES)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination that is tried."""
+
+    row: Row
+    task: str
+    family: str
+    quantization: str
+
+    @property
+    def name(self) -> str:
+        """A name that is also a folder's."""
+        return f"{self.row.title}--{self.task}--{self.family}--{self.quantization}".replace(" ", "_")
+
+
+def list_rows() -> list[Row]:
+    """List all rows: rooms by name, each followed by its variants, then the initialisations."""
+    rows = []
+    for room in list_rooms("adapters"):
+        method: str = open_room("adapters", room).Config.model_fields["method"].default
+        small = _SMALL.get(room, {})
+        rows.append(Row(method, method, small))
+        rows += [Row(f"{method} ({name})", method, {**small, **keys}) for name, keys in VARIANTS.get(room, {}).items()]
+    return [*rows, *(Row(f"lora: {name}", "lora", {"init_lora_weights": name}, INIT_FAMILIES) for name in INITS)]
+
+
+def list_cells(rows: list[Row], family: str, quantization: str) -> list[Cell]:
+    """List what is tried on one family with one quantization; an encoder has no language model."""
+    tasks = TASKS if family in DECODERS else TASKS[:1]
+    return [Cell(row, task, family, quantization) for row in rows if family in row.families for task in tasks]

@@ -1,0 +1,65 @@
+"""Under bfloat16 autocast what is trained is float32: a bfloat16 weight of 1 would not see an update of 1e-4."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+METHODS = {
+    "lora": ({"peft__method": "lora"}, ("lora_A", "lora_B")),
+    "dora": ({"peft__method": "lora", "peft__use_dora": True}, ("lora_B", "lora_magnitude_vector")),
+    "ia3": ({"peft__method": "ia3"}, ("ia3_l",)),
+    "adalora": ({"peft__method": "adalora"}, ("lora_A", "lora_B", "lora_E")),
+    "vera": ({"peft__method": "vera"}, ("vera_lambda_b", "vera_lambda_d")),
+    "oft": ({"peft__method": "oft"}, ("oft_R",)),
+    "qst": ({"peft__method": "qst", "peft__reduction_factor": 4}, ("gate", "blocks", "up")),
+    "prompt-tuning": ({"peft__method": "prompt-tuning"}, ("prompt_encoder",)),
+    "p-tuning": ({"peft__method": "p-tuning"}, ("prompt_encoder",)),
+    "prefix-tuning": ({"peft__method": "prefix-tuning"}, ("prompt_encoder",)),
+    "head-only": ({"peft__method": "head-only"}, ("classifier",)),
+}
+SETTINGS = {
+    "model__dtype": "bfloat16",
+    "training__bf16": True,
+    "training__learning_rate": 1e-4,
+    "training__max_steps": 10,
+    "training__lr_scheduler_type": "constant",
+    "training__save_strategy": "no",
+    "training__eval_strategy": "no",
+}
+FREE_OF_GRADIENT = re.compile(r"\b(k|key)\.bias$")  # adds the same to every score of a query
+
+
+def train(run, names):
+    trained = {name: each for name, each in run.trainer.model.named_parameters() if each.requires_grad}
+    before = {name: each.detach().clone() for name, each in trained.items()}
+    assert {each.dtype for each in trained.values()} == {torch.float32}
+    run.trainer.train()
+    assert {each.dtype for each in trained.values()} == {torch.float32}
+    still = [name for name, old in before.items() if torch.equal(old, trained[name])]
+    assert not [name for name in still if not FREE_OF_GRADIENT.search(name)]
+    for part in names:
+        assert any(part in name for name in trained), f"no {part} among {sorted(trained)}"
+    frozen = {each.dtype for each in run.trainer.model.parameters() if not each.requires_grad}
+    assert torch.bfloat16 in frozen, "the base itself stays as it is stored"
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_classifier_trains_is_float32_and_moves(prepare_run, method, quantization):
+    if method == "head-only" and quantization:
+        pytest.skip("head-only is refused on a quantized base")
+    keys, names = METHODS[method]
+    peft = {"peft": {}, **keys}
+    run = prepare_run("bert", model__quantization=quantization, **SETTINGS, **peft)
+    train(run, (*names, "classifier"))
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "head-only"])
+def test_what_a_language_model_trains_is_float32_and_moves(prepare_run, make_sft, method, quantization):
+    keys, names = METHODS[method]
+    config = make_sft(model__quantization=quantization, **SETTINGS, **{"peft": {}, **keys})
+    train(prepare_run(config=config), names)

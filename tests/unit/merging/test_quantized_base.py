@@ -1,0 +1,26 @@
+"""A base whose very files are packed has nothing unquantized to merge into."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from utils.errors import UserError
+from utils.merging.source import MergeSource
+from utils.modeling.quantized_checkpoint import load_model_config
+from utils.run_folder.reading import TrainedModel
+
+
+def test_merging_into_packed_files_is_refused_before_anything_is_loaded(make_config, tmp_path):
+    config = make_config("llama")
+    file = tmp_path / "packed" / "config.json"
+    file.parent.mkdir()
+    packed = {**load_model_config(config.model), "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    file.write_text(json.dumps(packed))
+    model = config.model.model_copy(update={"name_or_path": str(file.parent)})
+    trained = TrainedModel(tmp_path, replace(config, model=model), ("a", "b"))
+    source = MergeSource("outputs/run", trained, None)
+    with pytest.raises(UserError, match=r"its base .*packed is stored as gptq, so there is no unquantized base"):
+        source.load_unquantized(None, "auto")

@@ -1,0 +1,70 @@
+"""A checkpoint that is quantized already, as validation sees it: without any ML library, from its config.json."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from utils.run_config.inspection import inspect_run_config
+
+FORMATS = {
+    "gptq": {"quant_method": "gptq", "bits": 4},
+    "nf4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    "hqq": {"quant_method": "hqq"},
+}
+
+
+@pytest.fixture
+def inspect(tmp_path, make_set, draw_rows, monkeypatch):
+    """Give a function that inspects a run on a checkpoint of a format, and returns what was found by key."""
+    monkeypatch.setattr("utils.modeling.quantized_checkpoint._NEEDS", {})  # as if every package were installed
+
+    def run(stored, **peft):
+        base = tmp_path / stored
+        base.mkdir(exist_ok=True)
+        (base / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": FORMATS[stored]}))
+        data = make_set(train=draw_rows(4), validation=draw_rows(4, seed=1))
+        settings = {
+            "task_type": "SEQ_CLS",
+            "model": {"name_or_path": str(base), "quantization": peft.pop("quantization", None)},
+            "peft": peft,
+            "dataset": {"name": "custom", "path": str(data)},
+            "training": {"output_dir": str(tmp_path / "run")},
+        }
+        file = tmp_path / "run.yaml"
+        file.write_text(json.dumps(settings))  # JSON is YAML
+        return {each.path: each.message for each in inspect_run_config(file).problems}
+
+    return run
+
+
+@pytest.mark.parametrize("stored", FORMATS)
+@pytest.mark.parametrize("method", ["lora", "vera", "oft", "prompt-tuning", "qst"])
+def test_it_is_taken_as_it_is(inspect, stored, method):
+    assert inspect(stored, method=method) == {}
+
+
+def test_quantizing_it_again_is_refused(inspect):
+    found = inspect("gptq", method="lora", quantization="nf4")
+    assert list(found) == ["model.quantization"]
+    assert "is quantized already (gptq); remove model.quantization" in found["model.quantization"]
+
+
+@pytest.mark.parametrize("method", ["none", "head-only"])
+@pytest.mark.parametrize("stored", FORMATS)
+def test_what_trains_whole_weights_is_refused(inspect, stored, method):
+    message = inspect(stored, method=method)["peft.method"]
+    assert f"is stored as {stored}" in message
+    assert "name the unquantized checkpoint" in message
+
+
+@pytest.mark.parametrize(("method", "stored"), [("adalora", "hqq"), ("ia3", "gptq"), ("randlora", "hqq")])
+def test_what_peft_cannot_wrap_is_refused(inspect, method, stored):
+    message = inspect(stored, method=method)["peft.method"]
+    assert f"which is stored as {stored}: peft cannot wrap its layers for this method; use lora" in message
+
+
+def test_dora_is_refused_where_peft_has_none(inspect):
+    assert "set peft.use_dora: false" in inspect("gptq", method="lora", use_dora=True)["peft.method"]
+    assert inspect("hqq", method="lora", use_dora=True) == {}

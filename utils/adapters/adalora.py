@@ -1,0 +1,182 @@
+"""AdaLoRA: low-rank updates whose ranks are shared out among the layers during training, by importance.
+
+Source: Zhang et al. 2023, arXiv:2303.10512.
+"""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from utils.adapters import peft_layout
+from utils.adapters.adapter import AdapterSection, AttachContext, keep_float32
+from utils.adapters.peft_layout import merge as merge
+from utils.adapters.peft_layout import save as save
+from utils.adapters.targets import (
+    choose_targets,
+    keep_off_head,
+    list_head,
+    refuse_new_tokens,
+    reject_empty,
+    split_names,
+    train_whole,
+)
+from utils.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from utils.adapters.adapter import LoadBase
+
+_ALLOCATIONS = 500  # about as many as in the paper's runs, whatever the number of steps
+
+
+class Config(AdapterSection):
+    """W + B diag(E) A beside frozen weights: starts at rank init_r everywhere and ends at target_r on average."""
+
+    DEFAULT_LEARNING_RATE: ClassVar[float | None] = 3e-3
+    ALIASES: ClassVar[dict[str, str]] = {
+        "alpha": "lora_alpha", "dropout": "lora_dropout", "lora_target": "target_modules",
+        "lora_target_modules": "target_modules", "lora_bias": "bias", "delta_t": "deltaT", "t_init": "tinit",
+        "t_final": "tfinal",
+    }  # fmt: skip
+
+    method: Literal["adalora"] = "adalora"
+    init_r: int = Field(12, ge=2)
+    """Rank of every update at the start."""
+    target_r: int = Field(8, ge=1)
+    """Mean rank of the updates at the end; below init_r."""
+    tinit: int | None = Field(None, ge=0)
+    """Optimizer steps before the first rank is taken away; null: a tenth of the run."""
+    tfinal: int | None = Field(None, ge=0)
+    """Optimizer steps at the end, with the ranks fixed; null: three tenths of the run."""
+    deltaT: int | None = Field(None, ge=1)  # noqa: N815  peft's name
+    """Optimizer steps from one allocation to the next; null: 1, more in runs of over 1,000 steps."""
+    beta1: float = Field(0.85, gt=0, lt=1)
+    """Smoothing of the importance over steps."""
+    beta2: float = Field(0.85, gt=0, lt=1)
+    """Smoothing of its uncertainty over steps."""
+    orth_reg_weight: float = Field(0.5, ge=0)
+    """Weight of the penalty that keeps A and B orthogonal. It is part of the loss that is minimised and logged, stands
+    beside it in the log as orthogonal_penalty, and is no part of an evaluation's loss."""
+    lora_alpha: float = Field(16, gt=0)
+    """The update is scaled by lora_alpha / init_r."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the update's input."""
+    target_modules: str | list[str] | None = None
+    """Module names, a regular expression, or `all-linear`; null: as peft maps the architecture."""
+    exclude_modules: str | list[str] | None = None
+    """Module names or a regular expression to leave out."""
+    layers_to_transform: int | list[int] | None = None
+    """Only these layers; null: all."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases are trained too."""
+    modules_to_save: list[str] | None = None
+    """Modules trained whole and saved with the adapter; the task head is always among them."""
+
+    _filled = field_validator("target_modules", "modules_to_save", mode="before")(reject_empty)
+    _listed = field_validator("target_modules", mode="before")(split_names)
+
+    def contradictions(self, quantization: str | None = None) -> dict[str, str]:
+        """Find an end that is no smaller than the start: there would be nothing to share out."""
+        if self.target_r >= self.init_r:
+            return {
+                "target_r": f"must be below init_r ({self.init_r}), found {self.target_r}; use lora for fixed ranks"
+            }
+        return {}
+
+    def schedule(self, num_steps: int) -> dict[str, int]:
+        """Give peft's schedule for a run of so many optimizer steps.
+
+        Raises:
+            ConfigError: No step is left on which ranks could be taken away.
+        """
+        tinit = num_steps // 10 if self.tinit is None else self.tinit
+        tfinal = num_steps * 3 // 10 if self.tfinal is None else self.tfinal
+        if tinit >= num_steps - tfinal:
+            message = (
+                f"tinit ({tinit}) has to end before tfinal ({tfinal}) begins in a run of {num_steps} optimizer steps; "
+                "lower one of them, leave both out, or train longer"
+            )
+            raise ConfigError([Problem(message, "peft.tinit" if self.tinit else "peft.tfinal")])
+        return {
+            "total_step": num_steps,
+            "tinit": tinit,
+            "tfinal": tfinal,
+            "deltaT": self.deltaT or max(1, num_steps // _ALLOCATIONS),
+        }
+
+
+def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
+    """Wrap the model by peft; the trainer reallocates ranks and adds the penalty (see `compute_penalty`).
+
+    Raises:
+        ConfigError: The schedule leaves no step for reallocating, or there are new tokens.
+        ModelError: No module of the model matches target_modules.
+    """
+    from peft import AdaLoraConfig, get_peft_model
+    from peft.utils import TRANSFORMERS_MODELS_TO_ADALORA_TARGET_MODULES_MAPPING as KNOWN
+
+    assert context.num_training_steps > 0, "the schedule needs the number of optimizer steps"
+    refuse_new_tokens("adalora", context)
+    head = list_head(model, context)
+    copied = ("init_r", "target_r", "beta1", "beta2", "orth_reg_weight", "lora_alpha", "lora_dropout",
+              "layers_to_transform", "bias")  # fmt: skip
+    peft_config = AdaLoraConfig(
+        task_type=context.task_type,
+        target_modules=choose_targets(model, config.target_modules, KNOWN),
+        exclude_modules=keep_off_head(head, config.exclude_modules),
+        modules_to_save=train_whole(head, config.modules_to_save),
+        revision=context.base_commit,
+        **config.schedule(context.num_training_steps),
+        **{name: getattr(config, name) for name in copied},
+    )
+    with peft_layout.explain_targets(model, config.target_modules):
+        adapted: Any = get_peft_model(peft_layout.keep_unpacked(model), peft_config)
+    keep_float32(adapted, context)
+    return _without_penalty(adapted)
+
+
+def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
+    """Put a saved adapter, at the ranks it ended with, on a freshly loaded base."""
+    return _without_penalty(peft_layout.load(folder, load_base))
+
+
+def compute_penalty(model: Any) -> torch.Tensor | None:
+    """Compute the weighted penalty of an AdaLoRA model that is being trained; None of any other.
+
+    The mean over all A and B of the Frobenius norm of A A^T - I, or B^T B - I, times orth_reg_weight.
+
+    Args:
+        model: With its adapter attached, not wrapped for several processes.
+    """
+    import torch
+
+    tuner: Any = getattr(model, "base_model", None)
+    name = getattr(tuner, "trainable_adapter_name", None)
+    if name is None or not hasattr(tuner, "rankallocator"):
+        return None
+    weight = tuner.peft_config[name].orth_reg_weight
+    if not weight:
+        return None
+    norms = []
+    for key, part in tuner.model.named_parameters():
+        if key.endswith((f"lora_A.{name}", f"lora_B.{name}")):
+            product = part @ part.T if f"lora_A.{name}" in key else part.T @ part
+            norms.append(torch.linalg.matrix_norm(product - torch.eye(len(product), device=part.device)))
+    return weight * torch.stack([norm.to(norms[0].device) for norm in norms]).mean()
+
+
+def _without_penalty(adapted: Any) -> Any:
+    """Take the penalty out of the forward: it is added once for each optimizer step, by the trainer.
+
+    peft adds it to `outputs.loss`, which neither of our trainers minimises as it is, and in evaluations too.
+    """
+    from peft.tuners.tuners_utils import BaseTuner
+
+    adapted.base_model.forward = types.MethodType(BaseTuner.forward, adapted.base_model)
+    return adapted

@@ -1,0 +1,104 @@
+"""IA3: vectors that rescale keys, values and the feed-forward layers' inputs; among the smallest adapters.
+
+Source: Liu et al. 2022, arXiv:2205.05638.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import field_validator
+
+from utils.adapters.adapter import AdapterSection, AttachContext, keep_float32
+from utils.adapters.peft_layout import load as load
+from utils.adapters.peft_layout import merge as merge
+from utils.adapters.peft_layout import save as save
+from utils.adapters.targets import (
+    choose_targets,
+    keep_off_head,
+    list_head,
+    refuse_new_tokens,
+    reject_empty,
+    split_names,
+    train_whole,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Key, value and the second feed-forward layer, as in the paper, where peft has no mapping of its own.
+_TARGETS = {
+    "albert": ["key", "value", "ffn_output"],
+    "distilbert": ["k_lin", "v_lin", "lin2"],
+    "modernbert": ["Wqkv", "mlp.Wo"],
+    "electra": ["key", "value", "output.dense"],
+    "xlm-roberta": ["key", "value", "output.dense"],
+    "phi3": ["qkv_proj", "down_proj"],
+    "olmo2": ["k_proj", "v_proj", "down_proj"],
+    "smollm3": ["k_proj", "v_proj", "down_proj"],
+}
+_FEEDFORWARD = ("ffn_output", "lin2", "mlp.Wo", "output.dense", "down_proj")
+
+
+class Config(AdapterSection):
+    """Every target's output, or input where it is a feed-forward layer, is multiplied by a trained vector from 1."""
+
+    DEFAULT_LEARNING_RATE: ClassVar[float | None] = 3e-2
+
+    method: Literal["ia3"] = "ia3"
+    target_modules: str | list[str] | None = None
+    """Module names, a regular expression, or `all-linear`; null: key, value and the second feed-forward layer."""
+    feedforward_modules: str | list[str] | None = None
+    """Those of target_modules whose input is rescaled instead of their output; null: the feed-forward layers."""
+    exclude_modules: str | list[str] | None = None
+    """Module names or a regular expression to leave out."""
+    modules_to_save: list[str] | None = None
+    """Modules trained whole and saved with the adapter; the task head is always among them."""
+
+    _filled = field_validator("target_modules", "modules_to_save", mode="before")(reject_empty)
+    _listed = field_validator("target_modules", "feedforward_modules", mode="before")(split_names)
+
+    def contradictions(self, quantization: str | None = None) -> dict[str, str]:
+        """Find feed-forward modules that are not adapted."""
+        both = (self.target_modules, self.feedforward_modules)
+        if all(isinstance(each, list) for each in both):
+            idle = [name for name in self.feedforward_modules or [] if name not in (self.target_modules or [])]
+            if idle:
+                return {"feedforward_modules": f"{', '.join(idle)} is not among target_modules; add it there"}
+        return {}
+
+
+def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
+    """Wrap the model by peft; the vectors and the head become trainable.
+
+    Raises:
+        ConfigError: There are new tokens.
+        ModelError: No module of the model matches target_modules.
+    """
+    from peft import IA3Config, get_peft_model
+    from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN
+
+    from utils.adapters.peft_layout import explain_targets, keep_precision, keep_unpacked
+
+    refuse_new_tokens("ia3", context)
+    head = list_head(model, context)
+    targets = choose_targets(model, config.target_modules, KNOWN, _TARGETS)
+    peft_config = IA3Config(
+        task_type=context.task_type,
+        target_modules=targets,
+        feedforward_modules=_choose_feedforward(config, targets),
+        exclude_modules=keep_off_head(head, config.exclude_modules),
+        modules_to_save=train_whole(head, config.modules_to_save),
+        revision=context.base_commit,
+    )
+    with explain_targets(model, config.target_modules):
+        adapted: PreTrainedModel = keep_precision(get_peft_model(keep_unpacked(model), peft_config))
+    keep_float32(adapted, context)
+    return adapted
+
+
+def _choose_feedforward(config: Config, targets: str | list[str] | None) -> str | list[str] | None:
+    """Choose whose inputs are rescaled: as written, as peft maps the architecture (None), or by our own names."""
+    if config.feedforward_modules is not None or targets is None:
+        return config.feedforward_modules
+    return [name for name in targets if name in _FEEDFORWARD] if isinstance(targets, list) else []

@@ -1,0 +1,210 @@
+"""LoRA and its variants DoRA, rsLoRA and LoRA+, with every initialisation of peft.
+
+Source: Hu et al. 2021, arXiv:2106.09685; DoRA: Liu et al. 2024, arXiv:2402.09353; rsLoRA: Kalajdzievski 2023,
+arXiv:2312.03732; LoRA+: Hayou et al. 2024, arXiv:2402.12354. Of the initialisations see `inits`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from utils.adapters.adapter import AdapterSection, AttachContext, keep_float32
+from utils.adapters.lora.inits import ONLY_FOR, find_conflict, kind_of, parse_init, refuse_quantized
+from utils.adapters.lora.targets import find_new_tokens, refuse_nested, warn_of_idle_names
+from utils.adapters.peft_layout import load as load
+from utils.adapters.peft_layout import merge as merge
+from utils.adapters.peft_layout import save as save
+from utils.adapters.targets import choose_targets, keep_off_head, list_head, reject_empty, split_names, train_whole
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+
+class Config(AdapterSection):
+    """Low-rank adaptation: W + (lora_alpha / lora_r) * B @ A beside frozen weights."""
+
+    ALIASES: ClassVar[dict[str, str]] = {
+        "r": "lora_r", "rank": "lora_r", "lora_rank": "lora_r", "alpha": "lora_alpha", "dropout": "lora_dropout",
+        "lora_target": "target_modules", "lora_target_modules": "target_modules", "lora_bias": "bias",
+    }  # fmt: skip
+
+    method: Literal["lora"] = "lora"
+    lora_r: int = Field(8, ge=1)
+    """Rank of the update."""
+    lora_alpha: float = Field(16, gt=0)
+    """The update is scaled by lora_alpha / lora_r (by lora_alpha / sqrt(lora_r) with use_rslora)."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the update's input."""
+    target_modules: str | list[str] | None = None
+    """Module names, a regular expression, or `all-linear`; null: query and value, as peft maps the architecture."""
+    exclude_modules: str | list[str] | None = None
+    """Module names or a regular expression to leave out."""
+    layers_to_transform: int | list[int] | None = None
+    """Only these layers; null: all."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases are trained too."""
+    modules_to_save: list[str] | None = None
+    """Modules trained whole and saved with the adapter; the task head is always among them."""
+    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    """Ranks of single modules: {'model.layers.0.self_attn.q_proj': 16}."""
+    alpha_pattern: dict[str, float] = Field(default_factory=dict)
+    """Alphas of single modules."""
+    init_lora_weights: bool | str = True
+    """How A and B start. true: B at zero, A Kaiming uniform; false: both random, so not as the pretrained model;
+    gaussian: A normal; orthogonal: both random with a product of zero; mica: B from the weight's least singular
+    vectors, frozen; pissa (pissa_niter_16: by that many iterations, faster): its largest singular values; olora: its
+    QR decomposition; eva, corda and lora_ga look at training rows (init_rows): the inputs' principal components, the
+    weight seen through the inputs' covariance, the gradient; loftq: the error of a 4-bit base. pissa, olora, corda
+    and lora_ga take their start out of the base; they are saved converted, at twice the rank, for an untouched base."""
+    init_rows: int = Field(256, ge=1)
+    """Training rows, drawn by the seed, that eva, corda and lora_ga look at."""
+    init_batch_size: int = Field(8, ge=1)
+    """Rows that eva and lora_ga look at together."""
+    eva_rho: float = Field(2.0, ge=1)
+    """eva: a layer's rank may grow to lora_r * eva_rho where its inputs vary most, at the cost of others; 1: none."""
+    corda_method: Literal["ipm", "kpm"] = "ipm"
+    """corda: ipm trains what the rows' inputs use most, kpm what they use least, which keeps what the base knows."""
+    lora_ga_direction: Literal["ArB2r", "A2rBr", "ArBr", "random"] = "ArB2r"
+    """lora_ga: which of the gradient's singular vectors become A and which B."""
+    lora_ga_scale: Literal["stable", "weight_svd", "gd_scale", "unit"] = "stable"
+    """lora_ga: how large the start is."""
+    lora_ga_stable_gamma: int = Field(16, ge=1)
+    """lora_ga with stable: the larger, the smaller the start."""
+    loraplus_lr_ratio: float | None = Field(None, gt=0)
+    """LoRA+: B learns at learning_rate times this (16 in the paper), A at learning_rate; null: both alike."""
+    loraplus_lr_embedding: float = Field(1e-6, gt=0)
+    """LoRA+: learning rate of A and B on embeddings."""
+    use_dora: bool = False
+    """Learn magnitude and direction apart (DoRA)."""
+    use_rslora: bool = False
+    """Scale by 1 / sqrt(lora_r), which keeps high ranks stable (rsLoRA)."""
+
+    @field_validator("target_modules", "modules_to_save", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        return reject_empty(value)
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        """Read `q_proj,v_proj` as other tools write lists; a regular expression holds no comma."""
+        return split_names(value)
+
+    @field_validator("init_lora_weights", mode="before")
+    @classmethod
+    def _spell_init(cls, value: Any) -> Any:
+        return parse_init(value) if isinstance(value, (bool, str)) else value
+
+    def contradictions(self, quantization: str | None = None) -> dict[str, str]:
+        """Say what the chosen initialisation cannot stand beside."""
+        init, found = self.init_lora_weights, {}
+        if quantization is not None and (why := refuse_quantized(init)):
+            found["init_lora_weights"] = why
+        elif init == "loftq" and quantization not in ("nf4", "fp4"):
+            found["init_lora_weights"] = (
+                "loftq starts from the error of a 4-bit base; set model.quantization: nf4, or choose pissa"
+            )
+        elif conflict := find_conflict(
+            init,
+            ranks=[self.lora_r, *self.rank_pattern.values()],
+            use_dora=self.use_dora,
+            use_rslora=self.use_rslora,
+            has_patterns=bool(self.rank_pattern or self.alpha_pattern),
+        ):
+            found["init_lora_weights"] = conflict
+        if init == "mica" and self.loraplus_lr_ratio is not None:
+            found["loraplus_lr_ratio"] = "is not with init_lora_weights: mica, which freezes B; leave it out"
+        return found
+
+    def learning_rates(self, model: PreTrainedModel, learning_rate: float) -> dict[str, float]:
+        """Give B its own learning rate, and adapters of embeddings theirs (LoRA+)."""
+        if self.loraplus_lr_ratio is None:
+            return {}
+        rates = {"lora_B": learning_rate * self.loraplus_lr_ratio}
+        rates |= dict.fromkeys(("lora_embedding_A", "lora_embedding_B"), self.loraplus_lr_embedding)
+        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        return {name: rate for part, rate in rates.items() for name in names if f".{part}." in name}
+
+
+def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
+    """Wrap the model by peft; head and biases as configured become trainable, all else is frozen.
+
+    Raises:
+        ConfigError: The initialisation cannot be had with this model and section.
+        ModelError: No module of the model matches target_modules, or modules_to_save fits one inside another.
+    """
+    from peft import get_peft_model
+
+    from utils.adapters.lora.starting import attach_started
+    from utils.adapters.peft_layout import explain_targets, keep_unpacked
+
+    warn_of_idle_names(model, config)
+    _warn_of_idle_settings(config)
+    with explain_targets(model, config.target_modules):
+        peft_config = _build_peft_config(model, config, context)
+        refuse_nested(model, peft_config.modules_to_save or [])
+        adapted: PreTrainedModel
+        if config.init_lora_weights in (True, False, "gaussian"):
+            adapted = get_peft_model(keep_unpacked(model), peft_config)
+        else:
+            adapted = attach_started(keep_unpacked(model), peft_config, config, context)
+    keep_float32(adapted, context)
+    return adapted
+
+
+def _warn_of_idle_settings(config: Config) -> None:
+    """Name settings of initialisations, or of LoRA+, that the chosen one does not read."""
+    reads = {key: kind_of(config.init_lora_weights) in kinds for key, kinds in ONLY_FOR.items()}
+    for key, is_read in {**reads, "loraplus_lr_embedding": config.loraplus_lr_ratio is not None}.items():
+        if not is_read and getattr(config, key) != Config.model_fields[key].default:
+            owner = " or ".join(ONLY_FOR.get(key, ("loraplus_lr_ratio",)))
+            logger.warning("peft.%s: has no effect; it is for %s", key, owner)
+
+
+def _build_peft_config(model: PreTrainedModel, config: Config, context: AttachContext) -> LoraConfig:
+    from peft import LoraConfig
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    head = list_head(model, context)
+    return LoraConfig(
+        task_type=context.task_type,
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=config.lora_dropout,
+        target_modules=choose_targets(model, config.target_modules, KNOWN),
+        exclude_modules=keep_off_head(head, config.exclude_modules),
+        layers_to_transform=config.layers_to_transform,
+        bias=config.bias,
+        modules_to_save=train_whole(head, config.modules_to_save),
+        rank_pattern=dict(config.rank_pattern),
+        alpha_pattern=dict(config.alpha_pattern),
+        init_lora_weights=True if config.init_lora_weights == "loftq" else config.init_lora_weights,  # type: ignore[arg-type]
+        use_dora=config.use_dora,
+        use_rslora=config.use_rslora,
+        trainable_token_indices=find_new_tokens(model, context),
+        revision=context.base_commit,
+        **_choose_data_pass(config),
+    )
+
+
+def _choose_data_pass(config: Config) -> dict[str, Any]:
+    """Build the settings of an initialisation that looks at data."""
+    from peft import EvaConfig
+    from peft.tuners.lora.config import CordaConfig, LoraGAConfig
+
+    match kind_of(config.init_lora_weights):
+        case "eva":
+            return {"eva_config": EvaConfig(rho=config.eva_rho, use_label_mask=False)}
+        case "corda":
+            return {"corda_config": CordaConfig(corda_method=config.corda_method)}
+        case "lora_ga":
+            gamma = config.lora_ga_stable_gamma
+            settings = LoraGAConfig(config.lora_ga_direction, config.lora_ga_scale, gamma)
+            return {"lora_ga_config": settings}
+    return {}

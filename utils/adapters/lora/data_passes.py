@@ -1,0 +1,200 @@
+"""What eva, corda and lora_ga learn from training rows before anything is trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from peft import get_eva_state_dict
+from peft.tuners.lora.corda import preprocess_corda
+from peft.tuners.lora.loraga import preprocess_loraga
+
+from utils.errors import ConfigError, LoraNsError, ModelError, Problem
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
+
+    from utils.adapters.adapter import AttachContext
+    from utils.adapters.lora import Config
+
+logger = logging.getLogger(__name__)
+
+Batch = dict[str, Any]
+_SIMILARITIES = (0.99, 0.9, 0.5)
+"""How alike a component has to be to itself before one more batch; looser where two of like size keep turning."""
+_MOST_STEPS = 300
+"""Batches that eva may see for one of these; peft would go on for ever."""
+
+
+def find_eva_start(
+    model: PreTrainedModel, peft_config: LoraConfig, config: Config, context: AttachContext, names: list[str]
+) -> dict[str, torch.Tensor]:
+    """Find the principal components of every layer's inputs; ranks go where they explain most.
+
+    Args:
+        model: The plain base.
+        peft_config: With target modules by name.
+        config: The section.
+        context: Draws the rows.
+        names: The layers.
+
+    Returns:
+        By layer, A: shape (its rank, inputs).
+
+    Raises:
+        ConfigError: The rows are too few for the rank.
+        ModelError: The components do not settle.
+    """
+    ranks = [config.lora_r, *config.rank_pattern.values()]
+    need = round(max(ranks) * config.eva_rho)
+    batches = _draw_full_batches(config, context, need)
+    for similarity in _SIMILARITIES:
+        peft_config.eva_config = replace(peft_config.eva_config, tau=similarity)
+        try:
+            return _run_eva(model, peft_config, batches, names, need)
+        except _NotSettledError:
+            logger.warning("eva: components still turn by more than a similarity of %g allows", similarity)
+    raise ModelError(
+        f"peft.init_lora_weights: eva's components do not settle on {config.init_rows} rows; raise peft.init_rows or "
+        "lower peft.lora_r"
+    )
+
+
+class _NotSettledError(LoraNsError):
+    """Some components still turn after the last batch."""
+
+
+def _run_eva(
+    model: PreTrainedModel, peft_config: LoraConfig, batches: list[Batch], names: list[str], need: int
+) -> dict[str, torch.Tensor]:
+    run, steps = _body_of(model, names), iter(range(_MOST_STEPS))
+
+    def forward(_: Any, batch: Batch) -> None:
+        if next(steps, None) is None:
+            raise _NotSettledError
+        run(batch)
+
+    with _without_training(model), _without_hooks(model, names):
+        found: dict[str, torch.Tensor] = get_eva_state_dict(
+            model,
+            batches,
+            peft_config,
+            forward_fn=forward,
+            prepare_layer_inputs_fn=lambda states, mask, name: _real_inputs(states, mask, name, need),
+            gather_distributed_inputs=False,
+            show_progress_bar=False,
+        )
+    return found
+
+
+def look_at_inputs(
+    model: PreTrainedModel, peft_config: LoraConfig, config: Config, context: AttachContext, names: list[str]
+) -> None:
+    """Leave at every layer what corda needs: its weight's singular vectors seen through the inputs' covariance.
+
+    Raises:
+        ConfigError: There are no rows.
+        ModelError: A layer gets no inputs, or one for each row only.
+    """
+    run = _body_of(model, names)
+
+    def run_rows() -> None:
+        for row in _draw(config, context, 1):  # one by one: peft counts padding among the inputs
+            run(_to(row, model))
+
+    try:
+        with _without_training(model):
+            preprocess_corda(model, peft_config, run_model=run_rows)
+    except (ZeroDivisionError, IndexError):
+        raise ModelError(
+            "peft.target_modules: corda cannot see the inputs of one of these modules: no row reaches it, or it reads "
+            "one vector for each row, as a pooler does; leave it out by peft.exclude_modules"
+        ) from None
+
+
+def look_at_gradients(
+    model: PreTrainedModel, peft_config: LoraConfig, config: Config, context: AttachContext, names: list[str]
+) -> None:
+    """Leave at every layer what lora_ga needs: its weight's mean gradient over the rows.
+
+    Raises:
+        ConfigError: There are no rows.
+    """
+
+    def run_rows() -> None:
+        for batch in _draw(config, context, config.init_batch_size):
+            model(**_to(batch, model)).loss.backward()
+
+    preprocess_loraga(model, peft_config, run_rows)
+
+
+def _draw(config: Config, context: AttachContext, batch_size: int) -> list[Batch]:
+    if context.training_batches is None:
+        message = f"{config.init_lora_weights} looks at training rows, and there are none here; use true"
+        raise ConfigError([Problem(message, "peft.init_lora_weights")])
+    return context.training_batches(config.init_rows, batch_size)
+
+
+def _draw_full_batches(config: Config, context: AttachContext, need: int) -> list[Batch]:
+    """Draw batches that hold enough tokens each; peft would pass over the others, for ever if need be."""
+    size = config.init_batch_size
+    while True:
+        batches = _draw(config, context, size)
+        full = [batch for batch in batches if int(batch["attention_mask"].sum()) >= need]
+        if len(full) >= max(1, len(batches) - 1):  # the last one may be short
+            return [{key: each for key, each in batch.items() if key != "labels"} for batch in full]
+        if len(batches) == 1:
+            message = f"{config.init_rows} rows hold fewer than the {need} tokens that eva needs; raise it"
+            raise ConfigError([Problem(message, "peft.init_rows")])
+        size *= 2
+
+
+def _real_inputs(states: Any, real: torch.Tensor, name: str, need: int) -> torch.Tensor:
+    """Give a layer's inputs at real tokens, shape (tokens, inputs); of a pooled layer, one for each row."""
+    first: torch.Tensor = states[0] if isinstance(states, (tuple, list)) else states
+    inputs = first[real.T.unbind()] if first.ndim == 3 else first.reshape(-1, first.shape[-1]).contiguous()
+    if len(inputs) < need:
+        raise ModelError(
+            f"peft.init_lora_weights: eva needs {need} inputs of {name} at a time and got {len(inputs)}; set "
+            f"peft.init_batch_size: {need}, or leave the module out of target_modules"
+        )
+    return inputs
+
+
+def _body_of(model: PreTrainedModel, names: list[str]) -> Callable[[Batch], Any]:
+    """Run the model without its output layer, which may be large, where no layer of interest is in it."""
+    prefix = model.base_model_prefix
+    body: Any = model.base_model if all(name.startswith(f"{prefix}.") for name in names) else model
+    return lambda batch: body(**{key: each for key, each in batch.items() if key != "labels"})
+
+
+def _to(batch: Batch, model: PreTrainedModel) -> Batch:
+    return {key: each.to(model.device) for key, each in batch.items()}
+
+
+@contextmanager
+def _without_training(model: PreTrainedModel) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def _without_hooks(model: PreTrainedModel, names: list[str]) -> Iterator[None]:
+    """Take away what peft leaves on the layers when it is interrupted."""
+    layers = [model.get_submodule(name) for name in names]
+    before = [set(layer._forward_hooks) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, known in zip(layers, before, strict=True):
+            for each in set(layer._forward_hooks) - known:
+                del layer._forward_hooks[each]

@@ -1,0 +1,92 @@
+"""The initialisations of LoRA's matrices by name: what each needs, and what it cannot stand beside.
+
+PiSSA: Meng et al. 2024, arXiv:2404.02948; OLoRA: Buyukakyuz 2024, arXiv:2406.01775; EVA: Paischer et al. 2024,
+arXiv:2410.07170; CorDA: Yang et al. 2024, arXiv:2406.05223; LoRA-GA: Wang et al. 2024, arXiv:2407.05000; LoftQ: Li et
+al. 2023, arXiv:2310.08659; MiCA: arXiv:2604.01694.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from utils.config.problems import suggest
+
+INITS = (
+    "gaussian", "pissa", "pissa_niter_16", "olora", "orthogonal", "eva", "corda", "lora_ga", "loftq", "mica",
+)  # fmt: skip
+"""Every name; the number in `pissa_niter_16` may be another."""
+ONLY_FOR = {
+    "init_rows": ("eva", "corda", "lora_ga"), "init_batch_size": ("eva", "lora_ga"), "eva_rho": ("eva",),
+    "corda_method": ("corda",), "lora_ga_direction": ("lora_ga",), "lora_ga_scale": ("lora_ga",),
+    "lora_ga_stable_gamma": ("lora_ga",),
+}  # fmt: skip
+"""Settings that some initialisations read."""
+_REWRITE = ("pissa", "olora", "corda", "lora_ga")
+_NO_QUANTIZED = {
+    **dict.fromkeys(
+        _REWRITE,
+        "takes its start out of the base's own weights, and what is left cannot be stored in 4 or 8 bits as it is",
+    ),
+    "mica": "needs the base's own weights, which are packed",
+    "orthogonal": "is drawn in the base's own number format, which is packed",
+}
+
+
+def parse_init(value: bool | str) -> bool | str:
+    """Spell an initialisation as peft does.
+
+    Raises:
+        ValueError: There is none of this name.
+    """
+    if isinstance(value, bool):
+        return value
+    name = value.strip().lower().replace("-", "_")
+    if name in ("true", "false"):
+        return name == "true"
+    if name in INITS or re.fullmatch(r"pissa_niter_[1-9]\d*", name):
+        return name
+    if name.startswith("pissa_niter"):
+        raise ValueError(f"{value}: write the number of iterations behind it, such as pissa_niter_16")
+    raise ValueError(f"no initialisation called {value}{suggest(name, [*INITS, 'true', 'false'])}")
+
+
+def kind_of(init: bool | str) -> str:
+    """Name an initialisation without its number of iterations; a plain one is empty."""
+    return init.split("_niter_")[0] if isinstance(init, str) else ""
+
+
+def rewrites_base(init: bool | str) -> bool:
+    """Tell whether the initialisation changes the base's weights, so that the adapter is converted when saved."""
+    return kind_of(init) in _REWRITE
+
+
+def refuse_quantized(init: bool | str) -> str | None:
+    """Say why an initialisation cannot be on a quantized base; None where it can."""
+    why = _NO_QUANTIZED.get(kind_of(init))
+    return f"{init} is not with a quantized base: it {why}; use eva, loftq (4 bits) or true" if why else None
+
+
+def find_conflict(
+    init: bool | str, *, ranks: Iterable[int], use_dora: bool, use_rslora: bool, has_patterns: bool
+) -> str | None:
+    """Say what an initialisation cannot stand beside; None where all is well.
+
+    Args:
+        init: The initialisation.
+        ranks: All ranks that the section names.
+        use_dora: Whether magnitudes are learned apart.
+        use_rslora: Whether updates are scaled by the root of the rank.
+        has_patterns: Whether single modules have ranks or alphas of their own.
+    """
+    kind = kind_of(init)
+    if kind == "orthogonal" and any(rank % 2 for rank in ranks):
+        return f"orthogonal needs even ranks, found {', '.join(str(rank) for rank in ranks if rank % 2)}"
+    if rewrites_base(init) and use_rslora and has_patterns:
+        return (
+            f"{init} is not with use_rslora beside rank_pattern or alpha_pattern: it is saved at twice the rank, and "
+            "these scales would not come along; take one of them out"
+        )
+    if kind in ("mica", "loftq") and use_dora:
+        return f"{init} is not with use_dora, which peft cannot join with it; use eva or true"
+    return None

@@ -1,0 +1,172 @@
+"""peft's other tuners, passed through: their own names and fields, checked against the installed peft's source.
+
+A room says which class of peft it is; what there is to say of its fields stands in peft.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, create_model, model_validator
+
+from utils.adapters.adapter import AdapterSection, AttachContext, Limits, keep_float32
+from utils.adapters.targets import (
+    QUERY_AND_VALUE,
+    choose_targets,
+    keep_off_head,
+    list_head,
+    list_linear,
+    refuse_new_tokens,
+    reject_empty,
+    split_names,
+    train_whole,
+)
+from utils.config.installed import InstalledField, installed_version, read_fields
+from utils.errors import ModelError, UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_FLOAT_BASE = "peft computes it on unquantized layers only; drop model.quantization, or use lora"
+_CHECKED = {
+    "target_modules": BeforeValidator(lambda value: split_names(reject_empty(value))),
+    "modules_to_save": BeforeValidator(reject_empty),
+}
+
+
+@dataclass(frozen=True)
+class Tuner:
+    """Where a tuner stands in peft."""
+
+    name: str
+    """The method's name."""
+    class_name: str
+    """Its configuration class, in peft.tuners.<name>.config."""
+    inherits: tuple[str, str] | None = None
+    """Module and class of a base whose fields it takes too."""
+    takes_quantized: bool = False
+    """Whether peft has it for layers of 4 or 8 bits."""
+    targets: Mapping[str, list[str]] | None = field(default_factory=lambda: QUERY_AND_VALUE, hash=False)
+    """What it adapts by model_type, where peft does not know; else all linear layers. None: peft always knows."""
+    merge: str | None = None
+    """Why it cannot be merged."""
+    model_types: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Where it does not work, by model_type, with the reason."""
+
+    @property
+    def module(self) -> str:
+        """Dotted module of the configuration class."""
+        return f"peft.tuners.{self.name}.config"
+
+
+class PassedThroughSection(AdapterSection):
+    """What all passed-through methods have in common."""
+
+    TUNER: ClassVar[Tuner]
+    MISSING: ClassVar[str | None] = None
+    """Why the method cannot be had, where the installed peft lacks it."""
+    DEFAULT_LEARNING_RATE: ClassVar[float | None] = 1e-3
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_installed(cls, values: Any) -> Any:
+        if cls.MISSING is not None:
+            raise ValueError(cls.MISSING)
+        return values
+
+
+def build_config(tuner: Tuner, description: str) -> type[PassedThroughSection]:
+    """Build a room's section from the fields of peft's class; peft itself is not imported.
+
+    Args:
+        tuner: The tuner.
+        description: A sentence: what the method does.
+    """
+    found = find_fields(tuner)
+    fields: dict[str, Any] = {"method": (Literal[tuner.name, tuner.name.replace("_", "-")], tuner.name)}
+    for each in found.values():
+        kind = each.annotation if each.is_default_known else each.annotation | None
+        checked = Annotated[kind, _CHECKED[each.name]] if each.name in _CHECKED else kind
+        fields[each.name] = (checked, Field(default=each.default, description=each.help or None))
+    config: type[PassedThroughSection] = create_model("Config", __base__=PassedThroughSection, **fields)
+    config.__doc__ = description
+    config.__module__ = f"utils.adapters.{tuner.name}"
+    config.TUNER = tuner
+    config.MISSING = None if found else _explain_missing(tuner)
+    config.LIMITS = Limits(
+        quantization=None if tuner.takes_quantized else _FLOAT_BASE,
+        merge=tuner.merge,
+        model_types=dict(tuner.model_types),
+    )
+    return config
+
+
+@cache
+def find_fields(tuner: Tuner) -> dict[str, InstalledField]:
+    """Read a tuner's own fields from the installed peft; empty where it has no such tuner."""
+    try:
+        inherited = read_fields(*tuner.inherits) if tuner.inherits else {}
+        return {**inherited, **read_fields(tuner.module, tuner.class_name)}
+    except (UserError, FileNotFoundError):
+        return {}
+
+
+def attach(model: PreTrainedModel, config: PassedThroughSection, context: AttachContext) -> PreTrainedModel:
+    """Wrap the model by peft's tuner; a new head is trained whole.
+
+    Raises:
+        ConfigError: There are new tokens.
+        ModelError: peft refuses the fields on this model, or no module matches.
+    """
+    from peft import get_peft_model
+
+    from utils.adapters.peft_layout import explain_targets, keep_unpacked
+
+    tuner = config.TUNER
+    refuse_new_tokens(config.method, context)
+    fields = _fields_for_peft(model, config, context)
+    targets = getattr(config, "target_modules", None)
+    try:
+        with explain_targets(model, targets):
+            peft_config = getattr(importlib.import_module(tuner.module), tuner.class_name)(**fields)
+            adapted: Any = get_peft_model(keep_unpacked(model), peft_config)
+    except (ValueError, AssertionError, NotImplementedError, ImportError) as error:  # sizes that do not divide, say
+        raise ModelError(f"peft refuses {config.method} on this model: {' '.join(str(error).split())}") from error
+    keep_float32(adapted, context)
+    result: PreTrainedModel = adapted
+    return result
+
+
+def _fields_for_peft(model: PreTrainedModel, config: PassedThroughSection, context: AttachContext) -> dict[str, Any]:
+    found = find_fields(config.TUNER)
+    head = list_head(model, context)
+    fields = {
+        name: getattr(config, name)
+        for name, each in found.items()
+        if each.is_default_known or getattr(config, name) is not None
+    }
+    if (ours := config.TUNER.targets) is not None:
+        targets = choose_targets(model, fields["target_modules"], _known_types(config.TUNER), ours)
+        fields["target_modules"] = list_linear(model, head) if targets == "all-linear" and head else targets
+    fields["modules_to_save"] = train_whole(head, fields["modules_to_save"])
+    if "exclude_modules" in found:
+        fields["exclude_modules"] = keep_off_head(head, fields["exclude_modules"])
+    return {**fields, "task_type": context.task_type, "revision": context.base_commit}
+
+
+def _known_types(tuner: Tuner) -> frozenset[str]:
+    """Give the model types for which peft knows the tuner's targets."""
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+    from peft.utils import PeftType
+
+    mapping = getattr(PEFT_TYPE_TO_TUNER_MAPPING[PeftType(tuner.name.upper())], "target_module_mapping", None)
+    return frozenset(mapping or ())
+
+
+def _explain_missing(tuner: Tuner) -> str:
+    version = installed_version("peft") or "none"
+    return f"the installed peft ({version}) has no {tuner.class_name}; update it, or use lora"

@@ -1,0 +1,81 @@
+"""Prefix tuning: trained keys and values before the text, in every layer.
+
+Source: Li and Liang 2021, arXiv:2101.00190.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from utils.adapters.adapter import AttachContext, Limits
+from utils.adapters.prompt_learning import LIMITS, PromptSection, attach_prompt, require_cache
+from utils.adapters.prompt_learning import load as load
+from utils.adapters.prompt_learning import save as save
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_NO_CACHE = "its attention takes no keys and values from outside; use p-tuning or prompt-tuning, or lora"
+
+
+class Config(PromptSection):
+    """Trained keys and values in every layer, to which the text attends."""
+
+    LIMITS: ClassVar[Limits] = replace(
+        LIMITS,
+        gradient_checkpointing=(
+            "layers that are recomputed are not handed the prefix; leave it off, or use p-tuning, prompt-tuning or lora"
+        ),
+        model_types={
+            **LIMITS.model_types,
+            **dict.fromkeys(("deberta", "deberta-v2", "distilbert", "modernbert"), _NO_CACHE),
+        },
+    )
+    DEFAULT_LEARNING_RATE: ClassVar[float | None] = 1e-2
+
+    method: Literal["prefix-tuning", "prefix_tuning"] = "prefix-tuning"
+    prefix_init_std: float = Field(0.02, ge=0)
+    """Standard deviation of keys and values at the start, small beside the text's own; peft's own choice is 1."""
+    prefix_projection: bool = False
+    """Make keys and values by a trained network; it is saved as what it makes."""
+    encoder_hidden_size: int | None = Field(None, ge=1)
+    """Width of that network; null: the model's."""
+
+    def contradictions(self, quantization: str | None = None) -> dict[str, str]:
+        """Find keys of the network without one."""
+        if self.encoder_hidden_size is not None and not self.prefix_projection:
+            return {"encoder_hidden_size": "has no effect without prefix_projection: true"}
+        return {}
+
+
+def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
+    """Put trained keys and values before every text, in every layer.
+
+    Raises:
+        ConfigError: There are new tokens.
+        ModelError: The model attends to nothing from outside.
+    """
+    import torch
+    from peft import PrefixTuningConfig
+
+    require_cache(model)
+    adapted: Any = attach_prompt(
+        model,
+        config,
+        context,
+        PrefixTuningConfig,
+        prefix_projection=config.prefix_projection,
+        encoder_hidden_size=config.encoder_hidden_size or model.config.get_text_config().hidden_size,
+    )
+    encoder = adapted.prompt_encoder[adapted.active_adapter]
+    with torch.no_grad():
+        if config.prefix_projection:  # the last layer decides the size of what comes out
+            encoder.transform[-1].weight.normal_(std=config.prefix_init_std)
+            encoder.transform[-1].bias.zero_()
+        else:
+            encoder.embedding.weight.normal_(std=config.prefix_init_std)
+    result: PreTrainedModel = adapted
+    return result

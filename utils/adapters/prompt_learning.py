@@ -1,0 +1,158 @@
+"""What prefix-tuning, prompt-tuning and p-tuning share: virtual tokens before the text of a frozen model."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field, field_validator
+
+from utils.adapters import peft_layout
+from utils.adapters.adapter import AdapterSection, AttachContext, Limits, keep_float32
+from utils.adapters.peft_layout import save as save
+from utils.adapters.targets import list_head, refuse_new_tokens, reject_empty, train_whole
+from utils.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from utils.adapters.adapter import LoadBase
+
+_PACKING = (
+    "its virtual tokens stand before a row, not before each document in it, and the documents would see each other; "
+    "leave packing and padding_free out, or use lora"
+)
+_MERGE = "virtual tokens are no change of the base's weights; use the adapter on its base, or train by lora"
+_ALBERT = "its embeddings are narrower than its layers, which peft does not expect; use lora, adalora or ia3"
+LIMITS = Limits(packing=_PACKING, merge=_MERGE, model_types={"albert": _ALBERT})
+
+
+class PromptSection(AdapterSection):
+    """The keys that all three methods take."""
+
+    LIMITS: ClassVar[Limits] = LIMITS
+
+    num_virtual_tokens: int = Field(20, ge=1)
+    """Virtual tokens before every text; they take positions of the model."""
+    modules_to_save: list[str] | None = None
+    """Modules trained whole and saved with the adapter; the task head is always among them."""
+
+    _filled = field_validator("modules_to_save", mode="before")(reject_empty)
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Positions that the method takes of the model."""
+        return self.num_virtual_tokens
+
+
+def attach_prompt(
+    model: PreTrainedModel, config: PromptSection, context: AttachContext, config_class: Any, **fields: Any
+) -> PreTrainedModel:
+    """Put virtual tokens before the model; they and a new head become trainable, all else is frozen.
+
+    Args:
+        model: The plain model.
+        config: The section.
+        context: As for every method.
+        config_class: peft's configuration of the method.
+        **fields: Its own fields.
+
+    Raises:
+        ConfigError: There are new tokens.
+        ModelError: The model has no embeddings that virtual tokens could stand beside.
+    """
+    from peft import get_peft_model
+
+    refuse_new_tokens(config.method, context)
+    # peft compares endings, over its own modules too: `head` is the end of p-tuning's `mlp_head`
+    head = [f"base_model.{name}" if name == "head" else name for name in list_head(model, context)]
+    whole = train_whole(head, config.modules_to_save)
+    peft_config = config_class(
+        task_type=context.task_type,
+        num_virtual_tokens=config.num_virtual_tokens,
+        modules_to_save=whole,
+        revision=context.base_commit,
+        **describe_shape(model),
+        **fields,
+    )
+    adapted: Any = get_peft_model(peft_layout.keep_unpacked(model), peft_config)
+    _use_own_embeddings(adapted)
+    keep_float32(adapted, context)
+    return _order_padding(adapted)
+
+
+def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
+    """Put saved virtual tokens before a freshly loaded base."""
+    adapted: Any = peft_layout.load(folder, load_base)
+    _use_own_embeddings(adapted)
+    return _order_padding(adapted)
+
+
+def describe_shape(model: PreTrainedModel) -> dict[str, int]:
+    """Give the sizes that peft does not find in every configuration, such as DistilBERT's `dim`."""
+    config = model.config.get_text_config()
+    return {
+        "token_dim": config.hidden_size,
+        "num_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_transformer_submodules": 1,
+    }
+
+
+def require_cache(model: PreTrainedModel) -> None:
+    """See to it that the model attends to keys and values from outside, which a prefix consists of.
+
+    Raises:
+        ModelError: It does not.
+    """
+    body = getattr(model, model.base_model_prefix, model)
+    if not any("past_key_values" in inspect.signature(each.forward).parameters for each in (model, body)):
+        raise ModelError(
+            f"peft.method: prefix-tuning not on {model.config.model_type}, whose attention takes no keys and values "
+            "from outside; use p-tuning or prompt-tuning, or lora"
+        )
+
+
+def _use_own_embeddings(adapted: Any) -> None:
+    """Embed texts by the model's own embedding layer: peft takes the first matrix with a row for each token."""
+    adapted.word_embeddings = adapted.get_base_model().get_input_embeddings()
+
+
+def _order_padding(adapted: Any) -> Any:
+    """Let a decoder's classifier see padding where it changes no answer, on whichever side it was put.
+
+    Behind virtual tokens in the embeddings, such a classifier reads its answer off the last position: padding goes
+    before the virtual tokens. Behind a prefix in the cache it finds the last token itself: padding goes to the end.
+    """
+    plain = adapted.get_base_model()
+    if adapted.active_peft_config.task_type == "SEQ_CLS" and hasattr(plain, "score"):
+        plain.register_forward_pre_hook(_move_padding, with_kwargs=True)
+    return adapted
+
+
+def _move_padding(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    import torch
+
+    mask, embeds = kwargs.get("attention_mask"), kwargs.get("inputs_embeds")
+    ids: Any = kwargs.get("input_ids")
+    if mask is None or (embeds is None and ids is None):
+        return args, kwargs
+    if embeds is not None:
+        order = torch.argsort((mask != 0).int(), dim=1, stable=True)
+        mask = mask.gather(1, order)
+        moved: dict[str, Any] = {"inputs_embeds": _gather_rows(embeds, order)}
+        if "position_ids" in inspect.signature(type(module).forward).parameters:
+            moved["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
+        return args, {**kwargs, "attention_mask": mask, **moved}
+    num_virtual = mask.shape[1] - ids.shape[1]
+    order = torch.argsort((mask[:, num_virtual:] == 0).int(), dim=1, stable=True)
+    text_mask = mask[:, num_virtual:].gather(1, order)
+    whole = torch.cat([mask[:, :num_virtual], text_mask], dim=1)
+    return args, {**kwargs, "attention_mask": whole, "input_ids": ids.gather(1, order)}
+
+
+def _gather_rows(embeds: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Reorder the positions of every row; shape (batch, tokens, hidden_size)."""
+    return embeds.gather(1, order[:, :, None].expand_as(embeds))

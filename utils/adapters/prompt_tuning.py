@@ -1,0 +1,57 @@
+"""Prompt tuning: trained embeddings before the text.
+
+Source: Lester et al. 2021, arXiv:2104.08691.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from utils.adapters.adapter import AttachContext
+from utils.adapters.prompt_learning import PromptSection, attach_prompt
+from utils.adapters.prompt_learning import load as load
+from utils.adapters.prompt_learning import save as save
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Config(PromptSection):
+    """Trained embeddings before the text; the model itself stays as it is."""
+
+    DEFAULT_LEARNING_RATE: ClassVar[float | None] = 3e-2
+    ALIASES: ClassVar[dict[str, str]] = {"prompt_tuning_init": "prompt_init", "prompt_tuning_init_text": "prompt_text"}
+
+    method: Literal["prompt-tuning", "prompt_tuning"] = "prompt-tuning"
+    prompt_init: Literal["vocabulary", "text", "random", "SAMPLE_VOCAB", "TEXT", "RANDOM"] = "vocabulary"
+    """Where the embeddings start: at those of tokens drawn from the vocabulary, at those of prompt_text, or at random
+    numbers. Also by peft's names."""
+    prompt_text: str | None = None
+    """The text whose tokens' embeddings are the start with prompt_init: text; repeated or cut to num_virtual_tokens."""
+
+    def contradictions(self, quantization: str | None = None) -> dict[str, str]:
+        """Find a text without its use, and the reverse."""
+        wants_text = self.prompt_init in ("text", "TEXT")
+        if wants_text and not self.prompt_text:
+            return {"prompt_text": "missing; prompt_init: text starts from it"}
+        if self.prompt_text and not wants_text:
+            return {"prompt_text": f"has no effect with prompt_init: {self.prompt_init}; set prompt_init: text"}
+        return {}
+
+
+_PEFT_NAMES = {"vocabulary": "SAMPLE_VOCAB", "text": "TEXT", "random": "RANDOM"}
+
+
+def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
+    """Put trained embeddings before every text.
+
+    Raises:
+        ConfigError: There are new tokens.
+    """
+    from peft import PromptTuningConfig
+
+    fields = {"prompt_tuning_init": _PEFT_NAMES.get(config.prompt_init, config.prompt_init)}
+    if fields["prompt_tuning_init"] == "TEXT":
+        fields["prompt_tuning_init_text"] = str(config.prompt_text)
+        fields["tokenizer_name_or_path"] = model.name_or_path
+    return attach_prompt(model, config, context, PromptTuningConfig, **fields)

@@ -1,0 +1,115 @@
+"""Which modules of a model a method adapts, which it trains whole, and which it leaves alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from utils.adapters.adapter import AttachContext, head_modules
+from utils.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+QUERY_AND_VALUE = {
+    "distilbert": ["q_lin", "v_lin"],
+    "albert": ["query", "value"],
+    "modernbert": ["Wqkv"],
+    "deberta-v2": ["query_proj", "value_proj"],
+    "mistral": ["q_proj", "v_proj"],
+}
+"""Query and value, as in the LoRA paper, by model_type; where peft has no mapping of its own."""
+
+
+def reject_empty(value: Any) -> Any:
+    """Refuse a list of modules without a name in it; for pydantic's validators.
+
+    Raises:
+        ValueError: It is empty.
+    """
+    if value in ([], ""):
+        raise ValueError("is empty; name modules, or leave the key out")
+    return value
+
+
+def split_names(value: Any) -> Any:
+    """Read `q_proj,v_proj` as other tools write lists; a regular expression holds no comma."""
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) and "," in value else value
+
+
+def choose_targets(
+    model: PreTrainedModel,
+    written: str | list[str] | None,
+    known: Collection[str],
+    ours: Mapping[str, list[str]] = QUERY_AND_VALUE,
+) -> str | list[str] | None:
+    """Choose the modules to adapt.
+
+    Args:
+        model: The plain model.
+        written: What the configuration says, which wins.
+        known: The model types for which peft's own mapping is taken.
+        ours: Names by model_type, where peft has none.
+
+    Returns:
+        What is written; else None for peft's mapping, our names, or `all-linear` where nothing is known.
+    """
+    if written is not None:
+        return written
+    model_type = model.config.model_type
+    return None if model_type in known else ours.get(model_type, "all-linear")
+
+
+def list_head(model: PreTrainedModel, context: AttachContext) -> list[str]:
+    """Name the modules of a classifier's new head, and those whose weights the checkpoint lacked."""
+    return head_modules(model, context.new_modules) if context.task_type == "SEQ_CLS" else []
+
+
+def train_whole(head: list[str], written: list[str] | None) -> list[str] | None:
+    """Join the head and what the configuration trains whole; None for nothing."""
+    return [*head, *(name for name in written or [] if name not in head)] or None
+
+
+def keep_off_head(head: list[str], written: str | list[str] | None) -> str | list[str] | None:
+    """Leave out the head, which is trained whole: an adapted layer inside it would break saving.
+
+    Args:
+        head: Its modules' full names.
+        written: What the configuration leaves out.
+
+    Returns:
+        What `exclude_modules` of peft takes.
+    """
+    if not head:
+        return written
+    inside_head = rf"({'|'.join(map(re.escape, head))})(\..*)?"
+    if written is None:
+        return inside_head
+    names = written if isinstance(written, str) else "|".join(rf"(.*\.)?{re.escape(name)}" for name in written)
+    return rf"{inside_head}|{names}"
+
+
+def list_linear(model: PreTrainedModel, head: list[str]) -> list[str]:
+    """Name every linear layer of the body in full: `all-linear` for tuners that cannot leave modules out."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    output = model.get_output_embeddings()
+    outside = tuple(f"{name}." for name in head)
+    return [
+        name
+        for name, part in model.named_modules()
+        if isinstance(part, (nn.Linear, Conv1D)) and part is not output and not f"{name}.".startswith(outside)
+    ]
+
+
+def refuse_new_tokens(method: str, context: AttachContext) -> None:
+    """Refuse tokens that the base has never seen under a method that trains no embeddings.
+
+    Raises:
+        ConfigError: There are some; their embeddings would stay random.
+    """
+    if context.added_token_ids:
+        message = f"is not with peft.method: {method}, which trains no embeddings; take it out, or use lora"
+        raise ConfigError([Problem(message, "model.extra_special_tokens")])

@@ -1,0 +1,112 @@
+"""What a method cannot do on this very base, judged by its config.json: before any weight is loaded.
+
+Checked with the file where config.json is on this machine, else as soon as it has come from the hub.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from utils.adapters.adapter import AdapterSection
+from utils.adapters.formats import format_problem
+from utils.errors import ConfigError, Problem
+from utils.modeling.positions import count_positions, has_position_table
+from utils.modeling.quantized_checkpoint import checkpoint_problem, load_model_config, read_format
+from utils.modeling.section import ModelSection
+
+if TYPE_CHECKING:
+    from utils.run_config.resolved import RunConfig
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run asks of its base."""
+
+    peft: AdapterSection
+    model: ModelSection
+    length_key: str
+    """The key that bounds a row's tokens."""
+    length: int
+    """Tokens a row may have."""
+    arguments: Mapping[str, Any]
+    """What TrainingArguments is built from, as far as it is known."""
+
+
+def check_base(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Check a run against its base.
+
+    Args:
+        asked: What the run asks.
+        base: The parsed config.json.
+
+    Yields:
+        A key and the sentence that says why not, and what works instead.
+    """
+    if not asked.arguments.get("do_train", True):
+        return
+    architecture = str(base.get("model_type", ""))
+    limits = asked.peft.LIMITS
+    if architecture in limits.model_types:
+        yield "peft.method", f"{asked.peft.method} not on {architecture}; {limits.model_types[architecture]}"
+    yield from _check_stored(asked, base)
+    yield from _check_positions(asked, base)
+    yield from _check_half(asked, base)
+
+
+def require_fitting_base(config: RunConfig) -> None:
+    """Check a run against its base once more, now that config.json can be had from the hub; no weights are loaded.
+
+    Raises:
+        ConfigError: The method cannot do this.
+        ModelError: There is no config.json.
+    """
+    length = config.sft.max_length if config.sft is not None else getattr(config.dataset, "max_length", 0)
+    asked = Asked(config.peft, config.model, config.length_key, length, config.arguments)
+    problems = [Problem(message, key) for key, message in check_base(asked, load_model_config(config.model))]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_stored(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Check what a checkpoint that is quantized already allows."""
+    if (stored := read_format(base)) is None:
+        return
+    if problem := checkpoint_problem(asked.model, base):
+        yield "model.quantization" if asked.model.quantization is not None else "model.name_or_path", problem
+    if problem := format_problem(asked.peft, stored, asked.model.name_or_path):
+        yield "peft.method", problem
+
+
+def _check_positions(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Check that virtual tokens find positions beside those of the text."""
+    virtual, positions = asked.peft.virtual_tokens, count_positions(base)
+    if not virtual or not has_position_table(base) or positions is None or asked.length + virtual <= positions:
+        return
+    room = positions - virtual
+    remedy = f"set it to {room}" if room > 0 else "lower peft.num_virtual_tokens"
+    yield (
+        asked.length_key,
+        (
+            f"{asked.length} tokens and {virtual} virtual ones (peft.num_virtual_tokens) are more than the model's "
+            f"{positions} positions; {remedy}"
+        ),
+    )
+
+
+def _check_half(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Refuse to train float16 weights as they are: small updates are lost, and gradients of them cannot be scaled."""
+    dtype: str = asked.model.dtype
+    if dtype == "auto":
+        dtype = str(base.get("dtype") or base.get("torch_dtype") or "")
+    if dtype.removeprefix("torch.") != "float16" or asked.arguments.get("fp16") or asked.arguments.get("bf16"):
+        return
+    stored = " (as the checkpoint is stored)" if asked.model.dtype == "auto" else ""
+    yield (
+        "model.dtype",
+        (
+            f"what is trained would be float16{stored}, which loses small updates; set bfloat16 or float32, or keep it "
+            "with training.fp16: true (on a GPU), under which what is trained stays float32"
+        ),
+    )

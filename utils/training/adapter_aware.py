@@ -1,0 +1,70 @@
+"""What both trainers do for adapters that are more than weights: exact checkpoints, penalties, ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.adapters.adalora import compute_penalty
+from utils.adapters.training_state import load_training_state, save_training_state
+from utils.training.callbacks.reallocating import ReallocatingCallback, is_reallocated
+
+if TYPE_CHECKING:
+    import torch
+
+
+class AdapterAware:
+    """Mixed into a Trainer, before it in the list of bases."""
+
+    if TYPE_CHECKING:
+        args: Any
+        accelerator: Any
+        state: Any
+        model: Any
+        is_deepspeed_enabled: bool
+        is_fsdp_enabled: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._penalties: list[torch.Tensor] = []
+        if is_reallocated(self.model):
+            self.add_callback(ReallocatingCallback())  # type: ignore[attr-defined]
+
+    def penalize(self, loss: torch.Tensor) -> torch.Tensor:
+        """Add what the adapter's own penalty asks for to a training loss, once for each optimizer step.
+
+        Args:
+            loss: Of one batch; those of a step are summed.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        if not model.training or (penalty := compute_penalty(model)) is None:
+            return loss
+        num_batches = getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
+        self._penalties.append(penalty.detach())
+        return loss + (penalty / num_batches).to(loss.device)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, and beside a training loss the part of it that was the adapter's penalty."""
+        if "loss" in logs and self._penalties:
+            logs["orthogonal_penalty"] = sum(each.item() for each in self._penalties) / len(self._penalties)
+            self._penalties.clear()
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether a process holds every tensor whole; where they are spread, the library's own checkpoints count."""
+        return not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)  # type: ignore[misc]
+        if self._is_whole:
+            save_training_state(self.accelerator.unwrap_model(self.model), Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        target = self.model if model is None else model
+        if not (self._is_whole and load_training_state(target, Path(resume_from_checkpoint))):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+
+    def _load_best_model(self) -> None:
+        if not (self._is_whole and load_training_state(self.model, Path(self.state.best_model_checkpoint))):
+            super()._load_best_model()  # type: ignore[misc]
