@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from utils.doors import Answer, add_overrides, build_parser, open_door, positive, select_gpus
+from utils.interruption import Interrupted, listening
 
 if TYPE_CHECKING:
     from utils.results.record import RunRecord
@@ -26,10 +27,18 @@ def main(arguments: argparse.Namespace) -> Answer:
     """Tell a run's whole story, from the file to the proven export."""
     started = time.monotonic()
     select_gpus(arguments.gpu, __file__, sys.argv[1:])
+    with listening():
+        return tell_story(arguments, started)
 
+
+def tell_story(arguments: argparse.Namespace, started: float) -> Answer:
+    """Read the file, open the run's folder, run, and show what came of it."""
     from utils.run_config import load_run_config
+    from utils.run_config.base_rules import require_fitting_base
     from utils.run_folder.opening import open_run_folder
     from utils.run_folder.summary import announce_run, show_result
+    from utils.training.full_disk import explain_full_disk
+    from utils.training.processes import leave_processes
 
     config = load_run_config(arguments.config, arguments.overrides)
     announce_run(config)
@@ -38,7 +47,15 @@ def main(arguments: argparse.Namespace) -> Answer:
     folder = open_run_folder(config, arguments.resume, arguments.overwrite)
     if folder.finished is not None:
         return show_result(folder, config, folder.finished, already_done=True)
-    return show_result(folder, config, run(config, folder, started))
+    require_fitting_base(config)
+    try:
+        with explain_full_disk(folder.path):
+            record = run(config, folder, started)
+    except Interrupted:
+        leave_processes(together=False)
+        raise
+    leave_processes()
+    return show_result(folder, config, record)
 
 
 def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
@@ -47,24 +64,27 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
     from utils.modeling.parameters import count_parameters
     from utils.modeling.source import resolved_commit
     from utils.modeling.tokenizer import load_tokenizer
-    from utils.run_config.base_rules import require_fitting_base
     from utils.run_folder import export
     from utils.run_folder.reading import read_run_folder
     from utils.run_folder.summary import announce_parameters
     from utils.seeding import seed_everything
     from utils.training.callbacks.measuring import MeasuringCallback
-    from utils.training.out_of_memory import explain_out_of_memory
+    from utils.training.guarding import guard_training
+    from utils.training.launch import is_sharded
     from utils.training.preparing import attach_adapter
+    from utils.training.processes import first_process_first
     from utils.training.tasks import open_task
 
     with export.Recording(folder, config) as recording:
-        require_fitting_base(config)
         seed_everything(config.seed)
         task = open_task(config)
         tokenizer = load_tokenizer(config.model)
-        data = task.prepare_data(tokenizer)
+        with first_process_first(config.training.output_dir):
+            data = task.prepare_data(tokenizer)
         export.write_data_facts(folder, data)
-        model = load_base_model(config.model, tokenizer, task.describe_head(data), config.seed)
+        model = load_base_model(
+            config.model, tokenizer, task.describe_head(data), config.seed, is_sharded(config.arguments)
+        )
         model = attach_adapter(model, config, tokenizer, data)
         counts, commit = count_parameters(model), resolved_commit(model)
         announce_parameters(counts)
@@ -72,7 +92,7 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
         trainer.add_callback(measuring := MeasuringCallback(started))
         del model  # the trainer's alone: the reload check has to be able to let go of it
 
-        with explain_out_of_memory(trainer.args, config.length_key):
+        with guard_training(trainer, config.length_key):
             if training := config.arguments.get("do_train", True):
                 trainer.train(resume_from_checkpoint=folder.resume_from)
                 trainer.save_state()

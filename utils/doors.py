@@ -8,16 +8,23 @@ import os
 import re
 import subprocess
 import sys
+import time
+import traceback
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from shutil import which
-from typing import Any
+from types import TracebackType
+from typing import Any, NoReturn
 
 from utils.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LoraNsError, UserError
-from utils.logs import silence_libraries, start_logs
+from utils.interruption import Interrupted
+from utils.logs import is_main_process, silence_libraries, start_logs
+from utils.masking import mask_command, mask_text
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*=.*", re.DOTALL)
+
+_HEAD_START_S = 2.0
 
 Answer = dict[str, Any]
 """What a door prints with `--json`; `exit_code` in it ends the process with that code."""
@@ -25,7 +32,7 @@ Answer = dict[str, Any]
 
 def build_parser(door: str, description: str) -> argparse.ArgumentParser:
     """Build the parser of a door, with the options that all of them take."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=door,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -54,19 +61,23 @@ def open_door(
     """Run a door: read its command line, do its work, and turn how it ended into an exit code.
 
     Returns:
-        0 fine; 1 it failed; 2 the user's input; 130 interrupted.
+        0 fine; 1 it failed; 2 the user's input; 75 saved and to be requeued; 130 interrupted.
     """
     arguments = _parse(parser, words)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     start_logs()
     silence_libraries()
+    sys.excepthook = _show_masked
     answer_file = _reserve_stdout() if arguments.json else None
     try:
         answer = main(arguments)
         sys.stdout.flush()
     except LoraNsError as error:
         answer = _report(error)
+    except Interrupted as error:
+        sys.stderr.write(f"interrupted ({error})\n" if is_main_process() else "")
+        answer = {"status": "interrupted", "exit_code": error.exit_code}
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         answer = {"status": "interrupted", "exit_code": EXIT_INTERRUPTED}
@@ -164,11 +175,28 @@ def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
 
 
 def _report(error: LoraNsError) -> Answer:
-    for line in str(error).splitlines():
-        sys.stderr.write(f"error: {line}\n")
-    problems = [vars(problem) for problem in error.problems] if isinstance(error, ConfigError) else []
+    number = "" if is_main_process() else f" (process {os.environ['RANK']})"
+    if number and isinstance(error, ConfigError):
+        time.sleep(_HEAD_START_S)  # all processes read the same file: the first one says it, before any ends the others
+    else:
+        for line in mask_text(str(error)).splitlines():
+            sys.stderr.write(f"error{number}: {line}\n")
+    found = error.problems if isinstance(error, ConfigError) else []
+    problems = [{name: mask_text(text) for name, text in vars(problem).items()} for problem in found]
     kind = "bad_input" if error.exit_code == EXIT_BAD_INPUT else "failed"
-    return {"status": kind, "error": str(error), "problems": problems, "exit_code": error.exit_code}
+    return {"status": kind, "error": mask_text(str(error)), "problems": problems, "exit_code": error.exit_code}
+
+
+def _show_masked(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback of an error that is not the user's, without a secret that stands in it."""
+    sys.stderr.write(mask_text("".join(traceback.format_exception(kind, error, trace))))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Refuse a command line without repeating a secret that stands in it."""
+        words = message.split(" ")
+        super().error(mask_text(" ".join(mask_command(words))))
 
 
 def _reserve_stdout() -> Any:

@@ -7,6 +7,8 @@ import os
 import sys
 import warnings
 
+from utils.masking import mask_text
+
 _NOISE = (
     "transformers",
     "datasets",
@@ -20,6 +22,8 @@ _NOISE = (
     "huggingface_hub",
     "filelock",
 )
+
+TELEMETRY_SWITCHES = ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK")
 
 
 def is_main_process() -> bool:
@@ -45,7 +49,8 @@ def silence_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DATASETS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # it asks a service of the hub for a conversion
+    _switch_telemetry_off()
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -63,10 +68,16 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*rank_pattern.*keys did not match.*")
 
 
+def _switch_telemetry_off() -> None:
+    """Let no library count our users, unless one of the switches is set already: the choice is the user's."""
+    if not any(name in os.environ for name in TELEMETRY_SWITCHES):
+        os.environ.update(dict.fromkeys(TELEMETRY_SWITCHES, "1"))
+
+
 class _LineFormatter(logging.Formatter):
     """Plain sentences for information, a marked one for warnings and errors."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one line."""
-        text = record.getMessage()
+        text = mask_text(record.getMessage())
         return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"

@@ -95,5 +95,5 @@ def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
         out, err = door.communicate(timeout=60)
         os.close(writer)
     assert door.returncode == 130
-    assert err == "\ninterrupted\n"
+    assert err == "interrupted (SIGINT)\n"
     assert json.loads(out) == {"status": "interrupted"}

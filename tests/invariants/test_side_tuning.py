@@ -100,4 +100,4 @@ def test_writing_during_training_changes_no_weight(prepare_run, make_sft):
     writing = _write(prepare_run, make_sft, evaluation={"steps": 2, "max_samples": 5}, generation={"max_new_tokens": 8})
     assert _losses(silent) == _losses(writing)
     logged = [log for log in writing.trainer.state.log_history if any(key.endswith("em_strict") for key in log)]
-    assert [log["step"] for log in logged] == [2, 4]
+    assert [log["step"] for log in logged] == [2, 4, 6]

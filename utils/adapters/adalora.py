@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from utils.adapters import peft_layout
-from utils.adapters.adapter import AdapterSection, AttachContext, keep_float32
+from utils.adapters.adapter import AdapterSection, AttachContext, Limits, keep_float32
 from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 from utils.adapters.targets import (
@@ -38,6 +38,11 @@ _ALLOCATIONS = 500  # about as many as in the paper's runs, whatever the number 
 class Config(AdapterSection):
     """W + B diag(E) A beside frozen weights: starts at rank init_r everywhere and ends at target_r on average."""
 
+    LIMITS: ClassVar[Limits] = Limits(
+        sharding=(
+            "it judges ranks by gradients of whole weights, which no process holds then; use lora, or DDP or ZeRO-2"
+        ),
+    )
     DEFAULT_LEARNING_RATE: ClassVar[float | None] = 3e-3
     ALIASES: ClassVar[dict[str, str]] = {
         "alpha": "lora_alpha", "dropout": "lora_dropout", "lora_target": "target_modules",

@@ -29,6 +29,8 @@ class Limits:
     """With several documents in one row."""
     gradient_checkpointing: str | None = None
     """With activations recomputed in the backward pass."""
+    sharding: str | None = None
+    """With the weights spread over processes (FSDP, ZeRO-3)."""
     merge: str | None = None
     """Merging into the base weights."""
     model_types: dict[str, str] = field(default_factory=dict)

@@ -15,7 +15,7 @@ _ADAPTS = {
     "miss": _WRAPPED,
     "adalora": ("gptq",),
 }
-_WRAP_NOTHING = ("qst", "prefix_tuning", "prompt_tuning", "p_tuning", "ln_tuning")
+_WRAP_NOTHING = ("qst", "prefix_tuning", "prompt_tuning", "p_tuning")
 """Methods that leave the packed layers as they are."""
 _WITHOUT_DORA = ("gptq", "awq", "aqlm", "eetq")
 

@@ -21,6 +21,6 @@ _NORMS = {
 }
 
 Config = build_config(
-    Tuner("ln_tuning", "LNTuningConfig", takes_quantized=True, targets=_NORMS),
+    Tuner("ln_tuning", "LNTuningConfig", targets=_NORMS),
     "The layers' norms are trained, nothing else of the body.",
 )

@@ -26,7 +26,11 @@ _PACKING = (
 )
 _MERGE = "virtual tokens are no change of the base's weights; use the adapter on its base, or train by lora"
 _ALBERT = "its embeddings are narrower than its layers, which peft does not expect; use lora, adalora or ia3"
-LIMITS = Limits(packing=_PACKING, merge=_MERGE, model_types={"albert": _ALBERT})
+_SHARDING = (
+    "its virtual tokens belong to no layer, so their weights are not gathered with one, and its checkpoints could "
+    "not be resumed; use lora, or DDP or ZeRO-2"
+)
+LIMITS = Limits(packing=_PACKING, sharding=_SHARDING, merge=_MERGE, model_types={"albert": _ALBERT})
 
 
 class PromptSection(AdapterSection):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.errors import ModelError, UserError
+from utils.errors import CheckError, ModelError, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,14 +49,58 @@ def explain_damage(name: str, base: str = "the model") -> Iterator[None]:
         raise UserError(f"{name}: cannot be read: {error.strerror}") from None
 
 
-def require_adapter_file(folder: Path, name: str) -> None:
+def require_adapter_file(folder: Path, name: str, allow_pickle: bool = False) -> None:
     """See to it that an adapter in peft's layout has its weights; peft would ask the hub for them.
 
+    Args:
+        folder: Where the adapter is.
+        name: The folder, as the user named it.
+        allow_pickle: Whether `model.allow_pickle` lets them be a pickled file, which can hold code.
+
     Raises:
-        ModelError: It has none.
+        ModelError: It has none, or only pickled ones.
     """
-    if (folder / ADAPTER_CONFIG).is_file() and not any((folder / each).is_file() for each in _WEIGHTS):
+    safe, pickled = ((folder / each).is_file() for each in _WEIGHTS)
+    if not (folder / ADAPTER_CONFIG).is_file() or safe:
+        return
+    if not pickled:
         raise ModelError(f"{name}: {folder} holds {ADAPTER_CONFIG} and no {_WEIGHTS[0]}; copy the folder again")
+    if not allow_pickle:
+        raise ModelError(
+            f"{name}: the adapter's weights are pickled ({_WEIGHTS[1]}), and such a file can run code; save it anew "
+            "with save_pretrained, or, if you trust its author, set model.allow_pickle: true"
+        )
+
+
+def require_whole_tensors(folder: Path) -> int:
+    """See to it that what was saved from weights spread over processes holds all of them.
+
+    Args:
+        folder: Holds an adapter or a whole model in safetensors.
+
+    Returns:
+        The number of tensors.
+
+    Raises:
+        CheckError: There is no weight file, or one of its tensors is empty.
+    """
+    from safetensors import safe_open
+
+    count = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118  it is no mapping
+                if 0 in tensors.get_slice(key).get_shape():
+                    raise CheckError(
+                        f"{file}: the tensor {key} is empty: the weights of the other processes are not in"
+                    )
+                count += 1
+    if not count:
+        raise CheckError(
+            f"{folder}: no weights were saved; with FSDP set fsdp_state_dict_type: FULL_STATE_DICT, with ZeRO-3 "
+            "stage3_gather_16bit_weights_on_model_save: true"
+        )
+    return count
 
 
 def require_every_tensor(model: PreTrainedModel, folder: Path, name: str, base: str) -> None:

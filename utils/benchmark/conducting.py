@@ -20,7 +20,7 @@ from utils.benchmark.slots import list_slots
 from utils.benchmark.standing import is_finished
 from utils.benchmark.state import LOCKS, lock_suite, wait_for_lock
 from utils.errors import EXIT_FAILED, EXIT_INTERRUPTED
-from utils.results.masking import mask_command
+from utils.masking import mask_command
 
 if TYPE_CHECKING:
     from utils.doors import Answer

@@ -11,7 +11,7 @@ from utils.errors import ConfigError, UserError
 from utils.results.record import RunRecord, read_record
 from utils.run_config import find_differences
 from utils.run_folder.opening import holds_work
-from utils.training.checkpoints import find_checkpoints
+from utils.training.checkpoint_files import find_checkpoints
 
 Standing = Literal["done", "failed", "timed out", "interrupted", "running", "changed", "to do"]
 

@@ -66,18 +66,23 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-@cache
-def _parse(module: str) -> ast.Module:
-    return ast.parse(_source_of(module).read_text("utf-8"))
+def source_of(module: str) -> Path:
+    """Find the file of an installed library's module, without importing the library.
 
-
-def _source_of(module: str) -> Path:
+    Raises:
+        UserError: The library is not installed.
+    """
     package, *inner = module.split(".")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"{package} is not installed; run `make setup`, or pip install -r requirements.txt")
     path = Path(next(iter(spec.submodule_search_locations))).joinpath(*inner)
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@cache
+def _parse(module: str) -> ast.Module:
+    return ast.parse(source_of(module).read_text("utf-8"))
 
 
 def _fields(node: ast.ClassDef, module: str) -> Iterator[InstalledField]:
@@ -175,7 +180,7 @@ def _enum_values(name: str, module: str) -> Any:
 
 def _package_above(module: str, level: int) -> str:
     """Name the package that a relative import starts from: one dot is the module's own."""
-    steps = level - 1 if _source_of(module).name == "__init__.py" else level
+    steps = level - 1 if source_of(module).name == "__init__.py" else level
     return module.rsplit(".", steps)[0]
 
 

@@ -71,11 +71,6 @@ class ClassificationData:
         shown = [*([self.train] if self.train else []), *self.evals.values()]
         return sum(len(each.dataset) for each in shown), sum(sum(each.dataset["length"][:]) for each in shown)
 
-    @property
-    def longest_row(self) -> int:
-        """Tokens of the longest row that is trained on; 0 where there is none."""
-        return max(self.train.dataset["length"][:], default=0) if self.train else 0
-
     def draw_training_rows(self, count: int, seed: int) -> list[dict[str, Any]]:
         """Draw tokenised training rows with their labels by a seed; all of them where there are no more."""
         rows = self.train.dataset if self.train else []

@@ -25,7 +25,7 @@ _SECTIONS: dict[str, tuple[type[Section], ...]] = {
     "generation": (GenerationSection,),
     "evaluation": (EvaluationSection,),
 }
-_MODEL = ("dtype", "quantization", "attn_implementation", "device_map", "trust_remote_code", "token")
+_MODEL = ("dtype", "quantization", "attn_implementation", "device_map", "trust_remote_code", "allow_pickle", "token")
 _DATASET = ("path", "revision", "validation_path", "max_eval_samples", "on_bad_row")
 _BY_TASK = {
     "CAUSAL_LM": ("generation", "evaluation.max_samples", "evaluation.max_prompt_length", "evaluation.truthfulqa"),

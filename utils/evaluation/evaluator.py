@@ -27,6 +27,7 @@ from utils.evaluation.sets import EvaluationSet
 from utils.evaluation.summary import Summary, describe_set, score_records
 from utils.generation.causal_lm import TextGenerator
 from utils.generation.section import GenerationSection
+from utils.interruption import interruption_asked, obey
 from utils.metrics.metric import load_metric
 
 if TYPE_CHECKING:
@@ -147,6 +148,9 @@ class _Work:
         """Answer what is not, in rounds of one batch per process, each written before the next.
 
         The batches are those of the whole set, whatever is done already: rounding may differ with a row's neighbours.
+
+        Raises:
+            Interrupted: A process was asked to stop.
         """
         prompts = self.evaluation_set.prompts
         run_together(lambda: self.generator.check_prompts(prompts))
@@ -155,6 +159,8 @@ class _Work:
         rank, step = find_rank(), count_processes()
         with show_progress(self.evaluation_set.label, len(prompts), len(answered), rank == 0) as advance:
             for start in range(0, len(batches), step):
+                if any(gather_lists([interruption_asked()])):
+                    obey()  # what was answered is on the disk
                 mine = batches[start + rank] if start + rank < len(batches) else []
                 written = self._answer_round(mine)
                 advance(len(written), sum(num_tokens for _, num_tokens in written))

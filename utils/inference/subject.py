@@ -105,7 +105,7 @@ def _open_trained(name: str, trained: TrainedModel) -> Subject:
 
     def load() -> Loaded:
         with explain_damage(name, config.model.name_or_path):
-            require_adapter_file(trained.weights, name)
+            require_adapter_file(trained.weights, name, config.model.allow_pickle)
             model, tokenizer = trained.load()
             require_every_tensor(model, trained.weights, name, config.model.name_or_path)
         return Loaded(model, tokenizer, trained.label_names)

@@ -91,7 +91,7 @@ class MergeSource:
         from utils.modeling.base_model import load_base_model
 
         with explain_damage(self.name, config.model.name_or_path):
-            require_adapter_file(self.weights, self.name)
+            require_adapter_file(self.weights, self.name, config.model.allow_pickle)
             model = open_adapter(config.peft.method).load(
                 self.weights, lambda _: load_base_model(config.model, tokenizer, self.head)
             )

@@ -16,7 +16,7 @@ from utils.modeling.new_weights import (
     reinitialise_head,
 )
 from utils.modeling.positions import stretch_positions
-from utils.modeling.quantization import build_quantization, choose_devices
+from utils.modeling.quantization import build_quantization, choose_devices, pack_for_sharding
 from utils.modeling.quantized_checkpoint import explain_hardware, read_format, require_plain_head
 from utils.modeling.source import loading_arguments, resolved_commit
 from utils.modeling.tokenizer import added_token_ids
@@ -48,6 +48,7 @@ def load_base_model(
     tokenizer: PreTrainedTokenizerBase,
     head: HeadSpec | None,
     seed: int | None = None,
+    sharded: bool = False,
 ) -> PreTrainedModel:
     """Load the base model as a classifier, or, without a head, as a causal language model.
 
@@ -58,6 +59,7 @@ def load_base_model(
         tokenizer: From `load_tokenizer`; its pad token and vocabulary become the model's.
         head: The labels of a classifier, None for a causal language model.
         seed: Draws the weights that the checkpoint lacks; None leaves them as the library drew them.
+        sharded: The weights will be spread over processes, which a 4-bit weight has to be packed for.
 
     Raises:
         ModelError: It cannot be had, has no class for the task, or lacks weights that must be there.
@@ -73,7 +75,7 @@ def load_base_model(
         own_names = own_label_names(config)
         if head is not None:
             _set_labels(config, head)
-        model, loading_info = _load(section, config, head, arguments)
+        model, loading_info = _load(section, config, head, sharded, arguments)
     require_plain_head(model)
     model.config._commit_hash = arguments.get("revision")  # no longer set by transformers; not saved either
     record_new_weights(model, loading_info, head is not None)
@@ -87,22 +89,27 @@ def load_base_model(
 
 
 def _load(
-    section: ModelSection, config: PreTrainedConfig, head: HeadSpec | None, arguments: dict[str, Any]
+    section: ModelSection,
+    config: PreTrainedConfig,
+    head: HeadSpec | None,
+    sharded: bool,
+    arguments: dict[str, Any],
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     model_class = _model_class(section, config, head)
-    auto = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
     quantization = build_quantization(section, config, model_class, head is not None)
+    dtype = pack_for_sharding(quantization, section, config) if quantization and sharded else section.dtype
+    auto = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
     with explain_hardware(section, read_format(vars(config))):
         loaded: tuple[PreTrainedModel, dict[str, Any]] = auto.from_pretrained(
             section.location,
             config=config,
-            dtype=section.dtype,
+            dtype=dtype,
             attn_implementation=_choose_attention(section, model_class),
             quantization_config=quantization,
             device_map=choose_devices(section, config),
-            use_safetensors=True,  # pickled weights can run code
+            use_safetensors=None if section.allow_pickle else True,  # pickled weights can run code
             ignore_mismatched_sizes=True,  # record_new_weights tells a new head from a wrong checkpoint
             output_loading_info=True,
             # The auto class looks for an adapter first, and forgets local_files_only in doing so.

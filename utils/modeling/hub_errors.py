@@ -46,7 +46,7 @@ _BY_MESSAGE = (
         ".safetensors",
         "{name} holds no safetensors weights, and pickled ones (pytorch_model.bin) are not loaded because "
         "they can run code; convert them once with AutoModel.from_pretrained(..., use_safetensors=False)"
-        ".save_pretrained(FOLDER) and name that folder",
+        ".save_pretrained(FOLDER) and name that folder, or, if you trust their author, set model.allow_pickle: true",
     ),
     ("config.json", "{name} holds no config.json, so it is not a transformers checkpoint"),
 )

@@ -38,7 +38,7 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
     for name, parameter in model.named_parameters():
         if _FROZEN_COPY in name:
             continue
-        logical, packed = _logical_size(parameter), parameter.numel()
+        logical, packed = _logical_size(parameter), _packed_size(parameter)
         total += logical
         packed_total += packed
         if parameter.requires_grad:
@@ -55,3 +55,9 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
 def _logical_size(parameter: nn.Parameter) -> int:
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else math.prod(state.shape)
+
+
+def _packed_size(parameter: nn.Parameter) -> int:
+    """Count elements as stored; of a packed weight bytes, whatever type it is kept in."""
+    is_packed = getattr(parameter, "quant_state", None) is not None
+    return int(parameter.numel() * parameter.element_size()) if is_packed else int(parameter.numel())

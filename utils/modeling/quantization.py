@@ -62,6 +62,27 @@ def build_quantization(
     )
 
 
+def pack_for_sharding(quantization: BitsAndBytesConfig, section: ModelSection, config: PreTrainedConfig) -> Any:
+    """Have 4-bit weights stored in the type of all others: FSDP and ZeRO-3 cut up tensors of one floating type only.
+
+    Source: bitsandbytes' guide to FSDP-QLoRA, and peft's guides to FSDP and DeepSpeed.
+
+    Args:
+        quantization: From `build_quantization`; its storage type is set here.
+        section: The model section.
+        config: The model's config, whose type `dtype: auto` means.
+
+    Returns:
+        The type that the weights that are not packed have to be loaded in.
+    """
+    import torch
+
+    named = config.dtype if section.dtype == "auto" else getattr(torch, section.dtype)
+    dtype = named if isinstance(named, torch.dtype) else torch.bfloat16
+    quantization.bnb_4bit_quant_storage = dtype
+    return dtype
+
+
 def choose_devices(section: ModelSection, config: PreTrainedConfig) -> str | dict[str, int | str] | None:
     """Give the device_map: the section's, this process's GPU for a quantized model, else None (CPU)."""
     import torch

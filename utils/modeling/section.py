@@ -122,6 +122,9 @@ class ModelSection(Section):
     Where an architecture has no sdpa, eager is used and a warning says so."""
     trust_remote_code: bool = False
     """Run Python code that the checkpoint ships; only for checkpoints whose code you have read."""
+    allow_pickle: bool = False
+    """Load weights that are not safetensors (pytorch_model.bin, adapter_model.bin): such a file can hold code, and
+    only torch's restricted reader stands between it and this machine."""
     token: bool | None = None
     """true: log in to the hub with HF_TOKEN or the stored login; false: never; null: where the hub wants it.
     The secret itself never stands here."""

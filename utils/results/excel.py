@@ -12,10 +12,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.masking import mask_value
 from utils.results.columns import Column, count_places, list_columns
 from utils.results.json_file import replace_file
 from utils.results.labels import translate
-from utils.results.masking import mask_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.installed import installed_version
+from utils.masking import mask_command
 from utils.results.json_file import write_json
-from utils.results.masking import mask_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -50,7 +50,9 @@ class PeakMemory:
     """torch.cuda.max_memory_allocated, maximum over this run's devices."""
     peak_vram_reserved_gb: float | None = None
     peak_rss_gb: float | None = None
-    """Resident memory of the process."""
+    """Resident memory of the process; of several, the largest."""
+    per_process: dict[str, list[float]] | None = None
+    """Of a run of several processes, each one's peaks in the order of their ranks."""
 
 
 @dataclass(frozen=True)

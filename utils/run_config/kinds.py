@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from utils.config.document import Document, read_document
-from utils.config.installed import read_fields
+from utils.config.installed import installed_version, read_fields, source_of
 from utils.config.problems import suggest
 from utils.errors import ConfigError, Problem
 from utils.run_config.inspection import Check
@@ -105,10 +106,21 @@ def _check_accelerate_keys(document: Document) -> Iterator[Problem]:
     if kind is not None and str(kind) not in _DISTRIBUTED_TYPES:
         message = f"{kind!r} is not allowed; use one of: {', '.join(_DISTRIBUTED_TYPES)}"
         yield Problem(message, "distributed_type", document.place_of(("distributed_type",)))
+    options = _launch_options()
+    for section in ("fsdp_config", "deepspeed_config"):
+        for key in document.get((section,), None) or {} if options else ():
+            if key not in options and f"fsdp_{key}" not in options:
+                place = document.place_of((section, key))
+                yield Problem(f"unknown key{suggest(key, sorted(options))}", f"{section}.{key}", place)
     count = document.get(("num_processes",))
     if count is not None and (type(count) is not int or count < 1):
         place = document.place_of(("num_processes",))
         yield Problem(f"{count!r} is not allowed; use a whole number from 1", "num_processes", place)
+
+
+def _launch_options() -> frozenset[str]:
+    """Read the options of the installed `accelerate launch`, which the keys of its inner sections are."""
+    return frozenset(re.findall(r'"--(\w+)"', source_of("accelerate.commands.launch").read_text("utf-8")))
 
 
 def _check_deepspeed_keys(settings: dict[str, Any], place: str) -> Iterator[Problem]:
@@ -116,6 +128,25 @@ def _check_deepspeed_keys(settings: dict[str, Any], place: str) -> Iterator[Prob
         if key not in _DEEPSPEED_KEYS:
             yield Problem(f"unknown key{suggest(key, _DEEPSPEED_KEYS)}", key, place)
     zero = settings.get("zero_optimization", {})
+    if isinstance(zero, dict) and installed_version("deepspeed") is not None:
+        yield from _check_zero_keys(zero, place)
     stage = zero.get("stage") if isinstance(zero, dict) else None
     if stage not in (None, 0, 1, 2, 3):
         yield Problem(f"{stage!r} is not allowed; use 0, 1, 2 or 3", "zero_optimization.stage", place)
+
+
+def _check_zero_keys(zero: dict[str, Any], place: str) -> Iterator[Problem]:
+    """Check `zero_optimization` against the installed DeepSpeed, which passes over a key that it does not know."""
+    module = "deepspeed.runtime.zero"
+    aliases = re.findall(r'alias="(\w+)"', source_of(f"{module}.config").read_text("utf-8"))
+    known = {"": {*read_fields(f"{module}.config", "DeepSpeedZeroConfig"), *aliases}}
+    known |= {
+        f"offload_{part}": {*read_fields(f"{module}.offload_config", f"DeepSpeedZeroOffload{part.title()}Config")}
+        for part in ("param", "optimizer")
+    }
+    for section, names in known.items():
+        written = zero.get(section) if section else zero
+        for key in written if isinstance(written, dict) else ():
+            if key not in names:
+                path = ".".join(filter(None, ("zero_optimization", section, key)))
+                yield Problem(f"unknown key{suggest(key, sorted(names))}", path, place)

@@ -19,7 +19,10 @@ RESUMABLE_KEYS = frozenset(
     f"training.{key}"
     for key in (
         "num_train_epochs", "max_steps", "save_steps", "save_strategy", "save_total_limit", "eval_steps",
-        "logging_steps", "logging_dir", "report_to", "disable_tqdm", "output_dir",
+        "logging_steps", "logging_dir", "report_to", "disable_tqdm", "output_dir", "on_full_disk", "on_divergence",
+        "try_longest_batch",
+        "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_pin_memory",
+        "dataloader_persistent_workers",
     )
 ) | {
     "results.formats", "results.language", "evaluation.steps", "evaluation.at_end", "evaluation.sets",
@@ -77,7 +80,7 @@ class RunConfig:
             "model": self.model.model_dump(),
             "peft": self.peft.model_dump(exclude={"task_type"}),
             "dataset": self.dataset.model_dump(),
-            "training": {**own, **self.arguments},
+            "training": {**own, **self._lasting_arguments()},
             "results": self.results.model_dump(),
         }
         if self.sft is not None:
@@ -86,13 +89,19 @@ class RunConfig:
             sections |= {name: getattr(self, name).model_dump() for name in ("generation", "evaluation")}
         return {name: _write_plainly(section) for name, section in sections.items()}
 
+    def _lasting_arguments(self) -> dict[str, Any]:
+        """Leave out what follows from the number of processes: another number does not make another run."""
+        derived = {"gradient_accumulation_steps"} if self.training.global_batch_size else set()
+        return {name: value for name, value in self.arguments.items() if name not in derived}
+
     def to_yaml(self) -> str:
         """Write the resolved file as YAML."""
         return dump_yaml(self.to_dict())
 
     def fingerprint(self) -> str:
         """Hash what decides the run's numbers; names, folders and logging do not."""
-        kept = {key: value for key, value in flatten(self.to_dict()).items() if key not in _NOT_IN_FINGERPRINT}
+        flat = flatten(self.to_dict())
+        kept = {key: value for key, value in flat.items() if key not in _without_weight(flat)}
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -114,8 +123,14 @@ def find_differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tupl
         The old and new value by dotted key, None where a key is absent.
     """
     before, after = flatten(old), flatten(new)
-    keys = sorted((before.keys() | after.keys()) - _NOT_IN_FINGERPRINT)
+    keys = sorted((before.keys() | after.keys()) - (_without_weight(before) & _without_weight(after)))
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def _without_weight(flat: dict[str, Any]) -> frozenset[str]:
+    """Name the keys that cannot change the numbers; with a global batch, how it is split cannot either."""
+    split = {"training.per_device_train_batch_size"} if flat.get("training.global_batch_size") else set()
+    return _NOT_IN_FINGERPRINT | split
 
 
 def _write_plainly(value: Any) -> Any:

@@ -13,13 +13,16 @@ from utils.config.section import Section
 from utils.data.classification_set import ClassificationSet
 from utils.data.dataset import DatasetSection, is_local
 from utils.errors import Problem
+from utils.masking import holds_secret
 from utils.metrics.metric import Kind, metric_names
 from utils.modeling.positions import has_position_table, length_problem
 from utils.modeling.quantized_checkpoint import find_storage
 from utils.modeling.section import ModelSection, local_problems, read_model_config
 from utils.run_config.base_rules import Asked, check_base
 from utils.run_config.evaluation_rules import find_evaluation_mistakes, find_idle_evaluation
+from utils.run_config.process_rules import check_processes
 from utils.run_config.sections import CAUSAL_SECTIONS, Header
+from utils.training.launch import names_optimizer
 from utils.training.sft_section import WITHOUT_EFFECT
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ _CAUSAL_METRICS = ("loss", "perplexity", "token_accuracy")
 
 def check_sections(read: dict[str, Section], document: Document) -> Iterator[Problem]:
     """Check rules between sections that were read without mistakes."""
+    yield from _check_secrets(document)
     header, model, peft, dataset = (read.get(name) for name in ("", "model", "peft", "dataset"))
     if isinstance(header, Header):
         yield from _check_task(header, read, document)
@@ -65,6 +69,7 @@ def check_resolved(config: RunConfig, described: ClassificationSet | None, docum
         yield from (_problem(key, message, document) for key, message in find_evaluation_mistakes(config))
     yield from _check_length(config, document)
     yield from _check_arguments(arguments, document)
+    yield from check_processes(config, document)
     yield from _check_strategies(arguments, document)
     if config.training.early_stopping_patience and arguments.get("eval_strategy", "no") == "no":
         yield _problem("training.early_stopping_patience", "needs evaluations; set training.eval_strategy", document)
@@ -94,6 +99,7 @@ def find_idle_settings(config: RunConfig, document: Document) -> Iterator[str]:
             "saving is not by steps (training.save_strategy)",
         ),
         "training.num_train_epochs": (arguments.get("max_steps", -1) > 0, "training.max_steps decides the length"),
+        "training.optim": (names_optimizer(arguments), "the DeepSpeed file names the optimizer"),
         "training.early_stopping_threshold": (
             own.early_stopping_threshold != 0 and not own.early_stopping_patience,
             "early_stopping_patience is not set",
@@ -146,6 +152,14 @@ def _check_task(header: Header, read: dict[str, Section], document: Document) ->
         yield _problem("dataset.name", f"{dataset.name} is for task_type: {kinds}, not {header.task_type}", document)
     if isinstance(peft, AdapterSection) and peft.task_type not in (None, header.task_type):
         yield _problem("peft.task_type", f"{peft.task_type} contradicts task_type: {header.task_type}", document)
+
+
+def _check_secrets(document: Document) -> Iterator[Problem]:
+    """Refuse a secret in any value: all of them are written down with the run."""
+    for path in document.places:
+        if isinstance(value := document.get(path), str) and holds_secret(value):
+            message = "holds a secret, which would be written down with the run; put it into the environment (HF_TOKEN)"
+            yield Problem(message, ".".join(path), document.place_of(path))
 
 
 def _check_dataset(dataset: DatasetSection, document: Document) -> Iterator[Problem]:
@@ -218,14 +232,13 @@ def _check_causal(config: RunConfig, document: Document) -> Iterator[Problem]:
 
 
 def _check_length(config: RunConfig, document: Document) -> Iterator[Problem]:
-    """Check that the model has positions for the length that the file asks for."""
-    section, _, key = config.length_key.partition(".")
-    if not document.has((section, key)):
+    """Check that a language model has positions for the length that the file asks for; a classifier's rows decide."""
+    if config.task_type != "CAUSAL_LM" or not document.has(("sft", "max_length")):
         return
     base = read_model_config(config.model) or {}
     if config.peft.virtual_tokens and has_position_table(base):
         return  # checked with them
-    message = length_problem(base, config.model.rope_scaling, getattr(getattr(config, section), key))
+    message = length_problem(base, config.model.rope_scaling, config.sft.max_length)
     if message:
         yield _problem(config.length_key, message, document)
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import open_adapter
+from utils.adapters.trained_files import require_whole_tensors
 from utils.data.classification import ClassificationData
 from utils.evaluation.history import read_history
 from utils.logs import is_main_process
+from utils.masking import mask_text
 from utils.results.excel import write_workbook
 from utils.results.hf_files import write_hf_results
 from utils.results.provenance import collect_provenance, write_provenance
@@ -22,7 +26,10 @@ from utils.results.submission import write_submission
 from utils.run_config import RunConfig
 from utils.run_folder.opening import RunFolder
 from utils.run_folder.reading import LABELS_FILE
-from utils.training.checkpoints import find_checkpoint, find_checkpoints, link_best
+from utils.training.checkpoint_files import find_checkpoints, flush_folder
+from utils.training.checkpoints import find_checkpoint, link_best
+from utils.training.full_disk import explain_full_disk
+from utils.training.launch import is_sharded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -46,27 +53,51 @@ def export_model(
 
     best_model is let point at the best checkpoint. All processes come here and wait until the main one has written.
     """
-    if is_main_process():
-        _write_final_model(folder, config, trainer.accelerator.unwrap_model(trainer.model), tokenizer, data)
-        link_best(folder.path, _find_best(folder, trainer))
+    spread = is_sharded(config.arguments)
+    with _whole_or_nothing(folder):
+        if spread and is_main_process():
+            shutil.rmtree(_partial(folder), ignore_errors=True)
+        if spread:  # all processes hand in their parts
+            trainer.save_model(str(_partial(folder)), _internal_call=True)
+        if is_main_process():
+            model = None if spread else trainer.accelerator.unwrap_model(trainer.model)
+            _write_final_model(folder, config, model, tokenizer, data)
+            link_best(folder.path, _find_best(folder, trainer))
     trainer.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def _whole_or_nothing(folder: RunFolder) -> Iterator[None]:
+    """Leave nothing half-written, whatever happens; a full disk is a sentence."""
+    try:
+        with explain_full_disk(folder.path):
+            yield
+    except BaseException:
+        if is_main_process():
+            shutil.rmtree(_partial(folder), ignore_errors=True)
+        raise
 
 
 def _write_final_model(
     folder: RunFolder,
     config: RunConfig,
-    model: PreTrainedModel,
+    model: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase,
     data: PreparedData,
 ) -> None:
-    target = folder.final_model
-    partial, old = (target.with_name(f"final_model.{part}") for part in ("partial", "old"))
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    open_adapter(config.peft.method).save(model, partial)
+    """Write everything beside and rename it; without a model its weights were saved already."""
+    target, partial = folder.final_model, _partial(folder)
+    old = target.with_name("final_model.old")
+    if model is not None:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        open_adapter(config.peft.method).save(model, partial)
+    (partial / "training_args.bin").unlink(missing_ok=True)  # the Trainer's, pickled
+    require_whole_tensors(partial)
     tokenizer.save_pretrained(partial)
     (partial / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
     _write_labels(partial, data)
+    flush_folder(partial)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
@@ -80,6 +111,10 @@ def _find_best(folder: RunFolder, trainer: Trainer) -> Path | None:
         return find_checkpoint(folder.path, history.best.step)
     chosen = trainer.state.best_model_checkpoint
     return Path(chosen) if chosen else None
+
+
+def _partial(folder: RunFolder) -> Path:
+    return folder.final_model.with_name("final_model.partial")
 
 
 def write_data_facts(folder: RunFolder, data: PreparedData) -> None:
@@ -152,9 +187,9 @@ class Recording:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         if status == "interrupted":
             kept = find_checkpoints(self._folder.path)
-            hint = f"--resume continues from {kept[-1].name}" if kept else "no checkpoint was written yet"
+            hint = f"--resume continues from {kept[-1].name}" if kept else "it has no checkpoint yet: start it again"
             logger.warning("%s is interrupted; %s", self._folder.path, hint)
-        extra = {"error": f"{type(error).__name__}: {error}"[:2000]}
+        extra = {"error": mask_text(f"{type(error).__name__}: {error}")[:2000]}
         write_record(self._folder.path, replace(self.record, status=status, extra=extra))  # type: ignore[arg-type]
 
     def provenance(self, data: PreparedData, model_commit: str | None) -> dict[str, Any]:

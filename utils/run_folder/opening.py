@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
+import shutil
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +17,8 @@ from utils.logs import is_main_process
 from utils.results.record import RunRecord, read_record
 from utils.run_config import RunConfig, find_differences
 from utils.run_config.resolved import RESUMABLE_KEYS
-from utils.training.checkpoints import find_checkpoints, is_whole, set_aside_later
+from utils.training.checkpoint_files import clear_leftovers, find_checkpoints, find_flaw, find_step, list_checkpoints
+from utils.training.checkpoints import set_aside_later
 
 LOCK_FILE = ".lock"
 
@@ -59,6 +60,7 @@ def open_run_folder(config: RunConfig, resume: str | None = None, overwrite: boo
         return _join(path, config, resume, overwrite)
     _refuse(path, resume, overwrite)
     lock = _lock(path)
+    _clear_leftovers(path)
     if overwrite and any(each.name != LOCK_FILE for each in path.iterdir()):
         _set_aside(path)
         lock.close()
@@ -130,7 +132,8 @@ def _resume(path: Path, resume: str, differences: dict[str, tuple[Any, Any]], fi
             f"{path} was started with another configuration and cannot be resumed with this one: {_list(hard)}"
         )
     checkpoint = _find_resume(path, resume)
-    _set_aside_later(path, Path(checkpoint))
+    if checkpoint is not None:
+        _set_aside_later(path, Path(checkpoint))
     if differences:
         said = "resuming with changed settings: %s; the learning rate follows the schedule of the new length"
         logger.warning(said, _list(differences))
@@ -142,11 +145,10 @@ def _resume(path: Path, resume: str, differences: dict[str, tuple[Any, Any]], fi
 
 def _set_aside_later(path: Path, checkpoint: Path) -> None:
     """Move away the checkpoints behind the one that is resumed: a later --resume must not take up the run there."""
-    number = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
-    if number is None:
-        return
+    if checkpoint.resolve() not in [each.resolve() for each in list_checkpoints(path)]:
+        return  # it stands elsewhere
     target = path / f"earlier_checkpoints_{_stamp()}"
-    if later := set_aside_later(path, int(number[1]), target):
+    if later := set_aside_later(path, find_step(checkpoint), target):
         logger.warning("%s of after %s: now in %s", ", ".join(each.name for each in later), checkpoint.name, target)
 
 
@@ -165,17 +167,40 @@ def holds_work(path: Path) -> bool:
     return bool(find_checkpoints(path)) or any((path / name).exists() for name in ("final_model", "all_results.json"))
 
 
-def _find_resume(path: Path, resume: str) -> str:
+def _find_resume(path: Path, resume: str) -> str | None:
     if resume == "last":
-        checkpoints = find_checkpoints(path)
-        if not checkpoints:
-            raise UserError(f"{path} has no checkpoint to resume from; leave --resume out to start")
-        return str(checkpoints[-1])
+        return _find_newest(path)
     for candidate in (path / resume, Path(resume).expanduser()):
-        if is_whole(candidate):
+        if candidate.is_dir() and (flaw := find_flaw(candidate)) is None:
             return str(candidate)
+        if candidate.is_dir():
+            raise UserError(f"--resume {resume}: {candidate} is not a whole checkpoint: {flaw}")
     names = ", ".join(checkpoint.name for checkpoint in find_checkpoints(path)) or "none"
     raise UserError(f"--resume {resume}: no such whole checkpoint; {path} has: {names}")
+
+
+def _find_newest(path: Path) -> str | None:
+    """Find the newest whole checkpoint, and say which were passed over; None: the run was stopped before its first."""
+    there, whole = list_checkpoints(path), find_checkpoints(path)
+    for each in there[there.index(whole[-1]) + 1 if whole else 0 :]:
+        logger.warning("%s is passed over: %s", each, find_flaw(each))
+    if whole:
+        return str(whole[-1])
+    if there or (path / "final_model").exists():
+        raise UserError(f"{path} has no whole checkpoint to resume from; leave --resume out to start")
+    logger.info("%s: the run was stopped before its first checkpoint; it starts at its beginning", path)
+    return None
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Clear away what a kill left half-written; a final_model that was about to be replaced stands again."""
+    for name in clear_leftovers(path):
+        logger.warning("%s: %s was cut off while it was written; what was written of it is removed", path, name)
+    old, final = path / "final_model.old", path / "final_model"
+    if old.is_dir() and not final.exists():
+        old.rename(final)
+    for leftover in (old, path / "final_model.partial"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _read_resolved(path: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.adapters.adapter import open_adapter
+from utils.adapters.trained_files import require_adapter_file
 from utils.errors import UserError
 from utils.modeling.section import ModelSection
 from utils.run_config import RunConfig, load_run_config
@@ -34,6 +35,7 @@ class TrainedModel:
         from utils.modeling.labels import build_head_spec
         from utils.modeling.tokenizer import load_tokenizer
 
+        require_adapter_file(self.weights, str(self.weights), self.config.model.allow_pickle)
         tokenizer = load_tokenizer(self.config.model, str(self.weights))
         head = build_head_spec(self.label_names) if self.config.task_type == "SEQ_CLS" else None
 

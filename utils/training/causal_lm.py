@@ -108,6 +108,7 @@ def build_causal_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressCallback())
+    trainer.adopt(section)
     if section.early_stopping_patience:
         stopping = EarlyStoppingCallback(section.early_stopping_patience, section.early_stopping_threshold)
         trainer.add_callback(stopping)

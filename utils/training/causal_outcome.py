@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from utils.results.record import BestMetric, DataCounts, ParamCounts, PeakMemory, RunRecord, Timing
 from utils.training.evaluation_record import describe_evaluation
 from utils.training.outcome import Outcome, last_metrics, measure_time, session_metrics
+from utils.training.processes import describe_batch, gather_memory
 
 if TYPE_CHECKING:
     from utils.evaluation.score import SetScore
@@ -62,10 +63,10 @@ def collect_causal_outcome(
         interval={name: list(pair) for name, pair in main.interval.items()} if main else {},
         evaluation=describe_evaluation(data.sets, final),
         params=ParamCounts(**asdict(counts)),
-        memory=PeakMemory(**measuring.read_memory()),
+        memory=PeakMemory(**gather_memory(measuring.read_memory())),
         time=_measure_time(trainer, data, measuring),
         data=_data_counts(data),
-        extra=_facts(data, written, measuring),
+        extra={"batch": describe_batch(trainer), **_facts(data, written, measuring)},
         warnings=[*record.warnings, *_partial(data, written), *_failed(final)],
     )
     hf = {key: value for key, value in losses.items() if key != "epoch"}

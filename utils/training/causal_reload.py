@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.data.dataset import spread
 from utils.training.document_attention import plain_attention
-from utils.training.reload_check import compare_logits, compute_dtype, replace_model
+from utils.training.reload_check import cannot_hold_whole, compare_logits, compute_dtype, replace_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,7 @@ def check_language_model(
     Raises:
         CheckError: The difference is more than rounding.
     """
-    if rows is None or not len(rows):
+    if rows is None or not len(rows) or cannot_hold_whole(trainer):
         return None
     chosen = [row["input_ids"][:_MAX_TOKENS] for row in spread(rows, NUM_ROWS)]
     before, dtype = _logits(trainer, chosen), compute_dtype(trainer)

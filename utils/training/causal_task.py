@@ -8,17 +8,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-
 from utils.data.dataset import open_dataset, spread
 from utils.data.encoding import ExampleEncoder
 from utils.data.instruction import InstructionData, prepare_instructions
 from utils.data.preview import format_preview, render_preview
 from utils.data.splits import draw_rows
-from utils.errors import UserError
+from utils.errors import ConfigError, Problem
 from utils.evaluation.early_stopping import check_early_stopping
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
 from utils.generation.positions import count_positions
+from utils.modeling.positions import has_position_table, length_problem
 from utils.training.callbacks.generating import GeneratingCallback
 from utils.training.causal_lm import build_causal_trainer, pack_rows
 from utils.training.causal_outcome import CausalScores, collect_causal_outcome
@@ -179,15 +178,11 @@ class CausalTask:
     ) -> CausalTrainer:
         """Build SFTTrainer with our loss, and the callback that lets the model write."""
         settings = self._settings
+        require_positions(model, data.longest_row + settings.peft.virtual_tokens)
         window = count_positions(model)
         if any(each.needs_cutting(window, settings.generation.max_new_tokens) for each in data.sets):
             data.sets = self._load_sets(data.instructions, data.encoder, window)
         trainer = build_causal_trainer(settings, model, tokenizer, data.train, data.instructions.evals.get(""))
-        if data.sets and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
-            raise UserError(
-                "a model whose weights are spread over processes (FSDP, ZeRO-3) cannot write during training; set "
-                "evaluation.at_end: false and evaluation.steps: null, and score the run by evaluate_model.py"
-            )
         stop_token_ids = data.encoder.stop_token_ids
         self._generating = GeneratingCallback(trainer, data.sets, stop_token_ids, settings, data.leakage)
         trainer.add_callback(self._generating)
@@ -212,6 +207,20 @@ class CausalTask:
     ) -> dict[str, Any] | None:
         """Compare logits on validation (else training) rows."""
         return check_language_model(trainer, data.instructions.evals.get("") or data.instructions.train, load_saved)
+
+
+def require_positions(model: PreTrainedModel, length: int) -> None:
+    """Hold the longest row against the model as it is; what config.json says was checked before, where it was here.
+
+    Raises:
+        ConfigError: The model has a table of positions, and it is shorter.
+    """
+    config = model.config.to_dict()
+    if (message := length_problem(config, None, length)) is None:
+        return
+    if has_position_table(config):
+        raise ConfigError([Problem(message, "sft.max_length")])
+    logger.warning("sft.max_length: %s", message)
 
 
 def _evaluate_loss(trainer: CausalTrainer, step: int) -> dict[str, Any]:

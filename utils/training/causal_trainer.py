@@ -11,7 +11,9 @@ import torch
 from trl import SFTTrainer
 
 from utils.training.adapter_aware import AdapterAware
+from utils.training.guarding import Guarded
 from utils.training.learning_rates import OwnRates
+from utils.training.real_rows import count_real_rows
 from utils.training.sampling import SeededRows
 from utils.training.trained_head import install_trained_head
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class CausalTrainer(SeededRows, OwnRates, AdapterAware, SFTTrainer):  # type: ignore[misc]
+class CausalTrainer(Guarded, SeededRows, OwnRates, AdapterAware, SFTTrainer):  # type: ignore[misc]
     """An SFTTrainer whose loss, in training and evaluation, is a mean over trained tokens, nothing else.
 
     TRL's own loss evaluates the head at every position on a CPU; transformers' averages an evaluation over
@@ -82,24 +84,15 @@ class CausalTrainer(SeededRows, OwnRates, AdapterAware, SFTTrainer):  # type: ig
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Evaluate a batch; rows that only fill up the last one of several processes count once, not twice."""
-        if (num_real := self._count_real_rows(inputs)) is not None:
-            starts = inputs.get("cu_seq_lens_q")
+        starts = inputs.get("cu_seq_lens_q")
+        num_rows = len(inputs["labels"]) if starts is None else len(starts) - 1
+        if (num_real := count_real_rows(self.accelerator, num_rows)) is not None:
             labels = inputs["labels"] = inputs["labels"].clone()
             if starts is None:
                 labels[num_real:] = -100
             else:
                 labels[:, starts[num_real] :] = -100
         return super().prediction_step(model, inputs, *args, **kwargs)
-
-    def _count_real_rows(self, inputs: dict[str, Any]) -> int | None:
-        """Count this process's rows of an evaluation's last batch that no other batch holds; None: all."""
-        state = self.accelerator.gradient_state
-        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
-            return None
-        starts = inputs.get("cu_seq_lens_q")
-        num_rows = len(inputs["labels"]) if starts is None else len(starts) - 1
-        mine = int(state.remainder) - int(self.accelerator.process_index) * num_rows
-        return min(max(mine, 0), num_rows)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and with a training loss the token accuracy since the last one."""
@@ -109,12 +102,13 @@ class CausalTrainer(SeededRows, OwnRates, AdapterAware, SFTTrainer):  # type: ig
             self._sums["train"] = _Sums()
         super().log(logs, start_time)
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Train an epoch, unless a resumed run is at its end already: transformers would train one step more."""
-        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-            return
-        super()._run_epoch(*args, **kwargs)
+    def export_sums(self) -> list[float]:
+        """Give the loss and the tokens since the last logged step, for a run that is resumed in between."""
+        return self._sums["train"].export()
+
+    def import_sums(self, sums: list[float]) -> None:
+        """Take them up again."""
+        self._sums["train"] = _Sums.of(sums, self.args.device)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no card beside every checkpoint: the run folder explains itself."""
@@ -146,6 +140,17 @@ class _Sums:
         self._loss = self._loss + outputs.loss.detach().double()
         self._num_targets = self._num_targets + outputs.num_targets
         self._num_right = self._num_right + outputs.num_right
+
+    def export(self) -> list[float]:
+        return [] if self.is_empty else [float(each) for each in (self._loss, self._num_targets, self._num_right)]
+
+    @classmethod
+    def of(cls, numbers: list[float], device: torch.device) -> _Sums:
+        found = cls()
+        if numbers:
+            loss, num_targets, num_right = (torch.tensor(each, dtype=torch.float64, device=device) for each in numbers)
+            found._loss, found._num_targets, found._num_right = loss, num_targets.long(), num_right.long()
+        return found
 
     def read(self, accelerator: Any) -> tuple[float, float]:
         """Give mean loss and token accuracy over all processes."""

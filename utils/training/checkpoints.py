@@ -1,34 +1,19 @@
-"""The checkpoints of a run on the disk: which are whole, which is the best, and which may go."""
+"""The checkpoints of a run that is evaluated as it is trained: which is the best, and which may go."""
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-_STATE = "trainer_state.json"
+from utils.training.checkpoint_files import delete_checkpoint, find_flaw, find_step, list_checkpoints
+
 _ONLY_EVALUATED = ".only_for_evaluation"
-
-
-def find_checkpoints(folder: Path) -> list[Path]:
-    """List the whole checkpoints of a run, oldest first; what a kill left half-written is passed over."""
-    return [each for each in _list_folders(folder) if is_whole(each)]
 
 
 def find_checkpoint(folder: Path, step: int) -> Path | None:
     """Find the whole checkpoint of a step."""
     path = folder / f"checkpoint-{step}"
-    return path if path.is_dir() and is_whole(path) else None
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """The trainer's state is written last, and not at one go: it can be read where all of it was written."""
-    try:
-        return isinstance(json.loads((checkpoint / _STATE).read_text("utf-8")), dict)
-    except (OSError, ValueError):
-        return False
+    return path if path.is_dir() and find_flaw(path) is None else None
 
 
 def link_best(folder: Path, checkpoint: Path | None) -> None:
@@ -46,6 +31,8 @@ def link_best(folder: Path, checkpoint: Path | None) -> None:
 def mark_checkpoint(folder: Path, step: int, only_for_evaluation: bool) -> None:
     """Note whether a checkpoint was saved only so that an evaluation could be resumed, and its best step kept."""
     marker = folder / f"checkpoint-{step}" / _ONLY_EVALUATED
+    if not marker.parent.is_dir():
+        return  # the disk was full, and training goes on
     if only_for_evaluation:
         marker.touch()
     else:
@@ -65,16 +52,16 @@ def remove_checkpoints(folder: Path, newest: int, kept: Collection[Path], limit:
         limit: Checkpoints to keep in all; None or 0: any number.
     """
     protected = {each.resolve() for each in kept} | {(folder / f"checkpoint-{newest}").resolve()}
-    left = [each for each in _list_folders(folder) if _step_of(each) <= newest]
+    left = [each for each in list_checkpoints(folder) if find_step(each) <= newest]
     for each in [*left]:
         if each.resolve() not in protected and (each / _ONLY_EVALUATED).exists():
-            shutil.rmtree(each, ignore_errors=True)
+            delete_checkpoint(each)
             left.remove(each)
     protected_left = [each for each in left if each.resolve() in protected]
     wanted = max(limit, len(protected_left)) if limit else len(left)
     removable = [each for each in left if each not in protected_left]
     for each in removable[: max(len(left) - wanted, 0)]:
-        shutil.rmtree(each, ignore_errors=True)
+        delete_checkpoint(each)
 
 
 def set_aside_later(folder: Path, step: int, target: Path) -> list[Path]:
@@ -88,17 +75,8 @@ def set_aside_later(folder: Path, step: int, target: Path) -> list[Path]:
     Returns:
         What was moved, as it was called.
     """
-    later = [each for each in _list_folders(folder) if _step_of(each) > step]
+    later = [each for each in list_checkpoints(folder) if find_step(each) > step]
     for each in later:
         target.mkdir(exist_ok=True)
         each.rename(target / each.name)
     return later
-
-
-def _list_folders(folder: Path) -> list[Path]:
-    found = [each for each in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", each.name)]
-    return sorted(found, key=_step_of)
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.split("-")[1])

@@ -55,7 +55,7 @@ def build_classification_trainer(
         ConfigError: Class weights do not fit the data.
     """
     _require_positions(model, data)
-    resolved = _fit_evaluation(resolved, section, data)
+    resolved = {**_default_unused(model), **_fit_evaluation(resolved, section, data)}
     arguments = build_arguments(resolved, section.output_dir, section.logging_dir, seed)
     half = arguments.bf16 or arguments.fp16
     trainer = ClassificationTrainer(
@@ -72,6 +72,7 @@ def build_classification_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressCallback())
+    trainer.adopt(section)
     if section.early_stopping_patience:
         stopping = EarlyStoppingCallback(section.early_stopping_patience, section.early_stopping_threshold)
         trainer.add_callback(stopping)
@@ -129,6 +130,15 @@ def _fit_evaluation(resolved: dict[str, Any], section: OwnTrainingSection, data:
         "metric_for_best_model": name,
         "greater_is_better": resolved.get("greater_is_better", rising),
     }
+
+
+def _default_unused(model: PreTrainedModel) -> dict[str, Any]:
+    """Spare DDP the search for parameters without gradient where an adapter is trained: each takes part in the loss.
+
+    A whole model may have some, such as a pooler that its classifier passes over.
+    """
+    whole = all(parameter.requires_grad for parameter in model.parameters())
+    return {} if whole else {"ddp_find_unused_parameters": False}
 
 
 def _build_loss(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from utils.data.classification import ClassificationData
 from utils.results.record import BestMetric, DataCounts, ParamCounts, PeakMemory, RunRecord, Timing
 from utils.training.classification import best_metric_name
+from utils.training.processes import describe_batch, gather_memory
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -75,10 +76,14 @@ def collect_outcome(
         interval={key: list(pair) for key, pair in main.interval.items()} if main else {},
         baseline=dict(main.baseline) if main else {},
         params=ParamCounts(**asdict(counts)),
-        memory=PeakMemory(**measuring.read_memory()),
+        memory=PeakMemory(**gather_memory(measuring.read_memory())),
         time=measure_time(trainer, measuring),
         data=_data_counts(data),
-        extra={"splits": {key: report.to_dict() for key, report in data.reports.items()}} | _facts(data, measuring),
+        extra={
+            "splits": {key: report.to_dict() for key, report in data.reports.items()},
+            "batch": describe_batch(trainer),
+            **_facts(data, measuring),
+        },
         warnings=[*record.warnings, *_partial(data)],
     )
     evaluated = {suffix: score.hf for suffix, score in scores.items()}

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from utils.adapters.adapter import AttachContext, open_adapter
 from utils.errors import ConfigError, Problem
 from utils.modeling.new_weights import list_new_modules
-from utils.modeling.positions import has_position_table, length_problem
 from utils.modeling.quantized_checkpoint import require_trainable
 from utils.modeling.source import resolved_commit
 from utils.modeling.tokenizer import added_token_ids
@@ -41,7 +40,7 @@ def attach_adapter(
         data: Its rows decide the number of steps.
 
     Raises:
-        ConfigError: There are no rows to train on, or the model has no positions for them.
+        ConfigError: There are no rows to train on.
         ModelError: The base is stored in a format that cannot be trained on.
     """
     from utils.seeding import seed_everything
@@ -60,7 +59,6 @@ def attach_adapter(
     if not data.num_train_rows:
         message = "there are no rows to train on; set it to false to evaluate and predict only"
         raise ConfigError([Problem(message, "training.do_train")])
-    _check_positions(model, settings, data)
     require_trainable(model)
     num_steps = count_training_steps(resolved, data.num_train_rows)
     num_rows, num_tokens = data.count_shown()
@@ -82,18 +80,6 @@ def attach_adapter(
     )
     seed_everything(settings.seed)
     return open_adapter(section.method).attach(model, section, context)
-
-
-def _check_positions(model: PreTrainedModel, settings: RunSettings, data: PreparedData) -> None:
-    """Hold the rows as they are against the model as it is; a file with config.json at hand was checked before."""
-    config = model.config.to_dict()
-    length = data.longest_row + settings.peft.virtual_tokens
-    message = length_problem(config, None, length)
-    if message is None:
-        return
-    if has_position_table(config):
-        raise ConfigError([Problem(message, settings.length_key)])
-    logger.warning("%s: %s", settings.length_key, message)
 
 
 def collate_training_rows(

@@ -14,6 +14,8 @@ from pydantic import Field, create_model
 
 from utils.config.installed import read_fields
 from utils.config.section import Section
+from utils.training.global_batch import count_accumulation
+from utils.training.launch import count_launched
 
 OURS = {
     "seed": "set seed at the top of the file",
@@ -28,6 +30,7 @@ OURS = {
     "eval_do_concat_batches": "evaluation keeps predictions only, so its memory does not grow",
     "prediction_loss_only": "set training.eval_strategy: 'no' to evaluate less",
     "hub_token": "the secret never stands in a file; set HF_TOKEN or run `hf auth login`",
+    "enable_jit_checkpoint": "SIGTERM and SIGUSR1 always save a checkpoint before the run ends",
     "output_dir": "",
 }
 """Fields of TrainingArguments with another home. An empty text: a field of this section by the same name."""
@@ -69,8 +72,9 @@ _BOUNDS = {
 _CHOICES = {
     "train_sampling_strategy": Literal["random", "sequential", "group_by_length"],
     "log_level": Literal["detail", "debug", "info", "warning", "error", "critical", "passive"],
+    "gradient_accumulation_steps": int | None,  # null: global_batch_size decides, whatever the file says
 }
-"""Values that transformers checks only when the Trainer is built."""
+"""Values that transformers checks only when the Trainer is built, or that we read in another way."""
 
 
 class OwnTrainingSection(Section):
@@ -90,6 +94,15 @@ class OwnTrainingSection(Section):
     """Weight of each class in the loss, or `balanced`: inverse to its share of the training rows."""
     head_learning_rate: float | None = Field(None, gt=0)
     """Learning rate of the task head alone; null: learning_rate."""
+    global_batch_size: int | None = Field(None, ge=1)
+    """Rows of an optimizer step, of all processes together: gradient_accumulation_steps follows from it,
+    per_device_train_batch_size and the number of processes; null: gradient_accumulation_steps decides."""
+    on_full_disk: Literal["continue", "stop"] = "continue"
+    """When there is no room for a checkpoint: go on without it, warned, or stop. The earlier ones stay in any case."""
+    on_divergence: Literal["warn", "stop"] = "warn"
+    """When the loss stays above three times its median and above its first value for five logged steps."""
+    try_longest_batch: bool | Literal["auto"] = "auto"
+    """Try the longest batch before the first step, so that memory runs out then or never; auto: on GPUs."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -138,6 +151,12 @@ def resolve_arguments(
     if learning_rate is not None:
         ours["learning_rate"] = learning_rate
     resolved = {**ours, **section.arguments}
+    if resolved.get("gradient_accumulation_steps", 1) is None:
+        del resolved["gradient_accumulation_steps"]
+    if section.global_batch_size:
+        per_device = resolved.get("per_device_train_batch_size", 8)
+        steps = count_accumulation(section.global_batch_size, per_device, count_launched())
+        resolved["gradient_accumulation_steps"] = steps
     strategy = resolved.get("eval_strategy", "no")
     resolved.setdefault("save_strategy", strategy if strategy != "no" else "epoch")
     if strategy == "steps":

@@ -91,10 +91,6 @@ class PreparedData(Protocol):
     def count_shown(self) -> tuple[int, int]:
         """Count the rows that training and its evaluations show the model, each once, and their tokens."""
 
-    @property
-    def longest_row(self) -> int:
-        """Tokens of the longest row that is trained on; 0 where there is none."""
-
     def draw_training_rows(self, count: int, seed: int) -> list[dict[str, Any]]:
         """Draw tokenised training rows with their labels by a seed; all of them where there are no more."""
 

@@ -8,8 +8,8 @@ import os
 
 import pytest
 
-from utils.adapters.trained_files import explain_damage, require_adapter_file
-from utils.errors import DataError, ModelError, UserError
+from utils.adapters.trained_files import explain_damage, require_adapter_file, require_whole_tensors
+from utils.errors import CheckError, DataError, ModelError, UserError
 
 
 def _raise(error):
@@ -39,4 +39,19 @@ def test_an_adapter_needs_its_weights(tmp_path):
     with pytest.raises(ModelError, match=r"mine: .* holds adapter_config\.json and no adapter_model\.safetensors"):
         require_adapter_file(tmp_path, "mine")
     (tmp_path / "adapter_model.bin").write_text("")
-    require_adapter_file(tmp_path, "mine")
+    with pytest.raises(ModelError, match=r"mine: the adapter's weights are pickled .*model\.allow_pickle: true"):
+        require_adapter_file(tmp_path, "mine")
+    require_adapter_file(tmp_path, "mine", allow_pickle=True)
+
+
+def test_an_empty_tensor_is_no_export(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    with pytest.raises(CheckError, match="no weights were saved; with FSDP set fsdp_state_dict_type"):
+        require_whole_tensors(tmp_path)
+    save_file({"a": torch.ones(2, 3), "b": torch.ones(4)}, tmp_path / "adapter_model.safetensors")
+    assert require_whole_tensors(tmp_path) == 2
+    save_file({"a": torch.ones(2, 3), "b": torch.ones(0)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(CheckError, match="the tensor b is empty"):
+        require_whole_tensors(tmp_path)

@@ -131,10 +131,11 @@ def load(make_checkpoint):
 
     def load_one(kind: str, num_labels: int | None = 3, seed: int | None = 42, **values):
         folder = values.pop("folder", None) or make_checkpoint(kind)
+        sharded = values.pop("sharded", False)
         section = ModelSection(name_or_path=str(folder), **values)
         tokenizer = load_tokenizer(section)
         names = tuple(f"name{index}" for index in range(num_labels or 0))
         head = HeadSpec(num_labels, names, "single_label_classification") if num_labels else None
-        return load_base_model(section, tokenizer, head, seed), tokenizer
+        return load_base_model(section, tokenizer, head, seed, sharded), tokenizer
 
     return load_one

@@ -95,3 +95,83 @@ def test_a_quantized_checkpoint_is_not_quantized_again(load, tmp_path):
     tokenizer.save_pretrained(tmp_path / "saved")
     with pytest.raises(ModelError, match="is quantized already"):
         load("llama", folder=tmp_path / "saved", quantization="nf4")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_that_will_be_spread_are_kept_in_one_floating_type(load, dtype):
+    settings = {"bits": 4, "compute_dtype": dtype}
+    usual, tokenizer = load("llama", quantization=settings, dtype=dtype)
+    spread, _ = load("llama", quantization=settings, dtype=dtype, sharded=True)
+    kept = {parameter.dtype for parameter in spread.parameters()}
+    assert kept == {getattr(torch, dtype)}
+    assert torch.uint8 in {parameter.dtype for parameter in usual.parameters()}
+    assert count_parameters(spread) == count_parameters(usual)
+    batch = tokenizer(["w1 w2 w3", "w4"], padding=True, return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad():
+        assert torch.equal(spread.train()(**batch).logits, usual.train()(**batch).logits)
+
+
+SPREAD = """
+import os, sys
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from peft import LoraConfig, get_peft_model
+from utils.modeling.base_model import HeadSpec, load_base_model
+from utils.modeling.section import ModelSection
+from utils.modeling.tokenizer import load_tokenizer
+
+def build(sharded):
+    packed = {"bits": 4, "compute_dtype": "float32"}
+    section = ModelSection(name_or_path=sys.argv[1], quantization=packed, dtype="float32")
+    head = HeadSpec(2, ("a", "b"), "single_label_classification")
+    model = load_base_model(section, load_tokenizer(section), head, 42, sharded)
+    torch.manual_seed(1)
+    return get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear")).train()
+
+def learn(model):
+    trained = [each for each in model.parameters() if each.requires_grad]
+    optimizer, losses = torch.optim.AdamW(trained, lr=0.05), []
+    for _ in range(3):
+        ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+        loss = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.tensor([0, 1])).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+dist.init_process_group("gloo")
+alone, spread = build(False), build(True)
+for layer in spread.base_model.model.model.layers:
+    fully_shard(layer)
+fully_shard(spread)
+weights = [each for each in spread.parameters() if not each.requires_grad]
+assert all(type(each.data).__name__ == "DTensor" for each in weights), "nothing was spread"
+expected, found = learn(alone), learn(spread)
+assert max(abs(a - b) for a, b in zip(expected, found)) < 1e-5, (expected, found)
+assert expected[-1] < expected[0] - 0.05, expected
+dist.barrier()
+dist.destroy_process_group()
+print("as one", flush=True)
+os._exit(0)
+"""
+
+
+def test_fsdp_learns_on_4_bits_what_one_process_learns(make_checkpoint, tmp_path):
+    """Two processes, each with its part of every weight; by torch's own FSDP 2, as accelerate needs GPUs for it."""
+    import os
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    (tmp_path / "spread.py").write_text(SPREAD)
+    root = Path(__file__).parents[3]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, tmp_path / "spread.py", make_checkpoint("llama")],
+        cwd=root, env=environment, capture_output=True, text=True, timeout=250, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("as one") == 2

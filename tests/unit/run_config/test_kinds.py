@@ -61,6 +61,8 @@ def test_a_whole_accelerate_file_is_fine(tmp_path: Path) -> None:
         ({"num_processes": 0}, "num_processes: 0 is not allowed; use a whole number from 1"),
         ({"num_processes": "two"}, "num_processes: 'two' is not allowed"),
         ({"num_processes": True}, "num_processes: True is not allowed"),
+        ({"fsdp_config": {"fsdp_versoin": 2}}, "fsdp_config.fsdp_versoin: unknown key; did you mean fsdp_version?"),
+        ({"deepspeed_config": {"zero_stag": 2}}, "deepspeed_config.zero_stag: unknown key; did you mean zero_stage?"),
     ],
 )
 def test_mistakes_in_an_accelerate_file(change: dict[str, Any], sentence: str, tmp_path: Path) -> None:
@@ -90,6 +92,11 @@ def test_a_whole_deepspeed_file_is_fine(tmp_path: Path) -> None:
         ('{"zero_optimizatoin": {}}', "FILE  zero_optimizatoin: unknown key; did you mean zero_optimization?"),
         ('{"zero_optimization": {"stage": 4}}', "FILE  zero_optimization.stage: 4 is not allowed; use 0, 1, 2 or 3"),
         ('{"zero_optimization": {"stage": "2"}}', "FILE  zero_optimization.stage: '2' is not allowed"),
+        ('{"zero_optimization": {"stage": 3, "overlap_com": true}}', "zero_optimization.overlap_com: unknown key"),
+        (
+            '{"zero_optimization": {"stage": 3, "offload_param": {"devise": "cpu"}}}',
+            "FILE  zero_optimization.offload_param.devise: unknown key; did you mean device?",
+        ),
         ('{"bf16":\n\n', "FILE:3  not JSON: Expecting value"),
         ("", "FILE:1  not JSON: Expecting value"),
         ("[1]", "FILE  the top level must be a mapping"),

@@ -194,25 +194,23 @@ def test_a_language_model_is_judged_by_what_its_evaluations_give(write_run: Writ
 
 
 @pytest.mark.parametrize(
-    ("config", "sections", "sentence"),
+    ("config", "model", "length", "sentence"),
     [
-        ({"model_type": "bert", "max_position_embeddings": 512}, {"dataset": {"max_length": 513}}, "512 at most"),
-        ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1},
-         {"dataset": {"max_length": 513}}, "512 at most"),
-        ({"model_type": "llama", "max_position_embeddings": 64}, {"dataset": {"max_length": 128}}, "factor: 2}"),
+        ({"model_type": "gpt2", "n_positions": 64}, {}, 65, "use 64 at most"),
+        ({"model_type": "llama", "max_position_embeddings": 64}, {}, 128, "factor: 2}"),
         ({"model_type": "llama", "max_position_embeddings": 64},
-         {"dataset": {"max_length": 300}, "model": {"rope_scaling": {"rope_type": "yarn", "factor": 4}}},
-         "makes room for (256)"),
+         {"rope_scaling": {"rope_type": "yarn", "factor": 4}}, 300, "makes room for (256)"),
     ],
 )  # fmt: skip
-def test_a_length_beyond_the_models_positions(
-    config: dict[str, Any], sections: dict[str, Any], sentence: str, write_run: Write, tmp_path: Path
+def test_a_length_beyond_a_language_models_positions(
+    config: dict[str, Any], model: dict[str, Any], length: int, sentence: str, write_run: Write, tmp_path: Path
 ) -> None:
     folder = tmp_path / "base"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    model = {"name_or_path": str(folder), **sections.get("model", {})}
-    with pytest.raises(ConfigError, match=r"dataset\.max_length") as caught:
-        load_run_config(write_run(**{**sections, "model": model}))
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}))
+    run = {"task_type": "CAUSAL_LM", "model": {"name_or_path": str(folder), **model}}
+    run["dataset"] = {"name": "gsm8k", "subset": None}
+    with pytest.raises(ConfigError, match=r"sft\.max_length") as caught:
+        load_run_config(write_run(**run, sft={"max_length": length}))
     assert sentence in str(caught.value)
-    load_run_config(write_run(**{**sections, "model": model, "dataset": {"max_length": 64}}))
+    load_run_config(write_run(**run, sft={"max_length": 64}))

@@ -158,7 +158,14 @@ def test_an_unfinished_run_without_a_whole_checkpoint_starts_again(load: Load) -
     assert open_run_folder(load()).resume_from is None
 
 
-def test_resume_takes_the_newest_whole_checkpoint(load: Load) -> None:
+def test_resume_before_the_first_checkpoint_starts_at_the_beginning(load: Load) -> None:
+    """A job that is requeued says --resume each time, whatever the earlier one has reached."""
+    start(load())
+    folder = open_run_folder(load(), "last")
+    assert folder.resume_from is folder.finished is None
+
+
+def test_resume_takes_the_newest_whole_checkpoint(load: Load, caplog: pytest.LogCaptureFixture) -> None:
     path = start(load())
     for step in (9, 10, 100):
         add_checkpoint(path, step, complete=step != 100)
@@ -166,6 +173,7 @@ def test_resume_takes_the_newest_whole_checkpoint(load: Load) -> None:
     folder = open_run_folder(load(), "last")
     assert folder.resume_from == str(path / "checkpoint-10")
     assert folder.changed is None
+    assert "checkpoint-100 is passed over: trainer_state.json is missing" in caplog.text
 
 
 @pytest.mark.parametrize("named", ["checkpoint-9", "whole path"])
@@ -183,7 +191,8 @@ def test_resume_takes_a_named_checkpoint(named: str, load: Load) -> None:
 
 def test_resume_with_a_missing_checkpoint_names_those_there_are(load: Load) -> None:
     path = start(load())
-    assert "has no checkpoint to resume from; leave --resume out to start" in refuse(load(), resume="last")
+    add_checkpoint(path, 8, complete=False)
+    assert "has no whole checkpoint to resume from; leave --resume out to start" in refuse(load(), resume="last")
     add_checkpoint(path, 9)
     assert "--resume checkpoint-7: no such whole checkpoint" in refuse(load(), resume="checkpoint-7")
     assert "has: checkpoint-9" in refuse(load(), resume="checkpoint-7")

@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from utils.errors import CheckError, DataError, ModelError
+from utils.errors import CheckError, ConfigError, DataError, ModelError
+from utils.training.causal_task import require_positions
 from utils.training.out_of_memory import MemoryExhaustedError, explain_out_of_memory
 
 CHAT = {"chat_template": "chatml", "extra_special_tokens": ["<|im_start|>", "<|im_end|>"]}
@@ -184,3 +185,23 @@ def test_running_out_of_memory_names_three_settings(prepare_run, make_sft):
     assert "training.gradient_checkpointing: true" in said
     assert "a smaller sft.max_length" in said
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("virtual", [0, 8])
+def test_rows_longer_than_a_models_positions(tiny_models_of_positions, virtual, caplog):
+    table, rotary = tiny_models_of_positions
+    require_positions(table, 64)
+    with pytest.raises(ConfigError, match=r"sft\.max_length: .* more than the model has positions for \(64\)"):
+        require_positions(table, 65 + virtual)
+    require_positions(rotary, 65 + virtual)
+    assert "more than the model was trained with (64)" in caplog.text
+
+
+@pytest.fixture
+def tiny_models_of_positions():
+    """A model with a table of 64 positions, and one with 64 rotary ones."""
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    rotary = LlamaForCausalLM(LlamaConfig(vocab_size=8, max_position_embeddings=64, **sizes))
+    return GPT2LMHeadModel(GPT2Config(vocab_size=8, n_embd=16, n_layer=1, n_head=2, n_positions=64)), rotary

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.training.checkpoint_files import find_checkpoints
 from utils.training.checkpoints import (
-    find_checkpoints,
     link_best,
     mark_checkpoint,
     remove_checkpoints,

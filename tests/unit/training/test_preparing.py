@@ -85,22 +85,6 @@ def test_a_quantized_base_that_is_not_trained_is_refused_by_a_sentence(prepare_r
         prepare_run("llama", model=model, training__do_train=False)
 
 
-@pytest.mark.parametrize(("family", "is_refused"), [("bert", True), ("gpt2", True), ("llama", False)])
-def test_rows_longer_than_the_models_positions(
-    family, is_refused, prepare_run, make_set, draw_rows, caplog, monkeypatch
-):
-    """Where config.json was not at hand when the file was read, as of a model of the hub."""
-    monkeypatch.setattr("utils.run_config.rules.read_model_config", lambda section: None)
-    rows = [{**row, "text": " ".join([row["text"]] * 40)} for row in draw_rows(8)]
-    run = {"data": make_set("long", train=rows, validation=rows), "dataset__max_length": 300}
-    if is_refused:
-        with pytest.raises(ConfigError, match=r"dataset\.max_length: .* more than the model has positions for"):
-            prepare_run(family, **run)
-    else:
-        prepare_run(family, **run)
-        assert "more than the model was trained with" in caplog.text
-
-
 def test_training_batches_are_drawn_by_the_seed_from_training_rows(prepare_run, make_set, draw_rows):
     """Nothing of the validation rows, the same rows for the same seed, padded as in training."""
     data = make_set(train=draw_rows(30), validation=draw_rows(30, seed=1))

@@ -35,6 +35,10 @@ class Config(AdapterSection):
     """A side network of hidden_size / reduction_factor beside the frozen backbone; only it is trained."""
 
     LIMITS: ClassVar[Limits] = Limits(
+        sharding=(
+            "the side network reads the backbone's layers and feeds none of them, so its weights cannot be gathered "
+            "layer by layer; its frozen backbone is small in 4 bits: use DDP or ZeRO-2"
+        ),
         gradient_checkpointing=(
             "has nothing to recompute under qst: no gradient passes the backbone; set peft.checkpoint_side: true to "
             "recompute the side blocks"

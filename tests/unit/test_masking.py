@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.results.masking import MASK, mask_command, mask_value
+from utils.masking import MASK, mask_command, mask_value
 
 TOKEN = "hf_" + "AbCd1234" * 4
 

@@ -1,7 +1,8 @@
-"""Hides secrets in what is written down: command lines, configurations."""
+"""Hides secrets in what is written down and said: command lines, configurations, messages."""
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ _SECRET_KEY = re.compile(
 )
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 _URL_LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+_MIN_SECRET = 8
+"""Shorter values of the environment's secrets are left alone: they stand in other words by chance."""
+_SECRET_VARIABLES = ("TOKEN", "API_KEY", "ACCESS_KEY", "SECRET", "PASSWORD", "PASSWD")
 _HARMLESS = frozenset({"", "null", "none", "true", "false", "~"})
 
 
@@ -42,10 +46,29 @@ def mask_value(key: str, value: Any) -> Any:
         return MASK
     if re.fullmatch(r"hf_[A-Za-z0-9]{4,}", value):
         return MASK
-    return _URL_LOGIN.sub(MASK, _TOKEN.sub(MASK, value))
+    return mask_text(value)
+
+
+def mask_text(text: str) -> str:
+    """Hide in a text what looks like a token, logins in addresses, and the values of the environment's secrets."""
+    for secret in _list_secrets():
+        text = text.replace(secret, MASK)
+    return _URL_LOGIN.sub(MASK, _TOKEN.sub(MASK, text))
+
+
+def holds_secret(text: str) -> bool:
+    """Tell whether a text has something in it that `mask_text` hides."""
+    return mask_text(text) != text
 
 
 def is_secret_key(key: str) -> bool:
     """Tell whether a key or an option names a secret: `model.token`, `--hf_token`; not `max_new_tokens`."""
     name = key.rsplit(".", 1)[-1].lstrip("-").replace("-", "_").lower()
     return bool(_SECRET_KEY.search(name))
+
+
+def _list_secrets() -> list[str]:
+    """List the values of variables such as HF_TOKEN and WANDB_API_KEY, the longest first."""
+    values = {value for name, value in os.environ.items() if name.upper().endswith(_SECRET_VARIABLES)}
+    values = {value for value in values if len(value) >= _MIN_SECRET}
+    return sorted(values, key=lambda value: (-len(value), value))

@@ -1,0 +1,196 @@
+"""A run that is stopped anywhere and resumed ends as an uninterrupted one does, to the last bit of all it logs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from utils.interruption import Interrupted, deferred, listening
+
+SEQ_CLS = {
+    "training__num_train_epochs": 2, "training__gradient_accumulation_steps": 2, "training__save_strategy": "steps",
+    "training__save_steps": 50, "training__per_device_train_batch_size": 4, "training__logging_steps": 2,
+    "training__report_to": "none", "training__save_total_limit": None,
+}  # fmt: skip
+"""40 rows: 5 steps an epoch, 10 in all. No checkpoint but those of an interruption."""
+SFT = {
+    **SEQ_CLS, "training__per_device_train_batch_size": 6,
+    "training__max_steps": 7, "training__num_train_epochs": 2,
+}  # fmt: skip
+"""48 rows: 4 steps an epoch."""
+LORA = {"method": "lora", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.2}
+METHODS = {"lora": LORA, "qst": {"method": "qst"}, "full": {"method": "none"}}
+NOT_NUMBERS = ("runtime", "per_second", "flos", "train_loss")
+
+
+class _Ask(TrainerCallback):
+    """Sends this process a real signal in the midst of a step."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step + 1 == self._step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _AskInEvaluation(TrainerCallback):
+    """Sends it in the midst of the evaluation of a step."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self._step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def read_log(trainer: Any) -> list[dict[str, Any]]:
+    """Read all that was logged, without what the clock decides."""
+    entries = [
+        {key: value for key, value in entry.items() if not any(word in key for word in NOT_NUMBERS)}
+        for entry in trainer.state.log_history
+    ]
+    return [entry for entry in entries if set(entry) - {"step", "epoch", "num_input_tokens_seen"}]
+
+
+def read_weights(trainer: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+def interrupt(run: Any, asking: TrainerCallback) -> Path:
+    """Train until the signal has stopped it; gives its newest checkpoint."""
+    from utils.training.checkpoint_files import find_checkpoints
+
+    run.trainer.add_callback(asking)
+    with listening(), pytest.raises(Interrupted) as stopped, deferred():
+        run.trainer.train()
+    assert stopped.value.exit_code == 75
+    [newest] = find_checkpoints(Path(run.config.training.output_dir))[-1:]
+    return newest
+
+
+def check_same(whole: Any, resumed: Any) -> None:
+    assert resumed.trainer.state.global_step == whole.trainer.state.global_step
+    assert read_log(resumed.trainer) == read_log(whole.trainer)
+    expected, actual = read_weights(whole.trainer), read_weights(resumed.trainer)
+    assert expected
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    assert resumed.trainer.state.best_metric == whole.trainer.state.best_metric
+
+
+def compare(prepare_run: Any, tmp_path: Path, asking: TrainerCallback, step: int, configure: Any) -> None:
+    """Run once through and once interrupted at a step, and compare."""
+    whole = prepare_run(config=configure(tmp_path / "whole"))
+    whole.trainer.train()
+    newest = interrupt(prepare_run(config=configure(tmp_path / "cut")), asking)
+    assert newest.name == f"checkpoint-{step}"
+    resumed = prepare_run(config=configure(tmp_path / "cut"))
+    resumed.trainer.train(resume_from_checkpoint=str(newest))
+    check_same(whole, resumed)
+
+
+@pytest.mark.parametrize(("method", "step"), [("lora", 3), ("qst", 7), ("full", 7)])
+def test_a_classifier(method, step, prepare_run, make_config, tmp_path):
+    """In the midst of the first and of the second epoch, between two logged steps, with accumulation and dropout."""
+
+    def configure(run: Path) -> Any:
+        settings = {**SEQ_CLS, "training__output_dir": str(run), "peft": METHODS[method]}
+        return make_config("llama" if method == "qst" else "bert", **settings)
+
+    compare(prepare_run, tmp_path, _Ask(step), step, configure)
+
+
+@pytest.mark.parametrize(
+    ("method", "step"),
+    [("lora", 5), pytest.param("qst", 3, marks=pytest.mark.slow), pytest.param("full", 5, marks=pytest.mark.slow)],
+)
+def test_a_language_model(method, step, prepare_run, make_sft, tmp_path):
+    def configure(run: Path) -> Any:
+        return make_sft(**{**SFT, "training__output_dir": str(run), "peft": METHODS[method]})
+
+    compare(prepare_run, tmp_path, _Ask(step), step, configure)
+
+
+@pytest.mark.parametrize("step", [5, 10])
+def test_an_evaluation_that_is_cut_off_is_made_up_for(step, prepare_run, make_config, tmp_path):
+    """At the end of an epoch, and of the last one: the best step is found as if nothing had happened."""
+
+    def configure(run: Path) -> Any:
+        settings = {**SEQ_CLS, "training__output_dir": str(run), "peft": LORA, "training__save_strategy": "epoch"}
+        return make_config("bert", **settings, training__load_best_model_at_end=True)
+
+    compare(prepare_run, tmp_path, _AskInEvaluation(step), step, configure)
+
+
+@pytest.mark.parametrize("step", [5, 10])
+def test_an_evaluation_that_never_began_is_made_up_for(step, prepare_run, make_config):
+    """Killed between the checkpoint of an epoch's last step and the evaluation at the epoch's end."""
+    keys = {**SEQ_CLS, "training__save_steps": 5, "peft": LORA, "training__eval_strategy": "epoch"}
+    keys["training__load_best_model_at_end"] = False
+    whole = prepare_run(config=make_config("bert", **keys))
+    whole.trainer.train()
+    resumed = prepare_run(config=make_config("bert", **keys))
+    resumed.trainer.train(resume_from_checkpoint=f"{whole.config.training.output_dir}/checkpoint-{step}")
+    check_same(whole, resumed)
+
+
+def test_a_run_that_early_stopping_has_ended_is_not_trained_on(prepare_run, make_config, tmp_path):
+    keys = {**SEQ_CLS, "training__save_strategy": "steps", "training__eval_strategy": "steps"}
+    keys |= {"training__save_steps": 1, "training__eval_steps": 1, "training__early_stopping_patience": 1}
+    keys |= {"training__early_stopping_threshold": 9.0, "training__load_best_model_at_end": True}
+    whole = prepare_run(config=make_config("bert", **keys))
+    whole.trainer.train()
+    assert whole.trainer.state.global_step == 2
+    resumed = prepare_run(config=make_config("bert", **keys))
+    resumed.trainer.train(resume_from_checkpoint=f"{whole.config.training.output_dir}/checkpoint-2")
+    assert resumed.trainer.state.global_step == 2
+
+
+def test_rows_that_were_seen_are_not_read_again(prepare_run, make_config):
+    """Going to the place in the data reads no row: batches are passed over as lists of numbers."""
+    keys = {**SEQ_CLS, "training__save_steps": 4}
+    run = prepare_run(config=make_config("bert", **keys))
+    run.trainer.train()
+    resumed = prepare_run(config=make_config("bert", **keys))
+    collate, seen = resumed.trainer.data_collator, []
+
+    def count(rows: Any) -> Any:
+        seen.append(len(rows))
+        return collate(rows)
+
+    resumed.trainer.data_collator = count
+    resumed.trainer.train(resume_from_checkpoint=f"{run.config.training.output_dir}/checkpoint-8")
+    in_evaluations = sum(seen) - 2 * 8
+    assert in_evaluations == 17  # steps 9 and 10 of 8 rows each, and the evaluation at the end of the epoch
+
+
+def test_the_longest_batch_is_tried_and_nothing_is_changed_by_it(prepare_run, make_sft, tmp_path):
+    def configure(run: str, wanted: bool) -> Any:
+        return make_sft(**{**SFT, "training__output_dir": str(tmp_path / run), "peft": LORA,
+                           "training__max_steps": 2, "training__try_longest_batch": wanted})  # fmt: skip
+
+    tried: list[int] = []
+    runs = []
+    for name in ("tried", "not"):
+        run = prepare_run(config=configure(name, name == "tried"))
+        run.trainer._compute_gradients = _note(run.trainer._compute_gradients, tried)
+        run.trainer.train()
+        runs.append(run)
+    lengths = sorted(runs[0].data.train["length"][:])
+    assert tried == [sum(lengths[-6:])]
+    check_same(*runs)
+
+
+def _note(compute: Any, tried: list[int]) -> Any:
+    def noting(batch: dict[str, Any]) -> None:
+        compute(batch)
+        tried.append(int(batch["input_ids"].numel()))
+
+    return noting

@@ -1,0 +1,190 @@
+"""A full disk spoils no checkpoint and no model that is there: a real small file system, and a real limit on files."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainerCallback
+
+from utils.run_folder.opening import RunFolder
+from utils.training.checkpoint_files import find_checkpoints, find_flaw, list_checkpoints
+from utils.training.full_disk import DiskFullError, explain_full_disk, is_full_disk, measure_free
+
+STEPS = {
+    "training__save_strategy": "steps", "training__save_steps": 1, "training__eval_strategy": "no",
+    "training__report_to": "none", "training__save_total_limit": None, "training__load_best_model_at_end": False,
+}  # fmt: skip
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Give a function that mounts a file system of a size in memory."""
+    disk = tmp_path / "disk"
+
+    def make(size: str) -> Path:
+        disk.mkdir()
+        mount = shutil.which("mount")
+        done = subprocess.run(
+            [str(mount), "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], capture_output=True
+        )
+        if done.returncode:
+            pytest.skip(f"this user may not mount a file system: {done.stderr.decode().strip()}")
+        return disk
+
+    yield make
+    if disk.exists():
+        subprocess.run(["umount", str(disk)], capture_output=True, check=False)
+
+
+@contextmanager
+def files_no_larger_than(num_bytes: int) -> Iterator[None]:
+    """Let every write beyond a length fail, as on a full disk: EFBIG."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class _LimitFrom(TrainerCallback):
+    """Limits files from one step to another: to less than a file of the first checkpoint."""
+
+    def __init__(self, first: int, last: int, file: Path) -> None:
+        self._first, self._last, self._file = first, last, file
+        self._limit: Any = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self._first:
+            self._limit = files_no_larger_than(self._file.stat().st_size - 1)
+            self._limit.__enter__()
+        if state.global_step == self._last:
+            self.end()
+
+    def end(self) -> None:
+        self._limit.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "adapter_model.safetensors", "tokenizer.json"])
+def test_a_write_that_fails(file, prepare_run, caplog):
+    """The libraries say it in three ways; the earlier checkpoint stays, the half-written one is removed."""
+    run = prepare_run("bert", **STEPS, training__max_steps=4)
+    folder = Path(run.config.training.output_dir)
+    run.trainer.add_callback(_LimitFrom(2, 4, folder / "checkpoint-1" / file))
+    with caplog.at_level(logging.WARNING, "utils"):
+        run.trainer.train()
+    assert [each.name for each in find_checkpoints(folder)] == ["checkpoint-1", "checkpoint-4"]
+    assert "checkpoint-3 is not written" in caplog.text
+    assert "checkpoint-1 stays the last one; training goes on" in caplog.text
+    assert list_checkpoints(folder) == find_checkpoints(folder)
+    assert not list(folder.glob(".checkpoint-*"))
+
+
+def test_a_run_that_is_to_stop_then(prepare_run):
+    run = prepare_run("bert", **STEPS, training__on_full_disk="stop", training__max_steps=4)
+    folder = Path(run.config.training.output_dir)
+    run.trainer.add_callback(limiting := _LimitFrom(2, 4, folder / "checkpoint-1" / "optimizer.pt"))
+    with pytest.raises(DiskFullError, match=r"checkpoint-2 is not written, the disk of .* is full"):
+        run.trainer.train()
+    limiting.end()
+    assert [each.name for each in list_checkpoints(folder)] == ["checkpoint-1"]
+    assert not list(folder.glob(".checkpoint-*"))
+
+
+class _Fill(TrainerCallback):
+    """Fills the disk at one step and makes room at another."""
+
+    def __init__(self, disk: Path, first: int, last: int) -> None:
+        self._disk, self._first, self._last = disk, first, last
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self._first:
+            (self._disk / "filler").write_bytes(b"x" * (measure_free(self._disk) - 20_000))
+        if state.global_step == self._last:
+            (self._disk / "filler").unlink()
+
+
+def test_a_small_disk(make_disk, prepare_run, caplog):
+    """Room is looked for before anything is written: what does not fit is not begun."""
+    disk = make_disk("3m")
+    run = prepare_run("bert", **STEPS, training__output_dir=str(disk / "run"))
+    run.trainer.add_callback(_Fill(disk, 3, 5))
+    with caplog.at_level(logging.WARNING, "utils"):
+        run.trainer.train()
+    assert run.trainer.state.global_step == 5
+    kept = [each.name for each in list_checkpoints(disk / "run")]
+    assert kept == ["checkpoint-1", "checkpoint-2", "checkpoint-5"]
+    assert [find_flaw(disk / "run" / each) for each in kept] == [None] * 3
+    assert "are needed; checkpoint-2 stays the last one" in caplog.text
+    assert not list((disk / "run").glob(".checkpoint-*"))
+
+
+def test_an_export_that_fails_leaves_the_older_model(prepare_run, tmp_path):
+    from utils.run_folder.export import export_model
+
+    run = prepare_run("bert", **STEPS, training__max_steps=1)
+    run.trainer.train()
+    folder = RunFolder(Path(run.config.training.output_dir))
+    (folder.final_model).mkdir()
+    (folder.final_model / "older").touch()
+    arguments = folder, run.config, run.trainer, run.tokenizer, run.data
+    with files_no_larger_than(4_000), pytest.raises(DiskFullError, match=r"is full .* make room, then --resume"):
+        export_model(*arguments)
+    assert [each.name for each in folder.final_model.iterdir()] == ["older"]
+    assert not list(folder.path.glob("final_model.*"))
+    export_model(*arguments)
+    assert (folder.final_model / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_run_stops_in_words_and_goes_on_when_there_is_room(make_disk, start_run, write_run, run_whole, check_outcome):
+    disk = make_disk("1500k")
+    file, _ = write_run(
+        "classifier", training__output_dir=str(disk / "run"), training__on_full_disk="stop",
+        training__save_total_limit=None,
+    )  # fmt: skip
+    run = start_run("--config", str(file))
+    assert run.end() == 1, run.said
+    assert "Traceback" not in run.said
+    assert "make room, then --resume" in run.said
+    assert find_checkpoints(disk / "run")
+    subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
+    resumed = start_run("--config", str(file), "--resume")
+    assert resumed.end() == 0, resumed.said
+    check_outcome(disk / "run", run_whole("classifier"))
+
+
+def test_every_library_that_writes(tmp_path):
+    """Each says it in its own way: python, safetensors, torch, tokenizers."""
+    import torch
+    from safetensors.torch import save_file
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file("examples/quickstart/base/tokenizer.json")
+    tensors = {"weight": torch.zeros(10_000)}
+    writers: dict[str, Callable[[str], Any]] = {
+        "python": lambda path: Path(path).write_bytes(b"x" * 10_000),
+        "safetensors": lambda path: save_file(tensors, path),
+        "torch": lambda path: torch.save(tensors, path),
+        "tokenizers": lambda path: tokenizer.save(path),
+    }
+    for name, write in writers.items():
+        with files_no_larger_than(1_000), pytest.raises(DiskFullError, match="is full"), explain_full_disk(tmp_path):
+            write(str(tmp_path / name))
+        write(str(tmp_path / name))
+
+
+def test_other_errors_are_no_full_disk(tmp_path):
+    assert not is_full_disk(RuntimeError("size mismatch"))
+    assert not is_full_disk(OSError(errno.EACCES, "Permission denied"))
+    with pytest.raises(RuntimeError, match="size mismatch"), explain_full_disk(tmp_path):
+        raise RuntimeError("size mismatch")

@@ -1,0 +1,59 @@
+"""A run that is killed at any moment, and resumed, loses no checkpoint and ends with the same weights, bit for bit."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from utils.training.checkpoint_files import find_checkpoints, find_flaw, find_step, list_checkpoints
+
+
+def newest_step(folder: Path) -> int:
+    return max(map(find_step, find_checkpoints(folder)), default=0)
+
+
+def kill_and_resume(process: Any, folder: Path, start_run: Any, file: Path) -> None:
+    """Kill it; what was whole before is whole after, what is there at all is whole, and nothing is trained twice."""
+    before = newest_step(folder)
+    process.kill()
+    reached = newest_step(folder)
+    assert reached >= before
+    assert [each.name for each in list_checkpoints(folder) if find_flaw(each)] == []
+    resumed = start_run("--config", str(file), *(["--resume"] if (folder / "run.yaml").exists() else []))
+    assert resumed.end() == 0, resumed.said
+    trained = re.findall(r"^step (\d+)/12  loss", resumed.said, re.MULTILINE)
+    assert [int(each) for each in trained] == list(range(reached + 1, 13))
+
+
+def test_killed_while_a_checkpoint_is_written(run_whole, start_run, write_run, check_outcome):
+    """The moment is seen in the folder from outside."""
+    expected = run_whole("classifier")
+    file, folder = write_run("classifier")
+    process = start_run("--config", str(file))
+    process.wait_for((folder / ".checkpoint-6.partial" / "optimizer.pt").exists)
+    kill_and_resume(process, folder, start_run, file)
+    check_outcome(folder, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classifier", "language model"])
+@pytest.mark.parametrize("number", range(10))
+def test_killed_at_a_random_moment(number, kind, run_whole, start_run, write_run, check_outcome):
+    """Twenty moments, drawn by a seed, over a run's whole length: loading, training, evaluation, saving, export.
+
+    A moment is a line that the run says, so that a slow machine meets the same ones, and a little while after it.
+    """
+    expected = run_whole(kind)
+    draw = random.Random(f"{kind} {number}")
+    line, pause = draw.randrange(expected.num_lines), draw.uniform(0, 0.3)
+    file, folder = write_run(kind)
+    process = start_run("--config", str(file))
+    process.wait_for(lambda: process.said.count("\n") >= line)
+    time.sleep(pause)
+    kill_and_resume(process, folder, start_run, file)
+    check_outcome(folder, expected)

@@ -1,0 +1,94 @@
+"""SIGTERM in every phase of a run: it ends with 75 and loses nothing; a second one ends it at once; Ctrl-C is 130."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from utils.training.checkpoint_files import find_checkpoints
+
+SEEN = {
+    "loading": lambda run, folder: "data eval" in run.said,
+    "training": lambda run, folder: "step 3/12" in run.said,
+    "writing a checkpoint": lambda run, folder: any(folder.glob(".checkpoint-*.partial")),
+    "evaluation": lambda run, folder: "step 4/12  loss" in run.said,
+    "generation": lambda run, folder: any(folder.glob("eval_step_4/**/*predictions.jsonl")),
+    "scoring at the end": lambda run, folder: any(folder.glob("eval_gsm8k/*predictions.jsonl")),
+    "export": lambda run, folder: (folder / "final_model.partial").exists(),
+}
+
+
+def stop(start_run: Any, file: Path, folder: Path, phase: str, number: int = signal.SIGTERM) -> Any:
+    run = start_run("--config", str(file))
+    run.wait_for(lambda: SEEN[phase](run, folder))
+    run.signal(number)
+    return run
+
+
+def resume(start_run: Any, file: Path) -> Any:
+    run = start_run("--config", str(file), "--resume")
+    assert run.end() == 0, run.said
+    return run
+
+
+def read_status(folder: Path) -> str:
+    return str(json.loads((folder / "results.json").read_text())["status"])
+
+
+@pytest.mark.parametrize(
+    ("phase", "kind"),
+    [
+        ("training", "classifier"),
+        pytest.param("loading", "classifier", marks=pytest.mark.slow),
+        pytest.param("writing a checkpoint", "classifier", marks=pytest.mark.slow),
+        pytest.param("evaluation", "classifier", marks=pytest.mark.slow),
+        pytest.param("export", "classifier", marks=pytest.mark.slow),
+        pytest.param("generation", "language model", marks=pytest.mark.slow),
+        pytest.param("scoring at the end", "language model", marks=pytest.mark.slow),
+    ],
+)
+def test_sigterm(phase, kind, start_run, write_run, run_whole, check_outcome):
+    file, folder = write_run(kind)
+    run = stop(start_run, file, folder, phase)
+    assert run.end() == 75, run.said
+    assert "Traceback" not in run.said
+    assert read_status(folder) == "interrupted"
+    reached = [each.name for each in find_checkpoints(folder)]
+    if phase != "loading":
+        assert reached
+        assert f"--resume continues from {reached[-1]}" in run.said
+    assert not (folder / "final_model.partial").exists()
+    resume(start_run, file)
+    check_outcome(folder, run_whole(kind))
+
+
+@pytest.mark.slow
+def test_sigusr1_is_sigterm(start_run, write_run):
+    file, folder = write_run("classifier")
+    run = stop(start_run, file, folder, "training", signal.SIGUSR1)
+    assert run.end() == 75, run.said
+    assert find_checkpoints(folder)
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(start_run, write_run):
+    file, folder = write_run("classifier")
+    run = stop(start_run, file, folder, "training", signal.SIGINT)
+    assert run.end() == 130, run.said
+    assert f"--resume continues from {find_checkpoints(folder)[-1].name}" in run.said
+    assert read_status(folder) == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_it_at_once(start_run, write_run):
+    file, folder = write_run("language model")
+    run = stop(start_run, file, folder, "training")
+    run.wait_for(lambda: "SIGTERM: the run saves" in run.said)
+    run.signal(signal.SIGTERM)
+    assert run.end() == 75, run.said
+    assert "SIGTERM again: ended at once" in run.said
+    resume(start_run, file)

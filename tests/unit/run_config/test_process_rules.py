@@ -1,0 +1,78 @@
+"""What several processes cannot do is said before anything is loaded, at the key that asks for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from utils.run_config import find_differences
+from utils.run_config.inspection import inspect_run_config
+
+ROOT = Path(__file__).parents[3]
+CLASSIFIER, WRITER = (str(ROOT / "configs" / name) for name in ("glue_mrpc.yaml", "gsm8k.yaml"))
+ZERO3 = "training.deepspeed=zero3"
+
+
+def problems_of(file: str, *words: str) -> str:
+    return "\n".join(map(str, inspect_run_config(file, words, files=False).problems))
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "sentence"),
+    [
+        (CLASSIFIER, [ZERO3, "peft.method=qst"], "peft.method: qst not with ZeRO-3; the side network reads"),
+        (CLASSIFIER, [ZERO3, "model.quantization=int8"], "model.quantization: 8 bits not with ZeRO-3"),
+        (WRITER, [ZERO3, "evaluation.at_end=true"], "set evaluation.at_end: false and score the run by"),
+        (WRITER, [ZERO3, "evaluation.steps=5", "evaluation.at_end=false"], "set evaluation.steps: null"),
+        (CLASSIFIER, ["training.deepspeed=configs/deepspeed_config.json", "training.head_learning_rate=1e-3"],
+         "training.head_learning_rate: not with a DeepSpeed file that names an optimizer"),
+        (CLASSIFIER, ["training.deepspeed=zero9"], "training.deepspeed: no file zero9"),
+        (CLASSIFIER, ["training.global_batch_size=64", "training.gradient_accumulation_steps=2"],
+         "training.gradient_accumulation_steps: follows from training.global_batch_size; keep one"),
+    ],
+)  # fmt: skip
+def test_it_is_refused(file: str, words: list[str], sentence: str) -> None:
+    assert sentence in problems_of(file, *words)
+
+
+def test_what_can_be_done_passes() -> None:
+    assert problems_of(CLASSIFIER, ZERO3, "model.quantization=nf4") == ""
+    assert problems_of(CLASSIFIER, "training.deepspeed=zero2", "peft.method=qst") == ""
+    assert problems_of(WRITER, "training.global_batch_size=64", "training.gradient_accumulation_steps=null") == ""
+    assert problems_of(WRITER, ZERO3, "evaluation.at_end=false", "evaluation.steps=null") == ""
+
+
+def test_fsdp_of_accelerate_is_seen_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert "qst not with FSDP" in problems_of(CLASSIFIER, "peft.method=qst")
+
+
+def test_a_spread_model_is_for_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert problems_of(CLASSIFIER, "model.device_map=auto") == ""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "model.device_map: not with 2 processes" in problems_of(CLASSIFIER, "model.device_map=auto")
+
+
+def test_another_number_of_processes_is_the_same_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("training.global_batch_size=64", "training.per_device_train_batch_size=8")
+    alone = inspect_run_config(CLASSIFIER, words, files=False).config
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    words = ("training.global_batch_size=64", "training.per_device_train_batch_size=16")
+    together = inspect_run_config(CLASSIFIER, words, files=False).config
+    assert alone is not None
+    assert together is not None
+    assert [each.arguments["gradient_accumulation_steps"] for each in (alone, together)] == [8, 1]
+    assert alone.fingerprint() == together.fingerprint()
+    assert find_differences(alone.to_dict(), together.to_dict()) == {}
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert "64 rows do not divide into 3 processes of 16 rows; the nearest that do: 48 or 96" in problems_of(
+        CLASSIFIER, *words
+    )
+
+
+@pytest.mark.parametrize("value", ["hf_" + "Ab12" * 8, "https://user:pass@example.org/x"])
+def test_a_secret_in_a_value_is_refused_and_not_repeated(value: str) -> None:
+    said = problems_of(CLASSIFIER, f"training.run_name={value}")
+    assert "training.run_name: holds a secret" in said
+    assert value not in said

@@ -1,0 +1,91 @@
+"""Signals: obeyed at once outside `deferred`, noted inside, and a second one ends the process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils.interruption import Interrupted, deferred, interruption_asked, listening, obey
+
+ROOT = Path(__file__).parents[2]
+TWICE = """
+import os, signal, time
+from utils.interruption import deferred, interruption_asked, listening
+with listening(), deferred():
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("noted", interruption_asked(), flush=True)
+    time.sleep({pause})
+    os.kill(os.getpid(), signal.{second})
+    print("still here", flush=True)
+"""
+
+
+def ask(number: int = signal.SIGTERM) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_at_once(number, code):
+    with pytest.raises(Interrupted, match=signal.Signals(number).name) as stopped, listening():
+        ask(number)
+    assert stopped.value.exit_code == code
+    assert not interruption_asked(), "nothing is left of it"
+
+
+def test_inside_it_is_noted_and_obeyed_where_it_is_asked_for():
+    reached = []
+    with pytest.raises(Interrupted) as stopped, listening(), deferred():  # noqa: PT012
+        ask(signal.SIGINT)
+        reached.append(interruption_asked())
+        obey()
+    assert reached == [True]
+    assert stopped.value.exit_code == 130
+
+
+def test_what_nobody_obeyed_is_obeyed_at_the_end():
+    with pytest.raises(Interrupted), listening():  # noqa: PT012
+        with deferred():
+            ask()
+        raise AssertionError
+
+
+def test_handlers_are_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with listening():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_another_process_was_asked():
+    with pytest.raises(Interrupted, match="another process") as stopped:
+        obey()
+    assert stopped.value.exit_code == 75
+
+
+def run_twice(pause: float, second: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", TWICE.format(pause=pause, second=second)],
+        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **environment}, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("second", ["SIGTERM", "SIGINT"])
+def test_a_second_signal_ends_the_process(second):
+    done = run_twice(0, second)
+    assert done.returncode == 75
+    assert done.stdout == "noted True\n"
+    assert f"{second} again: ended at once" in done.stderr
+
+
+def test_under_a_launcher_an_echo_is_no_second_signal():
+    """The scheduler signals every process, and torchrun passes the signal on."""
+    done = run_twice(0, "SIGTERM", LOCAL_RANK="0", RANK="0")
+    assert "still here" in done.stdout
+    done = run_twice(2.2, "SIGTERM", LOCAL_RANK="0", RANK="0")
+    assert "still here" not in done.stdout
+    assert done.returncode == 75

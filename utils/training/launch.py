@@ -1,0 +1,104 @@
+"""How a run was launched: its processes, DeepSpeed's file by name, and whether weights are spread over processes.
+
+Read from the environment that torchrun, accelerate and DeepSpeed set, and from the `training:` section; no ML
+library is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from utils.config.problems import suggest
+
+SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "deepspeed"
+"""Where `training.deepspeed: zero2` is looked up: its files without `.json`."""
+
+_YES = ("1", "true", "yes", "on", "y", "t")
+
+
+def count_launched() -> int:
+    """Count the processes that were started together, on all machines; 1 where no launcher has set WORLD_SIZE."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def find_deepspeed_file(value: str) -> Path | None:
+    """Find the file that `training.deepspeed` means: a shipped one by its name, else a path; None: there is none."""
+    for path in (SHIPPED / f"{value}.json", Path(value).expanduser()):
+        if path.is_file():
+            return path
+    return None
+
+
+def deepspeed_problem(value: Any) -> str | None:
+    """Say what is wrong with `training.deepspeed`; None where its settings can be read."""
+    if not isinstance(value, str):
+        return None
+    names = sorted(path.stem for path in SHIPPED.glob("*.json"))
+    if find_deepspeed_file(value) is None:
+        return f"no file {value}, and none of that name is shipped{suggest(value, names)}"
+    if _read_deepspeed(value) is None:
+        return f"{value} is not a DeepSpeed file: it must hold one JSON object; validate_config.py says where it fails"
+    return None
+
+
+def resolve_deepspeed(value: Any) -> Any:
+    """Give TrainingArguments the path of a shipped file for its name; anything else stays."""
+    found = find_deepspeed_file(value) if isinstance(value, str) else None
+    return value if found is None else str(found)
+
+
+def find_sharding(arguments: dict[str, Any]) -> str | None:
+    """Name what spreads the weights over processes, `FSDP` or `ZeRO-3`; None where each holds them all.
+
+    Args:
+        arguments: What TrainingArguments is built from.
+    """
+    if arguments.get("fsdp") or _is_on("ACCELERATE_USE_FSDP"):
+        return "FSDP"
+    return "ZeRO-3" if _find_stage(arguments) == 3 else None
+
+
+def is_sharded(arguments: dict[str, Any]) -> bool:
+    """Tell whether no process holds all weights."""
+    return find_sharding(arguments) is not None
+
+
+def names_optimizer(arguments: dict[str, Any]) -> bool:
+    """Tell whether a DeepSpeed file builds the optimizer, so that `training.optim` does not."""
+    value = arguments.get("deepspeed")
+    settings = value if isinstance(value, dict) else _read_deepspeed(value) if isinstance(value, str) else None
+    return bool(settings and "optimizer" in settings)
+
+
+def _find_stage(arguments: dict[str, Any]) -> int:
+    if (value := arguments.get("deepspeed")) is not None:
+        return _stage_of(value if isinstance(value, dict) else _read_deepspeed(str(value)))
+    if not _is_on("ACCELERATE_USE_DEEPSPEED"):
+        return 0
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if file != "none":
+        return _stage_of(_read_deepspeed(file))
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    return int(stage) if stage.isdecimal() else 0
+
+
+def _stage_of(settings: dict[str, Any] | None) -> int:
+    zero = (settings or {}).get("zero_optimization")
+    stage = zero.get("stage") if isinstance(zero, dict) else None
+    return stage if isinstance(stage, int) else 0
+
+
+def _read_deepspeed(value: str) -> dict[str, Any] | None:
+    path = find_deepspeed_file(value)
+    try:
+        settings = json.loads(path.read_text("utf-8-sig")) if path else None
+    except (OSError, ValueError):
+        return None
+    return settings if isinstance(settings, dict) else None
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").lower() in _YES

@@ -1,0 +1,98 @@
+"""What the processes of one run do together: data prepared by one first, memory gathered, the group left cleanly."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from utils.cache_folder import cache_folder
+from utils.evaluation.processes import count_processes, gather_lists
+from utils.training.launch import count_launched
+
+logger = logging.getLogger(__name__)
+
+_HEAD_START_S = 1.0
+
+
+@contextmanager
+def first_process_first(output_dir: str) -> Iterator[None]:
+    """Let one process of each machine do the work before the others, which then find it in the cache.
+
+    They wait for a lock on a file, not in a collective: no time-out ends an hour of tokenising, and the lock of a
+    process that dies is free.
+
+    Args:
+        output_dir: The run's folder, by which its processes know their file.
+    """
+    if count_launched() == 1:
+        yield
+        return
+    name = hashlib.sha256(str(Path(output_dir).expanduser().absolute()).encode()).hexdigest()[:24]
+    path = cache_folder() / "locks" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if int(os.environ.get("LOCAL_RANK", "0")) != 0:
+        time.sleep(_HEAD_START_S)  # whoever comes first does the work; only the first process tells of it
+    with path.open("a", encoding="utf-8") as file:
+        _take(file)
+        yield
+
+
+def gather_memory(mine: dict[str, Any]) -> dict[str, Any]:
+    """Give the largest peaks of all processes, and each process's own in the order of their ranks.
+
+    Args:
+        mine: This process's `device` and peaks in GiB.
+    """
+    every = gather_lists([mine])
+    if len(every) == 1:
+        return mine
+    peaks = {key: [each.get(key, 0.0) for each in every] for key in mine if key != "device"}
+    return {
+        **mine,
+        **{key: max(values) for key, values in peaks.items()},
+        "per_process": {key: values for key, values in peaks.items() if key != "peak_vram_reserved_gb"},
+    }
+
+
+def describe_batch(trainer: Any) -> dict[str, Any]:
+    """Say for the record how many processes made up a step, and of how many rows it was."""
+    args = trainer.args
+    at_once = args.per_device_train_batch_size * args.world_size
+    return {
+        "num_processes": args.world_size,
+        "per_device_train_batch_size": args.per_device_train_batch_size,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+        "global_batch_size": at_once * args.gradient_accumulation_steps,
+    }
+
+
+def leave_processes(together: bool = True) -> None:
+    """Leave the group of processes, whose threads may abort an interpreter that ends while they run.
+
+    Args:
+        together: Wait for the others first, so that none finds another gone while it still needs it.
+    """
+    if count_processes() > 1:
+        from accelerate import PartialState
+
+        state = PartialState()
+        if together:
+            state.wait_for_everyone()
+        state.destroy_process_group()
+
+
+def _take(file: Any) -> None:
+    """Take the lock alone, or, where somebody works already, wait for that and then share it with the others."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fcntl.flock(file, fcntl.LOCK_SH)
+    except OSError as error:
+        logger.warning("%s cannot be locked (%s): every process prepares the data", file.name, error.strerror)
