@@ -99,7 +99,7 @@ def explain_targets(model: PreTrainedModel, target_modules: Any) -> Iterator[Non
     except (ValueError, TypeError) as error:
         if not re.search("arget module|modules were|is incompatible", str(error)):
             raise
-        if "Conv1D" in str(error):
+        if re.search(r"arget module (of type <class ')?[\w.]*Conv1D", str(error)):
             raise ModelError(
                 f"peft.method: this model ({model.config.model_type}) is built of transformers' Conv1D layers, which "
                 "peft cannot adapt by this method; use lora"

@@ -19,6 +19,7 @@ from utils.benchmark.slots import Slot
 from utils.benchmark.standing import choose_words, find_state, is_finished
 from utils.benchmark.state import RunState, RunStatus, lock_of_run, take_lock, write_state
 from utils.config.scalars import dump_yaml
+from utils.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 from utils.results.json_file import replace_file
 from utils.results.provenance import format_time
 
@@ -88,6 +89,8 @@ class Attempt:
             return "timed out", f"stopped after {self.timeout_s or 0:g} s (timeout_minutes)"
         if self._asked_to_stop is not None:
             return "interrupted", "the suite was stopped while it ran"
+        if code in (EXIT_REQUEUE, EXIT_INTERRUPTED):
+            return "interrupted", "the run itself was asked to stop; the same command goes on"
         if code < 0:
             hint = "; the machine may have run out of memory" if -code == signal.SIGKILL else ""
             return "failed", f"killed by {signal.Signals(-code).name}{hint}"

@@ -132,7 +132,7 @@ def _resume(path: Path, resume: str, differences: dict[str, tuple[Any, Any]], fi
             f"{path} was started with another configuration and cannot be resumed with this one: {_list(hard)}"
         )
     checkpoint = _find_resume(path, resume)
-    if checkpoint is not None:
+    if checkpoint is not None and resume != "last":
         _set_aside_later(path, Path(checkpoint))
     if differences:
         said = "resuming with changed settings: %s; the learning rate follows the schedule of the new length"

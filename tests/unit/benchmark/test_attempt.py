@@ -85,6 +85,7 @@ def test_what_a_run_started_ends_with_it(attempt_of: Callable[..., Attempt], tmp
     [
         ("raise SystemExit(1)", "failed", ""),
         ("pass", "failed", "ended without a record of success"),
+        ("raise SystemExit(75)", "interrupted", "the run itself was asked to stop; the same command goes on"),
         ("import os; os.kill(os.getpid(), 9)", "failed", "killed by SIGKILL; the machine may have run out of memory"),
         ("import os; os.kill(os.getpid(), 11)", "failed", "killed by SIGSEGV"),
     ],
@@ -93,7 +94,7 @@ def test_how_a_process_ended_is_noted(
     code: str, status: str, note: str, attempt_of: Callable[..., Attempt], run: Any
 ) -> None:
     state = wait(attempt_of(code))
-    assert (state.status, state.note, state.attempts) == (status, note, 1)
+    assert (state.status, state.note, state.attempts) == (status, note, int(status == "failed"))
     assert not is_locked(lock_of_run(run.folder))
 
 
