@@ -12,7 +12,7 @@ from utils.adapters.peft_layout import save as save
 _NORMS = {
     "albert": ["LayerNorm", "full_layer_layer_norm"],
     "distilbert": ["sa_layer_norm", "output_layer_norm"],
-    "modernbert": ["attn_norm", "mlp_norm"],
+    "modernbert": ["mlp_norm", "final_norm"],  # the first layer has no attn_norm
     "deberta-v2": ["LayerNorm"],
     "qwen2": ["input_layernorm", "post_attention_layernorm", "norm"],
     "qwen3": ["input_layernorm", "post_attention_layernorm", "norm"],
