@@ -46,7 +46,7 @@ def train(run, names):
     assert torch.bfloat16 in frozen, "the base itself stays as it is stored"
 
 
-@pytest.mark.parametrize("quantization", [None, "nf4"])
+@pytest.mark.parametrize("quantization", [None, pytest.param("nf4", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", METHODS)
 def test_what_a_classifier_trains_is_float32_and_moves(prepare_run, method, quantization):
     if method == "head-only" and quantization:
@@ -57,7 +57,7 @@ def test_what_a_classifier_trains_is_float32_and_moves(prepare_run, method, quan
     train(run, (*names, "classifier"))
 
 
-@pytest.mark.parametrize("quantization", [None, "nf4"])
+@pytest.mark.parametrize("quantization", [None, pytest.param("nf4", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "head-only"])
 def test_what_a_language_model_trains_is_float32_and_moves(prepare_run, make_sft, method, quantization):
     keys, names = METHODS[method]

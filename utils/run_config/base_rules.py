@@ -81,7 +81,10 @@ def _check_stored(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, 
 
 def _check_positions(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Check that virtual tokens find positions beside those of the text."""
-    virtual, positions = asked.peft.virtual_tokens, count_positions(base)
+    virtual, positions = asked.peft.virtual_tokens, count_positions(base, asked.model.rope_scaling)
+    if positions is not None and virtual > positions // 2:
+        yield "peft.num_virtual_tokens", f"{virtual} of the model's {positions} positions; leave the text half of them"
+        return
     if not virtual or not has_position_table(base) or positions is None or asked.length + virtual <= positions:
         return
     room = positions - virtual

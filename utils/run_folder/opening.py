@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -108,7 +109,7 @@ def _reopen(path: Path, config: RunConfig, resolved: dict[str, Any], resume: str
     if finished is not None and not differences:
         return RunFolder(path, finished=finished)
     if resume:
-        return _resume(path, resume, differences, finished is not None)
+        return _resume(path, resume, config, differences, finished is not None)
     if differences and not holds_work(path):
         logger.info("%s: an earlier start failed before its first checkpoint; it is started anew", path)
         return RunFolder(path)
@@ -124,7 +125,9 @@ def _reopen(path: Path, config: RunConfig, resolved: dict[str, Any], resume: str
     return RunFolder(path)
 
 
-def _resume(path: Path, resume: str, differences: dict[str, tuple[Any, Any]], finished: bool) -> RunFolder:
+def _resume(
+    path: Path, resume: str, config: RunConfig, differences: dict[str, tuple[Any, Any]], finished: bool
+) -> RunFolder:
     """Continue an unfinished run, or make a finished one longer."""
     hard = {key: pair for key, pair in differences.items() if key not in RESUMABLE_KEYS}
     if hard:
@@ -133,6 +136,7 @@ def _resume(path: Path, resume: str, differences: dict[str, tuple[Any, Any]], fi
         )
     checkpoint = _find_resume(path, resume)
     if checkpoint is not None and resume != "last":
+        _require_own(path, Path(checkpoint), config)
         _set_aside_later(path, Path(checkpoint))
     if differences:
         said = "resuming with changed settings: %s; the learning rate follows the schedule of the new length"
@@ -143,10 +147,31 @@ def _resume(path: Path, resume: str, differences: dict[str, tuple[Any, Any]], fi
     return RunFolder(path, checkpoint, changed=changed or None)
 
 
+def _require_own(path: Path, checkpoint: Path, config: RunConfig) -> None:
+    """Refuse the checkpoint of another run: rows, order and optimizer would be mixed from two.
+
+    Raises:
+        UserError: It stands in another folder, and is not known to be of this configuration.
+    """
+    home = checkpoint.resolve().parent
+    if path.resolve() in (home, home.parent):
+        return
+    other = _read_resolved(home)
+    if other is None:
+        raise UserError(
+            f"--resume {checkpoint}: there is no run.yaml beside it, so nothing says what it is a checkpoint of; copy "
+            f"it into {path}, if it is this run's"
+        )
+    found = find_differences(other, config.to_dict())
+    hard = {key: pair for key, pair in found.items() if key not in RESUMABLE_KEYS}
+    if hard:
+        raise UserError(f"--resume {checkpoint}: it is of a run of another configuration: {_list(hard)}")
+
+
 def _set_aside_later(path: Path, checkpoint: Path) -> None:
     """Move away the checkpoints behind the one that is resumed: a later --resume must not take up the run there."""
-    if checkpoint.resolve() not in [each.resolve() for each in list_checkpoints(path)]:
-        return  # it stands elsewhere
+    if re.fullmatch(r"checkpoint-\d+", checkpoint.name) is None:
+        return
     target = path / f"earlier_checkpoints_{_stamp()}"
     if later := set_aside_later(path, find_step(checkpoint), target):
         logger.warning("%s of after %s: now in %s", ", ".join(each.name for each in later), checkpoint.name, target)

@@ -178,7 +178,7 @@ class CausalTask:
     ) -> CausalTrainer:
         """Build SFTTrainer with our loss, and the callback that lets the model write."""
         settings = self._settings
-        require_positions(model, data.longest_row + settings.peft.virtual_tokens)
+        require_positions(model, data.longest_row, settings.peft.virtual_tokens)
         window = count_positions(model)
         if any(each.needs_cutting(window, settings.generation.max_new_tokens) for each in data.sets):
             data.sets = self._load_sets(data.instructions, data.encoder, window)
@@ -209,15 +209,22 @@ class CausalTask:
         return check_language_model(trainer, data.instructions.evals.get("") or data.instructions.train, load_saved)
 
 
-def require_positions(model: PreTrainedModel, length: int) -> None:
+def require_positions(model: PreTrainedModel, length: int, virtual: int = 0) -> None:
     """Hold the longest row against the model as it is; what config.json says was checked before, where it was here.
+
+    Args:
+        model: With its adapter.
+        length: Tokens of the longest row.
+        virtual: Tokens that the adapter puts before each row.
 
     Raises:
         ConfigError: The model has a table of positions, and it is shorter.
     """
     config = model.config.to_dict()
-    if (message := length_problem(config, None, length)) is None:
+    if (message := length_problem(config, None, length + virtual)) is None:
         return
+    if virtual:
+        message = f"{message} ({virtual} of them are peft.num_virtual_tokens)"
     if has_position_table(config):
         raise ConfigError([Problem(message, "sft.max_length")])
     logger.warning("sft.max_length: %s", message)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,16 @@ def resolve_deepspeed(value: Any) -> Any:
     """Give TrainingArguments the path of a shipped file for its name; anything else stays."""
     found = find_deepspeed_file(value) if isinstance(value, str) else None
     return value if found is None else str(found)
+
+
+def stand_alone() -> None:
+    """Tell DeepSpeed that this process is the only one, where no launcher has said so; it would look for MPI."""
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
 
 
 def find_sharding(arguments: dict[str, Any]) -> str | None:

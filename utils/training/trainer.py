@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments
 from utils.errors import ConfigError, Problem, UserError
 from utils.training.adapter_aware import AdapterAware
 from utils.training.guarding import Guarded
-from utils.training.launch import find_sharding, resolve_deepspeed
+from utils.training.launch import find_sharding, resolve_deepspeed, stand_alone
 from utils.training.learning_rates import OwnRates
 from utils.training.real_rows import RowSums, count_real_rows
 from utils.training.sampling import SeededRows
@@ -125,4 +125,7 @@ def _join_processes() -> dict[str, bool]:
 
 def _name_deepspeed_file(resolved: dict[str, Any]) -> dict[str, Any]:
     given = resolved.get("deepspeed")
-    return {} if given is None else {"deepspeed": resolve_deepspeed(given)}
+    if given is None:
+        return {}
+    stand_alone()
+    return {"deepspeed": resolve_deepspeed(given)}

@@ -131,7 +131,13 @@ def test_three_classes_and_one_number(family, labels, kind, make_config, make_se
     assert first
 
 
-@pytest.mark.parametrize("name", LANGUAGE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("gaussian", "random B", "bias all", "rslora") else name
+        for name in LANGUAGE
+    ],
+)
 def test_a_language_model_is_merged(name, make_sft, train_run, tmp_path):
     run = train_run(make_sft(**LANGUAGE[name]))
     expected = ask_language_model(run.trainer.model, run.tokenizer)

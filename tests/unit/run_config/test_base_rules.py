@@ -135,3 +135,11 @@ def test_a_method_has_a_learning_rate_of_its_own(write_run: Write) -> None:
     assert written.arguments["learning_rate"] == 1e-4
     assert not written.notices
     assert "learning_rate" not in load_run_config(write_run(peft={"method": "none"})).arguments
+
+
+def test_virtual_tokens_leave_the_text_half_of_the_positions(write_run: Write, tmp_path: Path) -> None:
+    model = {"name_or_path": _make_base(tmp_path / "base", model_type="llama", max_position_embeddings=256)}
+    peft = {"method": "prompt-tuning", "num_virtual_tokens": 129}
+    said = _refusal(write_run(model=model, peft=peft, sft={"max_length": 64}, **CAUSAL))
+    assert said == "peft.num_virtual_tokens: 129 of the model's 256 positions; leave the text half of them"
+    load_run_config(write_run(model=model, peft={**peft, "num_virtual_tokens": 128}, sft={"max_length": 64}, **CAUSAL))

@@ -330,3 +330,22 @@ def test_other_processes_of_one_run_come_to_the_same_answer(
     assert open_run_folder(load(), "last").resume_from == str(path / "checkpoint-3")
     assert open_run_folder(load(), overwrite=True).finished is None
     assert [each.name for each in out.parent.iterdir()] == ["run"]
+
+
+def test_a_checkpoint_of_another_run_is_refused(load: Load, tmp_path: Path) -> None:
+    """Rows, order and optimizer would be mixed from two runs; one of the same configuration may be taken."""
+    path = start(load())
+    add_checkpoint(path, 9)
+    elsewhere = start(load("seed=7", f"training.output_dir={tmp_path / 'elsewhere'}"))
+    add_checkpoint(elsewhere, 4)
+    assert "another configuration: seed was 7, is 42" in refuse(load(), resume=str(elsewhere / "checkpoint-4"))
+    stray = tmp_path / "stray"
+    stray.mkdir()
+    add_checkpoint(stray, 4)
+    assert "no run.yaml beside it" in refuse(load(), resume=str(stray / "checkpoint-4"))
+    assert (path / "checkpoint-9").is_dir(), "nothing was set aside"
+    twin = start(load(f"training.output_dir={tmp_path / 'twin'}"))
+    add_checkpoint(twin, 4)
+    folder = open_run_folder(load(), str(twin / "checkpoint-4"))
+    assert folder.resume_from == str(twin / "checkpoint-4")
+    assert not (path / "checkpoint-9").exists(), "a later --resume must not go on there"

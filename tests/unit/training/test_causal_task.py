@@ -192,9 +192,10 @@ def test_rows_longer_than_a_models_positions(tiny_models_of_positions, virtual, 
     table, rotary = tiny_models_of_positions
     require_positions(table, 64)
     with pytest.raises(ConfigError, match=r"sft\.max_length: .* more than the model has positions for \(64\)"):
-        require_positions(table, 65 + virtual)
-    require_positions(rotary, 65 + virtual)
+        require_positions(table, 65 - virtual, virtual)
+    require_positions(rotary, 65 - virtual, virtual)
     assert "more than the model was trained with (64)" in caplog.text
+    assert ("8 of them are peft.num_virtual_tokens" in caplog.text) is bool(virtual)
 
 
 @pytest.fixture

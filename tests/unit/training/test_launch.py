@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,15 @@ def test_who_builds_the_optimizer() -> None:
     assert launch.names_optimizer({"deepspeed": "zero3_offload"})
     assert not launch.names_optimizer({"deepspeed": "zero2"})
     assert not launch.names_optimizer({})
+
+
+def test_a_process_without_a_launcher_stands_alone(monkeypatch):
+    """DeepSpeed would look for MPI; what a launcher has said stays."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    launch.stand_alone()
+    assert (os.environ["RANK"], os.environ["WORLD_SIZE"], os.environ["MASTER_ADDR"]) == ("0", "1", "127.0.0.1")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    launch.stand_alone()
+    assert os.environ["WORLD_SIZE"] == "2"
