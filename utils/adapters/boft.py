@@ -10,6 +10,6 @@ from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 
 Config = build_config(
-    Tuner("boft", "BOFTConfig", takes_quantized=True),
+    Tuner("boft", "BOFTConfig", takes_quantized=True, one_of=("boft_block_size", "boft_block_num")),
     "Weights turned by trained orthogonal butterfly factors.",
 )

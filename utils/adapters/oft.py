@@ -10,6 +10,6 @@ from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 
 Config = build_config(
-    Tuner("oft", "OFTConfig", takes_quantized=True),
+    Tuner("oft", "OFTConfig", takes_quantized=True, one_of=("r", "oft_block_size")),
     "Weights turned by trained orthogonal blocks.",
 )

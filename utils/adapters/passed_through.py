@@ -36,6 +36,14 @@ _CHECKED = {
     "target_modules": BeforeValidator(lambda value: split_names(reject_empty(value))),
     "modules_to_save": BeforeValidator(reject_empty),
 }
+_FROM_ONE = frozenset(
+    {
+        "r", "mini_r", "alpha", "randlora_alpha", "n_frequency", "block_size", "group_size", "boft_n_butterfly_factor",
+        "num_cayley_neumann_terms", "shadow_num_hidden_layers", "shadow_hidden_size", "shadow_num_attention_heads",
+        "shadow_intermediate_size",
+    }
+)  # fmt: skip
+"""Whole numbers, all above 0; peft divides by some of them, and with others nothing is left to train."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,8 @@ class Tuner:
     """What it adapts by model_type, where peft does not know; else all linear layers. None: peft always knows."""
     merge: str | None = None
     """Why it cannot be merged."""
+    one_of: tuple[str, str] | None = None
+    """Two fields of which each follows from the other: one of them is 0."""
     model_types: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Where it does not work, by model_type, with the reason."""
 
@@ -78,6 +88,17 @@ class PassedThroughSection(AdapterSection):
             raise ValueError(cls.MISSING)
         return values
 
+    def contradictions(self, quantization: str | None = None) -> dict[str, str]:
+        """Find two sizes that are both set, or neither, where each follows from the other."""
+        if self.TUNER.one_of is None:
+            return {}
+        one, other = self.TUNER.one_of
+        sizes = [getattr(self, name) for name in (one, other)]
+        if all(sizes):
+            remedy = f"set peft.{other}: 0, or leave peft.{one} at 0"
+            return {one: f"not beside {other} ({sizes[1]}), each follows from the other; {remedy}"}
+        return {} if any(sizes) else {other: f"{one} and {other} are both 0; set one of them"}
+
 
 def build_config(tuner: Tuner, description: str) -> type[PassedThroughSection]:
     """Build a room's section from the fields of peft's class; peft itself is not imported.
@@ -91,7 +112,8 @@ def build_config(tuner: Tuner, description: str) -> type[PassedThroughSection]:
     for each in found.values():
         kind = each.annotation if each.is_default_known else each.annotation | None
         checked = Annotated[kind, _CHECKED[each.name]] if each.name in _CHECKED else kind
-        fields[each.name] = (checked, Field(default=each.default, description=each.help or None))
+        lowest = 0 if each.name in (tuner.one_of or ()) else 1 if each.name in _FROM_ONE else None
+        fields[each.name] = (checked, Field(default=each.default, description=each.help or None, ge=lowest))
     config: type[PassedThroughSection] = create_model("Config", __base__=PassedThroughSection, **fields)
     config.__doc__ = description
     config.__module__ = f"utils.adapters.{tuner.name}"

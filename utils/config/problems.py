@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 _PLURALS = {"a whole number": "whole numbers", "a number": "numbers", "a mapping": "mappings"}
 _BOUNDS = {"gt": "above", "ge": "from", "lt": "below", "le": "up to", "min_length": "of a length from"}
+_MEANT = {
+    "dora": ("lora", "lora with use_dora: true"), "rslora": ("lora", "lora with use_rslora: true"),
+    "lora_plus": ("loraplus_lr_ratio", "loraplus_lr_ratio"), "loraplus": ("loraplus_lr_ratio", "loraplus_lr_ratio"),
+    **dict.fromkeys(
+        ("lora_r", "r", "rank", "lora_rank"), ("init_r", "init_r (at the start) and target_r (at the end)")
+    ),
+}  # fmt: skip
+"""Words that others use, the valid name that has to be there, and what is said."""
 
 
 def explain_errors(
@@ -56,6 +64,8 @@ def explain_errors(
 
 def suggest(name: str, known: list[str] | tuple[str, ...]) -> str:
     """Say which valid name is nearest, or name them all when they are few."""
+    if meant := _find_meant(name, known):
+        return f"; did you mean {meant}?"
     near = get_close_matches(name.lower(), known, n=1)
     if near:
         return f"; did you mean {near[0]}?"
@@ -118,9 +128,15 @@ def _unknown_key(key: str, owner: type[Section], elsewhere: dict[str, str]) -> s
     if key in elsewhere:
         return f"not a key of this section; {elsewhere[key]}"
     near = get_close_matches(key.lower(), known, n=1, cutoff=0.75)
-    if near:
+    if near and not _find_meant(key, known):
         return f"unknown key; did you mean {owner.ALIASES.get(near[0], near[0])}?"
     return f"unknown key{suggest(key, known)}"
+
+
+def _find_meant(name: str, known: list[str] | tuple[str, ...]) -> str | None:
+    """Say what a word of others is called here, where that is valid."""
+    valid, meant = _MEANT.get(name.lower(), (None, None))
+    return meant if valid in known else None
 
 
 def _wrong_value(value: Any, field: FieldInfo | None) -> str:

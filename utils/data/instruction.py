@@ -125,6 +125,26 @@ def prepare_instructions(
     )
 
 
+def read_training_rows(spec: InstructionSet, section: InstructionSection, seed: int) -> tuple[Iterator[Example], str]:
+    """Read again, as texts, the rows that a run was trained on.
+
+    Args:
+        spec: The room's description of the set.
+        section: The run's `dataset:` section.
+        seed: The run's.
+
+    Returns:
+        The rows, and the fingerprint that InstructionData had of all rows used.
+
+    Raises:
+        DataError: The rows cannot be had any more.
+    """
+    splits = load_splits(settle_set(spec), section, seed)
+    wanted = draw_rows(splits.train_positions, section.max_train_samples, seed)
+    chosen = splits.validation_positions[: section.max_eval_samples]
+    return splits.train.examples(wanted), _fingerprint(splits, wanted, chosen)
+
+
 def load_generation_rows(spec: InstructionSet, section: InstructionSection, seed: int) -> GenerationRows:
     """Load the rows whose prompts are answered by generating: a split of their own, or the validation rows.
 
@@ -221,7 +241,8 @@ def _stop_at_odd_rows(
         raise DataError(
             f"{split.place(counts.too_long[0])}: question and answer alone are longer than sft.max_length "
             f"({encoder.max_length} tokens), as in {counts.num_too_long} of {num_rows} rows of {split.name}, more than "
-            "dataset.max_empty_share allows; raise sft.max_length, or set dataset.truncation: drop"
+            f"dataset.max_empty_share ({section.max_empty_share:g}) allows; raise sft.max_length, or "
+            "dataset.max_empty_share to leave them out"
         )
     if counts.num_empty > section.max_empty_share * num_rows:
         raise DataError(

@@ -44,7 +44,9 @@ class Config(InstructionSection):
     @field_validator("subsets", mode="before")
     @classmethod
     def _split_list(cls, value: Any) -> Any:
-        if isinstance(value, str) and value.strip() != "all":
+        if isinstance(value, str) and value.strip().lower() == "all":
+            return "all"
+        if isinstance(value, str):
             return [name.strip() for name in value.strip("[] ").split(",") if name.strip()]
         return value
 

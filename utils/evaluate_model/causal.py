@@ -18,6 +18,7 @@ from utils.evaluate_model.folders import (
     tell_reused,
     write_facts,
 )
+from utils.evaluate_model.leakage import Leakage, find_run_leakage
 from utils.evaluation.evaluator import build_identity, evaluate_set
 from utils.evaluation.score import comparable
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
@@ -49,11 +50,12 @@ def evaluate_language_model(subject: Subject) -> list[Entry]:
     """
     tokenizer = subject.load_tokenizer()
     asked = [each for job in subject.jobs for each in _load_sets(job, tokenizer)]
+    leakage = find_run_leakage(subject, [each.known for each in asked])
     model = place_model(subject.load_model(tokenizer, None))
     window = count_positions(model)
     if any(each.known.needs_cutting(window, each.generation.max_new_tokens) for each in asked):
         asked = [each for job in subject.jobs for each in _load_sets(job, tokenizer, window)]
-    return [_evaluate(subject, model, tokenizer, each) for each in asked]
+    return [_evaluate(subject, model, tokenizer, each, leakage) for each in asked]
 
 
 def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase, window: int | None = None) -> list[_Asked]:
@@ -76,7 +78,9 @@ def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase, window: int | None 
     return [_Asked(each, config.generation, encoder.stop_token_ids) for each in sets]
 
 
-def _evaluate(subject: Subject, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: _Asked) -> Entry:
+def _evaluate(
+    subject: Subject, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: _Asked, leakage: Leakage
+) -> Entry:
     started = datetime.now(timezone.utc)
     known, folder = asked.known, subject.folder_of(asked.known.label)
     identity = build_identity(model, known, asked.generation, asked.stop_token_ids)
@@ -86,7 +90,8 @@ def _evaluate(subject: Subject, model: PreTrainedModel, tokenizer: PreTrainedTok
         tell_reused(folder)
     else:  # goes on behind answers that are there already
         evaluate_set(model, tokenizer, known, asked.generation, folder, asked.stop_token_ids)
-    result = write_facts(folder, subject, earlier, started)
+    more = {"leakage": leakage[known.label]} if known.label in leakage else {}
+    result = write_facts(folder, subject, earlier, started, more)
     shown = tuple(result["metrics"])
     difference = None if reused else _compare(subject, result, shown[0], earlier)
     return Entry(known.label, folder, result, shown, reused, difference)

@@ -79,10 +79,19 @@ def open_result_folder(folder: Path, identity: Mapping[str, Any]) -> Earlier:
     return Earlier(None, result)
 
 
-def write_facts(folder: Path, subject: Subject, earlier: Earlier, started: datetime) -> dict[str, Any]:
+def write_facts(
+    folder: Path, subject: Subject, earlier: Earlier, started: datetime, more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Add to results.json which weights were evaluated, when, with what and by which command.
 
     A result that was there already keeps its own provenance; one that the training wrote gets the training's.
+
+    Args:
+        folder: Of the result.
+        subject: What was evaluated.
+        earlier: What was in the folder before.
+        started: When this evaluation began.
+        more: Further keys of results.json.
 
     Returns:
         The content of results.json.
@@ -93,7 +102,7 @@ def write_facts(folder: Path, subject: Subject, earlier: Earlier, started: datet
     if earlier.same is not None:
         provenance = earlier.same.get("provenance") or subject.earlier_provenance()
     provenance = provenance or collect_provenance(started=started, ended=datetime.now(timezone.utc))
-    result = {**result, "weights": subject.describe_weights(), "provenance": provenance}
+    result = {**result, **(more or {}), "weights": subject.describe_weights(), "provenance": provenance}
     write_json(folder / RESULTS, result)
     return result
 

@@ -50,6 +50,10 @@ class Subject(Protocol):
     """What the run said of itself."""
 
     @property
+    def trained_config(self) -> RunConfig | None:
+        """The configuration that it was trained with, without what is overridden now; None: a plain model."""
+
+    @property
     def title(self) -> str:
         """Name it for a reader."""
 
@@ -141,6 +145,11 @@ class TrainedRun:
         self.root = Path(output_dir).expanduser() if output_dir else self._run
         self.record = read_record(self._run)
 
+    @cached_property
+    def trained_config(self) -> RunConfig:
+        """Read the run's own configuration."""
+        return load_run_config(self._trained.config.source, files=False)
+
     @property
     def title(self) -> str:
         """Name folder, weights and step."""
@@ -209,6 +218,7 @@ class PlainModel:
 
     label_names: tuple[str, ...] | None = None
     record: RunRecord | None = None
+    trained_config: RunConfig | None = None
 
     def __init__(self, name: str, jobs: tuple[Job, ...], root: Path) -> None:
         self.title = name

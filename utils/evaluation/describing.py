@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from utils.config.problems import suggest
 from utils.data.dataset import InstructionSection, InstructionSet, is_local, open_dataset
 from utils.errors import ConfigError
 from utils.evaluation.section import EvaluationSection, SetSection, label_of
@@ -104,9 +105,7 @@ def _find_room(section: SetSection, own_section: InstructionSection) -> tuple[st
     if "/" in name or is_local(name):
         # Rows of the run's own kind, most likely: a custom room would not know their columns.
         return room_name(own_section.name), section.path or name
-    raise ConfigError(
-        f"evaluation.sets: no dataset called {name}; use one of {', '.join(list_rooms('data'))}, or a path"
-    )
+    raise ConfigError(f"evaluation.sets: no dataset, file or folder called {name}{suggest(name, list_rooms('data'))}")
 
 
 def _build_config(
@@ -128,7 +127,8 @@ def _build_config(
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"evaluation.sets: {name}: {where}: {first['msg']}") from error
+        said = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
+        raise ConfigError(f"evaluation.sets: {name}: {where}: {said}") from error
 
 
 def _expand(room: str, section: SetSection, config: InstructionSection) -> list[tuple[str, InstructionSection]]:

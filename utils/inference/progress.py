@@ -23,7 +23,7 @@ class Progress:
         self._num_kept = num_kept
         self._start = self._last = time.monotonic()
         self.num_rows = 0
-        """Rows of this call."""
+        """Rows of this call, those too that could not be answered."""
         self.num_tokens = 0
         """Tokens read (classification) or written (generation) in this call."""
 
@@ -51,7 +51,7 @@ class Progress:
         return max(time.monotonic() - self._start, 1e-9)
 
     def _describe(self) -> str:
-        rows = f"{self._num_kept + self.num_rows:,} rows answered"
+        rows = f"{self._num_kept + self.num_rows:,} rows done"
         rates = f"{self.num_rows / self._seconds:,.1f} rows/s, {self.num_tokens / self._seconds:,.0f} tokens/s"
         return f"{rows}, {rates}"
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.config.problems import suggest
 from utils.data.dataset import open_dataset
-from utils.errors import ConfigError
-from utils.evaluation.describing import describe_sets
+from utils.errors import ConfigError, DataError
+from utils.evaluation.describing import DescribedSet, describe_sets
 from utils.metrics.metric import load_metric
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def find_evaluation_mistakes(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "training.save_strategy", message
     if COMBINED in [each.shown_label for each in evaluation.set_sections or ()]:
         yield "evaluation.sets", f"{COMBINED} is the name of the sum of all sets; give the set another label"
+    yield from _find_set_mistakes(config, evaluation)
     if evaluation.load_best_at_end:
         yield from _find_best_mistakes(evaluation, saving, bool(config.arguments.get("load_best_model_at_end")))
     if evaluation.early_stopping_patience is not None:
@@ -62,10 +63,26 @@ def _find_stopping_mistakes(config: RunConfig, evaluation: EvaluationSection) ->
     if wanted == COMBINED:
         return
     try:
-        own = open_dataset(config.dataset.name).describe_instructions(config.dataset)
-        described = describe_sets(evaluation, own, config.dataset)  # type: ignore[arg-type]  # CAUSAL_LM: of instructions
-    except ConfigError:
-        return  # the sets themselves are wrong, which is said where they are opened
+        described = _describe_sets(config, evaluation)
+    except (ConfigError, DataError):
+        return  # the sets themselves are wrong, which is said of them
     known = [f"{each.label}.{load_metric(name).name}" for each in described for name in each.spec.metrics]
     if wanted not in known:
         yield "evaluation.early_stopping_metric", f"no score called {wanted}{suggest(wanted, (COMBINED, *known))}"
+
+
+def _find_set_mistakes(config: RunConfig, evaluation: EvaluationSection) -> Iterator[tuple[str, str]]:
+    """Find sets that nothing is called, and subsets that a set does not have; files are not looked for here."""
+    if evaluation.sets is None or not (evaluation.at_end or evaluation.at_start or evaluation.steps):
+        return
+    try:
+        _describe_sets(config, evaluation)
+    except ConfigError as error:
+        yield "evaluation.sets", str(error).removeprefix("evaluation.sets: ")
+    except DataError:
+        return  # a file that is not here, as that of a run may be by now; said where it is read
+
+
+def _describe_sets(config: RunConfig, evaluation: EvaluationSection) -> list[DescribedSet]:
+    section: Any = config.dataset  # CAUSAL_LM: of instructions
+    return describe_sets(evaluation, open_dataset(section.name).describe_instructions(section), section)

@@ -10,7 +10,9 @@ from utils.config.overrides import read_overrides
 from utils.errors import ConfigError, Problem
 from utils.rooms import has_room, open_room, room_name
 
-_SWITCHES: dict[KeyPath, str] = {("peft", "method"): "adapters", ("dataset", "name"): "data"}
+_METHOD: KeyPath = ("peft", "method")
+_RATE: KeyPath = ("training", "learning_rate")
+_SWITCHES: dict[KeyPath, str] = {_METHOD: "adapters", ("dataset", "name"): "data"}
 """Keys that choose a section's class, and the floor of its rooms."""
 
 
@@ -18,22 +20,26 @@ def read_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Docume
     """Read a file with what it extends, and lay the overrides over it.
 
     Returns:
-        The document, and notices about inherited keys that a switched method or dataset cannot use.
+        The document, and notices about inherited keys that a switched method or dataset cannot use, or should not.
 
     Raises:
         ConfigError: A file or an override cannot be read.
     """
     document = read_document(path)
     notices: list[str] = []
+    kept_rate: list[str] = []
     if (base := _read_base(document, Path(path))) is not None:
+        kept_rate = _find_kept_rate(base, document)
         notices += lay_over(base, document)
         document, base = base, document
         document.source = base.source
     over = read_overrides(overrides)
     if over.has(("extends",)):
         raise ConfigError([Problem("only a file can extend another; write it there", "extends", over.source)])
+    if over.has(_METHOD) or over.has(_RATE):
+        kept_rate = _find_kept_rate(document, over)
     notices += lay_over(document, over)
-    return document, notices
+    return document, notices + kept_rate
 
 
 def _read_base(document: Document, path: Path) -> Document | None:
@@ -54,7 +60,7 @@ def _read_base(document: Document, path: Path) -> Document | None:
 
 
 def lay_over(base: Document, over: Document) -> list[str]:
-    """Lay one document over another, key by key.
+    """Lay one document over another, key by key; a learning rate of null takes away the one below it.
 
     Returns:
         Notices about keys of the base that a switched method or dataset cannot use; they are left out.
@@ -64,15 +70,37 @@ def lay_over(base: Document, over: Document) -> list[str]:
         if over.has(switch):
             notices += _drop_stale_keys(base, over, switch, floor)
     base.merge(over)
+    if base.has(_RATE) and base.get(_RATE) is None:
+        base.remove(_RATE)
     return notices
+
+
+def _find_kept_rate(base: Document, over: Document) -> list[str]:
+    """Say that a switched method learns at the rate that was chosen for another; before the two are merged."""
+    rate = base.get(_RATE)
+    if over.has(_RATE) or not over.has(_METHOD) or not isinstance(rate, (int, float)):
+        return []
+    found = _find_switch(base, over, _METHOD, "adapters")
+    own = open_room("adapters", found[1]).Config.DEFAULT_LEARNING_RATE if found else None
+    if found is None or own in (None, rate):
+        return []
+    remedy = f"{found[1]}'s own is {own:g} (training.learning_rate=null)"
+    return [f"{over.place_of(_METHOD)}  peft.method: training.learning_rate stays {rate:g}; {remedy}"]
+
+
+def _find_switch(base: Document, over: Document, switch: KeyPath, floor: str) -> tuple[str, str] | None:
+    """Name the rooms that are switched from and to; None where that is one room, or one is unknown."""
+    implied = "lora" if floor == "adapters" and base.has(switch[:1]) else "custom"
+    old, new = (str(source.get(switch, implied)) for source in (base, over))
+    is_other = room_name(old) != room_name(new) and has_room(floor, old) and has_room(floor, new)
+    return (old, new) if is_other else None
 
 
 def _drop_stale_keys(base: Document, over: Document, switch: KeyPath, floor: str) -> list[str]:
     """Leave out inherited keys that only the method or dataset switched away from knows."""
-    implied = "lora" if floor == "adapters" and base.has(switch[:1]) else "custom"
-    old, new = (str(source.get(switch, implied)) for source in (base, over))
-    if room_name(old) == room_name(new) or not (has_room(floor, old) and has_room(floor, new)):
+    if (found := _find_switch(base, over, switch, floor)) is None:
         return []
+    old, new = found
     section = switch[0]
     before, after = (open_room(floor, name).Config for name in (old, new))
     kept = {*after.model_fields, *after.ALIASES} if floor == "adapters" else set(after.SHARED_FIELDS)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import AdapterSection
+from utils.adapters.lora import Config as LoraSection
 from utils.config.document import Document
 from utils.config.problems import suggest
 from utils.config.section import Section
@@ -51,7 +52,7 @@ def check_files(read: dict[str, Section], document: Document) -> Iterator[Proble
         in_template = key == "chat_template"
         at = "model.chat_template" if in_template else "model.name_or_path"
         yield _problem(at, rest if in_template else message, document)
-    for key in ("path", "validation_path") if dataset is not None else ():
+    for key in ("path", "validation_path", "prompts_file") if dataset is not None else ():
         path = getattr(dataset, key, None)
         if path and is_local(path) and not Path(path).expanduser().exists():
             where = document.place_of(("dataset", key if document.has(("dataset", key)) else "name"))
@@ -109,6 +110,7 @@ def find_idle_settings(config: RunConfig, document: Document) -> Iterator[str]:
             "training.report_to is not tensorboard",
         ),
         **dict(_idle_for_task(config)),
+        **{f"peft.{name}": (True, why) for name, why in _idle_for_init(config.peft).items()},
         **(dict(find_idle_evaluation(config)) if causal else {}),
         **{f"sft.{name}": (True, why) for name, why in WITHOUT_EFFECT.items()},
         **{
@@ -136,6 +138,10 @@ def _idle_for_task(config: RunConfig) -> Iterator[tuple[str, tuple[bool, str]]]:
         changed = getattr(config.dataset, key) != type(config.dataset).model_fields[key].default
         remedy = "; the length of CAUSAL_LM is sft.max_length" if key == "max_length" else ""
         yield f"dataset.{key}", (changed and task_type != config.task_type, f"it is for {task_type}{remedy}")
+
+
+def _idle_for_init(peft: AdapterSection) -> dict[str, str]:
+    return peft.find_idle() if isinstance(peft, LoraSection) else {}
 
 
 def _problem(path: str, message: str, document: Document) -> Problem:

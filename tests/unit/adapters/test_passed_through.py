@@ -80,6 +80,32 @@ def test_mistakes_are_named(make_config):
     assert "is empty" in _mistakes(make_config, method="hra", target_modules=[])
 
 
+@pytest.mark.parametrize(
+    ("method", "key"),
+    [("vera", "r"), ("loha", "r"), ("lokr", "r"), ("hra", "r"), ("miss", "mini_r"), ("randlora", "r"), ("delora", "r"),
+     ("fourierft", "n_frequency"), ("waveft", "n_frequency"), ("c3a", "block_size"), ("road", "group_size")],
+)  # fmt: skip
+def test_sizes_start_at_one(make_config, method, key):
+    assert f"peft.{key}: 0 is not allowed; use a whole number from 1" in _mistakes(
+        make_config, method=method, **{key: 0}
+    )
+
+
+def test_oft_takes_one_of_its_two_sizes(make_config):
+    assert make_config("bert", peft={"method": "oft", "r": 8, "oft_block_size": 0}).peft.r == 8
+    assert make_config("bert", peft={"method": "oft", "oft_block_size": 8}).peft.r == 0
+    assert "peft.r: not beside oft_block_size (32)" in _mistakes(make_config, method="oft", r=8)
+    assert "set peft.oft_block_size: 0" in _mistakes(make_config, method="oft", r=8)
+    assert "both 0; set one of them" in _mistakes(make_config, method="oft", oft_block_size=0)
+    assert "use a whole number from 0" in _mistakes(make_config, method="oft", r=-1)
+
+
+def test_names_of_others_are_understood(make_config):
+    assert "did you mean init_r (at the start) and target_r" in _mistakes(make_config, method="adalora", lora_r=8)
+    assert "did you mean lora with use_dora: true?" in _mistakes(make_config, method="dora")
+    assert "did you mean loraplus_lr_ratio?" in _mistakes(make_config, method="lora", lora_plus=16)
+
+
 def test_a_tuner_that_peft_lacks_is_a_sentence():
     from pydantic import ValidationError
 

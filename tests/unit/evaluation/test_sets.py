@@ -112,8 +112,12 @@ def test_what_cannot_be_loaded_is_said(
     load: Callable[..., Any], describe: Callable[..., Any], arithmetic: Path, make_set: Callable[..., Path]
 ) -> None:
     own = describe("gsm8k", path=arithmetic)
-    with pytest.raises(ConfigError, match=r"no dataset called gsm9k; use one of .*gsm8k"):
+    with pytest.raises(ConfigError, match=r"no dataset, file or folder called gsm9k; did you mean gsm8k\?"):
         load(own, sets=["gsm9k"])
+    with pytest.raises(ConfigError, match=r"called xyz; use one of: .*gsm8k"):
+        load(own, sets=["xyz"])
+    with pytest.raises(ConfigError, match=r"longbench: subsets: no subset of LongBench is called trek; .*trec\?"):
+        load(own, sets=[{"name": "longbench", "subsets": ["trek"]}])
     with pytest.raises(ConfigError, match="glue is for task_type: SEQ_CLS, not CAUSAL_LM"):
         load(own, sets=["glue"])
     with pytest.raises(ConfigError, match=r"evaluation.sets: custom: path"):

@@ -185,7 +185,7 @@ def test_a_table_without_the_column_is_refused_before_the_model_is_loaded(sums_r
         ask("--run", sums_run, "--input_file", source, "--output_file", tmp_path / "out.csv")
 
 
-def test_inputs_without_a_row_or_an_answer(sums_run, ask, write, tmp_path, monkeypatch):
+def test_inputs_without_a_row_or_an_answer(sums_run, ask, write, tmp_path, monkeypatch, caplog):
     target = tmp_path / "out.jsonl"
     for source in (write("a.csv", "question\n"), write("b.json", "[]"), write("c.jsonl", "\n\n")):
         with pytest.raises(DataError, match="the file holds no rows"):
@@ -196,6 +196,8 @@ def test_inputs_without_a_row_or_an_answer(sums_run, ask, write, tmp_path, monke
     with pytest.raises(DataError, match=r"none of 2 rows could be answered; the first: .*no column question"):
         ask("--run", sums_run, "--input_file", write("d.jsonl", [{"a": 1}, {"a": 2}]), "--output_file", target)
     assert target.read_text().count("error") == 2
+    assert "2 rows done" in caplog.text
+    assert "rows answered" not in caplog.text
     for words, message in (
         (("--checkpoint", 3), "no such checkpoint; there are: 2"),
         (("--best",), "marked no checkpoint as its best"),

@@ -145,3 +145,34 @@ def test_a_wrong_override_is_placed_on_the_command_line(write_run: Write) -> Non
     assert sorted(places[1:]) == [
         ("command line", "learning_rate"), ("command line", "peft.lora_r"), ("command line", "training.optim"),
     ]  # fmt: skip
+
+
+def test_a_switched_method_says_that_it_keeps_the_learning_rate(write_run: Write) -> None:
+    file = write_run(training={"learning_rate": 3e-3})
+    (notice,) = load_run_config(file, ["peft.method=ia3"]).notices
+    kept = "training.learning_rate stays 0.003; ia3's own is 0.03 (training.learning_rate=null)"
+    assert notice == f"command line  peft.method: {kept}"
+    for words in (["peft.method=lora"], ["peft.method=none"], ["peft.method=ia3", "training.learning_rate=0.1"]):
+        assert "stays" not in " ".join(load_run_config(file, words).notices)
+
+
+def test_a_learning_rate_chosen_above_the_switch_is_no_news(write_run: Write) -> None:
+    write_run("base", training={"learning_rate": 3e-3})
+    file = write_run("run", bare=True, extends="base.yaml", peft={"method": "ia3"})
+    (notice,) = load_run_config(file).notices
+    assert notice.startswith(f"{file}:")
+    assert "stays 0.003" in notice
+    assert load_run_config(file, ["training.learning_rate=0.1"]).notices == ()
+    assert load_run_config(file, ["seed=3"]).notices == (notice,)
+    (other,) = load_run_config(file, ["peft.method=prompt-tuning"]).notices
+    assert "prompt-tuning's own is 0.03" in other
+
+
+@pytest.mark.parametrize(("method", "rate"), [("ia3", 3e-2), ("lora", None)])
+def test_a_learning_rate_of_null_is_the_methods_own(method: str, rate: float | None, write_run: Write) -> None:
+    file = write_run(training={"learning_rate": 3e-3})
+    config = load_run_config(file, [f"peft.method={method}", "training.learning_rate=null"])
+    assert config.arguments.get("learning_rate") == rate
+    assert "stays" not in " ".join(config.notices)
+    written = load_run_config(write_run(peft={"method": method}, training={"learning_rate": None}))
+    assert written.arguments.get("learning_rate") == rate

@@ -214,3 +214,18 @@ def test_a_length_beyond_a_language_models_positions(
         load_run_config(write_run(**run, sft={"max_length": length}))
     assert sentence in str(caught.value)
     load_run_config(write_run(**run, sft={"max_length": 64}))
+
+
+def test_settings_of_another_initialisation_are_said_once(write_run: Write) -> None:
+    idle = {"init_lora_weights": "pissa", "eva_rho": 1.5, "init_rows": 8, "loraplus_lr_embedding": 1e-5}
+    file = write_run(peft={**idle, "init_batch_size": 8})
+    said = [warning.partition("  ")[2] for warning in load_run_config(file).warnings]
+    assert said == [
+        "peft.init_rows: has no effect; it is for init_lora_weights: eva or corda or lora_ga",
+        "peft.eva_rho: has no effect; it is for init_lora_weights: eva",
+        "peft.loraplus_lr_embedding: has no effect; loraplus_lr_ratio is not set",
+    ]
+    read = ["peft.init_lora_weights=eva", "peft.loraplus_lr_ratio=16"]
+    assert load_run_config(file, read).warnings == ()
+    file.write_text(load_run_config(write_run("plain")).to_yaml())
+    assert load_run_config(file).warnings == (), "the resolved file writes every default"

@@ -6,7 +6,6 @@ arXiv:2312.03732; LoRA+: Hayou et al. 2024, arXiv:2402.12354. Of the initialisat
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -22,8 +21,6 @@ from utils.adapters.targets import choose_targets, keep_off_head, list_head, rej
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel
-
-logger = logging.getLogger(__name__)
 
 
 class Config(AdapterSection):
@@ -122,6 +119,19 @@ class Config(AdapterSection):
             found["loraplus_lr_ratio"] = "is not with init_lora_weights: mica, which freezes B; leave it out"
         return found
 
+    def find_idle(self) -> dict[str, str]:
+        """Give by key what the chosen initialisation, or a run without LoRA+, does not read, each with the reason."""
+        kind = kind_of(self.init_lora_weights)
+        idle = {
+            key: f"it is for init_lora_weights: {' or '.join(kinds)}"
+            for key, kinds in ONLY_FOR.items()
+            if kind not in kinds
+        }
+        if self.loraplus_lr_ratio is None:
+            idle["loraplus_lr_embedding"] = "loraplus_lr_ratio is not set"
+        fields = type(self).model_fields
+        return {key: why for key, why in idle.items() if getattr(self, key) != fields[key].default}
+
     def learning_rates(self, model: PreTrainedModel, learning_rate: float) -> dict[str, float]:
         """Give B its own learning rate, and adapters of embeddings theirs (LoRA+)."""
         if self.loraplus_lr_ratio is None:
@@ -145,7 +155,6 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     from utils.adapters.peft_layout import explain_targets, keep_unpacked
 
     warn_of_idle_names(model, config)
-    _warn_of_idle_settings(config)
     with explain_targets(model, config.target_modules):
         peft_config = _build_peft_config(model, config, context)
         refuse_nested(model, peft_config.modules_to_save or [])
@@ -156,15 +165,6 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
             adapted = attach_started(keep_unpacked(model), peft_config, config, context)
     keep_float32(adapted, context)
     return adapted
-
-
-def _warn_of_idle_settings(config: Config) -> None:
-    """Name settings of initialisations, or of LoRA+, that the chosen one does not read."""
-    reads = {key: kind_of(config.init_lora_weights) in kinds for key, kinds in ONLY_FOR.items()}
-    for key, is_read in {**reads, "loraplus_lr_embedding": config.loraplus_lr_ratio is not None}.items():
-        if not is_read and getattr(config, key) != Config.model_fields[key].default:
-            owner = " or ".join(ONLY_FOR.get(key, ("loraplus_lr_ratio",)))
-            logger.warning("peft.%s: has no effect; it is for %s", key, owner)
 
 
 def _build_peft_config(model: PreTrainedModel, config: Config, context: AttachContext) -> LoraConfig:
