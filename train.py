@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from utils.doors import Answer, add_overrides, build_parser, open_door, positive, select_gpus
-from utils.interruption import Interrupted, listening
+from utils.interruption import listening
 
 if TYPE_CHECKING:
     from utils.results.record import RunRecord
@@ -38,7 +38,7 @@ def tell_story(arguments: argparse.Namespace, started: float) -> Answer:
     from utils.run_folder.opening import open_run_folder
     from utils.run_folder.summary import announce_run, show_result
     from utils.training.full_disk import explain_full_disk
-    from utils.training.processes import leave_processes
+    from utils.training.processes import leaving_processes
 
     config = load_run_config(arguments.config, arguments.overrides)
     announce_run(config)
@@ -48,13 +48,8 @@ def tell_story(arguments: argparse.Namespace, started: float) -> Answer:
     if folder.finished is not None:
         return show_result(folder, config, folder.finished, already_done=True)
     require_fitting_base(config)
-    try:
-        with explain_full_disk(folder.path):
-            record = run(config, folder, started)
-    except Interrupted:
-        leave_processes(together=False)
-        raise
-    leave_processes()
+    with leaving_processes(), explain_full_disk(folder.path):
+        record = run(config, folder, started)
     return show_result(folder, config, record)
 
 

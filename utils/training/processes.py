@@ -14,6 +14,7 @@ from typing import Any
 
 from utils.cache_folder import cache_folder
 from utils.evaluation.processes import count_processes, gather_lists
+from utils.interruption import Interrupted
 from utils.training.launch import count_launched
 
 logger = logging.getLogger(__name__)
@@ -73,12 +74,22 @@ def describe_batch(trainer: Any) -> dict[str, Any]:
     }
 
 
-def leave_processes(together: bool = True) -> None:
-    """Leave the group of processes, whose threads may abort an interpreter that ends while they run.
+@contextmanager
+def leaving_processes() -> Iterator[None]:
+    """Leave the group of processes at the end: its threads may abort an interpreter that ends while they run.
 
-    Args:
-        together: Wait for the others first, so that none finds another gone while it still needs it.
+    All wait for each other first, so that none finds another gone while it still needs it; not where a signal ended the
+    run, which may have come to one of them only.
     """
+    try:
+        yield
+    except Interrupted:
+        _leave(together=False)
+        raise
+    _leave(together=True)
+
+
+def _leave(together: bool) -> None:
     if count_processes() > 1:
         from accelerate import PartialState
 
