@@ -44,8 +44,8 @@ def start(folder: Path) -> Start:
     def open_benchmark(*words: str) -> subprocess.Popen[str]:
         command = [sys.executable, str(ROOT / "benchmark.py"), "--config", "s.yaml", "--output_dir", "out", *words]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes)  # type: ignore[call-overload]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes)
 
     return open_benchmark
 

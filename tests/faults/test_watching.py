@@ -121,6 +121,7 @@ def test_a_loss_of_exactly_zero_is_said_once(prepare_run, caplog):
     assert caplog.text.count("the training loss is exactly 0") == 1
 
 
+@pytest.mark.slow
 def test_a_dead_data_loader_worker(start_run, write_run):
     """In a process of its own: torch tells of a dead worker wherever the process stands just then."""
     import psutil

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import LoraNsError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from utils.training.section import OwnTrainingSection
 
 _WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\)")
+_HANDED_OVER = str(Path("multiprocessing") / "resource_sharer.py")
 _PEER = re.compile(r"Connection closed by peer|Connection reset by peer|Broken pipe|remote process exited", re.I)
 
 
@@ -69,6 +71,14 @@ def explain_lost_process() -> Iterator[None]:
     """
     try:
         yield
+    except (OSError, EOFError) as error:
+        # What a worker hands over is fetched from it, which fails in a way of its own when it has died meanwhile.
+        if not any(each.filename.endswith(_HANDED_OVER) for each in extract_tb(error.__traceback__)):
+            raise
+        raise LostProcessError(
+            "a data loader's worker has ended; for want of memory it may be: lower training.dataloader_num_workers, or "
+            "set it to 0, and --resume"
+        ) from None
     except RuntimeError as error:
         text = str(error)
         if worker := _WORKER.search(text):
