@@ -82,7 +82,8 @@ def doorkeeper() -> Iterator[Doorkeeper]:
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
     yield Doorkeeper(process)
-    process.stdin.close()  # type: ignore[union-attr]
+    assert process.stdin is not None
+    process.stdin.close()
     process.wait(30)
 
 

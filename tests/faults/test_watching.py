@@ -152,7 +152,7 @@ def test_running_out_of_memory_is_found_before_the_first_step(prepare_run, make_
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     run.trainer.model.register_forward_pre_hook(refuse, with_kwargs=True)
-    with pytest.raises(MemoryExhaustedError, match="per_device_train_batch_size: 4"):  # noqa: SIM117
-        with guard_training(run.trainer, "sft.max_length: 128"):
-            run.trainer.train()
+    said = pytest.raises(MemoryExhaustedError, match="per_device_train_batch_size: 4")
+    with said, guard_training(run.trainer, "sft.max_length: 128"):
+        run.trainer.train()
     assert run.trainer.state.global_step == 0
