@@ -71,6 +71,10 @@ class AdapterSection(Section):
         """
         return {}
 
+    def find_idle(self) -> dict[str, str]:
+        """Give by key the reason why its value has no effect beside the others."""
+        return {}
+
     def learning_rates(self, model: PreTrainedModel, learning_rate: float) -> dict[str, float]:
         """Give by name the parameters that learn at a rate of their own.
 

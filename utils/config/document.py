@@ -40,6 +40,8 @@ class Document:
     places: dict[KeyPath, Place] = field(default_factory=dict)
     source: str = ""
     """The file that the user named."""
+    layers: list[str] = field(default_factory=list)
+    """Sources that were laid over it, the last one on top."""
 
     def place_of(self, path: KeyPath) -> str:
         """Give `file:line` of a key, or of the nearest enclosing one that was written."""
@@ -90,6 +92,16 @@ class Document:
         """Lay another document over this one: mappings merge key by key, all else is replaced."""
         for path, value in over.leaves():
             self.set(path, value, over.places.get(path, Place(over.source)))
+        self.layers.append(over.source)
+
+    def lies_over(self, upper: KeyPath, lower: KeyPath) -> bool:
+        """Tell whether a key was written in a layer above another key's."""
+        upper_layer, lower_layer = (self._layer_of(path) for path in (upper, lower))
+        return upper_layer > lower_layer
+
+    def _layer_of(self, path: KeyPath) -> int:
+        place = self.places.get(path)
+        return self.layers.index(place.source) if place is not None and place.source in self.layers else -1
 
     def leaves(self, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
         """Yield every value that is not a non-empty mapping, with its path."""

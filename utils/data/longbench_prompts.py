@@ -69,7 +69,7 @@ def parse_prompt(template: str, wanted: Iterable[str]) -> Prompts:
 
 def _read_texts(path: Path) -> dict[str, str]:
     if not path.is_file():
-        raise DataError(f"{path}: no such file of prompts (dataset.prompts_file); paths start at the working directory")
+        raise DataError(f"{path}: no such file of prompts (prompts_file); paths start at the working directory")
     try:
         texts = json.loads(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -121,8 +121,7 @@ def encode_prompts(
         nonlocal num_cut
         for example, place in zip(examples, places, strict=True):
             try:
-                encoded = _encode_official(encoder, example, limits, as_chat) if limits.official else None
-                ids, is_cut = encoded or _encode(encoder, example, limits.target)
+                ids, is_cut = encode_within(encoder, example, limits, as_chat)
             except RowError as error:
                 raise DataError(f"{place}: {error}") from error
             num_cut += is_cut
@@ -130,6 +129,19 @@ def encode_prompts(
 
     rows = TokenRows(encode())
     return EncodedPrompts(rows, num_cut)
+
+
+def encode_within(
+    encoder: ExampleEncoder, example: Example, limits: PromptLimits, as_chat: bool
+) -> tuple[list[int], bool]:
+    """Encode a prompt, and tell whether it lost its middle; for the arguments see encode_prompts.
+
+    Raises:
+        RowError: The chat template refuses it.
+    """
+    if limits.official:
+        return _encode_official(encoder, example, limits, as_chat)
+    return _encode(encoder, example, limits.target)
 
 
 def describe_asked(example: Example, as_chat: bool) -> Any:

@@ -13,8 +13,10 @@ from utils.data.texts import RowError
 from utils.data.tokenizing import fingerprint_tokenizer
 from utils.errors import LoraNsError, ModelError
 from utils.evaluation.identity import hash_model
+from utils.evaluation.prompts import PromptLimits, encode_within
 from utils.generation.causal_lm import Generated, TextGenerator
 from utils.generation.classification import Classified, TextClassifier
+from utils.generation.positions import count_positions
 from utils.generation.section import GenerationSection
 
 if TYPE_CHECKING:
@@ -34,6 +36,16 @@ class Answered:
     """Keys of the output."""
     num_tokens: int
     """Tokens read (classification) or written (generation)."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a language model is asked."""
+
+    ids: list[int]
+    """Its tokens."""
+    truncated: bool = False
+    """Whether its middle was cut out."""
 
 
 class Answerer(Protocol):
@@ -122,37 +134,48 @@ class WritingModel:
         ends = _find_ends(encoder)
         self._model = model
         self._encoder = encoder
+        self._asker = asker
+        self._limits = PromptLimits(generation.max_new_tokens, count_positions(model), official=True)
         self._generator = TextGenerator(model, encoder.tokenizer, generation, asker.stop, ends, seed=seed)
         settings = {**generation.list_deciding(), "stop": sorted({*generation.stop, *asker.stop})}
         self._settings = [settings, list(ends), seed if generation.temperature else 0, encoder.fingerprint]
 
-    def encode(self, question: Example) -> list[int]:
-        """Make token ids of a prompt."""
+    def encode(self, question: Example) -> Prompt:
+        """Make token ids of a prompt; only where the run's set is evaluated so does a long one lose its middle."""
         try:
-            ids = self._encoder.encode_prompt(question)
+            prompt = self._encode_official(question) if self._asker.official_truncation else None
+            prompt = prompt or Prompt(self._encoder.encode_prompt(question))
         except ModelError as error:  # no chat template: other rows may be no conversations
             raise RowError(str(error)) from error
-        if reason := self._generator.explain_refusal(len(ids)):
+        if reason := self._generator.explain_refusal(len(prompt.ids)):
             raise RowError(f"the prompt {reason}")
-        return ids
+        return prompt
 
     def answer(
-        self, questions: Sequence[list[int]], numbers: Sequence[int], done: Collection[int]
+        self, questions: Sequence[Prompt], numbers: Sequence[int], done: Collection[int]
     ) -> Iterator[list[Answered]]:
         """Write the answers of a window."""
+        prompts = [each.ids for each in questions]
         with _explain_memory():
-            for batch in self._generator.generate_batches(questions, numbers, done):
-                yield [Answered(place, _read_generated(each), each.num_tokens) for place, each in batch]
+            for batch in self._generator.generate_batches(prompts, numbers, done):
+                yield [_read_generated(place, questions[place], each) for place, each in batch]
 
     def stream(self, question: Example, show: Callable[[str], None]) -> Answered:
         """Answer one question and show the answer while it is written."""
+        prompt = self.encode(question)
         with _explain_memory():
-            written = self._generator.stream(self.encode(question), show)
-        return Answered(0, _read_generated(written), written.num_tokens)
+            return _read_generated(0, prompt, self._generator.stream(prompt.ids, show))
 
     def describe(self) -> dict[str, Any]:
         """Name the weights, the settings and all that decides what a prompt becomes."""
         return {"model": hash_model(self._model), "settings": self._settings}
+
+    def _encode_official(self, question: Example) -> Prompt | None:
+        """Encode a prompt as the evaluation of the run's set does; None: it is a conversation."""
+        if question.messages:
+            return None
+        as_chat = self._encoder.as_chat and not self._asker.chat_exempt
+        return Prompt(*encode_within(self._encoder, question, self._limits, as_chat))
 
 
 def _find_ends(encoder: ExampleEncoder) -> tuple[int, ...]:
@@ -169,8 +192,9 @@ def _read_classified(answer: Classified) -> dict[str, Any]:
     return answer.to_dict()
 
 
-def _read_generated(answer: Generated) -> dict[str, Any]:
-    return {"answer": answer.text, "finished": answer.finished, "num_tokens": answer.num_tokens}
+def _read_generated(place: int, prompt: Prompt, written: Generated) -> Answered:
+    answer = {"answer": written.text, "finished": written.finished, "num_tokens": written.num_tokens}
+    return Answered(place, answer | ({"truncated": True} if prompt.truncated else {}), written.num_tokens)
 
 
 @contextmanager

@@ -91,7 +91,11 @@ class PromptAsker:
     """Columns that are read in place of others: the run's name, and the row's."""
     request_column: str | None = None
     """The column that the user chose for a run on conversations: a bare request, or turns."""
-    keys = frozenset({"answer", "finished", "num_tokens"})
+    official_truncation: bool = False
+    """Prompts that are too long lose their middle, as in the evaluation of the run's set."""
+    chat_exempt: bool = False
+    """Never put through the chat template, as in the evaluation of the run's set."""
+    keys = frozenset({"answer", "finished", "num_tokens", "truncated"})
 
     def read(self, row: Row) -> Example:
         """Give the prompt of a row."""
@@ -190,7 +194,17 @@ def build_prompt_asker(described: InstructionSet | None, chosen: Sequence[str], 
     text_column = chosen[0] if chosen else "text" if is_chat or not columns else columns[0]
     renamed = tuple(zip(columns, chosen, strict=True)) if chosen and not is_chat else ()
     request_column = chosen[0] if chosen and is_chat else None
-    return PromptAsker(columns, read_prompt, ask, text_column, spec.stop, renamed, request_column)
+    return PromptAsker(
+        columns,
+        read_prompt,
+        ask,
+        text_column,
+        spec.stop,
+        renamed,
+        request_column,
+        official_truncation=spec.official_truncation,
+        chat_exempt=spec.chat_exempt,
+    )
 
 
 def settle(spec: InstructionSet, there: Sequence[str]) -> InstructionSet:

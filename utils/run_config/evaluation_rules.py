@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 COMBINED = "combined"
 
 
-def find_evaluation_mistakes(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Find combinations that cannot work, each as a key and a sentence."""
+def find_evaluation_mistakes(config: RunConfig, files: bool = True) -> Iterator[tuple[str, str]]:
+    """Find combinations that cannot work, each as a key and a sentence.
+
+    Args:
+        config: The run.
+        files: Look for the files that the sets name; those of a run that was written down may be gone.
+    """
     evaluation: EvaluationSection = config.evaluation
     saving = config.arguments.get("save_strategy", "no")
     if evaluation.steps is not None and saving == "best":
@@ -27,7 +32,8 @@ def find_evaluation_mistakes(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "training.save_strategy", message
     if COMBINED in [each.shown_label for each in evaluation.set_sections or ()]:
         yield "evaluation.sets", f"{COMBINED} is the name of the sum of all sets; give the set another label"
-    yield from _find_set_mistakes(config, evaluation)
+    if files:
+        yield from _find_set_mistakes(config, evaluation)
     if evaluation.load_best_at_end:
         yield from _find_best_mistakes(evaluation, saving, bool(config.arguments.get("load_best_model_at_end")))
     if evaluation.early_stopping_patience is not None:
@@ -72,15 +78,13 @@ def _find_stopping_mistakes(config: RunConfig, evaluation: EvaluationSection) ->
 
 
 def _find_set_mistakes(config: RunConfig, evaluation: EvaluationSection) -> Iterator[tuple[str, str]]:
-    """Find sets that nothing is called, and subsets that a set does not have; files are not looked for here."""
+    """Find sets that nothing is called, subsets that a set does not have, and prompts that are not there."""
     if evaluation.sets is None or not (evaluation.at_end or evaluation.at_start or evaluation.steps):
         return
     try:
         _describe_sets(config, evaluation)
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:
         yield "evaluation.sets", str(error).removeprefix("evaluation.sets: ")
-    except DataError:
-        return  # a file that is not here, as that of a run may be by now; said where it is read
 
 
 def _describe_sets(config: RunConfig, evaluation: EvaluationSection) -> list[DescribedSet]:

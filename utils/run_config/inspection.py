@@ -85,7 +85,7 @@ def inspect_document(document: Document, notices: Sequence[str] = (), files: boo
     if any(check.problems for check in checks):
         return Inspection(checks[:4], None)
     config, described = _compose(document, read, (*notices, *reader.notices))
-    combined.problems += check_resolved(config, described, document)
+    combined.problems += check_resolved(config, described, document, files)
     effective.warnings += find_idle_settings(config, document)
     config = replace(config, warnings=tuple(effective.warnings))
     return Inspection(checks, None if combined.problems else config)

@@ -11,7 +11,7 @@ from utils.errors import ConfigError, Problem
 from utils.rooms import has_room, open_room, room_name
 
 _METHOD: KeyPath = ("peft", "method")
-_RATE: KeyPath = ("training", "learning_rate")
+_RATES: tuple[KeyPath, ...] = (("training", "learning_rate"), ("training", "lr"))
 _SWITCHES: dict[KeyPath, str] = {_METHOD: "adapters", ("dataset", "name"): "data"}
 """Keys that choose a section's class, and the floor of its rooms."""
 
@@ -36,7 +36,7 @@ def read_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Docume
     over = read_overrides(overrides)
     if over.has(("extends",)):
         raise ConfigError([Problem("only a file can extend another; write it there", "extends", over.source)])
-    if over.has(_METHOD) or over.has(_RATE):
+    if over.has(_METHOD) or any(map(over.has, _RATES)):
         kept_rate = _find_kept_rate(document, over)
     notices += lay_over(document, over)
     return document, notices + kept_rate
@@ -70,15 +70,17 @@ def lay_over(base: Document, over: Document) -> list[str]:
         if over.has(switch):
             notices += _drop_stale_keys(base, over, switch, floor)
     base.merge(over)
-    if base.has(_RATE) and base.get(_RATE) is None:
-        base.remove(_RATE)
+    is_taken_away = any(over.has(rate) and over.get(rate) is None for rate in _RATES)
+    for rate in filter(base.has, _RATES):
+        if is_taken_away or base.get(rate) is None:
+            base.remove(rate)
     return notices
 
 
 def _find_kept_rate(base: Document, over: Document) -> list[str]:
     """Say that a switched method learns at the rate that was chosen for another; before the two are merged."""
-    rate = base.get(_RATE)
-    if over.has(_RATE) or not over.has(_METHOD) or not isinstance(rate, (int, float)):
+    rate = next((base.get(each) for each in _RATES if base.has(each)), None)
+    if any(map(over.has, _RATES)) or not over.has(_METHOD) or not isinstance(rate, (int, float)):
         return []
     found = _find_switch(base, over, _METHOD, "adapters")
     own = open_room("adapters", found[1]).Config.DEFAULT_LEARNING_RATE if found else None

@@ -119,6 +119,11 @@ class OlderNames:
     def _move(self, old: KeyPath, new: KeyPath, *value: Any) -> None:
         if not self.document.has(old):
             return
+        if self.document.lies_over(old, new) and self.document.has(new):
+            self.document.remove(new)
+        elif self.document.lies_over(new, old):
+            self.document.remove(old)
+            return
         place, written = self._place(old), self.document.get(new[:-1], {})
         if self.document.has(new) or not isinstance(written, (dict, type(None))):
             self.document.remove(old)

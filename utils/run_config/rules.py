@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import AdapterSection
-from utils.adapters.lora import Config as LoraSection
 from utils.config.document import Document
 from utils.config.problems import suggest
 from utils.config.section import Section
@@ -60,14 +59,16 @@ def check_files(read: dict[str, Section], document: Document) -> Iterator[Proble
             yield Problem(message, f"dataset.{key}", where)
 
 
-def check_resolved(config: RunConfig, described: ClassificationSet | None, document: Document) -> Iterator[Problem]:
-    """Check what needs the whole configuration: metrics, strategies, the adapter's limits."""
+def check_resolved(
+    config: RunConfig, described: ClassificationSet | None, document: Document, files: bool = True
+) -> Iterator[Problem]:
+    """Check what needs the whole configuration: metrics, strategies, the adapter's limits; files, if they are there."""
     arguments = config.arguments
     if described is not None:
         yield from _check_metrics(config, described, document)
     else:
         yield from _check_causal(config, document)
-        yield from (_problem(key, message, document) for key, message in find_evaluation_mistakes(config))
+        yield from (_problem(key, message, document) for key, message in find_evaluation_mistakes(config, files))
     yield from _check_length(config, document)
     yield from _check_arguments(arguments, document)
     yield from check_processes(config, document)
@@ -110,7 +111,7 @@ def find_idle_settings(config: RunConfig, document: Document) -> Iterator[str]:
             "training.report_to is not tensorboard",
         ),
         **dict(_idle_for_task(config)),
-        **{f"peft.{name}": (True, why) for name, why in _idle_for_init(config.peft).items()},
+        **{f"peft.{name}": (True, why) for name, why in config.peft.find_idle().items()},
         **(dict(find_idle_evaluation(config)) if causal else {}),
         **{f"sft.{name}": (True, why) for name, why in WITHOUT_EFFECT.items()},
         **{
@@ -138,10 +139,6 @@ def _idle_for_task(config: RunConfig) -> Iterator[tuple[str, tuple[bool, str]]]:
         changed = getattr(config.dataset, key) != type(config.dataset).model_fields[key].default
         remedy = "; the length of CAUSAL_LM is sft.max_length" if key == "max_length" else ""
         yield f"dataset.{key}", (changed and task_type != config.task_type, f"it is for {task_type}{remedy}")
-
-
-def _idle_for_init(peft: AdapterSection) -> dict[str, str]:
-    return peft.find_idle() if isinstance(peft, LoraSection) else {}
 
 
 def _problem(path: str, message: str, document: Document) -> Problem:

@@ -72,6 +72,7 @@ _BOUNDS = {
 _CHOICES = {
     "train_sampling_strategy": Literal["random", "sequential", "group_by_length"],
     "log_level": Literal["detail", "debug", "info", "warning", "error", "critical", "passive"],
+    "learning_rate": float | None,  # null: the method's own, whatever the file below says
     "gradient_accumulation_steps": int | None,  # null: global_batch_size decides, whatever the file says
 }
 """Values that transformers checks only when the Trainer is built, or that we read in another way."""

@@ -35,6 +35,33 @@ def test_answers_are_those_of_an_evaluation(sums_run, ask, read, tmp_path, sums)
     assert (answer["rows"], answer["errors"], answer["num_kept"]) == (23, 0, 0)
 
 
+def test_long_prompts_are_cut_as_in_an_evaluation(make_run, make_sft, ask, read, write, tmp_path):
+    """A set whose protocol cuts prompts is asked the same tokens here; an answer says that its prompt was cut."""
+    from utils.evaluate_model.evaluation import evaluate
+    from utils.evaluate_model.subjects import open_run
+
+    talk = "".join(f"Tom has {number} apples and gives {number + 2} away. " for number in range(70))
+    rows = [
+        {"input": f"How many has Tom after {number}?", "context": talk[number:] * (number % 2) + "Tom has 4 apples.",
+         "answers": ["Ann"], "length": 9, "dataset": "qmsum", "language": "en", "all_classes": None, "_id": str(number)}
+        for number in range(8)
+    ]  # fmt: skip
+    (tmp_path / "rows").mkdir()
+    path = write("rows/qmsum.jsonl", rows).parent
+    dataset = {"name": "qmsum", "path": str(path), "train_split": "test", "validation_split": None}
+    run = make_run(config=make_sft(dataset=dataset, generation={"max_new_tokens": 12, "batch_size": 3}))
+    asked = [f"{{name: qmsum, path: {path}, max_new_tokens: 12}}"]
+    (entry,) = evaluate(open_run(str(run), asked, [], str(tmp_path / "scores")))
+    judged = [row["prediction"] for row in read(entry.folder / "predictions.jsonl")]
+    assert len(set(judged)) > 5, "one answer for all rows would prove nothing"
+    answer = ask("--run", run, "--input_file", path / "qmsum.jsonl", "--output_file", tmp_path / "out.jsonl")
+    assert answer["errors"] == 0
+    written = read(tmp_path / "out.jsonl")
+    assert [row["answer"] for row in written] == judged
+    assert ["truncated" in row for row in written] == [number % 2 == 1 for number in range(8)]
+    assert written[1]["truncated"] is True
+
+
 def test_the_same_question_in_every_form(sums_run, ask, read, write, tmp_path, sums, monkeypatch, capsys):
     question = sums[0]["question"]
     said = ask("--run", sums_run, "--input_text", question, "--json")["answers"][0]

@@ -62,10 +62,12 @@ def test_a_mistake_in_the_sets_has_its_line(tmp_path: Path) -> None:
     file.write_text(f"{head}\nevaluation:\n  sets: [qmsun]\n")
     line = file.read_text().splitlines().index("  sets: [qmsun]") + 1
     with pytest.raises(ConfigError, match=rf"wrong\.yaml:{line}  evaluation\.sets: no dataset"):
-        load_run_config(file, files=False)
+        load_run_config(file)
 
 
 def test_sets_that_are_not_asked_and_files_that_are_gone_do_not_stop_a_stored_run() -> None:
     load_run_config(CONFIG, ["evaluation.sets=[qmsun]", "evaluation.at_end=false"])
     gone = "{name: longbench, subsets: [trec], prompts_file: /gone/prompts.json}"
-    load_run_config(CONFIG, [f"evaluation.sets=[{gone}, /gone/rows.jsonl]"], files=False)
+    load_run_config(CONFIG, [f"evaluation.sets=[{gone}, /gone/rows.jsonl, a_folder_seen_from_elsewhere]"], files=False)
+    with pytest.raises(ConfigError, match=r"evaluation.sets: /gone/prompts.json: no such file of prompts"):
+        load_run_config(CONFIG, [f"evaluation.sets=[{gone}]"])

@@ -176,3 +176,12 @@ def test_a_learning_rate_of_null_is_the_methods_own(method: str, rate: float | N
     assert "stays" not in " ".join(config.notices)
     written = load_run_config(write_run(peft={"method": method}, training={"learning_rate": None}))
     assert written.arguments.get("learning_rate") == rate
+
+
+@pytest.mark.parametrize(("below", "above"), [("lr", "learning_rate"), ("learning_rate", "lr"), ("lr", "lr")])
+def test_a_learning_rate_of_null_in_either_name(below: str, above: str, write_run: Write) -> None:
+    file = write_run(training={below: 3e-3})
+    assert "stays 0.003" in " ".join(load_run_config(file, ["peft.method=ia3"]).notices)
+    config = load_run_config(file, ["peft.method=ia3", f"training.{above}=null"])
+    assert config.arguments["learning_rate"] == 3e-2
+    assert "stays" not in " ".join(config.notices)

@@ -54,6 +54,27 @@ def test_both_names_are_refused(old: str, write_run: Write) -> None:
         load_run_config(write_run(training={old: written, RENAMED[old]: meant}))
 
 
+@pytest.mark.parametrize("old", [*SAMPLES])
+def test_of_two_names_the_one_written_over_the_other_counts(old: str, write_run: Write) -> None:
+    written, meant = SAMPLES[old]
+    new = RENAMED[old]
+    other = {"epoch": "steps", "me/x": "you/x", "inductor": "eager", "group_by_length": "random"}.get(meant, meant * 2)
+    words = {old: str(written), new: str(meant)}
+    below_new = write_run("new", training={new: other})
+    assert load_run_config(below_new, [f"training.{old}={words[old]}"]).arguments[new] == meant
+    below_old = write_run("old", training={old: other if old != "no_cuda" else False})
+    config = load_run_config(below_old, [f"training.{new}={words[new]}"])
+    assert config.arguments[new] == meant
+    assert config.notices == ()
+    above = write_run("above", bare=True, extends="old.yaml", training={new: meant})
+    assert load_run_config(above).arguments[new] == meant
+
+
+def test_of_two_homes_the_one_written_over_the_other_counts(write_run: Write) -> None:
+    file = write_run(dataset={"max_length": 32})
+    assert load_run_config(file, ["training.max_seq_length=64"]).dataset.max_length == 64  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("old", DROPPED)
 def test_dropped(old: str, write_run: Write) -> None:
     config = load_run_config(write_run(training={old: True}))
