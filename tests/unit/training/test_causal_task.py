@@ -62,6 +62,48 @@ def test_a_conversation_is_trained_with_new_tokens_read_and_written(prepare_run,
     assert check["largest_logit_difference"] <= check["tolerance"]
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("whole", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
+def test_new_tokens_beside_modules_that_are_trained_whole(tied, whole, prepare_run, make_sft, tmp_path):
+    """What learns the new tokens is trained once, and none of the two places is left out."""
+    dataset = {"name": "custom", "path": _write_chats(tmp_path), "validation_size": 8}
+    model = {"name_or_path": _base(make_sft) if tied else _untie(_base(make_sft), tmp_path), "dtype": "float32", **CHAT}
+    peft = {"method": "lora", "lora_r": 4, "target_modules": ["q_proj"], "modules_to_save": whole}
+    config = make_sft(dataset=dataset, model=model, peft=peft, training__max_steps=4)
+    if tied and len(whole) == 1:
+        with pytest.raises(ConfigError, match="embed_tokens share their weight; with new tokens name both, or none"):
+            prepare_run(config=config)
+        return
+    run = prepare_run(config=config)
+    before = {name: p.detach().clone() for name, p in run.model.named_parameters() if p.requires_grad}
+    run.trainer.train()
+    ends = run.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    for place in ("embed_tokens", "lm_head"):
+        [(name, now)] = [
+            (name, p) for name, p in run.model.named_parameters() if f".{place}." in name and p.requires_grad
+        ]
+        if place in whole:
+            assert not torch.equal(now[ends], before[name][ends])
+        else:
+            assert "trainable_tokens" in name
+            assert not torch.equal(now, before[name])
+    check = run.task.check_reload(run.trainer, run.data, _saved_again(run, tmp_path / "saved"))
+    assert check["largest_logit_difference"] <= check["tolerance"]
+
+
+def _untie(base, tmp_path):
+    """Make a copy whose output layer has weights of its own."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    folder = tmp_path / "untied"
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return str(folder)
+
+
 def test_a_chat_without_a_template_is_refused_before_the_model_is_loaded(prepare_run, make_sft, tmp_path):
     dataset = {"name": "custom", "path": _write_chats(tmp_path), "validation_size": 8}
     with pytest.raises(ModelError, match="chat_template"):

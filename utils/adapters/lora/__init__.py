@@ -187,7 +187,7 @@ def _build_peft_config(model: PreTrainedModel, config: Config, context: AttachCo
         init_lora_weights=True if config.init_lora_weights == "loftq" else config.init_lora_weights,  # type: ignore[arg-type]
         use_dora=config.use_dora,
         use_rslora=config.use_rslora,
-        trainable_token_indices=find_new_tokens(model, context),
+        trainable_token_indices=find_new_tokens(model, context, config.modules_to_save),
         revision=context.base_commit,
         **_choose_data_pass(config),
     )

@@ -6,7 +6,7 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
-from utils.errors import ModelError
+from utils.errors import ConfigError, ModelError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,16 +17,31 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def find_new_tokens(model: PreTrainedModel, context: AttachContext) -> dict[str, list[int]] | None:
-    """Train the rows of new tokens: where they are read, and in a language model of its own head where written."""
+def find_new_tokens(
+    model: PreTrainedModel, context: AttachContext, modules_to_save: list[str] | None
+) -> dict[str, list[int]] | None:
+    """Train the rows of new tokens: where they are read, and in a language model of its own head where written.
+
+    A module that is trained whole needs none.
+
+    Raises:
+        ConfigError: One of two that share their weight is trained whole: the other would not learn the new tokens.
+    """
     if not context.added_token_ids:
         return None
     embeddings = [model.get_input_embeddings()]
     head = model.get_output_embeddings() if context.task_type == "CAUSAL_LM" else None
-    if head is not None and head.weight is not embeddings[0].weight:
+    if head is not None:
         embeddings.append(head)
-    names = {name for name, module in model.named_modules() if any(module is each for each in embeddings)}
-    return {name.rsplit(".", 1)[-1]: list(context.added_token_ids) for name in sorted(names)}
+    names = sorted(name for name, module in model.named_modules() if any(module is each for each in embeddings))
+    left = [name for name in names if not any(f".{name}".endswith(f".{each}") for each in modules_to_save or [])]
+    if head is not None and head.weight is embeddings[0].weight:
+        if len(left) == 1:
+            both = " and ".join(name.rsplit(".", 1)[-1] for name in names)
+            message = f"{both} share their weight; with new tokens name both, or none: the tokens' rows are trained"
+            raise ConfigError([Problem(message, "peft.modules_to_save")])
+        left = [name for name in left if model.get_submodule(name) is embeddings[0]]
+    return {name.rsplit(".", 1)[-1]: list(context.added_token_ids) for name in left} or None
 
 
 def warn_of_idle_names(model: PreTrainedModel, config: Config) -> None:
