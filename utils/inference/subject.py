@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import open_adapter
-from utils.adapters.trained_files import explain_damage, require_adapter_file, require_every_tensor
+from utils.adapters.trained_files import explain_damage
 from utils.data.dataset import ClassificationSection, DatasetSection, open_dataset
 from utils.errors import ModelError, UserError
 from utils.generation.section import GenerationSection
 from utils.inference.request import ModelChoice
 from utils.modeling.section import ModelSection, folder_problem, is_local, read_model_config
 from utils.run_config import RunConfig, find_differences, load_run_config
-from utils.run_folder.reading import LABELS_FILE, TrainedModel, read_run_folder
+from utils.run_folder.reading import LABELS_FILE, TrainedModel, read_label_names, read_run_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -104,10 +104,7 @@ def _open_trained(name: str, trained: TrainedModel) -> Subject:
             trained = replace(trained, config=config)
 
     def load() -> Loaded:
-        with explain_damage(name, config.model.name_or_path):
-            require_adapter_file(trained.weights, name, config.model.allow_pickle)
-            model, tokenizer = trained.load()
-            require_every_tensor(model, trained.weights, name, config.model.name_or_path)
+        model, tokenizer = replace(trained, name=name).load()
         return Loaded(model, tokenizer, trained.label_names)
 
     generation = config.generation if config.generation is not None else GenerationSection()
@@ -159,7 +156,7 @@ def _settle_differences(own: RunConfig, given: RunConfig, file: str) -> RunConfi
 def _find_labels(path: Path, config: RunConfig) -> tuple[str, ...]:
     for folder in (path, path.parent):
         if (folder / LABELS_FILE).is_file():
-            return tuple(json.loads((folder / LABELS_FILE).read_text("utf-8")))
+            return read_label_names(folder / LABELS_FILE)
     described = open_dataset(config.dataset.name).describe_classification(config.dataset)
     if described.num_labels == 1:
         return ()

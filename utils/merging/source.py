@@ -16,7 +16,7 @@ from utils.modeling.labels import build_head_spec
 from utils.modeling.quantized_checkpoint import load_model_config, read_format
 from utils.rooms import room_name
 from utils.run_config import RunConfig, load_run_config
-from utils.run_folder.reading import LABELS_FILE, TrainedModel, read_run_folder
+from utils.run_folder.reading import LABELS_FILE, TrainedModel, read_label_names, read_run_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -157,7 +157,7 @@ def _find_labels(config: RunConfig, folder: Path) -> tuple[str, ...]:
     """Take the classes from labels.json beside the adapter, else from the dataset's room, else number them."""
     for each in (folder, folder.parent):
         if (each / LABELS_FILE).is_file():
-            return tuple(json.loads((each / LABELS_FILE).read_text("utf-8")))
+            return read_label_names(each / LABELS_FILE)
     section: Any = config.dataset
     spec = open_dataset(section.name).describe_classification(section)
     if spec.label_names or spec.num_labels == 1:

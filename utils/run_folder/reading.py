@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.adapters.adapter import open_adapter
-from utils.adapters.trained_files import require_adapter_file
-from utils.errors import UserError
+from utils.adapters.trained_files import explain_damage, require_adapter_file, require_every_tensor
+from utils.errors import ModelError, UserError
 from utils.modeling.section import ModelSection
 from utils.run_config import RunConfig, load_run_config
 
@@ -28,14 +28,27 @@ class TrainedModel:
     config: RunConfig
     label_names: tuple[str, ...]
     """Names in the order of the ids; empty for regression and language models."""
+    name: str = ""
+    """What the user called it; empty: the folder of the weights."""
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Load the model as it was trained, and its tokenizer."""
+        """Load the model as it was trained, and its tokenizer.
+
+        Raises:
+            ModelError: A file is damaged, or does not fit the base.
+        """
+        name, base = self.name or str(self.weights), self.config.model.name_or_path
+        with explain_damage(name, base):
+            require_adapter_file(self.weights, name, self.config.model.allow_pickle)
+            model, tokenizer = self._load()
+            require_every_tensor(model, self.weights, name, base)
+        return model, tokenizer
+
+    def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         from utils.modeling.base_model import load_base_model
         from utils.modeling.labels import build_head_spec
         from utils.modeling.tokenizer import load_tokenizer
 
-        require_adapter_file(self.weights, str(self.weights), self.config.model.allow_pickle)
         tokenizer = load_tokenizer(self.config.model, str(self.weights))
         head = build_head_spec(self.label_names) if self.config.task_type == "SEQ_CLS" else None
 
@@ -70,8 +83,23 @@ def read_run_folder(name: str | Path) -> TrainedModel:
     labels = next((each / LABELS_FILE for each in (weights, run) if (each / LABELS_FILE).is_file()), None)
     if labels is None and config.task_type == "SEQ_CLS":
         raise UserError(f"{name}: no {LABELS_FILE}, so the classes' names are not known; name the run folder itself")
-    names = tuple(json.loads(labels.read_text("utf-8"))) if labels else ()
-    return TrainedModel(weights, config, names)
+    return TrainedModel(weights, config, read_label_names(labels) if labels else (), str(name))
+
+
+def read_label_names(file: Path) -> tuple[str, ...]:
+    """Read the classes' names in the order of their ids; none for regression.
+
+    Raises:
+        ModelError: The file holds something else.
+    """
+    try:
+        names = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file}: not JSON ({error}); it was cut off or edited: copy the folder again") from None
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_list or len(names) == 1 or len(set(names)) < len(names):
+        raise ModelError(f"{file}: not a list of two or more names of classes; it was edited: copy the folder again")
+    return tuple(names)
 
 
 def _whole_model(section: ModelSection, folder: str) -> ModelSection:

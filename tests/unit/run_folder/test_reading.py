@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from utils.errors import UserError
-from utils.run_folder.reading import read_run_folder
+from utils.errors import ModelError, UserError
+from utils.run_folder.reading import read_label_names, read_run_folder
 
 
 def _logits(folder, texts):
@@ -57,3 +57,13 @@ def test_what_is_no_run_is_said(tmp_path, make, message):
         folder.mkdir(parents=True)
     with pytest.raises(UserError, match=message):
         read_run_folder(folder)
+
+
+@pytest.mark.parametrize("written", ['["a"', "[1, 2]", '{"a": 1}', '["a"]', '["a", "a"]', "null"])
+def test_names_of_classes_that_were_damaged(written, tmp_path):
+    file = tmp_path / "labels.json"
+    file.write_text(written)
+    with pytest.raises(ModelError, match=r"labels\.json: not .* copy the folder again"):
+        read_label_names(file)
+    file.write_text("[]")
+    assert read_label_names(file) == ()
