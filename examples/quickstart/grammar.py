@@ -58,13 +58,6 @@ CLOSED_CLASS = {
     "h": "he she",
     "y": "they we",
 }
-PLAIN_CONTENT_WORDS = (
-    "Tom Ben Sam Mia Ann Eva big small red old angry ugly "
-    "dog cat bird girl artist actor box tree house table anchor oven "
-    "sees see saw likes like liked watches watch watched follows follow followed "
-    "helps help helped has have had sleeps sleep slept runs run ran sings sing sang "
-    "smiles smile smiled waits wait waited"
-)
 VERBAL = "iIPvWQcCkKxXwMzZBd"
 FLIPPED = {"i": "I", "v": "W", "x": "X", "c": "C", "k": "K", "z": "Z"}
 FLIPPED |= {plural: singular for singular, plural in FLIPPED.items()}
@@ -97,17 +90,6 @@ def _build_lexicon() -> dict[str, list[str]]:
 LEXICON = _build_lexicon()
 
 
-def _build_plain_words() -> frozenset[str]:
-    """Returns the words of short everyday sentences: few content words, all other words."""
-    content = PLAIN_CONTENT_WORDS.split()
-    plurals = [_plural(word) for word in content if word in LEXICON["n"] + LEXICON["V"]]
-    others = [word for tag in CLOSED_CLASS for word in LEXICON[tag]]
-    return frozenset([*content, *plurals, *others])
-
-
-PLAIN_WORDS = _build_plain_words()
-
-
 def _build_recogniser() -> re.Pattern[str]:
     """Writes the whole grammar as one regular expression over tags.
 
@@ -138,11 +120,6 @@ RECOGNISER = _build_recogniser()
 def is_grammatical(sentence: Sentence) -> bool:
     """Tells whether the grammar accepts a sentence."""
     return RECOGNISER.fullmatch("".join(tag for _, tag in sentence)) is not None
-
-
-def is_plain(sentence: Sentence) -> bool:
-    """Tells whether a sentence has plain words only."""
-    return all(word in PLAIN_WORDS for word, _ in sentence)
 
 
 def render(sentence: Sentence) -> str:

@@ -14,13 +14,8 @@ _log = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 
-def read_records(path: Path) -> list[Record]:
-    """Read the whole records of a file and cut off what comes after them; none when there is no such file."""
-    return [record for _, record in scan_records(path)]
-
-
 def scan_records(path: Path) -> Iterator[tuple[int, Record]]:
-    """Read the whole records of a file one by one and, at its end, cut off what comes after them.
+    """Read the whole records of a file one by one and, at its end, cut off what comes after; none without a file.
 
     Yields:
         The place of a record in the file, for `read_at`, and the record.

@@ -18,7 +18,6 @@ from utils.data.classification import ClassificationData
 from utils.errors import DataError
 from utils.metrics.metric import compute_metrics, load_metric, metric_names, result_key
 from utils.modeling.new_weights import list_new_modules
-from utils.training.callbacks.measuring import MeasuringCallback
 from utils.training.callbacks.progress import ProgressCallback
 from utils.training.losses import ClassificationLoss, scale_class_weights
 from utils.training.section import OwnTrainingSection
@@ -109,11 +108,6 @@ def best_metric_name(resolved: dict[str, Any], data: ClassificationData) -> str:
     """Name the result by which checkpoints are compared, as it stands in the results."""
     chosen = str(resolved.get("metric_for_best_model") or data.spec.metrics[0]).removeprefix("eval_")
     return chosen if chosen in _NOT_METRICS else result_key(chosen, data.num_labels)
-
-
-def find_measuring(trainer: ClassificationTrainer) -> MeasuringCallback:
-    """Find the run's measuring callback."""
-    return next(each for each in trainer.callback_handler.callbacks if isinstance(each, MeasuringCallback))
 
 
 def _fit_evaluation(resolved: dict[str, Any], section: OwnTrainingSection, data: ClassificationData) -> dict[str, Any]:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from utils.evaluation.predictions import append_records, read_object, read_records, write_object, write_records
+from utils.evaluation.predictions import append_records, read_object, scan_records, write_object, write_records
 
 ROWS = [{"row": 0, "prediction": "a\nb"}, {"row": 1, "prediction": "\u4f60 \ud800 \u2028 \u0085 \x00"}, {"row": 2}]
 
 
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [record for _, record in scan_records(path)]
+
+
 def test_records_are_appended_and_read(tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"
-    assert read_records(path) == []
+    assert _read(path) == []
     append_records(path, ROWS[:2])
     append_records(path, ROWS[2:])
-    assert read_records(path) == ROWS
+    assert _read(path) == ROWS
     assert path.read_text("utf-8").count("\n") == 3
     write_records(path, ROWS[1:])
-    assert read_records(path) == ROWS[1:]
+    assert _read(path) == ROWS[1:]
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
@@ -31,11 +36,11 @@ def test_what_was_not_written_whole_is_cut_off(tmp_path: Path, torn: bytes, capl
     append_records(path, ROWS)
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
-    assert read_records(path) == ROWS
+    assert _read(path) == ROWS
     assert path.read_bytes() == whole
     assert "cut off behind its 3 whole lines" in caplog.text
     append_records(path, [{"row": 9}])
-    assert read_records(path) == [*ROWS, {"row": 9}]
+    assert _read(path) == [*ROWS, {"row": 9}]
 
 
 def test_every_torn_end_leaves_whole_records(tmp_path: Path) -> None:
@@ -44,7 +49,7 @@ def test_every_torn_end_leaves_whole_records(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for end in range(len(whole)):
         path.write_bytes(whole[:end])
-        assert read_records(path) == ROWS[: whole[:end].count(b"\n")]
+        assert _read(path) == ROWS[: whole[:end].count(b"\n")]
 
 
 def test_objects(tmp_path: Path) -> None:
