@@ -44,6 +44,8 @@ class AdapterSection(Section):
     SHARED_FIELDS: ClassVar[frozenset[str]] = frozenset({"method", "task_type"})
     DEFAULT_LEARNING_RATE: ClassVar[float | None] = None
     """Taken where the file does not set training.learning_rate; None: the library's own, as for all weights."""
+    NOT_INHERITED: ClassVar[frozenset[str]] = frozenset()
+    """Fields that mean something else than in other methods: a switch to this one leaves them behind."""
     OWNED: ClassVar[dict[str, str]] = {
         "base_model_name_or_path": "set model.name_or_path", "revision": "set model.revision",
         "peft_type": "set peft.method", "inference_mode": "an adapter is attached to be trained, loaded to be used",

@@ -20,6 +20,7 @@ from utils.adapters.targets import (
     keep_off_head,
     list_head,
     list_linear,
+    list_norms,
     refuse_new_tokens,
     reject_empty,
     split_names,
@@ -60,6 +61,8 @@ class Tuner:
     """Whether peft has it for layers of 4 or 8 bits."""
     targets: Mapping[str, list[str]] | None = field(default_factory=lambda: QUERY_AND_VALUE, hash=False)
     """What it adapts by model_type, where peft does not know; else all linear layers. None: peft always knows."""
+    norms: bool = False
+    """Whether it trains norms, all of them unless told otherwise; a linear layer would be trained whole."""
     merge: str | None = None
     """Why it cannot be merged."""
     one_of: tuple[str, str] | None = None
@@ -89,7 +92,9 @@ class PassedThroughSection(AdapterSection):
         return values
 
     def contradictions(self, quantization: str | None = None) -> dict[str, str]:
-        """Find two sizes that are both set, or neither, where each follows from the other."""
+        """Find two sizes that are both set, or neither, where each follows from the other; and layers of no use."""
+        if self.TUNER.norms and getattr(self, "target_modules", None) == "all-linear":
+            return {"target_modules": f"{self.method} trains norms, and all-linear names none; leave it out"}
         if self.TUNER.one_of is None:
             return {}
         one, other = self.TUNER.one_of
@@ -119,6 +124,7 @@ def build_config(tuner: Tuner, description: str) -> type[PassedThroughSection]:
     config.__module__ = f"utils.adapters.{tuner.name}"
     config.TUNER = tuner
     config.MISSING = None if found else _explain_missing(tuner)
+    config.NOT_INHERITED = frozenset({"target_modules"} if tuner.norms else ())
     config.LIMITS = Limits(
         quantization=None if tuner.takes_quantized else _FLOAT_BASE,
         merge=tuner.merge,
@@ -158,6 +164,8 @@ def attach(model: PreTrainedModel, config: PassedThroughSection, context: Attach
             adapted: Any = get_peft_model(keep_unpacked(model), peft_config)
     except (ValueError, AssertionError, NotImplementedError, ImportError) as error:  # sizes that do not divide, say
         raise ModelError(f"peft refuses {config.method} on this model: {' '.join(str(error).split())}") from error
+    if tuner.norms:
+        _refuse_linear(adapted, config.method)
     keep_float32(adapted, context)
     result: PreTrainedModel = adapted
     return result
@@ -171,13 +179,23 @@ def _fields_for_peft(model: PreTrainedModel, config: PassedThroughSection, conte
         for name, each in found.items()
         if each.is_default_known or getattr(config, name) is not None
     }
-    if (ours := config.TUNER.targets) is not None:
+    if config.TUNER.norms:
+        fields["target_modules"] = fields["target_modules"] or list_norms(model, head)
+    elif (ours := config.TUNER.targets) is not None:
         targets = choose_targets(model, fields["target_modules"], _known_types(config.TUNER), ours)
         fields["target_modules"] = list_linear(model, head) if targets == "all-linear" and head else targets
     fields["modules_to_save"] = train_whole(head, fields["modules_to_save"])
     if "exclude_modules" in found:
         fields["exclude_modules"] = keep_off_head(head, fields["exclude_modules"])
     return {**fields, "task_type": context.task_type, "revision": context.base_commit}
+
+
+def _refuse_linear(adapted: Any, method: str) -> None:
+    from torch import nn
+
+    for name, module in adapted.named_modules():
+        if isinstance(getattr(module, "base_layer", None), nn.Linear):
+            raise ModelError(f"peft.target_modules: {name} is a linear layer, and {method} trains norms; leave it out")
 
 
 def _known_types(tuner: Tuner) -> frozenset[str]:

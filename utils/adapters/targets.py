@@ -104,6 +104,16 @@ def list_linear(model: PreTrainedModel, head: list[str]) -> list[str]:
     ]
 
 
+def list_norms(model: PreTrainedModel, head: list[str]) -> list[str]:
+    """Name every norm of the body in full, by the ending of its class: LayerNorm, RMSNorm and each model's own."""
+    outside = tuple(f"{name}." for name in head)
+    return [
+        name
+        for name, part in model.named_modules()
+        if type(part).__name__.endswith("Norm") and not f"{name}.".startswith(outside)
+    ]
+
+
 def refuse_new_tokens(method: str, context: AttachContext) -> None:
     """Refuse tokens that the base has never seen under a method that trains no embeddings.
 

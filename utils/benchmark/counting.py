@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _PROJECT = Path(__file__).resolve().parents[2]
 _START = "import sys; sys.path.insert(0, sys.argv[1]); from utils.benchmark.counting import answer; answer()"
 _TIMEOUT_S = 300
+_ANY_STEPS = 1_000_000  # a schedule decides which parameters stay, not how many are trained at first
 
 
 @dataclass(frozen=True)
@@ -138,5 +139,5 @@ def _build(request: dict[str, Any]) -> PreTrainedModel:
     with torch.device("meta"):
         auto = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
         model = auto.from_config(config)
-        context = AttachContext(task_type="CAUSAL_LM" if causal else "SEQ_CLS", seed=0)
+        context = AttachContext("CAUSAL_LM" if causal else "SEQ_CLS", seed=0, num_training_steps=_ANY_STEPS)
         return open_adapter(adapter.method).attach(model, adapter, context)

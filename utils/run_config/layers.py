@@ -105,7 +105,10 @@ def _drop_stale_keys(base: Document, over: Document, switch: KeyPath, floor: str
     old, new = found
     section = switch[0]
     before, after = (open_room(floor, name).Config for name in (old, new))
-    kept = {*after.model_fields, *after.ALIASES} if floor == "adapters" else set(after.SHARED_FIELDS)
+    if floor == "adapters":
+        kept = {*after.model_fields, *after.ALIASES} - after.NOT_INHERITED
+    else:
+        kept = set(after.SHARED_FIELDS)
     stale = [key for key in base.get((section,), {}) if key in {*before.model_fields, *before.ALIASES} - kept]
     for key in stale:
         base.remove((section, key))

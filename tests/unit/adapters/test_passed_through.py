@@ -55,6 +55,28 @@ def test_the_head_is_trained_whole_and_never_wrapped(attach, method):
     assert changed
 
 
+def test_norms_are_trained_and_no_linear_layers(attach):
+    with pytest.raises(ModelError, match=r"q_proj is a linear layer, and ln_tuning trains norms; leave it out"):
+        attach("llama", "ln_tuning", target_modules=["q_proj"])
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "qwen2", "gpt2", "bert", "roberta", "distilbert", "albert", "deberta_v2", "modernbert"]
+)
+def test_all_norms_of_the_body_are_trained(attach, family):
+    """A norm's weight is a vector, and no other module's is."""
+    attached = attach(family, "ln_tuning")
+    body = {name: p for name, p in attached.model.named_parameters() if "modules_to_save" not in name}
+    trained = {name.split(".ln_tuning_layers")[0] for name, p in body.items() if p.requires_grad}
+    plain = attached.load_base(None)
+    head = ("classifier", "score", "pre_classifier", "head", "pooler")
+    vectors = {
+        name for name, module in plain.named_modules()
+        if getattr(module, "weight", None) is not None and module.weight.dim() == 1 and name.split(".")[0] not in head
+    }  # fmt: skip
+    assert {name.removeprefix("base_model.model.") for name in trained} == vectors
+
+
 def test_fields_are_checked_without_peft():
     lines = [
         "import sys",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.benchmark.counting import count_runs
+from utils.rooms import list_rooms
 
 ROOT = Path(__file__).parents[3]
 METHODS = """methods:
@@ -39,6 +40,23 @@ def test_counted_as_training_counts_them(plan_of: Callable[..., Any], tmp_path: 
     assert counts["a-lora-lora_r=8-s42"].trainable == 71_936
     assert "cannot be counted on the meta device" in counts["strange-lora-s42"].note
     assert counts["far-lora-s42"].note == "the config.json of nobody/nothing-here is not on this machine yet"
+
+
+def test_every_method_can_be_counted(plan_of: Callable[..., Any]) -> None:
+    """All in one process; one that fails there would take the others' counts away."""
+    methods = "".join(
+        f"  {name}: {{peft: {{method: {name}, target_modules: null{_SIZES.get(name, '')}}}}}\n" for name in _METHODS
+    )
+    methods += "".join(f"  {name}: {{peft: {{method: {name}}}}}\n" for name in _WITHOUT_TARGETS)
+    counts = count_runs(plan_of("tasks: {a: {}}\nmethods:\n" + methods).runs)
+    unknown = {name: count.note for name, count in counts.items() if count.trainable is None}
+    assert set(unknown) == {"a-boft-s42"}, unknown  # its start is computed from its own values
+    assert len(counts) == len(_METHODS) + len(_WITHOUT_TARGETS)
+
+
+_WITHOUT_TARGETS = ("prefix_tuning", "prompt_tuning", "p_tuning", "qst", "none", "head_only", "shadow")
+_SIZES = {"c3a": ", block_size: 16"}
+_METHODS = tuple(name for name in list_rooms("adapters") if name not in _WITHOUT_TARGETS)
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:

@@ -87,6 +87,16 @@ def test_switching_the_method_drops_its_keys_with_a_notice(
     assert "peft.target_modules" in notice
 
 
+def test_layers_to_adapt_are_no_norms_to_train(write_run: Write) -> None:
+    file = write_run(peft={"method": "lora", "target_modules": "all-linear"})
+    config = load_run_config(file, ["peft.method=ln_tuning"])
+    assert config.peft.target_modules is None  # type: ignore[attr-defined]
+    assert "now ln_tuning; left out, for lora only: peft.target_modules" in config.notices[0]
+    assert load_run_config(file, ["peft.method=vera"]).peft.target_modules == "all-linear"  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="target_modules: ln_tuning trains norms, and all-linear names none"):
+        load_run_config(file, ["peft.method=ln_tuning", "peft.target_modules=all-linear"])
+
+
 def test_unknown_keys_remain_errors_when_the_method_is_switched(write_run: Write) -> None:
     with pytest.raises(ConfigError, match="lora_rr: unknown key"):
         load_run_config(write_run(peft={"lora_r": 8, "lora_rr": 8}), ["peft.method=none"])
