@@ -169,11 +169,21 @@ class Summary:
     """One per setting; none where the suite has a single task."""
     grid_keys: tuple[str, ...]
     """All keys of the grid, in order."""
+    reference_methods: tuple[str, ...] = ()
+    """Methods that every other one is compared with; (): that of the first setting."""
 
     @property
     def settings(self) -> list[Setting]:
         """The settings, in order, baselines last."""
         return list({row.setting.key: row.setting for row in self.rows}.values())
+
+    @property
+    def references(self) -> list[Setting]:
+        """The settings that every other one is compared with: the first of each method of reference."""
+        own = [setting for setting in self.settings if not setting.is_baseline]
+        wanted = self.reference_methods or tuple(setting.method for setting in own[:1])
+        found = (next((each for each in own if each.method == method), None) for method in wanted)
+        return [setting for setting in found if setting is not None]
 
     @property
     def tasks(self) -> list[str]:
@@ -205,7 +215,7 @@ def summarize(suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> Summary:
         placed = [(setting, by_place[task, setting.key]) for setting in settings if (task, setting.key) in by_place]
         rows += _build_rows(task, placed, suite.baselines)
     averages = _build_averages(tasks, rows) if len(tasks) > 1 else ()
-    return Summary(tuple(rows), tuple(averages), grid_keys)
+    return Summary(tuple(rows), tuple(averages), grid_keys, suite.references)
 
 
 def spread(values: Sequence[float]) -> Spread | None:

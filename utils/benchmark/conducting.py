@@ -107,6 +107,7 @@ def describe_suite(plan: Plan) -> SuiteFacts:
         source=plan.suite.source,
         tasks=tuple(dict.fromkeys(run.task for run in plan.runs)),
         methods=tuple(plan.methods),
+        references=tuple(dict.fromkeys(section.references or ())),
         baselines=tuple(section.baselines),
         language=section.results.language,
         workbook=section.results.name or "results",

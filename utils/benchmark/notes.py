@@ -74,8 +74,8 @@ def _explain_averages(summary: Summary, language: Language) -> Iterator[str]:
 
 def _explain_claims(summary: Summary, comparisons: Sequence[Comparison], language: Language) -> Iterator[str]:
     if any(each.interval for each in comparisons):
-        reference = name_setting(comparisons[0].reference, summary.grid_keys)
-        yield phrase("comparisons", language, reference=reference)
+        references = dict.fromkeys(name_setting(each.reference, summary.grid_keys) for each in comparisons)
+        yield phrase("comparisons", language, reference=" / ".join(references))
     elif comparisons:
         yield phrase("no_claims", language)
 

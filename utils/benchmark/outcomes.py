@@ -34,7 +34,9 @@ class SuiteFacts:
     tasks: tuple[str, ...]
     """Rows of the table, in their order."""
     methods: tuple[str, ...]
-    """In their order; the first is the one that the others are compared with."""
+    """In their order."""
+    references: tuple[str, ...] = ()
+    """Those that every other one is compared with; (): the first."""
     baselines: tuple[str, ...] = ()
     """Rows that need no run of their own: `majority`."""
     language: Language = "en"

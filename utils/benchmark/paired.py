@@ -35,7 +35,7 @@ class Comparison:
 
 
 def compare_settings(summary: Summary) -> list[Comparison]:
-    """Compare, task by task, every setting with the first one; baselines have no seeds of their own.
+    """Compare, task by task, every setting with those of reference; baselines have no seeds of their own.
 
     The intervals hold one by one: they are not widened for the number of comparisons.
     """
@@ -52,12 +52,13 @@ def is_more_better(metric: str) -> bool:
 
 def _compare(summary: Summary) -> Iterator[Comparison]:
     settings = [setting for setting in summary.settings if not setting.is_baseline]
-    for task in summary.tasks if settings else ():
-        reference = summary.find_row(task, settings[0])
-        for setting in settings[1:]:
-            row = summary.find_row(task, setting)
-            if row is not None and reference is not None:
-                yield _compare_rows(row, reference)
+    for task in summary.tasks:
+        for chosen in summary.references:
+            reference = summary.find_row(task, chosen)
+            for setting in settings:
+                row = summary.find_row(task, setting) if setting.key != chosen.key else None
+                if row is not None and reference is not None:
+                    yield _compare_rows(row, reference)
 
 
 def _compare_rows(row: SummaryRow, reference: SummaryRow) -> Comparison:

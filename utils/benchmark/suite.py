@@ -57,6 +57,8 @@ class SuiteSection(Section):
     """Only what one of these selects is run; keys: task, method, seed, or a key of the grid; a value or a list."""
     exclude: list[dict[str, Any]] | None = None
     """What one of these selects is not run."""
+    references: list[str] | None = Field(None, min_length=1)
+    """Methods that every other one is compared with, seed by seed; null: the first one."""
     baselines: list[Literal["majority"]] = []
     """Rows of the table that need no run of their own."""
     timeout_minutes: float | None = Field(None, gt=0)
@@ -144,6 +146,7 @@ class _Reader:
             self._report(("tasks",), "is empty; name at least one task, such as `rte: {dataset.subset: rte}`")
         grid, places = self._read_grid()
         self._check_seeds(places)
+        self._check_references(list(methods))
         known = {"task": list(tasks), "method": list(methods), **grid}
         include, exclude = (list(self._read_selectors(key, known)) for key in ("include", "exclude"))
         if self.problems or section is None:
@@ -246,6 +249,12 @@ class _Reader:
             self._report(("seeds",), "is empty; name seeds, or leave the key out for the base's")
         elif isinstance(seeds, list) and any(seeds[index] in seeds[:index] for index in range(len(seeds))):
             self._report(("seeds",), "a seed stands twice; keep one")
+
+    def _check_references(self, methods: list[str]) -> None:
+        named = self.document.get(("references",))
+        for name in dict.fromkeys(named if isinstance(named, list) else ()):
+            if name not in methods:
+                self._report(("references",), f"no method called {name}{suggest(str(name), sorted(methods))}")
 
     def _read_selectors(self, name: str, known: dict[str, list[Any]]) -> Iterator[Selector]:
         entries = self.document.get((name,))

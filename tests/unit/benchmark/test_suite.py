@@ -54,6 +54,8 @@ def mistakes(path: Path) -> list[str]:
         (TASK + "exclude: a\n", "exclude: 'a' is not allowed; use a list of"),
         (TASK + "timeout_minutes: 0\n", "timeout_minutes: 0 is not allowed; use a number or null above 0"),
         (TASK + "baselines: [random]\n", "baselines: ['random'] is not allowed; use a list of one of: majority"),
+        (TASK + "methods: {lora: {}}\nreferences: [lorra]\n", "references: no method called lorra; did you mean lora?"),
+        (TASK + "references: []\n", "references"),
         (TASK + "results: {lang: zh}\n", "results.lang: unknown key; did you mean language?"),
         (TASK + "results: {name: a/b}\n", "results.name"),
         (TASK + "model: {name_or_path: x}\n", "model: not a key of this section; keys of a run stand under run:"),

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from utils.benchmark.aggregate import Summary, spread, student_quantile, summarize
+from utils.benchmark.notes import list_notes
 from utils.benchmark.outcomes import collect_outcomes
 from utils.benchmark.paired import Comparison, compare_settings
 from utils.results.record import BestMetric, PeakMemory, Timing
@@ -212,6 +213,20 @@ def test_better_needs_paired_seeds(folder: Any) -> None:
 )
 def test_findings(folder: Any, lora: Any, full: Any, metric: str, finding: str) -> None:
     assert compare(folder, {"lora": lora, "full": full}, metric).finding == finding
+
+
+def test_others_are_compared_with_the_methods_of_reference(folder: Any, fill: Any) -> None:
+    fill(folder, ("mrpc", "rte"), ("lora", "full", "head-only"), (1, 2))
+    found = compare_settings(read(folder, references=("full", "head-only")))
+    pairs = [(each.setting.method, each.reference.method) for each in found]
+    assert pairs == 2 * [("lora", "full"), ("head-only", "full"), ("lora", "head-only"), ("full", "head-only")]
+    there, back = found[1], found[3]
+    assert there.difference
+    assert back.difference
+    assert there.difference.mean == pytest.approx(-back.difference.mean)
+    notes = list_notes(folder.facts(references=("full", "head-only")), read(folder), found)
+    assert any("against full / head-only" in note for note in notes)
+    assert compare_settings(read(folder, references=("gone",))) == []
 
 
 def test_grid_values_are_settings(folder: Any) -> None:
