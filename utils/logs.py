@@ -64,6 +64,7 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     warnings.filterwarnings("ignore", message=".*save_embedding_layers.*")
     warnings.filterwarnings("ignore", message=".*fan_in_fan_out is set to.*")
+    warnings.filterwarnings("ignore", message="Unsupported layer type .*Norm")  # what ln_tuning is for
     warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*")
     warnings.filterwarnings("ignore", message=".*rank_pattern.*keys did not match.*")
 

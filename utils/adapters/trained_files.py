@@ -49,6 +49,10 @@ def explain_damage(name: str, base: str = "the model") -> Iterator[None]:
         raise UserError(f"{name}: cannot be read: {error.strerror}") from None
 
 
+_OBJECTS = {ADAPTER_CONFIG: "peft_type", "config.json": "", "tokenizer.json": "model", "tokenizer_config.json": ""}
+"""Files that hold an object, and a key that is always in it."""
+
+
 def require_adapter_file(folder: Path, name: str, allow_pickle: bool = False) -> None:
     """See to it that an adapter in peft's layout has its weights; peft would ask the hub for them.
 
@@ -58,8 +62,13 @@ def require_adapter_file(folder: Path, name: str, allow_pickle: bool = False) ->
         allow_pickle: Whether `model.allow_pickle` lets them be a pickled file, which can hold code.
 
     Raises:
-        ModelError: It has none, or only pickled ones.
+        ModelError: It has none, or only pickled ones, or a file beside them is not what it is called.
     """
+    for file, key in _OBJECTS.items():
+        if (folder / file).is_file():
+            held = json.loads((folder / file).read_text("utf-8"))
+            if not isinstance(held, dict) or (key and key not in held):
+                raise ModelError(f"{name}: {folder / file} does not hold what it should; copy the folder again")
     safe, pickled = ((folder / each).is_file() for each in _WEIGHTS)
     if not (folder / ADAPTER_CONFIG).is_file() or safe:
         return

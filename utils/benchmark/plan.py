@@ -98,12 +98,19 @@ def inspect_plan(suite: Suite, choices: Choices = _ALL, files: bool = True) -> P
     plan = Plan(suite, Path(choices.output_dir or suite.output_dir).expanduser(), notices=[*suite.notices])
     combined = combine(suite, choices.seeds)
     plan.notices += combined.notices
-    plan.warnings += combined.warnings
+    plan.warnings += [*combined.warnings, *_find_idle_references(suite, combined.combinations)]
     plan.num_combinations = len(combined.combinations)
     _Inspector(plan, choices, files).inspect(combined.combinations)
     plan.wanted = _select(plan, choices, combined.combinations)
     plan.shard = plan.wanted[choices.shard[0] - 1 :: choices.shard[1]] if choices.shard else plan.wanted
     return plan
+
+
+def _find_idle_references(suite: Suite, combinations: Sequence[Combination]) -> list[str]:
+    """Name methods of reference that include and exclude leave no run."""
+    left = {each.method for each in combinations}
+    gone = [name for name in suite.section.references or () if name in suite.methods and name not in left]
+    return [f"references: {name} has no run in this suite, so that nothing is compared with it" for name in gone]
 
 
 class _Inspector:

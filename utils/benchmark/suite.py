@@ -253,8 +253,8 @@ class _Reader:
     def _check_references(self, methods: list[str]) -> None:
         named = self.document.get(("references",))
         for name in dict.fromkeys(named if isinstance(named, list) else ()):
-            if name not in methods:
-                self._report(("references",), f"no method called {name}{suggest(str(name), sorted(methods))}")
+            if isinstance(name, str) and name not in methods:
+                self._report(("references",), f"no method called {name}{suggest(name, sorted(methods))}")
 
     def _read_selectors(self, name: str, known: dict[str, list[Any]]) -> Iterator[Selector]:
         entries = self.document.get((name,))

@@ -100,8 +100,9 @@ class Document:
         return upper_layer > lower_layer
 
     def _layer_of(self, path: KeyPath) -> int:
-        place = self.places.get(path)
-        return self.layers.index(place.source) if place is not None and place.source in self.layers else -1
+        """Give the topmost layer that wrote a key or something in it; -1: the document itself, or none."""
+        sources = {place.source for known, place in self.places.items() if known[: len(path)] == path}
+        return max((index for index, source in enumerate(self.layers) if source in sources), default=-1)
 
     def leaves(self, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
         """Yield every value that is not a non-empty mapping, with its path."""

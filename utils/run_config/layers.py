@@ -109,7 +109,8 @@ def _drop_stale_keys(base: Document, over: Document, switch: KeyPath, floor: str
         kept = {*after.model_fields, *after.ALIASES} - after.NOT_INHERITED
     else:
         kept = set(after.SHARED_FIELDS)
-    stale = [key for key in base.get((section,), {}) if key in {*before.model_fields, *before.ALIASES} - kept]
+    gone = {*before.model_fields, *before.ALIASES} - kept
+    stale = [key for key in base.get((section,), {}) if key in gone and not over.has((section, key))]
     for key in stale:
         base.remove((section, key))
     where = over.place_of(switch)

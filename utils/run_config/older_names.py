@@ -82,6 +82,7 @@ class OlderNames:
 
     def _move_quantization(self) -> None:
         """Read bitsandbytes' own spelling; its 4-bit options mean nothing while load_in_4bit is false."""
+        self._drop_lower_quantization()
         switches = [self._take_switch(bits, parent) for parent in _QUANTIZATION_PARENTS for bits in (4, 8)]
         written = self.document.get(_QUANTIZATION)
         four_bits = isinstance(written, dict) and written.get("bits", 4) == 4
@@ -94,6 +95,44 @@ class OlderNames:
                     self._leave_out((*parent, old), "has no effect without 4 bits; left out")
         if self.document.get(_QUANTIZATION) == {}:
             self.document.set(_QUANTIZATION, None, self._place(_QUANTIZATION))
+
+    def _drop_lower_quantization(self) -> None:
+        """Forget what a lower layer says of the number of bits where an upper one says otherwise, by whatever name."""
+        found = [
+            ((*parent, f"load_in_{bits}bit"), bits)
+            for parent in _QUANTIZATION_PARENTS
+            for bits in (4, 8)
+            if self.document.has((*parent, f"load_in_{bits}bit"))
+        ]
+        for path, bits in found:
+            on = _read_switch(self.document.get(path))
+            for other, other_bits in found:
+                if self.document.lies_over(path, other) and (on or bits == other_bits) and self.document.has(other):
+                    self.document.remove(other)
+            if self.document.lies_over(path, _QUANTIZATION) and self.document.has(_QUANTIZATION):
+                self._settle_below(path, bits, on)
+        written = self.document.get(_QUANTIZATION)
+        if not self.document.has(_QUANTIZATION) or (isinstance(written, dict) and "bits" not in written):
+            return  # nothing, or details that do not say how many bits
+        details = (
+            [] if isinstance(written, dict) else [(*p, old) for p in _QUANTIZATION_PARENTS for old in _FOUR_BIT_KEYS]
+        )
+        for path in [*(path for path, _ in found), *details]:
+            if self.document.has(path) and self.document.lies_over(_QUANTIZATION, path):
+                self.document.remove(path)
+
+    def _settle_below(self, path: KeyPath, bits: int, on: bool | None) -> None:
+        """Lay a switch over what a lower layer writes as model.quantization."""
+        written = self.document.get(_QUANTIZATION)
+        below = written.get("bits", 4) if isinstance(written, dict) else {"int8": 8, None: None}.get(written, 4)
+        if on and bits == 4 and isinstance(written, dict) and "bits" not in written:
+            return  # details of the 4 bits that the switch asks for
+        if on and below == bits:
+            self._leave_out(path, "now written model.quantization; read as that")
+        elif on:
+            self.document.remove(_QUANTIZATION)
+        elif on is False and below == bits:
+            self.document.set(_QUANTIZATION, None, self._place(path))
 
     def _take_switch(self, bits: int, parent: KeyPath) -> bool | None:
         """Turn `load_in_4bit: true` into `bits: 4`; None where it is not written."""

@@ -42,7 +42,7 @@ RENAMED = {
     "push_to_hub_model_id": "hub_model_id", "torchdynamo": "torch_compile_backend", "num_epochs": "num_train_epochs",
     "epochs": "num_train_epochs", "lr": "learning_rate", "train_batch_size": "per_device_train_batch_size",
     "eval_batch_size": "per_device_eval_batch_size", "warmup_ratio": "warmup_steps",
-    "group_by_length": "train_sampling_strategy",
+    "group_by_length": "train_sampling_strategy", "batch_size": "per_device_train_batch_size",
 }  # fmt: skip
 """Older names of fields, and what they are called now."""
 

@@ -28,6 +28,7 @@ SAMPLES: dict[str, tuple[Any, Any]] = {
     "eval_batch_size": (4, 4),
     "warmup_ratio": (0.1, 0.1),
     "group_by_length": (True, "group_by_length"),
+    "batch_size": (4, 4),
 }
 """Every older name of a field of training:, with what is written and what it means now."""
 
@@ -218,3 +219,39 @@ def test_a_literal_token_under_any_name_is_refused_and_not_repeated(write_run: W
 def test_both_spellings_of_task_type(spelling: str, write_run: Write) -> None:
     config = load_run_config(write_run(task_type=spelling, peft={"task_type": spelling}))
     assert config.task_type == config.peft.task_type == "SEQ_CLS"
+
+
+FILES: dict[str, dict[str, Any]] = {
+    "top": {"load_in_4bit": True},
+    "model": {"model": {"load_in_4bit": True}},
+    "training": {"training": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}},
+    "short": {"model": {"quantization": "nf4"}},
+    "long": {"model": {"quantization": {"bits": 4, "type": "fp4"}}},
+    "config": {"model": {"quantization_config": {"load_in_4bit": True}}},
+}
+"""Ways to write 4 bits in a file."""
+
+
+@pytest.mark.parametrize("written", FILES)
+@pytest.mark.parametrize(
+    ("word", "bits"),
+    [
+        ("model.quantization=null", None), ("quantization=null", None), ("load_in_4bit=false", None),
+        ("model.load_in_4bit=false", None), ("model.quantization=int8", 8), ("load_in_8bit=true", 8),
+        ("model.load_in_8bit=true", 8), ("model.quantization={bits: 8, type: int8}", 8), ("load_in_4bit=true", 4),
+        ("load_in_8bit=false", 4), ("model.quantization=nf4", 4), ("seed=1", 4),
+    ],
+)  # fmt: skip
+def test_the_upper_word_on_bits_counts(written: str, word: str, bits: int | None, write_run: Write) -> None:
+    config = load_run_config(write_run("base", **FILES[written]), [word])
+    found = config.model.quantization
+    assert (found and found.bits) == bits
+    above = write_run("above", bare=True, extends="base.yaml", seed=3)
+    assert load_run_config(above, [word]).model.quantization == found
+
+
+def test_details_of_four_bits_are_laid_over_each_other(write_run: Write) -> None:
+    file = write_run(load_in_4bit=True, training={"bnb_4bit_quant_type": "fp4"})
+    for word in ("bnb_4bit_quant_type=nf4", "model.quantization.type=nf4", "model.bnb_4bit_quant_type=nf4"):
+        found = load_run_config(file, [word]).model.quantization
+        assert (found.bits, found.type) == (4, "nf4")
