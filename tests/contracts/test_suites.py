@@ -17,7 +17,7 @@ FILES = sorted((ROOT / "configs" / "benchmarks").glob("*.yaml"))
 SHIPPED = {
     "glue_qst_llama3", "glue_bert_base", "glue_bert_large", "glue_methods", "glue_small_methods", "glue_small_search",
     "lora_inits", "metamath_gsm8k",
-    "quickstart",
+    "quickstart", "quickstart_methods", "quickstart_search",
 }  # fmt: skip
 
 

@@ -43,7 +43,7 @@ class Config(AdapterSection):
             "it judges ranks by gradients of whole weights, which no process holds then; use lora, or DDP or ZeRO-2"
         ),
     )
-    DEFAULT_LEARNING_RATE: ClassVar[float | None] = 3e-3
+    DEFAULT_LEARNING_RATE: ClassVar[float | None] = 1e-2
     ALIASES: ClassVar[dict[str, str]] = {
         "alpha": "lora_alpha", "dropout": "lora_dropout", "lora_target": "target_modules",
         "lora_target_modules": "target_modules", "lora_bias": "bias", "delta_t": "deltaT", "t_init": "tinit",

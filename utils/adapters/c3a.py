@@ -10,6 +10,6 @@ from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 
 Config = build_config(
-    Tuner("c3a", "C3AConfig"),
+    Tuner("c3a", "C3AConfig", learning_rate=3e-2),
     "An update of circulant blocks; block_size has to divide the layers' sizes.",
 )

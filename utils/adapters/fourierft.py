@@ -10,6 +10,6 @@ from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 
 Config = build_config(
-    Tuner("fourierft", "FourierFTConfig"),
+    Tuner("fourierft", "FourierFTConfig", learning_rate=1e-1),
     "An update with few trained coefficients in the Fourier domain.",
 )

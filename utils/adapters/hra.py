@@ -10,6 +10,6 @@ from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 
 Config = build_config(
-    Tuner("hra", "HRAConfig"),
+    Tuner("hra", "HRAConfig", learning_rate=1e-2),
     "Weights turned by a chain of trained Householder reflections.",
 )

@@ -10,6 +10,6 @@ from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 
 Config = build_config(
-    Tuner("ln_tuning", "LNTuningConfig", norms=True),
+    Tuner("ln_tuning", "LNTuningConfig", learning_rate=1e-2, adapts="norms"),
     "The layers' norms are trained, nothing else of the body.",
 )

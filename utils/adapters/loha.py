@@ -10,6 +10,6 @@ from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 
 Config = build_config(
-    Tuner("loha", "LoHaConfig", inherits=("peft.tuners.lycoris_utils", "LycorisConfig")),
+    Tuner("loha", "LoHaConfig", learning_rate=1e-2, inherits=("peft.tuners.lycoris_utils", "LycorisConfig")),
     "The elementwise product of two low-rank updates.",
 )

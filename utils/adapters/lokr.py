@@ -10,6 +10,6 @@ from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 
 Config = build_config(
-    Tuner("lokr", "LoKrConfig", inherits=("peft.tuners.lycoris_utils", "LycorisConfig")),
+    Tuner("lokr", "LoKrConfig", learning_rate=1e-2, inherits=("peft.tuners.lycoris_utils", "LycorisConfig")),
     "The Kronecker product of two small updates.",
 )

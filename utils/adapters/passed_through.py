@@ -57,12 +57,14 @@ class Tuner:
     """Its configuration class, in peft.tuners.<name>.config."""
     inherits: tuple[str, str] | None = None
     """Module and class of a base whose fields it takes too."""
+    learning_rate: float = 1e-3
+    """Taken where the file sets none: the best of a few on the embedded base (docs/measurements.md)."""
     takes_quantized: bool = False
     """Whether peft has it for layers of 4 or 8 bits."""
     targets: Mapping[str, list[str]] | None = field(default_factory=lambda: QUERY_AND_VALUE, hash=False)
     """What it adapts by model_type, where peft does not know; else all linear layers. None: peft always knows."""
-    norms: bool = False
-    """Whether it trains norms, all of them unless told otherwise; a linear layer would be trained whole."""
+    adapts: Literal["linear layers", "norms", "decoder blocks"] = "linear layers"
+    """What target_modules names; peft would break, or train a layer whole, where it names linear layers instead."""
     merge: str | None = None
     """Why it cannot be merged."""
     one_of: tuple[str, str] | None = None
@@ -82,7 +84,6 @@ class PassedThroughSection(AdapterSection):
     TUNER: ClassVar[Tuner]
     MISSING: ClassVar[str | None] = None
     """Why the method cannot be had, where the installed peft lacks it."""
-    DEFAULT_LEARNING_RATE: ClassVar[float | None] = 1e-3
 
     @model_validator(mode="before")
     @classmethod
@@ -93,8 +94,9 @@ class PassedThroughSection(AdapterSection):
 
     def contradictions(self, quantization: str | None = None) -> dict[str, str]:
         """Find two sizes that are both set, or neither, where each follows from the other; and layers of no use."""
-        if self.TUNER.norms and getattr(self, "target_modules", None) == "all-linear":
-            return {"target_modules": f"{self.method} trains norms, and all-linear names none; leave it out"}
+        adapts = self.TUNER.adapts
+        if adapts != "linear layers" and getattr(self, "target_modules", None) == "all-linear":
+            return {"target_modules": f"{self.method} is for {adapts}, and all-linear names none; leave it out"}
         if self.TUNER.one_of is None:
             return {}
         one, other = self.TUNER.one_of
@@ -124,7 +126,8 @@ def build_config(tuner: Tuner, description: str) -> type[PassedThroughSection]:
     config.__module__ = f"utils.adapters.{tuner.name}"
     config.TUNER = tuner
     config.MISSING = None if found else _explain_missing(tuner)
-    config.NOT_INHERITED = frozenset({"target_modules"} if tuner.norms else ())
+    config.DEFAULT_LEARNING_RATE = tuner.learning_rate
+    config.NOT_INHERITED = frozenset(() if tuner.adapts == "linear layers" else {"target_modules"})
     config.LIMITS = Limits(
         quantization=None if tuner.takes_quantized else _FLOAT_BASE,
         merge=tuner.merge,
@@ -148,7 +151,7 @@ def attach(model: PreTrainedModel, config: PassedThroughSection, context: Attach
 
     Raises:
         ConfigError: There are new tokens.
-        ModelError: peft refuses the fields on this model, or no module matches.
+        ModelError: peft refuses the fields on this model, no module matches, or one is not of the tuner's kind.
     """
     from peft import get_peft_model
 
@@ -158,14 +161,16 @@ def attach(model: PreTrainedModel, config: PassedThroughSection, context: Attach
     refuse_new_tokens(config.method, context)
     fields = _fields_for_peft(model, config, context)
     targets = getattr(config, "target_modules", None)
+    linear = set(list_linear(model, []))
     try:
         with explain_targets(model, targets):
             peft_config = getattr(importlib.import_module(tuner.module), tuner.class_name)(**fields)
             adapted: Any = get_peft_model(keep_unpacked(model), peft_config)
     except (ValueError, AssertionError, NotImplementedError, ImportError) as error:  # sizes that do not divide, say
         raise ModelError(f"peft refuses {config.method} on this model: {' '.join(str(error).split())}") from error
-    if tuner.norms:
-        _refuse_linear(adapted, config.method)
+    if tuner.adapts != "linear layers" and (wrong := linear & set(adapted.base_model.targeted_module_names)):
+        message = f"{min(wrong)} is a linear layer, and {config.method} is for {tuner.adapts}; leave it out"
+        raise ModelError(f"peft.target_modules: {message}")
     keep_float32(adapted, context)
     result: PreTrainedModel = adapted
     return result
@@ -179,7 +184,7 @@ def _fields_for_peft(model: PreTrainedModel, config: PassedThroughSection, conte
         for name, each in found.items()
         if each.is_default_known or getattr(config, name) is not None
     }
-    if config.TUNER.norms:
+    if config.TUNER.adapts == "norms":
         fields["target_modules"] = fields["target_modules"] or list_norms(model, head)
     elif (ours := config.TUNER.targets) is not None:
         targets = choose_targets(model, fields["target_modules"], _known_types(config.TUNER), ours)
@@ -188,14 +193,6 @@ def _fields_for_peft(model: PreTrainedModel, config: PassedThroughSection, conte
     if "exclude_modules" in found:
         fields["exclude_modules"] = keep_off_head(head, fields["exclude_modules"])
     return {**fields, "task_type": context.task_type, "revision": context.base_commit}
-
-
-def _refuse_linear(adapted: Any, method: str) -> None:
-    from torch import nn
-
-    for name, module in adapted.named_modules():
-        if isinstance(getattr(module, "base_layer", None), nn.Linear):
-            raise ModelError(f"peft.target_modules: {name} is a linear layer, and {method} trains norms; leave it out")
 
 
 def _known_types(tuner: Tuner) -> frozenset[str]:

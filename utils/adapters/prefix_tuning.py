@@ -34,7 +34,7 @@ class Config(PromptSection):
             **dict.fromkeys(("deberta", "deberta-v2", "distilbert", "modernbert"), _NO_CACHE),
         },
     )
-    DEFAULT_LEARNING_RATE: ClassVar[float | None] = 1e-2
+    DEFAULT_LEARNING_RATE: ClassVar[float | None] = 3e-2
 
     method: Literal["prefix-tuning", "prefix_tuning"] = "prefix-tuning"
     prefix_init_std: float = Field(0.02, ge=0)

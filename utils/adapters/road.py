@@ -10,6 +10,6 @@ from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 
 Config = build_config(
-    Tuner("road", "RoadConfig", takes_quantized=True),
+    Tuner("road", "RoadConfig", learning_rate=1e-2, takes_quantized=True),
     "Outputs turned in pairs by trained angles; group_size has to divide the layers' sizes.",
 )

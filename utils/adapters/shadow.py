@@ -15,6 +15,7 @@ Config = build_config(
         "shadow",
         "ShadowConfig",
         targets=None,
+        adapts="decoder blocks",
         merge="a shadow model computes beside the base and changes none of its weights; use the adapter on its base",
         model_types=dict.fromkeys(
             (

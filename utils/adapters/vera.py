@@ -10,6 +10,6 @@ from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 
 Config = build_config(
-    Tuner("vera", "VeraConfig", takes_quantized=True),
+    Tuner("vera", "VeraConfig", learning_rate=1e-2, takes_quantized=True),
     "Trained vectors that scale two random matrices which all layers share.",
 )

@@ -56,8 +56,10 @@ def test_the_head_is_trained_whole_and_never_wrapped(attach, method):
 
 
 def test_norms_are_trained_and_no_linear_layers(attach):
-    with pytest.raises(ModelError, match=r"q_proj is a linear layer, and ln_tuning trains norms; leave it out"):
+    with pytest.raises(ModelError, match=r"q_proj is a linear layer, and ln_tuning is for norms; leave it out"):
         attach("llama", "ln_tuning", target_modules=["q_proj"])
+    with pytest.raises(ModelError, match=r"q_proj is a linear layer, and shadow is for decoder blocks; leave it out"):
+        attach("llama", "shadow", target_modules=["q_proj"])
 
 
 @pytest.mark.parametrize(

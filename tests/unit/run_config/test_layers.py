@@ -89,11 +89,14 @@ def test_switching_the_method_drops_its_keys_with_a_notice(
 
 def test_layers_to_adapt_are_no_norms_to_train(write_run: Write) -> None:
     file = write_run(peft={"method": "lora", "target_modules": "all-linear"})
-    config = load_run_config(file, ["peft.method=ln_tuning"])
-    assert config.peft.target_modules is None  # type: ignore[attr-defined]
-    assert "now ln_tuning; left out, for lora only: peft.target_modules" in config.notices[0]
+    for method in ("ln_tuning", "shadow"):
+        config = load_run_config(file, [f"peft.method={method}"])
+        assert config.peft.target_modules is None  # type: ignore[attr-defined]
+        assert f"now {method}; left out, for lora only: peft.target_modules" in config.notices[0]
+    named = load_run_config(file, ["peft.method=ln_tuning", "peft.target_modules=[norm]"])
+    assert not any("left out" in notice for notice in named.notices)
     assert load_run_config(file, ["peft.method=vera"]).peft.target_modules == "all-linear"  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match="target_modules: ln_tuning trains norms, and all-linear names none"):
+    with pytest.raises(ConfigError, match="target_modules: ln_tuning is for norms, and all-linear names none"):
         load_run_config(file, ["peft.method=ln_tuning", "peft.target_modules=all-linear"])
 
 
