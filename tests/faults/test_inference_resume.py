@@ -85,8 +85,11 @@ def test_a_batch_survives_an_interruption_and_a_kill(tmp_path: Path) -> None:
         wanted = int(300 * (share + draw.random() * 0.2))
         _wait_for_lines(process, partial, max(wanted, kept + 1))
         if end == signal.SIGINT:
+            process.send_signal(signal.SIGSTOP)  # it would be at its end before the second call has begun
             second = _start(source, target)
-            assert "another call is writing it" in second.communicate(timeout=60)[1]
+            said = second.communicate(timeout=60)[1]
+            process.send_signal(signal.SIGCONT)
+            assert "another call is writing it" in said
             assert second.returncode == 2
         process.send_signal(end)
         said = process.communicate()[1]

@@ -305,7 +305,7 @@ def test_a_bad_file_of_prompts_is_refused(tmp_path, content, message):
 
 
 def test_a_missing_file_of_prompts_is_named():
-    with pytest.raises(DataError, match=r"none.json: no such file of prompts \(dataset.prompts_file\)"):
+    with pytest.raises(DataError, match=r"none.json: no such file of prompts \(prompts_file\)"):
         describe(prompts_file="none.json")
 
 
