@@ -22,7 +22,13 @@ def _start(source: Path, target: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "inference.py", *words, "--batch_size", "4"],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
+        preexec_fn=_hear_interrupts,
     )  # fmt: skip
+
+
+def _hear_interrupts() -> None:
+    """Undo what a shell does to what it starts in the background: Ctrl-C is ignored there, and by all children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _count_lines(partial: Path) -> int:
