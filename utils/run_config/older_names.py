@@ -161,6 +161,10 @@ class OlderNames:
         if self.document.lies_over(old, new) and self.document.has(new):
             self.document.remove(new)
         elif self.document.lies_over(new, old):
+            below = self.document.get(old)
+            for key in [*below] if isinstance(below, dict) and isinstance(self.document.get(new), dict) else ():
+                if not self.document.has((*new, key)):
+                    self.document.move((*old, key), (*new, key))
             self.document.remove(old)
             return
         place, written = self._place(old), self.document.get(new[:-1], {})

@@ -251,6 +251,9 @@ def test_the_upper_word_on_bits_counts(written: str, word: str, bits: int | None
 
 
 def test_details_of_four_bits_are_laid_over_each_other(write_run: Write) -> None:
+    older = write_run("older", quantization_config={"load_in_4bit": True, "bnb_4bit_compute_dtype": "float16"})
+    kept = load_run_config(older, ["model.quantization.type=fp4"]).model.quantization
+    assert (kept.bits, kept.type, kept.compute_dtype) == (4, "fp4", "float16")
     file = write_run(load_in_4bit=True, training={"bnb_4bit_quant_type": "fp4"})
     for word in ("bnb_4bit_quant_type=nf4", "model.quantization.type=nf4", "model.bnb_4bit_quant_type=nf4"):
         found = load_run_config(file, [word]).model.quantization
