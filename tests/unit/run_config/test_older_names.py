@@ -73,7 +73,7 @@ def test_of_two_names_the_one_written_over_the_other_counts(old: str, write_run:
 
 def test_of_two_homes_the_one_written_over_the_other_counts(write_run: Write) -> None:
     file = write_run(dataset={"max_length": 32})
-    assert load_run_config(file, ["training.max_seq_length=64"]).dataset.max_length == 64  # type: ignore[attr-defined]
+    assert load_run_config(file, ["training.max_seq_length=64"]).dataset.model_dump()["max_length"] == 64
 
 
 @pytest.mark.parametrize("old", DROPPED)
