@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -172,7 +171,7 @@ def _start_cache(adapted: Any, config: Config, context: AttachContext) -> None:
         identity = describe_backbone(adapted.base_model) if section.where == "disk" else {}
         return open_store(
             section, identity, num_states, hidden_size, dtype,
-            expected_tokens=context.num_tokens, expected_rows=context.num_rows, rank=int(os.environ.get("RANK", "0")),
+            expected_tokens=context.num_tokens, expected_rows=context.num_rows,
         )  # fmt: skip
 
     adapted.base_model.start_replay(open_cache)

@@ -72,7 +72,8 @@ class RamStore:
         except OSError as error:
             self._say_full(f"the system gives no more memory ({error.strerror})")
             return False
-        if not self._codec.encode(states, self._buffer[self._position : self._position + size]):
+        data = self._buffer[self._position : self._position + size]
+        if not self._codec.encode(states, self._codec.view(data, num_tokens)):
             self._say("infinite", "a row with infinite values cannot be kept as int8; such rows are computed anew")
             return False
         self._rows[key] = (self._buffer, self._position, num_tokens)
@@ -95,7 +96,7 @@ class RamStore:
         buffer, position, num_tokens = self._rows[key]
         assert offset + num_tokens <= out.shape[1], f"{num_tokens} tokens at {offset} of {out.shape[1]}"
         data = buffer[position : position + self._codec.num_bytes(num_tokens)]
-        self._codec.decode(data, out[:, offset : offset + num_tokens])
+        self._codec.decode(self._codec.view(data, num_tokens), out[:, offset : offset + num_tokens])
         return True
 
     def close(self) -> None:

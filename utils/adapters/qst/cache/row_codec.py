@@ -1,7 +1,9 @@
-"""How a row's hidden states become bytes and come back: exactly, rounded to bfloat16, or int8 with scales."""
+"""How a row's hidden states are stored and come back: exactly, rounded to bfloat16, or int8 with scales."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,13 +16,17 @@ _SCALE_BYTES = 4
 _BLOCK = 262_144
 
 
+Parts = Mapping[str, torch.Tensor]
+"""A stored row: `states`, (num_states, num_tokens, hidden_size), and of int8 `scales`, (num_states, num_tokens, 1)."""
+
+
 @dataclass(frozen=True)
 class RowCodec:
-    """Turns hidden states of one shape and dtype into bytes.
+    """Turns hidden states of one shape and dtype into what is stored, and back.
 
-    A row's bytes are its states one after the other, token by token. In front of int8's stand the scales, one
-    float32 per state and token: largest absolute value / 127. A float32 scale costs 2 / hidden_size more than
-    one in half precision and neither underflows nor overflows; the error is the int8 rounding alone.
+    A scale of int8 is one float32 per state and token: largest absolute value / 127. A float32 scale costs
+    2 / hidden_size more than one in half precision and neither underflows nor overflows; the error is the int8 rounding
+    alone.
     """
 
     kind: Kind
@@ -47,12 +53,33 @@ class RowCodec:
         dtype = str(self.dtype).removeprefix("torch.")
         return {"kind": self.kind, "num_states": self.num_states, "hidden_size": self.hidden_size, "dtype": dtype}
 
-    def encode(self, states: torch.Tensor, data: torch.Tensor) -> bool:
-        """Write a row's states as bytes.
+    def allocate(self, num_tokens: int) -> dict[str, torch.Tensor]:
+        """Make room for a row."""
+        return {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in self._layout(num_tokens).items()}
+
+    def view(self, data: torch.Tensor, num_tokens: int) -> dict[str, torch.Tensor]:
+        """View the bytes of a row, uint8 at an offset divisible by 4, as its parts."""
+        parts, start = {}, 0
+        for name, (shape, dtype) in self._layout(num_tokens).items():
+            end = start + math.prod(shape) * dtype.itemsize
+            parts[name] = data[start:end].view(dtype).view(shape)
+            start = end
+        return parts
+
+    def fits(self, parts: Parts) -> bool:
+        """Tell whether parts are those of a row of this codec."""
+        states = parts.get("states")
+        if states is None or states.dim() != 3:
+            return False
+        found = {name: (tuple(part.shape), part.dtype) for name, part in parts.items()}
+        return found == self._layout(states.shape[1])
+
+    def encode(self, states: torch.Tensor, parts: Parts) -> bool:
+        """Store a row's states.
 
         Args:
             states: (num_states, num_tokens, hidden_size), on any device and with any strides.
-            data: uint8, (num_bytes(num_tokens),), on the CPU, at an offset divisible by 4.
+            parts: From `allocate` or `view`; written.
 
         Returns:
             False when int8 cannot hold the row, because a value is infinite or not a number.
@@ -63,10 +90,9 @@ class RowCodec:
         assert states.shape == expected, f"expected states of shape {expected}, got {tuple(states.shape)}"
         assert states.dtype == self.dtype, f"expected {self.dtype}, got {states.dtype}"
         if self.kind != "int8":
-            stored = torch.bfloat16 if self.kind == "bf16" else self.dtype
-            data.view(stored).view(expected).copy_(states)
+            parts["states"].copy_(states)
             return True
-        scales, values = self._split(data, num_tokens)
+        scales, values = parts["scales"], parts["states"]
         step = self._states_per_block(num_tokens)
         for first in range(0, self.num_states, step):
             part = states[first : first + step].float()
@@ -76,32 +102,32 @@ class RowCodec:
             values[first : first + step].copy_((part / scale).round_())
         return bool(torch.isfinite(scales).all())
 
-    def decode(self, data: torch.Tensor, out: torch.Tensor) -> None:
-        """Read a row's bytes into states.
+    def decode(self, parts: Parts, out: torch.Tensor) -> None:
+        """Give a stored row's states.
 
         Args:
-            data: What `encode` wrote.
+            parts: What `encode` wrote.
             out: (num_states, num_tokens, hidden_size) of the backbone's dtype; may be a slice of a padded batch.
         """
-        num_tokens = out.shape[1]
+        values = parts["states"]
         if self.kind != "int8":
-            stored = torch.bfloat16 if self.kind == "bf16" else self.dtype
-            out.copy_(data.view(stored).view(self.num_states, num_tokens, self.hidden_size))
+            out.copy_(values)
             return
-        scales, values = self._split(data, num_tokens)
+        scales = parts["scales"]
         if self.dtype == torch.float32:
             out.copy_(values).mul_(scales.to(out.device))
             return
-        step = self._states_per_block(num_tokens)
+        step = self._states_per_block(out.shape[1])
         for first in range(0, self.num_states, step):
             part = slice(first, first + step)
             out[part].copy_(values[part].float().mul_(scales[part]))
 
-    def _split(self, data: torch.Tensor, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """View int8 bytes as scales (num_states, num_tokens, 1) and values (num_states, num_tokens, hidden_size)."""
-        end = self.num_states * num_tokens * _SCALE_BYTES
-        scales = data[:end].view(torch.float32).view(self.num_states, num_tokens, 1)
-        return scales, data[end:].view(torch.int8).view(self.num_states, num_tokens, self.hidden_size)
+    def _layout(self, num_tokens: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and dtype of each part; scales first, so that float32 stands at an offset divisible by 4."""
+        shape = (self.num_states, num_tokens, self.hidden_size)
+        if self.kind == "int8":
+            return {"scales": ((self.num_states, num_tokens, 1), torch.float32), "states": (shape, torch.int8)}
+        return {"states": (shape, torch.bfloat16 if self.kind == "bf16" else self.dtype)}
 
     def _states_per_block(self, num_tokens: int) -> int:
         return max(1, _BLOCK // (num_tokens * self.hidden_size))

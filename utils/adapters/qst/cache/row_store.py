@@ -82,7 +82,6 @@ def open_store(  # noqa: PLR0913, PLR0917 - a backbone's shape and a data set's 
     dtype: torch.dtype,
     expected_tokens: int | None = None,
     expected_rows: int | None = None,
-    rank: int = 0,
 ) -> RowStore:
     """Open the store that a run asks for; its expected size is said before anything is written.
 
@@ -94,7 +93,6 @@ def open_store(  # noqa: PLR0913, PLR0917 - a backbone's shape and a data set's 
         dtype: The backbone's dtype.
         expected_tokens: Tokens of all rows together; None: unknown.
         expected_rows: Rows; None: unknown.
-        rank: Of this process.
 
     Raises:
         ConfigError: The folder of the cache cannot be written.
@@ -110,9 +108,9 @@ def open_store(  # noqa: PLR0913, PLR0917 - a backbone's shape and a data set's 
         return RamStore(codec, budget)
     folder = Path(section.dir).expanduser() if section.dir is not None else cache_folder() / "qst_cache"
     try:
-        store = DiskStore(folder, identity, codec, rank)
-        taken, free = store.measure_room()
-        budget = taken + int(free * 0.9) if asked is None else asked
+        store = DiskStore(folder, identity, codec)
+        taken = store.num_bytes
+        budget = taken + int(store.measure_free() * 0.9) if asked is None else asked
         there = f" in {store.folder}" + (f", where {store.num_rows:,} rows are already" if store.num_rows else "")
         _announce(codec, budget, there, expected_tokens, expected_rows)
         store.start_writing(max(0, budget - taken) // num_processes)
