@@ -1,8 +1,8 @@
 """Rows kept on disk: one safetensors file for each, shared by processes and by later runs.
 
 `<identity>/<first two digits of the key>/<key>.safetensors` holds a row's states and, in its metadata, a checksum.
-A file is written beside its place and renamed, so that a process killed at any moment leaves either the whole row or none; a
-power cut may lose bytes that were not on the disk yet, which the checksum tells.
+A file is written beside its place and renamed, so that a process killed at any moment leaves either the whole row or
+none; a power cut may lose bytes that were not on the disk yet, which the checksum tells.
 """
 
 from __future__ import annotations
