@@ -8,6 +8,8 @@ from typing import Any
 
 from peft import PeftConfig
 
+from utils.adapters.qst.peft_type import add_peft_type
+
 DOWNSAMPLES = ("adapter", "lora", "linear", "maxpool", "avgpool")
 MIXES = ("residual", "paper", "sigmoid")
 GATES = ("scalar", "vector")
@@ -40,13 +42,8 @@ class QSTConfig(PeftConfig):
     target_modules: Any = field(default=None, metadata={"help": "Set by QSTModel: where the side network joins."})
 
     def __post_init__(self) -> None:
-        from peft.utils import PeftType
-
-        from utils.adapters.qst.registration import register_qst
-
         super().__post_init__()
-        register_qst()
-        self.peft_type = PeftType("QST")
+        self.peft_type = add_peft_type()
         for name, known in (("downsample", DOWNSAMPLES), ("mix", MIXES), ("gate", GATES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is none of {', '.join(known)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.adapters.qst import registration
+from utils.adapters.qst import peft_type, registration
 from utils.errors import ModelError
 
 ROOT = Path(__file__).parents[4]
@@ -59,13 +59,13 @@ def test_a_second_registration_changes_nothing():
 def test_an_untested_peft_is_refused_by_a_sentence(version):
     message = rf"needs peft >= 0.21, < 0.22, and {version} is installed.*pip install"
     with pytest.raises(ModelError, match=message) as told:
-        registration._require_tested(version)
+        peft_type._require_tested(version)
     assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("version", ["0.21.0", "0.21.2", "0.21.2.post1"])
 def test_a_tested_peft_is_taken(version):
-    registration._require_tested(version)
+    peft_type._require_tested(version)
 
 
 def test_the_config_survives_the_file(tmp_path):
