@@ -18,10 +18,14 @@ def test_a_prompts_middle_goes_and_both_ends_stay():
     assert cut_middle(numbers(0, 4), 4) == numbers(0, 4)
 
 
-@pytest.mark.parametrize("num_prompt", [0, 1, 7, 40, 1000])
 @pytest.mark.parametrize("num_answer", [1, 5, 15, 16, 17, 300])
 @pytest.mark.parametrize("max_length", [8, 20, 33])
-def test_a_prompt_never_wipes_out_the_answer(num_prompt, num_answer, max_length):
+def test_a_prompt_never_wipes_out_the_answer(num_answer, max_length):
+    for num_prompt in (0, 1, 7, 40, 1000):
+        check_one_exchange(num_prompt, num_answer, max_length)
+
+
+def check_one_exchange(num_prompt, num_answer, max_length):
     prompt, answer = numbers(0, num_prompt), numbers(5000, num_answer)
     fitted = fit_exchanges([Exchange(prompt, answer)], max_length)
     [only] = fitted.exchanges

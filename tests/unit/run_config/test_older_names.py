@@ -232,22 +232,22 @@ FILES: dict[str, dict[str, Any]] = {
 """Ways to write 4 bits in a file."""
 
 
+WORDS = [
+    ("model.quantization=null", None), ("quantization=null", None), ("load_in_4bit=false", None),
+    ("model.load_in_4bit=false", None), ("model.quantization=int8", 8), ("load_in_8bit=true", 8),
+    ("model.load_in_8bit=true", 8), ("model.quantization={bits: 8, type: int8}", 8), ("load_in_4bit=true", 4),
+    ("load_in_8bit=false", 4), ("model.quantization=nf4", 4), ("seed=1", 4),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("written", FILES)
-@pytest.mark.parametrize(
-    ("word", "bits"),
-    [
-        ("model.quantization=null", None), ("quantization=null", None), ("load_in_4bit=false", None),
-        ("model.load_in_4bit=false", None), ("model.quantization=int8", 8), ("load_in_8bit=true", 8),
-        ("model.load_in_8bit=true", 8), ("model.quantization={bits: 8, type: int8}", 8), ("load_in_4bit=true", 4),
-        ("load_in_8bit=false", 4), ("model.quantization=nf4", 4), ("seed=1", 4),
-    ],
-)  # fmt: skip
-def test_the_upper_word_on_bits_counts(written: str, word: str, bits: int | None, write_run: Write) -> None:
-    config = load_run_config(write_run("base", **FILES[written]), [word])
-    found = config.model.quantization
-    assert (found and found.bits) == bits
-    above = write_run("above", bare=True, extends="base.yaml", seed=3)
-    assert load_run_config(above, [word]).model.quantization == found
+def test_the_upper_word_on_bits_counts(written: str, write_run: Write) -> None:
+    for word, bits in WORDS:
+        config = load_run_config(write_run("base", **FILES[written]), [word])
+        found = config.model.quantization
+        assert (found and found.bits) == bits, word
+        above = write_run("above", bare=True, extends="base.yaml", seed=3)
+        assert load_run_config(above, [word]).model.quantization == found, word
 
 
 def test_details_of_four_bits_are_laid_over_each_other(write_run: Write) -> None:

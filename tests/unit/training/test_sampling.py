@@ -16,12 +16,12 @@ def _lengths(number, seed=0):
     return [draw.randint(3, 128) for _ in range(number)]
 
 
-@pytest.mark.parametrize("rows", [1, 2, 7, 8, 9, 31, 200, 1001])
 @pytest.mark.parametrize("grouped", [True, False])
-def test_every_row_comes_exactly_once(rows, grouped):
-    order = SeededOrder(rows, 42, _lengths(rows) if grouped else None, 8)
-    assert sorted(order) == list(range(rows)) == sorted(order)
-    assert len(order) == rows
+def test_every_row_comes_exactly_once(grouped):
+    for rows in (1, 2, 7, 8, 9, 31, 200, 1001):
+        order = SeededOrder(rows, 42, _lengths(rows) if grouped else None, 8)
+        assert sorted(order) == list(range(rows)) == sorted(order)
+        assert len(order) == rows
 
 
 def test_the_order_follows_seed_and_epoch_only():
@@ -37,13 +37,13 @@ def test_the_order_follows_seed_and_epoch_only():
     assert list(SeededOrder(100, 43, lengths, 8)) != first
 
 
-@pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("rows", [5, 9, 203, 1001])
-def test_the_longest_row_is_in_the_first_batch(rows, seed):
+def test_the_longest_row_is_in_the_first_batch(rows):
     """Also when the draw puts it into the rest of fewer rows than a batch: memory runs out at once or never."""
-    lengths = _lengths(rows, seed)
-    lengths[seed % rows] = 500
-    assert seed % rows in list(SeededOrder(rows, seed, lengths, 8))[:8]
+    for seed in range(20):
+        lengths = _lengths(rows, seed)
+        lengths[seed % rows] = 500
+        assert seed % rows in list(SeededOrder(rows, seed, lengths, 8))[:8], seed
 
 
 def test_batches_hold_rows_of_like_length():
