@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from utils.benchmark.words import read_names, read_number, read_seeds, read_shard
+from utils.benchmark.argument_types import read_names, read_number, read_seeds, read_shard
 from utils.doors import Answer, add_overrides, build_parser, open_door, positive
 from utils.errors import UserError
 
@@ -27,7 +27,7 @@ def main(arguments: argparse.Namespace) -> Answer:
         raise UserError("--dry-run shows the plan and --report the results; give one of them")
     from utils.benchmark.choices import Choices
     from utils.benchmark.plan import plan_suite
-    from utils.benchmark.showing import announce_plan, show_plan
+    from utils.benchmark.plan_report import announce_plan, show_plan
     from utils.benchmark.suite import read_suite
 
     names = ("tasks", "methods", "only", "seeds", "epochs", "model", "output_dir", "shard")
@@ -36,11 +36,11 @@ def main(arguments: argparse.Namespace) -> Answer:
     announce_plan(plan)
     if arguments.dry_run:
         return show_plan(plan)
-    from utils.benchmark.conducting import Manner, conduct_suite, report_suite
+    from utils.benchmark.runner import SuiteOptions, report_suite, run_suite
 
     if arguments.report:
         return report_suite(plan, arguments.submission)
-    return conduct_suite(plan, Manner(arguments.jobs, arguments.retry, arguments.shard, arguments.submission))
+    return run_suite(plan, SuiteOptions(arguments.jobs, arguments.retry, arguments.shard, arguments.submission))
 
 
 def build() -> argparse.ArgumentParser:

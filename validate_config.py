@@ -65,7 +65,7 @@ def _find_files(arguments: argparse.Namespace) -> list[Path]:
 
 def _check(file: Path, arguments: argparse.Namespace) -> list[Check]:
     """Check one file as what it is and print its numbered steps."""
-    from utils.benchmark.checking import inspect_suite
+    from utils.benchmark.inspection import inspect_suite
     from utils.run_config.inspection import inspect_run_config
     from utils.run_config.kinds import check_accelerate, check_deepspeed, find_kind
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from utils.benchmark.plan import plan_suite
-from utils.benchmark.standing import find_standing
+from utils.benchmark.status import find_status
 from utils.benchmark.suite import read_suite
 
 ROOT = Path(__file__).parents[2]
@@ -124,9 +124,9 @@ def test_a_crash_hurts_nobody_and_what_is_done_is_done(door: Door, monkeypatch: 
     assert (door.folder / "out/runs/good-lora-s42/results.json").stat() == before
 
     monkeypatch.chdir(door.folder)
-    assert [find_standing(run) for run in plan_suite(read_suite("s.yaml")).runs] == ["done", "failed"]
+    assert [find_status(run) for run in plan_suite(read_suite("s.yaml")).runs] == ["done", "failed"]
     Path("s.yaml").write_text(CRASH.replace("nowhere", "sentence"))
-    mended = [find_standing(run) for run in plan_suite(read_suite("s.yaml")).runs]
+    mended = [find_status(run) for run in plan_suite(read_suite("s.yaml")).runs]
     assert mended == ["done", "to do"], "a mended run needs no --retry"
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
 from utils.benchmark.baselines import collect_baselines
-from utils.benchmark.figures import MISMATCHED, Figures, has_mismatched, read_figures
 from utils.benchmark.outcomes import RunOutcome, SuiteFacts
+from utils.benchmark.run_metrics import MISMATCHED, RunMetrics, has_mismatched, read_run_metrics
 from utils.metrics.metric import load_metric
 from utils.results.labels import is_score
 
@@ -24,7 +25,7 @@ _BASELINE_FIGURES = ("accuracy", "f1", "matthews_correlation", "pearson", "spear
 
 
 @dataclass(frozen=True)
-class Spread:
+class Stat:
     """One figure over seeds."""
 
     mean: float
@@ -64,7 +65,7 @@ class SummaryRow:
     setting: Setting
     outcomes: tuple[RunOutcome, ...]
     """Of every planned seed; empty for a baseline."""
-    figures: Mapping[int, Figures]
+    figures: Mapping[int, RunMetrics]
     """By seed; a run without a result has empty ones. A baseline has no seed."""
     suffix: str = ""
     note: str = ""
@@ -93,14 +94,14 @@ class SummaryRow:
             return {}
         return {seed: each.values[name] for seed, each in self.figures.items() if name in each.values}
 
-    def measure(self, name: str) -> Spread | None:
+    def measure(self, name: str) -> Stat | None:
         """Give mean, sample standard deviation and n of a figure over the seeds that have it; None where none has.
 
         A best accuracy is not averaged over runs that have one and runs for which Pearson stands in its place, nor
         memory over GPUs and processes.
         """
         values = list(self.find_values(name).values())
-        return None if len(self.find_kinds(name)) > 1 else spread(values)
+        return None if len(self.find_kinds(name)) > 1 else compute_stat(values)
 
     def find_kinds(self, name: str) -> set[str]:
         """Name what an accuracy or a memory figure is: accuracy or pearson, vram or ram."""
@@ -147,7 +148,7 @@ class Average:
         means = [each.mean for each in found if each is not None]
         return math.fsum(means) / len(means) if means and len(means) == len(found) else None
 
-    def measure_over_seeds(self) -> Spread | None:
+    def measure_over_seeds(self) -> Stat | None:
         """Average the own metric over tasks within each seed, then measure it over seeds.
 
         None where the tasks' seeds are not the same ones: then only `mean` holds.
@@ -157,7 +158,7 @@ class Average:
         by_task = [row.find_values("best") for row in self.rows]
         if any(values.keys() != by_task[0].keys() for values in by_task):
             return None
-        return spread([math.fsum(values[seed] for values in by_task) / len(by_task) for seed in by_task[0]])
+        return compute_stat([math.fsum(values[seed] for values in by_task) / len(by_task) for seed in by_task[0]])
 
 
 @dataclass(frozen=True)
@@ -218,13 +219,11 @@ def summarize(suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> Summary:
     return Summary(tuple(rows), tuple(averages), grid_keys, suite.references)
 
 
-def spread(values: Sequence[float]) -> Spread | None:
+def compute_stat(values: Sequence[float]) -> Stat | None:
     """Give mean, sample standard deviation (n - 1) and n; None without a value."""
     if not values:
         return None
-    n, mean = len(values), math.fsum(values) / len(values)
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)) if n > 1 else None
-    return Spread(mean, deviation, n)
+    return Stat(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
 def student_quantile(freedom: int) -> float:
@@ -260,7 +259,7 @@ def _build_rows(
     for suffix in ("", *mismatched):
         shown = f"{task}{'-MM' if task.isupper() else '-mm'}" if suffix else task
         for setting, outcomes in placed:
-            figures = {each.run.seed: read_figures(each, suffix) for each in outcomes}
+            figures = {each.run.seed: read_run_metrics(each, suffix) for each in outcomes}
             yield SummaryRow(shown, setting, tuple(outcomes), figures, suffix)
         yield from _build_baselines(task, shown, suffix, every, baselines)
 
@@ -269,14 +268,14 @@ def _build_baselines(
     task: str, shown: str, suffix: str, outcomes: Sequence[RunOutcome], names: Sequence[str]
 ) -> Iterator[SummaryRow]:
     """Build the rows that need no run of their own: the records of the task's runs have measured them."""
-    measured = [read_figures(each, suffix).metric for each in outcomes if each.status == "success"]
+    measured = [read_run_metrics(each, suffix).metric for each in outcomes if each.status == "success"]
     metric = next((name for name in measured if name), None)
     for found in collect_baselines(names, [task], outcomes):
         scores = {name: float(value) for name, value in found.metrics.items() if value is not None}
         values = {key: scores[key + suffix] for key in _BASELINE_FIGURES if key + suffix in scores}
         if metric is not None and metric + suffix in scores:
             values |= dict.fromkeys(("best", "last"), scores[metric + suffix])
-        figures = {NO_SEED: Figures(values, metric, "accuracy" if "accuracy" in values else "pearson")}
+        figures = {NO_SEED: RunMetrics(values, metric, "accuracy" if "accuracy" in values else "pearson")}
         yield SummaryRow(shown, Setting(found.name, is_baseline=True), (), figures, suffix, found.note)
 
 

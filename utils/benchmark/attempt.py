@@ -16,8 +16,8 @@ from typing import IO
 
 from utils.benchmark.plan import PlannedRun
 from utils.benchmark.slots import Slot
-from utils.benchmark.standing import choose_words, find_state, is_finished
 from utils.benchmark.state import RunState, RunStatus, lock_of_run, take_lock, write_state
+from utils.benchmark.status import choose_resume_flags, find_state, is_finished
 from utils.config.scalars import dump_yaml
 from utils.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 from utils.results.json_file import replace_file
@@ -114,14 +114,14 @@ def start_attempt(run: PlannedRun, slot: Slot, timeout_s: float | None) -> Attem
     lock = take_lock(lock_of_run(run.folder))
     if lock is None:
         return None
-    words = choose_words(run)
+    flags = choose_resume_flags(run)
     before = find_state(run)
     run.log.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(run.config_file) as beside:
         beside.write_text(dump_yaml(run.config), encoding="utf-8")
     now = format_time(datetime.now(timezone.utc))
     state = RunState("running", run.fingerprint, attempts=before.attempts if before else 0, started=now)
-    command = [str(PROJECT / "train.py"), "--config", str(run.config_file), *words]
+    command = [str(PROJECT / "train.py"), "--config", str(run.config_file), *flags]
     with run.log.open("ab") as log:
         log.write(f"--- {now}  {shlex.join(['python', *command])}\n".encode())
         log.flush()

@@ -8,8 +8,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from utils.benchmark.aggregate import Summary
-from utils.benchmark.dress import FONT, fit_pages
 from utils.benchmark.scores import SettingLine, list_setting_lines, name_metrics
+from utils.benchmark.xlsx_style import FONT, fit_pages
 from utils.results.columns import Column
 from utils.results.excel import fill_cell
 from utils.results.labels import Language, translate

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from utils.benchmark.aggregate import Setting, Spread, Summary, SummaryRow, spread
-from utils.benchmark.figures import MISMATCHED
+from utils.benchmark.aggregate import Setting, Stat, Summary, SummaryRow, compute_stat
+from utils.benchmark.run_metrics import MISMATCHED
 from utils.metrics.metric import load_metric
 
 Finding = Literal["better", "worse", "not told apart", "no claim"]
@@ -25,7 +25,7 @@ class Comparison:
     metric: str | None
     seeds: tuple[int, ...]
     """Those with a value in both."""
-    difference: Spread | None
+    difference: Stat | None
     """Setting minus reference, seed by seed; None without a common seed."""
     interval: tuple[float, float] | None
     """Student's 95 % interval of the mean difference; None where there is no claim."""
@@ -65,7 +65,7 @@ def _compare_rows(row: SummaryRow, reference: SummaryRow) -> Comparison:
     mine, other = row.find_values("best"), reference.find_values("best")
     metric = row.metric if row.metric == reference.metric else None
     seeds = tuple(seed for seed in mine if seed in other) if metric else ()
-    difference = spread([mine[seed] - other[seed] for seed in seeds])
+    difference = compute_stat([mine[seed] - other[seed] for seed in seeds])
     varies = difference is not None and (difference.deviation or 0) > _NOISE  # never with a single seed
     interval = difference.interval() if difference is not None and varies else None
     finding = _judge(metric, interval) if metric and interval else "no claim"

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from utils.benchmark.aggregate import Spread, Summary, SummaryRow, summarize
+from utils.benchmark.aggregate import Stat, Summary, SummaryRow, summarize
 from utils.benchmark.columns import build_summary_table
 from utils.benchmark.notes import list_notes
 from utils.benchmark.outcomes import RunOutcome, SuiteFacts
@@ -121,7 +121,7 @@ def _build_json(
                 "metrics": list(each.metrics),
                 "runs": dict(zip(("done", "planned"), each.num_runs, strict=True)),
                 "value": each.mean("best"),
-                "over_seeds": _describe_spread(each.measure_over_seeds()),
+                "over_seeds": _describe_stat(each.measure_over_seeds()),
             }
             for each in summary.averages
         ],
@@ -138,7 +138,7 @@ def _describe_row(row: SummaryRow) -> dict[str, Any]:
         "grid": dict(row.setting.grid),
         "kind": "baseline" if row.setting.is_baseline else "runs",
         "metric": row.metric,
-        "figures": {name: _describe_spread(row.measure(name)) for name in names},
+        "figures": {name: _describe_stat(row.measure(name)) for name in names},
         "accuracy_is": sorted(row.find_kinds("accuracy")),
         "memory_is": sorted(row.find_kinds("memory")),
         "runs": [
@@ -155,7 +155,7 @@ def _describe_row(row: SummaryRow) -> dict[str, Any]:
     }
 
 
-def _describe_spread(found: Spread | None) -> dict[str, Any] | None:
+def _describe_stat(found: Stat | None) -> dict[str, Any] | None:
     if found is None:
         return None
     return {"mean": found.mean, "deviation": found.deviation, "n": found.n, "interval": found.interval()}

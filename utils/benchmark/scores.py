@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.benchmark.aggregate import Average, Setting, Spread, Summary, SummaryRow
+from utils.benchmark.aggregate import Average, Setting, Stat, Summary, SummaryRow
 from utils.benchmark.columns import name_setting
 from utils.results.labels import is_score
 
@@ -68,7 +68,7 @@ class SettingLine:
         return measured.mean if measured else None
 
     @property
-    def _spreads(self) -> list[Spread | None]:
+    def _spreads(self) -> list[Stat | None]:
         return [row.measure("best") if row and row.metric else None for row in self.rows]
 
 

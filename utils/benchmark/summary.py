@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Literal
 
-from utils.benchmark.aggregate import Summary, SummaryRow, spread, summarize
+from utils.benchmark.aggregate import Summary, SummaryRow, compute_stat, summarize
 from utils.benchmark.columns import name_setting
 from utils.benchmark.outcomes import RunOutcome, SuiteFacts
 from utils.benchmark.scores import name_metrics
@@ -110,13 +110,13 @@ def _lacks_some(row: SummaryRow) -> bool:
 def _list_means(rows: Sequence[SummaryRow], language: Language) -> Iterator[tuple[str, str]]:
     """Average accuracy, trainable share and peak memory over rows, each time saying over how many and of what."""
     accurate = [(row, found) for row in rows if (found := row.measure("accuracy"))]
-    if accuracy := spread([found.mean for _, found in accurate]):
+    if accuracy := compute_stat([found.mean for _, found in accurate]):
         pearson = list(dict.fromkeys(row.task for row, _ in accurate if row.find_kinds("accuracy") == {"pearson"}))
         text = f"{accuracy.mean * 100:.2f} ({_tell_runs([found.n for _, found in accurate], rows, language)})"
         mixed = f"; {phrase('pearson_in', language, tasks=', '.join(pearson))}" if pearson else ""
         yield translate("mean_accuracy", language), text + mixed
     shares = [found for row in rows if (found := row.measure("trainable_percent"))]
-    if share := spread([found.mean for found in shares]):
+    if share := compute_stat([found.mean for found in shares]):
         cell = show_cell(Column("", share.mean, "share"))
         yield translate("mean_share", language), f"{cell} ({_tell_runs([each.n for each in shares], rows, language)})"
     yield from _list_memory(rows, language)

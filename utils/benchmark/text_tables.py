@@ -120,7 +120,7 @@ def show_score(row: SummaryRow, language: Language) -> str:
     tail = f" ({best.n}/{len(row.outcomes)})" if lacks_some else ""
     places = ".2f" if is_score(row.metric) else ".4f"
     deviation = None if best.deviation is None else scale(row.metric, best.deviation)
-    return _show_spread(scale(row.metric, best.mean), deviation, places) + tail
+    return _show_stat(scale(row.metric, best.mean), deviation, places) + tail
 
 
 def escape_markdown(text: str) -> str:
@@ -158,10 +158,10 @@ def _build_score_row(line: SettingLine, language: Language) -> list[str]:
         return [*cells, translate("missing", language) if line.average.missing else _NO_VALUE]
     done, planned = line.average.num_runs
     tail = f" ({done}/{planned})" if done < planned else ""
-    return [*cells, _show_spread(line.overall, line.overall_deviation, ".2f") + tail]
+    return [*cells, _show_stat(line.overall, line.overall_deviation, ".2f") + tail]
 
 
-def _show_spread(mean: float, deviation: float | None, places: str) -> str:
+def _show_stat(mean: float, deviation: float | None, places: str) -> str:
     return f"{mean:{places}}" + ("" if deviation is None else f"{_PLUS_MINUS}{deviation:{places}}")
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from utils.benchmark.aggregate import Summary
 from utils.benchmark.charts import add_charts
 from utils.benchmark.columns import ResultTable, build_run_table, name_setting
-from utils.benchmark.dress import dress_rows, dress_sheet, write_notes
 from utils.benchmark.outcomes import RunOutcome
 from utils.benchmark.paired import Comparison
+from utils.benchmark.xlsx_style import style_rows, style_sheet, write_notes
 from utils.results.columns import Column, Form
 from utils.results.excel import fill_cell, flatten_values, warn_of_losses
 from utils.results.json_file import replace_file
@@ -71,8 +71,8 @@ def write_suite_workbook(path: Path, parts: WorkbookParts, language: Language) -
 
 def _fill_table(sheet: Worksheet, table: ResultTable) -> tuple[int, int]:
     lost = _fill(sheet, table.labels, [row.cells for row in table.rows])
-    dress_sheet(sheet, table.num_fixed, sum(row.kind != "average" for row in table.rows))
-    dress_rows(sheet, table.rows)
+    style_sheet(sheet, table.num_fixed, sum(row.kind != "average" for row in table.rows))
+    style_rows(sheet, table.rows)
     return lost
 
 
@@ -95,7 +95,7 @@ def _fill_comparisons(sheet: Worksheet, parts: WorkbookParts, language: Language
         finding = Column("", translate(each.finding, language), "text")
         rows.append([*texts, Column("", len(each.seeds), "count"), *shown, finding])
     lost = _fill(sheet, [translate(key, language) for key in keys], rows)
-    dress_sheet(sheet, 2, len(rows))
+    style_sheet(sheet, 2, len(rows))
     return lost
 
 
@@ -112,7 +112,7 @@ def _fill_configuration(sheet: Worksheet, summary: Summary, language: Language) 
         table.append([Column("", value, "text") for value in (key, shared, *own)])
     heads = [f"{row.task}: {name_setting(row.setting, summary.grid_keys)}" for row in rows]
     lost = _fill(sheet, [translate("key", language), translate("same_in_all", language), *heads], table)
-    dress_sheet(sheet, 1, len(table))
+    style_sheet(sheet, 1, len(table))
     return lost
 
 
@@ -134,7 +134,7 @@ def _fill_provenance(sheet: Worksheet, parts: WorkbookParts, language: Language)
         [Column("", key, "text"), Column("", value, "text"), Column("", count, "count")] for key, value, count in table
     ]
     lost = _fill(sheet, [translate(key, language) for key in ("key", "value", "num_runs")], rows)
-    dress_sheet(sheet, 1, len(rows))
+    style_sheet(sheet, 1, len(rows))
     return lost
 
 

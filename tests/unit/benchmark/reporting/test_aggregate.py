@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from utils.benchmark.aggregate import Summary, spread, student_quantile, summarize
+from utils.benchmark.aggregate import Summary, compute_stat, student_quantile, summarize
 from utils.benchmark.notes import list_notes
 from utils.benchmark.outcomes import collect_outcomes
 from utils.benchmark.paired import Comparison, compare_settings
@@ -50,9 +50,9 @@ def test_means_and_deviations_are_numpys(folder: Any, fill: Any) -> None:
 
 
 def test_one_seed_has_no_deviation() -> None:
-    assert spread([0.5]) == dataclasses.replace(spread([0.5]), deviation=None, n=1)
-    assert spread([0.5]).interval() is None
-    assert spread([]) is None
+    assert compute_stat([0.5]) == dataclasses.replace(compute_stat([0.5]), deviation=None, n=1)
+    assert compute_stat([0.5]).interval() is None
+    assert compute_stat([]) is None
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 9, 200])

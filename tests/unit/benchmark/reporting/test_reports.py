@@ -88,7 +88,8 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(folder: Any, monkeyp
 
 def test_no_ml_library_is_imported() -> None:
     modules = (
-        "outcomes aggregate columns text_tables workbook charts reports summary submission notes paired scores dress"
+        "outcomes aggregate columns text_tables workbook charts reports summary submission notes paired scores "
+        "xlsx_style"
     )
     code = f"""
 import importlib, sys

@@ -25,7 +25,7 @@ _LINE_HEIGHT = 15.0
 _MOST_LINES = 8
 
 
-def dress_sheet(sheet: Worksheet, num_fixed: int, num_rows: int) -> None:
+def style_sheet(sheet: Worksheet, num_fixed: int, num_rows: int) -> None:
     """Dress a sheet that holds heads and rows: coloured heads, fitting widths, frozen panes, a filter, a page wide.
 
     Args:
@@ -85,7 +85,7 @@ def _make_room(sheet: Worksheet, row: int, num_lines: int) -> None:
     sheet.row_dimensions[row].height = max(height, sheet.row_dimensions[row].height or 0.0)
 
 
-def dress_rows(sheet: Worksheet, rows: Sequence[TableRow]) -> None:
+def style_rows(sheet: Worksheet, rows: Sequence[TableRow]) -> None:
     """Mark what a row is: a line where a task begins, baselines grey, averages bold, unfinished ones tinted."""
     from openpyxl.styles import Border, Font, PatternFill, Side
 

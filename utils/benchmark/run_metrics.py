@@ -17,7 +17,7 @@ MISMATCHED = "_mm"
 
 
 @dataclass(frozen=True)
-class Figures:
+class RunMetrics:
     """One run's figures; scores are 0 to 1 (or -1 to 1) as in the record, and what was not measured has no key."""
 
     values: dict[str, float] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Figures:
     """A score was measured on part of the rows only."""
 
 
-def read_figures(outcome: RunOutcome, suffix: str = "") -> Figures:
+def read_run_metrics(outcome: RunOutcome, suffix: str = "") -> RunMetrics:
     """Read a run's figures; only a run that succeeded has any.
 
     Args:
@@ -42,7 +42,7 @@ def read_figures(outcome: RunOutcome, suffix: str = "") -> Figures:
     """
     record = outcome.record
     if record is None or outcome.status != "success":
-        return Figures(metric=outcome.run.metric)
+        return RunMetrics(metric=outcome.run.metric)
     name = record.best_metric.name if record.best_metric else None
     accuracy_is = "accuracy" if _is_number(record.metrics.get(f"accuracy{suffix}")) else "pearson"
     memory, memory_is = _read_memory(record)
@@ -61,7 +61,7 @@ def read_figures(outcome: RunOutcome, suffix: str = "") -> Figures:
         "samples_per_s": record.time.samples_per_s,
     }
     known = {key: float(value) for key, value in values.items() if value is not None and _is_number(value)}
-    return Figures(known, name, accuracy_is, memory_is, bool(record.extra.get("partial")))
+    return RunMetrics(known, name, accuracy_is, memory_is, bool(record.extra.get("partial")))
 
 
 def has_mismatched(outcome: RunOutcome) -> bool:

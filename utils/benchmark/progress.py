@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from utils.benchmark.attempt import Attempt
 from utils.benchmark.outcomes import collect_outcomes
 from utils.benchmark.plan import PlannedRun
-from utils.benchmark.standing import Standing
 from utils.benchmark.state import RunState
+from utils.benchmark.status import PlannedStatus
 from utils.results.labels import is_score, scale
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _NUM_LAST = 8
 _TAIL_BYTES = 4096
 
 
-class Board:
+class ProgressDisplay:
     """Tells a terminal, or a log, what becomes of the runs.
 
     Args:
@@ -54,10 +54,10 @@ class Board:
             self._live.stop()
             self._live = None
 
-    def skip(self, run: PlannedRun, standing: Standing, why: str) -> None:
+    def skip(self, run: PlannedRun, status: PlannedStatus, why: str) -> None:
         """Say that a run is not started, and why."""
-        self._counts[standing] += 1
-        self._say(run.name, standing, why)
+        self._counts[status] += 1
+        self._say(run.name, status, why)
 
     def start(self, attempt: Attempt) -> None:
         """Say that a run was started."""

@@ -1,4 +1,4 @@
-"""Tells how a planned run stands in its folder, and by which words train.py goes on with it."""
+"""The status of a planned run, read from its folder, and the flags by which train.py goes on with it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from utils.run_config import find_differences
 from utils.run_folder.opening import holds_work
 from utils.training.checkpoint_files import find_checkpoints
 
-Standing = Literal["done", "failed", "timed out", "interrupted", "running", "changed", "to do"]
+PlannedStatus = Literal["done", "failed", "timed out", "interrupted", "running", "changed", "to do"]
 
 
-def find_standing(run: PlannedRun) -> Standing:
-    """Tell how a run stands: `changed` holds a finished run of another configuration."""
+def find_status(run: PlannedRun) -> PlannedStatus:
+    """Find a run's status: `changed` holds a finished run of another configuration."""
     record = read_whole_record(run)
     if record is not None and record.status == "success":
         return "done" if record.config_fingerprint == run.fingerprint else "changed"
@@ -27,7 +27,7 @@ def find_standing(run: PlannedRun) -> Standing:
 
 def is_finished(run: PlannedRun) -> bool:
     """Tell whether the folder holds a successful run of this very configuration."""
-    return find_standing(run) == "done"
+    return find_status(run) == "done"
 
 
 def find_state(run: PlannedRun) -> RunState | None:
@@ -44,7 +44,7 @@ def read_whole_record(run: PlannedRun) -> RunRecord | None:
         return None
 
 
-def choose_words(run: PlannedRun) -> list[str]:
+def choose_resume_flags(run: PlannedRun) -> list[str]:
     """Choose how train.py meets what is in the folder; nothing there is deleted.
 
     A run that was stopped continues from its last checkpoint. One that failed, or whose configuration has changed,

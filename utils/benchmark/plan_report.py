@@ -9,7 +9,7 @@ from typing import Any
 
 from utils.benchmark.counting import Count, count_runs
 from utils.benchmark.plan import Plan, PlannedRun
-from utils.benchmark.standing import find_standing
+from utils.benchmark.status import find_status
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ def announce_plan(plan: Plan) -> None:
 
 def show_plan(plan: Plan) -> dict[str, Any]:
     """Print the runs of this call, then the trainable parameters, which one process counts without weights."""
-    standings = [find_standing(run) for run in plan.shard]
-    for line in _write_runs(plan, standings):
+    statuses = [find_status(run) for run in plan.shard]
+    for line in _write_runs(plan, statuses):
         print(line, flush=True)  # noqa: T201  the door's own output
     counts = count_runs(plan.shard)
     for line in _write_counts(plan.shard, counts):
@@ -35,16 +35,16 @@ def show_plan(plan: Plan) -> dict[str, Any]:
         "suite": plan.suite.section.suite,
         "output_dir": str(plan.output),
         "runs": [
-            {**_describe(run), "standing": standing, **_measure(counts[run.name])}
-            for run, standing in zip(plan.shard, standings, strict=True)
+            {**_describe(run), "status": status, **_measure(counts[run.name])}
+            for run, status in zip(plan.shard, statuses, strict=True)
         ],
     }
 
 
-def _write_runs(plan: Plan, standings: Sequence[str]) -> list[str]:
+def _write_runs(plan: Plan, statuses: Sequence[str]) -> list[str]:
     width = max((len(run.name) for run in plan.shard), default=0)
-    lines = [f"{run.name:<{width}}  {standing}" for run, standing in zip(plan.shard, standings, strict=True)]
-    counted = ", ".join(f"{count} {standing}" for standing, count in Counter(standings).items())
+    lines = [f"{run.name:<{width}}  {status}" for run, status in zip(plan.shard, statuses, strict=True)]
+    counted = ", ".join(f"{count} {status}" for status, count in Counter(statuses).items())
     of = "" if len(plan.shard) == len(plan.runs) else f" of the suite's {len(plan.runs)}"
     return [*lines, f"\n{len(plan.shard)} runs{of}: {counted}; folder: {plan.output}"]
 

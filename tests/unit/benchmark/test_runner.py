@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from utils.benchmark.live import Board
-from utils.benchmark.running import Rules, Runner
+from utils.benchmark.progress import ProgressDisplay
+from utils.benchmark.runner import Runner, RunnerConfig
 from utils.benchmark.slots import Slot
 from utils.benchmark.state import RunState, lock_of_run, read_state, take_lock, write_state
 
@@ -27,9 +27,9 @@ def runs(plan_of: Callable[..., Any]) -> Any:
 def work(runs: Any, retries: int = 0, terminal: bool = False) -> str:
     said = io.StringIO()
     console = Console(file=said, force_terminal=terminal, width=300)
-    board = Board(len(runs), console)
-    assert Runner(runs, Rules([Slot(0), Slot(1)], None, retries), board).work()
-    board.close()
+    display = ProgressDisplay(len(runs), console)
+    assert Runner(runs, RunnerConfig([Slot(0), Slot(1)], None, retries), display).work()
+    display.close()
     return said.getvalue()
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from utils.benchmark.standing import choose_words, find_standing
 from utils.benchmark.state import RunState, RunStatus, lock_of_run, take_lock, write_state
+from utils.benchmark.status import choose_resume_flags, find_status
 from utils.config.scalars import dump_yaml
 from utils.results.record import RunRecord, Status, write_record
 
@@ -37,35 +37,35 @@ def leave_note(run: Any, status: RunStatus, fingerprint: str | None = None) -> N
 
 
 def test_a_new_run(run: Any) -> None:
-    assert (find_standing(run), choose_words(run)) == ("to do", [])
+    assert (find_status(run), choose_resume_flags(run)) == ("to do", [])
 
 
 def test_done_means_success_of_this_very_configuration(run: Any) -> None:
     leave_record(run, "success")
-    assert find_standing(run) == "done"
+    assert find_status(run) == "done"
     leave_record(run, "success", "another")
-    assert find_standing(run) == "changed"
+    assert find_status(run) == "changed"
     leave_record(run, "failed")
-    assert find_standing(run) == "to do"
+    assert find_status(run) == "to do"
     leave_record(run, "success")
     leave_note(run, "failed")
-    assert find_standing(run) == "done", "the record is what counts"
+    assert find_status(run) == "done", "the record is what counts"
 
 
 @pytest.mark.parametrize("status", ["failed", "timed out", "interrupted"])
 def test_a_note_counts_for_its_own_configuration_only(status: RunStatus, run: Any) -> None:
     leave_note(run, status)
-    assert find_standing(run) == status
+    assert find_status(run) == status
     leave_note(run, status, "another")
-    assert find_standing(run) == "to do"
+    assert find_status(run) == "to do"
 
 
 def test_running_is_somebody_at_work(run: Any) -> None:
     leave_note(run, "running")
-    assert find_standing(run) == "interrupted"
+    assert find_status(run) == "interrupted"
     lock = take_lock(lock_of_run(run.folder))
     assert lock is not None
-    assert find_standing(run) == "running"
+    assert find_status(run) == "running"
     lock.close()
 
 
@@ -74,31 +74,31 @@ def test_running_is_somebody_at_work(run: Any) -> None:
 def test_a_stopped_run_continues_and_a_failed_one_starts_over(status: RunStatus, words: list[str], run: Any) -> None:
     leave_work(run)
     leave_note(run, status)
-    assert choose_words(run) == words
+    assert choose_resume_flags(run) == words
 
 
 def test_a_run_without_a_checkpoint_starts_anew_in_its_folder(run: Any) -> None:
     leave_work(run, checkpoints=0)
     leave_note(run, "interrupted")
-    assert choose_words(run) == []
+    assert choose_resume_flags(run) == []
 
 
 def test_what_another_configuration_worked_out_is_renamed(run: Any) -> None:
     changed = {**run.config, "seed": 7}
     leave_work(run, changed, checkpoints=0)
-    assert choose_words(run) == [], "nothing was worked out there"
+    assert choose_resume_flags(run) == [], "nothing was worked out there"
     leave_record(run, "success", "another")
     (run.folder / "final_model").mkdir()
-    assert choose_words(run) == ["--overwrite"]
+    assert choose_resume_flags(run) == ["--overwrite"]
 
 
 def test_torn_files_are_renamed_with_their_folder(run: Any) -> None:
     leave_work(run)
     (run.folder / "results.json").write_text('{"version": 1, "sta')
-    assert (find_standing(run), choose_words(run)) == ("to do", ["--overwrite"])
+    assert (find_status(run), choose_resume_flags(run)) == ("to do", ["--overwrite"])
     (run.folder / "results.json").unlink()
     (run.folder / "run.yaml").write_text("task_name: [")
-    assert choose_words(run) == ["--overwrite"]
+    assert choose_resume_flags(run) == ["--overwrite"]
 
 
 def test_the_opened_folder_agrees(run: Any, tmp_path: Path) -> None:
@@ -109,6 +109,6 @@ def test_the_opened_folder_agrees(run: Any, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(dump_yaml(run.config))
     leave_work(run, {**run.config, "seed": 7})
-    assert choose_words(run) == ["--overwrite"]
+    assert choose_resume_flags(run) == ["--overwrite"]
     open_run_folder(load_run_config(file), None, overwrite=True)
     assert list(tmp_path.glob("out/runs/*.old_*/checkpoint-1"))

@@ -1,0 +1,263 @@
+"""Runs a suite from its plan to its reports: locks the folder, starts the runs, and always writes the table."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from utils.benchmark.attempt import Attempt, start_attempt
+from utils.benchmark.outcomes import RunOutcome, SuiteFacts, collect_outcomes
+from utils.benchmark.plan import Plan, PlannedRun
+from utils.benchmark.progress import ProgressDisplay
+from utils.benchmark.slots import Slot, list_slots
+from utils.benchmark.state import LOCKS, lock_suite, wait_for_lock
+from utils.benchmark.status import find_status, is_finished
+from utils.errors import EXIT_FAILED, EXIT_INTERRUPTED
+from utils.masking import mask_command
+
+if TYPE_CHECKING:
+    from utils.doors import Answer
+
+_TICK_S = 0.1
+_WIDTH_OF_LOGS = 160
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """How a suite is worked on."""
+
+    jobs: int | None = None
+    """Runs at the same time; None: one for each GPU, or one."""
+    retries: int = 0
+    """Further attempts at runs that fail or have failed."""
+    shard: tuple[int, int] | None = None
+    """Which part of how many, from 1."""
+    submission: bool = False
+    """Collect the GLUE server's files when the runs have ended."""
+
+
+def run_suite(plan: Plan, options: SuiteOptions) -> Answer:
+    """Run what is not done yet, then write the reports; Ctrl-C stops the runs and still writes them.
+
+    Raises:
+        UserError: Another suite, or the same shard, is at work in the folder.
+    """
+    from rich.console import Console
+
+    slots = list_slots(options.jobs)
+    minutes = plan.suite.section.timeout_minutes
+    config = RunnerConfig(slots, minutes * 60 if minutes else None, options.retries)
+    with ExitStack() as stack:
+        for lock in lock_suite(plan.output, options.shard):
+            stack.enter_context(lock)
+        display = ProgressDisplay(len(plan.shard), Console())
+        try:
+            finished = Runner(plan.shard, config, display).work()
+        finally:
+            display.close()
+        return report_suite(plan, options.submission, interrupted=not finished)
+
+
+def report_suite(plan: Plan, submission: bool = False, interrupted: bool = False) -> Answer:
+    """Write the reports of whatever the folder holds, show the summary, and say how it ended.
+
+    Args:
+        plan: The suite.
+        submission: Collect the GLUE server's files too.
+        interrupted: Whether the runs were stopped before their end.
+
+    Raises:
+        UserError: The folder cannot be written, or there are no files for the server.
+    """
+    from rich.console import Console
+
+    from utils.benchmark.reports import write_reports
+    from utils.benchmark.submission import write_submission_zips
+    from utils.benchmark.summary import render_summary
+
+    with _undisturbed(), wait_for_lock(plan.output / LOCKS / "reports.lock"):
+        outcomes = collect_outcomes(_choose_reported(plan))
+        facts = describe_suite(plan)
+        written = write_reports(plan.output, facts, outcomes)
+        console = Console()
+        if not console.is_terminal:
+            console.width = _WIDTH_OF_LOGS
+        console.print(render_summary(facts, outcomes))
+        if submission and not interrupted:
+            zips = write_submission_zips(plan.output, facts, outcomes)
+            written |= {f"submission of {each.setting}": each.path for each in zips}
+    for path in written.values():
+        logger.info("%s", path)
+    return _answer(plan, outcomes, written, interrupted)
+
+
+def describe_suite(plan: Plan) -> SuiteFacts:
+    """Describe a suite as its reports need it."""
+    section = plan.suite.section
+    return SuiteFacts(
+        name=section.suite,
+        source=plan.suite.source,
+        tasks=tuple(dict.fromkeys(run.task for run in plan.runs)),
+        methods=tuple(plan.methods),
+        references=tuple(dict.fromkeys(section.references or ())),
+        baselines=tuple(section.baselines),
+        language=section.results.language,
+        workbook=section.results.name or "results",
+        command=shlex.join(["python", "benchmark.py", *mask_command(sys.argv[1:])]),
+    )
+
+
+def _choose_reported(plan: Plan) -> list[PlannedRun]:
+    """Take the runs that are wanted, and of the suite's others those that somebody has run already."""
+    wanted = {run.name for run in plan.wanted}
+    return [run for run in plan.runs if run.name in wanted or is_finished(run)]
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let no Ctrl-C tear the reports."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _answer(plan: Plan, outcomes: list[RunOutcome], written: dict[str, Path], interrupted: bool) -> dict[str, Any]:
+    mine = {run.name for run in plan.shard}
+    failed = [each for each in outcomes if each.run.name in mine and each.status in ("failed", "timed out")]
+    status = "interrupted" if interrupted else "failed" if failed else "success"
+    for each in failed:
+        logger.error("%s %s: %s (log: %s)", each.run.name, each.status, each.note, each.run.log)
+    codes = {"interrupted": EXIT_INTERRUPTED, "failed": EXIT_FAILED, "success": 0}
+    return {
+        "status": status,
+        "suite": plan.suite.section.suite,
+        "output_dir": str(plan.output),
+        "runs": [{"name": each.run.name, "status": each.status, "note": each.note} for each in outcomes],
+        "reports": {name: str(path) for name, path in written.items()},
+        "exit_code": codes[status],
+    }
+
+
+@dataclass(frozen=True)
+class RunnerConfig:
+    """How the runs are started."""
+
+    slots: Sequence[Slot]
+    timeout_s: float | None = None
+    """A run that takes longer is stopped; None: never."""
+    retries: int = 0
+    """Further attempts at a run that fails, and at one that failed in an earlier call."""
+
+
+class Runner:
+    """Starts, watches and ends the processes of the runs.
+
+    Args:
+        runs: The runs that are wanted.
+        config: How they are started.
+        display: Shows what happens.
+    """
+
+    def __init__(self, runs: Sequence[PlannedRun], config: RunnerConfig, display: ProgressDisplay) -> None:
+        self._config = config
+        self._display = display
+        self._waiting: deque[tuple[PlannedRun, int]] = deque()
+        self._active: list[Attempt] = []
+        self._left: dict[int, int] = {}
+        for run in runs:
+            status = find_status(run)
+            if status == "done":
+                display.skip(run, "done", "done already (the same configuration)")
+            elif status in ("failed", "timed out") and not config.retries:
+                display.skip(run, status, f"{status} before; --retry tries it again")
+            else:
+                is_retry = status in ("failed", "timed out")
+                self._waiting.append((run, config.retries - is_retry))
+
+    def work(self) -> bool:
+        """Work until every run has ended, or Ctrl-C or a scheduler's SIGTERM; then the processes are stopped.
+
+        Returns:
+            Whether all runs have come to their end.
+        """
+        with _count_interruptions() as interruptions:
+            try:
+                while (self._waiting or self._active) and not interruptions:
+                    self._fill_slots()
+                    self._look_after()
+                    self._display.show(self._active, len(self._waiting))
+                    time.sleep(_TICK_S)
+                if interruptions:
+                    self._stop_all(interruptions)
+            finally:
+                for attempt in self._active:  # none is left but after a mistake of ours
+                    attempt.stop("interrupted", grace_s=0)
+        return not interruptions
+
+    def _fill_slots(self) -> None:
+        taken = {attempt.slot for attempt in self._active}
+        for slot in self._config.slots:
+            if slot not in taken and self._waiting:
+                run, left = self._waiting.popleft()
+                attempt = start_attempt(run, slot, self._config.timeout_s)
+                if attempt is None:
+                    self._display.skip(run, "running", "another suite is at work on it")
+                    continue
+                self._active.append(attempt)
+                self._left[id(attempt)] = left
+                self._display.start(attempt)
+
+    def _look_after(self) -> None:
+        for attempt in [*self._active]:
+            state = attempt.poll()
+            if state is None:
+                continue
+            self._active.remove(attempt)
+            left = self._left.pop(id(attempt))
+            again = state.status in ("failed", "timed out") and left > 0
+            self._display.end(attempt, state, again)
+            if again:
+                self._waiting.append((attempt.run, left - 1))
+
+    def _stop_all(self, interruptions: list[int]) -> None:
+        """Stop the processes gently, at once when Ctrl-C comes a second time; what they had is kept."""
+        self._display.stop(len(self._active))
+        for attempt in self._active:
+            attempt.stop("interrupted")
+        while self._active:
+            if len(interruptions) > 1:
+                for attempt in self._active:
+                    attempt.stop("interrupted", grace_s=0)
+            self._look_after()
+            time.sleep(_TICK_S)
+
+
+@contextmanager
+def _count_interruptions() -> Iterator[list[int]]:
+    """Note Ctrl-C and a scheduler's SIGTERM for the loop to see, so that none falls between a process and its note."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
