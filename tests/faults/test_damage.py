@@ -18,6 +18,7 @@ from utils.training.checkpoint_files import (
     clear_leftovers,
     find_checkpoints,
     find_flaw,
+    find_lost_state,
     find_partial,
     publish_checkpoint,
     rotate_checkpoints,
@@ -95,6 +96,49 @@ def test_every_file_of_a_checkpoint_without_a_list(trained):
             seen.append(file.name)
         file.write_bytes(before)
     assert {each.name for each in files_of(folder)} - set(seen) <= set(UNSEEN)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_checkpoint_without_a_list_that_has_lost_its_training_state(name, trained, caplog):
+    """Training would not go on from it: the one before is taken, and by its own name it is refused."""
+    config, folder = trained
+    for file in (MANIFEST, name):
+        (folder / "checkpoint-4" / file).unlink()
+    with pytest.raises(UserError, match=r"checkpoint-4 is not a whole checkpoint: it lacks the .* begin again"):
+        open_run_folder(config, "checkpoint-4")
+    with caplog.at_level(logging.WARNING, "utils"):
+        opened = open_run_folder(config, "last")
+    assert opened.resume_from == str(folder / "checkpoint-3")
+    assert "checkpoint-4 is passed over: it lacks the" in caplog.text
+    opened._lock.close()
+
+
+def test_what_sharded_runs_save_is_a_training_state_too(tmp_path):
+    """The layouts of FSDP (one file, or a folder of parts) and of DeepSpeed, which keeps its schedule inside."""
+    for number, names in enumerate((
+        ("optimizer.bin", "scheduler.pt", "rng_state_0.pth"), ("optimizer_0/x", "scheduler.pt", "rng_state_1.pth"),
+        ("global_step4/mp_rank_00_model_states.pt", "rng_state_0.pth"),
+    )):  # fmt: skip
+        for name in names:
+            file = tmp_path / str(number) / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        assert find_lost_state(tmp_path / str(number)) is None
+        file.unlink()
+        assert "the random numbers' state" in str(find_lost_state(tmp_path / str(number)))
+
+
+def test_a_run_that_saves_its_model_only_is_resumed_with_a_warning(prepare_run, make_config, caplog):
+    keys = {"training__save_only_model": True, "training__save_strategy": "epoch", "training__report_to": "none"}
+    config = make_config("bert", **keys, training__load_best_model_at_end=False)
+    opened = open_run_folder(config)
+    prepare_run(config=config).trainer.train()
+    opened._lock.close()
+    with caplog.at_level(logging.WARNING, "utils"):
+        opened = open_run_folder(config, "last")
+    assert opened.resume_from is not None
+    assert "save_only_model is set, and it lacks the optimizer's state, the learning rate's schedule" in caplog.text
+    opened._lock.close()
 
 
 def test_resuming_takes_the_one_before_and_says_so(trained, prepare_run, caplog):

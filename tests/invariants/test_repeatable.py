@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -33,8 +36,12 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(prepare_run, method)
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
-def test_a_resumed_run_reports_its_own_session(prepare_run):
-    """Tokens of the earlier session are not divided by this session's seconds."""
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_resumed_run_reports_all_its_sessions(prepare_run, is_known):
+    """Loss, tokens and seconds are of one and the same steps: of the whole run, or of the last session alone.
+
+    A checkpoint of another tool does not say what the sessions before have cost.
+    """
     from utils.modeling.parameters import count_parameters
     from utils.results.record import RunRecord
     from utils.training.outcome import collect_outcome
@@ -42,16 +49,28 @@ def test_a_resumed_run_reports_its_own_session(prepare_run):
     keys = {**TWO_EPOCHS, "training__load_best_model_at_end": False, "training__save_strategy": "steps"}
     run = prepare_run("bert", **keys, training__save_steps=9)
     run.trainer.train()
+    checkpoint = Path(run.config.training.output_dir) / "checkpoint-9"
+    seconds_before = json.loads((checkpoint / "session.json").read_text())["totals"]["seconds"]
+    if not is_known:
+        (checkpoint / "session.json").unlink()
     resumed = prepare_run("bert", **keys, training__save_steps=9)
-    resumed.trainer.train(resume_from_checkpoint=f"{run.config.training.output_dir}/checkpoint-9")
+    resumed.trainer.train(resume_from_checkpoint=str(checkpoint))
     started = RunRecord(status="failed", task_name="t", task_type="SEQ_CLS", method="lora")
     outcome = collect_outcome(
         started, resumed.trainer, resumed.data, {}, count_parameters(resumed.model), resumed.measuring
     )
     time, seen = outcome.record.time, resumed.trainer.state.num_input_tokens_seen
     assert outcome.record.extra["resumed_from_step"] == 9
-    assert time.tokens_per_s * time.train_runtime_s < seen / 3
-    assert "train_loss" not in outcome.trained
+    tokens = time.tokens_per_s * time.train_runtime_s
+    if is_known:
+        assert tokens == pytest.approx(seen)
+        assert outcome.trained["train_loss"] == run.trainer.state.log_history[-1]["train_loss"]
+        assert 0 < seconds_before < time.train_runtime_s
+        assert time.samples_per_s * time.train_runtime_s == pytest.approx(80, rel=0.01)
+    else:
+        assert tokens < seen / 3
+        assert "train_loss" not in outcome.trained
+        assert time.samples_per_s * time.train_runtime_s == pytest.approx(8, rel=0.01)
 
 
 def test_evaluating_more_often_changes_no_weight(prepare_run):

@@ -18,7 +18,14 @@ from utils.logs import is_main_process
 from utils.results.record import RunRecord, read_record
 from utils.run_config import RunConfig, find_differences
 from utils.run_config.resolved import RESUMABLE_KEYS
-from utils.training.checkpoint_files import clear_leftovers, find_checkpoints, find_flaw, find_step, list_checkpoints
+from utils.training.checkpoint_files import (
+    clear_leftovers,
+    find_checkpoints,
+    find_flaw,
+    find_lost_state,
+    find_step,
+    list_checkpoints,
+)
 from utils.training.checkpoints import set_aside_later
 
 LOCK_FILE = ".lock"
@@ -96,7 +103,7 @@ def _refuse(path: Path, resume: str | None, overwrite: bool) -> None:
 def _join(path: Path, config: RunConfig, resume: str | None, overwrite: bool) -> RunFolder:
     """Come to the same answer as the main process, without writing; where it refuses, it ends all processes."""
     if resume:
-        return RunFolder(path, _find_resume(path, resume))
+        return RunFolder(path, _find_resume(path, resume, not config.arguments.get("save_only_model")))
     resolved = None if overwrite else _read_resolved(path)
     record = read_record(path) if resolved and not find_differences(resolved, config.to_dict()) else None
     return RunFolder(path, finished=record if record is not None and record.status == "success" else None)
@@ -134,13 +141,12 @@ def _resume(
         raise UserError(
             f"{path} was started with another configuration and cannot be resumed with this one: {_list(hard)}"
         )
-    checkpoint = _find_resume(path, resume)
+    checkpoint = _find_resume(path, resume, not config.arguments.get("save_only_model"))
     if checkpoint is not None and resume != "last":
         _require_own(path, Path(checkpoint), config)
         _set_aside_later(path, Path(checkpoint))
     if differences:
-        said = "resuming with changed settings: %s; the learning rate follows the schedule of the new length"
-        logger.warning(said, _list(differences))
+        logger.warning("resuming with changed settings: %s", _list(differences))
     if finished:
         _keep_results(path)
     changed = {key: list(pair) for key, pair in differences.items()}
@@ -192,11 +198,23 @@ def holds_work(path: Path) -> bool:
     return bool(find_checkpoints(path)) or any((path / name).exists() for name in ("final_model", "all_results.json"))
 
 
-def _find_resume(path: Path, resume: str) -> str | None:
-    if resume == "last":
-        return _find_newest(path)
+def _find_resume(path: Path, resume: str, with_state: bool) -> str | None:
+    """Find the checkpoint to go on from.
+
+    Args:
+        path: The run's folder.
+        resume: See `open_run_folder`.
+        with_state: Whether optimizer, schedule and random numbers must be in it; a run with `save_only_model` has none.
+    """
+    found = _find_newest(path, with_state) if resume == "last" else _find_named(path, resume, with_state)
+    if found is not None and (lost := find_lost_state(Path(found))):
+        logger.warning("%s: training.save_only_model is set, and %s", found, lost)
+    return found
+
+
+def _find_named(path: Path, resume: str, with_state: bool) -> str:
     for candidate in (path / resume, Path(resume).expanduser()):
-        if candidate.is_dir() and (flaw := find_flaw(candidate)) is None:
+        if candidate.is_dir() and (flaw := _find_any_flaw(candidate, with_state)) is None:
             return str(candidate)
         if candidate.is_dir():
             raise UserError(f"--resume {resume}: {candidate} is not a whole checkpoint: {flaw}")
@@ -204,13 +222,17 @@ def _find_resume(path: Path, resume: str) -> str | None:
     raise UserError(f"--resume {resume}: no such whole checkpoint; {path} has: {names}")
 
 
-def _find_newest(path: Path) -> str | None:
+def _find_any_flaw(checkpoint: Path, with_state: bool) -> str | None:
+    return find_flaw(checkpoint) or (find_lost_state(checkpoint) if with_state else None)
+
+
+def _find_newest(path: Path, with_state: bool) -> str | None:
     """Find the newest whole checkpoint, and say which were passed over; None: the run was stopped before its first."""
-    there, whole = list_checkpoints(path), find_checkpoints(path)
-    for each in there[there.index(whole[-1]) + 1 if whole else 0 :]:
-        logger.warning("%s is passed over: %s", each, find_flaw(each))
-    if whole:
-        return str(whole[-1])
+    there = list_checkpoints(path)
+    for each in reversed(there):
+        if (flaw := _find_any_flaw(each, with_state)) is None:
+            return str(each)
+        logger.warning("%s is passed over: %s", each, flaw)
     if there or (path / "final_model").exists():
         raise UserError(f"{path} has no whole checkpoint to resume from; leave --resume out to start")
     logger.info("%s: the run was stopped before its first checkpoint; it starts at its beginning", path)

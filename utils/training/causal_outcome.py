@@ -72,7 +72,7 @@ def collect_causal_outcome(
     hf = {key: value for key, value in losses.items() if key != "epoch"}
     for label, score in written.items():
         hf |= {f"eval_{label}_{name}": value for name, value in score.metrics.items()}
-    return Outcome(filled, session_metrics(trainer, measuring), {"": hf} if hf else {}, ())
+    return Outcome(filled, session_metrics(trainer), {"": hf} if hf else {}, ())
 
 
 def _best(data: CausalData, metrics: Mapping[str, Any], final: FinalScores) -> BestMetric | None:
@@ -118,7 +118,7 @@ def _data_counts(data: CausalData) -> DataCounts:
 
 
 def _facts(data: CausalData, written: Mapping[str, SetScore], measuring: MeasuringCallback) -> dict[str, Any]:
-    """Describe the data, mark a partial score, and costs that are of the last session only."""
+    """Describe the data, mark a partial score, and where the last session began."""
     spec = data.instructions.spec
     facts: dict[str, Any] = {
         "splits": {name: report.to_dict() for name, report in data.reports.items()},

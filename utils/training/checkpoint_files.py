@@ -21,6 +21,12 @@ STATE = "trainer_state.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _LEFTOVER = re.compile(r"\.(checkpoint-\d+)\.(partial|replaced|deleted)")
 _ZIPPED = (".pt", ".pth", ".bin")
+_TRAINING_STATE = {
+    "the optimizer's state": ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*"),
+    "the learning rate's schedule": ("scheduler.pt", "global_step*"),
+    "the random numbers' state": ("rng_state.pth", "rng_state_*.pth"),
+}
+"""What training goes on from besides the weights, and the files that hold it: the Trainer's, FSDP's, DeepSpeed's."""
 
 
 def list_checkpoints(run: Path) -> list[Path]:
@@ -60,6 +66,12 @@ def find_flaw(checkpoint: Path) -> str | None:
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
     return None
+
+
+def find_lost_state(checkpoint: Path) -> str | None:
+    """Say what training cannot go on from; None: all is there. The weights of such a checkpoint can still be used."""
+    lost = [what for what, names in _TRAINING_STATE.items() if not any(any(checkpoint.glob(name)) for name in names)]
+    return f"it lacks {', '.join(lost)}, so training would not go on but begin again with its weights" if lost else None
 
 
 def measure_checkpoint(checkpoint: Path) -> int:

@@ -1,15 +1,18 @@
 """A run that is stopped and resumed comes to the same end: what transformers does not keep, and where to stop.
 
-Kept besides: the loss and token counts since the last logged step, by process; and the evaluation that was cut off.
+Kept besides: loss and token counts since the last logged step, by process; loss and seconds of all sessions; and the
+evaluation that was cut off.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from utils.generation.preserving import keep_random_state
@@ -32,6 +35,9 @@ class ExactResume:
     callback_handler: Any
     model_wrapped: Any
     _tr_loss: Any
+    lr_scheduler: Any
+    _initial_global_step: int
+    _total_loss_scalar: float
     _saved: tuple[int, int] | None
 
     _order: Any = None
@@ -42,6 +48,10 @@ class ExactResume:
     """What its session file says."""
     _was_stopped: bool = False
     """It was written when the run had ended early."""
+    _totals: dict[str, Any] | None = None
+    """Loss and seconds of all sessions before this one; None: the checkpoint does not say."""
+    _started: float = 0.0
+    """When this session began to train."""
     _epoch_ended: bool = False
     _is_at_boundary: bool = False
     """All that was due at this step is done."""
@@ -53,7 +63,7 @@ class ExactResume:
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train, from a checkpoint where one is given."""
-        self._source = resume_from_checkpoint or None
+        self._source, self._totals = resume_from_checkpoint or None, None
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]  # a mixin
 
     def export_sums(self) -> list[float]:
@@ -78,9 +88,10 @@ class ExactResume:
         """Read what the checkpoint keeps besides; find the best checkpoint again where the run's folder has moved."""
         before = json.loads((source / STATE).read_text("utf-8"))
         self._was_stopped = self.control.should_training_stop and before["global_step"] < before["max_steps"]
-        file = source / self._session_name()
-        session = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-        self._session = session if session.get("num_processes") == self.args.world_size else {}
+        files = [source / name for name in (self._session_name(), "session.json", "session_0.json")]
+        found = [json.loads(each.read_text("utf-8")) for each in files if each.is_file()]
+        self._session = found[0] if found and found[0].get("num_processes") == self.args.world_size else {}
+        self._totals = next((each["totals"] for each in found if each.get("totals")), None)
         if self.state.best_global_step and self.args.save_strategy != "no":
             self._find_best_again(Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
 
@@ -103,16 +114,63 @@ class ExactResume:
             "num_processes": self.args.world_size,
             "loss_since_logged": float(self._tr_loss) if hasattr(self, "_tr_loss") else 0.0,
             "logged_step": getattr(trainer, "_globalstep_last_logged", 0),
+            "totals": self._sum_sessions(),
             "sums": self.export_sums(),
             "owes_evaluation": bool(owes),
             "owes_save": bool(self.control.should_evaluate and self.control.should_save),
         }
         (partial / self._session_name()).write_text(json.dumps(session), encoding="utf-8")
 
+    @property
+    def knows_all_sessions(self) -> bool:
+        """Whether loss and seconds are those of the whole run; a checkpoint of another tool does not say what was."""
+        return self._source is None or self._totals is not None
+
+    def _sum_sessions(self) -> dict[str, Any] | None:
+        """Give the logged loss and the seconds of this session and all before it; None: those before are not known."""
+        if not self.knows_all_sessions:
+            return None
+        loss = float(getattr(self, "_total_loss_scalar", 0.0))
+        return {"loss": loss, "seconds": self._seconds_before + time.time() - (self._started or time.time())}
+
+    @property
+    def _seconds_before(self) -> float:
+        return float(self._totals["seconds"]) if self._totals is not None else 0.0
+
+    def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
+        """End the training; transformers counts this session's steps and seconds alone, and here all count."""
+        if self._totals is not None:
+            self._initial_global_step = 0
+        return super()._finalize_training(trial, num_train_samples, start_time - self._seconds_before)  # type: ignore[misc]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load both, and let the learning rates follow the schedule of this run's length from where it stands.
+
+        The rates that were saved are those of the run as long as it was planned then: 0 at a finished schedule's end.
+        """
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]  # a mixin
+        schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)  # within DeepSpeed's wrapper
+        if checkpoint is None or not isinstance(schedule, LambdaLR) or schedule.last_epoch < 1:
+            return  # a schedule that goes by the loss has no length
+        before = schedule.get_last_lr()
+        schedule.last_epoch -= 1
+        schedule.step()
+        if (after := schedule.get_last_lr()) != before:
+            said = (
+                "the learning rate goes on at %.3g, step %d of the schedule of %d steps; the checkpoint ended at %.3g"
+            )
+            logger.info(said, after[0], schedule.last_epoch, self.state.max_steps, before[0])
+
     def take_up_session(self) -> None:
         """Go on where the resumed checkpoint was written; an evaluation that was cut off there is made up for."""
+        self._started = time.time()
+        if self._source is None:
+            return
+        logger.info("going on behind step %d of %d", self.state.global_step, self.state.max_steps)
+        if self._totals is not None:
+            self._total_loss_scalar = self._totals["loss"]
         session, self._session = self._session, {}
-        if not session or self._source is None:
+        if not session:
             return
         trainer: Any = self
         self._tr_loss += session["loss_since_logged"]

@@ -87,14 +87,14 @@ def collect_outcome(
         warnings=[*record.warnings, *_partial(data)],
     )
     evaluated = {suffix: score.hf for suffix, score in scores.items()}
-    return Outcome(filled, session_metrics(trainer, measuring), evaluated, data.spec.metrics)
+    return Outcome(filled, session_metrics(trainer), evaluated, data.spec.metrics)
 
 
-def session_metrics(trainer: Trainer, measuring: MeasuringCallback) -> dict[str, Any] | None:
-    """Give what the Trainer said of training, as far as it holds for a resumed session."""
+def session_metrics(trainer: Trainer) -> dict[str, Any] | None:
+    """Give what the Trainer said of training, as far as it holds for a resumed run."""
     trained = training_metrics(trainer)
-    if trained is not None and measuring.resumed_from_step:
-        trained.pop("train_loss", None)  # the Trainer spreads this session's loss over the steps of all sessions
+    if trained is not None and not trainer.knows_all_sessions:
+        trained.pop("train_loss", None)  # it would be of this session's steps alone
     return trained
 
 
@@ -134,7 +134,7 @@ def last_metrics(trainer: Trainer, kept_step: int | None = None) -> dict[str, fl
 
 
 def _facts(data: ClassificationData, measuring: MeasuringCallback) -> dict[str, Any]:
-    """Mark a partial score, and costs that are of the last session only."""
+    """Mark a partial score, and say where the last session began."""
     facts: dict[str, Any] = {"dataset": {"path": data.spec.path, "subset": data.spec.subset}}
     if _partial(data):
         facts["partial"] = True
@@ -153,17 +153,17 @@ def _partial(data: ClassificationData) -> list[str]:
 
 
 def measure_time(trainer: Trainer, measuring: MeasuringCallback) -> Timing:
-    """Give seconds and rates of this session's training."""
+    """Give seconds and rates of training, all sessions together where they are known."""
     trained = training_metrics(trainer)
     if trained is None:
         return Timing()
-    seconds, rate = float(trained["train_runtime"]), trained.get("train_samples_per_second")
-    here = 1 - measuring.resumed_from_step / max(trainer.state.global_step, 1)  # this session's share of the steps
+    seconds, every = float(trained["train_runtime"]), trainer.knows_all_sessions
+    tokens = trainer.state.num_input_tokens_seen if every else measuring.count_tokens(trainer.state)
     return Timing(
         train_runtime_s=seconds,
         time_to_first_step_s=measuring.time_to_first_step_s,
-        samples_per_s=rate * here if rate is not None else None,
-        tokens_per_s=measuring.count_tokens(trainer.state) / seconds if seconds else None,
+        samples_per_s=trained.get("train_samples_per_second"),
+        tokens_per_s=tokens / seconds if seconds else None,
     )
 
 

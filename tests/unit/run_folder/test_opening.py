@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,12 @@ def start(config: RunConfig) -> Path:
 
 
 def add_checkpoint(path: Path, step: int, complete: bool = True) -> None:
-    (path / f"checkpoint-{step}").mkdir()
+    folder = path / f"checkpoint-{step}"
+    folder.mkdir()
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        zipfile.ZipFile(folder / name, "w").close()
     if complete:
-        (path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+        (folder / "trainer_state.json").write_text("{}")
 
 
 def finish(path: Path, status: str = "success") -> None:
