@@ -32,13 +32,14 @@ def test_a_new_file_or_folder_is_a_room(tmp_path: Path, monkeypatch: pytest.Monk
     (floor / "folder" / "__init__.py").write_text("class Config: ...\n")
     (floor / "folder" / "inner.py").write_text("class Config: ...\n")
     (floor / "file.py").write_text("x = 1\nclass Config(Base): ...\n")
+    (floor / "rows.py").write_text('TABLE: dict[str, int] = {"first": 1, "second": 2}\n')
     (floor / "other.py").write_text("class Configuration: ...\n# class Config\ndef f():\n    class Config: ...\n")
     monkeypatch.setattr(rooms, "LIBRARY", tmp_path)
-    list_rooms.cache_clear()
+    rooms._find_homes.cache_clear()
     try:
-        assert list_rooms("adapters") == ("file", "folder")
+        assert list_rooms("adapters") == ("file", "first", "folder", "second")
     finally:
-        list_rooms.cache_clear()
+        rooms._find_homes.cache_clear()
 
 
 @pytest.mark.parametrize("value", ["", "../lora", "lora.Config", "__init__", "adapter", "os"])

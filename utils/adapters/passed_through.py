@@ -1,6 +1,6 @@
 """peft's other tuners, passed through: their own names and fields, checked against the installed peft's source.
 
-A room says which class of peft it is; what there is to say of its fields stands in peft.
+The table in `peft_tuners` says which class of peft a method is; what there is to say of its fields stands in peft.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from utils.adapters.targets import (
 )
 from utils.config.installed import InstalledField, installed_version, read_fields
 from utils.errors import ModelError, UserError
+from utils.rooms import room_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,10 +52,12 @@ _FROM_ONE = frozenset(
 class Tuner:
     """Where a tuner stands in peft."""
 
-    name: str
-    """The method's name."""
     class_name: str
-    """Its configuration class, in peft.tuners.<name>.config."""
+    """Its configuration class, in peft.tuners.<method>.config."""
+    description: str
+    """A sentence: what the method does."""
+    source: str
+    """Where it was published."""
     inherits: tuple[str, str] | None = None
     """Module and class of a base whose fields it takes too."""
     learning_rate: float = 1e-3
@@ -71,11 +74,6 @@ class Tuner:
     """Two fields of which each follows from the other: one of them is 0."""
     model_types: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Where it does not work, by model_type, with the reason."""
-
-    @property
-    def module(self) -> str:
-        """Dotted module of the configuration class."""
-        return f"peft.tuners.{self.name}.config"
 
 
 class PassedThroughSection(AdapterSection):
@@ -107,23 +105,22 @@ class PassedThroughSection(AdapterSection):
         return {} if any(sizes) else {other: f"{one} and {other} are both 0; set one of them"}
 
 
-def build_config(tuner: Tuner, description: str) -> type[PassedThroughSection]:
-    """Build a room's section from the fields of peft's class; peft itself is not imported.
+def build_config(method: str, tuner: Tuner) -> type[PassedThroughSection]:
+    """Build a method's section from the fields of peft's class; peft itself is not imported.
 
     Args:
-        tuner: The tuner.
-        description: A sentence: what the method does.
+        method: Its name.
+        tuner: Its row of the table.
     """
-    found = find_fields(tuner)
-    fields: dict[str, Any] = {"method": (Literal[tuner.name, tuner.name.replace("_", "-")], tuner.name)}
+    found = find_fields(method, tuner)
+    fields: dict[str, Any] = {"method": (Literal[method, method.replace("_", "-")], method)}
     for each in found.values():
         kind = each.annotation if each.is_default_known else each.annotation | None
         checked = Annotated[kind, _CHECKED[each.name]] if each.name in _CHECKED else kind
         lowest = 0 if each.name in (tuner.one_of or ()) else 1 if each.name in _FROM_ONE else None
         fields[each.name] = (checked, Field(default=each.default, description=each.help or None, ge=lowest))
     config: type[PassedThroughSection] = create_model("Config", __base__=PassedThroughSection, **fields)
-    config.__doc__ = description
-    config.__module__ = f"utils.adapters.{tuner.name}"
+    config.__doc__ = tuner.description
     config.TUNER = tuner
     config.MISSING = None if found else _explain_missing(tuner)
     config.DEFAULT_LEARNING_RATE = tuner.learning_rate
@@ -137,11 +134,11 @@ def build_config(tuner: Tuner, description: str) -> type[PassedThroughSection]:
 
 
 @cache
-def find_fields(tuner: Tuner) -> dict[str, InstalledField]:
+def find_fields(method: str, tuner: Tuner) -> dict[str, InstalledField]:
     """Read a tuner's own fields from the installed peft; empty where it has no such tuner."""
     try:
         inherited = read_fields(*tuner.inherits) if tuner.inherits else {}
-        return {**inherited, **read_fields(tuner.module, tuner.class_name)}
+        return {**inherited, **read_fields(_module_of(method), tuner.class_name)}
     except (UserError, FileNotFoundError):
         return {}
 
@@ -164,7 +161,7 @@ def attach(model: PreTrainedModel, config: PassedThroughSection, context: Attach
     linear = set(list_linear(model, []))
     try:
         with explain_targets(model, targets):
-            peft_config = getattr(importlib.import_module(tuner.module), tuner.class_name)(**fields)
+            peft_config = getattr(importlib.import_module(_module_of(config.method)), tuner.class_name)(**fields)
             adapted: Any = get_peft_model(keep_unpacked(model), peft_config)
     except (ValueError, AssertionError, NotImplementedError, ImportError) as error:  # sizes that do not divide, say
         raise ModelError(f"peft refuses {config.method} on this model: {' '.join(str(error).split())}") from error
@@ -177,7 +174,7 @@ def attach(model: PreTrainedModel, config: PassedThroughSection, context: Attach
 
 
 def _fields_for_peft(model: PreTrainedModel, config: PassedThroughSection, context: AttachContext) -> dict[str, Any]:
-    found = find_fields(config.TUNER)
+    found = find_fields(room_name(config.method), config.TUNER)
     head = list_head(model, context)
     fields = {
         name: getattr(config, name)
@@ -187,7 +184,7 @@ def _fields_for_peft(model: PreTrainedModel, config: PassedThroughSection, conte
     if config.TUNER.adapts == "norms":
         fields["target_modules"] = fields["target_modules"] or list_norms(model, head)
     elif (ours := config.TUNER.targets) is not None:
-        targets = choose_targets(model, fields["target_modules"], _known_types(config.TUNER), ours)
+        targets = choose_targets(model, fields["target_modules"], _known_types(config.method), ours)
         fields["target_modules"] = list_linear(model, head) if targets == "all-linear" and head else targets
     fields["modules_to_save"] = train_whole(head, fields["modules_to_save"])
     if "exclude_modules" in found:
@@ -195,13 +192,18 @@ def _fields_for_peft(model: PreTrainedModel, config: PassedThroughSection, conte
     return {**fields, "task_type": context.task_type, "revision": context.base_commit}
 
 
-def _known_types(tuner: Tuner) -> frozenset[str]:
+def _known_types(method: str) -> frozenset[str]:
     """Give the model types for which peft knows the tuner's targets."""
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
     from peft.utils import PeftType
 
-    mapping = getattr(PEFT_TYPE_TO_TUNER_MAPPING[PeftType(tuner.name.upper())], "target_module_mapping", None)
+    mapping = getattr(PEFT_TYPE_TO_TUNER_MAPPING[PeftType(room_name(method).upper())], "target_module_mapping", None)
     return frozenset(mapping or ())
+
+
+def _module_of(method: str) -> str:
+    """Name the module of a tuner's configuration class."""
+    return f"peft.tuners.{room_name(method)}.config"
 
 
 def _explain_missing(tuner: Tuner) -> str:

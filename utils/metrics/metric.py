@@ -35,7 +35,7 @@ class Metric:
     """One score over all rows of a set, with its range and direction."""
 
     name: str
-    """As in the YAML, which is also the file name of its room."""
+    """As in the YAML."""
     kind: Kind
     low: float
     """Worst (or least) value that can occur."""
