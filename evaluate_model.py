@@ -7,6 +7,7 @@ import sys
 
 from utils.doors import Answer, add_overrides, build_parser, open_door
 from utils.errors import UserError
+from utils.modeling.consent import Consent, add_consent
 
 DESCRIPTION = """Score a trained run, or a model as it was published.
 
@@ -33,7 +34,7 @@ def main(arguments: argparse.Namespace) -> Answer:
     from utils.evaluate_model.evaluation import evaluate, show_scores
     from utils.evaluate_model.subjects import Subject, open_model, open_run
 
-    rest = arguments.sets, arguments.overrides, arguments.output_dir
+    rest = arguments.sets, arguments.overrides, arguments.output_dir, Consent.of_command(arguments)
     subject: Subject = open_run(arguments.run, *rest) if arguments.run else open_model(arguments.model, *rest)
     return show_scores(subject, evaluate(subject))
 
@@ -56,6 +57,7 @@ def build() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="where results go; default: eval_<label> in the run's folder, outputs/eval_<model> for a model",
     )
+    add_consent(parser)
     add_overrides(parser)
     parser.epilog = (
         "key=value words override the configuration, in YAML syntax: generation.max_new_tokens=512\n"

@@ -7,6 +7,7 @@ import sys
 
 from utils.doors import Answer, build_parser, open_door, positive
 from utils.inference.request import INPUT_KINDS, ModelChoice, Request
+from utils.modeling.consent import Consent, add_consent
 
 DESCRIPTION = """Answer texts with a trained run, or with a model as it was published.
 
@@ -36,7 +37,9 @@ def _read_request(arguments: argparse.Namespace) -> Request:
     given["batch_size"] = arguments.batch_size
     choice = ("run", "best", "checkpoint", "config", "model_path", "model")
     return Request(
-        choice=ModelChoice(**{name: getattr(arguments, name) for name in choice}),
+        choice=ModelChoice(
+            **{name: getattr(arguments, name) for name in choice}, consent=Consent.of_command(arguments)
+        ),
         texts=tuple(arguments.input_text),
         input_file=arguments.input_file,
         input_format=arguments.input_format,
@@ -60,6 +63,7 @@ def build() -> argparse.ArgumentParser:
     which.add_argument("--config", metavar="FILE", help="a configuration, for the weights of --model_path")
     which.add_argument("--model_path", metavar="FOLDER", help="an adapter or model; a run's own run.yaml wins")
     which.add_argument("--model", metavar="NAME", help="a hub name or folder of a model without run")
+    add_consent(parser)
     rows = parser.add_argument_group("rows (standard input to standard output, as JSON lines, where none are named)")
     rows.add_argument("--input_text", action="append", default=[], metavar="TEXT", help="a text; repeatable")
     rows.add_argument("--input_file", metavar="FILE", help=f"rows to answer: {', '.join(INPUT_KINDS)}")

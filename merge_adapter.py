@@ -8,6 +8,7 @@ import sys
 
 from utils.doors import Answer, build_parser, open_door
 from utils.errors import UserError
+from utils.modeling.consent import Consent, add_consent
 
 DESCRIPTION = """Merge a trained adapter into its base, and prove that the result is the trained model.
 
@@ -25,7 +26,11 @@ def main(arguments: argparse.Namespace) -> Answer:
     from utils.merging.merging import MergeOptions, merge_adapter, show_report
     from utils.merging.source import open_adapter_folder, open_run
 
-    source = open_run(arguments.run) if arguments.run else open_adapter_folder(arguments.config, arguments.adapter_path)
+    consent = Consent.of_command(arguments)
+    if arguments.run:
+        source = open_run(arguments.run, consent)
+    else:
+        source = open_adapter_folder(arguments.config, arguments.adapter_path, consent)
     options = MergeOptions(arguments.dtype, arguments.max_shard_size, arguments.overwrite, arguments.eval_rows)
     report = merge_adapter(source, arguments.output, options)
     show_report(report)
@@ -47,6 +52,7 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", "--output_path", required=True, metavar="FOLDER", help="where the merged model goes"
     )
+    add_consent(parser)
     parser.add_argument("--overwrite", action="store_true", help="rename an output folder that is not empty")
     parser.add_argument(
         "--dtype",

@@ -56,6 +56,7 @@ def tell_story(arguments: argparse.Namespace, started: float) -> Answer:
 def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
     """Train, score, export, and prove that the export is what was trained."""
     from utils.modeling.base_model import load_base_model
+    from utils.modeling.consent import Consent
     from utils.modeling.parameters import count_parameters
     from utils.modeling.source import resolved_commit
     from utils.modeling.tokenizer import load_tokenizer
@@ -95,7 +96,9 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
         export.write_submissions(folder, data, outcome.predicted)
         if training:
             export.export_model(folder, config, trainer, tokenizer, data)
-            outcome.check = task.check_reload(trainer, data, lambda: read_run_folder(folder.path).load()[0])
+            outcome.check = task.check_reload(
+                trainer, data, lambda: read_run_folder(folder.path, Consent.of_section(config.model)).load()[0]
+            )
         outcome.total_s = time.monotonic() - started
         return export.write_results(folder, config, outcome, recording.provenance(data, commit))
 

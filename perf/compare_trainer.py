@@ -66,7 +66,7 @@ def run_plain(options: argparse.Namespace) -> dict[str, Any]:
     )
 
     set_seed(options.seed)
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    tokenizer = AutoTokenizer.from_pretrained(options.model, trust_remote_code=False)
     keys = KEYS[options.subset]
     files = {split: f"{options.data}/{options.subset}/{split}-*.parquet" for split in ("train", "validation")}
     rows = load_dataset("parquet", data_files=files)
@@ -74,7 +74,7 @@ def run_plain(options: argparse.Namespace) -> dict[str, Any]:
         rows["train"] = rows["train"].shuffle(seed=options.seed).select(range(options.rows))
     rows = rows.map(lambda row: tokenizer(*(row[key] for key in keys), truncation=True, max_length=128), batched=True)
     model, info = AutoModelForSequenceClassification.from_pretrained(
-        options.model, num_labels=2, output_loading_info=True, **_no_dropout(options)
+        options.model, num_labels=2, output_loading_info=True, trust_remote_code=False, **_no_dropout(options)
     )
     _draw_head(model, info, options.seed)
     if options.method == "lora":

@@ -92,8 +92,8 @@ def _prepare(options: argparse.Namespace, task: str) -> Rows:
     folder = Path(options.folder)
     torch.manual_seed(0)
     auto = AutoModelForCausalLM if task == "generate" else AutoModelForSequenceClassification
-    auto.from_pretrained(options.model, dtype=torch.float32).save_pretrained(folder / "model")
-    AutoTokenizer.from_pretrained(options.model).save_pretrained(folder / "model")
+    auto.from_pretrained(options.model, dtype=torch.float32, trust_remote_code=False).save_pretrained(folder / "model")
+    AutoTokenizer.from_pretrained(options.model, trust_remote_code=False).save_pretrained(folder / "model")
     texts = _read_texts(options, task)[: options.rows]
     (folder / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
     return texts
@@ -159,9 +159,9 @@ def _open_one_by_one(options: argparse.Namespace) -> Callable[[Rows], Result]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(f"{options.folder}/model")
+    tokenizer = AutoTokenizer.from_pretrained(f"{options.folder}/model", trust_remote_code=False)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(f"{options.folder}/model").eval()
+    model = AutoModelForCausalLM.from_pretrained(f"{options.folder}/model", trust_remote_code=False).eval()
 
     def answer(texts: Rows) -> Result:
         answers, num_tokens = [], 0
@@ -183,9 +183,9 @@ def _open_one_by_one(options: argparse.Namespace) -> Callable[[Rows], Result]:
 def _open_text_pipeline(options: argparse.Namespace) -> Callable[[Rows], Result]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-    tokenizer = AutoTokenizer.from_pretrained(f"{options.folder}/model", padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(f"{options.folder}/model", padding_side="left", trust_remote_code=False)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(f"{options.folder}/model")
+    model = AutoModelForCausalLM.from_pretrained(f"{options.folder}/model", trust_remote_code=False)
     pipe = pipeline("text-generation", model=model, tokenizer=tokenizer, device=-1)
 
     def answer(texts: Rows) -> Result:
@@ -201,7 +201,7 @@ def _open_text_pipeline(options: argparse.Namespace) -> Callable[[Rows], Result]
 def _open_class_pipeline(options: argparse.Namespace) -> Callable[[Rows], Result]:
     from transformers import AutoTokenizer, pipeline
 
-    tokenizer = AutoTokenizer.from_pretrained(f"{options.folder}/model")
+    tokenizer = AutoTokenizer.from_pretrained(f"{options.folder}/model", trust_remote_code=False)
     pipe = pipeline("text-classification", model=f"{options.folder}/model", tokenizer=tokenizer, device=-1)
     size = int(options.kind.removeprefix("pipeline_"))
 

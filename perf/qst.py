@@ -146,7 +146,11 @@ def _quantize(model: Any, options: argparse.Namespace) -> Any:
         del model
         _empty(options)
         return AutoModelForSequenceClassification.from_pretrained(
-            folder, quantization_config=settings, dtype=torch.bfloat16, device_map={"": options.device}
+            folder,
+            quantization_config=settings,
+            dtype=torch.bfloat16,
+            device_map={"": options.device},
+            trust_remote_code=False,
         )
 
 

@@ -58,7 +58,7 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
 
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     rows = _encode(options, tokenizer)
     with tempfile.TemporaryDirectory() as folder:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.errors import CheckError, ModelError, UserError
+from utils.rooms import room_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,22 +54,26 @@ _OBJECTS = {ADAPTER_CONFIG: "peft_type", "config.json": "", "tokenizer.json": "m
 """Files that hold an object, and a key that is always in it."""
 
 
-def require_adapter_file(folder: Path, name: str, allow_pickle: bool = False) -> None:
+def require_adapter_file(folder: Path, name: str, method: str, allow_pickle: bool = False) -> None:
     """See to it that an adapter in peft's layout has its weights; peft would ask the hub for them.
 
     Args:
         folder: Where the adapter is.
         name: The folder, as the user named it.
+        method: What the adapter has to be: peft builds whatever the folder says, other models included.
         allow_pickle: Whether `model.allow_pickle` lets them be a pickled file, which can hold code.
 
     Raises:
-        ModelError: It has none, or only pickled ones, or a file beside them is not what it is called.
+        ModelError: It has none, or only pickled ones, is of another method, or a file beside them is not what it is
+            called.
     """
     for file, key in _OBJECTS.items():
         if (folder / file).is_file():
             held = json.loads((folder / file).read_text("utf-8"))
             if not isinstance(held, dict) or (key and key not in held):
                 raise ModelError(f"{name}: {folder / file} does not hold what it should; copy the folder again")
+            if key == "peft_type" and room_name(str(held[key])) != room_name(method):
+                raise ModelError(f"{name}: {folder / file} is of peft_type {held[key]}, and the run of {method}")
     safe, pickled = ((folder / each).is_file() for each in _WEIGHTS)
     if not (folder / ADAPTER_CONFIG).is_file() or safe:
         return
@@ -77,7 +82,7 @@ def require_adapter_file(folder: Path, name: str, allow_pickle: bool = False) ->
     if not allow_pickle:
         raise ModelError(
             f"{name}: the adapter's weights are pickled ({_WEIGHTS[1]}), and such a file can run code; save it anew "
-            "with save_pretrained, or, if you trust its author, set model.allow_pickle: true"
+            "with save_pretrained, or, if you trust its author, set model.allow_pickle: true (or give --allow_pickle)"
         )
 
 

@@ -131,7 +131,9 @@ def _build(request: dict[str, Any]) -> PreTrainedModel:
     from utils.adapters.adapter import AttachContext, open_adapter
 
     section = ModelSection.model_validate(request["model"])
-    config = AutoConfig.from_pretrained(section.location, revision=section.revision, local_files_only=True)
+    config = AutoConfig.from_pretrained(
+        section.location, revision=section.revision, local_files_only=True, trust_remote_code=False
+    )
     causal = request["num_labels"] is None
     if not causal:
         config.num_labels = request["num_labels"]

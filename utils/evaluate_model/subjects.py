@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from utils.config.overrides import read_overrides
 from utils.errors import ModelError, UserError
 from utils.evaluate_model.overrides import (
     build_model_config,
@@ -18,6 +19,7 @@ from utils.evaluate_model.overrides import (
 )
 from utils.evaluate_model.requests import OwnSets, read_requests
 from utils.evaluation.section import SetSection
+from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.section import is_local
 from utils.results.json_file import read_json
 from utils.results.provenance import PROVENANCE_FILE
@@ -77,7 +79,9 @@ class Subject(Protocol):
         """Give the provenance of scores that the run wrote itself."""
 
 
-def open_run(name: str, words: Sequence[str], overrides: Sequence[str], output_dir: str | None) -> TrainedRun:
+def open_run(
+    name: str, words: Sequence[str], overrides: Sequence[str], output_dir: str | None, consent: Consent = NO_CONSENT
+) -> TrainedRun:
     """Open a trained run for evaluation; nothing heavy is imported.
 
     Args:
@@ -85,20 +89,25 @@ def open_run(name: str, words: Sequence[str], overrides: Sequence[str], output_d
         words: What `--set` says; none: the run's own sets.
         overrides: `key=value` words.
         output_dir: Where results go; None: into the run's folder.
+        consent: What of it may run, beside what the words allow.
 
     Raises:
         UserError: There is no such run, or the words do not fit it.
     """
-    trained = read_run_folder(name)
+    consent = consent.with_words(read_overrides(overrides))
+    trained = read_run_folder(name, consent)
     require_local_rows(check_overrides(overrides, trained.config.task_type, of_run=True))
     config = load_run_config(trained.config.source, overrides, files=False)
+    config = replace(config, model=consent.apply(config.model, name))
     known = config.evaluation.set_sections if config.evaluation is not None else None
     own = OwnSets(config.dataset.name, {each.shown_label: each for each in known or ()}, config.task_type)
     job = Job(config, read_requests(words, own) if words else None)
     return TrainedRun(name, replace(trained, config=config), job, output_dir)
 
 
-def open_model(name: str, words: Sequence[str], overrides: Sequence[str], output_dir: str | None) -> PlainModel:
+def open_model(
+    name: str, words: Sequence[str], overrides: Sequence[str], output_dir: str | None, consent: Consent = NO_CONSENT
+) -> PlainModel:
     """Open a model without adapter for evaluation; nothing heavy is imported.
 
     Args:
@@ -106,6 +115,7 @@ def open_model(name: str, words: Sequence[str], overrides: Sequence[str], output
         words: What `--set` says, at least one.
         overrides: `key=value` words.
         output_dir: Where results go; None: `outputs/eval_<name>`.
+        consent: What of it may run, beside what the words allow.
 
     Raises:
         UserError: The folder holds a run or an adapter, or the words do not fit.
@@ -113,7 +123,7 @@ def open_model(name: str, words: Sequence[str], overrides: Sequence[str], output
     _refuse_adapter(name)
     sections = read_requests(words, None)
     task_type = find_task_type(name, sections, overrides)
-    checked = check_overrides(overrides, task_type, of_run=False)
+    checked = check_overrides([*consent.words(), *overrides], task_type, of_run=False)
     if len(sections) > 1 and checked.get(("dataset", "path")):
         raise UserError("dataset.path is for one set; with several give each its own: --set '{name: ..., path: ...}'")
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-") or "model"

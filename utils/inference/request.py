@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.modeling.consent import NO_CONSENT, Consent
 
 INPUT_KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 OUTPUT_KINDS = (".jsonl", ".json", ".csv", ".tsv", ".xlsx", ".parquet")
@@ -30,6 +31,8 @@ class ModelChoice:
     """A folder of weights."""
     model: str | None = None
     """Hub name or folder of a whole model."""
+    consent: Consent = NO_CONSENT
+    """What of it may run."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from utils.data.dataset import ClassificationSection, DatasetSection, open_datas
 from utils.errors import ModelError, UserError
 from utils.generation.section import GenerationSection
 from utils.inference.request import ModelChoice
+from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.section import ModelSection, folder_problem, is_local, read_model_config
 from utils.run_config import RunConfig, find_differences, load_run_config
 from utils.run_folder.reading import LABELS_FILE, TrainedModel, read_label_names, read_run_folder
@@ -64,18 +65,20 @@ def open_subject(choice: ModelChoice) -> Subject:
             return _open_trained(choice.run, _read_run(choice))
     if choice.config is not None and choice.model_path is not None:
         with explain_damage(choice.model_path):
-            return _open_trained(choice.model_path, _open_pair(choice.config, choice.model_path))
+            given = load_run_config(choice.config, files=False)
+            return _open_trained(choice.model_path, _open_pair(given, choice.model_path, choice.consent))
     assert choice.model is not None, "checked before"
-    return _open_published(choice.model)
+    return _open_published(choice.model, choice.consent)
 
 
 def _read_run(choice: ModelChoice) -> TrainedModel:
     """Read a run, or a merged model, as it was written, by the configuration that was left beside it."""
     weights = _choose_weights(choice)
     if not (weights / _MERGED_RUN).is_file():
-        return read_run_folder(weights)
-    merged = _open_pair(str(weights / _MERGED_RUN), str(weights))
-    as_written = merged.config.model.model_copy(update={"quantization": None, "dtype": "auto"})
+        return read_run_folder(weights, choice.consent)
+    merged = _open_pair(load_run_config(weights / _MERGED_RUN, files=False), str(weights), NO_CONSENT)
+    allowed = choice.consent.apply(merged.config.model, str(weights))
+    as_written = allowed.model_copy(update={"quantization": None, "dtype": "auto"})
     return replace(merged, config=replace(merged.config, model=as_written))
 
 
@@ -111,19 +114,17 @@ def _open_trained(name: str, trained: TrainedModel) -> Subject:
     return Subject(f"{name} ({trained.weights.name})", config.task_type, config.dataset, config.sft, generation, load)
 
 
-def _open_pair(file: str, folder: str) -> TrainedModel:
+def _open_pair(given: RunConfig, folder: str, consent: Consent) -> TrainedModel:
     """Open weights with a configuration; a run's own run.yaml wins for template, labels and columns."""
     path = Path(folder).expanduser().resolve()
     if any((each / "run.yaml").is_file() for each in (path, path.parent)):
-        trained = read_run_folder(folder)
-        given = load_run_config(file, files=False)
-        return replace(trained, config=_settle_differences(trained.config, given, file))
-    given = load_run_config(file, files=False)
+        trained = read_run_folder(folder, consent.joined(Consent.of_section(given.model)))
+        return replace(trained, config=_settle_differences(trained.config, given, given.source))
     if not path.is_dir():
         raise UserError(f"--model_path {folder}: no such folder")
     if not any((path / each).is_file() for each in ("adapter_config.json", "config.json")):
         raise UserError(f"--model_path {folder}: holds neither adapter_config.json nor config.json, so it is no model")
-    _require_task(path, given, file)
+    _require_task(path, given, given.source)
     labels = _find_labels(path, given) if given.task_type == "SEQ_CLS" else ()
     return TrainedModel(path, given, labels)
 
@@ -173,8 +174,8 @@ def _own_labels(model_config: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(named[key]) for key in sorted(named, key=int))
 
 
-def _open_published(name: str) -> Subject:
-    section = ModelSection(name_or_path=name)
+def _open_published(name: str, consent: Consent) -> Subject:
+    section = consent.apply(ModelSection(name_or_path=name), name)
     if is_local(name):
         folder = Path(section.location)
         for file, what in (("run.yaml", "a run"), ("adapter_config.json", "an adapter")):
@@ -202,7 +203,9 @@ def _fetch_config(section: ModelSection) -> dict[str, Any]:
     from utils.modeling.source import loading_arguments
 
     with explain_loading(section):
-        fetched = AutoConfig.from_pretrained(section.location, **loading_arguments(section))
+        fetched = AutoConfig.from_pretrained(
+            section.location, trust_remote_code=section.trust_remote_code, **loading_arguments(section)
+        )
     described: dict[str, Any] = fetched.to_dict()
     return described
 

@@ -145,7 +145,7 @@ def _write(
     from transformers import GenerationConfig
 
     if (source.weights / "generation_config.json").is_file():
-        merged.generation_config = GenerationConfig.from_pretrained(source.weights)
+        merged.generation_config = GenerationConfig.from_pretrained(source.weights, trust_remote_code=False)
     try:
         merged.save_pretrained(folder, max_shard_size=shard)
         tokenizer.save_pretrained(folder)
@@ -162,10 +162,10 @@ def _read_back(source: MergeSource, exam: Exam, tokenizer: PreTrainedTokenizerBa
     """Load what was written by plain transformers, as a user will, and let it answer."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-    trust = {"trust_remote_code": source.config.model.trust_remote_code}
-    check_tokenizer(exam, tokenizer, AutoTokenizer.from_pretrained(folder, **trust))
+    trust = source.config.model.trust_remote_code
+    check_tokenizer(exam, tokenizer, AutoTokenizer.from_pretrained(folder, trust_remote_code=trust))
     auto = AutoModelForCausalLM if source.head is None else AutoModelForSequenceClassification
-    model, info = auto.from_pretrained(folder, output_loading_info=True, use_safetensors=True, **trust)
+    model, info = auto.from_pretrained(folder, output_loading_info=True, use_safetensors=True, trust_remote_code=trust)
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         if info[kind]:
             raise CheckError(f"the written model is not whole: {kind.replace('_', ' ')} {sorted(info[kind])[:3]}")

@@ -12,6 +12,7 @@ from utils.adapters.trained_files import ADAPTER_CONFIG, explain_damage, require
 from utils.data.dataset import open_dataset
 from utils.errors import UserError
 from utils.merging.output import REPORT_FILE
+from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.labels import build_head_spec
 from utils.modeling.quantized_checkpoint import load_model_config, read_format
 from utils.rooms import room_name
@@ -91,7 +92,7 @@ class MergeSource:
         from utils.modeling.base_model import load_base_model
 
         with explain_damage(self.name, config.model.name_or_path):
-            require_adapter_file(self.weights, self.name, config.model.allow_pickle)
+            require_adapter_file(self.weights, self.name, config.peft.method, config.model.allow_pickle)
             model = open_adapter(config.peft.method).load(
                 self.weights, lambda _: load_base_model(config.model, tokenizer, self.head)
             )
@@ -99,11 +100,12 @@ class MergeSource:
         return model
 
 
-def open_run(name: str) -> MergeSource:
+def open_run(name: str, consent: Consent = NO_CONSENT) -> MergeSource:
     """Open a run for merging; nothing heavy is imported.
 
     Args:
         name: A run folder, its final_model/ or any of its checkpoints.
+        consent: What of it may run.
 
     Raises:
         UserError: It is none of these, or its method leaves nothing to merge.
@@ -111,7 +113,7 @@ def open_run(name: str) -> MergeSource:
     with explain_damage(name):
         if (Path(name).expanduser() / REPORT_FILE).is_file():
             raise UserError(f"--run {name}: is a merged model already ({REPORT_FILE}); there is no adapter in it")
-        trained = read_run_folder(name)
+        trained = read_run_folder(name, consent)
     _require_mergeable(trained.config, f"--run {name}")
     if not (trained.weights / ADAPTER_CONFIG).is_file():
         raise UserError(f"--run {name}: {trained.weights} holds no {ADAPTER_CONFIG}, so there is no adapter to merge")
@@ -119,17 +121,20 @@ def open_run(name: str) -> MergeSource:
     return MergeSource(name, trained, run)
 
 
-def open_adapter_folder(config_file: str, adapter_path: str) -> MergeSource:
+def open_adapter_folder(config_file: str, adapter_path: str, consent: Consent = NO_CONSENT) -> MergeSource:
     """Open an adapter that was made elsewhere; nothing heavy is imported.
 
     Args:
         config_file: YAML file that names its base, task and labels.
         adapter_path: A folder in peft's layout, or one with such a final_model/ in it.
+        consent: What of it may run, beside what the file allows.
 
     Raises:
         UserError: There is no such adapter, it is of another method, or its classes are not known.
     """
     config = load_run_config(config_file, files=False)
+    allowed = consent.joined(Consent.of_section(config.model))
+    config = replace(config, model=allowed.apply(config.model, config_file))
     _require_mergeable(config, f"--config {config_file}")
     given = Path(adapter_path).expanduser().resolve()
     folder = next((each for each in (given, given / "final_model") if (each / ADAPTER_CONFIG).is_file()), None)

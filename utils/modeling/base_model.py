@@ -68,7 +68,7 @@ def load_base_model(
 
     with explain_loading(section), _silent_report():
         arguments = loading_arguments(section)
-        config = AutoConfig.from_pretrained(section.location, **arguments)
+        config = AutoConfig.from_pretrained(section.location, trust_remote_code=section.trust_remote_code, **arguments)
         if section.rope_scaling is not None:
             stretch_positions(config, section.rope_scaling, section.name_or_path)
         _tell_about_code(section, config)
@@ -112,6 +112,7 @@ def _load(
             use_safetensors=None if section.allow_pickle else True,  # pickled weights can run code
             ignore_mismatched_sizes=True,  # record_new_weights tells a new head from a wrong checkpoint
             output_loading_info=True,
+            trust_remote_code=section.trust_remote_code,
             # The auto class looks for an adapter first, and forgets local_files_only in doing so.
             adapter_kwargs={"local_files_only": arguments.get("local_files_only", False)},
             **arguments,

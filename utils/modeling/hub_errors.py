@@ -18,11 +18,13 @@ _BY_MESSAGE = (
     (
         "does not recognize this architecture",
         "{name} has an architecture that transformers {version} does not know; install a newer transformers, "
-        "or, if the checkpoint ships its own code and you trust it, set model.trust_remote_code: true",
+        "or, if the checkpoint ships its own code and you trust it, set model.trust_remote_code: true (or give "
+        "--trust_remote_code)",
     ),
     (
         "contains custom code",
-        "{name} needs Python code that it ships; read that code, then set model.trust_remote_code: true",
+        "{name} needs Python code that it ships; read that code, then set model.trust_remote_code: true (or give "
+        "--trust_remote_code)",
     ),
     (
         "Should have a `model_type`",
@@ -46,7 +48,8 @@ _BY_MESSAGE = (
         ".safetensors",
         "{name} holds no safetensors weights, and pickled ones (pytorch_model.bin) are not loaded because "
         "they can run code; convert them once with AutoModel.from_pretrained(..., use_safetensors=False)"
-        ".save_pretrained(FOLDER) and name that folder, or, if you trust their author, set model.allow_pickle: true",
+        ".save_pretrained(FOLDER) and name that folder, or, if you trust their author, set model.allow_pickle: true "
+        "(or give --allow_pickle)",
     ),
     ("config.json", "{name} holds no config.json, so it is not a transformers checkpoint"),
 )

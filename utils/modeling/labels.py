@@ -40,7 +40,9 @@ def read_label_order(section: ModelSection, label_names: Sequence[str]) -> tuple
     from transformers import AutoConfig
 
     with explain_loading(section):
-        config = AutoConfig.from_pretrained(section.location, **loading_arguments(section))
+        config = AutoConfig.from_pretrained(
+            section.location, trust_remote_code=section.trust_remote_code, **loading_arguments(section)
+        )
     return label_order(config, label_names)
 
 

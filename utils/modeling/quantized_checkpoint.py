@@ -87,7 +87,9 @@ def load_model_config(section: ModelSection) -> dict[str, Any]:
     from utils.modeling.source import loading_arguments
 
     with explain_loading(section):
-        config = AutoConfig.from_pretrained(section.location, **loading_arguments(section))
+        config = AutoConfig.from_pretrained(
+            section.location, trust_remote_code=section.trust_remote_code, **loading_arguments(section)
+        )
     return dict(vars(config))
 
 

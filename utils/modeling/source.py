@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def loading_arguments(section: ModelSection) -> dict[str, Any]:
-    """Give the arguments that every `from_pretrained` of this checkpoint shares.
+    """Give the arguments that every `from_pretrained` of this checkpoint shares, beside trust_remote_code.
 
     A hub name is first resolved to its commit by one quick request: config, tokenizer and weights then come
     from the same state of the repository, what is cached is served without network, and an unreachable hub is
@@ -23,12 +23,15 @@ def loading_arguments(section: ModelSection) -> dict[str, Any]:
         ModelError: The folder is no checkpoint.
         OSError: The hub refuses or cannot be reached (call it inside `explain_loading`).
     """
-    arguments: dict[str, Any] = {"trust_remote_code": section.trust_remote_code}
+    from transformers import dynamic_module_utils
+
+    # Where a library leaves trust_remote_code out, transformers asks on standard input, where rows may stand: never.
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     if not is_local(section.name_or_path):
-        return {**arguments, **_pin(section.name_or_path, section.revision, section.token)}
+        return _pin(section.name_or_path, section.revision, section.token)
     if problem := folder_problem(section):
         raise ModelError(f"model.name_or_path: {problem}")
-    return arguments
+    return {}
 
 
 def resolved_commit(model_or_config: Any) -> str | None:

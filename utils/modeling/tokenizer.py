@@ -57,8 +57,10 @@ def load_tokenizer(section: ModelSection, source: str | None = None) -> PreTrain
     if source is not None:
         section = section.model_copy(update={"name_or_path": str(Path(source).absolute()), "revision": None})
     with explain_loading(section):
-        arguments = {} if source is not None else loading_arguments(section)
-        tokenizer = AutoTokenizer.from_pretrained(section.location, **arguments)
+        arguments = loading_arguments(section) if source is None else {}
+        tokenizer = AutoTokenizer.from_pretrained(
+            section.location, trust_remote_code=section.trust_remote_code, **arguments
+        )
     _compare_with_file(tokenizer, section)
     _add_special_tokens(tokenizer, section)
     _set_pad_token(tokenizer, section)

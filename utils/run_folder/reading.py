@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.adapters.adapter import open_adapter
 from utils.adapters.trained_files import explain_damage, require_adapter_file, require_every_tensor
 from utils.errors import ModelError, UserError
+from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.section import ModelSection
 from utils.run_config import RunConfig, load_run_config
 
@@ -39,7 +40,7 @@ class TrainedModel:
         """
         name, base = self.name or str(self.weights), self.config.model.name_or_path
         with explain_damage(name, base):
-            require_adapter_file(self.weights, name, self.config.model.allow_pickle)
+            require_adapter_file(self.weights, name, self.config.peft.method, self.config.model.allow_pickle)
             model, tokenizer = self._load()
             require_every_tensor(model, self.weights, name, base)
         return model, tokenizer
@@ -59,14 +60,15 @@ class TrainedModel:
         return open_adapter(self.config.peft.method).load(self.weights, load_base), tokenizer
 
 
-def read_run_folder(name: str | Path) -> TrainedModel:
+def read_run_folder(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedModel:
     """Find the model and configuration of a run.
 
     Args:
         name: A run folder, its final_model/ or any of its checkpoints.
+        consent: What of it may run.
 
     Raises:
-        UserError: It is none of these, or the run has no model yet.
+        UserError: It is none of these, has no model yet, or asks to run code without the user's word.
     """
     path = Path(name).expanduser().resolve()
     if not path.is_dir():
@@ -80,6 +82,7 @@ def read_run_folder(name: str | Path) -> TrainedModel:
             f"{name}: the run has no final_model yet; finish it with train.py --resume, or name a checkpoint"
         )
     config = load_run_config(run / "run.yaml", files=False)
+    config = replace(config, model=consent.apply(config.model, str(name)))
     labels = next((each / LABELS_FILE for each in (weights, run) if (each / LABELS_FILE).is_file()), None)
     if labels is None and config.task_type == "SEQ_CLS":
         raise UserError(f"{name}: no {LABELS_FILE}, so the classes' names are not known; name the run folder itself")

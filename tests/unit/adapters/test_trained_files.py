@@ -34,14 +34,14 @@ def test_what_is_no_damage_passes(error):
 
 
 def test_an_adapter_needs_its_weights(tmp_path):
-    require_adapter_file(tmp_path, "mine")
+    require_adapter_file(tmp_path, "mine", "lora")
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     with pytest.raises(ModelError, match=r"mine: .* holds adapter_config\.json and no adapter_model\.safetensors"):
-        require_adapter_file(tmp_path, "mine")
+        require_adapter_file(tmp_path, "mine", "lora")
     (tmp_path / "adapter_model.bin").write_text("")
     with pytest.raises(ModelError, match=r"mine: the adapter's weights are pickled .*model\.allow_pickle: true"):
-        require_adapter_file(tmp_path, "mine")
-    require_adapter_file(tmp_path, "mine", allow_pickle=True)
+        require_adapter_file(tmp_path, "mine", "lora")
+    require_adapter_file(tmp_path, "mine", "lora", allow_pickle=True)
 
 
 @pytest.mark.parametrize("file", ["adapter_config.json", "config.json", "tokenizer.json", "tokenizer_config.json"])
@@ -49,10 +49,10 @@ def test_an_adapter_needs_its_weights(tmp_path):
 def test_files_hold_what_they_should(tmp_path, file, held):
     (tmp_path / file).write_text(held)
     if held == "{}" and "config.json" in file and file != "adapter_config.json":
-        require_adapter_file(tmp_path, "mine")
+        require_adapter_file(tmp_path, "mine", "lora")
         return
     with pytest.raises(ModelError, match=rf"mine: .*{file} does not hold what it should; copy the folder again"):
-        require_adapter_file(tmp_path, "mine")
+        require_adapter_file(tmp_path, "mine", "lora")
 
 
 def test_an_empty_tensor_is_no_export(tmp_path):

@@ -53,5 +53,10 @@ def _load_whole(plain: Any, revision: str | None) -> Any:
     config = type(plain.config).from_dict({**plain.config.to_dict(), "quantization_config": None})
     config.__dict__.pop("quantization_config", None)
     return kind.from_pretrained(
-        plain.name_or_path, config=config, revision=revision or "main", dtype="auto", use_safetensors=True
+        plain.name_or_path,
+        config=config,
+        revision=revision or "main",
+        dtype="auto",
+        use_safetensors=True,
+        trust_remote_code=False,
     )

@@ -1,0 +1,54 @@
+"""No code of a checkpoint runs without the user's word: every loading call says so, and nobody is asked by accident."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [
+    *ROOT.glob("*.py"),
+    *(file for name in ("utils", "perf", "scripts", "examples") for file in (ROOT / name).rglob("*.py")),
+]
+RUN_NO_CODE = {"PeftModel"}
+"""It puts weights on a model that is in memory, and has no such argument."""
+KNOWN = {"utils/metrics/truthfulqa_scores.py evaluate.load"}
+"""One script of evaluate's own authors, by its fixed name, and only where package bleurt is installed."""
+
+
+def list_calls(file: Path) -> Iterator[ast.Call]:
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "from_pretrained":
+            yield node
+
+
+def test_every_loading_call_says_whether_code_may_run():
+    calls = [(file, call) for file in SOURCES for call in list_calls(file)]
+    assert len(calls) > 15
+    silent = [
+        f"{file.relative_to(ROOT)}:{call.lineno}"
+        for file, call in calls
+        if ast.unparse(call.func.value) not in RUN_NO_CODE  # type: ignore[attr-defined]
+        and not any(each.arg == "trust_remote_code" for each in call.keywords)
+    ]
+    assert not silent
+
+
+def test_nothing_else_loads_code():
+    """Unpickling, `evaluate.load` and `torch.load` without its restricted reader run what a file says."""
+    found = []
+    for file in (ROOT / "utils").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            restricted = any(each.arg == "weights_only" and ast.unparse(each.value) == "True" for each in node.keywords)
+            runs = called.startswith(("pickle.", "cloudpickle.", "joblib.")) or called in (
+                "eval",
+                "exec",
+                "evaluate.load",
+            )
+            if runs or (called == "torch.load" and not restricted):
+                found.append(f"{file.relative_to(ROOT)} {called}")
+    assert set(found) == KNOWN

@@ -1,0 +1,84 @@
+"""Whether code that lies in a folder, or that it names, may run: the user says so, never the folder itself."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from utils.config.document import Document
+    from utils.modeling.section import ModelSection
+
+_MEANING = {
+    "trust_remote_code": "run Python code that the checkpoint ships",
+    "allow_pickle": "load pickled weights, which can hold code",
+    "allow_hub_kernels": "run compiled code of the hub (model.attn_implementation)",
+}
+
+
+@dataclass(frozen=True)
+class Consent:
+    """What the user lets a command run, by its command line or by a file of their own."""
+
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    allow_hub_kernels: bool = False
+
+    @classmethod
+    def of_command(cls, arguments: argparse.Namespace) -> Consent:
+        """Take the options that `add_consent` has added."""
+        return cls(**{name: getattr(arguments, name) for name in _MEANING})
+
+    @classmethod
+    def of_section(cls, section: ModelSection) -> Consent:
+        """Take what a configuration of the user's own says."""
+        return cls(section.trust_remote_code, section.allow_pickle, "/" in section.attn_implementation)
+
+    def with_words(self, overrides: Document) -> Consent:
+        """Add what `key=value` words of the command line say."""
+        attention = str(overrides.get(("model", "attn_implementation"), ""))
+        said = {name: overrides.get(("model", name)) is True for name in ("trust_remote_code", "allow_pickle")}
+        return self.joined(Consent(**said, allow_hub_kernels="/" in attention))
+
+    def words(self) -> list[str]:
+        """Write it as `key=value` words."""
+        return [f"model.{name}=true" for name in ("trust_remote_code", "allow_pickle") if getattr(self, name)]
+
+    def joined(self, other: Consent) -> Consent:
+        """Give what either of two allows."""
+        return Consent(**{name: getattr(self, name) or getattr(other, name) for name in _MEANING})
+
+    def apply(self, section: ModelSection, name: str) -> ModelSection:
+        """Give the section of a folder's own run.yaml with the user's word in place of the folder's.
+
+        Args:
+            section: What the folder says.
+            name: The folder, as the user named it.
+
+        Raises:
+            UserError: It asks for what the user has not allowed.
+        """
+        asked = Consent.of_section(section)
+        missing = [each for each in _MEANING if getattr(asked, each) and not getattr(self, each)]
+        if missing:
+            what, flags = " and ".join(_MEANING[each] for each in missing), " ".join(f"--{each}" for each in missing)
+            raise UserError(
+                f"{name}: its own run.yaml asks to {what}; a folder cannot allow that itself: if you trust who made "
+                f"it, add {flags}"
+            )
+        return section.model_copy(
+            update={"trust_remote_code": self.trust_remote_code, "allow_pickle": self.allow_pickle}
+        )
+
+
+NO_CONSENT = Consent()
+
+
+def add_consent(parser: argparse.ArgumentParser) -> None:
+    """Let a command that reads a folder be told what of it may run."""
+    group = parser.add_argument_group("code of the model's folder (only if you trust who made it)")
+    for name, meaning in _MEANING.items():
+        group.add_argument(f"--{name}", action="store_true", help=meaning)
