@@ -16,7 +16,12 @@ from typing import Any
 
 LIBRARY = Path(__file__).parent
 _TABLE = re.compile(r"^TABLE\b", re.MULTILINE)
-_MARKERS = {"adapters": r"^class Config\b", "data": r"^class Config\b", "metrics": r"^METRIC\b"}
+_MARKERS = {
+    "adapters": r"^class Config\b",
+    "data": r"^class Config\b",
+    "metrics": r"^METRIC\b",
+    "generation.backends": r"^class Backend\b",
+}
 
 
 def room_name(value: str) -> str:
@@ -28,7 +33,7 @@ def list_rooms(floor: str) -> tuple[str, ...]:
     """Name every room of a floor, sorted.
 
     Args:
-        floor: A folder of the library: `adapters`, `data` or `metrics`.
+        floor: A package of the library: `adapters`, `data`, `metrics` or `generation.backends`.
     """
     return tuple(sorted(_find_homes(floor)))
 
@@ -37,9 +42,10 @@ def list_rooms(floor: str) -> tuple[str, ...]:
 def _find_homes(floor: str) -> dict[str, str]:
     """Find the module in which each room stands, by the room's name."""
     marker = re.compile(_MARKERS[floor], re.MULTILINE)
-    sources = [*(LIBRARY / floor).glob("*.py"), *(LIBRARY / floor).glob("*/__init__.py")]
+    folder = LIBRARY.joinpath(*floor.split("."))
+    sources = [*folder.glob("*.py"), *folder.glob("*/__init__.py")]
     homes: dict[str, str] = {}
-    for path in (path for path in sources if path.stem != "__init__" or path.parent.name != floor):
+    for path in (path for path in sources if path.stem != "__init__" or path.parent != folder):
         name, text = path.parent.name if path.stem == "__init__" else path.stem, path.read_text("utf-8")
         if _TABLE.search(text):
             homes |= dict.fromkeys(_read_names(text), name)

@@ -25,7 +25,7 @@ from utils.evaluation.progress import show_progress
 from utils.evaluation.score import SetScore
 from utils.evaluation.sets import EvaluationSet
 from utils.evaluation.summary import Summary, describe_set, score_records
-from utils.generation.causal_lm import TextGenerator
+from utils.generation.backend import GenerationBackend, open_backend
 from utils.generation.section import GenerationSection
 from utils.interruption import interruption_asked, obey
 from utils.metrics.metric import load_metric
@@ -100,8 +100,8 @@ def evaluate_set(
     if isinstance(found, SetScore):
         return found
     stop, seed = evaluation_set.stop, evaluation_set.seed
-    generator = run_together(lambda: TextGenerator(model, tokenizer, section, stop, stop_token_ids, seed=seed))
-    _Work(generator, tokenizer, evaluation_set, files).answer(found)
+    backend = run_together(lambda: open_backend(model, tokenizer, section, stop, stop_token_ids, seed=seed))
+    _Work(backend, tokenizer, evaluation_set, files).answer(found)
     score = run_together(lambda: _finish(files, evaluation_set, identity, rescored=found) if find_rank() == 0 else None)
     shared: SetScore = share_from_first(score)
     return shared
@@ -139,7 +139,7 @@ def settle_generation(generation: GenerationSection, known: EvaluationSet) -> Ge
 class _Work:
     """One set to be answered."""
 
-    generator: TextGenerator
+    backend: GenerationBackend
     tokenizer: PreTrainedTokenizerBase
     evaluation_set: EvaluationSet
     files: SetFiles
@@ -153,8 +153,8 @@ class _Work:
             Interrupted: A process was asked to stop.
         """
         prompts = self.evaluation_set.prompts
-        run_together(lambda: self.generator.check_prompts(prompts))
-        planned = self.generator.plan_batches(prompts)
+        run_together(lambda: self.backend.check_prompts(prompts))
+        planned = self.backend.plan_batches(prompts)
         batches = [kept for batch in planned if (kept := [row for row in batch if row not in answered])]
         rank, step = find_rank(), count_processes()
         with show_progress(self.evaluation_set.label, len(prompts), len(answered), rank == 0) as advance:
@@ -177,7 +177,7 @@ class _Work:
     def _answer_batch(self, batch: list[int]) -> list[Record]:
         known = self.evaluation_set
         records: list[Record] = []
-        for row, answer in self.generator.generate_batch(known.prompts, batch) if batch else ():
+        for row, answer in self.backend.generate_batch(known.prompts, batch) if batch else ():
             reference = known.references[row]
             records.append(
                 {

@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
+from utils.config.problems import suggest
 from utils.config.section import Section
+from utils.rooms import has_room, list_rooms, room_name
 
 
 class GenerationSection(Section):
@@ -14,6 +16,8 @@ class GenerationSection(Section):
 
     ALIASES: ClassVar[dict[str, str]] = {"max_tokens": "max_new_tokens", "stop_strings": "stop"}
 
+    backend: str = "transformers"
+    """What writes the answers; a file of utils/generation/backends."""
     max_new_tokens: int = Field(256, ge=1)
     """Tokens an answer may have."""
     min_new_tokens: int = Field(0, ge=0)
@@ -32,6 +36,14 @@ class GenerationSection(Section):
     stop: list[str] = []
     """Texts that end an answer, besides the data set's own; the answer is cut before them."""
 
+    @field_validator("backend")
+    @classmethod
+    def _known_backend(cls, value: str) -> str:
+        if not has_room("generation.backends", value):
+            known = list_rooms("generation.backends")
+            raise ValueError(f"no backend called {value}{suggest(value, known)}")
+        return room_name(value)
+
     @field_validator("stop")
     @classmethod
     def _not_empty(cls, value: list[str]) -> list[str]:
@@ -47,4 +59,7 @@ class GenerationSection(Section):
 
     def list_deciding(self) -> dict[str, Any]:
         """Give the settings that decide what is written: all but those of how many prompts are answered at once."""
-        return self.model_dump(exclude={"batch_size", "max_batch_tokens"})
+        deciding = self.model_dump(exclude={"batch_size", "max_batch_tokens"})
+        if self.backend == "transformers":  # scores of earlier versions, which had no other, do not name it
+            del deciding["backend"]
+        return deciding

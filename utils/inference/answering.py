@@ -14,7 +14,7 @@ from utils.data.tokenizing import fingerprint_tokenizer
 from utils.errors import LoraNsError, ModelError
 from utils.evaluation.identity import hash_model
 from utils.evaluation.prompts import PromptLimits, encode_within
-from utils.generation.causal_lm import Generated, TextGenerator
+from utils.generation.backend import Generated, generate_batches, open_backend
 from utils.generation.classification import Classified, TextClassifier
 from utils.generation.positions import count_positions
 from utils.generation.section import GenerationSection
@@ -136,7 +136,7 @@ class WritingModel:
         self._encoder = encoder
         self._asker = asker
         self._limits = PromptLimits(generation.max_new_tokens, count_positions(model), official=True)
-        self._generator = TextGenerator(model, encoder.tokenizer, generation, asker.stop, ends, seed=seed)
+        self._backend = open_backend(model, encoder.tokenizer, generation, asker.stop, ends, seed=seed)
         settings = {**generation.list_deciding(), "stop": sorted({*generation.stop, *asker.stop})}
         self._settings = [settings, list(ends), seed if generation.temperature else 0, encoder.fingerprint]
 
@@ -147,7 +147,7 @@ class WritingModel:
             prompt = prompt or Prompt(self._encoder.encode_prompt(question))
         except ModelError as error:  # no chat template: other rows may be no conversations
             raise RowError(str(error)) from error
-        if reason := self._generator.explain_refusal(len(prompt.ids)):
+        if reason := self._backend.explain_refusal(len(prompt.ids)):
             raise RowError(f"the prompt {reason}")
         return prompt
 
@@ -157,14 +157,14 @@ class WritingModel:
         """Write the answers of a window."""
         prompts = [each.ids for each in questions]
         with _explain_memory():
-            for batch in self._generator.generate_batches(prompts, numbers, done):
+            for batch in generate_batches(self._backend, prompts, numbers, done):
                 yield [_read_generated(place, questions[place], each) for place, each in batch]
 
     def stream(self, question: Example, show: Callable[[str], None]) -> Answered:
         """Answer one question and show the answer while it is written."""
         prompt = self.encode(question)
         with _explain_memory():
-            return _read_generated(0, prompt, self._generator.stream(prompt.ids, show))
+            return _read_generated(0, prompt, self._backend.stream(prompt.ids, show))
 
     def describe(self) -> dict[str, Any]:
         """Name the weights, the settings and all that decides what a prompt becomes."""

@@ -22,7 +22,7 @@ from utils.evaluation.files import copy_answers
 from utils.evaluation.identity import hash_model
 from utils.evaluation.score import SetScore, comparable
 from utils.evaluation.sets import EvaluationSet
-from utils.generation.causal_lm import TextGenerator
+from utils.generation.backends.transformers import Backend
 from utils.generation.section import GenerationSection
 from utils.metrics.bootstrap import bootstrap_interval
 from utils.metrics.metric import compute_metrics
@@ -69,7 +69,8 @@ def test_numbers_are_those_of_the_texts(
 ) -> None:
     model, tokenizer = quickstart_model
     score = evaluate_set(model, tokenizer, known, SECTION, tmp_path / "eval", (2,))
-    answers = dict(TextGenerator(model, tokenizer, SECTION, ("#",)).generate(known.prompts))
+    backend = Backend(model, tokenizer, SECTION, ("#",))
+    answers = dict(backend.generate_batch(known.prompts, range(len(known.prompts))))
     texts = [answers[row].text for row in range(40)]
     rows = read(tmp_path / "eval")
     assert [row["prediction"] for row in rows] == texts

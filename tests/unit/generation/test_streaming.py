@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from utils.errors import DataError
-from utils.generation.causal_lm import TextGenerator
+from utils.generation.backends.transformers import Backend
 from utils.generation.section import GenerationSection
 from utils.generation.streaming import AnswerStream
 
@@ -26,8 +26,8 @@ def quickstart():
 def test_pieces_are_the_answer(quickstart, stop):
     model, tokenizer = quickstart
     prompt = tokenizer("A boy with a car is")["input_ids"]
-    generator = TextGenerator(model, tokenizer, GenerationSection(max_new_tokens=20), stop)
-    ((_, whole),) = generator.generate([prompt])
+    generator = Backend(model, tokenizer, GenerationSection(max_new_tokens=20), stop)
+    ((_, whole),) = generator.generate_batch([prompt], [0])
     pieces = []
     assert generator.stream(prompt, pieces.append) == whole
     assert "".join(pieces) == whole.text
@@ -52,4 +52,4 @@ def test_half_characters_and_half_stops_are_held_back(load_tokenizer_of):
 
 def test_a_prompt_that_cannot_be_answered(quickstart):
     with pytest.raises(DataError, match="the prompt is empty"):
-        TextGenerator(*quickstart, GenerationSection()).stream([], print)
+        Backend(*quickstart, GenerationSection()).stream([], print)

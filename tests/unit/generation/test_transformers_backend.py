@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from utils.errors import DataError
-from utils.generation.causal_lm import Generated, TextGenerator
+from utils.generation.backend import Generated, generate_batches
+from utils.generation.backends.transformers import Backend
 from utils.generation.positions import count_positions, find_prompt_limit
 from utils.generation.section import GenerationSection
 
@@ -74,7 +75,14 @@ def draw_prompts(vocabulary: int, number: int = 13, longest: int = 30) -> list[l
 def answer(model: Any, tokenizer: Any, prompts: list[list[int]], batch_size: int = 8, **options: Any) -> Any:
     given = {key: options.pop(key) for key in ("stop", "stop_token_ids", "seed") if key in options}
     section = GenerationSection(batch_size=batch_size, **{"max_new_tokens": 16, **options})
-    return dict(TextGenerator(model, tokenizer, section, **given).generate(prompts))
+    return answer_all(Backend(model, tokenizer, section, **given), prompts)
+
+
+def answer_all(backend: Backend, prompts: list[list[int]]) -> dict[int, Generated]:
+    backend.check_prompts(prompts)
+    return {
+        place: answer for batch in generate_batches(backend, prompts, range(len(prompts))) for place, answer in batch
+    }
 
 
 def write_greedily(model: Any, tokenizer: Any, prompt: list[int], number: int) -> Generated:
@@ -219,8 +227,8 @@ def test_sampling_follows_the_seed_and_the_row_only(quickstart: tuple[Any, Any])
     drawn = answer(model, tokenizer, prompts, 4, **hot)
     torch.manual_seed(99)
     assert drawn == answer(model, tokenizer, prompts, 1, **hot)
-    generator = TextGenerator(model, tokenizer, GenerationSection(max_new_tokens=16, **hot))
-    assert dict(generator.generate(prompts, only=[3, 1])) == {3: drawn[3], 1: drawn[1]}
+    generator = Backend(model, tokenizer, GenerationSection(max_new_tokens=16, **hot))
+    assert dict(generator.generate_batch(prompts, [3, 1])) == {3: drawn[3], 1: drawn[1]}
     assert drawn[0] != drawn[1], "rows of equal prompt draw for themselves"
     assert drawn != answer(model, tokenizer, prompts, 4, seed=1, **hot)
     assert answer(model, tokenizer, prompts, 4, temperature=1.0, top_k=1) == answer(model, tokenizer, prompts, 4)
@@ -368,9 +376,8 @@ def test_processes_that_share_a_plan_answer_as_one(build_model: Callable[..., tu
     model, tokenizer = build_model("llama")
     prompts = draw_prompts(len(tokenizer), 11)
     section = GenerationSection(batch_size=3, max_new_tokens=8, max_batch_tokens=75)
-    generator = TextGenerator(model, tokenizer, section)
+    generator = Backend(model, tokenizer, section)
     batches = generator.plan_batches(prompts)
-    assert generator.plan_batches(prompts, range(11)) == batches
     assert 1 < max(map(len, batches)) <= 3
     assert [len(batch) for batch in batches] != [3, 3, 3, 2], "the number of tokens must have ended some batches"
     shares = [
@@ -418,7 +425,7 @@ def test_batches_are_longest_first_and_no_larger_than_asked(
     widths: list[tuple[int, ...]] = []
     hook = model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: widths.append(inputs[0].shape))
     section = GenerationSection(batch_size=4, max_new_tokens=3)
-    order = [row for row, _ in TextGenerator(model, tokenizer, section).generate(prompts)]
+    order = list(answer_all(Backend(model, tokenizer, section), prompts))
     hook.remove()
     lengths = [len(prompts[row]) for row in order]
     assert lengths == sorted(lengths, reverse=True)
@@ -439,22 +446,22 @@ def test_batches_are_the_same_whatever_is_done(build_model: Callable[..., Any], 
     model, tokenizer = build_model("llama")
     prompts = draw_prompts(len(tokenizer))
     section = GenerationSection(batch_size=4, max_new_tokens=8, temperature=temperature)
-    generator = TextGenerator(model, tokenizer, section)
-    batches = list(generator.generate_batches(prompts, range(100, 113)))
+    generator = Backend(model, tokenizer, section)
+    batches = list(generate_batches(generator, prompts, range(100, 113)))
     assert [len(batch) for batch in batches] == [4, 4, 4, 1]
     done = {place for place, _ in batches[1]} | {batches[0][0][0]}
-    assert list(generator.generate_batches(prompts, range(100, 113), done)) == [batches[0], *batches[2:]]
+    assert list(generate_batches(generator, prompts, range(100, 113), done)) == [batches[0], *batches[2:]]
     answers = dict(pair for batch in batches for pair in batch)
-    moved = dict(pair for batch in generator.generate_batches(prompts, range(13)) for pair in batch)
+    moved = dict(pair for batch in generate_batches(generator, prompts, range(13)) for pair in batch)
     assert (moved == answers) == (temperature == 0), "the number of a row, not its place, decides what it draws"
-    assert moved == dict(generator.generate(prompts))
+    assert moved == answer_all(generator, prompts)
 
 
 def test_batches_keep_to_a_number_of_tokens(build_model: Callable[..., Any]) -> None:
     model, tokenizer = build_model("llama")
     prompts = draw_prompts(len(tokenizer))
-    generator = TextGenerator(model, tokenizer, GenerationSection(batch_size=64, max_new_tokens=8, max_batch_tokens=80))
-    for batch in generator.generate_batches(prompts, range(13)):
+    generator = Backend(model, tokenizer, GenerationSection(batch_size=64, max_new_tokens=8, max_batch_tokens=80))
+    for batch in generate_batches(generator, prompts, range(13)):
         assert len(batch) == 1 or len(batch) * (len(prompts[batch[0][0]]) + 8) <= 80
     assert generator.explain_refusal(0)
     assert generator.explain_refusal(64)

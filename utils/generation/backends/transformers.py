@@ -1,13 +1,13 @@
-"""Writes answers to prompts in batches that keep to a number of tokens, and leaves the model as it was."""
+"""Writes by transformers' `generate`, in batches that keep to a number of tokens, and leaves the model as it was."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import DataError
+from utils.generation.backend import Generated
 from utils.generation.batching import Batching
 from utils.generation.positions import count_positions, is_prompt_learning
 from utils.generation.preserving import keep_random_state, ready_to_generate
@@ -21,32 +21,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Generated:
-    """What was written for one prompt."""
+class Backend:
+    """See GenerationBackend and open_backend.
 
-    text: str
-    """Without special tokens, cut before the first stop text."""
-    num_tokens: int
-    """Tokens written, with the one that ends the answer."""
-    finished: bool
-    """Whether the answer came to its end; False: it ran into max_new_tokens or the model's last position."""
-
-
-class TextGenerator:
-    """A model with its tokenizer, ready to write.
-
-    Greedy at temperature 0. Above, each row draws from the seed and its own number, so that neither the batch size
-    nor the rows beside it change what it gets. Only the section counts, not the model's generation_config.json; the
-    tokens that end a text are the exception: those of the model, of the tokenizer and of `stop_token_ids` all do.
-
-    Args:
-        model: On its device, in any mode; a PEFT model too. Not wrapped for several processes.
-        tokenizer: The one it was trained with.
-        section: Length, temperature, batch size.
-        stop: Texts that end an answer, besides the section's own.
-        stop_token_ids: Tokens that end an answer, besides the model's and the tokenizer's own.
-        seed: Decides the draws when the temperature is above 0.
+    Only the section counts, not the model's generation_config.json; the tokens that end a text are the exception:
+    those of the model, of the tokenizer and of `stop_token_ids` all do.
     """
 
     def __init__(
@@ -101,34 +80,20 @@ class TextGenerator:
             )
         return None
 
-    def plan_batches(self, prompts: Sequence[Sequence[int]], rows: Sequence[int] | None = None) -> list[list[int]]:
-        """Put prompts into the batches in which they are best answered: longest first, like lengths together.
+    def plan_batches(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Plan batches, longest prompts first, like lengths together.
 
         A batch has `generation.batch_size` rows at most, and, unless it is one row, `generation.max_batch_tokens`
-        tokens with padding and answers. The plan depends on lengths only, so processes that share the work make the
-        same one, each takes `batches[rank::num_processes]` to `generate_batch`, and all of them come to
-        `-(-len(batches) // num_processes)` rounds.
-
-        Args:
-            prompts: Token ids of each prompt, without padding.
-            rows: Numbers of the prompts to plan; None: all.
+        tokens with padding and answers.
         """
-        return list(self._batching.plan(list(map(len, prompts)), range(len(prompts)) if rows is None else rows))
+        return list(self._batching.plan(list(map(len, prompts)), range(len(prompts))))
 
     def generate_batch(
         self, prompts: Sequence[Sequence[int]], batch: Sequence[int], numbers: Sequence[int] | None = None
     ) -> list[tuple[int, Generated]]:
-        """Write the answers of one planned batch; it is halved as often as the memory asks for it.
+        """Write the answers of a batch; it is halved as often as the memory asks for it.
 
         The model's mode and the random generators are as before afterwards. Nothing is kept of what was written.
-
-        Args:
-            prompts: Token ids of each prompt, none of which `explain_refusal` refuses.
-            batch: Places in `prompts`.
-            numbers: Number of each prompt among all, which decides what it draws; None: its place.
-
-        Returns:
-            Places with their answers, in the batch's order. Which rows are in a batch changes no answer.
         """
         import torch
 
@@ -146,43 +111,6 @@ class TextGenerator:
         )
         torch.cuda.empty_cache()
         return [pair for part in (batch[:half], batch[half:]) for pair in self.generate_batch(prompts, part, numbers)]
-
-    def generate(
-        self, prompts: Sequence[Sequence[int]], only: Sequence[int] | None = None
-    ) -> Iterator[tuple[int, Generated]]:
-        """Write an answer to each prompt, longest prompts first.
-
-        Args:
-            prompts: Token ids of each prompt, without padding.
-            only: Numbers of the prompts to answer; None: all. All are checked, so that processes that share them out
-                agree on whether they can be answered.
-
-        Yields:
-            The number of a prompt, from 0, and its answer; batch by batch.
-
-        Raises:
-            DataError: See `check_prompts`.
-        """
-        self.check_prompts(prompts)
-        for batch in self.plan_batches(prompts, only):
-            yield from self.generate_batch(prompts, batch)
-
-    def generate_batches(
-        self, prompts: Sequence[Sequence[int]], numbers: Sequence[int], done: Collection[int] = ()
-    ) -> Iterator[list[tuple[int, Generated]]]:
-        """Write answers to some of many prompts, in the same batches whatever is done already.
-
-        Args:
-            prompts: Token ids of each prompt, none of which `explain_refusal` refuses.
-            numbers: Number of each prompt among all, which decides what it draws.
-            done: Places in `prompts`; a batch of which all are done is passed over.
-
-        Yields:
-            Places in `prompts` with their answers, of one batch.
-        """
-        for batch in self.plan_batches(prompts):
-            if not all(row in done for row in batch):
-                yield self.generate_batch(prompts, batch, numbers)
 
     def stream(self, prompt: Sequence[int], show: Callable[[str], None]) -> Generated:
         """Write an answer to one prompt and show its text piece by piece; the pieces are the answer's text."""

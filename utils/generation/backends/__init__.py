@@ -1,0 +1,1 @@
+"""What writes answers: one file a backend, named as in `generation.backend`."""
