@@ -144,9 +144,14 @@ def open_adapter(method: str) -> AdapterRoom:
 
 def keep_float32(model: PreTrainedModel, context: AttachContext) -> None:
     """Hold the trained parameters in float32 under autocast; without it the dtypes have to match the base's."""
-    if context.mixed_precision:
-        for parameter in model.parameters():
-            if parameter.requires_grad and parameter.is_floating_point():
+    if not context.mixed_precision:
+        return
+    for module in model.modules():
+        own = [each for each in module.parameters(recurse=False) if each.is_floating_point()]
+        trains = any(each.requires_grad for each in own)
+        is_norm = all(each.dim() < 2 for each in own)  # CPUs take its weight and its bias in one precision only
+        for parameter in own:
+            if parameter.requires_grad or (trains and is_norm):
                 parameter.data = parameter.data.float()
 
 

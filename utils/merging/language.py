@@ -61,7 +61,7 @@ class LanguageExam:
                 logits = model(input_ids=row, use_cache=False).logits[0].float()
                 positions = {(len(ids) * part) // _NUM_POSITIONS - 1 for part in range(1, _NUM_POSITIONS + 1)}
                 kept.append(logits[sorted(positions - {-1})].cpu().numpy())
-                targets = torch.tensor(labels[1:], device=logits.device)
+                targets = torch.tensor(labels[1:], dtype=torch.long, device=logits.device)  # none after a lone token
                 loss = torch.nn.functional.cross_entropy(logits[:-1], targets, ignore_index=MASKED, reduction="sum")
                 total, count = total + float(loss), count + int((targets != MASKED).sum())
         score = {"loss": total / count} if count and self.num_scored else None

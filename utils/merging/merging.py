@@ -19,6 +19,7 @@ from utils.merging.source import MergeSource
 from utils.merging.table import render_report
 from utils.merging.weights import merge_weights, place, switched_off
 from utils.modeling.source import resolved_commit
+from utils.modeling.writing import require_writable
 from utils.results.json_file import write_json
 from utils.results.provenance import collect_provenance
 
@@ -126,6 +127,8 @@ def _merge_and_write(
     source: MergeSource, exam: Exam, tokenizer: PreTrainedTokenizerBase, folder: Path, options: MergeOptions
 ) -> _Merged:
     model = place(source.load_unquantized(tokenizer, options.dtype))
+    _take_generation_config(source, model)
+    require_writable(model, tokenizer)
     commit, trained = resolved_commit(model), exam.answer(model)
     with switched_off(model) as possible:
         without = exam.compute_logits(model) if possible else None
@@ -138,14 +141,21 @@ def _merge_and_write(
     return _Merged(trained, without, dtype, size_bytes, sum(count for count, _ in sizes.values()), tied, commit)
 
 
+def _take_generation_config(source: MergeSource, model: Any) -> None:
+    """Let the settings that were saved with the adapter stand in place of the base's."""
+    from transformers import GenerationConfig
+
+    if (source.weights / "generation_config.json").is_file():
+        model.get_base_model().generation_config = GenerationConfig.from_pretrained(
+            source.weights, trust_remote_code=False
+        )
+
+
 def _write(
     source: MergeSource, merged: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, shard: str
 ) -> None:
     from safetensors import SafetensorError
-    from transformers import GenerationConfig
 
-    if (source.weights / "generation_config.json").is_file():
-        merged.generation_config = GenerationConfig.from_pretrained(source.weights, trust_remote_code=False)
     try:
         merged.save_pretrained(folder, max_shard_size=shard)
         tokenizer.save_pretrained(folder)

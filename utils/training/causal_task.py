@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from utils.data.dataset import open_dataset, spread
@@ -94,14 +95,15 @@ class CausalData:
         return [dict(rows[index]) for index in draw_rows(range(len(rows)), count, seed)]
 
     def probe_rows(self, count: int) -> list[dict[str, Any]]:
-        """Give some prompts with their references, of an evaluation set or the validation rows."""
+        """Give some prompts with their references, of the validation rows, an evaluation set, or the training rows."""
         if examples := self.instructions.validation_examples:
             return [asdict(each) for each in spread(examples, count)]
-        tokenizer = self.encoder.tokenizer
+        if not self.sets:
+            return [asdict(each) for each in islice(self.instructions.read_train(), count)]
+        tokenizer, asked = self.encoder.tokenizer, self.sets[0]
         return [
             {"prompt": tokenizer.decode(ids, skip_special_tokens=True), "reference": reference}
-            for each in self.sets[:1]
-            for ids, reference in spread(list(zip(each.prompts, each.references, strict=True)), count)
+            for ids, reference in spread(list(zip(asked.prompts, asked.references, strict=True)), count)
         ]
 
 

@@ -94,6 +94,19 @@ def plain_attention(model: Any) -> Iterator[None]:
         config._attn_implementation = current
 
 
+@contextmanager
+def probing_precision(model: Any) -> Iterator[None]:
+    """Compute as training will where weights of two precisions meet, which without autocast is an error.
+
+    What is trained whole is float32 under mixed precision, and the frozen rest may be bfloat16.
+    """
+    parameters = [each for each in model.parameters() if each.is_floating_point()]
+    dtypes = {each.dtype for each in parameters}
+    half = next((each for each in (torch.bfloat16, torch.float16) if each in dtypes), None)
+    with torch.autocast(parameters[0].device.type, dtype=half, enabled=half is not None and len(dtypes) > 1):
+        yield
+
+
 def separate_documents(model: Any) -> str | None:
     """Make the model keep the documents of a flattened row apart, and prove that it does.
 
@@ -113,7 +126,8 @@ def separate_documents(model: Any) -> str | None:
         AttentionInterface.register(NAME, attend_within_documents)
         config._attn_implementation = NAME
     try:
-        difference = _measure_leak(model)
+        with probing_precision(model):
+            difference = _measure_leak(model)
     except (NotImplementedError, TypeError, ValueError) as error:
         reason: str | None = f"{config.model_type} cannot keep documents apart ({error})"
     else:

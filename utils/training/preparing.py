@@ -13,6 +13,7 @@ from utils.modeling.new_weights import list_new_modules
 from utils.modeling.quantized_checkpoint import require_trainable
 from utils.modeling.source import resolved_commit
 from utils.modeling.tokenizer import added_token_ids
+from utils.modeling.writing import require_writable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,7 +42,7 @@ def attach_adapter(
 
     Raises:
         ConfigError: There are no rows to train on.
-        ModelError: The base is stored in a format that cannot be trained on.
+        ModelError: The base is stored in a format that cannot be trained on, or could not be saved afterwards.
     """
     from utils.seeding import seed_everything
 
@@ -79,7 +80,9 @@ def attach_adapter(
         base_commit=resolved_commit(model),
     )
     seed_everything(settings.seed)
-    return open_adapter(section.method).attach(model, section, context)
+    adapted = open_adapter(section.method).attach(model, section, context)
+    require_writable(adapted, tokenizer)
+    return adapted
 
 
 def collate_training_rows(

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
-from utils.training.document_attention import plain_attention
+from utils.training.document_attention import plain_attention, probing_precision
 
 logger = logging.getLogger(__name__)
 
@@ -273,10 +273,10 @@ def _agrees(model: Any, spec: LossSpec) -> bool:
     was_training, _ = model.training, model.eval()
     ids = torch.arange(_PROBE_TOKENS, device=device)[None] % embeddings.shape[0]
     try:
-        with plain_attention(model):
+        with plain_attention(model), probing_precision(model):
             hidden = model.base_model(input_ids=ids, use_cache=False)[0]
             logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-        ours = _score_trained(hidden, model.get_output_embeddings(), ids, spec)
+            ours = _score_trained(hidden, model.get_output_embeddings(), ids, spec)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # a body or head of another make
         return False
     finally:
