@@ -5,11 +5,13 @@ The standard library only: it listens before anything heavy is imported.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import termios
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
@@ -17,7 +19,9 @@ from typing import Any, NoReturn
 from utils.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 from utils.logs import is_main_process
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+Handler = Callable[[int, FrameType | None], None] | signal.Handlers
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 _ECHO_S = 2.0
 """Under a launcher a signal comes twice: a scheduler sends it to every process, and torchrun passes it on."""
@@ -46,7 +50,11 @@ class _Listener:
     def hear(self, number: int, _: FrameType | None) -> None:
         """Note the first signal, or obey it; end the process at the second."""
         name = signal.Signals(number).name
+        if number == signal.SIGHUP:
+            leave_terminal()
         if self.asked is not None:
+            if number == signal.SIGHUP:
+                return  # it comes from the terminal and from the shell, and behind a SIGTERM at the end of a session
             if "LOCAL_RANK" not in os.environ or time.monotonic() - self._since > _ECHO_S:
                 _end_at_once(f"{name} again: ended at once", self.asked)
             return
@@ -71,17 +79,29 @@ def obey() -> NoReturn:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Take SIGTERM, SIGUSR1 and SIGINT: at once, unless it is inside `deferred`. Only a main thread can."""
+    """Take SIGTERM, SIGUSR1, SIGINT and SIGHUP: at once, unless inside `deferred`. Only a main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: dict[int, Any] = {number: signal.signal(number, _listener.hear) for number in SIGNALS}
+    try:
+        with handling(SIGNALS, _listener.hear):
+            yield
+    finally:
+        _listener.asked = None
+
+
+@contextmanager
+def handling(
+    numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None] | int
+) -> Iterator[None]:
+    """Handle signals in one's own way for a while; SIGHUP not where it is ignored, as under nohup."""
+    deaf = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    before: dict[int, Any] = {number: signal.signal(number, handler) for number in numbers if number not in deaf}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        _listener.asked = None
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 @contextmanager
@@ -100,6 +120,16 @@ def deferred() -> Iterator[None]:
         _listener.depth -= 1
     if _listener.asked is not None:
         obey()
+
+
+def leave_terminal() -> None:
+    """Write nowhere from here on where the terminal is gone: a failed write would end the run before it is saved."""
+    for descriptor in (1, 2):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def _end_at_once(text: str, number: int) -> NoReturn:

@@ -67,9 +67,10 @@ def test_sigterm(phase, kind, start_run, write_run, run_whole, check_outcome):
 
 
 @pytest.mark.slow
-def test_sigusr1_is_sigterm(start_run, write_run):
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_sigusr1_and_sighup_are_sigterm(number, start_run, write_run):
     file, folder = write_run("classifier")
-    run = stop(start_run, file, folder, "training", signal.SIGUSR1)
+    run = stop(start_run, file, folder, "training", number)
     assert run.end() == 75, run.said
     assert find_checkpoints(folder)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -29,7 +30,9 @@ def ask(number: int = signal.SIGTERM) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
+)
 def test_at_once(number, code):
     with pytest.raises(Interrupted, match=signal.Signals(number).name) as stopped, listening():
         ask(number)
@@ -89,3 +92,55 @@ def test_under_a_launcher_an_echo_is_no_second_signal():
     done = run_twice(2.2, "SIGTERM", LOCAL_RANK="0", RANK="0")
     assert "still here" not in done.stdout
     assert done.returncode == 75
+
+
+TERMINAL = """
+import pathlib, sys, time
+from utils.doors import open_door, build_parser
+from utils.interruption import deferred, interruption_asked, listening, obey
+
+def main(arguments):
+    with listening(), deferred():
+        while not interruption_asked():
+            print("step", flush=True)
+            time.sleep(0.02)
+        for _ in range(3):
+            print("a line to a terminal that is gone", flush=True)
+            print("another", file=sys.stderr, flush=True)
+        pathlib.Path(sys.argv[1]).write_text("saved")
+        obey()
+
+sys.exit(open_door(main, build_parser("x", ""), []))
+"""
+
+
+def test_a_closed_terminal_saves_the_run(tmp_path):
+    """A real terminal is closed under the process: it is told by SIGHUP, and what it prints from then on fails."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-c", TERMINAL, str(tmp_path / "state")])
+    seen = b""
+    while b"step" not in seen:
+        seen += os.read(terminal, 1000)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 75
+    assert (tmp_path / "state").read_text() == "saved"
+
+
+def test_a_second_hangup_is_an_echo():
+    with pytest.raises(Interrupted), listening(), deferred():  # noqa: PT012
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGHUP):
+            ask(number)
+        assert interruption_asked()
+
+
+def test_under_nohup_nothing_is_heard():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with listening():
+            ask(signal.SIGHUP)
+        assert not interruption_asked()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

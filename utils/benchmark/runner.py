@@ -23,12 +23,14 @@ from utils.benchmark.slots import Slot, list_slots
 from utils.benchmark.state import LOCKS, lock_suite, wait_for_lock
 from utils.benchmark.status import find_status, is_finished
 from utils.errors import EXIT_FAILED, EXIT_INTERRUPTED
+from utils.interruption import handling, leave_terminal
 from utils.masking import mask_command
 
 if TYPE_CHECKING:
     from utils.doors import Answer
 
 _TICK_S = 0.1
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _WIDTH_OF_LOGS = 160
 
 logger = logging.getLogger(__name__)
@@ -128,12 +130,8 @@ def _choose_reported(plan: Plan) -> list[PlannedRun]:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Let no Ctrl-C tear the reports."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling(_SIGNALS, signal.SIG_IGN):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _answer(plan: Plan, outcomes: list[RunOutcome], written: dict[str, Path], interrupted: bool) -> dict[str, Any]:
@@ -190,7 +188,7 @@ class Runner:
                 self._waiting.append((run, config.retries - is_retry))
 
     def work(self) -> bool:
-        """Work until every run has ended, or Ctrl-C or a scheduler's SIGTERM; then the processes are stopped.
+        """Work until every run has ended, or Ctrl-C, a scheduler's SIGTERM or a closed terminal; then they are stopped.
 
         Returns:
             Whether all runs have come to their end.
@@ -249,15 +247,14 @@ class Runner:
 
 @contextmanager
 def _count_interruptions() -> Iterator[list[int]]:
-    """Note Ctrl-C and a scheduler's SIGTERM for the loop to see, so that none falls between a process and its note."""
+    """Note a signal for the loop to see, so that none falls between a process and its note."""
     seen: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
+        if number == signal.SIGHUP:
+            leave_terminal()
+        if number != signal.SIGHUP or not seen:  # it comes from the terminal and from the shell
+            seen.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with handling(_SIGNALS, note):
         yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -16,6 +16,7 @@ from typing import IO, Any, Literal
 
 from utils.errors import UserError
 from utils.results.json_file import read_json, write_json
+from utils.run_folder.own_folder import require_no_links_out
 
 RunStatus = Literal["running", "success", "failed", "timed out", "interrupted"]
 
@@ -129,8 +130,9 @@ def lock_suite(output: Path, shard: tuple[int, int] | None) -> list[IO[str]]:
         The locks; they hold as long as the files are open.
 
     Raises:
-        UserError: Another suite, or the same shard, is at work there.
+        UserError: Another suite, or the same shard, is at work there, or the folder holds a link out of itself.
     """
+    require_no_links_out(output)
     locks = output / LOCKS
     whole = take_lock(locks / "suite.lock", shared=shard is not None)
     if whole is None:

@@ -6,11 +6,11 @@ from typing import Literal
 
 from utils.benchmark.plan import PlannedRun
 from utils.benchmark.state import RunState, read_state
-from utils.config.document import read_document
-from utils.errors import ConfigError, UserError
+from utils.errors import UserError
 from utils.results.record import RunRecord, read_record
 from utils.run_config import find_differences
 from utils.run_folder.opening import holds_work
+from utils.run_folder.resolved_file import holds_resolved, read_resolved
 from utils.training.checkpoint_files import find_checkpoints
 
 PlannedStatus = Literal["done", "failed", "timed out", "interrupted", "running", "changed", "to do"]
@@ -50,25 +50,20 @@ def choose_resume_flags(run: PlannedRun) -> list[str]:
     A run that was stopped continues from its last checkpoint. One that failed, or whose configuration has changed,
     starts over, and what the old one had worked out is renamed.
     """
-    if not (run.folder / "run.yaml").is_file() or not holds_work(run.folder):
+    if not holds_resolved(run.folder) or not holds_work(run.folder):
         return [] if _is_readable(run) else ["--overwrite"]
     state = find_state(run)
     failed = state is not None and state.status == "failed"
-    if failed or not _is_readable(run) or find_differences(_read_resolved(run), run.config):
+    if failed or not _is_readable(run) or find_differences(read_resolved(run.folder) or {}, run.config):
         return ["--overwrite"]
     return ["--resume"] if find_checkpoints(run.folder) else []
 
 
 def _is_readable(run: PlannedRun) -> bool:
-    """Tell whether run.yaml and the record, where they are there, are whole."""
+    """Tell whether run.yaml, or a copy of it, and the record, where they are there, are whole."""
     try:
         read_record(run.folder)
-        if (run.folder / "run.yaml").is_file():
-            read_document(run.folder / "run.yaml")
-    except (UserError, ConfigError):
+        read_resolved(run.folder)
+    except UserError:
         return False
     return True
-
-
-def _read_resolved(run: PlannedRun) -> dict[str, object]:
-    return read_document(run.folder / "run.yaml").data

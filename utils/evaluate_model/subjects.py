@@ -25,6 +25,7 @@ from utils.results.json_file import read_json
 from utils.results.provenance import PROVENANCE_FILE
 from utils.results.record import RunRecord, read_record
 from utils.run_config import RunConfig, load_run_config
+from utils.run_folder.own_folder import require_no_links_out
 from utils.run_folder.reading import TrainedModel, read_run_folder
 
 if TYPE_CHECKING:
@@ -153,6 +154,8 @@ class TrainedRun:
         self._is_elsewhere = output_dir is not None
         self.jobs: tuple[Job, ...] = (job,)
         self.root = Path(output_dir).expanduser() if output_dir else self._run
+        if output_dir is None:
+            require_no_links_out(self._run, "eval_*")
         self.record = read_record(self._run)
 
     @cached_property

@@ -20,6 +20,7 @@ from utils.logs import is_main_process
 from utils.masking import mask_text
 from utils.results.excel import write_workbook
 from utils.results.hf_files import write_hf_results
+from utils.results.json_file import replace_file
 from utils.results.provenance import collect_provenance, write_provenance
 from utils.results.record import RunRecord, write_record
 from utils.results.submission import write_submission
@@ -125,8 +126,9 @@ def write_data_facts(folder: RunFolder, data: PreparedData) -> None:
     if not is_main_process():
         return
     _write_labels(folder.path, data)
-    with (folder.path / "probe_rows.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in data.probe_rows(NUM_PROBE_ROWS))
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in data.probe_rows(NUM_PROBE_ROWS))
+    with replace_file(folder.path / "probe_rows.jsonl") as beside:
+        beside.write_text(lines, encoding="utf-8")
 
 
 def write_submissions(folder: RunFolder, data: Any, predicted: dict[str, list[Any]]) -> None:
@@ -208,4 +210,5 @@ class Recording:
 
 def _write_labels(folder: Path, data: PreparedData) -> None:
     if data.label_names is not None:
-        (folder / LABELS_FILE).write_text(json.dumps(data.label_names, ensure_ascii=False), encoding="utf-8")
+        with replace_file(folder / LABELS_FILE) as beside:
+            beside.write_text(json.dumps(data.label_names, ensure_ascii=False), encoding="utf-8")

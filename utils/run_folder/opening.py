@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -12,12 +10,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
-from utils.config.document import read_document
 from utils.errors import ConfigError, UserError
 from utils.logs import is_main_process
 from utils.results.record import RunRecord, read_record
 from utils.run_config import RunConfig, find_differences
 from utils.run_config.resolved import RESUMABLE_KEYS
+from utils.run_folder.own_folder import LOCK_FILE, lock_folder, require_no_links_out
+from utils.run_folder.resolved_file import holds_resolved, read_resolved, write_resolved
 from utils.training.checkpoint_files import (
     clear_leftovers,
     find_checkpoints,
@@ -27,8 +26,6 @@ from utils.training.checkpoint_files import (
     list_checkpoints,
 )
 from utils.training.checkpoints import set_aside_later
-
-LOCK_FILE = ".lock"
 
 logger = logging.getLogger(__name__)
 
@@ -67,21 +64,21 @@ def open_run_folder(config: RunConfig, resume: str | None = None, overwrite: boo
     if not is_main_process():
         return _join(path, config, resume, overwrite)
     _refuse(path, resume, overwrite)
-    lock = _lock(path)
+    lock = lock_folder(path)
     _clear_leftovers(path)
     if overwrite and any(each.name != LOCK_FILE for each in path.iterdir()):
         _set_aside(path)
         lock.close()
-        lock = _lock(path)
+        lock = lock_folder(path)
     try:
-        resolved = _read_resolved(path)
+        resolved = read_resolved(path, mend=True)
         folder = RunFolder(path) if resolved is None else _reopen(path, config, resolved, resume)
     except UserError:
         lock.close()
         raise
     folder._lock = lock
     if folder.finished is None:
-        (path / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        write_resolved(path, config.to_yaml())
     return folder
 
 
@@ -93,9 +90,11 @@ def _refuse(path: Path, resume: str | None, overwrite: bool) -> None:
         raise UserError(f"training.output_dir: {path} is a file; name a folder")
     if overwrite and path.resolve() in (here := Path.cwd(), *here.parents):
         raise UserError(f"training.output_dir: {path} holds the working directory and is not renamed; name another")
-    holds_run = (path / "run.yaml").is_file()
-    if path.is_dir() and not holds_run and not overwrite:
-        _refuse_foreign(path)
+    holds_run = path.is_dir() and holds_resolved(path)
+    if path.is_dir() and not overwrite:
+        require_no_links_out(path)
+        if not holds_run:
+            _refuse_foreign(path)
     if resume and not holds_run:
         raise UserError(f"{path} holds no run to resume; leave --resume out to start one")
 
@@ -104,7 +103,7 @@ def _join(path: Path, config: RunConfig, resume: str | None, overwrite: bool) ->
     """Come to the same answer as the main process, without writing; where it refuses, it ends all processes."""
     if resume:
         return RunFolder(path, _find_resume(path, resume, not config.arguments.get("save_only_model")))
-    resolved = None if overwrite else _read_resolved(path)
+    resolved = None if overwrite else read_resolved(path)
     record = read_record(path) if resolved and not find_differences(resolved, config.to_dict()) else None
     return RunFolder(path, finished=record if record is not None and record.status == "success" else None)
 
@@ -162,7 +161,7 @@ def _require_own(path: Path, checkpoint: Path, config: RunConfig) -> None:
     home = checkpoint.resolve().parent
     if path.resolve() in (home, home.parent):
         return
-    other = _read_resolved(home)
+    other = read_resolved(home)
     if other is None:
         raise UserError(
             f"--resume {checkpoint}: there is no run.yaml beside it, so nothing says what it is a checkpoint of; copy "
@@ -250,16 +249,6 @@ def _clear_leftovers(path: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _read_resolved(path: Path) -> dict[str, Any] | None:
-    file = path / "run.yaml"
-    if not file.is_file():
-        return None
-    try:
-        return read_document(file).data
-    except ConfigError as error:
-        raise UserError(f"{error}; use --overwrite or another training.output_dir") from None
-
-
 def _refuse_foreign(path: Path) -> None:
     """Keep away from a folder that holds something else than a run."""
     strange = [each.name for each in path.iterdir() if each.name not in (LOCK_FILE, "logs")]
@@ -281,24 +270,6 @@ def _set_aside(path: Path) -> None:
 
 def _stamp() -> str:
     return datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
-
-
-def _lock(path: Path) -> IO[str]:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        file = (path / LOCK_FILE).open("a", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"training.output_dir: {path} cannot be written: {error.strerror}") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{path} is in use by another run; wait for it, or give another training.output_dir") from None
-    except OSError as error:
-        logger.warning("%s cannot be locked (%s); see that no other run uses it", path, error.strerror)
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
 
 
 def _list(differences: dict[str, tuple[Any, Any]]) -> str:

@@ -73,7 +73,8 @@ def read_run_folder(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedM
     path = Path(name).expanduser().resolve()
     if not path.is_dir():
         raise UserError(f"{name}: no such folder; give the training.output_dir of a run")
-    run = next((each for each in (path, path.parent) if (each / "run.yaml").is_file()), None)
+    places = (path, path.parent, path / "final_model")  # the last has a copy, should the run's own be gone
+    run = next((each for each in places if (each / "run.yaml").is_file()), None)
     if run is None:
         raise UserError(f"{name}: no run.yaml here or above; give the training.output_dir of a run")
     weights = path if _holds_weights(path) else path / "final_model"

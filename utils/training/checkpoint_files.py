@@ -17,6 +17,8 @@ from pathlib import Path
 
 MANIFEST = "complete.json"
 STATE = "trainer_state.json"
+RUN_COPY = "run_copy.yaml"
+"""The run's configuration in a checkpoint; as run.yaml it would make the checkpoint pass for a run."""
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _LEFTOVER = re.compile(r"\.(checkpoint-\d+)\.(partial|replaced|deleted)")

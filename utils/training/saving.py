@@ -11,6 +11,7 @@ from utils.errors import LoraNsError
 from utils.evaluation.processes import gather_lists
 from utils.training.checkpoint_files import (
     MANIFEST,
+    RUN_COPY,
     STATE,
     clear_leftovers,
     find_checkpoints,
@@ -126,6 +127,8 @@ class WholeCheckpoints:
             trainer._save_rng_state(str(partial))
         self._write_session(partial)
         if self.args.should_save:
+            if (resolved := target.parent / "run.yaml").is_file():
+                shutil.copyfile(resolved, partial / RUN_COPY)
             self._collect_callback_states()
             self.state.save_to_json(str(partial / STATE))
 

@@ -30,7 +30,7 @@ OURS = {
     "eval_do_concat_batches": "evaluation keeps predictions only, so its memory does not grow",
     "prediction_loss_only": "set training.eval_strategy: 'no' to evaluate less",
     "hub_token": "the secret never stands in a file; set HF_TOKEN or run `hf auth login`",
-    "enable_jit_checkpoint": "SIGTERM and SIGUSR1 always save a checkpoint before the run ends",
+    "enable_jit_checkpoint": "SIGTERM, SIGUSR1 and SIGHUP always save a checkpoint before the run ends",
     "output_dir": "",
 }
 """Fields of TrainingArguments with another home. An empty text: a field of this section by the same name."""

@@ -269,8 +269,8 @@ def test_a_folder_in_use_by_another_process_is_refused(options: dict[str, Any], 
     path = start(load())
     add_checkpoint(path, 9)
     code = (
-        "import sys\nfrom utils.run_config import load_run_config\nfrom utils.run_folder.opening import _lock\n"
-        "from pathlib import Path\nlock = _lock(Path(sys.argv[1]))\nprint('locked', flush=True)\nsys.stdin.read()\n"
+        "import sys\nfrom pathlib import Path\nfrom utils.run_folder.own_folder import lock_folder\n"
+        "lock = lock_folder(Path(sys.argv[1]))\nprint('locked', flush=True)\nsys.stdin.read()\n"
     )
     words = [sys.executable, "-c", code, str(path)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
@@ -313,7 +313,7 @@ def test_a_broken_run_yaml(content: bytes, load: Load) -> None:
     (path / "run.yaml").write_bytes(content)
     message = refuse(load())
     assert message.startswith(f"{path / 'run.yaml'}")
-    assert message.endswith("; use --overwrite or another training.output_dir")
+    assert message.endswith(", or use --overwrite or another training.output_dir")
     open_run_folder(load(), overwrite=True)
 
 
