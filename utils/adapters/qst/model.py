@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-logger = logging.getLogger(__name__)
-
 
 class QSTModel(BaseTuner):
     """A model with side networks, as peft wraps it.
