@@ -16,13 +16,16 @@ from utils.adapters.adapter import AdapterSection, AttachContext, Limits, keep_f
 from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 from utils.adapters.targets import (
+    choose_layers,
     choose_targets,
+    find_layer_conflict,
     keep_off_head,
     list_head,
     refuse_new_tokens,
     reject_empty,
     split_names,
     train_whole,
+    warn_of_idle_layers,
 )
 from utils.errors import ConfigError, Problem
 
@@ -87,12 +90,11 @@ class Config(AdapterSection):
     _listed = field_validator("target_modules", mode="before")(split_names)
 
     def contradictions(self, quantization: str | None = None) -> dict[str, str]:
-        """Find an end that is no smaller than the start: there would be nothing to share out."""
+        """Find an end that is no smaller than the start, which leaves nothing to share out, and impossible layers."""
+        found = find_layer_conflict(self)
         if self.target_r >= self.init_r:
-            return {
-                "target_r": f"must be below init_r ({self.init_r}), found {self.target_r}; use lora for fixed ranks"
-            }
-        return {}
+            found["target_r"] = f"must be below init_r ({self.init_r}), found {self.target_r}; use lora for fixed ranks"
+        return found
 
     def schedule(self, num_steps: int) -> dict[str, int]:
         """Give peft's schedule for a run of so many optimizer steps.
@@ -120,7 +122,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     """Wrap the model by peft; the trainer reallocates ranks and adds the penalty (see `compute_penalty`).
 
     Raises:
-        ConfigError: The schedule leaves no step for reallocating, or there are new tokens.
+        ConfigError: The schedule leaves no step for reallocating, there are new tokens, or a layer is not there.
         ModelError: No module of the model matches target_modules.
     """
     from peft import AdaLoraConfig, get_peft_model
@@ -129,11 +131,10 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     assert context.num_training_steps > 0, "the schedule needs the number of optimizer steps"
     refuse_new_tokens("adalora", context)
     head = list_head(model, context)
-    copied = ("init_r", "target_r", "beta1", "beta2", "orth_reg_weight", "lora_alpha", "lora_dropout",
-              "layers_to_transform", "bias")  # fmt: skip
+    copied = ("init_r", "target_r", "beta1", "beta2", "orth_reg_weight", "lora_alpha", "lora_dropout", "bias")
     peft_config = AdaLoraConfig(
         task_type=context.task_type,
-        target_modules=choose_targets(model, config.target_modules, KNOWN),
+        **choose_layers(model, config, choose_targets(model, config.target_modules, KNOWN), head),
         exclude_modules=keep_off_head(head, config.exclude_modules),
         modules_to_save=train_whole(head, config.modules_to_save),
         revision=context.base_commit,
@@ -142,6 +143,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     )
     with peft_layout.explain_targets(model, config.target_modules):
         adapted: Any = get_peft_model(peft_layout.keep_unpacked(model), peft_config)
+    warn_of_idle_layers(adapted, config)
     keep_float32(adapted, context)
     return _without_penalty(adapted)
 

@@ -16,7 +16,9 @@ from pydantic import BeforeValidator, Field, create_model, model_validator
 from utils.adapters.adapter import AdapterSection, AttachContext, Limits, keep_float32
 from utils.adapters.targets import (
     QUERY_AND_VALUE,
+    choose_layers,
     choose_targets,
+    find_layer_conflict,
     keep_off_head,
     list_head,
     list_linear,
@@ -25,6 +27,7 @@ from utils.adapters.targets import (
     reject_empty,
     split_names,
     train_whole,
+    warn_of_idle_layers,
 )
 from utils.config.installed import InstalledField, installed_version, read_fields
 from utils.errors import ModelError, UserError
@@ -91,12 +94,12 @@ class PassedThroughSection(AdapterSection):
         return values
 
     def contradictions(self, quantization: str | None = None) -> dict[str, str]:
-        """Find two sizes that are both set, or neither, where each follows from the other; and layers of no use."""
+        """Find two sizes that are both set, or neither, where each follows from the other; and impossible targets."""
         adapts = self.TUNER.adapts
         if adapts != "linear layers" and getattr(self, "target_modules", None) == "all-linear":
             return {"target_modules": f"{self.method} is for {adapts}, and all-linear names none; leave it out"}
-        if self.TUNER.one_of is None:
-            return {}
+        if (found := find_layer_conflict(self)) or self.TUNER.one_of is None:
+            return found
         one, other = self.TUNER.one_of
         sizes = [getattr(self, name) for name in (one, other)]
         if all(sizes):
@@ -147,7 +150,7 @@ def attach(model: PreTrainedModel, config: PassedThroughSection, context: Attach
     """Wrap the model by peft's tuner; a new head is trained whole.
 
     Raises:
-        ConfigError: There are new tokens.
+        ConfigError: There are new tokens, or a layer is not there.
         ModelError: peft refuses the fields on this model, no module matches, or one is not of the tuner's kind.
     """
     from peft import get_peft_model
@@ -168,6 +171,7 @@ def attach(model: PreTrainedModel, config: PassedThroughSection, context: Attach
     if tuner.adapts != "linear layers" and (wrong := linear & set(adapted.base_model.targeted_module_names)):
         message = f"{min(wrong)} is a linear layer, and {config.method} is for {tuner.adapts}; leave it out"
         raise ModelError(f"peft.target_modules: {message}")
+    warn_of_idle_layers(adapted, config)
     keep_float32(adapted, context)
     result: PreTrainedModel = adapted
     return result
@@ -185,7 +189,11 @@ def _fields_for_peft(model: PreTrainedModel, config: PassedThroughSection, conte
         fields["target_modules"] = fields["target_modules"] or list_norms(model, head)
     elif (ours := config.TUNER.targets) is not None:
         targets = choose_targets(model, fields["target_modules"], _known_types(config.method), ours)
-        fields["target_modules"] = list_linear(model, head) if targets == "all-linear" and head else targets
+        fields["target_modules"] = targets
+    if "layers_to_transform" in found:
+        fields |= choose_layers(model, config, fields["target_modules"], head)
+    if fields.get("target_modules") == "all-linear" and head:
+        fields["target_modules"] = list_linear(model, head)
     fields["modules_to_save"] = train_whole(head, fields["modules_to_save"])
     if "exclude_modules" in found:
         fields["exclude_modules"] = keep_off_head(head, fields["exclude_modules"])

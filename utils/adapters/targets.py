@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.adapter import AttachContext, head_modules
+from utils.adapters.adapter import AdapterSection, AttachContext, head_modules
 from utils.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 QUERY_AND_VALUE = {
     "distilbert": ["q_lin", "v_lin"],
@@ -59,6 +62,80 @@ def choose_targets(
         return written
     model_type = model.config.model_type
     return None if model_type in known else ours.get(model_type, "all-linear")
+
+
+def find_layer_conflict(section: AdapterSection) -> dict[str, str]:
+    """Say what is wrong with `layers_to_transform` whatever the model; by key, empty where nothing is."""
+    targets, pattern = getattr(section, "target_modules", None), getattr(section, "layers_pattern", None)
+    layers = _as_list(getattr(section, "layers_to_transform", None))
+    key = "layers_to_transform"
+    if layers is None:
+        return {"layers_pattern": "needs layers_to_transform, which says the numbers; leave it out"} if pattern else {}
+    if not layers:
+        return {key: "is empty; name layers from 0, or leave the key out for all"}
+    if min(layers) < 0:
+        return {key: f"layers are counted from 0, found {min(layers)}"}
+    if isinstance(targets, str) and targets != "all-linear":
+        return {key: "not beside a regular expression in target_modules; name the layers in the expression"}
+    return {}
+
+
+def choose_layers(
+    model: PreTrainedModel, section: AdapterSection, targets: str | list[str] | None, head: list[str]
+) -> dict[str, Any]:
+    """Hold `layers_to_transform` against the model, and give what peft's configuration takes for it.
+
+    peft drops a number without a layer in silence, does not look at the numbers of modules that are named in full, and
+    refuses them beside `all-linear`; so these are named here one by one.
+
+    Args:
+        model: The plain model.
+        section: Says which layers.
+        targets: The chosen modules.
+        head: Modules outside the body, in full.
+
+    Raises:
+        ConfigError: The model has no such layer.
+    """
+    layers = _as_list(getattr(section, "layers_to_transform", None))
+    if layers is None:
+        return {"target_modules": targets}
+    pattern = getattr(section, "layers_pattern", None)
+    numbers = {name: _find_layer(name, pattern) for name, _ in model.named_modules()}
+    known = sorted({number for number in numbers.values() if number is not None})
+    if absent := sorted({*layers} - {*known}):
+        raise ConfigError([Problem(missing_layers(absent, len(known)), "peft.layers_to_transform")])
+    if targets == "all-linear":
+        return {"target_modules": [name for name in list_linear(model, head) if numbers[name] in layers]}
+    if isinstance(targets, list):
+        targets = [name for name in targets if name not in numbers or numbers[name] in layers]
+    return {"target_modules": targets, "layers_to_transform": layers}
+
+
+def missing_layers(absent: Iterable[int], count: int) -> str:
+    """Say which layers a model of so many does not have."""
+    shown = ", ".join(map(str, absent))
+    return f"no layer {shown}: the model has {count}, numbered from 0 to {count - 1}"
+
+
+def warn_of_idle_layers(adapted: Any, section: AdapterSection) -> None:
+    """Name layers that are asked for and hold none of the modules that are adapted."""
+    layers = _as_list(getattr(section, "layers_to_transform", None)) or []
+    pattern = getattr(section, "layers_pattern", None)
+    reached = {_find_layer(name, pattern) for name in adapted.base_model.targeted_module_names}
+    if idle := [str(layer) for layer in layers if layer not in reached]:
+        logger.warning("peft.layers_to_transform: nothing is adapted in layer %s", ", ".join(idle))
+
+
+def _find_layer(name: str, pattern: str | list[str] | None) -> int | None:
+    """Read the number of a module's layer as peft does: the first number in its name, or that behind a pattern."""
+    patterns = [rf"(?:^|.*?\.){each}" for each in _as_list(pattern or [])] or [r".*?\.[^.]*"]
+    found = next((match for each in patterns if (match := re.match(rf"{each}\.(\d+)\.", f"{name}."))), None)
+    return int(found[1]) if found else None
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) or value is None else [value]
 
 
 def list_head(model: PreTrainedModel, context: AttachContext) -> list[str]:

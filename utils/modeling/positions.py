@@ -20,6 +20,7 @@ _TABLES = {
 }  # fmt: skip
 _FROM_PAD = {"camembert", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
 _NAMES = ("max_position_embeddings", "n_positions")
+_LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _ORIGINAL = "original_max_position_embeddings"
 _NEEDED = {
     "llama3": ("low_freq_factor", "high_freq_factor"),
@@ -118,6 +119,12 @@ def count_positions(config: Mapping[str, Any], rope: RopeScalingSection | None =
         return int(found * float(known.get("factor", 1)))
     pad = config.get("pad_token_id")
     return found - ((1 if pad is None else int(pad)) + 1 if config.get("model_type") in _FROM_PAD else 0)
+
+
+def count_layers(config: Mapping[str, Any]) -> int | None:
+    """Count a model's layers by the content of its config.json; None where it does not say."""
+    config = config.get("text_config") or config
+    return next((config[name] for name in _LAYER_COUNTS if isinstance(config.get(name), int)), None)
 
 
 def has_position_table(config: Mapping[str, Any]) -> bool:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import AdapterSection
 from utils.adapters.formats import format_problem
+from utils.adapters.targets import missing_layers
 from utils.errors import ConfigError, Problem
-from utils.modeling.positions import count_positions, has_position_table
+from utils.modeling.positions import count_layers, count_positions, has_position_table
 from utils.modeling.quantized_checkpoint import checkpoint_problem, load_model_config, read_format
 from utils.modeling.section import ModelSection
 
@@ -53,6 +54,7 @@ def check_base(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str
     yield from _check_stored(asked, base)
     yield from _check_positions(asked, base)
     yield from _check_half(asked, base)
+    yield from _check_layers(asked, base)
 
 
 def require_fitting_base(config: RunConfig) -> None:
@@ -96,6 +98,17 @@ def _check_positions(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[st
             f"{positions} positions; {remedy}"
         ),
     )
+
+
+def _check_layers(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Check that the layers that the method is limited to are there, as far as config.json counts them."""
+    layers: Any = getattr(asked.peft, "layers_to_transform", None)
+    count = count_layers(base)
+    if layers is None or count is None:
+        return
+    absent = [layer for layer in (layers if isinstance(layers, list) else [layers]) if layer >= count]
+    if absent:
+        yield "peft.layers_to_transform", missing_layers(absent, count)
 
 
 def _check_half(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

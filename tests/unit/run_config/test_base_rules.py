@@ -143,3 +143,26 @@ def test_virtual_tokens_leave_the_text_half_of_the_positions(write_run: Write, t
     said = _refusal(write_run(model=model, peft=peft, sft={"max_length": 64}, **CAUSAL))
     assert said == "peft.num_virtual_tokens: 129 of the model's 256 positions; leave the text half of them"
     load_run_config(write_run(model=model, peft={**peft, "num_virtual_tokens": 128}, sft={"max_length": 64}, **CAUSAL))
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "n_layer", "n_layers"])
+def test_a_layer_that_the_base_lacks_is_named_before_anything_is_loaded(
+    key: str, write_run: Write, tmp_path: Path
+) -> None:
+    model = {"name_or_path": _make_base(tmp_path / "base", model_type="x", **{key: 2})}
+    said = _refusal(write_run(model=model, peft={"target_modules": "all-linear", "layers_to_transform": [0, 99]}))
+    assert said == "peft.layers_to_transform: no layer 99: the model has 2, numbered from 0 to 1"
+    load_run_config(write_run(model=model, peft={"layers_to_transform": [0, 1]}))
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora", "vera", "boft"])
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"target_modules": ".*q_proj", "layers_to_transform": 0}, "layers_to_transform: not beside a regular expr"),
+        ({"layers_to_transform": [0, -1]}, "layers_to_transform: layers are counted from 0, found -1"),
+        ({"layers_to_transform": []}, "layers_to_transform: is empty"),
+    ],
+)
+def test_layers_that_cannot_be_meant(method: str, keys: dict[str, Any], said: str, write_run: Write) -> None:
+    assert said in _refusal(write_run(peft={"method": method, **keys}))

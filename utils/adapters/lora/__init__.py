@@ -16,7 +16,17 @@ from utils.adapters.lora.targets import find_new_tokens, refuse_nested, warn_of_
 from utils.adapters.peft_layout import load as load
 from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
-from utils.adapters.targets import choose_targets, keep_off_head, list_head, reject_empty, split_names, train_whole
+from utils.adapters.targets import (
+    choose_layers,
+    choose_targets,
+    find_layer_conflict,
+    keep_off_head,
+    list_head,
+    reject_empty,
+    split_names,
+    train_whole,
+    warn_of_idle_layers,
+)
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -99,8 +109,8 @@ class Config(AdapterSection):
         return parse_init(value) if isinstance(value, (bool, str)) else value
 
     def contradictions(self, quantization: str | None = None) -> dict[str, str]:
-        """Say what the chosen initialisation cannot stand beside."""
-        init, found = self.init_lora_weights, {}
+        """Say what the chosen initialisation cannot stand beside, and which layers cannot be meant."""
+        init, found = self.init_lora_weights, find_layer_conflict(self)
         if quantization is not None and (why := refuse_quantized(init)):
             found["init_lora_weights"] = why
         elif init == "loftq" and quantization not in ("nf4", "fp4"):
@@ -146,7 +156,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     """Wrap the model by peft; head and biases as configured become trainable, all else is frozen.
 
     Raises:
-        ConfigError: The initialisation cannot be had with this model and section.
+        ConfigError: The initialisation cannot be had with this model and section, or a layer is not there.
         ModelError: No module of the model matches target_modules, or modules_to_save fits one inside another.
     """
     from peft import get_peft_model
@@ -163,6 +173,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
             adapted = get_peft_model(keep_unpacked(model), peft_config)
         else:
             adapted = attach_started(keep_unpacked(model), peft_config, config, context)
+    warn_of_idle_layers(adapted, config)
     keep_float32(adapted, context)
     return adapted
 
@@ -177,9 +188,8 @@ def _build_peft_config(model: PreTrainedModel, config: Config, context: AttachCo
         r=config.lora_r,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=config.lora_dropout,
-        target_modules=choose_targets(model, config.target_modules, KNOWN),
+        **choose_layers(model, config, choose_targets(model, config.target_modules, KNOWN), head),
         exclude_modules=keep_off_head(head, config.exclude_modules),
-        layers_to_transform=config.layers_to_transform,
         bias=config.bias,
         modules_to_save=train_whole(head, config.modules_to_save),
         rank_pattern=dict(config.rank_pattern),
