@@ -35,20 +35,24 @@ def tell_story(arguments: argparse.Namespace, started: float) -> Answer:
     """Read the file, open the run's folder, run, and show what came of it."""
     from utils.run_config import load_run_config
     from utils.run_config.base_rules import require_fitting_base
+    from utils.run_config.machine import require_machine
     from utils.run_folder.opening import open_run_folder
     from utils.run_folder.summary import announce_run, show_result
     from utils.training.full_disk import explain_full_disk
     from utils.training.processes import leaving_processes
+    from utils.training.rehearsal import rehearse
 
     config = load_run_config(arguments.config, arguments.overrides)
     announce_run(config)
     if arguments.preview is not None:
         return show_preview(config, arguments.preview)
+    require_machine(config)
     folder = open_run_folder(config, arguments.resume, arguments.overwrite)
     if folder.finished is not None:
         return show_result(folder, config, folder.finished, already_done=True)
     require_fitting_base(config)
     with leaving_processes(), explain_full_disk(folder.path):
+        rehearse(config)
         record = run(config, folder, started)
     return show_result(folder, config, record)
 

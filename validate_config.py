@@ -66,16 +66,18 @@ def _find_files(arguments: argparse.Namespace) -> list[Path]:
 def _check(file: Path, arguments: argparse.Namespace) -> list[Check]:
     """Check one file as what it is and print its numbered steps."""
     from utils.benchmark.inspection import inspect_suite
-    from utils.run_config.inspection import inspect_run_config
+    from utils.run_config.inspection import MACHINE, Check, check_machine, inspect_run_config
     from utils.run_config.kinds import check_accelerate, check_deepspeed, find_kind
 
     kind, notices, shown = find_kind(file), tuple[str, ...](), ""
     if kind == "run":
         inspection = inspect_run_config(file, arguments.overrides)
         checks, config = inspection.checks, inspection.config
+        checks += [check_machine(config)] if config else []
         notices, shown = (config.notices, config.to_yaml()) if config else ((), "")
     elif kind == "suite":
         checks, plan = inspect_suite(file, arguments.overrides)
+        checks += [Check(MACHINE, warnings=plan.unmet)] if plan else []
         notices, shown = (tuple(plan.notices), "".join(f"{run.name}\n" for run in plan.runs)) if plan else ((), "")
     else:
         checks = check_accelerate(file) if kind == "accelerate" else check_deepspeed(file)
@@ -91,10 +93,13 @@ def _report_stream(arguments: argparse.Namespace) -> TextIO:
 
 
 def _print_checks(title: str, checks: list[Check], notices: Sequence[str], stream: TextIO) -> None:
+    from utils.run_config.inspection import MACHINE
+
     print(title, file=stream)
     for number, check in enumerate(checks, start=1):
         print(f"  [{number}/{len(checks)}] {check.title}: {'FAIL' if check.problems else 'ok'}", file=stream)
-        for line in (*check.problems, *(f"warning: {warning}" for warning in check.warnings)):
+        word = "warning (this machine)" if check.title == MACHINE else "warning"
+        for line in (*check.problems, *(f"{word}: {warning}" for warning in check.warnings)):
             print(f"        {line}", file=stream)
     for notice in notices:
         print(f"        note: {notice}", file=stream)

@@ -63,13 +63,14 @@ def test_a_good_file(validate: Callable[..., Answer]) -> None:
     assert answer == Answer(
         0,
         "good.yaml (run)\n"
-        "  [1/5] reads as YAML: ok\n"
-        "  [2/5] keys and values: ok\n"
-        "  [3/5] combinations: ok\n"
-        "  [4/5] files: ok\n"
-        "  [5/5] every setting has an effect: ok\n"
+        "  [1/6] reads as YAML: ok\n"
+        "  [2/6] keys and values: ok\n"
+        "  [3/6] combinations: ok\n"
+        "  [4/6] files: ok\n"
+        "  [5/6] every setting has an effect: ok\n"
         "        warning: good.yaml:5  training.eval_steps: has no effect; evaluation is not by steps "
         "(training.eval_strategy)\n"
+        "  [6/6] this machine: ok\n"
         "        note: good.yaml:5  training.evaluation_strategy: now called training.eval_strategy; read as that\n"
         "\nPASS 1  FAIL 0\n",
         "",
@@ -199,3 +200,13 @@ def test_a_reader_that_goes_away_is_no_traceback(folder: Path) -> None:
     subprocess.run(["bash", "-c", command], cwd=folder, check=True)
     assert "Traceback" not in (folder / "err").read_text()
     assert "BrokenPipe" not in (folder / "err").read_text()
+
+
+def test_what_this_machine_lacks_is_a_warning(validate: Callable[..., Answer], run_json: Callable[..., Any]) -> None:
+    answer = validate("good.yaml", "training.report_to=wandb")
+    said = "command line  training.report_to: wandb needs a package that is not installed; run pip install wandb"
+    assert answer.code == 0
+    assert f"  [6/6] this machine: ok\n        warning (this machine): {said}\n" in answer.out
+    code, found = run_json("good.yaml", "training.report_to=wandb")
+    assert code == 0
+    assert said in found["files"]["good.yaml"]["warnings"]

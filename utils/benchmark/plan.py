@@ -18,7 +18,7 @@ from utils.config.problems import suggest
 from utils.data.dataset import open_dataset
 from utils.errors import ConfigError, Problem, UserError
 from utils.run_config import RunConfig
-from utils.run_config.inspection import inspect_document
+from utils.run_config.inspection import check_machine, inspect_document
 from utils.run_config.layers import lay_over
 
 _ALL = Choices()
@@ -66,6 +66,8 @@ class Plan:
     """Runs that were looked at, those with mistakes included."""
     notices: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    unmet: list[str] = field(default_factory=list)
+    """What this machine lacks for some of the runs."""
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -129,6 +131,7 @@ class _Inspector:
         plan = self._plan
         warnings: dict[str, None] = {}
         notices: dict[str, None] = {}
+        unmet: dict[str, None] = {}
         for each in combinations:
             name = name_run(each.task, each.method, each.grid, each.seed, self._shorts)
             inspection = inspect_document(self._put_together(each, name), files=self._files)
@@ -137,10 +140,12 @@ class _Inspector:
             if inspection.config is not None:
                 warnings |= dict.fromkeys(inspection.config.warnings)
                 notices |= dict.fromkeys(inspection.config.notices)
+                unmet |= dict.fromkeys(check_machine(inspection.config).warnings)
                 plan.runs.append(_plan_run(each, name, plan.output, inspection.config))
         plan.problems += [_tell_runs(problem, names, len(combinations)) for problem, names in self._problems.items()]
         plan.warnings += [*warnings, *_find_twins(plan.runs)]
         plan.notices += notices
+        plan.unmet += unmet
 
     def _put_together(self, each: Combination, name: str) -> Document:
         """Lay grid, seed and command line over what the combination has; name and folder are the suite's to give."""

@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 def announce_plan(plan: Plan) -> None:
-    """Say what was read under an older name, what has no effect, and which runs are the same."""
+    """Say what was read under an older name, what has no effect, which runs are the same, and what is missing here."""
     for notice in plan.notices:
         logger.info("note: %s", notice)
-    for warning in plan.warnings:
+    for warning in (*plan.warnings, *(f"this machine: {each}" for each in plan.unmet)):
         logger.warning("%s", warning)
 
 

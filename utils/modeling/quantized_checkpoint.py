@@ -109,10 +109,19 @@ def checkpoint_problem(section: ModelSection, config: Mapping[str, Any]) -> str 
             f"{name} is quantized already ({stored}); remove model.quantization, or name the unquantized checkpoint "
             f"to store it as {section.quantization.type}"
         )
-    modules, words = _NEEDS.get(stored, ((), ""))
-    if any(importlib.util.find_spec(module) is None for module in modules):
+    if words := missing_packages(config):
         return f"{name} is stored as {stored}, which needs more packages; run pip install {words}"
     return None
+
+
+def missing_packages(config: Mapping[str, Any]) -> str | None:
+    """Give the words for pip of what reading a quantized checkpoint needs and is not installed; None: nothing.
+
+    Args:
+        config: The parsed config.json.
+    """
+    modules, words = _NEEDS.get(read_format(config) or "", ((), ""))
+    return words if any(importlib.util.find_spec(module) is None for module in modules) else None
 
 
 def leave_unpacked(config: PreTrainedConfig, modules: list[str]) -> None:

@@ -75,8 +75,8 @@ def _check_stored(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, 
     """Check what a checkpoint that is quantized already allows."""
     if (stored := read_format(base)) is None:
         return
-    if problem := checkpoint_problem(asked.model, base):
-        yield "model.quantization" if asked.model.quantization is not None else "model.name_or_path", problem
+    if asked.model.quantization is not None and (problem := checkpoint_problem(asked.model, base)):
+        yield "model.quantization", problem
     if problem := format_problem(asked.peft, stored, asked.model.name_or_path):
         yield "peft.method", problem
 

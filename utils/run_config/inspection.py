@@ -16,6 +16,7 @@ from utils.errors import ConfigError, Problem
 from utils.modeling.section import ModelSection
 from utils.results.section import ResultsSection
 from utils.run_config.layers import read_layers
+from utils.run_config.machine import Machine, find_unmet
 from utils.run_config.resolved import RunConfig
 from utils.run_config.rules import (
     check_files,
@@ -27,6 +28,7 @@ from utils.run_config.sections import Header, SectionReader
 from utils.training.section import OwnTrainingSection, resolve_arguments
 
 TITLES = ("reads as YAML", "keys and values", "combinations", "files", "every setting has an effect")
+MACHINE = "this machine"
 
 
 @dataclass
@@ -91,6 +93,12 @@ def inspect_document(document: Document, notices: Sequence[str] = (), files: boo
     return Inspection(checks, None if combined.problems else config)
 
 
+def check_machine(config: RunConfig) -> Check:
+    """Warn of what this machine lacks for a run; its file may be for another one."""
+    found = find_unmet(config, Machine.look())
+    return Check(MACHINE, warnings=[f"{config.place_of(key)}  {key}: {message}" for key, message in found])
+
+
 def load_run_config(path: str | Path, overrides: Sequence[str] = (), files: bool = True) -> RunConfig:
     """Read, resolve and check one run's configuration; nothing heavy is imported.
 
@@ -137,5 +145,6 @@ def _compose(
         results=cast("ResultsSection", read["results"]),
         arguments=arguments,
         notices=notices,
+        document=document,
     )
     return config, described

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from utils.adapters.adapter import AdapterSection
+from utils.config.document import Document
 from utils.config.scalars import dump_yaml
 from utils.data.dataset import DatasetSection
 from utils.modeling.section import ModelSection
@@ -64,6 +65,12 @@ class RunConfig:
     """What was read under an older name or left out."""
     warnings: tuple[str, ...] = ()
     """Settings without effect."""
+    document: Document = field(default_factory=Document, compare=False, repr=False)
+    """What was written, and where."""
+
+    def place_of(self, key: str) -> str:
+        """Give `file:line` of a dotted key, or of the nearest section that was written."""
+        return self.document.place_of(tuple(key.split(".")))
 
     @property
     def length_key(self) -> str:

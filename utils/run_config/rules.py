@@ -20,6 +20,7 @@ from utils.modeling.quantized_checkpoint import find_storage
 from utils.modeling.section import ModelSection, local_problems, read_model_config
 from utils.run_config.base_rules import Asked, check_base
 from utils.run_config.evaluation_rules import find_evaluation_mistakes, find_idle_evaluation
+from utils.run_config.machine import tracker_names
 from utils.run_config.process_rules import check_processes
 from utils.run_config.sections import CAUSAL_SECTIONS, Header
 from utils.training.launch import names_optimizer
@@ -159,8 +160,11 @@ def _check_task(header: Header, read: dict[str, Section], document: Document) ->
 
 def _check_secrets(document: Document) -> Iterator[Problem]:
     """Refuse a secret in any value: all of them are written down with the run."""
-    for path in document.places:
-        if isinstance(value := document.get(path), str) and holds_secret(value):
+    texts = {path: value for path in document.places if isinstance(value := document.get(path), str)}
+    if not holds_secret("\n".join(texts.values())):
+        return  # one look for all: a suite has hundreds of documents
+    for path, value in texts.items():
+        if holds_secret(value):
             message = "holds a secret, which would be written down with the run; put it into the environment (HF_TOKEN)"
             yield Problem(message, ".".join(path), document.place_of(path))
 
@@ -251,6 +255,8 @@ def _check_arguments(arguments: dict[str, Any], document: Document) -> Iterator[
     for one, other in (("fp16", "bf16"), ("fp16_full_eval", "bf16_full_eval")):
         if arguments.get(one) and arguments.get(other):
             yield _problem(f"training.{one}", f"not together with training.{other}; keep one of them", document)
+    yield from _check_trackers(arguments, document)
+    yield from _check_optimizer(arguments, document)
     scheduler = arguments.get("lr_scheduler_type")
     if scheduler in ("reduce_lr_on_plateau", "greedy") and arguments.get("eval_strategy", "no") == "no":
         message = f"{scheduler} needs evaluations; set training.eval_strategy"
@@ -260,6 +266,31 @@ def _check_arguments(arguments: dict[str, Any], document: Document) -> Iterator[
         if steps > 1 and steps != int(steps):
             message = f"{steps} is not allowed; use a whole number of steps, or a share below 1"
             yield _problem(f"training.{key}", message, document)
+
+
+def _check_optimizer(arguments: dict[str, Any], document: Document) -> Iterator[Problem]:
+    """Check what the optimizers that look into the model need beside them."""
+    name = str(arguments.get("optim", ""))
+    if name.startswith(("galore", "apollo")) and not arguments.get("optim_target_modules"):
+        message = f"{name} needs training.optim_target_modules, the layers it works on: [attn, mlp], or all-linear"
+        yield _problem("training.optim", message, document)
+    if name.endswith("layerwise") and arguments.get("gradient_accumulation_steps", 1) > 1:
+        message = f"not with training.optim: {name}, which takes a step after every batch; set it to 1"
+        yield _problem("training.gradient_accumulation_steps", message, document)
+    if not all("=" in pair for pair in str(arguments.get("optim_args") or "=").split(",")):
+        yield _problem("training.optim_args", "takes pairs joined by commas: beta1=0.9,beta2=0.95", document)
+    if arguments.get("dataloader_prefetch_factor") and not arguments.get("dataloader_num_workers"):
+        message = "needs training.dataloader_num_workers: 1 or more; leave it out"
+        yield _problem("training.dataloader_prefetch_factor", message, document)
+
+
+def _check_trackers(arguments: dict[str, Any], document: Document) -> Iterator[Problem]:
+    """Check that transformers knows every tracker; what it needs is checked with the machine."""
+    written = _as_list(arguments.get("report_to"))
+    known = (*tracker_names(), *(("all", "none") if len(written) == 1 else ()))
+    for name in written:
+        if name is not None and name not in known:
+            yield _problem("training.report_to", f"no tracker called {name}{suggest(str(name), known)}", document)
 
 
 def _check_strategies(arguments: dict[str, Any], document: Document) -> Iterator[Problem]:

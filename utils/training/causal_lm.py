@@ -116,12 +116,14 @@ def build_causal_trainer(
 
 
 def _without_evaluation(resolved: dict[str, Any]) -> dict[str, Any]:
-    if resolved.get("eval_strategy", "no") != "no" or resolved.get("load_best_model_at_end"):
+    asked = ("load_best_model_at_end", "eval_on_start")
+    if resolved.get("eval_strategy", "no") != "no" or any(map(resolved.get, asked)):
         logger.warning(
-            "training.eval_strategy and load_best_model_at_end have no effect: there are no validation rows; hold some "
-            "out by dataset.validation_size"
+            "training.eval_strategy, eval_on_start and load_best_model_at_end have no effect: there are no validation "
+            "rows; hold some out by dataset.validation_size"
         )
-    return {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
+    never = {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
+    return {**never, "eval_on_start": False}
 
 
 def _choose_layout(sft: OwnSftSection, peft: AdapterSection, model: PreTrainedModel) -> bool:

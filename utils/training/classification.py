@@ -114,6 +114,7 @@ def _fit_evaluation(resolved: dict[str, Any], section: OwnTrainingSection, data:
     """Spell the best metric as it stands in the results, in its own direction; without rows, never evaluate."""
     if "" not in data.evals:
         never = {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
+        never["eval_on_start"] = False
         return {**resolved, **never}
     if not resolved.get("metric_for_best_model") and not section.early_stopping_patience:
         return resolved

@@ -31,6 +31,7 @@ OURS = {
     "prediction_loss_only": "set training.eval_strategy: 'no' to evaluate less",
     "hub_token": "the secret never stands in a file; set HF_TOKEN or run `hf auth login`",
     "enable_jit_checkpoint": "SIGTERM, SIGUSR1 and SIGHUP always save a checkpoint before the run ends",
+    "parallelism_config": "it takes an object, which no file holds; spread a run by FSDP or DeepSpeed",
     "output_dir": "",
 }
 """Fields of TrainingArguments with another home. An empty text: a field of this section by the same name."""
@@ -66,7 +67,7 @@ _BOUNDS = {
     "weight_decay": Field(ge=0), "max_grad_norm": Field(ge=0), "label_smoothing_factor": Field(ge=0, lt=1),
     "adam_beta1": Field(ge=0, lt=1), "adam_beta2": Field(ge=0, lt=1), "adam_epsilon": Field(gt=0),
     "dataloader_num_workers": Field(ge=0), "eval_delay": Field(ge=0), "logging_steps": Field(gt=0),
-    "save_steps": Field(gt=0), "eval_steps": Field(gt=0),
+    "save_steps": Field(gt=0), "eval_steps": Field(gt=0), "torch_empty_cache_steps": Field(ge=1),
 }  # fmt: skip
 
 _CHOICES = {

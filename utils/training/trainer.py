@@ -100,11 +100,10 @@ def build_arguments(
             include_num_input_tokens_seen="non_padding",
             remove_unused_columns=True,
         )
-    except ValueError as error:  # bf16 or tf32 on a device without it, say
-        if "bf16" in str(error) and resolved.get("bf16"):
-            remedy = "no GPU here computes in bfloat16; set it to false, or training.use_cpu: true to try the CPU"
-            raise ConfigError([Problem(remedy, "training.bf16")]) from error
-        raise ConfigError([Problem(" ".join(str(error).split()), "training")]) from error
+    except (ValueError, TypeError, ImportError, NotImplementedError) as error:  # settings that do not go together, say
+        text = " ".join(str(error).split())
+        named = max((name for name in resolved if name in text), key=len, default=None)
+        raise ConfigError([Problem(text, f"training.{named}" if named else "training")]) from error
 
 
 def _require_device(resolved: dict[str, Any]) -> None:

@@ -22,12 +22,13 @@ def test_a_good_suite(write_suite: Callable[..., Path], capsys: pytest.CaptureFi
     assert find_kind(path) == "suite"
     code, out = validate(path, capsys)
     assert code == 0
-    assert out.splitlines()[:5] == [
+    assert out.splitlines()[:6] == [
         f"{path} (suite)",
-        "  [1/4] reads as YAML: ok",
-        "  [2/4] tasks, methods, grid and seeds: ok",
-        "  [3/4] its 4 runs: ok",
-        "  [4/4] every setting has an effect: ok",
+        "  [1/5] reads as YAML: ok",
+        "  [2/5] tasks, methods, grid and seeds: ok",
+        "  [3/5] its 4 runs: ok",
+        "  [4/5] every setting has an effect: ok",
+        "  [5/5] this machine: ok",
     ]
     assert "a-lora-s1\na-lora-s2\nb-lora-s1\n" in validate(path, capsys, "--show")[1]
 

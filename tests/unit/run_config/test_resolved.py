@@ -19,7 +19,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "texts like numbers": {
         "task_name": "1e5",
         "model": {"name_or_path": "2e-5/x", "revision": "12e45"},
-        "training": {"output_dir": "0o17", "report_to": ["tensorboard", "on"]},
+        "training": {"output_dir": "0o17", "report_to": ["tensorboard"], "run_name": "on"},
     },
     "quantized": {"model": {"quantization": {"bits": 4, "type": "fp4", "compute_dtype": "fp16"}}},
     "eight bits": {"model": {"load_in_8bit": True}},

@@ -1,0 +1,275 @@
+"""What a run's settings need of the machine: packages, a GPU, a compiler, a login; known before anything is loaded.
+
+validate_config.py warns of what is missing here, since a file may be for another machine; train.py refuses.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.config.installed import installed_version, source_of
+from utils.doors import list_gpus
+from utils.errors import ConfigError, Problem, UserError
+from utils.modeling.quantized_checkpoint import missing_packages
+from utils.modeling.section import read_model_config
+
+if TYPE_CHECKING:
+    from utils.run_config.resolved import RunConfig
+
+_ON = ("1", "on", "yes", "true")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the devices of a machine can do."""
+
+    gpu: bool
+    """Whether torch finds an accelerator."""
+    bf16: bool
+    """Whether it computes in bfloat16."""
+    tf32: bool
+    """Whether it computes in TF32 (NVIDIA, from Ampere)."""
+
+    @classmethod
+    @cache
+    def look(cls) -> Machine:
+        """Look without importing torch; where devices other than NVIDIA's may be, they count as there."""
+        if _may_have_other_devices():
+            return cls(gpu=True, bf16=True, tf32=True)
+        has_gpu = bool(list_gpus()) and not _is_cpu_build()
+        is_new = has_gpu and max(_compute_capabilities(), default=8.0) >= 8
+        return cls(gpu=has_gpu, bf16=is_new, tf32=is_new)
+
+
+Need = Callable[["RunConfig", Machine], str | None]
+"""Says what is missing, and what can be done; None where nothing is."""
+
+
+def _package(module: str, install: str = "", at_least: str = "", distribution: str = "") -> Need:
+    """Need an installed package.
+
+    Args:
+        module: What is imported.
+        install: The words for pip; the module's name where empty.
+        at_least: The lowest version that transformers takes.
+        distribution: The package that has to provide the module, where several do.
+    """
+    words = install or module.partition(".")[0].replace("_", "-")
+
+    def check(*_: Any) -> str | None:
+        if not _is_installed(module) or (distribution and distribution not in _providers(module)):
+            return f"needs a package that is not installed; run pip install {words}"
+        found = installed_version(words) if at_least else None
+        if found and _numbers(found) < _numbers(at_least):
+            return f"needs {words} from version {at_least}, and {found} is installed; run pip install -U {words}"
+        return None
+
+    return check
+
+
+def _any_of(*needs: Need) -> Need:
+    def check(config: RunConfig, machine: Machine) -> str | None:
+        said = [need(config, machine) for need in needs]
+        return None if None in said else said[0]
+
+    return check
+
+
+def _all_of(*needs: Need) -> Need:
+    return lambda config, machine: next((said for need in needs if (said := need(config, machine))), None)
+
+
+def _variable(name: str, meaning: str) -> Need:
+    return lambda *_: None if os.environ.get(name) else f"needs {name}, {meaning}, in the environment"
+
+
+def _gpu(_: RunConfig, machine: Machine) -> str | None:
+    return None if machine.gpu else "needs a GPU, and torch finds none here"
+
+
+def _gpu_to_compute(config: RunConfig, machine: Machine) -> str | None:
+    if machine.gpu and not config.arguments.get("use_cpu"):
+        return None
+    return "works on a GPU only, and this run would be on the CPU; leave it out"
+
+
+def _bf16(config: RunConfig, machine: Machine) -> str | None:
+    if machine.bf16 or config.arguments.get("use_cpu"):
+        return None
+    return "no GPU here computes in bfloat16; set it to false, or training.use_cpu: true to try the CPU"
+
+
+def _tf32(_: RunConfig, machine: Machine) -> str | None:
+    return None if machine.tf32 else "needs an NVIDIA GPU from Ampere, and torch finds none here; leave it out"
+
+
+def _compiler(config: RunConfig, _: Machine) -> str | None:
+    """Look for what torch's inductor writes its kernels for."""
+    if (config.arguments.get("torch_compile_backend") or "inductor") != "inductor":
+        return None
+    if shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")) is None:
+        return "needs a C++ compiler, and there is none here; install g++, or leave it out"
+    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
+        return "needs Python's header files, which are not here; install python3-dev, or leave it out"
+    return None
+
+
+def _hub_login(*_: Any) -> str | None:
+    if any(os.environ.get(name, "").lower() in _ON for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
+        return "the hub cannot be reached: HF_HUB_OFFLINE is set; unset it, or set this to false"
+    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface")
+    file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
+    names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+    has_token = any(os.environ.get(name) for name in names) or file.is_file()
+    return None if has_token else "needs a login to the hub; set HF_TOKEN or run `hf auth login`"
+
+
+def _format(config: RunConfig, _: Machine) -> str | None:
+    words = missing_packages(read_model_config(config.model) or {})
+    return f"is stored in a format that needs more packages; run pip install {words}" if words else None
+
+
+_BITSANDBYTES = _package("bitsandbytes", at_least="0.46.1")
+_KERNELS = _package("kernels")
+
+_NEEDS: tuple[tuple[str, str, Need], ...] = (
+    ("training.report_to", "azure_ml", _package("azureml.core", "azureml-core")),
+    ("training.report_to", "comet_ml", _package("comet_ml", "comet-ml")),
+    ("training.report_to", "dagshub", _all_of(_package("dagshub"), _package("mlflow"))),
+    ("training.report_to", "flyte", _package("flytekit")),
+    ("training.report_to", "kubeflow", _variable("KUBEFLOW_TRAINER_SERVER_URL", "the address of its server")),
+    ("training.report_to", "tensorboard", _any_of(_package("tensorboard"), _package("tensorboardX"))),
+    *(
+        ("training.report_to", name, _package(name))
+        for name in ("clearml", "codecarbon", "dvclive", "mlflow", "neptune", "swanlab", "trackio", "wandb")
+    ),
+    ("training.optim", r"adamw_torch_[48]bit", _package("torchao", at_least="0.15.0")),
+    ("training.optim", r"adamw_torch_xla", _package("torch_xla")),
+    ("training.optim", r"adamw_torch_npu_fused", _package("torch_npu")),
+    ("training.optim", r"adamw_anyprecision", _package("torchdistx")),
+    ("training.optim", r"galore_.*", _package("galore_torch")),
+    ("training.optim", r"galore_.*8bit.*", _BITSANDBYTES),
+    ("training.optim", r"apollo_.*", _package("apollo_torch")),
+    ("training.optim", r"(ada)?lomo", _package("lomo_optim")),
+    ("training.optim", r"grokadamw", _package("grokadamw")),
+    ("training.optim", r"schedule_free_.*", _package("schedulefree", at_least="1.2.6")),
+    ("training.optim", r"schedule_free_radam", _package("schedulefree", at_least="1.4.0")),
+    ("training.optim", r"stable_adamw", _package("optimi", "torch-optimi")),
+    ("training.optim", r"paged_.*|(adamw|ademamix|lion|rmsprop)_(bnb|8bit|32bit).*|ademamix", _BITSANDBYTES),
+    ("training.use_liger_kernel", "true", _package("liger_kernel", at_least="0.3.0")),
+    ("training.deepspeed", ".+", _package("deepspeed")),
+    ("training.fsdp", ".+", _gpu),
+    ("training.bf16", "true", _bf16),
+    ("training.bf16_full_eval", "true", _bf16),
+    ("training.tf32", "true", _tf32),
+    ("training.ddp_backend", "nccl", _gpu),
+    ("training.torch_compile", "true", _compiler),
+    ("sft.activation_offloading", "true", _gpu_to_compute),
+    ("training.push_to_hub", "true", _hub_login),
+    ("model.token", "true", _hub_login),
+    ("model.quantization", ".+", _BITSANDBYTES),
+    ("model.name_or_path", ".+", _format),
+    ("model.attn_implementation", "flash_attention_.|flex_attention", _gpu_to_compute),
+    ("model.attn_implementation", "flash_attention_2",
+     _any_of(_package("flash_attn", "flash-attn", distribution="flash-attn"), _KERNELS)),
+    ("model.attn_implementation", "flash_attention_3",
+     _any_of(_package("flash_attn_interface", "flash-attn-3", distribution="flash-attn-3"), _KERNELS)),
+    ("model.attn_implementation", "flash_attention_4",
+     _any_of(_package("flash_attn", "flash-attn-4", distribution="flash-attn-4"), _KERNELS)),
+    ("model.attn_implementation", ".+/.+", _KERNELS),
+)  # fmt: skip
+"""By setting and value, a regular expression, what it needs."""
+
+
+def find_unmet(config: RunConfig, machine: Machine) -> list[tuple[str, str]]:
+    """Find what the configuration asks and the machine lacks, each as a key and a sentence."""
+    found: dict[tuple[str, str], None] = {}
+    for key, pattern, need in _NEEDS:
+        for value in _values(config, key):
+            if re.fullmatch(pattern, value) and (problem := need(config, machine)):
+                found[key, problem if value == "true" or pattern == ".+" else f"{value} {problem}"] = None
+    return list(found)
+
+
+def require_machine(config: RunConfig) -> None:
+    """Refuse a run that this machine cannot do, before its data is read.
+
+    Raises:
+        ConfigError: With everything that is missing.
+    """
+    problems = [Problem(message, key, config.place_of(key)) for key, message in find_unmet(config, Machine.look())]
+    if problems:
+        raise ConfigError(problems)
+
+
+@cache
+def tracker_names() -> tuple[str, ...]:
+    """Name the trackers that the installed transformers reports to; read from its source."""
+    source = source_of("transformers.integrations.integration_utils").read_text("utf-8")
+    found = re.search(r"^INTEGRATION_TO_CALLBACK = \{(.*?)^\}", source, re.MULTILINE | re.DOTALL)
+    return tuple(re.findall(r'^\s+"(\w+)":', found[1], re.MULTILINE)) if found else ()
+
+
+def _values(config: RunConfig, key: str) -> Iterator[str]:
+    section, _, name = key.partition(".")
+    value = config.arguments.get(name) if section == "training" else getattr(getattr(config, section), name, None)
+    for each in value if isinstance(value, list) else [value]:
+        if each not in (None, False, ""):
+            yield "true" if each is True else str(each)
+
+
+@cache
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package above it
+        return False
+
+
+@cache
+def _providers(module: str) -> tuple[str, ...]:
+    from importlib.metadata import packages_distributions
+
+    return tuple(name.replace("_", "-") for name in packages_distributions().get(module, ()))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def _may_have_other_devices() -> bool:
+    """Tell whether torch may find devices that nvidia-smi does not list: Apple's, AMD's, or by a plug-in."""
+    plug_ins = ("torch_npu", "torch_mlu", "torch_musa", "torch_xla", "habana_frameworks")
+    other = re.search(r"^(hip|xpu)\b.*= '", _torch_build(), re.MULTILINE) is not None
+    return sys.platform != "linux" or Path("/dev/dxg").exists() or other or any(map(_is_installed, plug_ins))
+
+
+def _is_cpu_build() -> bool:
+    return re.search(r"^cuda\b.*= None$", _torch_build(), re.MULTILINE) is not None
+
+
+def _torch_build() -> str:
+    """Read what the installed torch was built for, from its own file."""
+    try:
+        return source_of("torch.version").read_text("utf-8")
+    except (UserError, OSError):
+        return ""
+
+
+def _compute_capabilities() -> list[float]:
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return [float(line) for line in listed.stdout.split() if re.fullmatch(r"\d+\.\d+", line)]
