@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from utils.data.chat_abilities import THOUGHT_KEYS, Abilities
+from utils.data.conversations import is_trained
+from utils.data.dataset import Turn
 from utils.data.texts import RowError
 from utils.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Turn = dict[str, str]
-
 _PROBE = ({"role": "user", "content": "Say a number"}, {"role": "assistant", "content": "It is 27"})
-_HINT = "set model.chat_template to chatml or to a template file that writes every turn after the one before"
+_PRIVATE = ("train", "context")
+"""Keys of a turn that are ours, not the template's."""
+_TRAINING_TEMPLATES = (
+    ("<\uff5cUser\uff5c>", "r1"),
+    ("<|User|>", "r1"),
+    ("<|im_start|>", "chatml"),
+)
+"""A token that tells a family of templates, and the template of `model.chat_template` that trains it."""
 
 
 @dataclass(frozen=True)
@@ -36,44 +44,65 @@ class ChatTemplate:
 
     tokenizer: PreTrainedTokenizerBase
 
-    def render(self, turns: Sequence[Turn], num_context: int = 0, open_ended: bool = False) -> list[Segment]:
+    def render(
+        self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] = (), open_ended: bool = False
+    ) -> list[list[Segment]]:
         """Write a conversation.
 
-        A template that writes an earlier turn otherwise once another follows (Qwen3 takes thoughts out) makes the
-        turns before untrained: they become part of the next segment's prompt.
+        A template that writes an earlier turn otherwise once another follows (Qwen3 takes thoughts out) is shown the
+        conversation once for each such turn, up to there, so that every answer is trained on as the model would write
+        it, behind the earlier turns as the model would read them.
 
         Args:
-            turns: System, user and assistant in their right order.
-            num_context: Assistant turns among so many first turns are not trained on.
+            turns: As `adapt` gives them.
+            tools: What the assistant may call.
             open_ended: Write the start of one more assistant's turn behind everything.
+
+        Returns:
+            The segments of each writing; those of the whole conversation come last.
 
         Raises:
             RowError: The template refuses or leaves out a turn.
             ModelError: There is no template, or what it writes cannot be taken apart.
         """
-        segments: list[Segment] = []
+        writings: list[list[Segment]] = [[]]
         done = ""
-        for index, turn in enumerate(turns):
-            if turn["role"] != "assistant":
-                continue
-            before, after = self._apply(turns[:index], True), self._apply(turns[: index + 1], False)
-            if not after.startswith(before):
-                raise ModelError(
-                    f"the chat template opens an assistant's turn by {_end_of(before)} but then writes "
-                    f"{_start_of_change(before, after)} there, so prompt and answer cannot be told apart; {_HINT}"
-                )
+
+        def open_segment(before: str) -> str:
+            """Give the new text of a prompt; where it does not go on from the last answer, another writing begins."""
+            nonlocal done
             if not before.startswith(done):
-                segments, done = [], ""
-            trained = index >= num_context and bool(turn["content"].strip())
-            segments.append(Segment(before[len(done) :], after[len(before) :], trained))
+                done = self._up_to_end(done, before, writings[-1])
+            if not done and writings[-1]:
+                writings.append([])
+            return before[len(done) :]
+
+        for index, turn in enumerate(turns):
+            if turn["role"] != "assistant" or index == 0:  # nothing asks for a first one: it is read, not trained on
+                continue
+            before, after = self.apply(turns[:index], True, tools), self.apply(turns[: index + 1], False, tools)
+            self._require_opening(before, after)
+            prompt, answer = open_segment(before), after[len(before) :]
+            trained = is_trained(turn) and bool(turn["content"].strip() or turn.get("tool_calls"))
+            if trained:
+                _require_parts(turn, answer, index)
+            writings[-1].append(Segment(prompt, answer, trained))
             done = after
         if open_ended:
-            before = self._apply(turns, True)
-            segments, done = (segments, done) if before.startswith(done) else ([], "")
-            segments.append(Segment(before[len(done) :], "", False))
-        if segments:
-            _require_system(turns, segments[0].prompt)
-        return segments
+            prompt = open_segment(self.apply(turns, True, tools))  # may begin another writing
+            writings[-1].append(Segment(prompt, "", False))
+        asked = turns if open_ended else turns[: _find_last_answer(turns)]
+        _require_asked(asked, "".join(each.prompt for each in writings[-1]))
+        return writings
+
+    def adapt(self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] = ()) -> tuple[list[Turn], tuple[str, ...]]:
+        """Bring a conversation into the shape that the template takes, and tell what was done to it.
+
+        Raises:
+            RowError: Nothing is left of it.
+            ModelError: There is no template, or it writes no tool calls and the conversation has some.
+        """
+        return self._abilities.adapt(turns, tools)
 
     def open_turn(self, text: str) -> str:
         """Write one user's turn, and the start of an answer without a thought.
@@ -82,7 +111,7 @@ class ChatTemplate:
             RowError: The template refuses it.
             ModelError: There is no template.
         """
-        return self._apply([{"role": "user", "content": text}], True, enable_thinking=False)
+        return self.apply([{"role": "user", "content": text}], True, enable_thinking=False)
 
     @cached_property
     def end_of_turn(self) -> int:
@@ -93,10 +122,11 @@ class ChatTemplate:
                 never learn to stop.
         """
         try:
-            [segment] = self.render(_PROBE)
+            before, after = self.apply(_PROBE[:1], True), self.apply(_PROBE, False)
         except RowError as error:
             raise ModelError(f"the chat template refuses a question with its answer: {error}") from error
-        close = segment.answer.rpartition(_PROBE[1]["content"])[2]
+        self._require_opening(before, after)
+        close = after.rpartition(_PROBE[1]["content"])[2]
         known = {*self.tokenizer.added_tokens_decoder, *self.tokenizer.all_special_ids}
         known -= {self.tokenizer.unk_token_id}
         ids = self.tokenizer(close, add_special_tokens=False)["input_ids"] if close else []
@@ -110,7 +140,15 @@ class ChatTemplate:
             )
         return int(found)
 
-    def _apply(self, turns: Sequence[Turn], open_ended: bool, **variables: bool) -> str:
+    def apply(
+        self, turns: Sequence[Turn], open_ended: bool, tools: Sequence[dict[str, Any]] = (), **variables: bool
+    ) -> str:
+        """Let the template write turns, and where it is open-ended the start of an assistant's turn behind them.
+
+        Raises:
+            RowError: The template refuses them.
+            ModelError: There is no template.
+        """
         from jinja2 import TemplateError
 
         if not self.tokenizer.chat_template:
@@ -118,24 +156,76 @@ class ChatTemplate:
                 "the rows are conversations, and the tokenizer has no chat template; set model.chat_template to "
                 "chatml or to a template file"
             )
+        shown = [{key: value for key, value in turn.items() if key not in _PRIVATE} for turn in turns]
         try:
             text = self.tokenizer.apply_chat_template(
-                list(turns), tokenize=False, add_generation_prompt=open_ended, **variables
+                shown, tools=list(tools) or None, tokenize=False, add_generation_prompt=open_ended, **variables
             )
         except TemplateError as error:
             raise RowError(f"the chat template refuses the conversation: {error}") from error
         return str(text)
 
+    @cached_property
+    def _abilities(self) -> Abilities:
+        return Abilities(self.apply)
 
-def _require_system(turns: Sequence[Turn], opening: str) -> None:
-    if turns[0]["role"] == "system" and turns[0]["content"].strip() not in opening:
-        raise RowError("the chat template leaves the system turn out")
+    def _up_to_end(self, done: str, before: str, segments: list[Segment]) -> str:
+        """Cut what was written down to the end of its last turn, where only what follows that is written otherwise.
+
+        Phi-3's template puts an end-of-text token behind the whole conversation, wherever that ends.
+
+        Returns:
+            What stays of it; empty where the turn itself is written otherwise.
+        """
+        end = str(self.tokenizer.convert_ids_to_tokens(self.end_of_turn))
+        stays = done.rfind(end) + len(end)
+        while done[stays : stays + 1].isspace() and done[stays] == before[stays : stays + 1]:
+            stays += 1
+        lost = len(done) - stays
+        if end not in segments[-1].answer or lost > len(segments[-1].answer) or not before.startswith(done[:stays]):
+            return ""
+        last = segments[-1]
+        segments[-1] = Segment(last.prompt, last.answer[: len(last.answer) - lost], last.trained)
+        return done[:stays]
+
+    def _require_opening(self, before: str, after: str) -> None:
+        """Hold that an answer begins where the template has opened it."""
+        if after.startswith(before):
+            return
+        known = self.tokenizer.get_vocab()
+        named = next((name for token, name in _TRAINING_TEMPLATES if token in known), None)
+        same = next((place for place, pair in enumerate(zip(before, after, strict=False)) if len({*pair}) > 1), 0)
+        hint = (
+            f"set model.chat_template: {named}, which writes the same turns with thoughts as part of the answer, or"
+            if named
+            else "set model.chat_template to chatml or"
+        )
+        raise ModelError(
+            f"the chat template opens an assistant's turn by {before[-30:]!r} but then writes {after[same:][:30]!r} "
+            f"there, so prompt and answer cannot be told apart; {hint} to a template file that writes every turn after "
+            "the one before"
+        )
 
 
-def _end_of(text: str) -> str:
-    return repr(text[-30:])
+def _require_parts(turn: Turn, answer: str, index: int) -> None:
+    """Hold that the template has written the thought and the calls of a turn that is trained on."""
+    thought = next((turn[key] for key in THOUGHT_KEYS if key in turn), "")
+    if thought.strip() not in answer or ("</think>" in turn["content"] and "</think>" not in answer):
+        raise RowError(
+            f"the chat template leaves out the reasoning of turn {index + 1}; set model.chat_template to one that "
+            "writes it (chatml and r1 do)"
+        )
+    if any(call["function"]["name"] not in answer for call in turn.get("tool_calls", ())):
+        raise RowError(f"the chat template leaves out the tool calls of turn {index + 1}")
 
 
-def _start_of_change(before: str, after: str) -> str:
-    same = next((index for index, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(after))
-    return repr(after[same : same + 30])
+def _find_last_answer(turns: Sequence[Turn]) -> int:
+    return max((index for index, turn in enumerate(turns) if turn["role"] == "assistant"), default=0)
+
+
+def _require_asked(turns: Sequence[Turn], prompts: str) -> None:
+    """Hold that what was said to the assistant stands in the prompts."""
+    for index, turn in enumerate(turns):
+        if turn["role"] in ("system", "user") and turn["content"].strip() not in prompts:
+            number = "" if index == 0 else f" {index + 1}"
+            raise RowError(f"the chat template leaves the {turn['role']} turn{number} out")

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from utils.data.conversations import build_chat, first_request, open_chat, read_turns
-from utils.data.dataset import Example, InstructionSection, InstructionSet, Row
-from utils.data.texts import RowError
+from utils.data.conversations import build_chat, first_request, open_chat, read_conversation
+from utils.data.dataset import Example, InstructionSection, InstructionSet
 
 HUB_ID = "m-a-p/Code-Feedback"
 HUB_NAMES = ("code-feedback", "m-a-p/code-feedback")  # lower case, as names are looked up
@@ -25,9 +24,11 @@ class Config(InstructionSection):
 
     def contradictions(self) -> dict[str, str]:
         """Find keys that say otherwise than the rows, each with what is right."""
+        found = super().contradictions()
+        found.pop("system_prompt", None)
         if self.prompt_template is not None:
-            return {"prompt_template": "conversations go through the model's chat template; set model.chat_template"}
-        return {}
+            found["prompt_template"] = "conversations go through the model's chat template; set model.chat_template"
+        return found
 
 
 def describe_instructions(config: Config) -> InstructionSet:
@@ -36,21 +37,15 @@ def describe_instructions(config: Config) -> InstructionSet:
         path=config.path or HUB_ID,
         subset=config.subset,
         revision=config.revision,
-        read_row=lambda row: build_chat(_read_turns(row)),
+        read_row=lambda row: build_chat(read_conversation(row, "messages")),
         ask=lambda question: Example(question=question, messages=({"role": "user", "content": question},)),
         columns=("messages",),
-        read_prompt=lambda row: open_chat(_read_turns(row)),
+        read_prompt=lambda row: open_chat(read_conversation(row, "messages")),
         prompt_columns=("messages",),
         metrics=("exact_match", "token_f1", "rouge_l"),
         protocol="code_feedback last answer, run's own chat template",
         train_split=config.train_split,
         validation_split=config.validation_split,
         validation_size=HELD_OUT if config.validation_size is None else config.validation_size,
-        group=lambda row: first_request(_read_turns(row)),
+        group=lambda row: first_request(read_conversation(row, "messages").turns),
     )
-
-
-def _read_turns(row: Row) -> tuple[dict[str, str], ...]:
-    if "messages" not in row:
-        raise RowError(f"no column messages; there are: {', '.join(row)}")
-    return read_turns(row["messages"], "messages")

@@ -6,13 +6,15 @@ Rows for CAUSAL_LM, one line per format:
     template: any columns, put together by dataset.prompt_template, and a column with the answer
     prompt_completion: {"prompt": "2 + 3 =", "completion": " 5"}, or both as lists of turns
     messages: {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]}
-    alpaca: {"instruction": "Add.", "input": "2, 3", "output": "5"}
+    alpaca: {"instruction": "Add.", "input": "2, 3", "output": "5"}, and with as_chat also system and history
     sharegpt: {"conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]}
     text: {"text": "All of this is trained on."}
+docs/conversations.md shows what else a conversation may hold: tools and calls, reasoning, weights, a system text.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
@@ -32,16 +34,18 @@ from utils.data.formats import (
     ANSWER_COLUMNS,
     Format,
     alpaca_format,
+    conversations_format,
     find_answer_column,
     find_formats,
-    messages_format,
+    find_preference,
     prompt_completion_format,
-    sharegpt_format,
     template_format,
     text_format,
 )
 from utils.data.texts import PromptTemplate
 from utils.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 _USED_BY = {
     "prompt_template": ("template",),
@@ -49,6 +53,8 @@ _USED_BY = {
     "messages_column": ("messages", "sharegpt"),
     "as_chat": ("template", "prompt_completion", "alpaca"),
     "system_prompt": ("template", "prompt_completion", "alpaca", "messages", "sharegpt"),
+    "roles": ("prompt_completion", "messages", "sharegpt"),
+    "split_long": ("text",),
 }
 FORMATS = ("template", "prompt_completion", "messages", "alpaca", "sharegpt", "text")
 
@@ -82,6 +88,8 @@ class Config(ClassificationSection, InstructionSection):
     the one of answer, completion, output and response that is there."""
     messages_column: str | None = None
     """CAUSAL_LM, format messages or sharegpt: the column of the conversation; null: messages, or conversations."""
+    roles: dict[str, Literal["system", "user", "assistant", "tool"]] = {}
+    """CAUSAL_LM: what roles are called in conversations, beside the usual names: {narrator: user, hero: assistant}."""
 
     ALIASES: ClassVar[dict[str, str]] = {**InstructionSection.ALIASES, **ClassificationSection.ALIASES}
     TASK_TYPES: ClassVar[tuple[str, ...]] = ("SEQ_CLS", "CAUSAL_LM")
@@ -89,7 +97,7 @@ class Config(ClassificationSection, InstructionSection):
         **ClassificationSection.ONLY_FOR,
         **InstructionSection.ONLY_FOR,
         "label_names": "SEQ_CLS",
-        **dict.fromkeys(("format", "answer_column", "messages_column", "test_split"), "CAUSAL_LM"),
+        **dict.fromkeys(("format", "answer_column", "messages_column", "roles", "test_split"), "CAUSAL_LM"),
     }
     SHARED_FIELDS: ClassVar[frozenset[str]] = (
         ClassificationSection.SHARED_FIELDS | InstructionSection.SHARED_FIELDS | {"text_column", "label_column"}
@@ -111,6 +119,7 @@ class Config(ClassificationSection, InstructionSection):
         """Find keys that say otherwise than the format, each with what is right."""
         stated = self.stated_format
         found = super().contradictions() if stated in ("template", "prompt_completion", "alpaca") else {}
+        found.pop("split_long", None)
         template = PromptTemplate.parse(self.prompt_template or "")
         if stated == "template" and self.prompt_template is None:
             found["format"] = "template needs dataset.prompt_template"
@@ -190,10 +199,10 @@ def _complete(blank: InstructionSet, config: Config, chosen: Format) -> Instruct
 def _build_formats(config: Config, there: Sequence[str], *, answered: bool = True) -> dict[str, Format]:
     """Build every format that the YAML allows; `there` are the rows' columns."""
     formats = {
-        "prompt_completion": prompt_completion_format(config.answer_column),
-        "messages": messages_format(config.messages_column),
-        "alpaca": alpaca_format(),
-        "sharegpt": sharegpt_format(config.messages_column),
+        "prompt_completion": prompt_completion_format(config.answer_column, config.roles, config.as_chat),
+        "messages": conversations_format(config.messages_column or "messages", config.roles),
+        "alpaca": alpaca_format(config.as_chat),
+        "sharegpt": conversations_format(config.messages_column or "conversations", config.roles),
     }
     if len(text := columns(config.text_column, ())) == 1:
         formats["text"] = text_format(text[0])
@@ -240,7 +249,12 @@ def _tell_prompt_format(config: Config, there: Sequence[str]) -> Format:
 
 def _choose_format(config: Config, formats: dict[str, Format], found: Sequence[str], there: Sequence[str]) -> Format:
     if len(found) == 1:
+        for key in ("roles", "split_long"):
+            if getattr(config, key) and found[0] not in _USED_BY[key]:
+                logger.warning("dataset.%s has no effect: the rows are of the format %s", key, found[0])
         return formats[found[0]]
+    if (problem := find_preference(there)) is not None:
+        raise DataError(f"{config.path}: {problem}")
     what = f"the columns fit several formats ({', '.join(found)})" if found else "the columns fit no format"
     raise DataError(
         f"{config.path}: {what}; there are: {', '.join(there) or 'none'}. Set dataset.format to one of "

@@ -34,7 +34,7 @@ class Fitted:
 def fit_exchanges(exchanges: list[Exchange], max_length: int) -> Fitted:
     """Cut a conversation, or a prompt with its answer.
 
-    Later exchanges go first. Then the first prompt loses its middle, down to half of the length at most; only
+    Later exchanges go first. Then the first prompt loses its middle, down to a quarter of the length at most; only
     when the answer still does not fit is its end cut off.
 
     Args:
@@ -48,7 +48,7 @@ def fit_exchanges(exchanges: list[Exchange], max_length: int) -> Fitted:
     if sum(len(each) for each in kept) <= max_length:
         return Fitted(kept, exchanges_cut=exchanges_cut)
     [only] = kept
-    prompt = cut_middle(only.prompt, max(max_length - len(only.answer), max_length // 2))
+    prompt = cut_middle(only.prompt, max(max_length - len(only.answer), max_length // 4))
     answer = only.answer[: max_length - len(prompt)]
     return Fitted(
         [Exchange(prompt, answer, only.trained)],

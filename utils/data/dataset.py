@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -24,6 +25,10 @@ FILE_KINDS = {
 }  # fmt: skip
 
 Row = dict[str, Any]
+Turn = dict[str, Any]
+"""One turn of a conversation: role (system, user, assistant, tool) and content, a text; where a row has them:
+reasoning_content, tool_calls, name, tool_call_id; `train: False` on an answer that its row excludes from training, and
+`context: True` on one that is part of the prompt."""
 Reference = str | dict[str, Any]
 """What a generated answer is judged by: a text, or what a metric needs to know, as a JSON object."""
 
@@ -88,7 +93,8 @@ class InstructionSection(DatasetSection):
         "val_size": "validation_size", "val_set_size": "validation_size", "template": "prompt_template",
     }  # fmt: skip
     SHARED_FIELDS: ClassVar[frozenset[str]] = DatasetSection.SHARED_FIELDS | {
-        "prompt_template", "as_chat", "system_prompt", "truncation", "max_empty_share", "on_bad_row", "allow_leakage",
+        "prompt_template", "as_chat", "system_prompt", "truncation", "split_long", "special_tokens_in_text",
+        "max_empty_share", "on_bad_row", "allow_leakage",
     }  # fmt: skip
     TASK_TYPES: ClassVar[tuple[str, ...]] = ("CAUSAL_LM",)
     ONLY_FOR: ClassVar[dict[str, str]] = dict.fromkeys(SHARED_FIELDS - DatasetSection.SHARED_FIELDS, "CAUSAL_LM")
@@ -107,14 +113,26 @@ class InstructionSection(DatasetSection):
     validation_size: float | None = Field(None, ge=0)
     """Rows (500), or below 1 the share of the rows (0.05), held out of the training rows by the seed, where there is
     no validation split; null: the room's own; 0: none."""
-    truncation: Literal["keep_answer", "drop", "error"] = "keep_answer"
-    """CAUSAL_LM, rows longer than sft.max_length: cut the middle of the prompt (of a row about a document, that of
-    the document alone), leave the row out, or stop."""
+    truncation: Literal["keep_answer", "cut_answer", "drop", "error"] = "keep_answer"
+    """CAUSAL_LM, rows longer than sft.max_length. keep_answer: cut the middle of the prompt (of a row about a document,
+    that of the document alone) down to a quarter of the length at most; rows whose answer is still too long are left
+    out and counted. cut_answer: the same, but such answers lose their ends, and the model learns no end from them.
+    drop: leave the row out. error: stop. A conversation loses its later exchanges first; a plain text its end, unless
+    dataset.split_long is set."""
+    split_long: bool = False
+    """CAUSAL_LM, plain texts longer than sft.max_length: cut them into pieces that fit, each a row of its own, of which
+    only the last ends with the end-of-text token; false: they lose their ends."""
+    special_tokens_in_text: Literal["keep", "escape"] = "keep"
+    """CAUSAL_LM, special tokens such as <|im_end|> that stand in a row's own text, which are counted either way. keep:
+    the model reads them as special tokens; escape: as the ordinary characters that they are made of (of a row that
+    goes through no chat template, also those of the prompt_template). A text that is read as it is, with a template's
+    tokens in it, needs keep."""
     max_empty_share: float = Field(0.05, ge=0, le=1)
-    """CAUSAL_LM: stop when more than this share of the rows has no token to train on, or is about a document and too
-    long even without it."""
+    """CAUSAL_LM: stop when more than this share of the rows has no token to train on, or is too long even without the
+    middle of its prompt."""
     on_bad_row: Literal["stop", "drop"] = "stop"
-    """CAUSAL_LM, rows that cannot be read (a missing value, a wrong order of roles ...): stop, or leave them out."""
+    """CAUSAL_LM, rows that cannot be used (a missing value, an unknown role, an answer labelled false ...): stop, or
+    leave them out."""
     allow_leakage: bool | None = None
     """CAUSAL_LM: train although rows of an evaluation set stand in the training rows, which is stored with the
     scores; false: never do. null: warn of such prompts, and refuse rows of sets asked by a prompt of their own."""
@@ -142,8 +160,10 @@ class InstructionSection(DatasetSection):
 
     def contradictions(self) -> dict[str, str]:
         """Find keys that have no effect here, each with what is right."""
-        idle = self.system_prompt is not None and not self.as_chat
-        return {"system_prompt": "these rows are no chats; set dataset.as_chat: true"} if idle else {}
+        found = {"split_long": "only plain texts are cut into pieces; leave it out"} if self.split_long else {}
+        if self.system_prompt is not None and not self.as_chat:
+            found["system_prompt"] = "these rows are no chats; set dataset.as_chat: true"
+        return found
 
 
 @dataclass(frozen=True)
@@ -159,11 +179,10 @@ class Example:
     as for a conversation of several exchanges."""
     user_turn: str = ""
     """What the user says when the row is put into a chat by dataset.as_chat; empty: the prompt."""
-    messages: tuple[dict[str, str], ...] = ()
-    """A conversation instead: turns {"role": system | user | assistant, "content": text}. Assistant turns are
-    trained on."""
-    num_context: int = 0
-    """So many first turns are context: assistant turns among them are not trained on."""
+    messages: tuple[Turn, ...] = ()
+    """A conversation instead. Assistant turns are trained on."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """What the assistant may call, as JSON schemas."""
     num_cut_turns: int = 0
     """Turns after the last answer, which were left out."""
     judged_by: Reference = ""
@@ -173,11 +192,17 @@ class Example:
     context: str = ""
     """The part of the prompt, and of the user's turn, that alone is cut when the row is too long; empty: the whole
     prompt is."""
+    unread: tuple[str, ...] = ()
+    """Keys of turns that nothing reads."""
 
     @property
     def reference(self) -> Reference:
-        """What a generated answer is judged by, else the answer or the last assistant turn, without space around."""
-        return self.judged_by or (self.messages[-1]["content"] if self.messages else self.answer).strip()
+        """What a generated answer is judged by, else the answer or the last turn (a call as JSON), without space."""
+        if self.judged_by or not self.messages:
+            return self.judged_by or self.answer.strip()
+        last = self.messages[-1]
+        calls = [json.dumps(call["function"], ensure_ascii=False) for call in last.get("tool_calls", ())]
+        return "\n".join([last["content"].strip(), *calls]).strip()
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ _NUM_SHOWN = 5
 _NUM_SAID = 20_000
 _MOST_THREADS = 16
 
-_Block = tuple[Sequence[int], list[Example], list["Encoded | RowError"]]
+_Block = tuple[Sequence[int], list[Example], list["list[Encoded] | RowError"]]
 
 
 @dataclass
@@ -52,6 +52,11 @@ class EncodingCounts:
     conversations_cut: int = 0
     cut_turns: int = 0
     untrained_turns: int = 0
+    weightless_turns: int = 0
+    num_used: int = 0
+    """Examples that are used; they may become several rows each."""
+    notes: dict[str, int] = field(default_factory=dict)
+    """What else was done to rows, and to how many."""
     num_tokens: int = 0
     num_trained: int = 0
     lengths_uncut: dict[str, int] = field(default_factory=dict)
@@ -63,6 +68,8 @@ class EncodingCounts:
         self.answers_cut += encoded.answer_cut > 0
         self.conversations_cut += encoded.exchanges_cut > 0
         self.untrained_turns += encoded.untrained_turns
+        for note in encoded.notes:
+            self.notes[note] = self.notes.get(note, 0) + 1
         self.num_tokens += len(encoded.input_ids)
         self.num_trained += encoded.num_trained
 
@@ -117,7 +124,7 @@ def _write(file: Path, split: ReadSplit, positions: Sequence[int], encoder: Exam
 def _encode_ahead(split: ReadSplit, positions: Sequence[int], encoder: ExampleEncoder) -> Iterator[_Block]:
     """Encode blocks of rows, in their order, on all cores: the tokenizer runs outside of Python's lock."""
     num_threads = max(1, min(_MOST_THREADS, _num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-    waiting: deque[tuple[Sequence[int], list[Example], Future[list[Encoded | RowError]]]] = deque()
+    waiting: deque[tuple[Sequence[int], list[Example], Future[list[list[Encoded] | RowError]]]] = deque()
     with ThreadPoolExecutor(num_threads) as pool:
         for start in range(0, len(positions), _BLOCK):
             block = positions[start : start + _BLOCK]
@@ -135,23 +142,28 @@ def _num_cores() -> int:
 
 
 def _sort_out(
-    block: Sequence[int], examples: list[Example], results: list[Encoded | RowError], counts: EncodingCounts
+    block: Sequence[int], examples: list[Example], results: list[list[Encoded] | RowError], counts: EncodingCounts
 ) -> list[Encoded]:
     """Give the rows that are used, and count the others."""
     used = []
     for position, example, encoded in zip(block, examples, results, strict=True):
         if isinstance(encoded, RowError):
             counts.bad.append((position, str(encoded)))
-        elif encoded.num_trained == 0:
-            counts.num_empty += 1
-            counts.empty += [position] if counts.num_empty <= _NUM_SHOWN else []
-        elif encoded.too_long:
+            continue
+        fitting = [row for row in encoded if row.num_trained and not row.too_long]
+        if fitting:
+            counts.num_used += 1
+            counts.cut_turns += example.num_cut_turns
+            counts.weightless_turns += sum(not turn.get("train", True) for turn in example.messages)
+            for row in fitting:
+                counts.add(row)
+            used += fitting
+        if any(row.too_long for row in encoded):
             counts.num_too_long += 1
             counts.too_long += [position] if counts.num_too_long <= _NUM_SHOWN else []
-        else:
-            counts.add(encoded)
-            counts.cut_turns += example.num_cut_turns
-            used.append(encoded)
+        elif not fitting:
+            counts.num_empty += 1
+            counts.empty += [position] if counts.num_empty <= _NUM_SHOWN else []
     return used
 
 

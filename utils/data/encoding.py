@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
-from utils.data.chat import ChatTemplate, Segment, Turn
+from utils.data.chat import ChatTemplate, Segment
+from utils.data.conversations import is_trained
 from utils.data.cutting import Exchange, cut_middle, fit_exchanges
-from utils.data.dataset import Example
+from utils.data.dataset import Example, InstructionSection, Turn
+from utils.data.special_tokens import settle_special
 from utils.data.text_tokens import TextTokens
 from utils.data.texts import RowError
 from utils.data.tokenizing import fingerprint_tokenizer
@@ -20,11 +24,13 @@ from utils.errors import DataError, ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = "1"
+VERSION = "2"
 """Counts changes of what examples become; part of the cache's fingerprint."""
 MASKED = -100
 """The label of a token that is not trained on."""
 _LEAST_LENGTH = 8
+SEVERAL_ROWS = "written as several rows, as the chat template writes earlier turns otherwise once another follows"
+SPLIT_TEXT = "cut into pieces that fit (dataset.split_long)"
 
 
 @dataclass(frozen=True)
@@ -45,9 +51,11 @@ class Encoded:
     exchanges_cut: int = 0
     """Later exchanges of a conversation that were left out."""
     untrained_turns: int = 0
-    """Assistant turns that could not be trained on: empty, or rewritten by the template when another followed."""
+    """Assistant turns that could not be trained on: empty, or asked by nobody."""
     too_long: bool = False
     """Longer than allowed and not cut: truncation is drop or error, or what must stay would not fit."""
+    notes: tuple[str, ...] = ()
+    """What else was done to the row, each in words that go on from `3 rows`."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,12 @@ class _Draft:
 
     segments: list[Segment]
     chat: bool
-    num_turns: int = 0
-    """Assistant turns that were to be trained on."""
     context: str = ""
     """The part of the first prompt that alone is cut; empty: its middle is."""
+    untrained_turns: int = 0
+    ended: bool = False
+    """The answer holds its end already."""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,14 +79,19 @@ class ExampleEncoder:
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     """Tokens that a row may have."""
-    truncation: Literal["keep_answer", "drop", "error"] = "keep_answer"
-    """What becomes of longer rows; with drop and error they are marked `too_long` and not cut."""
+    truncation: Literal["keep_answer", "cut_answer", "drop", "error"] = "keep_answer"
+    """What becomes of longer rows; with drop and error, and with keep_answer where the answer does not fit, they are
+    marked `too_long` and not cut."""
     as_chat: bool = False
     """Put prompt and answer through the chat template."""
     system_prompt: str | None = None
     """A system turn before every chat that has none."""
     train_on_prompt: bool = False
     """Train on all tokens."""
+    split_long: bool = False
+    """Cut plain texts into pieces that fit."""
+    escape_special: bool = False
+    """Read special tokens in a row's own text as ordinary characters."""
     chat: ChatTemplate = field(init=False, repr=False)
     texts: TextTokens = field(init=False, repr=False)
 
@@ -86,8 +101,31 @@ class ExampleEncoder:
         if self.max_length < _LEAST_LENGTH:
             raise DataError(f"sft.max_length: {self.max_length} leaves no room; set {_LEAST_LENGTH} at least")
 
+    @classmethod
+    def build(
+        cls, tokenizer: PreTrainedTokenizerBase, section: InstructionSection, max_length: int, train_on_prompt: bool
+    ) -> ExampleEncoder:
+        """Build the encoder of a run.
+
+        Args:
+            tokenizer: The run's.
+            section: The run's `dataset:` section.
+            max_length: sft.max_length.
+            train_on_prompt: Whether sft.completion_only_loss is false.
+        """
+        return cls(
+            tokenizer,
+            max_length,
+            truncation=section.truncation,
+            as_chat=section.as_chat,
+            system_prompt=section.system_prompt,
+            train_on_prompt=train_on_prompt,
+            split_long=section.split_long,
+            escape_special=section.special_tokens_in_text == "escape",
+        )
+
     def encode(self, example: Example) -> Encoded:
-        """Encode one example with its answer.
+        """Encode one example with its answer; of several rows, give the one that ends it.
 
         Raises:
             RowError: The chat template refuses it.
@@ -96,18 +134,26 @@ class ExampleEncoder:
         [encoded] = self.encode_many([example])
         if isinstance(encoded, RowError):
             raise encoded
-        return encoded
+        return encoded[-1]
 
-    def encode_many(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
-        """Encode examples together, which is much faster; a row that the chat template refuses gives its error.
+    def encode_many(self, examples: Sequence[Example]) -> list[list[Encoded] | RowError]:
+        """Encode examples together, which is much faster.
+
+        Returns:
+            The rows of each example, mostly one: a long text may become several, and a conversation that the chat
+            template writes differently as it goes on; or why the row cannot be used.
 
         Raises:
             ModelError: The tokenizer lacks an end-of-text token or a usable chat template.
         """
         drafts = [self._draft(example) for example in examples]
-        good = [draft for draft in drafts if isinstance(draft, _Draft)]
-        exchanges = iter(self._encode_drafts(good))
-        return [draft if isinstance(draft, RowError) else self._assemble(draft, next(exchanges)) for draft in drafts]
+        exchanges = iter(self._encode_drafts([each for good in drafts if isinstance(good, list) for each in good]))
+        return [
+            good
+            if isinstance(good, RowError)
+            else [row for draft in good for row in self._assemble(draft, next(exchanges))]
+            for good in drafts
+        ]
 
     def encode_prompt(self, example: Example, max_length: int | None = None) -> list[int]:
         """Encode what an answer is generated from: the same tokens as the prompt part of `encode`.
@@ -120,11 +166,11 @@ class ExampleEncoder:
             RowError: The chat template refuses it.
             ModelError: The tokenizer lacks a chat template.
         """
-        turns = self._turns(example)
-        if turns:
-            history = turns[:-1] if turns[-1]["role"] == "assistant" else turns
+        example, _ = self._settle_special(example)
+        if turns := self._turns(example):
+            history, _ = self.chat.adapt(turns[:-1] if turns[-1]["role"] == "assistant" else turns, example.tools)
             context = "" if example.messages else example.context
-            draft = _Draft(self.chat.render(history, open_ended=True), chat=True, context=context)
+            draft = _Draft(self.chat.render(history, example.tools, open_ended=True)[-1], chat=True, context=context)
         else:
             draft = _Draft([Segment(example.prompt, "", False)], chat=False, context=example.context)
         [exchanges] = self._encode_drafts([draft])
@@ -149,12 +195,14 @@ class ExampleEncoder:
             ModelError: The tokenizer lacks a chat template.
         """
         as_chat = as_chat and not example.plain
+        example, _ = self._settle_special(example)
         text = example.user_turn or example.prompt if as_chat else example.prompt
         ids = self._encode_text(text)
         if max_length is not None and len(ids) > max_length:
             half = max_length // 2
             halves = (ids[:half], ids[len(ids) - half :])
             text = "".join(self.tokenizer.decode(each, skip_special_tokens=True) for each in halves)
+            text = self.texts.escape(text) if self.escape_special else text
             ids = self._encode_text(text)
         return self.texts.encode_many([self.chat.open_turn(text)], [False])[0] if as_chat else ids
 
@@ -174,39 +222,72 @@ class ExampleEncoder:
         """Hash of all that decides what an example becomes."""
         settings = [
             VERSION, fingerprint_tokenizer(self.tokenizer), self.tokenizer.chat_template, self.max_length,
-            self.truncation, self.as_chat, self.system_prompt, self.train_on_prompt,
+            self.truncation, self.as_chat, self.system_prompt, self.train_on_prompt, self.split_long,
+            self.escape_special,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
+    @cached_property
+    def _end_texts(self) -> tuple[str, ...]:
+        """Texts of the tokens at which an answer ends."""
+        try:
+            ids = self.stop_token_ids
+        except ModelError:  # said where a chat is encoded
+            ids = () if self.tokenizer.eos_token_id is None else (self.tokenizer.eos_token_id,)
+        return tuple(str(self.tokenizer.convert_ids_to_tokens(index)) for index in ids)
+
     def _turns(self, example: Example) -> list[Turn]:
         """Give the conversation, with the run's system turn; empty for a plain prompt."""
-        turns = list(example.messages)
+        turns: list[Turn] = [
+            {**turn, "content": self._bare(turn["content"])} if turn["role"] == "assistant" else turn
+            for turn in example.messages
+        ]
         if not turns and self.as_chat and not example.plain:
             turns = [{"role": "user", "content": example.user_turn or example.prompt}]
-            if answer := self._bare_answer(example).removeprefix(" "):
+            if answer := self._bare(example.answer).removeprefix(" "):
                 turns.append({"role": "assistant", "content": answer})
         if turns and self.system_prompt is not None and turns[0]["role"] != "system":
             turns.insert(0, {"role": "system", "content": self.system_prompt})
         return turns
 
-    def _bare_answer(self, example: Example) -> str:
-        """Give the answer without an end-of-text token that its author wrote."""
-        return example.answer.removesuffix(self.texts.eos_text)
+    def _bare(self, answer: str) -> str:
+        """Give an answer without an end that its author wrote."""
+        end = next((end for end in self._end_texts if answer.rstrip().endswith(end)), "")
+        return answer.rstrip().removesuffix(end) if end else answer
 
-    def _draft(self, example: Example) -> _Draft | RowError:
-        turns = self._turns(example)
-        if not turns:
-            answer = self._bare_answer(example)
-            segment = Segment(example.prompt, answer, bool(answer.strip()))
-            return _Draft([segment], chat=False, num_turns=1, context=example.context)
-        num_context = example.num_context + len(turns) - len(example.messages) if example.num_context else 0
-        asked = sum(turn["role"] == "assistant" for turn in turns[num_context:])
+    def _settle_special(self, example: Example) -> tuple[Example, tuple[str, ...]]:
+        ends = example.answer[len(self._bare(example.answer)) :]
+        return settle_special(example, ends, self.texts, self.escape_special)
+
+    def _draft(self, example: Example) -> list[_Draft] | RowError:
         try:
-            segments = self.chat.render(turns, num_context)
-            context = "" if example.messages else example.context
-            return _Draft(segments, chat=True, num_turns=asked, context=context)
+            example, notes = self._settle_special(example)
+            turns = self._turns(example)
+            return self._draft_chat(example, turns, notes) if turns else [self._draft_plain(example, notes)]
         except RowError as error:
             return error
+
+    def _draft_plain(self, example: Example, notes: tuple[str, ...]) -> _Draft:
+        bare = self._bare(example.answer)
+        ended = len(bare) < len(example.answer) and example.answer != bare + self.texts.eos_text
+        segment = Segment(example.prompt, example.answer if ended else bare, bool(bare.strip()))
+        return _Draft([segment], chat=False, context=example.context, ended=ended, notes=notes)
+
+    def _draft_chat(self, example: Example, turns: list[Turn], notes: tuple[str, ...]) -> list[_Draft]:
+        if self.train_on_prompt and not all(turn.get("train", True) for turn in turns):
+            raise RowError(
+                "a turn is not to be trained on (weight 0), but sft.completion_only_loss: false trains on every token; "
+                "leave one of them out"
+            )
+        turns, adapted = self.chat.adapt(turns, example.tools)
+        writings = self.chat.render(turns, example.tools)
+        kept = [writing for writing in writings if any(segment.trained for segment in writing)] or writings[-1:]
+        num_trained = sum(segment.trained for writing in kept for segment in writing)
+        notes = (*notes, *adapted, *((SEVERAL_ROWS,) if len(kept) > 1 else ()))
+        context = "" if example.messages else example.context
+        drafts = [_Draft(writing, chat=True, context=context) for writing in kept]
+        drafts[-1] = replace(drafts[-1], untrained_turns=sum(map(is_trained, turns)) - num_trained, notes=notes)
+        return drafts
 
     def _encode_drafts(self, drafts: list[_Draft]) -> list[list[Exchange]]:
         """Encode all segments' texts together."""
@@ -224,8 +305,10 @@ class ExampleEncoder:
         """Put beginning-of-text before a prompt and end-of-text behind an answer; what parts turns goes to the next."""
         if not draft.chat:
             [(prompt, answer)], [segment] = encoded, draft.segments
-            prompt = [*self.texts.opening, *prompt] if prompt[:1] != self.texts.opening else prompt
-            return [Exchange(prompt, [*answer, self.texts.eos] if segment.trained else [], segment.trained)]
+            opened = (prompt or answer)[: len(self.texts.opening)] == self.texts.opening
+            prompt = prompt if opened else [*self.texts.opening, *prompt]
+            answer = answer if draft.ended else [*answer, self.texts.eos]
+            return [Exchange(prompt, answer if segment.trained else [], segment.trained)]
         exchanges = []
         rest: list[int] = []
         for (prompt, answer), segment in zip(encoded, draft.segments, strict=True):
@@ -258,22 +341,25 @@ class ExampleEncoder:
             )
         return len(answer) - answer[::-1].index(token)
 
-    def _assemble(self, draft: _Draft, exchanges: list[Exchange]) -> Encoded:
+    def _assemble(self, draft: _Draft, exchanges: list[Exchange]) -> list[Encoded]:
         """Put exchanges behind each other, the trained ones with labels, and cut them to length."""
         wanted = _merge_untrained(exchanges)
         full_length = sum(len(each) for each in wanted)
-        untrained = draft.num_turns - len(wanted)
-        too_long = full_length > self.max_length and self.truncation != "keep_answer"
+        is_text = not draft.chat and not draft.segments[0].prompt
+        if is_text and self.split_long and wanted and full_length > self.max_length:
+            return self._split(wanted[0], draft.notes)
+        too_long = full_length > self.max_length and self.truncation in ("drop", "error")
         if draft.context and len(wanted) == 1 and full_length > self.max_length and not too_long:
             cut = self._cut_context(draft, wanted[0], self.max_length)
             too_long, wanted = cut is None, wanted if cut is None else [cut]
         fitted = fit_exchanges(wanted, full_length if too_long else self.max_length)
+        too_long |= fitted.answer_cut > 0 and self.truncation == "keep_answer" and not is_text
         ids: list[int] = []
         labels: list[int] = []
         for each in fitted.exchanges:
             ids += each.prompt + each.answer
             labels += (each.prompt if self.train_on_prompt else [MASKED] * len(each.prompt)) + each.answer
-        return Encoded(
+        encoded = Encoded(
             ids,
             labels,
             num_trained=len(ids) if self.train_on_prompt else sum(len(each.answer) for each in fitted.exchanges),
@@ -281,9 +367,30 @@ class ExampleEncoder:
             prompt_cut=fitted.prompt_cut if too_long or not draft.context else full_length - len(ids),
             answer_cut=fitted.answer_cut,
             exchanges_cut=fitted.exchanges_cut,
-            untrained_turns=untrained,
+            untrained_turns=draft.untrained_turns,
             too_long=too_long,
+            notes=draft.notes,
         )
+        return [encoded]
+
+    def _split(self, text: Exchange, notes: tuple[str, ...]) -> list[Encoded]:
+        """Cut a text into pieces of about equal length, each with the beginning-of-text token before it."""
+        opening, whole = self.texts.opening, text.prompt + text.answer
+        inner = whole[len(opening) :]
+        num_pieces = math.ceil(len(inner) / (self.max_length - len(opening)))
+        bounds = [len(inner) * number // num_pieces for number in range(num_pieces + 1)]
+        pieces = [[*opening, *inner[first:last]] for first, last in pairwise(bounds)]
+        masked = len(text.prompt)  # the beginning-of-text token, where the text has none of its own
+        return [
+            Encoded(
+                ids,
+                ids if self.train_on_prompt else [MASKED] * masked + ids[masked:],
+                num_trained=len(ids) if self.train_on_prompt else len(ids) - masked,
+                full_length=len(ids),
+                notes=(*notes, SPLIT_TEXT) if number == num_pieces else (),
+            )
+            for number, ids in enumerate(pieces, start=1)
+        ]
 
 
 def _merge_untrained(exchanges: list[Exchange]) -> list[Exchange]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from utils.data.conversations import Turns, build_chat, first_request, open_chat, read_sharegpt, read_turns
+from utils.data.conversations import (
+    build_chat,
+    first_request,
+    open_chat,
+    read_context,
+    read_conversation,
+    read_tools,
+)
 from utils.data.dataset import Example, Row
 from utils.data.texts import PromptTemplate, RowError, describe_kind, join_answer, read_text
 
@@ -60,21 +66,23 @@ def template_format(template: str, answer_column: str) -> Format:
     return Format(read_row, single, (*parsed.columns, answer_column), read_prompt, parsed.columns)
 
 
-def prompt_completion_format(answer_column: str | None) -> Format:
+def prompt_completion_format(answer_column: str | None, roles: Mapping[str, str], as_chat: bool) -> Format:
     """Rows with a prompt and the completion that follows it directly: texts, or lists of turns."""
     completion = answer_column or "completion"
 
     def read_row(row: Row) -> Example:
+        _refuse_bad_answer(row)
         if isinstance(row.get("prompt"), list) or isinstance(row.get(completion), list):
-            before, after = read_turns(row.get("prompt"), "prompt"), read_turns(row.get(completion), completion)
-            return build_chat((*before, *after), num_context=len(before))
+            return build_chat(read_conversation(row, "prompt", roles, completion))
         prompt = read_text(row, "prompt")
-        return Example(prompt, read_text(row, completion), question=prompt)
+        example = Example(prompt, read_text(row, completion), question=prompt)
+        return _in_chat(row, example) if as_chat else example
 
     def read_prompt(row: Row) -> Example:
         if isinstance(row.get("prompt"), list):
-            return open_chat(read_turns(row["prompt"], "prompt"))
-        return ask(read_text(row, "prompt"))
+            return open_chat(read_conversation(row, "prompt", roles))
+        asked = ask(read_text(row, "prompt"))
+        return _in_chat(row, asked) if as_chat else asked
 
     def ask(question: str) -> Example:
         return Example(question, question=question)
@@ -82,21 +90,28 @@ def prompt_completion_format(answer_column: str | None) -> Format:
     return Format(read_row, ask, ("prompt", completion), read_prompt, ("prompt",))
 
 
-def messages_format(column: str | None) -> Format:
-    """Rows that are conversations of {"role", "content"}."""
-    return _conversations(column or "messages", read_turns)
+def conversations_format(column: str, roles: Mapping[str, str]) -> Format:
+    """Rows that are conversations of {"role", "content"} or {"from", "value"}."""
+
+    def read_row(row: Row) -> Example:
+        _refuse_bad_answer(row)
+        return build_chat(read_conversation(row, column, roles))
+
+    return Format(
+        read_row=read_row,
+        ask=lambda question: Example(question=question, messages=({"role": "user", "content": question},)),
+        columns=(column,),
+        read_prompt=lambda row: open_chat(read_conversation(row, column, roles)),
+        prompt_columns=(column,),
+        group=lambda row: first_request(read_conversation(row, column, roles).turns),
+    )
 
 
-def sharegpt_format(column: str | None) -> Format:
-    """Rows that are conversations of {"from", "value"}."""
-    return _conversations(column or "conversations", read_sharegpt)
-
-
-def alpaca_format() -> Format:
-    """Rows with instruction, output and sometimes input."""
+def alpaca_format(as_chat: bool) -> Format:
+    """Rows with instruction, output and sometimes input, system and history."""
     plain, with_input = PromptTemplate.parse(ALPACA), PromptTemplate.parse(ALPACA_WITH_INPUT)
 
-    def read_prompt(row: Row) -> Example:
+    def read_bare(row: Row) -> Example:
         instruction, extra = read_text(row, "instruction"), row.get("input")
         if not isinstance(extra, (str, type(None))):
             raise RowError(f"column input holds {describe_kind(extra)} instead of a text")
@@ -106,13 +121,21 @@ def alpaca_format() -> Format:
         return Example(with_input.render(row), question=turn, user_turn=turn)
 
     def read_row(row: Row) -> Example:
-        return replace(read_prompt(row), answer=read_text(row, "output"))
+        _refuse_bad_answer(row)
+        return _behind_context(row, replace(read_bare(row), answer=read_text(row, "output")), as_chat)
 
     def ask(question: str) -> Example:
         return Example(plain.render({"instruction": question}), question=question, user_turn=question)
 
     stop = ("### Instruction",)
-    return Format(read_row, ask, ("instruction", "output"), read_prompt, ("instruction",), stop)
+    return Format(
+        read_row,
+        ask,
+        ("instruction", "output"),
+        lambda row: _behind_context(row, read_bare(row), as_chat),
+        ("instruction",),
+        stop,
+    )
 
 
 def text_format(column: str) -> Format:
@@ -147,17 +170,43 @@ def find_formats(formats: dict[str, Format], columns: Iterable[str], *, answered
     return [name for name in found if name != "text"] or found
 
 
-def _conversations(column: str, read: Callable[[Any, str], Turns]) -> Format:
-    def read_column(row: Row) -> Turns:
-        if column not in row:
-            raise RowError(f"no column {column}; there are: {', '.join(row) or 'none'}")
-        return read(row[column], column)
-
-    return Format(
-        read_row=lambda row: build_chat(read_column(row)),
-        ask=lambda question: Example(question=question, messages=({"role": "user", "content": question},)),
-        columns=(column,),
-        read_prompt=lambda row: open_chat(read_column(row)),
-        prompt_columns=(column,),
-        group=lambda row: first_request(read_column(row)),
+def find_preference(columns: Iterable[str]) -> str | None:
+    """Say why rows cannot be trained on whose columns are a chosen and a rejected answer; None where they are not."""
+    if not {"chosen", "rejected"}.issubset(columns):
+        return None
+    return (
+        "the columns chosen and rejected belong to preference tuning (DPO and its like), which this version does not "
+        "have; to train on the chosen answers alone, set dataset.prompt_template and dataset.answer_column: chosen, or "
+        "make them the last turn of messages"
     )
+
+
+def _refuse_bad_answer(row: Row) -> None:
+    """Refuse an answer that its row calls a bad one."""
+    for column in ("label", "kto_tag"):
+        value = row.get(column)
+        if value is False or (isinstance(value, str) and value.strip().lower() == "false"):
+            raise RowError(
+                f"column {column} is false: KTO rows say so of answers that are not to be learnt, and this version has "
+                "no preference tuning"
+            )
+
+
+def _behind_context(row: Row, example: Example, as_chat: bool) -> Example:
+    """Put an Alpaca prompt behind the row's system text and history, for which only a chat has a place."""
+    if as_chat:
+        return _in_chat(row, example)
+    if context := read_context(row):
+        what = "system text" if context[0]["role"] == "system" else "history"
+        raise RowError(f"the row has a {what}, for which Alpaca's own prompt has no place; set dataset.as_chat: true")
+    return example
+
+
+def _in_chat(row: Row, example: Example) -> Example:
+    """Put a prompt, with its answer where it has one, behind the row's system text and history."""
+    context, tools = read_context(row), read_tools(row)
+    if not context and not tools:
+        return example
+    answer = [{"role": "assistant", "content": example.answer.removeprefix(" ")}] if example.answer else []
+    messages = (*context, {"role": "user", "content": example.user_turn or example.prompt}, *answer)
+    return replace(example, messages=messages, tools=tools)

@@ -12,6 +12,7 @@ from utils.data.encoded_rows import EncodingCounts, encode_rows
 from utils.data.encoding import ExampleEncoder
 from utils.data.reading import BadRows, ReadSplit, read_split, stop_at_bad_rows
 from utils.data.report import InstructionReport
+from utils.data.special_tokens import list_texts
 from utils.data.splits import Splits, count_shared, draw_rows, load_splits, open_split
 from utils.data.unwritable import MAX_ROWS, count_unwritable
 from utils.errors import DataError
@@ -201,7 +202,8 @@ def _encode(
     return rows, InstructionReport(
         name=name,
         rows_read=len(positions) if name != split.name else len(split.rows),
-        rows_used=len(rows),
+        rows_used=counts.num_used,
+        num_encoded=len(rows),
         bad_rows=bad.count,
         bad_examples=[*bad.shown, *(f"{split.place(position)}: no answer" for position in counts.empty[:3])],
         empty_rows=counts.num_empty,
@@ -211,6 +213,9 @@ def _encode(
         conversations_cut=counts.conversations_cut,
         cut_turns=counts.cut_turns,
         untrained_turns=counts.untrained_turns,
+        weightless_turns=counts.weightless_turns,
+        notes=counts.notes,
+        unread=dict(split.unread) if name == split.name else {},
         duplicate_rows=len(positions) - len({split.contents[position] for position in positions}),
         token_lengths_uncut=counts.lengths_uncut,
         token_lengths=counts.lengths,
@@ -219,7 +224,7 @@ def _encode(
 
 
 def _whole_text(example: Example) -> str:
-    return example.prompt + example.answer + "".join(turn["content"] for turn in example.messages)
+    return example.prompt + example.answer + "".join(list_texts([example.messages, example.tools]))
 
 
 def _stop_at_odd_rows(
@@ -234,15 +239,17 @@ def _stop_at_odd_rows(
         )
     if num_rows > 1 and counts.answers_cut == num_rows - counts.num_empty - counts.num_too_long - len(counts.bad) > 0:
         raise DataError(
-            f"{split.place(0)} and further: every answer of {split.name} loses its end, and with it the end-of-text "
-            f"token: the model would not learn to stop; set sft.max_length to {counts.lengths_uncut['p95']} or more"
+            f"{split.place(0)} and further: every answer or text of {split.name} loses its end, and with it the "
+            "end-of-text token: the model would not learn to stop; set sft.max_length to "
+            f"{counts.lengths_uncut['p95']} or more, or for plain texts dataset.split_long: true"
         )
     if encoder.truncation == "keep_answer" and counts.num_too_long > section.max_empty_share * num_rows:
         raise DataError(
-            f"{split.place(counts.too_long[0])}: question and answer alone are longer than sft.max_length "
-            f"({encoder.max_length} tokens), as in {counts.num_too_long} of {num_rows} rows of {split.name}, more than "
+            f"{split.place(counts.too_long[0])}: longer than sft.max_length ({encoder.max_length} tokens) even without "
+            f"the middle of the prompt, as are {counts.num_too_long} of {num_rows} rows of {split.name}, more than "
             f"dataset.max_empty_share ({section.max_empty_share:g}) allows; raise sft.max_length, or "
-            "dataset.max_empty_share to leave them out"
+            "dataset.max_empty_share to leave them out, or set dataset.truncation: cut_answer to cut off the ends of "
+            "answers"
         )
     if counts.num_empty > section.max_empty_share * num_rows:
         raise DataError(

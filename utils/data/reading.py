@@ -4,17 +4,46 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from utils.data.conversations import first_request
-from utils.data.dataset import Example, InstructionSet
+from utils.data.dataset import Example, InstructionSet, Row
+from utils.data.formats import find_preference
 from utils.data.rows import Rows
 from utils.data.texts import RowError
 from utils.errors import DataError
 
 _NUM_SHOWN = 5
+
+
+class _WatchedRow(dict[str, Any]):
+    """A row that knows which of its columns were read.
+
+    Args:
+        row: The row.
+    """
+
+    def __init__(self, row: Row) -> None:
+        super().__init__(row)
+        self._read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self._read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self._read.add(key)
+        return super().get(key, default)
+
+    def __iter__(self) -> Iterator[str]:  # makes {**row} go through __getitem__
+        return super().__iter__()
+
+    def list_unread(self) -> list[str]:
+        """List the columns that hold something and were not read."""
+        return [key for key, value in self.items() if key not in self._read and value not in (None, "", [], {})]
 
 
 @dataclass
@@ -48,6 +77,8 @@ class ReadSplit:
     contents: list[bytes]
     """Mark of everything that is encoded."""
     bad: BadRows
+    unread: Counter[str] = field(default_factory=Counter)
+    """Columns, and keys of turns, that nothing reads, and how many rows have each."""
 
     def examples(self, positions: Iterable[int]) -> Iterator[Example]:
         """Read the examples at some positions of `good`."""
@@ -83,10 +114,11 @@ def read_split(name: str, rows: Rows, spec: InstructionSet, on_bad_row: Literal[
     split = ReadSplit(name, rows, spec, [], [], [], [], BadRows())
     for index in range(len(rows)):
         try:
-            row = rows[index]
+            row = _WatchedRow(rows[index])
             example = spec.read_row(row)
             group = spec.group(row) if spec.group else None
             marks = _mark_example(example, group)
+            split.unread.update([*row.list_unread(), *(f"{key} of turns" for key in example.unread)])
         except RowError as error:
             split.bad.add(rows.place(index), error)
         except UnicodeEncodeError:
@@ -109,6 +141,8 @@ def _require_columns(name: str, rows: Rows, spec: InstructionSet) -> None:
             f"{spec.path}, split {name}: no column {', '.join(missing)}; there are: {', '.join(there)} "
             "(dataset.prompt_template, answer_column and messages_column choose)"
         )
+    if not {"chosen", "rejected"} & set(spec.columns) and (problem := find_preference(there)) is not None:
+        raise DataError(f"{spec.path}, split {name}: {problem}")
 
 
 def stop_at_bad_rows(bad: BadRows, name: str, num_rows: int, on_bad_row: Literal["stop", "drop"]) -> None:
@@ -127,7 +161,7 @@ def _mark_example(example: Example, group: str | None) -> tuple[bytes, bytes, by
     """Hash an example's group, prompt and content; spaces and line breaks make no difference to the first two."""
     if example.messages:
         prompt = first_request(example.messages)
-        content = json.dumps([example.messages, example.num_context], ensure_ascii=False)
+        content = json.dumps([example.messages, example.tools], ensure_ascii=False)
     else:
         prompt = example.prompt or example.answer
         content = "\x1f".join((example.prompt, example.answer, example.user_turn))

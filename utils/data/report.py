@@ -9,6 +9,8 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+_NUM_UNREAD = 20
+
 
 @dataclass
 class InstructionReport:
@@ -32,7 +34,7 @@ class InstructionReport:
     empty_rows: int = 0
     """Left out: no token to train on."""
     too_long_rows: int = 0
-    """Left out: longer than sft.max_length (dataset.truncation: drop, or question and answer alone are)."""
+    """Left out: longer than sft.max_length (dataset.truncation: drop, or the answer would be cut)."""
     prompts_cut: int = 0
     """Rows whose prompt lost its middle."""
     answers_cut: int = 0
@@ -42,7 +44,15 @@ class InstructionReport:
     cut_turns: int = 0
     """Turns left out because no answer follows them."""
     untrained_turns: int = 0
-    """Assistant turns not trained on: empty, or rewritten by the chat template once another follows."""
+    """Assistant turns not trained on: empty, or the first of all, which nobody asks for."""
+    weightless_turns: int = 0
+    """Turns not trained on because their row says so (weight: 0, loss: false, train: false)."""
+    num_encoded: int = 0
+    """Rows that the rows used became: more where texts are split, or conversations written several times."""
+    notes: dict[str, int] = field(default_factory=dict)
+    """What else was done to rows, and to how many."""
+    unread: dict[str, int] = field(default_factory=dict)
+    """Columns, and keys of turns, that nothing reads, and how many rows have each."""
     duplicate_rows: int = 0
     """Rows used that are equal to an earlier one."""
     shared_with_train: int = 0
@@ -71,10 +81,15 @@ class InstructionReport:
         cut = (
             "" if self.token_lengths == self.token_lengths_uncut else f" (max {self.token_lengths_uncut['max']} uncut)"
         )
+        became = "" if self.num_encoded in (0, self.rows_used) else f" as {self.num_encoded}"
         logger.info(
-            "data %s: %d of %d rows, tokens %s%s, %.1f %% trained",
-            self.name, self.rows_used, self.rows_read, lengths, cut, 100 * self.trained_share,
+            "data %s: %d of %d rows%s, tokens %s%s, %.1f %% trained",
+            self.name, self.rows_used, self.rows_read, became, lengths, cut, 100 * self.trained_share,
         )  # fmt: skip
+        if self.unread:
+            shown = ", ".join(f"{key} ({count} rows)" for key, count in list(self.unread.items())[:_NUM_UNREAD])
+            more = "" if len(self.unread) <= _NUM_UNREAD else f" and {len(self.unread) - _NUM_UNREAD} more"
+            logger.info("data %s: nothing reads %s%s", self.name, shown, more)
         if changes := self._changes():
             speak = logger.warning if self._is_loss() else logger.info
             speak("data %s: %s", self.name, "; ".join(changes))
@@ -103,14 +118,16 @@ class InstructionReport:
             "left out without a token to train on": self.empty_rows,
             "longer than sft.max_length and left out": self.too_long_rows,
             "with the prompt's middle cut out": self.prompts_cut,
-            "with the answer's end cut off (no end-of-text token)": self.answers_cut,
+            "with the end cut off the answer or text (no end-of-text token)": self.answers_cut,
             "without their later exchanges": self.conversations_cut,
             "equal to an earlier row": self.duplicate_rows,
             "with a prompt that stands in the training rows too": self.shared_with_train,
+            **self.notes,
         }
         turns = {
             "turns after the last answer left out": self.cut_turns,
-            "assistant turns not trained on (empty, or rewritten by the template)": self.untrained_turns,
+            "assistant turns not trained on (empty, or with nothing before them)": self.untrained_turns,
+            "assistant turns not trained on by their weight": self.weightless_turns,
         }
         changes = [f"{count} rows {what}" for what, count in counted.items() if count]
         return changes + [f"{count} {what}" for what, count in turns.items() if count]

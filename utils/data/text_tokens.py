@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,25 @@ from utils.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_BREAK = "\ufdd0\ufdd1"  # two characters that Unicode keeps for the inner use of programs
+"""Stands in an escaped special token, behind its first character, until the text becomes tokens."""
+_OF_ANSWERS = re.compile(r"</?(think|tool_call|tool_response|tools)>")
+"""Tokens that answers are made of, which some tokenizers call special."""
+
 
 @dataclass(frozen=True)
 class TextTokens:
     """A tokenizer of texts that are put together from parts."""
 
     tokenizer: PreTrainedTokenizerBase
+
+    def find_special(self, text: str) -> set[str]:
+        """Find the special tokens that stand in a text."""
+        return set() if self._special is None else set(self._special.findall(text))
+
+    def escape(self, text: str) -> str:
+        """Write a text so that the special tokens in it become the tokens of their characters."""
+        return text if self._special is None else self._special.sub(lambda at: at[0][0] + _BREAK + at[0][1:], text)
 
     def encode_many(self, texts: list[str], continuing: list[bool]) -> list[list[int]]:
         """Encode texts without special tokens of the tokenizer's own.
@@ -29,6 +43,8 @@ class TextTokens:
         texts = [self._spaced(text, goes_on) for text, goes_on in zip(texts, continuing, strict=True)]
         if not texts:
             return []
+        if any(_BREAK in text for text in texts):
+            return [self._encode_broken(text) for text in texts]
         backend = self._backend
         if backend is None:
             found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
@@ -94,6 +110,25 @@ class TextTokens:
         """Whether the tokenizer puts a space before every text, as SentencePiece does."""
         return bool(self.tokenizer.tokenize("a")) and self.tokenizer.tokenize("a")[0].startswith("\u2581")
 
+    @cached_property
+    def _special(self) -> re.Pattern[str] | None:
+        """Finds special tokens."""
+        added = {each.content for each in self.tokenizer.added_tokens_decoder.values() if each.special}
+        found = {each for each in added | set(self.tokenizer.all_special_tokens) if not _OF_ANSWERS.fullmatch(each)}
+        return re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True)))) if found else None
+
+    def _encode_broken(self, text: str) -> list[int]:
+        """Encode a text whose escaped tokens are broken in two; what is behind a break goes on without a space."""
+        first, *others = text.split(_BREAK)
+        [ids] = self.encode_many([first], [False])
+        for other in others:
+            if not self._adds_space:
+                ids += self.encode_many([other], [True])[0]
+                continue
+            _, inner, after = self._encode_around(f"\n{other}", 1, len(other) + 1)
+            ids += [*(index for index, _ in inner), *after]
+        return ids
+
     @property
     def _backend(self) -> Any:
         """The fast tokenizer itself: a third faster, and several threads may use it, as nothing is set in it."""
@@ -112,7 +147,7 @@ class TextTokens:
     ) -> tuple[list[int], list[tuple[int, tuple[int, int]]], list[int]]:
         """Encode a text as what is before a part, the part's tokens with their places, and what is after it."""
         backend = self._backend
-        if backend is None:  # tokens of a slow tokenizer have no places: the parts are encoded by themselves
+        if backend is None or _BREAK in text:  # there are no places of tokens: the parts are encoded by themselves
             pieces = [text[:start], text[start:end], text[end:]]
             before, inner, after = self.encode_many(pieces, [False, start > 0, True])
             return before, [(index, (place, place + 1)) for place, index in enumerate(inner)], after

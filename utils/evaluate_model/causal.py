@@ -61,14 +61,7 @@ def evaluate_language_model(subject: Subject) -> list[Entry]:
 def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase, window: int | None = None) -> list[_Asked]:
     config: Any = job.config
     section, sft = config.dataset, config.sft
-    encoder = ExampleEncoder(
-        tokenizer,
-        sft.max_length,
-        truncation=section.truncation,
-        as_chat=section.as_chat,
-        system_prompt=section.system_prompt,
-        train_on_prompt=not sft.completion_only_loss,
-    )
+    encoder = ExampleEncoder.build(tokenizer, section, sft.max_length, not sft.completion_only_loss)
     evaluation = config.evaluation
     if job.sections is not None:
         evaluation = evaluation.model_copy(update={"sets": list(job.sections)})

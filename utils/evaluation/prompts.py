@@ -148,7 +148,8 @@ def describe_asked(example: Example, as_chat: bool) -> Any:
     """Give what is asked, as texts: the same for every tokenizer, and before anything is cut."""
     if example.messages:
         turns = list(example.messages)
-        return turns[:-1] if turns[-1]["role"] == "assistant" else turns
+        turns = turns[:-1] if turns[-1]["role"] == "assistant" else turns
+        return [*turns, {"tools": example.tools}] if example.tools else turns
     return example.user_turn or example.prompt if as_chat and not example.plain else example.prompt
 
 

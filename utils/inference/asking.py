@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from utils.data.classification_set import ClassificationSet
-from utils.data.conversations import open_chat, read_turns
+from utils.data.conversations import open_chat, read_conversation
 from utils.data.dataset import Example, InstructionSet
 from utils.data.texts import RowError, describe_kind, read_text
 from utils.errors import DataError, UserError
@@ -108,7 +108,7 @@ class PromptAsker:
         if self.columns and all(column in row for column in self.columns):
             return self._check(self.read_prompt(row))
         if _MESSAGES in row:
-            return self._check(open_chat(read_turns(row[_MESSAGES], _MESSAGES)))
+            return self._check(open_chat(read_conversation(row, _MESSAGES)))
         for column in _REQUESTS if self.ask else ():
             if column in row:
                 return self._check(self._ask(row, column))
@@ -134,13 +134,13 @@ class PromptAsker:
         if problem := self.find_missing(row):
             raise RowError(problem)
         if isinstance(row[column], list) and len(self.columns) == 1:
-            return self.read_prompt({self.columns[0]: row[column]})
+            return self.read_prompt({**row, self.columns[0]: row[column]})
         return self._ask(row, column)
 
     def _ask(self, row: Row, column: str) -> Example:
         assert self.ask is not None, "checked before"
         if isinstance(row[column], list):
-            return open_chat(read_turns(row[column], column))
+            return open_chat(read_conversation(row, column))
         return self.ask(read_text(row, column))
 
     @staticmethod

@@ -110,14 +110,7 @@ def _load_answerer(subject: Subject, asker: Asker, request: Request) -> Answerer
     assert isinstance(asker, PromptAsker), f"got {type(asker)}"
     section, sft = subject.dataset, subject.sft
     if isinstance(section, InstructionSection):
-        encoder = ExampleEncoder(
-            tokenizer,
-            sft.max_length,
-            truncation=section.truncation,
-            as_chat=section.as_chat,
-            system_prompt=section.system_prompt,
-            train_on_prompt=not sft.completion_only_loss,
-        )
+        encoder = ExampleEncoder.build(tokenizer, section, sft.max_length, not sft.completion_only_loss)
     else:
         encoder = ExampleEncoder(tokenizer, sys.maxsize, as_chat=bool(tokenizer.chat_template))
     return WritingModel(model, encoder, asker, subject.generation, request.seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from utils.data.conversations import as_context
 from utils.data.dataset import Example
 from utils.data.encoding import MASKED, ExampleEncoder
 from utils.merging.exam import Answers
@@ -68,25 +69,22 @@ class LanguageExam:
         return Answers(np.concatenate(kept), score)
 
     def _encode(self, tokenizer: PreTrainedTokenizerBase) -> list[_Tokens]:
-        section = self._config.dataset
-        encoder = ExampleEncoder(
-            tokenizer,
-            self._config.sft.max_length,
-            truncation=section.truncation,
-            as_chat=section.as_chat,
-            system_prompt=section.system_prompt,
-            train_on_prompt=not self._config.sft.completion_only_loss,
-        )
+        sft = self._config.sft
+        encoder = ExampleEncoder.build(tokenizer, self._config.dataset, sft.max_length, not sft.completion_only_loss)
         return [tokens for row in self._probes.rows if (tokens := _encode_row(row, encoder))[0]]
 
 
 def _encode_row(row: dict[str, Any], encoder: ExampleEncoder) -> _Tokens:
     """Encode one row: an example as it is trained on, or a prompt as it was sent to the model, with its reference."""
     if "reference" in row:
-        encoder = replace(encoder, as_chat=False, system_prompt=None, truncation="keep_answer")
+        encoder = replace(encoder, as_chat=False, system_prompt=None, truncation="cut_answer")
         example = Example(row["prompt"], f" {row['reference']}")
     else:
-        example = Example(**{**row, "messages": tuple(row.get("messages", ()))})
+        num_context = row.get("num_context", 0)  # of runs of earlier versions
+        turns = row.get("messages", ())
+        messages = (*as_context(turns[:num_context]), *turns[num_context:])
+        tuples = {"messages": messages, "tools": tuple(row.get("tools", ())), "unread": ()}
+        example = Example(**{**{key: value for key, value in row.items() if key != "num_context"}, **tuples})
     encoded = encoder.encode(example)
     if not encoded.num_trained:  # a text without answer, which nobody would train on
         ids = encoder.encode_prompt(example)[:_MAX_TOKENS]

@@ -137,7 +137,8 @@ class ModelSection(Section):
     """Stretch rotary positions beyond the length the model was trained with: {rope_type: yarn, factor: 4.0}; null: as
     in its config.json."""
     chat_template: str | None = None
-    """chatml, or a file holding a Jinja template; null: the tokenizer's own."""
+    """chatml, r1 (DeepSeek-R1's own turns so that they can be trained on, thoughts being part of the answer), or a file
+    holding a Jinja template; null: the tokenizer's own."""
     extra_special_tokens: list[str] = []
     """Tokens to add to the vocabulary; their embeddings are new, trained and saved."""
     pad_token: str | None = None
@@ -207,8 +208,8 @@ def local_problems(section: ModelSection) -> list[str]:
     if is_local(section.name_or_path) and (problem := folder_problem(section)):
         problems.append(problem)
     template = section.chat_template
-    if template is not None and template != "chatml" and not Path(template).expanduser().is_file():
-        problems.append(f"chat_template: no file {template}; use chatml, or the path of a Jinja template")
+    if template is not None and template not in ("chatml", "r1") and not Path(template).expanduser().is_file():
+        problems.append(f"chat_template: no file {template}; use chatml, r1, or the path of a Jinja template")
     return problems
 
 

@@ -25,6 +25,14 @@ CHATML = (
 )
 """The ChatML template: every turn between <|im_start|> and <|im_end|>."""
 
+_R1 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] }}"
+    "{% elif message['role'] == 'user' %}{{ 'USER' + message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}{{ 'ASSISTANT' + message['content'] + eos_token }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT' }}{% endif %}"
+)
+_R1_TOKENS = (("<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>"), ("<|User|>", "<|Assistant|>"))
 _CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 _UNUSED_TOKENS = (
     "<|finetune_right_pad_id|>",
@@ -154,12 +162,15 @@ def _find_unused_token(tokenizer: PreTrainedTokenizerBase) -> str | None:
 def _set_chat_template(tokenizer: PreTrainedTokenizerBase, section: ModelSection) -> None:
     if section.chat_template is None:
         return
+    if section.chat_template == "r1":
+        tokenizer.chat_template = _build_r1(tokenizer, section)
+        return
     if section.chat_template != "chatml":
         try:
             tokenizer.chat_template = Path(section.chat_template).expanduser().read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(
-                f"model.chat_template: {section.chat_template} cannot be read ({error}); use chatml or "
+                f"model.chat_template: {section.chat_template} cannot be read ({error}); use chatml, r1 or "
                 "the path of a text file"
             ) from error
         return
@@ -172,3 +183,12 @@ def _set_chat_template(tokenizer: PreTrainedTokenizerBase, section: ModelSection
             " and ".join(missing),
             section.name_or_path,
         )
+
+
+def _build_r1(tokenizer: PreTrainedTokenizerBase, section: ModelSection) -> str:
+    """Write DeepSeek-R1's turns so that they can be trained on: thoughts stay, and no thought is opened for a turn."""
+    known = tokenizer.get_vocab()
+    pair = next((pair for pair in _R1_TOKENS if set(pair) <= known.keys()), None)
+    if pair is None or tokenizer.eos_token is None:
+        raise ModelError(f"model.chat_template: r1 needs DeepSeek-R1's own tokens, which {section.name_or_path} lacks")
+    return _R1.replace("USER", pair[0]).replace("ASSISTANT", pair[1])

@@ -128,14 +128,7 @@ class CausalTask:
         settings = self._settings
         section, sft = settings.dataset, settings.sft
         spec = open_dataset(section.name).describe_instructions(section)
-        encoder = ExampleEncoder(
-            tokenizer,
-            sft.max_length,
-            truncation=section.truncation,
-            as_chat=section.as_chat,
-            system_prompt=section.system_prompt,
-            train_on_prompt=not sft.completion_only_loss,
-        )
+        encoder = ExampleEncoder.build(tokenizer, section, sft.max_length, not sft.completion_only_loss)
         data = prepare_instructions(spec, section, encoder, settings.seed)
         train = pack_rows(data.train, sft.max_length) if sft.packing else data.train
         sets = self._load_sets(data, encoder)

@@ -63,6 +63,23 @@ TEMPLATES = {
         "{{ m.content + '<|im_end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     ),
+    "phi3": (
+        "{% for m in messages %}{{ '<|head|>' + m.role + '<|end_head|>' + m.content + '<|eot|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|head|>assistant<|end_head|>' }}{% else %}{{ eos_token }}{% endif %}"
+    ),
+    "alternating": (
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('Roles must alternate, the user first') }}{% endif %}"
+        "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
+    "tools": (
+        "{% if tools %}{{ '<|im_start|>tools' + tools | tojson + '<|im_end|>\n' }}{% endif %}"
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+        "{% if m.thinking %}{{ '[' + m.thinking + ']' }}{% endif %}{{ m.content }}"
+        "{% for call in m.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
     "never_ends": (
         "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
@@ -156,7 +173,13 @@ def prepare_room(make_encoder: Callable[..., Any]) -> Callable[..., Any]:
 
         opened = open_dataset(room)
         section = opened.Config(path=str(path), **keys)
-        encoder = encoder or make_encoder(template, as_chat=section.as_chat, truncation=section.truncation)
+        encoder = encoder or make_encoder(
+            template,
+            as_chat=section.as_chat,
+            truncation=section.truncation,
+            split_long=section.split_long,
+            escape_special=section.special_tokens_in_text == "escape",
+        )
         return prepare_instructions(opened.describe_instructions(section), section, encoder, seed)
 
     return run

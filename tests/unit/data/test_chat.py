@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from utils.data.chat import ChatTemplate
+from utils.data.chat_abilities import JOINED, OPENING_LEFT_OUT, SYSTEM_FOLDED, THOUGHTS_WRITTEN
+from utils.data.conversations import as_context
 from utils.data.dataset import Example
-from utils.data.encoding import MASKED, ExampleEncoder
+from utils.data.encoding import MASKED, SEVERAL_ROWS, ExampleEncoder
 from utils.data.texts import RowError
 from utils.errors import ModelError
 from utils.modeling.tokenizer import CHATML
@@ -35,7 +39,19 @@ def runs(encoder, encoded) -> list[str]:
     return [encoder.tokenizer.decode(part) for part in found if part]
 
 
-LONG = chat("One?", "First.", "Two?", "Second.", system="Be brief.")
+LONG_TEXTS = ("One?", "First.", "Two?", "Second.")
+LONG = chat(*LONG_TEXTS, system="Be brief.")
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+TOOLS = ({"type": "function", "function": {"name": "add", "parameters": {}}},)
+CALLING = Example(
+    messages=(
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "RESULT"},
+        {"role": "assistant", "content": "It is 4."},
+    ),
+    tools=TOOLS,
+)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +60,7 @@ LONG = chat("One?", "First.", "Two?", "Second.", system="Be brief.")
         ("chatml", "<|im_end|>", ["First.<|im_end|>", "Second.<|im_end|>"]),
         ("llama3", "<|eot|>", ["First.<|eot|>", "Second.<|eot|>"]),
         ("llama2", "</s>", [" First. </s>", " Second. </s>"]),
+        ("phi3", "<|eot|>", ["First.<|eot|>", "Second.<|eot|>"]),
     ],
 )
 def test_assistant_turns_and_their_ends_are_trained(make_encoder, template, end, trained):
@@ -52,7 +69,7 @@ def test_assistant_turns_and_their_ends_are_trained(make_encoder, template, end,
     encoded = encoder.encode(example)
     assert runs(encoder, encoded) == trained
     whole = encoder.tokenizer.apply_chat_template(list(example.messages), tokenize=False)
-    assert encoder.tokenizer.decode(encoded.input_ids) == whole.removesuffix("\n")
+    assert encoder.tokenizer.decode(encoded.input_ids) == whole.removesuffix("\n").removesuffix("\n</s>")
     token = encoder.tokenizer.convert_tokens_to_ids(end)
     ends = [index for index, label in enumerate(encoded.labels) if label == token]
     assert len(ends) == 2, "the end of every answer is trained on"
@@ -60,7 +77,7 @@ def test_assistant_turns_and_their_ends_are_trained(make_encoder, template, end,
     assert set(encoder.stop_token_ids) == {encoder.tokenizer.eos_token_id, token}
 
 
-@pytest.mark.parametrize("template", ["chatml", "llama3", "llama2"])
+@pytest.mark.parametrize("template", ["chatml", "llama3", "llama2", "phi3"])
 @pytest.mark.parametrize("num_exchanges", [1, 2])
 def test_the_prompt_to_generate_from_is_that_of_training(make_encoder, template, num_exchanges):
     encoder = make_encoder(template)
@@ -123,16 +140,64 @@ def test_a_runs_system_turn_gives_way_to_a_rows_own(make_encoder):
     assert added.startswith("<|im_start|>system\nBe kind.<|im_end|>")
 
 
-@pytest.mark.parametrize(
-    ("template", "reason"), [("llama2", "refuses .*No system turns here"), ("forgets_system", "leaves the system turn")]
-)
-def test_a_system_turn_that_the_template_does_not_take_makes_a_bad_row(make_encoder, template, reason):
+@pytest.mark.parametrize("template", ["llama2", "forgets_system"])
+def test_a_system_turn_that_the_template_has_no_place_for_goes_to_the_users(make_encoder, template):
     encoder = make_encoder(template)
-    with pytest.raises(RowError, match=reason):
-        encoder.encode(LONG)
-    results = encoder.encode_many([LONG, chat("a", "b")])
-    assert isinstance(results[0], RowError)
-    assert results[1] == encoder.encode(chat("a", "b"))
+    encoded = encoder.encode(LONG)
+    assert encoded == replace(encoder.encode(chat("Be brief.\n\nOne?", *LONG_TEXTS[1:])), notes=encoded.notes)
+    assert encoded.notes == (SYSTEM_FOLDED,)
+    assert encoder.encode_prompt(LONG) == encoder.encode_prompt(chat("Be brief.\n\nOne?", *LONG_TEXTS[1:]))
+    alone = [{"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "Yes."}]
+    assert (
+        encoder.encode(Example(messages=tuple(alone))).input_ids == encoder.encode(chat("Be brief.", "Yes.")).input_ids
+    )
+    run = replace(encoder, system_prompt="Be brief.").encode(Example(messages=LONG.messages[1:]))
+    assert run == encoded, "the run's own system text too"
+
+
+def test_a_system_turn_within_a_conversation_is_left_to_the_template(make_encoder):
+    turns = (*LONG.messages[1:3], LONG.messages[0], *LONG.messages[3:])
+    encoder = make_encoder("chatml")
+    assert "system\nBe brief." in encoder.tokenizer.decode(encoder.encode(Example(messages=turns)).input_ids)
+    for template, reason in (("llama2", "No system turns here"), ("forgets_system", "leaves the system turn 3 out")):
+        with pytest.raises(RowError, match=reason):
+            make_encoder(template).encode(Example(messages=turns))
+        good = chat("a", "b")
+        results = make_encoder(template).encode_many([Example(messages=turns), good])
+        assert isinstance(results[0], RowError)
+        assert results[1] == [make_encoder(template).encode(good)]
+
+
+def test_turns_of_one_role_are_joined_only_where_the_template_wants_that(make_encoder):
+    texts = [("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "d")]
+    example = Example(messages=tuple({"role": role, "content": text} for role, text in texts))
+    encoder = make_encoder("chatml")
+    assert runs(encoder, encoder.encode(example)) == ["c<|im_end|>", "d<|im_end|>"]
+    encoder = make_encoder("alternating")
+    encoded = encoder.encode(example)
+    assert encoded.input_ids == encoder.encode(chat("a\n\nb", "c\n\nd")).input_ids
+    assert encoded.notes == (JOINED,)
+    excluded = Example(messages=(*example.messages[:3], {**example.messages[3], "train": False}))
+    with pytest.raises(RowError, match="Roles must alternate"):
+        encoder.encode(excluded)
+
+
+def test_a_first_turn_of_the_assistants_is_read_and_not_trained_on(make_encoder):
+    opening = {"role": "assistant", "content": "Welcome."}
+    example = Example(messages=(opening, *LONG.messages[1:]))
+    encoder = make_encoder("chatml")
+    encoded = encoder.encode(example)
+    assert encoder.tokenizer.decode(encoded.input_ids).startswith("<|im_start|>assistant\nWelcome.<|im_end|>")
+    assert runs(encoder, encoded) == ["First.<|im_end|>", "Second.<|im_end|>"]
+    assert encoded.untrained_turns == 1
+    asked = Example(messages=(LONG.messages[0], opening, *LONG.messages[1:]))
+    assert runs(encoder, encoder.encode(asked))[0] == "Welcome.<|im_end|>", "the system turn asks for it"
+    encoder = make_encoder("alternating")
+    encoded = encoder.encode(example)
+    assert encoded.input_ids == encoder.encode(Example(messages=LONG.messages[1:])).input_ids
+    assert encoded.notes == (OPENING_LEFT_OUT,)
+    with pytest.raises(RowError, match="no user's turn"):
+        encoder.encode(Example(messages=(opening,)))
 
 
 def test_no_template_says_what_to_set(make_encoder):
@@ -162,14 +227,75 @@ def test_a_template_that_opens_otherwise_is_refused(make_encoder):
         make_encoder("opens_otherwise").encode(LONG)
 
 
-def test_a_template_that_rewrites_earlier_turns_trains_the_last(make_encoder):
+def test_a_template_that_rewrites_earlier_turns_is_shown_each_answer_as_it_would_be_written(make_encoder):
     encoder = make_encoder("thinking")
-    encoded = encoder.encode(LONG)
+    [[first, encoded]] = encoder.encode_many([LONG])
+    assert runs(encoder, first) == ["<think></think>First.<|im_end|>"]
     assert runs(encoder, encoded) == ["<think></think>Second.<|im_end|>"]
-    assert encoded.untrained_turns == 1
-    whole = encoder.tokenizer.apply_chat_template(list(LONG.messages), tokenize=False)
+    for rows, messages in ((first, LONG.messages[:3]), (encoded, LONG.messages)):
+        whole = encoder.tokenizer.apply_chat_template(list(messages), tokenize=False)
+        assert encoder.tokenizer.decode(rows.input_ids) == whole.removesuffix("\n")
+        prompt = encoder.encode_prompt(Example(messages=messages))
+        assert prompt == rows.input_ids[: len(rows.input_ids) - rows.num_trained]
+    assert (first.notes, encoded.notes, encoded.untrained_turns) == ((), (SEVERAL_ROWS,), 0)
+    excluded = Example(messages=(*LONG.messages[:2], {**LONG.messages[2], "train": False}, *LONG.messages[3:]))
+    assert encoder.encode_many([excluded]) == [[replace(encoded, notes=())]]
+
+
+def test_turns_that_their_row_excludes_are_read_and_not_trained_on(make_encoder):
+    encoder = make_encoder("chatml")
+    turns = tuple({**turn, "train": False} if turn["content"] == "First." else turn for turn in LONG.messages)
+    encoded = encoder.encode(Example(messages=turns))
+    assert runs(encoder, encoded) == ["Second.<|im_end|>"]
+    assert encoded.input_ids == encoder.encode(LONG).input_ids
+    assert encoded.untrained_turns == 0
+    with pytest.raises(RowError, match=r"weight 0.* but sft\.completion_only_loss: false trains on every token"):
+        make_encoder("chatml", train_on_prompt=True).encode(Example(messages=turns))
+
+
+def test_calls_are_trained_on_and_results_are_not(make_encoder):
+    encoder = make_encoder("tools")
+    encoded = encoder.encode(CALLING)
+    assert runs(encoder, encoded) == ['{"name": "add", "arguments": {"a": 2}}<|im_end|>', "It is 4.<|im_end|>"]
+    whole = encoder.tokenizer.apply_chat_template(list(CALLING.messages), tools=list(TOOLS), tokenize=False)
     assert encoder.tokenizer.decode(encoded.input_ids) == whole.removesuffix("\n")
-    assert encoder.encode_prompt(LONG) == encoded.input_ids[: len(encoded.input_ids) - encoded.num_trained]
+    assert encoded.notes == ()
+    asked = Example(messages=CALLING.messages[:3], tools=TOOLS)
+    assert encoder.encode_prompt(asked) == encoder.encode_prompt(CALLING) == encoded.input_ids[: -len("It is 4.") - 1]
+
+
+@pytest.mark.parametrize("template", ["chatml", "llama2"])
+def test_a_template_without_tools_is_one_sentence(make_encoder, template):
+    for example in (CALLING, replace(CALLING, tools=()), replace(chat("a", "b"), tools=TOOLS)):
+        with pytest.raises(ModelError, match=r"the chat template writes no tool calls; .* model\.chat_template"):
+            make_encoder(template).encode(example)
+
+
+def test_reasoning_goes_where_the_template_takes_it_or_before_the_answer(make_encoder):
+    example = Example(
+        messages=(LONG.messages[1], {"role": "assistant", "content": "4", "reasoning_content": "2 and 2"})
+    )
+    encoder = make_encoder("tools")
+    encoded = encoder.encode(example)
+    assert (runs(encoder, encoded), encoded.notes) == (["[2 and 2]4<|im_end|>"], ())
+    encoder = make_encoder("chatml")
+    encoded = encoder.encode(example)
+    assert (runs(encoder, encoded), encoded.notes) == (
+        ["<think>\n2 and 2\n</think>\n\n4<|im_end|>"], (THOUGHTS_WRITTEN,),
+    )  # fmt: skip
+    stripping = copy.deepcopy(encoder.tokenizer)
+    stripping.chat_template = CHATML.replace("message['content']", "message['content'].split('</think>')[-1]")
+    with pytest.raises(RowError, match="leaves out the reasoning of turn 2"):
+        ExampleEncoder(stripping, 200).encode(example)
+
+
+def test_a_template_that_opens_a_thought_names_one_that_can_be_trained(text_tokenizer):
+    tokenizer = text_tokenizer("opens_otherwise")
+    with pytest.raises(ModelError, match=r"set model\.chat_template: chatml, which writes the same turns"):
+        ExampleEncoder(tokenizer, 400).encode(LONG)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|User|>", "<|Assistant|>"]})
+    with pytest.raises(ModelError, match=r"set model\.chat_template: r1, "):
+        ExampleEncoder(tokenizer, 400).encode(LONG)
 
 
 def test_an_empty_turn_is_not_trained_on(make_encoder):
@@ -180,11 +306,11 @@ def test_an_empty_turn_is_not_trained_on(make_encoder):
     assert encoder.encode(chat("One?", " ")).num_trained == 0
 
 
-@pytest.mark.parametrize("num_context", [2, 3])
-def test_context_turns_are_not_trained_on(make_encoder, num_context):
+def test_context_turns_are_not_trained_on(make_encoder):
     for system in (None, "Be kind."):
         encoder = make_encoder("chatml", system_prompt=system)
-        encoded = encoder.encode(chat("One?", "First.", "Two?", "Second.", num_context=num_context))
+        messages = (*as_context(LONG.messages[1:4]), LONG.messages[4])
+        encoded = encoder.encode(Example(messages=messages))
         assert runs(encoder, encoded) == ["Second.<|im_end|>"]
         assert encoded.untrained_turns == 0
 
@@ -215,3 +341,27 @@ def test_a_real_template_with_a_system_turn_of_its_own():
     ids = tokenizer.apply_chat_template(list(LONG.messages[1:]), return_dict=False)
     assert encoded.input_ids == ids[:-1], "all but the line break after the end"
     assert runs(encoder, encoded) == ["First.<|im_end|>", "Second.<|im_end|>"]
+
+
+@pytest.mark.parametrize("name", ["glaive_toolcall_en_demo.json", "glaive_toolcall_zh_demo.json"])
+def test_real_tool_rows_are_read_without_a_loss(prepare_room, name):
+    rows = REAL_TOKENIZERS.parent / "chat" / name
+    if not (rows.is_file() and (REAL_TOKENIZERS / "qwen2.5").is_dir()):
+        pytest.skip("no real tool rows, or no qwen2.5 among the real tokenizers")
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(REAL_TOKENIZERS / "qwen2.5")
+    data = prepare_room("custom", rows, encoder=ExampleEncoder(tokenizer, 16384))
+    report = data.reports["train"]
+    assert (report.rows_read, report.rows_used, report.num_encoded) == (300, 300, 300)
+    assert (report.unread, report.notes, report.cut_turns, report.untrained_turns) == ({}, {}, 0, 0)
+    read = json.loads(rows.read_text("utf-8"))
+    said = [turn for row in read for turn in row["conversations"]]
+    calls = sum(turn["from"] == "function_call" for turn in said)
+    trained = [part for row in data.train for part in tokenizer.decode(
+        [label for label in row["labels"] if label != MASKED]
+    ).split("<|im_end|>") if part]  # fmt: skip
+    assert sum("<tool_call>" in part for part in trained) == calls > 200
+    assert not any("<tool_response>" in part for part in trained)
+    answers = sorted(turn["value"] for turn in said if turn["from"] == "gpt")
+    assert sorted(part for part in trained if "<tool_call>" not in part) == answers

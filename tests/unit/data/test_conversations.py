@@ -1,31 +1,106 @@
-"""Conversations are read turn by turn, and a wrong one says what is wrong."""
+"""Conversations are read turn by turn, whatever their keys and roles are called, and a wrong one says what is wrong."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from utils.data.conversations import build_chat, read_sharegpt, read_turns
+from utils.data.conversations import build_chat, open_chat, read_conversation
 from utils.data.texts import RowError
 
 USER, ASSISTANT, SYSTEM = ({"role": role, "content": f"{role} text"} for role in ("user", "assistant", "system"))
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+
+
+def read(*turns, **row):
+    return read_conversation({"messages": list(turns), **row}, "messages")
+
+
+def chat(*turns, **row):
+    return build_chat(read(*turns, **row))
+
+
+def answer(**keys):
+    """Read an assistant's turn."""
+    return read(USER, {"role": "assistant", **keys}).turns[1]
 
 
 def test_an_exchange_with_and_without_a_system_turn():
-    plain = build_chat(read_turns([USER, ASSISTANT], "messages"))
+    plain = chat(USER, ASSISTANT)
     assert plain.messages == (USER, ASSISTANT)
     assert (plain.question, plain.reference) == ("user text", "assistant text")
-    with_system = build_chat(read_turns([SYSTEM, USER, ASSISTANT, USER, ASSISTANT], "messages"))
+    with_system = chat(SYSTEM, USER, ASSISTANT, USER, ASSISTANT)
     assert len(with_system.messages) == 5
     assert with_system.question == "", "several exchanges cannot be asked as one text"
 
 
-def test_other_keys_of_a_turn_are_not_kept():
-    assert read_turns([{**USER, "weight": 1, "tool_calls": []}], "messages") == (USER,)
-
-
 def test_turns_after_the_last_answer_are_counted():
-    example = build_chat((USER, ASSISTANT, USER))
+    example = chat(USER, ASSISTANT, USER)
     assert (example.messages, example.num_cut_turns) == ((USER, ASSISTANT), 1)
+
+
+def test_keys_that_nothing_reads_are_noted_and_empty_ones_are_not():
+    turn = {**USER, "weight": 1, "tool_calls": [], "emotion": "glad", "language": None}
+    assert read(turn, ASSISTANT).unread == ("weight", "emotion"), "a user's turn is not trained on whatever it says"
+    part = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}
+    assert read({"role": "user", "content": [part]}).unread == ("content.cache_control",)
+    assert read({**USER, "weight": 0, "name": "Tom"}, {**ASSISTANT, "weight": 1}).unread == ()
+
+
+@pytest.mark.parametrize("key", ["weight", "loss_weight", "loss", "train"])
+def test_a_turn_of_no_weight_is_not_trained_on(key):
+    for trained, values in ((True, (1, 1.0, True)), (False, (0, 0.0, False))):
+        for value in values:
+            assert answer(content="a", **{key: value}).get("train", True) is trained
+    with pytest.raises(RowError, match=rf"turn 2: {key} is 0\.5; a turn is trained on \(1, true\) or not"):
+        answer(content="a", **{key: 0.5})
+    left = chat(USER, ASSISTANT, USER, {**ASSISTANT, key: 0})
+    assert left.messages == (USER, ASSISTANT), "the reference is not an answer that its row excludes"
+    with pytest.raises(RowError, match="no assistant's turn to train on"):
+        chat(USER, {**ASSISTANT, key: 0})
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_is_read_wherever_it_stands(key):
+    expected = {"role": "assistant", "content": "4", "reasoning_content": "2 and 2"}
+    assert answer(content="4", **{key: "2 and 2"}) == expected
+    assert answer(content=[{"type": key, "value": "2 and 2"}, {"type": "text", "text": "4"}]) == expected
+    assert answer(content=[{"type": key, key: "2 and 2"}, "4"]) == expected
+
+
+@pytest.mark.parametrize("arguments", [{"a": 1}, '{"a": 1}'])
+def test_calls_are_read_in_every_form(arguments):
+    call = {"name": "add", "arguments": arguments}
+    expected = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    assert answer(content=None, tool_calls=[{"type": "function", "function": call}]) == expected
+    assert answer(tool_calls=[call]) == expected
+    assert answer(content="", function_call=call) == expected
+    assert answer(content=[{"type": "tool_call", "value": json.dumps(call)}]) == expected
+    shared = read_conversation({"c": [{"from": "function_call", "value": json.dumps(call)}]}, "c").turns
+    assert shared == (expected,)
+    assert answer(tool_calls=[{"id": "x1", "function": call}])["tool_calls"] == [{"id": "x1", **CALL}]
+    said = answer(content="I add.", tool_calls=[call, call])
+    assert (said["content"], len(said["tool_calls"])) == ("I add.", 2)
+    assert chat(USER, expected).reference == '{"name": "add", "arguments": {"a": 1}}'
+
+
+def test_a_rows_tools_become_schemas_and_its_system_text_a_turn():
+    schema = {"name": "add", "parameters": {}}
+    expected = ({"type": "function", "function": schema},)
+    for tools in ([schema], json.dumps([schema]), list(expected), schema):
+        assert chat(USER, ASSISTANT, tools=tools).tools == expected
+    for none in ("", "[]", [], None):
+        assert chat(USER, ASSISTANT, tools=none).tools == ()
+    assert chat(USER, ASSISTANT, system="Be kind.").messages[0] == {"role": "system", "content": "Be kind."}
+    assert chat(SYSTEM, USER, ASSISTANT, system="system text").messages == (SYSTEM, USER, ASSISTANT)
+    assert chat(USER, ASSISTANT, system=" ").messages == (USER, ASSISTANT)
+    with pytest.raises(RowError, match="column system and the system turn say different things"):
+        chat(SYSTEM, USER, ASSISTANT, system="Be kind.")
+    with pytest.raises(RowError, match="column tools must hold a list of tools"):
+        chat(USER, ASSISTANT, tools=[1])
+    with pytest.raises(RowError, match="column tools must be JSON"):
+        chat(USER, ASSISTANT, tools="add")
 
 
 @pytest.mark.parametrize(
@@ -35,29 +110,48 @@ def test_turns_after_the_last_answer_are_counted():
         ("text", "instead of a list of turns"),
         ([], "empty conversation"),
         ([USER, None], r"turn 2 is nothing \(null\)"),
-        ([{"role": "tool", "content": "x"}, ASSISTANT], "turn 1: role is 'tool'; it must be one of system, user"),
-        ([{"content": "x"}], "turn 1: role is None"),
+        (
+            [{"role": "narrator", "content": "x"}, ASSISTANT],
+            r"the role is 'narrator'.* dataset\.roles: {narrator: user}",
+        ),
+        ([{"content": "x"}], "turn 1: the role is None"),
         ([USER, {"role": "assistant", "content": None}], r"turn 2: content holds nothing \(null\)"),
         ([USER, {"role": "assistant", "content": 5}], "turn 2: content holds a number"),
-        ([USER, {"role": "assistant", "content": [{"type": "text"}]}], "turn 2: content holds a list"),
-        ([USER, {**ASSISTANT, "tool_calls": [1]}], "turn 2 calls tools"),
-        ([USER, USER, ASSISTANT], "turn 2 is the user's where the assistant's was due"),
-        ([ASSISTANT, USER, ASSISTANT], "turn 1 is the assistant's where the user's was due"),
-        ([USER, ASSISTANT, ASSISTANT], "turn 3 is the assistant's"),
-        ([USER, SYSTEM, ASSISTANT], "turn 2 is the system's"),
-        ([SYSTEM, ASSISTANT], "turn 2 is the assistant's"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}], "a part of type image_url"),
+        ([USER, {"role": "assistant", "content": [{"type": "text"}]}], "a part of type text"),
+        ([USER, {**ASSISTANT, "tool_calls": [1]}], "turn 2: a call must be an object with name and arguments"),
+        ([{**USER, "tool_calls": [CALL]}], "turn 1 is the user's and calls tools"),
+        ([USER, {"role": "function_call", "content": "add 1"}], "turn 2: the call must be JSON"),
+        ([USER, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{"}]}], "arguments of f must be JSON"),
+        ([USER, {**ASSISTANT, "thinking": 5}], "turn 2: content holds a number"),
         ([USER], "no assistant's turn"),
         ([SYSTEM, USER], "no assistant's turn"),
     ],
 )
 def test_what_is_wrong_is_said(turns, reason):
     with pytest.raises(RowError, match=reason):
-        build_chat(read_turns(turns, "messages"))
+        build_chat(read_conversation({"messages": turns}, "messages"))
 
 
-def test_sharegpt_names_become_roles():
-    value = [{"from": "system", "value": "s"}, {"from": "human", "value": "h"}, {"from": "gpt", "value": "g"}]
-    turns = read_sharegpt(value, "conversations")
-    assert [(turn["role"], turn["content"]) for turn in turns] == [("system", "s"), ("user", "h"), ("assistant", "g")]
-    with pytest.raises(RowError, match="from is 'function_call'"):
-        read_sharegpt([{"from": "function_call", "value": "x"}], "conversations")
+def test_other_names_of_roles_and_keys():
+    value = [
+        {"from": "system", "value": "s"},
+        {"from": "Human", "value": "h"},
+        {"from": "gpt", "value": "g"},
+        {"from": "observation", "value": "o"},
+    ]
+    turns = read_conversation({"conversations": value}, "conversations").turns
+    assert [(turn["role"], turn["content"]) for turn in turns] == [
+        ("system", "s"), ("user", "h"), ("assistant", "g"), ("tool", "o"),
+    ]  # fmt: skip
+    own = [{"role": "Narrator", "content": "n"}, {"role": "hero", "content": "h"}]
+    turns = read_conversation({"talk": own}, "talk", {"narrator": "user", "hero": "assistant"}).turns
+    assert [turn["role"] for turn in turns] == ["user", "assistant"]
+
+
+def test_a_prompt_ends_where_the_assistant_is_to_speak():
+    assert open_chat(read(USER, ASSISTANT)).messages == (USER,)
+    result = {"role": "tool", "content": "5", "name": "add", "tool_call_id": "x1"}
+    assert open_chat(read(USER, {"role": "assistant", "tool_calls": [CALL]}, result)).messages[2] == result
+    with pytest.raises(RowError, match="no user's turn to answer"):
+        open_chat(read(SYSTEM))

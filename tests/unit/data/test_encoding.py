@@ -114,12 +114,55 @@ def test_a_long_prompt_loses_its_middle_and_keeps_the_answer(make_encoder):
     assert len(encoder.encode_prompt(example)) == 1012
 
 
-def test_a_long_answer_loses_its_end_and_has_no_end_of_text(make_encoder):
-    encoder = make_encoder(max_length=40)
-    encoded = encoder.encode(Example("p" * 30, "a" * 100))
-    assert encoder.tokenizer.decode(encoded.input_ids) == "p" * 20 + "a" * 20
-    assert trained_text(encoder, encoded) == "a" * 20
-    assert (encoded.prompt_cut, encoded.answer_cut) == (10, 81)
+def test_a_long_answer_is_marked_or_loses_its_end_where_that_is_asked_for(make_encoder):
+    example = Example("p" * 30, "a" * 100)
+    assert make_encoder(max_length=40).encode(example).too_long
+    encoder = make_encoder(max_length=40, truncation="cut_answer")
+    encoded = encoder.encode(example)
+    assert encoder.tokenizer.decode(encoded.input_ids) == "p" * 10 + "a" * 30
+    assert trained_text(encoder, encoded) == "a" * 30
+    assert (encoded.prompt_cut, encoded.answer_cut, encoded.too_long) == (20, 71, False)
+    assert not make_encoder(max_length=40).encode(Example("p" * 30, "a" * 29)).too_long
+
+
+def test_a_long_text_loses_its_end_or_becomes_pieces(make_encoder):
+    example = Example(answer="".join(f"{n} " for n in range(40)) + "\u4f60")
+    encoded = make_encoder(max_length=40, bos=True).encode(example)
+    assert (len(encoded.input_ids), encoded.answer_cut > 0, encoded.too_long) == (40, True, False)
+    for bos in (True, False):
+        for text in (example.answer, f"<s>{example.answer}</s>"):
+            encoder = make_encoder(max_length=40, bos=bos, split_long=True)
+            [pieces] = encoder.encode_many([Example(answer=text)])
+            opening = encoder.texts.opening
+            assert all(each.input_ids[: len(opening)] == opening for each in pieces)
+            inner = [index for each in pieces for index in each.input_ids[len(opening) :]]
+            assert (
+                inner == make_encoder(max_length=1000, bos=bos).encode(Example(answer=text)).input_ids[len(opening) :]
+            )
+            assert {len(each.input_ids) for each in pieces} <= {36, 37, 38, 39, 40}, "no piece is a short rest"
+            for each in pieces:
+                assert set(each.labels) <= {MASKED, *each.input_ids}
+                assert each.num_trained == sum(label != MASKED for label in each.labels)
+    assert not make_encoder(max_length=40, split_long=True).encode(Example("p" * 10, "a" * 100)).notes
+
+
+@pytest.mark.parametrize("end", ["</s>", "</s>\n", "<|im_end|>", "<|im_end|>\n"])
+def test_a_text_that_carries_its_own_beginning_and_end_gets_no_second(make_encoder, end):
+    for bos in (True, False):
+        encoder = make_encoder("chatml", bos=bos)
+        text = f"<s>All of it.{end}"
+        assert encoder.tokenizer.decode(encoder.encode(Example(answer=text)).input_ids) == text
+        pair = encoder.encode(Example("<s>Q: ", f"It.{end}"))
+        assert encoder.tokenizer.decode(pair.input_ids) == f"<s>Q: It.{end}"
+        assert trained_text(encoder, pair) == f"It.{end}"
+
+
+@pytest.mark.parametrize("end", ["</s>", "<|im_end|>\n"])
+def test_an_end_that_the_author_wrote_is_not_doubled_in_a_chat(make_encoder, end):
+    encoder = make_encoder("chatml", as_chat=True)
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": f"It.{end}"}]
+    for example in (Example("Q", f" It.{end}"), Example(messages=tuple(turns))):
+        assert trained_text(encoder, encoder.encode(example)) == "It.<|im_end|>"
 
 
 @pytest.mark.parametrize("truncation", ["drop", "error"])
@@ -140,7 +183,7 @@ def test_encoding_together_is_encoding_one_by_one(make_encoder):
     encoder = make_encoder("chatml", bos=True)
     chat = Example(messages=({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}))
     examples = [PAIR, chat, Example(answer="Text"), Example("p", ""), PAIR]
-    assert encoder.encode_many(examples) == [encoder.encode(example) for example in examples]
+    assert encoder.encode_many(examples) == [[encoder.encode(example)] for example in examples]
     assert encoder.encode_many([]) == []
 
 
@@ -164,3 +207,36 @@ def test_the_direct_way_gives_the_same_tokens_as_the_tokenizer(name):
     assert encoded.input_ids == [*parts[0], *parts[1], tokenizer.eos_token_id]
     assert encoded.labels == [MASKED] * len(parts[0]) + [*parts[1], tokenizer.eos_token_id]
     assert encoded.input_ids[:-1] == tokenizer(example.prompt + example.answer)["input_ids"]
+
+
+@pytest.mark.parametrize("token", ["</s>", "<|im_end|>"])
+@pytest.mark.parametrize("as_chat", [False, True])
+def test_special_tokens_of_a_rows_own_text_are_kept_or_written_as_their_characters(make_encoder, token, as_chat):
+    example = Example(f"Say {token} now:", f" {token}{token}. Said.", question="", user_turn=f"Say {token}")
+    keep, escape = (make_encoder("chatml", as_chat=as_chat, escape_special=each) for each in (False, True))
+    kept, escaped = keep.encode(example), escape.encode(example)
+    assert keep.tokenizer.decode(kept.input_ids) == keep.tokenizer.decode(escaped.input_ids), "the text is the same"
+    index = keep.tokenizer.convert_tokens_to_ids(token)
+    plain = Example(*(text.replace(token, "") for text in (example.prompt, example.answer, "", example.user_turn)))
+    own = keep.encode(plain).input_ids.count(index)
+    assert (kept.input_ids.count(index), escaped.input_ids.count(index)) == (own + 3, own)
+    asked = escape.encode_prompt(example)
+    assert escaped.input_ids[: len(asked)] == asked, "the prompt to generate from is that of training"
+    assert escape.encode(plain) == keep.encode(plain)
+
+
+def test_an_escaped_token_gets_no_space_from_a_tokenizer_that_adds_them(spaced_tokenizer):
+    encoder = ExampleEncoder(spaced_tokenizer, 100, escape_special=True)
+    ids = encoder.encode(Example("Say </s> and <s>!", "no")).input_ids
+    characters = "\u2581".join(("", "Say", "</s>", "and", "<s>!"))
+    expected = [spaced_tokenizer.convert_tokens_to_ids(each) for each in characters]
+    assert ids[1 : len(expected) + 1] == expected
+    assert encoder.tokenizer.eos_token_id not in ids[:-1]
+
+
+def test_a_document_with_special_tokens_is_cut_where_they_are_escaped(make_encoder):
+    document = "a</s>b" * 20
+    example = Example(f"Read {document} and tell.", " Yes.", context=document)
+    encoded = make_encoder(max_length=60, escape_special=True).encode(example)
+    assert not encoded.too_long
+    assert encoded.input_ids.count(1) == 1, "the end of the answer alone"

@@ -68,12 +68,12 @@ def test_a_slice_of_the_training_rows(write_lines, prepare_room):
         (PAIRS, {"prompt": "x", "completion": "half \ud800"}, "half a character"),
         (CHATS, {"messages": None}, "instead of a list of turns"),
         (CHATS, {"messages": []}, "empty conversation"),
-        (CHATS, {"messages": CHATS[0]["messages"][::-1]}, "turn 1 is the assistant's"),
+        (CHATS, {"messages": CHATS[0]["messages"][:1]}, "no assistant's turn to train on"),
         (CHATS, {"messages": [{"role": "user", "content": 5}]}, "turn 1: content holds a number"),
         (
             CHATS,
-            {"messages": [{"role": "system", "content": "Be kind."}, *CHATS[0]["messages"]]},
-            "leaves the system turn",
+            {"messages": [*CHATS[0]["messages"], {"role": "system", "content": "Be kind."}, *CHATS[0]["messages"]]},
+            "leaves the system turn 3 out",
         ),
     ],
 )
@@ -146,13 +146,88 @@ def test_long_rows_are_cut_left_out_or_stop(write_lines, prepare_room, make_enco
         prepare_room("custom", file, encoder=make_encoder(max_length=10, truncation="drop"))
 
 
-def test_turns_left_out_are_counted(write_lines, prepare_room, caplog):
-    trailing = {"messages": [*CHATS[0]["messages"], {"role": "user", "content": "Thanks"}]}
-    double = {"messages": [*CHATS[0]["messages"], *CHATS[1]["messages"]]}
-    data = prepare_room("custom", write_lines("rows.jsonl", [*CHATS, trailing, double]), "thinking")
+def test_what_is_done_to_turns_is_counted(write_lines, prepare_room, caplog):
+    caplog.set_level("INFO")
+    exchange = CHATS[0]["messages"]
+    rows = [
+        *CHATS,
+        {"messages": [*exchange, {"role": "user", "content": "Thanks"}]},
+        {"messages": [*exchange, *CHATS[1]["messages"]]},
+        {"messages": [exchange[0], {**exchange[1], "weight": 0}, *exchange]},
+        {"messages": [{"role": "system", "content": "Be kind."}, *exchange]},
+        {"messages": [exchange[1], *exchange], "source": "me"},
+    ]
+    data = prepare_room("custom", write_lines("rows.jsonl", rows), "forgets_system")
     report = data.reports["train"]
-    assert (report.cut_turns, report.untrained_turns) == (1, 1)
-    assert "1 turns after the last answer left out" in caplog.text
+    assert (report.cut_turns, report.untrained_turns, report.weightless_turns) == (1, 1, 1)
+    assert report.notes == {"whose system turn was put into the first user's turn, as the chat template has none": 1}
+    assert report.unread == {"source": 1}
+    for said in ("1 turns after the last answer left out", "1 assistant turns not trained on by their weight",
+                 "1 rows whose system turn was put", "nothing reads source (1 rows)"):  # fmt: skip
+        assert said in caplog.text
+
+
+def test_keys_that_nothing_reads_are_named_once(write_lines, prepare_room, caplog):
+    caplog.set_level("INFO")
+    rows = [{**row, "id": n, "topic": "x" if n < 3 else ""} for n, row in enumerate(PAIRS, start=1)]
+    data = prepare_room("custom", write_lines("rows.jsonl", rows), validation_size=4)
+    assert data.reports["train"].unread == {"id": 20, "topic": 2}
+    assert caplog.text.count("nothing reads id (20 rows), topic (2 rows)") == 1
+    turns = [{**CHATS[0]["messages"][0], "mood": "glad"}, CHATS[0]["messages"][1]]
+    data = prepare_room("custom", write_lines("rows.jsonl", [*CHATS, {"messages": turns, "id": 0}]), "chatml")
+    assert data.reports["train"].unread == {"id": 1, "mood of turns": 1}
+
+
+def test_a_conversation_that_the_template_rewrites_becomes_several_rows(write_lines, prepare_room, caplog):
+    caplog.set_level("INFO")
+    double = {"messages": [*CHATS[0]["messages"], *CHATS[1]["messages"]]}
+    data = prepare_room("custom", write_lines("rows.jsonl", [*CHATS, double]), "thinking")
+    report = data.reports["train"]
+    assert (report.rows_read, report.rows_used, report.num_encoded, len(data.train)) == (21, 21, 22, 22)
+    assert "data train: 21 of 21 rows as 22," in caplog.text
+    assert "1 rows written as several rows, as the chat template writes earlier turns otherwise" in caplog.text
+
+
+@pytest.mark.parametrize("truncation", ["keep_answer", "cut_answer"])
+def test_an_answer_that_does_not_fit_is_left_out_unless_cutting_it_is_asked_for(
+    write_lines, prepare_room, caplog, truncation
+):
+    file = write_lines("rows.jsonl", with_bad(PAIRS, {"prompt": "x" * 300, "completion": "y" * 500}))
+    report = prepare_room("custom", file, truncation=truncation).reports["train"]
+    kept = truncation == "cut_answer"
+    assert (report.rows_used, report.answers_cut, report.too_long_rows) == ((21, 1, 0) if kept else (20, 0, 1))
+    said = "1 rows with the end cut off the answer" if kept else "1 rows longer than sft.max_length and left out"
+    assert said in caplog.text
+    if not kept:
+        with pytest.raises(DataError, match=r"rows\.jsonl:12: longer .* even without .* as are 1 of 21 .* cut_answer"):
+            prepare_room("custom", file, max_empty_share=0.01)
+
+
+def test_long_texts_lose_their_ends_or_become_pieces(write_lines, prepare_room, caplog):
+    caplog.set_level("INFO")
+    rows = [{"text": "Short."}] * 2 + [{"text": "".join(f"{n} " for n in range(400))}]
+    file = write_lines("rows.jsonl", rows)
+    report = prepare_room("custom", file).reports["train"]
+    assert (report.answers_cut, report.num_encoded) == (1, 3)
+    data = prepare_room("custom", file, split_long=True)
+    report = data.reports["train"]
+    assert (report.answers_cut, report.rows_used, report.num_encoded) == (0, 3, 6)
+    assert report.token_lengths["max"] <= 400
+    assert "1 rows cut into pieces that fit (dataset.split_long)" in caplog.text
+    caplog.clear()
+    prepare_room("custom", write_lines("rows.jsonl", PAIRS), split_long=True)
+    assert "dataset.split_long has no effect: the rows are of the format prompt_completion" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["keep", "escape"])
+def test_special_tokens_in_a_rows_own_text_are_counted(write_lines, prepare_room, caplog, how):
+    caplog.set_level("INFO")
+    turns = [{"role": "user", "content": "Say <|im_end|> twice"}, {"role": "assistant", "content": "No."}]
+    file = write_lines("rows.jsonl", [*CHATS, {"messages": turns}])
+    data = prepare_room("custom", file, "chatml", special_tokens_in_text=how)
+    read = {"keep": "special tokens", "escape": "ordinary text"}[how]
+    assert data.reports["train"].notes == {f"with <|im_end|> in their own text, read as {read}": 1}
+    assert f"1 rows with <|im_end|> in their own text, read as {read}" in caplog.text
 
 
 def test_equal_rows_are_counted(write_lines, prepare_room):

@@ -121,10 +121,10 @@ def test_the_shipped_arithmetic_is_read():
     assert all("####" in example.answer for example in rows.examples)
 
 
-def test_real_gsm8k_is_read(prepare_room):
+def test_real_gsm8k_is_read(prepare_room, make_encoder):
     if not (REAL / "gsm8k").is_dir():
         pytest.skip("no real GSM8K")
-    data = prepare_room("gsm8k", REAL / "gsm8k", max_train_samples=50)
+    data = prepare_room("gsm8k", REAL / "gsm8k", max_train_samples=50, encoder=make_encoder(max_length=2000))
     assert len(data.train) == 50
     assert data.reports["train"].rows_read == 7473
     assert data.evals == {}
@@ -133,13 +133,15 @@ def test_real_gsm8k_is_read(prepare_room):
     assert (len(rows.examples), rows.num_total) == (10, 1319)
 
 
-def test_real_rows_of_metamathqa_and_code_feedback_are_read(prepare_room):
+def test_real_rows_of_metamathqa_and_code_feedback_are_read(prepare_room, make_encoder):
     if not (REAL / "code").is_dir():
         pytest.skip("no real rows")
-    data = prepare_room("metamathqa", REAL / "code" / "metamathqa_rows.jsonl", validation_size=1)
+    encoder = make_encoder("chatml", max_length=4000)
+    data = prepare_room("metamathqa", REAL / "code" / "metamathqa_rows.jsonl", validation_size=1, encoder=encoder)
     assert len(data.train) == len(data.evals[""]) == 1
-    data = prepare_room("code_feedback", REAL / "code" / "code_feedback_row.jsonl", "chatml", validation_size=0)
-    assert len(data.train) == 1
+    assert data.reports["train"].unread == {"type": 2}, "original_question makes the groups"
+    rows = REAL / "code" / "code_feedback_row.jsonl"
+    assert len(prepare_room("code_feedback", rows, validation_size=0, encoder=encoder).train) == 1
 
 
 def test_template_rows_of_ones_own():
@@ -166,7 +168,7 @@ def test_prompt_and_completion_as_turns_train_the_completion_only():
     prompt = [*CHAT, {"role": "user", "content": "And now?"}]
     example = read({"prompt": prompt, "completion": [{"role": "assistant", "content": "while"}]})
     assert len(example.messages) == 4
-    assert example.num_context == 3
+    assert [turn.get("context", False) for turn in example.messages] == [False, True, False, False]
     with pytest.raises(RowError, match="column prompt holds a str instead of a list"):
         read({"prompt": "x", "completion": [{"role": "assistant", "content": "while"}]})
 
@@ -189,6 +191,54 @@ def test_alpaca_with_and_without_an_input():
     assert read({"instruction": "Add.", "input": None, "output": "5"}).question == "Add."
     with pytest.raises(RowError, match="column input holds a number"):
         read({"instruction": "Add.", "input": 5, "output": "5"})
+
+
+def test_alpacas_system_text_and_history_are_part_of_a_chats_prompt():
+    row = {"instruction": "And now?", "input": "", "output": "5.", "system": "Be kind.", "history": [["A?", "B."]]}
+    example = read(row, as_chat=True)
+    assert [(turn["role"], turn["content"]) for turn in example.messages] == [
+        ("system", "Be kind."), ("user", "A?"), ("assistant", "B."), ("user", "And now?"), ("assistant", "5."),
+    ]  # fmt: skip
+    assert example.messages[2]["context"], "what was answered before is not trained on"
+    bare = {**row, "system": "", "history": []}
+    assert read(bare, as_chat=True).messages == read(bare).messages == ()
+    for key, what in (("system", "system text"), ("history", "history")):
+        with pytest.raises(RowError, match=rf"the row has a {what}.*dataset\.as_chat: true"):
+            read({**bare, key: row[key]})
+    with pytest.raises(RowError, match="column history must hold pairs of texts"):
+        read({**row, "history": ["A?", "B."]}, as_chat=True)
+    pair = {"prompt": "Why?", "completion": " So.", "system": "Be kind."}
+    assert [turn["content"] for turn in read(pair, as_chat=True).messages] == ["Be kind.", "Why?", "So."]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": CHAT},
+        {"conversations": CHAT},
+        {"instruction": "a", "output": "b"},
+        {"prompt": "a", "completion": "b"},
+    ],
+)
+def test_an_answer_that_its_row_calls_bad_is_no_answer_to_learn(row):
+    for key, bad, good in (("label", False, True), ("kto_tag", "false", "true"), ("label", "False", "math")):
+        with pytest.raises(RowError, match=f"column {key} is false: KTO rows"):
+            read({**row, key: bad}, format=None)
+        assert read({**row, key: good}) == read(row)
+    assert read({"text": "a", "label": False}).answer == "a", "a class, of texts that nobody answers"
+
+
+def test_chosen_and_rejected_answers_are_another_task(write_lines, prepare_room):
+    sentence = r"chosen and rejected belong to preference tuning .* dataset\.answer_column: chosen"
+    rows = [{"conversations": CHAT, "chosen": CHAT[1], "rejected": CHAT[1]}] * 3
+    for keys in ({}, {"format": "sharegpt"}):
+        with pytest.raises(DataError, match=sentence):
+            prepare_room("custom", write_lines("rows.jsonl", rows), "chatml", **keys)
+    rows = [{"prompt": f"{n}?", "chosen": f"{n}.", "rejected": "!"} for n in range(3)]
+    with pytest.raises(DataError, match=sentence):
+        prepare_room("custom", write_lines("rows.jsonl", rows))
+    file, keys = write_lines("rows.jsonl", rows), {"prompt_template": "{prompt}", "answer_column": "chosen"}
+    assert prepare_room("custom", file, **keys).reports["train"].unread == {"rejected": 3}
 
 
 def test_plain_text_has_no_prompt():
@@ -238,6 +288,8 @@ def test_settling_reads_the_columns(write_lines, make_set):
         ({"format": "text", "messages_column": "b"}, "messages_column"),
         ({"format": "alpaca", "system_prompt": "b"}, "system_prompt"),
         ({"format": "text", "system_prompt": "b"}, "system_prompt"),
+        ({"format": "text", "roles": {"b": "user"}}, "roles"),
+        ({"format": "alpaca", "split_long": True}, "split_long"),
     ],
 )
 def test_keys_that_say_otherwise_than_the_format_are_found(keys, key):
@@ -252,6 +304,8 @@ def test_keys_that_say_otherwise_than_the_format_are_found(keys, key):
         {"format": "messages", "system_prompt": "b"},
         {"as_chat": True, "system_prompt": "b"},
         {"label_column": "label", "num_labels": 2},
+        {"format": "text", "split_long": True},
+        {"roles": {"b": "user"}, "split_long": True},
     ],
 )
 def test_keys_that_agree_are_left_alone(keys):
