@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from utils.data.chat_abilities import THOUGHT_KEYS, Abilities
+from utils.data.chat_abilities import OWN_KEYS, THOUGHT_KEYS, Abilities
 from utils.data.conversations import is_trained
 from utils.data.dataset import Turn
 from utils.data.texts import RowError
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PROBE = ({"role": "user", "content": "Say a number"}, {"role": "assistant", "content": "It is 27"})
-_PRIVATE = ("train", "context")
-"""Keys of a turn that are ours, not the template's."""
 _TRAINING_TEMPLATES = (
     ("<\uff5cUser\uff5c>", "r1"),
     ("<|User|>", "r1"),
@@ -67,29 +65,21 @@ class ChatTemplate:
         """
         writings: list[list[Segment]] = [[]]
         done = ""
-
-        def open_segment(before: str) -> str:
-            """Give the new text of a prompt; where it does not go on from the last answer, another writing begins."""
-            nonlocal done
-            if not before.startswith(done):
-                done = self._up_to_end(done, before, writings[-1])
-            if not done and writings[-1]:
-                writings.append([])
-            return before[len(done) :]
-
         for index, turn in enumerate(turns):
             if turn["role"] != "assistant" or index == 0:  # nothing asks for a first one: it is read, not trained on
                 continue
             before, after = self.apply(turns[:index], True, tools), self.apply(turns[: index + 1], False, tools)
-            self._require_opening(before, after)
-            prompt, answer = open_segment(before), after[len(before) :]
+            if not after.startswith(before) and self.end_of_turn:  # which holds that the template is a usable one
+                raise RowError(f"the chat template writes turn {index + 1} otherwise than it opens it")
+            answer = after[len(before) :]
             trained = is_trained(turn) and bool(turn["content"].strip() or turn.get("tool_calls"))
             if trained:
                 _require_parts(turn, answer, index)
+            prompt = self._go_on(writings, done, before)
             writings[-1].append(Segment(prompt, answer, trained))
             done = after
         if open_ended:
-            prompt = open_segment(self.apply(turns, True, tools))  # may begin another writing
+            prompt = self._go_on(writings, done, self.apply(turns, True, tools))
             writings[-1].append(Segment(prompt, "", False))
         asked = turns if open_ended else turns[: _find_last_answer(turns)]
         _require_asked(asked, "".join(each.prompt for each in writings[-1]))
@@ -156,7 +146,7 @@ class ChatTemplate:
                 "the rows are conversations, and the tokenizer has no chat template; set model.chat_template to "
                 "chatml or to a template file"
             )
-        shown = [{key: value for key, value in turn.items() if key not in _PRIVATE} for turn in turns]
+        shown = [{key: value for key, value in turn.items() if key not in OWN_KEYS} for turn in turns]
         try:
             text = self.tokenizer.apply_chat_template(
                 shown, tools=list(tools) or None, tokenize=False, add_generation_prompt=open_ended, **variables
@@ -169,24 +159,24 @@ class ChatTemplate:
     def _abilities(self) -> Abilities:
         return Abilities(self.apply)
 
-    def _up_to_end(self, done: str, before: str, segments: list[Segment]) -> str:
-        """Cut what was written down to the end of its last turn, where only what follows that is written otherwise.
+    def _go_on(self, writings: list[list[Segment]], done: str, before: str) -> str:
+        """Give the part of a prompt that was not written yet; begin another writing where earlier turns have changed.
 
-        Phi-3's template puts an end-of-text token behind the whole conversation, wherever that ends.
-
-        Returns:
-            What stays of it; empty where the turn itself is written otherwise.
+        What a template puts behind the end of the whole conversation, as Phi-3's does an end-of-text token, is no
+        change of a turn and is taken off the last answer.
         """
+        if before.startswith(done):
+            return before[len(done) :]
+        last = writings[-1][-1]
         end = str(self.tokenizer.convert_ids_to_tokens(self.end_of_turn))
         stays = done.rfind(end) + len(end)
         while done[stays : stays + 1].isspace() and done[stays] == before[stays : stays + 1]:
             stays += 1
-        lost = len(done) - stays
-        if end not in segments[-1].answer or lost > len(segments[-1].answer) or not before.startswith(done[:stays]):
-            return ""
-        last = segments[-1]
-        segments[-1] = Segment(last.prompt, last.answer[: len(last.answer) - lost], last.trained)
-        return done[:stays]
+        if end in last.answer and before.startswith(done[:stays]):
+            writings[-1][-1] = Segment(last.prompt, last.answer[: len(last.answer) + stays - len(done)], last.trained)
+            return before[stays:]
+        writings.append([])
+        return before
 
     def _require_opening(self, before: str, after: str) -> None:
         """Hold that an answer begins where the template has opened it."""

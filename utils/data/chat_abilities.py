@@ -20,8 +20,12 @@ TOOLS_UNLISTED = "with tools that the chat template does not list; it writes the
 THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
 """Keys by which templates read a thought."""
 
+OWN_KEYS = ("train", "context")
+"""Keys of a turn that are ours, not the template's."""
+
 _ASK = {"role": "user", "content": "first question"}
 _ANSWER = {"role": "assistant", "content": "first answer"}
+_AGAIN = ({"role": "user", "content": "second question"}, {"role": "assistant", "content": "second answer"})
 _TOOL = {"name": "probe_tool", "description": "d", "parameters": {"type": "object", "properties": {}}}
 _CALL = {"id": "call00001", "type": "function", "function": {"name": "probe_tool", "arguments": {"x": "called so"}}}
 
@@ -41,8 +45,9 @@ class Abilities:
         if any("reasoning_content" in turn for turn in turns) and self._thought_key != "reasoning_content":
             adapted = [_move_thought(turn, self._thought_key) for turn in adapted]
             notes += [] if self._thought_key else [THOUGHTS_WRITTEN]
-        if adapted[0]["role"] == "system" and not self._takes_system:
-            adapted, notes = _fold_system(adapted), [*notes, SYSTEM_FOLDED]
+        folded = self._fold_system(adapted)
+        if folded != adapted:
+            adapted, notes = folded, [*notes, SYSTEM_FOLDED]
         if _repeats(adapted) and not self._takes_repeated:
             adapted, notes = _join_repeated(adapted), [*notes, JOINED]
         first = 1 if adapted[0]["role"] == "system" else 0
@@ -60,14 +65,33 @@ class Abilities:
             )
         return [] if not tools or self._lists_tools else [TOOLS_UNLISTED]
 
+    def _fold_system(self, turns: list[Turn]) -> list[Turn]:
+        """Put system turns that the template does not take into the user's turns behind them."""
+        folded: list[Turn] = []
+        for index, turn in enumerate(turns):
+            before = folded[-1] if folded else None
+            if turn["role"] == "system" and not (self._takes_later_system if index else self._takes_system):
+                folded.append({**turn, "role": "user", "folded": True})
+            elif before is not None and before.get("folded") and turn["role"] == "user":
+                folded[-1] = {**turn, "content": f"{before['content']}\n\n{turn['content']}"}
+            else:
+                folded.append(turn)
+        return [{key: value for key, value in turn.items() if key != "folded"} for turn in folded]
+
     @cached_property
     def _takes_system(self) -> bool:
         return self._writes([{"role": "system", "content": "be so kind"}, _ASK, _ANSWER], "be so kind")
 
     @cached_property
+    def _takes_later_system(self) -> bool:
+        return self._writes([_ASK, _ANSWER, {"role": "system", "content": "be so kind"}, *_AGAIN], "be so kind")
+
+    @cached_property
     def _takes_repeated(self) -> bool:
-        again = [{"role": "user", "content": "second question"}, {"role": "assistant", "content": "second answer"}]
-        return self._writes([_ASK, again[0], _ANSWER, again[1]], "second question", "second answer")
+        turns = [_ASK, _AGAIN[0], _ANSWER, _AGAIN[1]]
+        if not self._writes(turns, *(turn["content"] for turn in turns)):
+            return False
+        return self.apply(turns, False).startswith(self.apply(turns[:3], True))
 
     @cached_property
     def _takes_opening(self) -> bool:
@@ -107,24 +131,24 @@ def _move_thought(turn: Turn, key: str | None) -> Turn:
     return {**rest, "content": f"<think>\n{thought.strip()}\n</think>\n\n{turn['content']}"}
 
 
-def _fold_system(turns: list[Turn]) -> list[Turn]:
-    system, rest = turns[0], turns[1:]
-    if not rest or rest[0]["role"] != "user":
-        return [{**system, "role": "user"}, *rest]
-    return [{**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
-
-
 def _repeats(turns: list[Turn]) -> bool:
     return any(a["role"] == b["role"] != "tool" for a, b in pairwise(turns))
 
 
 def _join_repeated(turns: list[Turn]) -> list[Turn]:
-    """Join turns of one role that follow each other, where nothing but their texts differs."""
+    """Join turns of one role that follow each other, where both are trained on or neither is."""
     joined: list[Turn] = []
     for turn in turns:
-        last = joined[-1] if joined else None
-        if last is not None and turn["role"] != "tool" and {**last, "content": ""} == {**turn, "content": ""}:
-            joined[-1] = {**turn, "content": f"{last['content']}\n\n{turn['content']}"}
+        last = joined[-1] if joined else turn
+        if (
+            joined
+            and last["role"] == turn["role"] != "tool"
+            and all(last.get(key) == turn.get(key) for key in OWN_KEYS)
+        ):
+            texts = [each["content"] for each in (last, turn) if each["content"]]
+            calls = [*last.get("tool_calls", ()), *turn.get("tool_calls", ())]
+            both = {**last, **turn, "content": "\n\n".join(texts)}
+            joined[-1] = {**both, "tool_calls": calls} if calls else both
         else:
             joined.append(turn)
     return joined

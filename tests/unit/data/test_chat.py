@@ -159,13 +159,11 @@ def test_a_system_turn_within_a_conversation_is_left_to_the_template(make_encode
     turns = (*LONG.messages[1:3], LONG.messages[0], *LONG.messages[3:])
     encoder = make_encoder("chatml")
     assert "system\nBe brief." in encoder.tokenizer.decode(encoder.encode(Example(messages=turns)).input_ids)
-    for template, reason in (("llama2", "No system turns here"), ("forgets_system", "leaves the system turn 3 out")):
-        with pytest.raises(RowError, match=reason):
-            make_encoder(template).encode(Example(messages=turns))
-        good = chat("a", "b")
-        results = make_encoder(template).encode_many([Example(messages=turns), good])
-        assert isinstance(results[0], RowError)
-        assert results[1] == [make_encoder(template).encode(good)]
+    for template in ("llama2", "forgets_system", "alternating"):
+        encoder = make_encoder(template)
+        encoded = encoder.encode(Example(messages=turns))
+        assert encoded.input_ids == encoder.encode(chat("One?", "First.", "Be brief.\n\nTwo?", "Second.")).input_ids
+        assert encoded.notes == (SYSTEM_FOLDED,)
 
 
 def test_turns_of_one_role_are_joined_only_where_the_template_wants_that(make_encoder):
@@ -178,8 +176,31 @@ def test_turns_of_one_role_are_joined_only_where_the_template_wants_that(make_en
     assert encoded.input_ids == encoder.encode(chat("a\n\nb", "c\n\nd")).input_ids
     assert encoded.notes == (JOINED,)
     excluded = Example(messages=(*example.messages[:3], {**example.messages[3], "train": False}))
-    with pytest.raises(RowError, match="Roles must alternate"):
-        encoder.encode(excluded)
+    good = chat("a", "b")
+    [refused, other] = encoder.encode_many([excluded, good])
+    assert "Roles must alternate" in str(refused)
+    assert other == [encoder.encode(good)]
+    encoder = make_encoder("thinking")  # writes an answer otherwise once another follows, so that it is not opened
+    assert runs(encoder, encoder.encode(example)) == ["<think></think>c\n\nd<|im_end|>"]
+    with pytest.raises(RowError, match="writes turn 3 otherwise than it opens it"):
+        encoder.encode(
+            Example(messages=(*example.messages[:2], {**example.messages[2], "train": False}, example.messages[3]))
+        )
+
+
+def test_a_text_and_a_call_of_one_answer_are_joined_where_roles_alternate(make_encoder):
+    encoder = make_encoder("tools")
+    said = {"role": "assistant", "content": "I add."}
+    example = replace(CALLING, messages=(CALLING.messages[0], said, *CALLING.messages[1:]))
+    assert runs(encoder, encoder.encode(example))[0] == "I add.<|im_end|>"
+    template = encoder.tokenizer.chat_template
+    encoder.tokenizer.chat_template = "{% set ns = namespace(last='') %}" + template.replace(
+        "{{ '<|im_start|>' + m.role",
+        "{% if m.role == ns.last %}{{ raise_exception('Twice') }}{% endif %}{% set ns.last = m.role %}"
+        "{{ '<|im_start|>' + m.role",
+    )
+    encoder = ExampleEncoder(encoder.tokenizer, 400)
+    assert runs(encoder, encoder.encode(example))[0] == 'I add.{"name": "add", "arguments": {"a": 2}}<|im_end|>'
 
 
 def test_a_first_turn_of_the_assistants_is_read_and_not_trained_on(make_encoder):

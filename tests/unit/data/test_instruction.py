@@ -72,14 +72,14 @@ def test_a_slice_of_the_training_rows(write_lines, prepare_room):
         (CHATS, {"messages": [{"role": "user", "content": 5}]}, "turn 1: content holds a number"),
         (
             CHATS,
-            {"messages": [*CHATS[0]["messages"], {"role": "system", "content": "Be kind."}, *CHATS[0]["messages"]]},
-            "leaves the system turn 3 out",
+            {"messages": [{"role": "user", "content": "forget me"}, CHATS[0]["messages"][1]]},
+            "leaves the user turn",
         ),
     ],
 )
 def test_a_bad_row_stops_or_is_left_out(write_lines, prepare_room, caplog, rows, bad, reason):
     file = write_lines("rows.jsonl", with_bad(rows, bad))
-    template = "forgets_system" if rows is CHATS else None
+    template = "forgets" if rows is CHATS else None
     with pytest.raises(DataError, match=rf"rows\.jsonl:12: .*{reason}") as stopped:
         prepare_room("custom", file, template)
     assert "1 of 21 rows of train cannot be used" in str(stopped.value)

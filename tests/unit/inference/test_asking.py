@@ -88,6 +88,17 @@ def test_a_prompt_of_several_texts(write):
         build_prompt_asker(_describe(write, settings, row), ("x",), ())
 
 
+def test_a_rows_own_system_text_and_tools_are_part_of_what_is_asked(write):
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    for room in ("messages", "alpaca"):  # a run on conversations, and one that is asked by other columns
+        asker = build_prompt_asker(_describe(write, *ROOMS[room][:2]), (), ())
+        example = asker.read({"messages": CHAT[:1], "tools": tools, "system": "Be kind."})
+        assert example.messages == ({"role": "system", "content": "Be kind."}, CHAT[0])
+        assert example.tools == tuple(tools)
+    asker = build_prompt_asker(_describe(write, *ROOMS["messages"][:2]), ("talk",), ())
+    assert asker.read({"talk": CHAT[:1], "tools": tools}).tools == tuple(tools)
+
+
 @pytest.mark.parametrize(
     ("turns", "expected"),
     [
@@ -96,7 +107,7 @@ def test_a_prompt_of_several_texts(write):
         ([*CHAT, {"role": "user", "content": "And?"}], [*CHAT, {"role": "user", "content": "And?"}]),
         ([{"role": "system", "content": "Be kind."}], None),
         (CHAT[1:], None),
-        ([CHAT[0], CHAT[0]], None),
+        ([CHAT[0], CHAT[0]], [CHAT[0], CHAT[0]]),
     ],
 )
 def test_conversations_end_with_the_user(write, turns, expected):

@@ -113,7 +113,7 @@ def test_missing_template_is_a_problem(tmp_path: Path):
         return local_problems(ModelSection(name_or_path="a/b", chat_template=template))
 
     assert "no file" in problems("nowhere.jinja")[0]
-    assert problems("chatml") == []
+    assert problems("chatml") == problems("r1") == []
     (tmp_path / "t.jinja").write_text("x")
     assert problems(str(tmp_path / "t.jinja")) == []
 

@@ -133,6 +133,20 @@ def test_chatml_without_its_tokens_is_said(make_checkpoint, caplog):
     assert "does not know as tokens" in caplog.text
 
 
+@pytest.mark.parametrize("bar", ["\uff5c", "|"])
+def test_r1_writes_thoughts_as_part_of_the_answer_and_opens_none(make_checkpoint, bar):
+    tokens = [f"<{bar}User{bar}>", f"<{bar}Assistant{bar}>"]
+    folder = str(make_checkpoint("llama"))
+    tokenizer = load_tokenizer(ModelSection(name_or_path=folder, chat_template="r1", extra_special_tokens=tokens))
+    chat = [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "<think>\nw3\n</think>\n\nw2"}]
+    asked = tokenizer.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True)
+    assert asked == f"{tokenizer.bos_token}{tokens[0]}w1{tokens[1]}"
+    text = tokenizer.apply_chat_template(chat, tokenize=False)
+    assert text == asked + chat[1]["content"] + tokenizer.eos_token
+    with pytest.raises(ModelError, match=r"r1 needs DeepSeek-R1's own tokens"):
+        load_tokenizer(ModelSection(name_or_path=folder, chat_template="r1"))
+
+
 def test_template_from_a_file(make_checkpoint, tmp_path):
     (tmp_path / "t.jinja").write_text("{% for m in messages %}[{{ m['content'] }}]{% endfor %}")
     folder = make_checkpoint("llama")
