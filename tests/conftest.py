@@ -102,7 +102,10 @@ def build_config(family: str, vocab_size: int, hidden_size: int = 32) -> Any:
 @pytest.fixture(autouse=True)
 def _keep_environment() -> Iterator[None]:
     """Take back what a test or a library sets, so that no later test's processes inherit it."""
+    from utils.masking import forget_secrets
+
     before = dict(os.environ)
+    forget_secrets()
     yield
     os.environ.clear()
     os.environ.update(before)

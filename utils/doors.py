@@ -15,12 +15,13 @@ from io import TextIOWrapper
 from pathlib import Path
 from shutil import which
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 from utils.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LoraNsError, UserError
 from utils.interruption import Interrupted
 from utils.logs import is_main_process, silence_libraries, start_logs
-from utils.masking import mask_command, mask_text
+from utils.masking import forget_secrets, learn_command, mask_text, mask_tree
+from utils.terminal import safe_streams, show_controls
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*=.*", re.DOTALL)
 
@@ -32,7 +33,7 @@ Answer = dict[str, Any]
 
 def build_parser(door: str, description: str) -> argparse.ArgumentParser:
     """Build the parser of a door, with the options that all of them take."""
-    parser = _Parser(
+    parser = argparse.ArgumentParser(
         prog=door,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -63,9 +64,15 @@ def open_door(
     Returns:
         0 fine; 1 it failed; 2 the user's input; 75 saved and to be requeued; 130 interrupted.
     """
-    arguments = _parse(parser, words)
+    forget_secrets()
+    learn_command(words)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    with safe_streams():
+        return _work(main, _parse(parser, words))
+
+
+def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Namespace) -> int:
     start_logs()
     silence_libraries()
     sys.excepthook = _show_masked
@@ -87,7 +94,7 @@ def open_door(
     code = int(answer.pop("exit_code", 0))
     if answer_file is not None:
         with answer_file:
-            answer_file.write(json.dumps(answer, ensure_ascii=False, default=str) + "\n")
+            answer_file.write(json.dumps(mask_tree(answer, but=("answers",)), ensure_ascii=False, default=str) + "\n")
     return code
 
 
@@ -179,24 +186,16 @@ def _report(error: LoraNsError) -> Answer:
     if number and isinstance(error, ConfigError):
         time.sleep(_HEAD_START_S)  # all processes read the same file: the first one says it, before any ends the others
     else:
-        for line in mask_text(str(error)).splitlines():
+        for line in str(error).split("\n"):
             sys.stderr.write(f"error{number}: {line}\n")
-    found = error.problems if isinstance(error, ConfigError) else []
-    problems = [{name: mask_text(text) for name, text in vars(problem).items()} for problem in found]
+    problems = [vars(problem) for problem in error.problems] if isinstance(error, ConfigError) else []
     kind = "bad_input" if error.exit_code == EXIT_BAD_INPUT else "failed"
-    return {"status": kind, "error": mask_text(str(error)), "problems": problems, "exit_code": error.exit_code}
+    return {"status": kind, "error": str(error), "problems": problems, "exit_code": error.exit_code}
 
 
 def _show_masked(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print the traceback of an error that is not the user's, without a secret that stands in it."""
-    sys.stderr.write(mask_text("".join(traceback.format_exception(kind, error, trace))))
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Refuse a command line without repeating a secret that stands in it."""
-        words = message.split(" ")
-        super().error(mask_text(" ".join(mask_command(words))))
+    sys.stderr.write(show_controls(mask_text("".join(traceback.format_exception(kind, error, trace)))))
 
 
 def _reserve_stdout() -> Any:

@@ -8,6 +8,7 @@ import sys
 import warnings
 
 from utils.masking import mask_text
+from utils.terminal import show_controls
 
 _NOISE = (
     "transformers",
@@ -80,5 +81,5 @@ class _LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one line."""
-        text = mask_text(record.getMessage())
+        text = show_controls(mask_text(record.getMessage()))
         return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"

@@ -1,25 +1,81 @@
-"""Hides secrets in what is written down and said: command lines, configurations, messages."""
+"""Hides secrets in what is written down and said: command lines, configurations, messages.
+
+What enters a command (its words, and the files of its configuration) is searched for secrets first, and each one found
+is hidden from then on wherever it turns up, however it was cut, quoted or joined meanwhile.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 MASK = "***"
 
 _SECRET_KEY = re.compile(
-    r"(?:^|_)(?:password|passwd|secret|credentials?|api_?key)$|^(?:(?:use_)?auth_|hf_|hub_|access_|api_|secret_)*token$"
+    r"(?:^|_)(?:password|passwd|pwd|passphrase|secret|credentials?|api_?key|access_?key|private_?key)$"
+    r"|^(?:(?:use_)?auth_|hf_|hub_|access_|api_|secret_)*token$"
 )
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
-_URL_LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+_TOKEN = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{16,}|(?:sk-|gh[pousr]_|github_pat_|glpat-|xox[abprs]-)[\w-]{16,}|(?<=Bearer )[\w.~+/-]+=*)"
+)
+_URL_LOGIN = re.compile(r"(?<=:)(/{1,2})[^\s/'\"<>]+@")
+"""Also where a path has made one slash of two."""
+_URL_VALUE = re.compile(
+    r"(?<=[?&;])([\w.-]*(?:token|key|secret|sig|signature|auth|password|passwd|pwd|credential))=([^\s&'\"]+)",
+    re.IGNORECASE,
+)
+_ASSIGNED = re.compile(r"(?<![\w.-])([\w.-]+)=([^\s&,;'\"]+)")
 _MIN_SECRET = 8
 """Shorter values of the environment's secrets are left alone: they stand in other words by chance."""
+_MIN_LEARNT = 3
 _SECRET_VARIABLES = ("TOKEN", "API_KEY", "ACCESS_KEY", "SECRET", "PASSWORD", "PASSWD")
 _HARMLESS = frozenset({"", "null", "none", "true", "false", "~"})
+
+_learnt: set[str] = set()
+
+
+def learn_command(words: Iterable[str]) -> None:
+    """Learn the secrets of a command line: values of token-like keys and options, and logins in addresses."""
+    is_secret_next = False
+    for word in words:
+        key, equals, value = word.partition("=")
+        learn_text(word)
+        if equals:
+            learn_value(key, value)
+        elif is_secret_next and not word.startswith("--"):
+            learn_value("token", word)
+        is_secret_next = not equals and word.startswith("-") and is_secret_key(word)
+
+
+def learn_value(key: str, value: str) -> None:
+    """Learn a value that is a secret by its key; switches such as `true` are none."""
+    bare = value.strip().strip("'\"")
+    if is_secret_key(key) and bare.lower() not in _HARMLESS:
+        _learn(value, bare)
+
+
+def learn_text(text: str) -> None:
+    """Learn the secrets that a text shows by their look: logins and keys in addresses."""
+    for found in _URL_LOGIN.finditer(text):
+        login = found[0].strip("/").removesuffix("@")
+        _learn(login, login.partition(":")[2])
+    for found in _URL_VALUE.finditer(text):
+        _learn(found[2])
+
+
+def forget_secrets() -> None:
+    """Forget what was learnt, before another command of the same process."""
+    _learnt.clear()
+
+
+def _learn(*secrets: str) -> None:
+    """Remember secrets as they are, and as a message may quote them."""
+    for secret in secrets:
+        if len(secret) >= _MIN_LEARNT:
+            _learnt.update((secret, repr(secret)[1:-1], json.dumps(secret)[1:-1]))
 
 
 def mask_command(words: Iterable[str]) -> list[str]:
@@ -50,15 +106,38 @@ def mask_value(key: str, value: Any) -> Any:
 
 
 def mask_text(text: str) -> str:
-    """Hide in a text what looks like a token, logins in addresses, and the values of the environment's secrets."""
-    for secret in _list_secrets():
-        text = text.replace(secret, MASK)
-    return _URL_LOGIN.sub(MASK, _TOKEN.sub(MASK, text))
+    """Hide in a text what looks like a secret, and the secrets of the environment and of the command."""
+    return _hide(text, _list_environment() | _learnt)
+
+
+def _hide(text: str, secrets: set[str]) -> str:
+    for secret in sorted(secrets, key=len, reverse=True):
+        if secret in text:  # a short one stands in other words by chance
+            edge = r"(?<!\w)", r"(?!\w)"
+            before, after = edge if len(secret) < _MIN_SECRET else ("", "")
+            text = re.sub(f"{before}{re.escape(secret)}{after}", MASK, text)
+    text = _URL_VALUE.sub(rf"\1={MASK}", _TOKEN.sub(MASK, text))
+    return _ASSIGNED.sub(_mask_assigned, _URL_LOGIN.sub(rf"\1{MASK}@", text))
+
+
+def mask_tree(value: Any, but: tuple[str, ...] = ()) -> Any:
+    """Hide the secrets in all texts of nested mappings and lists, apart from what stands under some keys."""
+    if isinstance(value, Mapping):
+        masked = {key: each if key in but else mask_tree(mask_value(str(key), each)) for key, each in value.items()}
+        return {mask_text(key) if isinstance(key, str) else key: each for key, each in masked.items()}
+    if isinstance(value, list | tuple):
+        return [mask_tree(each) for each in value]
+    return mask_text(value) if isinstance(value, str) else value
+
+
+def _mask_assigned(found: re.Match[str]) -> str:
+    harmless = not is_secret_key(found[1]) or found[2].lower() in _HARMLESS
+    return found[0] if harmless else f"{found[1]}={MASK}"
 
 
 def holds_secret(text: str) -> bool:
-    """Tell whether a text has something in it that `mask_text` hides."""
-    return mask_text(text) != text
+    """Tell whether a text shows a secret by its look, or holds one of the environment's."""
+    return _hide(text, _list_environment()) != text
 
 
 def is_secret_key(key: str) -> bool:
@@ -67,8 +146,7 @@ def is_secret_key(key: str) -> bool:
     return bool(_SECRET_KEY.search(name))
 
 
-def _list_secrets() -> list[str]:
-    """List the values of variables such as HF_TOKEN and WANDB_API_KEY, the longest first."""
-    values = {value for name, value in os.environ.items() if name.upper().endswith(_SECRET_VARIABLES)}
-    values = {value for value in values if len(value) >= _MIN_SECRET}
-    return sorted(values, key=lambda value: (-len(value), value))
+def _list_environment() -> set[str]:
+    """List the values of variables such as HF_TOKEN and WANDB_API_KEY."""
+    values = (value for name, value in os.environ.items() if name.upper().endswith(_SECRET_VARIABLES))
+    return {value for value in values if len(value) >= _MIN_SECRET}

@@ -56,7 +56,7 @@ def run_suite(plan: Plan, options: SuiteOptions) -> Answer:
     Raises:
         UserError: Another suite, or the same shard, is at work in the folder.
     """
-    from rich.console import Console
+    from utils.terminal import build_console
 
     slots = list_slots(options.jobs)
     minutes = plan.suite.section.timeout_minutes
@@ -64,7 +64,7 @@ def run_suite(plan: Plan, options: SuiteOptions) -> Answer:
     with ExitStack() as stack:
         for lock in lock_suite(plan.output, options.shard):
             stack.enter_context(lock)
-        display = ProgressDisplay(len(plan.shard), Console())
+        display = ProgressDisplay(len(plan.shard), build_console())
         try:
             finished = Runner(plan.shard, config, display).work()
         finally:
@@ -83,17 +83,16 @@ def report_suite(plan: Plan, submission: bool = False, interrupted: bool = False
     Raises:
         UserError: The folder cannot be written, or there are no files for the server.
     """
-    from rich.console import Console
-
     from utils.benchmark.reports import write_reports
     from utils.benchmark.submission import write_submission_zips
     from utils.benchmark.summary import render_summary
+    from utils.terminal import build_console
 
     with _undisturbed(), wait_for_lock(plan.output / LOCKS / "reports.lock"):
         outcomes = collect_outcomes(_choose_reported(plan))
         facts = describe_suite(plan)
         written = write_reports(plan.output, facts, outcomes)
-        console = Console()
+        console = build_console()
         if not console.is_terminal:
             console.width = _WIDTH_OF_LOGS
         console.print(render_summary(facts, outcomes))

@@ -11,6 +11,7 @@ import yaml
 
 from utils.config.scalars import CORE_KINDS, TAG, CoreLoader, parse_scalar
 from utils.errors import ConfigError, Problem
+from utils.masking import learn_text, learn_value
 
 KeyPath = tuple[str, ...]
 
@@ -174,6 +175,7 @@ def _similar_file(path: Path) -> str:
 
 def _compose(text: str, source: str) -> yaml.Node | None:
     """Parse to nodes with YAML 1.2's scalars, so that `off` is a word and `2e-5` a number."""
+    learn_text(text)
     try:
         return yaml.compose(text, Loader=CoreLoader)
     except yaml.MarkedYAMLError as error:
@@ -266,6 +268,8 @@ class _Reader:
 
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
         kind = node.tag.removeprefix(TAG)
+        for key in path:
+            learn_value(key, node.value)
         try:
             return parse_scalar(kind, node.value)
         except ValueError:

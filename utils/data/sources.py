@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.data.dataset import FILE_KINDS, is_local
+from utils.data.fetching import keep_undecoded, refuse_addresses
 from utils.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def load_split(source: Source, split: str) -> Dataset | None:
         return _load_files(files, source.text_columns)
     if path.is_file() or _holds_plain_splits(path, source.subset):
         return None
+    refuse_addresses(path)
     with _explain(source):
         return _load_dataset(str(path), source, split)
 
@@ -132,7 +134,7 @@ def _load_files(files: list[Path], text_columns: tuple[str, ...]) -> Dataset:
         raise DataError(_first_bad_line(files) or f"{files[0]}: cannot be read as {kind}: {_root(error)}") from error
     if "__index_level_0__" in rows.column_names:  # pandas has moved every value one column to the left
         raise DataError(f"{files[0]}: the rows have more fields than the header; put texts with separators in quotes")
-    return rows
+    return keep_undecoded(rows)
 
 
 def _table_options(file: Path, text_columns: tuple[str, ...]) -> dict[str, Any]:
@@ -168,7 +170,7 @@ def _load_from_hub(source: Source, split: str) -> Dataset | None:
 def _load_dataset(path: str, source: Source, split: str) -> Dataset | None:
     datasets = _import_datasets()
     try:
-        return datasets.load_dataset(path, source.subset, split=split, revision=source.revision)
+        return keep_undecoded(datasets.load_dataset(path, source.subset, split=split, revision=source.revision))
     except ValueError as error:
         if "nknown split" in str(error):
             return None

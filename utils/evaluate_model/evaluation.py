@@ -32,9 +32,9 @@ def evaluate(subject: Subject) -> list[Entry]:
 
 def show_scores(subject: Subject, entries: list[Entry]) -> dict[str, Any]:
     """Print the tables on standard output and give everything for `--json`."""
-    from rich.console import Console
+    from utils.terminal import build_console
 
-    language, console = subject.jobs[0].config.results.language, Console()
+    language, console = subject.jobs[0].config.results.language, build_console()
     console.print(render_scores(subject.title, entries, language))
     answer = {"weights": subject.describe_weights(), "sets": {entry.label: entry.to_dict() for entry in entries}}
     averages = average_longbench(entries)

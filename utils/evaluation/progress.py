@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from utils.terminal import build_console
 
 _log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 30.0
@@ -30,7 +31,7 @@ def show_progress(label: str, total: int, done: int, is_main: bool) -> Iterator[
     elif sys.stderr.isatty():
         with Progress(
             TextColumn(f"evaluating {label}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True),
+            TimeElapsedColumn(), TimeRemainingColumn(), console=build_console(stderr=True),
         ) as bar:  # fmt: skip
             task = bar.add_task(label, total=total, completed=done, rate="")
             rate = _Rate()

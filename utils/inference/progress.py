@@ -9,6 +9,7 @@ import time
 _log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN = {True: 0.2, False: 10.0}
+_WIDTH = 79
 
 
 class Progress:
@@ -39,7 +40,7 @@ class Progress:
     def finish(self) -> dict[str, float]:
         """Say what was done; gives the rates."""
         if self._is_live:
-            sys.stderr.write("\r\x1b[K")
+            sys.stderr.write(f"\r{'':{_WIDTH}}\r")
         if self.num_rows:
             _log.info("%s", self._describe())
         seconds = self._seconds
@@ -57,7 +58,7 @@ class Progress:
 
     def _show(self, line: str) -> None:
         if self._is_live:
-            sys.stderr.write(f"\r{line}\x1b[K")
+            sys.stderr.write(f"\r{line:{_WIDTH}}")
             sys.stderr.flush()
         else:
             _log.info("%s", line)

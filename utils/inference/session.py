@@ -23,6 +23,7 @@ from utils.inference.request import Request, partial_path
 from utils.inference.rows import TABLE_KINDS, InputRow, Source, open_source, read_rows
 from utils.inference.subject import Subject, find_max_length, open_subject
 from utils.inference.tables import write_results
+from utils.terminal import write_data
 
 if TYPE_CHECKING:
     from utils.inference.answering import Answerer
@@ -143,15 +144,11 @@ def _stream(request: Request, asker: Asker, answerer: Answerer, row: InputRow) -
 
     assert isinstance(answerer, WritingModel), f"got {type(answerer)}"
 
-    def show(piece: str) -> None:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-
     try:
-        answered = answerer.stream(asker.read(row.row), show)
+        answered = answerer.stream(asker.read(row.row), write_data)
     except RowError as error:
         raise DataError(f"--input_text: {error}") from None
-    show("\n")
+    write_data("\n")
     return {"status": "success", "answers": [{**row.row, **answered.answer}]}
 
 
@@ -239,5 +236,4 @@ def _require_rows(rows: Iterator[InputRow], source: Source) -> Iterator[InputRow
 
 
 def _print(answer: Mapping[str, Any]) -> None:
-    sys.stdout.write(dump(answer).decode("utf-8") + "\n")
-    sys.stdout.flush()
+    write_data(dump(answer).decode("utf-8") + "\n")

@@ -105,9 +105,9 @@ def merge_adapter(source: MergeSource, output: str, options: MergeOptions) -> di
 
 def show_report(report: Mapping[str, Any]) -> None:
     """Print the table on standard output."""
-    from rich.console import Console
+    from utils.terminal import build_console
 
-    Console().print(render_report(report))
+    build_console().print(render_report(report))
 
 
 def _answer_as_trained(source: MergeSource, exam: Exam, tokenizer: PreTrainedTokenizerBase) -> Answers | None:

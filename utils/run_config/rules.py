@@ -160,13 +160,17 @@ def _check_task(header: Header, read: dict[str, Section], document: Document) ->
 
 def _check_secrets(document: Document) -> Iterator[Problem]:
     """Refuse a secret in any value: all of them are written down with the run."""
-    texts = {path: value for path in document.places if isinstance(value := document.get(path), str)}
+    texts = {path: "\n".join((path[-1], *_list_texts(document.get(path)))) for path in document.places}
     if not holds_secret("\n".join(texts.values())):
         return  # one look for all: a suite has hundreds of documents
-    for path, value in texts.items():
-        if holds_secret(value):
+    for path, text in texts.items():
+        if holds_secret(text):
             message = "holds a secret, which would be written down with the run; put it into the environment (HF_TOKEN)"
             yield Problem(message, ".".join(path), document.place_of(path))
+
+
+def _list_texts(value: Any) -> Iterator[str]:
+    return (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str))
 
 
 def _check_dataset(dataset: DatasetSection, document: Document) -> Iterator[Problem]:

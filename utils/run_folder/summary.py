@@ -33,15 +33,14 @@ def announce_parameters(counts: ParameterCounts) -> None:
 
 def show_result(folder: RunFolder, config: RunConfig, record: RunRecord, already_done: bool = False) -> dict[str, Any]:
     """Print the result table on standard error and give the record for `--json`."""
-    from rich.console import Console
-
     from utils.logs import is_main_process
+    from utils.terminal import build_console
 
     if is_main_process():
         if already_done:
             logger.info("%s: already done (the same configuration); --overwrite runs it again", folder.path)
         table = render_result_table(record, config.results.language, _next_commands(folder, config))
-        Console(stderr=True).print(table)
+        build_console(stderr=True).print(table)
     return {**record.to_json(), "output_dir": str(folder.path), "already_done": already_done}
 
 

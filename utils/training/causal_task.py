@@ -156,11 +156,11 @@ class CausalTask:
 
     def preview(self, data: CausalData, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Any]:
         """Print the first rows, what is trained on marked."""
-        from rich.console import Console
+        from utils.terminal import build_console
 
-        console, rows = Console(soft_wrap=True), data.instructions.train
+        console, rows = build_console(), data.instructions.train
         if console.is_terminal:
-            console.print(render_preview(rows, tokenizer, count))
+            console.print(render_preview(rows, tokenizer, count), soft_wrap=True)
         else:
             sys.stdout.write(format_preview(rows, tokenizer, count))
         return {"rows": rows.select(range(min(count, len(rows)))).to_list()}

@@ -46,7 +46,7 @@ class ClassificationTask:
 
     def preview(self, data: ClassificationData, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Any]:
         """Print the first rows decoded, each with its label."""
-        from rich.console import Console
+        from utils.terminal import build_console
 
         split = data.train or next(iter(data.evals.values()))
         rows = [
@@ -54,7 +54,7 @@ class ClassificationTask:
             for row in split.dataset.select(range(min(count, len(split.dataset))))
         ]
         for row in rows:
-            Console().print(f"{row['label']}  {row['text']}", markup=False, highlight=False, soft_wrap=True)
+            build_console().print(f"{row['label']}  {row['text']}", markup=False, highlight=False, soft_wrap=True)
         return {"rows": rows}
 
     def _name_label(self, data: ClassificationData, label: Any) -> Any:

@@ -6,7 +6,6 @@ import sys
 import time
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,12 +16,14 @@ from rich.progress import (
 )
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from utils.terminal import build_console
+
 
 class ProgressCallback(TrainerCallback):
     """Shows step, loss, learning rate, tokens per second and the time left; only on the main process."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = build_console(stderr=True)
         self._bar: Progress | None = None
         self._task: Any = None
         self._start = 0.0
