@@ -1,33 +1,46 @@
-"""Starts train.py again and again from one process that has imported the libraries already.
+"""Starts commands again and again from one process that has imported the libraries already.
 
 Reads one JSON object a line: {"words": [...], "log": file, "environment": {...}}. Each becomes a fork that runs the
-door as `python train.py WORDS` would; its process id is answered at once, its exit code when `{"wait": id}` asks.
+command as `python train.py WORDS` would; its process id is answered at once, its exit code when `{"wait": id}` asks.
+"script" names another command, "folder" where it runs, "limit_s" the seconds of computing that it may take.
 """
 
 import json
 import os
+import resource
 import runpy
+import signal
 import sys
 import traceback
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[2]
+MORE_MEMORY = 4 * 2**30
+WAITING = 4
+"""Seconds that may pass for one of computing."""
 
-def start(words: list[str], log: str, environment: dict[str, str]) -> int:
-    """Fork, and run train.py in the child with its output in a file."""
+
+def start(request: dict[str, Any]) -> int:
+    """Fork, and run the command in the child with its output in a file."""
     if child := os.fork():
         return child
     code = 1
     try:
         os.setpgid(0, 0)
-        os.environ.update(environment)
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.environ.update(request.get("environment", {}))
+        handle = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
-        sys.argv = ["train.py", *words]
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        script = request.get("script", "train.py")
+        sys.argv = [script, *request["words"]]
+        os.chdir(request.get("folder", ROOT))
+        if "limit_s" in request:
+            limit(request["limit_s"])
         try:
-            runpy.run_path("train.py", run_name="__main__")
+            runpy.run_path(str(ROOT / script), run_name="__main__")
         except SystemExit as end:
             code = int(end.code or 0)
         except BaseException:  # noqa: BLE001  as the interpreter itself does with what nobody has caught
@@ -38,10 +51,19 @@ def start(words: list[str], log: str, environment: dict[str, str]) -> int:
         os._exit(code)
 
 
+def limit(seconds: int) -> None:
+    """Let the process be killed before it takes the machine with it."""
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MORE_MEMORY, used + MORE_MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.alarm(seconds * WAITING)
+
+
 def answer(request: dict[str, Any]) -> int:
     if "wait" in request:
         return os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
-    return start(request["words"], request["log"], request.get("environment", {}))
+    return start(request)
 
 
 if __name__ == "__main__":
