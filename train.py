@@ -65,7 +65,7 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
     from utils.modeling.source import resolved_commit
     from utils.modeling.tokenizer import load_tokenizer
     from utils.run_folder import export
-    from utils.run_folder.reading import read_run_folder
+    from utils.run_folder.probe_record import check_export
     from utils.run_folder.summary import announce_parameters
     from utils.seeding import seed_everything
     from utils.training.callbacks.measuring import MeasuringCallback
@@ -100,9 +100,7 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
         export.write_submissions(folder, data, outcome.predicted)
         if training:
             export.export_model(folder, config, trainer, tokenizer, data)
-            outcome.check = task.check_reload(
-                trainer, data, lambda: read_run_folder(folder.path, Consent.of_section(config.model)).load()[0]
-            )
+            outcome.check = check_export(folder.path, task, trainer, data, Consent.of_section(config.model))
         outcome.total_s = time.monotonic() - started
         return export.write_results(folder, config, outcome, recording.provenance(data, commit))
 

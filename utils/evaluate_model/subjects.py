@@ -26,7 +26,7 @@ from utils.results.provenance import PROVENANCE_FILE
 from utils.results.record import RunRecord, read_record
 from utils.run_config import RunConfig, load_run_config
 from utils.run_folder.own_folder import require_no_links_out
-from utils.run_folder.reading import TrainedModel, read_run_folder
+from utils.run_folder.reading import TrainedModel, read_run_folder, require_base
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -99,7 +99,9 @@ def open_run(
     trained = read_run_folder(name, consent)
     require_local_rows(check_overrides(overrides, trained.config.task_type, of_run=True))
     config = load_run_config(trained.config.source, overrides, files=False)
-    config = replace(config, model=consent.apply(config.model, name))
+    base = require_base(trained, config.model, "the command line").config.model
+    update = {"name_or_path": base.name_or_path, "revision": base.revision}
+    config = replace(config, model=consent.apply(config.model, name).model_copy(update=update))
     known = config.evaluation.set_sections if config.evaluation is not None else None
     own = OwnSets(config.dataset.name, {each.shown_label: each for each in known or ()}, config.task_type)
     job = Job(config, read_requests(words, own) if words else None)
@@ -147,9 +149,9 @@ class TrainedRun:
         self._name = name
         self._trained = trained
         self._commit: str | None = None
-        weights = trained.weights
-        self._run = weights.parent if (weights.parent / "run.yaml").is_file() else weights
-        match = re.fullmatch(r"checkpoint-(\d+)", weights.name)
+        assert trained.run is not None, "only runs are opened so"
+        self._run = trained.run
+        match = re.fullmatch(r"checkpoint-(\d+)", trained.weights.name)
         self._checkpoint = int(match[1]) if match else None
         self._is_elsewhere = output_dir is not None
         self.jobs: tuple[Job, ...] = (job,)

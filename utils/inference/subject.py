@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import open_adapter
 from utils.adapters.trained_files import explain_damage
-from utils.data.dataset import ClassificationSection, DatasetSection, open_dataset
+from utils.data.dataset import ClassificationSection, DatasetSection
 from utils.errors import ModelError, UserError
 from utils.generation.section import GenerationSection
 from utils.inference.request import ModelChoice
 from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.section import ModelSection, folder_problem, is_local, read_model_config
 from utils.run_config import RunConfig, find_differences, load_run_config
-from utils.run_folder.reading import LABELS_FILE, TrainedModel, read_label_names, read_run_folder
+from utils.run_folder.reading import TrainedModel, read_run_folder, read_with_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 _MERGED_RUN = "merged_run.yaml"  # the configuration that merge_adapter.py leaves beside a merged model
 _RUN_WINS = ("dataset", "sft", "task_type")
-_RUN_WINS_IN_MODEL = ("chat_template", "extra_special_tokens", "pad_token")
+_RUN_WINS_IN_MODEL = ("name_or_path", "revision", "chat_template", "extra_special_tokens", "pad_token")
 
 
 @dataclass(frozen=True)
@@ -116,57 +115,22 @@ def _open_trained(name: str, trained: TrainedModel) -> Subject:
 
 def _open_pair(given: RunConfig, folder: str, consent: Consent) -> TrainedModel:
     """Open weights with a configuration; a run's own run.yaml wins for template, labels and columns."""
-    path = Path(folder).expanduser().resolve()
-    if any((each / "run.yaml").is_file() for each in (path, path.parent)):
-        trained = read_run_folder(folder, consent.joined(Consent.of_section(given.model)))
-        return replace(trained, config=_settle_differences(trained.config, given, given.source))
-    if not path.is_dir():
-        raise UserError(f"--model_path {folder}: no such folder")
-    if not any((path / each).is_file() for each in ("adapter_config.json", "config.json")):
-        raise UserError(f"--model_path {folder}: holds neither adapter_config.json nor config.json, so it is no model")
-    _require_task(path, given, given.source)
-    labels = _find_labels(path, given) if given.task_type == "SEQ_CLS" else ()
-    return TrainedModel(path, given, labels)
+    trained = read_with_config(given, folder, consent)
+    if trained.run is None:
+        return trained
+    return replace(trained, config=_settle_differences(trained.config, given))
 
 
-def _require_task(path: Path, given: RunConfig, file: str) -> None:
-    """See to it that an adapter is not asked for what it was not made for."""
-    if not (path / "adapter_config.json").is_file():
-        return
-    made = json.loads((path / "adapter_config.json").read_text("utf-8"))
-    made_for = made.get("task_type") if isinstance(made, dict) else None
-    if made_for in ("SEQ_CLS", "CAUSAL_LM") and made_for != given.task_type:
-        raise UserError(f"{file} is for {given.task_type}, and the adapter in {path} for {made_for}")
-
-
-def _settle_differences(own: RunConfig, given: RunConfig, file: str) -> RunConfig:
+def _settle_differences(own: RunConfig, given: RunConfig) -> RunConfig:
     """Say where the file differs from the run, and take from each what is its to say."""
-    if own.task_type != given.task_type:
-        raise UserError(f"{file} is for {given.task_type}, and the run was trained for {own.task_type}")
-    differences = find_differences(own.to_dict(), given.to_dict())
-    for key, (before, after) in differences.items():
+    for key, (before, after) in find_differences(own.to_dict(), given.to_dict()).items():
         section, _, name = key.partition(".")
-        runs = section in _RUN_WINS or key in ("peft.method",) or (section == "model" and name in _RUN_WINS_IN_MODEL)
+        runs = section in _RUN_WINS or (section == "model" and name in _RUN_WINS_IN_MODEL)
         if runs or section in ("model", "generation"):
-            whose = "the run's" if runs else f"{file}'s"
-            _log.warning("%s: the run has %r, %s has %r; %s counts", key, before, file, after, whose)
+            whose = "the run's" if runs else f"{given.source}'s"
+            _log.warning("%s: the run has %r, %s has %r; %s counts", key, before, given.source, after, whose)
     kept = {name: getattr(own.model, name) for name in _RUN_WINS_IN_MODEL}
     return replace(own, model=given.model.model_copy(update=kept), generation=given.generation)
-
-
-def _find_labels(path: Path, config: RunConfig) -> tuple[str, ...]:
-    for folder in (path, path.parent):
-        if (folder / LABELS_FILE).is_file():
-            return read_label_names(folder / LABELS_FILE)
-    described = open_dataset(config.dataset.name).describe_classification(config.dataset)
-    if described.num_labels == 1:
-        return ()
-    if described.label_names is not None:
-        return described.label_names
-    names = _own_labels(read_model_config(ModelSection(name_or_path=str(path))) or {})
-    if not names:
-        raise UserError(f"{path}: the classes' names are not known; set dataset.label_names in {config.source}")
-    return names
 
 
 def _own_labels(model_config: dict[str, Any]) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from utils.errors import CheckError, ModelError, UserError
 from utils.merging.comparing import describe_difference, prove_equal
-from utils.merging.exam import Answers, Exam, check_tokenizer, open_exam
 from utils.merging.output import REPORT_FILE, check_output, open_output, require_space
 from utils.merging.source import MergeSource
 from utils.merging.table import render_report
@@ -22,6 +21,8 @@ from utils.modeling.source import resolved_commit
 from utils.modeling.writing import require_writable
 from utils.results.json_file import write_json
 from utils.results.provenance import collect_provenance
+from utils.run_folder.probe import Answers, Probe, check_tokenizer, open_probe
+from utils.run_folder.probe_record import compare_with_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +59,8 @@ class _Merged:
     tied: bool | None
     """None: the base's embeddings are not tied."""
     commit: str | None
+    measured: dict[str, Any] | None
+    """How far the adapter on its base is from what the run measured; None where it measured nothing comparable."""
 
 
 def merge_adapter(source: MergeSource, output: str, options: MergeOptions) -> dict[str, Any]:
@@ -82,11 +85,11 @@ def merge_adapter(source: MergeSource, output: str, options: MergeOptions) -> di
     target = check_output(output, options.overwrite, [source.weights, source.run or source.weights, base])
     with open_output(target) as folder:
         tokenizer = source.load_tokenizer()
-        exam = open_exam(source, tokenizer, options.num_eval)
-        as_trained = _answer_as_trained(source, exam, tokenizer)
-        merged = _merge_and_write(source, exam, tokenizer, folder, options)
+        probe = open_probe(source.trained, tokenizer, options.num_eval)
+        as_trained, measured = _answer_as_trained(source, probe, tokenizer)
+        merged = _merge_and_write(source, probe, tokenizer, folder, options)
         _release_memory()
-        found = _read_back(source, exam, tokenizer, folder)
+        found = _read_back(source, probe, tokenizer, folder)
         proof = prove_equal(merged.trained.logits, merged.without, found.logits, merged.dtype)
         report = {
             "version": 1,
@@ -94,8 +97,9 @@ def merge_adapter(source: MergeSource, output: str, options: MergeOptions) -> di
             "source": _describe_source(source, merged.commit),
             **{name: getattr(merged, name) for name in ("dtype", "size_bytes", "num_parameters")},
             "tied_embeddings": merged.tied,
-            "probe": {"rows": exam.num_rows, "source": exam.rows, **proof},
-            "scores": _describe_scores(exam, merged.trained, found),
+            "probe": {"rows": probe.num_rows, "source": probe.rows, **proof},
+            "as_measured": measured or merged.measured,
+            "scores": _describe_scores(probe, merged.trained, found),
             "as_trained": _compare_as_trained(source, as_trained, found),
             "provenance": collect_provenance(started=started, ended=datetime.now(timezone.utc)),
         }
@@ -110,35 +114,48 @@ def show_report(report: Mapping[str, Any]) -> None:
     build_console().print(render_report(report))
 
 
-def _answer_as_trained(source: MergeSource, exam: Exam, tokenizer: PreTrainedTokenizerBase) -> Answers | None:
-    """Let the adapter answer on the quantized base that it was trained on; None where there was none, or not here."""
+def _answer_as_trained(
+    source: MergeSource, probe: Probe, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Answers | None, dict[str, Any] | None]:
+    """Let the adapter answer on the quantized base that it was trained on; None where there was none, or not here.
+
+    The other figures say how far the answers are from those that the run measured.
+    """
     if source.config.model.quantization is None:
-        return None
+        return None, None
     try:
-        return exam.answer(source.load_as_trained(tokenizer))
+        model = source.load_as_trained(tokenizer)
+        answers = probe.answer(model)
+        return answers, compare_with_record(source.trained, probe, tokenizer, answers.logits, _name_dtype(model))
     except ModelError as error:
         logger.warning("the adapter cannot be asked on its quantized base here (%s); only the merge is proved", error)
-        return None
+        return None, None
     finally:
         _release_memory()
 
 
+def _name_dtype(model: PreTrainedModel) -> str:
+    return str(model.dtype).removeprefix("torch.")
+
+
 def _merge_and_write(
-    source: MergeSource, exam: Exam, tokenizer: PreTrainedTokenizerBase, folder: Path, options: MergeOptions
+    source: MergeSource, probe: Probe, tokenizer: PreTrainedTokenizerBase, folder: Path, options: MergeOptions
 ) -> _Merged:
     model = place(source.load_unquantized(tokenizer, options.dtype))
     _take_generation_config(source, model)
     require_writable(model, tokenizer)
-    commit, trained = resolved_commit(model), exam.answer(model)
+    commit, trained, measured = resolved_commit(model), probe.answer(model), None
+    if source.config.model.quantization is None:
+        measured = compare_with_record(source.trained, probe, tokenizer, trained.logits, _name_dtype(model))
     with switched_off(model) as possible:
-        without = exam.compute_logits(model) if possible else None
+        without = probe.compute_logits(model) if possible else None
     merged, tied = merge_weights(source.config.peft.method, model)
     sizes = {id(each): (each.numel(), each.element_size()) for each in merged.parameters()}
     size_bytes = sum(count * width for count, width in sizes.values())
     require_space(folder, size_bytes)
     _write(source, merged, tokenizer, folder, options.max_shard_size)
-    dtype = str(merged.dtype).removeprefix("torch.")
-    return _Merged(trained, without, dtype, size_bytes, sum(count for count, _ in sizes.values()), tied, commit)
+    num_parameters = sum(count for count, _ in sizes.values())
+    return _Merged(trained, without, _name_dtype(merged), size_bytes, num_parameters, tied, commit, measured)
 
 
 def _take_generation_config(source: MergeSource, model: Any) -> None:
@@ -168,18 +185,18 @@ def _write(
         raise UserError(f"{folder}: cannot be written: {error}") from None
 
 
-def _read_back(source: MergeSource, exam: Exam, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Answers:
+def _read_back(source: MergeSource, probe: Probe, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Answers:
     """Load what was written by plain transformers, as a user will, and let it answer."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     trust = source.config.model.trust_remote_code
-    check_tokenizer(exam, tokenizer, AutoTokenizer.from_pretrained(folder, trust_remote_code=trust))
+    check_tokenizer(probe, tokenizer, AutoTokenizer.from_pretrained(folder, trust_remote_code=trust))
     auto = AutoModelForCausalLM if source.head is None else AutoModelForSequenceClassification
     model, info = auto.from_pretrained(folder, output_loading_info=True, use_safetensors=True, trust_remote_code=trust)
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         if info[kind]:
             raise CheckError(f"the written model is not whole: {kind.replace('_', ' ')} {sorted(info[kind])[:3]}")
-    return exam.answer(place(model))
+    return probe.answer(place(model))
 
 
 def _release_memory() -> None:
@@ -202,10 +219,10 @@ def _describe_source(source: MergeSource, commit: str | None) -> dict[str, Any]:
     }
 
 
-def _describe_scores(exam: Exam, trained: Answers, merged: Answers) -> dict[str, Any]:
+def _describe_scores(probe: Probe, trained: Answers, merged: Answers) -> dict[str, Any]:
     return {
-        "rows": exam.num_scored,
-        "source": exam.scored,
+        "rows": probe.num_scored,
+        "source": probe.scored,
         "names": list(trained.score or ()),
         "adapter": trained.score,
         "merged": merged.score,

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import open_adapter
 from utils.adapters.trained_files import ADAPTER_CONFIG, explain_damage, require_adapter_file, require_every_tensor
-from utils.data.dataset import open_dataset
 from utils.errors import UserError
 from utils.merging.output import REPORT_FILE
 from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.labels import build_head_spec
 from utils.modeling.quantized_checkpoint import load_model_config, read_format
-from utils.rooms import room_name
-from utils.run_config import RunConfig, load_run_config
-from utils.run_folder.reading import LABELS_FILE, TrainedModel, read_label_names, read_run_folder
+from utils.run_config import RunConfig, find_differences, load_run_config
+from utils.run_folder.reading import TrainedModel, read_run_folder, read_with_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from utils.modeling.labels import HeadSpec
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,16 @@ class MergeSource:
     name: str
     """As the user named it."""
     trained: TrainedModel
-    run: Path | None
-    """The run's folder; None for an adapter that was made elsewhere."""
 
     @property
     def weights(self) -> Path:
         """Folder of the adapter."""
         return self.trained.weights
+
+    @property
+    def run(self) -> Path | None:
+        """The run's folder; None for an adapter that was made elsewhere."""
+        return self.trained.run
 
     @property
     def config(self) -> RunConfig:
@@ -117,8 +120,7 @@ def open_run(name: str, consent: Consent = NO_CONSENT) -> MergeSource:
     _require_mergeable(trained.config, f"--run {name}")
     if not (trained.weights / ADAPTER_CONFIG).is_file():
         raise UserError(f"--run {name}: {trained.weights} holds no {ADAPTER_CONFIG}, so there is no adapter to merge")
-    run = trained.weights.parent if (trained.weights.parent / "run.yaml").is_file() else trained.weights
-    return MergeSource(name, trained, run)
+    return MergeSource(name, trained)
 
 
 def open_adapter_folder(config_file: str, adapter_path: str, consent: Consent = NO_CONSENT) -> MergeSource:
@@ -132,49 +134,19 @@ def open_adapter_folder(config_file: str, adapter_path: str, consent: Consent = 
     Raises:
         UserError: There is no such adapter, it is of another method, or its classes are not known.
     """
-    config = load_run_config(config_file, files=False)
-    allowed = consent.joined(Consent.of_section(config.model))
-    config = replace(config, model=allowed.apply(config.model, config_file))
-    _require_mergeable(config, f"--config {config_file}")
-    given = Path(adapter_path).expanduser().resolve()
-    folder = next((each for each in (given, given / "final_model") if (each / ADAPTER_CONFIG).is_file()), None)
-    if folder is None:
+    given = load_run_config(config_file, files=False)
+    with explain_damage(adapter_path):
+        trained = read_with_config(given, adapter_path, consent)
+    _require_mergeable(trained.config, f"--config {config_file}")
+    if not (trained.weights / ADAPTER_CONFIG).is_file():
         raise UserError(f"--adapter_path {adapter_path}: holds no {ADAPTER_CONFIG}; name a folder in peft's layout")
-    made = _read_json(folder / ADAPTER_CONFIG)
-    if made.get("task_type") in ("SEQ_CLS", "CAUSAL_LM") and made["task_type"] != config.task_type:
-        raise UserError(f"{config_file} is for {config.task_type}, and the adapter in {folder} for {made['task_type']}")
-    kind = room_name(str(made.get("peft_type")))
-    if kind != room_name(config.peft.method):
-        raise UserError(
-            f"--adapter_path {adapter_path}: is of the method {kind}, but {config_file} says peft.method: "
-            f"{config.peft.method}; set peft.method: {kind}"
+    if trained.run is not None and find_differences(trained.config.to_dict(), given.to_dict()):
+        logger.warning(
+            "%s is merged by its own run.yaml; what %s says otherwise has no effect", adapter_path, config_file
         )
-    names = _find_labels(config, folder) if config.task_type == "SEQ_CLS" else ()
-    return MergeSource(adapter_path, TrainedModel(folder, config, names), None)
+    return MergeSource(adapter_path, trained)
 
 
 def _require_mergeable(config: RunConfig, option: str) -> None:
     if sentence := config.peft.LIMITS.merge:
         raise UserError(f"{option}: peft.method {config.peft.method}: {sentence}")
-
-
-def _find_labels(config: RunConfig, folder: Path) -> tuple[str, ...]:
-    """Take the classes from labels.json beside the adapter, else from the dataset's room, else number them."""
-    for each in (folder, folder.parent):
-        if (each / LABELS_FILE).is_file():
-            return read_label_names(each / LABELS_FILE)
-    section: Any = config.dataset
-    spec = open_dataset(section.name).describe_classification(section)
-    if spec.label_names or spec.num_labels == 1:
-        return tuple(spec.label_names or ())
-    if spec.num_labels is None:
-        raise UserError(f"{folder}: how many classes the adapter has is not known; set dataset.num_labels")
-    return tuple(f"LABEL_{index}" for index in range(spec.num_labels))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not readable JSON ({error})") from None
-    return data if isinstance(data, dict) else {}

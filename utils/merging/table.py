@@ -60,6 +60,11 @@ def _list_notes(report: Mapping[str, Any]) -> list[str]:
         f"{report['dtype']} explains {probe['tolerance']:.2g}{share}",
         f"score: {scores['rows']} rows, {scores['source']}" if scores["names"] else f"no score: {scores['source']}",
     ]
+    if measured := report["as_measured"]:
+        notes.append(
+            f"the adapter on its base is the model that the run measured: logits differ by up to "
+            f"{measured['largest_difference']:.2g}"
+        )
     if base := report["as_trained"]:
         notes.append(
             f"the adapter was trained on a base in {base['quantization']}, whose rounding the merged model does not "

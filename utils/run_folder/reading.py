@@ -1,21 +1,32 @@
-"""Finds and loads a trained model from whatever folder a user names: the run, its final_model/, a checkpoint."""
+"""Answers which trained model a user means: a run, its final_model/, a checkpoint, or weights with a configuration.
+
+What a folder says of itself, in run.yaml and adapter_config.json, wins for every command; a file that contradicts it
+about task, method or base is refused.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import open_adapter
-from utils.adapters.trained_files import explain_damage, require_adapter_file, require_every_tensor
+from utils.adapters.trained_files import ADAPTER_CONFIG, explain_damage, require_adapter_file, require_every_tensor
+from utils.data.dataset import open_dataset
 from utils.errors import ModelError, UserError
 from utils.modeling.consent import NO_CONSENT, Consent
-from utils.modeling.section import ModelSection
+from utils.modeling.quantized_checkpoint import read_format
+from utils.modeling.section import ModelSection, is_local, read_model_config
+from utils.rooms import room_name
 from utils.run_config import RunConfig, load_run_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 LABELS_FILE = "labels.json"
 
@@ -31,6 +42,8 @@ class TrainedModel:
     """Names in the order of the ids; empty for regression and language models."""
     name: str = ""
     """What the user called it; empty: the folder of the weights."""
+    run: Path | None = None
+    """The run's folder; None: the weights were made elsewhere."""
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Load the model as it was trained, and its tokenizer.
@@ -87,7 +100,110 @@ def read_run_folder(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedM
     labels = next((each / LABELS_FILE for each in (weights, run) if (each / LABELS_FILE).is_file()), None)
     if labels is None and config.task_type == "SEQ_CLS":
         raise UserError(f"{name}: no {LABELS_FILE}, so the classes' names are not known; name the run folder itself")
-    return TrainedModel(weights, config, read_label_names(labels) if labels else (), str(name))
+    config = replace(config, model=_pin_base(config.model, _read_adapter_config(weights), weights, str(run)))
+    root = weights.parent if (weights.parent / "run.yaml").is_file() else weights
+    return TrainedModel(weights, config, read_label_names(labels) if labels else (), str(name), root)
+
+
+def read_with_config(given: RunConfig, name: str, consent: Consent = NO_CONSENT) -> TrainedModel:
+    """Find the weights in a folder, and see to it that a configuration does not contradict what it says of itself.
+
+    Args:
+        given: The user's file.
+        name: A run, as for `read_run_folder`, or a folder with an adapter or a model made elsewhere.
+        consent: What of it may run, beside what the file allows.
+
+    Returns:
+        With the run's own configuration; that of the file where the folder has none.
+
+    Raises:
+        UserError: There is no such model, or folder and file name different tasks, methods or bases.
+    """
+    consent = consent.joined(Consent.of_section(given.model))
+    path = Path(name).expanduser().resolve()
+    if any((each / "run.yaml").is_file() for each in (path, path.parent)):
+        trained = read_run_folder(name, consent)
+        _require_agreement(trained.config, given, name)
+        return require_base(trained, given.model, given.source)
+    if not path.is_dir():
+        raise UserError(f"{name}: no such folder")
+    weights = next((each for each in (path, path / "final_model") if _holds_weights(each)), None)
+    if weights is None:
+        raise UserError(f"{name}: holds neither {ADAPTER_CONFIG} nor config.json, so it is no model")
+    made = _read_adapter_config(weights)
+    if made.get("task_type") in ("SEQ_CLS", "CAUSAL_LM") and made["task_type"] != given.task_type:
+        raise UserError(
+            f"{given.source} is for {given.task_type}, and the adapter in {weights} for {made['task_type']}"
+        )
+    if made and (kind := room_name(str(made.get("peft_type")))) != room_name(given.peft.method):
+        raise UserError(
+            f"{name}: is of the method {kind}, but {given.source} says peft.method: {given.peft.method}; "
+            f"set peft.method: {kind}"
+        )
+    model = consent.apply(_pin_base(given.model, made, weights, given.source), given.source)
+    labels = _find_labels(weights, given) if given.task_type == "SEQ_CLS" else ()
+    return TrainedModel(weights, replace(given, model=model), labels, name)
+
+
+def require_base(trained: TrainedModel, given: ModelSection, file: str) -> TrainedModel:
+    """See to it that a user names no other base than the one that a run's adapter was trained on.
+
+    Args:
+        trained: The run.
+        given: What the user names.
+        file: Where.
+
+    Returns:
+        The run, on the user's base where the recorded one is not on this machine.
+
+    Raises:
+        UserError: The user names another one.
+    """
+    own = trained.config.model
+    if not (trained.weights / ADAPTER_CONFIG).is_file() or _is_same_base(own.name_or_path, given.name_or_path):
+        return trained
+    _require_same_base(own.name_or_path, f"the run {trained.name}", given, file)
+    base = {name: getattr(given, name) for name in ("name_or_path", "revision")}
+    return replace(trained, config=replace(trained.config, model=own.model_copy(update=base)))
+
+
+def _require_agreement(own: RunConfig, given: RunConfig, name: str) -> None:
+    if own.task_type != given.task_type:
+        raise UserError(f"{given.source} is for {given.task_type}, and the run {name} was trained for {own.task_type}")
+    if room_name(own.peft.method) != room_name(given.peft.method):
+        raise UserError(
+            f"{given.source} says peft.method: {given.peft.method}, and the run {name} was trained by "
+            f"{own.peft.method}; set peft.method: {own.peft.method}"
+        )
+
+
+def _require_same_base(recorded: str, where: str, given: ModelSection, file: str) -> None:
+    if _is_same_base(recorded, given.name_or_path):
+        return
+    config = read_model_config(ModelSection(name_or_path=recorded))
+    if config is None:
+        logger.warning("%s names the base %s, which is not here; %s of %s is taken for it",
+                       where, recorded, given.name_or_path, file)  # fmt: skip
+        return
+    if (stored := read_format(config)) and not read_format(read_model_config(given) or {}):
+        logger.warning("%s names the base %s, stored as %s; %s of %s is taken for what it was made from",
+                       where, recorded, stored, given.name_or_path, file)  # fmt: skip
+        return
+    raise UserError(
+        f"{where} names the base {recorded}, and {file} names {given.name_or_path}: an adapter is right on the base "
+        f"that it was trained on; set model.name_or_path: {recorded}"
+    )
+
+
+def _is_same_base(one: str, other: str) -> bool:
+    """Tell whether two names mean one base: equal, one folder, or a hub name and its folder in the hub's cache."""
+    if one == other:
+        return True
+    paths = [Path(each).expanduser().resolve() for each in (one, other)]
+    if is_local(one) and is_local(other):
+        return paths[0] == paths[1]
+    pairs = ((one, paths[1]), (other, paths[0]))
+    return any(f"models--{name.replace('/', '--')}" in path.parts for name, path in pairs)
 
 
 def read_label_names(file: Path) -> tuple[str, ...]:
@@ -104,6 +220,51 @@ def read_label_names(file: Path) -> tuple[str, ...]:
     if not is_list or len(names) == 1 or len(set(names)) < len(names):
         raise ModelError(f"{file}: not a list of two or more names of classes; it was edited: copy the folder again")
     return tuple(names)
+
+
+def _find_labels(weights: Path, config: RunConfig) -> tuple[str, ...]:
+    """Take the classes from labels.json beside the weights, else the dataset's, the model's own, else number them."""
+    for each in (weights, weights.parent):
+        if (each / LABELS_FILE).is_file():
+            return read_label_names(each / LABELS_FILE)
+    section: Any = config.dataset
+    spec = open_dataset(section.name).describe_classification(section)
+    if spec.label_names or spec.num_labels == 1:
+        return tuple(spec.label_names or ())
+    if named := (read_model_config(ModelSection(name_or_path=str(weights))) or {}).get("id2label"):
+        return tuple(str(named[key]) for key in sorted(named, key=int))
+    if spec.num_labels is None:
+        raise UserError(
+            f"{weights}: the classes of the model are not known; set dataset.label_names or dataset.num_labels in "
+            f"{config.source}"
+        )
+    return tuple(f"LABEL_{index}" for index in range(spec.num_labels))
+
+
+def _read_adapter_config(weights: Path) -> dict[str, Any]:
+    """Read what an adapter says of itself; empty where the folder holds a whole model."""
+    file = weights / ADAPTER_CONFIG
+    if not file.is_file():
+        return {}
+    made = json.loads(file.read_text("utf-8"))
+    if not isinstance(made, dict):
+        raise ModelError(f"{file}: does not hold what it should; copy the folder again")
+    return made
+
+
+def _pin_base(model: ModelSection, made: dict[str, Any], weights: Path, where: str) -> ModelSection:
+    """Hold a configuration against its adapter's own record, and take the commit of a hub base from there.
+
+    The hub's main branch may have moved on since: the adapter was trained on the commit that it names.
+    """
+    recorded, commit = made.get("base_model_name_or_path"), made.get("revision")
+    if not isinstance(recorded, str) or not recorded:
+        return model
+    _require_same_base(recorded, str(weights / ADAPTER_CONFIG), model, where)
+    pins = model.revision is None and model.name_or_path == recorded and not is_local(recorded)
+    if pins and isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{40}", commit):
+        return model.model_copy(update={"revision": commit})
+    return model
 
 
 def _whole_model(section: ModelSection, folder: str) -> ModelSection:

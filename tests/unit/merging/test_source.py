@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from utils.errors import ModelError, UserError
@@ -71,6 +73,10 @@ def test_an_adapter_of_another_base(foreign, make_sft, tmp_path):
     AutoModelForCausalLM.from_config(smaller).save_pretrained(tmp_path / "smaller")
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "smaller")
     config = make_sft(model__name_or_path=str(tmp_path / "smaller")).source
+    with pytest.raises(UserError, match=rf"adapter_config\.json names the base {base}, and .*yaml names .*smaller: "):
+        open_adapter_folder(config, str(folder))
+    made = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**made, "base_model_name_or_path": str(tmp_path / "gone")}))
     with pytest.raises(ModelError, match=r"the weights do not fit .*smaller: size mismatch for base_model"):
         merge_adapter(open_adapter_folder(config, str(folder)), str(tmp_path / "merged"), MergeOptions())
 
@@ -80,21 +86,24 @@ def test_a_classifier_from_elsewhere_takes_labels_from_its_folder(make_config, t
     source = open_adapter_folder(run.config.source, str(run.folder))
     assert source.trained.label_names == ("0", "1")
     assert source.weights == run.folder / "final_model"
-    (run.folder / "final_model" / "labels.json").unlink()
-    (run.folder / "labels.json").unlink()
-    with pytest.raises(UserError, match=r"set dataset\.num_labels"):
-        open_adapter_folder(run.config.source, str(run.folder))
+    assert source.run == run.folder
+    bare = (run.folder / "final_model").rename(tmp_path / "bare")
+    (bare / "run.yaml").unlink()
+    assert open_adapter_folder(run.config.source, str(bare)).run is None
+    (bare / "labels.json").unlink()
+    with pytest.raises(UserError, match=r"set dataset\.label_names or dataset\.num_labels"):
+        open_adapter_folder(run.config.source, str(bare))
 
 
 def test_what_cannot_be_opened(make_config, tmp_path):
     config = make_config("bert").source
-    with pytest.raises(UserError, match=r"holds no adapter_config\.json"):
+    with pytest.raises(UserError, match=r"holds neither adapter_config\.json nor config\.json, so it is no model"):
         open_adapter_folder(config, str(tmp_path))
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "IA3"}')
     with pytest.raises(UserError, match=r"is of the method ia3, but .* says peft\.method: lora"):
         open_adapter_folder(config, str(tmp_path))
     (tmp_path / "adapter_config.json").write_text("{")
-    with pytest.raises(UserError, match="not readable JSON"):
+    with pytest.raises(ModelError, match="holds a file that is not JSON"):
         open_adapter_folder(config, str(tmp_path))
 
 
@@ -140,7 +149,7 @@ def test_damaged_weights(foreign, tmp_path):
     with pytest.raises(ModelError, match=r"holds adapter_config\.json and no adapter_model\.safetensors"):
         merge_adapter(open_adapter_folder(config, str(folder)), str(tmp_path / "merged"), MergeOptions())
     (folder / "adapter_config.json").write_text("{")
-    with pytest.raises(UserError, match="not readable JSON"):
+    with pytest.raises(ModelError, match="holds a file that is not JSON"):
         open_adapter_folder(config, str(folder))
     assert not list(tmp_path.glob("merged*"))
 

@@ -1,4 +1,4 @@
-"""The exam of a language model: next-token logits at some positions of each probe row, and the loss of its answers."""
+"""The probe of a language model: next-token logits at some positions of each probe row, and the loss of its answers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 from utils.data.conversations import as_context
 from utils.data.dataset import Example
 from utils.data.encoding import MASKED, ExampleEncoder
-from utils.merging.exam import Answers
-from utils.merging.probing import read_probes
+from utils.run_folder.probe import Answers, read_probes
 
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.merging.source import MergeSource
+    from utils.run_folder.reading import TrainedModel
 
 _MAX_TOKENS = 512  # the comparison is of weights: a row's first tokens go through all of them
 _NUM_POSITIONS = 4  # of a row; a vocabulary of 150,000 is 0.6 MB each
@@ -23,18 +22,18 @@ _NUM_POSITIONS = 4  # of a row; a vocabulary of 150,000 is 0.6 MB each
 _Tokens = tuple[list[int], list[int]]
 
 
-class LanguageExam:
-    """See Exam; the loss is the mean over the answers' tokens of all probe rows.
+class LanguageProbe:
+    """See Probe; the loss is the mean over the answers' tokens of all probe rows.
 
     Args:
-        source: The run.
+        trained: The model.
         tokenizer: Its own.
         with_loss: Whether to score at all.
     """
 
-    def __init__(self, source: MergeSource, tokenizer: PreTrainedTokenizerBase, with_loss: bool) -> None:
-        self._config: Any = source.config
-        self._probes = read_probes(source.run, ("prompt",))
+    def __init__(self, trained: TrainedModel, tokenizer: PreTrainedTokenizerBase, with_loss: bool) -> None:
+        self._config: Any = trained.config
+        self._probes = read_probes(trained.run, ("prompt",))
         self._tokens = self._encode(tokenizer)
         answered = sum(any(label != MASKED for label in labels[1:]) for _, labels in self._tokens)
         self.rows, self.num_rows = self._probes.source, len(self._tokens)

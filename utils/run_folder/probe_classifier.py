@@ -1,4 +1,4 @@
-"""The exam of a classifier: logits of the probe rows in padded batches, and metrics on validation rows."""
+"""The probe of a classifier: logits of the probe rows in padded batches, and metrics on validation rows."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 from utils.data.dataset import open_dataset, spread
 from utils.data.tokenizing import encode_texts
 from utils.errors import UserError
-from utils.merging.exam import Answers
-from utils.merging.probing import read_probes
 from utils.metrics.metric import compute_metrics
+from utils.run_folder.probe import Answers, read_probes
 from utils.training.tasks import open_task
 
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.merging.source import MergeSource
+    from utils.run_folder.reading import TrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -29,24 +28,24 @@ _BATCH_TOKENS = 8192  # padded: long documents go one or two at a time
 _Inputs = list[dict[str, list[int]]]
 
 
-class ClassifierExam:
-    """See Exam; scored on rows of the run's validation split, else on the probe rows' own labels.
+class ClassifierProbe:
+    """See Probe; scored on rows of the run's validation split, else on the probe rows' own labels.
 
     Args:
-        source: The run.
+        trained: The model.
         tokenizer: Its own.
         num_eval: Rows to score on, at most; 0: no score.
     """
 
-    def __init__(self, source: MergeSource, tokenizer: PreTrainedTokenizerBase, num_eval: int) -> None:
-        self._config: Any = source.config
+    def __init__(self, trained: TrainedModel, tokenizer: PreTrainedTokenizerBase, num_eval: int) -> None:
+        self._config: Any = trained.config
         self._tokenizer = tokenizer
-        self._names = source.trained.label_names
+        self._names = trained.label_names
         spec = open_dataset(self._config.dataset.name).describe_classification(self._config.dataset)
         self._metrics = spec.metrics
-        self._probes = read_probes(source.run, spec.text_columns)
+        self._probes = read_probes(trained.run, spec.text_columns)
         self._inputs = self._encode(tokenizer)
-        self._eval_inputs, self._labels, self.scored = self._find_scored(source, num_eval)
+        self._eval_inputs, self._labels, self.scored = self._find_scored(trained, num_eval)
         self.rows, self.num_rows, self.num_scored = self._probes.source, len(self._inputs), len(self._labels)
 
     def encode(self, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -72,12 +71,12 @@ class ClassifierExam:
         encoded, _ = encode_texts(texts, tokenizer, self._config.dataset.max_length)
         return [{key: encoded[key][row] for key in encoded} for row in range(len(self._probes.rows))]
 
-    def _find_scored(self, source: MergeSource, num_eval: int) -> tuple[_Inputs, list[Any], str]:
+    def _find_scored(self, trained: TrainedModel, num_eval: int) -> tuple[_Inputs, list[Any], str]:
         """Find labelled rows: of the validation split where the set is at hand, else the probe rows."""
         if not num_eval:
             return [], [], "no score was asked for"
         try:
-            data = open_task(source.config).prepare_data(self._tokenizer)
+            data = open_task(trained.config).prepare_data(self._tokenizer)
         except UserError as error:
             logger.warning("the set's validation rows are not at hand (%s)", error)
             data = None
