@@ -6,6 +6,7 @@ Source: Zhang et al. 2023, arXiv:2303.10512.
 from __future__ import annotations
 
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -27,6 +28,7 @@ from utils.adapters.targets import (
     train_whole,
     warn_of_idle_layers,
 )
+from utils.adapters.training_hooks import TrainingHooks
 from utils.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from utils.adapters.adapter import LoadBase
 
+_IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 _ALLOCATIONS = 500  # about as many as in the paper's runs, whatever the number of steps
 
 
@@ -119,7 +122,7 @@ class Config(AdapterSection):
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
-    """Wrap the model by peft; the trainer reallocates ranks and adds the penalty (see `compute_penalty`).
+    """Wrap the model by peft; its hooks reallocate ranks and add the penalty.
 
     Raises:
         ConfigError: The schedule leaves no step for reallocating, there are new tokens, or a layer is not there.
@@ -153,29 +156,62 @@ def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
     return _without_penalty(peft_layout.load(folder, load_base))
 
 
-def compute_penalty(model: Any) -> torch.Tensor | None:
-    """Compute the weighted penalty of an AdaLoRA model that is being trained; None of any other.
+def training_hooks() -> TrainingHooks:
+    """Give what AdaLoRA does beside gradients: its penalty, its ranks, and the importances that it goes by."""
+    return _AdaLoraHooks()
 
-    The mean over all A and B of the Frobenius norm of A A^T - I, or B^T B - I, times orth_reg_weight.
 
-    Args:
-        model: With its adapter attached, not wrapped for several processes.
-    """
-    import torch
+class _AdaLoraHooks(TrainingHooks):
+    keeps_state = True
+    penalty_name = "orthogonal_penalty"
 
-    tuner: Any = getattr(model, "base_model", None)
-    name = getattr(tuner, "trainable_adapter_name", None)
-    if name is None or not hasattr(tuner, "rankallocator"):
-        return None
-    weight = tuner.peft_config[name].orth_reg_weight
-    if not weight:
-        return None
-    norms = []
-    for key, part in tuner.model.named_parameters():
-        if key.endswith((f"lora_A.{name}", f"lora_B.{name}")):
-            product = part @ part.T if f"lora_A.{name}" in key else part.T @ part
-            norms.append(torch.linalg.matrix_norm(product - torch.eye(len(product), device=part.device)))
-    return weight * torch.stack([norm.to(norms[0].device) for norm in norms]).mean()
+    def compute_penalty(self, model: Any) -> torch.Tensor | None:
+        """Compute the weighted penalty.
+
+        The mean over all A and B of the Frobenius norm of A A^T - I, or B^T B - I, times orth_reg_weight.
+        """
+        import torch
+
+        tuner = model.base_model
+        name = tuner.trainable_adapter_name
+        weight = tuner.peft_config[name].orth_reg_weight
+        if not weight:
+            return None
+        norms = []
+        for key, part in tuner.model.named_parameters():
+            if key.endswith((f"lora_A.{name}", f"lora_B.{name}")):
+                product = part @ part.T if f"lora_A.{name}" in key else part.T @ part
+                norms.append(torch.linalg.matrix_norm(product - torch.eye(len(product), device=part.device)))
+        return weight * torch.stack([norm.to(norms[0].device) for norm in norms]).mean()
+
+    def after_optimizer_step(self, model: Any, step: int) -> None:
+        """Take ranks from the layers that need them least, by the schedule; nobody else calls peft's allocator.
+
+        Until the ranks are final they stand in no file: a checkpoint holds every rank, so that what is saved is what
+        was trained. (Between two allocations a rank that was set to zero may grow again.)
+        """
+        tuner, config = model.base_model, model.active_peft_config
+        tuner.update_and_allocate(step)
+        if step < config.total_step - config.tfinal:
+            config.rank_pattern = None
+
+    def list_state(self, model: Any) -> dict[str, torch.Tensor]:
+        """List the importances by which ranks are taken away."""
+        allocator = model.base_model.rankallocator
+        return {f"{kind}.{name}": part for kind in _IMPORTANCE for name, part in getattr(allocator, kind).items()}
+
+    def describe_state(self, model: Any) -> Any:
+        """Give the ranks that are left."""
+        return model.active_peft_config.rank_pattern
+
+    def load_state(self, model: Any, tensors: Mapping[str, torch.Tensor], facts: Any) -> None:
+        """Put the importances back where their weights are, and the ranks."""
+        devices = {name: part.device for name, part in model.base_model.model.named_parameters()}
+        for kind in _IMPORTANCE:
+            names = [key.removeprefix(f"{kind}.") for key in tensors if key.startswith(f"{kind}.")]
+            found = {name: tensors[f"{kind}.{name}"].to(devices[name]) for name in names}
+            setattr(model.base_model.rankallocator, kind, found)
+        model.active_peft_config.rank_pattern = facts
 
 
 def _without_penalty(adapted: Any) -> Any:

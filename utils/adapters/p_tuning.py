@@ -13,6 +13,7 @@ from utils.adapters.adapter import AttachContext
 from utils.adapters.prompt_learning import PromptSection, attach_prompt
 from utils.adapters.prompt_learning import load as load
 from utils.adapters.prompt_learning import save as save
+from utils.adapters.prompt_learning import training_hooks as training_hooks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -14,6 +14,7 @@ from utils.adapters.adapter import AttachContext, Limits
 from utils.adapters.prompt_learning import LIMITS, PromptSection, attach_prompt, require_cache
 from utils.adapters.prompt_learning import load as load
 from utils.adapters.prompt_learning import save as save
+from utils.adapters.prompt_learning import training_hooks as training_hooks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,6 +12,7 @@ from utils.adapters import peft_layout
 from utils.adapters.adapter import AdapterSection, AttachContext, Limits, keep_float32
 from utils.adapters.peft_layout import save as save
 from utils.adapters.targets import list_head, refuse_new_tokens, reject_empty, train_whole
+from utils.adapters.training_hooks import TrainingHooks
 from utils.errors import ModelError
 
 if TYPE_CHECKING:
@@ -49,6 +50,15 @@ class PromptSection(AdapterSection):
     def virtual_tokens(self) -> int:
         """Positions that the method takes of the model."""
         return self.num_virtual_tokens
+
+
+def training_hooks() -> TrainingHooks:
+    """Have a checkpoint hold what the prompts are made from."""
+    return _PromptHooks()
+
+
+class _PromptHooks(TrainingHooks):
+    keeps_state = True
 
 
 def attach_prompt(

@@ -1,13 +1,12 @@
-"""What both trainers do for adapters that are more than weights: exact checkpoints, penalties, ranks."""
+"""What both trainers do for methods that are more than weights: they call the method's hooks."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.adalora import compute_penalty
-from utils.adapters.training_state import load_training_state, save_training_state
-from utils.training.callbacks.reallocating import ReallocatingCallback, is_reallocated
+from utils.adapters.training_hooks import TrainingHooks, load_training_state, save_training_state
+from utils.training.callbacks.adapter_hooks import AdapterHooksCallback
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +26,12 @@ class AdapterAware:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._penalties: list[torch.Tensor] = []
-        if is_reallocated(self.model):
-            self.add_callback(ReallocatingCallback())  # type: ignore[attr-defined]
+        self._hooks = TrainingHooks()
+
+    def use_hooks(self, hooks: TrainingHooks) -> None:
+        """Call a method's hooks from now on."""
+        self._hooks = hooks
+        self.add_callback(AdapterHooksCallback(hooks))  # type: ignore[attr-defined]
 
     def penalize(self, loss: torch.Tensor) -> torch.Tensor:
         """Add what the adapter's own penalty asks for to a training loss, once for each optimizer step.
@@ -37,7 +40,7 @@ class AdapterAware:
             loss: Of one batch; those of a step are summed.
         """
         model = self.accelerator.unwrap_model(self.model)
-        if not model.training or (penalty := compute_penalty(model)) is None:
+        if not model.training or (penalty := self._hooks.compute_penalty(model)) is None:
             return loss
         num_batches = getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
         self._penalties.append(penalty.detach())
@@ -46,7 +49,7 @@ class AdapterAware:
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, and beside a training loss the part of it that was the adapter's penalty."""
         if "loss" in logs and self._penalties:
-            logs["orthogonal_penalty"] = sum(each.item() for each in self._penalties) / len(self._penalties)
+            logs[self._hooks.penalty_name] = sum(each.item() for each in self._penalties) / len(self._penalties)
             self._penalties.clear()
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
@@ -58,13 +61,17 @@ class AdapterAware:
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)  # type: ignore[misc]
         if self._is_whole:
-            save_training_state(self.accelerator.unwrap_model(self.model), Path(output_dir or self.args.output_dir))
+            save_training_state(
+                self._hooks, self.accelerator.unwrap_model(self.model), Path(output_dir or self.args.output_dir)
+            )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         target = self.model if model is None else model
-        if not (self._is_whole and load_training_state(target, Path(resume_from_checkpoint))):
+        if not (self._is_whole and load_training_state(self._hooks, target, Path(resume_from_checkpoint))):
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
 
     def _load_best_model(self) -> None:
-        if not (self._is_whole and load_training_state(self.model, Path(self.state.best_model_checkpoint))):
+        if not (
+            self._is_whole and load_training_state(self._hooks, self.model, Path(self.state.best_model_checkpoint))
+        ):
             super()._load_best_model()  # type: ignore[misc]

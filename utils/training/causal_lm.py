@@ -11,6 +11,7 @@ from trl.data_utils import pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from utils.adapters.adapter import AdapterSection
+from utils.adapters.training_hooks import find_hooks
 from utils.errors import UserError
 from utils.training.callbacks.progress import ProgressCallback
 from utils.training.causal_trainer import CausalTrainer
@@ -109,6 +110,7 @@ def build_causal_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressCallback())
     trainer.adopt(section)
+    trainer.use_hooks(find_hooks(settings.peft.method))
     if section.early_stopping_patience:
         stopping = EarlyStoppingCallback(section.early_stopping_patience, section.early_stopping_threshold)
         trainer.add_callback(stopping)

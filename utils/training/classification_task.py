@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from utils.adapters.training_hooks import find_hooks
 from utils.data.classification import ClassificationData, prepare_classification
 from utils.data.dataset import open_dataset
 from utils.modeling.labels import HeadSpec, build_head_spec, read_label_order
@@ -73,6 +74,7 @@ class ClassificationTask:
             settings.training, settings.arguments, model, tokenizer, data, settings.seed
         )
         trainer.learning_rates |= settings.peft.learning_rates(model, trainer.args.learning_rate)
+        trainer.use_hooks(find_hooks(settings.peft.method))
         return trainer
 
     def score(
