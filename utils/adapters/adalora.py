@@ -20,7 +20,6 @@ from utils.adapters.targets import (
     choose_layers,
     choose_targets,
     find_layer_conflict,
-    keep_off_head,
     list_head,
     refuse_new_tokens,
     reject_empty,
@@ -138,7 +137,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     peft_config = AdaLoraConfig(
         task_type=context.task_type,
         **choose_layers(model, config, choose_targets(model, config.target_modules, KNOWN), head),
-        exclude_modules=keep_off_head(head, config.exclude_modules),
+        exclude_modules=config.exclude_modules,
         modules_to_save=train_whole(head, config.modules_to_save),
         revision=context.base_commit,
         **config.schedule(context.num_training_steps),

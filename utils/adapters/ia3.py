@@ -15,7 +15,6 @@ from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 from utils.adapters.targets import (
     choose_targets,
-    keep_off_head,
     list_head,
     refuse_new_tokens,
     reject_empty,
@@ -87,7 +86,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
         task_type=context.task_type,
         target_modules=targets,
         feedforward_modules=_choose_feedforward(config, targets),
-        exclude_modules=keep_off_head(head, config.exclude_modules),
+        exclude_modules=config.exclude_modules,
         modules_to_save=train_whole(head, config.modules_to_save),
         revision=context.base_commit,
     )

@@ -19,7 +19,6 @@ from utils.adapters.targets import (
     choose_layers,
     choose_targets,
     find_layer_conflict,
-    keep_off_head,
     list_head,
     list_linear,
     list_norms,
@@ -195,8 +194,6 @@ def _fields_for_peft(model: PreTrainedModel, config: PassedThroughSection, conte
     if fields.get("target_modules") == "all-linear" and head:
         fields["target_modules"] = list_linear(model, head)
     fields["modules_to_save"] = train_whole(head, fields["modules_to_save"])
-    if "exclude_modules" in found:
-        fields["exclude_modules"] = keep_off_head(head, fields["exclude_modules"])
     return {**fields, "task_type": context.task_type, "revision": context.base_commit}
 
 

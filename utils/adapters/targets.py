@@ -148,25 +148,6 @@ def train_whole(head: list[str], written: list[str] | None) -> list[str] | None:
     return [*head, *(name for name in written or [] if name not in head)] or None
 
 
-def keep_off_head(head: list[str], written: str | list[str] | None) -> str | list[str] | None:
-    """Leave out the head, which is trained whole: an adapted layer inside it would break saving.
-
-    Args:
-        head: Its modules' full names.
-        written: What the configuration leaves out.
-
-    Returns:
-        What `exclude_modules` of peft takes.
-    """
-    if not head:
-        return written
-    inside_head = rf"({'|'.join(map(re.escape, head))})(\..*)?"
-    if written is None:
-        return inside_head
-    names = written if isinstance(written, str) else "|".join(rf"(.*\.)?{re.escape(name)}" for name in written)
-    return rf"{inside_head}|{names}"
-
-
 def list_linear(model: PreTrainedModel, head: list[str]) -> list[str]:
     """Name every linear layer of the body in full: `all-linear` for tuners that cannot leave modules out."""
     from torch import nn

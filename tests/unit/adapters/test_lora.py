@@ -279,3 +279,12 @@ def test_the_golden_count_of_qwen_1_5b():
             model, Config(target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]), AttachContext("SEQ_CLS", 42)
         )
     assert count_parameters(adapted).trainable == 2_182_144
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora", "ia3"])
+def test_layers_of_the_head_are_trained_whole_and_not_adapted(attach, method):
+    more = {"adalora": {"num_training_steps": 10}, "ia3": {"feedforward_modules": ["dense"]}}
+    attached = attach("roberta", method, target_modules=["dense"], **more.get(method, {}))
+    adapted = [name for name, _ in attached.model.named_modules() if name.endswith(".base_layer")]
+    assert adapted
+    assert not [name for name in adapted if ".classifier." in name]

@@ -20,7 +20,6 @@ from utils.adapters.targets import (
     choose_layers,
     choose_targets,
     find_layer_conflict,
-    keep_off_head,
     list_head,
     reject_empty,
     split_names,
@@ -189,7 +188,7 @@ def _build_peft_config(model: PreTrainedModel, config: Config, context: AttachCo
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=config.lora_dropout,
         **choose_layers(model, config, choose_targets(model, config.target_modules, KNOWN), head),
-        exclude_modules=keep_off_head(head, config.exclude_modules),
+        exclude_modules=config.exclude_modules,
         bias=config.bias,
         modules_to_save=train_whole(head, config.modules_to_save),
         rank_pattern=dict(config.rank_pattern),
