@@ -101,6 +101,7 @@ def compare(task: str, method: str, launch: str) -> float:
     together = train(LAUNCHES[launch], [*TASKS[task], *METHODS[method]], 8, f"{launch}-{task}-{method}")
     alone = train_alone(task, method)
     assert together.said.count("Result") == 1, "only the main process speaks"
+    assert "2 processes train, this one on cpu" in together.said
     assert len(together.losses) == len(alone.losses) == 6
     assert together.record["metrics"].keys() == alone.record["metrics"].keys()
     assert together.record["data"] == alone.record["data"]
@@ -191,3 +192,22 @@ def _read_weights(folder: Path) -> dict[str, Any]:
 
     files = sorted((folder / "final_model").glob("*.safetensors"))
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def test_a_launcher_that_was_ignored_is_refused():
+    """`accelerate launch --cpu` starts one process, whatever it is asked for: the run says so first."""
+    command = [
+        str(SCRIPTS / "accelerate"),
+        "launch",
+        "--num_processes",
+        "2",
+        "--cpu",
+        "train.py",
+        "--config",
+        "no.yaml",
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "WORLD_SIZE"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode != 0
+    assert "accelerate launch was asked for 2 processes and has started one" in done.stderr
+    assert "torchrun --nproc_per_node 2 train.py" in done.stderr

@@ -10,7 +10,15 @@ from utils.doors import list_gpus
 
 logger = logging.getLogger(__name__)
 
-_LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LAUNCHER_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "SLURM_STEP_NUM_TASKS",
+    "PMI_SIZE",
+)
 
 
 @dataclass(frozen=True)

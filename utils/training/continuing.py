@@ -18,6 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from utils.generation.preserving import keep_random_state
 from utils.interruption import Interrupted, interruption_asked, obey
 from utils.training.checkpoint_files import STATE, find_flaw
+from utils.training.processes import announce_processes
 
 if TYPE_CHECKING:
     from torch.utils.data import Sampler
@@ -63,6 +64,7 @@ class ExactResume:
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train, from a checkpoint where one is given."""
+        announce_processes(self.args)
         self._source, self._totals = resume_from_checkpoint or None, None
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]  # a mixin
 

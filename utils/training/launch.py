@@ -6,13 +6,18 @@ library is imported.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import socket
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from utils.config.document import read_document
 from utils.config.problems import suggest
+from utils.errors import UserError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "deepspeed"
 """Where `training.deepspeed: zero2` is looked up: its files without `.json`."""
@@ -23,6 +28,51 @@ _YES = ("1", "true", "yes", "on", "y", "t")
 def count_launched() -> int:
     """Count the processes that were started together, on all machines; 1 where no launcher has set WORLD_SIZE."""
     return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def require_launched() -> None:
+    """See to it that `accelerate launch` has started as many processes as it was asked for.
+
+    Without a GPU, or with `--cpu`, it starts one alone and does not say so. It is known by its command line: this
+    process is its child then.
+
+    Raises:
+        UserError: It was asked for more.
+    """
+    if "WORLD_SIZE" in os.environ:
+        return
+    import psutil
+
+    try:
+        words = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return
+    if (asked := count_asked(words)) > 1:
+        raise UserError(
+            f"accelerate launch was asked for {asked} processes and has started one, as it does on CPUs and by a file "
+            f"of distributed_type 'NO': use torchrun --nproc_per_node {asked} train.py ..., or --num_processes 1"
+        )
+
+
+def count_asked(words: Sequence[str]) -> int:
+    """Count the processes that a command line of `accelerate launch` asks for; 1 where it is none, or does not say.
+
+    Args:
+        words: With the interpreter and the script.
+    """
+    if "launch" not in words[:4] and not any("accelerate.commands.launch" in word for word in words[:4]):
+        return 1
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--num_processes", "--num-processes")
+    parser.add_argument("--config_file", "--config-file")
+    own = [*takewhile(lambda word: not word.endswith(".py"), words[2:])]
+    given = parser.parse_known_args(own)[0]
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
+    file = Path(given.config_file or home / "accelerate" / "default_config.yaml").expanduser()
+    asked = given.num_processes
+    if asked is None and file.is_file():
+        asked = read_document(file).data.get("num_processes")
+    return int(asked) if str(asked).isdecimal() else 1
 
 
 def find_deepspeed_file(value: str) -> Path | None:

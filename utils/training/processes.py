@@ -20,6 +20,8 @@ from utils.training.launch import count_launched
 logger = logging.getLogger(__name__)
 
 _HEAD_START_S = 1.0
+_TASKS = ("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+"""How many tasks mpirun or srun has started together."""
 
 
 @contextmanager
@@ -43,6 +45,24 @@ def first_process_first(output_dir: str) -> Iterator[None]:
     with path.open("a", encoding="utf-8") as file:
         _take(file)
         yield
+
+
+def announce_processes(args: Any) -> None:
+    """Say how many processes train, and on what.
+
+    Args:
+        args: The Trainer's, which know how they were started.
+    """
+    several = f" and {args.n_gpu - 1} more GPUs (--gpu starts a process for each)" if args.n_gpu > 1 else ""
+    who = "1 process trains" if args.world_size == 1 else f"{args.world_size} processes train, this one"
+    logger.info("%s on %s%s", who, args.device, several)
+    tasks = {name: os.environ[name] for name in _TASKS if os.environ.get(name, "1") not in ("", "1")}
+    if args.world_size == 1 and tasks:
+        name, count = next(iter(tasks.items()))
+        logger.warning(
+            "%s is %s, and WORLD_SIZE is not set: each of these tasks trains a run of its own; to train one together "
+            "use torchrun, or see examples/slurm/train_multi_node.sbatch", name, count,
+        )  # fmt: skip
 
 
 def gather_memory(mine: dict[str, Any]) -> dict[str, Any]:

@@ -80,3 +80,23 @@ def test_a_process_without_a_launcher_stands_alone(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     launch.stand_alone()
     assert os.environ["WORLD_SIZE"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ("python /bin/accelerate launch --num_processes 2 --cpu train.py --config a.yaml", 2),
+        ("python /bin/accelerate launch --cpu --num-processes=3 train.py", 3),
+        ("python -m accelerate.commands.launch --num_processes 4 train.py", 4),
+        ("python /bin/accelerate launch --config_file FILE train.py --num_processes 9", 5),
+        ("python /bin/accelerate launch --config_file=FILE --num_processes 1 train.py", 1),
+        ("python /bin/accelerate launch train.py --num_processes 9", 1),
+        ("bash -c launch", 1),
+        ("/bin/bash", 1),
+    ],
+)
+def test_how_many_processes_accelerate_was_asked_for(words, asked, tmp_path, monkeypatch):
+    """Its own words end at the script; a file of its counts where they do not say."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "none"))
+    (tmp_path / "cpu.yaml").write_text("distributed_type: 'NO'\nnum_processes: 5\n")
+    assert launch.count_asked(words.replace("FILE", str(tmp_path / "cpu.yaml")).split()) == asked

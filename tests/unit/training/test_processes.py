@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from transformers import TrainingArguments
 
-from utils.training.processes import first_process_first
+from utils.training.processes import announce_processes, first_process_first
 
 ROOT = Path(__file__).parents[3]
 WORKER = """
 import sys, time
 from pathlib import Path
-from utils.training.processes import first_process_first
+from transformers import TrainingArguments
+
+from utils.training.processes import announce_processes, first_process_first
 with first_process_first(sys.argv[1]):
     cache = Path(sys.argv[2])
     fresh = not cache.exists()
@@ -54,3 +58,16 @@ def test_alone_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with first_process_first(str(tmp_path)):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_how_many_processes_train_is_always_said(caplog, monkeypatch):
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    args = TrainingArguments("out", use_cpu=True)
+    with caplog.at_level(logging.INFO, "utils"):
+        announce_processes(args)
+    assert caplog.messages == ["1 process trains on cpu"]
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with caplog.at_level(logging.WARNING, "utils"):
+        announce_processes(args)
+    assert "SLURM_STEP_NUM_TASKS is 4, and WORLD_SIZE is not set: each of these tasks trains a run" in caplog.text
