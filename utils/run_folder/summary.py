@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from utils.errors import EXIT_FAILED
 from utils.results.record import RunRecord
 from utils.results.table import render_result_table
 from utils.run_config import RunConfig
@@ -32,7 +33,7 @@ def announce_parameters(counts: ParameterCounts) -> None:
 
 
 def show_result(folder: RunFolder, config: RunConfig, record: RunRecord, already_done: bool = False) -> dict[str, Any]:
-    """Print the result table on standard error and give the record for `--json`."""
+    """Print the result table on standard error and give the record for `--json`; a failed one ends the process so."""
     from utils.logs import is_main_process
     from utils.terminal import build_console
 
@@ -41,7 +42,12 @@ def show_result(folder: RunFolder, config: RunConfig, record: RunRecord, already
             logger.info("%s: already done (the same configuration); --overwrite runs it again", folder.path)
         table = render_result_table(record, config.results.language, _next_commands(folder, config))
         build_console(stderr=True).print(table)
-    return {**record.to_json(), "output_dir": str(folder.path), "already_done": already_done}
+    answer = {**record.to_json(), "output_dir": str(folder.path), "already_done": already_done}
+    if record.status == "success":
+        return answer
+    kept = f"; the trained model is kept: python evaluate_model.py --run {folder.path} scores it again"
+    logger.error("%s%s", record.extra["error"], kept if folder.final_model.is_dir() else "")
+    return {**answer, "exit_code": EXIT_FAILED}
 
 
 def _next_commands(folder: RunFolder, config: RunConfig) -> list[str]:

@@ -56,7 +56,7 @@ def collect_causal_outcome(
     main = written.get(data.sets[0].label) if data.sets else None
     filled = replace(
         record,
-        status="success",
+        status="failed" if (unscored := _find_unscored(final)) else "success",
         metrics={**metrics, **(main.metrics if main else {})},
         best_metric=_best(data, metrics, final),
         metrics_last=_last_metrics(trainer, data, final),
@@ -66,7 +66,7 @@ def collect_causal_outcome(
         memory=PeakMemory(**gather_memory(measuring.read_memory())),
         time=_measure_time(trainer, data, measuring),
         data=_data_counts(data),
-        extra={"batch": describe_batch(trainer), **_facts(data, written, measuring)},
+        extra={"batch": describe_batch(trainer), **_facts(data, written, measuring), **unscored},
         warnings=[*record.warnings, *_partial(data, written), *_failed(final)],
     )
     hf = {key: value for key, value in losses.items() if key != "epoch"}
@@ -143,6 +143,17 @@ def _partial(data: CausalData, written: Mapping[str, SetScore]) -> list[str]:
         for label, score in written.items()
         if score.partial
     ]
+
+
+def _find_unscored(final: FinalScores) -> dict[str, str]:
+    """Say why the run has failed, whatever it has trained: of all sets, at whatever step, none could be scored."""
+    entries = final.history.entries if final.history else []
+    during = {label: result["error"] for each in entries for label, result in each.results.items() if "error" in result}
+    errors = during | final.errors
+    if not errors or final.scores or any(each.list_metrics() for each in entries):
+        return {}
+    reasons = "; ".join(f"{label}: {reason}" for label, reason in errors.items())
+    return {"error": f"no set could be scored: {reasons}"}
 
 
 def _failed(final: FinalScores) -> list[str]:

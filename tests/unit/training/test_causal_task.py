@@ -248,3 +248,25 @@ def tiny_models_of_positions():
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     rotary = LlamaForCausalLM(LlamaConfig(vocab_size=8, max_position_embeddings=64, **sizes))
     return GPT2LMHeadModel(GPT2Config(vocab_size=8, n_embd=16, n_layer=1, n_head=2, n_positions=64)), rotary
+
+
+@pytest.mark.parametrize("when", [{"at_end": True}, {"at_end": False, "steps": 1}])
+def test_a_run_whose_only_set_could_not_be_scored_has_failed(when, prepare_run, make_sft, tmp_path, caplog):
+    """Trained and exported, it has no result: its status, exit code and last line say so, and how to score it again."""
+    from utils.errors import EXIT_FAILED
+    from utils.run_folder.opening import RunFolder
+    from utils.run_folder.summary import show_result
+
+    config = make_sft(evaluation={**when, "max_samples": 2}, training__max_steps=1)
+    run = prepare_run(config=config)
+    [known] = run.data.sets
+    folder = tmp_path / "run" / (f"eval_{known.label}" if when["at_end"] else "eval_step_1")
+    folder.parent.mkdir(exist_ok=True)
+    folder.write_text("a file is in the way of the answers")
+    run.trainer.train()
+    record = _scored(run).complete()
+    assert record.status == "failed"
+    assert f"no set could be scored: {known.label}: " in record.extra["error"]
+    answer = show_result(RunFolder(tmp_path / "run"), config, record)
+    assert answer["exit_code"] == EXIT_FAILED
+    assert f"no set could be scored: {known.label}: " in caplog.text
