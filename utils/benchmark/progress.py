@@ -116,11 +116,10 @@ class ProgressDisplay:
 def _write_outcome(run: PlannedRun) -> str:
     """Say what a run scored, or why it did not."""
     (outcome,) = collect_outcomes([run])
-    best = outcome.record.best_metric if outcome.record is not None else None
-    if outcome.status != "success" or best is None or best.value is None:
+    name, value = outcome.record.read_headline() if outcome.record is not None else (None, None)
+    if outcome.status != "success" or name is None or value is None:
         return outcome.note
-    value = scale(best.name, best.value)
-    return f"{best.name} {value:.2f}{' %' if is_score(best.name) else ''}"
+    return f"{name} {scale(name, value):.2f}{' %' if is_score(name) else ''}"
 
 
 def _write_seconds(seconds: float) -> str:

@@ -43,7 +43,7 @@ def read_run_metrics(outcome: RunOutcome, suffix: str = "") -> RunMetrics:
     record = outcome.record
     if record is None or outcome.status != "success":
         return RunMetrics(metric=outcome.run.metric)
-    name = record.best_metric.name if record.best_metric else None
+    name, _ = record.read_headline()
     accuracy_is = "accuracy" if _is_number(record.metrics.get(f"accuracy{suffix}")) else "pearson"
     memory, memory_is = _read_memory(record)
     values: dict[str, float | None] = {
@@ -74,9 +74,9 @@ def has_mismatched(outcome: RunOutcome) -> bool:
 
 def _read_own_metric(record: RunRecord, name: str | None, suffix: str) -> Mapping[str, float | None]:
     """Read the task's own metric: at the weights that were kept, and at the last step."""
-    if record.best_metric is None or name is None:
+    if name is None:
         return {}
-    best = record.metrics.get(name + suffix) if suffix else record.best_metric.value
+    best = record.metrics.get(name + suffix) if suffix else record.read_headline()[1]
     last = record.metrics_last.get(name + suffix) if record.metrics_last else best
     low, high = record.interval.get(name + suffix) or (None, None)
     return {"best": best, "last": last, "interval_low": low, "interval_high": high}

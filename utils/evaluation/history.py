@@ -195,6 +195,11 @@ def list_combined(known: EvaluationSet) -> list[str]:
     return [name for name in known.combined_metrics if name in names] or names[:1]
 
 
+def name_score(label: str, metric: str) -> str:
+    """Name a set's metric among those of others; what begins with the set's name has it once."""
+    return metric if metric.startswith(f"{label}_") else f"{label}_{metric}"
+
+
 def describe_asked(known: EvaluationSet) -> str:
     """Hash what is asked of a set: scores of one step and another compare only where it is the same."""
     names = [load_metric(name).name for name in known.metrics]

@@ -127,7 +127,7 @@ def _set_columns(name: str, values: Mapping[str, Any], language: Language) -> It
                 yield Column(f"{name} {key}", value, form)
         return
     yield from _metric_columns(values, "", f"{name} ")
-    for which in ("best", "last"):
+    for which in ("best_combined", "last"):
         beside = {key: value for key, value in (values.get(which) or {}).items() if key != "step"}
         yield from _metric_columns(beside, f", {translate(which, language)}", f"{name} ")
 

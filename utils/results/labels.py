@@ -27,6 +27,8 @@ _LABELS: dict[str, tuple[str, str]] = {
     "best_accuracy": ("best accuracy (%)", "最佳准确率(%)"),
     "last": ("last", "最后一步"),
     "best": ("best", "最佳"),
+    "best_combined": ("at the best combined score", "综合得分最佳时"),
+    "chosen_by": ("chosen by", "选择依据"),
     "step": ("step", "步数"),
     "combined": ("combined", "总分"),
     "not_scored": ("not scored", "未评分"),

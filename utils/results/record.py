@@ -21,7 +21,7 @@ _Part = TypeVar("_Part")
 
 @dataclass(frozen=True)
 class BestMetric:
-    """The task's own metric at the step whose weights were kept."""
+    """What chose the step whose weights were kept, and its value there; the headline where the last step was kept."""
 
     name: str
     value: float | None = None
@@ -99,6 +99,8 @@ class RunRecord:
     seed: int | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
     """Of the weights that were kept, 0 to 1 where the metric is; `loss` among them."""
+    headline: str | None = None
+    """The metric that the run is judged by; absent in older records, whose `best_metric` names it."""
     best_metric: BestMetric | None = None
     metrics_last: dict[str, float | None] = field(default_factory=dict)
     """Of the last step's weights, where those are not the ones kept."""
@@ -121,6 +123,12 @@ class RunRecord:
 
     def __post_init__(self) -> None:
         assert self.status in get_args(Status), f"got status {self.status!r}"
+
+    def read_headline(self) -> tuple[str | None, float | None]:
+        """Give the metric that the run is judged by, and its value at the weights that were kept."""
+        best = self.best_metric
+        name = self.headline or (best.name if best else None)
+        return name, best.value if best and best.name == name else self.metrics.get(name or "")
 
     def to_json(self) -> dict[str, Any]:
         """Give the content of results.json; what was not measured is left out."""

@@ -82,13 +82,17 @@ def _list_lines(record: RunRecord, language: Language) -> Iterator[tuple[str, st
 
 def _list_scores(record: RunRecord, language: Language) -> Iterator[tuple[str, str]]:
     """The task's metric with interval and baseline, accuracy beside it, then what generating scored."""
-    best = record.best_metric.name if record.best_metric else None
-    if record.best_metric and best:
-        text = _show(best, record.best_metric.value)
+    best, value = record.read_headline()
+    if best:
+        text = _show(best, value)
         if bounds := record.interval.get(best):
             low, high = (_show(best, bound) for bound in bounds)
             text += f" ({translate('interval', language)} {low} .. {high})"
         yield _label(best), text
+    if record.best_metric and record.best_metric.name != best:
+        chosen = record.best_metric
+        text = f"{_label(chosen.name)} {_show(chosen.name, chosen.value)} ({translate('step', language)} {chosen.step})"
+        yield translate("chosen_by", language), text
     if best in record.metrics_last:
         yield f"{_label(best)}, {translate('last', language)}", _show(best, record.metrics_last[best])
     if best in record.baseline:
@@ -112,9 +116,10 @@ def _list_written(record: RunRecord, language: Language) -> Iterator[tuple[str, 
             yield set_name, scores
         elif "error" in values:
             yield set_name, f"{translate('not_scored', language)}: {values['error']}"
-        for which in ("best", "last"):
+        for which in ("best_combined", "best", "last"):  # an older record calls the first one best
             beside = values.get(which, {})
             if beside.get("step") != kept and (scores := _join_scores(beside)):
+                which = "best_combined" if which == "best" else which
                 yield f"{set_name}, {_name_step(which, beside['step'], language)}", scores
 
 

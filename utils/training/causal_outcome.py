@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from utils.evaluation.history import COMBINED, name_score
 from utils.results.record import BestMetric, DataCounts, ParamCounts, PeakMemory, RunRecord, Timing
 from utils.training.evaluation_record import describe_evaluation
 from utils.training.outcome import Outcome, last_metrics, measure_time, session_metrics
@@ -58,7 +59,8 @@ def collect_causal_outcome(
         record,
         status="failed" if (unscored := _find_unscored(final)) else "success",
         metrics={**metrics, **(main.metrics if main else {})},
-        best_metric=_best(data, metrics, final),
+        headline=(headline := _name_headline(data, metrics, final)),
+        best_metric=_find_best(trainer, {**metrics, **(main.metrics if main else {})}, final, headline),
         metrics_last=_last_metrics(trainer, data, final),
         interval={name: list(pair) for name, pair in main.interval.items()} if main else {},
         evaluation=describe_evaluation(data.sets, final),
@@ -71,18 +73,27 @@ def collect_causal_outcome(
     )
     hf = {key: value for key, value in losses.items() if key != "epoch"}
     for label, score in written.items():
-        hf |= {f"eval_{label}_{name}": value for name, value in score.metrics.items()}
+        hf |= {f"eval_{name_score(label, name)}": value for name, value in score.metrics.items()}
     return Outcome(filled, session_metrics(trainer), {"": hf} if hf else {}, ())
 
 
-def _best(data: CausalData, metrics: Mapping[str, Any], final: FinalScores) -> BestMetric | None:
-    """Name the run's own metric: the first set's headline, or the loss where nothing was to be written."""
-    step = final.step if final.history else final.step or None  # 0: the weights before training were the best
+def _name_headline(data: CausalData, metrics: Mapping[str, Any], final: FinalScores) -> str | None:
+    """Name the metric that the run is judged by: the first set's, or the loss where nothing was to be written."""
     if data.sets and (final.scores or final.errors):
-        label, name = data.sets[0].label, data.sets[0].metrics[0]
-        value = final.scores[label].metrics.get(name) if label in final.scores else None
-        return BestMetric(name, value, step)
-    return BestMetric("loss", metrics["loss"], step) if "loss" in metrics else None
+        return data.sets[0].metrics[0]
+    return "loss" if "loss" in metrics else None
+
+
+def _find_best(
+    trainer: CausalTrainer, metrics: Mapping[str, Any], final: FinalScores, headline: str | None
+) -> BestMetric | None:
+    """Name what chose the weights that were kept, which may be another metric than the headline."""
+    step = final.step if final.history else final.step or None  # 0: the weights before training were the best
+    if final.chosen_by == COMBINED and final.history and final.history.best:
+        return BestMetric(COMBINED, final.history.best.combined_score, step)
+    if final.chosen_by is not None:
+        return BestMetric(final.chosen_by, metrics.get(final.chosen_by, trainer.state.best_metric), step)
+    return BestMetric(headline, metrics.get(headline), step) if headline else None
 
 
 def _last_metrics(trainer: CausalTrainer, data: CausalData, final: FinalScores) -> dict[str, float | None]:

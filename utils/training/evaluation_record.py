@@ -19,8 +19,9 @@ def describe_evaluation(sets: Sequence[EvaluationSet], final: FinalScores) -> di
     """Describe by set what was scored and how; under `combined` the sum over all sets, where steps were evaluated.
 
     Returns:
-        By label: the metrics of the kept weights with the conditions, or `error`; `best` and `last` hold the step and
-        the metrics of the step with the best combined score and of the last one.
+        By label: the metrics of the kept weights with the conditions, or `error`; `best_combined` and `last` hold the
+        step and the metrics of the step with the best combined score and of the last one. At the former a single set
+        may have scored less than at another step.
     """
     history = final.history
     found: dict[str, dict[str, Any]] = {}
@@ -49,7 +50,7 @@ def _describe_score(score: SetScore) -> dict[str, Any]:
 
 def _describe_steps(label: str, history: History) -> dict[str, Any]:
     """Give a set's metrics at the best and at the last step that was evaluated."""
-    entries = {"best": history.best, "last": history.entries[-1] if history.entries else None}
+    entries = {"best_combined": history.best, "last": history.entries[-1] if history.entries else None}
     return {
         name: {"step": entry.step, **entry.list_metrics().get(label, {})}
         for name, entry in entries.items()

@@ -71,6 +71,7 @@ def collect_outcome(
         record,
         status="success",
         metrics=metrics,
+        headline=name if main else None,
         best_metric=BestMetric(name, main.metrics.get(name), best_step(trainer)) if main else None,
         metrics_last=last_metrics(trainer),
         interval={key: list(pair) for key, pair in main.interval.items()} if main else {},

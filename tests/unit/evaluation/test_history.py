@@ -12,7 +12,7 @@ import pytest
 from utils.errors import ConfigError, UserError
 from utils.evaluation.early_stopping import check_early_stopping, count_without_gain
 from utils.evaluation.files import name_model
-from utils.evaluation.history import Entry, History, build_entry, open_history, read_history
+from utils.evaluation.history import Entry, History, build_entry, name_score, open_history, read_history
 from utils.evaluation.score import SetScore
 from utils.evaluation.section import EvaluationSection
 from utils.evaluation.sets import EvaluationSet
@@ -148,3 +148,16 @@ def test_an_unknown_score_cannot_decide() -> None:
 def test_files_are_named_after_the_model(tmp_path: Path) -> None:
     assert name_model("Qwen/Qwen2-7B-Instruct") == "Qwen_Qwen2-7B-Instruct"
     assert name_model(f"{tmp_path}/my-model/") == "my-model"
+
+
+@pytest.mark.parametrize(
+    ("label", "metric", "name"),
+    [
+        ("truthfulqa", "truthfulqa_accuracy", "truthfulqa_accuracy"),
+        ("truthfulqa", "rouge_l", "truthfulqa_rouge_l"),
+        ("gsm8k", "em_strict", "gsm8k_em_strict"),
+        ("mine", "truthfulqa_accuracy", "mine_truthfulqa_accuracy"),
+    ],
+)
+def test_a_metric_has_its_sets_name_once(label: str, metric: str, name: str) -> None:
+    assert name_score(label, metric) == name

@@ -13,7 +13,7 @@ from utils.errors import LoraNsError
 from utils.evaluation.early_stopping import count_without_gain
 from utils.evaluation.evaluator import SetFiles, evaluate_set
 from utils.evaluation.files import FINAL_RESULTS, copy_answers, name_model, step_folder
-from utils.evaluation.history import COMBINED, Entry, History, build_entry, open_history
+from utils.evaluation.history import COMBINED, Entry, History, build_entry, name_score, open_history
 from utils.evaluation.predictions import write_object
 from utils.evaluation.processes import FAILURES, describe_failure, find_rank, run_together, share_from_first
 from utils.evaluation.score import SetScore
@@ -44,6 +44,8 @@ class FinalScores:
     """The step whose weights were kept."""
     history: History | None = None
     """Evaluations during training; None: there were none."""
+    chosen_by: str | None = None
+    """The metric that chose that step; None: it was the last one."""
 
 
 class GeneratingCallback(TrainerCallback):
@@ -222,13 +224,15 @@ class GeneratingCallback(TrainerCallback):
         All processes come here. Where those weights were evaluated during training their answers are taken.
         """
         state = self._trainer.state
-        kept = state.global_step
+        kept, chosen_by = int(state.global_step), None
         if self._trainer.args.load_best_model_at_end and state.best_global_step:
             kept = int(state.best_global_step)
-        if self._evaluation.load_best_at_end:
-            kept = self._load_best(kept)
+            chosen_by = str(self._trainer.args.metric_for_best_model).removeprefix("eval_")
+        if self._evaluation.load_best_at_end and self._history and (best := self._history.best):
+            kept = self._load_best(best.step, kept)
+            chosen_by = COMBINED if kept == best.step else chosen_by
         if not self._evaluation.at_end:
-            return FinalScores(step=kept, history=self._history)
+            return FinalScores({}, {}, kept, self._history, chosen_by)
         found: dict[str, SetScore | str] = {}
         for each in self._sets:
             source = SetFiles(step_folder(self._folder, kept), self._prefix(each))
@@ -238,20 +242,19 @@ class GeneratingCallback(TrainerCallback):
             self._write_final(kept, found)
         scores = {label: score for label, score in found.items() if isinstance(score, SetScore)}
         errors = {label: reason for label, reason in found.items() if isinstance(reason, str)}
-        return FinalScores(scores, errors, kept, self._history)
+        return FinalScores(scores, errors, kept, self._history, chosen_by)
 
-    def _load_best(self, step: int) -> int:
-        """Load the weights of the best step; gives the step whose weights the model has then."""
-        best = self._history.best if self._history else None
-        if best is None or best.step == step:
+    def _load_best(self, best: int, step: int) -> int:
+        """Load the weights of the best step, where they are not there; gives the step whose weights the model has."""
+        if best == step:
             return step
-        checkpoint = share_from_first(find_checkpoint(self._folder, best.step))
+        checkpoint = share_from_first(find_checkpoint(self._folder, best))
         if checkpoint is None:
-            logger.warning("evaluation.load_best_at_end: checkpoint-%d is gone; the last step is kept", best.step)
+            logger.warning("evaluation.load_best_at_end: checkpoint-%d is gone; the last step is kept", best)
             return step
         self._trainer.state.best_model_checkpoint = str(checkpoint)
         self._trainer._load_best_model()
-        return best.step
+        return best
 
     def _write_final(self, step: int, found: dict[str, SetScore | str]) -> None:
         entry = build_entry(step, found, self._sets)
@@ -283,7 +286,7 @@ class GeneratingCallback(TrainerCallback):
 def _flatten(entry: Entry) -> dict[str, float]:
     """Name an entry's scores as they stand in the log; what was not measured is not in it."""
     flat = {
-        f"eval_{label}_{name}": value
+        f"eval_{name_score(label, name)}": value
         for label, metrics in entry.list_metrics().items()
         for name, value in metrics.items()
     }

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
+
+from utils.results.record import BestMetric
+from utils.results.table import render_result_table
 
 KEYS = {
     "training__max_steps": 6,
@@ -155,6 +161,27 @@ def test_a_set_that_fails_is_told_and_the_run_goes_on(prepare_run, make_sft, run
     assert "eval_combined_score" not in [log for log in run.trainer.state.log_history if log["step"] == 2][-1]
 
 
+@pytest.mark.parametrize("steps", [2, None])
+def test_best_metric_names_what_chose_the_checkpoint(steps, prepare_run, make_sft):
+    """The loss does, and a set is scored: its score is the headline, and is not called the best."""
+    run = _train(
+        prepare_run, make_sft, evaluation={"max_samples": 3, "steps": steps, "sets": TWO_SETS[:1]},
+        training__learning_rate=2.0, training__eval_strategy="steps", training__eval_steps=2,
+        training__load_best_model_at_end=True, training__save_strategy="steps", training__save_steps=2,
+    )  # fmt: skip
+    record = _finish(run)
+    losses = {log["step"]: log["eval_loss"] for log in run.trainer.state.log_history if "eval_loss" in log}
+    best = min(losses, key=lambda step: losses[step])
+    assert (record.best_metric.name, record.best_metric.step) == ("loss", best)
+    assert record.best_metric.value == pytest.approx(losses[best], rel=1e-5)
+    assert record.read_headline() == ("rouge_l", record.metrics["rouge_l"])
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(render_result_table(record, "en", []))
+    shown = console.export_text()
+    assert re.search(rf"chosen by\W+loss {losses[best]:.4f} \(step {best}\)", shown)
+    assert not re.search(r"sums, best \(", shown)
+
+
 def test_the_best_steps_weights_become_the_final_model(prepare_run, make_sft, run_folder):
     """At such a learning rate the model forgets how to write at once."""
     evaluation = {**EVALUATION, "load_best_at_end": True}
@@ -171,8 +198,9 @@ def test_the_best_steps_weights_become_the_final_model(prepare_run, make_sft, ru
     combined = record.evaluation["combined"]
     assert (combined["kept_step"], combined["best_step"], combined["last_step"]) == (0, 0, 6)
     assert combined["combined_score"] == combined["best_score"] > combined["last_score"]
-    assert record.best_metric.step == 0
-    assert record.metrics["rouge_l"] == record.evaluation["sums"]["best"]["rouge_l"]
+    assert record.best_metric == BestMetric("combined", combined["best_score"], 0), "the sum over both sets chose it"
+    assert record.read_headline() == ("rouge_l", record.metrics["rouge_l"])
+    assert record.metrics["rouge_l"] == record.evaluation["sums"]["best_combined"]["rouge_l"]
     assert record.metrics_last["rouge_l"] == record.evaluation["sums"]["last"]["rouge_l"]
     final_results = json.loads((run_folder / "final_eval_results.json").read_text())
     assert (final_results["step"], final_results["combined_score"]) == (0, combined["best_score"])
@@ -201,7 +229,7 @@ def test_without_checkpoints_it_is_evaluated_all_the_same(prepare_run, make_sft,
     assert _steps(run_folder) == []
     assert [entry["step"] for entry in _history(run_folder)["history"]] == [0, 2, 4, 6]
     record = _finish(run)
-    assert record.evaluation["sums"].keys() == {"best", "last"}
+    assert record.evaluation["sums"].keys() == {"best_combined", "last"}
     assert not (run_folder / "eval_sums").exists()
     assert not (run_folder / "best_model").exists()
 
