@@ -25,6 +25,7 @@ from utils.run_config.rules import (
     find_idle_settings,
 )
 from utils.run_config.sections import Header, SectionReader
+from utils.training.global_batch import DEFAULT_ROWS
 from utils.training.section import OwnTrainingSection, resolve_arguments
 
 TITLES = ("reads as YAML", "keys and values", "combinations", "files", "every setting has an effect")
@@ -130,6 +131,11 @@ def _compose(
     if rate is not None and "learning_rate" not in training.arguments:
         said = f"training.learning_rate is not set; {rate:g} is taken, the default of peft.method: {peft.method}"
         notices = (*notices, said)
+    ceiling = training.arguments.get("per_device_train_batch_size", DEFAULT_ROWS)
+    rows = arguments.get("per_device_train_batch_size", DEFAULT_ROWS)
+    if rows != ceiling:
+        said = f"training.per_device_train_batch_size: {rows} of at most {ceiling} are taken, so that batches add up to"
+        notices = (*notices, f"{said} training.global_batch_size ({training.global_batch_size})")
     config = RunConfig(
         source=document.source,
         task_name=header.task_name,

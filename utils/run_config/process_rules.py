@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from utils.config.document import Document
 from utils.errors import Problem
-from utils.training.global_batch import division_problem
+from utils.training.global_batch import DEFAULT_ROWS, division_problem
 from utils.training.launch import count_launched, deepspeed_problem, find_sharding, names_optimizer
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def _check_global_batch(config: RunConfig, document: Document) -> Iterator[Probl
     if getattr(config.training, "gradient_accumulation_steps", None) is not None:
         message = "follows from training.global_batch_size; keep one of them, or write null here"
         yield _problem("training.gradient_accumulation_steps", message, document)
-    per_device = config.arguments.get("per_device_train_batch_size", 8)
-    if (uneven := division_problem(total, per_device, count_launched())) is not None:
+    ceiling = config.training.arguments.get("per_device_train_batch_size", DEFAULT_ROWS)
+    if (uneven := division_problem(total, ceiling, count_launched())) is not None:
         yield _problem("training.global_batch_size", uneven, document)
 
 

@@ -13,6 +13,7 @@ from utils.config.scalars import dump_yaml
 from utils.data.dataset import DatasetSection
 from utils.modeling.section import ModelSection
 from utils.results.section import ResultsSection
+from utils.training.global_batch import DEFAULT_ROWS
 from utils.training.section import OwnTrainingSection
 from utils.training.sft_section import OwnSftSection
 
@@ -98,8 +99,11 @@ class RunConfig:
 
     def _lasting_arguments(self) -> dict[str, Any]:
         """Leave out what follows from the number of processes: another number does not make another run."""
-        derived = {"gradient_accumulation_steps"} if self.training.global_batch_size else set()
-        return {name: value for name, value in self.arguments.items() if name not in derived}
+        if not self.training.global_batch_size:
+            return self.arguments
+        ceiling = "per_device_train_batch_size"
+        lasting = {name: self.arguments[name] for name in self.arguments if name != "gradient_accumulation_steps"}
+        return {**lasting, ceiling: self.training.arguments.get(ceiling, DEFAULT_ROWS)}
 
     def to_yaml(self) -> str:
         """Write the resolved file as YAML."""

@@ -14,7 +14,7 @@ from pydantic import Field, create_model
 
 from utils.config.installed import read_fields
 from utils.config.section import Section
-from utils.training.global_batch import count_accumulation
+from utils.training.global_batch import DEFAULT_ROWS, split_batch
 from utils.training.launch import count_launched
 
 OURS = {
@@ -97,8 +97,9 @@ class OwnTrainingSection(Section):
     head_learning_rate: float | None = Field(None, gt=0)
     """Learning rate of the task head alone; null: learning_rate."""
     global_batch_size: int | None = Field(None, ge=1)
-    """Rows of an optimizer step, of all processes together: gradient_accumulation_steps follows from it,
-    per_device_train_batch_size and the number of processes; null: gradient_accumulation_steps decides."""
+    """Rows of an optimizer step, of all processes together: gradient_accumulation_steps follows from it and the number
+    of processes, and per_device_train_batch_size is the most that a process takes at once; null:
+    gradient_accumulation_steps decides."""
     on_full_disk: Literal["continue", "stop"] = "continue"
     """When there is no room for a checkpoint: go on without it, warned, or stop. The earlier ones stay in any case."""
     on_divergence: Literal["warn", "stop"] = "warn"
@@ -156,9 +157,9 @@ def resolve_arguments(
     if resolved.get("gradient_accumulation_steps", 1) is None:
         del resolved["gradient_accumulation_steps"]
     if section.global_batch_size:
-        per_device = resolved.get("per_device_train_batch_size", 8)
-        steps = count_accumulation(section.global_batch_size, per_device, count_launched())
-        resolved["gradient_accumulation_steps"] = steps
+        ceiling = resolved.get("per_device_train_batch_size", DEFAULT_ROWS)
+        rows, steps = split_batch(section.global_batch_size, ceiling, count_launched()) or (ceiling, 1)
+        resolved |= {"per_device_train_batch_size": rows, "gradient_accumulation_steps": steps}
     strategy = resolved.get("eval_strategy", "no")
     resolved.setdefault("save_strategy", strategy if strategy != "no" else "epoch")
     if strategy == "steps":

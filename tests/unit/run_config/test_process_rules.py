@@ -71,6 +71,19 @@ def test_another_number_of_processes_is_the_same_run(monkeypatch: pytest.MonkeyP
     )
 
 
+def test_rows_of_a_process_are_a_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("training.global_batch_size=32", "training.per_device_train_batch_size=64")
+    for processes, rows in ((1, 32), (4, 8)):
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        config = inspect_run_config(CLASSIFIER, words, files=False).config
+        assert config is not None
+        arguments = config.arguments
+        assert (arguments["per_device_train_batch_size"], arguments["gradient_accumulation_steps"]) == (rows, 1)
+        assert config.to_dict()["training"]["per_device_train_batch_size"] == 64
+        (said,) = [notice for notice in config.notices if "per_device" in notice]
+        assert said.startswith(f"training.per_device_train_batch_size: {rows} of at most 64 are taken")
+
+
 @pytest.mark.parametrize("value", ["hf_" + "Ab12" * 8, "https://user:pass@example.org/x"])
 def test_a_secret_in_a_value_is_refused_and_not_repeated(value: str) -> None:
     said = problems_of(CLASSIFIER, f"training.run_name={value}")
