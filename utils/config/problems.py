@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from difflib import get_close_matches
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import SequenceMatcher, get_close_matches
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -21,6 +22,14 @@ _BOUNDS = {"gt": "above", "ge": "from", "lt": "below", "le": "up to", "min_lengt
 _MEANT = {
     "dora": ("lora", "lora with use_dora: true"), "rslora": ("lora", "lora with use_rslora: true"),
     "lora_plus": ("loraplus_lr_ratio", "loraplus_lr_ratio"), "loraplus": ("loraplus_lr_ratio", "loraplus_lr_ratio"),
+    **dict.fromkeys(
+        ("full", "full_finetuning", "full-finetuning", "fft", "finetune"), ("none", "none, which is full fine-tuning")
+    ),
+    **{name: (method, method) for method, names in {
+        "prefix-tuning": ("prefix", "prefix_tuning"), "prompt-tuning": ("prompt", "prompt_tuning", "soft_prompt"),
+        "p-tuning": ("ptuning", "p_tuning", "p_tuning_v1"), "head-only": ("linear_probe", "linear-probe", "freeze"),
+    }.items() for name in names},
+    "qlora": ("lora", "lora with model.quantization: nf4"), "kaiming": ("true", "true, by which A is Kaiming uniform"),
     **dict.fromkeys(
         ("lora_r", "r", "rank", "lora_rank"), ("init_r", "init_r (at the start) and target_r (at the end)")
     ),
@@ -69,7 +78,7 @@ def suggest(name: str, known: list[str] | tuple[str, ...]) -> str:
     near = get_close_matches(name.lower(), known, n=1)
     if near:
         return f"; did you mean {near[0]}?"
-    return f"; use one of: {', '.join(known)}" if 0 < len(known) <= 20 else "; see configs/template.yaml"
+    return name_all(known)
 
 
 def describe_type(annotation: Any) -> str:
@@ -127,10 +136,43 @@ def _unknown_key(key: str, owner: type[Section], elsewhere: dict[str, str]) -> s
     known = [*owner.model_fields, *owner.ALIASES]
     if key in elsewhere:
         return f"not a key of this section; {elsewhere[key]}"
-    near = get_close_matches(key.lower(), known, n=1, cutoff=0.75)
-    if near and not _find_meant(key, known):
-        return f"unknown key; did you mean {owner.ALIASES.get(near[0], near[0])}?"
-    return f"unknown key{suggest(key, known)}"
+    if _find_meant(key, known):
+        return f"unknown key{suggest(key, known)}"
+    near = find_misspelt(key, known)
+    return f"unknown key; did you mean {owner.ALIASES.get(near, near)}?" if near else f"unknown key{name_all(known)}"
+
+
+def find_misspelt(key: str, known: Iterable[str]) -> str | None:
+    """Find the key that another one is a misspelling of; a key that is only similar means something else.
+
+    `use_qalora` is not `use_rslora`: every part has to be the same but for a letter or two, or for its end.
+    """
+    parts = _parts(key)
+    close = [each for each in known if len(_parts(each)) == len(parts) and all(map(_is_typo, parts, _parts(each)))]
+    joined = [each for each in known if "".join(_parts(each)) == "".join(parts)]
+    longer = [each for each in known if len(key) > 3 and each.startswith(key.lower())]
+    return next(iter((*joined, *get_close_matches(key.lower(), close, n=1, cutoff=0), *longer)), None)
+
+
+def _parts(key: str) -> list[str]:
+    return [part for part in re.split(r"[_-]|(?<=[a-z])(?=[A-Z])", key) if part]
+
+
+def _is_typo(one: str, other: str) -> bool:
+    """Tell whether two words differ by one letter, two neighbours that changed places, or in long ones by two."""
+    one, other = one.lower(), other.lower()
+    if one == other:
+        return True
+    if len(one) == len(other) and sorted(one) == sorted(other):
+        return sum(map(str.__ne__, one, other)) == 2
+    same = sum(block.size for block in SequenceMatcher(None, one, other).get_matching_blocks())
+    shorter, longer = sorted((len(one), len(other)))
+    return longer - same <= (2 if shorter > 7 else 1) and same > (0 if same == shorter else 1)
+
+
+def name_all(known: Sequence[str]) -> str:
+    """Name all valid keys when they are few."""
+    return f"; use one of: {', '.join(known)}" if 0 < len(known) <= 20 else "; see configs/template.yaml"
 
 
 def _find_meant(name: str, known: list[str] | tuple[str, ...]) -> str | None:

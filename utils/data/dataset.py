@@ -91,6 +91,7 @@ class InstructionSection(DatasetSection):
     ALIASES: ClassVar[dict[str, str]] = {
         **DatasetSection.ALIASES, "split": "train_split", "validation_fraction": "validation_size",
         "val_size": "validation_size", "val_set_size": "validation_size", "template": "prompt_template",
+        "eval_split": "validation_split",
     }  # fmt: skip
     SHARED_FIELDS: ClassVar[frozenset[str]] = DatasetSection.SHARED_FIELDS | {
         "prompt_template", "as_chat", "system_prompt", "truncation", "split_long", "special_tokens_in_text",

@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from utils.config.installed import installed_version, source_of
+from utils.config.installed import installed_version, read_fields, source_of
 from utils.doors import list_gpus
 from utils.errors import ConfigError, Problem, UserError
 from utils.modeling.quantized_checkpoint import missing_packages
-from utils.modeling.section import read_model_config
+from utils.modeling.section import is_local, read_model_config
+from utils.training.section import FOREIGN_OPTIMIZERS
 
 if TYPE_CHECKING:
     from utils.run_config.resolved import RunConfig
@@ -125,14 +126,34 @@ def _compiler(config: RunConfig, _: Machine) -> str | None:
     return None
 
 
-def _hub_login(*_: Any) -> str | None:
-    if any(os.environ.get(name, "").lower() in _ON for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
+def _is_offline() -> bool:
+    return any(os.environ.get(name, "").lower() in _ON for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+
+
+def _hub(config: RunConfig, machine: Machine) -> str | None:
+    if _is_offline():
         return "the hub cannot be reached: HF_HUB_OFFLINE is set; unset it, or set this to false"
+    return _login(config, machine)
+
+
+def _base_from_hub(config: RunConfig, machine: Machine) -> str | None:
+    """Need a login where the base would be fetched: not a folder, and not what is in the cache without a network."""
+    return None if is_local(config.model.name_or_path) or _is_offline() else _login(config, machine)
+
+
+def _login(*_: Any) -> str | None:
     home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface")
     file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
     names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
     has_token = any(os.environ.get(name) for name in names) or file.is_file()
     return None if has_token else "needs a login to the hub; set HF_TOKEN or run `hf auth login`"
+
+
+def _optimizer(config: RunConfig, _: Machine) -> str | None:
+    known = read_fields("transformers.training_args", "TrainingArguments")["optim"].annotation
+    if config.arguments["optim"] in get_args(known):
+        return None
+    return f"is no optimizer of the installed transformers ({installed_version('transformers')}); use adamw_torch"
 
 
 def _format(config: RunConfig, _: Machine) -> str | None:
@@ -154,6 +175,7 @@ _NEEDS: tuple[tuple[str, str, Need], ...] = (
         ("training.report_to", name, _package(name))
         for name in ("clearml", "codecarbon", "dvclive", "mlflow", "neptune", "swanlab", "trackio", "wandb")
     ),
+    ("training.optim", "|".join(FOREIGN_OPTIMIZERS), _optimizer),
     ("training.optim", r"adamw_torch_[48]bit", _package("torchao", at_least="0.15.0")),
     ("training.optim", r"adamw_torch_xla", _package("torch_xla")),
     ("training.optim", r"adamw_torch_npu_fused", _package("torch_npu")),
@@ -176,8 +198,8 @@ _NEEDS: tuple[tuple[str, str, Need], ...] = (
     ("training.ddp_backend", "nccl", _gpu),
     ("training.torch_compile", "true", _compiler),
     ("sft.activation_offloading", "true", _gpu_to_compute),
-    ("training.push_to_hub", "true", _hub_login),
-    ("model.token", "true", _hub_login),
+    ("training.push_to_hub", "true", _hub),
+    ("model.token", "true", _base_from_hub),
     ("model.quantization", ".+", _BITSANDBYTES),
     ("model.name_or_path", ".+", _format),
     ("model.attn_implementation", "flash_attention_.|flex_attention", _gpu_to_compute),

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from utils.config.document import Document, KeyPath, Place
 from utils.config.section import Section
 from utils.errors import Problem
+from utils.run_config.older_columns import OwnColumns
+from utils.run_config.older_table import OLDER, VARIANTS, WANDB_KEYS, LeftOut, Moved
 from utils.training.section import DROPPED
-
-_MOVES: dict[KeyPath, KeyPath] = {
-    ("task",): ("task_type",),
-    ("model_name_or_path",): ("model", "name_or_path"),
-    ("output_dir",): ("training", "output_dir"),
-    ("quantization",): ("model", "quantization"),
-    ("quantization_config",): ("model", "quantization"),
-    ("model", "quantization_config"): ("model", "quantization"),
-    ("model", "use_auth_token"): ("model", "token"),
-    ("model", "num_labels"): ("dataset", "num_labels"),
-    ("training", "use_auth_token"): ("model", "token"),
-}
 
 _QUANTIZATION: KeyPath = ("model", "quantization")
 _QUANTIZATION_PARENTS: tuple[KeyPath, ...] = ((), ("training",), ("model",), _QUANTIZATION)
@@ -28,6 +19,11 @@ _FOUR_BIT_KEYS = {
     "bnb_4bit_use_double_quant": "double_quant",
     "bnb_4bit_compute_dtype": "compute_dtype",
 }
+TASK_SPELLINGS = {
+    "classification": "SEQ_CLS", "sequence_classification": "SEQ_CLS", "seq_cls": "SEQ_CLS", "seq-cls": "SEQ_CLS",
+    "causal_lm": "CAUSAL_LM", "causal-lm": "CAUSAL_LM", "sft": "CAUSAL_LM", "clm": "CAUSAL_LM",
+}  # fmt: skip
+"""Other spellings of task_type, in lower case."""
 _ON, _OFF = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "none")
 
 
@@ -41,13 +37,21 @@ class OlderNames:
 
     def rewrite_sections(self) -> None:
         """Move keys that belong to another section now; before sections are chosen."""
-        for old, new in _MOVES.items():
-            self._move(old, new)
+        self._read_task_type()
+        for key, rule in OLDER.items():
+            self._apply(tuple(key.split(".")), rule)
         self._move_length()
         self._move_quantization()
+        self._read_variant()
+        self._move_wandb()
+        section: KeyPath = ("generation",)
+        if self._task_type() == "SEQ_CLS" and self.document.has(section):
+            self._leave_out(section, "a classifier writes nothing; left out")
 
     def rewrite_names(self, name: str, section: type[Section]) -> None:
         """Give a section's keys their names of today."""
+        if name == "dataset":
+            self._rewrite_dataset(section)
         for old, new in section.ALIASES.items():
             if old in section.model_fields or not self.document.has((name, old)):
                 continue
@@ -72,9 +76,98 @@ class OlderNames:
             self.notices.append(f"{self.document.place_of(path)}  training.optim: adamw_hf is now called adamw_torch")
             self.document.set(path, "adamw_torch", self.document.places[path])
 
+    def _apply(self, path: KeyPath, rule: Any) -> None:
+        if not self.document.has(path):
+            return
+        if isinstance(rule, Moved):
+            self._move(path, tuple(rule.to.split(".")), agreeing=True)
+        elif isinstance(rule, LeftOut) and (not rule.values or self.document.get(path) in rule.values):
+            self._leave_out(path, f"has no effect; {rule.why}")
+        else:
+            place, value = self._place(path), self.document.remove(path)
+            share = f"{1 / value:.3g}" if isinstance(value, int) and value > 0 else "0.05"
+            said = rule.otherwise if isinstance(rule, LeftOut) else rule.why
+            self._report(path, place, said.replace("{share}", share))
+
+    def _read_task_type(self) -> None:
+        """Take the task from `peft.task_type`, where other frameworks have it alone."""
+        inner: KeyPath = ("peft", "task_type")
+        for section in (("task",), ("task_type",)):
+            if self.document.get(section) is not None:
+                return
+        if isinstance(value := self.document.get(inner), str):
+            place = self._place(inner)
+            self.document.set(("task_type",), value, place)
+            self.notices.append(f"{place}  peft.task_type: read as the file's task_type")
+
+    def _task_type(self) -> Any:
+        value = self.document.get(("task_type",))
+        return TASK_SPELLINGS.get(value.lower(), value) if isinstance(value, str) else value
+
+    def _read_variant(self) -> None:
+        """Read `variant: dora` as the switch of LoRA that it is."""
+        path: KeyPath = ("peft", "variant")
+        if not self.document.has(path) or self.document.get(("peft", "method"), "lora") != "lora":
+            return  # a field of another method's own
+        place, value = self._place(path), self.document.remove(path)
+        if not isinstance(value, str) or value.lower() not in VARIANTS:
+            self._report(path, place, f"{value!r} is not allowed; set use_dora, use_rslora or init_lora_weights")
+        elif (switch := VARIANTS[value.lower()]) is None:
+            self.notices.append(f"{place}  peft.variant: {value} is what peft.method: lora is; left out")
+        elif self.document.get(("peft", switch)) in (None, True):
+            self.document.set(("peft", switch), True, place)
+            self.notices.append(f"{place}  peft.variant: {value} is now written peft.{switch}: true; read as that")
+        else:
+            self._report(path, place, f"{value} contradicts peft.{switch}; keep one of them")
+
+    def _move_wandb(self) -> None:
+        """Read a section of its own for W&B as the keys of `training:` that it means."""
+        section = self.document.get(("wandb",))
+        if not isinstance(section, dict):
+            return
+        for key in [*section]:
+            path: KeyPath = ("wandb", key)
+            if key == "online" and isinstance(section[key], bool):
+                self._move(path, ("training", "wandb", "mode"), "online" if section[key] else "offline")
+            elif key == "run_name_suffix":
+                name = self.document.get(("task_name",)) or Path(self.document.source).stem
+                self._move(path, ("training", "run_name"), f"{name}_{section[key]}")
+            else:
+                self._move(path, tuple(WANDB_KEYS.get(key, f"training.wandb.{key}").split(".")))
+        self.document.remove(("wandb",))
+
+    def _rewrite_dataset(self, section: type[Section]) -> None:
+        """Take keys that agree with what a set is anyway, and the length that is `sft:`'s for a language model."""
+        causal = self._task_type() == "CAUSAL_LM"
+        own = OwnColumns.of(section, self.document, causal)
+        for path, reason in own.agreeing():
+            self._leave_out(path, reason)
+        for path, message in own.contradicting():
+            place, _ = self._place(path), self.document.remove(path)
+            self._report(path, place, message)
+        if own.cut_prompt is not None:
+            path = ("dataset", "prompt_template")
+            place = self._place(path)
+            self.document.set(path, own.cut_prompt, place)
+            said = f"{{{own.answer}}} is what is trained on; the prompt is what stands before it"
+            self.notices.append(f"{place}  dataset.prompt_template: {said}")
+        if causal and "text_column" in section.model_fields:
+            self._move(("sft", "dataset_text_field"), ("dataset", "text_column"), agreeing=True)
+        elif causal and self.document.has(("sft", "dataset_text_field")):
+            self._leave_out(("sft", "dataset_text_field"), "this set has its own columns; left out")
+        self._move_own_length(section, causal)
+
+    def _move_own_length(self, section: type[Section], causal: bool) -> None:
+        length: KeyPath = ("dataset", "max_length")
+        if causal and isinstance(self.document.get(("sft",), {}), dict):
+            self._move(("sft", "max_seq_length"), ("sft", "max_length"))
+        is_field = "max_length" in section.model_fields  # of rows for either task, which a resolved file always has
+        if causal and not (is_field and self.document.has(("sft", "max_length"))):
+            self._move(length, ("sft", "max_length"), agreeing=True)
+
     def _move_length(self) -> None:
         """`max_seq_length` is the dataset's in SEQ_CLS and the trainer's in CAUSAL_LM."""
-        causal = str(self.document.get(("task_type",), "")).lower().startswith("causal")
+        causal = self._task_type() == "CAUSAL_LM"
         home = ("sft", "max_length") if causal else ("dataset", "max_length")
         for name in ("max_seq_length", "max_length"):
             for parent in (("training",), ("model",), ()):
@@ -155,17 +248,24 @@ class OlderNames:
         self.notices.append(f"{place}  {'.'.join(path)}: {reason}")
         return place, value
 
-    def _move(self, old: KeyPath, new: KeyPath, *value: Any) -> None:
+    def _move(self, old: KeyPath, new: KeyPath, *value: Any, agreeing: bool = False) -> None:
+        """Move a key, with another value where one is given; of two keys the one in the upper layer counts.
+
+        Args:
+            old: Where it may be written.
+            new: Where it belongs.
+            *value: What is written there instead.
+            agreeing: Two keys of one layer with the same value are no mistake.
+        """
         if not self.document.has(old):
             return
         if self.document.lies_over(old, new) and self.document.has(new):
             self.document.remove(new)
         elif self.document.lies_over(new, old):
-            below = self.document.get(old)
-            for key in [*below] if isinstance(below, dict) and isinstance(self.document.get(new), dict) else ():
-                if not self.document.has((*new, key)):
-                    self.document.move((*old, key), (*new, key))
-            self.document.remove(old)
+            self._fill_gaps(old, new)
+            return
+        if agreeing and self.document.has(new) and self.document.get(new) == self.document.get(old):
+            self._leave_out(old, f"the same as {'.'.join(new)}; left out")
             return
         place, written = self._place(old), self.document.get(new[:-1], {})
         if self.document.has(new) or not isinstance(written, (dict, type(None))):
@@ -177,6 +277,14 @@ class OlderNames:
         if value:
             self.document.set(new, value[0], place)
         self.notices.append(f"{place}  {'.'.join(old)}: now called {'.'.join(new)}; read as that")
+
+    def _fill_gaps(self, old: KeyPath, new: KeyPath) -> None:
+        """Take out of a lower mapping what the upper one does not say."""
+        below = self.document.get(old)
+        for key in [*below] if isinstance(below, dict) and isinstance(self.document.get(new), dict) else ():
+            if not self.document.has((*new, key)):
+                self.document.move((*old, key), (*new, key))
+        self.document.remove(old)
 
     def _report(self, path: KeyPath, place: Place, message: str) -> None:
         self.problems.append(Problem(message, ".".join(path), str(place)))

@@ -15,6 +15,7 @@ from utils.generation.section import GenerationSection
 from utils.modeling.section import ModelSection, QuantizationSection
 from utils.results.section import ResultsSection
 from utils.rooms import list_rooms, open_room
+from utils.run_config.older_table import OLDER, LeftOut, Moved
 from utils.run_config.sections import Header
 from utils.training.section import DROPPED, OURS, RENAMED, OwnTrainingSection, training_section
 from utils.training.sft_section import OwnSftSection, sft_section
@@ -90,8 +91,26 @@ def _older_names() -> Iterator[str]:
     yield "\n## training: older names\n"
     yield "Accepted, mapped and mentioned once: " + ", ".join(f"`{old}` ({new})" for old, new in RENAMED.items()) + "."
     yield "\nAccepted without effect: " + ", ".join(f"`{old}` ({reason})" for old, reason in DROPPED.items()) + "."
-    refused = ", ".join(f"`{old}` ({reason})" for old, reason in OURS.items() if reason)
+    read_anyway = {key.removeprefix("training.") for key in OLDER}
+    refused = ", ".join(f"`{old}` ({reason})" for old, reason in OURS.items() if reason and old not in read_anyway)
     yield f"\nRefused, because they live elsewhere: {refused}."
+    yield "\n## Keys of earlier versions and like-minded frameworks\n"
+    yield "Each is mentioned once. Names of columns and splits are taken where they are those that the set has anyway."
+    yield "A prompt_template may end with the answer's column; peft.variant is lora, dora or rslora; peft.task_type"
+    yield "stands for a task_type at the top; a section `wandb:` is training.wandb; a classifier's `generation:` is"
+    yield "left out.\n"
+    yield "| key | what becomes of it |"
+    yield "|---|---|"
+    yield from (f"| `{key}` | {_describe_rule(rule)} |" for key, rule in OLDER.items())
+
+
+def _describe_rule(rule: Any) -> str:
+    if isinstance(rule, Moved):
+        return f"moved to `{rule.to}`"
+    if isinstance(rule, LeftOut):
+        values = " or ".join({True: "true", False: "false", None: "null"}[value] for value in rule.values)
+        return f"left out{f' where {values}' if values else ''}: {rule.why}"
+    return f"refused: {rule.why.replace('{share}', '0.05')}"
 
 
 if __name__ == "__main__":

@@ -14,10 +14,14 @@ from utils.data.dataset import DatasetSection
 from utils.modeling.section import ModelSection
 from utils.results.section import ResultsSection
 from utils.training.global_batch import DEFAULT_ROWS
-from utils.training.section import OwnTrainingSection
+from utils.training.section import OwnTrainingSection, WandbSection
 from utils.training.sft_section import OwnSftSection
 
-RESUMABLE_KEYS = frozenset(
+_REPORTING = frozenset(
+    {"training.run_name", "training.wandb", *(f"training.wandb.{name}" for name in WandbSection.model_fields)}
+)
+
+RESUMABLE_KEYS = _REPORTING | frozenset(
     f"training.{key}"
     for key in (
         "num_train_epochs", "max_steps", "save_steps", "save_strategy", "save_total_limit", "eval_steps",
@@ -34,7 +38,7 @@ RESUMABLE_KEYS = frozenset(
 }  # fmt: skip
 """Keys that may change on resume; all others decide what the numbers are."""
 
-_NOT_IN_FINGERPRINT = frozenset(
+_NOT_IN_FINGERPRINT = _REPORTING | frozenset(
     {
         "training.output_dir", "training.logging_dir", "training.report_to", "training.logging_steps",
         "training.disable_tqdm", "training.save_total_limit", "results.formats", "results.language", "task_name",

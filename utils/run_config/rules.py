@@ -111,6 +111,10 @@ def find_idle_settings(config: RunConfig, document: Document) -> Iterator[str]:
             own.logging_dir is not None and not {"tensorboard", "all"} & {*_as_list(reports)},
             "training.report_to is not tensorboard",
         ),
+        "training.wandb": (
+            own.wandb is not None and not {"wandb", "all"} & {*_as_list(reports)},
+            "training.report_to is not wandb",
+        ),
         **dict(_idle_for_task(config)),
         **{f"peft.{name}": (True, why) for name, why in config.peft.find_idle().items()},
         **(dict(find_idle_evaluation(config)) if causal else {}),

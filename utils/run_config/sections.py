@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from utils.adapters.adapter import AdapterSection
 from utils.config.document import Document, Place
-from utils.config.problems import explain_errors, suggest
+from utils.config.problems import explain_errors, find_misspelt, name_all, suggest
 from utils.config.section import Section
 from utils.data.dataset import is_local
 from utils.errors import Problem
@@ -19,7 +19,7 @@ from utils.generation.section import GenerationSection
 from utils.modeling.section import ModelSection
 from utils.results.section import ResultsSection
 from utils.rooms import has_room, list_rooms, open_room, room_name
-from utils.run_config.older_names import OlderNames
+from utils.run_config.older_names import TASK_SPELLINGS, OlderNames
 from utils.training.section import OURS, training_section
 from utils.training.sft_section import OURS as SFT_OURS
 from utils.training.sft_section import sft_section
@@ -31,10 +31,6 @@ CAUSAL_SECTIONS: dict[str, Callable[[], type[Section]]] = {
     "evaluation": lambda: EvaluationSection,
 }
 """Sections that only task_type: CAUSAL_LM reads."""
-_TASK_SPELLINGS = {
-    "classification": "SEQ_CLS", "sequence_classification": "SEQ_CLS", "seq_cls": "SEQ_CLS", "seq-cls": "SEQ_CLS",
-    "causal_lm": "CAUSAL_LM", "causal-lm": "CAUSAL_LM", "sft": "CAUSAL_LM", "clm": "CAUSAL_LM",
-}  # fmt: skip
 
 
 class Header(Section):
@@ -97,7 +93,7 @@ class SectionReader:
             document.set(("task_name",), stem, Place(document.source))
         for section in (document.data, document.get(("peft",), {})):
             if isinstance(task_type := section.get("task_type"), str):
-                section["task_type"] = _TASK_SPELLINGS.get(task_type.lower(), task_type)
+                section["task_type"] = TASK_SPELLINGS.get(task_type.lower(), task_type)
         if document.get(("training", "output_dir")) is None:
             document.set(("training", "output_dir"), f"./outputs/{stem}", Place(document.source))
 
@@ -162,7 +158,8 @@ class SectionReader:
             if key in elsewhere and key not in known:
                 self._report(key, f"not a section; {elsewhere[key]}")
             elif key not in known:
-                self._report(key, f"unknown section{suggest(key, known)}")
+                near = find_misspelt(key, known)
+                self._report(key, f"unknown section{f'; did you mean {near}?' if near else name_all(known)}")
 
     def _report(self, path: str, message: str) -> None:
         place = self.document.place_of(tuple(path.split(".")))

@@ -83,8 +83,7 @@ def build_causal_trainer(
         extra["greater_is_better"] = best.endswith("token_accuracy")
     arguments = build_arguments(
         {**settings.arguments, **_OURS, **extra},
-        section.output_dir,
-        section.logging_dir,
+        section,
         settings.seed,
         SFTConfig,
     )

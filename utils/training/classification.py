@@ -55,7 +55,7 @@ def build_classification_trainer(
     """
     _require_positions(model, data)
     resolved = {**_default_unused(model), **_fit_evaluation(resolved, section, data)}
-    arguments = build_arguments(resolved, section.output_dir, section.logging_dir, seed)
+    arguments = build_arguments(resolved, section, seed)
     half = arguments.bf16 or arguments.fp16
     trainer = ClassificationTrainer(
         model=model,

@@ -30,10 +30,9 @@ def rehearse(settings: RunSettings) -> None:
 
     from utils.training.trainer import build_arguments
 
-    section = settings.training
     resolved = {name: value for name, value in settings.arguments.items() if name not in _ON_ALL_PROCESSES}
     kind: type[TrainingArguments] = SFTConfig if settings.sft is not None else TrainingArguments
-    args: Any = build_arguments(resolved, section.output_dir, section.logging_dir, settings.seed, kind)
+    args: Any = build_arguments(resolved, settings.training, settings.seed, kind)
     if args.torch_compile:
         with _explain("accelerate refuses", "torch_compile_backend"):
             TorchDynamoPlugin(backend=args.torch_compile_backend, mode=args.torch_compile_mode)

@@ -8,7 +8,7 @@ source, so they are right for whatever version is installed, and no ML library i
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, create_model
 
@@ -61,6 +61,9 @@ DROPPED = {
 }  # fmt: skip
 """Names that the libraries removed and that have nothing to map to: accepted, without effect, said once."""
 
+FOREIGN_OPTIMIZERS = ("muon",)
+"""Optimizers of other frameworks' files: valid, and refused by train.py where the installed transformers has none."""
+
 _BOUNDS = {
     "learning_rate": Field(gt=0), "num_train_epochs": Field(gt=0), "per_device_train_batch_size": Field(ge=1),
     "per_device_eval_batch_size": Field(ge=1), "gradient_accumulation_steps": Field(ge=1), "warmup_steps": Field(ge=0),
@@ -79,6 +82,30 @@ _CHOICES = {
 """Values that transformers checks only when the Trainer is built, or that we read in another way."""
 
 
+class WandbSection(Section):
+    """Where and how a run is reported to W&B; variables of the environment (WANDB_PROJECT ...) that are set win."""
+
+    project: str | None = None
+    """The project; null: WANDB_PROJECT, or huggingface."""
+    entity: str | None = None
+    """The user or team."""
+    group: str | None = None
+    """Runs of one group are shown together."""
+    tags: list[str] = []
+    """Tags of the run."""
+    notes: str | None = None
+    """A note to the run."""
+    mode: Literal["online", "offline", "disabled"] | None = None
+    """offline: written here, to be sent later by `wandb sync`; null: online."""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables of the environment by which the library is told."""
+        values = {**self.model_dump(exclude_none=True), "tags": ",".join(self.tags)}
+        names = {"group": "WANDB_RUN_GROUP"}
+        return {names.get(key, f"WANDB_{key.upper()}"): value for key, value in values.items() if value}
+
+
 class OwnTrainingSection(Section):
     """The fields of `training:` that are ours; the installed library's fields are added to them."""
 
@@ -88,6 +115,8 @@ class OwnTrainingSection(Section):
     """Folder of the run; null: ./outputs/<configuration file's name>."""
     logging_dir: str | None = None
     """Folder of TensorBoard's files; null: <output_dir>/logs."""
+    wandb: WandbSection | None = None
+    """Where a run with report_to: wandb is reported; it is called by run_name."""
     early_stopping_patience: int | None = Field(None, ge=1)
     """Stop when the best metric has not improved for this many evaluations; null: never."""
     early_stopping_threshold: float = Field(0.0, ge=0)
@@ -121,6 +150,9 @@ def training_section() -> type[OwnTrainingSection]:
     for name, field in read_fields("transformers.training_args", "TrainingArguments").items():
         if name not in OURS:
             annotation = _CHOICES.get(name, field.annotation)
+            if name == "optim":
+                names = (*get_args(annotation), *FOREIGN_OPTIMIZERS)
+                annotation = Literal[names]  # type: ignore[valid-type]
             bound = _BOUNDS.get(name)
             fields[name] = (
                 Annotated[annotation, bound] if bound else annotation,

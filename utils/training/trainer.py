@@ -15,6 +15,7 @@ from utils.training.launch import find_sharding, resolve_deepspeed, stand_alone
 from utils.training.learning_rates import OwnRates
 from utils.training.real_rows import RowSums, count_real_rows
 from utils.training.sampling import SeededRows
+from utils.training.section import OwnTrainingSection
 
 if TYPE_CHECKING:
     import torch
@@ -72,20 +73,21 @@ def keep_predictions(logits: Any, labels: torch.Tensor) -> torch.Tensor:
 
 def build_arguments(
     resolved: dict[str, Any],
-    output_dir: str,
-    logging_dir: str | None,
+    section: OwnTrainingSection,
     seed: int,
     kind: type[TrainingArguments] = TrainingArguments,
 ) -> TrainingArguments:
     """Build TrainingArguments, or a kind of them, from the resolved configuration.
 
-    transformers 5 takes TensorBoard's folder from the environment only, so that is where it is put.
+    transformers 5 takes TensorBoard's folder, as W&B's settings, from the environment only: that is where they are put.
 
     Raises:
         ConfigError: This machine cannot do what is asked, such as bf16.
     """
     _require_device(resolved)
-    os.environ["TENSORBOARD_LOGGING_DIR"] = logging_dir or str(Path(output_dir) / "logs")
+    for name, value in (section.wandb.variables if section.wandb else {}).items():
+        os.environ.setdefault(name, value)
+    os.environ["TENSORBOARD_LOGGING_DIR"] = section.logging_dir or str(Path(section.output_dir) / "logs")
     try:
         return kind(
             **{
@@ -95,7 +97,7 @@ def build_arguments(
                 "disable_tqdm": True,
                 **_name_deepspeed_file(resolved),
             },
-            output_dir=output_dir,
+            output_dir=section.output_dir,
             seed=seed,
             include_num_input_tokens_seen="non_padding",
             remove_unused_columns=True,

@@ -87,9 +87,14 @@ def test_accepted(training: dict[str, Any], write_run: Write) -> None:
         ({"training": {"early_stopping_threshold": 0.1}}, "training.early_stopping_threshold"),
         ({"training": {"logging_dir": "x", "report_to": "none"}}, "training.logging_dir"),
         (
-            {"task_type": "CAUSAL_LM", "dataset": {"name": "a/b", "subset": None, "max_length": 64}},
+            {
+                "task_type": "CAUSAL_LM",
+                "dataset": {"name": "a/b", "subset": None, "max_length": 64},
+                "sft": {"max_length": 8},
+            },
             "dataset.max_length",
         ),
+        ({"training": {"wandb": {"project": "x"}}}, "training.wandb"),
     ],
 )
 def test_a_setting_without_effect_is_said(sections: dict[str, Any], key: str, write_run: Write) -> None:
@@ -173,7 +178,7 @@ def test_sections_of_language_models_are_theirs_alone(write_run: Write) -> None:
     assert (config.sft.max_length, config.generation.max_new_tokens, config.evaluation.at_end) == (1024, 256, True)
     classifier = load_run_config(write_run())
     assert (classifier.sft, classifier.generation, classifier.evaluation) == (None, None, None)
-    for name, key in (("sft", "max_length"), ("generation", "max_new_tokens"), ("evaluation", "steps")):
+    for name, key in (("sft", "max_length"), ("evaluation", "steps")):
         with pytest.raises(ConfigError, match=f"{name}: is for task_type: CAUSAL_LM only"):
             load_run_config(write_run(**{name: {key: 64}}))
 
