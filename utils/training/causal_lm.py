@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from transformers import EarlyStoppingCallback, PrinterCallback
 from trl import SFTConfig
 from trl.data_utils import pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -13,7 +12,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from utils.adapters.adapter import AdapterSection
 from utils.adapters.training_hooks import find_hooks
 from utils.errors import UserError
-from utils.training.callbacks.progress import ProgressCallback
+from utils.training.callbacks.added import add_callbacks
 from utils.training.causal_trainer import CausalTrainer
 from utils.training.document_attention import require_separate_documents, separate_documents
 from utils.training.sft_section import OwnSftSection
@@ -106,13 +105,9 @@ def build_causal_trainer(
         data_collator=collator,
         learning_rates=settings.peft.learning_rates(model, arguments.learning_rate),
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(ProgressCallback())
+    add_callbacks(trainer, section)
     trainer.adopt(section)
     trainer.use_hooks(find_hooks(settings.peft.method))
-    if section.early_stopping_patience:
-        stopping = EarlyStoppingCallback(section.early_stopping_patience, section.early_stopping_threshold)
-        trainer.add_callback(stopping)
     return trainer
 
 

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import (
     DataCollatorWithPadding,
-    EarlyStoppingCallback,
     EvalPrediction,
-    PrinterCallback,
     TrainingArguments,
 )
 
@@ -18,7 +16,7 @@ from utils.data.classification import ClassificationData
 from utils.errors import DataError
 from utils.metrics.metric import compute_metrics, load_metric, metric_names, result_key
 from utils.modeling.new_weights import list_new_modules
-from utils.training.callbacks.progress import ProgressCallback
+from utils.training.callbacks.added import add_callbacks
 from utils.training.losses import ClassificationLoss, scale_class_weights
 from utils.training.section import OwnTrainingSection
 from utils.training.trainer import ClassificationTrainer, build_arguments, keep_predictions
@@ -69,12 +67,8 @@ def build_classification_trainer(
         preprocess_logits_for_metrics=keep_predictions,
         learning_rates=_head_rates(section, model),
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(ProgressCallback())
+    add_callbacks(trainer, section)
     trainer.adopt(section)
-    if section.early_stopping_patience:
-        stopping = EarlyStoppingCallback(section.early_stopping_patience, section.early_stopping_threshold)
-        trainer.add_callback(stopping)
     return trainer
 
 

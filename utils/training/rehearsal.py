@@ -17,7 +17,7 @@ _ON_ALL_PROCESSES = ("deepspeed", "fsdp", "fsdp_config")
 
 
 def rehearse(settings: RunSettings) -> None:
-    """Build arguments, optimizer and schedule for a model of one weight, so that what they refuse is said now.
+    """Build arguments, optimizer and schedule for a model of one weight, and callbacks: what they refuse is said now.
 
     Raises:
         ConfigError: The installed libraries, or this machine, cannot do what is asked.
@@ -28,8 +28,10 @@ def rehearse(settings: RunSettings) -> None:
     from transformers import Trainer, TrainingArguments, get_scheduler
     from trl import SFTConfig
 
+    from utils.training.callbacks.added import load_callbacks
     from utils.training.trainer import build_arguments
 
+    load_callbacks(settings.training.callbacks)
     resolved = {name: value for name, value in settings.arguments.items() if name not in _ON_ALL_PROCESSES}
     kind: type[TrainingArguments] = SFTConfig if settings.sft is not None else TrainingArguments
     args: Any = build_arguments(resolved, settings.training, settings.seed, kind)

@@ -7,10 +7,11 @@ source, so they are right for whatever version is installed, and no ML library i
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, field_validator
 
 from utils.config.installed import read_fields
 from utils.config.section import Section
@@ -117,6 +118,9 @@ class OwnTrainingSection(Section):
     """Folder of TensorBoard's files; null: <output_dir>/logs."""
     wandb: WandbSection | None = None
     """Where a run with report_to: wandb is reported; it is called by run_name."""
+    callbacks: list[str] = []
+    """Callbacks of your own, `module:Class` each: subclasses of transformers.TrainerCallback, made without arguments,
+    in an installed package or the working directory. Their code is run."""
     early_stopping_patience: int | None = Field(None, ge=1)
     """Stop when the best metric has not improved for this many evaluations; null: never."""
     early_stopping_threshold: float = Field(0.0, ge=0)
@@ -135,6 +139,14 @@ class OwnTrainingSection(Section):
     """When the loss stays above three times its median and above its first value for five logged steps."""
     try_longest_batch: bool | Literal["auto"] = "auto"
     """Try the longest batch before the first step, so that memory runs out then or never; auto: on GPUs."""
+
+    @field_validator("callbacks")
+    @classmethod
+    def _named_in_full(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if not re.fullmatch(r"[\w.]+:\w+", name):
+                raise ValueError(f"{name!r} is not module:Class, such as my_callbacks:Recorder")
+        return value
 
     @property
     def arguments(self) -> dict[str, Any]:
