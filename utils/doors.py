@@ -15,12 +15,13 @@ from io import TextIOWrapper
 from pathlib import Path
 from shutil import which
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from utils.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LoraNsError, UserError
 from utils.interruption import Interrupted
 from utils.logs import is_main_process, silence_libraries, start_logs
 from utils.masking import forget_secrets, learn_command, mask_text, mask_tree
+from utils.other_flags import PAGES, explain_flags
 from utils.terminal import safe_streams, show_controls
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*=.*", re.DOTALL)
@@ -33,7 +34,7 @@ Answer = dict[str, Any]
 
 def build_parser(door: str, description: str) -> argparse.ArgumentParser:
     """Build the parser of a door, with the options that all of them take."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=door,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -166,6 +167,19 @@ def list_gpus() -> list[str]:
     return [name.strip() for name in visible.split(",") if name.strip()]
 
 
+class _Parser(argparse.ArgumentParser):
+    words: Sequence[str] = ()
+    """The command line of a door that takes overrides, without them."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse a command line; for flags of other scripts say how they are written here."""
+        if hints := [*explain_flags(self.words, frozenset(self._option_string_actions))]:
+            pages = ", ".join(f"examples/{page}" for page in PAGES)
+            lines = [message, "settings are words of the form key=value here:", *hints, f"more of them: {pages}"]
+            message = "\n  ".join(lines)
+        super().error(message)
+
+
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
     if parser.get_default("overrides") is None:
         return parser.parse_args(words)
@@ -176,6 +190,8 @@ def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
         for option in action.option_strings
     )
     rest, overrides = split_overrides(words, takes_value)
+    if isinstance(parser, _Parser):
+        parser.words = rest
     arguments = parser.parse_args(rest)
     arguments.overrides = overrides
     return arguments
