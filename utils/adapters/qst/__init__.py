@@ -164,7 +164,7 @@ def _start_cache(adapted: Any, config: Config, context: AttachContext) -> None:
     if section.where == "ram" and context.num_epochs <= 1:
         logger.warning("peft.cache: in a single epoch no row is read again; nothing is kept (where: disk would be)")
         return
-    from utils.adapters.qst.cache.identity import describe_backbone
+    from utils.adapters.qst.backbone_identity import describe_backbone
     from utils.adapters.qst.cache.row_store import RowStore, open_store
 
     def open_cache(num_states: int, hidden_size: int, dtype: Any) -> RowStore:
