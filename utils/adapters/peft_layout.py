@@ -22,10 +22,20 @@ def save(model: PreTrainedModel, folder: Path) -> None:
 
 
 def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
-    """Put a saved adapter on a freshly loaded base."""
+    """Put a saved adapter on a freshly loaded base.
+
+    Raises:
+        ModelError: Its file lacks tensors.
+    """
     from peft import PeftModel
 
-    return keep_precision(PeftModel.from_pretrained(keep_unpacked(load_base(None)), str(folder)))
+    base = keep_unpacked(load_base(None))
+    try:
+        return keep_precision(PeftModel.from_pretrained(base, str(folder)))
+    except (KeyError, ValueError) as error:  # what peft raises for a head, virtual tokens or shared matrices
+        if isinstance(error, ValueError) and "state dictionary" not in str(error):
+            raise
+        raise ModelError(f"{folder}: the adapter's file lacks tensors ({error}); copy the folder again") from error
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:

@@ -129,14 +129,11 @@ def require_every_tensor(model: PreTrainedModel, folder: Path, name: str, base: 
     Raises:
         ModelError: Some did not.
     """
-    file = folder / _WEIGHTS[0]
-    if not file.is_file() or not hasattr(model, "peft_config"):
+    stored = list_stored(folder)
+    if stored is None or not hasattr(model, "peft_config"):
         return
     from peft import get_peft_model_state_dict
-    from safetensors import safe_open
 
-    with safe_open(file, "pt") as tensors:
-        stored = set(tensors.keys())
     missing = set(get_peft_model_state_dict(model, save_embedding_layers=False)) - stored
     idle = stored - set(get_peft_model_state_dict(model, save_embedding_layers=True))
     for names, what in ((missing, "lacks"), (idle, "holds, without a place in the model,")):
@@ -144,3 +141,18 @@ def require_every_tensor(model: PreTrainedModel, folder: Path, name: str, base: 
             raise ModelError(
                 f"{name}: the adapter does not fit {base}: it {what} {len(names)} tensors such as {min(names)}"
             )
+
+
+def list_stored(folder: Path) -> set[str] | None:
+    """Name the tensors of an adapter's file; None where there is none."""
+    safe, pickled = (folder / each for each in _WEIGHTS)
+    if safe.is_file():
+        from safetensors import safe_open
+
+        with safe_open(safe, "pt") as tensors:
+            return set(tensors.keys())
+    if pickled.is_file():  # allowed by the user, as `require_adapter_file` has seen to
+        from peft.utils import load_peft_weights
+
+        return set(load_peft_weights(str(folder), device="cpu"))
+    return None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import open_adapter
+from utils.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +92,9 @@ def load_training_state(hooks: TrainingHooks, model: Any, folder: Path) -> bool:
 
     Returns:
         Whether there was such a state; else nothing is changed.
+
+    Raises:
+        ModelError: It lacks tensors.
     """
     file = folder / STATE_FILE
     if not hooks.keeps_state or not file.is_file():
@@ -99,6 +103,8 @@ def load_training_state(hooks: TrainingHooks, model: Any, folder: Path) -> bool:
     from safetensors import safe_open
 
     with safe_open(file, "pt") as stored:
+        if missing := {f"parameter.{name}" for name, _ in _trained(model)} - set(stored.keys()):
+            raise ModelError(f"{file}: lacks {len(missing)} trained tensors such as {min(missing)}")
         with torch.no_grad():
             for name, part in _trained(model):
                 part.copy_(stored.get_tensor(f"parameter.{name}"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import open_adapter
-from utils.adapters.trained_files import ADAPTER_CONFIG, explain_damage, require_adapter_file, require_every_tensor
+from utils.adapters.trained_files import ADAPTER_CONFIG, explain_damage, require_adapter_file
 from utils.errors import UserError
 from utils.merging.output import REPORT_FILE
 from utils.modeling.consent import NO_CONSENT, Consent
@@ -99,7 +99,7 @@ class MergeSource:
             model = open_adapter(config.peft.method).load(
                 self.weights, lambda _: load_base_model(config.model, tokenizer, self.head)
             )
-            require_every_tensor(model, self.weights, self.name, config.model.name_or_path)
+            self.trained.require_trained(model)
         return model
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ATTRIBUTE = "lora_ns_new_weights"
+_GROWN = "lora_ns_grown_rows"
 
 
 def record_new_weights(model: PreTrainedModel, loading_info: dict[str, Any], has_head: bool) -> tuple[str, ...]:
@@ -56,6 +57,17 @@ def list_new_modules(model: PreTrainedModel) -> list[str]:
     return sorted({name.rpartition(".")[0] for name in getattr(model, _ATTRIBUTE, ())})
 
 
+def list_new_weights(model: PreTrainedModel) -> list[str]:
+    """Name the weights that the checkpoint lacked, sorted."""
+    return list(getattr(model, _ATTRIBUTE, ()))
+
+
+def list_grown_rows(model: PreTrainedModel) -> range:
+    """Give the embedding rows that the checkpoint lacked and `grow_embeddings` has drawn."""
+    grown: range = getattr(model, _GROWN, range(0))
+    return grown
+
+
 def reinitialise_head(model: PreTrainedModel, seed: int) -> None:
     """Draw the weights that the checkpoint lacked anew, from the seed alone.
 
@@ -93,6 +105,7 @@ def grow_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         return
     with _seeded(seed):
         model.resize_token_embeddings(num_needed)
+    setattr(model, _GROWN, range(num_rows, num_needed))
     logger.warning(
         "the vocabulary has %d tokens but the model only %d embedding rows: %d new rows were added",
         num_needed, num_rows, num_needed - num_rows,

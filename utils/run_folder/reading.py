@@ -14,10 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import open_adapter
-from utils.adapters.trained_files import ADAPTER_CONFIG, explain_damage, require_adapter_file, require_every_tensor
+from utils.adapters.trained_files import (
+    ADAPTER_CONFIG,
+    explain_damage,
+    list_stored,
+    require_adapter_file,
+    require_every_tensor,
+)
 from utils.data.dataset import open_dataset
 from utils.errors import ModelError, UserError
 from utils.modeling.consent import NO_CONSENT, Consent
+from utils.modeling.new_weights import list_grown_rows, list_new_weights
 from utils.modeling.quantized_checkpoint import read_format
 from utils.modeling.section import ModelSection, is_local, read_model_config
 from utils.rooms import room_name
@@ -55,8 +62,27 @@ class TrainedModel:
         with explain_damage(name, base):
             require_adapter_file(self.weights, name, self.config.peft.method, self.config.model.allow_pickle)
             model, tokenizer = self._load()
-            require_every_tensor(model, self.weights, name, base)
+            self.require_trained(model)
         return model, tokenizer
+
+    def require_trained(self, model: PreTrainedModel) -> None:
+        """See to it that nothing of a loaded model is random that was trained.
+
+        Raises:
+            ModelError: Its files lack tensors, or hold them in other shapes; the sentence names them.
+        """
+        name = self.name or str(self.weights)
+        require_every_tensor(model, self.weights, name, self.config.model.name_or_path)
+        plain: Any = model.get_base_model() if hasattr(model, "peft_config") else model
+        lacking = list_new_weights(plain) if plain is model else []
+        rows = list_grown_rows(plain)
+        if rows and self.run is not None and not (plain is not model and _holds_rows(model, self.weights, rows)):
+            lacking.append(f"rows {rows.start} to {rows.stop - 1} of the embeddings")
+        if lacking:
+            raise ModelError(
+                f"{name}: the files in {self.weights} lack {', '.join(lacking)} (or hold them in another shape), which "
+                "were trained and would be random here; copy the folder again"
+            )
 
     def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         from utils.modeling.base_model import load_base_model
@@ -265,6 +291,19 @@ def _pin_base(model: ModelSection, made: dict[str, Any], weights: Path, where: s
     if pins and isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{40}", commit):
         return model.model_copy(update={"revision": commit})
     return model
+
+
+def _holds_rows(adapted: Any, weights: Path, rows: range) -> bool:
+    """Tell whether an adapter brings these embedding rows with it: one by one, or the whole matrix."""
+    for config in adapted.peft_config.values():
+        indices = getattr(config, "trainable_token_indices", None) or {}
+        listed = indices.values() if isinstance(indices, dict) else [indices]
+        if any(set(rows) <= set(each) for each in listed):
+            return True
+    plain = adapted.get_base_model()
+    layer = plain.get_input_embeddings()
+    name = next(path for path, part in plain.named_modules() if part is layer).rpartition(".")[2]
+    return any(key.endswith(f".{name}.weight") for key in list_stored(weights) or ())
 
 
 def _whole_model(section: ModelSection, folder: str) -> ModelSection:

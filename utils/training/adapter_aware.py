@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.adapters.training_hooks import TrainingHooks, load_training_state, save_training_state
 from utils.training.callbacks.adapter_hooks import AdapterHooksCallback
+from utils.training.checkpoint_weights import load_plain_checkpoint, require_adapter_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -66,12 +67,24 @@ class AdapterAware:
             )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        target = self.model if model is None else model
-        if not (self._is_whole and load_training_state(self._hooks, target, Path(resume_from_checkpoint))):
+        if not self._load_whole(self.model if model is None else model, Path(resume_from_checkpoint)):
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
 
     def _load_best_model(self) -> None:
-        if not (
-            self._is_whole and load_training_state(self._hooks, self.model, Path(self.state.best_model_checkpoint))
-        ):
+        if not self._load_whole(self.model, Path(self.state.best_model_checkpoint)):
             super()._load_best_model()  # type: ignore[misc]
+
+    def _load_whole(self, model: Any, folder: Path) -> bool:
+        """Load a checkpoint where the library's own way would lose something; False: that way is fine.
+
+        Raises:
+            ModelError: The checkpoint lacks tensors that were trained.
+        """
+        if not self._is_whole:
+            return False
+        if not hasattr(model, "peft_config"):
+            return load_plain_checkpoint(model, folder)
+        if load_training_state(self._hooks, model, folder):
+            return True
+        require_adapter_checkpoint(model, folder)
+        return False
