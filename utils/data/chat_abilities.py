@@ -16,6 +16,7 @@ SYSTEM_FOLDED = "whose system turn was put into the first user's turn, as the ch
 JOINED = "with turns of one role joined, as the chat template wants them to alternate"
 OPENING_LEFT_OUT = "without the assistant's first turn, as the chat template wants the user's before it"
 THOUGHTS_WRITTEN = "with reasoning written as <think> ... </think> before the answer, as the chat template has none"
+CALLS_NUMBERED = "with new ids of their calls and results, as the chat template wants nine letters and digits"
 TOOLS_UNLISTED = "with tools that the chat template does not list; it writes their calls and results"
 THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
 """Keys by which templates read a thought."""
@@ -27,7 +28,17 @@ _ASK = {"role": "user", "content": "first question"}
 _ANSWER = {"role": "assistant", "content": "first answer"}
 _AGAIN = ({"role": "user", "content": "second question"}, {"role": "assistant", "content": "second answer"})
 _TOOL = {"name": "probe_tool", "description": "d", "parameters": {"type": "object", "properties": {}}}
-_CALL = {"id": "call00001", "type": "function", "function": {"name": "probe_tool", "arguments": {"x": "called so"}}}
+_CALLING = (
+    _ASK,
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": {"name": "probe_tool", "arguments": {"x": "called so"}}}],
+    },
+    {"role": "tool", "name": "probe_tool", "content": "came back"},
+    _ANSWER,
+)
+_CALLED = ("probe_tool", "called so", "came back")
 
 
 @dataclass(frozen=True)
@@ -39,31 +50,58 @@ class Abilities:
 
     def adapt(self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]]) -> tuple[list[Turn], tuple[str, ...]]:
         """See `ChatTemplate.adapt`."""
-        adapted, notes = list(turns), []
+        adapted = [self._name_thought(turn) for turn in turns]
+        notes: list[str] = []
         if tools or any(turn["role"] == "tool" or turn.get("tool_calls") for turn in turns):
-            notes += self._check_tools(tools)
-        if any("reasoning_content" in turn for turn in turns) and self._thought_key != "reasoning_content":
-            adapted = [_move_thought(turn, self._thought_key) for turn in adapted]
-            notes += [] if self._thought_key else [THOUGHTS_WRITTEN]
-        folded = self._fold_system(adapted)
-        if folded != adapted:
-            adapted, notes = folded, [*notes, SYSTEM_FOLDED]
-        if _repeats(adapted) and not self._takes_repeated:
-            adapted, notes = _join_repeated(adapted), [*notes, JOINED]
-        first = 1 if adapted[0]["role"] == "system" else 0
-        if len(adapted) > first and adapted[first]["role"] == "assistant" and not self._takes_opening:
-            adapted, notes = adapted[:first] + adapted[first + 1 :], [*notes, OPENING_LEFT_OUT]
+            self._require_calls()
+            notes += [TOOLS_UNLISTED] if tools and not self._lists_tools else []
+        steps = (
+            (self._number_calls, CALLS_NUMBERED),
+            (self._write_thoughts, THOUGHTS_WRITTEN),
+            (self._fold_system, SYSTEM_FOLDED),
+            (self._join_repeated, JOINED),
+            (self._leave_opening_out, OPENING_LEFT_OUT),
+        )
+        for step, note in steps:
+            changed = step(adapted)
+            if changed != adapted:
+                adapted = changed
+                notes.append(note)
         if not adapted:
             raise RowError("there is no user's turn, which the chat template wants first")
         return adapted, tuple(notes)
 
-    def _check_tools(self, tools: Sequence[dict[str, Any]]) -> list[str]:
+    def _require_calls(self) -> None:
         if not self._takes_calls:
             raise ModelError(
                 "the rows have tools, and the chat template writes no tool calls; take a base whose template does "
                 "(Qwen2.5, Llama 3.1 and later ones), or set model.chat_template to a template file that does"
             )
-        return [] if not tools or self._lists_tools else [TOOLS_UNLISTED]
+
+    def _number_calls(self, turns: list[Turn]) -> list[Turn]:
+        has_calls = any(turn["role"] == "tool" or turn.get("tool_calls") for turn in turns)
+        return _number_calls(turns) if has_calls and self._needs_ids else turns
+
+    def _name_thought(self, turn: Turn) -> Turn:
+        """Give a thought under the key by which the template reads it."""
+        if "reasoning_content" not in turn or self._thought_key is None:
+            return turn
+        return {**{key: value for key, value in turn.items() if key != "reasoning_content"},
+                self._thought_key: turn["reasoning_content"]}  # fmt: skip
+
+    def _write_thoughts(self, turns: list[Turn]) -> list[Turn]:
+        """Write thoughts into the answers where the template reads none."""
+        has_thoughts = any("reasoning_content" in turn for turn in turns)
+        return [_write_thought(turn) for turn in turns] if has_thoughts and self._thought_key is None else turns
+
+    def _join_repeated(self, turns: list[Turn]) -> list[Turn]:
+        repeats = any(a["role"] == b["role"] != "tool" for a, b in pairwise(turns))
+        return _join_repeated(turns) if repeats and not self._takes_repeated else turns
+
+    def _leave_opening_out(self, turns: list[Turn]) -> list[Turn]:
+        first = 1 if turns[0]["role"] == "system" else 0
+        opens = len(turns) > first and turns[first]["role"] == "assistant"
+        return turns[:first] + turns[first + 1 :] if opens and not self._takes_opening else turns
 
     def _fold_system(self, turns: list[Turn]) -> list[Turn]:
         """Put system turns that the template does not take into the user's turns behind them."""
@@ -99,9 +137,12 @@ class Abilities:
 
     @cached_property
     def _takes_calls(self) -> bool:
-        result = {"role": "tool", "name": "probe_tool", "tool_call_id": "call00001", "content": "came back"}
-        asked = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
-        return self._writes([_ASK, asked, result, _ANSWER], "probe_tool", "called so", "came back")
+        return self._writes(_number_calls(list(_CALLING)), *_CALLED) or self._writes(list(_CALLING), *_CALLED)
+
+    @cached_property
+    def _needs_ids(self) -> bool:
+        """Whether calls and results need ids of the form that Mistral's templates want."""
+        return not self._writes(list(_CALLING), *_CALLED)
 
     @cached_property
     def _lists_tools(self) -> bool:
@@ -121,18 +162,12 @@ class Abilities:
         return all(text in written for text in texts)
 
 
-def _move_thought(turn: Turn, key: str | None) -> Turn:
+def _write_thought(turn: Turn) -> Turn:
     if "reasoning_content" not in turn:
         return turn
-    thought = turn["reasoning_content"]
+    thought = turn["reasoning_content"].strip()
     rest = {name: value for name, value in turn.items() if name != "reasoning_content"}
-    if key is not None:
-        return {**rest, key: thought}
-    return {**rest, "content": f"<think>\n{thought.strip()}\n</think>\n\n{turn['content']}"}
-
-
-def _repeats(turns: list[Turn]) -> bool:
-    return any(a["role"] == b["role"] != "tool" for a, b in pairwise(turns))
+    return {**rest, "content": f"<think>\n{thought}\n</think>\n\n{turn['content']}"}
 
 
 def _join_repeated(turns: list[Turn]) -> list[Turn]:
@@ -145,10 +180,32 @@ def _join_repeated(turns: list[Turn]) -> list[Turn]:
             and last["role"] == turn["role"] != "tool"
             and all(last.get(key) == turn.get(key) for key in OWN_KEYS)
         ):
-            texts = [each["content"] for each in (last, turn) if each["content"]]
+            texts = {
+                key: "\n\n".join(each[key] for each in (last, turn) if each.get(key))
+                for key in ("content", *THOUGHT_KEYS)
+                if key in {**last, **turn}
+            }
             calls = [*last.get("tool_calls", ()), *turn.get("tool_calls", ())]
-            both = {**last, **turn, "content": "\n\n".join(texts)}
-            joined[-1] = {**both, "tool_calls": calls} if calls else both
+            joined[-1] = {**last, **turn, **texts, **({"tool_calls": calls} if calls else {})}
         else:
             joined.append(turn)
     return joined
+
+
+def _number_calls(turns: list[Turn]) -> list[Turn]:
+    """Give calls and results ids of nine letters and digits; results without one are those of the calls in turn."""
+    numbered: list[Turn] = []
+    waiting: dict[str, str | None] = {}  # new ids of calls without a result yet, and their own
+    count = 0
+    for turn in turns:
+        given = dict(turn)
+        if turn["role"] == "tool":
+            same = [new for new, own in waiting.items() if own is not None and own == turn.get("tool_call_id")]
+            given["tool_call_id"] = next(iter(same or waiting), "call00000")
+            waiting.pop(given["tool_call_id"], None)
+        elif calls := turn.get("tool_calls"):
+            waiting = {f"call{count + number:05}": call.get("id") for number, call in enumerate(calls, start=1)}
+            given["tool_calls"] = [{**call, "id": new} for call, new in zip(calls, waiting, strict=True)]
+            count += len(calls)
+        numbered.append(given)
+    return numbered

@@ -85,7 +85,7 @@ def read_tools(row: Row) -> tuple[dict[str, Any], ...]:
     Raises:
         RowError: The column holds something else.
     """
-    value = row.get("tools")
+    value = row.get("tools") or row.get("functions")
     tools = _parse_json(value, "column tools") if isinstance(value, str) and value.strip() else value or []
     if isinstance(tools, dict):
         tools = [tools]
@@ -162,6 +162,8 @@ class _TurnReader:
         if column not in row:
             raise RowError(f"no column {column}; there are: {', '.join(row) or 'none'}")
         value = row[column]
+        if isinstance(value, str) and value.lstrip().startswith("["):  # as a table holds it
+            value = _parse_json(value, f"column {column}")
         if not isinstance(value, (list, tuple)):
             raise RowError(f"column {column} holds {describe_kind(value)} instead of a list of turns")
         if not value:

@@ -6,16 +6,15 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
-from utils.data.chat import ChatTemplate, Segment
-from utils.data.conversations import is_trained
+from utils.data.chat import Segment
 from utils.data.cutting import Exchange, cut_middle, fit_exchanges
-from utils.data.dataset import Example, InstructionSection, Turn
-from utils.data.special_tokens import settle_special
+from utils.data.dataset import Example, InstructionSection
+from utils.data.drafts import Draft, Drafter
 from utils.data.text_tokens import TextTokens
 from utils.data.texts import RowError
 from utils.data.tokenizing import fingerprint_tokenizer
@@ -29,7 +28,6 @@ VERSION = "2"
 MASKED = -100
 """The label of a token that is not trained on."""
 _LEAST_LENGTH = 8
-SEVERAL_ROWS = "written as several rows, as the chat template writes earlier turns otherwise once another follows"
 SPLIT_TEXT = "cut into pieces that fit (dataset.split_long)"
 
 
@@ -59,20 +57,6 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class _Draft:
-    """An example as texts, before its tokens are known."""
-
-    segments: list[Segment]
-    chat: bool
-    context: str = ""
-    """The part of the first prompt that alone is cut; empty: its middle is."""
-    untrained_turns: int = 0
-    ended: bool = False
-    """The answer holds its end already."""
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class ExampleEncoder:
     """Encodes examples the way in which the model is trained, evaluated and used."""
 
@@ -92,12 +76,18 @@ class ExampleEncoder:
     """Cut plain texts into pieces that fit."""
     escape_special: bool = False
     """Read special tokens in a row's own text as ordinary characters."""
-    chat: ChatTemplate = field(init=False, repr=False)
     texts: TextTokens = field(init=False, repr=False)
+    _drafter: Drafter = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "chat", ChatTemplate(self.tokenizer))
         object.__setattr__(self, "texts", TextTokens(self.tokenizer))
+        object.__setattr__(
+            self,
+            "_drafter",
+            Drafter(
+                self.tokenizer, self.texts, self.as_chat, self.system_prompt, self.train_on_prompt, self.escape_special
+            ),
+        )
         if self.max_length < _LEAST_LENGTH:
             raise DataError(f"sft.max_length: {self.max_length} leaves no room; set {_LEAST_LENGTH} at least")
 
@@ -146,7 +136,7 @@ class ExampleEncoder:
         Raises:
             ModelError: The tokenizer lacks an end-of-text token or a usable chat template.
         """
-        drafts = [self._draft(example) for example in examples]
+        drafts = [self._drafter.draft(example) for example in examples]
         exchanges = iter(self._encode_drafts([each for good in drafts if isinstance(good, list) for each in good]))
         return [
             good
@@ -166,13 +156,7 @@ class ExampleEncoder:
             RowError: The chat template refuses it.
             ModelError: The tokenizer lacks a chat template.
         """
-        example, _ = self._settle_special(example)
-        if turns := self._turns(example):
-            history, _ = self.chat.adapt(turns[:-1] if turns[-1]["role"] == "assistant" else turns, example.tools)
-            context = "" if example.messages else example.context
-            draft = _Draft(self.chat.render(history, example.tools, open_ended=True)[-1], chat=True, context=context)
-        else:
-            draft = _Draft([Segment(example.prompt, "", False)], chat=False, context=example.context)
+        draft = self._drafter.draft_prompt(example)
         [exchanges] = self._encode_drafts([draft])
         ids = [index for exchange in exchanges for part in (exchange.prompt, exchange.answer) for index in part]
         if max_length is None or len(ids) <= max_length:
@@ -195,7 +179,7 @@ class ExampleEncoder:
             ModelError: The tokenizer lacks a chat template.
         """
         as_chat = as_chat and not example.plain
-        example, _ = self._settle_special(example)
+        example, _ = self._drafter.settle_special(example)
         text = example.user_turn or example.prompt if as_chat else example.prompt
         ids = self._encode_text(text)
         if max_length is not None and len(ids) > max_length:
@@ -204,18 +188,12 @@ class ExampleEncoder:
             text = "".join(self.tokenizer.decode(each, skip_special_tokens=True) for each in halves)
             text = self.texts.escape(text) if self.escape_special else text
             ids = self._encode_text(text)
-        return self.texts.encode_many([self.chat.open_turn(text)], [False])[0] if as_chat else ids
+        return self.texts.encode_many([self._drafter.chat.open_turn(text)], [False])[0] if as_chat else ids
 
-    @cached_property
+    @property
     def stop_token_ids(self) -> tuple[int, ...]:
         """Tokens at which an answer ends: the end of text, and the end of an assistant's turn."""
-        found = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
-        try:
-            found += [self.chat.end_of_turn]
-        except ModelError:  # no usable chat template: said where a chat is encoded
-            if self.as_chat:
-                raise
-        return tuple(dict.fromkeys(found))
+        return self._drafter.stop_token_ids
 
     @cached_property
     def fingerprint(self) -> str:
@@ -227,69 +205,7 @@ class ExampleEncoder:
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
-    @cached_property
-    def _end_texts(self) -> tuple[str, ...]:
-        """Texts of the tokens at which an answer ends."""
-        try:
-            ids = self.stop_token_ids
-        except ModelError:  # said where a chat is encoded
-            ids = () if self.tokenizer.eos_token_id is None else (self.tokenizer.eos_token_id,)
-        return tuple(str(self.tokenizer.convert_ids_to_tokens(index)) for index in ids)
-
-    def _turns(self, example: Example) -> list[Turn]:
-        """Give the conversation, with the run's system turn; empty for a plain prompt."""
-        turns: list[Turn] = [
-            {**turn, "content": self._bare(turn["content"])} if turn["role"] == "assistant" else turn
-            for turn in example.messages
-        ]
-        if not turns and self.as_chat and not example.plain:
-            turns = [{"role": "user", "content": example.user_turn or example.prompt}]
-            if answer := self._bare(example.answer).removeprefix(" "):
-                turns.append({"role": "assistant", "content": answer})
-        if turns and self.system_prompt is not None and turns[0]["role"] != "system":
-            turns.insert(0, {"role": "system", "content": self.system_prompt})
-        return turns
-
-    def _bare(self, answer: str) -> str:
-        """Give an answer without an end that its author wrote."""
-        end = next((end for end in self._end_texts if answer.rstrip().endswith(end)), "")
-        return answer.rstrip().removesuffix(end) if end else answer
-
-    def _settle_special(self, example: Example) -> tuple[Example, tuple[str, ...]]:
-        ends = example.answer[len(self._bare(example.answer)) :]
-        return settle_special(example, ends, self.texts, self.escape_special)
-
-    def _draft(self, example: Example) -> list[_Draft] | RowError:
-        try:
-            example, notes = self._settle_special(example)
-            turns = self._turns(example)
-            return self._draft_chat(example, turns, notes) if turns else [self._draft_plain(example, notes)]
-        except RowError as error:
-            return error
-
-    def _draft_plain(self, example: Example, notes: tuple[str, ...]) -> _Draft:
-        bare = self._bare(example.answer)
-        ended = len(bare) < len(example.answer) and example.answer != bare + self.texts.eos_text
-        segment = Segment(example.prompt, example.answer if ended else bare, bool(bare.strip()))
-        return _Draft([segment], chat=False, context=example.context, ended=ended, notes=notes)
-
-    def _draft_chat(self, example: Example, turns: list[Turn], notes: tuple[str, ...]) -> list[_Draft]:
-        if self.train_on_prompt and not all(turn.get("train", True) for turn in turns):
-            raise RowError(
-                "a turn is not to be trained on (weight 0), but sft.completion_only_loss: false trains on every token; "
-                "leave one of them out"
-            )
-        turns, adapted = self.chat.adapt(turns, example.tools)
-        writings = self.chat.render(turns, example.tools)
-        kept = [writing for writing in writings if any(segment.trained for segment in writing)] or writings[-1:]
-        num_trained = sum(segment.trained for writing in kept for segment in writing)
-        notes = (*notes, *adapted, *((SEVERAL_ROWS,) if len(kept) > 1 else ()))
-        context = "" if example.messages else example.context
-        drafts = [_Draft(writing, chat=True, context=context) for writing in kept]
-        drafts[-1] = replace(drafts[-1], untrained_turns=sum(map(is_trained, turns)) - num_trained, notes=notes)
-        return drafts
-
-    def _encode_drafts(self, drafts: list[_Draft]) -> list[list[Exchange]]:
+    def _encode_drafts(self, drafts: list[Draft]) -> list[list[Exchange]]:
         """Encode all segments' texts together."""
         segments = [(draft, number) for draft in drafts for number in range(len(draft.segments))]
         prompts = self.texts.encode_many(
@@ -301,7 +217,7 @@ class ExampleEncoder:
         pairs = iter(zip(prompts, answers, strict=True))
         return [self._build_exchanges(draft, [next(pairs) for _ in draft.segments]) for draft in drafts]
 
-    def _build_exchanges(self, draft: _Draft, encoded: list[tuple[list[int], list[int]]]) -> list[Exchange]:
+    def _build_exchanges(self, draft: Draft, encoded: list[tuple[list[int], list[int]]]) -> list[Exchange]:
         """Put beginning-of-text before a prompt and end-of-text behind an answer; what parts turns goes to the next."""
         if not draft.chat:
             [(prompt, answer)], [segment] = encoded, draft.segments
@@ -322,7 +238,7 @@ class ExampleEncoder:
         [ids] = self.texts.encode_many([text], [False])
         return ids if ids[: len(self.texts.opening)] == self.texts.opening else [*self.texts.opening, *ids]
 
-    def _cut_context(self, draft: _Draft, exchange: Exchange, max_length: int) -> Exchange | None:
+    def _cut_context(self, draft: Draft, exchange: Exchange, max_length: int) -> Exchange | None:
         """Cut the context's middle out of the first prompt; None where all else is too long."""
         opening = [] if draft.chat else self.texts.opening
         room = max_length - len(exchange.answer) - len(opening)
@@ -333,7 +249,7 @@ class ExampleEncoder:
 
     def _find_end(self, answer: list[int], segment: Segment) -> int:
         """Find where an assistant's turn ends: behind its end-of-turn token."""
-        token = self.chat.end_of_turn
+        token = self._drafter.chat.end_of_turn
         if token not in answer:
             raise ModelError(
                 f"the chat template ends an assistant's turn without {self.tokenizer.convert_ids_to_tokens(token)}: "
@@ -341,7 +257,7 @@ class ExampleEncoder:
             )
         return len(answer) - answer[::-1].index(token)
 
-    def _assemble(self, draft: _Draft, exchanges: list[Exchange]) -> list[Encoded]:
+    def _assemble(self, draft: Draft, exchanges: list[Exchange]) -> list[Encoded]:
         """Put exchanges behind each other, the trained ones with labels, and cut them to length."""
         wanted = _merge_untrained(exchanges)
         full_length = sum(len(each) for each in wanted)

@@ -57,6 +57,14 @@ TEMPLATES = {
         "{% for m in messages if m.role != 'system' %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
         "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     ),
+    "wants_ids": (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+        "{% set ids = [m.tool_call_id] if m.role == 'tool' else (m.tool_calls or []) | map(attribute='id') | list %}"
+        "{% for id in ids if id is undefined or id | length != 9 %}{{ raise_exception('Nine letters!') }}{% endfor %}"
+        "{% if m.role == 'tool' %}{{ ' for ' + m.tool_call_id }}{% endif %}"
+        "{% for call in m.tool_calls or [] %}{{ call | tojson }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
     "forgets": (
         "{% for m in messages if m.content != 'forget me' %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
         "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"

@@ -5,16 +5,26 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from utils.data.chat import ChatTemplate
-from utils.data.chat_abilities import JOINED, OPENING_LEFT_OUT, SYSTEM_FOLDED, THOUGHTS_WRITTEN
+from utils.data.chat_abilities import (
+    CALLS_NUMBERED,
+    JOINED,
+    OPENING_LEFT_OUT,
+    SYSTEM_FOLDED,
+    THOUGHTS_WRITTEN,
+    TOOLS_UNLISTED,
+    _join_repeated,
+)
 from utils.data.conversations import as_context
 from utils.data.dataset import Example
-from utils.data.encoding import MASKED, SEVERAL_ROWS, ExampleEncoder
+from utils.data.drafts import SEVERAL_ROWS
+from utils.data.encoding import MASKED, ExampleEncoder
 from utils.data.texts import RowError
 from utils.errors import ModelError
 from utils.modeling.tokenizer import CHATML
@@ -188,6 +198,17 @@ def test_turns_of_one_role_are_joined_only_where_the_template_wants_that(make_en
         )
 
 
+def test_thoughts_of_joined_turns_are_joined_too(make_encoder):
+    turns = [{"role": "assistant", "content": text, "reasoning_content": f"why {text}"} for text in "ab"]
+    encoder = make_encoder("alternating")
+    encoded = encoder.encode(Example(messages=(LONG.messages[1], *turns)))
+    assert runs(encoder, encoded) == ["<think>\nwhy a\n</think>\n\na\n\n<think>\nwhy b\n</think>\n\nb<|im_end|>"], (
+        "a template without thoughts gets each with its text"
+    )
+    joined = _join_repeated(turns)
+    assert joined == [{"role": "assistant", "content": "a\n\nb", "reasoning_content": "why a\n\nwhy b"}]
+
+
 def test_a_text_and_a_call_of_one_answer_are_joined_where_roles_alternate(make_encoder):
     encoder = make_encoder("tools")
     said = {"role": "assistant", "content": "I add."}
@@ -283,6 +304,20 @@ def test_calls_are_trained_on_and_results_are_not(make_encoder):
     assert encoded.notes == ()
     asked = Example(messages=CALLING.messages[:3], tools=TOOLS)
     assert encoder.encode_prompt(asked) == encoder.encode_prompt(CALLING) == encoded.input_ids[: -len("It is 4.") - 1]
+
+
+def test_calls_and_results_get_ids_where_the_template_wants_them(make_encoder):
+    encoder = make_encoder("wants_ids", max_length=2000)
+    ask, call, result, answer = CALLING.messages
+    two = {**call, "tool_calls": [{"id": "a", **CALL}, {"id": "b", **CALL}]}
+    results = [{**result, "tool_call_id": name} for name in ("b", "a")]
+    example = replace(CALLING, messages=(ask, call, call, result, two, *results, answer))
+    encoded = encoder.encode(example)
+    text = encoder.tokenizer.decode(encoded.input_ids)
+    assert re.findall(r'"id": "(\w+)"', text) == ["call00001", "call00002", "call00003", "call00004"]
+    assert re.findall(r"for (\w+)", text) == ["call00002", "call00004", "call00003"]
+    assert encoded.notes == (TOOLS_UNLISTED, CALLS_NUMBERED)
+    assert make_encoder("tools").encode(example).notes == ()
 
 
 @pytest.mark.parametrize("template", ["chatml", "llama2"])

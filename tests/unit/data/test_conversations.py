@@ -35,6 +35,12 @@ def test_an_exchange_with_and_without_a_system_turn():
     assert with_system.question == "", "several exchanges cannot be asked as one text"
 
 
+def test_turns_may_be_the_json_that_a_table_holds():
+    assert read_conversation({"messages": json.dumps([USER, ASSISTANT])}, "messages").turns == (USER, ASSISTANT)
+    with pytest.raises(RowError, match="column messages must be JSON"):
+        read_conversation({"messages": "[{"}, "messages")
+
+
 def test_turns_after_the_last_answer_are_counted():
     example = chat(USER, ASSISTANT, USER)
     assert (example.messages, example.num_cut_turns) == ((USER, ASSISTANT), 1)
@@ -90,6 +96,7 @@ def test_a_rows_tools_become_schemas_and_its_system_text_a_turn():
     expected = ({"type": "function", "function": schema},)
     for tools in ([schema], json.dumps([schema]), list(expected), schema):
         assert chat(USER, ASSISTANT, tools=tools).tools == expected
+    assert chat(USER, ASSISTANT, functions=[schema]).tools == expected
     for none in ("", "[]", [], None):
         assert chat(USER, ASSISTANT, tools=none).tools == ()
     assert chat(USER, ASSISTANT, system="Be kind.").messages[0] == {"role": "system", "content": "Be kind."}

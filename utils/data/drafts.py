@@ -1,0 +1,144 @@
+"""Writes examples as texts: turns through the chat template, or a prompt with its answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from utils.data.chat import ChatTemplate, Segment
+from utils.data.conversations import is_trained
+from utils.data.dataset import Example, Turn
+from utils.data.special_tokens import settle_special
+from utils.data.text_tokens import TextTokens
+from utils.data.texts import RowError
+from utils.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SEVERAL_ROWS = "written as several rows, as the chat template writes earlier turns otherwise once another follows"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An example as texts, before its tokens are known."""
+
+    segments: list[Segment]
+    chat: bool
+    context: str = ""
+    """The part of the first prompt that alone is cut; empty: its middle is."""
+    untrained_turns: int = 0
+    ended: bool = False
+    """The answer holds its end already."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Drafter:
+    """Writes examples in the way in which the model is trained, evaluated and used; the fields are ExampleEncoder's."""
+
+    tokenizer: PreTrainedTokenizerBase
+    texts: TextTokens
+    as_chat: bool
+    system_prompt: str | None
+    train_on_prompt: bool
+    escape_special: bool
+    chat: ChatTemplate = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "chat", ChatTemplate(self.tokenizer))
+
+    def draft(self, example: Example) -> list[Draft] | RowError:
+        """Write an example with its answer: one draft for each row that it becomes, or why it cannot be used.
+
+        Raises:
+            ModelError: The tokenizer lacks a usable chat template.
+        """
+        try:
+            example, notes = self.settle_special(example)
+            turns = self._turns(example)
+            return self._draft_chat(example, turns, notes) if turns else [self._draft_plain(example, notes)]
+        except RowError as error:
+            return error
+
+    def draft_prompt(self, example: Example) -> Draft:
+        """Write what an answer is generated from.
+
+        Raises:
+            RowError: The chat template refuses it.
+            ModelError: The tokenizer lacks a usable chat template.
+        """
+        example, _ = self.settle_special(example)
+        turns = self._turns(example)
+        if not turns:
+            return Draft([Segment(example.prompt, "", False)], chat=False, context=example.context)
+        history, _ = self.chat.adapt(turns[:-1] if turns[-1]["role"] == "assistant" else turns, example.tools)
+        context = "" if example.messages else example.context
+        return Draft(self.chat.render(history, example.tools, open_ended=True)[-1], chat=True, context=context)
+
+    def settle_special(self, example: Example) -> tuple[Example, tuple[str, ...]]:
+        """Look for special tokens in a row's own text; see special_tokens.settle_special."""
+        ends = example.answer[len(self._bare(example.answer)) :]
+        return settle_special(example, ends, self.texts, self.escape_special)
+
+    @cached_property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Tokens at which an answer ends: the end of text, and the end of an assistant's turn."""
+        found = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        try:
+            found += [self.chat.end_of_turn]
+        except ModelError:  # no usable chat template: said where a chat is encoded
+            if self.as_chat:
+                raise
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def _end_texts(self) -> tuple[str, ...]:
+        """Texts of the tokens at which an answer ends."""
+        try:
+            ids = self.stop_token_ids
+        except ModelError:  # said where a chat is encoded
+            ids = () if self.tokenizer.eos_token_id is None else (self.tokenizer.eos_token_id,)
+        return tuple(str(self.tokenizer.convert_ids_to_tokens(index)) for index in ids)
+
+    def _turns(self, example: Example) -> list[Turn]:
+        """Give the conversation, with the run's system turn; empty for a plain prompt."""
+        turns: list[Turn] = [
+            {**turn, "content": self._bare(turn["content"])} if turn["role"] == "assistant" else turn
+            for turn in example.messages
+        ]
+        if not turns and self.as_chat and not example.plain:
+            turns = [{"role": "user", "content": example.user_turn or example.prompt}]
+            if answer := self._bare(example.answer).removeprefix(" "):
+                turns.append({"role": "assistant", "content": answer})
+        if turns and self.system_prompt is not None and turns[0]["role"] != "system":
+            turns.insert(0, {"role": "system", "content": self.system_prompt})
+        return turns
+
+    def _bare(self, answer: str) -> str:
+        """Give an answer without an end that its author wrote."""
+        end = next((end for end in self._end_texts if answer.rstrip().endswith(end)), "")
+        return answer.rstrip().removesuffix(end) if end else answer
+
+    def _draft_plain(self, example: Example, notes: tuple[str, ...]) -> Draft:
+        bare = self._bare(example.answer)
+        ended = len(bare) < len(example.answer) and example.answer != bare + self.texts.eos_text
+        segment = Segment(example.prompt, example.answer if ended else bare, bool(bare.strip()))
+        return Draft([segment], chat=False, context=example.context, ended=ended, notes=notes)
+
+    def _draft_chat(self, example: Example, turns: list[Turn], notes: tuple[str, ...]) -> list[Draft]:
+        if self.train_on_prompt and not all(turn.get("train", True) for turn in turns):
+            raise RowError(
+                "a turn is not to be trained on (weight 0), but sft.completion_only_loss: false trains on every token; "
+                "leave one of them out"
+            )
+        turns, adapted = self.chat.adapt(turns, example.tools)
+        writings = self.chat.render(turns, example.tools)
+        kept = [writing for writing in writings if any(segment.trained for segment in writing)] or writings[-1:]
+        num_trained = sum(segment.trained for writing in kept for segment in writing)
+        notes = (*notes, *adapted, *((SEVERAL_ROWS,) if len(kept) > 1 else ()))
+        context = "" if example.messages else example.context
+        drafts = [Draft(writing, chat=True, context=context) for writing in kept]
+        drafts[-1] = replace(drafts[-1], untrained_turns=sum(map(is_trained, turns)) - num_trained, notes=notes)
+        return drafts
