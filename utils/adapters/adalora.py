@@ -47,6 +47,7 @@ class Config(AdapterSection):
         sharding=(
             "it judges ranks by gradients of whole weights, which no process holds then; use lora, or DDP or ZeRO-2"
         ),
+        adapter_path="its ranks were shared out by figures that are not saved with it; train on by --resume of its run",
     )
     DEFAULT_LEARNING_RATE: ClassVar[float | None] = 1e-2
     ALIASES: ClassVar[dict[str, str]] = {

@@ -33,6 +33,8 @@ class Limits:
     """With the weights spread over processes (FSDP, ZeRO-3)."""
     merge: str | None = None
     """Merging into the base weights."""
+    adapter_path: str | None = None
+    """Training on from a saved adapter."""
     model_types: dict[str, str] = field(default_factory=dict)
     """By `model_type` of the base's config.json."""
 
@@ -41,7 +43,7 @@ class AdapterSection(Section):
     """The `peft:` section; every method adds its own flat fields."""
 
     LIMITS: ClassVar[Limits] = Limits()
-    SHARED_FIELDS: ClassVar[frozenset[str]] = frozenset({"method", "task_type"})
+    SHARED_FIELDS: ClassVar[frozenset[str]] = frozenset({"method", "task_type", "adapter_path"})
     DEFAULT_LEARNING_RATE: ClassVar[float | None] = None
     """Taken where the file does not set training.learning_rate; None: the library's own, as for all weights."""
     NOT_INHERITED: ClassVar[frozenset[str]] = frozenset()
@@ -59,6 +61,10 @@ class AdapterSection(Section):
     """Name of the method: a room of `utils/adapters`."""
     task_type: str | None = None
     """Accepted from older files; it must agree with the file's `task_type`."""
+    adapter_path: str | None = None
+    """Train on from this adapter: a run, or any folder in peft's layout. What the section leaves out is the adapter's
+    (its rank, its modules ...), and what it says must agree; the base has to be the adapter's own. null: from new
+    weights."""
 
     @property
     def virtual_tokens(self) -> int:

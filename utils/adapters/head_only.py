@@ -20,6 +20,7 @@ class Config(AdapterSection):
         quantization="head-only saves the whole model, which a quantized base cannot be; drop model.quantization",
         causal_lm="a language model has no new head to train; use lora, or none for all weights",
         merge="there is no adapter to merge: final_model/ is the whole model already",
+        adapter_path="there is no adapter: name the whole model in model.name_or_path",
     )
 
     method: Literal["head-only", "head_only"] = "head-only"

@@ -18,6 +18,7 @@ class Config(AdapterSection):
     LIMITS: ClassVar[Limits] = Limits(
         quantization="the weights of a quantized base cannot be trained; drop model.quantization, or use lora",
         merge="there is no adapter to merge: final_model/ is the whole model already",
+        adapter_path="there is no adapter: name the whole model in model.name_or_path",
     )
 
     method: Literal["none"] = "none"

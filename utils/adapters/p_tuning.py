@@ -5,12 +5,13 @@ Source: Liu et al. 2021, arXiv:2103.10385.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from utils.adapters.adapter import AttachContext
-from utils.adapters.prompt_learning import PromptSection, attach_prompt
+from utils.adapters.adapter import AttachContext, Limits
+from utils.adapters.prompt_learning import LIMITS, PromptSection, attach_prompt
 from utils.adapters.prompt_learning import load as load
 from utils.adapters.prompt_learning import save as save
 from utils.adapters.prompt_learning import training_hooks as training_hooks
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 class Config(PromptSection):
     """Embeddings before the text, made by an MLP or LSTM that is trained with them and saved as what it makes."""
 
+    LIMITS: ClassVar[Limits] = replace(
+        LIMITS,
+        adapter_path="its embeddings are saved without the network that makes them; train on by --resume of its run",
+    )
     DEFAULT_LEARNING_RATE: ClassVar[float | None] = 3e-3
 
     method: Literal["p-tuning", "p_tuning"] = "p-tuning"

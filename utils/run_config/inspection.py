@@ -15,6 +15,7 @@ from utils.data.dataset import DatasetSection, open_dataset
 from utils.errors import ConfigError, Problem
 from utils.modeling.section import ModelSection
 from utils.results.section import ResultsSection
+from utils.run_config.adapter_rules import settle_adapter
 from utils.run_config.layers import read_layers
 from utils.run_config.machine import Machine, find_unmet
 from utils.run_config.resolved import RunConfig
@@ -85,6 +86,7 @@ def inspect_document(document: Document, notices: Sequence[str] = (), files: boo
     combined.problems += check_sections(read, document)
     if files:
         found.problems += check_files(read, document)
+        combined.problems += settle_adapter(read, document)
     if any(check.problems for check in checks):
         return Inspection(checks[:4], None)
     config, described = _compose(document, read, (*notices, *reader.notices))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import open_adapter
+from utils.adapters.adapter_path import describe_start
 from utils.adapters.trained_files import require_whole_tensors
 from utils.data.classification import ClassificationData
 from utils.evaluation.history import read_history
@@ -148,6 +149,8 @@ def write_submissions(folder: RunFolder, data: Any, predicted: dict[str, list[An
 def write_results(folder: RunFolder, config: RunConfig, outcome: Outcome, provenance: dict[str, Any]) -> RunRecord:
     """Write results.json, HF's files and, where asked for, results.xlsx; the finished record is given back."""
     record = outcome.complete()
+    if start := provenance.get("adapter"):
+        record = replace(record, extra={**record.extra, "adapter": start})
     if is_main_process():
         write_provenance(folder.path, provenance)
         write_hf_results(folder.path, outcome.trained, outcome.evaluated, outcome.task_metrics)
@@ -168,6 +171,7 @@ class Recording:
         self._folder = folder
         self._config = config
         self.started = datetime.now(timezone.utc)
+        self._start = describe_start(config.peft)
         self.record = RunRecord(
             status="failed",
             task_name=config.task_name,
@@ -200,12 +204,13 @@ class Recording:
             "fingerprint": data.fingerprint,
             "splits": {name: each.rows for name, each in data.reports.items()},
         }
-        return collect_provenance(
+        collected = collect_provenance(
             started=self.started,
             ended=datetime.now(timezone.utc),
             data=facts,
             commits={"model": model_commit, "dataset": data.commit},
         )
+        return collected if self._start is None else {**collected, "adapter": self._start}
 
 
 def _write_labels(folder: Path, data: PreparedData) -> None:

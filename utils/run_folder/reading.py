@@ -7,7 +7,6 @@ about task, method or base is refused.
 from __future__ import annotations
 
 import json
-import logging
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,17 +22,15 @@ from utils.adapters.trained_files import (
 )
 from utils.data.dataset import open_dataset
 from utils.errors import ModelError, UserError
+from utils.modeling.base_identity import is_same_base, require_same_base
 from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.new_weights import list_grown_rows, list_new_weights
-from utils.modeling.quantized_checkpoint import read_format
 from utils.modeling.section import ModelSection, is_local, read_model_config
 from utils.rooms import room_name
 from utils.run_config import RunConfig, load_run_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-logger = logging.getLogger(__name__)
 
 LABELS_FILE = "labels.json"
 
@@ -186,9 +183,9 @@ def require_base(trained: TrainedModel, given: ModelSection, file: str) -> Train
         UserError: The user names another one.
     """
     own = trained.config.model
-    if not (trained.weights / ADAPTER_CONFIG).is_file() or _is_same_base(own.name_or_path, given.name_or_path):
+    if not (trained.weights / ADAPTER_CONFIG).is_file() or is_same_base(own.name_or_path, given.name_or_path):
         return trained
-    _require_same_base(own.name_or_path, f"the run {trained.name}", given, file)
+    require_same_base(own.name_or_path, f"the run {trained.name}", given, file)
     base = {name: getattr(given, name) for name in ("name_or_path", "revision")}
     return replace(trained, config=replace(trained.config, model=own.model_copy(update=base)))
 
@@ -201,35 +198,6 @@ def _require_agreement(own: RunConfig, given: RunConfig, name: str) -> None:
             f"{given.source} says peft.method: {given.peft.method}, and the run {name} was trained by "
             f"{own.peft.method}; set peft.method: {own.peft.method}"
         )
-
-
-def _require_same_base(recorded: str, where: str, given: ModelSection, file: str) -> None:
-    if _is_same_base(recorded, given.name_or_path):
-        return
-    config = read_model_config(ModelSection(name_or_path=recorded))
-    if config is None:
-        logger.warning("%s names the base %s, which is not here; %s of %s is taken for it",
-                       where, recorded, given.name_or_path, file)  # fmt: skip
-        return
-    if (stored := read_format(config)) and not read_format(read_model_config(given) or {}):
-        logger.warning("%s names the base %s, stored as %s; %s of %s is taken for what it was made from",
-                       where, recorded, stored, given.name_or_path, file)  # fmt: skip
-        return
-    raise UserError(
-        f"{where} names the base {recorded}, and {file} names {given.name_or_path}: an adapter is right on the base "
-        f"that it was trained on; set model.name_or_path: {recorded}"
-    )
-
-
-def _is_same_base(one: str, other: str) -> bool:
-    """Tell whether two names mean one base: equal, one folder, or a hub name and its folder in the hub's cache."""
-    if one == other:
-        return True
-    paths = [Path(each).expanduser().resolve() for each in (one, other)]
-    if is_local(one) and is_local(other):
-        return paths[0] == paths[1]
-    pairs = ((one, paths[1]), (other, paths[0]))
-    return any(f"models--{name.replace('/', '--')}" in path.parts for name, path in pairs)
 
 
 def read_label_names(file: Path) -> tuple[str, ...]:
@@ -286,7 +254,7 @@ def _pin_base(model: ModelSection, made: dict[str, Any], weights: Path, where: s
     recorded, commit = made.get("base_model_name_or_path"), made.get("revision")
     if not isinstance(recorded, str) or not recorded:
         return model
-    _require_same_base(recorded, str(weights / ADAPTER_CONFIG), model, where)
+    require_same_base(recorded, str(weights / ADAPTER_CONFIG), model, where)
     pins = model.revision is None and model.name_or_path == recorded and not is_local(recorded)
     if pins and isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{40}", commit):
         return model.model_copy(update={"revision": commit})

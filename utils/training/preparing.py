@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import AttachContext, open_adapter
+from utils.adapters.adapter_path import load_start
 from utils.errors import ConfigError, Problem
 from utils.modeling.new_weights import list_new_modules
 from utils.modeling.quantized_checkpoint import require_trainable
@@ -81,6 +82,9 @@ def attach_adapter(
     )
     seed_everything(settings.seed)
     adapted = open_adapter(section.method).attach(model, section, context)
+    if section.adapter_path is not None:
+        load_start(adapted, section, settings.model.name_or_path, settings.model.allow_pickle)
+        logger.info("training goes on from the adapter in %s", section.adapter_path)
     require_writable(adapted, tokenizer)
     return adapted
 

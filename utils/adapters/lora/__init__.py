@@ -38,6 +38,7 @@ class Config(AdapterSection):
     ALIASES: ClassVar[dict[str, str]] = {
         "r": "lora_r", "rank": "lora_r", "lora_rank": "lora_r", "alpha": "lora_alpha", "dropout": "lora_dropout",
         "lora_target": "target_modules", "lora_target_modules": "target_modules", "lora_bias": "bias",
+        "resume_adapter": "adapter_path", "adapter_name_or_path": "adapter_path",
     }  # fmt: skip
 
     method: Literal["lora"] = "lora"
