@@ -97,16 +97,17 @@ def prepare_instructions(
     spec = settle_set(spec)
     splits = load_splits(spec, section, seed)
     wanted = draw_rows(splits.train_positions, section.max_train_samples, seed)
-    train, report = _encode(splits.train, wanted, encoder, section)
+    train, report, _ = _encode(splits.train, wanted, encoder, section)
     _add_use_of_rows(report, splits, wanted)
     shown = splits.train.examples(wanted[:MAX_ROWS])
     report.unwritable = count_unwritable(map(_whole_text, shown), encoder.tokenizer)
     reports = {"train": report}
     evals: dict[str, Dataset] = {}
-    chosen = splits.validation_positions[: section.max_eval_samples]
+    chosen = asked = splits.validation_positions[: section.max_eval_samples]
     if splits.validation is not None:
-        rows, report = _encode(splits.validation, chosen, encoder, section, "validation")
+        rows, report, refused = _encode(splits.validation, chosen, encoder, section, "validation")
         report.left_out_rows = len(splits.validation_positions) - len(chosen)
+        asked = [position for position in chosen if position not in refused]
         report.shared_with_train = count_shared(splits, wanted)
         lengths = rows["length"][:]
         evals[""] = rows.select(sorted(range(len(rows)), key=lengths.__getitem__))
@@ -117,8 +118,8 @@ def prepare_instructions(
         spec=spec,
         train=train,
         evals=evals,
-        validation_examples=list(splits.validation.examples(chosen)) if splits.validation else [],
-        validation_places=[splits.validation.place(position) for position in chosen] if splits.validation else [],
+        validation_examples=list(splits.validation.examples(asked)) if splits.validation else [],
+        validation_places=[splits.validation.place(position) for position in asked] if splits.validation else [],
         fingerprint=_fingerprint(splits, wanted, chosen),
         commit=splits.train.rows.commit,
         read_train=lambda: splits.train.examples(splits.train_positions),
@@ -190,7 +191,8 @@ def _encode(
     encoder: ExampleEncoder,
     section: InstructionSection,
     name: str = "train",
-) -> tuple[Dataset, InstructionReport]:
+) -> tuple[Dataset, InstructionReport, set[int]]:
+    """Encode rows; give them, their report, and the positions of those that the chat template refuses."""
     rows, counts = encode_rows(split, positions, encoder)
     bad = BadRows(0 if name != split.name else split.bad.count, list(split.bad.shown) if name == split.name else [])
     num_read_bad = bad.count
@@ -199,7 +201,7 @@ def _encode(
     if counts.bad:
         stop_at_bad_rows(bad, name, len(positions) + num_read_bad, section.on_bad_row)
     _stop_at_odd_rows(split, len(positions), counts, encoder, section)
-    return rows, InstructionReport(
+    report = InstructionReport(
         name=name,
         rows_read=len(positions) if name != split.name else len(split.rows),
         rows_used=counts.num_used,
@@ -221,6 +223,7 @@ def _encode(
         token_lengths=counts.lengths,
         trained_share=counts.num_trained / counts.num_tokens,
     )
+    return rows, report, {position for position, _ in counts.bad}
 
 
 def _whole_text(example: Example) -> str:

@@ -167,6 +167,15 @@ def test_what_is_done_to_turns_is_counted(write_lines, prepare_room, caplog):
         assert said in caplog.text
 
 
+def test_a_validation_row_that_the_template_refuses_is_not_asked(write_lines, prepare_room):
+    bad = {"messages": [{"role": "user", "content": "forget me"}, CHATS[0]["messages"][1]]}
+    train, validation = write_lines("rows.jsonl", CHATS), write_lines("more.jsonl", [CHATS[0], bad, CHATS[1]])
+    data = prepare_room("custom", train, "forgets", validation_path=str(validation), on_bad_row="drop")
+    assert [example.messages for example in data.validation_examples] == [tuple(c["messages"]) for c in CHATS[:2]]
+    assert [place.rpartition(":")[2] for place in data.validation_places] == ["1", "3"]
+    assert len(data.evals[""]) == 2
+
+
 def test_keys_that_nothing_reads_are_named_once(write_lines, prepare_room, caplog):
     caplog.set_level("INFO")
     rows = [{**row, "id": n, "topic": "x" if n < 3 else ""} for n, row in enumerate(PAIRS, start=1)]
