@@ -36,7 +36,7 @@ def tell_story(arguments: argparse.Namespace, started: float) -> Answer:
     from utils.run_config import load_run_config
     from utils.run_config.base_rules import require_fitting_base
     from utils.run_config.machine import require_machine
-    from utils.run_folder.opening import open_run_folder
+    from utils.run_folder.inputs import open_checked_folder
     from utils.run_folder.summary import announce_run, show_result
     from utils.training.full_disk import explain_full_disk
     from utils.training.launch import require_launched
@@ -49,7 +49,7 @@ def tell_story(arguments: argparse.Namespace, started: float) -> Answer:
     if arguments.preview is not None:
         return show_preview(config, arguments.preview)
     require_machine(config)
-    folder = open_run_folder(config, arguments.resume, arguments.overwrite)
+    folder = open_checked_folder(config, arguments.resume, arguments.overwrite)
     if folder.finished is not None:
         return show_result(folder, config, folder.finished, already_done=True)
     require_fitting_base(config)
@@ -83,10 +83,10 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
         tokenizer = load_tokenizer(config.model)
         with first_process_first(config.training.output_dir):
             data = task.prepare_data(tokenizer)
-        export.write_data_facts(folder, data)
         model = load_base_model(
             config.model, tokenizer, task.describe_head(data), config.seed, is_sharded(config.arguments)
         )
+        export.write_data_facts(folder, config, data)
         model = attach_adapter(model, config, tokenizer, data)
         counts, commit = count_parameters(model), resolved_commit(model)
         announce_parameters(counts)

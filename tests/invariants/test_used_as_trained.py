@@ -118,7 +118,7 @@ def train_run(prepare_run, make_config, make_sft, make_set, draw_rows, tmp_path)
         config = configure(family, num_labels, {**overrides, "training__output_dir": str(tmp_path / f"run{number}")})
         folder = open_run_folder(config, None, False)
         run = prepare_run(config=config)
-        export.write_data_facts(folder, run.data)
+        export.write_data_facts(folder, run.config, run.data)
         run.trainer.train()
         export.export_model(folder, config, run.trainer, run.tokenizer, run.data)
         return SimpleNamespace(

@@ -253,6 +253,12 @@ def _plain_texts(rows: Dataset, name: str) -> Dataset:
     return rows if plain == read else Dataset.from_dict(plain)
 
 
+def fingerprint_set(spec: ClassificationSet, section: ClassificationSection, seed: int) -> str:
+    """Read the rows of a set and give the fingerprint that ClassificationData has of them."""
+    raw = _load_splits(spec, seed)
+    return _fingerprint({name: _limit(rows, name, section, seed) for name, rows in raw.items()}, spec)
+
+
 def _fingerprint(raw: dict[str, Dataset], spec: ClassificationSet) -> str:
     import hashlib
 

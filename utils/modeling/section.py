@@ -234,7 +234,7 @@ def read_model_config(section: ModelSection) -> dict[str, Any] | None:
     Returns:
         The parsed file (`model_type`, `architectures`, ...), or None when it is not here or not JSON.
     """
-    folder = Path(section.location) if is_local(section.name_or_path) else _cached_folder(section)
+    folder = find_folder(section)
     if folder is None:
         return None
     try:
@@ -257,6 +257,11 @@ def _base_of_adapter(folder: Path) -> str:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
         base = None
     return f"its base is {base}" if base else "name the base model that it was trained on"
+
+
+def find_folder(section: ModelSection) -> Path | None:
+    """Find where a model's files are on this machine; None: a model of the hub that is not in the cache."""
+    return Path(section.location) if is_local(section.name_or_path) else _cached_folder(section)
 
 
 def _cached_folder(section: ModelSection) -> Path | None:

@@ -26,6 +26,7 @@ from utils.results.provenance import collect_provenance, write_provenance
 from utils.results.record import RunRecord, write_record
 from utils.results.submission import write_submission
 from utils.run_config import RunConfig
+from utils.run_folder.inputs import record_inputs
 from utils.run_folder.opening import RunFolder
 from utils.run_folder.reading import LABELS_FILE
 from utils.training.checkpoint_files import find_checkpoints, flush_folder
@@ -119,13 +120,18 @@ def _partial(folder: RunFolder) -> Path:
     return folder.final_model.with_name("final_model.partial")
 
 
-def write_data_facts(folder: RunFolder, data: PreparedData) -> None:
+def write_data_facts(folder: RunFolder, config: RunConfig, data: PreparedData) -> None:
     """Write before training what makes any checkpoint usable: the classes' names, and some rows as texts.
 
-    By these probe rows later checks can tell whether a model is still the same.
+    By these probe rows later checks can tell whether a model is still the same. What a resumed run was started with
+    must be what is there now.
+
+    Raises:
+        UserError: Rows or base have changed since.
     """
     if not is_main_process():
         return
+    record_inputs(folder, config, data.fingerprint)
     _write_labels(folder.path, data)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in data.probe_rows(NUM_PROBE_ROWS))
     with replace_file(folder.path / "probe_rows.jsonl") as beside:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.data.dataset import open_dataset, spread
 from utils.data.encoding import ExampleEncoder
-from utils.data.instruction import InstructionData, prepare_instructions
+from utils.data.instruction import InstructionData, prepare_instructions, read_training_rows
 from utils.data.preview import format_preview, render_preview
 from utils.data.splits import draw_rows
 from utils.errors import ConfigError, Problem
@@ -153,6 +153,12 @@ class CausalTask:
             return []
         answers = Answers(self._settings.generation, window)
         return load_evaluation_sets(evaluation, data.spec, section, encoder, self._settings.seed, answers)
+
+    def fingerprint_rows(self) -> str:
+        """Hash the rows as they are now."""
+        section = self._settings.dataset
+        spec = open_dataset(section.name).describe_instructions(section)
+        return read_training_rows(spec, section, self._settings.seed)[1]
 
     def preview(self, data: CausalData, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Any]:
         """Print the first rows, what is trained on marked."""

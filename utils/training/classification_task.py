@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.training_hooks import find_hooks
-from utils.data.classification import ClassificationData, prepare_classification
+from utils.data.classification import ClassificationData, fingerprint_set, prepare_classification
 from utils.data.dataset import open_dataset
 from utils.modeling.labels import HeadSpec, build_head_spec, read_label_order
 from utils.training.classification import build_classification_trainer
@@ -44,6 +44,12 @@ class ClassificationTask:
         spec = open_dataset(section.name).describe_classification(section)
         reorder = lambda names: read_label_order(model, names)  # noqa: E731
         return prepare_classification(spec, section, tokenizer, self._settings.seed, reorder)
+
+    def fingerprint_rows(self) -> str:
+        """Hash the rows as they are now."""
+        section = self._settings.dataset
+        spec = open_dataset(section.name).describe_classification(section)
+        return fingerprint_set(spec, section, self._settings.seed)
 
     def preview(self, data: ClassificationData, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Any]:
         """Print the first rows decoded, each with its label."""

@@ -104,6 +104,9 @@ class Task(Protocol):
     def prepare_data(self, tokenizer: PreTrainedTokenizerBase) -> Any:
         """Load, check and tokenise the rows."""
 
+    def fingerprint_rows(self) -> str:
+        """Read the rows, without a tokenizer, and give the fingerprint that `prepare_data` gives them."""
+
     def preview(self, data: Any, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Any]:
         """Print the first training rows as the model will see them, and give them for `--json`."""
 

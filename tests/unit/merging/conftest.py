@@ -19,7 +19,7 @@ def train_run(prepare_run):
 
         folder = open_run_folder(config, None, False)
         run = prepare_run(config=config)
-        export.write_data_facts(folder, run.data)
+        export.write_data_facts(folder, run.config, run.data)
         run.trainer.train()
         export.export_model(folder, config, run.trainer, run.tokenizer, run.data)
         run.folder = Path(folder.path)

@@ -1,0 +1,155 @@
+"""Rows or base that change between a kill and --resume, after success, or before an adapter is used: that is said."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from utils.errors import ModelError, UserError
+from utils.merging.source import open_run
+from utils.modeling.base_fingerprint import fingerprint_base
+from utils.modeling.section import ModelSection
+from utils.run_folder import export
+from utils.run_folder.inputs import open_checked_folder, record_inputs, require_same_inputs
+from utils.run_folder.opening import RunFolder, open_run_folder
+from utils.run_folder.reading import read_run_folder
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(params=["SEQ_CLS", "CAUSAL_LM"])
+def started(request, kept, prepare_run, make_config, make_sft, tiny_base, tmp_path) -> tuple[Any, Path, Path, Path]:
+    """Give a trained and exported run: its configuration, folder, rows and base, all of its own."""
+    base, rows = tmp_path / "base", tmp_path / "data" / "train.jsonl"
+    keys = {"model": {"name_or_path": str(base), "dtype": "float32"}, "training__max_steps": 1,
+            "training__save_strategy": "steps", "training__save_steps": 1, "training__report_to": "none"}  # fmt: skip
+    if request.param == "SEQ_CLS":
+        shutil.copytree(tiny_base("llama"), base)
+        lines = [{"text": f"w{index} good", "label": index % 2} for index in range(12)]
+        keys |= {"dataset": {"name": "custom", "path": str(rows.parent), "max_length": 16}}
+        keys |= {"training__eval_strategy": "no", "training__load_best_model_at_end": False}
+        make = lambda: make_config("llama", rows.parent, **keys)  # noqa: E731
+    else:
+        shutil.copytree(make_sft().model.name_or_path, base)
+        lines = [{"prompt": f"What is {index}?", "completion": f" It is {index}."} for index in range(12)]
+        keys["dataset"] = {"name": "custom", "path": str(rows)}
+        make = lambda: make_sft(**keys)  # noqa: E731
+    rows.parent.mkdir()
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (rows.parent / "validation.jsonl").write_text(rows.read_text())
+    config = make()
+    folder = Path(config.training.output_dir)
+    if not (kept / request.param).exists():
+        opened = open_run_folder(config)
+        run = prepare_run(config=config)
+        export.write_data_facts(opened, config, run.data)
+        run.trainer.train()
+        export.export_model(opened, config, run.trainer, run.tokenizer, run.data)
+        opened._lock.close()
+        shutil.copytree(folder, kept / request.param, symlinks=True)
+    else:
+        shutil.copytree(kept / request.param, folder, symlinks=True)
+        for file in folder.rglob("run*.yaml"):
+            file.write_text(config.to_yaml())
+        for file in folder.rglob("adapter_config.json"):
+            file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": str(base)}))
+    return config, folder, rows, base
+
+
+def resume(config: Any, folder: Path) -> None:
+    """Do what train.py does up to the check, without loading the model."""
+    from utils.training.tasks import open_task
+
+    opened = RunFolder(folder, str(folder / "checkpoint-1"))
+    record_inputs(opened, config, open_task(config).fingerprint_rows())
+
+
+def change_weight(base: Path) -> None:
+    [file] = base.glob("*.safetensors")
+    tensors = load_file(file)
+    name = sorted(tensors)[-1]
+    tensors[name] = tensors[name] + 0.01
+    save_file(tensors, file, {"format": "pt"})
+
+
+def test_the_rows_are_known_by_what_the_run_prepared(started):
+    config, folder, _, base = started
+    written = json.loads((folder / "inputs.json").read_text())
+    assert written["base"] == fingerprint_base(ModelSection(name_or_path=str(base)))
+    resume(config, folder)
+    require_same_inputs(folder, config, "is done")
+
+
+def test_changed_rows_end_a_resume_and_are_not_done(started):
+    config, folder, rows, _ = started
+    before = (folder / "inputs.json").read_text()
+    rows.write_text(rows.read_text().replace("7", "8"))
+    with pytest.raises(UserError, match=r"cannot be resumed: its rows have changed \(\w+ then, \w+ now\)"):
+        resume(config, folder)
+    held = {each: each.stat().st_mtime_ns for each in folder.rglob("*")}
+    with pytest.raises(UserError, match="cannot be resumed: its rows have changed"):
+        open_checked_folder(config, "last", overwrite=False)
+    assert {each: each.stat().st_mtime_ns for each in folder.rglob("*")} == held, "nothing is touched"
+    with pytest.raises(UserError, match="is done: its rows have changed"):
+        require_same_inputs(folder, config, "is done")
+    assert (folder / "inputs.json").read_text() == before
+    rows.unlink()
+    require_same_inputs(folder, config, "is done")  # said, and done all the same: nothing tells otherwise
+
+
+def test_a_changed_base_ends_a_resume_and_is_not_used(started):
+    """Also by inference and merge: the adapter would be put on another model."""
+    config, folder, _, base = started
+    read_run_folder(folder).load()
+    change_weight(base)
+    with pytest.raises(UserError, match="its base model has other weights"):
+        resume(config, folder)
+    with pytest.raises(UserError, match="is done: its base model has other weights"):
+        require_same_inputs(folder, config, "is done")
+    with pytest.raises(ModelError, match=r"its base model has other weights .* since it was trained; restore it"):
+        read_run_folder(folder).load()
+    source = open_run(str(folder))
+    with pytest.raises(ModelError, match="its base model has other weights"):
+        source.load_unquantized(source.load_tokenizer(), "auto")
+
+
+def test_a_run_of_an_older_version_is_resumed_with_a_warning(started, caplog):
+    config, folder, _, _ = started
+    (folder / "inputs.json").unlink()
+    with caplog.at_level(logging.WARNING, "utils"):
+        resume(config, folder)
+    assert "does not say with which rows and base it was started" in caplog.text
+    assert (folder / "inputs.json").is_file(), "from here on it does"
+
+
+def test_weights_are_the_same_however_they_are_cut_into_files(tiny_base, tmp_path):
+    whole = ModelSection(name_or_path=str(tiny_base("llama")))
+    [file] = Path(whole.location).glob("*.safetensors")
+    tensors = load_file(file)
+    names = sorted(tensors)
+    for number, part in enumerate((names[::2], names[1::2])):
+        (tmp_path / "parts").mkdir(exist_ok=True)
+        save_file(
+            {name: tensors[name] for name in part}, tmp_path / "parts" / f"model-0000{number}-of-00002.safetensors"
+        )
+    parts = ModelSection(name_or_path=str(tmp_path / "parts"))
+    assert fingerprint_base(parts) == fingerprint_base(whole) is not None
+    for name in names:  # any tensor, anywhere in it
+        flat = tensors[name].clone().reshape(-1)
+        moved = flat + torch.finfo(flat.dtype).eps * flat.abs().clamp(min=1)
+        changed = {**tensors, name: moved.reshape(tensors[name].shape)}
+        save_file(changed, tmp_path / "model.safetensors")
+        assert fingerprint_base(ModelSection(name_or_path=str(tmp_path))) != fingerprint_base(whole), name
+    assert fingerprint_base(ModelSection(name_or_path="nobody/nothing")) is None
+    (tmp_path / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0nojson!!")
+    assert fingerprint_base(ModelSection(name_or_path=str(tmp_path))) is None
