@@ -15,7 +15,7 @@ from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.labels import build_head_spec
 from utils.modeling.quantized_checkpoint import load_model_config, read_format
 from utils.run_config import RunConfig, find_differences, load_run_config
-from utils.run_folder.inputs import require_same_base
+from utils.run_folder.inputs import require_unchanged_base
 from utils.run_folder.reading import TrainedModel, read_run_folder, read_with_config
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class MergeSource:
 
         with explain_damage(self.name, config.model.name_or_path):
             require_adapter_file(self.weights, self.name, config.peft.method, config.model.allow_pickle)
-            require_same_base(self.run, config.model, self.name)
+            require_unchanged_base(self.run, config.model, self.name)
             model = open_adapter(config.peft.method).load(
                 self.weights, lambda _: load_base_model(config.model, tokenizer, self.head)
             )

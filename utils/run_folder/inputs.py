@@ -80,7 +80,7 @@ def require_same_inputs(path: Path, config: RunConfig, what: str) -> None:
     _compare(known, {"rows": rows, "base": fingerprint_base(config.model)}, path, what)
 
 
-def require_same_base(run: Path | None, model: ModelSection, name: str) -> None:
+def require_unchanged_base(run: Path | None, model: ModelSection, name: str) -> None:
     """See to it that an adapter is put on the very weights that it was trained on.
 
     Args:

@@ -28,7 +28,7 @@ from utils.modeling.new_weights import list_grown_rows, list_new_weights
 from utils.modeling.section import ModelSection, is_local, read_model_config
 from utils.rooms import room_name
 from utils.run_config import RunConfig, load_run_config
-from utils.run_folder.inputs import require_same_base
+from utils.run_folder.inputs import require_unchanged_base
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,7 +60,7 @@ class TrainedModel:
         with explain_damage(name, base):
             require_adapter_file(self.weights, name, self.config.peft.method, self.config.model.allow_pickle)
             if (self.weights / ADAPTER_CONFIG).is_file():
-                require_same_base(self.run, self.config.model, name)
+                require_unchanged_base(self.run, self.config.model, name)
             model, tokenizer = self._load()
             self.require_trained(model)
         return model, tokenizer

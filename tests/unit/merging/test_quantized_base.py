@@ -21,6 +21,6 @@ def test_merging_into_packed_files_is_refused_before_anything_is_loaded(make_con
     file.write_text(json.dumps(packed))
     model = config.model.model_copy(update={"name_or_path": str(file.parent)})
     trained = TrainedModel(tmp_path, replace(config, model=model), ("a", "b"))
-    source = MergeSource("outputs/run", trained, None)
+    source = MergeSource("outputs/run", trained)
     with pytest.raises(UserError, match=r"its base .*packed is stored as gptq, so there is no unquantized base"):
         source.load_unquantized(None, "auto")
