@@ -88,7 +88,7 @@ class Config(ClassificationSection, InstructionSection):
     the one of answer, completion, output and response that is there."""
     messages_column: str | None = None
     """CAUSAL_LM, format messages or sharegpt: the column of the conversation; null: messages, or conversations."""
-    roles: dict[str, Literal["system", "user", "assistant", "tool"]] = {}
+    roles: dict[str, str] = {}
     """CAUSAL_LM: what roles are called in conversations, beside the usual names: {narrator: user, hero: assistant}."""
 
     ALIASES: ClassVar[dict[str, str]] = {**InstructionSection.ALIASES, **ClassificationSection.ALIASES}
@@ -108,6 +108,14 @@ class Config(ClassificationSection, InstructionSection):
     def _distinct(cls, value: list[str] | None) -> list[str] | None:
         if value is not None and len(set(value)) < len(value):
             raise ValueError("names a class twice")
+        return value
+
+    @field_validator("roles")
+    @classmethod
+    def _known_roles(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, role in value.items():
+            if role not in ("system", "user", "assistant", "tool"):
+                raise ValueError(f"{name} is {role}, which is no role; use system, user, assistant or tool")
         return value
 
     @property

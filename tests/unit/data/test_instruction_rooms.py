@@ -113,6 +113,11 @@ def test_settings_that_cannot_be_read_are_refused_at_once(keys, message):
         gsm8k.Config(**keys)
 
 
+def test_a_role_that_is_none_is_refused_at_once():
+    with pytest.raises(ValueError, match="narrator is users, which is no role; use system, user, assistant or tool"):
+        custom.Config(path="x", roles={"narrator": "users"})
+
+
 def test_the_shipped_arithmetic_is_read():
     section = gsm8k.Config(path=str(ARITHMETIC))
     rows = load_generation_rows(gsm8k.describe_instructions(section), section, 42)
