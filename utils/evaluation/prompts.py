@@ -131,6 +131,19 @@ def encode_prompts(
     return EncodedPrompts(rows, num_cut)
 
 
+def find_refused(
+    encoder: ExampleEncoder, examples: Iterable[Example], places: Iterable[str], limits: PromptLimits, as_chat: bool
+) -> dict[int, str]:
+    """Find the prompts that the chat template refuses, each with its place and the reason; see encode_prompts."""
+    refused = {}
+    for number, (example, place) in enumerate(zip(examples, places, strict=True)):
+        try:
+            encode_within(encoder, example, limits, as_chat)
+        except RowError as error:
+            refused[number] = f"{place}: {error}"
+    return refused
+
+
 def encode_within(
     encoder: ExampleEncoder, example: Example, limits: PromptLimits, as_chat: bool
 ) -> tuple[list[int], bool]:

@@ -11,7 +11,7 @@ from utils.data.dataset import Example, InstructionSection, InstructionSet
 from utils.errors import DataError
 from utils.evaluation.describing import DescribedSet, describe_sets
 from utils.evaluation.identity import hash_json
-from utils.evaluation.prompts import PromptLimits, describe_asked, encode_prompts
+from utils.evaluation.prompts import PromptLimits, describe_asked, encode_prompts, find_refused
 from utils.evaluation.section import EvaluationSection
 from utils.generation.section import GenerationSection
 from utils.metrics.metric import Metric, Reference, load_metric
@@ -156,6 +156,14 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
         asked = [_ask(run.own, example, place, label) for example, place in zip(examples, places, strict=True)]
     as_chat = run.encoder.as_chat and not spec.chat_exempt
     limits = _find_limits(described, run)
+    if described.section.on_bad_row == "drop":
+        refused = find_refused(run.encoder, asked, places, limits, as_chat)
+        if refused:
+            first = next(iter(refused.values()))
+            _log.warning("%s: %d rows cannot be asked and are left out: %s", label, len(refused), first)
+        kept = [number for number in range(len(asked)) if number not in refused]
+        examples, asked = [examples[number] for number in kept], [asked[number] for number in kept]
+        places = [places[number] for number in kept]
     prompts = encode_prompts(run.encoder, asked, places, limits, as_chat)
     if prompts.num_cut:
         _log.warning(

@@ -132,6 +132,25 @@ def test_what_cannot_be_loaded_is_said(
         load(two_texts, sets=[{"name": "custom", "label": "test_split", "metrics": ["em_strict"]}])
 
 
+@pytest.mark.parametrize("on_bad_row", ["stop", "drop"])
+def test_rows_that_the_chat_template_refuses_stop_or_are_left_out(
+    load: Callable[..., Any], describe: Callable[..., Any], make_set: Callable[..., Path], encoder: Any,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, on_bad_row: str,
+) -> None:  # fmt: skip
+    template = "{% for m in messages %}{{ raise_exception('no') if m.content == 'b' else m.content }}{% endfor %}"
+    monkeypatch.setattr(encoder.tokenizer, "chat_template", template + "{{ eos_token }}")
+    said = [[{"role": "user", "content": text}, {"role": "assistant", "content": text * 2}] for text in "abc"]
+    path = make_set(test=[{"messages": turns} for turns in said])
+    own = describe("custom", path=path, format="messages", test_split="test", on_bad_row=on_bad_row)
+    if on_bad_row == "stop":
+        with pytest.raises(DataError, match="refuses the conversation: no"):
+            load(own)
+        return
+    [known] = load(own)
+    assert (known.references, len(known.prompts), known.num_total) == (["aa", "cc"], 2, 3)
+    assert "1 rows cannot be asked and are left out" in caplog.text
+
+
 def test_references_without_an_answer_are_counted(
     load: Callable[..., Any], describe: Callable[..., Any], make_set: Callable[..., Path], caplog: Any
 ) -> None:
