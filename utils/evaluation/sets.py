@@ -160,6 +160,8 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
         refused = find_refused(run.encoder, asked, places, limits, as_chat)
         if refused:
             first = next(iter(refused.values()))
+            if len(refused) == len(asked):
+                raise DataError(f"{label}: none of {len(asked)} rows can be asked; {first}")
             _log.warning("%s: %d rows cannot be asked and are left out: %s", label, len(refused), first)
         kept = [number for number in range(len(asked)) if number not in refused]
         examples, asked = [examples[number] for number in kept], [asked[number] for number in kept]
