@@ -247,8 +247,11 @@ def _check_causal(config: RunConfig, document: Document) -> Iterator[Problem]:
 
 
 def _check_length(config: RunConfig, document: Document) -> Iterator[Problem]:
-    """Check that a language model has positions for the length that the file asks for; a classifier's rows decide."""
-    if config.task_type != "CAUSAL_LM" or not document.has(("sft", "max_length")):
+    """Check that a language model has positions for the length that the file asks for.
+
+    A classifier's rows decide; so do a language model's under the default, which a run's own run.yaml states too.
+    """
+    if config.task_type != "CAUSAL_LM" or config.sft.max_length == type(config.sft).model_fields["max_length"].default:
         return
     base = read_model_config(config.model) or {}
     if config.peft.virtual_tokens and has_position_table(base):

@@ -219,6 +219,9 @@ def test_a_length_beyond_a_language_models_positions(
         load_run_config(write_run(**run, sft={"max_length": length}))
     assert sentence in str(caught.value)
     load_run_config(write_run(**run, sft={"max_length": 64}))
+    resolved = write_run("resolved")
+    resolved.write_text(load_run_config(write_run(**run)).to_yaml())
+    assert load_run_config(resolved).sft.max_length == 1024, "a run's own file, in which the default stands, is read"
 
 
 def test_settings_of_another_initialisation_are_said_once(write_run: Write) -> None:
