@@ -157,13 +157,7 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
     as_chat = run.encoder.as_chat and not spec.chat_exempt
     limits = _find_limits(described, run)
     if described.section.on_bad_row == "drop":
-        refused = find_refused(run.encoder, asked, places, limits, as_chat)
-        if refused:
-            first = next(iter(refused.values()))
-            if len(refused) == len(asked):
-                raise DataError(f"{label}: none of {len(asked)} rows can be asked; {first}")
-            _log.warning("%s: %d rows cannot be asked and are left out: %s", label, len(refused), first)
-        kept = [number for number in range(len(asked)) if number not in refused]
+        kept = _find_accepted(label, find_refused(run.encoder, asked, places, limits, as_chat), len(asked))
         examples, asked = [examples[number] for number in kept], [asked[number] for number in kept]
         places = [places[number] for number in kept]
     prompts = encode_prompts(run.encoder, asked, places, limits, as_chat)
@@ -201,6 +195,16 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
         questions=[example.question for example in examples],
         contexts=[example.context for example in examples],
     )
+
+
+def _find_accepted(label: str, refused: dict[int, str], count: int) -> list[int]:
+    """Give the rows that are not refused, and say how many are."""
+    first = next(iter(refused.values()), "")
+    if len(refused) == count:
+        raise DataError(f"{label}: none of {count} rows can be asked; {first}")
+    if refused:
+        _log.warning("%s: %d rows cannot be asked and are left out: %s", label, len(refused), first)
+    return [number for number in range(count) if number not in refused]
 
 
 def _find_limits(described: DescribedSet, run: _Run) -> PromptLimits:
