@@ -43,6 +43,7 @@ def _read_request(arguments: argparse.Namespace) -> Request:
         texts=tuple(arguments.input_text),
         input_file=arguments.input_file,
         input_format=arguments.input_format,
+        input_quoting=arguments.input_quoting,
         output_file=arguments.output_file,
         text_columns=tuple(arguments.text_column),
         generation={name: value for name, value in given.items() if value is not None},
@@ -69,6 +70,9 @@ def build() -> argparse.ArgumentParser:
     rows.add_argument("--input_file", metavar="FILE", help=f"rows to answer: {', '.join(INPUT_KINDS)}")
     formats = [kind.removeprefix(".") for kind in INPUT_KINDS]
     rows.add_argument("--input_format", choices=formats, help="kind of the input, where its name does not tell")
+    rows.add_argument(
+        "--input_quoting", action=argparse.BooleanOptionalAction, default=None, help="quotes enclose a table's fields"
+    )
     rows.add_argument("--output_file", metavar="FILE", help="rows with answers: .jsonl .json .csv .tsv .xlsx .parquet")
     rows.add_argument(
         "--text_column", action="append", default=[], metavar="NAME", help="a column to read in place of the run's"

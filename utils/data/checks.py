@@ -1,14 +1,14 @@
-"""Looks at rows before anything is trained on them: columns, empty texts, labels, cut rows, leaks."""
+"""Looks at rows before anything is trained on them: empty texts, labels, cut rows, unknown characters, leaks."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from utils.data.classification_set import ClassificationSet
-from utils.errors import DataError
+from utils.data.unwritable import show_characters
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,6 +34,12 @@ class SplitReport:
     """Rows that dataset.max_train_samples or max_eval_samples keeps out."""
     shared_with_train: int = 0
     """Rows whose text stands in the training split too."""
+    bad_rows: int = 0
+    """Rows that cannot be used and are left out (dataset.on_bad_row: drop)."""
+    bad_examples: list[str] = field(default_factory=list)
+    """Place and reason of the first of them."""
+    unreadable: dict[str, int] = field(default_factory=dict)
+    """Characters that the tokenizer does not know, and in how many of the first rows each stands."""
 
     def to_dict(self) -> dict[str, Any]:
         """Give the report for the run's record."""
@@ -50,6 +56,15 @@ class SplitReport:
             logger.info("data %s: %d further rows are left out", self.name, self.left_out_rows)
         if self.empty_texts:
             logger.warning("data %s: %d rows have an empty text", self.name, self.empty_texts)
+        if self.bad_rows:
+            logger.warning("data %s: %d bad rows are left out", self.name, self.bad_rows)
+        for example in self.bad_examples:
+            logger.warning("data %s: left out %s", self.name, example)
+        if self.unreadable:
+            logger.warning(
+                "data %s: the tokenizer does not know these characters, so that the model cannot read them: %s",
+                self.name, show_characters(self.unreadable),
+            )  # fmt: skip
         if self.shared_with_train:
             logger.warning("data %s: %d rows stand in the training split too", self.name, self.shared_with_train)
 
@@ -61,29 +76,6 @@ class SplitReport:
             else "; none cut"
         )
         return cut + (f"; labels {labels}" if labels else "")
-
-
-def require_columns(rows: Dataset, name: str, spec: ClassificationSet) -> None:
-    """Check that the split has the columns that the set says, one value in each row.
-
-    Raises:
-        DataError: Names the columns that are missing and those that are there, or the column that holds lists.
-    """
-    needed = [*spec.text_columns, *([] if name.startswith("test") else [spec.label_column])]
-    missing = [column for column in needed if column not in rows.column_names]
-    if missing:
-        there = ", ".join(rows.column_names)
-        raise DataError(
-            f"{spec.path}, split {name}: no column {', '.join(missing)}; there are: {there} "
-            "(dataset.text_column and dataset.label_column choose)"
-        )
-    for column in needed:
-        nested = next((value for value in rows[column] if isinstance(value, (list, dict))), None)
-        if nested is not None:
-            raise DataError(
-                f"{spec.path}, split {name}: column {column} holds {type(nested).__name__}s, not one text or label "
-                "per row; name another column"
-            )
 
 
 def check_split(
@@ -116,7 +108,7 @@ def check_split(
     )
 
 
-def count_shared_rows(train: Dataset, other: Dataset, text_columns: tuple[str, ...]) -> int:
-    """Count rows whose texts, all of them, stand in the training rows too."""
-    seen = set(zip(*(train[column] for column in text_columns), strict=True))
-    return sum(texts in seen for texts in zip(*(other[column] for column in text_columns), strict=True))
+def count_shared_rows(train: Mapping[str, Sequence[Any]], other: Mapping[str, Sequence[Any]]) -> int:
+    """Count rows whose texts, given by column, all stand in the training rows too."""
+    seen = set(zip(*train.values(), strict=True))
+    return sum(texts in seen for texts in zip(*other.values(), strict=True))

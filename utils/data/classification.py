@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from utils.data.checks import SplitReport, check_split, count_shared_rows, require_columns
+from utils.data.checks import SplitReport, check_split, count_shared_rows
 from utils.data.classification_set import ClassificationSet, Submission
-from utils.data.dataset import ClassificationSection, count_held_out, spread
-from utils.data.labels import LabelCoder, build_label_coder
-from utils.data.sources import Source, load_file, load_split, resolved_commit
+from utils.data.dataset import ClassificationSection, spread
+from utils.data.labelled_rows import LabelledRows, encode_labels, hold_out, read_labelled_rows
+from utils.data.labels import LabelCoder, Reorder, build_label_coder, point_out_alike, type_labels
+from utils.data.reading import BadRows, stop_at_bad_rows
+from utils.data.rows import Rows, open_file, open_rows
+from utils.data.sources import Source
 from utils.data.splits import draw_rows
 from utils.data.tokenizing import fingerprint_rows, tokenise
+from utils.data.unwritable import MAX_ROWS, count_unwritable
 from utils.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,6 +37,8 @@ class PreparedSplit:
     """The same rows, in the same order, as texts."""
     order: list[int]
     """Where each row stands in the split as it was read."""
+    ids: list[Any] = field(default_factory=list)
+    """The rows' own numbers or names, in the same order; empty where they have none."""
 
 
 @dataclass
@@ -87,7 +93,7 @@ def prepare_classification(
     section: ClassificationSection,
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
-    reorder: Callable[[tuple[str, ...]], tuple[str, ...]] = lambda names: names,
+    reorder: Reorder = lambda names: tuple(names),
 ) -> ClassificationData:
     """Load, check and tokenise a set.
 
@@ -101,169 +107,197 @@ def prepare_classification(
     Raises:
         DataError: The rows cannot be used as they are.
     """
-    raw = _load_splits(spec, seed)
-    labelled = raw.get("train") or next((rows for name, rows in raw.items() if not name.startswith("test")), None)
-    coder = _build_coder(spec, labelled, reorder)
-    whole, raw = raw, {name: _limit(rows, name, section, seed) for name, rows in raw.items()}
-    overlap = _count_overlap(raw, spec)
+    read = _read_splits(spec)
+    coder = _build_coder(spec, read, reorder)
+    whole = _encode_splits(read, spec, coder, section, seed)
+    raw = {name: _limit(rows, section, seed) for name, rows in whole.items()}
     prepared, reports = {}, {}
-    for name, rows in raw.items():
-        encoded = _encode_labels(rows, name, spec, coder)
-        prepared[name] = _prepare(encoded, name, spec, section, tokenizer)
-        reports[name] = check_split(name, prepared[name].dataset, encoded, spec.text_columns, coder.names)
-        reports[name].left_out_rows = len(whole[name]) - len(rows)
-        reports[name].shared_with_train = overlap.get(name, 0)
-        reports[name].log()
+    for name, (rows, codes) in raw.items():
+        plain = _build_dataset(rows, codes)
+        prepared[name] = _prepare(plain, rows, spec, section, tokenizer)
+        reports[name] = report = check_split(name, prepared[name].dataset, plain, spec.text_columns, coder.names)
+        report.left_out_rows = len(whole[name][0]) - len(rows)
+        report.bad_rows, report.bad_examples = rows.bad.count, rows.bad.shown
+        shown = (
+            " ".join(texts) for texts in zip(*(plain[column][:MAX_ROWS] for column in spec.text_columns), strict=True)
+        )
+        report.unreadable = count_unwritable(shown, tokenizer, to_read=True)
+        if "train" in raw and name.startswith("eval"):
+            report.shared_with_train = count_shared_rows(raw["train"][0].texts, rows.texts)
+        report.log()
     return ClassificationData(
         spec=spec,
         coder=coder,
         train=prepared.get("train"),
         evals={suffix: prepared[f"eval{suffix}"] for suffix in spec.eval_splits if f"eval{suffix}" in prepared},
         tests=[(each, prepared[f"test {each.file}"]) for each in spec.submissions if f"test {each.file}" in prepared],
-        fingerprint=_fingerprint(raw, spec),
-        commit=resolved_commit(labelled) if labelled is not None else None,
+        fingerprint=_fingerprint({name: rows for name, (rows, _) in raw.items()}, spec),
+        commit=next((rows.rows.commit for name, rows in read.items() if not name.startswith("test")), None),
         reports=reports,
     )
 
 
-def _load_splits(spec: ClassificationSet, seed: int) -> dict[str, Dataset]:
-    """Load every split that there is, named `train`, `eval` + suffix, `test` + submission."""
-    splits = dict(_open_splits(spec))
-    if "train" in splits and "eval" not in splits:
-        splits |= _hold_out(splits["train"], spec, seed)
-    elif spec.validation_size:
+def _read_splits(spec: ClassificationSet) -> dict[str, LabelledRows]:
+    """Read every split that there is, named `train`, `eval` + suffix, `test` + submission."""
+    read = {name: read_labelled_rows(name, rows, spec) for name, rows in _open_splits(spec)}
+    for rows in read.values():
+        if not len(rows):
+            stop_at_bad_rows(rows.bad, rows.name, len(rows.rows), "stop")
+    if "train" in read and "eval" in read and spec.validation_size:
         logger.warning("dataset.validation_size has no effect: the set has a validation split")
-    return splits
+    read |= _read_tests(spec)
+    untyped = {name: rows for name, rows in read.items() if not rows.rows.is_typed}
+    as_label = type_labels(rows.labels for rows in untyped.values())
+    return read | {name: replace(rows, labels=list(map(as_label, rows.labels))) for name, rows in untyped.items()}
 
 
-def _open_splits(spec: ClassificationSet) -> Iterator[tuple[str, Dataset]]:
-    for name, rows in _find_splits(spec):
-        if len(rows) == 0:
-            raise DataError(f"{spec.path}: the split {name} is empty")
-        require_columns(rows, name, spec)
-        yield name, rows
-
-
-def _find_splits(spec: ClassificationSet) -> Iterator[tuple[str, Dataset]]:
-    source = Source(spec.path, spec.subset, spec.revision, spec.text_columns)
+def _open_splits(spec: ClassificationSet) -> Iterator[tuple[str, Rows]]:
     if spec.train_split is not None:
-        train = load_split(source, spec.train_split)
+        train = _open_split(spec, spec.train_split)
         if train is None:
             message = f"no split called {spec.train_split}; set dataset.train_split or rename the file"
             raise DataError(f"{spec.path}: {message}")
         yield "train", train
     for suffix, name in spec.eval_splits.items():
-        rows = load_file(spec.validation_path, spec.text_columns) if spec.validation_path else load_split(source, name)
+        rows = open_file(spec.validation_path, spec.form) if spec.validation_path else _open_split(spec, name)
         if rows is not None:
             yield f"eval{suffix}", rows
+
+
+def _open_split(spec: ClassificationSet, split: str, subset: str | None = None) -> Rows | None:
+    if spec.open_split is not None:
+        return spec.open_split(split, subset or spec.subset)
+    return open_rows(Source(spec.path, subset or spec.subset, spec.revision, spec.form), split)
+
+
+def _read_tests(spec: ClassificationSet) -> dict[str, LabelledRows]:
+    """Read the test splits; a set without one, or with a broken one, just has no submission."""
+    read: dict[str, LabelledRows] = {}
     for each in spec.submissions:
-        rows = _load_test(replace(source, subset=each.subset), each)
-        if rows is not None:
-            yield f"test {each.file}", rows
+        try:
+            rows = _open_split(spec, each.split, each.subset)
+            if rows is not None:
+                read[f"test {each.file}"] = _require_all(read_labelled_rows(f"test {each.file}", rows, spec))
+        except DataError as error:
+            logger.warning("no predictions for %s: %s", each.file, error)
+    return read
 
 
-def _load_test(source: Source, submission: Submission) -> Dataset | None:
-    """Load a test split; a set without one just has no submission."""
-    try:
-        return load_split(source, submission.split)
-    except DataError as error:
-        logger.warning("no predictions for %s: %s", submission.file, error)
-        return None
+def _require_all(rows: LabelledRows) -> LabelledRows:
+    """See to it that every row of a test split is there under a number of its own: the server counts them."""
+    stop_at_bad_rows(rows.bad, rows.name, len(rows.rows), "stop", can_drop=False)
+    if len(set(rows.ids)) < len(rows.ids):
+        raise DataError(f"{rows.place(0)} and further: rows of {rows.name} have the same number")
+    return rows
 
 
-def _hold_out(train: Dataset, spec: ClassificationSet, seed: int) -> dict[str, Dataset]:
+def _build_coder(spec: ClassificationSet, read: dict[str, LabelledRows], reorder: Reorder) -> LabelCoder:
+    """Tell the classes by all rows to train on, held-out ones included; without any, by those to score on."""
+    labelled = [rows for name, rows in read.items() if not name.startswith("test")]
+    if labelled:
+        chosen = [read["train"]] if "train" in read else labelled
+        places: dict[Any, str] = {}
+        for rows in chosen:
+            for label, place in rows.first_places().items():
+                places.setdefault(label, place)
+        if spec.label_names is None:
+            point_out_alike(spec.label_column, places)
+        return build_label_coder(spec, places, chosen[0].rows.class_names(spec.label_column), reorder)
+    if not spec.label_names:
+        raise DataError(f"{spec.path}: there are only unlabelled rows, and the classes are not known")
+    order = reorder(dict.fromkeys(spec.label_names, spec.path))
+    return LabelCoder(order, {index: order.index(name) for index, name in enumerate(spec.label_names)})
+
+
+_Encoded = tuple[LabelledRows, list[int | float] | None]
+
+
+def _encode_splits(
+    read: dict[str, LabelledRows], spec: ClassificationSet, coder: LabelCoder, section: ClassificationSection, seed: int
+) -> dict[str, _Encoded]:
+    """Encode the labels of all splits but tests, stop at bad rows, and hold rows out where there is no eval split."""
+    encoded: dict[str, _Encoded] = {}
+    for name, rows in read.items():
+        if name.startswith("test"):
+            encoded[name] = rows, None
+            continue
+        kept, codes = encode_labels(rows, coder)
+        stop_at_bad_rows(kept.bad, name, len(kept.rows), section.on_bad_row)
+        encoded[name] = kept, codes
+    if "train" not in encoded or any(name.startswith("eval") for name in encoded):
+        return encoded
     if not spec.validation_size:
         name = next(iter(spec.eval_splits.values()), "validation")
         raise DataError(
             f"{spec.path}: no split called {name}; add one, name a file by dataset.validation_path, or hold rows out "
             "by dataset.validation_size"
         )
-    held_out = count_held_out(spec.validation_size, len(train))
-    if held_out >= len(train):
-        raise DataError(f"{spec.path}: dataset.validation_size leaves none of the {len(train)} rows to train on")
-    parts = train.train_test_split(test_size=held_out, seed=seed)
-    return {"train": parts["train"], "eval": parts["test"]}
-
-
-def _build_coder(
-    spec: ClassificationSet, labelled: Dataset | None, reorder: Callable[[tuple[str, ...]], tuple[str, ...]]
-) -> LabelCoder:
-    if labelled is not None:
-        return build_label_coder(spec, labelled, reorder)
-    if not spec.label_names:
-        raise DataError(f"{spec.path}: there are only unlabelled rows, and the classes are not known")
-    order = reorder(spec.label_names)
-    return LabelCoder(order, {index: order.index(name) for index, name in enumerate(spec.label_names)})
-
-
-def _limit(rows: Dataset, name: str, section: ClassificationSection, seed: int) -> Dataset:
-    limit = section.max_train_samples if name == "train" else section.max_eval_samples
-    if limit is None or len(rows) <= limit or name.startswith("test"):
-        return rows
-    return (rows.shuffle(seed=seed) if name == "train" else rows).select(range(limit))
-
-
-def _count_overlap(raw: dict[str, Dataset], spec: ClassificationSet) -> dict[str, int]:
-    if "train" not in raw:
-        return {}
-    return {
-        name: count_shared_rows(raw["train"], rows, spec.text_columns)
-        for name, rows in raw.items()
-        if name.startswith("eval")
+    train, labels = encoded["train"]
+    assert labels is not None, "they are encoded"
+    classes = None if coder.is_regression else train.labels
+    held_out = hold_out(len(train), classes, spec.validation_size, seed, spec.path)
+    parts = {"train": [index for index in range(len(labels)) if index not in held_out], "eval": sorted(held_out)}
+    chosen: dict[str, _Encoded] = {
+        name: (replace(train.select(indices), name=name), [labels[index] for index in indices])
+        for name, indices in parts.items()
     }
+    chosen["eval"] = replace(chosen["eval"][0], bad=BadRows()), chosen["eval"][1]
+    return {**chosen, **{name: each for name, each in encoded.items() if name != "train"}}
 
 
-def _encode_labels(rows: Dataset, name: str, spec: ClassificationSet, coder: LabelCoder) -> Dataset:
-    """Keep the texts, and the labels as the model's numbers; test rows lose theirs."""
-    kept = _plain_texts(rows.select_columns(list(spec.text_columns)), name)
-    if name.startswith("test"):
-        return kept
-    labels = coder.encode(rows[spec.label_column][:], f"{spec.path} {name}, column {spec.label_column}")
-    return kept.add_column("labels", labels)
+def _limit(encoded: _Encoded, section: ClassificationSection, seed: int) -> _Encoded:
+    import numpy as np
+
+    rows, codes = encoded
+    limit = section.max_train_samples if rows.name == "train" else section.max_eval_samples
+    if limit is None or len(rows) <= limit or rows.name.startswith("test"):
+        return encoded
+    order = np.random.default_rng(seed).permutation(len(rows)).tolist() if rows.name == "train" else range(len(rows))
+    return rows.select(order[:limit]), [codes[index] for index in order[:limit]] if codes is not None else None
+
+
+def _build_dataset(rows: LabelledRows, codes: list[int | float] | None) -> Dataset:
+    """Give the texts, missing ones as empty (they are counted) and numbers as text, which is said; and the labels."""
+    from datasets import Dataset
+
+    for column, texts in rows.texts.items():
+        odd = next((text for text in texts if not isinstance(text, (str, type(None)))), None)
+        if odd is not None:
+            kind = type(odd).__name__
+            logger.warning("data %s: column %s holds values of type %s; they are read as text", rows.name, column, kind)
+    plain = {column: ["" if text is None else str(text) for text in texts] for column, texts in rows.texts.items()}
+    return Dataset.from_dict(plain if codes is None else {**plain, "labels": codes})
 
 
 def _prepare(
-    rows: Dataset,
-    name: str,
+    plain: Dataset,
+    rows: LabelledRows,
     spec: ClassificationSet,
     section: ClassificationSection,
     tokenizer: PreTrainedTokenizerBase,
 ) -> PreparedSplit:
     """Tokenise; evaluation rows go by rising length, so that a batch holds rows alike."""
-    tokens = tokenise(rows, tokenizer, spec.text_columns, section.max_length)
-    order = list(range(len(rows)))
-    if name != "train":
-        lengths = tokens["length"][:]
-        order.sort(key=lengths.__getitem__)
-        tokens, rows = tokens.select(order), rows.select(order)
-    return PreparedSplit(tokens, rows, order)
-
-
-def _plain_texts(rows: Dataset, name: str) -> Dataset:
-    """Give missing texts as empty ones (they are counted) and numbers as text, which is said."""
-    from datasets import Dataset
-
-    read = {column: rows[column][:] for column in rows.column_names}
-    plain = {column: ["" if text is None else str(text) for text in texts] for column, texts in read.items()}
-    for column, texts in read.items():
-        odd = next((text for text in texts if not isinstance(text, (str, type(None)))), None)
-        if odd is not None:
-            kind = type(odd).__name__
-            logger.warning("data %s: column %s holds values of type %s; they are read as text", name, column, kind)
-    return rows if plain == read else Dataset.from_dict(plain)
+    tokens = tokenise(plain, tokenizer, spec.text_columns, section.max_length)
+    if rows.name == "train":
+        return PreparedSplit(tokens, plain, rows.positions)
+    lengths = tokens["length"][:]
+    order = sorted(range(len(plain)), key=lengths.__getitem__)
+    rows = rows.select(order)
+    return PreparedSplit(tokens.select(order), plain.select(order), rows.positions, rows.ids)
 
 
 def fingerprint_set(spec: ClassificationSet, section: ClassificationSection, seed: int) -> str:
     """Read the rows of a set and give the fingerprint that ClassificationData has of them."""
-    raw = _load_splits(spec, seed)
-    return _fingerprint({name: _limit(rows, name, section, seed) for name, rows in raw.items()}, spec)
+    read = _read_splits(spec)
+    whole = _encode_splits(read, spec, _build_coder(spec, read, tuple), section, seed)
+    return _fingerprint({name: _limit(each, section, seed)[0] for name, each in whole.items()}, spec)
 
 
-def _fingerprint(raw: dict[str, Dataset], spec: ClassificationSet) -> str:
+def _fingerprint(raw: dict[str, LabelledRows], spec: ClassificationSet) -> str:
     import hashlib
 
     digest = hashlib.sha256()
     for name, rows in sorted(raw.items()):
-        labels = (spec.label_column,) if spec.label_column in rows.column_names else ()
-        digest.update(f"{name}:{fingerprint_rows(rows, (*spec.text_columns, *labels))}".encode())
+        columns = {**rows.texts, **({spec.label_column: rows.labels} if rows.labels else {})}
+        digest.update(f"{name}:{fingerprint_rows(columns, tuple(columns))}".encode())
     return digest.hexdigest()[:16]

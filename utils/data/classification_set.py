@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from utils.data.row_files import AS_NAMED, FileFormat
+
+if TYPE_CHECKING:
+    from utils.data.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -50,3 +56,7 @@ class ClassificationSet:
     """Hold out so many rows, or below 1 this share of them, where there is no validation split."""
     revision: str | None = None
     """Revision of a hub dataset."""
+    form: FileFormat = AS_NAMED
+    """How local files are read."""
+    open_split: Callable[[str, str | None], Rows | None] | None = None
+    """Opens a split of a subset where files may lie otherwise than by the splits' names; None: there is no such."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils.data.dataset import Example, Row, Turn
-from utils.data.texts import RowError, describe_kind
+from utils.data.texts import RowError, describe_kind, shorten_list
 
 ROLES = {
     "system": "system", "developer": "system",
@@ -160,7 +160,7 @@ class _TurnReader:
 
     def read_all(self, row: Row, column: str) -> Turns:
         if column not in row:
-            raise RowError(f"no column {column}; there are: {', '.join(row) or 'none'}")
+            raise RowError(f"no column {column}; there are: {shorten_list(row)}")
         value = row[column]
         if isinstance(value, str) and value.lstrip().startswith("["):  # as a table holds it
             value = _parse_json(value, f"column {column}")

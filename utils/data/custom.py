@@ -42,7 +42,8 @@ from utils.data.formats import (
     template_format,
     text_format,
 )
-from utils.data.texts import PromptTemplate
+from utils.data.row_files import FileFormat
+from utils.data.texts import PromptTemplate, shorten_list
 from utils.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -158,6 +159,7 @@ def describe_classification(config: Config) -> ClassificationSet:
         eval_splits={"": config.validation_split},
         validation_path=config.validation_path,
         validation_size=config.validation_size,
+        form=FileFormat(quoting=config.quoting),
     )
 
 
@@ -176,13 +178,14 @@ def describe_instructions(config: Config) -> InstructionSet:
         validation_path=config.validation_path,
         validation_size=config.validation_size,
         generation_split=config.test_split,
+        form=FileFormat(quoting=config.quoting),
     )
     stated = config.stated_format
     if stated is None or (stated == "template" and config.answer_column is None):
         return replace(
             blank,
-            settle=lambda there: _complete(blank, config, _tell_format(config, there)),
-            settle_prompt=lambda there: _complete(blank, config, _tell_prompt_format(config, there)),
+            settle=lambda spec, there: _complete(spec, config, _tell_format(config, there)),
+            settle_prompt=lambda spec, there: _complete(spec, config, _tell_prompt_format(config, there)),
         )
     return _complete(blank, config, _tell_format(config, ()))
 
@@ -191,9 +194,12 @@ def _read_unsettled(row: Row) -> Example:
     raise AssertionError(f"settle_set must come before the rows are read, found {list(row)}")
 
 
-def _complete(blank: InstructionSet, config: Config, chosen: Format) -> InstructionSet:
+def _complete(spec: InstructionSet, config: Config, chosen: Format) -> InstructionSet:
+    """Complete a set by a format; all else that it says, which an evaluation may have changed, stays."""
     return replace(
-        blank,
+        spec,
+        settle=None,
+        settle_prompt=None,
         read_row=chosen.read_row,
         ask=chosen.ask,
         columns=chosen.columns,
@@ -222,7 +228,7 @@ def _build_formats(config: Config, there: Sequence[str], *, answered: bool = Tru
         if answer is None:
             raise DataError(
                 f"{config.path}: dataset.answer_column must name the column of the answer; "
-                f"there are: {', '.join(there)}"
+                f"there are: {shorten_list(there)}"
             )
         formats["template"] = template_format(config.prompt_template, answer)
     return formats
@@ -265,6 +271,6 @@ def _choose_format(config: Config, formats: dict[str, Format], found: Sequence[s
         raise DataError(f"{config.path}: {problem}")
     what = f"the columns fit several formats ({', '.join(found)})" if found else "the columns fit no format"
     raise DataError(
-        f"{config.path}: {what}; there are: {', '.join(there) or 'none'}. Set dataset.format to one of "
+        f"{config.path}: {what}; there are: {shorten_list(there)}. Set dataset.format to one of "
         f"{', '.join(FORMATS)} (template: with dataset.prompt_template)"
     )

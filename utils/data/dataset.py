@@ -14,15 +14,12 @@ from pydantic import Field, field_validator
 
 from utils.config.section import Section
 from utils.data.classification_set import ClassificationSet
+from utils.data.row_files import AS_NAMED, FILE_KINDS, FileFormat
 from utils.data.texts import PromptTemplate, parse_split
 from utils.rooms import open_room
 
 if TYPE_CHECKING:
     from utils.data.rows import Rows
-
-FILE_KINDS = {
-    ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text",
-}  # fmt: skip
 
 Row = dict[str, Any]
 Turn = dict[str, Any]
@@ -41,7 +38,7 @@ class DatasetSection(Section):
         "data_path": "path",
     }  # fmt: skip
     SHARED_FIELDS: ClassVar[frozenset[str]] = frozenset(
-        {"name", "path", "revision", "max_train_samples", "max_eval_samples"}
+        {"name", "path", "revision", "max_train_samples", "max_eval_samples", "on_bad_row"}
     )
     TASK_TYPES: ClassVar[tuple[str, ...]] = ()
     ONLY_FOR: ClassVar[dict[str, str]] = {}
@@ -59,6 +56,9 @@ class DatasetSection(Section):
     """Train on this many rows, drawn by the seed; null: all."""
     max_eval_samples: int | None = Field(None, ge=1)
     """Evaluate on the first this many rows; the result is then marked partial. null: all."""
+    on_bad_row: Literal["stop", "drop"] = "stop"
+    """Rows that cannot be used (a missing value, no or an unknown label, an unknown role, an answer labelled false
+    ...): stop, or leave them out, which is counted and reported."""
 
     def contradictions(self) -> dict[str, str]:
         """Find keys that say otherwise than the set itself, each with what is right."""
@@ -81,6 +81,9 @@ class ClassificationSection(DatasetSection):
     """The column of the label; null: the room's own."""
     num_labels: int | None = Field(None, ge=1)
     """Number of classes, 1 for regression; null: the room's own, or read from the data."""
+    quoting: bool | None = None
+    """csv and tsv files: whether a field in quotes may hold separators and line ends. null: in a csv it may; in a
+    tsv quotes are characters like others, and each line is a row."""
     max_length: int = Field(128, ge=1)
     """SEQ_CLS: tokens a row may have; what is longer is cut at the end, counted and reported."""
 
@@ -95,7 +98,7 @@ class InstructionSection(DatasetSection):
     }  # fmt: skip
     SHARED_FIELDS: ClassVar[frozenset[str]] = DatasetSection.SHARED_FIELDS | {
         "prompt_template", "as_chat", "system_prompt", "truncation", "split_long", "special_tokens_in_text",
-        "max_empty_share", "on_bad_row", "allow_leakage",
+        "max_empty_share", "allow_leakage",
     }  # fmt: skip
     TASK_TYPES: ClassVar[tuple[str, ...]] = ("CAUSAL_LM",)
     ONLY_FOR: ClassVar[dict[str, str]] = dict.fromkeys(SHARED_FIELDS - DatasetSection.SHARED_FIELDS, "CAUSAL_LM")
@@ -113,7 +116,7 @@ class InstructionSection(DatasetSection):
     """Split on which the loss is evaluated; null: the room's own, or rows held out by validation_size."""
     validation_size: float | None = Field(None, ge=0)
     """Rows (500), or below 1 the share of the rows (0.05), held out of the training rows by the seed, where there is
-    no validation split; null: the room's own; 0: none."""
+    no validation split; SEQ_CLS: of each class its share. null: the room's own; 0: none."""
     truncation: Literal["keep_answer", "cut_answer", "drop", "error"] = "keep_answer"
     """CAUSAL_LM, rows longer than sft.max_length. keep_answer: cut the middle of the prompt (of a row about a document,
     that of the document alone) down to a quarter of the length at most; rows whose answer is still too long are left
@@ -131,9 +134,6 @@ class InstructionSection(DatasetSection):
     max_empty_share: float = Field(0.05, ge=0, le=1)
     """CAUSAL_LM: stop when more than this share of the rows has no token to train on, or is too long even without the
     middle of its prompt."""
-    on_bad_row: Literal["stop", "drop"] = "stop"
-    """CAUSAL_LM, rows that cannot be used (a missing value, an unknown role, an answer labelled false ...): stop, or
-    leave them out."""
     allow_leakage: bool | None = None
     """CAUSAL_LM: train although rows of an evaluation set stand in the training rows, which is stored with the
     scores; false: never do. null: warn of such prompts, and refuse rows of sets asked by a prompt of their own."""
@@ -222,7 +222,7 @@ class InstructionSet:
     protocol: str
     """Names the way of prompting and scoring; stored with every score."""
     columns: tuple[str, ...] = ()
-    """Columns that are read, taken as text as they are written where a file has no types."""
+    """Columns that are read."""
     read_prompt: Callable[[Row], Example] | None = None
     """Makes the prompt (an example without answer) of a row that needs no answer; None: not settled yet."""
     prompt_columns: tuple[str, ...] = ()
@@ -231,6 +231,8 @@ class InstructionSet:
     """Configuration within the path."""
     revision: str | None = None
     """Revision of a hub dataset."""
+    form: FileFormat = AS_NAMED
+    """How local files are read."""
     train_split: str = "train"
     """May be cut: `train[:5000]`."""
     validation_split: str | None = None
@@ -267,10 +269,10 @@ class InstructionSet:
     """Gives a row's own name; those of held-out rows are recorded. None: rows have none."""
     open_split: Callable[[str], Rows | None] | None = None
     """Opens a split where the rows do not lie as files of rows; None when there is none of this name."""
-    settle: Callable[[Sequence[str]], InstructionSet] | None = None
-    """Completes these answers when the rows' columns are known (custom rows of no stated format); None: complete.
+    settle: Callable[[InstructionSet, Sequence[str]], InstructionSet] | None = None
+    """Completes this very set when the rows' columns are known (custom rows of no stated format); None: complete.
     `settle_set` of utils/data/instruction.py calls it."""
-    settle_prompt: Callable[[Sequence[str]], InstructionSet] | None = None
+    settle_prompt: Callable[[InstructionSet, Sequence[str]], InstructionSet] | None = None
     """The same by the columns of rows without answers, where the set's own rows are no longer here."""
 
 
@@ -301,8 +303,13 @@ def open_dataset(name: str) -> DatasetRoom:
 
 def is_local(path: str) -> bool:
     """Tell a folder or file from a hub id such as `nyu-mll/glue`."""
-    written_so = path.startswith(("./", "../", "/", "~")) or path.count("/") > 1 or Path(path).suffix in FILE_KINDS
-    return written_so or os.path.exists(os.path.expanduser(path))
+    written_so = path.startswith(("./", "../", "/", "~")) or path.count("/") > 1
+    return written_so or Path(path).suffix.lower() in FILE_KINDS or os.path.exists(os.path.expanduser(path))
+
+
+def is_row_file(path: str) -> bool:
+    """Tell a file of rows, or a pipe of them, from a folder and a hub id."""
+    return is_local(path) and os.path.exists(file := os.path.expanduser(path)) and not os.path.isdir(file)
 
 
 def count_held_out(size: float, num_rows: int) -> int:

@@ -7,13 +7,16 @@ Source: Wang et al. 2019, arXiv:1804.07461; names, labels and metrics as in the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import field_validator
 
 from utils.data.classification_set import ClassificationSet, Submission
 from utils.data.dataset import ClassificationSection, columns
+from utils.data.glue_download import open_glue, renamed_columns
+from utils.data.row_files import FileFormat
+from utils.data.sources import Source
 
 HUB_ID = "nyu-mll/glue"
 HUB_NAMES = ("glue", "nyu-mll/glue")
@@ -54,7 +57,8 @@ class Config(ClassificationSection):
 
     name: Literal["glue"] = "glue"
     subset: Literal["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli", "ax"]
-    """The task; `ax` is test-only and is predicted by an MNLI model (training.do_train: false)."""
+    """The task; `ax` is test-only and is predicted by an MNLI model (training.do_train: false). `path` may be the
+    official download as it lies on disk (glue_data with SST-2/, RTE/ ...)."""
 
     @field_validator("subset", mode="before")
     @classmethod
@@ -79,9 +83,12 @@ def describe_classification(config: Config) -> ClassificationSet:
     """Answer the four questions for one task."""
     task = TASKS[config.subset]
     mnli = config.subset == "mnli"
+    path, form = config.path or HUB_ID, FileFormat(quoting=config.quoting)
     return ClassificationSet(
-        path=config.path or HUB_ID,
+        path=path,
         revision=config.revision,
+        form=replace(form, renamed=renamed_columns(config.subset)),
+        open_split=lambda split, subset: open_glue(Source(path, subset, config.revision, form), split),
         subset=config.subset,
         text_columns=task.text_columns,
         label_column="label",

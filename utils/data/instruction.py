@@ -75,7 +75,7 @@ def settle_set(spec: InstructionSet) -> InstructionSet:
     for split in (spec.train_split, spec.generation_split, spec.validation_split):
         rows = open_split(spec, split) if split is not None else None
         if rows is not None:
-            return spec.settle(rows.column_names())
+            return spec.settle(spec, rows.column_names())
     raise DataError(f"{spec.path}: no split called {spec.train_split}; set dataset.train_split or rename the file")
 
 

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from utils.data.classification_set import ClassificationSet
+from utils.data.texts import RowError, shorten_list
 from utils.errors import DataError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
 UNLABELLED = -1
+
+Reorder = Callable[[Mapping[str, str]], tuple[str, ...]]
+"""Gives the names of the classes, each with the place of its first row, in the order of a model's ids."""
+
+_NUMBERS: dict[type, re.Pattern[str]] = {
+    int: re.compile(r"[+-]?\d{1,18}"),
+    float: re.compile(r"[+-]?(\d{1,40}(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,48 +41,54 @@ class LabelCoder:
         """Tell whether labels are numbers to regress on."""
         return not self.names
 
-    def encode(self, values: Sequence[Any], where: str) -> list[int] | list[float]:
-        """Encode a column.
-
-        Args:
-            values: The column as read.
-            where: Split and column, for messages.
+    def encode(self, value: Any) -> int | float:
+        """Encode a label.
 
         Raises:
-            DataError: A label is missing, no number, or of no known class; the first such row is named.
+            RowError: It is missing, no number, or of no known class.
         """
-        return self._numbers(values, where) if self.is_regression else self._classes(values, where)
+        if value in (None, "") and value not in self.numbers:
+            raise RowError("has no label")
+        return _read_number(value) if self.is_regression else self._find_class(value)
 
-    def _numbers(self, values: Sequence[Any], where: str) -> list[float]:
-        numbers = []
-        for row, value in enumerate(values):
-            try:
-                numbers.append(float(value))
-            except (TypeError, ValueError):
-                raise DataError(f"{where}, row {row}: {value!r} is not a number, as num_labels: 1 needs") from None
-            if not math.isfinite(numbers[-1]):
-                raise DataError(f"{where}, row {row}: the label is {value}; take the row out or mend it")
-        return numbers
+    def _find_class(self, value: Any) -> int:
+        if value in self.numbers:
+            return self.numbers[value]
+        alike = [name for name in self.numbers if _fold(name) == _fold(value)]
+        known = (
+            f"it differs from {alike[0]!r} in case or spaces"
+            if alike
+            else f"the classes are {shorten_list(self.numbers)}"
+        )
+        raise RowError(f"the label {value!r} is of no class; {known}")
 
-    def _classes(self, values: Sequence[Any], where: str) -> list[int]:
-        unknown = {value: row for row, value in reversed(list(enumerate(values))) if value not in self.numbers}
-        if unknown:
-            first = ", ".join(
-                f"{value!r} (row {row})" for value, row in sorted(unknown.items(), key=lambda i: i[1])[:5]
-            )
-            known = ", ".join(str(value) for value in self.numbers)
-            raise DataError(f"{where}: {len(unknown)} label(s) out of range: {first}; the classes are {known}")
-        return [self.numbers[value] for value in values]
+
+def type_labels(columns: Iterable[Sequence[Any]]) -> Callable[[Any], Any]:
+    """Find what the labels of files without types are: numbers where all of them are written so, else texts.
+
+    Args:
+        columns: The labels of every split.
+
+    Returns:
+        What makes a label of a text; None of an empty one.
+    """
+    written = [value for column in columns for value in column if value not in (None, "")]
+    kind = next((kind for kind, form in _NUMBERS.items() if all(map(form.fullmatch, written))), str)
+    return lambda value: kind(value) if value not in (None, "") else None
 
 
 def build_label_coder(
-    spec: ClassificationSet, labelled: Dataset, reorder: Callable[[tuple[str, ...]], tuple[str, ...]]
+    spec: ClassificationSet,
+    places: Mapping[Any, str],
+    named: Sequence[str] | None = None,
+    reorder: Reorder = lambda names: tuple(names),
 ) -> LabelCoder:
-    """Work out the classes from the set's description, else from its labelled rows.
+    """Work out the classes from the set's description, else from its labels.
 
     Args:
         spec: The set.
-        labelled: Rows whose labels show the classes: the training split where there is one.
+        places: Every label that there is, with the place of its first row.
+        named: Names that the rows' own type has for numbers.
         reorder: Gives the names in the order that an already fine-tuned checkpoint uses.
 
     Raises:
@@ -82,33 +96,51 @@ def build_label_coder(
     """
     if spec.num_labels == 1:
         return LabelCoder((), {})
-    values = labelled[spec.label_column][:]
-    own = _class_names(spec, labelled, values)
+    own = _class_names(spec, places, named)
+    if twice := [name for name, count in Counter(own.values()).items() if count > 1]:
+        both = " and ".join(f"{value!r} ({places[value]})" for value, name in own.items() if name == twice[0])
+        raise DataError(f"column {spec.label_column} holds {both}: write the class in one way")
+    where = {name: places.get(value, spec.path) for value, name in own.items()}
     if spec.num_labels is not None and len(own) != spec.num_labels:
-        found = ", ".join(map(str, own))
+        found = shorten_list(f"{name} ({place})" for name, place in where.items())
         raise DataError(
             f"dataset.num_labels is {spec.num_labels}, but column {spec.label_column} has {len(own)}: {found} "
             "(dataset.label_names names all classes)"
         )
     if len(own) < 2:
-        raise DataError(f"column {spec.label_column} holds one class only: {', '.join(own.values()) or 'none'}")
-    names = tuple(str(name) for name in own.values())
-    order = reorder(names)
-    numbers = {value: order.index(str(name)) for value, name in own.items()}
-    return LabelCoder(order, numbers)
+        raise DataError(
+            f"{spec.path}: column {spec.label_column} holds one class only: {', '.join(own.values()) or 'none'}"
+        )
+    order = reorder(where)
+    return LabelCoder(order, {value: order.index(name) for value, name in own.items()})
 
 
-def _class_names(spec: ClassificationSet, labelled: Dataset, values: list[Any]) -> dict[Any, str]:
+def point_out_alike(column: str, places: Mapping[Any, str]) -> None:
+    """Warn of labels that differ in case or spaces alone: each is a class of its own."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for value, place in places.items():
+        if isinstance(value, str):
+            alike[_fold(value)].append(f"{value!r} ({place})")
+    for found in alike.values():
+        if len(found) > 1:
+            logger.warning("column %s: %s differ in case or spaces alone, and are classes of their own; if they are "
+                           "one class, write it in one way", column, " and ".join(found))  # fmt: skip
+
+
+def _class_names(spec: ClassificationSet, places: Mapping[Any, str], named: Sequence[str] | None) -> dict[Any, str]:
     """Map each value of the column to its class's name, in index order."""
-    present = {value for value in values if value not in (None, UNLABELLED) and not _is_nan(value)}
+    present = [value for value in places if value not in (None, "", UNLABELLED) and not _is_nan(value)]
     is_text = any(isinstance(value, str) for value in present)
-    named = spec.label_names or getattr(labelled.features[spec.label_column], "names", None)
+    named = spec.label_names or named
     if named:
         return {name: name for name in named} if is_text else dict(enumerate(named))
     if is_text or any(isinstance(value, bool) for value in present):
         return {value: str(value) for value in sorted(present, key=str)}
-    if any(isinstance(value, float) and not value.is_integer() for value in present):
-        raise DataError(f"column {spec.label_column} holds fractions; for regression set dataset.num_labels: 1")
+    if fraction := next((value for value in present if isinstance(value, float) and not value.is_integer()), None):
+        raise DataError(
+            f"{places[fraction]}: column {spec.label_column} holds a fraction, {fraction}; for regression set "
+            "dataset.num_labels: 1"
+        )
     ordered = sorted(present)
     count = spec.num_labels or (int(ordered[-1]) + 1 if ordered and ordered[0] == 0 else 0)
     if ordered and ordered[0] >= 0 and ordered[-1] < count:
@@ -116,6 +148,20 @@ def _class_names(spec: ClassificationSet, labelled: Dataset, values: list[Any]) 
     if ordered:
         logger.info("labels start at %s: each value is taken as a class of that name", ordered[0])
     return {value: str(value) for value in ordered}
+
+
+def _read_number(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise RowError(f"the label {value!r} is not a number, as num_labels: 1 needs") from None
+    if not math.isfinite(number):
+        raise RowError(f"the label is {value}; take the row out or mend it")
+    return number
+
+
+def _fold(value: Any) -> str:
+    return " ".join(str(value).split()).casefold()
 
 
 def _is_nan(value: Any) -> bool:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from utils.data.archives import unpack_rows
-from utils.data.dataset import is_local
-from utils.data.json_rows import open_json
+from utils.data.dataset import is_local, is_row_file
 from utils.data.longbench_subsets import E_SUFFIX, find_subset
-from utils.data.rows import DatasetTable, RawRow, Rows, Table, cut_rows, join_tables, name_split
-from utils.data.sources import Source, download_file, load_file, load_split, resolved_commit
+from utils.data.rows import DatasetTable, RawRow, Rows, Table, cut_rows, join_tables, name_split, open_table
+from utils.data.sources import Source, download_file, load_split, resolved_commit
 from utils.data.texts import RowError
 from utils.errors import DataError
 
@@ -56,7 +55,7 @@ def open_longbench(source: Source, subsets: Sequence[str], split: str) -> Rows |
     """
     name = name_split(source.path, split)
     path = Path(source.path).expanduser()
-    if name != "test" and not (name == "train" and path.is_file()):
+    if name != "test" and not (name == "train" and is_row_file(source.path)):
         return None
     if not is_local(source.path):
         rows = _open_from_hub(source, subsets)
@@ -95,7 +94,7 @@ def _open_folder(folder: Path, subsets: Sequence[str], shown: Path | None = None
         if not files:
             raise DataError(f"{shown or folder}: no rows of {subset} ({subset}.jsonl); name those that are there under "
                             "dataset.subsets")  # fmt: skip
-        tables += [SubsetTable(_open_table(file), find_subset(subset).name) for file in files]
+        tables += [SubsetTable(open_table(file), find_subset(subset).name) for file in files]
     return join_tables(tables)
 
 
@@ -109,15 +108,11 @@ def _find_files(folder: Path, subset: str) -> list[Path]:
     return []
 
 
-def _open_table(file: Path) -> Table:
-    return open_json(file) if file.suffix in (".jsonl", ".json") else DatasetTable(load_file(file), str(file))
-
-
 def _open_file(path: Path, subsets: Sequence[str]) -> Rows:
     """Open one file: of the subset that it is named for, or of rows that name theirs."""
     if path.suffix not in (".jsonl", ".json", ".parquet"):
         raise DataError(f"{path}: neither a zip nor a .jsonl or .parquet file of LongBench's rows")
-    table = _open_table(path)
+    table = open_table(path)
     found = [_name_subset(path, table, index) for index in range(len(table))]
     tables: list[Table] = []
     for subset in subsets:

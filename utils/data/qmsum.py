@@ -10,10 +10,9 @@ Source: Zhong et al. 2021, arXiv:2104.05938.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
-from utils.data.dataset import Example, InstructionSection, InstructionSet, Row, is_local
+from utils.data.dataset import Example, InstructionSection, InstructionSet, Row, is_local, is_row_file
 from utils.data.longbench import read_longbench_prompt, read_longbench_row
 from utils.data.longbench_prompts import load_prompts, parse_prompt
 from utils.data.longbench_rows import MIRROR, open_longbench
@@ -82,7 +81,7 @@ def _open_split(source: Source, split: str) -> Rows | None:
     if not is_local(source.path) or not _holds_meetings(source):
         return open_longbench(source, [_NAME], split)
     name = name_split(source.path, split)
-    rows = open_rows(source, "train" if name == "test" and Path(source.path).expanduser().is_file() else name)
+    rows = open_rows(source, "train" if name == "test" and is_row_file(source.path) else name)
     return rows and cut_rows(join_tables([_Meetings.of(table) for table in rows.tables]), split)
 
 

@@ -13,7 +13,7 @@ from utils.data.conversations import first_request
 from utils.data.dataset import Example, InstructionSet, Row
 from utils.data.formats import find_preference
 from utils.data.rows import Rows
-from utils.data.texts import RowError
+from utils.data.texts import RowError, shorten_list
 from utils.errors import DataError
 
 _NUM_SHOWN = 5
@@ -138,14 +138,16 @@ def _require_columns(name: str, rows: Rows, spec: InstructionSet) -> None:
     missing = [column for column in spec.columns if column not in there]
     if there and missing:
         raise DataError(
-            f"{spec.path}, split {name}: no column {', '.join(missing)}; there are: {', '.join(there)} "
+            f"{spec.path}, split {name}: no column {', '.join(missing)}; there are: {shorten_list(there)} "
             "(dataset.prompt_template, answer_column and messages_column choose)"
         )
     if not {"chosen", "rejected"} & set(spec.columns) and (problem := find_preference(there)) is not None:
         raise DataError(f"{spec.path}, split {name}: {problem}")
 
 
-def stop_at_bad_rows(bad: BadRows, name: str, num_rows: int, on_bad_row: Literal["stop", "drop"]) -> None:
+def stop_at_bad_rows(
+    bad: BadRows, name: str, num_rows: int, on_bad_row: Literal["stop", "drop"], *, can_drop: bool = True
+) -> None:
     """Stop when rows are bad and that is not allowed, or when no row is good.
 
     Raises:
@@ -153,7 +155,8 @@ def stop_at_bad_rows(bad: BadRows, name: str, num_rows: int, on_bad_row: Literal
     """
     if bad.count and (on_bad_row == "stop" or bad.count == num_rows):
         more = "".join(f"\n  {each}" for each in bad.shown[1:])
-        hint = "" if bad.count == num_rows else "; mend them, or set dataset.on_bad_row: drop to leave them out"
+        hint = "; mend them, or set dataset.on_bad_row: drop to leave them out"
+        hint = hint if can_drop and bad.count < num_rows else ""
         raise DataError(f"{bad.shown[0]}\n{bad.count} of {num_rows} rows of {name} cannot be used{hint}{more}")
 
 

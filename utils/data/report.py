@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from utils.data.unwritable import show_characters
+
 logger = logging.getLogger(__name__)
 
 _NUM_UNREAD = 20
@@ -94,11 +96,10 @@ class InstructionReport:
             speak = logger.warning if self._is_loss() else logger.info
             speak("data %s: %s", self.name, "; ".join(changes))
         if self.unwritable:
-            shown = " ".join(list(self.unwritable)[:20]) + (" ..." if len(self.unwritable) > 20 else "")
             logger.warning(
                 "data %s: the tokenizer cannot write these characters, so that the model can neither read nor learn "
-                "them: %s (the first in %d rows)",
-                self.name, shown, next(iter(self.unwritable.values())),
+                "them: %s",
+                self.name, show_characters(self.unwritable),
             )  # fmt: skip
         for example in self.bad_examples:
             logger.warning("data %s: left out %s", self.name, example)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from utils.data.json_rows import open_json
-from utils.data.sources import Source, find_files, load_file, load_split, resolved_commit
+from utils.data.row_files import AS_NAMED, FILE_KINDS, FileFormat, FileTable
+from utils.data.sources import Source, find_files, load_parquet, load_split, resolved_commit
+from utils.data.spooling import is_stream, spool
 from utils.data.texts import RowError, cut_range, parse_split
 from utils.errors import DataError
 
@@ -60,6 +62,11 @@ class DatasetTable:
         """Name a row."""
         return f"{self._label}, row {index}"
 
+    def class_names(self, column: str) -> tuple[str, ...] | None:
+        """Give the names that the rows' own type has for the numbers of a column."""
+        names = getattr(self._dataset.features.get(column), "names", None)
+        return tuple(names) if names else None
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -91,6 +98,16 @@ class Rows:
         table, inner = self._find(index)
         return table.place(inner)
 
+    @property
+    def is_typed(self) -> bool:
+        """Tell whether values have types; else all of them are texts."""
+        return not any(isinstance(table, FileTable) and not table.is_typed for table in self.tables)
+
+    def class_names(self, column: str) -> tuple[str, ...] | None:
+        """Give the names that the rows' own type has for the numbers of a column; None: it has none."""
+        table = self.tables[0]
+        return table.class_names(column) if isinstance(table, DatasetTable) else None
+
     def column_names(self) -> tuple[str, ...]:
         """Give the columns of the first rows that can be read."""
         names: dict[str, None] = {}
@@ -117,15 +134,34 @@ def open_rows(source: Source, split: str) -> Rows | None:
         DataError: The source cannot be had or read, or the cut leaves no row.
     """
     name = name_split(source.path, split)
-    files = find_files(source, name)
-    if files and all(file.suffix in (".jsonl", ".json") for file in files):
-        tables: tuple[Table, ...] = tuple(open_json(file) for file in files)
-        return cut_rows(join_tables(tables), split)
+    if files := find_files(source, name):
+        return cut_rows(join_tables([open_table(file, source.form) for file in files]), split)
     dataset = load_split(source, name)
     if dataset is None:
         return None
-    label = str(files[0]) if len(files) == 1 else f"{source.path} {name}"
-    return cut_rows(join_tables((DatasetTable(dataset, label),), resolved_commit(dataset)), split)
+    table = DatasetTable(dataset, f"{source.path} {name}")
+    return cut_rows(join_tables((table,), resolved_commit(dataset)), split)
+
+
+def open_table(file: Path, form: FileFormat = AS_NAMED) -> Table:
+    """Open the rows of one file, or of a pipe, which is read once.
+
+    Args:
+        file: Its suffix tells its kind; of a pipe without one, the rows do.
+        form: How it is read; a kind that it states wins over the suffix.
+
+    Raises:
+        DataError: It is of an unknown kind, or cannot be read.
+    """
+    kind = form.kind or file.suffix.lower()
+    if kind not in FILE_KINDS and not (kind == "" and is_stream(file)):
+        raise DataError(f"{file}: unknown kind of file; use one of {', '.join(FILE_KINDS)}")
+    if kind == ".parquet":
+        return DatasetTable(load_parquet(spool(file), str(file)), str(file))
+    table = FileTable(spool(file), replace(form, kind=kind), str(file))
+    if not kind and table.kind == ".txt":
+        raise DataError(f"{file}: a pipe without a suffix holds JSON; give it a name that ends in .csv, .tsv or .txt")
+    return table
 
 
 def name_split(path: str, split: str) -> str:
@@ -167,14 +203,13 @@ def cut_rows(rows: Rows, split: str) -> Rows:
     return replace(rows, indices=rows.indices[kept.start : kept.stop])
 
 
-def open_file(path: str, text_columns: tuple[str, ...]) -> Rows:
+def open_file(path: str, form: FileFormat = AS_NAMED) -> Rows:
     """Open the rows of one file.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: It is not there, or cannot be read.
     """
-    rows = open_rows(Source(path, text_columns=text_columns), "train")
-    if rows is None:  # a hub id or a folder
-        load_file(path)
-        raise DataError(f"{path}: not a file of rows")
-    return rows
+    file = Path(path).expanduser()
+    if not file.exists() or file.is_dir():
+        raise DataError(f"{path}: no such file; paths start at the working directory")
+    return join_tables([open_table(file, form)])

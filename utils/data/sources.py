@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.data.dataset import FILE_KINDS, is_local
+from utils.data.dataset import is_local
 from utils.data.fetching import keep_undecoded, refuse_addresses
+from utils.data.row_files import AS_NAMED, FILE_KINDS, FileFormat
 from utils.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,41 +30,37 @@ class Source:
     """Configuration, or a folder within the folder."""
     revision: str | None = None
     """Revision of a hub dataset."""
-    text_columns: tuple[str, ...] = ()
-    """Columns whose values are taken as written, not as numbers, where the file has no types (csv, tsv)."""
+    form: FileFormat = AS_NAMED
+    """How local files are read."""
 
 
 def load_split(source: Source, split: str) -> Dataset | None:
-    """Load one split; None when the source has no such split.
-
-    A single file is its own `train` split.
+    """Load a split of the hub, or of a folder in the datasets library's own layout; None when there is none such.
 
     Raises:
         DataError: The source cannot be had or read.
     """
-    if not is_local(source.path):
-        return _load_from_hub(source, split)
     path = Path(source.path).expanduser()
-    files = find_files(source, split)
-    if files:
-        return _load_files(files, source.text_columns)
-    if path.is_file() or _holds_plain_splits(path, source.subset):
+    if is_local(source.path) and (not path.is_dir() or _holds_plain_splits(path, source.subset)):
         return None
     refuse_addresses(path)
     with _explain(source):
-        return _load_dataset(str(path), source, split)
+        return _load_dataset(str(path) if is_local(source.path) else source.path, source, split)
 
 
-def load_file(path: str | Path, text_columns: tuple[str, ...] = ()) -> Dataset:
-    """Load one file of rows, the values of text columns as they are written.
+def load_parquet(file: Path, name: str) -> Dataset:
+    """Load one parquet file.
 
     Raises:
-        DataError: The file is missing, of an unknown kind, or cannot be read; the line is named.
+        DataError: It cannot be read, or holds no rows.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise DataError(f"{path}: no such file; paths start at the working directory")
-    return _load_files([file], text_columns)
+    datasets = _import_datasets()
+    try:
+        return keep_undecoded(datasets.load_dataset("parquet", data_files=[str(file)], split="train"))
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        if "corresponds to no data" in str(error):
+            raise DataError(f"{name}: the file holds no rows") from error
+        raise DataError(f"{name}: cannot be read as parquet: {_root(error)}") from error
 
 
 def download_file(source: Source, name: str) -> Path:
@@ -90,7 +86,7 @@ def find_files(source: Source, split: str) -> list[Path]:
     path = Path(source.path).expanduser()
     if not path.exists():
         raise DataError(f"{source.path}: no such file or folder; paths start at the working directory")
-    if path.is_file():
+    if not path.is_dir():
         return [path] if split == "train" else []
     return _split_files(path, source.subset, split)
 
@@ -108,7 +104,8 @@ def _split_files(folder: Path, subset: str | None, split: str) -> list[Path]:
     home = folder / subset if subset and (folder / subset).is_dir() else folder
     for name in _SPLIT_NAMES.get(split, (split,)):
         pattern = re.compile(rf"{re.escape(name)}(-\d{{5}}-of-\d{{5}}.*)?$")
-        files = [file for file in sorted(home.iterdir()) if file.suffix in FILE_KINDS and pattern.match(file.stem)]
+        there = [file for file in sorted(home.iterdir()) if file.suffix.lower() in FILE_KINDS]
+        files = [file for file in there if pattern.match(file.stem)]
         if files:
             return [file for file in files if file.suffix == files[0].suffix]
     return []
@@ -116,55 +113,6 @@ def _split_files(folder: Path, subset: str | None, split: str) -> list[Path]:
 
 def _holds_plain_splits(folder: Path, subset: str | None) -> bool:
     return any(_split_files(folder, subset, split) for split in ("train", "validation", "test", "validation_matched"))
-
-
-def _load_files(files: list[Path], text_columns: tuple[str, ...]) -> Dataset:
-    datasets = _import_datasets()
-    kind = FILE_KINDS.get(files[0].suffix)
-    if kind is None:
-        raise DataError(f"{files[0]}: unknown kind of file; use one of {', '.join(FILE_KINDS)}")
-    if not any(file.stat().st_size for file in files):
-        raise DataError(f"{files[0]}: the file is empty")
-    options = _table_options(files[0], text_columns) if kind == "csv" else {}
-    try:
-        rows = datasets.load_dataset(kind, data_files=[str(file) for file in files], split="train", **options)
-    except (datasets.exceptions.DatasetGenerationError, UnicodeDecodeError, ValueError) as error:
-        if "corresponds to no data" in str(error):
-            raise DataError(f"{files[0]}: the file holds no rows") from error
-        raise DataError(_first_bad_line(files) or f"{files[0]}: cannot be read as {kind}: {_root(error)}") from error
-    if "__index_level_0__" in rows.column_names:  # pandas has moved every value one column to the left
-        raise DataError(f"{files[0]}: the rows have more fields than the header; put texts with separators in quotes")
-    return keep_undecoded(rows)
-
-
-def _table_options(file: Path, text_columns: tuple[str, ...]) -> dict[str, Any]:
-    """Read texts and classes as they are written: `007`, `null` and `NA` are no numbers and not missing."""
-    return {
-        "sep": "\t" if file.suffix == ".tsv" else ",",
-        "converters": dict.fromkeys(text_columns, str),
-        "keep_default_na": False,
-        "na_values": [""],
-    }
-
-
-def _first_bad_line(files: list[Path]) -> str | None:
-    """Find the line that is not JSON, or not UTF-8; the libraries name the file at best."""
-    for file in files:
-        for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-            try:
-                text = line.decode("utf-8-sig")
-                if file.suffix == ".jsonl" and text.strip() and not isinstance(json.loads(text), dict):
-                    return f"{file}:{number}: a line must be one JSON object"
-            except UnicodeDecodeError:
-                return f"{file}:{number}: not UTF-8 text; save the file as UTF-8"
-            except json.JSONDecodeError as error:
-                return f"{file}:{number}: not JSON ({error.msg} at column {error.colno})"
-    return None
-
-
-def _load_from_hub(source: Source, split: str) -> Dataset | None:
-    with _explain(source):
-        return _load_dataset(source.path, source, split)
 
 
 def _load_dataset(path: str, source: Source, split: str) -> Dataset | None:

@@ -66,7 +66,7 @@ def open_split(spec: InstructionSet, split: str) -> Rows | None:
     """Open a split of the set; None when there is none of this name."""
     if spec.open_split is not None:
         return spec.open_split(split)
-    return open_rows(Source(spec.path, spec.subset, spec.revision, spec.columns), split)
+    return open_rows(Source(spec.path, spec.subset, spec.revision, spec.form), split)
 
 
 def draw_rows(positions: Sequence[int], limit: int | None, seed: int) -> list[int]:
@@ -86,7 +86,7 @@ def count_shared(splits: Splits, train_positions: Sequence[int]) -> int:
 
 def _open_validation(spec: InstructionSet, section: InstructionSection) -> Rows | None:
     if spec.validation_path is not None:
-        return open_file(spec.validation_path, spec.columns)
+        return open_file(spec.validation_path, spec.form)
     if spec.validation_split is None:
         return None
     rows = open_split(spec, spec.validation_split)

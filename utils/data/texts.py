@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,7 @@ def read_text(row: Mapping[str, Any], column: str) -> str:
         RowError: There is no such column, or its value is no text.
     """
     if column not in row:
-        raise RowError(f"no column {column}; there are: {', '.join(row) or 'none'}")
+        raise RowError(f"no column {column}; there are: {shorten_list(row)}")
     value = row[column]
     if not isinstance(value, str):
         raise RowError(f"column {column} holds {describe_kind(value)} instead of a text")
@@ -79,6 +79,13 @@ def read_text(row: Mapping[str, Any], column: str) -> str:
 def describe_kind(value: Any) -> str:
     """Name the kind of a value that should have been a text."""
     return _KINDS.get(type(value), f"a {type(value).__name__}")
+
+
+def shorten_list(names: Iterable[object], most: int = 20) -> str:
+    """Write names one behind the other, the first of very many."""
+    shown = list(map(str, names))
+    rest = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + rest if shown else "none"
 
 
 def join_answer(prompt: str, answer: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from utils.cache_folder import cache_folder
@@ -18,7 +18,7 @@ VERSION = "2"
 """Counts changes of this module's output; part of the cache's fingerprint."""
 
 
-def fingerprint_rows(dataset: Dataset, columns: tuple[str, ...]) -> str:
+def fingerprint_rows(dataset: Dataset | Mapping[str, Sequence[Any]], columns: tuple[str, ...]) -> str:
     """Hash the values of some columns, in row order."""
     digest = hashlib.sha256()
     for column in columns:

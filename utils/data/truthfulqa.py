@@ -23,7 +23,6 @@ PROMPT = "Q: {question}\nA:"
 RELEASES = {817: "first release", 790: "January 2025"}
 """By number of questions."""
 _FILE = "TruthfulQA.csv"
-_COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
 
 
 class Config(InstructionSection):
@@ -42,7 +41,7 @@ class Config(InstructionSection):
 def describe_instructions(config: Config) -> InstructionSet:
     """Answer the four questions; there are only validation rows, so training on them takes a file of one's own."""
     template = PromptTemplate.parse(config.prompt_template or PROMPT)
-    source = Source(config.path or HUB_ID, config.subset or "generation", config.revision, _COLUMNS)
+    source = Source(config.path or HUB_ID, config.subset or "generation", config.revision)
 
     def ask(question: str) -> Example:
         return Example(template.render({"question": question}), question=question)
@@ -82,10 +81,10 @@ def _open_split(source: Source, split: str) -> Rows | None:
     path = Path(source.path).expanduser()
     if is_local(source.path) and (path / _FILE).is_file():
         path = path / _FILE
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         return open_rows(source, split)
     name = name_split(source.path, split)
-    return open_rows(Source(str(path), text_columns=source.text_columns), split.replace(name, "train", 1))
+    return open_rows(Source(str(path)), split.replace(name, "train", 1))
 
 
 def _read(row: Row, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +14,9 @@ MAX_ROWS = 2000
 """Rows that are looked at: enough to meet every common character."""
 
 
-def count_unwritable(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+def count_unwritable(
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, to_read: bool = False
+) -> dict[str, int]:
     """Count, for every character that is lost between encoding and decoding, the texts that hold it.
 
     A tokenizer made for children's stories may know no `#` and no `+`; it leaves them out, or puts an unknown token
@@ -23,6 +25,8 @@ def count_unwritable(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
     Args:
         texts: One text for each row.
         tokenizer: The base model's.
+        to_read: The model reads the texts and writes none: what the tokenizer itself makes of a character, such as
+            its small letter, is as good.
 
     Returns:
         Texts by character, the most frequent first; empty where nothing is lost.
@@ -37,9 +41,26 @@ def count_unwritable(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
     lost = {
         character: count
         for character, count in held.items()
-        if not (_comes_back(character, character, tokenizer) or _comes_back(character, first[character], tokenizer))
+        if not any(
+            _comes_back(form, text, tokenizer)
+            for form in (character, *(_normalize(character, tokenizer) if to_read else ()))
+            for text in (character, first[character])
+        )
     }
     return dict(sorted(lost.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def show_characters(counts: Mapping[str, int], most: int = 20) -> str:
+    """Write the first of some characters, with the number of rows that hold the most frequent one."""
+    shown = " ".join(list(counts)[:most]) + (" ..." if len(counts) > most else "")
+    return f"{shown} (the first in {next(iter(counts.values()))} rows)"
+
+
+def _normalize(character: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Give what the tokenizer reads in place of a character, if anything."""
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    form = normalizer.normalize_str(character).strip() if normalizer is not None else ""
+    return (form,) if form else ()
 
 
 def _comes_back(character: str, text: str, tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -64,7 +64,11 @@ def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase, window: int | None 
     encoder = ExampleEncoder.build(tokenizer, section, sft.max_length, not sft.completion_only_loss)
     evaluation = config.evaluation
     if job.sections is not None:
-        evaluation = evaluation.model_copy(update={"sets": list(job.sections)})
+        limits = [each.max_samples or job.max_eval_samples for each in job.sections]
+        limited = [
+            each.model_copy(update={"max_samples": most}) for each, most in zip(job.sections, limits, strict=True)
+        ]
+        evaluation = evaluation.model_copy(update={"sets": limited})
     own = open_dataset(section.name).describe_instructions(section)
     answers = Answers(config.generation, window)
     sets = load_evaluation_sets(evaluation, own, section, encoder, config.seed, answers)

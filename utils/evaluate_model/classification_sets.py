@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from utils.data.classification_set import ClassificationSet
-from utils.data.dataset import ClassificationSection, is_local, open_dataset
+from utils.data.dataset import ClassificationSection, is_row_file, open_dataset
+from utils.data.texts import shorten_list
 from utils.errors import DataError, UserError
 from utils.evaluate_model.requests import find_room
 from utils.rooms import room_name
 
 if TYPE_CHECKING:
     from utils.data.classification import ClassificationData
+    from utils.data.labels import Reorder
     from utils.evaluate_model.subjects import Job
     from utils.evaluation.section import SetSection
-
-    Reorder = Callable[[tuple[str, ...]], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -70,12 +69,15 @@ def keep_order_of(trained: tuple[str, ...], label: str) -> Reorder:
     Rows may lack some of the classes; their spelling may differ in case.
     """
 
-    def reorder(names: tuple[str, ...]) -> tuple[str, ...]:
+    def reorder(names: Mapping[str, str]) -> tuple[str, ...]:
         spelling = {name.lower(): name for name in names}
-        if strange := [spelling[name] for name in spelling if name not in map(str.lower, trained)]:
-            raise DataError(
-                f"{label}: the run never learned the classes {', '.join(strange)}; it knows {', '.join(trained)}"
-            )
+        if twice := [name for name in names if spelling[name.lower()] != name]:
+            ways = shorten_list(f"{name} ({names[name]})" for name in (twice[0], spelling[twice[0].lower()]))
+            raise DataError(f"{label}: one class is written in two ways, {ways}; write it in one")
+        strange = [spelling[name] for name in spelling if name not in map(str.lower, trained)]
+        if strange:
+            where = shorten_list(f"{name} ({names[name]})" for name in strange)
+            raise DataError(f"{label}: the run never learned the classes {where}; it knows {shorten_list(trained)}")
         return tuple(spelling.get(name.lower(), name) for name in trained)
 
     return reorder
@@ -102,17 +104,19 @@ def _choose_section(request: SetSection, job: Job) -> tuple[ClassificationSectio
     known = find_room(request.name)
     room = known or room_name(own.name)
     path = request.path or (request.name if known is None else None)
-    if path == own.path:
+    if path == own.path and not is_row_file(path or ""):
         path = None
     given: dict[str, Any] = {key: value for key, value in (("path", path), ("subset", request.subset)) if value}
+    limit = request.max_samples or job.max_eval_samples
     if room == room_name(own.name):
-        section = own.model_copy(update=given)
-        return section, section.path == own.path and section.subset == own.subset
+        is_own = path is None and request.subset in (None, own.subset)
+        limit = limit or (own.max_eval_samples if is_own else None)
+        return own.model_copy(update={**given, "max_eval_samples": limit}), is_own
     kind = open_dataset(room).Config
     if not issubclass(kind, ClassificationSection):
         raise UserError(f"--set {request.name}: is for task_type: {' or '.join(kind.TASK_TYPES)}, this is a classifier")
     try:
-        return kind(name=room, max_length=own.max_length, max_eval_samples=own.max_eval_samples, **given), False
+        return kind(name=room, max_length=own.max_length, max_eval_samples=limit, **given), False
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -138,7 +142,7 @@ def _choose_split(spec: ClassificationSet, split: str | None, section: Classific
 
 def _without_training_rows(spec: ClassificationSet, split: str | None) -> ClassificationSet:
     """Read only what is scored; a single file is its own `train` split."""
-    if is_local(spec.path) and Path(spec.path).expanduser().is_file():
+    if is_row_file(spec.path):
         spec = replace(spec, eval_splits={"": split or "train"})
     num_labels = spec.num_labels if spec.num_labels == 1 or spec.label_names else None  # rows may lack classes
     return replace(spec, train_split=None, validation_path=None, validation_size=None, num_labels=num_labels)

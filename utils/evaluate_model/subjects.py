@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from utils.config.overrides import read_overrides
+from utils.data.dataset import is_row_file
 from utils.errors import ModelError, UserError
 from utils.evaluate_model.overrides import (
     build_model_config,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from utils.modeling.labels import HeadSpec
 
+_LIMIT = ("dataset", "max_eval_samples")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -41,6 +44,8 @@ class Job:
     config: RunConfig
     sections: tuple[SetSection, ...] | None
     """None: the sets of the configuration."""
+    max_eval_samples: int | None = None
+    """Rows of each set, where the command line says so: a file that is named is else scored whole."""
 
 
 class Subject(Protocol):
@@ -97,14 +102,17 @@ def open_run(
     """
     consent = consent.with_words(read_overrides(overrides))
     trained = read_run_folder(name, consent)
-    require_local_rows(check_overrides(overrides, trained.config.task_type, of_run=True))
+    checked = check_overrides(overrides, trained.config.task_type, of_run=True)
+    require_local_rows(checked)
     config = load_run_config(trained.config.source, overrides, files=False)
     base = require_base(trained, config.model, "the command line").config.model
     update = {"name_or_path": base.name_or_path, "revision": base.revision}
     config = replace(config, model=consent.apply(config.model, name).model_copy(update=update))
     known = config.evaluation.set_sections if config.evaluation is not None else None
     own = OwnSets(config.dataset.name, {each.shown_label: each for each in known or ()}, config.task_type)
-    job = Job(config, read_requests(words, own) if words else None)
+    if not words and known is None and is_row_file(path := str(checked.get(("dataset", "path")) or "")):
+        words = (path,)
+    job = Job(config, read_requests(words, own) if words else None, checked.get(_LIMIT))
     return TrainedRun(name, replace(trained, config=config), job, output_dir)
 
 
@@ -131,7 +139,8 @@ def open_model(
         raise UserError("dataset.path is for one set; with several give each its own: --set '{name: ..., path: ...}'")
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-") or "model"
     root = Path(output_dir or f"outputs/eval_{stem}").expanduser()
-    jobs = tuple(Job(build_model_config(name, each, checked, task_type, root), (each,)) for each in sections)
+    limit = checked.get(_LIMIT)
+    jobs = tuple(Job(build_model_config(name, each, checked, task_type, root), (each,), limit) for each in sections)
     return PlainModel(name, jobs, root)
 
 

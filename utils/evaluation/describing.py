@@ -6,13 +6,12 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from utils.config.problems import suggest
-from utils.data.dataset import InstructionSection, InstructionSet, is_local, open_dataset
+from utils.data.dataset import InstructionSection, InstructionSet, is_local, is_row_file, open_dataset
 from utils.errors import ConfigError
 from utils.evaluation.section import EvaluationSection, SetSection, label_of
 from utils.metrics.metric import load_metric
@@ -81,7 +80,7 @@ def _describe(
     moved = bool(given) or section.split is not None
     for label, each in _expand(room, section, config):
         described = own if is_own and not moved and each is config else open_dataset(room).describe_instructions(each)
-        split = section.split or ("train" if path and _is_file(path) and not described.open_split else None)
+        split = section.split or ("train" if path and is_row_file(path) and not described.open_split else None)
         metrics = tuple(load_metric(name).name for name in section.metrics) if section.metrics else described.metrics
         spec = dataclasses.replace(described, generation_split=split or described.generation_split, metrics=metrics)
         yield DescribedSet(
@@ -120,6 +119,8 @@ def _build_config(
     if own_section is not None and not given:
         return own_section
     base = {} if own_section is None else own_section.model_dump(exclude_unset=True)
+    if is_row_file(given.get("path") or ""):  # scored whole: only max_samples takes a part
+        base = {key: value for key, value in base.items() if key != "max_eval_samples"}
     if given.keys() & {"subset", "subsets"}:
         base = {key: value for key, value in base.items() if key not in ("subset", "subsets")}
     try:
@@ -140,7 +141,3 @@ def _expand(room: str, section: SetSection, config: InstructionSection) -> list[
     if section.label is None:
         return parts
     return [(section.label if len(parts) == 1 else f"{section.label}_{label}", each) for label, each in parts]
-
-
-def _is_file(path: str) -> bool:
-    return is_local(path) and Path(path).expanduser().is_file()

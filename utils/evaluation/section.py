@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from utils.config.problems import suggest
 from utils.config.section import Section
-from utils.data.dataset import FILE_KINDS
+from utils.data.row_files import FILE_KINDS
 from utils.metrics.metric import load_metric, metric_names
 from utils.rooms import has_room
 
@@ -138,7 +138,7 @@ def as_section(entry: Any) -> SetSection:
 def label_of(name: str) -> str:
     """Make a label, fit for a file name, of a room's name, a hub id or a path."""
     path = Path(name)
-    last = path.stem if path.suffix in FILE_KINDS else path.name
+    last = path.stem if path.suffix.lower() in FILE_KINDS else path.name
     return re.sub(r"[^A-Za-z0-9._-]+", "_", last).strip("._-") or "set"
 
 

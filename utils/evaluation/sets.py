@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from utils.data.dataset import Example, InstructionSection, InstructionSet
+from utils.data.unwritable import MAX_ROWS, count_unwritable, show_characters
 from utils.errors import DataError
 from utils.evaluation.describing import DescribedSet, describe_sets
 from utils.evaluation.identity import hash_json
@@ -18,6 +19,8 @@ from utils.metrics.metric import Metric, Reference, load_metric
 from utils.metrics.truthfulqa_scores import REFERENCE_KEYS, load_scorer
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from utils.data.encoding import ExampleEncoder
 
 _log = logging.getLogger(__name__)
@@ -168,6 +171,7 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
         )  # fmt: skip
     if spec.greedy and run.answers.generation.temperature and run.answers.window is None:  # else it was said before
         _log.warning("%s: its protocol is greedy; generation.temperature does not count here", label)
+    _tell_unwritable(label, asked, run.encoder.tokenizer)
     references, scorer = _settle_references(spec.metrics, [example.reference for example in examples], run)
     _check_references(label, spec.metrics, references)
     return EvaluationSet(
@@ -205,6 +209,14 @@ def _find_accepted(label: str, refused: dict[int, str], count: int) -> list[int]
     if refused:
         _log.warning("%s: %d rows cannot be asked and are left out: %s", label, len(refused), first)
     return [number for number in range(count) if number not in refused]
+
+
+def _tell_unwritable(label: str, asked: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warn of characters in prompts that the tokenizer does not know: the model is asked something else."""
+    texts = (each.prompt + "".join(turn["content"] for turn in each.messages) for each in asked[:MAX_ROWS])
+    if found := count_unwritable(texts, tokenizer, to_read=True):
+        shown = show_characters(found)
+        _log.warning("%s: the tokenizer does not know these characters of the prompts: %s", label, shown)
 
 
 def _find_limits(described: DescribedSet, run: _Run) -> PromptLimits:

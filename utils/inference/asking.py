@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from utils.data.classification_set import ClassificationSet
 from utils.data.conversations import open_chat, read_conversation
 from utils.data.dataset import Example, InstructionSet
-from utils.data.texts import RowError, describe_kind, read_text
+from utils.data.texts import RowError, describe_kind, read_text, shorten_list
 from utils.errors import DataError, UserError
 
 Row = dict[str, Any]
@@ -53,6 +53,8 @@ class TextAsker:
     """Asks a classifier: one or two texts."""
 
     columns: tuple[str, ...]
+    other_names: Mapping[str, str] = field(default_factory=dict)
+    """Names under which the set's own files have some of the columns."""
     keys = frozenset({"label", "value", "probabilities", "truncated"})
 
     @property
@@ -64,7 +66,10 @@ class TextAsker:
         """Give the texts of a row; numbers are texts as they are written."""
         if problem := self.find_missing(key for key, value in row.items() if value is not None):
             raise RowError(problem)
-        return tuple(_as_text(row, column) for column in self.columns)
+        texts = tuple(_as_text(row, name) for name in self._name_columns(row))
+        if all(map(_is_blank, texts)):
+            raise RowError("has no text")
+        return texts
 
     def lay_out(self, texts: Sequence[str]) -> list[Row]:
         """Make rows, one text per column."""
@@ -72,7 +77,14 @@ class TextAsker:
 
     def find_missing(self, columns: Iterable[str]) -> str | None:
         """Name the columns that are missing and those that are there."""
-        return _tell_missing(self.columns, list(columns))
+        there = list(columns)
+        return _tell_missing(self._name_columns(there), there)
+
+    def _name_columns(self, there: Iterable[str]) -> list[str]:
+        """Give the columns by the names that they have here."""
+        known = set(there)
+        others = {ours: name for name, ours in self.other_names.items() if name in known}
+        return [column if column in known else others.get(column, column) for column in self.columns]
 
 
 @dataclass(frozen=True)
@@ -106,7 +118,7 @@ class PromptAsker:
                 raise RowError(problem)
             row = {**row, **{own: row[there] for own, there in self.renamed}}
         if self.columns and all(column in row for column in self.columns):
-            return self._check(self.read_prompt(row))
+            return self._check(self.read_prompt(_require_text(row, self.columns)))
         if _MESSAGES in row:
             return self._check(open_chat(read_conversation(row, _MESSAGES)))
         for column in _REQUESTS if self.ask else ():
@@ -141,7 +153,7 @@ class PromptAsker:
         assert self.ask is not None, "checked before"
         if isinstance(row[column], list):
             return open_chat(read_conversation(row, column))
-        return self.ask(read_text(row, column))
+        return self.ask(read_text(_require_text(row, (column,)), column))
 
     @staticmethod
     def _check(example: Example) -> Example:
@@ -163,7 +175,7 @@ def build_text_asker(described: ClassificationSet | None, chosen: Sequence[str])
     own = described.text_columns if described is not None else tuple(chosen) or ("text",)
     if chosen and len(chosen) != len(own):
         raise UserError(f"--text_column: the run reads {len(own)} columns ({', '.join(own)}); name as many")
-    return TextAsker(tuple(chosen) or own)
+    return TextAsker(tuple(chosen) or own, described.form.renamed if described is not None and not chosen else {})
 
 
 def build_prompt_asker(described: InstructionSet | None, chosen: Sequence[str], there: Sequence[str]) -> PromptAsker:
@@ -218,7 +230,7 @@ def settle(spec: InstructionSet, there: Sequence[str]) -> InstructionSet:
     except DataError:
         if spec.settle_prompt is None:
             raise
-    return spec.settle_prompt(there)
+    return spec.settle_prompt(spec, there)
 
 
 def _plain(text: str) -> Example:
@@ -235,7 +247,17 @@ def _lay_out(columns: tuple[str, ...], texts: Sequence[str]) -> list[Row]:
 
 def _tell_missing(needed: Iterable[str], there: Sequence[str]) -> str | None:
     missing = [column for column in needed if column not in there]
-    return f"no column {', '.join(missing)}; there are: {', '.join(there) or 'none'}" if missing else None
+    return f"no column {', '.join(missing)}; there are: {shorten_list(there)}" if missing else None
+
+
+def _require_text(row: Row, columns: Iterable[str]) -> Row:
+    if all(_is_blank(row[column]) for column in columns):
+        raise RowError("has no text")
+    return row
+
+
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
 
 
 def _as_text(row: Row, column: str) -> str:

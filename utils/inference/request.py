@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from utils.data.row_files import FILE_KINDS
+from utils.data.spooling import is_stream
 from utils.errors import UserError
 from utils.modeling.consent import NO_CONSENT, Consent
 
-INPUT_KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
+INPUT_KINDS = FILE_KINDS
 OUTPUT_KINDS = (".jsonl", ".json", ".csv", ".tsv", ".xlsx", ".parquet")
 
 
@@ -46,6 +48,8 @@ class Request:
     """None with no texts: standard input."""
     input_format: str | None = None
     """Kind of the input as a suffix without dot; None: the file's own suffix."""
+    input_quoting: bool | None = None
+    """Whether quotes enclose the fields of a table; None: as the run's dataset.quoting has it."""
     output_file: str | None = None
     """None: standard output."""
     text_columns: tuple[str, ...] = ()
@@ -90,14 +94,16 @@ def check_input(name: str, stated: str | None = None) -> None:
     source = Path(name).expanduser()
     if os.path.isdir(source):
         raise UserError(f"--input_file {name}: is a folder; name a file in it")
-    if stated is None and source.suffix.lower() not in INPUT_KINDS:
+    if stated is None and source.suffix.lower() not in INPUT_KINDS and not (is_stream(source) and not source.suffix):
         known = ", ".join(INPUT_KINDS)
         raise UserError(f"--input_file {name}: unknown kind of file; use {known}, or say what it is by --input_format")
     if not os.path.exists(source):
         raise UserError(f"--input_file {name}: no such file")
+    if is_stream(source):  # what is read of a pipe is gone
+        return
     try:
         with source.open("rb") as file:
-            first = file.read(1) if source.is_file() else b"?"
+            first = file.read(1)
     except OSError as error:
         raise UserError(f"--input_file {name}: cannot be read: {error.strerror}") from None
     if not first:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from utils.data.texts import RowError, describe_kind
+from utils.data.row_files import FileFormat, RowReader
+from utils.data.spooling import explain_unreadable, spool
+from utils.data.texts import RowError
 from utils.errors import DataError
 
 Row = dict[str, Any]
 
 TABLE_KINDS = (".csv", ".tsv", ".parquet")
 """Kinds whose rows all have the same columns."""
-
-_HELD_BACK = "\udc00"  # stands for NUL while a table is read; decoding itself gives \udc80 to \udcff only
-_ODD = re.compile("[\udc00-\udcff]")
 
 
 @dataclass(frozen=True)
@@ -48,9 +44,11 @@ class Source:
     path: Path | None
     """None: standard input."""
     kind: str
-    """Suffix with dot; empty for standard input: jsonl where the first line is an object, else a text per line."""
+    """Suffix with dot; empty for standard input and pipes: JSON where the first line is, else a text per line."""
     text_column: str
     """The column that a line of plain text is."""
+    quoting: bool | None = None
+    """As in FileFormat."""
 
     @property
     def name(self) -> str:
@@ -64,17 +62,18 @@ class Source:
         return f"{self.name}, row {row.place['row']}"
 
 
-def open_source(name: str | None, stated: str | None, text_column: str) -> Source:
+def open_source(name: str | None, stated: str | None, text_column: str, quoting: bool | None = None) -> Source:
     """Describe the input.
 
     Args:
         name: A checked file; None: standard input.
         stated: Its kind, as a suffix without dot; None: told by the name.
         text_column: The column that a line of plain text is.
+        quoting: As in FileFormat.
     """
     path = None if name is None else Path(name).expanduser()
     kind = f".{stated}" if stated is not None else "" if path is None else path.suffix.lower()
-    return Source(path, kind, text_column)
+    return Source(path, kind, text_column, quoting)
 
 
 def read_rows(source: Source) -> Iterator[InputRow]:
@@ -93,100 +92,21 @@ _Read = tuple[dict[str, int], Row, str | None]
 def _open(source: Source) -> Iterator[_Read]:
     if source.kind == ".parquet":
         yield from _read_parquet(source)
-        return
-    if source.path is None:
-        yield from _read_text(sys.stdin.buffer, source)
-        return
-    with source.path.open("rb") as stream:
-        if source.kind == ".json" and _is_list(stream):
-            yield from _read_list(source)
-        else:
-            yield from _read_text(stream, source)
+    elif source.path is None:
+        yield from _read_stream(sys.stdin.buffer, source)
+    else:
+        with explain_unreadable(source.name), spool(source.path).open("rb") as stream:
+            yield from _read_stream(stream, source)
 
 
-def _read_text(stream: IO[bytes], source: Source) -> Iterator[_Read]:
-    lines = _without_mark(stream)
-    kind = source.kind
-    if not kind:
-        first = next(lines, None)
-        lines = lines if first is None else chain([first], lines)
-        kind = ".jsonl" if first is not None and first.lstrip().startswith(b"{") else ".txt"
-    if kind in (".csv", ".tsv"):
-        from utils.inference.separated import read_separated
-
-        decoded = (line.decode("utf-8", "surrogateescape").replace("\0", _HELD_BACK) for line in lines)
-        for number, row, error in read_separated(decoded, "\t" if kind == ".tsv" else ",", source.name):
-            yield {"line": number}, *_check_characters(row, error)
-        return
-    for number, line in enumerate(lines, start=1):
-        if kind == ".txt" or line.strip():
-            yield {"line": number}, *_read_line(line, kind, source.text_column)
-
-
-def _without_mark(stream: Iterable[bytes]) -> Iterator[bytes]:
-    """Take the byte order mark off the first line."""
-    for index, line in enumerate(stream):
-        yield line.removeprefix(b"\xef\xbb\xbf") if index == 0 else line
-
-
-def _read_line(line: bytes, kind: str, text_column: str) -> tuple[Row, str | None]:
-    try:
-        text = line.decode("utf-8").removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        return {}, f"not UTF-8 text (byte 0x{line[error.start]:02x} at {error.start + 1}); save the file as UTF-8"
-    if "\0" in text:
-        return {}, f"holds a NUL byte at {text.index(chr(0)) + 1}"
-    return ({text_column: text}, None) if kind == ".txt" else _parse_object(text)
-
-
-def _parse_object(text: str) -> tuple[Row, str | None]:
-    try:
-        row = json.loads(text, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        return {}, f"not JSON ({error.msg} at column {error.colno})"
-    except RecursionError:
-        return {}, "not a row: lists within lists without end"
-    except ValueError as error:  # NaN, or a number with thousands of digits
-        return {}, f"not JSON ({error})"
-    return _require_object(row)
-
-
-def _require_object(row: Any) -> tuple[Row, str | None]:
-    if isinstance(row, dict):
-        return row, None
-    return {}, f"{describe_kind(row)} where a row, one JSON object, was due"
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _check_characters(row: Row, error: str | None) -> tuple[Row, str | None]:
-    """Turn what could not be decoded in a table into an error."""
-    for column, value in row.items():
-        if isinstance(value, str) and _ODD.search(value):
-            what = "a NUL byte" if _HELD_BACK in value else "bytes that are not UTF-8 text; save the file as UTF-8"
-            return {}, error or f"column {column} holds {what}"
-    return row, error
-
-
-def _is_list(stream: IO[bytes]) -> bool:
-    """Tell a file that is one JSON value from JSON lines."""
-    head = stream.read(4096).decode("utf-8", errors="replace").lstrip("\ufeff").lstrip()
-    stream.seek(0)
-    return head.startswith("[") or head.splitlines()[:1] == ["{"]
-
-
-def _read_list(source: Source) -> Iterator[_Read]:
-    from utils.data.json_rows import JsonList
-
-    assert source.path is not None, "standard input is read line by line"
-    rows = JsonList(source.path)
-    for index in range(len(rows)):
+def _read_stream(stream: IO[bytes], source: Source) -> Iterator[_Read]:
+    form = FileFormat(source.kind, source.quoting, source.text_column)
+    reader = RowReader(stream, form, source.name)
+    for record in reader.records():
         try:
-            yield {"row": index}, rows.read(index), None
+            yield {"line": record.line}, reader.read(record), None
         except RowError as error:
-            yield {"row": index}, {}, str(error)
+            yield {"line": record.line}, {}, str(error)
 
 
 def _read_parquet(source: Source) -> Iterator[_Read]:
@@ -196,7 +116,7 @@ def _read_parquet(source: Source) -> Iterator[_Read]:
     if source.path is None:
         raise DataError("standard input cannot be parquet; name the file by --input_file")
     try:
-        file = ParquetFile(source.path)
+        file = ParquetFile(spool(source.path))
         batches = file.iter_batches(batch_size=256)
         rows = (row for batch in batches for row in batch.to_pylist())
         for index, row in enumerate(rows):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from utils.data.dataset import InstructionSection, open_dataset
+from utils.data.spooling import explain_unreadable, spool
 from utils.errors import DataError, LoraNsError, UserError
 from utils.generation.section import GenerationSection
 from utils.inference.asking import Asker, PromptAsker, build_prompt_asker, build_text_asker
@@ -52,14 +53,14 @@ def answer_request(request: Request) -> Answer:
     subject = _with_generation(subject, request)
     if request.texts:
         return _answer_texts(request, subject)
-    first_source = open_source(request.input_file, request.input_format, "text")
+    first_source = _open_source(subject, request, "text")
     if first_source.path is None and sys.stdin.isatty():
         sys.stderr.write("reading standard input; end it with Ctrl-D\n")
     first = next(read_rows(first_source), None) if first_source.path is not None else None
     if first is None and first_source.path is not None:
         raise DataError(f"{first_source.name}: the file holds no rows")
     asker = _build_asker(subject, request, tuple(first.row) if first is not None else ())
-    source = open_source(request.input_file, request.input_format, asker.text_column)
+    source = _open_source(subject, request, asker.text_column)
     is_table = first is not None and first.error is None and source.kind in TABLE_KINDS
     if is_table and (problem := asker.find_missing(first.row if first else ())):
         raise DataError(f"{source.name}: {problem}")
@@ -67,6 +68,14 @@ def answer_request(request: Request) -> Answer:
     if request.output_file is None:
         return _answer_to_output(request, subject, asker, source, rows)
     return _answer_to_file(request, subject, asker, source, rows)
+
+
+def _open_source(subject: Subject, request: Request, text_column: str) -> Source:
+    """Describe the input, which is quoted as the run's own files are unless the command line says otherwise."""
+    quoting = request.input_quoting
+    if quoting is None and subject.dataset is not None:
+        quoting = getattr(subject.dataset, "quoting", None)
+    return open_source(request.input_file, request.input_format, text_column, quoting)
 
 
 def _with_generation(subject: Subject, request: Request) -> Subject:
@@ -199,11 +208,12 @@ def _build_identity(request: Request, asker: Asker, answerer: Answerer, source: 
     if source.path is None:
         return None
     digest = hashlib.blake2b(digest_size=16)
-    with source.path.open("rb") as file:
+    with explain_unreadable(source.name), spool(source.path).open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     described = answerer.describe()
     settings = [described["settings"], list(request.text_columns), source.kind, asker.text_column]
+    settings += [] if source.quoting is None else [source.quoting]
     return {"input": digest.hexdigest(), "model": described["model"], "settings": settings}
 
 

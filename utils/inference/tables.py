@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 Results = Callable[[], Iterator[bytes]]
 """Gives every answer as JSON, in order; as often as it is called."""
 
-_SHEET_ROWS = 1_048_576
+_SHEET_ROWS, _SHEET_COLUMNS = 1_048_576, 16_384
 _BLOCK = 1024
 
 
@@ -94,6 +94,10 @@ def _write_sheet(results: Results, path: Path) -> None:
 
     columns = _list_columns(results)
     num_rows = sum(1 for _ in results())
+    if len(columns) > _SHEET_COLUMNS:
+        raise UserError(
+            f"a sheet holds {_SHEET_COLUMNS} columns, not {len(columns)}; name a .jsonl, .csv or .parquet file"
+        )
     if num_rows >= _SHEET_ROWS:
         raise UserError(f"a sheet holds {_SHEET_ROWS - 1} rows, not {num_rows}; name a .jsonl, .csv or .parquet file")
     book = Workbook(write_only=True)

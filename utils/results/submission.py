@@ -10,7 +10,7 @@ from utils.errors import DataError
 from utils.results.json_file import replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
 ValueKind = Literal["index", "name", "score"]
 
@@ -18,7 +18,7 @@ ValueKind = Literal["index", "name", "score"]
 def write_submission(
     folder: str | Path,
     name: str,
-    values: Iterable[Any],
+    values: Mapping[Any, Any],
     kind: ValueKind,
     label_names: Sequence[str] = (),
 ) -> Path:
@@ -27,7 +27,7 @@ def write_submission(
     Args:
         folder: Where it goes.
         name: The server's name for the task, such as `MNLI-m`; `.tsv` is added.
-        values: Label ids or, for kind score, values; one per test row, in the order of the test set.
+        values: Label ids or, for kind score, values, by the number that the test set gives the row, in its order.
         kind: index writes label ids (CoLA, SST-2, MRPC, QQP, WNLI), name their names (MNLI, AX, QNLI, RTE),
             score values with three decimals, clipped to 0 to 5 (STS-B).
         label_names: Names of the labels by id, in the benchmark's order; not used by score.
@@ -39,13 +39,13 @@ def write_submission(
         DataError: A value is not a number, or not the id of a label.
     """
     path = Path(folder) / f"{name.removesuffix('.tsv')}.tsv"
-    rows = [f"{index}\t{_format(value, kind, label_names, index)}" for index, value in enumerate(values)]
+    rows = [f"{index}\t{_format(value, kind, label_names, index)}" for index, value in values.items()]
     with replace_file(path) as beside:
         beside.write_bytes("\n".join(["index\tprediction", *rows, ""]).encode())
     return path
 
 
-def _format(value: Any, kind: ValueKind, label_names: Sequence[str], row: int) -> str:
+def _format(value: Any, kind: ValueKind, label_names: Sequence[str], row: Any) -> str:
     number = float(value)
     if kind == "score":
         if math.isnan(number):

@@ -138,7 +138,7 @@ def write_data_facts(folder: RunFolder, config: RunConfig, data: PreparedData) -
         beside.write_text(lines, encoding="utf-8")
 
 
-def write_submissions(folder: RunFolder, data: Any, predicted: dict[str, list[Any]]) -> None:
+def write_submissions(folder: RunFolder, data: Any, predicted: dict[str, dict[Any, Any]]) -> None:
     """Write one file for the benchmark's server for each predicted test split."""
     if not is_main_process() or not predicted:
         return
@@ -147,7 +147,7 @@ def write_submissions(folder: RunFolder, data: Any, predicted: dict[str, list[An
     for submission, _ in data.tests:
         values = predicted[submission.file]
         if data.coder.names:  # the server's numbers are the benchmark's, whatever order the checkpoint has
-            values = [names.index(data.coder.names[value]) for value in values]
+            values = {row: names.index(data.coder.names[value]) for row, value in values.items()}
         path = write_submission(folder.path / "submission", submission.file, values, submission.kind, names)
         logger.info("submission: %s (%d rows)", path, len(values))
 

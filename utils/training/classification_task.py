@@ -42,7 +42,7 @@ class ClassificationTask:
         """
         section, model = self._settings.dataset, self._settings.model
         spec = open_dataset(section.name).describe_classification(section)
-        reorder = lambda names: read_label_order(model, names)  # noqa: E731
+        reorder = lambda names: read_label_order(model, tuple(names))  # noqa: E731
         return prepare_classification(spec, section, tokenizer, self._settings.seed, reorder)
 
     def fingerprint_rows(self) -> str:

@@ -31,7 +31,7 @@ class Outcome:
     """What it said of each evaluation split, by the split's suffix."""
     task_metrics: tuple[str, ...]
     """The set's own metrics."""
-    predicted: dict[str, list[Any]] = field(default_factory=dict)
+    predicted: dict[str, dict[Any, Any]] = field(default_factory=dict)
     """Predictions of test splits that a benchmark's server scores, by the file's name."""
     check: dict[str, Any] | None = None
     """What the reload check found."""

@@ -44,19 +44,18 @@ def score_classification(trainer: ClassificationTrainer, data: ClassificationDat
     return {suffix: _score_split(trainer, data, split) for suffix, split in data.evals.items()}
 
 
-def predict_tests(trainer: ClassificationTrainer, data: ClassificationData) -> dict[str, list[Any]]:
+def predict_tests(trainer: ClassificationTrainer, data: ClassificationData) -> dict[str, dict[Any, Any]]:
     """Predict every test split.
 
     Returns:
-        By the submission's file name: class ids or values, in the order in which the split was read.
+        By the submission's file name: class ids or values by the rows' own numbers (else their places, from 0), in
+        the order in which the split was read.
     """
-    predicted: dict[str, list[Any]] = {}
+    predicted: dict[str, dict[Any, Any]] = {}
     for submission, split in data.tests:
         values = trainer.predict(split.dataset).predictions.tolist()
-        in_order: list[Any] = [None] * len(values)
-        for position, value in zip(split.order, values, strict=True):
-            in_order[position] = value
-        predicted[submission.file] = in_order
+        rows = sorted(zip(split.order, split.ids or split.order, values, strict=True))
+        predicted[submission.file] = {number: value for _, number, value in rows}
     return predicted
 
 

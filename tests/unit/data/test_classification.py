@@ -35,25 +35,29 @@ def test_a_missing_column_names_what_is_there(prepare, make_set):
 
 def test_a_column_of_lists_is_refused(prepare, make_set):
     rows = [{"text": ["a", "b"], "label": 1}, {"text": ["c"], "label": 0}]
-    with pytest.raises(DataError, match="column text holds lists"):
+    with pytest.raises(DataError, match=r"train\.jsonl:1: column text holds a list"):
         prepare(make_set(train=rows, validation=rows))
 
 
 def test_a_column_of_several_labels_is_refused(prepare, make_set):
     rows = [{"text": "a", "label": [0, 1]}]
-    with pytest.raises(DataError, match="column label holds lists"):
+    with pytest.raises(DataError, match=r"train\.jsonl:1: column label holds a list"):
         prepare(make_set(train=rows, validation=rows))
 
 
 def test_unseen_validation_labels_are_named(prepare, make_set):
     folder = make_set(train=PLAIN, validation=_rows(("good", 1), ("so so", 2), ("worse", 3)))
-    with pytest.raises(DataError, match=r"eval, column label: 2 label\(s\).*2 \(row 1\), 3 \(row 2\)"):
+    with pytest.raises(DataError) as caught:
         prepare(folder)
+    first, second, third = str(caught.value).splitlines()
+    assert first.endswith("validation.jsonl:2: the label 2 is of no class; the classes are 0, 1")
+    assert second.startswith("2 of 3 rows of eval cannot be used; mend them, or set dataset.on_bad_row: drop")
+    assert third.endswith("validation.jsonl:3: the label 3 is of no class; the classes are 0, 1")
 
 
 def test_unseen_string_labels_are_named(prepare, make_set):
     folder = make_set(train=_rows(("a", "x"), ("b", "y")), validation=_rows(("c", "z")))
-    with pytest.raises(DataError, match=r"'z' \(row 0\); the classes are x, y"):
+    with pytest.raises(DataError, match=r"validation\.jsonl:1: the label 'z' is of no class; the classes are x, y"):
         prepare(folder)
 
 
@@ -85,7 +89,7 @@ def test_one_row_splits_work(prepare, make_set):
 def test_a_single_row_cannot_be_held_out_and_trained_on(prepare, make_set):
     folder = make_set(train=PLAIN[:1])
     with pytest.raises(DataError, match="leaves none of the 1 rows to train on"):
-        prepare(folder, validation_size=0.2)
+        prepare(folder, validation_size=0.2, num_labels=1)
 
 
 def test_rows_are_held_out_by_the_seed_without_loss(prepare, make_set, draw_rows):
@@ -97,6 +101,84 @@ def test_rows_are_held_out_by_the_seed_without_loss(prepare, make_set, draw_rows
     assert len(validation) == 5
     assert texts(prepare(folder, validation_size=0.25)) == (train, validation)
     assert texts(prepare(folder, validation_size=0.25, seed=7))[1] != validation
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_bad_label_is_named_by_its_place_in_the_file_held_out_or_not(prepare, tmp_path, kind, seed):
+    import pandas
+
+    rows = pandas.DataFrame(_rows(*((f"t {n}", None if n == 29 else f"c{n % 2}") for n in range(40))))
+    file = tmp_path / f"rows.{kind}"
+    write = {
+        "jsonl": lambda: rows.to_json(file, orient="records", lines=True),
+        "json": lambda: file.write_text(rows.to_json(orient="records").replace("},{", "},\n{")),
+        "csv": lambda: rows.to_csv(file, index=False),
+        "tsv": lambda: rows.to_csv(file, index=False, sep="\t"),
+        "parquet": lambda: rows.to_parquet(file),
+    }
+    write[kind]()
+    place = {"jsonl": ":30", "json": ":30", "csv": ":31", "tsv": ":31", "parquet": ", row 29"}[kind]
+    with pytest.raises(DataError) as caught:
+        prepare(file, validation_size=0.25, seed=seed)
+    assert str(caught.value).startswith(f"{file}{place}: has no label\n1 of 40 rows of train cannot be used; mend them")
+    data = prepare(file, validation_size=0.25, seed=seed, on_bad_row="drop")
+    assert (data.reports["train"].rows, data.reports["eval"].rows) == (29, 10)
+    assert (data.reports["train"].bad_rows, data.reports["eval"].bad_rows) == (1, 0)
+    assert data.reports["train"].bad_examples == [f"{file}{place}: has no label"]
+
+
+def test_rows_are_held_out_by_class_and_every_class_is_known(prepare, make_set):
+    labels = ["a"] * 60 + ["b"] * 30 + ["c"] * 9 + ["d"]
+    folder = make_set(train=_rows(*((f"w{n} x{n}", label) for n, label in enumerate(labels))))
+    for seed in range(12):
+        data = prepare(folder / "train.jsonl", validation_size=20, seed=seed)
+        assert data.label_names == ("a", "b", "c", "d")
+        assert data.reports["eval"].label_counts == {"a": 12, "b": 6, "c": 2, "d": 0}
+        assert data.reports["train"].label_counts == {"a": 48, "b": 24, "c": 7, "d": 1}
+    with pytest.raises(DataError, match="validation_size leaves one of the classes without a row to train on"):
+        prepare(folder / "train.jsonl", validation_size=97)
+
+
+def test_values_are_held_out_whatever_they_are(prepare, make_set):
+    folder = make_set(train=_rows(*((f"w{n}", n / 4) for n in range(8))))
+    data = prepare(folder / "train.jsonl", validation_size=0.5, num_labels=1)
+    assert sorted(data.train.dataset["labels"][:] + data.evals[""].dataset["labels"][:]) == [n / 4 for n in range(8)]
+
+
+def test_the_drawn_training_rows_are_those_of_the_datasets_library(prepare, make_set, draw_rows):
+    import datasets
+
+    rows = draw_rows(30)
+    expected = datasets.Dataset.from_list(rows).shuffle(seed=5).select(range(10))["text"][:]
+    folder = make_set(train=rows, validation=PLAIN)
+    assert prepare(folder, max_train_samples=10, seed=5).train.texts["text"][:] == expected
+
+
+def test_unknown_characters_are_said(prepare, make_set, caplog):
+    rows = _rows(("good \u597d\u7684 w1", 1), ("good \u597d", 0), ("bad", 1))
+    data = prepare(make_set(train=rows, validation=PLAIN))
+    assert data.reports["train"].unreadable == {"\u597d": 2, "\u7684": 1}
+    assert "the tokenizer does not know these characters" in caplog.text
+    assert "\u597d \u7684 (the first in 2 rows)" in caplog.text
+    assert data.reports["eval"].unreadable == {}
+
+
+def test_a_label_written_in_two_ways_is_pointed_out(prepare, make_set, caplog):
+    rows = _rows(("a", "yes"), ("b", "no"), ("c", "Yes"))
+    folder = make_set(train=rows, validation=rows)
+    assert prepare(folder).num_labels == 3
+    assert f"column label: 'yes' ({folder / 'train.jsonl'}:1) and 'Yes' ({folder / 'train.jsonl'}:3)" in caplog.text
+
+
+def test_labels_of_tables_are_numbers_in_all_splits_or_none(prepare, tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\na,0\nb,1\nc,1\n")
+    (tmp_path / "validation.csv").write_text("text,label\na,1\nb,0\n")
+    data = prepare(tmp_path)
+    assert data.coder.numbers == {0: 0, 1: 1}
+    (tmp_path / "validation.csv").write_text("text,label\na,1\nb,maybe\n")
+    with pytest.raises(DataError, match=r"validation\.csv:3: the label 'maybe' is of no class; the classes are 0, 1"):
+        prepare(tmp_path)
 
 
 def test_no_validation_split_says_what_to_do(prepare, make_set):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.data.sources import Source, load_file, load_split
+from utils.data.sources import Source, load_parquet, load_split
 from utils.errors import DataError
 
 ROWS = b'{"text": "good", "label": 1}\n'
@@ -82,7 +82,8 @@ def test_no_address_in_a_value_is_opened(tmp_path: Path, server):
         {"huggingface": json.dumps(types)}
     )
     parquet.write_table(table, tmp_path / "rows.parquet")
-    (row,) = load_file(tmp_path / "rows.parquet").to_list()
-    assert load_file(tmp_path / "rows.parquet")[0]["picture"] == {"bytes": None, "path": f"{address}/x.png"}
+    rows = load_parquet(tmp_path / "rows.parquet", "rows.parquet")
+    (row,) = rows.to_list()
+    assert rows[0]["picture"] == {"bytes": None, "path": f"{address}/x.png"}
     assert row["text"] == "good"
     assert asked == []

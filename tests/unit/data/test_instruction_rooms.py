@@ -35,7 +35,7 @@ def describe(room: str, **keys):
 def read(row, **keys):
     """Read a row by the custom room, its format told by the row's columns where it is not stated."""
     spec = describe("custom", path="rows.jsonl", **keys)
-    return (spec.settle(tuple(row)) if spec.settle else spec).read_row(row)
+    return (spec.settle(spec, tuple(row)) if spec.settle else spec).read_row(row)
 
 
 def test_gsm8k_asks_and_answers():
@@ -267,7 +267,7 @@ def test_plain_text_has_no_prompt():
 )
 def test_columns_that_tell_nothing_are_listed(columns, message):
     with pytest.raises(DataError, match=message):
-        describe("custom", path="rows.jsonl").settle(columns)
+        read(dict.fromkeys(columns))
 
 
 def test_settling_reads_the_columns(write_lines, make_set):

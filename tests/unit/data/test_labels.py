@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
 
 from utils.data.custom import Config, describe_classification
-from utils.data.labels import build_label_coder
+from utils.data.labels import build_label_coder, point_out_alike, type_labels
+from utils.data.texts import RowError
 from utils.errors import DataError
 
 
-def _build(labels, reorder=lambda names: names, features=None, **keys):
-    rows = Dataset.from_dict({"text": ["t"] * len(labels), "label": labels}, features=features)
+def _build(labels, reorder=tuple, named=None, **keys):
     spec = describe_classification(Config(path="x", **keys))
-    return build_label_coder(spec, rows, reorder)
+    return build_label_coder(spec, {label: f"x:{row}" for row, label in enumerate(labels)}, named, reorder)
+
+
+def _encode(coder, labels):
+    return [coder.encode(label) for label in labels]
 
 
 @pytest.mark.parametrize(
@@ -39,28 +42,27 @@ def test_classes_are_found_and_encoded(labels, keys, names, encoded):
     coder = _build(labels, **keys)
     assert coder.names == names
     if encoded is not None:
-        assert coder.encode(labels, "here") == encoded
+        assert _encode(coder, labels) == encoded
 
 
 def test_the_datas_own_class_names_are_used():
-    features = Features({"text": Value("string"), "label": ClassLabel(names=["ham", "spam"])})
-    assert _build([0, 1], features=features).names == ("ham", "spam")
+    assert _build([0, 1], named=["ham", "spam"]).names == ("ham", "spam")
 
 
 def test_a_checkpoints_order_is_kept():
     coder = _build(["a", "b", "c"], reorder=lambda names: ("c", "a", "b"))
     assert coder.names == ("c", "a", "b")
-    assert coder.encode(["a", "b", "c"], "here") == [1, 2, 0]
-    assert [coder.names[index] for index in coder.encode(["a", "b", "c"], "here")] == ["a", "b", "c"]
+    assert _encode(coder, ["a", "b", "c"]) == [1, 2, 0]
+    assert [coder.names[index] for index in _encode(coder, ["a", "b", "c"])] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
     ("labels", "keys", "message"),
     [
-        ([0, 1, 2], {"num_labels": 2}, r"num_labels is 2, but column label has 3: 0, 1, 2"),
+        ([0, 1, 2], {"num_labels": 2}, r"num_labels is 2, but column label has 3: 0 \(x:0\), 1 \(x:1\), 2 \(x:2\)"),
         (["x", "y"], {"num_labels": 3}, r"num_labels is 3.*label_names"),
         (["x", "x"], {}, "one class only: x"),
-        ([0.5, 1.0], {}, "for regression set dataset.num_labels: 1"),
+        ([0.5, 1.0], {}, "x:0: column label holds a fraction, 0.5; for regression set dataset.num_labels: 1"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels, keys, message):
@@ -68,38 +70,71 @@ def test_labels_that_do_not_fit_are_refused(labels, keys, message):
         _build(labels, **keys)
 
 
-@pytest.mark.parametrize("bad", [7, -1, None])
-def test_an_unseen_label_is_named_with_its_row(bad):
-    coder = _build([0, 1])
-    with pytest.raises(DataError, match=rf"validation: .*{bad} \(row 2\); the classes are 0, 1"):
-        coder.encode([0, 1, bad], "validation")
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (7, "7 is of no class; the classes are 0, 1"),
+        (-1, "-1 is of no class"),
+        (None, "has no label"),
+        ("", "no label"),
+    ],
+)
+def test_an_unseen_label_is_a_bad_row(bad, reason):
+    with pytest.raises(RowError, match=reason):
+        _build([0, 1]).encode(bad)
 
 
-def test_nan_among_the_labels_is_named_with_its_row():
-    labels = [0.0, float("nan"), 1.0]
-    coder = _build(labels)
-    with pytest.raises(DataError, match=r"nan \(row 1\)"):
-        coder.encode(labels, "train")
+def test_nan_among_the_labels_is_a_bad_row():
+    coder = _build([0.0, float("nan"), 1.0])
+    assert coder.names == ("0", "1")
+    with pytest.raises(RowError, match="nan is of no class"):
+        coder.encode(float("nan"))
 
 
 def test_regression_takes_numbers_only():
     coder = _build([0.5, 2.0], num_labels=1)
     assert coder.is_regression
-    assert coder.encode(["1.5", 2, 0.25], "train") == [1.5, 2.0, 0.25]
-    for bad, message in (("high", "'high' is not a number"), (None, "None"), (float("nan"), "the label is nan")):
-        with pytest.raises(DataError, match=f"train, row 1: .*{message}"):
-            coder.encode([1.0, bad], "train")
+    assert _encode(coder, ["1.5", 2, 0.25]) == [1.5, 2.0, 0.25]
+    for bad, reason in (("high", "'high' is not a number"), (None, "has no label"), (float("nan"), "label is nan")):
+        with pytest.raises(RowError, match=reason):
+            coder.encode(bad)
+    for bad in (float("inf"), 10**400):
+        with pytest.raises(RowError, match=r"the label is inf|not a number"):
+            coder.encode(bad)
+
+
+@pytest.mark.parametrize(
+    ("columns", "label", "expected"),
+    [
+        ([["1", "0"], ["2", ""]], "1", 1),
+        ([["1", "0"], ["no"]], "1", "1"),
+        ([["1.0", "-.5"]], "1.0", 1.0),
+        ([["nan", "1"]], "nan", "nan"),
+        ([["9" * 6000]], "9" * 6000, "9" * 6000),
+        ([["a", ""]], "", None),
+    ],
+)
+def test_labels_of_a_table_are_numbers_where_all_are(columns, label, expected):
+    read = type_labels(columns)(label)
+    assert (read, type(read)) == (expected, type(expected))
+
+
+def test_a_label_that_differs_in_case_is_pointed_out(caplog):
+    with pytest.raises(RowError, match="'Yes ' is of no class; it differs from 'yes' in case or spaces"):
+        _build(["no", "yes"]).encode("Yes ")
+    point_out_alike("label", {"yes": "x:1", "no": "x:2", "Yes": "x:7", 5: "x:9"})
+    assert "column label: 'yes' (x:1) and 'Yes' (x:7) differ in case or spaces alone" in caplog.text
+
+
+def test_a_class_that_is_a_text_and_a_number_is_refused():
+    with pytest.raises(DataError, match=r"holds 1 \(x:0\) and '1' \(x:1\): write the class in one way"):
+        _build([1, "1"])
 
 
 def test_labels_from_one_are_said(caplog):
     with caplog.at_level(logging.INFO):
         _build([1, 2, 3])
     assert "labels start at 1" in caplog.text
-
-
-def test_infinite_labels_are_refused():
-    with pytest.raises(DataError, match="the label is inf"):
-        _build([0.5], num_labels=1).encode([float("inf")], "train")
 
 
 def test_a_class_named_twice_is_refused():

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from utils.data.row_files import FileFormat
 from utils.data.rows import open_file, open_rows
 from utils.data.sources import Source
-from utils.data.texts import RowError
+from utils.data.texts import RowError, read_text
 from utils.errors import DataError
 
 ROWS = [{"question": f"q{n}", "answer": "a"} for n in range(7)]
@@ -55,9 +56,9 @@ def test_values_of_different_types_stand_side_by_side(write_lines):
 def test_a_json_file_holds_a_list_or_lines(tmp_path):
     for name, text in (("list.json", json.dumps(ROWS, indent=1)), ("lines.json", "\n".join(map(json.dumps, ROWS)))):
         (tmp_path / name).write_text(text)
-        rows = open_file(str(tmp_path / name), ())
+        rows = open_file(str(tmp_path / name))
         assert list(rows) == ROWS
-        assert rows.place(2) == f"{tmp_path / name}" + (", row 2" if name == "list.json" else ":3")
+        assert rows.place(2) == f"{tmp_path / name}" + (":10" if name == "list.json" else ":3")
 
 
 @pytest.mark.parametrize(
@@ -95,11 +96,11 @@ def test_other_kinds_of_file_give_the_same_rows(tmp_path, kind):
         table.to_parquet(file)
     else:
         table.to_csv(file, sep="," if kind == "csv" else "\t", index=False)
-    rows = open_rows(Source(str(file), text_columns=("question", "answer")), "train[1998:]")
+    rows = open_rows(Source(str(file)), "train[1998:]")
     assert len(rows) == 502
     assert rows[3] == {"question": "q2001", "answer": "02001"}
     assert rows[0]["question"] == "q1998"
-    assert rows.place(3) == f"{file}, row 2001"
+    assert rows.place(3) == f"{file}" + (", row 2001" if kind == "parquet" else ":2003")
 
 
 def test_a_split_that_is_not_there_is_none_and_an_empty_cut_is_said(write_lines, tmp_path):
@@ -111,3 +112,84 @@ def test_a_split_that_is_not_there_is_none_and_an_empty_cut_is_said(write_lines,
         open_rows(Source(str(tmp_path)), "train[1]")
     with pytest.raises(DataError, match="no such file"):
         open_rows(Source(str(tmp_path / "none.jsonl")), "train")
+
+
+OFFICIAL = 'index\tsentence\n0\t"It is, he said.\n1\tthe 5" screen\n2\t"Yes"\n'
+
+
+def test_quotes_are_characters_in_a_tsv_and_every_line_is_a_row(tmp_path, caplog):
+    (tmp_path / "a.tsv").write_text(OFFICIAL)
+    rows = open_file(str(tmp_path / "a.tsv"))
+    assert [row["sentence"] for row in rows] == ['"It is, he said.', 'the 5" screen', '"Yes"']
+    assert rows.place(2) == f"{tmp_path / 'a.tsv'}:4"
+    assert "quot" not in caplog.text
+    (tmp_path / "b.tsv").write_text('a\tb\n"he said ""no"""\t1\n')
+    assert open_file(str(tmp_path / "b.tsv"))[0]["a"] == '"he said ""no"""'
+    assert "b.tsv: 1 lines hold a field in quotes with doubled quotes in it" in caplog.text
+    quoted = open_file(str(tmp_path / "a.tsv"), FileFormat(quoting=True))
+    assert quoted[len(quoted) - 1] == {"index": "2", "sentence": "Yes"}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("a,1,2", "3 fields where the header has 2; put texts with separators in quotes"),
+        ("a", "1 fields where the header has 2"),
+        ("", "an empty line"),
+        ("caf\udce9,1", r"not UTF-8 text \(byte 0xe9 at 4\)"),
+        ("a\0,1", "a NUL byte at 2"),
+        ('"a" b,1', "not a record of a table"),
+    ],
+)
+def test_one_odd_line_of_a_table_is_one_bad_row(tmp_path, line, reason):
+    text = f'text,label\n"x\ny",0\n{line}\nz,1\n\n\n'
+    (tmp_path / "a.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+    rows = open_file(str(tmp_path / "a.csv"))
+    assert len(rows) == 3, "empty lines at the end are no rows"
+    assert (rows[0], rows[2]) == ({"text": "x\ny", "label": "0"}, {"text": "z", "label": "1"})
+    assert [rows.place(index)[-2:] for index in range(3)] == [":2", ":4", ":5"]
+    with pytest.raises(RowError, match=reason):
+        rows[1]
+
+
+@pytest.mark.parametrize("end", ["", 'c said "hi",1\nd,0\n'])
+def test_a_quote_that_is_not_closed_makes_no_row_of_what_follows(tmp_path, end):
+    (tmp_path / "a.csv").write_text('text,label\na,0\n"b,1\n' + end)
+    rows = open_file(str(tmp_path / "a.csv"))
+    assert len(rows) == 2 + end.count("\n"), "every line is accounted for"
+    for index in range(1, 2 + end.count("c")):
+        with pytest.raises(RowError, match=r"begins with a quote in line 3|not a record"):
+            rows[index]
+    if end:
+        assert rows[3] == {"text": "d", "label": "0"}
+
+
+def test_a_table_of_very_many_columns_is_read_and_refused_in_time(tmp_path):
+    import time
+
+    names = [f"c{number}" for number in range(40_000)]
+    (tmp_path / "wide.csv").write_text("\n".join([",".join(names), *[",".join("x" * 40_000)] * 3]))
+    started = time.monotonic()
+    rows = open_file(str(tmp_path / "wide.csv"))
+    assert (len(rows), len(rows.column_names()), rows[2]["c39999"]) == (3, 40_000, "x")
+    with pytest.raises(RowError, match=r"c0, c1, .* and 39980 more"):
+        read_text(rows[0], "text")
+    assert time.monotonic() - started < 5
+
+
+def test_a_pipe_is_read_once_and_whole(tmp_path):
+    import os
+    import threading
+
+    pipe, content = (
+        tmp_path / "rows.jsonl",
+        "".join(json.dumps({"n": number, "t": "x" * 200}) + "\n" for number in range(3000)),
+    )
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text(content))
+    writer.start()
+    for _ in range(2):
+        rows = open_rows(Source(str(pipe)), "train")
+        assert [row["n"] for row in rows] == list(range(3000))
+        assert rows.place(2999) == f"{pipe}:3000"
+    writer.join()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from utils.data.sources import Source, load_file, load_split
+from utils.data.rows import open_file, open_rows
+from utils.data.sources import Source
 from utils.errors import DataError
 
 
@@ -18,81 +19,76 @@ def _write(tmp_path, name, content):
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("quotes.csv", 'text,label\n"a, ""b""\nc",1\n', {"text": ['a, "b"\nc'], "label": [1]}),
-        ("windows.csv", "text,label\r\na,1\r\nb,0\r\n", {"text": ["a", "b"], "label": [1, 0]}),
-        ("bom.csv", b"\xef\xbb\xbftext,label\nhi,1\n", {"text": ["hi"], "label": [1]}),
-        ("plain.tsv", "text\tlabel\na, b\t1\n", {"text": ["a, b"], "label": [1]}),
-        ("bom.jsonl", b'\xef\xbb\xbf{"text": "hi", "label": 1}\n', {"text": ["hi"], "label": [1]}),
-        ("no_newline.jsonl", '{"text": "a", "label": 1}', {"text": ["a"], "label": [1]}),
-        ("none.jsonl", '{"text": null, "label": 1}\n{"label": 0}\n', {"text": [None, None], "label": [1, 0]}),
-        ("list.json", '[{"text": "a", "label": 1}, {"text": "b", "label": 0}]', {"text": ["a", "b"], "label": [1, 0]}),
-        ("bool.jsonl", '{"text": "a", "label": true}', {"text": ["a"], "label": [True]}),
+        ("quotes.csv", 'text,label\n"a, ""b""\nc",1\n', [{"text": 'a, "b"\nc', "label": "1"}]),
+        ("windows.csv", "text,label\r\na,1\r\nb,0\r\n", [{"text": "a", "label": "1"}, {"text": "b", "label": "0"}]),
+        ("bom.csv", b"\xef\xbb\xbftext,label\nhi,1\n", [{"text": "hi", "label": "1"}]),
+        ("plain.tsv", "text\tlabel\na, b\t1\n", [{"text": "a, b", "label": "1"}]),
+        ("UPPER.TSV", "text\tlabel\na, b\t1\n", [{"text": "a, b", "label": "1"}]),
+        ("bom.jsonl", b'\xef\xbb\xbf{"text": "hi", "label": 1}\n', [{"text": "hi", "label": 1}]),
+        ("no_newline.jsonl", '{"text": "a", "label": 1}', [{"text": "a", "label": 1}]),
+        ("none.jsonl", '{"text": null, "label": 1}\n{"label": 0}\n', [{"text": None, "label": 1}, {"label": 0}]),
+        ("list.json", '[{"text": "a"}, {"text": "b", "label": 0}]', [{"text": "a"}, {"text": "b", "label": 0}]),
+        ("bool.jsonl", '{"text": "a", "label": true}', [{"text": "a", "label": True}]),
+        ("words.csv", "text,label\nNA,1\n007,\n", [{"text": "NA", "label": "1"}, {"text": "007", "label": ""}]),
+        ("lines.txt", "a b\n\nc", [{"text": "a b"}, {"text": ""}, {"text": "c"}]),
     ],
 )
 def test_reads_every_kind(tmp_path, name, content, expected):
-    assert load_file(_write(tmp_path, name, content))[:] == expected
+    assert list(open_file(str(_write(tmp_path, name, content)))) == expected
 
 
 def test_reads_parquet(tmp_path):
     import datasets
 
-    rows = {"text": ["a", "b"], "label": ["x", "y"]}
-    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "rows.parquet")
-    assert load_file(tmp_path / "rows.parquet")[:] == rows
-
-
-def test_texts_of_a_table_are_taken_as_written(tmp_path):
-    file = _write(tmp_path, "words.csv", "text,label\nNA,1\nnull,0\n007,1\n1.50,0\n")
-    assert load_file(file, ("text",))["text"][:] == ["NA", "null", "007", "1.50"]
-
-
-def test_a_class_called_none_is_a_class_and_an_empty_cell_is_missing(tmp_path):
-    file = _write(tmp_path, "classes.csv", "text,label\na,None\nb,NA\nc,\n")
-    assert load_file(file, ("text",))["label"][:] == ["None", "NA", None]
+    rows = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    read = open_file(str(tmp_path / "rows.parquet"))
+    assert list(read) == rows
+    assert read.place(1) == f"{tmp_path / 'rows.parquet'}, row 1"
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("broken.jsonl", '{"text": "a"}\n{"text": \n', r"broken\.jsonl:2: not JSON"),
-        ("array.jsonl", '{"text": "a"}\n["b"]\n', r"array\.jsonl:2: a line must be one JSON object"),
-        ("latin.csv", "text,label\ncaf\xe9,1\n".encode("latin-1"), r"latin\.csv:2: not UTF-8"),
-        ("broken.json", '[{"text": "a"},\n {"text": }]', r"broken\.json: cannot be read as json"),
+        ("broken.json", '[{"text": "a"},\n {"text": }]', r"broken\.json:2: not JSON"),
+        ("deep.json", '[{"text": ' + "[" * 100_000, r"deep\.json: lists within lists"),
         ("broken.parquet", "nope", r"broken\.parquet: cannot be read as parquet"),
+        ("latin.csv", "t\xe9xt,label\na,1\n".encode("latin-1"), r"latin\.csv:1: not UTF-8"),
+        ("excel.tsv", "text\tlabel\na\t1\n".encode("utf-16"), r"excel\.tsv: not UTF-8 text but UTF-16"),
+        ("twice.csv", "text,text\na,1\n", r"twice\.csv:1: the header names a column twice: text"),
         ("empty.jsonl", "", "the file is empty"),
         ("blank.jsonl", "\n\n", "holds no rows"),
         ("header.csv", "text,label\n", "holds no rows"),
         ("none.json", "[]", "holds no rows"),
-        ("ragged.csv", "text,label\na,1,3\nb,2\n", "more fields than the header"),
         ("rows.xlsx", "x", "unknown kind of file"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message) as caught:
-        load_file(_write(tmp_path, name, content))
+        open_file(str(_write(tmp_path, name, content)))
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_and_a_missing_folder(tmp_path):
     with pytest.raises(DataError, match="no such file"):
-        load_file(tmp_path / "nowhere.csv")
+        open_file(str(tmp_path / "nowhere.csv"))
     with pytest.raises(DataError, match="no such file or folder"):
-        load_split(Source(str(tmp_path / "nowhere")), "train")
+        open_rows(Source(str(tmp_path / "nowhere")), "train")
 
 
 @pytest.mark.parametrize("name", ["validation.csv", "valid.csv", "val.csv", "dev.csv"])
 def test_a_folder_of_files_is_found_by_the_splits_usual_names(tmp_path, name):
     _write(tmp_path, "train.csv", "text,label\na,1\n")
     _write(tmp_path, name, "text,label\nb,0\n")
-    assert load_split(Source(str(tmp_path)), "validation")["text"][:] == ["b"]
-    assert load_split(Source(str(tmp_path)), "test") is None
+    assert [row["text"] for row in open_rows(Source(str(tmp_path)), "validation")] == ["b"]
+    assert open_rows(Source(str(tmp_path)), "test") is None
 
 
 def test_shards_are_read_in_order_and_other_kinds_left_alone(tmp_path):
     _write(tmp_path, "cola/train-00001-of-00002.jsonl", '{"text": "b"}\n')
     _write(tmp_path, "cola/train-00000-of-00002.jsonl", '{"text": "a"}\n')
     _write(tmp_path, "cola/training_notes.txt", "not rows")
-    assert load_split(Source(str(tmp_path), "cola"), "train")["text"][:] == ["a", "b"]
+    assert [row["text"] for row in open_rows(Source(str(tmp_path), "cola"), "train")] == ["a", "b"]
 
 
 def test_an_unreachable_hub_is_one_sentence(monkeypatch):
@@ -102,7 +98,7 @@ def test_an_unreachable_hub_is_one_sentence(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match=r"nobody/nothing.*(local folder|no such folder)") as caught:
-        load_split(Source("nobody/nothing"), "train")
+        open_rows(Source("nobody/nothing"), "train")
     assert "\n" not in str(caught.value)
 
 
@@ -112,5 +108,6 @@ def test_local_rows_make_no_request(tmp_path, monkeypatch):
 
     asked = []
     monkeypatch.setattr(datasets.load, "get_session", lambda: asked.append("session") or None)
-    load_file(_write(tmp_path, "rows.jsonl", '{"text": "counted"}'))
+    datasets.Dataset.from_list([{"text": "counted"}]).to_parquet(tmp_path / "rows.parquet")
+    open_file(str(tmp_path / "rows.parquet"))
     assert asked == []

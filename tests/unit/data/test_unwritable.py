@@ -28,6 +28,16 @@ def test_lost_characters_are_counted_by_text():
     assert count_unwritable(["a # 1", "b#2+", "c 3"], tokenizer) == {"#": 2, "+": 1}
 
 
+def test_a_model_that_only_reads_may_see_another_form():
+    from tokenizers import normalizers
+
+    tokenizer = _build(["\u2581", *"ae"])
+    tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    texts = ["A \u00e9 \u597d", "\u00c9", "b"]
+    assert count_unwritable(texts, tokenizer) == {"\u00c9": 1, "\u00e9": 1, "A": 1, "b": 1, "\u597d": 1}
+    assert count_unwritable(texts, tokenizer, to_read=True) == {"b": 1, "\u597d": 1}
+
+
 def test_words_without_letters_of_their_own_are_not_lost(load_tokenizer_of):
     assert count_unwritable(["good w1 w2"], load_tokenizer_of("llama")) == {}
     assert count_unwritable(["good %"], load_tokenizer_of("llama")) == {"%": 1}

@@ -76,8 +76,11 @@ def test_other_rows(trained, score, make_set, draw_rows, tmp_path, caplog):
     assert entry.result["label_names"] == ["BAD", "Good"], "the order is the run's, the spelling the rows'"
     assert entry.result["baseline"] == {}
     strange = make_set("strange", rows=[*rows, {"text": "w4", "label": "fair"}]) / "rows.jsonl"
-    with pytest.raises(DataError, match="the run never learned the classes fair; it knows bad, good"):
+    with pytest.raises(DataError, match=r"never learned the classes fair \(.*rows\.jsonl:4\); it knows bad, good"):
         score(open_run, run, sets=[str(strange)])
+    twice = make_set("twice", rows=[*rows, {"text": "w4", "label": "bad"}]) / "rows.jsonl"
+    with pytest.raises(DataError, match=r"in two ways, BAD \(.*rows\.jsonl:2\), bad \(.*rows\.jsonl:4\)"):
+        score(open_run, run, sets=[str(twice)])
     with pytest.raises(DataError, match="no split called nowhere"):
         score(open_run, run, sets=["nowhere"])
     with pytest.raises(UserError, match="a classifier takes whole splits"):

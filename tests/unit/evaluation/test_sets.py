@@ -159,3 +159,17 @@ def test_references_without_an_answer_are_counted(
     [known] = load(describe("gsm8k", path=folder))
     assert len(known.references) == 3
     assert "gsm8k: 1 of 3 references have no answer for em_strict; it is the mean over the others" in caplog.text
+
+
+def test_characters_of_prompts_that_the_tokenizer_does_not_know_are_said(
+    describe: Callable[..., Any],
+    make_set: Callable[..., Path],
+    load_tokenizer_of: Callable[[str], Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from utils.data.encoding import ExampleEncoder
+
+    path = make_set(test=[{"question": text, "answer": "#### 5"} for text in ("good % w1", "w2 w3", "bad %")])
+    own = describe("gsm8k", path=path, prompt_template="{question} w4")
+    load_evaluation_sets(EvaluationSection(), *own, ExampleEncoder(load_tokenizer_of("llama"), 64), 42)
+    assert "gsm8k: the tokenizer does not know these characters of the prompts: % (the first in 2 rows)" in caplog.text

@@ -124,3 +124,30 @@ def test_a_format_that_nothing_tells(write, tmp_path):
     (tmp_path / "train.jsonl").unlink()
     with pytest.raises(DataError, match=r"the columns fit no format; there are: body. Set dataset\.format"):
         build_prompt_asker(spec, (), ("body",))
+
+
+def test_a_row_without_text_is_no_question(write):
+    from utils.data.glue import Config, describe_classification
+    from utils.inference.asking import build_text_asker
+
+    asker = build_text_asker(describe_classification(Config(subset="rte")), ())
+    for name in ("gsm8k", "template", "messages"):
+        settings, row, _ = ROOMS[name]
+        writer = build_prompt_asker(_describe(write, settings, row), (), ())
+        for blank in ({"text": " "}, {"prompt": ""}, dict.fromkeys(writer.columns, "\n")):
+            if name != "template" or writer.columns[0] in blank:
+                with pytest.raises(RowError, match="has no text"):
+                    writer.read(blank)
+    with pytest.raises(RowError, match="has no text"):
+        asker.read({"sentence1": " ", "sentence2": ""})
+    assert asker.read({"sentence1": "", "sentence2": "a"}) == ("", "a"), "one text of two may be empty"
+
+
+def test_a_tasks_own_download_is_asked_by_its_columns():
+    from utils.data.glue import Config, describe_classification
+    from utils.inference.asking import build_text_asker
+
+    asker = build_text_asker(describe_classification(Config(subset="mrpc")), ())
+    assert asker.read({"index": "0", "#1 String": "a", "#2 String": "b"}) == ("a", "b")
+    assert asker.find_missing(("#1 String", "#2 String")) is None
+    assert asker.find_missing(("#1 String", "x")) == "no column sentence2; there are: #1 String, x"

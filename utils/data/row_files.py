@@ -1,0 +1,227 @@
+"""Reads files of rows, each row by itself and with its line: the one reader of csv, tsv, json, jsonl and txt."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import mmap
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from utils.data.records import Record, join_quoted, mark_empty, number_lines, read_ahead, split_list, tell_kind
+from utils.data.spooling import explain_unreadable
+from utils.data.texts import RowError, describe_kind, shorten_list
+from utils.errors import DataError
+
+FILE_KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+
+
+_QUOTED = re.compile(rb'(?:^|\t)"[^\t]*""[^\t]*"(?:\t|\r?\n|$)')
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How the bytes of a file become rows."""
+
+    kind: str = ""
+    """Suffix with dot, not parquet's; empty: told by the first line, JSON or else a text per line."""
+    quoting: bool | None = None
+    """csv and tsv: a field in quotes may hold separators and line ends. None: it may in a csv; in a tsv, as GLUE's
+    are, quotes are characters like others."""
+    text_column: str = "text"
+    """The column that a line of plain text is."""
+    headerless: tuple[str, ...] = ()
+    """Columns of a table whose first line is a row already: it has as many fields, and names none of these."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Columns of a table that get another name, by their own."""
+
+
+AS_NAMED = FileFormat()
+"""As the file's suffix says."""
+
+
+class RowReader:
+    """Splits a stream into records, and makes rows of them.
+
+    Args:
+        stream: Read once, from its start.
+        form: How.
+        name: Of the file, for messages.
+
+    Raises:
+        DataError: It is not UTF-8, or has a header that cannot be read.
+    """
+
+    def __init__(self, stream: Iterable[bytes], form: FileFormat, name: str) -> None:
+        csv.field_size_limit(2**31 - 1)  # a document may be longer than the library's 128 KiB
+        self._name, self._text_column = name, form.text_column
+        lines = number_lines(stream, name)
+        ahead = read_ahead(lines) if form.kind in ("", ".json") else []
+        self.kind = tell_kind(form.kind, ahead[-1].raw if ahead else b"")
+        self._separator = _SEPARATORS.get(self.kind, "")
+        self._is_quoted = self.kind == ".csv" if form.quoting is None else form.quoting
+        self._records = self._split(chain(ahead, lines))
+        self.columns: list[str] = []
+        """Of a table."""
+        if self._separator:
+            self._read_header(form)
+
+    def records(self) -> Iterator[Record]:
+        """Give the records of all rows, once."""
+        return self._records
+
+    def read(self, record: Record) -> dict[str, Any]:
+        """Make a row of a record.
+
+        Raises:
+            RowError: It is none.
+        """
+        if record.problem is not None:
+            raise RowError(record.problem)
+        try:
+            text = record.raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            byte = f"byte 0x{record.raw[error.start]:02x} at {error.start + 1}"
+            raise RowError(f"not UTF-8 text ({byte}); save the file as UTF-8") from error
+        if "\0" in text:
+            raise RowError(f"holds a NUL byte at {text.index(chr(0)) + 1}")
+        if self._separator:
+            return self._read_fields(text)
+        return {self._text_column: text} if self.kind == ".txt" else _read_object(text)
+
+    def _split(self, lines: Iterator[Record]) -> Iterator[Record]:
+        if self._separator:
+            return mark_empty(join_quoted(lines, self._separator) if self._is_quoted else self._watch(lines))
+        if self.kind == ".json":
+            return split_list(lines, self._name)
+        return lines if self.kind == ".txt" else (each for each in lines if each.raw.strip())
+
+    def _watch(self, lines: Iterator[Record]) -> Iterator[Record]:
+        """Say at the end when fields stand in quotes as those of a quoted table do."""
+        num_quoted = 0
+        for line in lines:
+            num_quoted += b'""' in line.raw and _QUOTED.search(line.raw) is not None
+            yield line
+        if num_quoted:
+            _say_quoted(self._name, num_quoted)
+
+    def _read_header(self, form: FileFormat) -> None:
+        headerless = form.headerless
+        first = next((each for each in self._records if each.problem is None), None)
+        if first is None:
+            return
+        where = f"{self._name}:{first.line}"
+        try:
+            fields = self._cut(first.raw.decode("utf-8").rstrip("\r\n"))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}: not UTF-8 text; save the file as UTF-8") from error
+        except RowError as error:
+            raise DataError(f"{where}: the header cannot be read: {error}") from error
+        if headerless and len(fields) == len(headerless) and not set(fields) & set(headerless):
+            self.columns, self._records = list(headerless), chain([first], self._records)
+            return
+        fields = [form.renamed.get(column, column) for column in fields]
+        if twice := sorted(column for column, count in Counter(fields).items() if count > 1):
+            raise DataError(f"{where}: the header names a column twice: {shorten_list(twice)}")
+        self.columns = fields
+
+    def _read_fields(self, text: str) -> dict[str, Any]:
+        fields = self._cut(text)
+        if len(fields) != len(self.columns):
+            hint = "; put texts with separators in quotes" if self._is_quoted else ""
+            if not self._is_quoted and '"' in text:
+                hint = "; quotes are characters like others here, unless dataset.quoting: true says otherwise"
+            raise RowError(f"{len(fields)} fields where the header has {len(self.columns)}{hint}")
+        return dict(zip(self.columns, fields, strict=True))
+
+    def _cut(self, text: str) -> list[str]:
+        if not self._is_quoted or not ('"' in text or "\r" in text):
+            return text.split(self._separator)
+        try:
+            return next(csv.reader([text], delimiter=self._separator, strict=True), [])
+        except csv.Error as error:
+            raise RowError(f"not a record of a table ({error})") from error
+
+
+class FileTable:
+    """The rows of a file, read when they are asked for.
+
+    Args:
+        path: The file, which must not change meanwhile.
+        form: How it is read.
+        name: What it is called in messages.
+
+    Raises:
+        DataError: It cannot be read, or holds no rows.
+    """
+
+    def __init__(self, path: Path, form: FileFormat, name: str) -> None:
+        self._name = name
+        self._lines, self._starts, self._ends = array("q"), array("q"), array("q")
+        self._problems: dict[int, str] = {}
+        with explain_unreadable(name), path.open("rb") as file:
+            self._reader = RowReader(file, form, name)
+            for index, record in enumerate(self._reader.records()):
+                self._lines.append(record.line)
+                self._starts.append(record.start)
+                self._ends.append(record.start + len(record.raw))
+                if record.problem is not None:
+                    self._problems[index] = record.problem
+            if not self._lines:
+                raise DataError(f"{name}: the file {'holds no rows' if path.stat().st_size else 'is empty'}")
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.kind = self._reader.kind
+        self.is_typed = self.kind not in _SEPARATORS
+        """Values have types; else all of them are texts."""
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def read(self, index: int) -> dict[str, Any]:
+        """Read a row.
+
+        Raises:
+            RowError: It is none.
+        """
+        start, raw = self._starts[index], self._bytes[self._starts[index] : self._ends[index]]
+        return self._reader.read(Record(self._lines[index], start, raw, self._problems.get(index)))
+
+    def place(self, index: int) -> str:
+        """Name the line."""
+        return f"{self._name}:{self._lines[index]}"
+
+
+@cache
+def _say_quoted(name: str, count: int) -> None:
+    logger.warning("%s: %d lines hold a field in quotes with doubled quotes in it, as quoted tables do; the quotes are "
+                   "taken as written, unless dataset.quoting: true says otherwise", name, count)  # fmt: skip
+
+
+def _read_object(text: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise RowError(f"not JSON ({error.msg} at column {error.colno})") from error
+    except RecursionError as error:
+        raise RowError("not a row: lists within lists without end") from error
+    except ValueError as error:  # NaN, or a number of thousands of digits
+        raise RowError(f"not JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise RowError(f"{describe_kind(row)} where a row, one JSON object, was due")
+    return row
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
