@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from utils.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LoraNsError, UserError
 from utils.interruption import Interrupted
+from utils.library_errors import explain_os_error
 from utils.logs import is_main_process, silence_libraries, start_logs
 from utils.masking import forget_secrets, learn_command, mask_text, mask_tree
 from utils.other_flags import PAGES, explain_flags
@@ -81,17 +82,21 @@ def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Name
     try:
         answer = main(arguments)
         sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FAILED
     except LoraNsError as error:
         answer = _report(error)
+    except OSError as error:
+        if (refused := explain_os_error(error)) is None:
+            raise
+        answer = _report(refused)
     except Interrupted as error:
         sys.stderr.write(f"interrupted ({error})\n" if is_main_process() else "")
         answer = {"status": "interrupted", "exit_code": error.exit_code}
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         answer = {"status": "interrupted", "exit_code": EXIT_INTERRUPTED}
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return EXIT_FAILED
     code = int(answer.pop("exit_code", 0))
     if answer_file is not None:
         with answer_file:

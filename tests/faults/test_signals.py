@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,25 @@ def test_a_second_signal_ends_it_at_once(start_run, write_run):
     assert run.end() == 75, run.said
     assert "SIGTERM again: ended at once" in run.said
     resume(start_run, file)
+
+
+def test_sigterm_while_rows_are_encoded(start_run, write_run, tmp_path):
+    """Each row takes a second here, and the thread that encodes them is not waited for to the end."""
+    turns = [[{"role": "user", "content": f"x{n}"}, {"role": "assistant", "content": "y"}] for n in range(60)]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps({"messages": each}) + "\n" for each in turns))
+    busy = "{% for a in range(1000) %}" * 2 + "{% endfor %}" * 2
+    write = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}"
+    (tmp_path / "slow.jinja").write_text(busy * 10 + write)
+    file, folder = write_run(
+        "language model", dataset={"name": "custom", "path": str(tmp_path / "chats.jsonl"), "validation_size": 4},
+        model__chat_template=str(tmp_path / "slow.jinja"), evaluation={"at_end": False},
+    )  # fmt: skip
+    run = start_run("--config", str(file))
+    run.wait_for(lambda: (folder / "provenance.json").is_file())
+    time.sleep(4)
+    assert run.is_alive(), run.said
+    asked = time.monotonic()
+    run.signal(signal.SIGTERM)
+    assert run.end() == 75, run.said
+    assert time.monotonic() - asked < 20, run.said
+    assert read_status(folder) == "interrupted"

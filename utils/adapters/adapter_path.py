@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from utils.adapters.adapter import AdapterSection
 from utils.adapters.trained_files import ADAPTER_CONFIG, explain_damage, require_adapter_file, require_every_tensor
 from utils.config.installed import read_fields
 from utils.errors import ModelError, UserError
+from utils.json_files import load_object
 from utils.rooms import room_name
 
 if TYPE_CHECKING:
@@ -37,11 +37,8 @@ def read_adapter_config(section: AdapterSection) -> dict[str, Any]:
         UserError: There is no adapter in peft's layout.
     """
     folder = find_adapter(section)
-    try:
-        made = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{folder / ADAPTER_CONFIG} cannot be read ({error}); name a folder in peft's layout") from None
-    if not isinstance(made, dict) or not isinstance(made.get("peft_type"), str):
+    made = load_object(folder / ADAPTER_CONFIG, "name a folder in peft's layout")
+    if not isinstance(made.get("peft_type"), str):
         raise UserError(f"{folder / ADAPTER_CONFIG} does not hold what it should; copy the folder again")
     return made
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.errors import CheckError, ModelError, UserError
+from utils.json_files import AGAIN, load_object
+from utils.library_errors import explain_library
 from utils.rooms import room_name
 
 if TYPE_CHECKING:
@@ -32,18 +34,16 @@ def explain_damage(name: str, base: str = "the model") -> Iterator[None]:
     """
     from safetensors import SafetensorError
 
-    again = "it was cut off or edited; copy the folder again"
     try:
-        yield
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{name}: holds a file that is not JSON ({error}); {again}") from None
-    except SafetensorError as error:
-        raise ModelError(f"{name}: its weights cannot be read ({error}); {again}") from None
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
-        if not lines:
-            raise
-        raise ModelError(f"{name}: the weights do not fit {base}: {lines[0]}") from None
+        with explain_library(lambda line: ModelError(f"{name}: cannot be used on {base} ({line}); {AGAIN}")):
+            yield
+    except ModelError as error:
+        mismatch = re.search("size mismatch.*", str(error.__cause__))
+        if mismatch:
+            raise ModelError(f"{name}: the weights do not fit {base}: {mismatch[0]}") from None
+        if isinstance(error.__cause__, SafetensorError):
+            raise ModelError(f"{name}: its weights cannot be read ({error.__cause__}); {AGAIN}") from None
+        raise
     except OSError as error:
         if error.strerror is None:
             raise
@@ -69,9 +69,9 @@ def require_adapter_file(folder: Path, name: str, method: str, allow_pickle: boo
     """
     for file, key in _OBJECTS.items():
         if (folder / file).is_file():
-            held = json.loads((folder / file).read_text("utf-8"))
-            if not isinstance(held, dict) or (key and key not in held):
-                raise ModelError(f"{name}: {folder / file} does not hold what it should; copy the folder again")
+            held = load_object(folder / file, error=ModelError)
+            if key and key not in held:
+                raise ModelError(f"{name}: {folder / file} does not hold what it should; {AGAIN}")
             if key == "peft_type" and room_name(str(held[key])) != room_name(method):
                 raise ModelError(f"{name}: {folder / file} is of peft_type {held[key]}, and the run of {method}")
     safe, pickled = ((folder / each).is_file() for each in _WEIGHTS)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import open_adapter
 from utils.errors import ModelError
+from utils.json_files import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +117,7 @@ def load_training_state(hooks: TrainingHooks, model: Any, folder: Path) -> bool:
 
 def _read_facts(metadata: Mapping[str, str]) -> Any:
     """Read what `describe_state` gave; a checkpoint of an earlier version names AdaLoRA's ranks alone."""
-    return json.loads(metadata.get("facts") or metadata.get("rank_pattern") or "null")
+    return parse_json(metadata.get("facts") or metadata.get("rank_pattern") or "null")
 
 
 def _trained(model: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -6,15 +6,14 @@ stopped for its time, killed by a signal, or is being worked on now.
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from utils.errors import UserError
+from utils.locks import try_lock, wait_for
 from utils.results.json_file import read_json, write_json
 from utils.run_folder.own_folder import require_no_links_out
 
@@ -91,7 +90,7 @@ def is_locked(path: Path) -> bool:
     except OSError:
         return False
     with file:
-        return not _try_lock(file, fcntl.LOCK_EX)
+        return not try_lock(file)
 
 
 def take_lock(path: Path, shared: bool = False) -> IO[str] | None:
@@ -112,7 +111,7 @@ def take_lock(path: Path, shared: bool = False) -> IO[str] | None:
             f"{path.parent.parent} cannot be written: {error.strerror}; give another --output_dir"
         ) from None
     for attempt in range(_PROBES):  # who only looks whether it is taken has it for an instant
-        if _try_lock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+        if try_lock(file, shared):
             return file
         time.sleep(0.02 * (attempt < _PROBES - 1))
     file.close()
@@ -146,22 +145,9 @@ def lock_suite(output: Path, shard: tuple[int, int] | None) -> list[IO[str]]:
     return [whole, part]
 
 
-def _try_lock(file: IO[str], kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        logger.warning("%s cannot be locked (%s); see that no other suite uses the folder", file.name, error.strerror)
-    return True
-
-
 def wait_for_lock(path: Path) -> IO[str]:
     """Take a lock, waiting for who has it; for short work only, such as writing the reports."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError as error:
-        logger.warning("%s cannot be locked (%s)", path, error.strerror or os.strerror(error.errno or 0))
+    wait_for(file)
     return file

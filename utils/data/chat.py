@@ -12,11 +12,18 @@ from utils.data.conversations import is_trained
 from utils.data.dataset import Turn
 from utils.data.texts import RowError
 from utils.errors import ModelError
+from utils.library_errors import explain_library
+from utils.time_limit import time_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PROBE = ({"role": "user", "content": "Say a number"}, {"role": "assistant", "content": "It is 27"})
+_PATIENCE_S = 10
+"""A template takes well under a millisecond; one that loops is ended."""
+_ENDLESS = f"it is not done with a conversation after {_PATIENCE_S} s"
+_endless: set[str] = set()
+"""Templates that were ended: who only tries what a template can is not kept waiting again and again."""
 _TRAINING_TEMPLATES = (
     ("<\uff5cUser\uff5c>", "r1"),
     ("<|User|>", "r1"),
@@ -139,20 +146,28 @@ class ChatTemplate:
             RowError: The template refuses them.
             ModelError: There is no template.
         """
-        from jinja2 import TemplateError
+        from jinja2 import TemplateError, TemplateSyntaxError
 
         if not self.tokenizer.chat_template:
             raise ModelError(
                 "the rows are conversations, and the tokenizer has no chat template; set model.chat_template to "
                 "chatml or to a template file"
             )
+        if self.tokenizer.chat_template in _endless:
+            raise _broken_template(_ENDLESS)
         shown = [{key: value for key, value in turn.items() if key not in OWN_KEYS} for turn in turns]
         try:
-            text = self.tokenizer.apply_chat_template(
-                shown, tools=list(tools) or None, tokenize=False, add_generation_prompt=open_ended, **variables
-            )
-        except TemplateError as error:
-            raise RowError(f"the chat template refuses the conversation: {error}") from error
+            with time_limit(_PATIENCE_S), explain_library(_broken_template):
+                text = self.tokenizer.apply_chat_template(
+                    shown, tools=list(tools) or None, tokenize=False, add_generation_prompt=open_ended, **variables
+                )
+        except ModelError as error:
+            if isinstance(error.__cause__, TemplateError) and not isinstance(error.__cause__, TemplateSyntaxError):
+                raise RowError(f"the chat template refuses the conversation: {error.__cause__}") from error
+            raise
+        except TimeoutError:
+            _endless.add(self.tokenizer.chat_template)
+            raise _broken_template(_ENDLESS) from None
         return str(text)
 
     @cached_property
@@ -207,6 +222,10 @@ def _require_parts(turn: Turn, answer: str, index: int) -> None:
         )
     if any(call["function"]["name"] not in answer for call in turn.get("tool_calls", ())):
         raise RowError(f"the chat template leaves out the tool calls of turn {index + 1}")
+
+
+def _broken_template(line: str) -> ModelError:
+    return ModelError(f"the chat template cannot be used ({line}); mend it, or set model.chat_template to another one")
 
 
 def _find_last_answer(turns: Sequence[Turn]) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from utils.data.dataset import Example, Row, Turn
 from utils.data.texts import RowError, describe_kind, shorten_list
+from utils.json_files import NotJsonError, parse_json
 
 ROLES = {
     "system": "system", "developer": "system",
@@ -284,9 +284,9 @@ def _read_calls(value: Any, where: str) -> list[dict[str, Any]]:
 
 def _parse_json(text: str, what: str) -> Any:
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise RowError(f"{what} must be JSON ({str(error).splitlines()[0]}): {text[:60]!r}") from error
+        return parse_json(text)
+    except NotJsonError as error:
+        raise RowError(f"{what} must be JSON ({error}): {text[:60]!r}") from error
 
 
 def _is_list_of(value: Any, kinds: type | tuple[type, ...]) -> bool:

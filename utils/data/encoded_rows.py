@@ -10,6 +10,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,7 @@ from utils.data.encoding import Encoded, ExampleEncoder
 from utils.data.reading import ReadSplit
 from utils.data.report import summarise_lengths
 from utils.data.texts import RowError
+from utils.json_files import load_object
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -101,7 +103,7 @@ def encode_rows(split: ReadSplit, positions: Sequence[int], encoder: ExampleEnco
             unfinished.replace(file)
             unfinished.write_text(json.dumps(asdict(counts)), "utf-8")
             unfinished.replace(record)
-    return Dataset.from_file(str(file)), EncodingCounts(**json.loads(record.read_text("utf-8")))
+    return Dataset.from_file(str(file)), EncodingCounts(**load_object(record))
 
 
 def _write(file: Path, split: ReadSplit, positions: Sequence[int], encoder: ExampleEncoder) -> EncodingCounts:
@@ -125,7 +127,7 @@ def _encode_ahead(split: ReadSplit, positions: Sequence[int], encoder: ExampleEn
     """Encode blocks of rows, in their order, on all cores: the tokenizer runs outside of Python's lock."""
     num_threads = max(1, min(_MOST_THREADS, _num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     waiting: deque[tuple[Sequence[int], list[Example], Future[list[list[Encoded] | RowError]]]] = deque()
-    with ThreadPoolExecutor(num_threads) as pool:
+    with ThreadPoolExecutor(num_threads) as pool, _cancelling(pool):
         for start in range(0, len(positions), _BLOCK):
             block = positions[start : start + _BLOCK]
             examples = list(split.examples(block))
@@ -135,6 +137,15 @@ def _encode_ahead(split: ReadSplit, positions: Sequence[int], encoder: ExampleEn
                 yield first, read, future.result()
         for first, read, future in waiting:
             yield first, read, future.result()
+
+
+@contextmanager
+def _cancelling(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """Start none of the waiting blocks when the work is ended early."""
+    try:
+        yield
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _num_cores() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -19,6 +19,7 @@ from utils.data.text_tokens import TextTokens
 from utils.data.texts import RowError
 from utils.data.tokenizing import fingerprint_tokenizer
 from utils.errors import DataError, ModelError
+from utils.interruption import interruption_asked, obey
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -136,7 +137,7 @@ class ExampleEncoder:
         Raises:
             ModelError: The tokenizer lacks an end-of-text token or a usable chat template.
         """
-        drafts = [self._drafter.draft(example) for example in examples]
+        drafts = [self._drafter.draft(example) for example in _until_asked(examples)]
         exchanges = iter(self._encode_drafts([each for good in drafts if isinstance(good, list) for each in good]))
         return [
             good
@@ -320,3 +321,11 @@ def _merge_untrained(exchanges: list[Exchange]) -> list[Exchange]:
         else:
             before = before + each.prompt + each.answer
     return merged
+
+
+def _until_asked(examples: Iterable[Example]) -> Iterator[Example]:
+    """Give examples one by one, and stop when the run is asked to: a slow template may take seconds for each."""
+    for example in examples:
+        if interruption_asked():
+            obey()
+        yield example

@@ -9,7 +9,6 @@ Source: Bai et al. 2023, arXiv:2308.14508; protocol and scores are those of its 
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +21,7 @@ from utils.data.longbench_rows import MIRROR, open_longbench
 from utils.data.longbench_subsets import SUBSETS, Subset, find_subset
 from utils.data.sources import Source
 from utils.data.texts import RowError, describe_kind, join_answer, read_text
+from utils.json_files import NotJsonError, parse_json
 
 HUB_ID = MIRROR
 HUB_NAMES = ("longbench", "thudm/longbench", "zai-org/longbench", "xnhyacinth/longbench")
@@ -187,8 +187,8 @@ def read_answers(row: Row) -> list[str]:
 def _read_list(text: str) -> list[Any]:
     """Read a list that is written as a text, or take the text as the only answer."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
+        value = parse_json(text)
+    except NotJsonError:
         return [text]
     return value if isinstance(value, list) else [text]
 

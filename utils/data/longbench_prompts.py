@@ -10,6 +10,7 @@ from pathlib import Path
 
 from utils.data.texts import PromptTemplate
 from utils.errors import DataError
+from utils.json_files import NotJsonError, load_json
 
 OWN_FILE = Path(__file__).with_suffix(".json")
 OWN_NAME = "own wording"
@@ -71,11 +72,9 @@ def _read_texts(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise DataError(f"{path}: no such file of prompts (prompts_file); paths start at the working directory")
     try:
-        texts = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text; save the file as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno})") from error
+        texts = load_json(path)
+    except NotJsonError as error:
+        raise DataError(f"{path}: {error}") from error
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise DataError(f'{path}: not an object of prompts by subset, {{"qasper": "{{context}} ... {{input}}"}}')
     return texts

@@ -13,6 +13,7 @@ from utils.data.dataset import is_local
 from utils.data.fetching import keep_undecoded, refuse_addresses
 from utils.data.row_files import AS_NAMED, FILE_KINDS, FileFormat
 from utils.errors import DataError
+from utils.library_errors import is_of_library
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,7 +58,9 @@ def load_parquet(file: Path, name: str) -> Dataset:
     datasets = _import_datasets()
     try:
         return keep_undecoded(datasets.load_dataset("parquet", data_files=[str(file)], split="train"))
-    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+    except Exception as error:  # pyarrow's kinds of damage have no end
+        if not is_of_library(error) or (isinstance(error, OSError) and error.strerror):
+            raise
         if "corresponds to no data" in str(error):
             raise DataError(f"{name}: the file holds no rows") from error
         raise DataError(f"{name}: cannot be read as parquet: {_root(error)}") from error

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from utils.json_files import NotJsonError, find_object, parse_json
+
 _log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
@@ -66,7 +68,7 @@ def write_object(path: Path, data: Mapping[str, Any]) -> None:
 
 def read_object(path: Path) -> Record | None:
     """Read a JSON object; None when there is no such file or it is not one."""
-    return _parse(path.read_bytes()) if path.exists() else None
+    return find_object(path) or None
 
 
 def _encode(record: Mapping[str, Any]) -> bytes:
@@ -76,8 +78,8 @@ def _encode(record: Mapping[str, Any]) -> bytes:
 
 def _parse(line: bytes) -> Record | None:
     try:
-        data = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        data = parse_json(line)
+    except NotJsonError:
         return None
     return data if isinstance(data, dict) else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import heapq
 import json
 import logging
@@ -15,10 +14,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from utils.errors import UserError
+from utils.json_files import NotJsonError, parse_json
+from utils.locks import try_lock
 
 _log = logging.getLogger(__name__)
 
-_LINE = re.compile(rb'\{"row": (\d+), "result": (.*)\}\n', re.DOTALL)
+_LINE = re.compile(rb'\{"row": (\d{1,18}), "result": (\{.*\})\}\n', re.DOTALL)
 
 
 class PartialFile:
@@ -111,7 +112,7 @@ class PartialFile:
         end = len(first)
         for line in self._file:
             found = _LINE.fullmatch(line)
-            if found is None:
+            if found is None or not _is_json(found[2]):
                 _log.warning("%s: its last line was not written whole and is cut off", self.path)
                 break
             self._done.add(int(found[1]))
@@ -147,11 +148,9 @@ def _open_alone(path: Path) -> IO[bytes]:
     """
     while True:
         file = path.open("ab+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file):
             file.close()
-            raise UserError(f"{path}: another call is writing it; wait for its end, or name another output") from None
+            raise UserError(f"{path}: another call is writing it; wait for its end, or name another output")
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return file
         file.close()  # the other call ended and took the file away while it was opened here
@@ -178,12 +177,20 @@ class _Numbers:
             self._next += 1
 
 
+def _is_json(text: bytes) -> bool:
+    try:
+        parse_json(text)
+    except NotJsonError:
+        return False
+    return True
+
+
 def _read_identity(line: bytes) -> Any:
     if not line.endswith(b"\n"):
         return None
     try:
-        head = json.loads(line)
-    except ValueError:
+        head = parse_json(line)
+    except NotJsonError:
         return None
     return head.get("identity") if isinstance(head, dict) else None
 

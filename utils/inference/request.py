@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from utils.data.row_files import FILE_KINDS
 from utils.data.spooling import is_stream
 from utils.errors import UserError
+from utils.locks import try_lock
 from utils.modeling.consent import NO_CONSENT, Consent
 
 INPUT_KINDS = FILE_KINDS
@@ -135,11 +135,10 @@ def _try_writing(name: str) -> None:
         probe.parent.mkdir(parents=True, exist_ok=True)
         new = not os.path.exists(probe)
         with probe.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not try_lock(file):
+                raise UserError(f"{probe}: another call is writing it; wait for its end, or name another output")
             if new:
                 probe.unlink()
-    except BlockingIOError:
-        raise UserError(f"{probe}: another call is writing it; wait for its end, or name another output") from None
     except OSError as error:
         raise UserError(f"--output_file {name}: cannot be written: {error.strerror}") from None
 

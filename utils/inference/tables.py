@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.json_files import parse_json
 from utils.results.excel import guard_formula
 from utils.results.json_file import replace_file
 
@@ -121,7 +122,7 @@ def _write_parquet(results: Results, path: Path) -> None:
 
 
 def _read(results: Results) -> Iterator[dict[str, Any]]:
-    return (flatten(json.loads(line)) for line in results())
+    return (flatten(parse_json(line)) for line in results())
 
 
 def _list_columns(results: Results) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 from utils.doors import Answer, build_parser, open_door
 from utils.errors import DataError
+from utils.json_files import NotJsonError, parse_json
 from utils.metrics import longbench_scores as scores
 
 DESCRIPTION = """Score LongBench predictions as the benchmark's own scorer does, 0 to 100.
@@ -260,13 +260,9 @@ def _parse_line(place: str, line: bytes, with_classes: bool, with_lengths: bool)
 
 def _load_object(place: str, line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place}: not UTF-8 text; save the file as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not JSON ({error.msg} at column {error.colno}); write an object per line") from error
-    except RecursionError as error:
-        raise DataError(f"{place}: lists within lists without end; write an object per line") from error
+        row = parse_json(line)
+    except NotJsonError as error:
+        raise DataError(f"{place}: {error}; write an object per line") from error
     if not isinstance(row, dict):
         raise DataError(f"{place}: not a JSON object; write one with pred and answers per line")
     return row

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from utils.json_files import parse_json
 from utils.modeling.section import ModelSection, find_folder
 
 _NUM_BLOCKS = 8
@@ -31,7 +31,7 @@ def fingerprint_base(section: ModelSection) -> str | None:
     files = next((found for pattern in _PATTERNS if (found := sorted(folder.glob(pattern)))), [])
     try:
         parts = sorted(part for file in files for part in _hash_file(file))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # whoever loads it will say what is wrong
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16] if parts else None
 
@@ -43,7 +43,7 @@ def _hash_file(file: Path) -> Iterator[str]:
             yield f"{file.name} {size} {_hash_blocks(opened, 0, size)}"
             return
         length = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(length))
+        header = parse_json(opened.read(min(length, file.stat().st_size)))
         for name, facts in header.items():
             if name != "__metadata__":
                 start, end = (8 + length + each for each in facts["data_offsets"])

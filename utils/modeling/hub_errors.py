@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from utils.errors import ModelError
+from utils.library_errors import describe, is_of_library
 from utils.modeling.section import ModelSection, is_local
 
 if TYPE_CHECKING:
@@ -57,26 +58,16 @@ _BY_MESSAGE = (
 
 @contextmanager
 def explain_loading(section: ModelSection) -> Iterator[None]:
-    """Translate the named errors of loading; anything else passes through.
+    """Translate what the libraries raise while they load; our own mistakes pass through.
 
     Raises:
         ModelError: One sentence instead of the library's error, which stays chained to it.
     """
-    from huggingface_hub.errors import HTTPError, RevisionResolutionError, StrictDataclassError
-    from safetensors import SafetensorError
-
-    named = (
-        OSError,
-        ValueError,
-        ImportError,
-        HTTPError,
-        RevisionResolutionError,
-        StrictDataclassError,
-        SafetensorError,
-    )
     try:
         yield
-    except named as error:
+    except Exception as error:  # what a damaged file leads to in the libraries has no end of kinds
+        if not is_of_library(error):
+            raise
         sentence = _hub_sentence(section, error) or _checkpoint_sentence(section, error)
         raise ModelError(sentence) from error
 
@@ -156,7 +147,7 @@ def _checkpoint_sentence(section: ModelSection, error: BaseException) -> str:
     name = section.name_or_path
     first_line = str(error).strip().split("\n")[0]
     chain = list(_chain(error))
-    if any(isinstance(each, json.JSONDecodeError) for each in chain):
+    if any(isinstance(each, json.JSONDecodeError | UnicodeDecodeError | RecursionError) for each in chain):
         return f"{name} holds a file that is not JSON ({first_line}); copy or download it again"
     if isinstance(error, StrictDataclassError):
         return f"the config.json of {name} is not valid: {' '.join(str(error).split())}"
@@ -168,7 +159,7 @@ def _checkpoint_sentence(section: ModelSection, error: BaseException) -> str:
     for fragment, sentence in _BY_MESSAGE:
         if fragment in str(error):
             return sentence.format(name=name, version=__version__)
-    return f"{name} cannot be loaded: {first_line}"
+    return f"{name} cannot be loaded ({describe(error)}); is one of its files cut off or edited? Copy it again"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -10,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import field_validator, model_validator
 
 from utils.config.section import Section
+from utils.json_files import find_object
 from utils.modeling.positions import RopeScalingSection
 
 _DTYPE_SPELLINGS = {
@@ -237,11 +237,7 @@ def read_model_config(section: ModelSection) -> dict[str, Any] | None:
     folder = find_folder(section)
     if folder is None:
         return None
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        return None
-    return config if isinstance(config, dict) else None
+    return find_object(folder / "config.json") or None
 
 
 def _spell_dtype(value: Any) -> Any:
@@ -252,10 +248,7 @@ def _spell_dtype(value: Any) -> Any:
 
 
 def _base_of_adapter(folder: Path) -> str:
-    try:
-        base = json.loads((folder / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
-        base = None
+    base = find_object(folder / "adapter_config.json").get("base_model_name_or_path")
     return f"its base is {base}" if base else "name the base model that it was trained on"
 
 

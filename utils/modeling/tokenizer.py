@@ -139,6 +139,11 @@ def _set_pad_token(tokenizer: PreTrainedTokenizerBase, section: ModelSection) ->
         if tokenizer.pad_token is None:
             raise ModelError(f"{section.name_or_path} has no token to pad with; name one in model.pad_token")
         logger.info("Padding with %s", tokenizer.pad_token)
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"{section.name_or_path}: its pad token {tokenizer.pad_token!r} is not in its vocabulary; name another one "
+            "in model.pad_token, or copy the tokenizer's files again"
+        )
     if tokenizer.pad_token == tokenizer.eos_token:
         logger.warning(
             "the pad token is the end-of-text token %s: an end-of-text that stands in a text is taken for "

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import UserError
+from utils.json_files import load_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,16 +43,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     Raises:
         UserError: The file is not whole, or not an object.
     """
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    if not path.exists() and not path.is_symlink():
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        hint = "it was cut off or edited; delete it, or run again with --overwrite"
-        raise UserError(f"{path}: not complete JSON ({error}); {hint}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: a JSON object was expected, found {type(data).__name__}")
-    return data
+    return load_object(path, "it was cut off or edited; delete it, or run again with --overwrite")
 
 
 @contextmanager

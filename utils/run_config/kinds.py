@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from utils.config.document import Document, read_document
 from utils.config.installed import installed_version, read_fields, source_of
 from utils.config.problems import suggest
 from utils.errors import ConfigError, Problem
+from utils.json_files import NotJsonError, load_json
 from utils.run_config.inspection import Check
 
 Kind = Literal["run", "suite", "accelerate", "deepspeed"]
@@ -82,12 +82,9 @@ def check_deepspeed(path: Path) -> list[Check]:
     """Check a DeepSpeed JSON file."""
     readable, keys = Check("reads as JSON"), Check("keys and values")
     try:
-        settings = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
+        settings = load_json(path)
+    except (OSError, NotJsonError) as error:
         readable.problems.append(Problem(f"cannot be read: {error}", place=str(path)))
-        return [readable]
-    except json.JSONDecodeError as error:
-        readable.problems.append(Problem(f"not JSON: {error.msg}", place=f"{path}:{error.lineno}"))
         return [readable]
     if not isinstance(settings, dict):
         readable.problems.append(Problem("the top level must be a mapping", place=str(path)))

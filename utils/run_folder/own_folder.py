@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import stat
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from utils.errors import UserError
+from utils.locks import try_lock
 
 LOCK_FILE = ".lock"
 
@@ -44,12 +44,8 @@ def lock_folder(path: Path) -> IO[str]:
         UserError: Another run is at work there, or nothing can be written.
     """
     file = _open_own(path)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{path} is in use by another run; wait for it, or give another training.output_dir") from None
-    except OSError as error:
-        logger.warning("%s cannot be locked (%s); see that no other run uses it", path, error.strerror)
+    if not try_lock(file):
+        raise UserError(f"{path} is in use by another run; wait for it, or give another training.output_dir")
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()

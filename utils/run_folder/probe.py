@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from utils.errors import CheckError, UserError
+from utils.json_files import NotJsonError, parse_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,9 +57,11 @@ def read_probes(run: Path | None, columns: tuple[str, ...]) -> Probes:
     file = run / PROBE_FILE if run is not None else None
     if file is not None and file.is_file():
         try:
-            rows = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip()]
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(f"{file}: not JSON lines ({error}); delete it, then built-in texts are used") from None
+            rows = [parse_json(line) for line in file.read_bytes().split(b"\n") if line.strip()]
+        except NotJsonError as error:
+            raise UserError(f"{file}: {error}; delete it, then built-in texts are used") from None
+        if not all(isinstance(row, dict) for row in rows):
+            raise UserError(f"{file}: a line holds no row; delete it, then built-in texts are used")
         if rows:
             return Probes(rows[:_NUM_ROWS], PROBE_FILE)
     logger.warning("there are no probe rows of the run; the models are compared on %d built-in texts", len(_TEXTS))

@@ -6,7 +6,6 @@ about task, method or base is refused.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from utils.adapters.trained_files import (
 )
 from utils.data.dataset import open_dataset
 from utils.errors import ModelError, UserError
+from utils.json_files import AGAIN, NotJsonError, load_json, load_object
 from utils.modeling.base_identity import is_same_base, require_same_base
 from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.new_weights import list_grown_rows, list_new_weights
@@ -210,9 +210,9 @@ def read_label_names(file: Path) -> tuple[str, ...]:
         ModelError: The file holds something else.
     """
     try:
-        names = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{file}: not JSON ({error}); it was cut off or edited: copy the folder again") from None
+        names = load_json(file)
+    except NotJsonError as error:
+        raise ModelError(f"{file}: {error}; {AGAIN}") from None
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if not is_list or len(names) == 1 or len(set(names)) < len(names):
         raise ModelError(f"{file}: not a list of two or more names of classes; it was edited: copy the folder again")
@@ -243,10 +243,7 @@ def _read_adapter_config(weights: Path) -> dict[str, Any]:
     file = weights / ADAPTER_CONFIG
     if not file.is_file():
         return {}
-    made = json.loads(file.read_text("utf-8"))
-    if not isinstance(made, dict):
-        raise ModelError(f"{file}: does not hold what it should; copy the folder again")
-    return made
+    return load_object(file, error=ModelError)
 
 
 def _pin_base(model: ModelSection, made: dict[str, Any], weights: Path, where: str) -> ModelSection:

@@ -15,6 +15,8 @@ import zipfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from utils.json_files import NotJsonError, load_json, parse_json
+
 MANIFEST = "complete.json"
 STATE = "trainer_state.json"
 RUN_COPY = "run_copy.yaml"
@@ -57,7 +59,7 @@ def find_flaw(checkpoint: Path) -> str | None:
     try:
         if not listed.is_file():
             return _find_flaw_inside(checkpoint)
-        sizes = json.loads(listed.read_text("utf-8"))["files"]
+        sizes = load_json(listed)["files"]
         for name, size in sizes.items():
             if not (checkpoint / name).is_file():
                 return f"{name} is missing"
@@ -189,8 +191,8 @@ def _find_flaw_inside(checkpoint: Path) -> str | None:
 
 def _is_json(path: Path) -> bool:
     try:
-        json.loads(path.read_text("utf-8"))
-    except ValueError:
+        load_json(path)
+    except NotJsonError:
         return False
     return True
 
@@ -203,8 +205,8 @@ def _is_whole_safetensors(path: Path) -> bool:
         if len(start) < 8 or (length := struct.unpack("<Q", start)[0]) > size - 8:
             return False
         try:
-            header = json.loads(file.read(length))
-        except ValueError:
+            header = parse_json(file.read(length))
+            ends = [each["data_offsets"][1] for name, each in header.items() if name != "__metadata__"]
+            return bool(size == 8 + length + max(ends, default=0))
+        except (NotJsonError, KeyError, TypeError, AttributeError, IndexError):
             return False
-    ends = [each["data_offsets"][1] for name, each in header.items() if name != "__metadata__"]
-    return bool(size == 8 + length + max(ends, default=0))

@@ -12,18 +12,58 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import NonNegativeInt  # noqa: TC002  read when the checkpoint is
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import NotRequired, TypedDict
 
 from utils.generation.preserving import keep_random_state
 from utils.interruption import Interrupted, interruption_asked, obey
+from utils.json_files import load_as
 from utils.training.checkpoint_files import STATE, find_flaw
+from utils.training.checkpoint_reading import explain_checkpoint, require_like
 from utils.training.processes import announce_processes
 
 if TYPE_CHECKING:
     from torch.utils.data import Sampler
 
 logger = logging.getLogger(__name__)
+
+_ANOTHER = "it was cut off or edited; resume another checkpoint: --resume checkpoint-N"
+
+
+class _State(TypedDict):
+    """What is read of trainer_state.json, here and by transformers."""
+
+    global_step: NonNegativeInt
+    max_steps: int
+    epoch: NotRequired[float | None]
+    num_train_epochs: NotRequired[float]
+    total_flos: NotRequired[float]
+    log_history: NotRequired[list[dict[str, Any]]]
+    best_metric: NotRequired[float | None]
+    best_global_step: NotRequired[int | None]
+    best_model_checkpoint: NotRequired[str | None]
+    stateful_callbacks: NotRequired[dict[str, Any]]
+    train_batch_size: NotRequired[int | None]
+    num_input_tokens_seen: NotRequired[int]
+
+
+class _Totals(TypedDict):
+    loss: float
+    seconds: float
+
+
+class Session(TypedDict):
+    """What a checkpoint keeps of the session that wrote it, by process."""
+
+    num_processes: int
+    loss_since_logged: float
+    logged_step: int
+    totals: NotRequired[_Totals | None]
+    sums: list[float]
+    owes_evaluation: bool
+    owes_save: bool
 
 
 class ExactResume:
@@ -45,11 +85,11 @@ class ExactResume:
     """The sampler of training rows."""
     _source: str | None = None
     """The checkpoint that is resumed."""
-    _session: dict[str, Any]
+    _session: Session | None = None
     """What its session file says."""
     _was_stopped: bool = False
     """It was written when the run had ended early."""
-    _totals: dict[str, Any] | None = None
+    _totals: _Totals | None = None
     """Loss and seconds of all sessions before this one; None: the checkpoint does not say."""
     _started: float = 0.0
     """When this session began to train."""
@@ -59,7 +99,6 @@ class ExactResume:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._session = {}
         self.add_callback(_Continuing(self))  # type: ignore[attr-defined]  # the Trainer's
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
@@ -81,18 +120,28 @@ class ExactResume:
         return order
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
-        found = super()._init_training_state(*args, **kwargs)  # type: ignore[misc]  # a mixin
-        if self._source is not None:
-            self._read_session(Path(self._source))
+        if self._source is None:
+            return super()._init_training_state(*args, **kwargs)  # type: ignore[misc]  # a mixin
+        before = load_as(_State, Path(self._source) / STATE, _ANOTHER)
+        with explain_checkpoint(self._source):
+            found = super()._init_training_state(*args, **kwargs)  # type: ignore[misc]  # a mixin
+        self._read_session(Path(self._source), before)
         return found
 
-    def _read_session(self, source: Path) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with explain_checkpoint(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]  # a mixin
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with explain_checkpoint(checkpoint):
+            super()._load_rng_state(checkpoint)  # type: ignore[misc]  # a mixin
+
+    def _read_session(self, source: Path, before: _State) -> None:
         """Read what the checkpoint keeps besides; find the best checkpoint again where the run's folder has moved."""
-        before = json.loads((source / STATE).read_text("utf-8"))
         self._was_stopped = self.control.should_training_stop and before["global_step"] < before["max_steps"]
         files = [source / name for name in (self._session_name(), "session.json", "session_0.json")]
-        found = [json.loads(each.read_text("utf-8")) for each in files if each.is_file()]
-        self._session = found[0] if found and found[0].get("num_processes") == self.args.world_size else {}
+        found = [load_as(Session, each, _ANOTHER) for each in files if each.is_file()]
+        self._session = found[0] if found and found[0].get("num_processes") == self.args.world_size else None
         self._totals = next((each["totals"] for each in found if each.get("totals")), None)
         if self.state.best_global_step and self.args.save_strategy != "no":
             self._find_best_again(Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
@@ -128,7 +177,7 @@ class ExactResume:
         """Whether loss and seconds are those of the whole run; a checkpoint of another tool does not say what was."""
         return self._source is None or self._totals is not None
 
-    def _sum_sessions(self) -> dict[str, Any] | None:
+    def _sum_sessions(self) -> _Totals | None:
         """Give the logged loss and the seconds of this session and all before it; None: those before are not known."""
         if not self.knows_all_sessions:
             return None
@@ -150,7 +199,11 @@ class ExactResume:
 
         The rates that were saved are those of the run as long as it was planned then: 0 at a finished schedule's end.
         """
-        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]  # a mixin
+        fresh = self._describe_states()
+        with explain_checkpoint(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]  # a mixin
+        if checkpoint is not None:
+            require_like(self._describe_states(), fresh, checkpoint)
         schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)  # within DeepSpeed's wrapper
         if checkpoint is None or not isinstance(schedule, LambdaLR) or schedule.last_epoch < 1:
             return  # a schedule that goes by the loss has no length
@@ -163,6 +216,14 @@ class ExactResume:
             )
             logger.info(said, after[0], schedule.last_epoch, self.state.max_steps, before[0])
 
+    def _describe_states(self) -> dict[str, Any]:
+        """Give what optimizer and scheduler are made of, apart from the large tensors."""
+        optimizer: Any = self.optimizer  # type: ignore[attr-defined]  # the Trainer's
+        groups = getattr(optimizer, "param_groups", [])
+        bare = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        schedule = self.lr_scheduler.state_dict() if hasattr(self.lr_scheduler, "state_dict") else {}
+        return {"optimizer": bare, "scheduler": schedule}
+
     def take_up_session(self) -> None:
         """Go on where the resumed checkpoint was written; an evaluation that was cut off there is made up for."""
         self._started = time.time()
@@ -171,8 +232,8 @@ class ExactResume:
         logger.info("going on behind step %d of %d", self.state.global_step, self.state.max_steps)
         if self._totals is not None:
             self._total_loss_scalar = self._totals["loss"]
-        session, self._session = self._session, {}
-        if not session:
+        session, self._session = self._session, None
+        if session is None:
             return
         trainer: Any = self
         self._tr_loss += session["loss_since_logged"]

@@ -7,7 +7,6 @@ library is imported.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import socket
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from utils.config.document import read_document
 from utils.config.problems import suggest
 from utils.errors import UserError
+from utils.json_files import find_object
 
 SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "deepspeed"
 """Where `training.deepspeed: zero2` is looked up: its files without `.json`."""
@@ -154,11 +154,7 @@ def _stage_of(settings: dict[str, Any] | None) -> int:
 
 def _read_deepspeed(value: str) -> dict[str, Any] | None:
     path = find_deepspeed_file(value)
-    try:
-        settings = json.loads(path.read_text("utf-8-sig")) if path else None
-    except (OSError, ValueError):
-        return None
-    return settings if isinstance(settings, dict) else None
+    return (find_object(path) or None) if path else None
 
 
 def _is_on(name: str) -> bool:

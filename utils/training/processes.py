@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -15,6 +14,7 @@ from typing import Any
 from utils.cache_folder import cache_folder
 from utils.evaluation.processes import count_processes, gather_lists
 from utils.interruption import Interrupted
+from utils.locks import try_lock, wait_for
 from utils.training.launch import count_launched
 
 logger = logging.getLogger(__name__)
@@ -121,9 +121,5 @@ def _leave(together: bool) -> None:
 
 def _take(file: Any) -> None:
     """Take the lock alone, or, where somebody works already, wait for that and then share it with the others."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        fcntl.flock(file, fcntl.LOCK_SH)
-    except OSError as error:
-        logger.warning("%s cannot be locked (%s): every process prepares the data", file.name, error.strerror)
+    if not try_lock(file):
+        wait_for(file, shared=True)

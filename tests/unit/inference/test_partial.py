@@ -67,7 +67,7 @@ def test_one_call_at_a_time(tmp_path):
 
 
 def test_a_file_that_was_taken_away_while_it_was_opened_is_opened_again(tmp_path, monkeypatch):
-    from utils.inference import partial as module
+    from utils import locks as module
 
     path = tmp_path / "p"
     flock, calls = module.fcntl.flock, []

@@ -72,9 +72,9 @@ HEAD = '"version": 1, "status": "failed", "task_name": "", "task_type": "", "met
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('{"version": 1, "status": "succ', "not complete JSON"),
-        ("", "not complete JSON"),
-        ("[]", "a JSON object was expected"),
+        ('{"version": 1, "status": "succ', "not JSON"),
+        ("", "not JSON"),
+        ("[]", "holds no JSON object"),
         ('{"version": 2}', "a record of version 2"),
         ('{"version": 1, "status": "success"}', "lacks task_name"),
         ("{" + HEAD.replace("failed", "ok") + "}", "status 'ok'"),

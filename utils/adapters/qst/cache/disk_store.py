@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from utils.adapters.qst.cache.row_codec import RowCodec
+from utils.json_files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ class DiskStore:
         """Read a file's bytes; None where they are not what was written under this key for this backbone."""
         try:
             parts = load(content)
-            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
         except (SafetensorError, ValueError, KeyError):  # KeyError: a dtype that torch does not have
             return None
         checksum = header.get("__metadata__", {}).get("checksum")

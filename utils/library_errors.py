@@ -1,0 +1,70 @@
+"""Tells what libraries raise over files that they cannot use from our own mistakes, which keep their traceback."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.errors import LoraNsError, UserError
+
+_OURS = str(Path(__file__).parent)
+_REMEDIES = {
+    errno.ENAMETOOLONG: "a file cannot have so long a name; give a shorter one",
+    errno.EACCES: "you may not open it; ask its owner, or name another place",
+    errno.EPERM: "you may not change it; ask its owner, or name another place",
+    errno.EROFS: "nothing can be written there; name another place",
+    errno.ENOSPC: "the disk is full; make room, then give the same command again",
+    errno.EDQUOT: "your share of the disk is full; make room, then give the same command again",
+    errno.ENOENT: "it is not there; was a folder renamed or deleted meanwhile?",
+    errno.ENOTDIR: "a part of its name is a file and no folder",
+    errno.EISDIR: "it is a folder where a file was due; copy the folder that it lies in again",
+    errno.ELOOP: "its links go in a circle",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+    errno.ESTALE: "the disk is gone; try again when it is back",
+    errno.EIO: "the disk fails",
+}
+
+
+def is_of_library(error: BaseException) -> bool:
+    """Tell whether an error was raised inside a library and not by a line of ours."""
+    if isinstance(error, LoraNsError) or not isinstance(error, Exception):
+        return False
+    if type(error) is Exception or type(error).__module__.startswith("safetensors"):
+        return True  # what tokenizers and safetensors, which leave no frame of their own, raise
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and not trace.tb_frame.f_code.co_filename.startswith(_OURS)
+
+
+def describe(error: BaseException) -> str:
+    """Say in one line what a library raised."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+@contextmanager
+def explain_library(say: Callable[[str], LoraNsError]) -> Iterator[None]:
+    """Turn what a library raises over a damaged file into a sentence; all else passes through.
+
+    Args:
+        say: Makes the sentence of the library's own line.
+    """
+    try:
+        yield
+    except Exception as error:  # whatever a file's values lead to, in code that is not ours
+        of_machine = isinstance(error, OSError) and (error.strerror or isinstance(error, TimeoutError))
+        if of_machine or not is_of_library(error):
+            raise
+        raise say(describe(error)) from error
+
+
+def explain_os_error(error: OSError) -> UserError | None:
+    """Say what the machine refused; None for errors that are not the machine's."""
+    if error.errno not in _REMEDIES:
+        return None
+    name = f"{error.filename}"[:120]
+    where = f"{name}: " if error.filename is not None else ""
+    return UserError(f"{where}{error.strerror}; {_REMEDIES[error.errno]}")
