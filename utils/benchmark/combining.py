@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from utils.benchmark.suite import Suite
 from utils.config.document import Document
+from utils.errors import ConfigError, Problem
 from utils.rooms import has_room, list_rooms, open_room
 from utils.run_config.layers import lay_over
+
+MOST_RUNS = 5_000
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ def combine(suite: Suite, seeds: Sequence[int] = ()) -> Combined:
         suite: The suite.
         seeds: From the command line, in place of the suite's.
     """
+    _require_few(suite, len(seeds or suite.section.seeds or (42,)))
     crossed = Combined()
     used: set[int] = set()
     idle: dict[str, set[str]] = {}
@@ -58,6 +63,16 @@ def combine(suite: Suite, seeds: Sequence[int] = ()) -> Combined:
         crossed.notices.append(f"{suite.places[key]}  grid.{key}: not a key of {names}, which is run once without it")
     crossed.warnings += _find_unused(suite, used)
     return crossed
+
+
+def _require_few(suite: Suite, num_seeds: int) -> None:
+    """Refuse a suite that nobody can run, before its runs are put together one by one."""
+    count = len(suite.tasks) * max(1, len(suite.methods)) * num_seeds * math.prod(map(len, suite.grid.values()))
+    if count > MOST_RUNS:
+        message = (
+            f"tasks, methods, grid and seeds make {count:,} runs; at most {MOST_RUNS:,} are planned: take some out"
+        )
+        raise ConfigError([Problem(message, "grid" if suite.grid else "seeds", suite.source)])
 
 
 def _cross(suite: Suite, seeds: Sequence[int], idle: dict[str, set[str]]) -> Iterator[Combination]:
@@ -80,15 +95,15 @@ def _lay_together(suite: Suite, task: str, method: str) -> Document:
 
 def _cross_grid(suite: Suite, document: Document, method: str, idle: dict[str, set[str]]) -> Iterator[dict[str, Any]]:
     """Cross the grid's values; what the combination's adapter has no key for is left out and noted in `idle`."""
-    seen: list[dict[str, Any]] = []
+    seen: set[str] = set()
     for values in itertools.product(*suite.grid.values()):
         grid = dict(zip(suite.grid, values, strict=True))
         adapter = str(grid.get("peft.method", document.get(("peft", "method"), "lora")))
         for key in [key for key in grid if _is_of_another(key, adapter)]:
             idle.setdefault(key, set()).add(method)
             del grid[key]
-        if grid not in seen:
-            seen.append(grid)
+        if (mark := repr(grid)) not in seen:
+            seen.add(mark)
             yield grid
 
 

@@ -235,7 +235,7 @@ class _Reader:
             self._refuse_ours(key, path)
             if not isinstance(values, list) or not values:
                 self._report(path, f"needs a list of values, such as [4, 8]; found {values!r}")
-            elif any(values[index] in values[:index] for index in range(len(values))):
+            elif len({repr(value) for value in values}) < len(values):
                 self._report(path, "a value stands twice; keep one")
             else:
                 grid[key] = values
@@ -247,7 +247,7 @@ class _Reader:
         places["seeds"] = self.document.places.get(("seeds",), Place(self.document.source))
         if seeds == []:
             self._report(("seeds",), "is empty; name seeds, or leave the key out for the base's")
-        elif isinstance(seeds, list) and any(seeds[index] in seeds[:index] for index in range(len(seeds))):
+        elif isinstance(seeds, list) and len({repr(seed) for seed in seeds}) < len(seeds):
             self._report(("seeds",), "a seed stands twice; keep one")
 
     def _check_references(self, methods: list[str]) -> None:

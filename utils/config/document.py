@@ -15,8 +15,11 @@ from utils.masking import learn_text, learn_value
 
 KeyPath = tuple[str, ...]
 
-_MAX_NODES = 100_000  # far above any configuration, far below what nested aliases can blow up to
+_MAX_NODES = 20_000  # far above any configuration, far below what nested aliases can blow up to
 _MAX_DEPTH = 50
+MAX_BYTES = 500_000
+"""A configuration has some kilobytes; reading ten megabytes of YAML takes minutes."""
+_TOO_MANY = f"more than {_MAX_NODES:,} values, counted with what aliases repeat; no configuration has so many"
 _ENDLESS = "mappings, lists or aliases nest without end"
 
 
@@ -72,8 +75,10 @@ class Document:
                 node[key] = {}
                 self.places.setdefault(path[:depth], place)
             node = node[key]
+        had_places_inside = isinstance(node.get(path[-1]), (dict, list))
         node[path[-1]] = value
-        self._forget(path)
+        if had_places_inside:
+            self._forget(path)
         self.places[path] = place
 
     def remove(self, path: KeyPath) -> Any:
@@ -148,17 +153,34 @@ def parse_value(text: str) -> Any:
     return None if root is None else _Reader("command line").read(root)
 
 
+def read_bounded(path: Path) -> bytes:
+    """Read a file that is to be a configuration, of a pipe too.
+
+    Raises:
+        ConfigError: It is far too large to be one.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        found = file.read(MAX_BYTES + 1)
+    if len(found) > MAX_BYTES:
+        message = "more than 0.5 MB, which no configuration has; was a file of rows or weights named?"
+        raise ConfigError([Problem(message, place=str(path))])
+    return found
+
+
 def _read_text(path: Path, source: str) -> str:
+    found = b""
     try:
-        return path.read_text("utf-8-sig")
+        found = read_bounded(path)
+        return found.decode("utf-8-sig")
     except FileNotFoundError:
         hint = _similar_file(path)
         raise ConfigError([Problem(f"no such file{hint}", place=source)]) from None
     except IsADirectoryError:
         raise ConfigError([Problem("this is a folder; name a YAML file in it", place=source)]) from None
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        message = f"not UTF-8 text (byte 0x{path.read_bytes()[error.start]:02x}); save the file as UTF-8"
+        line = found[: error.start].count(b"\n") + 1
+        message = f"not UTF-8 text (byte 0x{found[error.start]:02x}); save the file as UTF-8"
         raise ConfigError([Problem(message, place=f"{source}:{line}")]) from None
     except OSError as error:
         raise ConfigError([Problem(f"cannot be read: {error.strerror}", place=source)]) from None
@@ -220,7 +242,7 @@ class _Reader:
     def _value(self, node: yaml.Node, path: KeyPath) -> Any:
         self._count += 1
         if self._count > _MAX_NODES or len(self._open) > _MAX_DEPTH or id(node) in self._open:
-            self._report(_ENDLESS, path, node)
+            self._report(_TOO_MANY if self._count > _MAX_NODES else _ENDLESS, path, node)
             raise ConfigError(self.problems)
         if node.tag.removeprefix(TAG) not in (*CORE_KINDS, "map", "seq"):
             self._report(f"the tag {node.tag.replace(TAG, '!!')} is not allowed; write a plain value", path, node)

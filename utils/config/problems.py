@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 _PLURALS = {"a whole number": "whole numbers", "a number": "numbers", "a mapping": "mappings"}
 _BOUNDS = {"gt": "above", "ge": "from", "lt": "below", "le": "up to", "min_length": "of a length from"}
+MOST_SHOWN = 50
 _MEANT = {
     "dora": ("lora", "lora with use_dora: true"), "rslora": ("lora", "lora with use_rslora: true"),
     "lora_plus": ("loraplus_lr_ratio", "loraplus_lr_ratio"), "loraplus": ("loraplus_lr_ratio", "loraplus_lr_ratio"),
@@ -54,7 +55,11 @@ def explain_errors(
         elsewhere: Keys of other sections and where they belong, for misplaced keys.
     """
     seen: set[KeyPath] = set()
-    for details in error.errors():
+    errors = error.errors()
+    if len(errors) > MOST_SHOWN:
+        message = f"{len(errors) - MOST_SHOWN:,} mistakes more in this section; only the first are named"
+        yield Problem(message, ".".join(path), document.place_of(path))
+    for details in errors[:MOST_SHOWN]:
         keys, field = _resolve(details["loc"], section)
         where = (*path, *keys)
         if where in seen:

@@ -15,7 +15,7 @@ from utils.modeling.new_weights import (
     record_new_weights,
     reinitialise_head,
 )
-from utils.modeling.positions import stretch_positions
+from utils.modeling.positions import layers_problem, stretch_positions
 from utils.modeling.quantization import build_quantization, choose_devices, pack_for_sharding
 from utils.modeling.quantized_checkpoint import explain_hardware, read_format, require_plain_head
 from utils.modeling.source import loading_arguments, resolved_commit
@@ -69,6 +69,8 @@ def load_base_model(
     with explain_loading(section), _silent_report():
         arguments = loading_arguments(section)
         config = AutoConfig.from_pretrained(section.location, trust_remote_code=section.trust_remote_code, **arguments)
+        if too_many := layers_problem(config.to_dict()):
+            raise ModelError(f"{section.name_or_path}: {too_many}")
         if section.rope_scaling is not None:
             stretch_positions(config, section.rope_scaling, section.name_or_path)
         _tell_about_code(section, config)

@@ -21,6 +21,7 @@ _TABLES = {
 _FROM_PAD = {"camembert", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
 _NAMES = ("max_position_embeddings", "n_positions")
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_MOST_LAYERS = 2_000
 _ORIGINAL = "original_max_position_embeddings"
 _NEEDED = {
     "llama3": ("low_freq_factor", "high_freq_factor"),
@@ -125,6 +126,18 @@ def count_layers(config: Mapping[str, Any]) -> int | None:
     """Count a model's layers by the content of its config.json; None where it does not say."""
     config = config.get("text_config") or config
     return next((config[name] for name in _LAYER_COUNTS if isinstance(config.get(name), int)), None)
+
+
+def layers_problem(config: Mapping[str, Any]) -> str | None:
+    """Say that a config.json counts more layers than any model has: building them would take hours; None: it does not.
+
+    Args:
+        config: The content of its config.json.
+    """
+    count = count_layers(config) or 0
+    if count <= _MOST_LAYERS:
+        return None
+    return f"its config.json counts {count:,} layers, more than any model has; it is damaged or made up"
 
 
 def has_position_table(config: Mapping[str, Any]) -> bool:

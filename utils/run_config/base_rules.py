@@ -13,7 +13,7 @@ from utils.adapters.adapter import AdapterSection
 from utils.adapters.formats import format_problem
 from utils.adapters.targets import missing_layers
 from utils.errors import ConfigError, Problem
-from utils.modeling.positions import count_layers, count_positions, has_position_table
+from utils.modeling.positions import count_layers, count_positions, has_position_table, layers_problem
 from utils.modeling.quantized_checkpoint import checkpoint_problem, load_model_config, read_format
 from utils.modeling.section import ModelSection
 
@@ -45,6 +45,9 @@ def check_base(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str
     Yields:
         A key and the sentence that says why not, and what works instead.
     """
+    if too_many := layers_problem(base):
+        yield "model.name_or_path", too_many
+        return
     if not asked.arguments.get("do_train", True):
         return
     architecture = str(base.get("model_type", ""))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from utils.config.document import Document, read_document
+from utils.config.document import Document, read_bounded, read_document
 from utils.config.installed import installed_version, read_fields, source_of
 from utils.config.problems import suggest
 from utils.errors import ConfigError, Problem
@@ -82,7 +82,11 @@ def check_deepspeed(path: Path) -> list[Check]:
     """Check a DeepSpeed JSON file."""
     readable, keys = Check("reads as JSON"), Check("keys and values")
     try:
+        read_bounded(path)
         settings = load_json(path)
+    except ConfigError as error:
+        readable.problems += error.problems
+        return [readable]
     except (OSError, NotJsonError) as error:
         readable.problems.append(Problem(f"cannot be read: {error}", place=str(path)))
         return [readable]

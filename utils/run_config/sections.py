@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from utils.adapters.adapter import AdapterSection
 from utils.config.document import Document, Place
-from utils.config.problems import explain_errors, find_misspelt, name_all, suggest
+from utils.config.problems import MOST_SHOWN, explain_errors, find_misspelt, name_all, suggest
 from utils.config.section import Section
 from utils.data.dataset import is_local
 from utils.errors import Problem
@@ -154,12 +154,13 @@ class SectionReader:
 
     def _refuse_unknown_sections(self, elsewhere: dict[str, str]) -> None:
         known = [*SECTIONS, *Header.model_fields, "extends"]
-        for key in self.document.data:
-            if key in elsewhere and key not in known:
-                self._report(key, f"not a section; {elsewhere[key]}")
-            elif key not in known:
-                near = find_misspelt(key, known)
-                self._report(key, f"unknown section{f'; did you mean {near}?' if near else name_all(known)}")
+        unknown = [key for key in self.document.data if key not in known]
+        for key in unknown[:MOST_SHOWN]:
+            near = find_misspelt(key, known)
+            message = f"unknown section{f'; did you mean {near}?' if near else name_all(known)}"
+            self._report(key, f"not a section; {elsewhere[key]}" if key in elsewhere else message)
+        if (left := len(unknown) - MOST_SHOWN) > 0:
+            self._report("", f"{left:,} unknown sections more; only the first are named")
 
     def _report(self, path: str, message: str) -> None:
         place = self.document.place_of(tuple(path.split(".")))

@@ -67,3 +67,13 @@ def test_mistakes_and_idle_settings_of_the_runs(
     assert "training.eval_steps: has no effect" in out
     assert validate(idle, capsys, "peft.lora_rr=3")[0] == 1
     assert validate(idle, capsys, "seed=3")[0] == 1
+
+
+def test_a_million_runs_are_refused_at_once(
+    write_suite: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = ", ".join(str(value) for value in range(1, 101))
+    grid = "".join(f"  {key}: [{values}]\n" for key in ("peft.lora_r", "peft.lora_alpha", "training.max_steps"))
+    code, out = validate(write_suite(f"tasks: {{a: {{}}}}\ngrid:\n{grid}"), capsys)
+    assert code == 1
+    assert "grid: tasks, methods, grid and seeds make 1,000,000 runs; at most 5,000 are planned" in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,7 +114,38 @@ def test_no_configuration(content: str | bytes, problem: str, write: Write) -> N
 
 def test_a_billion_laughs_end_quickly(write: Write) -> None:
     lines = ["a0: &a0 [lol]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
-    assert "mappings, lists or aliases nest without end" in read_problems(write("\n".join(lines)))[0]
+    assert "more than 20,000 values, counted with what aliases repeat" in read_problems(write("\n".join(lines)))[0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a:\n" + "".join(f"  k{index}: 1\n" for index in range(800_000)),
+        "a: [" + "1," * 5_000_000 + "1]\n",
+        "a: '" + "''" * 5_000_000 + "'\n",
+        "# " + "x" * 10_000_000 + "\na: 1\n",
+        "a: " + "[" * 5_000_000 + "]" * 5_000_000,
+    ],
+    ids=["keys", "list", "text", "comment", "deep"],
+)
+def test_ten_megabytes_are_no_configuration(content: str, write: Write) -> None:
+    started = time.process_time()
+    (problem,) = read_problems(write(content))
+    assert "more than 0.5 MB, which no configuration has" in problem
+    assert time.process_time() - started < 2
+
+
+def test_thousands_of_keys_are_read_and_laid_over_in_seconds(tmp_path: Path) -> None:
+    from utils.run_config.inspection import inspect_run_config
+
+    keys = "".join(f"  k{index}: 1\n" for index in range(9_000))
+    (tmp_path / "a.yaml").write_text("model: {name_or_path: a/b}\ntraining:\n" + keys)
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\ntraining:\n" + keys.replace("k", "j"))
+    started = time.process_time()
+    inspection = inspect_run_config(tmp_path / "b.yaml")
+    assert time.process_time() - started < 20
+    assert len(inspection.problems) < 100
+    assert any("17,950 mistakes more in this section" in problem.message for problem in inspection.problems)
 
 
 def test_a_long_chain_of_aliases_ends(write: Write) -> None:

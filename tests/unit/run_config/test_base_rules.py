@@ -166,3 +166,14 @@ def test_a_layer_that_the_base_lacks_is_named_before_anything_is_loaded(
 )
 def test_layers_that_cannot_be_meant(method: str, keys: dict[str, Any], said: str, write_run: Write) -> None:
     assert said in _refusal(write_run(peft={"method": method, **keys}))
+
+
+def test_more_layers_than_any_model_has(write_run: Write, tmp_path: Path) -> None:
+    model = {"name_or_path": _make_base(tmp_path / "base", model_type="llama", num_hidden_layers=200_000)}
+    said = _refusal(write_run(model=model))
+    assert said == (
+        "model.name_or_path: its config.json counts 200,000 layers, more than any model has; it is damaged or made up"
+    )
+    inner = {"text_config": {"num_hidden_layers": 200_000}}
+    said = _refusal(write_run(model={"name_or_path": _make_base(tmp_path / "inner", model_type="llama", **inner)}))
+    assert "counts 200,000 layers" in said
