@@ -39,11 +39,12 @@ def tell_story(arguments: argparse.Namespace, started: float) -> Answer:
     from utils.run_folder.inputs import open_checked_folder
     from utils.run_folder.summary import announce_run, show_result
     from utils.training.full_disk import explain_full_disk
-    from utils.training.launch import require_launched
+    from utils.training.launch import find_launcher_file, require_launched
     from utils.training.processes import leaving_processes
     from utils.training.rehearsal import rehearse
 
     require_launched()
+    find_launcher_file()
     config = load_run_config(arguments.config, arguments.overrides)
     announce_run(config)
     if arguments.preview is not None:

@@ -15,6 +15,7 @@ from utils.config.problems import explain_errors, suggest
 from utils.config.section import Section
 from utils.errors import ConfigError, Problem
 from utils.run_config.layers import lay_over, read_layers
+from utils.run_config.shipped import find_shipped_paths
 
 _NAME = re.compile(r"\w[\w.+-]*")
 _SET_BY_SUITE = {
@@ -113,7 +114,7 @@ def read_suite(path: str | Path) -> Suite:
     Raises:
         ConfigError: With every mistake of the suite itself, each with its place and remedy.
     """
-    document = read_document(path)
+    document = find_shipped_paths(read_document(path))
     if "suite" not in document.data:
         hint = "a run's file is trained by train.py; a suite starts with suite: NAME and has tasks:"
         raise ConfigError([Problem(f"not a suite; {hint}", place=str(path))])

@@ -62,6 +62,8 @@ def open_output(output: Path) -> Iterator[Path]:
         raise UserError(f"{partial}: cannot be made: {error.strerror}") from None
     try:
         yield partial
+        for each in filter(Path.is_file, partial.rglob("*")):
+            each.chmod(partial.stat().st_mode & 0o666)  # safetensors makes weights for their owner alone
         if output.is_dir() and any(output.iterdir()):
             _rename_away(output)
         partial.rename(output)

@@ -9,6 +9,7 @@ from utils.config.document import Document, KeyPath, read_document
 from utils.config.overrides import read_overrides
 from utils.errors import ConfigError, Problem
 from utils.rooms import has_room, open_room, room_name
+from utils.run_config.shipped import find_shipped_paths
 
 _METHOD: KeyPath = ("peft", "method")
 _RATES: tuple[KeyPath, ...] = (("training", "learning_rate"), ("training", "lr"))
@@ -25,7 +26,7 @@ def read_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Docume
     Raises:
         ConfigError: A file or an override cannot be read.
     """
-    document = read_document(path)
+    document = find_shipped_paths(read_document(path))
     notices: list[str] = []
     kept_rate: list[str] = []
     if (base := _read_base(document, Path(path))) is not None:
@@ -52,7 +53,7 @@ def _read_base(document: Document, path: Path) -> Document | None:
     target = path.parent / name
     if not target.is_file():
         raise ConfigError([Problem(f"no such file: {target} (paths start at this file's folder)", "extends", place)])
-    base = read_document(target)
+    base = find_shipped_paths(read_document(target))
     if base.has(("extends",)):
         message = f"{target} extends another file itself; only one level is allowed"
         raise ConfigError([Problem(message, "extends", place)])

@@ -26,6 +26,8 @@ Every key of a run's YAML file. This page is made from the code by `make docs`; 
 
 `extends: other.yaml` lays the file over another one (one level). `key=value` words on the command line win over the
 file: `python train.py --config run.yaml training.learning_rate=1e-4 peft.lora_r=16`.
+
+Relative paths start at the working directory; those in the project's own files are found from any.
 """
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LABELS_FILE = "labels.json"
+_NUM_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,11 @@ def read_run_folder(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedM
     """
     path = Path(name).expanduser().resolve()
     if not path.is_dir():
-        raise UserError(f"{name}: no such folder; give the training.output_dir of a run")
+        raise UserError(f"{name}: no such folder; give the training.output_dir of a run{_name_runs(path.parent)}")
     places = (path, path.parent, path / "final_model")  # the last has a copy, should the run's own be gone
     run = next((each for each in places if (each / "run.yaml").is_file()), None)
     if run is None:
-        raise UserError(f"{name}: no run.yaml here or above; give the training.output_dir of a run")
+        raise UserError(f"{name}: no run.yaml here or above; give the training.output_dir of a run{_name_runs(path)}")
     weights = path if _holds_weights(path) else path / "final_model"
     if not _holds_weights(weights):
         raise UserError(
@@ -277,6 +278,16 @@ def _holds_rows(adapted: Any, weights: Path, rows: range) -> bool:
 def _whole_model(section: ModelSection, folder: str) -> ModelSection:
     """Point the section at a folder that holds the whole trained model."""
     return section.model_copy(update={"name_or_path": folder, "revision": None})
+
+
+def _name_runs(*places: Path) -> str:
+    """Name the newest runs of some folders, and of outputs/, as they can be typed."""
+    found = {file.parent for place in (*places, Path("outputs").resolve()) for file in place.glob("*/run.yaml")}
+    runs = sorted(found, key=lambda run: (run / "run.yaml").stat().st_mtime, reverse=True)
+    here = Path.cwd()
+    shown = [str(run.relative_to(here) if here in run.parents else run) for run in runs[:_NUM_SHOWN]]
+    more = f" and {len(runs) - len(shown)} more" if len(runs) > len(shown) else ""
+    return f"; there are: {', '.join(shown)}{more}" if shown else ""
 
 
 def _holds_weights(path: Path) -> bool:

@@ -9,6 +9,7 @@ from utils.errors import EXIT_FAILED
 from utils.results.record import RunRecord
 from utils.results.table import render_result_table
 from utils.run_config import RunConfig
+from utils.run_folder.next_commands import list_next_commands, name_script
 from utils.run_folder.opening import RunFolder
 
 if TYPE_CHECKING:
@@ -40,22 +41,11 @@ def show_result(folder: RunFolder, config: RunConfig, record: RunRecord, already
     if is_main_process():
         if already_done:
             logger.info("%s: already done (the same configuration); --overwrite runs it again", folder.path)
-        table = render_result_table(record, config.results.language, _next_commands(folder, config))
+        table = render_result_table(record, config.results.language, list_next_commands(folder.path, config, record))
         build_console(stderr=True).print(table)
     answer = {**record.to_json(), "output_dir": str(folder.path), "already_done": already_done}
     if record.status == "success":
         return answer
-    kept = f"; the trained model is kept: python evaluate_model.py --run {folder.path} scores it again"
+    kept = f"; the trained model is kept: {name_script('evaluate_model.py')} --run {folder.path} scores it again"
     logger.error("%s%s", record.extra["error"], kept if folder.final_model.is_dir() else "")
     return {**answer, "exit_code": EXIT_FAILED}
-
-
-def _next_commands(folder: RunFolder, config: RunConfig) -> list[str]:
-    use = {
-        "SEQ_CLS": f'python inference.py --run {folder.path} --input_text "..."',
-        "CAUSAL_LM": f"python evaluate_model.py --run {folder.path}",
-    }
-    commands = [use[config.task_type]] if folder.final_model.is_dir() else []
-    if config.arguments.get("report_to") == "tensorboard":
-        commands.append(f"tensorboard --logdir {config.training.logging_dir or folder.path / 'logs'}")
-    return commands

@@ -104,8 +104,13 @@ def publish_checkpoint(partial: Path, target: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """See to it that a folder's files are on the disk: a power cut leaves none that has its length and no content."""
+    """See to it that a folder's files are on the disk: a power cut leaves none that has its length and no content.
+
+    Weights get their neighbours' mode: safetensors makes them for their owner alone, whatever the umask.
+    """
+    mode = folder.stat().st_mode & 0o666
     for each in _list_files(folder):
+        each.chmod(mode)
         _flush(each)
     for each in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
         _flush(each)

@@ -101,6 +101,15 @@ def resolve_deepspeed(value: Any) -> Any:
     return value if found is None else str(found)
 
 
+def find_launcher_file() -> None:
+    """Let the path of accelerate's DeepSpeed file start at the project's folder where it is not found from here."""
+    name = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
+    file = os.environ.get(name, "none")
+    shipped = SHIPPED.parents[1] / file
+    if file != "none" and not Path(file).is_file() and shipped.is_file():
+        os.environ[name] = str(shipped)
+
+
 def stand_alone() -> None:
     """Tell DeepSpeed that this process is the only one, where no launcher has said so; it would look for MPI."""
     if "RANK" in os.environ:

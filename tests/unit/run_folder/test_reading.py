@@ -67,3 +67,16 @@ def test_names_of_classes_that_were_damaged(written, tmp_path):
         read_label_names(file)
     file.write_text("[]")
     assert read_label_names(file) == ()
+
+
+def test_a_missing_run_is_told_from_those_that_are_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("outputs/first", "outputs/second", "elsewhere/third"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "run.yaml").write_text("task_type: SEQ_CLS\n")
+    with pytest.raises(UserError) as caught:
+        read_run_folder("outputs/frist")
+    named = str(caught.value).partition("; there are: ")[2].split(", ")
+    assert sorted(named) == ["outputs/first", "outputs/second"]
+    with pytest.raises(UserError, match=r"elsewhere: no run\.yaml here or above.*; there are: .*elsewhere/third"):
+        read_run_folder("elsewhere")

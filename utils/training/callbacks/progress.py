@@ -34,7 +34,9 @@ class ProgressCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open the live line."""
+        """Say where a resumed run goes on, and open the live line."""
+        if state.is_world_process_zero and state.global_step:
+            self._say(f"goes on at step {state.global_step + 1} of {state.max_steps}")
         self._start, self._start_step, self._start_tokens = (
             time.monotonic(),
             state.global_step,
