@@ -11,7 +11,7 @@ from utils.config.document import Document, read_bounded, read_document
 from utils.config.installed import installed_version, read_fields, source_of
 from utils.config.problems import suggest
 from utils.errors import ConfigError, Problem
-from utils.json_files import NotJsonError, load_json
+from utils.json_files import NotJsonError, parse_json
 from utils.run_config.inspection import Check
 
 Kind = Literal["run", "suite", "accelerate", "deepspeed"]
@@ -82,13 +82,17 @@ def check_deepspeed(path: Path) -> list[Check]:
     """Check a DeepSpeed JSON file."""
     readable, keys = Check("reads as JSON"), Check("keys and values")
     try:
-        read_bounded(path)
-        settings = load_json(path)
+        settings = parse_json(read_bounded(path))
     except ConfigError as error:
         readable.problems += error.problems
         return [readable]
-    except (OSError, NotJsonError) as error:
+    except OSError as error:
         readable.problems.append(Problem(f"cannot be read: {error}", place=str(path)))
+        return [readable]
+    except NotJsonError as error:
+        message, _, line = str(error).partition(" at line ")
+        place = f"{path}:{line.partition(',')[0]}" if line else str(path)
+        readable.problems.append(Problem(message, place=place))
         return [readable]
     if not isinstance(settings, dict):
         readable.problems.append(Problem("the top level must be a mapping", place=str(path)))
