@@ -36,6 +36,7 @@ def tell_story(arguments: argparse.Namespace, started: float) -> Answer:
     from utils.run_config import load_run_config
     from utils.run_config.base_rules import require_fitting_base
     from utils.run_config.machine import require_machine
+    from utils.run_folder.hub import push_run
     from utils.run_folder.inputs import open_checked_folder
     from utils.run_folder.summary import announce_run, show_result
     from utils.training.full_disk import explain_full_disk
@@ -45,19 +46,20 @@ def tell_story(arguments: argparse.Namespace, started: float) -> Answer:
 
     require_launched()
     find_launcher_file()
-    config = load_run_config(arguments.config, arguments.overrides)
+    not_now = ["training.push_to_hub=false"] if arguments.push_dry_run else []
+    config = load_run_config(arguments.config, [*arguments.overrides, *not_now])
     announce_run(config)
     if arguments.preview is not None:
         return show_preview(config, arguments.preview)
     require_machine(config)
     folder = open_checked_folder(config, arguments.resume, arguments.overwrite)
-    if folder.finished is not None:
-        return show_result(folder, config, folder.finished, already_done=True)
-    require_fitting_base(config)
-    with leaving_processes(), explain_full_disk(folder.path):
-        rehearse(config)
-        record = run(config, folder, started)
-    return show_result(folder, config, record)
+    if (record := folder.finished) is None:
+        require_fitting_base(config)
+        with leaving_processes(), explain_full_disk(folder.path):
+            rehearse(config)
+            record = run(config, folder, started)
+    answer = show_result(folder, config, record, already_done=folder.finished is not None)
+    return answer | push_run(folder.path, config, record, arguments.push_dry_run)
 
 
 def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
@@ -146,6 +148,11 @@ def build() -> argparse.ArgumentParser:
         type=positive,
         metavar="N",
         help="print the first N rows as the model will see them, what is trained on marked, and stop",
+    )
+    parser.add_argument(
+        "--push_dry_run",
+        action="store_true",
+        help="show which files training.push_to_hub would push once the run is done, and push none",
     )
     add_overrides(parser)
     return parser

@@ -41,6 +41,8 @@ RESUMABLE_KEYS = _REPORTING | frozenset(
 _NOT_IN_FINGERPRINT = _REPORTING | frozenset(
     {
         "training.output_dir", "training.logging_dir", "training.report_to", "training.logging_steps",
+        "training.push_to_hub", "training.hub_files", "training.hub_model_id", "training.hub_private_repo",
+        "training.hub_strategy", "training.hub_revision", "training.hub_always_push",
         "training.disable_tqdm", "training.save_total_limit", "results.formats", "results.language", "task_name",
     }
 )  # fmt: skip

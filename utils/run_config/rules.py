@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -268,6 +269,14 @@ def _check_arguments(arguments: dict[str, Any], document: Document) -> Iterator[
             yield _problem(f"training.{one}", f"not together with training.{other}; keep one of them", document)
     yield from _check_trackers(arguments, document)
     yield from _check_optimizer(arguments, document)
+    if (strategy := arguments.get("hub_strategy", "end")) != "end":
+        message = (
+            f"{strategy} is not done: final_model is pushed once it is proved, and checkpoints stay here; use end, or "
+            "leave it out (training.hub_files names what is pushed besides)"
+        )
+        yield _problem("training.hub_strategy", message, document)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(arguments.get("hub_model_id") or "run")):
+        yield _problem("training.hub_model_id", "must be the name of a repository: name, or owner/name", document)
     scheduler = arguments.get("lr_scheduler_type")
     if scheduler in ("reduce_lr_on_plateau", "greedy") and arguments.get("eval_strategy", "no") == "no":
         message = f"{scheduler} needs evaluations; set training.eval_strategy"

@@ -117,7 +117,8 @@ def read_run_folder(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedM
     run = next((each for each in places if (each / "run.yaml").is_file()), None)
     if run is None:
         raise UserError(f"{name}: no run.yaml here or above; give the training.output_dir of a run{_name_runs(path)}")
-    weights = path if _holds_weights(path) else path / "final_model"
+    inner = path / "final_model"  # before what other tools, such as the hub's client, may have put beside it
+    weights = path if _holds_weights(path) and not _holds_weights(inner) else inner
     if not _holds_weights(weights):
         raise UserError(
             f"{name}: the run has no final_model yet; finish it with train.py --resume, or name a checkpoint"

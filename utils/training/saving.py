@@ -88,8 +88,6 @@ class WholeCheckpoints:
         if self.args.should_save:
             limit = self._limit if self.is_in_train else self.args.save_total_limit  # type: ignore[attr-defined]
             rotate_checkpoints(run, limit, [self.state.best_model_checkpoint, target])
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(target))  # type: ignore[attr-defined]
 
     def _require_finite_weights(self) -> None:
         for name, parameter in self.model.named_parameters():

@@ -133,6 +133,9 @@ class OwnTrainingSection(Section):
     """Rows of an optimizer step, of all processes together: gradient_accumulation_steps follows from it and the number
     of processes, and per_device_train_batch_size is the most that a process takes at once; null:
     gradient_accumulation_steps decides."""
+    hub_files: list[str] = []
+    """With push_to_hub: what is pushed beside final_model, as patterns of files in the run's folder; else nothing is.
+    The repository is private unless hub_private_repo is false, and called by hub_model_id, else as the folder."""
     on_full_disk: Literal["continue", "stop"] = "continue"
     """When there is no room for a checkpoint: go on without it, warned, or stop. The earlier ones stay in any case."""
     on_divergence: Literal["warn", "stop"] = "warn"

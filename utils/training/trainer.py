@@ -95,6 +95,7 @@ def build_arguments(
                 **_join_processes(),
                 **resolved,
                 "disable_tqdm": True,
+                "push_to_hub": False,  # the finished run is, by us: the Trainer would push checkpoints and logs
                 **_name_deepspeed_file(resolved),
             },
             output_dir=section.output_dir,
