@@ -124,10 +124,7 @@ class ChatTemplate:
             raise ModelError(f"the chat template refuses a question with its answer: {error}") from error
         self._require_opening(before, after)
         close = after.rpartition(_PROBE[1]["content"])[2]
-        known = {*self.tokenizer.added_tokens_decoder, *self.tokenizer.all_special_ids}
-        known -= {self.tokenizer.unk_token_id}
-        ids = self.tokenizer(close, add_special_tokens=False)["input_ids"] if close else []
-        found = next((index for index in ids if index in known), None)
+        found = next(iter(self._find_tokens(close)), None)
         if found is None:
             raise ModelError(
                 f"the chat template ends an assistant's turn by {close!r}, which the tokenizer does not know as a "
@@ -135,7 +132,33 @@ class ChatTemplate:
                 "model.extra_special_tokens (for chatml: <|im_start|> and <|im_end|>), or use another "
                 "model.chat_template"
             )
-        return int(found)
+        return found
+
+    @cached_property
+    def end_of_call(self) -> int | None:
+        """The token that ends an assistant's turn that calls tools; None: the template writes no calls.
+
+        Mostly that of any other turn; gpt-oss, Gemma 4 and GLM end a call by a token of its own.
+
+        Raises:
+            ModelError: There is no template that can be used.
+        """
+        end = self.end_of_turn
+        if not (turns := self._abilities.call):
+            return None
+        try:
+            before, after = self.apply(turns[:1], True), self.apply(turns, False)
+        except RowError:  # it takes calls only where more follows
+            return end
+        tokens = self._find_tokens(after[len(before) :])
+        return end if end in tokens or not tokens else tokens[-1]
+
+    def _find_tokens(self, text: str) -> list[int]:
+        """Find the special and added tokens in a text."""
+        known = {*self.tokenizer.added_tokens_decoder, *self.tokenizer.all_special_ids}
+        known -= {self.tokenizer.unk_token_id}
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        return [int(index) for index in ids if index in known]
 
     def apply(
         self, turns: Sequence[Turn], open_ended: bool, tools: Sequence[dict[str, Any]] = (), **variables: bool
@@ -213,7 +236,9 @@ class ChatTemplate:
 
 
 def _require_parts(turn: Turn, answer: str, index: int) -> None:
-    """Hold that the template has written the thought and the calls of a turn that is trained on."""
+    """Hold that the template has written the text, the thought and the calls of a turn that is trained on."""
+    if turn["content"].split("</think>")[-1].strip() not in answer:
+        raise RowError(f"the chat template leaves out the text of turn {index + 1}")
     thought = next((turn[key] for key in THOUGHT_KEYS if key in turn), "")
     if thought.strip() not in answer or ("</think>" in turn["content"] and "</think>" not in answer):
         raise RowError(

@@ -136,6 +136,11 @@ class Abilities:
         return self._writes([{"role": "assistant", "content": "good day"}, _ASK, _ANSWER], "good day")
 
     @cached_property
+    def call(self) -> list[Turn]:
+        """A question, and the assistant's turn that calls a tool; empty where the template writes no calls."""
+        return _number_calls(list(_CALLING))[:2] if self._takes_calls else []
+
+    @cached_property
     def _takes_calls(self) -> bool:
         return self._writes(_number_calls(list(_CALLING)), *_CALLED) or self._writes(list(_CALLING), *_CALLED)
 
@@ -158,6 +163,10 @@ class Abilities:
         try:
             written = self.apply(turns, False, tools)
         except RowError:
+            return False
+        except ModelError as error:
+            if error.__cause__ is None:  # there is no template at all
+                raise
             return False
         return all(text in written for text in texts)
 

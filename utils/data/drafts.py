@@ -87,7 +87,7 @@ class Drafter:
         """Tokens at which an answer ends: the end of text, and the end of an assistant's turn."""
         found = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
         try:
-            found += [self.chat.end_of_turn]
+            found += [self.chat.end_of_turn, *filter(None, [self.chat.end_of_call])]
         except ModelError:  # no usable chat template: said where a chat is encoded
             if self.as_chat:
                 raise

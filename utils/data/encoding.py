@@ -250,11 +250,13 @@ class ExampleEncoder:
 
     def _find_end(self, answer: list[int], segment: Segment) -> int:
         """Find where an assistant's turn ends: behind its end-of-turn token."""
-        token = self._drafter.chat.end_of_turn
-        if token not in answer:
+        chat = self._drafter.chat
+        token = next((end for end in (chat.end_of_turn, chat.end_of_call) if end in answer), None)
+        if token is None:
             raise ModelError(
-                f"the chat template ends an assistant's turn without {self.tokenizer.convert_ids_to_tokens(token)}: "
-                f"{segment.answer[-30:]!r}; use another model.chat_template"
+                "the chat template ends an assistant's turn without "
+                f"{self.tokenizer.convert_ids_to_tokens(chat.end_of_turn)}: {segment.answer[-30:]!r}; use another "
+                "model.chat_template"
             )
         return len(answer) - answer[::-1].index(token)
 

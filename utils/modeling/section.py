@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -35,6 +36,8 @@ _QUANTIZATION_NAMES: dict[str, dict[str, Any] | None] = {
     "8bit": {"bits": 8},
     "none": None,
 }
+TEMPLATES = "chatml, r1, the name of a template that trl ships (qwen3_training ...), or the path of a Jinja template"
+"""What model.chat_template takes."""
 _TYPES_OF_BITS = {4: ("nf4", "fp4"), 8: ("int8",)}
 _DEFAULT_TYPE = {4: "nf4", 8: "int8"}
 
@@ -137,8 +140,9 @@ class ModelSection(Section):
     """Stretch rotary positions beyond the length the model was trained with: {rope_type: yarn, factor: 4.0}; null: as
     in its config.json."""
     chat_template: str | None = None
-    """chatml, r1 (DeepSeek-R1's own turns so that they can be trained on, thoughts being part of the answer), or a file
-    holding a Jinja template; null: the tokenizer's own."""
+    """chatml, r1 (DeepSeek-R1's own turns so that they can be trained on, thoughts being part of the answer), the name
+    of a template that trl ships (qwen3_training, llama3_training ...), or a file holding a Jinja template; null: the
+    tokenizer's own."""
     extra_special_tokens: list[str] = []
     """Tokens to add to the vocabulary; their embeddings are new, trained and saved."""
     pad_token: str | None = None
@@ -198,6 +202,17 @@ def is_local(name_or_path: str) -> bool:
     return written_so or os.path.isdir(name_or_path)
 
 
+def find_template(name: str) -> Path | None:
+    """Find the file of a chat template: a path, or the name of one that trl ships; None: there is none."""
+    own = Path(name).expanduser()
+    if own.is_file():
+        return own
+    trl = importlib.util.find_spec("trl")
+    folders = trl.submodule_search_locations if trl is not None else None
+    shipped = [Path(folder, "chat_templates", f"{own.name}.jinja") for folder in folders or ()]
+    return next((file for file in shipped if own.name == name and file.is_file()), None)
+
+
 def local_problems(section: ModelSection) -> list[str]:
     """Check what can be checked without network and ML libraries.
 
@@ -208,8 +223,8 @@ def local_problems(section: ModelSection) -> list[str]:
     if is_local(section.name_or_path) and (problem := folder_problem(section)):
         problems.append(problem)
     template = section.chat_template
-    if template is not None and template not in ("chatml", "r1") and not Path(template).expanduser().is_file():
-        problems.append(f"chat_template: no file {template}; use chatml, r1, or the path of a Jinja template")
+    if template is not None and template not in ("chatml", "r1") and find_template(template) is None:
+        problems.append(f"chat_template: no file {template}; use {TEMPLATES}")
     return problems
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from utils.errors import ModelError
 from utils.modeling.hub_errors import explain_loading
+from utils.modeling.section import TEMPLATES, find_template
 from utils.modeling.source import loading_arguments
 
 if TYPE_CHECKING:
@@ -172,11 +173,11 @@ def _set_chat_template(tokenizer: PreTrainedTokenizerBase, section: ModelSection
         return
     if section.chat_template != "chatml":
         try:
-            tokenizer.chat_template = Path(section.chat_template).expanduser().read_text("utf-8")
+            file = find_template(section.chat_template) or Path(section.chat_template).expanduser()
+            tokenizer.chat_template = file.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(
-                f"model.chat_template: {section.chat_template} cannot be read ({error}); use chatml, r1 or "
-                "the path of a text file"
+                f"model.chat_template: {section.chat_template} cannot be read ({error}); use {TEMPLATES}"
             ) from error
         return
     tokenizer.chat_template = CHATML

@@ -113,7 +113,8 @@ def test_missing_template_is_a_problem(tmp_path: Path):
         return local_problems(ModelSection(name_or_path="a/b", chat_template=template))
 
     assert "no file" in problems("nowhere.jinja")[0]
-    assert problems("chatml") == problems("r1") == []
+    assert problems("chatml") == problems("r1") == problems("qwen3_training") == []
+    assert problems("../chat_templates/qwen3_training"), "a path is a path"
     (tmp_path / "t.jinja").write_text("x")
     assert problems(str(tmp_path / "t.jinja")) == []
 

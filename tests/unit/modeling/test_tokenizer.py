@@ -147,6 +147,13 @@ def test_r1_writes_thoughts_as_part_of_the_answer_and_opens_none(make_checkpoint
         load_tokenizer(ModelSection(name_or_path=folder, chat_template="r1"))
 
 
+def test_a_template_that_trl_ships_is_taken_by_its_name(make_checkpoint):
+    from trl.chat_template_utils import qwen3_training_chat_template
+
+    section = ModelSection(name_or_path=str(make_checkpoint("llama")), chat_template="qwen3_training")
+    assert load_tokenizer(section).chat_template == qwen3_training_chat_template
+
+
 def test_template_from_a_file(make_checkpoint, tmp_path):
     (tmp_path / "t.jinja").write_text("{% for m in messages %}[{{ m['content'] }}]{% endfor %}")
     folder = make_checkpoint("llama")
