@@ -56,7 +56,7 @@ class DatasetTable:
         if not self._block or not self._first <= index < self._first + _BATCH:
             self._first = index - index % _BATCH
             self._block = self._dataset[self._first : self._first + _BATCH]
-        return {column: values[index - self._first] for column, values in self._block.items()}
+        return {column: _drop_nulls(values[index - self._first]) for column, values in self._block.items()}
 
     def place(self, index: int) -> str:
         """Name a row."""
@@ -174,6 +174,13 @@ def name_split(path: str, split: str) -> str:
         return parse_split(split)[0]
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def _drop_nulls(value: Any) -> Any:
+    """Drop what Arrow fills in: it gives every object within a column all keys of the others, with null for a value."""
+    if isinstance(value, dict):
+        return {key: _drop_nulls(each) for key, each in value.items() if each is not None}
+    return [_drop_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def join_tables(tables: Sequence[Table], commit: str | None = None) -> Rows:

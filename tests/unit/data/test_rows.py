@@ -193,3 +193,22 @@ def test_a_pipe_is_read_once_and_whole(tmp_path):
         assert [row["n"] for row in rows] == list(range(3000))
         assert rows.place(2999) == f"{pipe}:3000"
     writer.join()
+
+
+def test_the_nulls_that_arrow_fills_in_are_no_values(tmp_path):
+    import pandas
+
+    turns = [
+        [
+            {"role": "user", "content": "2 + 3?"},
+            {"role": "assistant", "tool_calls": [{"name": "add", "arguments": each}]},
+        ]
+        for each in ({"a": 2, "b": 3}, {"city": "Bonn"})
+    ]
+    pandas.DataFrame({"messages": turns, "note": [None, "x"]}).to_parquet(tmp_path / "rows.parquet")
+    rows = open_rows(Source(str(tmp_path / "rows.parquet")), "train")
+    assert [row["messages"] for row in rows] == turns
+    assert rows[0]["note"] is None, "a column of its own keeps them"
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": [{"arguments": {"a": None}}]}))
+    [row] = open_rows(Source(str(tmp_path / "rows.jsonl")), "train")
+    assert row["messages"] == [{"arguments": {"a": None}}], "as it is written"
