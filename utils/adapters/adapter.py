@@ -35,6 +35,8 @@ class Limits:
     """Merging into the base weights."""
     adapter_path: str | None = None
     """Training on from a saved adapter."""
+    router_loss: str | None = None
+    """Balancing the experts of a mixture by a loss of their own."""
     model_types: dict[str, str] = field(default_factory=dict)
     """By `model_type` of the base's config.json."""
 

@@ -165,7 +165,7 @@ def attach(model: PreTrainedModel, config: PassedThroughSection, context: Attach
         with explain_targets(model, targets):
             peft_config = getattr(importlib.import_module(_module_of(config.method)), tuner.class_name)(**fields)
             adapted: Any = get_peft_model(keep_unpacked(model), peft_config)
-    except (ValueError, AssertionError, NotImplementedError, ImportError) as error:  # sizes that do not divide, say
+    except (ValueError, AssertionError, AttributeError, NotImplementedError, ImportError) as error:  # odd sizes, say
         raise ModelError(f"peft refuses {config.method} on this model: {' '.join(str(error).split())}") from error
     if tuner.adapts != "linear layers" and (wrong := linear & set(adapted.base_model.targeted_module_names)):
         message = f"{min(wrong)} is a linear layer, and {config.method} is for {tuner.adapts}; leave it out"

@@ -107,6 +107,11 @@ def explain_targets(model: PreTrainedModel, target_modules: Any) -> Iterator[Non
     except re.error as error:
         raise ModelError(f"peft: {error.pattern!r} is not a regular expression: {error.msg}") from error
     except (ValueError, TypeError) as error:
+        if found := re.search(r"ParamWrapper does not work with (\w+)", str(error)):
+            raise ModelError(
+                f"peft.{found[1]}: not on the experts of this model ({model.config.model_type}), which are no linear "
+                "layers; leave it out, or name modules of attention in peft.target_modules, such as [q_proj, v_proj]"
+            ) from error
         if not re.search("arget module|modules were|is incompatible", str(error)):
             raise
         if re.search(r"arget module (of type <class ')?[\w.]*Conv1D", str(error)):

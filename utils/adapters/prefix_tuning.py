@@ -5,20 +5,27 @@ Source: Li and Liang 2021, arXiv:2101.00190.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from utils.adapters.adapter import AttachContext, Limits
 from utils.adapters.prompt_learning import LIMITS, PromptSection, attach_prompt, require_cache
-from utils.adapters.prompt_learning import load as load
+from utils.adapters.prompt_learning import load as load_prompt
 from utils.adapters.prompt_learning import save as save
 from utils.adapters.prompt_learning import training_hooks as training_hooks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from utils.adapters.adapter import LoadBase
+
+logger = logging.getLogger(__name__)
+
+_ROUTER = "a prefix is no token that experts are chosen for, and the routers are frozen; leave it out"
 _NO_CACHE = "its attention takes no keys and values from outside; use p-tuning or prompt-tuning, or lora"
 
 
@@ -30,6 +37,7 @@ class Config(PromptSection):
         gradient_checkpointing=(
             "layers that are recomputed are not handed the prefix; leave it off, or use p-tuning, prompt-tuning or lora"
         ),
+        router_loss=_ROUTER,
         model_types={
             **LIMITS.model_types,
             **dict.fromkeys(("deberta", "deberta-v2", "distilbert", "modernbert"), _NO_CACHE),
@@ -63,6 +71,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     from peft import PrefixTuningConfig
 
     require_cache(model)
+    _leave_out_router_loss(model)
     adapted: Any = attach_prompt(
         model,
         config,
@@ -80,3 +89,20 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
             encoder.embedding.weight.normal_(std=config.prefix_init_std)
     result: PreTrainedModel = adapted
     return result
+
+
+def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
+    """Put a saved prefix before a freshly loaded base."""
+    adapted = load_prompt(folder, load_base)
+    _leave_out_router_loss(adapted.get_base_model())
+    return adapted
+
+
+def _leave_out_router_loss(model: Any) -> None:
+    """Keep a mixture of experts from balancing them: its loss takes the mask of prefix and text for the text's."""
+    config = model.config.get_text_config()
+    if getattr(config, "router_aux_loss_coef", None):
+        logger.info("the loss that balances experts is left out: %s", _ROUTER)
+        config.router_aux_loss_coef = 0.0
+    if hasattr(config, "output_router_logits"):
+        config.output_router_logits = False

@@ -140,6 +140,12 @@ def _build(request: dict[str, Any]) -> PreTrainedModel:
     adapter = open_room("adapters", request["peft"]["method"]).Config.model_validate(request["peft"])
     with torch.device("meta"):
         auto = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
-        model = auto.from_config(config)
-        context = AttachContext("CAUSAL_LM" if causal else "SEQ_CLS", seed=0, num_training_steps=_ANY_STEPS)
+        model = auto.from_config(config, trust_remote_code=False)
+    context = AttachContext("CAUSAL_LM" if causal else "SEQ_CLS", seed=0, num_training_steps=_ANY_STEPS)
+    try:
+        with torch.device("meta"):
+            return open_adapter(adapter.method).attach(model, adapter, context)
+    except (NotImplementedError, RuntimeError):  # it reads what it has drawn: only the base is without weights then
+        with torch.device("meta"):
+            model = auto.from_config(config, trust_remote_code=False)
         return open_adapter(adapter.method).attach(model, adapter, context)

@@ -107,12 +107,32 @@ def build_label_coder(
             f"dataset.num_labels is {spec.num_labels}, but column {spec.label_column} has {len(own)}: {found} "
             "(dataset.label_names names all classes)"
         )
-    if len(own) < 2:
+    order = reorder(where)
+    if not own or len(order) < 2:
         raise DataError(
             f"{spec.path}: column {spec.label_column} holds one class only: {', '.join(own.values()) or 'none'}"
         )
-    order = reorder(where)
     return LabelCoder(order, {value: order.index(name) for value, name in own.items()})
+
+
+def keep_order_of(trained: tuple[str, ...], label: str) -> Callable[[Mapping[str, str]], tuple[str, ...]]:
+    """Give the function that orders the classes of any rows as the run learned them.
+
+    Rows may lack some of the classes; their spelling may differ in case.
+    """
+
+    def reorder(names: Mapping[str, str]) -> tuple[str, ...]:
+        spelling = {name.lower(): name for name in names}
+        if twice := [name for name in names if spelling[name.lower()] != name]:
+            ways = shorten_list(f"{name} ({names[name]})" for name in (twice[0], spelling[twice[0].lower()]))
+            raise DataError(f"{label}: one class is written in two ways, {ways}; write it in one")
+        strange = [spelling[name] for name in spelling if name not in map(str.lower, trained)]
+        if strange:
+            where = shorten_list(f"{name} ({names[name]})" for name in strange)
+            raise DataError(f"{label}: the run never learned the classes {where}; it knows {shorten_list(trained)}")
+        return tuple(spelling.get(name.lower(), name) for name in trained)
+
+    return reorder
 
 
 def point_out_alike(column: str, places: Mapping[Any, str]) -> None:

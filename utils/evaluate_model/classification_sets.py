@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +9,12 @@ from pydantic import ValidationError
 
 from utils.data.classification_set import ClassificationSet
 from utils.data.dataset import ClassificationSection, is_row_file, open_dataset
-from utils.data.texts import shorten_list
 from utils.errors import DataError, UserError
 from utils.evaluate_model.requests import find_room
 from utils.rooms import room_name
 
 if TYPE_CHECKING:
     from utils.data.classification import ClassificationData
-    from utils.data.labels import Reorder
     from utils.evaluate_model.subjects import Job
     from utils.evaluation.section import SetSection
 
@@ -61,26 +58,6 @@ def check_classes(data: ClassificationData, trained: tuple[str, ...], label: str
             "a regression" if not names else f"classes {', '.join(names)}" for names in (trained, data.coder.names)
         ]
         raise DataError(f"{label}: the run learned {kinds[0]}, these rows have {kinds[1]}")
-
-
-def keep_order_of(trained: tuple[str, ...], label: str) -> Reorder:
-    """Give the function that orders the classes of any rows as the run learned them.
-
-    Rows may lack some of the classes; their spelling may differ in case.
-    """
-
-    def reorder(names: Mapping[str, str]) -> tuple[str, ...]:
-        spelling = {name.lower(): name for name in names}
-        if twice := [name for name in names if spelling[name.lower()] != name]:
-            ways = shorten_list(f"{name} ({names[name]})" for name in (twice[0], spelling[twice[0].lower()]))
-            raise DataError(f"{label}: one class is written in two ways, {ways}; write it in one")
-        strange = [spelling[name] for name in spelling if name not in map(str.lower, trained)]
-        if strange:
-            where = shorten_list(f"{name} ({names[name]})" for name in strange)
-            raise DataError(f"{label}: the run never learned the classes {where}; it knows {shorten_list(trained)}")
-        return tuple(spelling.get(name.lower(), name) for name in trained)
-
-    return reorder
 
 
 def _describe(request: SetSection, job: Job) -> ScoredSplits:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.data.classification import ClassificationData, PreparedSplit, prepare_classification
-from utils.evaluate_model.classification_sets import ScoredSplits, check_classes, describe_splits, keep_order_of
+from utils.data.labels import keep_order_of
+from utils.evaluate_model.classification_sets import ScoredSplits, check_classes, describe_splits
 from utils.evaluate_model.folders import (
     Earlier,
     Entry,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from utils.errors import ModelError
+from utils.json_files import AGAIN, NotJsonError, load_json
 from utils.modeling.hub_errors import explain_loading
 from utils.modeling.source import loading_arguments
 
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
     from utils.modeling.section import ModelSection
 
+LABELS_FILE = "labels.json"
+"""The classes of a trained classifier, in the order of their ids; beside its weights, and in its run's folder."""
 _UNNAMED = re.compile(r"LABEL_\d+")
 
 
@@ -66,6 +71,22 @@ def own_label_names(model_config: PreTrainedConfig) -> tuple[str, ...]:
     """Give the checkpoint's label names in the order of their ids, empty when they were never named."""
     names = tuple(str(name) for _, name in sorted((model_config.id2label or {}).items()))
     return () if any(_UNNAMED.fullmatch(name) for name in names) else names
+
+
+def read_label_names(file: Path) -> tuple[str, ...]:
+    """Read the classes' names in the order of their ids; none for regression.
+
+    Raises:
+        ModelError: The file holds something else.
+    """
+    try:
+        names = load_json(file)
+    except NotJsonError as error:
+        raise ModelError(f"{file}: {error}; {AGAIN}") from None
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_list or len(names) == 1 or len(set(names)) < len(names):
+        raise ModelError(f"{file}: not a list of two or more names of classes; it was edited: copy the folder again")
+    return tuple(names)
 
 
 def build_head_spec(label_names: Sequence[str]) -> HeadSpec:

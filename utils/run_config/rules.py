@@ -215,6 +215,7 @@ def _limited_settings(
     wanted = {
         "model.quantization": (model.quantization, limits.quantization),
         **{f"sft.{key}": (getattr(sft, key, None), limits.packing) for key in ("packing", "padding_free")},
+        "sft.router_aux_loss_coef": (getattr(sft, "router_aux_loss_coef", None), limits.router_loss),
         **{f"training.{key}": (arguments.get(key), limits.gradient_checkpointing) for key in checkpointing},
     }
     return {key: reason for key, (value, reason) in wanted.items() if value and reason}

@@ -19,6 +19,7 @@ from utils.data.classification import ClassificationData
 from utils.evaluation.history import read_history
 from utils.logs import is_main_process
 from utils.masking import mask_text
+from utils.modeling.labels import LABELS_FILE
 from utils.results.excel import write_workbook
 from utils.results.hf_files import write_hf_results
 from utils.results.json_file import replace_file
@@ -28,7 +29,6 @@ from utils.results.submission import write_submission
 from utils.run_config import RunConfig
 from utils.run_folder.inputs import record_inputs
 from utils.run_folder.opening import RunFolder
-from utils.run_folder.reading import LABELS_FILE
 from utils.training.checkpoint_files import find_checkpoints, flush_folder
 from utils.training.checkpoints import find_checkpoint, link_best
 from utils.training.full_disk import explain_full_disk

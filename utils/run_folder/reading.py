@@ -21,9 +21,10 @@ from utils.adapters.trained_files import (
 )
 from utils.data.dataset import open_dataset
 from utils.errors import ModelError, UserError
-from utils.json_files import AGAIN, NotJsonError, load_json, load_object
+from utils.json_files import load_object
 from utils.modeling.base_identity import is_same_base, require_same_base
 from utils.modeling.consent import NO_CONSENT, Consent
+from utils.modeling.labels import LABELS_FILE, read_label_names
 from utils.modeling.new_weights import list_grown_rows, list_new_weights
 from utils.modeling.section import ModelSection, is_local, read_model_config
 from utils.rooms import room_name
@@ -33,7 +34,6 @@ from utils.run_folder.inputs import require_unchanged_base
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-LABELS_FILE = "labels.json"
 _NUM_SHOWN = 8
 
 
@@ -203,22 +203,6 @@ def _require_agreement(own: RunConfig, given: RunConfig, name: str) -> None:
             f"{given.source} says peft.method: {given.peft.method}, and the run {name} was trained by "
             f"{own.peft.method}; set peft.method: {own.peft.method}"
         )
-
-
-def read_label_names(file: Path) -> tuple[str, ...]:
-    """Read the classes' names in the order of their ids; none for regression.
-
-    Raises:
-        ModelError: The file holds something else.
-    """
-    try:
-        names = load_json(file)
-    except NotJsonError as error:
-        raise ModelError(f"{file}: {error}; {AGAIN}") from None
-    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if not is_list or len(names) == 1 or len(set(names)) < len(names):
-        raise ModelError(f"{file}: not a list of two or more names of classes; it was edited: copy the folder again")
-    return tuple(names)
 
 
 def _find_labels(weights: Path, config: RunConfig) -> tuple[str, ...]:

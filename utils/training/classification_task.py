@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from utils.adapters.adapter_path import find_adapter
 from utils.adapters.training_hooks import find_hooks
 from utils.data.classification import ClassificationData, fingerprint_set, prepare_classification
 from utils.data.dataset import open_dataset
-from utils.modeling.labels import HeadSpec, build_head_spec, read_label_order
+from utils.data.labels import keep_order_of
+from utils.modeling.labels import LABELS_FILE, HeadSpec, build_head_spec, read_label_names, read_label_order
 from utils.training.classification import build_classification_trainer
 from utils.training.outcome import Outcome, collect_outcome
 from utils.training.reload_check import check_reload
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from utils.training.callbacks.measuring import MeasuringCallback
     from utils.training.tasks import RunSettings
     from utils.training.trainer import ClassificationTrainer
+
+logger = logging.getLogger(__name__)
 
 
 class ClassificationTask:
@@ -42,8 +47,24 @@ class ClassificationTask:
         """
         section, model = self._settings.dataset, self._settings.model
         spec = open_dataset(section.name).describe_classification(section)
-        reorder = lambda names: read_label_order(model, tuple(names))  # noqa: E731
+        reorder = self._keep_adapters_order() or (lambda names: read_label_order(model, tuple(names)))
         return prepare_classification(spec, section, tokenizer, self._settings.seed, reorder)
+
+    def _keep_adapters_order(self) -> Callable[[Mapping[str, str]], tuple[str, ...]] | None:
+        """Keep the classes as the adapter that is trained on from has them: its head comes with it."""
+        peft = self._settings.peft
+        if peft.adapter_path is None:
+            return None
+        folder = find_adapter(peft)
+        file = next((each / LABELS_FILE for each in (folder, folder.parent) if (each / LABELS_FILE).is_file()), None)
+        if file is None:
+            logger.warning(
+                "peft.adapter_path: %s does not say which class is which (%s); the data's order is taken",
+                folder, LABELS_FILE,
+            )  # fmt: skip
+            return None
+        names = read_label_names(file)
+        return keep_order_of(names, f"peft.adapter_path: {folder}") if names else None
 
     def fingerprint_rows(self) -> str:
         """Hash the rows as they are now."""

@@ -174,3 +174,23 @@ def _read_weights(folder):
     from safetensors.torch import load_file
 
     return load_file(folder / "adapter_model.safetensors")
+
+
+def test_the_classes_keep_the_adapters_order(attach, make_config, make_set, draw_rows, prepare_run, tmp_path):
+    """Its head comes with it: the same classes in another order would be other classes."""
+    from utils.errors import DataError
+
+    made = attach("bert", "lora", num_labels=2)
+    made.room.save(made.model, tmp_path / "made")
+    (tmp_path / "made" / "labels.json").write_text('["no", "Bad"]')
+
+    def run(*names):
+        rows = [{**row, "label": names[row["label"]]} for row in draw_rows(12)]
+        data = make_set(train=rows, validation=rows)
+        return prepare_run(config=make_config("bert", data, peft={"adapter_path": str(tmp_path / "made")}))
+
+    prepared = run("bad", "no")
+    assert prepared.data.label_names == ("no", "bad")
+    assert set(prepared.data.train.dataset["labels"][:]) == {0, 1}
+    with pytest.raises(DataError, match=r"adapter_path: .*made: .* never learned the classes yes .*; it knows no, Bad"):
+        run("yes", "no")

@@ -42,18 +42,33 @@ def test_counted_as_training_counts_them(plan_of: Callable[..., Any], tmp_path: 
     assert counts["far-lora-s42"].note == "the config.json of nobody/nothing-here is not on this machine yet"
 
 
-def test_every_method_can_be_counted(plan_of: Callable[..., Any]) -> None:
-    """All in one process; one that fails there would take the others' counts away."""
+def test_every_method_and_initialisation_can_be_counted(plan_of: Callable[..., Any]) -> None:
+    """All in one process; one that fails there would take the others' counts away.
+
+    What LoRA starts from changes what its parameters are, not how many; mica trains A alone.
+    """
     methods = "".join(
         f"  {name}: {{peft: {{method: {name}, target_modules: null{_SIZES.get(name, '')}}}}}\n" for name in _METHODS
     )
     methods += "".join(f"  {name}: {{peft: {{method: {name}}}}}\n" for name in _WITHOUT_TARGETS)
+    targets = "peft.target_modules: [q_proj, o_proj]"
+    methods += "".join(f"  start_{kind}: {{peft.init_lora_weights: {kind}, {targets}}}\n" for kind in _INITS)
+    methods += "  mixed: {peft.init_lora_weights: eva, peft.target_modules: [q_proj, down_proj]}\n"
     counts = count_runs(plan_of("tasks: {a: {}}\nmethods:\n" + methods).runs)
+    assert len(counts) == len(_METHODS) + len(_WITHOUT_TARGETS) + len(_INITS) + 1
+    assert "eva moves ranks from layer to layer" in counts.pop("a-mixed-s42").note
     unknown = {name: count.note for name, count in counts.items() if count.trainable is None}
-    assert set(unknown) == {"a-boft-s42"}, unknown  # its start is computed from its own values
-    assert len(counts) == len(_METHODS) + len(_WITHOUT_TARGETS)
+    assert not unknown
+
+    shapes = read_shapes(ROOT / "examples" / "quickstart" / "base" / "model.safetensors")
+    chosen = [shape for name, shape in shapes.items() if "q_proj" in name or "o_proj" in name]
+    whole, of_a, head = sum(map(sum, chosen)), sum(inputs for _, inputs in chosen), 2 * 128
+    for kind in _INITS:
+        expected = head + 8 * (of_a if kind == "mica" else whole)
+        assert counts[f"a-start_{kind}-s42"].trainable == expected, kind
 
 
+_INITS = ("true", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "mica", "eva", "corda", "lora_ga")
 _WITHOUT_TARGETS = ("prefix_tuning", "prompt_tuning", "p_tuning", "qst", "none", "head_only", "shadow")
 _SIZES = {"c3a": ", block_size: 16"}
 _METHODS = tuple(name for name in list_rooms("adapters") if name not in _WITHOUT_TARGETS)

@@ -75,6 +75,9 @@ def test_other_rows(trained, score, make_set, draw_rows, tmp_path, caplog):
     entry = score(open_run, run, sets=[f"{{name: {odd}, label: odd}}"])["odd"]
     assert entry.result["label_names"] == ["BAD", "Good"], "the order is the run's, the spelling the rows'"
     assert entry.result["baseline"] == {}
+    single = make_set("single", rows=rows[1:]) / "rows.jsonl"
+    entry = score(open_run, run, sets=[f"{{name: {single}, label: single}}"])["single"]
+    assert entry.result["label_names"] == ["BAD", "good"], "rows of one class are scored by the run's classes"
     strange = make_set("strange", rows=[*rows, {"text": "w4", "label": "fair"}]) / "rows.jsonl"
     with pytest.raises(DataError, match=r"never learned the classes fair \(.*rows\.jsonl:4\); it knows bad, good"):
         score(open_run, run, sets=[str(strange)])

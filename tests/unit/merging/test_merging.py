@@ -30,6 +30,7 @@ CLASSIFIERS = {
     "llama ranks": ("llama", {"peft__rank_pattern": {"q_proj": 2}, "peft__alpha_pattern": {"v_proj": 3}}),
     "qwen2 modules_to_save": ("qwen2", {"peft__modules_to_save": ["embed_tokens"]}),
     "gpt2": ("gpt2", {}),
+    "gpt2 dora": ("gpt2", {"peft__use_dora": True, **ALL}),
     "albert": ("albert", {}),
     "distilbert": ("distilbert", {}),
     "deberta": ("deberta_v2", {}),

@@ -62,6 +62,8 @@ def attach_started(
         _refuse_shared(model, layers)
     peft_config.base_model_name_or_path = model.__dict__.get("name_or_path") or None
     kind: Any = StartedLanguageModel if context.task_type == "CAUSAL_LM" else StartedClassifier
+    if not context.num_rows and next(model.parameters()).is_meta:
+        return _attach_uncomputed(model, peft_config, kind, {sum(_shape_of(layer)) for _, layer in layers})
     with _on_device(model, context):
         look: Any = {"eva": find_eva_start, "corda": look_at_inputs, "lora_ga": look_at_gradients}.get(kind_of(init))
         found = look(model, peft_config, config, context, [name for name, _ in layers]) if look else None
@@ -73,6 +75,20 @@ def attach_started(
         if rewrites_base(init):
             adapted.keep_start()
     return adapted  # type: ignore[no-any-return]
+
+
+def _attach_uncomputed(model: PreTrainedModel, peft_config: LoraConfig, kind: Any, sizes: set[int]) -> PreTrainedModel:
+    """Attach on a base without weights, where parameters are only counted: what they start from is left out.
+
+    Raises:
+        ModelError: How many there will be follows from the rows, as eva moves ranks among layers of several sizes.
+    """
+    if peft_config.eva_config is not None and peft_config.eva_config.rho > 1 and len(sizes) > 1:
+        raise ModelError("eva moves ranks from layer to layer by the rows that it looks at, and these differ in size")
+    peft_config.eva_config = peft_config.corda_config = peft_config.lora_ga_config = None
+    if peft_config.init_lora_weights != "mica":  # which freezes B
+        peft_config.init_lora_weights = True
+    return kind(model, peft_config)  # type: ignore[no-any-return]
 
 
 def _resolve_targets(model: PreTrainedModel, peft_config: LoraConfig) -> None:
