@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -42,7 +43,7 @@ from utils.data.formats import (
     template_format,
     text_format,
 )
-from utils.data.row_files import FileFormat
+from utils.data.row_files import UNQUOTED_KINDS, FileFormat
 from utils.data.texts import PromptTemplate, shorten_list
 from utils.errors import DataError
 
@@ -129,6 +130,8 @@ class Config(ClassificationSection, InstructionSection):
         stated = self.stated_format
         found = super().contradictions() if stated in ("template", "prompt_completion", "alpaca") else {}
         found.pop("split_long", None)
+        if self.quoting is not None and (kind := Path(self.path).suffix.lower()) in UNQUOTED_KINDS:
+            found["quoting"] = f"has no effect on a {kind} file; leave it out"
         template = PromptTemplate.parse(self.prompt_template or "")
         if stated == "template" and self.prompt_template is None:
             found["format"] = "template needs dataset.prompt_template"

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from utils.config.section import Section
 from utils.data.classification_set import ClassificationSet
 from utils.data.row_files import AS_NAMED, FILE_KINDS, FileFormat
-from utils.data.texts import PromptTemplate, parse_split
+from utils.data.texts import PromptTemplate, list_texts, parse_split
 from utils.rooms import open_room
 
 if TYPE_CHECKING:
@@ -195,6 +195,11 @@ class Example:
     prompt is."""
     unread: tuple[str, ...] = ()
     """Keys of turns that nothing reads."""
+
+    @property
+    def whole_text(self) -> str:
+        """All that is written in it."""
+        return self.prompt + self.answer + "".join(list_texts([self.messages, self.tools]))
 
     @property
     def reference(self) -> Reference:

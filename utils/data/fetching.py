@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from utils.data.texts import list_texts
 from utils.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def refuse_addresses(folder: Path) -> None:
         file = folder / name
         if not file.is_file():
             continue
-        for text in _list_texts(_read_description(file)):
+        for text in list_texts(_read_description(file)):
             if "://" in text:
                 raise DataError(
                     f"{file}: names rows at {text}, and a folder's rows are not fetched from elsewhere; download them "
@@ -58,10 +58,3 @@ def _read_description(file: Path) -> Any:
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError):
         raise DataError(f"{file}: its YAML block cannot be read; mend it, or take the file away") from None
     return described.get("configs") if isinstance(described, dict) else None
-
-
-def _list_texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _list_texts(each)

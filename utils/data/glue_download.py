@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from utils.data.dataset import is_local
@@ -64,11 +64,11 @@ def open_glue(source: Source, split: str) -> Rows | None:
         DataError: It cannot be had or read, or the folder is a download without this task.
     """
     assert source.subset is not None, f"{source.path} has tasks"
-    home = _find_home(source, source.subset)
-    if home is None:
-        return open_rows(source, split)
     folder = _FOLDERS[source.subset]
     form = FileFormat(quoting=source.form.quoting, headerless=folder.headerless, renamed=folder.renamed)
+    home = _find_home(source, source.subset)
+    if home is None:
+        return open_rows(replace(source, form=form), split)
     names = _OTHER_FILES.get(source.subset, {}).get(split) or _FILES.get(split, (split,))
     file = next((home / f"{name}.tsv" for name in names if (home / f"{name}.tsv").is_file()), None)
     if file is not None:

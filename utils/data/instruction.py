@@ -12,7 +12,6 @@ from utils.data.encoded_rows import EncodingCounts, encode_rows
 from utils.data.encoding import ExampleEncoder
 from utils.data.reading import BadRows, ReadSplit, read_split, stop_at_bad_rows
 from utils.data.report import InstructionReport
-from utils.data.special_tokens import list_texts
 from utils.data.splits import Splits, count_shared, draw_rows, load_splits, open_split
 from utils.data.unwritable import MAX_ROWS, count_unwritable
 from utils.errors import DataError
@@ -100,7 +99,7 @@ def prepare_instructions(
     train, report, _ = _encode(splits.train, wanted, encoder, section)
     _add_use_of_rows(report, splits, wanted)
     shown = splits.train.examples(wanted[:MAX_ROWS])
-    report.unwritable = count_unwritable(map(_whole_text, shown), encoder.tokenizer)
+    report.unwritable = count_unwritable((each.whole_text for each in shown), encoder.tokenizer)
     reports = {"train": report}
     evals: dict[str, Dataset] = {}
     chosen = asked = splits.validation_positions[: section.max_eval_samples]
@@ -224,10 +223,6 @@ def _encode(
         trained_share=counts.num_trained / counts.num_tokens,
     )
     return rows, report, {position for position, _ in counts.bad}
-
-
-def _whole_text(example: Example) -> str:
-    return example.prompt + example.answer + "".join(list_texts([example.messages, example.tools]))
 
 
 def _stop_at_odd_rows(

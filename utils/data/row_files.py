@@ -24,6 +24,8 @@ from utils.errors import DataError
 FILE_KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
+UNQUOTED_KINDS = tuple(kind for kind in FILE_KINDS if kind not in _SEPARATORS)
+"""Kinds for which quoting is no question."""
 
 
 _QUOTED = re.compile(rb'(?:^|\t)"[^\t]*""[^\t]*"(?:\t|\r?\n|$)')
@@ -124,7 +126,10 @@ class RowReader:
             return
         where = f"{self._name}:{first.line}"
         try:
-            fields = self._cut(first.raw.decode("utf-8").rstrip("\r\n"))
+            text = first.raw.decode("utf-8").rstrip("\r\n")
+            if "\r" in text.replace("\r\n", ""):
+                raise DataError(f"{where}: its lines end in carriage returns alone; save the file with line feeds")
+            fields = self._cut(text)
         except UnicodeDecodeError as error:
             raise DataError(f"{where}: not UTF-8 text; save the file as UTF-8") from error
         except RowError as error:
@@ -132,7 +137,10 @@ class RowReader:
         if headerless and len(fields) == len(headerless) and not set(fields) & set(headerless):
             self.columns, self._records = list(headerless), chain([first], self._records)
             return
-        fields = [form.renamed.get(column, column) for column in fields]
+        there = set(fields)
+        fields = [
+            column if form.renamed.get(column) in there else form.renamed.get(column, column) for column in fields
+        ]
         if twice := sorted(column for column, count in Counter(fields).items() if count > 1):
             raise DataError(f"{where}: the header names a column twice: {shorten_list(twice)}")
         self.columns = fields

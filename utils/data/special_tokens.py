@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from utils.data.dataset import Example
 from utils.data.text_tokens import TextTokens
+from utils.data.texts import list_texts
 
 
 def settle_special(example: Example, ends: str, tokens: TextTokens, escape: bool) -> tuple[Example, tuple[str, ...]]:
@@ -35,15 +36,6 @@ def settle_special(example: Example, ends: str, tokens: TextTokens, escape: bool
 
 _TEXTS = ("prompt", "answer", "user_turn", "context", "messages", "tools")
 """Fields of an example that become tokens."""
-
-
-def list_texts(value: Any) -> Iterator[str]:
-    """List the texts within turns or tools."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (list, tuple, dict)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from list_texts(each)
 
 
 def _map_texts(value: Any, change: Callable[[str], str]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,15 @@ def shorten_list(names: Iterable[object], most: int = 20) -> str:
     shown = list(map(str, names))
     rest = f" and {len(shown) - most} more" if len(shown) > most else ""
     return ", ".join(shown[:most]) + rest if shown else "none"
+
+
+def list_texts(value: Any) -> Iterator[str]:
+    """List the texts within lists and the values of objects, such as turns or tools."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from list_texts(each)
 
 
 def join_answer(prompt: str, answer: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from utils.data.dataset import Example, InstructionSection, InstructionSet
+from utils.data.texts import list_texts
 from utils.data.unwritable import MAX_ROWS, count_unwritable, show_characters
 from utils.errors import DataError
 from utils.evaluation.describing import DescribedSet, describe_sets
@@ -171,7 +172,7 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
         )  # fmt: skip
     if spec.greedy and run.answers.generation.temperature and run.answers.window is None:  # else it was said before
         _log.warning("%s: its protocol is greedy; generation.temperature does not count here", label)
-    _tell_unwritable(label, asked, run.encoder.tokenizer)
+    _tell_unwritable(label, asked, run.encoder.tokenizer, as_chat)
     references, scorer = _settle_references(spec.metrics, [example.reference for example in examples], run)
     _check_references(label, spec.metrics, references)
     return EvaluationSet(
@@ -211,9 +212,9 @@ def _find_accepted(label: str, refused: dict[int, str], count: int) -> list[int]
     return [number for number in range(count) if number not in refused]
 
 
-def _tell_unwritable(label: str, asked: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
+def _tell_unwritable(label: str, asked: Sequence[Example], tokenizer: PreTrainedTokenizerBase, as_chat: bool) -> None:
     """Warn of characters in prompts that the tokenizer does not know: the model is asked something else."""
-    texts = (each.prompt + "".join(turn["content"] for turn in each.messages) for each in asked[:MAX_ROWS])
+    texts = ("".join(list_texts(describe_asked(each, as_chat))) for each in asked[:MAX_ROWS])
     if found := count_unwritable(texts, tokenizer, to_read=True):
         shown = show_characters(found)
         _log.warning("%s: the tokenizer does not know these characters of the prompts: %s", label, shown)

@@ -53,6 +53,8 @@ class Answerer(Protocol):
 
     window: int
     """Rows that are looked at together, to find rows of like length."""
+    tokenizer: PreTrainedTokenizerBase
+    """What reads the questions."""
 
     def encode(self, question: Any) -> Any:
         """Make of a question what the model takes.
@@ -89,6 +91,7 @@ class ClassifyingModel:
         label_names: Sequence[str],
         max_length: int,
     ) -> None:
+        self.tokenizer = tokenizer
         self._classifier = TextClassifier(model, tokenizer, label_names, max_length)
         self._model = model
         self._settings = [fingerprint_tokenizer(tokenizer), list(label_names), max_length]
@@ -132,6 +135,7 @@ class WritingModel:
         seed: int,
     ) -> None:
         ends = _find_ends(encoder)
+        self.tokenizer = encoder.tokenizer
         self._model = model
         self._encoder = encoder
         self._asker = asker

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from utils.data.dataset import InstructionSection, open_dataset
 from utils.data.spooling import explain_unreadable, spool
+from utils.data.unwritable import show_characters
 from utils.errors import DataError, LoraNsError, UserError
 from utils.generation.section import GenerationSection
 from utils.inference.asking import Asker, PromptAsker, build_prompt_asker, build_text_asker
@@ -235,6 +236,9 @@ def _tell_end(work: Work) -> Answer:
     if work.num_bad:
         shown = "".join(f"\n  {each}" for each in work.bad)
         _log.warning("%d of %d rows could not be answered:%s", work.num_bad, work.num_rows, shown)
+    if unknown := work.find_unknown():
+        shown = show_characters(unknown)
+        _log.warning("the tokenizer does not know these characters, which the model cannot read: %s", shown)
     return {"status": "success", "rows": work.num_rows, "errors": work.num_bad, **rates}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from utils.data.texts import RowError
+from utils.data.unwritable import MAX_ROWS, count_unwritable
 from utils.errors import DataError
 from utils.inference.answering import Answerer
 from utils.inference.asking import Asker
@@ -44,6 +45,8 @@ class Work:
     """Rows without an answer."""
     bad: list[str] = field(default_factory=list)
     """The first of them, with place and reason."""
+    asked: list[str] = field(default_factory=list)
+    """The texts of the first rows."""
 
     def answer_all(self, rows: Iterable[InputRow]) -> None:
         """Answer all rows.
@@ -68,6 +71,10 @@ class Work:
             laid |= row.place
         return laid | dict(answer)
 
+    def find_unknown(self) -> dict[str, int]:
+        """Find characters of the first rows that the tokenizer does not know, with how many rows hold each."""
+        return count_unwritable(self.asked, self.answerer.tokenizer, to_read=True)
+
     def _answer_window(self, window: Sequence[InputRow]) -> None:
         """Answer a window; its batches are the same whatever an earlier call has answered of it."""
         good, questions = self._read_window(window)
@@ -87,8 +94,11 @@ class Work:
         refused: list[tuple[int, Row]] = []
         for row in window:
             try:
-                questions.append(self.answerer.encode(self._ask(row)))
+                question = self._ask(row)
+                questions.append(self.answerer.encode(question))
                 good.append(row)
+                if len(self.asked) < MAX_ROWS:
+                    self.asked.append(_join_texts(question))
             except RowError as error:
                 self._note(row, str(error))
                 if row.number not in self.sink:
@@ -110,6 +120,10 @@ class Work:
         self.num_bad += 1
         if len(self.bad) < 5:
             self.bad.append(place)
+
+
+def _join_texts(question: Any) -> str:
+    return " ".join(question) if isinstance(question, tuple) else str(question.whole_text)
 
 
 def cut_windows(rows: Iterable[InputRow], size: int) -> Iterator[list[InputRow]]:

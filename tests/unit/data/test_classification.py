@@ -181,6 +181,15 @@ def test_labels_of_tables_are_numbers_in_all_splits_or_none(prepare, tmp_path):
         prepare(tmp_path)
 
 
+def test_quoting_is_for_tables():
+    from utils.data.custom import Config
+
+    assert Config(path="rows.tsv", quoting=True).contradictions() == {}
+    assert Config(path="rows.jsonl", quoting=False).contradictions() == {
+        "quoting": "has no effect on a .jsonl file; leave it out"
+    }
+
+
 def test_no_validation_split_says_what_to_do(prepare, make_set):
     with pytest.raises(DataError, match=r"no split called validation; .*validation_path.*validation_size"):
         prepare(make_set(train=PLAIN))

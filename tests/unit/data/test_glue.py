@@ -175,6 +175,20 @@ def test_a_submission_has_the_files_own_numbers(prepare_glue, download, tmp_path
     assert lines == [f"{number}\t{int(row == 0)}" for row, number in enumerate(numbers)]
 
 
+@pytest.mark.parametrize(("subset", "file"), [("mnli", "MNLI/dev_matched.tsv"), ("cola", "CoLA/dev.tsv")])
+def test_a_file_of_the_download_alone_has_the_hubs_columns(download, subset, file):
+    spec = _describe(subset, path=str(download / file))
+    rows = spec.open_split("train", subset)
+    assert {*spec.text_columns, "label"} <= set(rows.column_names())
+    assert len(rows) == DOWNLOAD[file].count("\n") - (subset == "mnli")
+
+
+def test_columns_that_have_the_hubs_names_keep_their_own(tmp_path):
+    (tmp_path / "train.tsv").write_text("premise\thypothesis\tsentence1\tlabel\nw1\tw2\tw3\tneutral\n")
+    (row,) = _describe("mnli", path=str(tmp_path)).open_split("train", "mnli")
+    assert (row["premise"], row["sentence1"]) == ("w1", "w3")
+
+
 def test_a_test_file_with_a_broken_row_or_a_number_twice_is_not_submitted(prepare_glue, download, caplog):
     for text, reason in (
         ("index\tsentence1\tsentence2\n0\tw1\tw2\n1\tw1\n", "test.tsv:3: 2 fields where the header has 3"),

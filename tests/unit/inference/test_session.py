@@ -235,7 +235,7 @@ def test_inputs_without_a_row_or_an_answer(sums_run, ask, write, tmp_path, monke
             ask("--run", sums_run, "--input_text", "a", *words)
 
 
-def test_classifiers(make_run, ask, read, write, tmp_path, make_set, draw_rows):
+def test_classifiers(make_run, ask, read, write, tmp_path, make_set, draw_rows, caplog):
     rows = draw_rows(30, pair=True)
     run = make_run("bert", make_set("p", train=rows, validation=rows[:9]), dataset__text_column=["text", "other"])
     source = write("in.jsonl", [{**row, "probability_x": 1} for row in rows] + [{"text": "a", "other": ["b"]}])
@@ -245,6 +245,14 @@ def test_classifiers(make_run, ask, read, write, tmp_path, make_set, draw_rows):
     assert [row["input_label"] for row in out[:-1]] == [row["label"] for row in rows]
     assert sum(out[0]["probabilities"].values()) == pytest.approx(1)
     assert "column other holds a list instead of a text" in out[-1]["error"]
+    assert "does not know" not in caplog.text
+    strange = write("strange.tsv", 'text\tother\n"good \u597d\tw1\n\u597d \u7684\tw2\n \t\n')
+    ask("--run", run, "--input_file", strange, "--output_file", tmp_path / "strange.jsonl")
+    assert [row.get("error") for row in read(tmp_path / "strange.jsonl")] == [None, None, "has no text"]
+    (said,) = [line for line in caplog.messages if "does not know" in line]
+    assert "cannot read: \u597d" in said
+    assert "\u7684" in said
+    assert said.endswith("(the first in 2 rows)")
     header = (tmp_path / "out.csv").read_text().splitlines()[0].split(",")
     assert {"input_probability_x", "probability_0", "probability_1"} <= set(header)
     (long,) = ask("--run", run, "--input_text", "w1 " * 350_000, "--input_text", "w2", "--json")["answers"]
