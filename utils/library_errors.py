@@ -25,11 +25,15 @@ _REMEDIES = {
     errno.ESTALE: "the disk is gone; try again when it is back",
     errno.EIO: "the disk fails",
 }
+_OF_MACHINE = {*_REMEDIES} - {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+"""What no content of a file leads to."""
 
 
 def is_of_library(error: BaseException) -> bool:
-    """Tell whether an error was raised inside a library and not by a line of ours."""
+    """Tell whether an error was raised inside a library, over what it read, and not by a line of ours."""
     if isinstance(error, LoraNsError) or not isinstance(error, Exception):
+        return False
+    if isinstance(error, OSError) and error.errno in _OF_MACHINE:
         return False
     if type(error) is Exception or type(error).__module__.startswith("safetensors"):
         return True  # what tokenizers and safetensors, which leave no frame of their own, raise
@@ -37,6 +41,17 @@ def is_of_library(error: BaseException) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return trace is not None and not trace.tb_frame.f_code.co_filename.startswith(_OURS)
+
+
+def require_readable(folder: Path) -> None:
+    """Open each file of a folder once: safetensors says of one that may not be read that it is not there.
+
+    Raises:
+        OSError: One cannot be opened; `explain_os_error` has the sentence.
+    """
+    for file in folder.iterdir():
+        if file.is_file():
+            file.open("rb").close()
 
 
 def describe(error: BaseException) -> str:

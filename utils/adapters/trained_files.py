@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from utils.errors import CheckError, ModelError, UserError
 from utils.json_files import AGAIN, load_object
-from utils.library_errors import explain_library
+from utils.library_errors import explain_library, require_readable
 from utils.rooms import room_name
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def explain_damage(name: str, base: str = "the model") -> Iterator[None]:
     except OSError as error:
         if error.strerror is None:
             raise
-        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{error.filename or name}: cannot be read: {error.strerror}") from None
 
 
 _OBJECTS = {ADAPTER_CONFIG: "peft_type", "config.json": "", "tokenizer.json": "model", "tokenizer_config.json": ""}
@@ -67,6 +67,7 @@ def require_adapter_file(folder: Path, name: str, method: str, allow_pickle: boo
         ModelError: It has none, or only pickled ones, is of another method, or a file beside them is not what it is
             called.
     """
+    require_readable(folder)
     for file, key in _OBJECTS.items():
         if (folder / file).is_file():
             held = load_object(folder / file, error=ModelError)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import ModelError
+from utils.library_errors import require_readable
 from utils.modeling.section import ModelSection, folder_problem, is_local
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ def loading_arguments(section: ModelSection) -> dict[str, Any]:
         return _pin(section.name_or_path, section.revision, section.token)
     if problem := folder_problem(section):
         raise ModelError(f"model.name_or_path: {problem}")
+    require_readable(Path(section.location))
     return {}
 
 
