@@ -57,6 +57,7 @@ class EncodingCounts:
     weightless_turns: int = 0
     num_used: int = 0
     """Examples that are used; they may become several rows each."""
+    num_rows: int = 0
     notes: dict[str, int] = field(default_factory=dict)
     """What else was done to rows, and to how many."""
     num_tokens: int = 0
@@ -64,14 +65,22 @@ class EncodingCounts:
     lengths_uncut: dict[str, int] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
 
+    def add_example(self, example: Example, encoded: list[Encoded]) -> None:
+        """Count one example that is used, by all rows that it could have become."""
+        self.num_used += 1
+        self.cut_turns += example.num_cut_turns
+        self.weightless_turns += sum(not turn.get("train", True) for turn in example.messages)
+        self.untrained_turns += sum(row.untrained_turns for row in encoded)
+        self.conversations_cut += any(row.too_long for row in encoded)
+        for note in [note for row in encoded for note in row.notes]:
+            self.notes[note] = self.notes.get(note, 0) + 1
+
     def add(self, encoded: Encoded) -> None:
         """Count one row that is used."""
+        self.num_rows += 1
         self.prompts_cut += encoded.prompt_cut > 0
         self.answers_cut += encoded.answer_cut > 0
         self.conversations_cut += encoded.exchanges_cut > 0
-        self.untrained_turns += encoded.untrained_turns
-        for note in encoded.notes:
-            self.notes[note] = self.notes.get(note, 0) + 1
         self.num_tokens += len(encoded.input_ids)
         self.num_trained += encoded.num_trained
 
@@ -115,7 +124,7 @@ def _write(file: Path, split: ReadSplit, positions: Sequence[int], encoder: Exam
     before, after = array("q"), array("q")
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for block, examples, encoded in _encode_ahead(split, positions, encoder):
-            used = _sort_out(block, examples, encoded, counts)
+            used = _sort_out(block, examples, encoded, counts, encoder.truncation in ("keep_answer", "cut_answer"))
             before.extend(row.full_length for row in used)
             after.extend(len(row.input_ids) for row in used)
             writer.write_batch(_build_batch(used, schema))
@@ -153,26 +162,28 @@ def _num_cores() -> int:
 
 
 def _sort_out(
-    block: Sequence[int], examples: list[Example], results: list[list[Encoded] | RowError], counts: EncodingCounts
+    block: Sequence[int],
+    examples: list[Example],
+    results: list[list[Encoded] | RowError],
+    counts: EncodingCounts,
+    cuts: bool,
 ) -> list[Encoded]:
-    """Give the rows that are used, and count the others."""
+    """Give the rows that are used, and count the others; where rows are not cut, an example is used whole or not."""
     used = []
     for position, example, encoded in zip(block, examples, results, strict=True):
         if isinstance(encoded, RowError):
             counts.bad.append((position, str(encoded)))
             continue
         fitting = [row for row in encoded if row.num_trained and not row.too_long]
-        if fitting:
-            counts.num_used += 1
-            counts.cut_turns += example.num_cut_turns
-            counts.weightless_turns += sum(not turn.get("train", True) for turn in example.messages)
+        if fitting and (cuts or len(fitting) == len(encoded)):
+            counts.add_example(example, encoded)
             for row in fitting:
                 counts.add(row)
             used += fitting
-        if any(row.too_long for row in encoded):
+        elif any(row.too_long for row in encoded):
             counts.num_too_long += 1
             counts.too_long += [position] if counts.num_too_long <= _NUM_SHOWN else []
-        elif not fitting:
+        else:
             counts.num_empty += 1
             counts.empty += [position] if counts.num_empty <= _NUM_SHOWN else []
     return used

@@ -24,7 +24,7 @@ from utils.interruption import interruption_asked, obey
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = "2"
+VERSION = "3"
 """Counts changes of what examples become; part of the cache's fingerprint."""
 MASKED = -100
 """The label of a token that is not trained on."""

@@ -204,7 +204,7 @@ def _encode(
         name=name,
         rows_read=len(positions) if name != split.name else len(split.rows),
         rows_used=counts.num_used,
-        num_encoded=len(rows),
+        num_encoded=counts.num_rows,
         bad_rows=bad.count,
         bad_examples=[*bad.shown, *(f"{split.place(position)}: no answer" for position in counts.empty[:3])],
         empty_rows=counts.num_empty,
@@ -235,7 +235,7 @@ def _stop_at_odd_rows(
             f"{counts.num_too_long} of {num_rows} rows of {split.name}; raise it, or set dataset.truncation to "
             "keep_answer or drop"
         )
-    if num_rows > 1 and counts.answers_cut == num_rows - counts.num_empty - counts.num_too_long - len(counts.bad) > 0:
+    if num_rows > 1 and counts.answers_cut == counts.num_rows > 0:
         raise DataError(
             f"{split.place(0)} and further: every answer or text of {split.name} loses its end, and with it the "
             "end-of-text token: the model would not learn to stop; set sft.max_length to "

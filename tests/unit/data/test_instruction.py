@@ -197,6 +197,18 @@ def test_a_conversation_that_the_template_rewrites_becomes_several_rows(write_li
     assert "1 rows written as several rows, as the chat template writes earlier turns otherwise" in caplog.text
 
 
+def test_a_conversation_in_several_rows_loses_those_that_do_not_fit(write_lines, prepare_room, caplog):
+    long = [CHATS[1]["messages"][0], {"role": "assistant", "content": "y" * 500}]
+    rows = [{"messages": [*CHATS[0]["messages"], *long]}] * 3
+    report = prepare_room("custom", write_lines("rows.jsonl", rows), "thinking").reports["train"]
+    assert (report.rows_used, report.num_encoded, report.conversations_cut, report.too_long_rows) == (3, 3, 3, 0)
+    assert "3 rows without their later exchanges" in caplog.text
+    assert list(report.notes.values()) == [3], "what was done to them is told all the same"
+    whole = write_lines("more.jsonl", [*CHATS, *rows[:1]])
+    report = prepare_room("custom", whole, "thinking", truncation="drop").reports["train"]
+    assert (report.rows_used, report.num_encoded, report.too_long_rows) == (20, 20, 1)
+
+
 @pytest.mark.parametrize("truncation", ["keep_answer", "cut_answer"])
 def test_an_answer_that_does_not_fit_is_left_out_unless_cutting_it_is_asked_for(
     write_lines, prepare_room, caplog, truncation
