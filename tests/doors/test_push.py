@@ -207,6 +207,15 @@ def test_a_hub_that_refuses_is_one_sentence(hub, finished):
     assert caught.value.exit_code == 1
 
 
+def test_a_folder_whose_name_is_no_repository_is_said_before_the_run(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(settings(tmp_path / "my run", push_to_hub=True)))
+    with pytest.raises(ConfigError, match=r"training\.hub_model_id: 'my run' is no name of a repository"):
+        load_run_config(file)
+    file.write_text(yaml.safe_dump(settings(tmp_path / "my_run", push_to_hub=True)))
+    assert pushing.plan_push(tmp_path / "my_run", load_run_config(file)).repo == "my_run"
+
+
 @pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints", "end"])
 def test_strategies_are_honoured_or_refused(strategy, tmp_path):
     file = tmp_path / "run.yaml"

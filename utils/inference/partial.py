@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import IO, Any
 from utils.errors import UserError
 from utils.json_files import NotJsonError, parse_json
 from utils.locks import try_lock
+from utils.results.json_file import replace_file
 
 _log = logging.getLogger(__name__)
 
@@ -125,9 +127,8 @@ class PartialFile:
         changed = [key for key in identity or {} if before and before.get(key) != (identity or {})[key]]
         whose = f"of another {' and another '.join(changed)}" if changed else "perhaps of something else"
         old = self.path.with_name(self.path.name.removesuffix(".jsonl") + ".old.jsonl")
-        with old.open("wb") as kept, self.path.open("rb") as file:
-            while block := file.read(1 << 20):
-                kept.write(block)
+        with replace_file(old) as beside, beside.open("wb") as kept, self.path.open("rb") as file:
+            shutil.copyfileobj(file, kept)
         _log.warning("%s: begun anew, since the answers in it are %s; they are kept in %s", self.path, whose, old.name)
 
 
@@ -144,9 +145,13 @@ def _open_alone(path: Path) -> IO[bytes]:
     """Open a file that no other call is writing.
 
     Raises:
-        UserError: Another one is.
+        UserError: Another one is, or the path is a link: what it leads to would be cut.
     """
     while True:
+        if path.is_symlink():
+            raise UserError(
+                f"{path}: is a link, and no answers are written through it; remove it, or name another output"
+            )
         file = path.open("ab+")
         if not try_lock(file):
             file.close()

@@ -133,6 +133,8 @@ def _try_writing(name: str) -> None:
     probe = partial_path(name)
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
+        if probe.is_symlink():
+            raise UserError(f"{probe}: is a link, and no answers are written through it; remove it")
         new = not os.path.exists(probe)
         with probe.open("ab") as file:
             if not try_lock(file):

@@ -17,6 +17,7 @@ from utils.merging.output import REPORT_FILE, check_output, open_output, require
 from utils.merging.source import MergeSource
 from utils.merging.table import render_report
 from utils.merging.weights import merge_weights, place, switched_off
+from utils.modeling.base_fingerprint import fingerprint_base
 from utils.modeling.source import resolved_commit
 from utils.modeling.writing import require_writable
 from utils.results.json_file import write_json
@@ -216,6 +217,7 @@ def _describe_source(source: MergeSource, commit: str | None) -> dict[str, Any]:
         "task_type": config.task_type,
         "base": config.model.name_or_path,
         "base_commit": commit,
+        "base_fingerprint": fingerprint_base(config.model),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from utils.modeling.quantized_checkpoint import find_storage
 from utils.modeling.section import ModelSection, local_problems, read_model_config
 from utils.run_config.base_rules import Asked, check_base
 from utils.run_config.evaluation_rules import find_evaluation_mistakes, find_idle_evaluation
+from utils.run_config.hub_rules import check_hub
 from utils.run_config.machine import tracker_names
 from utils.run_config.process_rules import check_processes
 from utils.run_config.sections import CAUSAL_SECTIONS, Header
@@ -73,6 +73,7 @@ def check_resolved(
         yield from (_problem(key, message, document) for key, message in find_evaluation_mistakes(config, files))
     yield from _check_length(config, document)
     yield from _check_arguments(arguments, document)
+    yield from check_hub(config, document)
     yield from check_processes(config, document)
     yield from _check_strategies(arguments, document)
     if config.training.early_stopping_patience and arguments.get("eval_strategy", "no") == "no":
@@ -270,14 +271,6 @@ def _check_arguments(arguments: dict[str, Any], document: Document) -> Iterator[
             yield _problem(f"training.{one}", f"not together with training.{other}; keep one of them", document)
     yield from _check_trackers(arguments, document)
     yield from _check_optimizer(arguments, document)
-    if (strategy := arguments.get("hub_strategy", "end")) != "end":
-        message = (
-            f"{strategy} is not done: final_model is pushed once it is proved, and checkpoints stay here; use end, or "
-            "leave it out (training.hub_files names what is pushed besides)"
-        )
-        yield _problem("training.hub_strategy", message, document)
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(arguments.get("hub_model_id") or "run")):
-        yield _problem("training.hub_model_id", "must be the name of a repository: name, or owner/name", document)
     scheduler = arguments.get("lr_scheduler_type")
     if scheduler in ("reduce_lr_on_plateau", "greedy") and arguments.get("eval_strategy", "no") == "no":
         message = f"{scheduler} needs evaluations; set training.eval_strategy"

@@ -58,6 +58,21 @@ def test_other_work_is_set_aside_and_told(tmp_path, caplog):
     assert PartialFile(path, None).num_kept == 0
 
 
+def test_no_link_is_followed(tmp_path):
+    """Neither by the answers nor by those that are set aside."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine\nall mine\n")
+    (tmp_path / "p.jsonl").symlink_to(precious)
+    with pytest.raises(UserError, match="is a link, and no answers are written through it"):
+        PartialFile(tmp_path / "p.jsonl", IDENTITY)
+    (tmp_path / "p.jsonl").unlink()
+    _write(tmp_path / "p.jsonl", [0])
+    (tmp_path / "p.old.jsonl").symlink_to(precious)
+    PartialFile(tmp_path / "p.jsonl", None).close()
+    assert precious.read_text() == "mine\nall mine\n"
+    assert '"n": 0' in (tmp_path / "p.old.jsonl").read_text()
+
+
 def test_one_call_at_a_time(tmp_path):
     first = PartialFile(tmp_path / "p", IDENTITY)
     with pytest.raises(UserError, match="another call is writing it"):
