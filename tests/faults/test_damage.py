@@ -15,6 +15,7 @@ from utils.errors import UserError
 from utils.run_folder.opening import open_run_folder
 from utils.training.checkpoint_files import (
     MANIFEST,
+    RUN_COPY,
     clear_leftovers,
     find_checkpoints,
     find_flaw,
@@ -24,7 +25,7 @@ from utils.training.checkpoint_files import (
     rotate_checkpoints,
 )
 
-UNSEEN = ("README.md", "training_args.bin", MANIFEST)
+UNSEEN = ("README.md", "training_args.bin", MANIFEST, RUN_COPY)
 """What a checkpoint without a list may lose unseen, and is none the worse for it."""
 
 

@@ -211,9 +211,7 @@ class ExactResume:
         schedule.last_epoch -= 1
         schedule.step()
         if (after := schedule.get_last_lr()) != before:
-            said = (
-                "the learning rate goes on at %.3g, step %d of the schedule of %d steps; the checkpoint ended at %.3g"
-            )
+            said = "the learning rate continues at %.3g (step %d of the %d-step schedule); the checkpoint ended at %.3g"
             logger.info(said, after[0], schedule.last_epoch, self.state.max_steps, before[0])
 
     def _describe_states(self) -> dict[str, Any]:
@@ -229,7 +227,6 @@ class ExactResume:
         self._started = time.time()
         if self._source is None:
             return
-        logger.info("going on behind step %d of %d", self.state.global_step, self.state.max_steps)
         if self._totals is not None:
             self._total_loss_scalar = self._totals["loss"]
         session, self._session = self._session, None

@@ -85,8 +85,7 @@ def test_a_finished_run_made_longer_follows_the_new_schedule(kind, prepare_run, 
     assert read_rates(short) == pytest.approx(compute_rates(build, 5), abs=1e-9)
     assert read_rates(longer)[:5] == read_rates(short)
     assert read_rates(longer)[5:] == pytest.approx(rates[5:], abs=1e-9)
-    assert "going on behind step 5 of 10" in caplog.text
-    said = f"the learning rate goes on at {rates[5]:.3g}, step 5 of the schedule of 10 steps"
+    said = f"the learning rate continues at {rates[5]:.3g} (step 5 of the 10-step schedule)"
     assert (said in caplog.text) == (not kind.startswith("constant")), "said where it is so, and only there"
 
 
