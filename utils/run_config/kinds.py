@@ -92,6 +92,7 @@ def check_deepspeed(path: Path) -> list[Check]:
     except NotJsonError as error:
         message, _, line = str(error).partition(" at line ")
         place = f"{path}:{line.partition(',')[0]}" if line else str(path)
+        message = message if message.startswith("not JSON") else f"cannot be read: {message}"
         readable.problems.append(Problem(message, place=place))
         return [readable]
     if not isinstance(settings, dict):
