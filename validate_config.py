@@ -13,6 +13,7 @@ from utils.doors import Answer, add_overrides, build_parser, open_door
 from utils.errors import EXIT_FAILED, UserError
 
 if TYPE_CHECKING:
+    from utils.run_config import RunConfig
     from utils.run_config.inspection import Check
 
 DESCRIPTION = """Check configuration files, each by numbered steps; no ML library is imported.
@@ -21,6 +22,7 @@ DESCRIPTION = """Check configuration files, each by numbered steps; no ML librar
   python validate_config.py configs/benchmarks/quickstart.yaml      a suite: every one of its runs
   python validate_config.py --all
   python validate_config.py configs/quickstart.yaml --show training.learning_rate=1e-4
+  python validate_config.py configs/quickstart.yaml --data                      its rows too
   python validate_config.py --schema > .schema.json"""
 
 
@@ -74,6 +76,7 @@ def _check(file: Path, arguments: argparse.Namespace) -> list[Check]:
         inspection = inspect_run_config(file, arguments.overrides)
         checks, config = inspection.checks, inspection.config
         checks += [check_machine(config)] if config else []
+        checks += [_check_rows(config)] if config and arguments.data else []
         notices, shown = (config.notices, config.to_yaml()) if config else ((), "")
     elif kind == "suite":
         checks, plan = inspect_suite(file, arguments.overrides)
@@ -85,6 +88,16 @@ def _check(file: Path, arguments: argparse.Namespace) -> list[Check]:
     if arguments.show:
         print(shown, end="")
     return checks
+
+
+def _check_rows(config: RunConfig) -> Check:
+    """Read the rows that a run names, as training would; no model is loaded."""
+    from utils.errors import Problem
+    from utils.run_config.inspection import Check
+    from utils.training.row_check import check_rows
+
+    problems, warnings = check_rows(config)
+    return Check("rows", [Problem(each) for each in problems], warnings)
 
 
 def _report_stream(arguments: argparse.Namespace) -> TextIO:
@@ -118,6 +131,11 @@ def build() -> argparse.ArgumentParser:
         help="print the resolved file (of a suite: its runs' names); the report goes to standard error",
     )
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of run files, for editors")
+    parser.add_argument(
+        "--data",
+        action="store_true",
+        help="read the rows of run files too: columns, splits, labels and formats; no model is loaded",
+    )
     add_overrides(parser)
     return parser
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from utils.data.checks import SplitReport, check_split, count_shared_rows
 from utils.data.classification_set import ClassificationSet, Submission
 from utils.data.dataset import ClassificationSection, spread
+from utils.data.gathering import DataProblems
 from utils.data.labelled_rows import LabelledRows, encode_labels, hold_out, read_labelled_rows
 from utils.data.labels import LabelCoder, Reorder, build_label_coder, point_out_alike, type_labels
 from utils.data.reading import BadRows, stop_at_bad_rows
@@ -88,6 +90,9 @@ class ClassificationData:
         return spread(split.texts, count) if split else []
 
 
+_Encoded = tuple[LabelledRows, list[int | float] | None]
+
+
 def prepare_classification(
     spec: ClassificationSet,
     section: ClassificationSection,
@@ -107,9 +112,7 @@ def prepare_classification(
     Raises:
         DataError: The rows cannot be used as they are.
     """
-    read = _read_splits(spec)
-    coder = _build_coder(spec, read, reorder)
-    whole = _encode_splits(read, spec, coder, section, seed)
+    coder, read, whole = read_classification(spec, section, seed, reorder)
     raw = {name: _limit(rows, section, seed) for name, rows in whole.items()}
     prepared, reports = {}, {}
     for name, (rows, codes) in raw.items():
@@ -137,12 +140,42 @@ def prepare_classification(
     )
 
 
-def _read_splits(spec: ClassificationSet) -> dict[str, LabelledRows]:
+def read_classification(
+    spec: ClassificationSet, section: ClassificationSection, seed: int, reorder: Reorder = lambda names: tuple(names)
+) -> tuple[LabelCoder, dict[str, LabelledRows], dict[str, _Encoded]]:
+    """Read a set and encode its labels, without a tokenizer.
+
+    Returns:
+        The classes; every split as it was read; and the splits by use, with their labels.
+
+    Raises:
+        DataError: With all that is wrong with the rows: columns, splits and labels.
+    """
+    found = DataProblems()
+    read = _read_splits(spec, found)
+    if (spec.train_split is not None and "train" not in read) or all(name.startswith("test") for name in read):
+        found.stop()  # the classes would be told by too few rows
+    with found.gather():
+        coder = _build_coder(spec, read, reorder)
+        whole = _encode_splits(read, spec, coder, section, found)
+        found.stop()
+        return coder, read, _hold_out_rows(whole, spec, coder, seed)
+    found.stop()
+    raise AssertionError("what is missing was gathered")
+
+
+def _read_splits(spec: ClassificationSet, found: DataProblems) -> dict[str, LabelledRows]:
     """Read every split that there is, named `train`, `eval` + suffix, `test` + submission."""
-    read = {name: read_labelled_rows(name, rows, spec) for name, rows in _open_splits(spec)}
-    for rows in read.values():
-        if not len(rows):
-            stop_at_bad_rows(rows.bad, rows.name, len(rows.rows), "stop")
+    read: dict[str, LabelledRows] = {}
+    absent: set[str] = set()
+    for name, opened in _open_splits(spec):
+        with found.gather():
+            if (split := opened()) is None:
+                absent.add(name)
+            else:
+                read[name] = _read_split(name, split, spec, found)
+    with found.gather():
+        _require_evaluation(spec, absent)
     if "train" in read and "eval" in read and spec.validation_size:
         logger.warning("dataset.validation_size has no effect: the set has a validation split")
     read |= _read_tests(spec)
@@ -151,17 +184,33 @@ def _read_splits(spec: ClassificationSet) -> dict[str, LabelledRows]:
     return read | {name: replace(rows, labels=list(map(as_label, rows.labels))) for name, rows in untyped.items()}
 
 
-def _open_splits(spec: ClassificationSet) -> Iterator[tuple[str, Rows]]:
+def _read_split(name: str, rows: Rows, spec: ClassificationSet, found: DataProblems) -> LabelledRows:
+    """Read a split; of one that lacks a column of text the labels are read, to be looked at with the others."""
+    there = rows.column_names()
+    texts = tuple(column for column in spec.text_columns if column in there)
+    if len(texts) < len(spec.text_columns) and spec.label_column in there and len(rows):
+        with found.gather():
+            read_labelled_rows(name, rows, spec)
+        spec = replace(spec, text_columns=texts)
+    read = read_labelled_rows(name, rows, spec)
+    if not len(read):
+        stop_at_bad_rows(read.bad, read.name, len(read.rows), "stop")
+    return read
+
+
+def _open_splits(spec: ClassificationSet) -> Iterator[tuple[str, Callable[[], Rows | None]]]:
     if spec.train_split is not None:
-        train = _open_split(spec, spec.train_split)
-        if train is None:
-            message = f"no split called {spec.train_split}; set dataset.train_split or rename the file"
-            raise DataError(f"{spec.path}: {message}")
-        yield "train", train
+        yield "train", partial(_open_train, spec, spec.train_split)
     for suffix, name in spec.eval_splits.items():
-        rows = open_file(spec.validation_path, spec.form) if spec.validation_path else _open_split(spec, name)
-        if rows is not None:
-            yield f"eval{suffix}", rows
+        path = spec.validation_path
+        yield f"eval{suffix}", partial(open_file, path, spec.form) if path else partial(_open_split, spec, name)
+
+
+def _open_train(spec: ClassificationSet, split: str) -> Rows:
+    if (rows := _open_split(spec, split)) is None:
+        message = f"no split called {split}; set dataset.train_split or rename the file"
+        raise DataError(f"{spec.path}: {message}")
+    return rows
 
 
 def _open_split(spec: ClassificationSet, split: str, subset: str | None = None) -> Rows | None:
@@ -209,31 +258,46 @@ def _build_coder(spec: ClassificationSet, read: dict[str, LabelledRows], reorder
     return LabelCoder(order, {index: order.index(name) for index, name in enumerate(spec.label_names)})
 
 
-_Encoded = tuple[LabelledRows, list[int | float] | None]
-
-
 def _encode_splits(
-    read: dict[str, LabelledRows], spec: ClassificationSet, coder: LabelCoder, section: ClassificationSection, seed: int
+    read: dict[str, LabelledRows],
+    spec: ClassificationSet,
+    coder: LabelCoder,
+    section: ClassificationSection,
+    found: DataProblems,
 ) -> dict[str, _Encoded]:
-    """Encode the labels of all splits but tests, stop at bad rows, and hold rows out where there is no eval split."""
+    """Encode the labels of all splits but tests; bad rows are gathered, and a split to evaluate on is looked for."""
     encoded: dict[str, _Encoded] = {}
     for name, rows in read.items():
         if name.startswith("test"):
             encoded[name] = rows, None
             continue
-        kept, codes = encode_labels(rows, coder)
-        stop_at_bad_rows(kept.bad, name, len(kept.rows), section.on_bad_row)
-        encoded[name] = kept, codes
+        with found.gather():
+            kept, codes = encode_labels(rows, coder)
+            encoded[name] = kept, codes
+            stop_at_bad_rows(kept.bad, name, len(kept.rows), section.on_bad_row)
+    return encoded
+
+
+def _require_evaluation(spec: ClassificationSet, absent: set[str]) -> None:
+    """See to it that there are rows to evaluate on, or that some are held out for that."""
+    if spec.train_split is None or spec.validation_size or {f"eval{suffix}" for suffix in spec.eval_splits} - absent:
+        return
+    name = next(iter(spec.eval_splits.values()), "validation")
+    raise DataError(
+        f"{spec.path}: no split called {name}; add one, name a file by dataset.validation_path, or hold rows out by "
+        "dataset.validation_size"
+    )
+
+
+def _hold_out_rows(
+    encoded: dict[str, _Encoded], spec: ClassificationSet, coder: LabelCoder, seed: int
+) -> dict[str, _Encoded]:
+    """Hold rows out where there is no eval split."""
     if "train" not in encoded or any(name.startswith("eval") for name in encoded):
         return encoded
-    if not spec.validation_size:
-        name = next(iter(spec.eval_splits.values()), "validation")
-        raise DataError(
-            f"{spec.path}: no split called {name}; add one, name a file by dataset.validation_path, or hold rows out "
-            "by dataset.validation_size"
-        )
     train, labels = encoded["train"]
     assert labels is not None, "they are encoded"
+    assert spec.validation_size, "it was looked for"
     classes = None if coder.is_regression else train.labels
     held_out = hold_out(len(train), classes, spec.validation_size, seed, spec.path)
     parts = {"train": [index for index in range(len(labels)) if index not in held_out], "eval": sorted(held_out)}
@@ -288,8 +352,7 @@ def _prepare(
 
 def fingerprint_set(spec: ClassificationSet, section: ClassificationSection, seed: int) -> str:
     """Read the rows of a set and give the fingerprint that ClassificationData has of them."""
-    read = _read_splits(spec)
-    whole = _encode_splits(read, spec, _build_coder(spec, read, tuple), section, seed)
+    _, _, whole = read_classification(spec, section, seed)
     return _fingerprint({name: _limit(each, section, seed)[0] for name, each in whole.items()}, spec)
 
 

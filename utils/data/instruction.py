@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from utils.data.dataset import Example, InstructionSection, InstructionSet
 from utils.data.encoded_rows import EncodingCounts, encode_rows
 from utils.data.encoding import ExampleEncoder
+from utils.data.gathering import DataProblems
 from utils.data.reading import BadRows, ReadSplit, read_split, stop_at_bad_rows
 from utils.data.report import InstructionReport
 from utils.data.splits import Splits, count_shared, draw_rows, load_splits, open_split
@@ -96,15 +97,23 @@ def prepare_instructions(
     spec = settle_set(spec)
     splits = load_splits(spec, section, seed)
     wanted = draw_rows(splits.train_positions, section.max_train_samples, seed)
-    train, report, _ = _encode(splits.train, wanted, encoder, section)
+    chosen = splits.validation_positions[: section.max_eval_samples]
+    found = DataProblems()
+    with found.gather():
+        encoded = _encode(splits.train, wanted, encoder, section)
+    if splits.validation is not None:
+        with found.gather():
+            evaluated = _encode(splits.validation, chosen, encoder, section, "validation")
+    found.stop()
+    train, report, _ = encoded
     _add_use_of_rows(report, splits, wanted)
     shown = splits.train.examples(wanted[:MAX_ROWS])
     report.unwritable = count_unwritable((each.whole_text for each in shown), encoder.tokenizer)
     reports = {"train": report}
     evals: dict[str, Dataset] = {}
-    chosen = asked = splits.validation_positions[: section.max_eval_samples]
+    asked = chosen
     if splits.validation is not None:
-        rows, report, refused = _encode(splits.validation, chosen, encoder, section, "validation")
+        rows, report, refused = evaluated
         report.left_out_rows = len(splits.validation_positions) - len(chosen)
         asked = [position for position in chosen if position not in refused]
         report.shared_with_train = count_shared(splits, wanted)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from utils.data.dataset import InstructionSection, InstructionSet, count_held_out
+from utils.data.gathering import DataProblems
 from utils.data.reading import ReadSplit, read_split
 from utils.data.rows import Rows, open_file, open_rows
 from utils.data.sources import Source
@@ -47,19 +48,28 @@ def load_splits(spec: InstructionSet, section: InstructionSection, seed: int) ->
     Raises:
         DataError: A split is missing or cannot be read.
     """
-    rows = open_split(spec, spec.train_split)
-    if rows is None:
-        raise DataError(f"{spec.path}: no split called {spec.train_split}; set dataset.train_split or rename the file")
-    train = read_split("train", rows, spec, section.on_bad_row)
-    validation_rows = _open_validation(spec, section)
-    if validation_rows is not None:
+    found = DataProblems()
+    train = validation = None
+    with found.gather():
+        train = read_split("train", _open_train(spec), spec, section.on_bad_row)
+    with found.gather():
+        if (validation_rows := _open_validation(spec, section)) is not None:
+            validation = read_split("validation", validation_rows, spec, section.on_bad_row)
+    found.stop()
+    assert train is not None, "else something was gathered"
+    if validation is not None:
         if section.validation_size:
             logger.warning("dataset.validation_size has no effect: the set has a validation split")
-        validation = read_split("validation", validation_rows, spec, section.on_bad_row)
         return Splits(train, list(range(len(train.good))), validation, list(range(len(validation.good))))
     if not spec.validation_size:
         return Splits(train, list(range(len(train.good))), None, [])
     return _hold_out(train, spec.validation_size, seed)
+
+
+def _open_train(spec: InstructionSet) -> Rows:
+    if (rows := open_split(spec, spec.train_split)) is None:
+        raise DataError(f"{spec.path}: no split called {spec.train_split}; set dataset.train_split or rename the file")
+    return rows
 
 
 def open_split(spec: InstructionSet, split: str) -> Rows | None:

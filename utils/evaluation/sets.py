@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from utils.data.dataset import Example, InstructionSection, InstructionSet
+from utils.data.gathering import DataProblems
 from utils.data.texts import list_texts
 from utils.data.unwritable import MAX_ROWS, count_unwritable, show_characters
 from utils.errors import DataError
@@ -141,7 +142,12 @@ def load_evaluation_sets(
 
     own = settle_set(own)
     run = _Run(own, encoder, seed, evaluation, answers)
-    return [_load(each, run) for each in describe_sets(evaluation, own, own_section)]
+    found, sets = DataProblems(), []
+    for each in describe_sets(evaluation, own, own_section):
+        with found.gather():
+            sets.append(_load(each, run))
+    found.stop()
+    return sets
 
 
 def _load(described: DescribedSet, run: _Run) -> EvaluationSet:

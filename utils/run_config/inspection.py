@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +26,7 @@ from utils.run_config.rules import (
     check_sections,
     find_idle_settings,
 )
-from utils.run_config.sections import Header, SectionReader
+from utils.run_config.sections import CAUSAL_SECTIONS, Header, SectionReader
 from utils.training.global_batch import DEFAULT_ROWS
 from utils.training.section import OwnTrainingSection, resolve_arguments
 
@@ -83,17 +84,39 @@ def inspect_document(document: Document, notices: Sequence[str] = (), files: boo
     reader = SectionReader(document)
     read = reader.read()
     typed.problems += reader.problems
-    combined.problems += check_sections(read, document)
+    crossed = [*check_sections(read, document)]
     if files:
-        found.problems += check_files(read, document)
-        combined.problems += settle_adapter(read, document)
-    if any(check.problems for check in checks):
+        found.problems += _leave_known(check_files(read, document), reader.mistaken)
+        crossed += settle_adapter(read, document)
+    if reader.problems or crossed or found.problems:
+        if _can_be_composed(read):
+            crossed += check_resolved(*_compose(document, read, ()), document, files)
+        combined.problems += _leave_known(crossed, reader.mistaken)
         return Inspection(checks[:4], None)
     config, described = _compose(document, read, (*notices, *reader.notices))
     combined.problems += check_resolved(config, described, document, files)
     effective.warnings += find_idle_settings(config, document)
     config = replace(config, warnings=tuple(effective.warnings))
     return Inspection(checks, None if combined.problems else config)
+
+
+def _can_be_composed(read: dict[str, Section]) -> bool:
+    """Tell whether sections that have mistakes still make a run whose other rules can be looked at."""
+    header, dataset = read.get(""), read.get("dataset")
+    if not isinstance(header, Header) or not isinstance(dataset, DatasetSection):
+        return False
+    needed = ("model", "peft", "training", "results", *(CAUSAL_SECTIONS if header.task_type == "CAUSAL_LM" else ()))
+    return header.task_type in dataset.TASK_TYPES and all(name in read for name in needed)
+
+
+def _leave_known(problems: Iterable[Problem], mistaken: set[str]) -> list[Problem]:
+    """Leave out what may follow from a mistake that is named already: what is said of its key, or with it."""
+    words = {key.rpartition(".")[2] for key in mistaken}
+    return [
+        problem
+        for problem in dict.fromkeys(problems)
+        if problem.path not in mistaken and not words & set(re.findall(r"\w+", problem.message))
+    ]
 
 
 def check_machine(config: RunConfig) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,10 @@ CAUSAL_SECTIONS: dict[str, Callable[[], type[Section]]] = {
 """Sections that only task_type: CAUSAL_LM reads."""
 
 
+_STAND_INS = {"model": {"name_or_path": "none/named"}, "": {"task_name": "none"}}
+"""Values of required keys while other mistakes are looked for; the run is refused in any case."""
+
+
 class Header(Section):
     """The keys at the top of the file."""
 
@@ -51,10 +56,15 @@ class SectionReader:
         self.document = document
         self.problems: list[Problem] = []
         self.notices: list[str] = []
+        self.mistaken: set[str] = set()
+        """Dotted keys whose values could not be read; their sections are given without them."""
         self._unreadable: set[str] = set()
 
     def read(self) -> dict[str, Section]:
-        """Read the header and all sections; those with mistakes are missing in the answer."""
+        """Read the header and all sections; one with mistakes is given without them, so that they hide no others.
+
+        A section that makes no sense without what is wrong with it is missing in the answer.
+        """
         self._refuse_non_mappings()
         older = OlderNames(self.document)
         older.rewrite_sections()
@@ -151,6 +161,11 @@ class SectionReader:
         except ValidationError as error:
             path = (name,) if name else ()
             self.problems += explain_errors(error, section, path, self.document, elsewhere)
+            wrong = {str(details["loc"][0]) for details in error.errors() if details["loc"]}
+            self.mistaken |= {".".join((*path, key)) for key in wrong} or {name}
+            kept = {key: value for key, value in raw.items() if key not in wrong} if isinstance(raw, dict) else {}
+            with suppress(ValidationError):
+                read[name] = section.model_validate({**_STAND_INS.get(name, {}), **kept})
 
     def _refuse_unknown_sections(self, elsewhere: dict[str, str]) -> None:
         known = [*SECTIONS, *Header.model_fields, "extends"]

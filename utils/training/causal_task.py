@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from utils.data.dataset import open_dataset, spread
+from utils.data.dataset import InstructionSet, open_dataset, spread
 from utils.data.encoding import ExampleEncoder
-from utils.data.instruction import InstructionData, prepare_instructions, read_training_rows
+from utils.data.gathering import DataProblems
+from utils.data.instruction import InstructionData, prepare_instructions, read_training_rows, settle_set
 from utils.data.preview import format_preview, render_preview
 from utils.data.splits import draw_rows
 from utils.errors import ConfigError, Problem
@@ -127,8 +128,21 @@ class CausalTask:
         """
         settings = self._settings
         section, sft = settings.dataset, settings.sft
-        spec = open_dataset(section.name).describe_instructions(section)
+        spec = settle_set(open_dataset(section.name).describe_instructions(section))
         encoder = ExampleEncoder.build(tokenizer, section, sft.max_length, not sft.completion_only_loss)
+        found = DataProblems()
+        with found.gather():
+            return self._prepare(spec, encoder)
+        evaluation = settings.evaluation
+        if evaluation.sets is not None and (evaluation.at_end or evaluation.steps or evaluation.at_start):
+            with found.gather():  # their problems are told with those of the rows that are trained on
+                self._load_named_sets(spec, encoder)
+        found.stop()
+        raise AssertionError("what is wrong was gathered")
+
+    def _prepare(self, spec: InstructionSet, encoder: ExampleEncoder) -> CausalData:
+        settings = self._settings
+        section, sft = settings.dataset, settings.sft
         data = prepare_instructions(spec, section, encoder, settings.seed)
         train = pack_rows(data.train, sft.max_length) if sft.packing else data.train
         sets = self._load_sets(data, encoder)
@@ -140,7 +154,7 @@ class CausalTask:
         self, data: InstructionData, encoder: ExampleEncoder, window: int | None = None
     ) -> list[EvaluationSet]:
         """Load what the model will be asked, before anything is trained; prompts beyond a window lose their middle."""
-        evaluation, section = self._settings.evaluation, self._settings.dataset
+        evaluation = self._settings.evaluation
         if not evaluation.at_end and evaluation.steps is None and not evaluation.at_start:
             return []
         own = evaluation.sets is None and data.spec.generation_split is None
@@ -151,8 +165,14 @@ class CausalTask:
             logger.info("no rows to answer by generating: hold some out by dataset.validation_size, or name a set "
                         "under evaluation.sets")  # fmt: skip
             return []
-        answers = Answers(self._settings.generation, window)
-        return load_evaluation_sets(evaluation, data.spec, section, encoder, self._settings.seed, answers)
+        return self._load_named_sets(data.spec, encoder, window)
+
+    def _load_named_sets(
+        self, spec: InstructionSet, encoder: ExampleEncoder, window: int | None = None
+    ) -> list[EvaluationSet]:
+        settings = self._settings
+        answers = Answers(settings.generation, window)
+        return load_evaluation_sets(settings.evaluation, spec, settings.dataset, encoder, settings.seed, answers)
 
     def fingerprint_rows(self) -> str:
         """Hash the rows as they are now."""

@@ -123,3 +123,32 @@ def test_random_files_end_in_a_configuration_or_a_report(write_run: Write, tmp_p
         outcome = read(file)
         if isinstance(outcome, ConfigError):
             assert all(problem.message and str(file) in problem.place for problem in outcome.problems)
+
+
+@pytest.mark.parametrize(
+    ("sections", "words", "keys"),
+    [
+        (
+            {"sft": {"packing": True}},
+            ["training.global_batch_size=62", "training.per_device_train_batch_size=16"],
+            ["sft", "training.global_batch_size"],
+        ),
+        (
+            {"peft": {"lora_rr": 1}, "training": {"load_best_model_at_end": True, "eval_strategy": "no"}},
+            [],
+            ["peft.lora_rr", "training.load_best_model_at_end"],
+        ),
+        (
+            {"model": {"name_or_path": None, "dtype": "x"}, "training": {"metric_for_best_model": "bleu"}},
+            [],
+            ["model.name_or_path", "model.dtype", "training.metric_for_best_model"],
+        ),
+        ({"training": {"eval_strategy": "weekly", "load_best_model_at_end": True}}, [], ["training.eval_strategy"]),
+        ({"dataset": {"subset": "nonsense"}, "training": {"bf16": True, "fp16": True}}, [], ["dataset.subset"]),
+    ],
+)
+def test_a_mistake_hides_no_other_and_makes_none(
+    sections: dict[str, Any], words: list[str], keys: list[str], write_run: Callable[..., Path]
+) -> None:
+    problems = inspect_run_config(write_run(**sections), words).problems
+    assert sorted(problem.path for problem in problems) == sorted(keys), "\n".join(map(str, problems))
