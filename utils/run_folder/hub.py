@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.adapters.trained_files import ADAPTER_CONFIG
 from utils.errors import LoraNsError
 from utils.logs import is_main_process
 from utils.masking import mask_text
@@ -69,7 +70,8 @@ def push_run(path: Path, config: RunConfig, record: RunRecord, dry_run: bool) ->
         logger.warning("%s is not pushed: its status is %s", path, record.status)
         return {}
     with replace_file(path / "final_model" / CARD) as beside:
-        beside.write_text(build_card(config, record), encoding="utf-8")
+        whole = not (path / "final_model" / ADAPTER_CONFIG).is_file()
+        beside.write_text(build_card(config, record, whole), encoding="utf-8")
     push = plan_push(path, config)
     seen = "private" if push.private else "public"
     listed = "".join(f"\n  {name}  ({file.stat().st_size:,} bytes)" for name, file in push.files.items())
@@ -95,25 +97,31 @@ def plan_push(path: Path, config: RunConfig) -> Push:
     return Push(str(repo), private, arguments.get("hub_revision"), files)
 
 
-def build_card(config: RunConfig, record: RunRecord) -> str:
-    """Write the model's card: what it was made from and by, what it scored, how it is used."""
+def build_card(config: RunConfig, record: RunRecord, whole: bool) -> str:
+    """Write the model's card: what it was made from and by, what it scored, how it is used.
+
+    Args:
+        config: The run.
+        record: Of the finished run.
+        whole: Whether the files are a whole model, not an adapter.
+    """
     from huggingface_hub import ModelCardData
 
-    base, whole = config.model.name_or_path, config.peft.method == "none"
+    base = config.model.name_or_path
     name = Path(base).name if is_local(base) else base
     is_text = config.task_type == "CAUSAL_LM"
     facts = ModelCardData(
         base_model=None if is_local(base) else base,
         library_name="transformers" if whole else "peft",
         pipeline_tag="text-generation" if is_text else "text-classification",
-        tags=["lora-ns", config.peft.method if not whole else "full-fine-tuning"],
+        tags=["lora-ns", *([] if config.peft.method == "none" else [config.peft.method])],
     )
     scores = "".join(
         f"| {key}{' x100' if is_score(key) else ''} | {scale(key, value):.4g} |\n"
         for key, value in record.metrics.items()
         if value is not None
     )
-    made = "fine-tuned as a whole" if whole else f"fine-tuned by {config.peft.method}"
+    made = "fine-tuned as a whole" if config.peft.method == "none" else f"fine-tuned by {config.peft.method}"
     return (
         f"---\n{facts.to_yaml()}\n---\n\n# {config.task_name}\n\n{name}, {made} with lora-ns "
         f"(seed {config.seed}; run.yaml holds the whole configuration).\n\n"

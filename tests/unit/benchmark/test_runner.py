@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from utils.benchmark.progress import ProgressDisplay
-from utils.benchmark.runner import Runner, RunnerConfig
+from utils.benchmark.runner import Runner, RunnerConfig, _count_interruptions
 from utils.benchmark.slots import Slot
 from utils.benchmark.state import RunState, lock_of_run, read_state, take_lock, write_state
 
@@ -66,3 +68,11 @@ def test_on_a_terminal_there_is_a_table(runs: Any) -> None:
     assert "at work" in said
     assert "2 runs: " in said
     assert "\x1b[" in said
+
+
+def test_a_closed_terminal_stops_a_suite_once():
+    """The hangup comes from the terminal and from the shell: a second one must not kill the runs at once."""
+    with _count_interruptions() as seen:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+    assert seen == [signal.SIGHUP]
