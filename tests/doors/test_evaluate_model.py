@@ -166,7 +166,7 @@ def refused(tmp_path_factory):
         ("no folder", "error: nowhere: no such folder"),
         ("unknown set", "gsm9k is neither a dataset nor a hub id, file or folder; did you mean gsm8k"),
         ("unknown set of a run", "error: --set gsm9k: gsm9k is neither a dataset nor a hub id, file or folder"),
-        ("adapter", "this folder holds an adapter; evaluate its run by --run"),
+        ("adapter", "the folder holds an adapter; name it by --run"),
         ("no model", "does not exist; name a folder that holds config.json"),
         ("idle", "error: command line  training.learning_rate: has no effect here, since nothing is trained"),
         ("settled", "error: command line  dataset.prompt_template: is settled by the run"),

@@ -96,10 +96,25 @@ def test_a_contradiction_names_both_and_the_record_wins(run, name_base, tmp_path
 
 def test_a_base_that_has_changed_since_is_found_out_by_a_merge(run, tmp_path, capsys):
     _disturb(tmp_path / "base")
+    assert _open("merge_adapter", "--run", run, "--output", tmp_path / "merged") == 2
+    (run / "inputs.json").unlink()  # an earlier version's run does not say what its base was
+    capsys.readouterr()
     assert _open("merge_adapter", "--run", run, "--output", tmp_path / "merged") == 1
     told = capsys.readouterr().err
     assert "is not the model that was trained: its logits differ by" in told
     assert not (tmp_path / "merged").exists()
+
+
+def test_a_run_is_not_taken_for_a_plain_model(make_config, tmp_path, capsys):
+    """Its own record says how it is asked: a whole model in a run's folder too."""
+    file = make_config.write("bert", peft={"method": "none"}, training__max_steps=1, training__save_strategy="no")
+    assert _open("train", "--config", file, "training.load_best_model_at_end=false") == 0
+    weights = tmp_path / "run" / "final_model"
+    for words in (["inference", "--input_text", "good"], ["evaluate_model", "--set", "glue:cola"]):
+        for folder in (weights, weights.parent):
+            capsys.readouterr()
+            assert _open(words[0], "--model", folder, *words[1:]) == 2
+            assert f"--model {folder}: the folder holds a run; name it by --run" in capsys.readouterr().err
 
 
 def test_the_commit_that_an_adapter_was_trained_on_is_taken(make_sft, tmp_path):

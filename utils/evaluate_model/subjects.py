@@ -21,13 +21,12 @@ from utils.evaluate_model.overrides import (
 from utils.evaluate_model.requests import OwnSets, read_requests
 from utils.evaluation.section import SetSection
 from utils.modeling.consent import NO_CONSENT, Consent
-from utils.modeling.section import is_local
 from utils.results.json_file import read_json
 from utils.results.provenance import PROVENANCE_FILE
 from utils.results.record import RunRecord, read_record
 from utils.run_config import RunConfig, load_run_config
 from utils.run_folder.own_folder import require_no_links_out
-from utils.run_folder.reading import TrainedModel, read_run_folder, require_base
+from utils.run_folder.reading import TrainedModel, read_run_folder, refuse_own_folder, require_base
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -131,7 +130,7 @@ def open_model(
     Raises:
         UserError: The folder holds a run or an adapter, or the words do not fit.
     """
-    _refuse_adapter(name)
+    refuse_own_folder(name)
     sections = read_requests(words, None)
     task_type = find_task_type(name, sections, overrides)
     checked = check_overrides([*consent.words(), *overrides], task_type, of_run=False)
@@ -298,13 +297,3 @@ class PlainModel:
             )
         self._commit = resolved_commit(model)
         return model
-
-
-def _refuse_adapter(name: str) -> None:
-    folder = Path(name).expanduser()
-    if not is_local(name) or not folder.is_dir() or (folder / "config.json").is_file():
-        return
-    if (folder / "adapter_config.json").is_file():
-        raise UserError(f"--model {name}: this folder holds an adapter; evaluate its run by --run {name}")
-    if (folder / "run.yaml").is_file():
-        raise UserError(f"--model {name}: this is the folder of a run; evaluate it by --run {name}")

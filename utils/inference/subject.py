@@ -17,7 +17,7 @@ from utils.inference.request import ModelChoice
 from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.section import ModelSection, folder_problem, is_local, read_model_config
 from utils.run_config import RunConfig, find_differences, load_run_config
-from utils.run_folder.reading import TrainedModel, read_run_folder, read_with_config
+from utils.run_folder.reading import TrainedModel, read_run_folder, read_with_config, refuse_own_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -140,13 +140,9 @@ def _own_labels(model_config: dict[str, Any]) -> tuple[str, ...]:
 
 def _open_published(name: str, consent: Consent) -> Subject:
     section = consent.apply(ModelSection(name_or_path=name), name)
-    if is_local(name):
-        folder = Path(section.location)
-        for file, what in (("run.yaml", "a run"), ("adapter_config.json", "an adapter")):
-            if (folder / file).is_file():
-                raise UserError(f"--model {name}: the folder holds {what}; name it by --run")
-        if problem := folder_problem(section):
-            raise UserError(f"--model: {problem}")
+    refuse_own_folder(name)
+    if is_local(name) and (problem := folder_problem(section)):
+        raise UserError(f"--model: {problem}")
     model_config = read_model_config(section) or _fetch_config(section)
     made_as = (model_config.get("architectures") or [""])[0]
     if not made_as.endswith("ForSequenceClassification"):

@@ -173,6 +173,18 @@ def read_with_config(given: RunConfig, name: str, consent: Consent = NO_CONSENT)
     return TrainedModel(weights, replace(given, model=model), labels, name)
 
 
+def refuse_own_folder(name: str) -> None:
+    """See to it that `--model` names a model as it was published, and no run: its own record says how it is asked.
+
+    Raises:
+        UserError: The folder holds a run, or an adapter.
+    """
+    folder = Path(name).expanduser()
+    for file, what in (("run.yaml", "a run"), (ADAPTER_CONFIG, "an adapter")):
+        if is_local(name) and (folder / file).is_file():
+            raise UserError(f"--model {name}: the folder holds {what}; name it by --run")
+
+
 def require_base(trained: TrainedModel, given: ModelSection, file: str) -> TrainedModel:
     """See to it that a user names no other base than the one that a run's adapter was trained on.
 

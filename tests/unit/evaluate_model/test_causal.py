@@ -93,9 +93,9 @@ def test_a_base_model_is_asked_by_the_sets_prompt(base, arithmetic, score, tmp_p
 
 
 def test_what_is_no_plain_model(sft_run, base):
-    with pytest.raises(UserError, match="holds an adapter; evaluate its run by --run"):
+    with pytest.raises(UserError, match="the folder holds a run; name it by --run"):
         open_model(str(sft_run / "final_model"), ["gsm8k"], [], None)
-    with pytest.raises(UserError, match="is the folder of a run; evaluate it by --run"):
+    with pytest.raises(UserError, match="the folder holds a run; name it by --run"):
         open_model(str(sft_run), ["gsm8k"], [], None)
     with pytest.raises(UserError, match="with several give each its own"):
         open_model(str(base), ["gsm8k", "metamathqa"], ["dataset.path=."], None)
