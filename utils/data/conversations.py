@@ -101,8 +101,8 @@ def build_chat(conversation: Conversation) -> Example:
         RowError: Nobody answers.
     """
     turns = conversation.turns
-    last = max((index for index, turn in enumerate(turns) if is_trained(turn)), default=None)
-    if last is None:
+    last = max((index for index, turn in enumerate(turns) if is_trained(turn)), default=0)
+    if last == 0:  # a first turn is an answer to nothing
         raise RowError("there is no assistant's turn to train on")
     kept = turns[: last + 1]
     return Example(

@@ -73,7 +73,8 @@ class Drafter:
         turns = self._turns(example)
         if not turns:
             return Draft([Segment(example.prompt, "", False)], chat=False, context=example.context)
-        history, _ = self.chat.adapt(turns[:-1] if turns[-1]["role"] == "assistant" else turns, example.tools)
+        history, _ = self.chat.adapt(turns, example.tools)
+        history = history[:-1] if history[-1]["role"] == "assistant" else history
         context = "" if example.messages else example.context
         return Draft(self.chat.render(history, example.tools, open_ended=True)[-1], chat=True, context=context)
 
@@ -85,13 +86,13 @@ class Drafter:
     @cached_property
     def stop_token_ids(self) -> tuple[int, ...]:
         """Tokens at which an answer ends: the end of text, and the end of an assistant's turn."""
-        found = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        found: list[int | None] = [self.tokenizer.eos_token_id]
         try:
-            found += [self.chat.end_of_turn, *filter(None, [self.chat.end_of_call])]
+            found += [self.chat.end_of_turn, self.chat.end_of_call]
         except ModelError:  # no usable chat template: said where a chat is encoded
             if self.as_chat:
                 raise
-        return tuple(dict.fromkeys(found))
+        return tuple(index for index in dict.fromkeys(found) if index is not None)
 
     @cached_property
     def _end_texts(self) -> tuple[str, ...]:
@@ -135,7 +136,9 @@ class Drafter:
             )
         turns, adapted = self.chat.adapt(turns, example.tools)
         writings = self.chat.render(turns, example.tools)
-        kept = [writing for writing in writings if any(segment.trained for segment in writing)] or writings[-1:]
+        kept = [writing for writing in writings if any(segment.trained for segment in writing)]
+        if self.train_on_prompt or not kept:  # the last one holds every turn
+            kept = writings[-1:]
         num_trained = sum(segment.trained for writing in kept for segment in writing)
         notes = (*notes, *adapted, *((SEVERAL_ROWS,) if len(kept) > 1 else ()))
         context = "" if example.messages else example.context

@@ -185,6 +185,9 @@ def test_turns_of_one_role_are_joined_only_where_the_template_wants_that(make_en
     encoded = encoder.encode(example)
     assert encoded.input_ids == encoder.encode(chat("a\n\nb", "c\n\nd")).input_ids
     assert encoded.notes == (JOINED,)
+    prompt = encoder.encode_prompt(example)
+    assert prompt == encoded.input_ids[: len(prompt)]
+    assert len(prompt) == len(encoded.input_ids) - encoded.num_trained
     excluded = Example(messages=(*example.messages[:3], {**example.messages[3], "train": False}))
     good = chat("a", "b")
     [refused, other] = encoder.encode_many([excluded, good])
@@ -280,6 +283,8 @@ def test_a_template_that_rewrites_earlier_turns_is_shown_each_answer_as_it_would
         prompt = encoder.encode_prompt(Example(messages=messages))
         assert prompt == rows.input_ids[: len(rows.input_ids) - rows.num_trained]
     assert (first.notes, encoded.notes, encoded.untrained_turns) == ((), (SEVERAL_ROWS,), 0)
+    [[whole]] = make_encoder("thinking", train_on_prompt=True).encode_many([LONG])
+    assert whole.labels == encoded.input_ids, "where all is trained on, nothing is trained on twice"
     excluded = Example(messages=(*LONG.messages[:2], {**LONG.messages[2], "train": False}, *LONG.messages[3:]))
     assert encoder.encode_many([excluded]) == [[replace(encoded, notes=())]]
 

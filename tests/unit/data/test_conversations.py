@@ -132,6 +132,7 @@ def test_a_rows_tools_become_schemas_and_its_system_text_a_turn():
         ([USER, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{"}]}], "arguments of f must be JSON"),
         ([USER, {**ASSISTANT, "thinking": 5}], "turn 2: content holds a number"),
         ([USER], "no assistant's turn"),
+        ([ASSISTANT], "no assistant's turn"),
         ([SYSTEM, USER], "no assistant's turn"),
     ],
 )
