@@ -83,7 +83,7 @@ def read_labelled_rows(name: str, rows: Rows, spec: ClassificationSet) -> Labell
     for index in range(len(rows)):
         try:
             row = rows[index]
-            _require_flat(row, (*spec.text_columns, spec.label_column))
+            _check_values(row, (*spec.text_columns, spec.label_column))
         except RowError as error:
             read.bad.add(rows.place(index), error)
             continue
@@ -147,7 +147,11 @@ def _require_columns(there: Sequence[str], name: str, spec: ClassificationSet) -
         )
 
 
-def _require_flat(row: dict[str, Any], columns: Iterable[str]) -> None:
+def _check_values(row: dict[str, Any], columns: Iterable[str]) -> None:
     for column in columns:
         if isinstance(value := row.get(column), (list, dict)):
             raise RowError(f"column {column} holds {describe_kind(value)} instead of one text or label")
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise RowError(f"column {column} holds half a character (a lone surrogate)") from None

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils.data.classification_set import ClassificationSet
-from utils.data.texts import RowError, shorten_list
+from utils.data.texts import RowError, shorten, shorten_list
 from utils.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 UNLABELLED = -1
+_MOST_CLASSES = 1_000_000
+"""Larger numbers are names, not places in a list."""
 
 Reorder = Callable[[Mapping[str, str]], tuple[str, ...]]
 """Gives the names of the classes, each with the place of its first row, in the order of a model's ids."""
@@ -56,11 +58,11 @@ class LabelCoder:
             return self.numbers[value]
         alike = [name for name in self.numbers if _fold(name) == _fold(value)]
         known = (
-            f"it differs from {alike[0]!r} in case or spaces"
+            f"it differs from {shorten(repr(alike[0]))} in case or spaces"
             if alike
             else f"the classes are {shorten_list(self.numbers)}"
         )
-        raise RowError(f"the label {value!r} is of no class; {known}")
+        raise RowError(f"the label {shorten(repr(value))} is of no class; {known}")
 
 
 def type_labels(columns: Iterable[Sequence[Any]]) -> Callable[[Any], Any]:
@@ -98,20 +100,20 @@ def build_label_coder(
         return LabelCoder((), {})
     own = _class_names(spec, places, named)
     if twice := [name for name, count in Counter(own.values()).items() if count > 1]:
-        both = " and ".join(f"{value!r} ({places[value]})" for value, name in own.items() if name == twice[0])
+        both = " and ".join(
+            f"{shorten(repr(value))} ({places[value]})" for value, name in own.items() if name == twice[0]
+        )
         raise DataError(f"column {spec.label_column} holds {both}: write the class in one way")
     where = {name: places.get(value, spec.path) for value, name in own.items()}
     if spec.num_labels is not None and len(own) != spec.num_labels:
-        found = shorten_list(f"{name} ({place})" for name, place in where.items())
+        found = shorten_list(f"{shorten(name)} ({place})" for name, place in where.items())
         raise DataError(
             f"dataset.num_labels is {spec.num_labels}, but column {spec.label_column} has {len(own)}: {found} "
             "(dataset.label_names names all classes)"
         )
     order = reorder(where)
     if not own or len(order) < 2:
-        raise DataError(
-            f"{spec.path}: column {spec.label_column} holds one class only: {', '.join(own.values()) or 'none'}"
-        )
+        raise DataError(f"{spec.path}: column {spec.label_column} holds one class only: {shorten_list(own.values())}")
     return LabelCoder(order, {value: order.index(name) for value, name in own.items()})
 
 
@@ -140,7 +142,7 @@ def point_out_alike(column: str, places: Mapping[Any, str]) -> None:
     alike: dict[str, list[str]] = defaultdict(list)
     for value, place in places.items():
         if isinstance(value, str):
-            alike[_fold(value)].append(f"{value!r} ({place})")
+            alike[_fold(value)].append(f"{shorten(repr(value))} ({place})")
     for found in alike.values():
         if len(found) > 1:
             logger.warning("column %s: %s differ in case or spaces alone, and are classes of their own; if they are "
@@ -162,7 +164,8 @@ def _class_names(spec: ClassificationSet, places: Mapping[Any, str], named: Sequ
             "dataset.num_labels: 1"
         )
     ordered = sorted(present)
-    count = spec.num_labels or (int(ordered[-1]) + 1 if ordered and ordered[0] == 0 else 0)
+    is_range = bool(ordered) and ordered[0] == 0 and ordered[-1] < _MOST_CLASSES
+    count = spec.num_labels or (int(ordered[-1]) + 1 if is_range else 0)
     if ordered and ordered[0] >= 0 and ordered[-1] < count:
         return {number: str(number) for number in range(count)}
     if ordered:
@@ -174,7 +177,7 @@ def _read_number(value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise RowError(f"the label {value!r} is not a number, as num_labels: 1 needs") from None
+        raise RowError(f"the label {shorten(repr(value))} is not a number, as num_labels: 1 needs") from None
     if not math.isfinite(number):
         raise RowError(f"the label is {value}; take the row out or mend it")
     return number

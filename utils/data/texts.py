@@ -81,9 +81,15 @@ def describe_kind(value: Any) -> str:
     return _KINDS.get(type(value), f"a {type(value).__name__}")
 
 
+def shorten(value: object, most: int = 80) -> str:
+    """Write a value, cut where it is very long."""
+    text = str(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def shorten_list(names: Iterable[object], most: int = 20) -> str:
-    """Write names one behind the other, the first of very many."""
-    shown = list(map(str, names))
+    """Write names one behind the other, the first of very many, each cut where it is very long."""
+    shown = [shorten(name, 200) for name in names]
     rest = f" and {len(shown) - most} more" if len(shown) > most else ""
     return ", ".join(shown[:most]) + rest if shown else "none"
 

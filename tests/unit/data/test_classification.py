@@ -181,6 +181,21 @@ def test_labels_of_tables_are_numbers_in_all_splits_or_none(prepare, tmp_path):
         prepare(tmp_path)
 
 
+def test_half_a_character_is_a_bad_row(prepare, make_set):
+    folder = make_set(train=PLAIN, validation=PLAIN)
+    with (folder / "train.jsonl").open("a") as file:
+        file.write('{"text": "\\ud800", "label": 1}\n')
+    with pytest.raises(DataError, match=r"train\.jsonl:4: column text holds half a character"):
+        prepare(folder)
+
+
+def test_very_long_labels_are_cut_in_messages(prepare, make_set):
+    folder = make_set(train=PLAIN, validation=_rows(("a", "x" * 5000)))
+    with pytest.raises(DataError, match=r"the label 'x{79}\.\.\. is of no class") as caught:
+        prepare(folder)
+    assert len(str(caught.value)) < 500
+
+
 def test_quoting_is_for_tables():
     from utils.data.custom import Config
 
