@@ -50,9 +50,7 @@ def open_checked_folder(config: RunConfig, resume: str | None, overwrite: bool) 
         UserError: They have changed; nothing in the folder is touched then.
     """
     path = Path(config.training.output_dir).expanduser()
-    if resume:
-        require_same_inputs(path, config, "cannot be resumed")
-    folder = open_run_folder(config, resume, overwrite)
+    folder = open_run_folder(config, resume, overwrite, lambda: require_same_inputs(path, config, "cannot be resumed"))
     if folder.finished is not None:
         require_same_inputs(path, config, "is done, and cannot be taken as it is")
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -49,13 +50,19 @@ class RunFolder:
         return self.path / "final_model"
 
 
-def open_run_folder(config: RunConfig, resume: str | None = None, overwrite: bool = False) -> RunFolder:
+def open_run_folder(
+    config: RunConfig,
+    resume: str | None = None,
+    overwrite: bool = False,
+    confirm: Callable[[], None] = lambda: None,
+) -> RunFolder:
     """Open the folder of a run.
 
     Args:
         config: The run.
         resume: `last` for the newest checkpoint, or the name or path of one; None for a new run.
         overwrite: Rename a folder that is in the way; nothing is deleted.
+        confirm: Called before a checkpoint is resumed and anything is moved for it; may refuse by raising.
 
     Raises:
         UserError: The folder holds another run, or an unfinished one, or cannot be written.
@@ -72,7 +79,7 @@ def open_run_folder(config: RunConfig, resume: str | None = None, overwrite: boo
         lock = lock_folder(path)
     try:
         resolved = read_resolved(path, mend=True)
-        folder = RunFolder(path) if resolved is None else _reopen(path, config, resolved, resume)
+        folder = RunFolder(path) if resolved is None else _reopen(path, config, resolved, resume, confirm)
     except UserError:
         lock.close()
         raise
@@ -108,14 +115,16 @@ def _join(path: Path, config: RunConfig, resume: str | None, overwrite: bool) ->
     return RunFolder(path, finished=record if record is not None and record.status == "success" else None)
 
 
-def _reopen(path: Path, config: RunConfig, resolved: dict[str, Any], resume: str | None) -> RunFolder:
+def _reopen(
+    path: Path, config: RunConfig, resolved: dict[str, Any], resume: str | None, confirm: Callable[[], None]
+) -> RunFolder:
     differences = find_differences(resolved, config.to_dict())
     record = read_record(path)
     finished = record if record is not None and record.status == "success" else None
     if finished is not None and not differences:
         return RunFolder(path, finished=finished)
     if resume:
-        return _resume(path, resume, config, differences, finished is not None)
+        return _resume(path, resume, config, differences, finished is not None, confirm)
     if differences and not holds_work(path):
         logger.info("%s: an earlier start failed before its first checkpoint; it is started anew", path)
         return RunFolder(path)
@@ -132,7 +141,12 @@ def _reopen(path: Path, config: RunConfig, resolved: dict[str, Any], resume: str
 
 
 def _resume(
-    path: Path, resume: str, config: RunConfig, differences: dict[str, tuple[Any, Any]], finished: bool
+    path: Path,
+    resume: str,
+    config: RunConfig,
+    differences: dict[str, tuple[Any, Any]],
+    finished: bool,
+    confirm: Callable[[], None],
 ) -> RunFolder:
     """Continue an unfinished run, or make a finished one longer."""
     hard = {key: pair for key, pair in differences.items() if key not in RESUMABLE_KEYS}
@@ -143,6 +157,9 @@ def _resume(
     checkpoint = _find_resume(path, resume, not config.arguments.get("save_only_model"))
     if checkpoint is not None and resume != "last":
         _require_own(path, Path(checkpoint), config)
+    if checkpoint is not None:
+        confirm()
+    if checkpoint is not None and resume != "last":
         _set_aside_later(path, Path(checkpoint))
     if differences:
         logger.warning("resuming with changed settings: %s", _list(differences))
