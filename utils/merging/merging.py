@@ -87,6 +87,8 @@ def merge_adapter(source: MergeSource, output: str, options: MergeOptions) -> di
     with open_output(target) as folder:
         tokenizer = source.load_tokenizer()
         probe = open_probe(source.trained, tokenizer, options.num_eval)
+        if not probe.num_rows:
+            raise UserError(f"{source.name}: no row of {probe.rows} gives the tokenizer a token to compare models by")
         as_trained, measured = _answer_as_trained(source, probe, tokenizer)
         merged = _merge_and_write(source, probe, tokenizer, folder, options)
         _release_memory()

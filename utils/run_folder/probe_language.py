@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from utils.data.conversations import as_context
 from utils.data.dataset import Example
 from utils.data.encoding import MASKED, ExampleEncoder
+from utils.data.texts import RowError
 from utils.run_folder.probe import Answers, read_probes
 
 if TYPE_CHECKING:
@@ -74,7 +75,10 @@ class LanguageProbe:
 
 
 def _encode_row(row: dict[str, Any], encoder: ExampleEncoder) -> _Tokens:
-    """Encode one row: an example as it is trained on, or a prompt as it was sent to the model, with its reference."""
+    """Encode one row: an example as it is trained on, or a prompt as it was sent to the model, with its reference.
+
+    Gives no tokens of a row that the chat template refuses, which training has left out as well.
+    """
     if "reference" in row:
         encoder = replace(encoder, as_chat=False, system_prompt=None, truncation="cut_answer")
         example = Example(row["prompt"], f" {row['reference']}")
@@ -84,7 +88,10 @@ def _encode_row(row: dict[str, Any], encoder: ExampleEncoder) -> _Tokens:
         messages = (*as_context(turns[:num_context]), *turns[num_context:])
         tuples = {"messages": messages, "tools": tuple(row.get("tools", ())), "unread": ()}
         example = Example(**{**{key: value for key, value in row.items() if key != "num_context"}, **tuples})
-    encoded = encoder.encode(example)
+    try:
+        encoded = encoder.encode(example)
+    except RowError:
+        return [], []
     if not encoded.num_trained:  # a text without answer, which nobody would train on
         ids = encoder.encode_prompt(example)[:_MAX_TOKENS]
         return ids, [MASKED] * len(ids)

@@ -48,7 +48,9 @@ def check_export(run: Path, task: Task, trainer: Trainer, data: Any, consent: Co
     check = task.check_reload(trainer, data, lambda: trained.load()[0])
     if check is not None and is_main_process():
         tokenizer: Any = trainer.processing_class
-        _write_record(run, open_probe(trained, tokenizer, 0), trainer.model, tokenizer)
+        probe = open_probe(trained, tokenizer, 0)
+        if probe.num_rows:
+            _write_record(run, probe, trainer.model, tokenizer)
     return check
 
 
