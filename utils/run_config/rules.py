@@ -166,7 +166,8 @@ def _check_task(header: Header, read: dict[str, Section], document: Document) ->
 
 def _check_secrets(document: Document) -> Iterator[Problem]:
     """Refuse a secret in any value: all of them are written down with the run."""
-    texts = {path: "\n".join((path[-1], *_list_texts(document.get(path)))) for path in document.places}
+    paths = dict.fromkeys([*document.places, *(path for path, _ in document.leaves())])  # and what was filled in
+    texts = {path: "\n".join((path[-1], *_list_texts(document.get(path)))) for path in paths}
     if not holds_secret("\n".join(texts.values())):
         return  # one look for all: a suite has hundreds of documents
     for path, text in texts.items():

@@ -148,8 +148,9 @@ class SectionReader:
             self._report("dataset.name", f"no dataset called {name}{suggest(name, list_rooms('data'))}")
             return None
         dataset = self.document.data["dataset"]
-        if room != room_name(name) and path is None:
-            dataset["path"] = name
+        is_upper = self.document.lies_over(("dataset", "name"), ("dataset", "path"))
+        if room != room_name(name) and (path is None or is_upper):
+            dataset["path"] = name  # rows that are named over an extended file's
         dataset["name"] = room_name(room)
         return open_room("data", room).Config  # type: ignore[no-any-return]
 

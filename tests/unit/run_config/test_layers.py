@@ -198,3 +198,14 @@ def test_a_learning_rate_of_null_in_either_name(below: str, above: str, write_ru
     config = load_run_config(file, ["peft.method=ia3", f"training.{above}=null"])
     assert config.arguments["learning_rate"] == 3e-2
     assert "stays" not in " ".join(config.notices)
+
+
+def test_rows_named_over_an_extended_files_are_those_that_are_read(tmp_path: Path) -> None:
+    base = "task_type: CAUSAL_LM\nmodel: {name_or_path: a/b}\ndataset: {name: custom, path: of/base}\n"
+    (tmp_path / "base.yaml").write_text(base)
+    (tmp_path / "over.yaml").write_text("extends: base.yaml\ndataset: {name: of/over}\n")
+    assert load_run_config(tmp_path / "over.yaml").dataset.path == "of/over"
+    assert load_run_config(tmp_path / "base.yaml", ["dataset.name=of/line"]).dataset.path == "of/line"
+    assert load_run_config(tmp_path / "base.yaml", ["dataset.path=of/line"]).dataset.path == "of/line"
+    (tmp_path / "copy.yaml").write_text(base.replace("name: custom", "name: hub/set"))
+    assert load_run_config(tmp_path / "copy.yaml").dataset.path == "of/base", "a copy of a set, in one file"
