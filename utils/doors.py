@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from utils.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LoraNsError, UserError
 from utils.interruption import Interrupted
-from utils.library_errors import explain_os_error
+from utils.library_errors import explain_machine
 from utils.logs import is_main_process, silence_libraries, start_logs
 from utils.masking import forget_secrets, learn_command, mask_text, mask_tree
 from utils.other_flags import PAGES, explain_flags
@@ -87,8 +87,8 @@ def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Name
         return EXIT_FAILED
     except LoraNsError as error:
         answer = _report(error)
-    except OSError as error:
-        if (refused := explain_os_error(error)) is None:
+    except (OSError, RuntimeError) as error:
+        if (refused := explain_machine(error)) is None:
             raise
         answer = _report(refused)
     except Interrupted as error:

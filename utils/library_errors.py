@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +48,7 @@ def require_readable(folder: Path) -> None:
     """Open each file of a folder once: safetensors says of one that may not be read that it is not there.
 
     Raises:
-        OSError: One cannot be opened; `explain_os_error` has the sentence.
+        OSError: One cannot be opened; `explain_machine` has the sentence.
     """
     for file in folder.iterdir():
         if file.is_file():
@@ -76,10 +77,22 @@ def explain_library(say: Callable[[str], LoraNsError]) -> Iterator[None]:
         raise say(describe(error)) from error
 
 
-def explain_os_error(error: OSError) -> UserError | None:
-    """Say what the machine refused; None for errors that are not the machine's."""
+def explain_machine(error: OSError | RuntimeError) -> UserError | None:
+    """Say what the machine refused, or why a path means nothing on it; None for errors that are not of this kind."""
+    if isinstance(error, RuntimeError):
+        return _explain_path(error)
     if error.errno not in _REMEDIES:
         return None
     name = f"{error.filename}"[:120]
     where = f"{name}: " if error.filename is not None else ""
     return UserError(f"{where}{error.strerror}; {_REMEDIES[error.errno]}")
+
+
+def _explain_path(error: RuntimeError) -> UserError | None:
+    """Explain what pathlib raises: of the home of nobody, and of a path of a thousand folders."""
+    in_pathlib = Path(traceback.extract_tb(error.__traceback__)[-1].filename).name in ("pathlib.py", "_local.py")
+    if in_pathlib and isinstance(error, RecursionError):
+        return UserError("a path leads through more folders than can be made; give a shorter one")
+    if in_pathlib and "home directory" in str(error):
+        return UserError("a path begins with ~ and the name of a user whom this machine does not know; write it out")
+    return None

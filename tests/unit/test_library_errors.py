@@ -45,6 +45,8 @@ def _full(folder: Path) -> None:
         (_circle, "its links go in a circle"),
         (lambda folder: (folder / "x").write_text("") or (folder / "x" / "y").mkdir(), "is a file and no folder"),
         (lambda folder: folder.read_text(), "it is a folder where a file was due"),
+        (lambda _: Path("~nobody_at_all/x").expanduser(), "the name of a user whom this machine does not know"),
+        (lambda folder: (folder / "/".join(["d"] * 2000)).mkdir(parents=True), "more folders than can be made"),
         (_full, "the disk is full; make room, then give the same command again"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -292,6 +293,9 @@ class _Reader:
         kind = node.tag.removeprefix(TAG)
         for key in path:
             learn_value(key, node.value)
+        if re.search("[\0\ud800-\udfff]", node.value):
+            self._report("holds a NUL or half a character, as no file and no name can; take it out", path, node)
+            return None
         try:
             return parse_scalar(kind, node.value)
         except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTIONS = ("README.md", ".huggingface.yaml")
 """Where the library looks for the files of a local folder's splits."""
+
+_MOST_FILES = 100_000
 
 
 def refuse_addresses(folder: Path) -> None:
@@ -33,6 +36,22 @@ def refuse_addresses(folder: Path) -> None:
                     f"{file}: names rows at {text}, and a folder's rows are not fetched from elsewhere; download them "
                     f"into the folder, and take that line out of {name}"
                 )
+
+
+def require_folder_of_rows(folder: Path) -> None:
+    """Keep the library from looking for rows below a folder that is a whole disk, or a home.
+
+    Raises:
+        DataError: So much lies below it that it can be no folder of rows.
+    """
+    count = 0
+    for _, folders, files in os.walk(folder):
+        count += len(folders) + len(files)
+        if count > _MOST_FILES:
+            raise DataError(
+                f"{folder}: more than {_MOST_FILES:,} files lie below it, so it is no folder of rows; name the "
+                "folder or the file that holds them"
+            )
 
 
 def keep_undecoded(rows: Dataset) -> Dataset:

@@ -13,6 +13,7 @@ from utils.data.sources import Source, find_files, load_parquet, load_split, res
 from utils.data.spooling import is_stream, spool
 from utils.data.texts import RowError, cut_range, parse_split
 from utils.errors import DataError
+from utils.library_errors import explain_library
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -55,8 +56,14 @@ class DatasetTable:
         """Give a row."""
         if not self._block or not self._first <= index < self._first + _BATCH:
             self._first = index - index % _BATCH
-            self._block = self._dataset[self._first : self._first + _BATCH]
+            with explain_library(self._explain_damage):
+                self._block = self._dataset[self._first : self._first + _BATCH]
         return {column: _drop_nulls(values[index - self._first]) for column, values in self._block.items()}
+
+    def _explain_damage(self, line: str) -> DataError:
+        return DataError(
+            f"{self._label}: behind row {self._first} a value cannot be read ({line}); copy the file again"
+        )
 
     def place(self, index: int) -> str:
         """Name a row."""

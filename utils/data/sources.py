@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.data.dataset import is_local
-from utils.data.fetching import keep_undecoded, refuse_addresses
+from utils.data.fetching import keep_undecoded, refuse_addresses, require_folder_of_rows
 from utils.data.row_files import AS_NAMED, FILE_KINDS, FileFormat
 from utils.errors import DataError
-from utils.library_errors import is_of_library
+from utils.library_errors import describe, is_of_library
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,6 +44,7 @@ def load_split(source: Source, split: str) -> Dataset | None:
     path = Path(source.path).expanduser()
     if is_local(source.path) and (not path.is_dir() or _holds_plain_splits(path, source.subset)):
         return None
+    require_folder_of_rows(path)
     refuse_addresses(path)
     with _explain(source):
         return _load_dataset(str(path) if is_local(source.path) else source.path, source, split)
@@ -159,7 +160,11 @@ def _explain(source: Source) -> Iterator[None]:
     except datasets.exceptions.DatasetGenerationError as error:
         raise DataError(f"{name}: cannot be read: {_root(error)}") from error
     except (FileNotFoundError, ValueError, RuntimeError) as error:
-        raise DataError(f"{name} (subset {source.subset}): {str(error).splitlines()[0]}") from error
+        raise DataError(f"{name} (subset {source.subset}): {describe(error).partition(': ')[2]}") from error
+    except Exception as error:  # what a damaged file, or a name that is none, leads to
+        if not is_of_library(error):
+            raise
+        raise DataError(f"{name}: cannot be read: {describe(error)}") from error
 
 
 def _root(error: BaseException) -> str:

@@ -139,6 +139,8 @@ def _own_labels(model_config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _open_published(name: str, consent: Consent) -> Subject:
+    if not name.strip():
+        raise UserError("--model: is empty; give a hub name or a folder")
     section = consent.apply(ModelSection(name_or_path=name), name)
     refuse_own_folder(name)
     if is_local(name) and (problem := folder_problem(section)):

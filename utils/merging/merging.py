@@ -184,7 +184,7 @@ def _write(
                 shutil.copyfile(each / "run.yaml", folder / RUN_COPY)
         for each in folder.iterdir():  # safetensors lets nobody but the owner read its files
             shutil.copymode(folder / "config.json", each)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UnicodeEncodeError) as error:  # the last: a name that is no UTF-8
         raise UserError(f"{folder}: cannot be written: {error}") from None
 
 

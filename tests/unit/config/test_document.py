@@ -70,6 +70,11 @@ def test_of_several_merged_mappings_the_first_wins(write: Write) -> None:
     ("content", "problem"),
     [
         ("", "FILE  the file is empty; see configs/template.yaml"),
+        ('a: "x\\0"\n', "FILE:1  a: holds a NUL or half a character, as no file and no name can; take it out"),
+        (
+            'a: ["\\ud800"]\n',
+            "FILE:1  a.0: holds a NUL or half a character, as no file and no name can; take it out",
+        ),
         ("# remark\n", "FILE  the file is empty; see configs/template.yaml"),
         ("---\n", "FILE  the file is empty; see configs/template.yaml"),
         ("\n- a\n", "FILE:2  the top level must be a mapping of sections (model:, peft:, dataset: ...), found a list"),

@@ -112,3 +112,19 @@ def test_local_rows_make_no_request(tmp_path, monkeypatch):
     datasets.Dataset.from_list([{"text": "counted"}]).to_parquet(tmp_path / "rows.parquet")
     open_file(str(tmp_path / "rows.parquet"))
     assert asked == []
+
+
+def test_a_value_of_a_parquet_file_that_was_damaged(tmp_path):
+    """What lies behind the header is read late, and by pyarrow in an error of its own."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    from utils.data.rows import DatasetTable
+    from utils.data.sources import load_parquet
+
+    file = tmp_path / "rows.parquet"
+    parquet.write_table(pa.table({"text": ["a good film"]}), file, compression="none", use_dictionary=False)
+    file.write_bytes(file.read_bytes().replace(b"a good film", b"a go\xffd film"))
+    table = DatasetTable(load_parquet(file, "rows.parquet"), "rows.parquet")
+    with pytest.raises(DataError, match=r"rows\.parquet: behind row 0 a value cannot be read .*UnicodeDecodeError"):
+        table.read(0)
