@@ -18,7 +18,7 @@ from utils.results.submission import write_submission
 def predict(run: Any, file: str, value: Any = 1, rows: int | None = None) -> None:
     task = TASKS["mnli"] if file == "MNLI-mm" else next(task for task in TASKS.values() if task.file == file)
     values = [value] * (TEST_ROWS[file] if rows is None else rows)
-    write_submission(run.folder / "submission", file, values, task.values, task.labels)
+    write_submission(run.folder / "submission", file, dict(enumerate(values)), task.values, task.labels)
 
 
 def write(folder: Any) -> Any:
