@@ -61,7 +61,8 @@ def learn_text(text: str) -> None:
     """Learn the secrets that a text shows by their look: logins and keys in addresses."""
     for found in _URL_LOGIN.finditer(text):
         login = found[0].strip("/").removesuffix("@")
-        _learn(login, login.partition(":")[2])
+        if ":" in login or len(login) >= _MIN_SECRET:  # a name alone, as git@ is, stands in other places too
+            _learn(login, login.partition(":")[2])
     for found in _URL_VALUE.finditer(text):
         _learn(found[2])
 

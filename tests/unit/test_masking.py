@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.masking import MASK, mask_command, mask_value
+from utils.masking import MASK, holds_secret, learn_command, learn_text, mask_command, mask_text, mask_tree, mask_value
 
 TOKEN = "hf_" + "AbCd1234" * 4
 
@@ -49,3 +49,32 @@ def test_other_words_stay(words: list[str]) -> None:
 def test_values_that_are_no_text_stay() -> None:
     assert mask_value("model.token", True) is True
     assert mask_value("seed", 42) == 42
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https:/u:PW@h/x", "https:/***@h/x"),
+        ("https://u:p@ss@h/x?a=1&token=abc&b=2", "https://***@h/x?a=1&token=***&b=2"),
+        ("https://h/x?X-Amz-Signature=0af&key=k", "https://h/x?X-Amz-Signature=***&key=***"),
+        ("password=hunter2, then", "password=***, then"),
+        ("Authorization: Bearer abc.def-1", "Authorization: Bearer ***"),
+        ("ghp_" + "a1" * 10, "***"),
+        ("max_new_tokens=256 and tokenizer=x and key=value", "max_new_tokens=256 and tokenizer=x and key=value"),
+        ("https://example.org/x@y?page=2", "https://example.org/x@y?page=2"),
+    ],
+)
+def test_texts(text: str, shown: str) -> None:
+    assert mask_text(text) == shown
+    assert holds_secret(text) is (text != shown)
+
+
+def test_what_was_learnt_is_hidden_wherever_it_turns_up() -> None:
+    learn_command(["--hub_token", "short1", "model.password=it's \\ mine", "--run", "https://me:Zx9@h/y"])
+    learn_text("https://h/?sig=0a1b2c and ssh://git@h/x")
+    assert mask_text("the word short1 and shorter1, Zx9 and Zx99") == "the word *** and shorter1, *** and Zx99"
+    assert mask_text(repr("it's \\ mine")) == '"***"'
+    assert mask_text("sig 0a1b2c of git") == "sig *** of git"
+    tree = {"short1": ["short1", 1], "answers": ["short1"]}
+    assert mask_tree(tree, but=("answers",)) == {"***": ["***", 1], "answers": ["short1"]}
+    assert not holds_secret("short1")
