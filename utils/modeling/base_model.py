@@ -155,6 +155,8 @@ def _choose_attention(section: ModelSection, model_class: Any) -> str:
         return "eager"
     if "flash" in wanted and not torch.cuda.is_available():
         raise ModelError(f"model.attn_implementation: {wanted} needs a CUDA GPU and there is none; use sdpa")
+    if wanted == "flex_attention" and not torch.accelerator.is_available():
+        raise ModelError(f"model.attn_implementation: {wanted} is compiled for a GPU and there is none; use sdpa")
     return wanted
 
 

@@ -200,6 +200,9 @@ def test_sdpa_falls_back_to_eager_with_a_warning(load, caplog):
 def test_flash_attention_without_gpu(load):
     with pytest.raises(ModelError, match="needs a CUDA GPU"):
         load("llama", attn_implementation="flash_attention_2")
+    if not torch.accelerator.is_available():
+        with pytest.raises(ModelError, match="flex_attention is compiled for a GPU and there is none; use sdpa"):
+            load("llama", attn_implementation="flex_attention")
 
 
 def test_remote_code_is_said(load, caplog):
