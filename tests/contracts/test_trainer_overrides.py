@@ -27,6 +27,7 @@ OVERRIDDEN = {
     "Trainer._load_best_model": "",
     "Trainer._load_from_checkpoint": "resume_from_checkpoint model",
     "Trainer._load_optimizer_and_scheduler": "checkpoint",
+    "Trainer._load_rng_state": "checkpoint",
     "Trainer._maybe_log_save_evaluate": (
         "tr_loss grad_norm model trial epoch ignore_keys_for_eval start_time learning_rate"
     ),
