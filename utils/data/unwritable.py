@@ -26,7 +26,7 @@ def count_unwritable(
         texts: One text for each row.
         tokenizer: The base model's.
         to_read: The model reads the texts and writes none: what the tokenizer itself makes of a character, such as
-            its small letter, is as good.
+            its small letter, is as good, and nothing is lost with a character that nobody sees.
 
     Returns:
         Texts by character, the most frequent first; empty where nothing is lost.
@@ -34,7 +34,7 @@ def count_unwritable(
     held: Counter[str] = Counter()
     first: dict[str, str] = {}
     for text in texts:
-        characters = {each for each in text if not each.isspace()}
+        characters = {each for each in text if not each.isspace() and (each.isprintable() or not to_read)}
         held.update(characters)
         first |= dict.fromkeys(characters - first.keys(), text)
     # Alone, a character may have no token where the words that hold it have one.
@@ -52,7 +52,8 @@ def count_unwritable(
 
 def show_characters(counts: Mapping[str, int], most: int = 20) -> str:
     """Write the first of some characters, with the number of rows that hold the most frequent one."""
-    shown = " ".join(list(counts)[:most]) + (" ..." if len(counts) > most else "")
+    first = [each if each.isprintable() else f"U+{ord(each):04X}" for each in list(counts)[:most]]
+    shown = " ".join(first) + (" ..." if len(counts) > most else "")
     return f"{shown} (the first in {next(iter(counts.values()))} rows)"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.data.unwritable import count_unwritable
+from utils.data.unwritable import count_unwritable, show_characters
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart"
 
@@ -33,8 +33,10 @@ def test_a_model_that_only_reads_may_see_another_form():
 
     tokenizer = _build(["\u2581", *"ae"])
     tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    texts = ["A \u00e9 \u597d", "\u00c9", "b"]
-    assert count_unwritable(texts, tokenizer) == {"\u00c9": 1, "\u00e9": 1, "A": 1, "b": 1, "\u597d": 1}
+    texts = ["A \u00e9 \u597d", "\u00c9\u00ad", "b"]
+    lost = count_unwritable(texts, tokenizer)
+    assert lost == dict.fromkeys("A\u00c9\u00e9b\u597d\u00ad", 1)
+    assert show_characters(lost) == "A b U+00AD \u00c9 \u00e9 \u597d (the first in 1 rows)"
     assert count_unwritable(texts, tokenizer, to_read=True) == {"b": 1, "\u597d": 1}
 
 
