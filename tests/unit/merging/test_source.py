@@ -103,7 +103,7 @@ def test_what_cannot_be_opened(make_config, tmp_path):
     with pytest.raises(UserError, match=r"is of the method ia3, but .* says peft\.method: lora"):
         open_adapter_folder(config, str(tmp_path))
     (tmp_path / "adapter_config.json").write_text("{")
-    with pytest.raises(ModelError, match="holds a file that is not JSON"):
+    with pytest.raises(ModelError, match=r"adapter_config\.json: not JSON"):
         open_adapter_folder(config, str(tmp_path))
 
 
@@ -149,7 +149,7 @@ def test_damaged_weights(foreign, tmp_path):
     with pytest.raises(ModelError, match=r"holds adapter_config\.json and no adapter_model\.safetensors"):
         merge_adapter(open_adapter_folder(config, str(folder)), str(tmp_path / "merged"), MergeOptions())
     (folder / "adapter_config.json").write_text("{")
-    with pytest.raises(ModelError, match="holds a file that is not JSON"):
+    with pytest.raises(ModelError, match=r"adapter_config\.json: not JSON"):
         open_adapter_folder(config, str(folder))
     assert not list(tmp_path.glob("merged*"))
 
