@@ -11,7 +11,7 @@ RUN_ARGS ?=
 # Processes of pytest; 0 runs the tests in one.
 TEST_WORKERS ?= 2
 
-.PHONY: help setup quickstart test test-all check coverage lint format types floors validate docs matrix clean
+.PHONY: help setup quickstart test test-all check coverage lint format types layers validate docs matrix clean
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | sort
@@ -30,7 +30,7 @@ quickstart: setup  ## Train, score and export the embedded example: no network, 
 
 test: setup check  ## Set up, then run the whole default check
 
-check: lint floors types validate  ## The check itself, in an environment that is already set up
+check: lint layers types validate  ## The check itself, in an environment that is already set up
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope
 
 test-all: setup check  ## The default check and the slow tests
@@ -43,7 +43,7 @@ lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-floors:
+layers:
 	$(BIN)/lint-imports
 
 types:

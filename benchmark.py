@@ -6,8 +6,8 @@ import argparse
 import sys
 
 from utils.benchmark.argument_types import read_names, read_number, read_seeds, read_shard
-from utils.doors import Answer, add_overrides, build_parser, open_door, positive
-from utils.errors import UserError
+from utils.cli.command_line import Answer, add_overrides, build_parser, positive, run_cli
+from utils.core.errors import UserError
 
 DESCRIPTION = """Run a suite of runs and put what they measured in one table.
 
@@ -66,4 +66,4 @@ def build() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(open_door(main, build(), sys.argv[1:]))
+    sys.exit(run_cli(main, build(), sys.argv[1:]))

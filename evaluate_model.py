@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from utils.doors import Answer, add_overrides, build_parser, open_door
-from utils.errors import UserError
+from utils.cli.command_line import Answer, add_overrides, build_parser, run_cli
+from utils.core.errors import UserError
 from utils.modeling.consent import Consent, add_consent
 
 DESCRIPTION = """Score a trained run, or a model as it was published.
@@ -32,10 +32,10 @@ def main(arguments: argparse.Namespace) -> Answer:
     if arguments.model and not arguments.sets:
         raise UserError("--model needs a --set to be scored on, such as --set gsm8k or --set glue:mrpc")
     from utils.evaluate_model.evaluation import evaluate, show_scores
-    from utils.evaluate_model.subjects import Subject, open_model, open_run
+    from utils.evaluate_model.model_refs import ModelRef, open_model, open_run
 
     rest = arguments.sets, arguments.overrides, arguments.output_dir, Consent.of_command(arguments)
-    subject: Subject = open_run(arguments.run, *rest) if arguments.run else open_model(arguments.model, *rest)
+    subject: ModelRef = open_run(arguments.run, *rest) if arguments.run else open_model(arguments.model, *rest)
     return show_scores(subject, evaluate(subject))
 
 
@@ -67,4 +67,4 @@ def build() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(open_door(main, build(), sys.argv[1:]))
+    sys.exit(run_cli(main, build(), sys.argv[1:]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from utils.doors import Answer, build_parser, open_door, positive
+from utils.cli.command_line import Answer, build_parser, positive, run_cli
 from utils.inference.request import INPUT_KINDS, ModelChoice, Request
 from utils.modeling.consent import Consent, add_consent
 
@@ -91,4 +91,4 @@ def build() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(open_door(main, build(), sys.argv[1:]))
+    sys.exit(run_cli(main, build(), sys.argv[1:]))

@@ -6,8 +6,8 @@ import argparse
 import re
 import sys
 
-from utils.doors import Answer, build_parser, open_door
-from utils.errors import UserError
+from utils.cli.command_line import Answer, build_parser, run_cli
+from utils.core.errors import UserError
 from utils.modeling.consent import Consent, add_consent
 
 DESCRIPTION = """Merge a trained adapter into its base, and prove that the result is the trained model.
@@ -86,4 +86,4 @@ def _count(word: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(open_door(main, build(), sys.argv[1:]))
+    sys.exit(run_cli(main, build(), sys.argv[1:]))

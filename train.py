@@ -7,8 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from utils.doors import Answer, add_overrides, build_parser, open_door, positive, select_gpus
-from utils.interruption import listening
+from utils.cli.command_line import Answer, add_overrides, build_parser, positive, run_cli, select_gpus
+from utils.core.signals import handling_signals
 
 if TYPE_CHECKING:
     from utils.results.record import RunRecord
@@ -24,14 +24,14 @@ DESCRIPTION = """Train one run.
 
 
 def main(arguments: argparse.Namespace) -> Answer:
-    """Tell a run's whole story, from the file to the proven export."""
+    """Train one run, from the file to the proven export."""
     started = time.monotonic()
     select_gpus(arguments.gpu, __file__, sys.argv[1:])
-    with listening():
-        return tell_story(arguments, started)
+    with handling_signals():
+        return run_training(arguments, started)
 
 
-def tell_story(arguments: argparse.Namespace, started: float) -> Answer:
+def run_training(arguments: argparse.Namespace, started: float) -> Answer:
     """Read the file, open the run's folder, run, and show what came of it."""
     from utils.run_config import load_run_config
     from utils.run_config.base_rules import require_fitting_base
@@ -41,7 +41,7 @@ def tell_story(arguments: argparse.Namespace, started: float) -> Answer:
     from utils.run_folder.summary import announce_run, show_result
     from utils.training.full_disk import explain_full_disk
     from utils.training.launch import find_launcher_file, require_launched
-    from utils.training.processes import leaving_processes
+    from utils.training.processes import destroy_process_group_on_exit
     from utils.training.rehearsal import rehearse
 
     require_launched()
@@ -55,7 +55,7 @@ def tell_story(arguments: argparse.Namespace, started: float) -> Answer:
     folder = open_checked_folder(config, arguments.resume, arguments.overwrite)
     if (record := folder.finished) is None:
         require_fitting_base(config)
-        with leaving_processes(), explain_full_disk(folder.path):
+        with destroy_process_group_on_exit(), explain_full_disk(folder.path):
             rehearse(config)
             record = run(config, folder, started)
     answer = show_result(folder, config, record, already_done=folder.finished is not None)
@@ -64,6 +64,7 @@ def tell_story(arguments: argparse.Namespace, started: float) -> Answer:
 
 def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
     """Train, score, export, and prove that the export is what was trained."""
+    from utils.core.seeding import seed_everything
     from utils.modeling.base_model import load_base_model
     from utils.modeling.consent import Consent
     from utils.modeling.parameters import count_parameters
@@ -72,19 +73,18 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
     from utils.run_folder import export
     from utils.run_folder.probe_record import check_export
     from utils.run_folder.summary import announce_parameters
-    from utils.seeding import seed_everything
     from utils.training.callbacks.measuring import MeasuringCallback
-    from utils.training.guarding import guard_training
+    from utils.training.fault_tolerance import guard_training
     from utils.training.launch import is_sharded
     from utils.training.preparing import attach_adapter
-    from utils.training.processes import first_process_first
+    from utils.training.processes import main_process_first
     from utils.training.tasks import open_task
 
     with export.Recording(folder, config) as recording:
         seed_everything(config.seed)
         task = open_task(config)
         tokenizer = load_tokenizer(config.model)
-        with first_process_first(config.training.output_dir):
+        with main_process_first(config.training.output_dir):
             data = task.prepare_data(tokenizer)
         model = load_base_model(
             config.model, tokenizer, task.describe_head(data), config.seed, is_sharded(config.arguments)
@@ -159,4 +159,4 @@ def build() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(open_door(main, build(), sys.argv[1:]))
+    sys.exit(run_cli(main, build(), sys.argv[1:]))

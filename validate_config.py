@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from utils.doors import Answer, add_overrides, build_parser, open_door
-from utils.errors import EXIT_FAILED, UserError
+from utils.cli.command_line import Answer, add_overrides, build_parser, run_cli
+from utils.core.errors import EXIT_FAILED, UserError
 
 if TYPE_CHECKING:
     from utils.run_config import RunConfig
@@ -92,7 +92,7 @@ def _check(file: Path, arguments: argparse.Namespace) -> list[Check]:
 
 def _check_rows(config: RunConfig) -> Check:
     """Read the rows that a run names, as training would; no model is loaded."""
-    from utils.errors import Problem
+    from utils.core.errors import Problem
     from utils.run_config.inspection import Check
     from utils.training.row_check import check_rows
 
@@ -141,4 +141,4 @@ def build() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(open_door(main, build(), sys.argv[1:]))
+    sys.exit(run_cli(main, build(), sys.argv[1:]))

@@ -15,7 +15,7 @@ RUN = ROOT / "outputs" / "quickstart"
 
 
 def main() -> None:
-    """Run the doors one after the other, as a shell would."""
+    """Run the commands one after the other, as a shell would."""
     _run("validate_config.py", "configs/quickstart.yaml")
     _run("train.py", "--config", "configs/quickstart.yaml")
     record = json.loads((RUN / "results.json").read_text(encoding="utf-8"))
@@ -24,8 +24,8 @@ def main() -> None:
     _run("inference.py", "--run", str(RUN), "--input_text", "The dog sleeps.", "--input_text", "The dog sleep.")
 
 
-def _run(door: str, *words: str) -> None:
-    subprocess.run([sys.executable, door, *words], check=True, cwd=ROOT)
+def _run(script: str, *words: str) -> None:
+    subprocess.run([sys.executable, script, *words], check=True, cwd=ROOT)
 
 
 if __name__ == "__main__":

@@ -146,12 +146,12 @@ def _run_ours(options: argparse.Namespace, folder: Path) -> Result:
 
 def _open_door(folder: Path, *words: str) -> Result:
     """Do what the command line does; give its JSON object."""
-    from utils.logs import silence_libraries
+    from utils.core.logs import silence_libraries
 
     silence_libraries()
-    door = import_module("inference")  # this file has the same name
+    script = import_module("inference")  # this file has the same name
     given = ["--model", str(folder / "model"), "--input_file", str(folder / "rows.jsonl"), "--json", *words]
-    answer: Result = door.main(door.build().parse_args(given))
+    answer: Result = script.main(script.build().parse_args(given))
     return answer
 
 

@@ -158,15 +158,15 @@ def _attach(model: Any, kind: str, options: argparse.Namespace) -> Any:
     """Attach a kind as train.py does."""
     import torch
 
-    from utils.adapters.adapter import AttachContext, open_adapter
+    from utils.adapters.adapter import AttachContext, load_adapter
 
     torch.manual_seed(1)
     section: dict[str, Any] = dict(LORA) if kind.startswith("lora") else {"method": "qst"}
     if kind.startswith("qst_cached"):
         section["cache"] = {"where": "ram", "dtype": "int8" if kind.endswith("int8") else "auto"}
-    room = open_adapter(str(section["method"]))
+    plugin = load_adapter(str(section["method"]))
     context = AttachContext(task_type="SEQ_CLS", seed=0, num_epochs=5.0, mixed_precision=options.autocast)
-    adapted: Any = room.attach(model, room.Config(**section), context)
+    adapted: Any = plugin.attach(model, plugin.Config(**section), context)
     if kind == "lora_checkpointed":
         adapted.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         adapted.enable_input_require_grads()

@@ -104,7 +104,7 @@ def _build(options: argparse.Namespace, rows: Any, tokenizer: Any, folder: str) 
 
     from utils.training.causal_lm import pack_rows
     from utils.training.causal_trainer import CausalTrainer
-    from utils.training.document_attention import require_separate_documents
+    from utils.training.varlen_attention import require_separate_documents
 
     torch.manual_seed(0)
     config = LlamaConfig(

@@ -102,7 +102,7 @@ def build_config(family: str, vocab_size: int, hidden_size: int = 32) -> Any:
 @pytest.fixture(autouse=True)
 def _keep_environment() -> Iterator[None]:
     """Take back what a test or a library sets, so that no later test's processes inherit it."""
-    from utils.masking import forget_secrets
+    from utils.core.secrets import forget_secrets
 
     before = dict(os.environ)
     forget_secrets()
@@ -243,9 +243,9 @@ def prepare_run(make_config: Callable[..., Any]) -> Callable[..., Any]:
     from types import SimpleNamespace
 
     def prepare(family: str = "bert", data: Path | None = None, config: Any = None, **overrides: Any) -> Any:
+        from utils.core.seeding import seed_everything
         from utils.modeling.base_model import load_base_model
         from utils.modeling.tokenizer import load_tokenizer
-        from utils.seeding import seed_everything
         from utils.training.callbacks.measuring import MeasuringCallback
         from utils.training.preparing import attach_adapter
         from utils.training.tasks import open_task
@@ -304,7 +304,7 @@ def make_sft(make_config: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(autouse=True)
 def _hear_our_logs() -> Iterator[None]:
-    """Let caplog hear `utils` even after a door was opened in this process."""
+    """Let caplog hear `utils` even after a command was opened in this process."""
     ours = logging.getLogger("utils")
     state = (ours.handlers[:], ours.propagate, ours.level)
     ours.propagate = True

@@ -1,1 +1,1 @@
-"""The library behind the doors: floors of rooms, printed floor by floor in CONTRIBUTING.md."""
+"""The library that the commands open: its layers stand in CONTRIBUTING.md."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scripts.matrix.families import DECODERS, TITLES
-from utils.rooms import list_rooms, open_room
+from utils.core import registry
 
 TASKS = ("SEQ_CLS", "CAUSAL_LM")
 QUANTIZATIONS = ("none", "nf4", "int8")
@@ -14,7 +14,7 @@ QUANTIZATIONS = ("none", "nf4", "int8")
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "lora": {"DoRA": {"use_dora": True}, "rsLoRA": {"use_rslora": True}},
 }
-"""Rows beside a room's own: what is meant by them, and the keys of `peft:` that ask for it."""
+"""Rows beside a method's own: what is meant by them, and the keys of `peft:` that ask for it."""
 
 _SMALL: dict[str, dict[str, Any]] = {
     "c3a": {"block_size": 16}, "fourierft": {"n_frequency": 64}, "waveft": {"n_frequency": 64}, "miss": {"r": 8},
@@ -52,13 +52,15 @@ class Cell:
 
 
 def list_rows() -> list[Row]:
-    """List all rows: rooms by name, each followed by its variants, then the initialisations."""
+    """List all rows: methods by name, each followed by its variants, then the initialisations."""
     rows = []
-    for room in list_rooms("adapters"):
-        method: str = open_room("adapters", room).Config.model_fields["method"].default
-        small = _SMALL.get(room, {})
+    for plugin in registry.names("adapters"):
+        method: str = registry.load("adapters", plugin).Config.model_fields["method"].default
+        small = _SMALL.get(plugin, {})
         rows.append(Row(method, method, small))
-        rows += [Row(f"{method} ({name})", method, {**small, **keys}) for name, keys in VARIANTS.get(room, {}).items()]
+        rows += [
+            Row(f"{method} ({name})", method, {**small, **keys}) for name, keys in VARIANTS.get(plugin, {}).items()
+        ]
     return [*rows, *(Row(f"lora: {name}", "lora", {"init_lora_weights": name}, INIT_FAMILIES) for name in INITS)]
 
 

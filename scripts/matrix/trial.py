@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.matrix.families import save_family_base
 from scripts.matrix.rows import Cell
-from utils.errors import ConfigError, LoraNsError
+from utils.core.errors import ConfigError, LoraNsError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -155,12 +155,12 @@ def _train(cell: Cell, folder: Path, prepared: dict[str, Any]) -> Result | None:
     import torch
     import yaml
 
+    from utils.core.seeding import seed_everything
     from utils.modeling.base_model import load_base_model
     from utils.modeling.tokenizer import load_tokenizer
     from utils.run_config import load_run_config
     from utils.run_folder.export import export_model
     from utils.run_folder.opening import open_run_folder
-    from utils.seeding import seed_everything
     from utils.training.preparing import attach_adapter
     from utils.training.tasks import open_task
 
@@ -206,7 +206,7 @@ def _check_training(before: dict[str, Any], model: PreTrainedModel, history: lis
 def _compute_logits(model: PreTrainedModel, tokenizer: Any) -> Any:
     import torch
 
-    from utils.training.document_attention import plain_attention
+    from utils.training.varlen_attention import plain_attention
 
     batch = tokenizer(list(_TEXTS), padding=True, return_tensors="pt")
     with torch.no_grad(), plain_attention(model):

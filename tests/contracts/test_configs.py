@@ -36,7 +36,7 @@ def answers() -> dict[str, Any]:
     """Validate every file in one process with the ML libraries blocked."""
     requests = [["validate_config", ["--show", str(path.relative_to(ROOT))]] for path in FILES]
     requests.append(["validate_config", ["--all"]])
-    script = ROOT / "tests" / "doors" / "without_ml.py"
+    script = ROOT / "tests" / "commands" / "without_ml.py"
     done = subprocess.run(
         [sys.executable, str(script)], input=json.dumps(requests), capture_output=True, text=True, cwd=ROOT, check=True
     )

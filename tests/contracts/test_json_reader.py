@@ -1,4 +1,4 @@
-"""There is one reader of JSON, utils/json_files.py, which knows what may stand in a damaged file."""
+"""There is one reader of JSON, utils/core/json_files.py, which knows what may stand in a damaged file."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ def test_files_are_read_by_the_one_reader():
     own_text = {"utils/benchmark/counting.py", "utils/data/tokenizing.py", "utils/metrics/evaluate_metric.py"}
     """They read what they, or a library, have just written in memory."""
     rows = {"utils/data/row_files.py"}  # knows the same, and says it of a row
-    assert found - own_text == rows | {"utils/json_files.py"}
+    assert found - own_text == rows | {"utils/core/json_files.py"}

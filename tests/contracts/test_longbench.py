@@ -1,4 +1,4 @@
-"""LongBench's two tables, of the rows and of the scores, stand on floors that do not know each other, and agree."""
+"""LongBench's two tables, of the rows and of the scores, stand on layers that do not know each other, and agree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.data.dataset import open_dataset
+from utils.data.dataset import load_dataset_plugin
 from utils.data.longbench_subsets import SUBSETS
 from utils.metrics.longbench import CATEGORIES, SUBSET_METRICS
 from utils.metrics.metric import load_metric
@@ -30,9 +30,9 @@ def test_both_tables_have_the_same_categories():
 
 @pytest.mark.parametrize("name", SUBSETS)
 def test_each_subset_is_scored_by_what_its_room_makes_of_a_row(name: str):
-    room = open_dataset("longbench")
-    [(label, config)] = room.expand(room.Config(subset=name))
-    spec = room.describe_instructions(config)
+    plugin = load_dataset_plugin("longbench")
+    [(label, config)] = plugin.expand(plugin.Config(subset=name))
+    spec = plugin.describe_instructions(config)
     answer = {"passage_retrieval_en": "Paragraph 3", "passage_retrieval_zh": "\u6bb5\u843d3", "passage_count": "3"}
     right = answer.get(name, "right words")
     row = {

@@ -10,7 +10,7 @@ import pytest
 
 from utils.benchmark.plan import plan_suite
 from utils.benchmark.suite import read_suite
-from utils.rooms import has_room
+from utils.core import registry
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs" / "benchmarks").glob("*.yaml"))
@@ -40,7 +40,7 @@ def test_a_suite_is_what_its_file_says(path: Path) -> None:
     assert plan.suite.section.suite == path.stem
     assert plan.output == Path("outputs/benchmarks") / path.stem
     assert (plan.notices, plan.warnings) == ([], [])
-    assert all(has_room("adapters", run.config["peft"]["method"]) for run in plan.runs)
+    assert all(registry.has("adapters", run.config["peft"]["method"]) for run in plan.runs)
     head = re.match(r"(#.*\n)+", path.read_text("utf-8"))
     assert head is not None, "no opening comment"
     assert f"python benchmark.py --config configs/benchmarks/{path.name}" in head[0]

@@ -1,4 +1,4 @@
-"""docs/support_matrix.md is of these rooms and families, without a crash; a corner of it is run again."""
+"""docs/support_matrix.md is of these plug-ins and families, without a crash; a corner of it is run again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scripts.matrix.families import DECODERS, ENCODERS, TITLES
 from scripts.matrix.rows import INITS, QUANTIZATIONS, VARIANTS, list_rows
 from scripts.matrix.tables import render_document, shorten_reason
 from scripts.matrix.trial import Result
-from utils.rooms import list_rooms, room_name
+from utils.core import registry
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "support_matrix.md"
@@ -40,8 +40,8 @@ def read_notes(text):
 @pytest.mark.parametrize("title", ["Classification", "Language models"])
 def test_it_lists_every_room_and_no_other(text, title):
     rows = read_table(text, title)
-    assert {room_name(row.split(" (")[0]) for row in rows} == set(list_rooms("adapters"))
-    variants = {f"{room} ({name})" for room, each in VARIANTS.items() for name in each}
+    assert {registry.normalize(row.split(" (")[0]) for row in rows} == set(registry.names("adapters"))
+    variants = {f"{plugin} ({name})" for plugin, each in VARIANTS.items() for name in each}
     assert {row for row in rows if " (" in row} == variants
 
 
@@ -77,7 +77,7 @@ def test_marks_stand_for_what_was_found():
 def test_rows_name_methods_as_the_configuration_does():
     titles = [row.title for row in list_rows()]
     assert len(set(titles)) == len(titles)
-    assert {room_name(row.method) for row in list_rows()} == set(list_rooms("adapters"))
+    assert {registry.normalize(row.method) for row in list_rows()} == set(registry.names("adapters"))
 
 
 @pytest.mark.slow

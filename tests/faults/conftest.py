@@ -22,7 +22,7 @@ PATIENCE_S = 240
 
 
 @dataclass
-class Doorkeeper:
+class CommandRunner:
     """The process that forks runs."""
 
     process: subprocess.Popen[str]
@@ -39,7 +39,7 @@ class Doorkeeper:
 class Started:
     """A run of train.py."""
 
-    keeper: Doorkeeper
+    keeper: CommandRunner
     pid: int
     log: Path
     started: float = field(default_factory=time.monotonic)
@@ -76,27 +76,27 @@ class Started:
 
 
 @pytest.fixture(scope="session")
-def doorkeeper() -> Iterator[Doorkeeper]:
+def command_runner() -> Iterator[CommandRunner]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).with_name("doorkeeper.py"))]
+    command = [sys.executable, str(Path(__file__).with_name("command_runner.py"))]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
-    yield Doorkeeper(process)
+    yield CommandRunner(process)
     assert process.stdin is not None
     process.stdin.close()
     process.wait(30)
 
 
 @pytest.fixture
-def start_run(doorkeeper: Doorkeeper, tmp_path: Path) -> Iterator[Callable[..., Started]]:
+def start_run(command_runner: CommandRunner, tmp_path: Path) -> Iterator[Callable[..., Started]]:
     """Give a function that starts train.py with words; what still runs at the end of a test is killed."""
     runs: list[Started] = []
 
     def start(*words: str, **environment: str) -> Started:
         log = tmp_path / f"log_{len(runs)}.txt"
         log.touch()
-        pid = doorkeeper.ask(words=list(words), log=str(log), environment=environment)
-        runs.append(Started(doorkeeper, pid, log))
+        pid = command_runner.ask(words=list(words), log=str(log), environment=environment)
+        runs.append(Started(command_runner, pid, log))
         return runs[-1]
 
     yield start

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from utils.errors import ModelError, UserError
+from utils.core.errors import ModelError, UserError
 from utils.merging.source import open_run
 from utils.modeling.base_fingerprint import fingerprint_base
 from utils.modeling.section import ModelSection

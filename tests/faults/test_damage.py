@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.run_folder.opening import open_run_folder
 from utils.training.checkpoint_files import (
     MANIFEST,

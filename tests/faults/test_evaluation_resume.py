@@ -16,7 +16,7 @@ PROCESS = """
 import logging, sys
 from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from utils.data.dataset import open_dataset
+from utils.data.dataset import load_dataset_plugin
 from utils.data.encoding import ExampleEncoder
 from utils.evaluation.evaluator import evaluate_set
 from utils.evaluation.section import EvaluationSection
@@ -26,11 +26,11 @@ from utils.generation.section import GenerationSection
 logging.basicConfig(level=logging.INFO)
 base = "examples/quickstart/base"
 model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
-room = open_dataset("gsm8k")
-section = room.Config(name="gsm8k", path="examples/quickstart/arithmetic")
+dataset = load_dataset_plugin("gsm8k")
+section = dataset.Config(name="gsm8k", path="examples/quickstart/arithmetic")
 encoder = ExampleEncoder(tokenizer, 256)
 evaluation = EvaluationSection(max_samples=120)
-[known] = load_evaluation_sets(evaluation, room.describe_instructions(section), section, encoder, 42)
+[known] = load_evaluation_sets(evaluation, dataset.describe_instructions(section), section, encoder, 42)
 for folder in sys.argv[1:]:
     evaluate_set(model, tokenizer, known, GenerationSection(max_new_tokens=24, batch_size=2), Path(folder))
 """

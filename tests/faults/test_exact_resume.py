@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from utils.interruption import Interrupted, deferred, listening
+from utils.core.signals import Interrupted, deferred, handling_signals
 
 SEQ_CLS = {
     "training__num_train_epochs": 2, "training__gradient_accumulation_steps": 2, "training__save_strategy": "steps",
@@ -69,7 +69,7 @@ def interrupt(run: Any, asking: TrainerCallback) -> Path:
     from utils.training.checkpoint_files import find_checkpoints
 
     run.trainer.add_callback(asking)
-    with listening(), pytest.raises(Interrupted) as stopped, deferred():
+    with handling_signals(), pytest.raises(Interrupted) as stopped, deferred():
         run.trainer.train()
     assert stopped.value.exit_code == 75
     [newest] = find_checkpoints(Path(run.config.training.output_dir))[-1:]

@@ -101,18 +101,24 @@ class Workshop:
     """
 
     def __init__(self, keeper: Any, folder: Path) -> None:
-        self._keeper, self._stock, self._log = keeper, folder / "stock", folder / "log.txt"
+        self._keeper, self._stock, self.logger = keeper, folder / "stock", folder / "log.txt"
         self._work = folder / "work"
         self._environment = {"HF_HUB_OFFLINE": "1", "LORA_NS_CACHE": str(folder / "cache")}
         self.stock_run("classifier", {})
 
     def call(self, script: str, words: str, folder: Path) -> tuple[int, str]:
         """Run a command; gives its exit code, and all that it said."""
-        self._log.write_text("")
+        self.logger.write_text("")
         wanted = [each.replace("STOCK", str(self._stock)) for each in words.split()]
-        request = {"script": script, "words": wanted, "log": str(self._log), "folder": str(folder), "limit_s": LIMIT_S}
+        request = {
+            "script": script,
+            "words": wanted,
+            "log": str(self.logger),
+            "folder": str(folder),
+            "limit_s": LIMIT_S,
+        }
         pid = self._keeper.ask(**request, environment=self._environment)
-        return self._keeper.ask(wait=pid), self._log.read_text("utf-8", errors="replace")
+        return self._keeper.ask(wait=pid), self.logger.read_text("utf-8", errors="replace")
 
     def stock_run(self, name: str, changes: dict[str, Any]) -> None:
         """Train a small run."""
@@ -202,8 +208,8 @@ def _write_rows(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def workshop(doorkeeper: Any, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(doorkeeper, tmp_path_factory.mktemp("mutants"))
+def workshop(command_runner: Any, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(command_runner, tmp_path_factory.mktemp("mutants"))
 
 
 def _try_all(workshop: Workshop, cases: tuple[Case, ...], count: int, seed: int) -> None:

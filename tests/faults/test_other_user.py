@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a 
 
 
 @pytest.mark.slow
-def test_another_users_run(doorkeeper: Any, start_run: Any, write_run: Any, tmp_path: Path):
+def test_another_users_run(command_runner: Any, start_run: Any, write_run: Any, tmp_path: Path):
     """Its weights are for their owner alone, as safetensors writes them; its folder can be read."""
     file, run = write_run("classifier", training__max_steps=2, training__eval_strategy="no")
     made = start_run("--config", str(file))
@@ -28,8 +28,8 @@ def test_another_users_run(doorkeeper: Any, start_run: Any, write_run: Any, tmp_
     def call(script: str, *words: str, **environment: str) -> tuple[int, str]:
         log.write_text("")
         request = {"script": script, "words": list(words), "log": str(log), "unprivileged": True}
-        pid = doorkeeper.ask(**request, environment=environment)
-        return doorkeeper.ask(wait=pid), log.read_text()
+        pid = command_runner.ask(**request, environment=environment)
+        return command_runner.ask(wait=pid), log.read_text()
 
     for words in (
         ("inference.py", "--run", str(run), "--input_text", "dog"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.results.json_file import replace_file
 from utils.run_folder.opening import open_run_folder
 from utils.run_folder.own_folder import require_no_links_out

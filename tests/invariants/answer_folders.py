@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     import inference
-    from utils.doors import open_door
+    from utils.cli.command_line import run_cli
 
     lines = json.load(sys.stdin)
-    json.dump([open_door(inference.main, inference.build(), words) for words in lines], sys.stdout)
+    json.dump([run_cli(inference.main, inference.build(), words) for words in lines], sys.stdout)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from utils.rooms import list_rooms, open_room
+from utils.core import registry
 
 ROOT = Path(__file__).parents[2]
 STEPS = {"training__max_steps": 20}
@@ -70,21 +70,21 @@ WHOLE = {
 
 
 def _list_methods():
-    """List a case of every room that there is, with its own defaults, for the tasks it takes.
+    """List a case of every dataset that there is, with its own defaults, for the tasks it takes.
 
     Of the tuners that are passed through to peft one stands for all: nothing here is theirs.
     """
     cases = {}
-    for name in list_rooms("adapters"):
-        if name != "vera" and hasattr(open_room("adapters", name).Config, "TUNER"):
+    for name in registry.names("adapters"):
+        if name != "vera" and hasattr(registry.load("adapters", name).Config, "TUNER"):
             continue
-        limits = open_room("adapters", name).Config.LIMITS
+        limits = registry.load("adapters", name).Config.LIMITS
         method = {"peft": {"method": name.replace("_", "-")}}
         cases |= {f"{name}, {labels} labels": ("bert", labels, method) for labels in (3, 1)}
         if not limits.causal_lm:  # twenty words drawn at random would silence the small model for good
             few = (
                 {"num_virtual_tokens": 2}
-                if "num_virtual_tokens" in open_room("adapters", name).Config.model_fields
+                if "num_virtual_tokens" in registry.load("adapters", name).Config.model_fields
                 else {}
             )
             cases[f"{name}, language"] = ("sft", 0, {"peft": {**method["peft"], **few}})
@@ -132,7 +132,7 @@ def _predict(model, run):
     """Answer apart from what is tested: row by row, without padding, cache or batches."""
     import torch
 
-    from utils.training.document_attention import plain_attention
+    from utils.training.varlen_attention import plain_attention
 
     with torch.no_grad(), plain_attention(model):
         model.eval()
@@ -179,13 +179,13 @@ def _ask(run, folder, target):
 
 def _merge(run, folder):
     """Merge by the command line; None where the method says that there is nothing to merge."""
-    from utils.doors import open_door
+    from utils.cli.command_line import run_cli
 
-    if open_room("adapters", run.config.peft.method).Config.LIMITS.merge:
+    if registry.load("adapters", run.config.peft.method).Config.LIMITS.merge:
         return None
-    door = importlib.import_module("merge_adapter")
+    script = importlib.import_module("merge_adapter")
     words = ["--run", str(run.folder), "--output", str(folder), "--dtype", "float32", "--eval_rows", "0"]
-    assert open_door(door.main, door.build(), words) == 0
+    assert run_cli(script.main, script.build(), words) == 0
     return folder
 
 

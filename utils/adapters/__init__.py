@@ -1,1 +1,1 @@
-"""Adapter rooms: one file per method of `peft.method`, each with its Config, attach, save, load and merge."""
+"""Methods: one file per method of `peft.method`, each with its Config, attach, save, load and merge."""

@@ -28,7 +28,7 @@ from utils.adapters.targets import (
     warn_of_idle_layers,
 )
 from utils.adapters.training_hooks import TrainingHooks
-from utils.errors import ConfigError, Problem
+from utils.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +92,7 @@ class Config(AdapterSection):
     _filled = field_validator("target_modules", "modules_to_save", mode="before")(reject_empty)
     _listed = field_validator("target_modules", mode="before")(split_names)
 
-    def contradictions(self, quantization: str | None = None) -> dict[str, str]:
+    def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
         """Find an end that is no smaller than the start, which leaves nothing to share out, and impossible layers."""
         found = find_layer_conflict(self)
         if self.target_r >= self.init_r:

@@ -1,4 +1,4 @@
-"""What every adapter room offers: the section's base, the declared limits, and the attach context."""
+"""What every method offers: the section's base, the declared limits, and the attach context."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from utils.config.section import Section
-from utils.rooms import open_room
+from utils.core import registry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,7 +60,7 @@ class AdapterSection(Section):
     """Fields of peft's configurations with another home."""
 
     method: str
-    """Name of the method: a room of `utils/adapters`."""
+    """Name of the method: a plug-in of `utils/adapters`."""
     task_type: str | None = None
     """Accepted from older files; it must agree with the file's `task_type`."""
     adapter_path: str | None = None
@@ -73,7 +73,7 @@ class AdapterSection(Section):
         """Positions of the model that the method takes for itself."""
         return 0
 
-    def contradictions(self, quantization: str | None = None) -> dict[str, str]:
+    def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
         """Give by key what cannot stand beside this section's other keys, each as a sentence.
 
         Args:
@@ -81,7 +81,7 @@ class AdapterSection(Section):
         """
         return {}
 
-    def find_idle(self) -> dict[str, str]:
+    def find_unused(self) -> dict[str, str]:
         """Give by key the reason why its value has no effect beside the others."""
         return {}
 
@@ -126,8 +126,8 @@ class AttachContext:
     """Resolved commit of a hub model, recorded with the adapter."""
 
 
-class AdapterRoom(Protocol):
-    """The functions of a room. `config` is that room's own Config."""
+class AdapterPlugin(Protocol):
+    """The functions of a method. `config` is that method's own Config."""
 
     Config: type[AdapterSection]
 
@@ -141,13 +141,13 @@ class AdapterRoom(Protocol):
         """Load what `save` wrote, onto its base."""
 
 
-def open_adapter(method: str) -> AdapterRoom:
+def load_adapter(method: str) -> AdapterPlugin:
     """Open the room of a method.
 
     Raises:
-        KeyError: There is no such room.
+        KeyError: There is no such method.
     """
-    return cast("AdapterRoom", open_room("adapters", method))
+    return cast("AdapterPlugin", registry.load("adapters", method))
 
 
 def keep_float32(model: PreTrainedModel, context: AttachContext) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from utils.adapters.adapter import AdapterSection
 from utils.adapters.trained_files import ADAPTER_CONFIG, explain_damage, require_adapter_file, require_every_tensor
 from utils.config.installed import read_fields
-from utils.errors import ModelError, UserError
-from utils.json_files import load_object
-from utils.rooms import room_name
+from utils.core import registry
+from utils.core.errors import ModelError, UserError
+from utils.core.json_files import load_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -75,7 +75,7 @@ def find_contradictions(section: AdapterSection, task_type: str, made: dict[str,
         A key, and a sentence with both values.
     """
     folder = section.adapter_path
-    if (kind := room_name(made["peft_type"])) != room_name(section.method):
+    if (kind := registry.normalize(made["peft_type"])) != registry.normalize(section.method):
         yield "method", f"is {section.method}, and the adapter in {folder} is of {kind}; set it to {kind}"
         return
     reason = _NOT_MADE_AGAIN if made.get("prefix_projection") else section.LIMITS.adapter_path
@@ -143,7 +143,7 @@ def _shared_fields(section: AdapterSection, made: dict[str, Any]) -> Iterator[tu
 
 def _find_foreign(section: AdapterSection, made: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Find fields of a LoRA of another's making that change what it computes, and that our section does not have."""
-    if room_name(section.method) != "lora":
+    if registry.normalize(section.method) != "lora":
         return
     known = {_PEFT_NAMES.get(key, key) for key in type(section).model_fields} | set(AdapterSection.OWNED) | set(_IDLE)
     fields = read_fields("peft.tuners.lora.config", "LoraConfig")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from utils.adapters.adapter import AdapterSection
-from utils.rooms import room_name
+from utils.core import registry
 
 _WRAPPED = ("gptq", "awq", "aqlm", "eetq", "hqq", "torchao")
 """Formats whose layers are peft's to wrap one by one; others keep layers that look like linear ones."""
@@ -28,7 +28,7 @@ def format_problem(section: AdapterSection, stored: str, name: str) -> str | Non
         stored: The checkpoint's format: `gptq`, `awq`, `nf4` ...
         name: The checkpoint, as the user named it.
     """
-    method = room_name(section.method)
+    method = registry.normalize(section.method)
     unquantized = "name the unquantized checkpoint"
     if reason := section.LIMITS.quantization:
         reason = reason.replace("drop model.quantization", unquantized)

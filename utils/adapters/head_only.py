@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from utils.adapters.adapter import AdapterSection, AttachContext, Limits, head_modules, keep_float32
 from utils.adapters.full_layout import load as load
 from utils.adapters.full_layout import save as save
-from utils.errors import ConfigError, Problem
+from utils.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -57,7 +57,7 @@ class Config(AdapterSection):
     _filled = field_validator("target_modules", "modules_to_save", mode="before")(reject_empty)
     _listed = field_validator("target_modules", "feedforward_modules", mode="before")(split_names)
 
-    def contradictions(self, quantization: str | None = None) -> dict[str, str]:
+    def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
         """Find feed-forward modules that are not adapted."""
         both = (self.target_modules, self.feedforward_modules)
         if all(isinstance(each, list) for each in both):

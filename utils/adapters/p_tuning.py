@@ -39,7 +39,7 @@ class Config(PromptSection):
     encoder_dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout between the LSTM's layers."""
 
-    def contradictions(self, quantization: str | None = None) -> dict[str, str]:
+    def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
         """Find keys of the LSTM beside the MLP."""
         changed = {"encoder_num_layers": self.encoder_num_layers != 2, "encoder_dropout": self.encoder_dropout != 0}
         if self.encoder_reparameterization_type == "LSTM":

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

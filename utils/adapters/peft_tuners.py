@@ -9,7 +9,7 @@ from functools import cache
 from types import SimpleNamespace
 
 from utils.adapters import peft_layout
-from utils.adapters.passed_through import Tuner, attach, build_config
+from utils.adapters.peft_tuner import Tuner, attach, build_config
 
 _NO_ENCODERS = dict.fromkeys(
     ("albert", "bert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta"),

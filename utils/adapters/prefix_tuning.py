@@ -53,7 +53,7 @@ class Config(PromptSection):
     encoder_hidden_size: int | None = Field(None, ge=1)
     """Width of that network; null: the model's."""
 
-    def contradictions(self, quantization: str | None = None) -> dict[str, str]:
+    def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
         """Find keys of the network without one."""
         if self.encoder_hidden_size is not None and not self.prefix_projection:
             return {"encoder_hidden_size": "has no effect without prefix_projection: true"}

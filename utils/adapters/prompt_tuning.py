@@ -30,7 +30,7 @@ class Config(PromptSection):
     prompt_text: str | None = None
     """The text whose tokens' embeddings are the start with prompt_init: text; repeated or cut to num_virtual_tokens."""
 
-    def contradictions(self, quantization: str | None = None) -> dict[str, str]:
+    def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
         """Find a text without its use, and the reverse."""
         wants_text = self.prompt_init in ("text", "TEXT")
         if wants_text and not self.prompt_text:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import AdapterSection, AttachContext, head_modules
-from utils.errors import ConfigError, Problem
+from utils.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

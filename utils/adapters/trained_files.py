@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.errors import CheckError, ModelError, UserError
-from utils.json_files import AGAIN, load_object
-from utils.library_errors import explain_library, require_readable
-from utils.rooms import room_name
+from utils.core import registry
+from utils.core.errors import CheckError, ModelError, UserError
+from utils.core.json_files import AGAIN, load_object
+from utils.core.library_errors import explain_library, require_readable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,7 +73,7 @@ def require_adapter_file(folder: Path, name: str, method: str, allow_pickle: boo
             held = load_object(folder / file, error=ModelError)
             if key and key not in held:
                 raise ModelError(f"{name}: {folder / file} does not hold what it should; {AGAIN}")
-            if key == "peft_type" and room_name(str(held[key])) != room_name(method):
+            if key == "peft_type" and registry.normalize(str(held[key])) != registry.normalize(method):
                 raise ModelError(f"{name}: {folder / file} is of peft_type {held[key]}, and the run of {method}")
     safe, pickled = ((folder / each).is_file() for each in _WEIGHTS)
     if not (folder / ADAPTER_CONFIG).is_file() or safe:

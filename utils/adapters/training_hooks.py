@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.adapter import open_adapter
-from utils.errors import ModelError
-from utils.json_files import parse_json
+from utils.adapters.adapter import load_adapter
+from utils.core.errors import ModelError
+from utils.core.json_files import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ def find_hooks(method: str) -> TrainingHooks:
     Args:
         method: As in `peft.method`.
     """
-    build = getattr(open_adapter(method), "training_hooks", TrainingHooks)
+    build = getattr(load_adapter(method), "training_hooks", TrainingHooks)
     hooks: TrainingHooks = build()
     return hooks
 

@@ -19,7 +19,7 @@ from utils.benchmark.slots import Slot
 from utils.benchmark.state import RunState, RunStatus, lock_of_run, take_lock, write_state
 from utils.benchmark.status import choose_resume_flags, find_state, is_finished
 from utils.config.scalars import dump_yaml
-from utils.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
+from utils.core.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 from utils.results.json_file import replace_file
 from utils.results.provenance import format_time
 
@@ -127,7 +127,7 @@ def start_attempt(run: PlannedRun, slot: Slot, timeout_s: float | None) -> Attem
         log.flush()
         write_state(run.folder, state)
         child = [sys.executable, "-I", "-S", str(Path(__file__).with_name("child.py")), str(os.getpid())]
-        process = subprocess.Popen(  # noqa: S603  our own door
+        process = subprocess.Popen(  # noqa: S603  our own command
             [*child, *command],
             stdin=subprocess.DEVNULL,
             stdout=log,

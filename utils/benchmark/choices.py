@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.config.document import Document, Place
+from utils.config.document import Document, SourceLocation
 from utils.config.overrides import read_overrides
-from utils.errors import ConfigError, Problem
+from utils.core.errors import ConfigError, Problem
 
 COMMAND_LINE = "command line"
 _NOT_HERE = {
@@ -46,7 +46,7 @@ def read_command_line(choices: Choices) -> Document:
     short = {"training.num_train_epochs": choices.epochs, "model.name_or_path": choices.model}
     for key, value in short.items():
         if value is not None:
-            document.set(tuple(key.split(".")), value, Place(COMMAND_LINE))
+            document.set(tuple(key.split(".")), value, SourceLocation(COMMAND_LINE))
     written = read_overrides(choices.overrides)
     problems = [
         Problem(remedy, key, COMMAND_LINE) for key, remedy in _NOT_HERE.items() if written.has(tuple(key.split(".")))

@@ -11,8 +11,8 @@ from typing import Any
 
 from utils.benchmark.suite import Suite
 from utils.config.document import Document
-from utils.errors import ConfigError, Problem
-from utils.rooms import has_room, list_rooms, open_room
+from utils.core import registry
+from utils.core.errors import ConfigError, Problem
 from utils.run_config.layers import lay_over
 
 MOST_RUNS = 5_000
@@ -110,14 +110,14 @@ def _cross_grid(suite: Suite, document: Document, method: str, idle: dict[str, s
 def _is_of_another(key: str, adapter: str) -> bool:
     """Tell whether a key belongs to other adapters only; one that none knows is left to the run's own check."""
     section, _, name = key.partition(".")
-    if section != "peft" or not has_room("adapters", adapter):
+    if section != "peft" or not registry.has("adapters", adapter):
         return False
     name = name.partition(".")[0]
-    return name not in _keys_of(adapter) and any(name in _keys_of(room) for room in list_rooms("adapters"))
+    return name not in _keys_of(adapter) and any(name in _keys_of(plugin) for plugin in registry.names("adapters"))
 
 
 def _keys_of(adapter: str) -> set[str]:
-    config = open_room("adapters", adapter).Config
+    config = registry.load("adapters", adapter).Config
     return {*config.model_fields, *config.ALIASES}
 
 

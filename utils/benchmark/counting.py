@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.benchmark.plan import PlannedRun
-from utils.data.dataset import open_dataset
-from utils.errors import LoraNsError
+from utils.core import registry
+from utils.core.errors import LoraNsError
+from utils.data.dataset import load_dataset_plugin
 from utils.modeling.section import ModelSection, read_model_config
-from utils.rooms import open_room
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -75,8 +75,8 @@ def _describe(run: PlannedRun) -> tuple[dict[str, Any] | None, str]:
         return None, "it depends on the tokenizer or on the checkpoint's own code"
     num_labels = None
     if run.config["task_type"] == "SEQ_CLS":
-        dataset = open_room("data", run.config["dataset"]["name"]).Config.model_validate(run.config["dataset"])
-        described = open_dataset(dataset.name).describe_classification(dataset)
+        dataset = registry.load("data", run.config["dataset"]["name"]).Config.model_validate(run.config["dataset"])
+        described = load_dataset_plugin(dataset.name).describe_classification(dataset)
         num_labels = described.num_labels or len(described.label_names or ())
         if not num_labels:
             return None, "the number of labels is read from the data"
@@ -107,7 +107,7 @@ def _ask(requests: list[dict[str, Any]]) -> list[Count]:
 
 def answer() -> None:
     """Count what standard input asks for, and print the counts."""
-    from utils.logs import silence_libraries
+    from utils.core.logs import silence_libraries
 
     silence_libraries()
     sys.stdout.write(json.dumps([vars(_count(request)) for request in json.load(sys.stdin)]))
@@ -128,7 +128,7 @@ def _build(request: dict[str, Any]) -> PreTrainedModel:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from utils.adapters.adapter import AttachContext, open_adapter
+    from utils.adapters.adapter import AttachContext, load_adapter
 
     section = ModelSection.model_validate(request["model"])
     config = AutoConfig.from_pretrained(
@@ -137,15 +137,15 @@ def _build(request: dict[str, Any]) -> PreTrainedModel:
     causal = request["num_labels"] is None
     if not causal:
         config.num_labels = request["num_labels"]
-    adapter = open_room("adapters", request["peft"]["method"]).Config.model_validate(request["peft"])
+    adapter = registry.load("adapters", request["peft"]["method"]).Config.model_validate(request["peft"])
     with torch.device("meta"):
         auto = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
         model = auto.from_config(config, trust_remote_code=False)
     context = AttachContext("CAUSAL_LM" if causal else "SEQ_CLS", seed=0, num_training_steps=_ANY_STEPS)
     try:
         with torch.device("meta"):
-            return open_adapter(adapter.method).attach(model, adapter, context)
+            return load_adapter(adapter.method).attach(model, adapter, context)
     except (NotImplementedError, RuntimeError):  # it reads what it has drawn: only the base is without weights then
         with torch.device("meta"):
             model = auto.from_config(config, trust_remote_code=False)
-        return open_adapter(adapter.method).attach(model, adapter, context)
+        return load_adapter(adapter.method).attach(model, adapter, context)

@@ -9,7 +9,7 @@ from utils.benchmark.choices import Choices
 from utils.benchmark.plan import Plan, inspect_plan
 from utils.benchmark.suite import read_suite
 from utils.config.document import read_document
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 from utils.run_config.inspection import Check
 
 

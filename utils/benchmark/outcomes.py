@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from utils.benchmark.state import read_state
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.results.json_file import read_json
 from utils.results.labels import Language
 from utils.results.record import RunRecord, read_record

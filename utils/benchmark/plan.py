@@ -13,10 +13,10 @@ from utils.benchmark.choices import COMMAND_LINE, Choices, read_command_line
 from utils.benchmark.combining import Combination, combine
 from utils.benchmark.naming import name_run, shorten_keys
 from utils.benchmark.suite import Suite
-from utils.config.document import Document, Place
+from utils.config.document import Document, SourceLocation
 from utils.config.problems import suggest
-from utils.data.dataset import open_dataset
-from utils.errors import ConfigError, Problem, UserError
+from utils.core.errors import ConfigError, Problem, UserError
+from utils.data.dataset import load_dataset_plugin
 from utils.run_config import RunConfig
 from utils.run_config.inspection import check_machine, inspect_document
 from utils.run_config.layers import lay_over
@@ -154,10 +154,12 @@ class _Inspector:
         for key, value in each.grid.items():
             over.set(tuple(key.split(".")), value, suite.places[key])
         if self._choices.seeds or suite.section.seeds:
-            over.set(("seed",), each.seed, Place(COMMAND_LINE) if self._choices.seeds else suite.places["seeds"])
+            over.set(
+                ("seed",), each.seed, SourceLocation(COMMAND_LINE) if self._choices.seeds else suite.places["seeds"]
+            )
         lay_over(document, over)
         lay_over(document, self._command)
-        own = Place(suite.source)
+        own = SourceLocation(suite.source)
         document.set(("training", "output_dir"), str(self._plan.output / "runs" / name), own)
         document.set(("task_name",), each.task, own)
         return document
@@ -188,7 +190,7 @@ def _plan_run(each: Combination, name: str, output: Path, config: RunConfig) -> 
 def _own_metric(config: RunConfig) -> str | None:
     if config.task_type == "SEQ_CLS":
         chosen = str(config.arguments.get("metric_for_best_model") or "").removeprefix("eval_")
-        described = open_dataset(config.dataset.name).describe_classification(config.dataset)
+        described = load_dataset_plugin(config.dataset.name).describe_classification(config.dataset)
         return chosen or (described.metrics[0] if described.metrics else None)
     metrics = getattr(config.dataset, "metrics", None)
     return metrics[0] if metrics else None

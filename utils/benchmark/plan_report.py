@@ -26,7 +26,7 @@ def show_plan(plan: Plan) -> dict[str, Any]:
     """Print the runs of this call, then the trainable parameters, which one process counts without weights."""
     statuses = [find_status(run) for run in plan.shard]
     for line in _write_runs(plan, statuses):
-        print(line, flush=True)  # noqa: T201  the door's own output
+        print(line, flush=True)  # noqa: T201  the command's own output
     counts = count_runs(plan.shard)
     for line in _write_counts(plan.shard, counts):
         print(line)  # noqa: T201

@@ -15,7 +15,7 @@ from utils.benchmark.outcomes import RunOutcome, SuiteFacts
 from utils.benchmark.paired import Comparison, compare_settings
 from utils.benchmark.text_tables import render_csv, render_latex, render_markdown
 from utils.benchmark.workbook import WorkbookParts, write_suite_workbook
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.results.json_file import read_json, replace_file, write_json
 from utils.results.provenance import PROVENANCE_FILE, find_git_state, format_time, list_versions
 from utils.results.record import RESULTS_FILE

@@ -22,12 +22,12 @@ from utils.benchmark.progress import ProgressDisplay
 from utils.benchmark.slots import Slot, list_slots
 from utils.benchmark.state import LOCKS, lock_suite, wait_for_lock
 from utils.benchmark.status import find_status, is_finished
-from utils.errors import EXIT_FAILED, EXIT_INTERRUPTED
-from utils.interruption import handling, leave_terminal
-from utils.masking import mask_command
+from utils.core.errors import EXIT_FAILED, EXIT_INTERRUPTED
+from utils.core.secrets import mask_command
+from utils.core.signals import handling, leave_terminal
 
 if TYPE_CHECKING:
-    from utils.doors import Answer
+    from utils.cli.command_line import Answer
 
 _TICK_S = 0.1
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -56,7 +56,7 @@ def run_suite(plan: Plan, options: SuiteOptions) -> Answer:
     Raises:
         UserError: Another suite, or the same shard, is at work in the folder.
     """
-    from utils.terminal import build_console
+    from utils.core.terminal import build_console
 
     slots = list_slots(options.jobs)
     minutes = plan.suite.section.timeout_minutes
@@ -86,7 +86,7 @@ def report_suite(plan: Plan, submission: bool = False, interrupted: bool = False
     from utils.benchmark.reports import write_reports
     from utils.benchmark.submission import write_submission_zips
     from utils.benchmark.summary import render_summary
-    from utils.terminal import build_console
+    from utils.core.terminal import build_console
 
     with _undisturbed(), wait_for_lock(plan.output / LOCKS / "reports.lock"):
         outcomes = collect_outcomes(_choose_reported(plan))

@@ -6,7 +6,7 @@ import logging
 import os
 from dataclasses import dataclass
 
-from utils.doors import list_gpus
+from utils.cli.command_line import list_gpus
 
 logger = logging.getLogger(__name__)
 

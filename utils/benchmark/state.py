@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from utils.errors import UserError
-from utils.locks import try_lock, wait_for
+from utils.core.errors import UserError
+from utils.core.locks import try_lock, wait_for
 from utils.results.json_file import read_json, write_json
 from utils.run_folder.own_folder import require_no_links_out
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from utils.benchmark.plan import PlannedRun
 from utils.benchmark.state import RunState, read_state
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.results.record import RunRecord, read_record
 from utils.run_config import find_differences
 from utils.run_folder.opening import holds_work

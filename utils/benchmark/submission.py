@@ -14,8 +14,8 @@ from utils.benchmark.aggregate import Setting, SummaryRow, summarize
 from utils.benchmark.columns import name_setting
 from utils.benchmark.outcomes import RunOutcome, SuiteFacts
 from utils.benchmark.paired import is_more_better
+from utils.core.errors import UserError
 from utils.data.glue import TASKS
-from utils.errors import UserError
 from utils.results.json_file import replace_file
 
 # Lines of test rows, without the head (nyu-mll/GLUE-baselines).
@@ -27,7 +27,7 @@ _HEAD = "index\tprediction"
 _SCORE = re.compile(r"[0-5]\.\d{3}")
 _SUBMISSION = "submission"
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -175,4 +175,4 @@ def _name_zip(setting: Setting, name: str, num_settings: int) -> str:
 def _warn_of_missing(name: str, missing: dict[str, str], is_written: bool) -> None:
     if missing and is_written:
         told = "; ".join(f"{file}: {why}" for file, why in missing.items())
-        _log.warning("the server's zip of %s lacks %d files: %s", name, len(missing), told)
+        logger.warning("the server's zip of %s lacks %d files: %s", name, len(missing), told)

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from utils.config.document import Document, KeyPath, Place, read_document
+from utils.config.document import Document, KeyPath, SourceLocation, read_document
 from utils.config.problems import explain_errors, suggest
 from utils.config.section import Section
-from utils.errors import ConfigError, Problem
+from utils.core.errors import ConfigError, Problem
 from utils.run_config.layers import lay_over, read_layers
 from utils.run_config.shipped import find_shipped_paths
 
@@ -96,7 +96,7 @@ class Suite:
     """Empty: the base's own method."""
     grid: dict[str, list[Any]]
     """Values by dotted key."""
-    places: dict[str, Place]
+    places: dict[str, SourceLocation]
     """Of the grid's keys and of `seeds`."""
     include: list[Selector] = field(default_factory=list)
     exclude: list[Selector] = field(default_factory=list)
@@ -214,7 +214,7 @@ class _Reader:
             if layer.has(key):
                 self._report(full, f"{'.'.join(key)} is set twice here, nested and dotted; keep one")
             self._refuse_ours(".".join(key), full, own_seed)
-            layer.set(key, value, self.document.places.get(full, Place(self.document.source)))
+            layer.set(key, value, self.document.places.get(full, SourceLocation(self.document.source)))
         return layer
 
     def _refuse_ours(self, key: str, path: KeyPath, own_seed: bool = False) -> None:
@@ -226,9 +226,9 @@ class _Reader:
         elif key == "extends":
             self._report(path, "only a run's file can extend another; name it as base")
 
-    def _read_grid(self) -> tuple[dict[str, list[Any]], dict[str, Place]]:
+    def _read_grid(self) -> tuple[dict[str, list[Any]], dict[str, SourceLocation]]:
         grid: dict[str, list[Any]] = {}
-        places: dict[str, Place] = {}
+        places: dict[str, SourceLocation] = {}
         for path, values in self.document.leaves(("grid",)) if isinstance(self.document.get(("grid",)), dict) else ():
             key = ".".join(path[1:])
             if key in ("grid", "") or path == ("grid",):
@@ -240,12 +240,12 @@ class _Reader:
                 self._report(path, "a value stands twice; keep one")
             else:
                 grid[key] = values
-                places[key] = self.document.places.get(path, Place(self.document.source))
+                places[key] = self.document.places.get(path, SourceLocation(self.document.source))
         return grid, places
 
-    def _check_seeds(self, places: dict[str, Place]) -> None:
+    def _check_seeds(self, places: dict[str, SourceLocation]) -> None:
         seeds = self.document.get(("seeds",))
-        places["seeds"] = self.document.places.get(("seeds",), Place(self.document.source))
+        places["seeds"] = self.document.places.get(("seeds",), SourceLocation(self.document.source))
         if seeds == []:
             self._report(("seeds",), "is empty; name seeds, or leave the key out for the base's")
         elif isinstance(seeds, list) and len({repr(seed) for seed in seeds}) < len(seeds):

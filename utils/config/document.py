@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from utils.config.scalars import CORE_KINDS, TAG, CoreLoader, parse_scalar
-from utils.errors import ConfigError, Problem
-from utils.masking import learn_text, learn_value
+from utils.core.errors import ConfigError, Problem
+from utils.core.secrets import learn_text, learn_value
 
 KeyPath = tuple[str, ...]
 
@@ -25,7 +25,7 @@ _ENDLESS = "mappings, lists or aliases nest without end"
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceLocation:
     """Where a value was written."""
 
     source: str
@@ -42,7 +42,7 @@ class Document:
     """A mapping read from one or more sources, with the place of every key."""
 
     data: dict[str, Any] = field(default_factory=dict)
-    places: dict[KeyPath, Place] = field(default_factory=dict)
+    places: dict[KeyPath, SourceLocation] = field(default_factory=dict)
     source: str = ""
     """The file that the user named."""
     layers: list[str] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Document:
         """Tell whether a key was written, even as null."""
         return isinstance(parent := self.get(path[:-1], {}), dict) and path[-1] in parent
 
-    def set(self, path: KeyPath, value: Any, place: Place) -> None:
+    def set(self, path: KeyPath, value: Any, place: SourceLocation) -> None:
         """Write a value, making the sections on its way; a scalar standing in the way is replaced."""
         node = self.data
         for depth, key in enumerate(path[:-1], start=1):
@@ -92,16 +92,16 @@ class Document:
     def move(self, old: KeyPath, new: KeyPath) -> None:
         """Write a value elsewhere, with the places of everything in it."""
         inner = {path[len(old) :]: place for path, place in self.places.items() if path[: len(old)] == old}
-        self.set(new, self.remove(old), inner.get((), Place(self.source)))
+        self.set(new, self.remove(old), inner.get((), SourceLocation(self.source)))
         self.places |= {(*new, *path): place for path, place in inner.items()}
 
     def merge(self, over: Document) -> None:
         """Lay another document over this one: mappings merge key by key, all else is replaced."""
         for path, value in over.leaves():
-            self.set(path, value, over.places.get(path, Place(over.source)))
+            self.set(path, value, over.places.get(path, SourceLocation(over.source)))
         self.layers.append(over.source)
 
-    def lies_over(self, upper: KeyPath, lower: KeyPath) -> bool:
+    def overrides(self, upper: KeyPath, lower: KeyPath) -> bool:
         """Tell whether a key was written in a layer above another key's."""
         upper_layer, lower_layer = (self._layer_of(path) for path in (upper, lower))
         return upper_layer > lower_layer
@@ -228,7 +228,7 @@ class _Reader:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self.places: dict[KeyPath, Place] = {}
+        self.places: dict[KeyPath, SourceLocation] = {}
         self.problems: list[Problem] = []
         self._count = 0
         self._open: set[int] = set()
@@ -276,7 +276,7 @@ class _Reader:
                 self._report(f"the key stands twice (first on line {lines[key]}); keep one", (*path, key), key_node)
             lines.setdefault(key, line)
             here = (*path, key)
-            self.places[here] = Place(self.source, line)
+            self.places[here] = SourceLocation(self.source, line)
             data[key] = self._value(value_node, here)
         return data
 

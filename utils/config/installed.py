@@ -15,7 +15,7 @@ from operator import or_
 from pathlib import Path
 from typing import Any, Literal
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 
 _PLAIN: dict[str, Any] = {
     "int": int, "float": float, "bool": bool, "str": str, "None": None,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from utils.config.document import Document, Place, parse_value
-from utils.errors import ConfigError, Problem
+from utils.config.document import Document, SourceLocation, parse_value
+from utils.core.errors import ConfigError, Problem
 
 
 def read_overrides(overrides: Sequence[str]) -> Document:
@@ -19,7 +19,7 @@ def read_overrides(overrides: Sequence[str]) -> Document:
     for override in overrides:
         key, _, text = override.partition("=")
         try:
-            document.set(tuple(key.split(".")), parse_value(text), Place("command line"))
+            document.set(tuple(key.split(".")), parse_value(text), SourceLocation("command line"))
         except ConfigError:
             problems.append(Problem(f"{text!r} is not a value in YAML syntax", key, "command line"))
     if problems:

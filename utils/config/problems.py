@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from utils.config.document import Document, KeyPath
 from utils.config.section import Section
-from utils.errors import Problem
+from utils.core.errors import Problem
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

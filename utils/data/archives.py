@@ -10,8 +10,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from utils.cache_folder import cache_folder
-from utils.errors import DataError
+from utils.core.cache_folder import cache_folder
+from utils.core.errors import DataError
 
 _MOST_BYTES = 4 << 30
 """LongBench's own archive holds a tenth of it."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from utils.core.errors import ModelError
+from utils.core.library_errors import explain_library
+from utils.core.time_limit import time_limit
 from utils.data.chat_abilities import OWN_KEYS, THOUGHT_KEYS, Abilities
 from utils.data.conversations import is_trained
 from utils.data.dataset import Turn
 from utils.data.texts import RowError
-from utils.errors import ModelError
-from utils.library_errors import explain_library
-from utils.time_limit import time_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

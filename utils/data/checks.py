@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from utils.data.unwritable import show_characters
+from utils.data.tokenizer_coverage import show_characters
 
 if TYPE_CHECKING:
     from datasets import Dataset

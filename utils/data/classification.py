@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from utils.core.errors import DataError
 from utils.data.checks import SplitReport, check_split, count_shared_rows
 from utils.data.classification_set import ClassificationSet, Submission
 from utils.data.dataset import ClassificationSection, spread
@@ -18,9 +19,8 @@ from utils.data.reading import BadRows, stop_at_bad_rows
 from utils.data.rows import Rows, open_file, open_rows
 from utils.data.sources import Source
 from utils.data.splits import draw_rows
+from utils.data.tokenizer_coverage import MAX_ROWS, count_unwritable
 from utils.data.tokenizing import fingerprint_rows, tokenise
-from utils.data.unwritable import MAX_ROWS, count_unwritable
-from utils.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -103,7 +103,7 @@ def prepare_classification(
     """Load, check and tokenise a set.
 
     Args:
-        spec: The room's description of the set.
+        spec: The dataset's description of the set.
         section: The `dataset:` section, for length and numbers of rows.
         tokenizer: The base model's.
         seed: Draws max_train_samples and a held-out validation share.

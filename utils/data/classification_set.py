@@ -1,4 +1,4 @@
-"""How a dataset room describes a set for text classification and regression."""
+"""How a dataset plug-in describes a set for text classification and regression."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class ClassificationSet:
-    """A room's four answers for text classification and regression."""
+    """A dataset's four answers for text classification and regression."""
 
     path: str
     """Folder, file or hub id of the rows."""

@@ -22,9 +22,9 @@ class Config(InstructionSection):
 
     name: Literal["code_feedback"] = "code_feedback"
 
-    def contradictions(self) -> dict[str, str]:
+    def find_conflicts(self) -> dict[str, str]:
         """Find keys that say otherwise than the rows, each with what is right."""
-        found = super().contradictions()
+        found = super().find_conflicts()
         found.pop("system_prompt", None)
         if self.prompt_template is not None:
             found["prompt_template"] = "conversations go through the model's chat template; set model.chat_template"

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from utils.core.json_files import NotJsonError, parse_json
 from utils.data.dataset import Example, Row, Turn
 from utils.data.texts import RowError, describe_kind, shorten_list
-from utils.json_files import NotJsonError, parse_json
 
 ROLES = {
     "system": "system", "developer": "system",

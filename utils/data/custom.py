@@ -22,6 +22,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from utils.core.errors import DataError
 from utils.data.classification_set import ClassificationSet
 from utils.data.dataset import (
     ClassificationSection,
@@ -45,7 +46,6 @@ from utils.data.formats import (
 )
 from utils.data.row_files import UNQUOTED_KINDS, FileFormat
 from utils.data.texts import PromptTemplate, shorten_list
-from utils.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -125,10 +125,10 @@ class Config(ClassificationSection, InstructionSection):
         """The format as far as the YAML tells."""
         return "template" if self.format is None and self.prompt_template is not None else self.format
 
-    def contradictions(self) -> dict[str, str]:
+    def find_conflicts(self) -> dict[str, str]:
         """Find keys that say otherwise than the format, each with what is right."""
         stated = self.stated_format
-        found = super().contradictions() if stated in ("template", "prompt_completion", "alpaca") else {}
+        found = super().find_conflicts() if stated in ("template", "prompt_completion", "alpaca") else {}
         found.pop("split_long", None)
         if self.quoting is not None and (kind := Path(self.path).suffix.lower()) in UNQUOTED_KINDS:
             found["quoting"] = f"has no effect on a {kind} file; leave it out"
@@ -187,22 +187,22 @@ def describe_instructions(config: Config) -> InstructionSet:
     if stated is None or (stated == "template" and config.answer_column is None):
         return replace(
             blank,
-            settle=lambda spec, there: _complete(spec, config, _tell_format(config, there)),
-            settle_prompt=lambda spec, there: _complete(spec, config, _tell_prompt_format(config, there)),
+            resolve=lambda spec, there: _complete(spec, config, _tell_format(config, there)),
+            resolve_prompt=lambda spec, there: _complete(spec, config, _tell_prompt_format(config, there)),
         )
     return _complete(blank, config, _tell_format(config, ()))
 
 
 def _read_unsettled(row: Row) -> Example:
-    raise AssertionError(f"settle_set must come before the rows are read, found {list(row)}")
+    raise AssertionError(f"resolve_set must come before the rows are read, found {list(row)}")
 
 
 def _complete(spec: InstructionSet, config: Config, chosen: Format) -> InstructionSet:
     """Complete a set by a format; all else that it says, which an evaluation may have changed, stays."""
     return replace(
         spec,
-        settle=None,
-        settle_prompt=None,
+        resolve=None,
+        resolve_prompt=None,
         read_row=chosen.read_row,
         ask=chosen.ask,
         columns=chosen.columns,

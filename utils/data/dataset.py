@@ -1,22 +1,20 @@
-"""What every dataset room offers: the sections' bases, and the descriptions of a set for either task type."""
+"""What every dataset plug-in offers: the sections' bases, and the descriptions of a set for either task type."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast
 
 from pydantic import Field, field_validator
 
 from utils.config.section import Section
+from utils.core import registry
 from utils.data.classification_set import ClassificationSet
-from utils.data.row_files import AS_NAMED, FILE_KINDS, FileFormat
+from utils.data.row_files import AS_NAMED, FileFormat
 from utils.data.texts import PromptTemplate, list_texts, parse_split
-from utils.rooms import open_room
 
 if TYPE_CHECKING:
     from utils.data.rows import Rows
@@ -31,7 +29,7 @@ Reference = str | dict[str, Any]
 
 
 class DatasetSection(Section):
-    """The `dataset:` section; a room may add fields of its own."""
+    """The `dataset:` section; a dataset may add fields of its own."""
 
     ALIASES: ClassVar[dict[str, str]] = {
         "max_samples": "max_train_samples", "task": "subset", "config": "subset", "dataset_path": "path",
@@ -45,9 +43,9 @@ class DatasetSection(Section):
     """Fields that only one task type reads, and that type."""
 
     name: str
-    """A room of `utils/data`, or the hub id, folder or file of your own set (then the room is custom)."""
+    """A dataset of `utils/data`, or the hub id, folder or file of your own set (then the room is custom)."""
     path: str | None = None
-    """Folder, file or hub id to take the rows from; null: the room's own."""
+    """Folder, file or hub id to take the rows from; null: the dataset's own."""
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
     subset: str | None = None
@@ -60,7 +58,7 @@ class DatasetSection(Section):
     """Rows that cannot be used (a missing value, no or an unknown label, an unknown role, an answer labelled false
     ...): stop, or leave them out, which is counted and reported."""
 
-    def contradictions(self) -> dict[str, str]:
+    def find_conflicts(self) -> dict[str, str]:
         """Find keys that say otherwise than the set itself, each with what is right."""
         return {}
 
@@ -76,11 +74,11 @@ class ClassificationSection(DatasetSection):
     ONLY_FOR: ClassVar[dict[str, str]] = dict.fromkeys(("label_column", "num_labels", "max_length"), "SEQ_CLS")
 
     text_column: str | list[str] | None = None
-    """One or two columns that hold the text; null: the room's own."""
+    """One or two columns that hold the text; null: the dataset's own."""
     label_column: str | None = None
-    """The column of the label; null: the room's own."""
+    """The column of the label; null: the dataset's own."""
     num_labels: int | None = Field(None, ge=1)
-    """Number of classes, 1 for regression; null: the room's own, or read from the data."""
+    """Number of classes, 1 for regression; null: the dataset's own, or read from the data."""
     quoting: bool | None = None
     """csv and tsv files: whether a field in quotes may hold separators and line ends. null: in a csv it may; in a
     tsv quotes are characters like others, and each line is a row."""
@@ -104,7 +102,7 @@ class InstructionSection(DatasetSection):
     ONLY_FOR: ClassVar[dict[str, str]] = dict.fromkeys(SHARED_FIELDS - DatasetSection.SHARED_FIELDS, "CAUSAL_LM")
 
     prompt_template: str | None = None
-    """CAUSAL_LM: the prompt with columns in braces, `Question: {question}\\nAnswer:`; null: the room's own. It is
+    """CAUSAL_LM: the prompt with columns in braces, `Question: {question}\\nAnswer:`; null: the dataset's own. It is
     the prompt in training, evaluation and inference."""
     as_chat: bool = False
     """CAUSAL_LM: put prompt and answer through the model's chat template, as a user's and an assistant's turn."""
@@ -113,10 +111,10 @@ class InstructionSection(DatasetSection):
     train_split: str = "train"
     """Split to train on; a part of it may be cut out: `train[:5000]`, `train[10%:20%]`."""
     validation_split: str | None = None
-    """Split on which the loss is evaluated; null: the room's own, or rows held out by validation_size."""
+    """Split on which the loss is evaluated; null: the dataset's own, or rows held out by validation_size."""
     validation_size: float | None = Field(None, ge=0)
     """Rows (500), or below 1 the share of the rows (0.05), held out of the training rows by the seed, where there is
-    no validation split; SEQ_CLS: of each class its share. null: the room's own; 0: none."""
+    no validation split; SEQ_CLS: of each class its share. null: the dataset's own; 0: none."""
     truncation: Literal["keep_answer", "cut_answer", "drop", "error"] = "keep_answer"
     """CAUSAL_LM, rows longer than sft.max_length. keep_answer: cut the middle of the prompt (of a row about a document,
     that of the document alone) down to a quarter of the length at most; rows whose answer is still too long are left
@@ -159,7 +157,7 @@ class InstructionSection(DatasetSection):
             raise ValueError("is a whole number of rows, or a share below 1")
         return value
 
-    def contradictions(self) -> dict[str, str]:
+    def find_conflicts(self) -> dict[str, str]:
         """Find keys that have no effect here, each with what is right."""
         found = {"split_long": "only plain texts are cut into pieces; leave it out"} if self.split_long else {}
         if self.system_prompt is not None and not self.as_chat:
@@ -176,7 +174,7 @@ class Example:
     answer: str = ""
     """Trained on; empty where the row has none."""
     question: str = ""
-    """The bare request, without any template: what another room's prompt can be made of; empty where there is none,
+    """The bare request, without any template: what another dataset's prompt can be made of; empty where there is none,
     as for a conversation of several exchanges."""
     user_turn: str = ""
     """What the user says when the row is put into a chat by dataset.as_chat; empty: the prompt."""
@@ -213,7 +211,7 @@ class Example:
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """A room's four answers for CAUSAL_LM."""
+    """A dataset's four answers for CAUSAL_LM."""
 
     path: str
     """Folder, file or hub id of the rows."""
@@ -222,7 +220,7 @@ class InstructionSet:
     metrics: tuple[str, ...]
     """Metrics of generated answers, the headline first."""
     ask: Callable[[str], Example] | None
-    """Makes this room's prompt (an example without answer) of a bare request, so that a model trained on this set
+    """Makes this dataset's prompt (an example without answer) of a bare request, so that a model trained on this set
     can be scored on another; None: the prompt needs more than one text."""
     protocol: str
     """Names the way of prompting and scoring; stored with every score."""
@@ -274,18 +272,18 @@ class InstructionSet:
     """Gives a row's own name; those of held-out rows are recorded. None: rows have none."""
     open_split: Callable[[str], Rows | None] | None = None
     """Opens a split where the rows do not lie as files of rows; None when there is none of this name."""
-    settle: Callable[[InstructionSet, Sequence[str]], InstructionSet] | None = None
+    resolve: Callable[[InstructionSet, Sequence[str]], InstructionSet] | None = None
     """Completes this very set when the rows' columns are known (custom rows of no stated format); None: complete.
-    `settle_set` of utils/data/instruction.py calls it."""
-    settle_prompt: Callable[[InstructionSet, Sequence[str]], InstructionSet] | None = None
+    `resolve_set` of utils/data/instruction.py calls it."""
+    resolve_prompt: Callable[[InstructionSet, Sequence[str]], InstructionSet] | None = None
     """The same by the columns of rows without answers, where the set's own rows are no longer here."""
 
 
-class DatasetRoom(Protocol):
-    """The functions of a room. `config` is that room's own Config; a room has those of its TASK_TYPES.
+class DatasetPlugin(Protocol):
+    """The functions of a dataset. `config` is that dataset's own Config; a dataset has those of its TASK_TYPES.
 
-    A room may also offer `expand(config) -> list[tuple[str, Config]]`: the sets, by label, as which one that is named
-    under evaluation.sets is scored.
+    A dataset may also offer `expand(config) -> list[tuple[str, Config]]`: the sets, by label, as which one that is
+    named under evaluation.sets is scored.
     """
 
     Config: type[DatasetSection]
@@ -297,24 +295,13 @@ class DatasetRoom(Protocol):
         """Answer the four questions for CAUSAL_LM."""
 
 
-def open_dataset(name: str) -> DatasetRoom:
-    """Open a dataset room.
+def load_dataset_plugin(name: str) -> DatasetPlugin:
+    """Open a dataset plug-in.
 
     Raises:
-        KeyError: There is no such room.
+        KeyError: There is no such dataset.
     """
-    return cast("DatasetRoom", open_room("data", name))
-
-
-def is_local(path: str) -> bool:
-    """Tell a folder or file from a hub id such as `nyu-mll/glue`."""
-    written_so = path.startswith(("./", "../", "/", "~")) or path.count("/") > 1
-    return written_so or Path(path).suffix.lower() in FILE_KINDS or os.path.exists(os.path.expanduser(path))
-
-
-def is_row_file(path: str) -> bool:
-    """Tell a file of rows, or a pipe of them, from a folder and a hub id."""
-    return is_local(path) and os.path.exists(file := os.path.expanduser(path)) and not os.path.isdir(file)
+    return cast("DatasetPlugin", registry.load("data", name))
 
 
 def count_held_out(size: float, num_rows: int) -> int:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from utils.core.errors import ModelError
 from utils.data.chat import ChatTemplate, Segment
 from utils.data.conversations import is_trained
 from utils.data.dataset import Example, Turn
 from utils.data.special_tokens import settle_special
 from utils.data.text_tokens import TextTokens
 from utils.data.texts import RowError
-from utils.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

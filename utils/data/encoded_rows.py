@@ -16,13 +16,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from utils.cache_folder import cache_folder
+from utils.core.cache_folder import cache_folder
+from utils.core.json_files import load_object
 from utils.data.dataset import Example
 from utils.data.encoding import Encoded, ExampleEncoder
 from utils.data.reading import ReadSplit
 from utils.data.report import summarise_lengths
 from utils.data.texts import RowError
-from utils.json_files import load_object
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -122,7 +122,7 @@ def _write(file: Path, split: ReadSplit, positions: Sequence[int], encoder: Exam
     schema = pa.schema({"input_ids": ids, "labels": ids, "length": pa.int32()})
     counts = EncodingCounts()
     before, after = array("q"), array("q")
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+    with pa.OSFile(str(file), "wb") as target, pa.ipc.new_stream(target, schema) as writer:
         for block, examples, encoded in _encode_ahead(split, positions, encoder):
             used = _sort_out(block, examples, encoded, counts, encoder.truncation in ("keep_answer", "cut_answer"))
             before.extend(row.full_length for row in used)

@@ -11,6 +11,8 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
+from utils.core.errors import DataError, ModelError
+from utils.core.signals import interruption_requested, raise_if_interrupted
 from utils.data.chat import Segment
 from utils.data.cutting import Exchange, cut_middle, fit_exchanges
 from utils.data.dataset import Example, InstructionSection
@@ -18,8 +20,6 @@ from utils.data.drafts import Draft, Drafter
 from utils.data.text_tokens import TextTokens
 from utils.data.texts import RowError
 from utils.data.tokenizing import fingerprint_tokenizer
-from utils.errors import DataError, ModelError
-from utils.interruption import interruption_asked, obey
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -328,6 +328,6 @@ def _merge_untrained(exchanges: list[Exchange]) -> list[Exchange]:
 def _until_asked(examples: Iterable[Example]) -> Iterator[Example]:
     """Give examples one by one, and stop when the run is asked to: a slow template may take seconds for each."""
     for example in examples:
-        if interruption_asked():
-            obey()
+        if interruption_requested():
+            raise_if_interrupted()
         yield example

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from utils.core.errors import DataError
 from utils.data.texts import list_texts
-from utils.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset

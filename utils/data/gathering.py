@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from utils.errors import DataError
+from utils.core.errors import DataError
 
 
 class DataProblems:

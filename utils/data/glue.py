@@ -66,7 +66,7 @@ class Config(ClassificationSection):
         name = value.lower() if isinstance(value, str) else value
         return _SPELLINGS.get(name, name) if isinstance(name, str) else value
 
-    def contradictions(self) -> dict[str, str]:
+    def find_conflicts(self) -> dict[str, str]:
         """Find keys that say otherwise than the task itself, each with what is right."""
         task = TASKS[self.subset]
         found = {}

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from utils.data.dataset import is_local
-from utils.data.row_files import FileFormat
+from utils.core.errors import DataError
+from utils.data.row_files import FileFormat, is_local
 from utils.data.rows import Rows, Table, open_file, open_rows
 from utils.data.sources import Source
 from utils.data.texts import RowError
-from utils.errors import DataError
 
 _FILES = {
     "validation": ("dev",),

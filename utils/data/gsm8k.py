@@ -23,9 +23,9 @@ class Config(InstructionSection):
 
     name: Literal["gsm8k"] = "gsm8k"
 
-    def contradictions(self) -> dict[str, str]:
+    def find_conflicts(self) -> dict[str, str]:
         """Find keys that say otherwise than the rows, each with what is right."""
-        found = super().contradictions()
+        found = super().find_conflicts()
         if set(PromptTemplate.parse(self.prompt_template or PROMPT).columns) - {"question"}:
             found["prompt_template"] = "the prompt can be made of one column: {question}"
         return found

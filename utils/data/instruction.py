@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from utils.core.errors import DataError
 from utils.data.dataset import Example, InstructionSection, InstructionSet
 from utils.data.encoded_rows import EncodingCounts, encode_rows
 from utils.data.encoding import ExampleEncoder
@@ -14,8 +15,7 @@ from utils.data.gathering import DataProblems
 from utils.data.reading import BadRows, ReadSplit, read_split, stop_at_bad_rows
 from utils.data.report import InstructionReport
 from utils.data.splits import Splits, count_shared, draw_rows, load_splits, open_split
-from utils.data.unwritable import MAX_ROWS, count_unwritable
-from utils.errors import DataError
+from utils.data.tokenizer_coverage import MAX_ROWS, count_unwritable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -61,21 +61,21 @@ class GenerationRows:
     bad: BadRows
     """Rows that were left out because they cannot be read."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What else a score of them depends on, as the room tells it."""
+    """What else a score of them depends on, as the dataset tells it."""
 
 
-def settle_set(spec: InstructionSet) -> InstructionSet:
-    """Complete a room's answers by the columns of its rows, where it left that open.
+def resolve_set(spec: InstructionSet) -> InstructionSet:
+    """Complete a dataset's answers by the columns of its rows, where it left that open.
 
     Raises:
         DataError: There are no rows, or their columns tell no format, or several.
     """
-    if spec.settle is None:
+    if spec.resolve is None:
         return spec
     for split in (spec.train_split, spec.generation_split, spec.validation_split):
         rows = open_split(spec, split) if split is not None else None
         if rows is not None:
-            return spec.settle(spec, rows.column_names())
+            return spec.resolve(spec, rows.column_names())
     raise DataError(f"{spec.path}: no split called {spec.train_split}; set dataset.train_split or rename the file")
 
 
@@ -85,7 +85,7 @@ def prepare_instructions(
     """Load, check and encode a set.
 
     Args:
-        spec: The room's description of the set.
+        spec: The dataset's description of the set.
         section: The `dataset:` section, for numbers of rows and what happens to odd ones.
         encoder: Makes tokens of examples.
         seed: Draws the held-out rows, and after them, without a say in which they are, max_train_samples.
@@ -94,7 +94,7 @@ def prepare_instructions(
         DataError: The rows cannot be used as they are.
         ModelError: The tokenizer lacks an end-of-text token or a usable chat template.
     """
-    spec = settle_set(spec)
+    spec = resolve_set(spec)
     splits = load_splits(spec, section, seed)
     wanted = draw_rows(splits.train_positions, section.max_train_samples, seed)
     chosen = splits.validation_positions[: section.max_eval_samples]
@@ -139,7 +139,7 @@ def read_training_rows(spec: InstructionSet, section: InstructionSection, seed: 
     """Read again, as texts, the rows that a run was trained on.
 
     Args:
-        spec: The room's description of the set.
+        spec: The dataset's description of the set.
         section: The run's `dataset:` section.
         seed: The run's.
 
@@ -149,7 +149,7 @@ def read_training_rows(spec: InstructionSet, section: InstructionSection, seed: 
     Raises:
         DataError: The rows cannot be had any more.
     """
-    splits = load_splits(settle_set(spec), section, seed)
+    splits = load_splits(resolve_set(spec), section, seed)
     wanted = draw_rows(splits.train_positions, section.max_train_samples, seed)
     chosen = splits.validation_positions[: section.max_eval_samples]
     return splits.train.examples(wanted), _fingerprint(splits, wanted, chosen)
@@ -159,14 +159,14 @@ def load_generation_rows(spec: InstructionSet, section: InstructionSection, seed
     """Load the rows whose prompts are answered by generating: a split of their own, or the validation rows.
 
     Args:
-        spec: The room's description of the set.
+        spec: The dataset's description of the set.
         section: The `dataset:` section; max_eval_samples takes the first rows.
         seed: The run's, so that rows are held out exactly as in training.
 
     Raises:
         DataError: There are no such rows, or they cannot be used as they are.
     """
-    spec = settle_set(spec)
+    spec = resolve_set(spec)
     if spec.generation_split is not None:
         rows = open_split(spec, spec.generation_split)
         if rows is None:

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from utils.core.errors import DataError
 from utils.data.classification_set import ClassificationSet
 from utils.data.dataset import count_held_out
 from utils.data.labels import LabelCoder
 from utils.data.reading import BadRows
 from utils.data.rows import Rows
 from utils.data.texts import RowError, describe_kind, shorten_list
-from utils.errors import DataError
 
 _ID_COLUMNS = ("index", "id", "idx")
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from utils.core.errors import DataError
 from utils.data.classification_set import ClassificationSet
 from utils.data.texts import RowError, shorten, shorten_list
-from utils.errors import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import field_validator
 
 from utils.config.problems import suggest
+from utils.core.json_files import NotJsonError, parse_json
 from utils.data.dataset import Example, InstructionSection, InstructionSet, Row
 from utils.data.longbench_prompts import Prompts, load_prompts, parse_prompt
 from utils.data.longbench_rows import MIRROR, open_longbench
 from utils.data.longbench_subsets import SUBSETS, Subset, find_subset
 from utils.data.sources import Source
 from utils.data.texts import RowError, describe_kind, join_answer, read_text
-from utils.json_files import NotJsonError, parse_json
 
 HUB_ID = MIRROR
 HUB_NAMES = ("longbench", "thudm/longbench", "zai-org/longbench", "xnhyacinth/longbench")
@@ -76,9 +76,9 @@ class Config(InstructionSection):
             return (self.subset,)
         return tuple(SUBSETS) if self.subsets == "all" else tuple(self.subsets)
 
-    def contradictions(self) -> dict[str, str]:
+    def find_conflicts(self) -> dict[str, str]:
         """Find keys that say otherwise than others, each with what is right."""
-        found = super().contradictions()
+        found = super().find_conflicts()
         if self.subset is not None and "subsets" in self.model_fields_set:
             found["subset"] = "dataset.subsets says which; set one of the two"
         if self.prompts_file is not None and self.prompt_template is not None:

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.core.errors import DataError
+from utils.core.json_files import NotJsonError, load_json
 from utils.data.texts import PromptTemplate
-from utils.errors import DataError
-from utils.json_files import NotJsonError, load_json
 
 OWN_FILE = Path(__file__).with_suffix(".json")
 OWN_NAME = "own wording"

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.core.errors import DataError
 from utils.data.archives import unpack_rows
-from utils.data.dataset import is_local, is_row_file
 from utils.data.longbench_subsets import E_SUFFIX, find_subset
+from utils.data.row_files import is_local, is_row_file
 from utils.data.rows import DatasetTable, RawRow, Rows, Table, cut_rows, join_tables, name_split, open_table
 from utils.data.sources import Source, download_file, load_split, resolved_commit
 from utils.data.texts import RowError
-from utils.errors import DataError
 
 MIRROR = "Xnhyacinth/LongBench"
 """The rows as parquet files, which the datasets library can load; the benchmark's own page holds a script and a zip."""

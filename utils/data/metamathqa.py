@@ -26,9 +26,9 @@ class Config(InstructionSection):
 
     name: Literal["metamathqa"] = "metamathqa"
 
-    def contradictions(self) -> dict[str, str]:
+    def find_conflicts(self) -> dict[str, str]:
         """Find keys that say otherwise than the rows, each with what is right."""
-        found = super().contradictions()
+        found = super().find_conflicts()
         if set(PromptTemplate.parse(self.prompt_template or PROMPT).columns) - {"query"}:
             found["prompt_template"] = "the prompt can be made of one column: {query}"
         return found

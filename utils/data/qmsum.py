@@ -12,14 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from utils.data.dataset import Example, InstructionSection, InstructionSet, Row, is_local, is_row_file
+from utils.core.errors import DataError
+from utils.data.dataset import Example, InstructionSection, InstructionSet, Row
 from utils.data.longbench import read_longbench_prompt, read_longbench_row
 from utils.data.longbench_prompts import load_prompts, parse_prompt
 from utils.data.longbench_rows import MIRROR, open_longbench
+from utils.data.row_files import is_local, is_row_file
 from utils.data.rows import RawRow, Rows, Table, cut_rows, join_tables, name_split, open_rows
 from utils.data.sources import Source, find_files
 from utils.data.texts import RowError, describe_kind, read_text
-from utils.errors import DataError
 
 HUB_ID = MIRROR
 HUB_NAMES = ("qmsum",)

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from utils.core.errors import DataError
 from utils.data.conversations import first_request
 from utils.data.dataset import Example, InstructionSet, Row
 from utils.data.formats import find_preference
 from utils.data.rows import Rows
 from utils.data.texts import RowError, shorten_list
-from utils.errors import DataError
 
 _NUM_SHOWN = 5
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from utils.data.unwritable import show_characters
+from utils.data.tokenizer_coverage import show_characters
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import mmap
+import os
 import re
 from array import array
 from collections import Counter
@@ -16,10 +17,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from utils.core.errors import DataError
 from utils.data.records import Record, join_quoted, mark_empty, number_lines, read_ahead, split_list, tell_kind
 from utils.data.spooling import explain_unreadable
 from utils.data.texts import RowError, describe_kind, shorten_list
-from utils.errors import DataError
 
 FILE_KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
@@ -233,3 +234,14 @@ def _read_object(text: str) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def is_local(path: str) -> bool:
+    """Tell a folder or file from a hub id such as `nyu-mll/glue`."""
+    written_so = path.startswith(("./", "../", "/", "~")) or path.count("/") > 1
+    return written_so or Path(path).suffix.lower() in FILE_KINDS or os.path.exists(os.path.expanduser(path))
+
+
+def is_row_file(path: str) -> bool:
+    """Tell a file of rows, or a pipe of them, from a folder and a hub id."""
+    return is_local(path) and os.path.exists(file := os.path.expanduser(path)) and not os.path.isdir(file)

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.data.dataset import is_local
+from utils.core.errors import DataError
+from utils.core.library_errors import describe, is_of_library
 from utils.data.fetching import keep_undecoded, refuse_addresses, require_folder_of_rows
-from utils.data.row_files import AS_NAMED, FILE_KINDS, FileFormat
-from utils.errors import DataError
-from utils.library_errors import describe, is_of_library
+from utils.data.row_files import AS_NAMED, FILE_KINDS, FileFormat, is_local
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from utils.errors import DataError
+from utils.core.errors import DataError
 
 
 @cache

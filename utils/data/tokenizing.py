@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from utils.cache_folder import cache_folder
-from utils.errors import DataError
+from utils.core.cache_folder import cache_folder
+from utils.core.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -12,7 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from utils.data.dataset import Example, InstructionSection, InstructionSet, Row, is_local
+from utils.data.dataset import Example, InstructionSection, InstructionSet, Row
+from utils.data.row_files import is_local
 from utils.data.rows import Rows, name_split, open_rows
 from utils.data.sources import Source
 from utils.data.texts import PromptTemplate, RowError, describe_kind, join_answer, read_text
@@ -30,9 +31,9 @@ class Config(InstructionSection):
 
     name: Literal["truthfulqa"] = "truthfulqa"
 
-    def contradictions(self) -> dict[str, str]:
+    def find_conflicts(self) -> dict[str, str]:
         """Find keys that say otherwise than the rows, each with what is right."""
-        found = super().contradictions()
+        found = super().find_conflicts()
         if set(PromptTemplate.parse(self.prompt_template or PROMPT).columns) - {"question"}:
             found["prompt_template"] = "the prompt can be made of one column: {question}"
         return found

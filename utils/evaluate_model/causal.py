@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from utils.data.dataset import open_dataset
+from utils.data.dataset import load_dataset_plugin
 from utils.data.encoding import ExampleEncoder
+from utils.evaluate_model.contamination import Leakage, find_run_leakage
 from utils.evaluate_model.folders import (
     Earlier,
     Entry,
@@ -18,17 +19,16 @@ from utils.evaluate_model.folders import (
     tell_reused,
     write_facts,
 )
-from utils.evaluate_model.leakage import Leakage, find_run_leakage
 from utils.evaluation.evaluator import build_identity, evaluate_set
 from utils.evaluation.score import comparable
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
-from utils.generation.placing import place_model
+from utils.generation.device import place_model
 from utils.generation.positions import count_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.evaluate_model.subjects import Job, Subject
+    from utils.evaluate_model.model_refs import Job, ModelRef
     from utils.generation.section import GenerationSection
 
 
@@ -41,7 +41,7 @@ class _Asked:
     stop_token_ids: tuple[int, ...]
 
 
-def evaluate_language_model(subject: Subject) -> list[Entry]:
+def evaluate_language_model(subject: ModelRef) -> list[Entry]:
     """Let the model answer its sets, and score the answers.
 
     Raises:
@@ -69,14 +69,14 @@ def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase, window: int | None 
             each.model_copy(update={"max_samples": most}) for each, most in zip(job.sections, limits, strict=True)
         ]
         evaluation = evaluation.model_copy(update={"sets": limited})
-    own = open_dataset(section.name).describe_instructions(section)
+    own = load_dataset_plugin(section.name).describe_instructions(section)
     answers = Answers(config.generation, window)
     sets = load_evaluation_sets(evaluation, own, section, encoder, config.seed, answers)
     return [_Asked(each, config.generation, encoder.stop_token_ids) for each in sets]
 
 
 def _evaluate(
-    subject: Subject, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: _Asked, leakage: Leakage
+    subject: ModelRef, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: _Asked, leakage: Leakage
 ) -> Entry:
     started = datetime.now(timezone.utc)
     known, folder = asked.known, subject.folder_of(asked.known.label)
@@ -94,7 +94,7 @@ def _evaluate(
     return Entry(known.label, folder, result, shown, reused, difference)
 
 
-def _compare(subject: Subject, result: Mapping[str, Any], headline: str, earlier: Earlier) -> float | None:
+def _compare(subject: ModelRef, result: Mapping[str, Any], headline: str, earlier: Earlier) -> float | None:
     """Set a score against the run's own of the same set, else against the one that was set aside."""
     label = result["label"]
     own = subject.record.evaluation.get(label) if subject.record else None

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from utils.core import registry
+from utils.core.errors import DataError, UserError
 from utils.data.classification_set import ClassificationSet
-from utils.data.dataset import ClassificationSection, is_row_file, open_dataset
-from utils.errors import DataError, UserError
-from utils.evaluate_model.requests import find_room
-from utils.rooms import room_name
+from utils.data.dataset import ClassificationSection, load_dataset_plugin
+from utils.data.row_files import is_row_file
+from utils.evaluate_model.requests import find_plugin
 
 if TYPE_CHECKING:
     from utils.data.classification import ClassificationData
-    from utils.evaluate_model.subjects import Job
+    from utils.evaluate_model.model_refs import Job
     from utils.evaluation.section import SetSection
 
 
@@ -40,7 +41,7 @@ def describe_splits(job: Job) -> list[ScoredSplits]:
     if job.sections is None:
         assert isinstance(job.config.dataset, ClassificationSection), f"got {type(job.config.dataset)}"
         section = job.config.dataset
-        spec = replace(open_dataset(section.name).describe_classification(section), submissions=())
+        spec = replace(load_dataset_plugin(section.name).describe_classification(section), submissions=())
         if not spec.eval_splits:
             raise UserError(f"{section.name} {section.subset or ''}: has no labelled rows to score on; name a --set")
         return [ScoredSplits(section, spec, dict(spec.eval_splits), {key: key for key in spec.eval_splits})]
@@ -64,7 +65,7 @@ def _describe(request: SetSection, job: Job) -> ScoredSplits:
     if request.metrics:
         raise UserError(f"--set {request.name}: metrics are for generated texts; a classifier gets all of its own")
     section, is_own = _choose_section(request, job)
-    spec = open_dataset(section.name).describe_classification(section)
+    spec = load_dataset_plugin(section.name).describe_classification(section)
     own_splits = dict(spec.eval_splits)
     spec = _choose_split(spec, request.split, section)
     if not is_own:
@@ -78,22 +79,22 @@ def _describe(request: SetSection, job: Job) -> ScoredSplits:
 def _choose_section(request: SetSection, job: Job) -> tuple[ClassificationSection, bool]:
     """Give the section that describes the rows, and whether they are those of the configuration itself."""
     own: Any = job.config.dataset
-    known = find_room(request.name)
-    room = known or room_name(own.name)
+    known = find_plugin(request.name)
+    plugin = known or registry.normalize(own.name)
     path = request.path or (request.name if known is None else None)
     if path == own.path and not is_row_file(path or ""):
         path = None
     given: dict[str, Any] = {key: value for key, value in (("path", path), ("subset", request.subset)) if value}
     limit = request.max_samples or job.max_eval_samples
-    if room == room_name(own.name):
+    if plugin == registry.normalize(own.name):
         is_own = path is None and request.subset in (None, own.subset)
         limit = limit or (own.max_eval_samples if is_own else None)
         return own.model_copy(update={**given, "max_eval_samples": limit}), is_own
-    kind = open_dataset(room).Config
+    kind = load_dataset_plugin(plugin).Config
     if not issubclass(kind, ClassificationSection):
         raise UserError(f"--set {request.name}: is for task_type: {' or '.join(kind.TASK_TYPES)}, this is a classifier")
     try:
-        return kind(name=room, max_length=own.max_length, max_eval_samples=limit, **given), False
+        return kind(name=plugin, max_length=own.max_length, max_eval_samples=limit, **given), False
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

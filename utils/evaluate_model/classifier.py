@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.evaluate_model.subjects import Job, Subject
+    from utils.evaluate_model.model_refs import Job, ModelRef
     from utils.training.trainer import ClassificationTrainer
 
 _KEPT_ARGUMENTS = ("per_device_eval_batch_size", "use_cpu", "label_smoothing_factor", "metric_for_best_model")
@@ -47,7 +47,7 @@ class _Prepared:
     data: ClassificationData
 
 
-def evaluate_classifier(subject: Subject) -> list[Entry]:
+def evaluate_classifier(subject: ModelRef) -> list[Entry]:
     """Score a classifier on the splits that are asked for.
 
     Raises:
@@ -64,7 +64,7 @@ def evaluate_classifier(subject: Subject) -> list[Entry]:
 
 
 def _prepare(
-    subject: Subject, job: Job, splits: ScoredSplits, tokenizer: PreTrainedTokenizerBase
+    subject: ModelRef, job: Job, splits: ScoredSplits, tokenizer: PreTrainedTokenizerBase
 ) -> ClassificationData:
     """Load and tokenise the rows, their labels in the order of the model's ids."""
     trained, label = subject.label_names, next(iter(splits.labels.values()))
@@ -76,7 +76,7 @@ def _prepare(
     return data
 
 
-def _evaluate(subject: Subject, prepared: _Prepared, tokenizer: PreTrainedTokenizerBase) -> list[Entry]:
+def _evaluate(subject: ModelRef, prepared: _Prepared, tokenizer: PreTrainedTokenizerBase) -> list[Entry]:
     """Score all splits of one source of rows, unless every one of them is there."""
     started = datetime.now(timezone.utc)
     data, labels = prepared.data, prepared.splits.labels
@@ -176,7 +176,7 @@ def _describe(prepared: _Prepared, key: str, score: SplitScore, identity: Mappin
 
 
 def _finish(
-    subject: Subject, prepared: _Prepared, key: str, folder: Path, earlier: Earlier, started: datetime
+    subject: ModelRef, prepared: _Prepared, key: str, folder: Path, earlier: Earlier, started: datetime
 ) -> Entry:
     result = write_facts(folder, subject, earlier, started)
     data, reused = prepared.data, earlier.same is not None
@@ -190,7 +190,7 @@ def _finish(
 
 
 def _compare(
-    subject: Subject, result: Mapping[str, Any], headline: str, suffix: str | None, earlier: Earlier
+    subject: ModelRef, result: Mapping[str, Any], headline: str, suffix: str | None, earlier: Earlier
 ) -> float | None:
     """Set a score against the run's own of the same split, else against the one that was set aside."""
     label, record = result["label"], subject.record

@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from utils.evaluate_model.folders import Entry
-    from utils.evaluate_model.subjects import Subject
+    from utils.evaluate_model.model_refs import ModelRef
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
-def evaluate(subject: Subject) -> list[Entry]:
+def evaluate(subject: ModelRef) -> list[Entry]:
     """Evaluate a model on all sets that it is asked."""
     for notice in dict.fromkeys(notice for job in subject.jobs for notice in job.config.notices):
-        _log.info("note: %s", notice)
+        logger.info("note: %s", notice)
     if subject.jobs[0].config.task_type == "CAUSAL_LM":
         from utils.evaluate_model.causal import evaluate_language_model
 
@@ -30,9 +30,9 @@ def evaluate(subject: Subject) -> list[Entry]:
     return evaluate_classifier(subject)
 
 
-def show_scores(subject: Subject, entries: list[Entry]) -> dict[str, Any]:
+def show_scores(subject: ModelRef, entries: list[Entry]) -> dict[str, Any]:
     """Print the tables on standard output and give everything for `--json`."""
-    from utils.terminal import build_console
+    from utils.core.terminal import build_console
 
     language, console = subject.jobs[0].config.results.language, build_console()
     console.print(render_scores(subject.title, entries, language))

@@ -1,4 +1,4 @@
-"""The folder of one result: kept, set aside or continued; whence it came; and what the run had scored before."""
+"""The folder of one result: kept, set aside or continued; where it came from; and what the run had scored before."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.evaluation.evaluator import IDENTITY, PREDICTIONS, RESULTS
 from utils.evaluation.predictions import read_object
 from utils.results.json_file import write_json
@@ -17,9 +17,9 @@ from utils.results.labels import is_score, scale
 from utils.results.provenance import collect_provenance
 
 if TYPE_CHECKING:
-    from utils.evaluate_model.subjects import Subject
+    from utils.evaluate_model.model_refs import ModelRef
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ def open_result_folder(folder: Path, identity: Mapping[str, Any]) -> Earlier:
     target = folder.with_name(f"{folder.name}.old_{stamp}")
     changed = " and ".join(key for key in identity if before.get(key) != identity[key]) or "kinds of evaluation"
     folder.rename(target)
-    _log.warning("%s: an earlier result had other %s; it is now %s", folder, changed, target.name)
+    logger.warning("%s: an earlier result had other %s; it is now %s", folder, changed, target.name)
     return Earlier(None, result)
 
 
 def write_facts(
-    folder: Path, subject: Subject, earlier: Earlier, started: datetime, more: Mapping[str, Any] | None = None
+    folder: Path, subject: ModelRef, earlier: Earlier, started: datetime, more: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Add to results.json which weights were evaluated, when, with what and by which command.
 
@@ -115,15 +115,15 @@ def tell_difference(label: str, name: str, value: float, reference: float, whose
     """
     times = " x100" if is_score(name) else ""
     new, old = scale(name, value), scale(name, reference)
-    _log.info("%s: %s%s %.2f, %.2f in %s (%+.2f)", label, name, times, new, old, whose, new - old)
+    logger.info("%s: %s%s %.2f, %.2f in %s (%+.2f)", label, name, times, new, old, whose, new - old)
     return value - reference
 
 
 def tell_reused(folder: Path) -> None:
     """Say that a result was there."""
-    _log.info("%s: already done with these weights, rows and settings; nothing was computed again", folder)
+    logger.info("%s: already done with these weights, rows and settings; nothing was computed again", folder)
 
 
 def tell_incomparable(label: str, whose: str, reason: str) -> None:
     """Say why a score is not set against an earlier one."""
-    _log.info("%s: not compared with %s: %s", label, whose, reason)
+    logger.info("%s: not compared with %s: %s", label, whose, reason)

@@ -6,19 +6,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.config.document import Document, KeyPath, Place
+from utils.config.document import Document, KeyPath, SourceLocation
 from utils.config.overrides import read_overrides
 from utils.config.section import Section
-from utils.data.dataset import ClassificationSection, InstructionSection, is_local, open_dataset
-from utils.errors import ConfigError, Problem, UserError
-from utils.evaluate_model.requests import find_room
+from utils.core.errors import ConfigError, Problem, UserError
+from utils.data.dataset import ClassificationSection, InstructionSection, load_dataset_plugin
+from utils.data.row_files import is_local
+from utils.evaluate_model.requests import find_plugin
 from utils.evaluation.section import EvaluationSection, SetSection, label_of
 from utils.generation.section import GenerationSection
 from utils.modeling.section import ModelSection, read_model_config
 from utils.run_config import RunConfig
 from utils.run_config.inspection import inspect_document
 
-_PLACE = Place("command line")
+_PLACE = SourceLocation("command line")
 _SECTIONS: dict[str, tuple[type[Section], ...]] = {
     "model": (ModelSection,),
     "dataset": (InstructionSection, ClassificationSection),
@@ -75,7 +76,7 @@ def find_task_type(model: str, sections: Sequence[SetSection], overrides: Sequen
                 [Problem(f"{stated!r} is not allowed; use SEQ_CLS or CAUSAL_LM", "task_type", str(_PLACE))]
             )
         return str(stated)
-    kinds = {each.name: open_dataset(find_room(each.name) or "custom").Config.TASK_TYPES for each in sections}
+    kinds = {each.name: load_dataset_plugin(find_plugin(each.name) or "custom").Config.TASK_TYPES for each in sections}
     common = set.intersection(*map(set, kinds.values()))
     if not common:
         needs = ", ".join(f"{name} {' or '.join(types)}" for name, types in kinds.items())

@@ -1,4 +1,4 @@
-"""What `--set` says: a room, a file, a folder or a hub id, with subset and split; or a mapping of these."""
+"""What `--set` says: a dataset, a file, a folder or a hub id, with subset and split; or a mapping of these."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any, get_args
 
 from utils.config.document import parse_value
 from utils.config.problems import suggest
-from utils.data.dataset import is_local, open_dataset
+from utils.core import registry
+from utils.core.errors import UserError
+from utils.data.dataset import load_dataset_plugin
+from utils.data.row_files import is_local
 from utils.data.texts import parse_split
-from utils.errors import UserError
 from utils.evaluation.section import SetSection, as_section, label_of
-from utils.rooms import has_room, list_rooms, open_room, room_name
 
 
 @dataclass(frozen=True)
@@ -48,29 +49,33 @@ def read_requests(words: Sequence[str], own: OwnSets | None) -> tuple[SetSection
     return sections
 
 
-def find_room(name: str) -> str | None:
-    """Find the room that a name or the hub id of a known set means; None: it is a path or nothing."""
-    if has_room("data", name):
-        return room_name(name)
-    for room in list_rooms("data"):
-        if name.lower() in map(str.lower, getattr(open_room("data", room), "HUB_NAMES", ())):
-            return room
+def find_plugin(name: str) -> str | None:
+    """Find the dataset that a name or the hub id of a known set means; None: it is a path or nothing."""
+    if registry.has("data", name):
+        return registry.normalize(name)
+    for plugin in registry.names("data"):
+        if name.lower() in map(str.lower, getattr(registry.load("data", plugin), "HUB_NAMES", ())):
+            return plugin
     return None
 
 
 def _read_word(word: str, own: OwnSets | None) -> SetSection:
     section = _parse_mapping(word) if word.lstrip().startswith("{") else _parse_word(word, own)
-    for path in (section.path, None if find_room(section.name) else section.name):
+    for path in (section.path, None if find_plugin(section.name) else section.name):
         if path and is_local(path) and not os.path.exists(os.path.expanduser(path)):
             raise UserError(f"--set {word}: {path}: no such file or folder; paths start at the working directory")
-    room = find_room(section.name)
-    if room is None and not _is_path(section.name):
-        known = suggest(section.name, list_rooms("data"))
+    plugin = find_plugin(section.name)
+    if plugin is None and not _is_path(section.name):
+        known = suggest(section.name, registry.names("data"))
         raise UserError(f"--set {word}: {section.name} is neither a dataset nor a hub id, file or folder{known}")
-    if own is None or room != room_name(own.name):
+    if own is None or plugin != registry.normalize(own.name):
         _require_subset(word, section)
-    if own is not None and room is not None and own.task_type not in (kinds := open_dataset(room).Config.TASK_TYPES):
-        raise UserError(f"--set {word}: {room} is for task_type {' or '.join(kinds)}, the run's is {own.task_type}")
+    if (
+        own is not None
+        and plugin is not None
+        and own.task_type not in (kinds := load_dataset_plugin(plugin).Config.TASK_TYPES)
+    ):
+        raise UserError(f"--set {word}: {plugin} is for task_type {' or '.join(kinds)}, the run's is {own.task_type}")
     return section
 
 
@@ -89,7 +94,7 @@ def _parse_word(word: str, own: OwnSets | None) -> SetSection:
         own is not None
         and own.task_type == "SEQ_CLS"
         and name == word
-        and find_room(name) is None
+        and find_plugin(name) is None
         and not _is_path(name)
     ):
         name, split = "", name
@@ -142,8 +147,8 @@ def _is_path(name: str) -> bool:
 
 def _require_subset(word: str, section: SetSection) -> None:
     """Ask for the subset of a set that is nothing without one, such as glue."""
-    room = find_room(section.name)
-    subset = open_dataset(room).Config.model_fields["subset"] if room else None
+    plugin = find_plugin(section.name)
+    subset = load_dataset_plugin(plugin).Config.model_fields["subset"] if plugin else None
     if section.subset is None and subset is not None and subset.is_required():
         known = ", ".join(f"{section.name}:{name}" for name in get_args(subset.annotation))
         raise UserError(f"--set {word}: which of its sets? {known}")

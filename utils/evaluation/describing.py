@@ -1,4 +1,4 @@
-"""Which sets the configuration means: their rooms, their rows, and by whose prompt they are asked."""
+"""Which sets the configuration means: their datasets, their rows, and by whose prompt they are asked."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from utils.config.problems import suggest
-from utils.data.dataset import InstructionSection, InstructionSet, is_local, is_row_file, open_dataset
-from utils.errors import ConfigError
+from utils.core import registry
+from utils.core.errors import ConfigError
+from utils.data.dataset import InstructionSection, InstructionSet, load_dataset_plugin
+from utils.data.row_files import is_local, is_row_file
 from utils.evaluation.section import EvaluationSection, SetSection, label_of
 from utils.metrics.metric import load_metric
-from utils.rooms import has_room, list_rooms, open_room, room_name
 
 _ROOMS_OWN = ("path", "subset", "subsets", "prompts_file")
-"""Keys of a set that its room reads."""
+"""Keys of a set that its dataset reads."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class DescribedSet:
     spec: InstructionSet
     section: InstructionSection
     is_own: bool
-    """Whether its rows are prompted by its own room: it is the run's room too, or asked by a prompt of its own."""
+    """Whether its rows are prompted by its own dataset: the run's too, or asked by a prompt of its own."""
     max_samples: int | None
     """Answer the first so many prompts."""
     max_new_tokens: int | None
@@ -37,7 +38,7 @@ class DescribedSet:
 
     @property
     def combined_metrics(self) -> tuple[str, ...]:
-        """Metrics that count in the combined score: those the room names, as far as they are scored."""
+        """Metrics that count in the combined score: those the dataset names, as far as they are scored."""
         named = tuple(load_metric(name).name for name in self.spec.combined_metrics)
         return tuple(name for name in named if name in self.spec.metrics) or self.spec.metrics[:1]
 
@@ -45,7 +46,7 @@ class DescribedSet:
 def describe_sets(
     evaluation: EvaluationSection, own: InstructionSet, own_section: InstructionSection
 ) -> list[DescribedSet]:
-    """Describe every set; one that its room expands becomes several.
+    """Describe every set; one that its dataset expands becomes several.
 
     Raises:
         ConfigError: A set has no room, its room cannot be set up, or two results would have one label.
@@ -71,15 +72,17 @@ def _name_own(section: InstructionSection) -> str:
 def _describe(
     section: SetSection, own: InstructionSet, own_section: InstructionSection, max_samples: int | None
 ) -> Iterator[DescribedSet]:
-    """Find a set's room and let it describe the rows; the run's own room keeps the run's settings."""
-    room, path = _find_room(section, own_section)
-    is_own = room == room_name(own_section.name)
+    """Find a set's dataset and let it describe the rows; the run's own dataset keeps the run's settings."""
+    plugin, path = _find_plugin(section, own_section)
+    is_own = plugin == registry.normalize(own_section.name)
     given = {key: value for key in _ROOMS_OWN if (value := getattr(section, key)) is not None}
     given |= {"path": path} if path is not None else {}
-    config = _build_config(room, section.name, given, own_section if is_own else None)
+    config = _build_config(plugin, section.name, given, own_section if is_own else None)
     moved = bool(given) or section.split is not None
-    for label, each in _expand(room, section, config):
-        described = own if is_own and not moved and each is config else open_dataset(room).describe_instructions(each)
+    for label, each in _expand(plugin, section, config):
+        described = (
+            own if is_own and not moved and each is config else load_dataset_plugin(plugin).describe_instructions(each)
+        )
         split = section.split or ("train" if path and is_row_file(path) and not described.open_split else None)
         metrics = tuple(load_metric(name).name for name in section.metrics) if section.metrics else described.metrics
         spec = dataclasses.replace(described, generation_split=split or described.generation_split, metrics=metrics)
@@ -93,29 +96,31 @@ def _describe(
         )
 
 
-def _find_room(section: SetSection, own_section: InstructionSection) -> tuple[str, str | None]:
+def _find_plugin(section: SetSection, own_section: InstructionSection) -> tuple[str, str | None]:
     """Find the room of a name, and the path that the name itself is when it is a hub id, folder or file."""
     name = section.name
-    if has_room("data", name):
-        return room_name(name), section.path
-    for room in list_rooms("data"):
-        if name.lower() in map(str.lower, getattr(open_room("data", room), "HUB_NAMES", ())):
-            return room, section.path or name
+    if registry.has("data", name):
+        return registry.normalize(name), section.path
+    for plugin in registry.names("data"):
+        if name.lower() in map(str.lower, getattr(registry.load("data", plugin), "HUB_NAMES", ())):
+            return plugin, section.path or name
     if "/" in name or is_local(name):
-        # Rows of the run's own kind, most likely: a custom room would not know their columns.
-        return room_name(own_section.name), section.path or name
-    raise ConfigError(f"evaluation.sets: no dataset, file or folder called {name}{suggest(name, list_rooms('data'))}")
+        # Rows of the run's own kind, most likely: a custom dataset would not know their columns.
+        return registry.normalize(own_section.name), section.path or name
+    raise ConfigError(
+        f"evaluation.sets: no dataset, file or folder called {name}{suggest(name, registry.names('data'))}"
+    )
 
 
 def _build_config(
-    room: str, name: str, given: dict[str, Any], own_section: InstructionSection | None
+    plugin: str, name: str, given: dict[str, Any], own_section: InstructionSection | None
 ) -> InstructionSection:
-    """Build a room's section of what is given, for the run's own room over the run's section."""
-    kind = open_dataset(room).Config
+    """Build a dataset's section of what is given, for the run's own dataset over the run's section."""
+    kind = load_dataset_plugin(plugin).Config
     if not issubclass(kind, InstructionSection):
         raise ConfigError(f"evaluation.sets: {name} is for task_type: {' or '.join(kind.TASK_TYPES)}, not CAUSAL_LM")
     if unknown := [key for key in given if key not in kind.model_fields]:
-        raise ConfigError(f"evaluation.sets: {name}: the room {room} takes no {unknown[0]}; leave it out")
+        raise ConfigError(f"evaluation.sets: {name}: the dataset {plugin} takes no {unknown[0]}; leave it out")
     if own_section is not None and not given:
         return own_section
     base = {} if own_section is None else own_section.model_dump(exclude_unset=True)
@@ -124,7 +129,7 @@ def _build_config(
     if given.keys() & {"subset", "subsets"}:
         base = {key: value for key, value in base.items() if key not in ("subset", "subsets")}
     try:
-        return kind.model_validate({**base, "name": room, **given})
+        return kind.model_validate({**base, "name": plugin, **given})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -132,9 +137,9 @@ def _build_config(
         raise ConfigError(f"evaluation.sets: {name}: {where}: {said}") from error
 
 
-def _expand(room: str, section: SetSection, config: InstructionSection) -> list[tuple[str, InstructionSection]]:
-    """Give the sets as which a room has a named one scored, with their labels."""
-    expand = getattr(open_room("data", room), "expand", None)
+def _expand(plugin: str, section: SetSection, config: InstructionSection) -> list[tuple[str, InstructionSection]]:
+    """Give the sets as which a dataset has a named one scored, with their labels."""
+    expand = getattr(registry.load("data", plugin), "expand", None)
     if expand is None:
         return [(section.shown_label, config)]
     parts: list[tuple[str, InstructionSection]] = expand(config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from utils.errors import ConfigError, Problem
+from utils.core.errors import ConfigError, Problem
 from utils.evaluation.history import COMBINED, History
 from utils.evaluation.section import EvaluationSection
 from utils.evaluation.sets import EvaluationSet

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import UserError
+from utils.core.errors import UserError
+from utils.core.signals import interruption_requested, raise_if_interrupted
 from utils.evaluation.identity import hash_model, hash_rows
 from utils.evaluation.predictions import (
     Record,
@@ -27,13 +28,12 @@ from utils.evaluation.sets import EvaluationSet
 from utils.evaluation.summary import Summary, describe_set, score_records
 from utils.generation.backend import GenerationBackend, open_backend
 from utils.generation.section import GenerationSection
-from utils.interruption import interruption_asked, obey
 from utils.metrics.metric import load_metric
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PREDICTIONS = "predictions.jsonl"
 RESULTS = "results.json"
@@ -93,7 +93,7 @@ def evaluate_set(
         UserError: The folder holds results of something else, or another process failed.
     """
     files = folder if isinstance(folder, SetFiles) else SetFiles(folder)
-    section = settle_generation(generation, evaluation_set)
+    section = resolve_generation(generation, evaluation_set)
     identity = run_together(lambda: build_identity(model, evaluation_set, generation, stop_token_ids))
     opened = run_together(lambda: _open_files(files, identity, evaluation_set) if find_rank() == 0 else None)
     found: SetScore | set[int] = share_from_first(opened)
@@ -111,7 +111,7 @@ def build_identity(
     model: PreTrainedModel, known: EvaluationSet, generation: GenerationSection, stop_token_ids: Sequence[int]
 ) -> dict[str, Any]:
     """Name all that decides what is written, by part: what a folder's identity.json holds."""
-    section = settle_generation(generation, known)
+    section = resolve_generation(generation, known)
     settings = section.list_deciding()
     if section.temperature > 0:
         settings["seed"] = known.seed
@@ -123,7 +123,7 @@ def build_identity(
     }
 
 
-def settle_generation(generation: GenerationSection, known: EvaluationSet) -> GenerationSection:
+def resolve_generation(generation: GenerationSection, known: EvaluationSet) -> GenerationSection:
     """Let a set's own protocol decide over the run's settings: the length of answers, and whether they are drawn."""
     changes: dict[str, Any] = {}
     if known.max_new_tokens is not None:
@@ -159,8 +159,8 @@ class _Work:
         rank, step = find_rank(), count_processes()
         with show_progress(self.evaluation_set.label, len(prompts), len(answered), rank == 0) as advance:
             for start in range(0, len(batches), step):
-                if any(gather_lists([interruption_asked()])):
-                    obey()  # what was answered is on the disk
+                if any(gather_lists([interruption_requested()])):
+                    raise_if_interrupted()  # what was answered is on the disk
                 mine = batches[start + rank] if start + rank < len(batches) else []
                 written = self._answer_round(mine)
                 advance(len(written), sum(num_tokens for _, num_tokens in written))
@@ -207,11 +207,11 @@ def _open_files(files: SetFiles, identity: dict[str, Any], known: EvaluationSet)
             return score
         rows = {int(record["row"]) for _, record in scan_records(files.predictions)}
         if rows:
-            _log.info("%s: going on behind %d answers of an earlier call", files.folder, len(rows))
+            logger.info("%s: going on behind %d answers of an earlier call", files.folder, len(rows))
         return rows
     if before is not None:
         changed = " and ".join(key for key in identity if before.get(key) != identity[key])
-        _log.warning("%s: starting anew, since an earlier call had other %s", files.folder, changed)
+        logger.warning("%s: starting anew, since an earlier call had other %s", files.folder, changed)
     for path in (files.results, files.predictions):
         path.unlink(missing_ok=True)
     write_object(files.identity, identity)
@@ -242,7 +242,7 @@ def _finish(files: SetFiles, known: EvaluationSet, identity: dict[str, Any], res
     places = {int(record["row"]): place for place, record in scan_records(files.predictions)}
     summary = Summary(known, identity)
 
-    def settle() -> Iterator[Record]:
+    def resolve() -> Iterator[Record]:
         rows = sorted(places)
         for start in range(0, len(rows), _CHUNK):
             chunk = [places[row] for row in rows[start : start + _CHUNK]]
@@ -252,7 +252,7 @@ def _finish(files: SetFiles, known: EvaluationSet, identity: dict[str, Any], res
                 summary.add(record)
                 yield record
 
-    write_records(files.predictions, settle())
+    write_records(files.predictions, resolve())
     score = summary.close()
     write_object(files.results, {"version": 1, **score.to_dict()})
     return score

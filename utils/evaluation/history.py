@@ -10,14 +10,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.evaluation.identity import hash_json
 from utils.evaluation.predictions import read_object, write_object
 from utils.evaluation.score import SetScore
 from utils.evaluation.sets import EvaluationSet
 from utils.metrics.metric import load_metric
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 HISTORY = "eval_history.json"
 COMBINED = "combined"
@@ -156,7 +156,7 @@ def open_history(
         target = folder / f"eval_history.{datetime.now(timezone.utc):%Y%m%d_%H%M%S_%f}.json"
         write_object(target, History(found.scorer, found.leakage, aside).to_dict())
         steps = ", ".join(str(each.step) for each in aside)
-        _log.warning("evaluations of other sets or of steps to come again (%s) are set aside in %s", steps, target)
+        logger.warning("evaluations of other sets or of steps to come again (%s) are set aside in %s", steps, target)
     return History(scorer, leakage, kept)
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.json_files import NotJsonError, find_object, parse_json
+from utils.core.json_files import NotJsonError, find_object, parse_json
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
@@ -33,7 +33,7 @@ def scan_records(path: Path) -> Iterator[tuple[int, Record]]:
             yield stop, record
             num_records, stop = num_records + 1, stop + len(line)
     if stop < path.stat().st_size:
-        _log.warning("%s: cut off behind its %d whole lines; what follows was not written whole", path, num_records)
+        logger.warning("%s: cut off behind its %d whole lines; what follows was not written whole", path, num_records)
         os.truncate(path, stop)
 
 

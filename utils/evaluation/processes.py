@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from utils.errors import LoraNsError, UserError
+from utils.core.errors import LoraNsError, UserError
 
 _Value = TypeVar("_Value")
 

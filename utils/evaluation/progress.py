@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from utils.terminal import build_console
+from utils.core.terminal import build_console
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -58,5 +58,5 @@ class _Lines:
         self._done += num_rows
         rate = self._rate.add(num_tokens)
         if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
-            _log.info("evaluating %s: %d of %d rows, %s", self._label, self._done, self._total, rate)
+            logger.info("evaluating %s: %d of %d rows, %s", self._label, self._done, self._total, rate)
             self._last = time.monotonic()

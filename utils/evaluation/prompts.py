@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
+from utils.core.errors import DataError
 from utils.data.cutting import cut_middle
 from utils.data.texts import RowError
-from utils.errors import DataError
 from utils.generation.positions import find_prompt_limit
 
 if TYPE_CHECKING:

@@ -11,41 +11,41 @@ from pydantic import Field, ValidationError, field_validator
 
 from utils.config.problems import suggest
 from utils.config.section import Section
+from utils.core import registry
 from utils.data.row_files import FILE_KINDS
 from utils.metrics.metric import load_metric, metric_names
-from utils.rooms import has_room
 
 
 class SetSection(Section):
     """One set to evaluate on."""
 
     name: str = Field(min_length=1)
-    """A room of `utils/data`, or a hub id, folder or file."""
+    """A dataset of `utils/data`, or a hub id, folder or file."""
     path: str | None = None
-    """Folder, file or hub id to take the rows from; null: the room's own, or the run's if it is the run's room."""
+    """Folder, file or hub id to take the rows from; null: the dataset's own, or the run's if it is the same."""
     subset: str | None = None
     """Configuration of the set."""
     subsets: str | list[str] | None = None
     """Several configurations, each a result of its own: a list, or `all`; for sets that have them (longbench)."""
     split: str | None = None
-    """Split whose prompts are answered; a part may be cut out: `test[:100]`. null: the room's own."""
+    """Split whose prompts are answered; a part may be cut out: `test[:100]`. null: the dataset's own."""
     label: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Names the result and its folder; null: made of the name."""
     metrics: list[str] | None = Field(None, min_length=1)
-    """Metrics of the set; null: the room's own."""
+    """Metrics of the set; null: the dataset's own."""
     max_new_tokens: int | None = Field(None, ge=1)
     """Tokens an answer may have; null: the set's own protocol, else `generation.max_new_tokens`."""
     max_samples: int | None = Field(None, ge=1)
     """Answer the first so many prompts of this set; null: `evaluation.max_samples`."""
     prompts_file: str | None = None
-    """A file of prompts by subset, such as LongBench's official dataset2prompt.json; null: the room's own wording."""
+    """A file of prompts by subset, such as LongBench's official dataset2prompt.json; null: the dataset's own."""
 
     @field_validator("metrics")
     @classmethod
     def _of_texts(cls, value: list[str] | None) -> list[str] | None:
         known = metric_names("generation")
         for name in value or ():
-            if not has_room("metrics", name) or load_metric(name).kind != "generation":
+            if not registry.has("metrics", name) or load_metric(name).kind != "generation":
                 raise ValueError(f"no metric of generated texts called {name}{suggest(name, known)}")
         return value
 
@@ -136,7 +136,7 @@ def as_section(entry: Any) -> SetSection:
 
 
 def label_of(name: str) -> str:
-    """Make a label, fit for a file name, of a room's name, a hub id or a path."""
+    """Make a label, fit for a file name, of a dataset's name, a hub id or a path."""
     path = Path(name)
     last = path.stem if path.suffix.lower() in FILE_KINDS else path.name
     return re.sub(r"[^A-Za-z0-9._-]+", "_", last).strip("._-") or "set"

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from utils.core.errors import DataError
 from utils.data.dataset import Example, InstructionSection, InstructionSet
 from utils.data.gathering import DataProblems
 from utils.data.texts import list_texts
-from utils.data.unwritable import MAX_ROWS, count_unwritable, show_characters
-from utils.errors import DataError
+from utils.data.tokenizer_coverage import MAX_ROWS, count_unwritable, show_characters
 from utils.evaluation.describing import DescribedSet, describe_sets
 from utils.evaluation.identity import hash_json
 from utils.evaluation.prompts import PromptLimits, describe_asked, encode_prompts, find_refused
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from utils.data.encoding import ExampleEncoder
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def load_evaluation_sets(
 
     Args:
         evaluation: Which sets, how many rows of each, and how long prompts may be.
-        own: The run's set, as its room describes it.
+        own: The run's set, as its dataset describes it.
         own_section: The run's `dataset:` section.
         encoder: Makes token ids of prompts.
         seed: Decides which rows are held out where that is how a set gets its validation rows.
@@ -138,9 +138,9 @@ def load_evaluation_sets(
         ConfigError: A set has no room, its room cannot be set up, or its scorer cannot be had.
         DataError: The rows cannot be had, cannot be asked by the run's prompt, or have no answer for a metric.
     """
-    from utils.data.instruction import settle_set
+    from utils.data.instruction import resolve_set
 
-    own = settle_set(own)
+    own = resolve_set(own)
     run = _Run(own, encoder, seed, evaluation, answers)
     found, sets = DataProblems(), []
     for each in describe_sets(evaluation, own, own_section):
@@ -157,7 +157,7 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
     spec, label = described.spec, described.label
     rows = load_generation_rows(spec, described.section, run.seed)
     if rows.bad.count:
-        _log.warning("%s: %d rows cannot be read and are left out: %s", label, rows.bad.count, rows.bad.shown[0])
+        logger.warning("%s: %d rows cannot be read and are left out: %s", label, rows.bad.count, rows.bad.shown[0])
     if not rows.examples:
         raise DataError(f"{label}: there is no row to evaluate on in {spec.path}")
     examples, places = rows.examples[: described.max_samples], list(rows.places[: described.max_samples])
@@ -172,12 +172,12 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
         places = [places[number] for number in kept]
     prompts = encode_prompts(run.encoder, asked, places, limits, as_chat)
     if prompts.num_cut:
-        _log.warning(
+        logger.warning(
             "%s: %d of %d prompts are longer than %d tokens; their middle was cut out",
             label, prompts.num_cut, len(asked), limits.target,
         )  # fmt: skip
     if spec.greedy and run.answers.generation.temperature and run.answers.window is None:  # else it was said before
-        _log.warning("%s: its protocol is greedy; generation.temperature does not count here", label)
+        logger.warning("%s: its protocol is greedy; generation.temperature does not count here", label)
     _tell_unwritable(label, asked, run.encoder.tokenizer, as_chat)
     references, scorer = _settle_references(spec.metrics, [example.reference for example in examples], run)
     _check_references(label, spec.metrics, references)
@@ -214,7 +214,7 @@ def _find_accepted(label: str, refused: dict[int, str], count: int) -> list[int]
     if len(refused) == count:
         raise DataError(f"{label}: none of {count} rows can be asked; {first}")
     if refused:
-        _log.warning("%s: %d rows cannot be asked and are left out: %s", label, len(refused), first)
+        logger.warning("%s: %d rows cannot be asked and are left out: %s", label, len(refused), first)
     return [number for number in range(count) if number not in refused]
 
 
@@ -223,7 +223,7 @@ def _tell_unwritable(label: str, asked: Sequence[Example], tokenizer: PreTrained
     texts = ("".join(list_texts(describe_asked(each, as_chat))) for each in asked[:MAX_ROWS])
     if found := count_unwritable(texts, tokenizer, to_read=True):
         shown = show_characters(found)
-        _log.warning("%s: the tokenizer does not know these characters of the prompts: %s", label, shown)
+        logger.warning("%s: the tokenizer does not know these characters of the prompts: %s", label, shown)
 
 
 def _find_limits(described: DescribedSet, run: _Run) -> PromptLimits:
@@ -236,11 +236,11 @@ def _find_limits(described: DescribedSet, run: _Run) -> PromptLimits:
 
 
 def _ask(own: InstructionSet, example: Example, place: str, label: str) -> Example:
-    """Put another room's question into the run's own prompt."""
+    """Put another dataset's question into the run's own prompt."""
     if own.ask is None:
         raise DataError(
             f"evaluation.sets: {label}: the run's prompt is made of more than one text, so another set's questions "
-            "cannot be put into it; evaluate on sets of the run's own room"
+            "cannot be put into it; evaluate on sets of the run's own dataset"
         )
     if not example.question:
         raise DataError(f"{place}: has no single question that the run's prompt could be made of ({label})")
@@ -270,7 +270,7 @@ def _check_references(label: str, metrics: tuple[str, ...], references: list[Ref
                 f"{label}: no reference has an answer for the metric {metric.name}; choose other metrics for this set"
             )
         if num_undefined:
-            _log.warning(
+            logger.warning(
                 "%s: %d of %d references have no answer for %s; it is the mean over the others",
                 label, num_undefined, len(references), metric.name,
             )  # fmt: skip

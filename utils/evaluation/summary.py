@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from utils.evaluation.predictions import Record
     from utils.evaluation.sets import EvaluationSet
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def score_records(records: list[Record], known: EvaluationSet) -> None:
@@ -74,7 +74,7 @@ class Summary:
         every = {name: np.array(column, dtype=np.float64) for name, column in self._columns.items()}
         columns = {name: column for name, column in every.items() if not np.isnan(column).all()}
         if absent := [name for name in every if name not in columns]:
-            _log.warning("%s: no reference has an answer for %s; left out", known.label, ", ".join(absent))
+            logger.warning("%s: no reference has an answer for %s; left out", known.label, ", ".join(absent))
         seconds = self._seconds
         return SetScore(
             **describe_set(known),

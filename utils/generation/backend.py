@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
+from utils.core import registry
 from utils.generation.section import GenerationSection
-from utils.rooms import open_room
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -87,7 +87,7 @@ def open_backend(
         stop_token_ids: Tokens that end an answer, besides the model's and the tokenizer's own.
         seed: Decides the draws when the temperature is above 0.
     """
-    backend = open_room("generation.backends", section.backend).Backend
+    backend = registry.load("generation.backends", section.backend).Backend
     return cast("GenerationBackend", backend(model, tokenizer, section, stop, stop_token_ids, seed=seed))
 
 

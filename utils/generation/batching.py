@@ -21,7 +21,7 @@ class Batching:
     takes_padding: bool = True
     """False: only prompts of equal length go together."""
 
-    def count_room(self, length: int) -> int:
+    def count_space(self, length: int) -> int:
         """Count the tokens that can be written after a prompt of so many."""
         if self.num_positions is None:
             return self.max_new_tokens
@@ -46,10 +46,10 @@ class Batching:
             yield batch
 
     def _is_full(self, width: int, num_rows: int) -> bool:
-        return num_rows == self.max_rows or (num_rows + 1) * (width + self.count_room(width)) > self.max_tokens
+        return num_rows == self.max_rows or (num_rows + 1) * (width + self.count_space(width)) > self.max_tokens
 
     def _go(self, one: int, other: int) -> bool:
         """Tell whether prompts of these lengths go together."""
         if not self.takes_padding:
             return one == other
-        return self.count_room(one) == self.count_room(other)
+        return self.count_space(one) == self.count_space(other)

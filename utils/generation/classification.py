@@ -15,7 +15,7 @@ from utils.generation.side_by_side import run_side_by_side
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _CHUNK = 1024  # rows held at once: enough to find rows of like length, little enough to stream a large file
 _CPU_BATCH_TOKENS = 512  # what a core keeps in its cache of a layer; a GPU wants more
@@ -123,7 +123,7 @@ class TextClassifier:
             if len(batch) == 1:
                 raise
         half = (len(batch) + 1) // 2  # outside the handler: the traceback holds the batch's tensors
-        _log.warning("%d rows at once do not fit into memory; trying %d", len(batch), half)
+        logger.warning("%d rows at once do not fit into memory; trying %d", len(batch), half)
         torch.cuda.empty_cache()
         return torch.cat([self._logits(encoded, part) for part in (batch[:half], batch[half:])])
 

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from utils.config.problems import suggest
 from utils.config.section import Section
-from utils.rooms import has_room, list_rooms, room_name
+from utils.core import registry
 
 
 class GenerationSection(Section):
@@ -39,10 +39,10 @@ class GenerationSection(Section):
     @field_validator("backend")
     @classmethod
     def _known_backend(cls, value: str) -> str:
-        if not has_room("generation.backends", value):
-            known = list_rooms("generation.backends")
+        if not registry.has("generation.backends", value):
+            known = registry.names("generation.backends")
             raise ValueError(f"no backend called {value}{suggest(value, known)}")
-        return room_name(value)
+        return registry.normalize(value)
 
     @field_validator("stop")
     @classmethod

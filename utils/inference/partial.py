@@ -14,12 +14,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import UserError
-from utils.json_files import NotJsonError, parse_json
-from utils.locks import try_lock
+from utils.core.errors import UserError
+from utils.core.json_files import NotJsonError, parse_json
+from utils.core.locks import try_lock
 from utils.results.json_file import replace_file
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _LINE = re.compile(rb'\{"row": (\d{1,18}), "result": (\{.*\})\}\n', re.DOTALL)
 
@@ -115,13 +115,13 @@ class PartialFile:
         for line in self._file:
             found = _LINE.fullmatch(line)
             if found is None or not _is_json(found[2]):
-                _log.warning("%s: its last line was not written whole and is cut off", self.path)
+                logger.warning("%s: its last line was not written whole and is cut off", self.path)
                 break
             self._done.add(int(found[1]))
             end += len(line)
         self._file.truncate(end)
         if self._done.count:
-            _log.info("%s: going on behind %d answers of an earlier call", self.path, self._done.count)
+            logger.info("%s: going on behind %d answers of an earlier call", self.path, self._done.count)
 
     def _set_aside(self, before: Any, identity: Mapping[str, Any] | None) -> None:
         changed = [key for key in identity or {} if before and before.get(key) != (identity or {})[key]]
@@ -129,7 +129,9 @@ class PartialFile:
         old = self.path.with_name(self.path.name.removesuffix(".jsonl") + ".old.jsonl")
         with replace_file(old) as beside, beside.open("wb") as kept, self.path.open("rb") as file:
             shutil.copyfileobj(file, kept)
-        _log.warning("%s: begun anew, since the answers in it are %s; they are kept in %s", self.path, whose, old.name)
+        logger.warning(
+            "%s: begun anew, since the answers in it are %s; they are kept in %s", self.path, whose, old.name
+        )
 
 
 def dump(result: Mapping[str, Any]) -> bytes:

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN = {True: 0.2, False: 10.0}
 _WIDTH = 79
@@ -42,7 +42,7 @@ class Progress:
         if self._is_live:
             sys.stderr.write(f"\r{'':{_WIDTH}}\r")
         if self.num_rows:
-            _log.info("%s", self._describe())
+            logger.info("%s", self._describe())
         seconds = self._seconds
         rates = {"rows_per_s": self.num_rows / seconds, "tokens_per_s": self.num_tokens / seconds}
         return {"seconds": round(seconds, 3), **{name: round(rate, 1) for name, rate in rates.items()}}
@@ -61,4 +61,4 @@ class Progress:
             sys.stderr.write(f"\r{line:{_WIDTH}}")
             sys.stderr.flush()
         else:
-            _log.info("%s", line)
+            logger.info("%s", line)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from utils.core.errors import UserError
+from utils.core.locks import try_lock
 from utils.data.row_files import FILE_KINDS
 from utils.data.spooling import is_stream
-from utils.errors import UserError
-from utils.locks import try_lock
 from utils.modeling.consent import NO_CONSENT, Consent
 
 INPUT_KINDS = FILE_KINDS

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from utils.core.errors import DataError
 from utils.data.row_files import FileFormat, RowReader
 from utils.data.spooling import explain_unreadable, spool
 from utils.data.texts import RowError
-from utils.errors import DataError
 
 Row = dict[str, Any]
 

@@ -13,25 +13,30 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from utils.data.dataset import InstructionSection, open_dataset
+from utils.core.errors import DataError, LoraNsError, UserError
+from utils.core.terminal import write_data
+from utils.data.dataset import InstructionSection, load_dataset_plugin
 from utils.data.spooling import explain_unreadable, spool
-from utils.data.unwritable import show_characters
-from utils.errors import DataError, LoraNsError, UserError
+from utils.data.tokenizer_coverage import show_characters
 from utils.generation.section import GenerationSection
-from utils.inference.asking import Asker, PromptAsker, build_prompt_asker, build_text_asker
+from utils.inference.model_ref import ModelRef, find_max_length, open_subject
 from utils.inference.partial import PartialFile, dump
 from utils.inference.progress import Progress
+from utils.inference.prompt_builder import (
+    ChatPromptBuilder,
+    PromptBuilder,
+    build_chat_prompt_builder,
+    build_text_prompt_builder,
+)
 from utils.inference.request import Request, partial_path
 from utils.inference.rows import TABLE_KINDS, InputRow, Source, open_source, read_rows
-from utils.inference.subject import Subject, find_max_length, open_subject
 from utils.inference.tables import write_results
-from utils.terminal import write_data
 
 if TYPE_CHECKING:
-    from utils.inference.answering import Answerer
-    from utils.inference.work import Work
+    from utils.inference.job import InferenceJob
+    from utils.inference.predictor import Predictor
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _WINDOW_OF_A_STREAM = 128  # rows that standard output waits for; one at a time where somebody types them
 
@@ -60,18 +65,18 @@ def answer_request(request: Request) -> Answer:
     first = next(read_rows(first_source), None) if first_source.path is not None else None
     if first is None and first_source.path is not None:
         raise DataError(f"{first_source.name}: the file holds no rows")
-    asker = _build_asker(subject, request, tuple(first.row) if first is not None else ())
-    source = _open_source(subject, request, asker.text_column)
+    prompt_builder = _build_prompt_builder(subject, request, tuple(first.row) if first is not None else ())
+    source = _open_source(subject, request, prompt_builder.text_column)
     is_table = first is not None and first.error is None and source.kind in TABLE_KINDS
-    if is_table and (problem := asker.find_missing(first.row if first else ())):
+    if is_table and (problem := prompt_builder.find_missing(first.row if first else ())):
         raise DataError(f"{source.name}: {problem}")
     rows = _require_rows(read_rows(source), source)
     if request.output_file is None:
-        return _answer_to_output(request, subject, asker, source, rows)
-    return _answer_to_file(request, subject, asker, source, rows)
+        return _answer_to_output(request, subject, prompt_builder, source, rows)
+    return _answer_to_file(request, subject, prompt_builder, source, rows)
 
 
-def _open_source(subject: Subject, request: Request, text_column: str) -> Source:
+def _open_source(subject: ModelRef, request: Request, text_column: str) -> Source:
     """Describe the input, which is quoted as the run's own files are unless the command line says otherwise."""
     quoting = request.input_quoting
     if quoting is None and subject.dataset is not None:
@@ -79,7 +84,7 @@ def _open_source(subject: Subject, request: Request, text_column: str) -> Source
     return open_source(request.input_file, request.input_format, text_column, quoting)
 
 
-def _with_generation(subject: Subject, request: Request) -> Subject:
+def _with_generation(subject: ModelRef, request: Request) -> ModelRef:
     """Lay the command line's settings over the run's."""
     given = request.generation
     if subject.task_type == "SEQ_CLS":
@@ -98,47 +103,47 @@ def _with_generation(subject: Subject, request: Request) -> Subject:
     return dataclasses.replace(subject, generation=section)
 
 
-def _build_asker(subject: Subject, request: Request, there: tuple[str, ...]) -> Asker:
+def _build_prompt_builder(subject: ModelRef, request: Request, there: tuple[str, ...]) -> PromptBuilder:
     section = subject.dataset
-    room = open_dataset(section.name) if section is not None else None
+    plugin = load_dataset_plugin(section.name) if section is not None else None
     if subject.task_type == "SEQ_CLS":
-        described = room.describe_classification(section) if room is not None else None
-        return build_text_asker(described, request.text_columns)
-    spec = room.describe_instructions(section) if room is not None else None
-    return build_prompt_asker(spec, request.text_columns, there)
+        described = plugin.describe_classification(section) if plugin is not None else None
+        return build_text_prompt_builder(described, request.text_columns)
+    spec = plugin.describe_instructions(section) if plugin is not None else None
+    return build_chat_prompt_builder(spec, request.text_columns, there)
 
 
-def _load_answerer(subject: Subject, asker: Asker, request: Request) -> Answerer:
+def _load_predictor(subject: ModelRef, prompt_builder: PromptBuilder, request: Request) -> Predictor:
     """Load the model; from here on the ML libraries are needed."""
     from utils.data.encoding import ExampleEncoder
-    from utils.generation.placing import place_model
-    from utils.inference.answering import ClassifyingModel, WritingModel
+    from utils.generation.device import place_model
+    from utils.inference.predictor import ClassifyingModel, WritingModel
 
     loaded = subject.load()
     model, tokenizer = place_model(loaded.model), loaded.tokenizer
     if subject.task_type == "SEQ_CLS":
         return ClassifyingModel(model, tokenizer, loaded.label_names, find_max_length(subject, loaded))
-    assert isinstance(asker, PromptAsker), f"got {type(asker)}"
+    assert isinstance(prompt_builder, ChatPromptBuilder), f"got {type(prompt_builder)}"
     section, sft = subject.dataset, subject.sft
     if isinstance(section, InstructionSection):
         encoder = ExampleEncoder.build(tokenizer, section, sft.max_length, not sft.completion_only_loss)
     else:
         encoder = ExampleEncoder(tokenizer, sys.maxsize, as_chat=bool(tokenizer.chat_template))
-    return WritingModel(model, encoder, asker, subject.generation, request.seed)
+    return WritingModel(model, encoder, prompt_builder, subject.generation, request.seed)
 
 
-def _answer_texts(request: Request, subject: Subject) -> Answer:
+def _answer_texts(request: Request, subject: ModelRef) -> Answer:
     """Answer texts of the command line, on standard output unless one JSON object is wanted."""
-    from utils.inference.work import OrderedSink
+    from utils.inference.job import OrderedResultWriter
 
-    asker = _build_asker(subject, request, ())
-    rows = [InputRow(number, {"row": number}, row) for number, row in enumerate(asker.lay_out(request.texts))]
-    answerer = _load_answerer(subject, asker, request)
-    source = Source(None, ".txt", asker.text_column)
+    prompt_builder = _build_prompt_builder(subject, request, ())
+    rows = [InputRow(number, {"row": number}, row) for number, row in enumerate(prompt_builder.lay_out(request.texts))]
+    predictor = _load_predictor(subject, prompt_builder, request)
+    source = Source(None, ".txt", prompt_builder.text_column)
     if request.stream:
-        return _stream(request, asker, answerer, rows[0])
+        return _stream(request, prompt_builder, predictor, rows[0])
     answers: list[Mapping[str, Any]] = []
-    work = _build_work(source, asker, answerer, OrderedSink(answers.append), request)
+    work = _build_job(source, prompt_builder, predictor, OrderedResultWriter(answers.append), request)
     work.answer_all(rows)
     if not request.as_json:
         for answer in answers:
@@ -148,14 +153,14 @@ def _answer_texts(request: Request, subject: Subject) -> Answer:
     return {"status": "success", "answers": answers}
 
 
-def _stream(request: Request, asker: Asker, answerer: Answerer, row: InputRow) -> Answer:
+def _stream(request: Request, prompt_builder: PromptBuilder, predictor: Predictor, row: InputRow) -> Answer:
     from utils.data.texts import RowError
-    from utils.inference.answering import WritingModel
+    from utils.inference.predictor import WritingModel
 
-    assert isinstance(answerer, WritingModel), f"got {type(answerer)}"
+    assert isinstance(predictor, WritingModel), f"got {type(predictor)}"
 
     try:
-        answered = answerer.stream(asker.read(row.row), write_data)
+        answered = predictor.stream(prompt_builder.read(row.row), write_data)
     except RowError as error:
         raise DataError(f"--input_text: {error}") from None
     write_data("\n")
@@ -163,28 +168,28 @@ def _stream(request: Request, asker: Asker, answerer: Answerer, row: InputRow) -
 
 
 def _answer_to_output(
-    request: Request, subject: Subject, asker: Asker, source: Source, rows: Iterator[InputRow]
+    request: Request, subject: ModelRef, prompt_builder: PromptBuilder, source: Source, rows: Iterator[InputRow]
 ) -> Answer:
     """Answer rows on standard output, as JSON lines."""
-    from utils.inference.work import OrderedSink
+    from utils.inference.job import OrderedResultWriter
 
-    answerer = _load_answerer(subject, asker, request)
-    work = _build_work(source, asker, answerer, OrderedSink(_print), request)
+    predictor = _load_predictor(subject, prompt_builder, request)
+    work = _build_job(source, prompt_builder, predictor, OrderedResultWriter(_print), request)
     work.window = 1 if source.path is None and sys.stdin.isatty() else _WINDOW_OF_A_STREAM
     work.answer_all(rows)
     return _tell_end(work)
 
 
 def _answer_to_file(
-    request: Request, subject: Subject, asker: Asker, source: Source, rows: Iterator[InputRow]
+    request: Request, subject: ModelRef, prompt_builder: PromptBuilder, source: Source, rows: Iterator[InputRow]
 ) -> Answer:
     """Answer rows into a file that appears whole; what is done survives in a file beside it."""
     assert request.output_file is not None, "checked before"
     target = Path(request.output_file).expanduser()
-    answerer = _load_answerer(subject, asker, request)
-    identity = _build_identity(request, asker, answerer, source)
+    predictor = _load_predictor(subject, prompt_builder, request)
+    identity = _build_identity(request, prompt_builder, predictor, source)
     partial = PartialFile(partial_path(request.output_file), identity)
-    work = _build_work(source, asker, answerer, partial, request)
+    work = _build_job(source, prompt_builder, predictor, partial, request)
     work.progress = Progress(partial.num_kept)
     try:
         work.answer_all(rows)
@@ -195,16 +200,18 @@ def _answer_to_file(
         num_done = partial.num_kept + work.progress.num_rows
         if num_done:
             end = "the same command goes on" if identity is not None else "standard input cannot be gone on with"
-            _log.info("%d answers are kept in %s; %s", num_done, partial.path, end)
+            logger.info("%d answers are kept in %s; %s", num_done, partial.path, end)
         raise
     finally:
         partial.close()
     answer = _tell_end(work)
-    _log.info("%d rows: %s", work.num_rows, target)
+    logger.info("%d rows: %s", work.num_rows, target)
     return {**answer, "num_kept": partial.num_kept, "output_file": request.output_file}
 
 
-def _build_identity(request: Request, asker: Asker, answerer: Answerer, source: Source) -> dict[str, Any] | None:
+def _build_identity(
+    request: Request, prompt_builder: PromptBuilder, predictor: Predictor, source: Source
+) -> dict[str, Any] | None:
     """Name all that decides the answers; None for standard input, which cannot be read again."""
     if source.path is None:
         return None
@@ -212,19 +219,21 @@ def _build_identity(request: Request, asker: Asker, answerer: Answerer, source: 
     with explain_unreadable(source.name), spool(source.path).open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    described = answerer.describe()
-    settings = [described["settings"], list(request.text_columns), source.kind, asker.text_column]
+    described = predictor.describe()
+    settings = [described["settings"], list(request.text_columns), source.kind, prompt_builder.text_column]
     settings += [] if source.quoting is None else [source.quoting]
     return {"input": digest.hexdigest(), "model": described["model"], "settings": settings}
 
 
-def _build_work(source: Source, asker: Asker, answerer: Answerer, sink: Any, request: Request) -> Work:
-    from utils.inference.work import Work
+def _build_job(
+    source: Source, prompt_builder: PromptBuilder, predictor: Predictor, writer: Any, request: Request
+) -> InferenceJob:
+    from utils.inference.job import InferenceJob
 
-    return Work(source, asker, answerer, sink, Progress(), request.strict)
+    return InferenceJob(source, prompt_builder, predictor, writer, Progress(), request.strict)
 
 
-def _tell_end(work: Work) -> Answer:
+def _tell_end(work: InferenceJob) -> Answer:
     """Say what was done and what was bad.
 
     Raises:
@@ -235,10 +244,10 @@ def _tell_end(work: Work) -> Answer:
         raise DataError(f"none of {work.num_rows} rows could be answered; the first: {work.bad[0]}")
     if work.num_bad:
         shown = "".join(f"\n  {each}" for each in work.bad)
-        _log.warning("%d of %d rows could not be answered:%s", work.num_bad, work.num_rows, shown)
+        logger.warning("%d of %d rows could not be answered:%s", work.num_bad, work.num_rows, shown)
     if unknown := work.find_unknown():
         shown = show_characters(unknown)
-        _log.warning("the tokenizer does not know these characters, which the model cannot read: %s", shown)
+        logger.warning("the tokenizer does not know these characters, which the model cannot read: %s", shown)
     return {"status": "success", "rows": work.num_rows, "errors": work.num_bad, **rates}
 
 

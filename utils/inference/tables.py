@@ -10,12 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError
-from utils.json_files import parse_json
+from utils.core.errors import UserError
+from utils.core.json_files import parse_json
 from utils.results.excel import guard_formula
 from utils.results.json_file import replace_file
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Results = Callable[[], Iterator[bytes]]
 """Gives every answer as JSON, in order; as often as it is called."""
@@ -85,7 +85,7 @@ def _write_separated(results: Results, path: Path) -> None:
             num_guarded += sum(cell is not kept for cell, kept in zip(guarded, cells, strict=True))
             table.writerow(guarded)
     if num_guarded:
-        _log.warning("%d cells that a spreadsheet would take for a formula begin with an apostrophe now", num_guarded)
+        logger.warning("%d cells that a spreadsheet would take for a formula begin with an apostrophe now", num_guarded)
 
 
 def _write_sheet(results: Results, path: Path) -> None:

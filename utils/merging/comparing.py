@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import CheckError
+from utils.core.errors import CheckError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import CheckError, ModelError, UserError
+from utils.core.errors import CheckError, ModelError, UserError
 from utils.merging.comparing import describe_difference, prove_equal
 from utils.merging.output import REPORT_FILE, check_output, open_output, require_space
 from utils.merging.source import MergeSource
@@ -22,8 +22,8 @@ from utils.modeling.source import resolved_commit
 from utils.modeling.writing import require_writable
 from utils.results.json_file import write_json
 from utils.results.provenance import collect_provenance
-from utils.run_folder.probe import Answers, Probe, check_tokenizer, open_probe
-from utils.run_folder.probe_record import compare_with_record
+from utils.run_folder.probe import Answers, Probe, check_tokenizer
+from utils.run_folder.probe_record import compare_with_record, open_probe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +112,7 @@ def merge_adapter(source: MergeSource, output: str, options: MergeOptions) -> di
 
 def show_report(report: Mapping[str, Any]) -> None:
     """Print the table on standard output."""
-    from utils.terminal import build_console
+    from utils.core.terminal import build_console
 
     build_console().print(render_report(report))
 

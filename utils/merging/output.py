@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.adapter import open_adapter
+from utils.adapters.adapter import load_adapter
 from utils.adapters.trained_files import ADAPTER_CONFIG, explain_damage, require_adapter_file
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.merging.output import REPORT_FILE
 from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.labels import build_head_spec
@@ -98,7 +98,7 @@ class MergeSource:
         with explain_damage(self.name, config.model.name_or_path):
             require_adapter_file(self.weights, self.name, config.peft.method, config.model.allow_pickle)
             require_unchanged_base(self.run, config.model, self.name)
-            model = open_adapter(config.peft.method).load(
+            model = load_adapter(config.peft.method).load(
                 self.weights, lambda _: load_base_model(config.model, tokenizer, self.head)
             )
             self.trained.require_trained(model)

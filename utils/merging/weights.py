@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.adapter import open_adapter
-from utils.errors import CheckError
+from utils.adapters.adapter import load_adapter
+from utils.core.errors import CheckError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +51,7 @@ def switched_off(model: PreTrainedModel) -> Iterator[bool]:
 
 
 def merge_weights(method: str, model: PreTrainedModel) -> tuple[PreTrainedModel, bool | None]:
-    """Merge an adapter through its room; tied embeddings stay tied only where they are still equal afterwards.
+    """Merge an adapter through its method; tied embeddings stay tied only where they are still equal afterwards.
 
     Returns:
         The plain model, and whether its embeddings are still tied; None: the base's were not.
@@ -59,12 +59,12 @@ def merge_weights(method: str, model: PreTrainedModel) -> tuple[PreTrainedModel,
     Raises:
         CheckError: The adapter holds numbers that are not finite.
     """
-    room: Any = open_adapter(method)
+    plugin: Any = load_adapter(method)
     shared = _untie(model)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"(?s).*(no longer tied|tie_word_embeddings)")  # done by us
-            merged: PreTrainedModel = room.merge(model)
+            merged: PreTrainedModel = plugin.merge(model)
     except ValueError as error:
         if "NaN" not in str(error):
             raise

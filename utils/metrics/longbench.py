@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.doors import Answer, build_parser, open_door
-from utils.errors import DataError
-from utils.json_files import NotJsonError, parse_json
+from utils.cli.command_line import Answer, build_parser, run_cli
+from utils.core.errors import DataError
+from utils.core.json_files import NotJsonError, parse_json
 from utils.metrics import longbench_scores as scores
 
 DESCRIPTION = """Score LongBench predictions as the benchmark's own scorer does, 0 to 100.
@@ -276,4 +276,4 @@ def _require_texts(place: str, row: dict[str, Any], key: str) -> tuple[str, ...]
 
 
 if __name__ == "__main__":
-    sys.exit(open_door(main, build(), sys.argv[1:]))
+    sys.exit(run_cli(main, build(), sys.argv[1:]))

@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import DataError
+from utils.core.errors import DataError
 from utils.metrics.longbench_rouge import score_rouge_l
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from utils.rooms import list_rooms, open_room, room_name
+from utils.core import registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +27,7 @@ METRIC_ALIASES = {
     "rougel": "rouge_l",
 }
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def build_text_metric(
     """Build a metric of generated texts, 0 to 1, from the function that scores one row.
 
     Args:
-        name: The name of the room.
+        name: The name of the metric.
         score_row: Prediction and reference to 0-1, or None where the reference leaves the metric undefined.
         description: What is measured, in a few words.
         greater_is_better: Whether 1 is best.
@@ -138,17 +138,17 @@ def load_metric(name: str) -> Metric:
     """Find a metric by its name or alias.
 
     Raises:
-        KeyError: There is no such metric; `list_rooms("metrics")` names them all.
+        KeyError: There is no such metric; `registry.names("metrics")` names them all.
     """
-    name = room_name(name)
-    metric = open_room("metrics", METRIC_ALIASES.get(name, name)).METRIC
-    assert isinstance(metric, Metric), f"got {type(metric)} in the room {name}"
+    name = registry.normalize(name)
+    metric = registry.load("metrics", METRIC_ALIASES.get(name, name)).METRIC
+    assert isinstance(metric, Metric), f"got {type(metric)} in the metric {name}"
     return metric
 
 
 def metric_names(kind: Kind) -> tuple[str, ...]:
     """Name the metrics that every run of a kind reports, sorted; `f1` stands for `f1_macro` as well."""
-    metrics = [load_metric(name) for name in list_rooms("metrics")]
+    metrics = [load_metric(name) for name in registry.names("metrics")]
     stand_ins = {metric.many_labels for metric in metrics}
     return tuple(metric.name for metric in metrics if metric.kind == kind and metric.name not in stand_ins)
 
@@ -193,7 +193,7 @@ def compute_metrics(
             why = why or _describe_rows(predicted, expected)
         values[metric.name] = metric.undefined if value is None else value
     if undefined and not quiet:
-        _log.warning("%s: %s", why, ", ".join(undefined))
+        logger.warning("%s: %s", why, ", ".join(undefined))
     return values
 
 

@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 from importlib.util import find_spec
 from typing import Any
 
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 from utils.metrics.rouge_l import score_rouge_l
 
 DEFAULT_SCORER = "rougeL"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from utils.json_files import parse_json
+from utils.core.json_files import parse_json
 from utils.modeling.section import ModelSection, find_folder
 
 _NUM_BLOCKS = 8

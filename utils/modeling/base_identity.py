@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.modeling.quantized_checkpoint import read_format
 from utils.modeling.section import ModelSection, is_local, read_model_config
 

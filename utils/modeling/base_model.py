@@ -6,7 +6,7 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 from utils.modeling.hub_errors import explain_loading
 from utils.modeling.labels import HeadSpec, label_order, own_label_names, read_label_order
 from utils.modeling.new_weights import (

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 
 if TYPE_CHECKING:
     from utils.config.document import Document

@@ -7,8 +7,8 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from utils.errors import ModelError
-from utils.library_errors import describe, is_of_library
+from utils.core.errors import ModelError
+from utils.core.library_errors import describe, is_of_library
 from utils.modeling.section import ModelSection, is_local
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from utils.errors import ModelError
-from utils.json_files import AGAIN, NotJsonError, load_json
+from utils.core.errors import ModelError
+from utils.core.json_files import AGAIN, NotJsonError, load_json
 from utils.modeling.hub_errors import explain_loading
 from utils.modeling.source import loading_arguments
 

@@ -6,7 +6,7 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

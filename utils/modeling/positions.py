@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from utils.config.section import Section
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

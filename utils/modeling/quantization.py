@@ -7,7 +7,7 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 from utils.modeling.quantized_checkpoint import checkpoint_problem, leave_unpacked, read_format
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 from utils.modeling.section import read_model_config
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import field_validator, model_validator
 
 from utils.config.section import Section
-from utils.json_files import find_object
+from utils.core.json_files import find_object
 from utils.modeling.positions import RopeScalingSection
 
 _DTYPE_SPELLINGS = {

@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import ModelError
-from utils.library_errors import require_readable
+from utils.core.errors import ModelError
+from utils.core.library_errors import require_readable
 from utils.modeling.section import ModelSection, folder_problem, is_local
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 from utils.modeling.hub_errors import explain_loading
 from utils.modeling.section import TEMPLATES, find_template
 from utils.modeling.source import loading_arguments

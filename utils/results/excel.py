@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.masking import mask_value
+from utils.core.secrets import mask_value
 from utils.results.columns import Column, count_places, list_columns
 from utils.results.json_file import replace_file
 from utils.results.labels import translate
@@ -35,7 +35,7 @@ _WIDEST = 60
 # What XML 1.0 cannot hold: control characters, lone surrogates and two non-characters.
 _ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def write_workbook(
@@ -136,9 +136,9 @@ def display_width(cell: Cell | MergedCell) -> int:
 def warn_of_losses(name: str, num_removed: int, num_cut: int) -> None:
     """Warn of characters taken out of a sheet and of texts cut, where there are any."""
     if num_removed:
-        _log.warning("%s: %d characters that a sheet cannot hold were taken out", name, num_removed)
+        logger.warning("%s: %d characters that a sheet cannot hold were taken out", name, num_removed)
     if num_cut:
-        _log.warning("%s: %d texts were cut to the %d characters of a cell", name, num_cut, _MAX_TEXT)
+        logger.warning("%s: %d texts were cut to the %d characters of a cell", name, num_cut, _MAX_TEXT)
 
 
 def flatten_values(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

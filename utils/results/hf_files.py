@@ -6,13 +6,13 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.results.json_file import read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def write_hf_results(
@@ -65,5 +65,5 @@ def _read_earlier(path: Path) -> dict[str, Any]:
     try:
         return read_json(path) or {}
     except UserError as error:
-        _log.warning("%s; it is written anew", error)
+        logger.warning("%s; it is written anew", error)
         return {}

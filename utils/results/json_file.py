@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from utils.json_files import load_object
+from utils.core.json_files import load_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def write_json(path: Path, data: Mapping[str, Any], *, indent: int = 2, sort_keys: bool = False) -> None:
@@ -31,7 +31,7 @@ def write_json(path: Path, data: Mapping[str, Any], *, indent: int = 2, sort_key
     broken: list[str] = []
     plain = _to_plain(data, "", broken)
     if broken:
-        _log.warning("%s: not a finite number, written as null: %s", path.name, ", ".join(broken))
+        logger.warning("%s: not a finite number, written as null: %s", path.name, ", ".join(broken))
     text = json.dumps(plain, indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
     with replace_file(path) as beside:
         beside.write_text(text + "\n", "utf-8", errors="backslashreplace")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.installed import installed_version
-from utils.masking import mask_command
+from utils.core.secrets import mask_command
 from utils.results.json_file import write_json
 
 if TYPE_CHECKING:

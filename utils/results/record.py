@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.results.json_file import read_json, write_json
 
 RESULTS_FILE = "results.json"
@@ -15,7 +15,7 @@ VERSION = 1
 
 Status = Literal["success", "interrupted", "failed"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _Part = TypeVar("_Part")
 
 
@@ -184,7 +184,7 @@ def _read_part(part: type[_Part], name: str, value: Any, path: Path) -> _Part:
         raise UserError(f"{path}: {name} must be a mapping, found {value!r}")
     known = {each.name for each in fields(part)}  # type: ignore[arg-type]  # every part is a dataclass
     if unknown := sorted(set(value) - known):
-        _log.warning("%s: unknown keys in %s are ignored: %s", path, name, ", ".join(unknown))
+        logger.warning("%s: unknown keys in %s are ignored: %s", path, name, ", ".join(unknown))
     if part is BestMetric and "name" not in value:
         raise UserError(f"{path}: {name} lacks the metric's name")
     return part(**{key: each for key, each in value.items() if key in known})

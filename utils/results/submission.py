@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from utils.errors import DataError
+from utils.core.errors import DataError
 from utils.results.json_file import replace_file
 
 if TYPE_CHECKING:

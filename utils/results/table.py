@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from utils.core import registry
 from utils.results.labels import is_score, scale, translate
-from utils.rooms import has_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -125,7 +125,7 @@ def _list_written(record: RunRecord, language: Language) -> Iterator[tuple[str, 
 
 def _join_scores(values: Mapping[str, Any]) -> str:
     return ", ".join(
-        f"{_label(name)} {_show(name, each)}" for name, each in values.items() if has_room("metrics", name)
+        f"{_label(name)} {_show(name, each)}" for name, each in values.items() if registry.has("metrics", name)
     )
 
 

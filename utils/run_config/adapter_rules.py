@@ -9,7 +9,7 @@ from utils.adapters.adapter_path import find_adapter, find_contradictions, read_
 from utils.adapters.trained_files import ADAPTER_CONFIG
 from utils.config.document import Document
 from utils.config.section import Section
-from utils.errors import Problem, UserError
+from utils.core.errors import Problem, UserError
 from utils.modeling.base_identity import require_same_base
 from utils.modeling.section import ModelSection
 from utils.run_config.sections import Header

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from utils.adapters.adapter import AdapterSection
 from utils.adapters.formats import format_problem
 from utils.adapters.targets import missing_layers
-from utils.errors import ConfigError, Problem
+from utils.core.errors import ConfigError, Problem
 from utils.modeling.positions import count_layers, count_positions, has_position_table, layers_problem
 from utils.modeling.quantized_checkpoint import checkpoint_problem, load_model_config, read_format
 from utils.modeling.section import ModelSection

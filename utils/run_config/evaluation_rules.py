@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from utils.config.problems import suggest
-from utils.data.dataset import open_dataset
-from utils.errors import ConfigError, DataError
+from utils.core.errors import ConfigError, DataError
+from utils.data.dataset import load_dataset_plugin
 from utils.evaluation.describing import DescribedSet, describe_sets
 from utils.metrics.metric import load_metric
 
@@ -89,4 +89,4 @@ def _find_set_mistakes(config: RunConfig, evaluation: EvaluationSection) -> Iter
 
 def _describe_sets(config: RunConfig, evaluation: EvaluationSection) -> list[DescribedSet]:
     section: Any = config.dataset  # CAUSAL_LM: of instructions
-    return describe_sets(evaluation, open_dataset(section.name).describe_instructions(section), section)
+    return describe_sets(evaluation, load_dataset_plugin(section.name).describe_instructions(section), section)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.config.document import Document
-from utils.errors import Problem
+from utils.core.errors import Problem
 
 if TYPE_CHECKING:
     from utils.run_config.resolved import RunConfig

@@ -11,9 +11,9 @@ from typing import Any, cast
 from utils.adapters.adapter import AdapterSection
 from utils.config.document import Document
 from utils.config.section import Section
+from utils.core.errors import ConfigError, Problem
 from utils.data.classification_set import ClassificationSet
-from utils.data.dataset import DatasetSection, open_dataset
-from utils.errors import ConfigError, Problem
+from utils.data.dataset import DatasetSection, load_dataset_plugin
 from utils.modeling.section import ModelSection
 from utils.results.section import ResultsSection
 from utils.run_config.adapter_rules import settle_adapter
@@ -148,7 +148,7 @@ def _compose(
     header, training = cast("Header", read[""]), cast("OwnTrainingSection", read["training"])
     dataset = cast("DatasetSection", read["dataset"])
     causal = header.task_type == "CAUSAL_LM"
-    described = None if causal else open_dataset(dataset.name).describe_classification(dataset)
+    described = None if causal else load_dataset_plugin(dataset.name).describe_classification(dataset)
     metric: str | None = described.metrics[0] if described else None
     peft = cast("AdapterSection", read["peft"])
     rate = peft.DEFAULT_LEARNING_RATE

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from utils.config.document import Document, read_bounded, read_document
 from utils.config.installed import installed_version, read_fields, source_of
 from utils.config.problems import suggest
-from utils.errors import ConfigError, Problem
-from utils.json_files import NotJsonError, parse_json
+from utils.core.errors import ConfigError, Problem
+from utils.core.json_files import NotJsonError, parse_json
 from utils.run_config.inspection import Check
 
 Kind = Literal["run", "suite", "accelerate", "deepspeed"]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from utils.config.document import Document, KeyPath, read_document
 from utils.config.overrides import read_overrides
-from utils.errors import ConfigError, Problem
-from utils.rooms import has_room, open_room, room_name
+from utils.core import registry
+from utils.core.errors import ConfigError, Problem
 from utils.run_config.shipped import find_shipped_paths
 
 _METHOD: KeyPath = ("peft", "method")
 _RATES: tuple[KeyPath, ...] = (("training", "learning_rate"), ("training", "lr"))
 _SWITCHES: dict[KeyPath, str] = {_METHOD: "adapters", ("dataset", "name"): "data"}
-"""Keys that choose a section's class, and the floor of its rooms."""
+"""Keys that choose a section's class, and the layer of its datasets."""
 
 
 def read_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Document, list[str]]:
@@ -67,9 +67,9 @@ def lay_over(base: Document, over: Document) -> list[str]:
         Notices about keys of the base that a switched method or dataset cannot use; they are left out.
     """
     notices = []
-    for switch, floor in _SWITCHES.items():
+    for switch, package in _SWITCHES.items():
         if over.has(switch):
-            notices += _drop_stale_keys(base, over, switch, floor)
+            notices += _drop_stale_keys(base, over, switch, package)
     base.merge(over)
     is_taken_away = any(over.has(rate) and over.get(rate) is None for rate in _RATES)
     for rate in filter(base.has, _RATES):
@@ -84,29 +84,31 @@ def _find_kept_rate(base: Document, over: Document) -> list[str]:
     if any(map(over.has, _RATES)) or not over.has(_METHOD) or not isinstance(rate, (int, float)):
         return []
     found = _find_switch(base, over, _METHOD, "adapters")
-    own = open_room("adapters", found[1]).Config.DEFAULT_LEARNING_RATE if found else None
+    own = registry.load("adapters", found[1]).Config.DEFAULT_LEARNING_RATE if found else None
     if found is None or own in (None, rate):
         return []
     remedy = f"{found[1]}'s own is {own:g} (training.learning_rate=null)"
     return [f"{over.place_of(_METHOD)}  peft.method: training.learning_rate stays {rate:g}; {remedy}"]
 
 
-def _find_switch(base: Document, over: Document, switch: KeyPath, floor: str) -> tuple[str, str] | None:
-    """Name the rooms that are switched from and to; None where that is one room, or one is unknown."""
-    implied = "lora" if floor == "adapters" and base.has(switch[:1]) else "custom"
+def _find_switch(base: Document, over: Document, switch: KeyPath, package: str) -> tuple[str, str] | None:
+    """Name the datasets that are switched from and to; None where that is one dataset, or one is unknown."""
+    implied = "lora" if package == "adapters" and base.has(switch[:1]) else "custom"
     old, new = (str(source.get(switch, implied)) for source in (base, over))
-    is_other = room_name(old) != room_name(new) and has_room(floor, old) and has_room(floor, new)
+    is_other = (
+        registry.normalize(old) != registry.normalize(new) and registry.has(package, old) and registry.has(package, new)
+    )
     return (old, new) if is_other else None
 
 
-def _drop_stale_keys(base: Document, over: Document, switch: KeyPath, floor: str) -> list[str]:
+def _drop_stale_keys(base: Document, over: Document, switch: KeyPath, package: str) -> list[str]:
     """Leave out inherited keys that only the method or dataset switched away from knows."""
-    if (found := _find_switch(base, over, switch, floor)) is None:
+    if (found := _find_switch(base, over, switch, package)) is None:
         return []
     old, new = found
     section = switch[0]
-    before, after = (open_room(floor, name).Config for name in (old, new))
-    if floor == "adapters":
+    before, after = (registry.load(package, name).Config for name in (old, new))
+    if package == "adapters":
         kept = {*after.model_fields, *after.ALIASES} - after.NOT_INHERITED
     else:
         kept = set(after.SHARED_FIELDS)

@@ -18,9 +18,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from utils.cli.command_line import list_gpus
 from utils.config.installed import installed_version, read_fields, source_of
-from utils.doors import list_gpus
-from utils.errors import ConfigError, Problem, UserError
+from utils.core.errors import ConfigError, Problem, UserError
 from utils.modeling.quantized_checkpoint import missing_packages
 from utils.modeling.section import is_local, read_model_config
 from utils.training.section import FOREIGN_OPTIMIZERS

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from utils.config.document import Document, KeyPath, Place
+from utils.config.document import Document, KeyPath, SourceLocation
 from utils.config.section import Section
-from utils.errors import Problem
+from utils.core.errors import Problem
 from utils.run_config.older_columns import OwnColumns
 from utils.run_config.older_table import OLDER, VARIANTS, WANDB_KEYS, LeftOut, Moved
 from utils.training.section import DROPPED
@@ -200,9 +200,9 @@ class OlderNames:
         for path, bits in found:
             on = _read_switch(self.document.get(path))
             for other, other_bits in found:
-                if self.document.lies_over(path, other) and (on or bits == other_bits) and self.document.has(other):
+                if self.document.overrides(path, other) and (on or bits == other_bits) and self.document.has(other):
                     self.document.remove(other)
-            if self.document.lies_over(path, _QUANTIZATION) and self.document.has(_QUANTIZATION):
+            if self.document.overrides(path, _QUANTIZATION) and self.document.has(_QUANTIZATION):
                 self._settle_below(path, bits, on)
         written = self.document.get(_QUANTIZATION)
         if not self.document.has(_QUANTIZATION) or (isinstance(written, dict) and "bits" not in written):
@@ -211,7 +211,7 @@ class OlderNames:
             [] if isinstance(written, dict) else [(*p, old) for p in _QUANTIZATION_PARENTS for old in _FOUR_BIT_KEYS]
         )
         for path in [*(path for path, _ in found), *details]:
-            if self.document.has(path) and self.document.lies_over(_QUANTIZATION, path):
+            if self.document.has(path) and self.document.overrides(_QUANTIZATION, path):
                 self.document.remove(path)
 
     def _settle_below(self, path: KeyPath, bits: int, on: bool | None) -> None:
@@ -243,7 +243,7 @@ class OlderNames:
             self._report(path, place, "contradicts model.quantization; keep one of them")
         return on
 
-    def _leave_out(self, path: KeyPath, reason: str) -> tuple[Place, Any]:
+    def _leave_out(self, path: KeyPath, reason: str) -> tuple[SourceLocation, Any]:
         place, value = self._place(path), self.document.remove(path)
         self.notices.append(f"{place}  {'.'.join(path)}: {reason}")
         return place, value
@@ -259,9 +259,9 @@ class OlderNames:
         """
         if not self.document.has(old):
             return
-        if self.document.lies_over(old, new) and self.document.has(new):
+        if self.document.overrides(old, new) and self.document.has(new):
             self.document.remove(new)
-        elif self.document.lies_over(new, old):
+        elif self.document.overrides(new, old):
             self._fill_gaps(old, new)
             return
         if agreeing and self.document.has(new) and self.document.get(new) == self.document.get(old):
@@ -286,11 +286,11 @@ class OlderNames:
                 self.document.move((*old, key), (*new, key))
         self.document.remove(old)
 
-    def _report(self, path: KeyPath, place: Place, message: str) -> None:
+    def _report(self, path: KeyPath, place: SourceLocation, message: str) -> None:
         self.problems.append(Problem(message, ".".join(path), str(place)))
 
-    def _place(self, path: KeyPath) -> Place:
-        return self.document.places.get(path, Place(self.document.source))
+    def _place(self, path: KeyPath) -> SourceLocation:
+        return self.document.places.get(path, SourceLocation(self.document.source))
 
 
 def _read_switch(value: Any) -> bool | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from utils.config.document import Document
-from utils.errors import Problem
+from utils.core.errors import Problem
 from utils.training.global_batch import DEFAULT_ROWS, division_problem
 from utils.training.launch import count_launched, deepspeed_problem, find_sharding, names_optimizer
 

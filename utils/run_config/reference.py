@@ -10,11 +10,11 @@ from pydantic_core import PydanticUndefined
 
 from utils.config.problems import describe_type
 from utils.config.section import Section
+from utils.core import registry
 from utils.evaluation.section import EvaluationSection, SetSection, TruthfulQASection
 from utils.generation.section import GenerationSection
 from utils.modeling.section import ModelSection, QuantizationSection
 from utils.results.section import ResultsSection
-from utils.rooms import list_rooms, open_room
 from utils.run_config.older_table import OLDER, LeftOut, Moved
 from utils.run_config.sections import Header
 from utils.training.section import DROPPED, OURS, RENAMED, OwnTrainingSection, training_section
@@ -37,9 +37,9 @@ def write_reference() -> Iterator[str]:
     yield from _table("Top of the file", Header)
     yield from _table("model", ModelSection)
     yield from _table("model.quantization", QuantizationSection)
-    for section, floor, key in (("peft", "adapters", "method"), ("dataset", "data", "name")):
-        for room in list_rooms(floor):
-            config = open_room(floor, room).Config
+    for section, package, key in (("peft", "adapters", "method"), ("dataset", "data", "name")):
+        for plugin in registry.names(package):
+            config = registry.load(package, plugin).Config
             yield from _table(f"{section} ({key}: {config.model_fields[key].default})", config)
             if (rate := getattr(config, "DEFAULT_LEARNING_RATE", None)) is not None:
                 yield f"\nWhere the file does not set training.learning_rate, {rate:g} is taken, and said."

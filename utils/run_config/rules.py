@@ -10,10 +10,11 @@ from utils.adapters.adapter import AdapterSection
 from utils.config.document import Document
 from utils.config.problems import suggest
 from utils.config.section import Section
+from utils.core.errors import Problem
+from utils.core.secrets import holds_secret
 from utils.data.classification_set import ClassificationSet
-from utils.data.dataset import DatasetSection, is_local
-from utils.errors import Problem
-from utils.masking import holds_secret
+from utils.data.dataset import DatasetSection
+from utils.data.row_files import is_local
 from utils.metrics.metric import Kind, metric_names
 from utils.modeling.positions import has_position_table, length_problem
 from utils.modeling.quantized_checkpoint import find_storage
@@ -118,7 +119,7 @@ def find_idle_settings(config: RunConfig, document: Document) -> Iterator[str]:
             "training.report_to is not wandb",
         ),
         **dict(_idle_for_task(config)),
-        **{f"peft.{name}": (True, why) for name, why in config.peft.find_idle().items()},
+        **{f"peft.{name}": (True, why) for name, why in config.peft.find_unused().items()},
         **(dict(find_idle_evaluation(config)) if causal else {}),
         **{f"sft.{name}": (True, why) for name, why in WITHOUT_EFFECT.items()},
         **{
@@ -184,7 +185,7 @@ def _check_dataset(dataset: DatasetSection, document: Document) -> Iterator[Prob
     names = getattr(dataset, "text_column", None)
     if isinstance(names, list) and not 1 <= len(names) <= 2:
         yield _problem("dataset.text_column", f"takes one or two columns, found {len(names)}", document)
-    for key, message in dataset.contradictions().items():
+    for key, message in dataset.find_conflicts().items():
         yield _problem(f"dataset.{key}", message, document)
 
 
@@ -192,7 +193,7 @@ def _check_limits(
     peft: AdapterSection, model: ModelSection, read: dict[str, Section], document: Document
 ) -> Iterator[Problem]:
     """Check what a method cannot do at all, then what it cannot do on this base, where its config.json is here."""
-    for key, message in peft.contradictions(find_storage(model)).items():
+    for key, message in peft.find_conflicts(find_storage(model)).items():
         yield _problem(f"peft.{key}", message, document)
     header = read.get("")
     if isinstance(header, Header) and header.task_type == "CAUSAL_LM" and peft.LIMITS.causal_lm:

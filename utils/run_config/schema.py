@@ -7,27 +7,27 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from utils.config.section import Section
+from utils.core import registry
 from utils.modeling.section import ModelSection
 from utils.results.section import ResultsSection
-from utils.rooms import list_rooms, open_room
 from utils.run_config.sections import CAUSAL_SECTIONS, Header
 from utils.training.section import training_section
 
 
 def build_schema() -> dict[str, Any]:
-    """Build the schema; `peft` and `dataset` take the fields of whichever room is chosen."""
+    """Build the schema; `peft` and `dataset` take the fields of whichever dataset is chosen."""
     single: dict[str, type[Section]] = {
         "model": ModelSection,
         "training": training_section(),
         **{name: build() for name, build in CAUSAL_SECTIONS.items()},
         "results": ResultsSection,
     }
-    rooms = {
-        section: [open_room(floor, name).Config for name in list_rooms(floor)]
-        for section, floor in (("peft", "adapters"), ("dataset", "data"))
+    plugins = {
+        section: [registry.load(package, name).Config for name in registry.names(package)]
+        for section, package in (("peft", "adapters"), ("dataset", "data"))
     }
     header = Header.model_json_schema()
-    models = [*single.values(), *(config for configs in rooms.values() for config in configs)]
+    models = [*single.values(), *(config for configs in plugins.values() for config in configs)]
     references, definitions = models_json_schema([(model, "validation") for model in models])
     for definition in definitions["$defs"].values():
         definition.pop("required", None)  # a file may leave to `extends` or to the command line what it likes
@@ -35,7 +35,7 @@ def build_schema() -> dict[str, Any]:
     properties: dict[str, Any] = {"extends": {"type": "string", "description": "Another file that this one extends."}}
     properties |= header["properties"]
     properties |= {name: references[(model, "validation")] for name, model in single.items()}
-    for section, configs in rooms.items():
+    for section, configs in plugins.items():
         properties[section] = {"anyOf": [references[(config, "validation")] for config in configs]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -10,16 +10,16 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from utils.adapters.adapter import AdapterSection
-from utils.config.document import Document, Place
+from utils.config.document import Document, SourceLocation
 from utils.config.problems import MOST_SHOWN, explain_errors, find_misspelt, name_all, suggest
 from utils.config.section import Section
-from utils.data.dataset import is_local
-from utils.errors import Problem
+from utils.core import registry
+from utils.core.errors import Problem
+from utils.data.row_files import is_local
 from utils.evaluation.section import EvaluationSection
 from utils.generation.section import GenerationSection
 from utils.modeling.section import ModelSection
 from utils.results.section import ResultsSection
-from utils.rooms import has_room, list_rooms, open_room, room_name
 from utils.run_config.older_names import TASK_SPELLINGS, OlderNames
 from utils.training.section import OURS, training_section
 from utils.training.sft_section import OURS as SFT_OURS
@@ -100,12 +100,12 @@ class SectionReader:
         document = self.document
         stem = Path(document.source).stem
         if document.get(("task_name",)) is None:
-            document.set(("task_name",), stem, Place(document.source))
+            document.set(("task_name",), stem, SourceLocation(document.source))
         for section in (document.data, document.get(("peft",), {})):
             if isinstance(task_type := section.get("task_type"), str):
                 section["task_type"] = TASK_SPELLINGS.get(task_type.lower(), task_type)
         if document.get(("training", "output_dir")) is None:
-            document.set(("training", "output_dir"), f"./outputs/{stem}", Place(document.source))
+            document.set(("training", "output_dir"), f"./outputs/{stem}", SourceLocation(document.source))
 
     def _choose_classes(self) -> dict[str, type[Section]]:
         classes: dict[str, type[Section] | None] = {
@@ -125,11 +125,11 @@ class SectionReader:
         method = self.document.get(("peft", "method"), "none" if not self.document.has(("peft",)) else "lora")
         if method is None or not isinstance(method, str):
             method = "none" if method is None else str(method)
-        if not has_room("adapters", method):
-            names = [name.replace("_", "-") for name in list_rooms("adapters")]
+        if not registry.has("adapters", method):
+            names = [name.replace("_", "-") for name in registry.names("adapters")]
             self._report("peft.method", f"no method called {method}{suggest(method, names)}")
             return None
-        section: type[Section] = open_room("adapters", method).Config
+        section: type[Section] = registry.load("adapters", method).Config
         if self.document.has(("peft",)):
             self.document.data["peft"]["method"] = section.model_fields["method"].default
         return section
@@ -141,18 +141,18 @@ class SectionReader:
             name = "custom"
         if not isinstance(name, str) or not name.strip():
             found = "missing" if name in (None, "") else f"{name!r} is no name"
-            self._report("dataset.name", f"{found}; name a dataset{suggest('', list_rooms('data'))}")
+            self._report("dataset.name", f"{found}; name a dataset{suggest('', registry.names('data'))}")
             return None
-        room = _room_of_hub_name(name) or ("custom" if "/" in name or is_local(name) else name)
-        if not has_room("data", room):
-            self._report("dataset.name", f"no dataset called {name}{suggest(name, list_rooms('data'))}")
+        plugin = _plugin_of_hub_name(name) or ("custom" if "/" in name or is_local(name) else name)
+        if not registry.has("data", plugin):
+            self._report("dataset.name", f"no dataset called {name}{suggest(name, registry.names('data'))}")
             return None
         dataset = self.document.data["dataset"]
-        is_upper = self.document.lies_over(("dataset", "name"), ("dataset", "path"))
-        if room != room_name(name) and (path is None or is_upper):
+        is_upper = self.document.overrides(("dataset", "name"), ("dataset", "path"))
+        if plugin != registry.normalize(name) and (path is None or is_upper):
             dataset["path"] = name  # rows that are named over an extended file's
-        dataset["name"] = room_name(room)
-        return open_room("data", room).Config  # type: ignore[no-any-return]
+        dataset["name"] = registry.normalize(plugin)
+        return registry.load("data", plugin).Config  # type: ignore[no-any-return]
 
     def _validate(self, name: str, section: type[Section], elsewhere: dict[str, str], read: dict[str, Section]) -> None:
         data = self.document.data
@@ -183,12 +183,12 @@ class SectionReader:
         self.problems.append(Problem(message, path, place))
 
 
-def _room_of_hub_name(name: str) -> str | None:
-    if has_room("data", name):
+def _plugin_of_hub_name(name: str) -> str | None:
+    if registry.has("data", name):
         return name
-    for room in list_rooms("data"):
-        if name.lower() in map(str.lower, getattr(open_room("data", room), "HUB_NAMES", ())):
-            return room
+    for plugin in registry.names("data"):
+        if name.lower() in map(str.lower, getattr(registry.load("data", plugin), "HUB_NAMES", ())):
+            return plugin
     return None
 
 

@@ -12,13 +12,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.adapter import open_adapter
+from utils.adapters.adapter import load_adapter
 from utils.adapters.adapter_path import describe_start
 from utils.adapters.trained_files import require_whole_tensors
+from utils.core.logs import is_main_process
+from utils.core.secrets import mask_text
 from utils.data.classification import ClassificationData
 from utils.evaluation.history import read_history
-from utils.logs import is_main_process
-from utils.masking import mask_text
 from utils.modeling.labels import LABELS_FILE
 from utils.results.excel import write_workbook
 from utils.results.hf_files import write_hf_results
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
     from utils.training.outcome import Outcome
-    from utils.training.tasks import PreparedData
+    from utils.training.protocols import PreparedData
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _write_final_model(
     if model is not None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        open_adapter(config.peft.method).save(model, partial)
+        load_adapter(config.peft.method).save(model, partial)
     (partial / "training_args.bin").unlink(missing_ok=True)  # the Trainer's, pickled
     require_whole_tensors(partial)
     tokenizer.save_pretrained(partial)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.trained_files import ADAPTER_CONFIG
-from utils.errors import LoraNsError
-from utils.logs import is_main_process
-from utils.masking import mask_text
+from utils.core.errors import LoraNsError
+from utils.core.logs import is_main_process
+from utils.core.secrets import mask_text
 from utils.modeling.section import is_local
 from utils.results.json_file import replace_file
 from utils.results.labels import is_score, scale

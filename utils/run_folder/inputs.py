@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.errors import LoraNsError, ModelError, UserError
-from utils.logs import is_main_process
+from utils.core.errors import LoraNsError, ModelError, UserError
+from utils.core.logs import is_main_process
 from utils.modeling.base_fingerprint import fingerprint_base
 from utils.modeling.section import ModelSection
 from utils.results.json_file import read_json, write_json

@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from utils.data.dataset import open_dataset
+from utils.data.dataset import load_dataset_plugin
 from utils.data.texts import PromptTemplate
 from utils.results.record import RunRecord
 from utils.run_config import RunConfig
@@ -60,11 +60,11 @@ def _name_python() -> str:
 def _count_texts(config: RunConfig) -> int:
     """Count the texts that one answer takes: of a classifier one for each column, of a prompt those it is made of."""
     section = config.dataset
-    room = open_dataset(section.name)
+    plugin = load_dataset_plugin(section.name)
     if config.task_type == "SEQ_CLS":
-        return len(room.describe_classification(section).text_columns)
+        return len(plugin.describe_classification(section).text_columns)
     template = getattr(section, "prompt_template", None)
     if template is not None and len(columns := PromptTemplate.parse(template).columns) > 1:
         return len(columns)
-    spec = room.describe_instructions(section)
-    return 1 if spec.ask is not None or spec.settle is not None else max(1, len(spec.prompt_columns))
+    spec = plugin.describe_instructions(section)
+    return 1 if spec.ask is not None or spec.resolve is not None else max(1, len(spec.prompt_columns))

@@ -11,8 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import ConfigError, UserError
-from utils.logs import is_main_process
+from utils.core.errors import ConfigError, UserError
+from utils.core.logs import is_main_process
 from utils.results.record import RunRecord, read_record
 from utils.run_config import RunConfig, find_differences
 from utils.run_config.resolved import RESUMABLE_KEYS

@@ -8,8 +8,8 @@ import stat
 from pathlib import Path
 from typing import IO
 
-from utils.errors import UserError
-from utils.locks import try_lock
+from utils.core.errors import UserError
+from utils.core.locks import try_lock
 
 LOCK_FILE = ".lock"
 

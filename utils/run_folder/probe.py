@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from utils.errors import CheckError, UserError
-from utils.json_files import NotJsonError, parse_json
+from utils.core.errors import CheckError, UserError
+from utils.core.json_files import NotJsonError, parse_json
 
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.run_folder.reading import TrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -98,23 +97,6 @@ class Probe(Protocol):
 
     def encode(self, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
         """Give the probe rows' tokens."""
-
-
-def open_probe(trained: TrainedModel, tokenizer: PreTrainedTokenizerBase, num_eval: int) -> Probe:
-    """Make the probe of a trained model.
-
-    Args:
-        trained: The model.
-        tokenizer: Its own.
-        num_eval: Rows to score a classifier on, at most; 0: no score.
-    """
-    if trained.config.task_type == "CAUSAL_LM":
-        from utils.run_folder.probe_language import LanguageProbe
-
-        return LanguageProbe(trained, tokenizer, with_loss=num_eval > 0)
-    from utils.run_folder.probe_classifier import ClassifierProbe
-
-    return ClassifierProbe(trained, tokenizer, num_eval)
 
 
 def check_tokenizer(probe: Probe, trained: PreTrainedTokenizerBase, written: PreTrainedTokenizerBase) -> None:

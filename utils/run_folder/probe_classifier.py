@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from utils.data.dataset import open_dataset, spread
+from utils.core.errors import UserError
+from utils.data.dataset import load_dataset_plugin, spread
 from utils.data.tokenizing import encode_texts
-from utils.errors import UserError
 from utils.metrics.metric import compute_metrics
 from utils.run_folder.probe import Answers, read_probes
 from utils.training.tasks import open_task
@@ -41,7 +41,7 @@ class ClassifierProbe:
         self._config: Any = trained.config
         self._tokenizer = tokenizer
         self._names = trained.label_names
-        spec = open_dataset(self._config.dataset.name).describe_classification(self._config.dataset)
+        spec = load_dataset_plugin(self._config.dataset.name).describe_classification(self._config.dataset)
         self._metrics = spec.metrics
         self._probes = read_probes(trained.run, spec.text_columns)
         self._inputs = self._encode(tokenizer)

@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import CheckError
-from utils.logs import is_main_process
+from utils.core.errors import CheckError
+from utils.core.logs import is_main_process
 from utils.results.json_file import read_json
-from utils.run_folder.probe import open_probe
 from utils.run_folder.reading import read_run_folder
 
 if TYPE_CHECKING:
@@ -20,12 +19,29 @@ if TYPE_CHECKING:
     from utils.modeling.consent import Consent
     from utils.run_folder.probe import Probe
     from utils.run_folder.reading import TrainedModel
-    from utils.training.tasks import Task
+    from utils.training.protocols import Task
 
 RECORD_FILE = "probe_logits.json"
 _NUM_LOGITS = 8  # of each position: the largest; all of a vocabulary would be megabytes
 _TOLERANCE = {"float32": 1e-2, "float16": 5e-2, "bfloat16": 2e-1}
 """Largest difference, relative to the largest logit, that another device or precision explains."""
+
+
+def open_probe(trained: TrainedModel, tokenizer: PreTrainedTokenizerBase, num_eval: int) -> Probe:
+    """Make the probe of a trained model.
+
+    Args:
+        trained: The model.
+        tokenizer: Its own.
+        num_eval: Rows to score a classifier on, at most; 0: no score.
+    """
+    if trained.config.task_type == "CAUSAL_LM":
+        from utils.run_folder.probe_language import LanguageProbe
+
+        return LanguageProbe(trained, tokenizer, with_loss=num_eval > 0)
+    from utils.run_folder.probe_classifier import ClassifierProbe
+
+    return ClassifierProbe(trained, tokenizer, num_eval)
 
 
 def check_export(run: Path, task: Task, trainer: Trainer, data: Any, consent: Consent) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.adapter import open_adapter
+from utils.adapters.adapter import load_adapter
 from utils.adapters.trained_files import (
     ADAPTER_CONFIG,
     explain_damage,
@@ -19,15 +19,15 @@ from utils.adapters.trained_files import (
     require_adapter_file,
     require_every_tensor,
 )
-from utils.data.dataset import open_dataset
-from utils.errors import ModelError, UserError
-from utils.json_files import load_object
+from utils.core import registry
+from utils.core.errors import ModelError, UserError
+from utils.core.json_files import load_object
+from utils.data.dataset import load_dataset_plugin
 from utils.modeling.base_identity import is_same_base, require_same_base
 from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.labels import LABELS_FILE, read_label_names
 from utils.modeling.new_weights import list_grown_rows, list_new_weights
 from utils.modeling.section import ModelSection, is_local, read_model_config
-from utils.rooms import room_name
 from utils.run_config import RunConfig, load_run_config
 from utils.run_folder.inputs import require_unchanged_base
 
@@ -97,7 +97,7 @@ class TrainedModel:
             section = self.config.model if folder is None else _whole_model(self.config.model, folder)
             return load_base_model(section, tokenizer, head)
 
-        return open_adapter(self.config.peft.method).load(self.weights, load_base), tokenizer
+        return load_adapter(self.config.peft.method).load(self.weights, load_base), tokenizer
 
 
 def read_run_folder(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedModel:
@@ -163,7 +163,7 @@ def read_with_config(given: RunConfig, name: str, consent: Consent = NO_CONSENT)
         raise UserError(
             f"{given.source} is for {given.task_type}, and the adapter in {weights} for {made['task_type']}"
         )
-    if made and (kind := room_name(str(made.get("peft_type")))) != room_name(given.peft.method):
+    if made and (kind := registry.normalize(str(made.get("peft_type")))) != registry.normalize(given.peft.method):
         raise UserError(
             f"{name}: is of the method {kind}, but {given.source} says peft.method: {given.peft.method}; "
             f"set peft.method: {kind}"
@@ -210,7 +210,7 @@ def require_base(trained: TrainedModel, given: ModelSection, file: str) -> Train
 def _require_agreement(own: RunConfig, given: RunConfig, name: str) -> None:
     if own.task_type != given.task_type:
         raise UserError(f"{given.source} is for {given.task_type}, and the run {name} was trained for {own.task_type}")
-    if room_name(own.peft.method) != room_name(given.peft.method):
+    if registry.normalize(own.peft.method) != registry.normalize(given.peft.method):
         raise UserError(
             f"{given.source} says peft.method: {given.peft.method}, and the run {name} was trained by "
             f"{own.peft.method}; set peft.method: {own.peft.method}"
@@ -223,7 +223,7 @@ def _find_labels(weights: Path, config: RunConfig) -> tuple[str, ...]:
         if (each / LABELS_FILE).is_file():
             return read_label_names(each / LABELS_FILE)
     section: Any = config.dataset
-    spec = open_dataset(section.name).describe_classification(section)
+    spec = load_dataset_plugin(section.name).describe_classification(section)
     if spec.label_names or spec.num_labels == 1:
         return tuple(spec.label_names or ())
     if named := (read_model_config(ModelSection(name_or_path=str(weights))) or {}).get("id2label"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.document import read_document
-from utils.errors import ConfigError, UserError
+from utils.core.errors import ConfigError, UserError
 from utils.results.json_file import replace_file
 from utils.run_config.resolved import flatten
 from utils.training.checkpoint_files import RUN_COPY, list_checkpoints

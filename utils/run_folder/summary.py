@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import EXIT_FAILED
+from utils.core.errors import EXIT_FAILED
 from utils.results.record import RunRecord
 from utils.results.table import render_result_table
 from utils.run_config import RunConfig
@@ -35,8 +35,8 @@ def announce_parameters(counts: ParameterCounts) -> None:
 
 def show_result(folder: RunFolder, config: RunConfig, record: RunRecord, already_done: bool = False) -> dict[str, Any]:
     """Print the result table on standard error and give the record for `--json`; a failed one ends the process so."""
-    from utils.logs import is_main_process
-    from utils.terminal import build_console
+    from utils.core.logs import is_main_process
+    from utils.core.terminal import build_console
 
     if is_main_process():
         if already_done:

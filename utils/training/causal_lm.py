@@ -11,18 +11,18 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from utils.adapters.adapter import AdapterSection
 from utils.adapters.training_hooks import find_hooks
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.training.callbacks.added import add_callbacks
 from utils.training.causal_trainer import CausalTrainer
-from utils.training.document_attention import require_separate_documents, separate_documents
 from utils.training.sft_section import OwnSftSection
 from utils.training.trainer import build_arguments
+from utils.training.varlen_attention import require_separate_documents, separate_documents
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.training.tasks import RunSettings
+    from utils.training.protocols import RunSettings
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def build_causal_trainer(
         learning_rates=settings.peft.learning_rates(model, arguments.learning_rate),
     )
     add_callbacks(trainer, section)
-    trainer.adopt(section)
+    trainer.configure(section)
     trainer.use_hooks(find_hooks(settings.peft.method))
     return trainer
 

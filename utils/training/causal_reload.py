@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from utils.data.dataset import spread
-from utils.training.document_attention import plain_attention
 from utils.training.reload_check import cannot_hold_whole, compare_logits, compute_dtype, replace_model
+from utils.training.varlen_attention import plain_attention
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from utils.data.dataset import InstructionSet, open_dataset, spread
+from utils.core.errors import ConfigError, Problem
+from utils.data.dataset import InstructionSet, load_dataset_plugin, spread
 from utils.data.encoding import ExampleEncoder
 from utils.data.gathering import DataProblems
-from utils.data.instruction import InstructionData, prepare_instructions, read_training_rows, settle_set
+from utils.data.instruction import InstructionData, prepare_instructions, read_training_rows, resolve_set
 from utils.data.preview import format_preview, render_preview
 from utils.data.splits import draw_rows
-from utils.errors import ConfigError, Problem
 from utils.evaluation.early_stopping import check_early_stopping
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
 from utils.generation.positions import count_positions
@@ -24,7 +24,7 @@ from utils.training.callbacks.generating import GeneratingCallback
 from utils.training.causal_lm import build_causal_trainer, pack_rows
 from utils.training.causal_outcome import CausalScores, collect_causal_outcome
 from utils.training.causal_reload import check_language_model
-from utils.training.leakage import check_leakage
+from utils.training.contamination import check_leakage
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from utils.training.callbacks.measuring import MeasuringCallback
     from utils.training.causal_trainer import CausalTrainer
     from utils.training.outcome import Outcome
-    from utils.training.tasks import RunSettings
+    from utils.training.protocols import RunSettings
 
 
 @dataclass
@@ -109,7 +109,7 @@ class CausalData:
 
 
 class CausalTask:
-    """CAUSAL_LM: see `utils.training.tasks.Task`.
+    """CAUSAL_LM: see `utils.training.protocols.Task`.
 
     Args:
         settings: The run's configuration.
@@ -128,7 +128,7 @@ class CausalTask:
         """
         settings = self._settings
         section, sft = settings.dataset, settings.sft
-        spec = settle_set(open_dataset(section.name).describe_instructions(section))
+        spec = resolve_set(load_dataset_plugin(section.name).describe_instructions(section))
         encoder = ExampleEncoder.build(tokenizer, section, sft.max_length, not sft.completion_only_loss)
         found = DataProblems()
         with found.gather():
@@ -177,12 +177,12 @@ class CausalTask:
     def fingerprint_rows(self) -> str:
         """Hash the rows as they are now."""
         section = self._settings.dataset
-        spec = open_dataset(section.name).describe_instructions(section)
+        spec = load_dataset_plugin(section.name).describe_instructions(section)
         return read_training_rows(spec, section, self._settings.seed)[1]
 
     def preview(self, data: CausalData, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Any]:
         """Print the first rows, what is trained on marked."""
-        from utils.terminal import build_console
+        from utils.core.terminal import build_console
 
         console, rows = build_console(), data.instructions.train
         if console.is_terminal:

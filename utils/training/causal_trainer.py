@@ -11,17 +11,17 @@ import torch
 from trl import SFTTrainer
 
 from utils.training.adapter_aware import AdapterAware
-from utils.training.guarding import Guarded
-from utils.training.learning_rates import OwnRates
+from utils.training.chunked_cross_entropy import install_trained_head
+from utils.training.fault_tolerance import FaultTolerant
+from utils.training.param_group_rates import ParamGroupLearningRates
 from utils.training.real_rows import count_real_rows
 from utils.training.sampling import SeededRows
-from utils.training.trained_head import install_trained_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class CausalTrainer(Guarded, SeededRows, OwnRates, AdapterAware, SFTTrainer):  # type: ignore[misc]
+class CausalTrainer(FaultTolerant, SeededRows, ParamGroupLearningRates, AdapterAware, SFTTrainer):  # type: ignore[misc]
     """An SFTTrainer whose loss, in training and evaluation, is a mean over trained tokens, nothing else.
 
     TRL's own loss evaluates the head at every position on a CPU; transformers' averages an evaluation over
@@ -29,7 +29,7 @@ class CausalTrainer(Guarded, SeededRows, OwnRates, AdapterAware, SFTTrainer):  #
 
     Args:
         model: With its adapter attached.
-        **kwargs: As for `trl.SFTTrainer`, and `learning_rates` as for `OwnRates`.
+        **kwargs: As for `trl.SFTTrainer`, and `learning_rates` as for `ParamGroupLearningRates`.
     """
 
     def __init__(self, *, model: PreTrainedModel, **kwargs: Any) -> None:

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from utils.json_files import NotJsonError, load_json, parse_json
+from utils.core.json_files import NotJsonError, load_json, parse_json
 
 MANIFEST = "complete.json"
 STATE = "trainer_state.json"

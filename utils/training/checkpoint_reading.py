@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from utils.errors import UserError
-from utils.library_errors import explain_library
+from utils.core.errors import UserError
+from utils.core.library_errors import explain_library
 
 _ANOTHER = "one of its files is damaged or of something else; resume another one: --resume checkpoint-N"
 

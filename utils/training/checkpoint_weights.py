@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.adapters.trained_files import require_every_tensor
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 
 _FILES = ("model.safetensors", "model.safetensors.index.json")
 

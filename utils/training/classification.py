@@ -12,8 +12,8 @@ from transformers import (
 )
 
 from utils.adapters.adapter import head_modules
+from utils.core.errors import DataError
 from utils.data.classification import ClassificationData
-from utils.errors import DataError
 from utils.metrics.metric import compute_metrics, load_metric, metric_names, result_key
 from utils.modeling.new_weights import list_new_modules
 from utils.training.callbacks.added import add_callbacks
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 _NOT_METRICS = ("loss", "combined_score")
-"""What a checkpoint can be judged by without being a metric's room."""
+"""What a checkpoint can be judged by without being a metric."""
 
 
 def build_classification_trainer(
@@ -68,7 +68,7 @@ def build_classification_trainer(
         learning_rates=_head_rates(section, model),
     )
     add_callbacks(trainer, section)
-    trainer.adopt(section)
+    trainer.configure(section)
     return trainer
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from utils.adapters.adapter_path import find_adapter
 from utils.adapters.training_hooks import find_hooks
 from utils.data.classification import ClassificationData, fingerprint_set, prepare_classification
-from utils.data.dataset import open_dataset
+from utils.data.dataset import load_dataset_plugin
 from utils.data.labels import keep_order_of
 from utils.modeling.labels import LABELS_FILE, HeadSpec, build_head_spec, read_label_names, read_label_order
 from utils.training.classification import build_classification_trainer
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from utils.modeling.parameters import ParameterCounts
     from utils.results.record import RunRecord
     from utils.training.callbacks.measuring import MeasuringCallback
-    from utils.training.tasks import RunSettings
+    from utils.training.protocols import RunSettings
     from utils.training.trainer import ClassificationTrainer
 
 logger = logging.getLogger(__name__)
 
 
 class ClassificationTask:
-    """SEQ_CLS: see `utils.training.tasks.Task`.
+    """SEQ_CLS: see `utils.training.protocols.Task`.
 
     Args:
         settings: The run's configuration.
@@ -46,7 +46,7 @@ class ClassificationTask:
             DataError: The rows cannot be used as they are.
         """
         section, model = self._settings.dataset, self._settings.model
-        spec = open_dataset(section.name).describe_classification(section)
+        spec = load_dataset_plugin(section.name).describe_classification(section)
         reorder = self._keep_adapters_order() or (lambda names: read_label_order(model, tuple(names)))
         return prepare_classification(spec, section, tokenizer, self._settings.seed, reorder)
 
@@ -69,12 +69,12 @@ class ClassificationTask:
     def fingerprint_rows(self) -> str:
         """Hash the rows as they are now."""
         section = self._settings.dataset
-        spec = open_dataset(section.name).describe_classification(section)
+        spec = load_dataset_plugin(section.name).describe_classification(section)
         return fingerprint_set(spec, section, self._settings.seed)
 
     def preview(self, data: ClassificationData, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Any]:
         """Print the first rows decoded, each with its label."""
-        from utils.terminal import build_console
+        from utils.core.terminal import build_console
 
         split = data.train or next(iter(data.evals.values()))
         rows = [

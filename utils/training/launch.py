@@ -16,8 +16,8 @@ from typing import Any
 
 from utils.config.document import read_document
 from utils.config.problems import suggest
-from utils.errors import UserError
-from utils.json_files import find_object
+from utils.core.errors import UserError
+from utils.core.json_files import find_object
 
 SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "deepspeed"
 """Where `training.deepspeed: zero2` is looked up: its files without `.json`."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from utils.errors import ConfigError, Problem
+from utils.core.errors import ConfigError, Problem
 
 
 class ClassificationLoss:

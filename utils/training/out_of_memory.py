@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from utils.errors import LoraNsError
+from utils.core.errors import LoraNsError
 
 
 class MemoryExhaustedError(LoraNsError):

@@ -36,7 +36,7 @@ class Outcome:
     check: dict[str, Any] | None = None
     """What the reload check found."""
     total_s: float | None = None
-    """Seconds from the door's start."""
+    """Seconds from the command's start."""
 
     def complete(self) -> RunRecord:
         """Give the record with what came after training."""

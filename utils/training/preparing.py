@@ -7,9 +7,9 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.adapter import AttachContext, open_adapter
+from utils.adapters.adapter import AttachContext, load_adapter
 from utils.adapters.adapter_path import load_start
-from utils.errors import ConfigError, Problem
+from utils.core.errors import ConfigError, Problem
 from utils.modeling.new_weights import list_new_modules
 from utils.modeling.quantized_checkpoint import require_trainable
 from utils.modeling.source import resolved_commit
@@ -19,7 +19,7 @@ from utils.modeling.writing import require_writable
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.training.tasks import PreparedData, RunSettings
+    from utils.training.protocols import PreparedData, RunSettings
 
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def attach_adapter(
         ConfigError: There are no rows to train on.
         ModelError: The base is stored in a format that cannot be trained on, or could not be saved afterwards.
     """
-    from utils.seeding import seed_everything
+    from utils.core.seeding import seed_everything
 
     resolved, section = settings.arguments, settings.peft
     if not resolved.get("do_train", True):
@@ -81,7 +81,7 @@ def attach_adapter(
         base_commit=resolved_commit(model),
     )
     seed_everything(settings.seed)
-    adapted = open_adapter(section.method).attach(model, section, context)
+    adapted = load_adapter(section.method).attach(model, section, context)
     if section.adapter_path is not None:
         load_start(adapted, section, settings.model.name_or_path, settings.model.allow_pickle)
         logger.info("training goes on from the adapter in %s", section.adapter_path)

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from utils.cache_folder import cache_folder
+from utils.core.cache_folder import cache_folder
+from utils.core.locks import try_lock, wait_for
+from utils.core.signals import Interrupted
 from utils.evaluation.processes import count_processes, gather_lists
-from utils.interruption import Interrupted
-from utils.locks import try_lock, wait_for
 from utils.training.launch import count_launched
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _TASKS = ("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP
 
 
 @contextmanager
-def first_process_first(output_dir: str) -> Iterator[None]:
+def main_process_first(output_dir: str) -> Iterator[None]:
     """Let one process of each machine do the work before the others, which then find it in the cache.
 
     They wait for a lock on a file, not in a collective: no time-out ends an hour of tokenising, and the lock of a
@@ -95,7 +95,7 @@ def describe_batch(trainer: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def leaving_processes() -> Iterator[None]:
+def destroy_process_group_on_exit() -> Iterator[None]:
     """Leave the group of processes at the end: its threads may abort an interpreter that ends while they run.
 
     All wait for each other first, so that none finds another gone while it still needs it; not where a signal ended the

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import ConfigError, Problem
+from utils.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from utils.training.tasks import RunSettings
+    from utils.training.protocols import RunSettings
 
 _NUM_STEPS = 100
 _ON_ALL_PROCESSES = ("deepspeed", "fsdp", "fsdp_config")

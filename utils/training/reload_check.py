@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 
+from utils.core.errors import CheckError
 from utils.data.classification import ClassificationData
-from utils.errors import CheckError
 from utils.metrics.metric import compute_metrics
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from utils.errors import ModelError, UserError
+from utils.core.errors import ModelError, UserError
 from utils.training.tasks import open_task
 
 if TYPE_CHECKING:
-    from utils.training.tasks import RunSettings
+    from utils.training.protocols import RunSettings
 
 
 def check_rows(settings: RunSettings) -> tuple[list[str], list[str]]:

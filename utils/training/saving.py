@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from utils.errors import LoraNsError
+from utils.core.errors import LoraNsError
 from utils.evaluation.processes import gather_lists
 from utils.training.checkpoint_files import (
     MANIFEST,
@@ -35,7 +35,7 @@ class NotFiniteError(LoraNsError):
     """A loss, a gradient or a weight is no number."""
 
 
-class WholeCheckpoints:
+class AtomicCheckpoints:
     """What our trainers share: how a checkpoint is written. Stands before a `transformers.Trainer` among the bases."""
 
     args: Any

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer, TrainingArguments
 
-from utils.errors import ConfigError, Problem, UserError
+from utils.core.errors import ConfigError, Problem, UserError
 from utils.training.adapter_aware import AdapterAware
-from utils.training.guarding import Guarded
+from utils.training.fault_tolerance import FaultTolerant
 from utils.training.launch import find_sharding, resolve_deepspeed, stand_alone
-from utils.training.learning_rates import OwnRates
+from utils.training.param_group_rates import ParamGroupLearningRates
 from utils.training.real_rows import RowSums, count_real_rows
 from utils.training.sampling import SeededRows
 from utils.training.section import OwnTrainingSection
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     import torch
 
 
-class ClassificationTrainer(Guarded, SeededRows, OwnRates, AdapterAware, Trainer):
+class ClassificationTrainer(FaultTolerant, SeededRows, ParamGroupLearningRates, AdapterAware, Trainer):
     """A Trainer whose order of rows depends on data_seed and epoch only.
 
     Args:
-        **kwargs: As for `transformers.Trainer`, and `learning_rates` as for `OwnRates`.
+        **kwargs: As for `transformers.Trainer`, and `learning_rates` as for `ParamGroupLearningRates`.
     """
 
     def __init__(self, **kwargs: Any) -> None:

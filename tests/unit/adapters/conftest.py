@@ -1,4 +1,4 @@
-"""Attaches adapter rooms to tiny models."""
+"""Attaches adapter methods to tiny models."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def attach(tiny_base: Callable[..., Path]) -> Callable[..., Any]:
     def run(
         family: str, method: str, model: dict[str, Any] | None = None, num_labels: int | None = 3, **keys: Any
     ) -> Any:
-        from utils.adapters.adapter import AttachContext, open_adapter
+        from utils.adapters.adapter import AttachContext, load_adapter
+        from utils.core.seeding import seed_everything
         from utils.modeling.base_model import added_token_ids, load_base_model
         from utils.modeling.labels import build_head_spec
         from utils.modeling.new_weights import list_new_modules
         from utils.modeling.section import ModelSection
         from utils.modeling.tokenizer import load_tokenizer
-        from utils.seeding import seed_everything
 
         model = {"name_or_path": str(tiny_base(family)), **(model or {})}
         context_keys = {
             key: keys.pop(key) for key in ("mixed_precision", "training_batches", "num_training_steps") if key in keys
         }
-        section, room = ModelSection(**model), open_adapter(method)
+        section, plugin = ModelSection(**model), load_adapter(method)
         tokenizer = load_tokenizer(section)
         head = build_head_spec([f"c{index}" for index in range(num_labels)]) if num_labels else None
 
@@ -65,8 +65,10 @@ def attach(tiny_base: Callable[..., Path]) -> Callable[..., Any]:
             **{"training_batches": draw_batches, **context_keys},
         )
         seed_everything(42)
-        adapted = room.attach(base, room.Config(**keys), context)
-        return SimpleNamespace(model=adapted, room=room, tokenizer=tokenizer, load_base=load_base, batches=draw_batches)
+        adapted = plugin.attach(base, plugin.Config(**keys), context)
+        return SimpleNamespace(
+            model=adapted, plugin=plugin, tokenizer=tokenizer, load_base=load_base, batches=draw_batches
+        )
 
     return run
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from scripts.matrix.rows import list_rows
-from utils.adapters.adapter import open_adapter
+from utils.adapters.adapter import load_adapter
 from utils.adapters.adapter_path import find_contradictions, load_start, read_adapter_config, settle_section
-from utils.errors import ConfigError, ModelError
+from utils.core.errors import ConfigError, ModelError
 
 METHODS = {each.method: each.keys for each in reversed(list_rows())}
 REFUSED = ("adalora", "p-tuning", "none", "head-only")
@@ -30,7 +30,7 @@ def _randomise(model) -> None:
 def test_every_method_begins_as_the_adapter(method, attach, read_logits, tmp_path):
     import torch
 
-    room = open_adapter(method)
+    room = load_adapter(method)
     family = "llama" if "bert" in room.Config.LIMITS.model_types else "bert"
     made = attach(family, method, num_training_steps=9, **METHODS[method])
     _randomise(made.model)
@@ -55,7 +55,7 @@ def test_every_method_begins_as_the_adapter(method, attach, read_logits, tmp_pat
 
 @pytest.mark.parametrize("method", REFUSED)
 def test_what_cannot_be_trained_on_says_so(method):
-    section = open_adapter(method).Config(method=method, adapter_path="somewhere")
+    section = load_adapter(method).Config(method=method, adapter_path="somewhere")
     kind = method.replace("-", "_").upper()
     ((key, message),) = find_contradictions(section, "SEQ_CLS", {"peft_type": kind, "task_type": "SEQ_CLS"})
     assert key == "adapter_path"
@@ -86,7 +86,7 @@ def _start(folder, **keys):
 def test_a_foreign_adapter_is_taken_as_it_is_and_trained(foreign, make_sft, prepare_run):
     import torch
 
-    from utils.training.document_attention import plain_attention
+    from utils.training.varlen_attention import plain_attention
 
     folder, adapted = foreign
     run = prepare_run(config=make_sft(peft=_start(folder, lora_dropout=0.2), training__max_steps=2))
@@ -178,10 +178,10 @@ def _read_weights(folder):
 
 def test_the_classes_keep_the_adapters_order(attach, make_config, make_set, draw_rows, prepare_run, tmp_path):
     """Its head comes with it: the same classes in another order would be other classes."""
-    from utils.errors import DataError
+    from utils.core.errors import DataError
 
     made = attach("bert", "lora", num_labels=2)
-    made.room.save(made.model, tmp_path / "made")
+    made.plugin.save(made.model, tmp_path / "made")
     (tmp_path / "made" / "labels.json").write_text('["no", "Bad"]')
 
     def run(*names):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from scripts.matrix.rows import list_rows
-from utils.adapters.adapter import open_adapter
+from utils.adapters.adapter import load_adapter
 from utils.adapters.trained_files import require_every_tensor
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 
 METHODS = {each.method: each.keys for each in reversed(list_rows()) if each.method not in ("none", "head-only")}
 
 
 def _load(attached, folder):
-    model = attached.room.load(folder, attached.load_base)
+    model = attached.plugin.load(folder, attached.load_base)
     require_every_tensor(model, folder, "mine", "its base")
     return model
 
@@ -22,9 +22,9 @@ def _load(attached, folder):
 def test_each_kind_of_tensor(method, attach, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    is_decoder = "bert" in open_adapter(method).Config.LIMITS.model_types
+    is_decoder = "bert" in load_adapter(method).Config.LIMITS.model_types
     attached = attach("llama" if is_decoder else "bert", method, num_training_steps=100, **METHODS[method])
-    attached.room.save(attached.model, tmp_path)
+    attached.plugin.save(attached.model, tmp_path)
     file = tmp_path / "adapter_model.safetensors"
     tensors = load_file(file)
     kinds = {name.rsplit(".", 2)[-2] if "." in name else name: name for name in sorted(tensors)}
@@ -40,7 +40,7 @@ def test_a_pickled_file_too(attach, tmp_path):
     from safetensors.torch import load_file
 
     attached = attach("bert", "lora")
-    attached.room.save(attached.model, tmp_path)
+    attached.plugin.save(attached.model, tmp_path)
     file = tmp_path / "adapter_model.safetensors"
     tensors = load_file(file)
     file.unlink()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 
 HEADS = {
     "bert": {"classifier"},
@@ -27,8 +27,8 @@ def test_only_the_head_is_trained(attach, train_a_little, read_logits, tmp_path,
     for name, parameter in attached.model.named_parameters():
         assert torch.equal(before[name], parameter) != (name.split(".")[0] in HEADS[family]), name
     logits = read_logits(attached.model, attached.tokenizer)
-    attached.room.save(attached.model, tmp_path)
-    again = attached.room.load(tmp_path, attached.load_base)
+    attached.plugin.save(attached.model, tmp_path)
+    again = attached.plugin.load(tmp_path, attached.load_base)
     assert (read_logits(again, attached.tokenizer) - logits).abs().max() < 1e-6
 
 

@@ -30,10 +30,10 @@ def test_default_targets_and_reloading(attach, train_a_little, read_logits, tmp_
     train_a_little(attached)
     trained = read_logits(attached.model, attached.tokenizer)
     assert (trained - before).abs().max() > 1e-3
-    attached.room.save(attached.model, tmp_path)
-    loaded = attached.room.load(tmp_path, attached.load_base)
+    attached.plugin.save(attached.model, tmp_path)
+    loaded = attached.plugin.load(tmp_path, attached.load_base)
     assert (read_logits(loaded, attached.tokenizer) - trained).abs().max() < 1e-6
-    assert (read_logits(attached.room.merge(loaded), attached.tokenizer) - trained).abs().max() < 1e-4
+    assert (read_logits(attached.plugin.merge(loaded), attached.tokenizer) - trained).abs().max() < 1e-4
 
 
 def test_all_linear_layers_can_be_rescaled(attach):

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 
 METHODS = {"lora": {}, "adalora": {"num_training_steps": 20}, "vera": {}, "lokr": {}, "c3a": {"block_size": 16}}
 """Three of our own ways to build peft's configuration, and what each needs."""
@@ -56,7 +56,7 @@ def test_the_saved_adapter_is_the_trained_one(attach, train_a_little, read_logit
     attached = attach("llama", "lora", target_modules="all-linear", layers_to_transform=[1])
     train_a_little(attached)
     trained = read_logits(attached.model, attached.tokenizer)
-    attached.room.save(attached.model, tmp_path)
-    again = attached.room.load(tmp_path, attached.load_base)
+    attached.plugin.save(attached.model, tmp_path)
+    again = attached.plugin.load(tmp_path, attached.load_base)
     assert _adapted(again) == ({1}, BODY["llama"])
     assert (read_logits(again, attached.tokenizer) - trained).abs().max() < 1e-6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 
 # Where LoRA goes by default, and what is trained whole beside it; golden, by hand from each architecture.
 GOLDEN = {
@@ -53,8 +53,8 @@ def test_training_and_reloading_keeps_everything(attach, train_a_little, read_lo
     train_a_little(attached)
     trained = read_logits(attached.model, attached.tokenizer)
     assert (trained - before).abs().max() > 1e-3
-    attached.room.save(attached.model, tmp_path)
-    reloaded = read_logits(attached.room.load(tmp_path, attached.load_base), attached.tokenizer)
+    attached.plugin.save(attached.model, tmp_path)
+    reloaded = read_logits(attached.plugin.load(tmp_path, attached.load_base), attached.tokenizer)
     assert (reloaded - trained).abs().max() < 1e-6
 
 
@@ -78,8 +78,8 @@ def test_variants_survive_saving(attach, train_a_little, read_logits, tmp_path, 
     attached = attach("bert", "lora", **keys)
     train_a_little(attached)
     trained = read_logits(attached.model, attached.tokenizer)
-    attached.room.save(attached.model, tmp_path)
-    reloaded = read_logits(attached.room.load(tmp_path, attached.load_base), attached.tokenizer)
+    attached.plugin.save(attached.model, tmp_path)
+    reloaded = read_logits(attached.plugin.load(tmp_path, attached.load_base), attached.tokenizer)
     assert (reloaded - trained).abs().max() < 1e-6
 
 
@@ -87,8 +87,8 @@ def test_merging_gives_the_same_answers(attach, train_a_little, read_logits, tmp
     attached = attach("llama", "lora", use_dora=True)
     train_a_little(attached)
     trained = read_logits(attached.model, attached.tokenizer)
-    attached.room.save(attached.model, tmp_path)
-    merged = attached.room.merge(attached.room.load(tmp_path, attached.load_base))
+    attached.plugin.save(attached.model, tmp_path)
+    merged = attached.plugin.merge(attached.plugin.load(tmp_path, attached.load_base))
     assert not _lora_modules(merged)
     assert (read_logits(merged, attached.tokenizer) - trained).abs().max() < 1e-5
 
@@ -168,8 +168,8 @@ def test_a_pooler_that_the_checkpoint_lacks_is_trained(attach, train_a_little, r
     assert not [name for name in _lora_modules(attached.model) if "pooler" in name]
     train_a_little(attached)
     trained = read_logits(attached.model, attached.tokenizer)
-    attached.room.save(attached.model, tmp_path / "adapter")
-    again = attached.room.load(tmp_path / "adapter", attached.load_base)
+    attached.plugin.save(attached.model, tmp_path / "adapter")
+    again = attached.plugin.load(tmp_path / "adapter", attached.load_base)
     assert (read_logits(again, attached.tokenizer) - trained).abs().max() < 1e-6
 
 
@@ -193,8 +193,8 @@ def test_new_tokens_are_trained_and_saved(attach, train_a_little, read_logits, t
     assert changed[:token].max() == 0
     trained = read_logits(attached.model, attached.tokenizer, texts)
     assert (trained - before).abs().max() > 1e-4
-    attached.room.save(attached.model, tmp_path)
-    reloaded = attached.room.load(tmp_path, attached.load_base)
+    attached.plugin.save(attached.model, tmp_path)
+    reloaded = attached.plugin.load(tmp_path, attached.load_base)
     assert (read_logits(reloaded, attached.tokenizer, texts) - trained).abs().max() < 1e-6
 
 
@@ -206,8 +206,8 @@ def test_a_quantized_base_trains_on_the_cpu(attach, train_a_little, read_logits,
     train_a_little(attached, steps=1)
     trained = read_logits(attached.model, attached.tokenizer)
     assert (trained - before).abs().max() > 1e-4
-    attached.room.save(attached.model, tmp_path)
-    reloaded = read_logits(attached.room.load(tmp_path, attached.load_base), attached.tokenizer)
+    attached.plugin.save(attached.model, tmp_path)
+    reloaded = read_logits(attached.plugin.load(tmp_path, attached.load_base), attached.tokenizer)
     assert (reloaded - trained).abs().max() < 1e-3
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.errors import ConfigError, ModelError
+from utils.core.errors import ConfigError, ModelError
 
 METHODS = ("prefix-tuning", "prompt-tuning", "p-tuning")
 DECODERS = ("llama", "qwen2", "gpt2")
@@ -12,10 +12,10 @@ ENCODERS = ("bert", "roberta", "distilbert", "deberta_v2", "modernbert")
 
 
 def _cells():
-    from utils.adapters.adapter import open_adapter
+    from utils.adapters.adapter import load_adapter
 
     for method in METHODS:
-        limits = open_adapter(method).Config.LIMITS.model_types
+        limits = load_adapter(method).Config.LIMITS.model_types
         yield from ((method, family) for family in (*DECODERS, *ENCODERS) if family.replace("_", "-") not in limits)
 
 
@@ -26,8 +26,8 @@ def test_training_and_reloading_keeps_everything(attach, train_a_little, read_lo
     train_a_little(attached)
     trained = read_logits(attached.model, attached.tokenizer)
     assert (trained - before).abs().max() > 1e-3
-    attached.room.save(attached.model, tmp_path)
-    reloaded = read_logits(attached.room.load(tmp_path, attached.load_base), attached.tokenizer)
+    attached.plugin.save(attached.model, tmp_path)
+    reloaded = read_logits(attached.plugin.load(tmp_path, attached.load_base), attached.tokenizer)
     assert (reloaded - trained).abs().max() < 1e-6
 
 
@@ -38,9 +38,9 @@ def test_padding_changes_no_answer_of_a_decoder(attach, train_a_little, read_log
     attached = attach(family, method, num_virtual_tokens=4)
     attached.tokenizer.padding_side = side
     train_a_little(attached)
-    attached.room.save(attached.model, tmp_path)
+    attached.plugin.save(attached.model, tmp_path)
     texts = ("good w1 w2 w3", "bad film", "a", "w1 w2 w3 w4 w5 w6 w7 w8 w9")
-    for model in (attached.model, attached.room.load(tmp_path, attached.load_base)):
+    for model in (attached.model, attached.plugin.load(tmp_path, attached.load_base)):
         together = read_logits(model, attached.tokenizer, texts)
         alone = [read_logits(model, attached.tokenizer, (text,))[0] for text in texts]
         difference = max((row - single).abs().max() for row, single in zip(together, alone, strict=True))
@@ -113,7 +113,7 @@ def test_new_tokens_are_refused(attach, method):
     ],
 )
 def test_keys_that_contradict_each_other(method, keys, sentence):
-    from utils.adapters.adapter import open_adapter
+    from utils.adapters.adapter import load_adapter
 
-    [found] = open_adapter(method).Config(**keys).contradictions().values()
+    [found] = load_adapter(method).Config(**keys).find_conflicts().values()
     assert sentence in found

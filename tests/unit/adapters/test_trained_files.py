@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from utils.adapters.trained_files import explain_damage, require_adapter_file, require_whole_tensors
-from utils.errors import CheckError, DataError, ModelError, UserError
+from utils.core.errors import CheckError, DataError, ModelError, UserError
 
 
 def _raise(error):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.benchmark.counting import count_runs
-from utils.rooms import list_rooms
+from utils.core import registry
 
 ROOT = Path(__file__).parents[3]
 METHODS = """methods:
@@ -71,7 +71,7 @@ def test_every_method_and_initialisation_can_be_counted(plan_of: Callable[..., A
 _INITS = ("true", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "mica", "eva", "corda", "lora_ga")
 _WITHOUT_TARGETS = ("prefix_tuning", "prompt_tuning", "p_tuning", "qst", "none", "head_only", "shadow")
 _SIZES = {"c3a": ", block_size: 16"}
-_METHODS = tuple(name for name in list_rooms("adapters") if name not in _WITHOUT_TARGETS)
+_METHODS = tuple(name for name in registry.names("adapters") if name not in _WITHOUT_TARGETS)
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:

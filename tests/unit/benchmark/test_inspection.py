@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import validate_config
-from utils.doors import open_door
+from utils.cli.command_line import run_cli
 from utils.run_config.kinds import find_kind
 
 
 def validate(path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
-    code = open_door(validate_config.main, validate_config.build(), [str(path), *words])
+    code = run_cli(validate_config.main, validate_config.build(), [str(path), *words])
     return code, capsys.readouterr().out
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from utils.errors import ConfigError, UserError
+from utils.core.errors import ConfigError, UserError
 from utils.run_config import load_run_config
 
 Plan = Callable[..., Any]

@@ -18,7 +18,7 @@ from utils.benchmark.state import (
     take_lock,
     write_state,
 )
-from utils.errors import UserError
+from utils.core.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 

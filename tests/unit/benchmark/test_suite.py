@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from utils.benchmark.suite import read_suite
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 
 TASK = "tasks: {a: {}}\n"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.config.document import Document, Place, parse_value, read_document
-from utils.errors import ConfigError
+from utils.config.document import Document, SourceLocation, parse_value, read_document
+from utils.core.errors import ConfigError
 
 Write = Callable[[str | bytes], Path]
 
@@ -185,21 +185,21 @@ def test_parse_value_refuses_duplicate_keys() -> None:
 def make_document() -> Document:
     data = {"peft": {"lora_r": 8, "rank_pattern": {"a": 1}}, "seed": 1}
     places = {("peft",): 1, ("peft", "lora_r"): 2, ("peft", "rank_pattern"): 3, ("peft", "rank_pattern", "a"): 4}
-    return Document(data, {path: Place("f", line) for path, line in places.items()}, "f")
+    return Document(data, {path: SourceLocation("f", line) for path, line in places.items()}, "f")
 
 
 def test_set_replaces_what_stands_in_the_way_and_its_places() -> None:
     document = make_document()
-    document.set(("peft", "rank_pattern"), {"b": 2}, Place("command line"))
+    document.set(("peft", "rank_pattern"), {"b": 2}, SourceLocation("command line"))
     assert document.get(("peft", "rank_pattern")) == {"b": 2}
     assert document.place_of(("peft", "rank_pattern", "a")) == "command line"
-    document.set(("seed", "deep"), 3, Place("g", 9))
+    document.set(("seed", "deep"), 3, SourceLocation("g", 9))
     assert document.data["seed"] == {"deep": 3}
 
 
 def test_has_tells_null_from_absent() -> None:
     document = make_document()
-    document.set(("peft", "bias"), None, Place("f", 5))
+    document.set(("peft", "bias"), None, SourceLocation("f", 5))
     assert document.has(("peft", "bias"))
     assert not document.has(("peft", "other"))
     assert not document.has(("seed", "deeper"))
@@ -222,7 +222,7 @@ def test_move_takes_the_places_along() -> None:
 
 def test_merge_lays_key_by_key_and_replaces_lists() -> None:
     document = make_document()
-    document.set(("names",), [1, 2], Place("f", 7))
+    document.set(("names",), [1, 2], SourceLocation("f", 7))
     over = Document({"peft": {"lora_r": 4, "rank_pattern": {"b": 2}}, "names": [3]}, {}, "over")
     document.merge(over)
     assert document.data == {"peft": {"lora_r": 4, "rank_pattern": {"a": 1, "b": 2}}, "seed": 1, "names": [3]}

@@ -11,7 +11,7 @@ import pytest
 
 from utils.config import installed
 from utils.config.installed import installed_version, read_fields
-from utils.errors import UserError
+from utils.core.errors import UserError
 
 SOURCE = '''
 from dataclasses import dataclass, field

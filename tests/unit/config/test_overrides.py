@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from utils.config.overrides import read_overrides
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 
 
 @pytest.mark.parametrize(

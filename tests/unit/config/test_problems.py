@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
-from utils.config.document import Document, Place
+from utils.config.document import Document, SourceLocation
 from utils.config.problems import describe_type, explain_errors, suggest
 from utils.config.section import Section
 
@@ -35,7 +35,9 @@ class Outer(Section):
 
 
 def explain(values: dict[str, Any], elsewhere: dict[str, str] | None = None) -> list[str]:
-    places = {("peft",): Place("f", 1)} | {("peft", key): Place("f", line) for line, key in enumerate(values, 2)}
+    places = {("peft",): SourceLocation("f", 1)} | {
+        ("peft", key): SourceLocation("f", line) for line, key in enumerate(values, 2)
+    }
     document = Document({"peft": values}, places, "f")
     with pytest.raises(ValidationError) as caught:
         Outer.model_validate(values)

@@ -1,4 +1,4 @@
-"""Prepares sets of one's own by the `custom` room, with the tiny BERT's tokenizer."""
+"""Prepares sets of one's own by the `custom` dataset, with the tiny BERT's tokenizer."""
 
 from __future__ import annotations
 
@@ -175,15 +175,15 @@ def make_encoder(text_tokenizer: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture
 def prepare_room(make_encoder: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a function that prepares a CAUSAL_LM room: `prepare_room("gsm8k", path, template="chatml", seed=1)`."""
+    """Give a function that prepares a CAUSAL_LM dataset: `prepare_room("gsm8k", path, template="chatml", seed=1)`."""
 
     def run(
         room: str, path: Path | str, template: str | None = None, seed: int = 42, encoder: Any = None, **keys: Any
     ) -> Any:
-        from utils.data.dataset import open_dataset
+        from utils.data.dataset import load_dataset_plugin
         from utils.data.instruction import prepare_instructions
 
-        opened = open_dataset(room)
+        opened = load_dataset_plugin(room)
         section = opened.Config(path=str(path), **keys)
         encoder = encoder or make_encoder(
             template,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from utils.core.errors import DataError
 from utils.data import archives
 from utils.data.archives import unpack_rows
-from utils.errors import DataError
 
 
 def write_zip(path: Path, files: dict[str, str]) -> Path:

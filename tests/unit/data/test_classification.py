@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from utils.errors import DataError
+from utils.core.errors import DataError
 
 
 def _rows(*pairs):
@@ -199,8 +199,8 @@ def test_very_long_labels_are_cut_in_messages(prepare, make_set):
 def test_quoting_is_for_tables():
     from utils.data.custom import Config
 
-    assert Config(path="rows.tsv", quoting=True).contradictions() == {}
-    assert Config(path="rows.jsonl", quoting=False).contradictions() == {
+    assert Config(path="rows.tsv", quoting=True).find_conflicts() == {}
+    assert Config(path="rows.jsonl", quoting=False).find_conflicts() == {
         "quoting": "has no effect on a .jsonl file; leave it out"
     }
 

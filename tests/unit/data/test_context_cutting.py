@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from utils.core.errors import DataError
 from utils.data.dataset import Example
 from utils.data.encoding import MASKED, ExampleEncoder
-from utils.errors import DataError
 
 REAL_TOKENIZERS = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / "tokenizers"
 BASE = Path(__file__).parents[3] / "examples" / "quickstart" / "base"

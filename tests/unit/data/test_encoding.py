@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from utils.core.errors import DataError, ModelError
 from utils.data.dataset import Example
 from utils.data.encoding import MASKED, ExampleEncoder
-from utils.errors import DataError, ModelError
 
 PAIR = Example("Question: what?\nAnswer:", " It is 5.", "what?")
 REAL_TOKENIZERS = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / "tokenizers"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.core.errors import DataError
 from utils.data.sources import Source, load_parquet, load_split
-from utils.errors import DataError
 
 ROWS = b'{"text": "good", "label": 1}\n'
 
@@ -34,10 +34,10 @@ def server() -> Iterator[tuple[str, list[str]]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    listening = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=listening.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{listening.server_port}", asked
-    listening.shutdown()
+    handling_signals = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=handling_signals.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{handling_signals.server_port}", asked
+    handling_signals.shutdown()
 
 
 @pytest.mark.parametrize("name", ["README.md", ".huggingface.yaml"])

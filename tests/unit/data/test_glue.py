@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.core.errors import DataError
 from utils.data.glue import TASKS, Config, describe_classification
-from utils.errors import DataError
 
 REAL = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / "glue"
 
@@ -227,8 +227,8 @@ def test_real_files_lose_no_row(subset, folder):
     ],
 )
 def test_keys_that_contradict_the_task_are_found(keys, key):
-    assert list(Config(subset="cola", **keys).contradictions()) == [key]
-    assert Config(subset="cola", text_column=["sentence"], num_labels=2).contradictions() == {}
+    assert list(Config(subset="cola", **keys).find_conflicts()) == [key]
+    assert Config(subset="cola", text_column=["sentence"], num_labels=2).find_conflicts() == {}
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data at {REAL} (LORA_NS_REAL_DATA)")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.core.errors import DataError, ModelError
 from utils.data.encoding import MASKED
-from utils.errors import DataError, ModelError
 
 PAIRS = [{"prompt": f"Question {n}?", "completion": f" Answer {n}."} for n in range(20)]
 CHATS = [

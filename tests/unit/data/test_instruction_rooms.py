@@ -1,4 +1,4 @@
-"""Every CAUSAL_LM room on rows as they really are: prompts, answers, turns, hold-outs."""
+"""Every CAUSAL_LM dataset on rows as they really are: prompts, answers, turns, hold-outs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from utils.core.errors import DataError
 from utils.data import code_feedback, custom, gsm8k, metamathqa
-from utils.data.dataset import open_dataset
-from utils.data.instruction import load_generation_rows, settle_set
+from utils.data.dataset import load_dataset_plugin
+from utils.data.instruction import load_generation_rows, resolve_set
 from utils.data.texts import RowError
-from utils.errors import DataError
 
 REAL = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data"))
 ARITHMETIC = Path(__file__).parents[3] / "examples" / "quickstart" / "arithmetic"
@@ -28,14 +28,14 @@ CHAT = [{"role": "user", "content": "Write a loop."}, {"role": "assistant", "con
 
 
 def describe(room: str, **keys):
-    module = open_dataset(room)
+    module = load_dataset_plugin(room)
     return module.describe_instructions(module.Config(**keys))
 
 
 def read(row, **keys):
-    """Read a row by the custom room, its format told by the row's columns where it is not stated."""
+    """Read a row by the custom dataset, its format told by the row's columns where it is not stated."""
     spec = describe("custom", path="rows.jsonl", **keys)
-    return (spec.settle(spec, tuple(row)) if spec.settle else spec).read_row(row)
+    return (spec.resolve(spec, tuple(row)) if spec.resolve else spec).read_row(row)
 
 
 def test_gsm8k_asks_and_answers():
@@ -62,9 +62,9 @@ def test_a_prompt_of_ones_own_replaces_the_rooms():
     assert example.user_turn == "", "as a chat, the rendered prompt is the user's turn"
     assert spec.ask("Why?").prompt == "Q: Why?\nA: "
     assert spec.stop == ()
-    assert "prompt_template" in gsm8k.Config(prompt_template="{question}{answer}").contradictions()
-    assert "prompt_template" in metamathqa.Config(prompt_template="{question}").contradictions()
-    assert "prompt_template" in code_feedback.Config(prompt_template="{messages}").contradictions()
+    assert "prompt_template" in gsm8k.Config(prompt_template="{question}{answer}").find_conflicts()
+    assert "prompt_template" in metamathqa.Config(prompt_template="{question}").find_conflicts()
+    assert "prompt_template" in code_feedback.Config(prompt_template="{messages}").find_conflicts()
 
 
 def test_metamathqa_trains_on_alpacas_header():
@@ -94,9 +94,9 @@ def test_code_feedback_is_conversations():
 
 @pytest.mark.parametrize("name", ["gsm8k", "metamathqa"])
 def test_a_system_turn_without_a_chat_has_no_effect(name):
-    room = open_dataset(name)
-    assert "as_chat: true" in room.Config(system_prompt="Be kind.").contradictions()["system_prompt"]
-    assert room.Config(system_prompt="Be kind.", as_chat=True).contradictions() == {}
+    room = load_dataset_plugin(name)
+    assert "as_chat: true" in room.Config(system_prompt="Be kind.").find_conflicts()["system_prompt"]
+    assert room.Config(system_prompt="Be kind.", as_chat=True).find_conflicts() == {}
 
 
 @pytest.mark.parametrize(
@@ -274,12 +274,12 @@ def test_settling_reads_the_columns(write_lines, make_set):
     file = write_lines("rows.jsonl", ["not json", {"prompt": "a"}, {"prompt": "a", "completion": "b"}])
     spec = describe("custom", path=str(file))
     assert spec.ask is None
-    settled = settle_set(spec)
+    settled = resolve_set(spec)
     assert settled.ask("a").prompt == "a"
     assert settled.columns == ("prompt", "completion")
-    assert settle_set(settled) is settled
+    assert resolve_set(settled) is settled
     with pytest.raises(DataError, match="no split called train"):
-        settle_set(describe("custom", path=str(make_set(test=[{"prompt": "a", "completion": "b"}]))))
+        resolve_set(describe("custom", path=str(make_set(test=[{"prompt": "a", "completion": "b"}]))))
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_settling_reads_the_columns(write_lines, make_set):
     ],
 )
 def test_keys_that_say_otherwise_than_the_format_are_found(keys, key):
-    assert set(custom.Config(path="x", **keys).contradictions()) == {key}
+    assert set(custom.Config(path="x", **keys).find_conflicts()) == {key}
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_keys_that_say_otherwise_than_the_format_are_found(keys, key):
     ],
 )
 def test_keys_that_agree_are_left_alone(keys):
-    assert custom.Config(path="x", **keys).contradictions() == {}
+    assert custom.Config(path="x", **keys).find_conflicts() == {}
 
 
 def test_metrics_of_ones_own():

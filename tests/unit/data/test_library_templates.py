@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import trl
 
+from utils.core.errors import ModelError
 from utils.data.dataset import Example
 from utils.data.encoding import MASKED, ExampleEncoder
 from utils.data.texts import RowError
-from utils.errors import ModelError
 
 FILES = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
 WORKING = {

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from utils.core.errors import DataError
 from utils.data import longbench
 from utils.data.instruction import load_generation_rows
 from utils.data.longbench_prompts import OWN_FILE, load_prompts
 from utils.data.longbench_subsets import SUBSETS, find_subset
 from utils.data.texts import RowError
-from utils.errors import DataError
 
 REAL = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data"))
 needs_rows = pytest.mark.skipif(not (REAL / "longbench").is_dir(), reason="no LongBench rows here")
@@ -161,9 +161,9 @@ def test_unknown_subsets_are_refused(keys, message):
 
 
 def test_keys_that_contradict_each_other_are_told():
-    assert "subset" in longbench.Config(subset="lcc", subsets=["lcc"]).contradictions()
-    assert "prompts_file" in longbench.Config(prompts_file="a", prompt_template="{context} {input}").contradictions()
-    assert longbench.Config(subset="lcc").contradictions() == {}
+    assert "subset" in longbench.Config(subset="lcc", subsets=["lcc"]).find_conflicts()
+    assert "prompts_file" in longbench.Config(prompts_file="a", prompt_template="{context} {input}").find_conflicts()
+    assert longbench.Config(subset="lcc").find_conflicts() == {}
 
 
 def test_rows_are_found_in_every_layout(tmp_path):

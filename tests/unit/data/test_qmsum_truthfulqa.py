@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from utils.core.errors import DataError
 from utils.data import qmsum, truthfulqa
 from utils.data.instruction import load_generation_rows
 from utils.data.texts import RowError
-from utils.errors import DataError
 
 REAL = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data"))
 MEETING = {

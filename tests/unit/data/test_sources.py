@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from utils.core.errors import DataError
 from utils.data.rows import open_file, open_rows
 from utils.data.sources import Source
-from utils.errors import DataError
 
 
 def _write(tmp_path, name, content):

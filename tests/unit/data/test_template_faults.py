@@ -7,10 +7,10 @@ import time
 
 import pytest
 
+from utils.core.errors import ModelError
+from utils.core.time_limit import time_limit
 from utils.data import chat
 from utils.data.chat import ChatTemplate
-from utils.errors import ModelError
-from utils.time_limit import time_limit
 
 TURNS = [{"role": "user", "content": "x"}]
 ENDLESS = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from datasets import Dataset
 
-from utils.cache_folder import cache_folder
+from utils.core.cache_folder import cache_folder
+from utils.core.errors import DataError
 from utils.data.tokenizing import encode_texts, tokenise
-from utils.errors import DataError
 
 
 def _rows(*texts, other=None):

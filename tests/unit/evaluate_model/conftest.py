@@ -1,4 +1,4 @@
-"""Small trained runs in their folders, and the door's library as the door calls it."""
+"""Small trained runs in their folders, and the command's library as the command calls it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def train_config() -> Callable[[Any], Path]:
     """Give a function that trains a configuration in this process and names the run's folder."""
 
     def train(config: Any) -> Path:
-        door = importlib.import_module("train")
-        return Path(door.main(door.build().parse_args(["--config", config.source]))["output_dir"])
+        script = importlib.import_module("train")
+        return Path(script.main(script.build().parse_args(["--config", config.source]))["output_dir"])
 
     return train
 
@@ -63,7 +63,7 @@ def base() -> Path:
 
 @pytest.fixture
 def score() -> Callable[..., dict[str, Any]]:
-    """Give a function that evaluates as the door does: entries by label."""
+    """Give a function that evaluates as the command does: entries by label."""
 
     def run(
         open_subject: Callable[..., Any], name: object, *overrides: str, sets: Sequence[str] = (), **rest: Any

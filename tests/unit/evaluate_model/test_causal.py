@@ -1,4 +1,4 @@
-"""Language models through the door's library: nothing is done twice, nothing is written over, sums are right."""
+"""Language models through the command's library: nothing is done twice, nothing is written over, sums are right."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from utils.errors import UserError
-from utils.evaluate_model.subjects import open_model, open_run
+from utils.core.errors import UserError
+from utils.evaluate_model.model_refs import open_model, open_run
 
 
 def _read(folder):

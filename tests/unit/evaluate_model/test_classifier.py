@@ -1,4 +1,4 @@
-"""Classifiers through the door's library: the training's numbers, any order of labels, no random heads."""
+"""Classifiers through the command's library: the training's numbers, any order of labels, no random heads."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from utils.errors import DataError, ModelError, UserError
-from utils.evaluate_model.subjects import open_model, open_run
+from utils.core.errors import DataError, ModelError, UserError
+from utils.evaluate_model.model_refs import open_model, open_run
 
 
 def _name(rows):

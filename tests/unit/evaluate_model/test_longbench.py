@@ -10,7 +10,7 @@ from rich.console import Console
 
 from utils.evaluate_model.evaluation import average_longbench
 from utils.evaluate_model.folders import Entry
-from utils.evaluate_model.subjects import open_model
+from utils.evaluate_model.model_refs import open_model
 from utils.evaluate_model.table import render_averages
 
 BASE = Path(__file__).parents[3] / "examples" / "quickstart" / "base"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import ConfigError, UserError
+from utils.core.errors import ConfigError, UserError
 from utils.evaluate_model.overrides import build_model_config, check_overrides, find_task_type, require_local_rows
 from utils.evaluation.section import SetSection
 

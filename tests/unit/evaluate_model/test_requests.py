@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from utils.errors import UserError
-from utils.evaluate_model.requests import OwnSets, find_room, read_requests
+from utils.core.errors import UserError
+from utils.evaluate_model.requests import OwnSets, find_plugin, read_requests
 from utils.evaluation.section import SetSection
 
 
@@ -91,6 +91,6 @@ def test_two_results_of_one_label():
 
 
 def test_hub_names_find_their_room():
-    assert [find_room(name) for name in ("GSM8K", "OpenAI/gsm8k", "glue", "x/y", "rows.jsonl")] == [
+    assert [find_plugin(name) for name in ("GSM8K", "OpenAI/gsm8k", "glue", "x/y", "rows.jsonl")] == [
         "gsm8k", "gsm8k", "glue", None, None,
     ]  # fmt: skip

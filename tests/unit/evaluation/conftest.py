@@ -27,12 +27,12 @@ def arithmetic() -> Path:
 
 @pytest.fixture
 def describe() -> Callable[..., tuple[Any, Any]]:
-    """Give a function that describes a room's set: `describe("gsm8k", path=...)` to (set, section)."""
+    """Give a function that describes a dataset's set: `describe("gsm8k", path=...)` to (set, section)."""
 
     def make(name: str, **settings: Any) -> tuple[Any, Any]:
-        from utils.data.dataset import open_dataset
+        from utils.data.dataset import load_dataset_plugin
 
-        room = open_dataset(name)
+        room = load_dataset_plugin(name)
         section = room.Config(
             name=name, **{key: str(each) if key == "path" else each for key, each in settings.items()}
         )

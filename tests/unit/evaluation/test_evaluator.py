@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from utils.errors import DataError, UserError
+from utils.core.errors import DataError, UserError
 from utils.evaluation.evaluator import SetFiles, evaluate_set
 from utils.evaluation.files import copy_answers
 from utils.evaluation.identity import hash_model

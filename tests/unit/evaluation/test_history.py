@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from utils.errors import ConfigError, UserError
+from utils.core.errors import ConfigError, UserError
 from utils.evaluation.early_stopping import check_early_stopping, count_without_gain
 from utils.evaluation.files import name_model
 from utils.evaluation.history import Entry, History, build_entry, name_score, open_history, read_history

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from utils.errors import ConfigError, DataError
+from utils.core.errors import ConfigError, DataError
 from utils.evaluation.section import EvaluationSection
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
 from utils.generation.section import GenerationSection
@@ -95,7 +95,7 @@ def test_labels_of_a_named_benchmark(load: Callable[..., Any], longbench: Path) 
     assert list(both) == ["mine_longbench_trec", "mine_longbench_samsum"]
     with pytest.raises(ConfigError, match="two results are called longbench_trec; give one of their sets another"):
         load({**named, "subsets": ["trec"]}, {**named, "subset": "trec", "label": "longbench_trec"})
-    with pytest.raises(ConfigError, match=r"evaluation.sets: gsm8k: the room gsm8k takes no subsets; leave it out"):
+    with pytest.raises(ConfigError, match=r"evaluation.sets: gsm8k: the dataset gsm8k takes no subsets; leave it out"):
         load({"name": "gsm8k", "subsets": ["a"]})
     with pytest.raises(
         ConfigError, match=r"evaluation.sets: longbench: subsets: .*no subset of LongBench is called trac"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from utils.core.errors import DataError
 from utils.data.dataset import Example
 from utils.data.encoding import ExampleEncoder
-from utils.errors import DataError
 from utils.evaluation.prompts import PromptLimits, TokenRows, describe_asked, encode_prompts, find_official_limit
 from utils.evaluation.sets import EvaluationSet
 

@@ -1,4 +1,4 @@
-"""Sets are asked by the run's own prompt, whichever room they are of; what cannot be scored is said before."""
+"""Sets are asked by the run's own prompt, whichever dataset they are of; what cannot be scored is said before."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from utils.errors import ConfigError, DataError
+from utils.core.errors import ConfigError, DataError
 from utils.evaluation.section import EvaluationSection
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
 from utils.generation.section import GenerationSection

@@ -37,7 +37,7 @@ def test_the_plan_depends_on_lengths_and_not_on_the_order_of_the_rows() -> None:
 
 def test_rows_with_less_room_go_only_with_their_equals() -> None:
     batching = Batching(8, 10_000, max_new_tokens=10, num_positions=32)
-    assert [batching.count_room(length) for length in (31, 25, 22, 3)] == [1, 7, 10, 10]
+    assert [batching.count_space(length) for length in (31, 25, 22, 3)] == [1, 7, 10, 10]
     assert list(batching.plan([31, 25, 25, 22, 3], range(5))) == [[0], [1, 2], [3, 4]]
     alone = Batching(8, 10_000, 10, takes_padding=False)
     assert list(alone.plan([5, 4, 5, 4, 4], range(5))) == [[0, 2], [1, 3, 4]]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.errors import DataError
+from utils.core.errors import DataError
 from utils.generation.backends.transformers import Backend
 from utils.generation.section import GenerationSection
 from utils.generation.streaming import AnswerStream

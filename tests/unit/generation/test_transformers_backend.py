@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.errors import DataError
+from utils.core.errors import DataError
 from utils.generation.backend import Generated, generate_batches
 from utils.generation.backends.transformers import Backend
 from utils.generation.positions import count_positions, find_prompt_limit

@@ -19,7 +19,7 @@ def make_run(prepare_run: Callable[..., Any]) -> Callable[..., Path]:
     def make(*arguments: Any, **overrides: Any) -> Path:
         import torch
 
-        from utils.adapters.adapter import open_adapter
+        from utils.adapters.adapter import load_adapter
 
         prepared = prepare_run(*arguments, **overrides)
         torch.manual_seed(5)
@@ -30,7 +30,7 @@ def make_run(prepare_run: Callable[..., Any]) -> Callable[..., Path]:
         folder = Path(prepared.config.training.output_dir)
         for weights in (folder / "final_model", folder / "checkpoint-2"):
             weights.mkdir(parents=True)
-            open_adapter(prepared.config.peft.method).save(prepared.model, weights)
+            load_adapter(prepared.config.peft.method).save(prepared.model, weights)
             prepared.tokenizer.save_pretrained(weights)
             (weights / "run.yaml").write_text(prepared.config.to_yaml())
         (folder / "run.yaml").write_text(prepared.config.to_yaml())
@@ -50,13 +50,13 @@ def sums_run(make_run: Callable[..., Path], make_sft: Callable[..., Any]) -> Pat
 
 @pytest.fixture
 def ask() -> Callable[..., dict[str, Any]]:
-    """Give a function that does what the door does in this process: `ask("--run", run, ...)`."""
+    """Give a function that does what the command does in this process: `ask("--run", run, ...)`."""
 
     def run(*words: object) -> dict[str, Any]:
         import importlib
 
-        door = importlib.import_module("inference")
-        return door.main(door.build().parse_args([str(word) for word in words]))
+        script = importlib.import_module("inference")
+        return script.main(script.build().parse_args([str(word) for word in words]))
 
     return run
 

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.inference.partial import PartialFile
 
 IDENTITY = {"input": "a", "model": "b", "settings": [1]}
@@ -82,7 +82,7 @@ def test_one_call_at_a_time(tmp_path):
 
 
 def test_a_file_that_was_taken_away_while_it_was_opened_is_opened_again(tmp_path, monkeypatch):
-    from utils import locks as module
+    from utils.core import locks as module
 
     path = tmp_path / "p"
     flock, calls = module.fcntl.flock, []

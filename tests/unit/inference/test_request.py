@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.inference.request import ModelChoice, Request, check_input, check_output
 
 RUN = ModelChoice(run="x")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from utils.errors import DataError
+from utils.core.errors import DataError
 from utils.inference.rows import open_source, read_rows
 
 

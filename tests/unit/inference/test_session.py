@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from utils.errors import DataError, ModelError, UserError
+from utils.core.errors import DataError, ModelError, UserError
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def _hear_sentences(caplog):
 def test_answers_are_those_of_an_evaluation(sums_run, ask, read, tmp_path, sums):
     """The prompts, the ends and the settings are the same, so every text is."""
     from utils.evaluate_model.evaluation import evaluate
-    from utils.evaluate_model.subjects import open_run
+    from utils.evaluate_model.model_refs import open_run
 
     (entry,) = evaluate(open_run(str(sums_run), ["gsm8k@test[:23]"], [], str(tmp_path / "scores")))
     judged = read(entry.folder / "predictions.jsonl")
@@ -38,7 +38,7 @@ def test_answers_are_those_of_an_evaluation(sums_run, ask, read, tmp_path, sums)
 def test_long_prompts_are_cut_as_in_an_evaluation(make_run, make_sft, ask, read, write, tmp_path):
     """A set whose protocol cuts prompts is asked the same tokens here; an answer says that its prompt was cut."""
     from utils.evaluate_model.evaluation import evaluate
-    from utils.evaluate_model.subjects import open_run
+    from utils.evaluate_model.model_refs import open_run
 
     talk = "".join(f"Tom has {number} apples and gives {number + 2} away. " for number in range(70))
     rows = [
@@ -110,7 +110,7 @@ def test_flags_over_the_section(sums_run, ask, sums):
 
 
 def test_draws_do_not_repeat_from_window_to_window(sums_run, ask, write, read, tmp_path, sums, monkeypatch):
-    from utils.inference.answering import WritingModel
+    from utils.inference.predictor import WritingModel
 
     monkeypatch.setattr(WritingModel, "window", 4)
     rows = write("in.jsonl", [sums[0]] * 12)

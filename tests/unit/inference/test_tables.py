@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.inference.partial import dump
 from utils.inference.tables import write_results
 from utils.results.excel import guard_formula

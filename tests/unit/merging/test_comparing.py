@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from utils.errors import CheckError
+from utils.core.errors import CheckError
 from utils.merging.comparing import describe_difference, prove_equal
 
 DRAW = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from utils.errors import CheckError, UserError
+from utils.core.errors import CheckError, UserError
 from utils.merging.merging import MergeOptions, merge_adapter
 from utils.merging.source import open_run
 
@@ -67,7 +67,7 @@ def ask_language_model(model, tokenizer):
     """Compute logits apart from what is tested; a model that was just trained attends within packed documents."""
     import torch
 
-    from utils.training.document_attention import plain_attention
+    from utils.training.varlen_attention import plain_attention
 
     with torch.no_grad(), plain_attention(model):
         ids = [tokenizer(text + "".join(NEW), return_tensors="pt")["input_ids"] for text in SUMS]

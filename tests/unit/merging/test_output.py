@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.merging.output import check_output, open_output
 
 

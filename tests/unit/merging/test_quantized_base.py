@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.merging.source import MergeSource
 from utils.modeling.quantized_checkpoint import load_model_config
 from utils.run_folder.reading import TrainedModel

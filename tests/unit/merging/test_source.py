@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from utils.errors import ModelError, UserError
+from utils.core.errors import ModelError, UserError
 from utils.merging.merging import MergeOptions, merge_adapter
 from utils.merging.source import open_adapter_folder, open_run
 

@@ -8,9 +8,9 @@ import warnings
 import numpy as np
 import pytest
 
+from utils.core import registry
 from utils.metrics.bootstrap import bootstrap_interval, bootstrap_mean
 from utils.metrics.metric import Metric, check_rows, load_metric
-from utils.rooms import list_rooms
 
 
 def rows(metric: Metric, num_labels: int, num_rows: int, seed: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +24,7 @@ def rows(metric: Metric, num_labels: int, num_rows: int, seed: int = 3) -> tuple
 
 CASES = [
     (name, num_labels)
-    for name in list_rooms("metrics")
+    for name in registry.names("metrics")
     if load_metric(name).kind != "generation"
     for num_labels in ((2, 4) if load_metric(name).kind == "classification" else (1,))
 ]

@@ -1,4 +1,4 @@
-"""LongBench: each score by hand, a whole run against the official scorer, and the mistakes of its door."""
+"""LongBench: each score by hand, a whole run against the official scorer, and the mistakes of its command."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.doors import open_door
-from utils.errors import DataError
+from utils.cli.command_line import run_cli
+from utils.core.errors import DataError
 from utils.metrics.longbench import (
     SUBSET_METRICS,
     Prediction,
@@ -232,7 +232,7 @@ def test_door_prints_json_and_imports_no_torch(tmp_path: Path) -> None:
 
 def test_door_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, "qasper", row(), row("dog"))
-    assert open_door(main, build(), [str(tmp_path)]) == 0
+    assert run_cli(main, build(), [str(tmp_path)]) == 0
     words = capsys.readouterr().out.split()
     assert words == ["qasper", "50.00", "single-doc", "QA", "50.00", "average", "50.00"]
 
@@ -240,7 +240,7 @@ def test_door_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_door_prints_averages_by_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, "qasper", row(), row("dog", length=5000))
     write(tmp_path, "trec", row(all_classes=["cat"]))
-    assert open_door(main, build(), [str(tmp_path), "--e"]) == 0
+    assert run_cli(main, build(), [str(tmp_path), "--e"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[2:] == [
         [],
@@ -296,16 +296,16 @@ def test_mistakes_are_one_sentence(
     message: str,
 ) -> None:
     write(tmp_path, subset, row(), second)
-    assert open_door(main, build(), [str(tmp_path), *words]) == 2
+    assert run_cli(main, build(), [str(tmp_path), *words]) == 2
     shown = capsys.readouterr()
     assert message in shown.err
     assert (shown.err.count("\n"), shown.out) == (1, "")
 
 
 def test_folders_without_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert open_door(main, build(), [str(tmp_path / "gone")]) == 2
+    assert run_cli(main, build(), [str(tmp_path / "gone")]) == 2
     assert "there is no such folder" in capsys.readouterr().err
-    assert open_door(main, build(), [str(tmp_path)]) == 2
+    assert run_cli(main, build(), [str(tmp_path)]) == 2
     assert "holds no predictions" in capsys.readouterr().err
 
 

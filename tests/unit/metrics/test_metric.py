@@ -9,11 +9,11 @@ import math
 import numpy as np
 import pytest
 
+from utils.core import registry
 from utils.metrics.metric import METRIC_ALIASES, compute_metrics, load_metric, metric_names, result_key
-from utils.rooms import list_rooms
 
 RNG = np.random.default_rng(7)
-PLAIN = [name for name in list_rooms("metrics") if not load_metric(name).reference_keys]
+PLAIN = [name for name in registry.names("metrics") if not load_metric(name).reference_keys]
 """Metrics that compare with numbers or texts, not with objects."""
 
 
@@ -197,13 +197,13 @@ def test_what_a_text_is_judged_by() -> None:
         judged.compute(["answer"], ["text"], 1)
 
 
-@pytest.mark.parametrize("name", list_rooms("metrics"))
+@pytest.mark.parametrize("name", registry.names("metrics"))
 def test_room_names_its_metric(name: str) -> None:
     metric = load_metric(name)
     assert metric.name == name
     assert metric.low < metric.high
     assert metric.description
-    assert metric.many_labels is None or metric.many_labels in list_rooms("metrics")
+    assert metric.many_labels is None or metric.many_labels in registry.names("metrics")
 
 
 def test_reading_names_imports_no_library() -> None:

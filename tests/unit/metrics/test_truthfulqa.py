@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 from utils.metrics import truthfulqa_scores
 from utils.metrics.metric import load_metric
 from utils.metrics.truthfulqa_scores import load_scorer, score_nearness

@@ -8,7 +8,7 @@ import logging
 import pytest
 import torch
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 from utils.modeling.base_model import HeadSpec, load_base_model, resolved_commit
 from utils.modeling.labels import label_order, read_label_order
 from utils.modeling.section import ModelSection

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 from utils.modeling.base_model import HeadSpec, load_base_model
 from utils.modeling.section import ModelSection
 from utils.modeling.tokenizer import load_tokenizer
@@ -23,7 +23,7 @@ from utils.modeling.tokenizer import load_tokenizer
 COMMIT = "c0ffee" + "0" * 34
 PROGRAM = """
 import json, sys, time
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 from utils.modeling.base_model import load_base_model, read_label_order, resolved_commit
 from utils.modeling.section import ModelSection
 from utils.modeling.tokenizer import load_tokenizer

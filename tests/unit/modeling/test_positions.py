@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 from utils.modeling.base_model import load_base_model
 from utils.modeling.positions import RopeScalingSection, count_positions, has_position_table, length_problem
 from utils.modeling.section import ModelSection

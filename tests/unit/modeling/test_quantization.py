@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 from utils.modeling.parameters import count_parameters
 
 HEADS = {

@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 from utils.modeling.quantized_checkpoint import (
     checkpoint_problem,
     find_storage,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 from utils.modeling.base_model import load_base_model
 from utils.modeling.section import ModelSection
 from utils.modeling.tokenizer import added_token_ids, load_tokenizer

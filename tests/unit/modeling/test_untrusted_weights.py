@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError, UserError
 from utils.modeling.base_model import load_base_model
 from utils.modeling.labels import build_head_spec
 from utils.modeling.section import ModelSection
@@ -77,6 +77,6 @@ def test_resuming_runs_no_code_of_a_checkpoint(victim: str, prepare_run: Any, tm
     with (checkpoint / victim).open("wb") as file:
         pickle.dump({"state": _Trap(sprung)}, file)
     again = prepare_run("bert", training__max_steps=2, **steps).trainer
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(UserError, match=r"cannot be resumed \(UnpicklingError"):
         again.train(resume_from_checkpoint=str(checkpoint))
     assert not sprung.exists()

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 from utils.modeling.writing import require_writable
 
 

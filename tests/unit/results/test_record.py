@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.results.json_file import replace_file, write_json
 from utils.results.record import BestMetric, ParamCounts, RunRecord, read_record, write_record
 

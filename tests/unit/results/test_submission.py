@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.errors import DataError
+from utils.core.errors import DataError
 from utils.results.submission import write_submission
 
 NLI = ["entailment", "neutral", "contradiction"]

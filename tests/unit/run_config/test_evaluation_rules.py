@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 from utils.run_config import load_run_config
 
 CONFIG = Path(__file__).parents[3] / "configs" / "quickstart_sft.yaml"

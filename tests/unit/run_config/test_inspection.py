@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from utils.config.scalars import dump_yaml
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 from utils.run_config import RunConfig, load_run_config
 from utils.run_config.inspection import TITLES, inspect_run_config
 

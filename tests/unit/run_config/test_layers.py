@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 from utils.run_config import load_run_config
 from utils.run_config.layers import read_layers
 

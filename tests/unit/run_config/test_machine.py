@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 from utils.run_config import load_run_config
 from utils.run_config.inspection import check_machine
 from utils.run_config.machine import Machine, find_unmet, require_machine, tracker_names
@@ -207,7 +207,7 @@ def test_settings_that_need_others(training: dict[str, Any], key: str, write_run
 def test_train_refuses_before_torch_is_imported(tmp_path: Path) -> None:
     words = ["--config", "configs/quickstart.yaml", f"training.output_dir={tmp_path / 'out'}"]
     requests = [["train", [*words, each]] for each in ("training.report_to=wandb", "training.use_liger_kernel=true")]
-    script = ROOT / "tests" / "doors" / "without_ml.py"
+    script = ROOT / "tests" / "commands" / "without_ml.py"
     done = subprocess.run(
         [sys.executable, str(script)], input=json.dumps(requests), capture_output=True, text=True, cwd=ROOT, check=True
     )

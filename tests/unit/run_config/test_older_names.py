@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 from utils.run_config import load_run_config
 from utils.training.section import DROPPED, RENAMED, training_section
 

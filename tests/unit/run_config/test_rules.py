@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 from utils.run_config import load_run_config
 
 Write = Callable[..., Path]

@@ -15,9 +15,9 @@ def train(make_config: Callable[..., Any]) -> Callable[..., tuple[Any, Path]]:
     """Give a function that runs train.py's main in this process: its answer, and the run folder."""
 
     def run(family: str = "bert", data: Path | None = None, **overrides: Any) -> tuple[Any, Path]:
-        door = importlib.import_module("train")
+        script = importlib.import_module("train")
         file = make_config.write(family, data, **overrides)  # type: ignore[attr-defined]
-        answer = door.main(door.build().parse_args(["--config", str(file)]))
+        answer = script.main(script.build().parse_args(["--config", str(file)]))
         return answer, Path(answer["output_dir"])
 
     return run

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from utils.adapters.adapter import open_adapter
-from utils.errors import LoraNsError, UserError
+from utils.adapters.adapter import load_adapter
+from utils.core.errors import LoraNsError, UserError
 from utils.modeling.consent import NO_CONSENT, Consent
 
 CODE = """
@@ -39,7 +39,7 @@ def run(kept: Path, prepare_run: Callable[..., Any], tmp_path: Path) -> Path:
         prepared = prepare_run("llama")
         folder = kept / "run"
         (folder / "final_model").mkdir(parents=True)
-        open_adapter("lora").save(prepared.model, folder / "final_model")
+        load_adapter("lora").save(prepared.model, folder / "final_model")
         prepared.tokenizer.save_pretrained(folder / "final_model")
         (folder / "run.yaml").write_text(prepared.config.to_yaml())
         for place in (folder, folder / "final_model"):
@@ -68,9 +68,9 @@ def _ship_tokenizer_code(folder: Path, marker: Path) -> None:
 
 
 def _call(command: str, *words: object) -> Any:
-    door = importlib.import_module(command)
-    arguments = door.build().parse_args([str(word) for word in words])
-    return door.main(arguments)
+    script = importlib.import_module(command)
+    arguments = script.build().parse_args([str(word) for word in words])
+    return script.main(arguments)
 
 
 def _commands(run: Path, out: Path) -> list[list[object]]:

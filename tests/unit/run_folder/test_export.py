@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from utils.errors import CheckError, DataError
+from utils.core.errors import CheckError, DataError
 
 
 def _read(run, name):

@@ -25,18 +25,18 @@ def _list(folder, config, record=None):
 def test_a_run_is_used_and_merged_as_it_says(train, monkeypatch, tmp_path, capfd):
     import inference
     import merge_adapter
-    from utils.doors import open_door
+    from utils.cli.command_line import run_cli
 
     _, run = train(training__num_train_epochs=1, training__save_strategy="epoch")
     monkeypatch.chdir(tmp_path)
     _require_one_mode(run)
     commands = _list(run, load_run_config(run / "run.yaml", files=False), read_record(run))
     assert [Path(shlex.split(command)[1]).name for command in commands[:2]] == ["inference.py", "merge_adapter.py"]
-    for command, door in zip(commands, (inference, merge_adapter), strict=False):
+    for command, module in zip(commands, (inference, merge_adapter), strict=False):
         python, script, *words = shlex.split(command)
         assert Path(shutil.which(python) or python).resolve() == Path(sys.executable).resolve()
-        assert Path(script) == ROOT / f"{door.__name__}.py"
-        assert open_door(door.main, door.build(), words) == 0, capfd.readouterr().err
+        assert Path(script) == ROOT / f"{module.__name__}.py"
+        assert run_cli(module.main, module.build(), words) == 0, capfd.readouterr().err
     merged = tmp_path / "merged" / run.name
     assert (merged / "merge_report.json").is_file()
     assert {file.stat().st_mode & 0o777 for file in merged.rglob("*") if file.is_file()} == {0o666 & ~_mask()}

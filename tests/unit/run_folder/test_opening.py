@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.run_config import RunConfig, load_run_config
 from utils.run_folder.opening import RunFolder, open_run_folder
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from utils.errors import UserError
-from utils.run_folder.probe import open_probe
+from utils.core.errors import UserError
+from utils.run_folder.probe_record import open_probe
 from utils.run_folder.reading import TrainedModel
 
 TEMPLATE = (

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from utils.errors import ModelError, UserError
+from utils.core.errors import ModelError, UserError
 from utils.run_folder.reading import read_label_names, read_run_folder
 
 

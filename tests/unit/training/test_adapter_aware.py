@@ -82,16 +82,16 @@ def test_ranks_are_taken_away_by_the_schedule_and_saved_as_they_are(prepare_run,
     assert sum(ranks.values()) == 2 * len(ranks), "target_r on average"
     assert sum(map(sum, config.rank_pattern.values())) == 2 * len(ranks)
 
-    from utils.adapters.adapter import open_adapter
+    from utils.adapters.adapter import load_adapter
 
     batch = prepared.tokenizer(["good w1 w2", "bad"], padding=True, return_tensors="pt")
     with torch.no_grad():
         expected = prepared.model.eval()(**batch).logits
-    open_adapter("adalora").save(prepared.model, tmp_path / "saved")
-    loaded = open_adapter("adalora").load(tmp_path / "saved", lambda _: _base(prepared))
+    load_adapter("adalora").save(prepared.model, tmp_path / "saved")
+    loaded = load_adapter("adalora").load(tmp_path / "saved", lambda _: _base(prepared))
     with torch.no_grad():
         again = loaded.eval()(**batch, labels=torch.tensor([0, 1]))
-        merged = open_adapter("adalora").merge(loaded)(**batch).logits
+        merged = load_adapter("adalora").merge(loaded)(**batch).logits
     assert (again.logits - expected).abs().max() < 1e-6
     assert (merged - expected).abs().max() < 1e-5
     assert again.loss == pytest.approx(torch.nn.functional.cross_entropy(again.logits, torch.tensor([0, 1])).item())
@@ -108,7 +108,7 @@ def test_a_checkpoint_before_the_ranks_are_final_holds_every_rank(prepare_run, t
     """Between allocations a rank that was set to zero grows again: cut off, the checkpoint would be another model."""
     import torch
 
-    from utils.adapters.adapter import open_adapter
+    from utils.adapters.adapter import load_adapter
 
     peft = {**ADALORA["peft"], "tinit": 0, "tfinal": 1, "deltaT": 3}
     keys = {"training__max_steps": 12, "training__save_steps": 5, "training__save_strategy": "steps"}
@@ -129,7 +129,7 @@ def test_a_checkpoint_before_the_ranks_are_final_holds_every_rank(prepare_run, t
     prepared.trainer.train()
     for step in (5, 10):
         folder = tmp_path / "run" / f"checkpoint-{step}"
-        loaded = open_adapter("adalora").load(folder, lambda _: _base(prepared))
+        loaded = load_adapter("adalora").load(folder, lambda _: _base(prepared))
         with torch.no_grad():
             assert (loaded.eval()(**batch).logits - seen[step]).abs().max() < 1e-6
 
@@ -190,10 +190,10 @@ def _trained(model):
 
 def test_a_schedule_without_room_is_refused():
     from utils.adapters.adalora import Config
-    from utils.errors import ConfigError
+    from utils.core.errors import ConfigError
 
     assert Config().schedule(1000) == {"total_step": 1000, "tinit": 100, "tfinal": 300, "deltaT": 2}
     assert Config().schedule(1) == {"total_step": 1, "tinit": 0, "tfinal": 0, "deltaT": 1}
     with pytest.raises(ConfigError, match=r"tinit \(60\) has to end before tfinal \(50\) begins in a run of 100"):
         Config(tinit=60, tfinal=50).schedule(100)
-    assert "below init_r (4), found 4" in Config(init_r=4, target_r=4).contradictions()["target_r"]
+    assert "below init_r (4), found 4" in Config(init_r=4, target_r=4).find_conflicts()["target_r"]

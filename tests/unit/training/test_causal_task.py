@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from utils.errors import CheckError, ConfigError, DataError, ModelError
+from utils.core.errors import CheckError, ConfigError, DataError, ModelError
 from utils.training.causal_task import require_positions
 from utils.training.out_of_memory import MemoryExhaustedError, explain_out_of_memory
 
@@ -24,10 +24,10 @@ def _scored(run):
 
 def _saved_again(run, folder):
     """Save the adapter and load it as a user would."""
-    from utils.adapters.adapter import open_adapter
+    from utils.adapters.adapter import load_adapter
     from utils.modeling.base_model import load_base_model
 
-    room = open_adapter(run.config.peft.method)
+    room = load_adapter(run.config.peft.method)
     room.save(run.trainer.model, folder)
     run.tokenizer.save_pretrained(folder)
     return lambda: room.load(folder, lambda _: load_base_model(run.config.model, run.tokenizer, None))
@@ -253,7 +253,7 @@ def tiny_models_of_positions():
 @pytest.mark.parametrize("when", [{"at_end": True}, {"at_end": False, "steps": 1}])
 def test_a_run_whose_only_set_could_not_be_scored_has_failed(when, prepare_run, make_sft, tmp_path, caplog):
     """Trained and exported, it has no result: its status, exit code and last line say so, and how to score it again."""
-    from utils.errors import EXIT_FAILED
+    from utils.core.errors import EXIT_FAILED
     from utils.run_folder.opening import RunFolder
     from utils.run_folder.summary import show_result
 

@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 from utils.training.checkpoint_reading import explain_checkpoint, require_like
 
 FRESH = {

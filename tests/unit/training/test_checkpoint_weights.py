@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 from utils.training.checkpoint_weights import load_plain_checkpoint
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.errors import ConfigError, DataError
+from utils.core.errors import ConfigError, DataError
 from utils.training.classification import best_metric_name
 
 

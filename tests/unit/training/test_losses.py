@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 from utils.training.losses import ClassificationLoss, scale_class_weights
 
 LOGITS = torch.tensor([[1.0, -2.0, 0.5], [0.3, 0.1, -1.0], [2.0, 2.5, -0.5], [-1.0, 0.0, 1.0]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.errors import ConfigError, ModelError
+from utils.core.errors import ConfigError, ModelError
 
 
 @pytest.fixture
@@ -43,13 +43,13 @@ def test_a_prefix_leaves_the_balancing_loss_out(make, prepare_run, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from utils.adapters.adapter import open_adapter
+    from utils.adapters.adapter import load_adapter
 
     run = prepare_run(config=make({"method": "prefix-tuning", "num_virtual_tokens": 3}))
     run.trainer.train()
     losses = [log["loss"] for log in run.trainer.state.log_history if "loss" in log]
     assert len(losses) == 2
-    room = open_adapter("prefix-tuning")
+    room = load_adapter("prefix-tuning")
     room.save(run.trainer.model, tmp_path)
     plain = run.config.model.name_or_path
     loaded = room.load(tmp_path, lambda _: AutoModelForCausalLM.from_pretrained(plain))

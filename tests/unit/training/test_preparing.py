@@ -1,10 +1,10 @@
-"""Bringing rooms together: the number of steps, three labels, evaluation without training."""
+"""Bringing datasets together: the number of steps, three labels, evaluation without training."""
 
 from __future__ import annotations
 
 import pytest
 
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 from utils.training.preparing import collate_training_rows, count_training_steps
 
 

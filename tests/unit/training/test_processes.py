@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from transformers import TrainingArguments
 
-from utils.training.processes import announce_processes, first_process_first
+from utils.training.processes import announce_processes, main_process_first
 
 ROOT = Path(__file__).parents[3]
 WORKER = """
@@ -19,8 +19,8 @@ import sys, time
 from pathlib import Path
 from transformers import TrainingArguments
 
-from utils.training.processes import announce_processes, first_process_first
-with first_process_first(sys.argv[1]):
+from utils.training.processes import announce_processes, main_process_first
+with main_process_first(sys.argv[1]):
     cache = Path(sys.argv[2])
     fresh = not cache.exists()
     if fresh:
@@ -55,7 +55,7 @@ def test_a_lock_does_not_outlive_its_process(tmp_path: Path) -> None:
 def test_alone_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv("LORA_NS_CACHE", str(tmp_path / "cache"))
-    with first_process_first(str(tmp_path)):
+    with main_process_first(str(tmp_path)):
         pass
     assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from utils.config.scalars import dump_yaml
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 from utils.run_config import RunConfig, load_run_config
 from utils.training.rehearsal import rehearse
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from utils.adapters.adapter import open_adapter
-from utils.errors import CheckError
+from utils.adapters.adapter import load_adapter
+from utils.core.errors import CheckError
 from utils.modeling.base_model import load_base_model
 from utils.training.reload_check import check_reload
 
@@ -17,11 +17,11 @@ def _load_saved(run, folder):
             section = section.model_copy(update={"name_or_path": source})
         return load_base_model(section, run.tokenizer, run.task.describe_head(run.data), run.config.seed)
 
-    return open_adapter(run.config.peft.method).load(folder, load_base)
+    return load_adapter(run.config.peft.method).load(folder, load_base)
 
 
 def _save(run, folder):
-    open_adapter(run.config.peft.method).save(run.trainer.model, folder)
+    load_adapter(run.config.peft.method).save(run.trainer.model, folder)
 
 
 def _flip(folder, matching):

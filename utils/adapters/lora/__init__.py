@@ -108,7 +108,7 @@ class Config(AdapterSection):
     def _spell_init(cls, value: Any) -> Any:
         return parse_init(value) if isinstance(value, (bool, str)) else value
 
-    def contradictions(self, quantization: str | None = None) -> dict[str, str]:
+    def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
         """Say what the chosen initialisation cannot stand beside, and which layers cannot be meant."""
         init, found = self.init_lora_weights, find_layer_conflict(self)
         if quantization is not None and (why := refuse_quantized(init)):
@@ -129,7 +129,7 @@ class Config(AdapterSection):
             found["loraplus_lr_ratio"] = "is not with init_lora_weights: mica, which freezes B; leave it out"
         return found
 
-    def find_idle(self) -> dict[str, str]:
+    def find_unused(self) -> dict[str, str]:
         """Give by key what the chosen initialisation, or a run without LoRA+, does not read, each with the reason."""
         kind = kind_of(self.init_lora_weights)
         idle = {
@@ -161,7 +161,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     """
     from peft import get_peft_model
 
-    from utils.adapters.lora.starting import attach_started
+    from utils.adapters.lora.init_model import attach_started
     from utils.adapters.peft_layout import explain_targets, keep_unpacked
 
     warn_of_idle_names(model, config)

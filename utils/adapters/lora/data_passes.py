@@ -12,7 +12,7 @@ from peft import get_eva_state_dict
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 
-from utils.errors import ConfigError, LoraNsError, ModelError, Problem
+from utils.core.errors import ConfigError, LoraNsError, ModelError, Problem
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from peft.tuners.lora import Linear4bit
 from peft.utils.integrations import dequantize_module_weight
 
 from utils.adapters.lora.plain_saving import ADAPTER
-from utils.errors import ConfigError, Problem
+from utils.core.errors import ConfigError, Problem
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils import load_peft_weights
 from peft.utils.other import transpose
 
-from utils.errors import CheckError
+from utils.core.errors import CheckError
 
 ADAPTER = "default"
 _MATRIX = re.compile(rf"\.lora_(?:embedding_)?([AB])\.{ADAPTER}(?=\.|$)")
@@ -98,11 +98,11 @@ class _SavedPlain:
         self.start = start
 
 
-class StartedClassifier(_SavedPlain, PeftModelForSequenceClassification):
+class LoraInitClassifier(_SavedPlain, PeftModelForSequenceClassification):
     """A classifier with LoRA from an initialisation of its own."""
 
 
-class StartedLanguageModel(_SavedPlain, PeftModelForCausalLM):
+class LoraInitLanguageModel(_SavedPlain, PeftModelForCausalLM):
     """A language model with LoRA from an initialisation of its own."""
 
 

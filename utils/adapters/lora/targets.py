@@ -6,7 +6,7 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
-from utils.errors import ConfigError, ModelError, Problem
+from utils.core.errors import ConfigError, ModelError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from utils.adapters.adapter import AdapterSection, AttachContext, Limits, head_modules, keep_float32
 from utils.adapters.peft_layout import save as save
 from utils.adapters.qst.cache.section import CacheChoice, read_cache, settings
-from utils.errors import ConfigError, ModelError, Problem
+from utils.core.errors import ConfigError, ModelError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,7 +93,7 @@ class Config(AdapterSection):
             raise ValueError("is empty; name layers, or leave the key out")
         return value
 
-    def contradictions(self, quantization: str | None = None) -> dict[str, str]:
+    def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
         """Find keys that have no effect here, each with what is right."""
         if "downsample_rank" in self.model_fields_set and self.downsample not in ("adapter", "lora"):
             return {"downsample_rank": f"downsample: {self.downsample} has no inner width; use adapter or lora"}

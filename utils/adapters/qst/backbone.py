@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 
 _FINAL_NORMS = ("norm", "final_layer_norm", "ln_f", "final_norm", "final_layernorm", "norm_f", "ln_out")
 _INSIDE_ATTENTION = re.compile(r"(^|\.)(self_)?(attn|attention|self_attention|selfattention)(\.|$)")

@@ -6,7 +6,7 @@ import importlib.metadata
 
 from peft.utils import PeftType
 
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 
 TESTED = ((0, 21), (0, 22))
 """First version of peft that is known to work, and the first that is not."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import DataError
+from utils.core.errors import DataError
 from utils.generation.backend import Generated
 from utils.generation.batching import Batching
 from utils.generation.positions import count_positions, is_prompt_learning
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from utils.generation.streaming import AnswerStream
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Backend:
@@ -58,12 +58,12 @@ class Backend:
         Raises:
             DataError: A prompt is empty, or leaves no position at all.
         """
-        rooms = [self._batching.count_room(len(prompt)) for prompt in prompts]
+        spaces = [self._batching.count_space(len(prompt)) for prompt in prompts]
         for index, prompt in enumerate(prompts):
             if reason := self.explain_refusal(len(prompt)):
                 raise DataError(f"prompt {index + 1} {reason}")
-        if num_short := sum(room < self._section.max_new_tokens for room in rooms):
-            _log.warning(
+        if num_short := sum(space < self._section.max_new_tokens for space in spaces):
+            logger.warning(
                 "%d of %d prompts leave room for fewer than generation.max_new_tokens (%d) tokens in the model's %s "
                 "positions; their answers may be cut off",
                 num_short, len(prompts), self._section.max_new_tokens, self._batching.num_positions,
@@ -73,7 +73,7 @@ class Backend:
         """Say why nothing can be written after a prompt of so many tokens; None: it can."""
         if not num_tokens:
             return "is empty; a model needs at least one token to go on from"
-        if self._batching.count_room(num_tokens) < 1:
+        if self._batching.count_space(num_tokens) < 1:
             return (
                 f"has {num_tokens} tokens, and the model has {self._batching.num_positions} positions; "
                 "nothing can be written after it: shorten the prompts"
@@ -106,7 +106,7 @@ class Backend:
         if answers is not None:
             return list(zip(batch, answers, strict=True))
         half = (len(batch) + 1) // 2
-        _log.warning(
+        logger.warning(
             "%d prompts at once do not fit into memory; trying %d (generation.max_batch_tokens)", len(batch), half
         )
         torch.cuda.empty_cache()
@@ -147,7 +147,7 @@ class Backend:
         with keep_random_state(), ready_to_generate(self._model), torch.no_grad():
             written = self._model.generate(
                 **inputs,
-                generation_config=self._build_config(self._batching.count_room(width)),
+                generation_config=self._build_config(self._batching.count_space(width)),
                 logits_processor=choosing,
                 stopping_criteria=[stopping] if stopping else None,
                 streamer=streamer,

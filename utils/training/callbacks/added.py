@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
 
-from utils.errors import ConfigError, Problem
+from utils.core.errors import ConfigError, Problem
 from utils.training.callbacks.progress import ProgressCallback
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from utils.errors import LoraNsError
+from utils.core.errors import LoraNsError
 from utils.evaluation.early_stopping import count_without_gain
 from utils.evaluation.evaluator import SetFiles, evaluate_set
 from utils.evaluation.files import FINAL_RESULTS, copy_answers, name_model, step_folder
@@ -19,14 +19,14 @@ from utils.evaluation.processes import FAILURES, describe_failure, find_rank, ru
 from utils.evaluation.score import SetScore
 from utils.generation.preserving import keep_random_state
 from utils.training.checkpoints import find_checkpoint, link_best, mark_checkpoint, remove_checkpoints
-from utils.training.document_attention import plain_attention
+from utils.training.varlen_attention import plain_attention
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from utils.evaluation.sets import EvaluationSet
     from utils.training.causal_trainer import CausalTrainer
-    from utils.training.tasks import RunSettings
+    from utils.training.protocols import RunSettings
 
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ class MeasuringCallback(TrainerCallback):
     """Resets the peak counters when training begins and reads them when asked.
 
     Args:
-        started: `time.monotonic()` of the door's start.
+        started: `time.monotonic()` of the command's start.
     """
 
     def __init__(self, started: float) -> None:

@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from utils.terminal import build_console
+from utils.core.terminal import build_console
 
 
 class ProgressCallback(TrainerCallback):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from utils.errors import LoraNsError
+from utils.core.errors import LoraNsError
 
 logger = logging.getLogger(__name__)
 

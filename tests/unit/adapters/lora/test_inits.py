@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from utils.adapters.lora import Config
 from utils.adapters.lora.inits import INITS, parse_init, rewrites_base
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 from utils.run_config import load_run_config
 
 

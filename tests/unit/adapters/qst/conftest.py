@@ -94,7 +94,7 @@ class DictStore:
         self.rows: dict[bytes, torch.Tensor] = {}
         self.hidden_size = hidden_size
         self.dtype = dtype
-        self.room = room
+        self.plugin = room
         self.damaged: set[bytes] = set()
         self.is_closed = False
 
@@ -107,7 +107,7 @@ class DictStore:
         assert states.dtype == self.dtype
         assert states.device.type == "cpu"
         assert not states.requires_grad
-        if len(self.rows) < self.room:
+        if len(self.rows) < self.plugin:
             self.rows[key] = states.clone()
         return key in self.rows
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from utils.adapters.qst.backbone import find_backbone, inspect_block
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 
 CONFIGS = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / "model_configs"
 PLACES = {

@@ -1,4 +1,4 @@
-"""The room says to peft what QST is, only when it is needed, and only to a peft that it was tested with."""
+"""The method says to peft what QST is, only when it is needed, and only to a peft that it was tested with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from utils.adapters.qst import peft_type, registration
-from utils.errors import ModelError
+from utils.core.errors import ModelError
 
 ROOT = Path(__file__).parents[4]
 
@@ -95,7 +95,7 @@ def test_yaml_fields_are_fields_of_the_adapter_with_the_same_defaults():
     ours = {name: field.default for name, field in Config.model_fields.items()}
     theirs = {field.name: field.default for field in dataclasses.fields(QSTConfig)}
     shared = {name for name in ours if name in theirs} - {"task_type"}
-    assert set(ours) - shared <= {"method", "task_type", "cache"}
+    assert set(ours) - shared <= {"method", "task_type", "cache", "adapter_path"}
     assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
 
 
@@ -123,8 +123,8 @@ def test_mistakes_in_the_section(keys, message):
 def test_keys_without_effect_are_told():
     from utils.adapters.qst import Config
 
-    assert Config(downsample="avgpool", downsample_rank=8).contradictions() == {
+    assert Config(downsample="avgpool", downsample_rank=8).find_conflicts() == {
         "downsample_rank": "downsample: avgpool has no inner width; use adapter or lora"
     }
-    assert not Config(downsample="avgpool").contradictions()
-    assert not Config(downsample="lora", downsample_rank=8).contradictions()
+    assert not Config(downsample="avgpool").find_conflicts()
+    assert not Config(downsample="lora", downsample_rank=8).find_conflicts()

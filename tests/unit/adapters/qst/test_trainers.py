@@ -1,4 +1,4 @@
-"""Through the room, through Trainer and SFTTrainer, beside quantized backbones, packed and unpacked."""
+"""Through the method, through Trainer and SFTTrainer, beside quantized backbones, packed and unpacked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from utils.adapters.peft_layout import keep_unpacked
-from utils.errors import ConfigError, ModelError
+from utils.core.errors import ConfigError, ModelError
 
 FAMILIES = ("llama", "qwen2", "gpt2", "bert", "roberta", "distilbert", "deberta_v2", "modernbert")
 
@@ -24,8 +24,8 @@ def test_the_room_attaches_trains_saves_and_loads(attach, train_a_little, read_l
     train_a_little(attached)
     trained = read_logits(attached.model, attached.tokenizer)
     assert (trained - start).abs().max() > 1e-3
-    attached.room.save(attached.model, tmp_path)
-    again = attached.room.load(tmp_path, attached.load_base)
+    attached.plugin.save(attached.model, tmp_path)
+    again = attached.plugin.load(tmp_path, attached.load_base)
     assert torch.equal(read_logits(again, attached.tokenizer), trained)
 
 
@@ -42,8 +42,8 @@ def test_a_quantized_backbone(attach, train_a_little, read_logits, tiny_base, tm
     trained = read_logits(attached.model, attached.tokenizer)
     assert (trained - before).abs().max() > 1e-3
     assert all(torch.equal(p, packed[n]) for n, p in attached.model.named_parameters() if n in packed)
-    attached.room.save(attached.model, tmp_path)
-    again = attached.room.load(tmp_path, attached.load_base)
+    attached.plugin.save(attached.model, tmp_path)
+    again = attached.plugin.load(tmp_path, attached.load_base)
     assert torch.equal(read_logits(again, attached.tokenizer), trained)
 
 

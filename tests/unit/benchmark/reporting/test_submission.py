@@ -10,8 +10,8 @@ import pytest
 
 from utils.benchmark.outcomes import collect_outcomes
 from utils.benchmark.submission import TEST_ROWS, write_submission_zips
+from utils.core.errors import UserError
 from utils.data.glue import TASKS
-from utils.errors import UserError
 from utils.results.submission import write_submission
 
 

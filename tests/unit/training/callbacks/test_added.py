@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.errors import ConfigError
+from utils.core.errors import ConfigError
 from utils.training.callbacks.added import load_callbacks
 
 RECORDER = """

@@ -235,7 +235,7 @@ def test_without_checkpoints_it_is_evaluated_all_the_same(prepare_run, make_sft,
 
 
 def test_another_scorer_is_refused_when_resumed(prepare_run, make_sft, run_folder):
-    from utils.errors import UserError
+    from utils.core.errors import UserError
 
     _train(prepare_run, make_sft, training__max_steps=2)
     history = json.loads((run_folder / "eval_history.json").read_text())

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from utils.adapters.qst.cache.row_codec import RowCodec
-from utils.json_files import parse_json
+from utils.core.json_files import parse_json
 
 logger = logging.getLogger(__name__)
 

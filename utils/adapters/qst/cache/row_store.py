@@ -14,8 +14,8 @@ from utils.adapters.qst.cache.disk_store import DiskStore
 from utils.adapters.qst.cache.ram_store import RamStore, measure_free_memory
 from utils.adapters.qst.cache.row_codec import RowCodec, build_codec
 from utils.adapters.qst.cache.section import CacheSection
-from utils.cache_folder import cache_folder
-from utils.errors import ConfigError, Problem
+from utils.core.cache_folder import cache_folder
+from utils.core.errors import ConfigError, Problem
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ import torch
 from utils.adapters.qst.cache.disk_store import DiskStore
 from utils.adapters.qst.cache.row_store import open_store
 from utils.adapters.qst.cache.section import CacheSection
-from utils.errors import UserError
+from utils.core.errors import UserError
 
 STATES, HIDDEN = 3, 16
 ROOT = Path(__file__).parents[5]

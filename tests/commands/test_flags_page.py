@@ -1,0 +1,139 @@
+"""The pages that map other scripts' flags: every row sets what it says, and the command line says the same."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import train
+from utils.cli.other_flags import FLAGS, PAGES, explain_flags
+from utils.config.overrides import read_overrides
+from utils.run_config import load_run_config
+from utils.run_config.resolved import flatten
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = {
+    "from_longbench_flags.md": "longbench_sft", "from_run_glue.md": "glue_bert", "from_glue_script.md": "glue_mrpc",
+}  # fmt: skip
+FLAGS_OF = {
+    "from_longbench_flags.md": {
+        "model_name", "gpu", "use_lora", "no_lora", "lora_r", "lora_alpha", "learning_rate", "num_epochs", "batch_size",
+        "gradient_accumulation_steps", "max_length", "warmup_ratio", "eval_steps", "train_datasets",
+        "max_train_samples", "output_dir", "save_steps", "resume_from_checkpoint",
+    },
+    "from_run_glue.md": {
+        "model_name_or_path", "task_name", "max_seq_length", "per_device_train_batch_size", "learning_rate",
+        "num_train_epochs", "output_dir", "overwrite_output_dir", "seed", "weight_decay", "warmup_ratio", "fp16",
+    },
+    "from_glue_script.md": {"task", "epochs", "model", "method", "use_lora", "rank", "lr", "batch_size", "seed",
+                            "max_len"},
+}  # fmt: skip
+"""Flags that each page has to map, at the least."""
+
+
+class Row(NamedTuple):
+    page: str
+    flag: str
+    value: str
+    ours: str
+
+
+ROWS = [
+    Row(page, *found)
+    for page in CONFIGS
+    for found in re.findall(
+        r"^\| `--(\w+) ?([^`]*)`[^|]*\| `([^`]+)` \|$", (ROOT / "examples" / page).read_text("utf-8"), re.MULTILINE
+    )
+]
+
+
+def test_every_page_is_named_and_has_its_usual_flags() -> None:
+    assert set(PAGES) == set(CONFIGS)
+    for page, flags in FLAGS_OF.items():
+        found = {row.flag for row in ROWS if row.page == page}
+        assert flags <= found
+        lines = (ROOT / "examples" / page).read_text("utf-8").count("\n| `--")
+        assert lines == len([row for row in ROWS if row.page == page]), "a row that no test reads"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[f"{row.page}-{row.flag}" for row in ROWS])
+def test_the_row_sets_what_it_says(row: Row) -> None:
+    words = shlex.split(row.ours)
+    config_file = ROOT / "configs" / f"{CONFIGS[row.page]}.yaml"
+    if row.ours.startswith("--"):
+        options = train.build().parse_args(["--config", str(config_file), *words])
+        expected = {"gpu": options.gpu, "gpus": options.gpu, "overwrite_output_dir": ""}.get(row.flag, options.resume)
+        assert expected == row.value
+        assert options.overwrite == (row.flag == "overwrite_output_dir")
+        return
+    key = row.ours.partition("=")[0]
+    config = load_run_config(config_file, words, files=False)
+    written: Any = read_overrides([f"{key}={row.value}"]).get(tuple(key.split("."))) if row.value else True
+    expected = {"use_lora": "lora", "no_lora": "none", "full_finetune": "none"}.get(row.flag, written)
+    expected = row.value.split() if row.flag == "train_datasets" else expected
+    found, before = (flatten(each.to_dict()) for each in (config, load_run_config(config_file, files=False)))
+    if row.flag == "load_in_4bit":
+        assert (found["model.quantization.bits"], before["model.quantization"]) == (4, None)
+        return
+    assert found[key] == expected
+    if row.flag != "use_lora":
+        assert before.get(key) != expected, "the row shows no change"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[f"{row.page}-{row.flag}" for row in ROWS])
+def test_the_command_line_says_the_same(row: Row) -> None:
+    if row.flag in ("gpu", "resume_from_checkpoint"):
+        return  # options of ours
+    (said,) = explain_flags([f"--{row.flag}", *row.value.split()], frozenset())
+    assert row.ours in said
+
+
+def test_every_form_can_be_read() -> None:
+    keys = {each.partition("=")[0] for forms in FLAGS.values() for each in forms if "=" in each}
+    sections = ("model.", "peft.", "dataset.", "training.", "sft.", "evaluation.")
+    assert all(key.startswith(sections) or key in ("seed", "HF_HOME") for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--config", "x.yaml", "--seed", "11"], ["--seed 11 is written seed=11"]),
+        (
+            ["--model_name", "gpt2", "--use_lora"],
+            ["--model_name gpt2 is written model.name_or_path=gpt2", "--use_lora is written peft.method=lora"],
+        ),
+        (["--config", "x.yaml", "--method=lora"], ["--method lora is written peft.method=lora"]),
+        (
+            ["--task", "rte", "--epochs", "1"],
+            ["--task rte is written dataset.subset=rte", "--epochs 1 is written training.num_train_epochs=1"],
+        ),
+        (["--max-seq-length", "9"], ["dataset.max_length=9 (of a language model sft.max_length=9)"]),
+        (["--do_train"], ["--do_train is left out: it is so anyway"]),
+        (["--hub_token", "hf_" + "Ab12" * 8], ["HF_TOKEN in the environment"]),
+    ],
+)
+def test_flags_of_others_are_explained(words: list[str], said: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    from utils.cli.command_line import run_cli
+
+    with pytest.raises(SystemExit) as caught:
+        run_cli(train.main, train.build(), words)
+    assert caught.value.code == 2
+    text = capsys.readouterr().err
+    assert all(line in text for line in said), text
+    assert "examples/from_run_glue.md" in text
+    assert "Ab12" not in text
+
+
+def test_a_flag_that_nobody_knows_gets_no_page(capsys: pytest.CaptureFixture[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "train.py", "--config", "x.yaml", "--nonsense", "1"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 2
+    assert "unrecognized arguments: --nonsense 1" in done.stderr
+    assert "examples/" not in done.stderr

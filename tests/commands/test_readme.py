@@ -1,0 +1,58 @@
+"""Every command that the documentation shows is one that the commands understand."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from utils.cli.command_line import _parse
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/**/*.md"),
+    *ROOT.glob("configs/**/*.yaml"),
+    *ROOT.glob("examples/**/*.md"),
+]
+COMMAND = re.compile(
+    r"python (train|inference|evaluate_model|merge_adapter|validate_config|benchmark)\.py ((?:[^\n`]|\\\n)*)"
+)
+
+
+def _commands() -> list[tuple[str, str, str]]:
+    found = []
+    for page in PAGES:
+        text = re.sub(r"\\\n#?\s*", " ", page.read_text("utf-8"))
+        for script, words in COMMAND.findall(text):
+            command = re.split(r"\s{3,}| #|[|>;]", words)[0].strip()
+            if command != "--help" and "..." not in command.replace('"..."', ""):
+                found.append((page.name, script, command))
+    return found
+
+
+@pytest.mark.parametrize("page", sorted({page for page, _, _ in _commands()}))
+def test_documented_commands_are_understood(page: str) -> None:
+    for _, script, command in (each for each in _commands() if each[0] == page):
+        arguments = _parse(importlib.import_module(script).build(), shlex.split(command))
+        if getattr(arguments, "config", None) and arguments.config.startswith("configs/"):
+            assert (ROOT / arguments.config).is_file(), f"{page} names {arguments.config}"
+
+
+def test_pages_hold_commands() -> None:
+    scripts = [script for _, script, _ in _commands()]
+
+    assert scripts.count("train") >= 10
+    assert {"inference", "evaluate_model", "merge_adapter", "validate_config", "benchmark"} <= set(scripts)
+
+
+def test_readme_names_the_two_commands() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+
+    for command in ("quickstart", "test"):
+        assert f"make {command}" in readme
+        assert re.search(rf"^{command}:", makefile, re.MULTILINE)
+    assert "make test" in (ROOT / ".ci/run").read_text()

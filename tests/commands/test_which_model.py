@@ -1,0 +1,134 @@
+"""Which model is meant: a run's own record wins for every command, and a contradiction names both sides."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+
+def _open(name, *words):
+    from utils.cli.command_line import run_cli
+
+    script = importlib.import_module(name)
+    return run_cli(script.main, script.build(), [str(word) for word in words])
+
+
+def _disturb(base: Path) -> None:
+    """Give a base other weights of the same shapes."""
+    from safetensors.torch import load_file, save_file
+
+    file = base / "model.safetensors"
+    save_file({name: part.flip(0).contiguous() for name, part in load_file(file).items()}, file, {"format": "pt"})
+
+
+@pytest.fixture
+def run(make_sft, tmp_path):
+    """Train a run on a base of its own; gives its folder."""
+    base = tmp_path / "base"
+    shutil.copytree(make_sft().model.name_or_path, base)
+    config = make_sft(model__name_or_path=str(base), training__max_steps=3)
+    assert _open("train", "--config", config.source) == 0
+    return Path(config.training.output_dir)
+
+
+@pytest.fixture
+def name_base(run, tmp_path):
+    """Give a function that writes the run's configuration with another base."""
+
+    def write(base):
+        own = yaml.safe_load((run / "run.yaml").read_text())
+        own["model"]["name_or_path"] = str(base)
+        file = tmp_path / "own.yaml"
+        file.write_text(yaml.safe_dump(own))
+        return file
+
+    return write
+
+
+def test_a_contradiction_names_both_and_the_record_wins(run, name_base, tmp_path, capsys, monkeypatch):
+    base, other, merged = tmp_path / "base", tmp_path / "other", tmp_path / "merged"
+    bare = shutil.copytree(run / "final_model", tmp_path / "bare" / "weights")
+    (bare / "run.yaml").unlink()
+    shutil.copytree(base, other)
+    _disturb(other)
+    text = ["--input_text", "Question: Tom has 4 apples and buys 3 more. How many?"]
+    file = name_base(other)
+    refused = [
+        ["inference", "--config", file, "--model_path", run, *text],
+        ["inference", "--config", file, "--model_path", bare, *text],
+        ["merge_adapter", "--config", file, "--adapter_path", run, "--output", merged],
+        ["merge_adapter", "--config", file, "--adapter_path", run / "final_model", "--output", merged],
+        ["merge_adapter", "--config", file, "--adapter_path", bare, "--output", merged],
+        ["evaluate_model", "--run", run, f"model.name_or_path={other}"],
+    ]
+    for words in refused:
+        assert _open(*words) == 2, words
+        told = capsys.readouterr().err
+        assert str(base) in told and str(other) in told, told  # noqa: PT018
+        assert "Traceback" not in told
+    assert not merged.exists()
+
+    capsys.readouterr()
+    assert _open("inference", "--run", run, *text) == 0
+    expected = capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)  # the same base by another spelling is the same base
+    assert _open("inference", "--config", name_base("./base"), "--model_path", run, *text) == 0
+    assert capsys.readouterr().out == expected
+    for given in (run, run / "final_model"):
+        words = ["--config", name_base("./base"), "--adapter_path", given, "--output", merged, "--overwrite"]
+        assert _open("merge_adapter", *words) == 0
+        report = json.loads((merged / "merge_report.json").read_text())
+        assert report["probe"]["source"] == "probe_rows.jsonl"
+        assert report["as_measured"]["largest_difference"] < 1e-4
+
+    base.rename(tmp_path / "moved")
+    capsys.readouterr()
+    assert _open("inference", "--config", name_base(tmp_path / "moved"), "--model_path", run, *text) == 0
+    answered = capsys.readouterr()
+    assert answered.out == expected
+    assert "which is not here" in answered.err
+
+
+def test_a_base_that_has_changed_since_is_found_out_by_a_merge(run, tmp_path, capsys):
+    _disturb(tmp_path / "base")
+    assert _open("merge_adapter", "--run", run, "--output", tmp_path / "merged") == 2
+    (run / "inputs.json").unlink()  # an earlier version's run does not say what its base was
+    capsys.readouterr()
+    assert _open("merge_adapter", "--run", run, "--output", tmp_path / "merged") == 1
+    told = capsys.readouterr().err
+    assert "is not the model that was trained: its logits differ by" in told
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_run_is_not_taken_for_a_plain_model(make_config, tmp_path, capsys):
+    """Its own record says how it is asked: a whole model in a run's folder too."""
+    file = make_config.write("bert", peft={"method": "none"}, training__max_steps=1, training__save_strategy="no")
+    assert _open("train", "--config", file, "training.load_best_model_at_end=false") == 0
+    weights = tmp_path / "run" / "final_model"
+    for words in (["inference", "--input_text", "good"], ["evaluate_model", "--set", "glue:cola"]):
+        for folder in (weights, weights.parent):
+            capsys.readouterr()
+            assert _open(words[0], "--model", folder, *words[1:]) == 2
+            assert f"--model {folder}: the folder holds a run; name it by --run" in capsys.readouterr().err
+
+
+def test_the_commit_that_an_adapter_was_trained_on_is_taken(make_sft, tmp_path):
+    """The hub's main branch may have moved on since."""
+    from utils.run_folder.reading import read_run_folder
+
+    commit = "0123456789" * 4
+    config = make_sft()
+    weights = tmp_path / "run" / "final_model"
+    weights.mkdir(parents=True)
+    own = config.to_dict()
+    for revision, expected in ((None, commit), ("v1.0", "v1.0")):
+        own["model"] |= {"name_or_path": "owner/base", "revision": revision}
+        (tmp_path / "run" / "run.yaml").write_text(yaml.safe_dump(own))
+        made = {"peft_type": "LORA", "base_model_name_or_path": "owner/base", "revision": commit}
+        (weights / "adapter_config.json").write_text(json.dumps(made))
+        assert read_run_folder(tmp_path / "run").config.model.revision == expected

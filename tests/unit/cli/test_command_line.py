@@ -1,0 +1,220 @@
+"""The command line of every command: overrides, GPUs, exit codes, and one JSON object."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from utils.cli import command_line
+from utils.cli.command_line import add_overrides, build_parser, run_cli, select_gpus, split_overrides
+from utils.core.errors import CheckError, ConfigError, DataError, Problem, UserError
+
+VALUED = frozenset({"--input_text", "--config"})
+
+
+@pytest.mark.parametrize(
+    ("words", "rest", "overrides"),
+    [
+        (["--config", "x.yaml", "a.b=1"], ["--config", "x.yaml"], ["a.b=1"]),
+        (["a.b=1", "--config", "x.yaml"], ["--config", "x.yaml"], ["a.b=1"]),
+        (["--config", "a=b.yaml"], ["--config", "a=b.yaml"], []),
+        (["--input_text", "a=b", "seed=1"], ["--input_text", "a=b"], ["seed=1"]),
+        (["--resume", "training.num_train_epochs=5"], ["--resume"], ["training.num_train_epochs=5"]),
+        (["--config=a.yaml"], ["--config=a.yaml"], []),
+        (["a.b=", "a=b=c", "a.b=x\ny"], [], ["a.b=", "a=b=c", "a.b=x\ny"]),
+        (["configs/a=b.yaml", "./a=1", "=1", "1a=2", "a..b=1", "a.=1"],
+         ["configs/a=b.yaml", "./a=1", "=1", "1a=2", "a..b=1", "a.=1"], []),
+        (["--json", "seed=1"], ["--json"], ["seed=1"]),
+    ],
+)  # fmt: skip
+def test_split_overrides(words: list[str], rest: list[str], overrides: list[str]) -> None:
+    assert split_overrides(words, VALUED) == (rest, overrides)
+
+
+def build(with_overrides: bool = True) -> argparse.ArgumentParser:
+    parser = build_parser("command.py", "A command.")
+    parser.add_argument("--input_text")
+    parser.add_argument("--resume", nargs="?", const="last")
+    parser.add_argument("files", nargs="*")
+    if with_overrides:
+        add_overrides(parser)
+    return parser
+
+
+def open_with(words: list[str], with_overrides: bool = True) -> argparse.Namespace:
+    seen: list[argparse.Namespace] = []
+
+    def main(arguments: argparse.Namespace) -> dict[str, Any]:
+        seen.append(arguments)
+        return {}
+
+    assert run_cli(main, build(with_overrides), words) == 0
+    return seen[0]
+
+
+def test_the_parser_knows_which_options_have_values() -> None:
+    arguments = open_with(["file.yaml", "--input_text", "a=b", "seed=1", "--resume", "training.num_train_epochs=5"])
+    assert arguments.input_text == "a=b"
+    assert arguments.resume == "last"
+    assert arguments.overrides == ["seed=1", "training.num_train_epochs=5"]
+    assert arguments.files == ["file.yaml"]
+
+
+def test_a_door_without_overrides_takes_such_words_as_they_are() -> None:
+    assert open_with(["a=b"], with_overrides=False).files == ["a=b"]
+
+
+@pytest.mark.parametrize("words", [["--unknown"], ["--input_text"], ["--input", "x"]])
+def test_a_wrong_command_line_ends_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        open_with(words)
+    assert ended.value.code == 2
+    assert "usage: command.py" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (ConfigError([Problem("wrong", "a.b", "f:2"), Problem("bad", "a.c", "f:1")]), 2,
+         "error: f:1  a.c: bad\nerror: f:2  a.b: wrong\n"),
+        (UserError("say more"), 2, "error: say more\n"),
+        (DataError("no rows"), 2, "error: no rows\n"),
+        (CheckError("not the same"), 1, "error: not the same\n"),
+        (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+    ],
+)  # fmt: skip
+def test_how_a_door_ends(error: BaseException, code: int, text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    def main(arguments: argparse.Namespace) -> dict[str, Any]:
+        raise error
+
+    assert run_cli(main, build(), []) == code
+    captured = capfd.readouterr()
+    assert captured.err == text
+    assert captured.out == ""
+
+
+def test_our_own_mistakes_are_not_hidden() -> None:
+    def main(arguments: argparse.Namespace) -> dict[str, Any]:
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError):
+        run_cli(main, build(), [])
+
+
+def test_an_answer_may_carry_the_exit_code() -> None:
+    assert run_cli(lambda arguments: {"exit_code": 1}, build(), []) == 1
+
+
+JSON_DOOR = """
+import os, sys
+from pathlib import Path
+from utils.cli.command_line import build_parser, run_cli
+from utils.core.errors import ConfigError, Problem
+
+def main(arguments):
+    print("chatter")
+    os.write(1, b"from a library\\n")
+    if "fails" in sys.argv:
+        raise ConfigError([Problem("wrong", "a", "f:1")])
+    return {"text": "\u4f60", "path": Path("x"), "exit_code": 1}
+
+sys.exit(run_cli(main, build_parser("command.py", ""), ["--json"]))
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_json_is_the_only_thing_on_standard_output(fails: bool) -> None:
+    words = [sys.executable, "-c", JSON_DOOR, *(["fails"] if fails else [])]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[3], encoding="utf-8")
+    assert done.stdout.count("\n") == 1
+    answer = json.loads(done.stdout)
+    if fails:
+        assert done.returncode == 2
+        assert answer["status"] == "bad_input"
+        assert answer["problems"] == [{"message": "wrong", "path": "a", "place": "f:1"}]
+    else:
+        assert done.returncode == 1
+        assert answer == {"text": "\u4f60", "path": "x"}
+    assert "chatter" in done.stderr
+    assert "from a library" in done.stderr
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """A machine with two GPUs, where a relaunch is noted instead of done."""
+    launched: list[list[str]] = []
+    monkeypatch.setattr(command_line, "_count_gpus", lambda: 2)
+    monkeypatch.setattr(os, "execv", lambda program, words: launched.append(words))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return launched
+
+
+def test_one_gpu_is_made_visible(two_gpus: list[list[str]]) -> None:
+    select_gpus("1", "train.py", ["--gpu", "1"])
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    assert two_gpus == []
+
+
+def test_several_gpus_relaunch_without_the_option(two_gpus: list[list[str]]) -> None:
+    select_gpus("0, 1", "train.py", ["--config", "x.yaml", "--gpu", "0, 1", "seed=1", "--gpu=0,1"])
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    words = two_gpus[0]
+    assert words[1:3] == ["-m", "torch.distributed.run"]
+    assert "--nproc_per_node=2" in words
+    assert words[-4:] == ["train.py", "--config", "x.yaml", "seed=1"]
+
+
+def test_no_choice_and_a_launched_process_leave_all_as_it_is(
+    two_gpus: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    select_gpus(None, "train.py", [])
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    select_gpus("0,1", "train.py", ["--gpu", "0,1"])
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert two_gpus == []
+
+
+@pytest.mark.parametrize(
+    ("choice", "sentence"),
+    [
+        ("abc", "--gpu abc: 'abc' is not a GPU index; write --gpu 0 or --gpu 0,1"),
+        ("", "--gpu : '' is not a GPU index"),
+        ("0,", "--gpu 0,: '' is not a GPU index"),
+        ("-1", "--gpu -1: '-1' is not a GPU index"),
+        ("\u00b2", "'\u00b2' is not a GPU index"),
+        ("2", "--gpu 2: there is no GPU 2; this machine has GPUs 0 to 1"),
+        ("0,5", "--gpu 0,5: there is no GPU 5"),
+        ("1,1", "--gpu 1,1: one GPU is named twice"),
+    ],
+)
+def test_a_wrong_choice_is_one_sentence(choice: str, sentence: str, two_gpus: list[list[str]]) -> None:
+    with pytest.raises(UserError) as caught:
+        select_gpus(choice, "train.py", [])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_the_choice_is_among_those_that_a_scheduler_left(
+    two_gpus: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    select_gpus("1", "train.py", [])
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match="this machine has no NVIDIA GPU"):
+        select_gpus("0", "train.py", [])
+
+
+def test_no_gpu_at_all(two_gpus: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_line, "_count_gpus", lambda: 0)
+    with pytest.raises(UserError, match="--gpu 0: there is no GPU 0; this machine has no NVIDIA GPU"):
+        select_gpus("0", "train.py", [])

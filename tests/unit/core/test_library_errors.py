@@ -1,0 +1,101 @@
+"""What the machine refuses is a sentence for every command; what a line of ours raises keeps its traceback."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from utils.cli.command_line import build_parser, run_cli
+from utils.core import locks
+from utils.core.errors import DataError
+from utils.core.library_errors import explain_library, is_of_library
+from utils.core.locks import try_lock
+
+
+def _gone(folder: Path) -> None:
+    there = folder / "run"
+    there.mkdir()
+    there.rename(folder / "renamed")
+    (there / "state.json").write_text("x")
+
+
+def _circle(folder: Path) -> None:
+    (folder / "a").symlink_to("b")
+    (folder / "b").symlink_to("a")
+    (folder / "a").read_text()
+
+
+def _full(folder: Path) -> None:
+    with open("/dev/full", "w") as file:  # noqa: PTH123  a device
+        file.write("x" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (lambda folder: (folder / ("n" * 300)).is_file(), "a file cannot have so long a name"),
+        (_gone, "run/state.json: No such file or directory; it is not there; was a folder renamed"),
+        (_circle, "its links go in a circle"),
+        (lambda folder: (folder / "x").write_text("") or (folder / "x" / "y").mkdir(), "is a file and no folder"),
+        (lambda folder: folder.read_text(), "it is a folder where a file was due"),
+        (lambda _: Path("~nobody_at_all/x").expanduser(), "the name of a user whom this machine does not know"),
+        (lambda folder: (folder / "/".join(["d"] * 2000)).mkdir(parents=True), "more folders than can be made"),
+        (_full, "the disk is full; make room, then give the same command again"),
+    ],
+)
+def test_what_the_machine_refuses(act: Callable[[Path], Any], said: str, tmp_path: Path, capsys):
+    def main(_: argparse.Namespace) -> dict[str, Any]:
+        act(tmp_path)
+        return {}
+
+    assert run_cli(main, build_parser("x.py", "x"), []) == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert shown.startswith("error: ")
+
+
+@pytest.mark.parametrize("error", [OSError("without a number"), KeyError("a")])
+def test_other_errors_keep_their_traceback(error: Exception):
+    def main(_: argparse.Namespace) -> dict[str, Any]:
+        raise error
+
+    with pytest.raises(type(error)):
+        run_cli(main, build_parser("x.py", "x"), [])
+
+
+def test_whose_error_it_is():
+    from utils.cli import command_line
+
+    def raise_in(file: str, line: str) -> Exception:
+        with pytest.raises(Exception) as raised:  # noqa: PT011  of any kind
+            exec(compile(line, file, "exec"), {"DataError": DataError})
+        return raised.value
+
+    ours = str(Path(command_line.__file__).with_name("any.py"))
+    assert not is_of_library(raise_in(ours, "{}['a']"))
+    assert is_of_library(raise_in("/x/transformers/any.py", "{}['a']"))
+    assert not is_of_library(raise_in("/x/transformers/any.py", "raise DataError('ours')"))
+    assert is_of_library(raise_in(ours, "raise Exception('what tokenizers raise')"))
+    with pytest.raises(DataError, match="KeyError: 'a'"), explain_library(DataError):
+        exec(compile("{}['a']", "/x/transformers/any.py", "exec"))
+
+
+def test_a_disk_without_locks_is_said_and_used(tmp_path: Path, monkeypatch, caplog):
+    def refuse(*_: Any) -> None:
+        raise OSError(37, os.strerror(37))  # ENOLCK: what a network disk without its lock service says
+
+    with (tmp_path / "a").open("w") as file, (tmp_path / "a").open("w") as other:
+        assert try_lock(file)
+        assert not try_lock(other)
+        fcntl.flock(file, fcntl.LOCK_UN)
+        monkeypatch.setattr(locks.fcntl, "flock", refuse)
+        with caplog.at_level(logging.WARNING, "utils"):
+            assert try_lock(other)
+    assert "cannot be locked (No locks available)" in caplog.text

@@ -1,0 +1,244 @@
+"""What every command shares: its command line, the choice of GPUs, exit codes, and `--json`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from io import TextIOWrapper
+from pathlib import Path
+from shutil import which
+from types import TracebackType
+from typing import Any, NoReturn
+
+from utils.cli.other_flags import PAGES, explain_flags
+from utils.core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LoraNsError, UserError
+from utils.core.library_errors import explain_machine
+from utils.core.logs import is_main_process, silence_libraries, start_logs
+from utils.core.secrets import forget_secrets, learn_command, mask_text, mask_tree
+from utils.core.signals import Interrupted
+from utils.core.terminal import safe_streams, show_controls
+
+_OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*=.*", re.DOTALL)
+
+_HEAD_START_S = 2.0
+
+Answer = dict[str, Any]
+"""What a command prints with `--json`; `exit_code` in it ends the process with that code."""
+
+
+def build_parser(script: str, description: str) -> argparse.ArgumentParser:
+    """Build the parser of a command, with the options that all of them take."""
+    parser = _Parser(
+        prog=script,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object on standard output, all else on standard error",
+    )
+    return parser
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Let a command take `key=value` words anywhere on its command line."""
+    parser.set_defaults(overrides=[])
+    parser.epilog = (
+        "key=value words override the file, in YAML syntax: training.learning_rate=1e-4 peft.lora_r=16\n"
+        "dataset.max_train_samples=null 'peft.target_modules=[q_proj, v_proj]'"
+    )
+
+
+def run_cli(main: Callable[[argparse.Namespace], Answer], parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
+    """Run a command: read its command line, do its work, and turn how it ended into an exit code.
+
+    Returns:
+        0 fine; 1 it failed; 2 the user's input; 75 saved and to be requeued; 130 interrupted.
+    """
+    forget_secrets()
+    learn_command(words)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with safe_streams():
+        return _work(main, _parse(parser, words))
+
+
+def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Namespace) -> int:
+    start_logs()
+    silence_libraries()
+    sys.excepthook = _show_masked
+    answer_file = _reserve_stdout() if arguments.json else None
+    try:
+        answer = main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FAILED
+    except LoraNsError as error:
+        answer = _report(error)
+    except (OSError, RuntimeError) as error:
+        if (refused := explain_machine(error)) is None:
+            raise
+        answer = _report(refused)
+    except Interrupted as error:
+        sys.stderr.write(f"interrupted ({error})\n" if is_main_process() else "")
+        answer = {"status": "interrupted", "exit_code": error.exit_code}
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        answer = {"status": "interrupted", "exit_code": EXIT_INTERRUPTED}
+    code = int(answer.pop("exit_code", 0))
+    if answer_file is not None:
+        with answer_file:
+            answer_file.write(json.dumps(mask_tree(answer, but=("answers",)), ensure_ascii=False, default=str) + "\n")
+    return code
+
+
+def positive(word: str) -> int:
+    """Read a whole number from 1 from the command line; argparse says what is wrong with another."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1")
+    return int(word)
+
+
+def split_overrides(words: Sequence[str], takes_value: frozenset[str]) -> tuple[list[str], list[str]]:
+    """Part a command line into what the option parser reads and the overrides.
+
+    A word `key=value` is an override wherever it stands, except directly after an option that must have
+    a value: `--input_text a=b` is a text, `--resume training.num_train_epochs=5` is two things.
+
+    Args:
+        words: The command line without the program's name.
+        takes_value: Options that always take a value, such as `--config`.
+
+    Returns:
+        The words for the option parser, and the overrides in order.
+    """
+    rest: list[str] = []
+    overrides: list[str] = []
+    for index, word in enumerate(words):
+        is_value = index > 0 and words[index - 1] in takes_value
+        (overrides if _OVERRIDE.fullmatch(word) and not is_value else rest).append(word)
+    return rest, overrides
+
+
+def select_gpus(choice: str | None, script: str, words: Sequence[str]) -> None:
+    """Make only the named GPUs visible; more than one relaunches the command through torchrun.
+
+    Must run before torch is imported. A process that a launcher started leaves the choice to it.
+
+    Args:
+        choice: What `--gpu` says: `0`, `0,1`; None leaves the environment as it is.
+        script: The command's file.
+        words: Its command line, relaunched without `--gpu`.
+
+    Raises:
+        UserError: An index is not a number, or no such GPU is here.
+    """
+    if choice is None or "LOCAL_RANK" in os.environ:
+        return
+    indices = choice.replace(" ", "").split(",")
+    if len(set(indices)) < len(indices):
+        raise UserError(f"--gpu {choice}: one GPU is named twice")
+    present = list_gpus()
+    for index in indices:
+        if not index.isdecimal():
+            raise UserError(f"--gpu {choice}: {index!r} is not a GPU index; write --gpu 0 or --gpu 0,1")
+        if int(index) >= len(present):
+            has = f"GPUs 0 to {len(present) - 1}" if present else "no NVIDIA GPU"
+            raise UserError(f"--gpu {choice}: there is no GPU {index}; this machine has {has}")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(present[int(index)] for index in indices)
+    if len(indices) > 1:
+        rest = _without_option(words, "--gpu")
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={len(indices)}", script]
+        os.execv(sys.executable, [sys.executable, *launch, *rest])  # noqa: S606  our own interpreter
+
+
+def list_gpus() -> list[str]:
+    """Name the GPUs this process may use: those a scheduler left visible, else all of the machine's."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [str(index) for index in range(_count_gpus())]
+    return [name.strip() for name in visible.split(",") if name.strip()]
+
+
+class _Parser(argparse.ArgumentParser):
+    words: Sequence[str] = ()
+    """The command line of a command that takes overrides, without them."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse a command line; for flags of other scripts say how they are written here."""
+        if hints := [*explain_flags(self.words, frozenset(self._option_string_actions))]:
+            pages = ", ".join(f"examples/{page}" for page in PAGES)
+            lines = [message, "settings are words of the form key=value here:", *hints, f"more of them: {pages}"]
+            message = "\n  ".join(lines)
+        super().error(message)
+
+
+def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    if parser.get_default("overrides") is None:
+        return parser.parse_args(words)
+    takes_value = frozenset(
+        option
+        for action in parser._actions
+        if action.option_strings and action.nargs is None
+        for option in action.option_strings
+    )
+    rest, overrides = split_overrides(words, takes_value)
+    if isinstance(parser, _Parser):
+        parser.words = rest
+    arguments = parser.parse_args(rest)
+    arguments.overrides = overrides
+    return arguments
+
+
+def _report(error: LoraNsError) -> Answer:
+    number = "" if is_main_process() else f" (process {os.environ['RANK']})"
+    if number and isinstance(error, ConfigError):
+        time.sleep(_HEAD_START_S)  # all processes read the same file: the first one says it, before any ends the others
+    else:
+        for line in str(error).split("\n"):
+            sys.stderr.write(f"error{number}: {line}\n")
+    problems = [vars(problem) for problem in error.problems] if isinstance(error, ConfigError) else []
+    kind = "bad_input" if error.exit_code == EXIT_BAD_INPUT else "failed"
+    return {"status": kind, "error": str(error), "problems": problems, "exit_code": error.exit_code}
+
+
+def _show_masked(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback of an error that is not the user's, without a secret that stands in it."""
+    sys.stderr.write(show_controls(mask_text("".join(traceback.format_exception(kind, error, trace)))))
+
+
+def _reserve_stdout() -> Any:
+    """Keep standard output for the one JSON object; whatever else is printed goes to standard error."""
+    kept = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    sys.stdout.flush()
+    os.dup2(2, 1)
+    return kept
+
+
+def _count_gpus() -> int:
+    if which("nvidia-smi"):
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)  # noqa: S607
+        return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def _without_option(words: Sequence[str], option: str) -> list[str]:
+    rest, skip = [], False
+    for word in words:
+        if skip or word.startswith(f"{option}="):
+            skip = False
+        elif word == option:
+            skip = True
+        else:
+            rest.append(word)
+    return rest

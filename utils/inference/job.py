@@ -1,0 +1,168 @@
+"""Answers rows window by window: bad ones are told, good ones answered in batches of like length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from utils.core.errors import DataError
+from utils.data.texts import RowError
+from utils.data.tokenizer_coverage import MAX_ROWS, count_unwritable
+from utils.inference.predictor import Predictor
+from utils.inference.progress import Progress
+from utils.inference.prompt_builder import PromptBuilder
+from utils.inference.rows import InputRow, Source
+
+_WINDOW_CHARACTERS = 8_000_000  # a window of very long rows ends earlier, so that memory stays bounded
+
+Row = dict[str, Any]
+
+
+class ResultWriter(Protocol):
+    """Takes answers in any order within a window."""
+
+    def __contains__(self, number: int) -> bool: ...
+
+    def add(self, results: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        """Take the rows of a batch by their numbers."""
+
+
+@dataclass
+class InferenceJob:
+    """One call's rows on their way from the source to the sink."""
+
+    source: Source
+    prompt_builder: PromptBuilder
+    predictor: Predictor
+    writer: ResultWriter
+    progress: Progress
+    strict: bool = False
+    window: int | None = None
+    """Rows looked at together; None: as many as suit the model."""
+    num_rows: int = 0
+    num_bad: int = 0
+    """Rows without an answer."""
+    bad: list[str] = field(default_factory=list)
+    """The first of them, with place and reason."""
+    asked: list[str] = field(default_factory=list)
+    """The texts of the first rows."""
+
+    def answer_all(self, rows: Iterable[InputRow]) -> None:
+        """Answer all rows.
+
+        Raises:
+            DataError: strict, and a row is bad.
+        """
+        for window in cut_windows(rows, self.window or self.predictor.window):
+            self.num_rows += len(window)
+            self._answer_window(window)
+
+    def lay_out(self, row: InputRow, answer: Mapping[str, Any]) -> Row:
+        """Put an answer behind its row; the row's own columns of the same names are called input_<name>."""
+        taken = {*self.prompt_builder.keys, "error", *row.place}
+        laid: Row = {}
+        for key, value in row.row.items():
+            name = key
+            while name in taken or (name != key and name in row.row) or (name == key and _is_probability(key, taken)):
+                name = f"input_{name}"
+            laid[name] = value
+        if "error" in answer:
+            laid |= row.place
+        return laid | dict(answer)
+
+    def find_unknown(self) -> dict[str, int]:
+        """Find characters of the first rows that the tokenizer does not know, with how many rows hold each."""
+        return count_unwritable(self.asked, self.predictor.tokenizer, to_read=True)
+
+    def _answer_window(self, window: Sequence[InputRow]) -> None:
+        """Answer a window; its batches are the same whatever an earlier call has answered of it."""
+        good, questions = self._read_window(window)
+        numbers = [row.number for row in good]
+        done = {place for place, number in enumerate(numbers) if number in self.writer}
+        for batch in self.predictor.answer(questions, numbers, done):
+            new = [each for each in batch if each.place not in done]
+            for each in (each for each in new if "error" in each.answer):
+                self._note(good[each.place], each.answer["error"])
+            self.writer.add((numbers[each.place], self.lay_out(good[each.place], each.answer)) for each in new)
+            self.progress.add(len(new), sum(each.num_tokens for each in new))
+
+    def _read_window(self, window: Sequence[InputRow]) -> tuple[list[InputRow], list[Any]]:
+        """Give the rows that can be answered, and what is asked of the model; the others are told at once."""
+        good: list[InputRow] = []
+        questions: list[Any] = []
+        refused: list[tuple[int, Row]] = []
+        for row in window:
+            try:
+                question = self._ask(row)
+                questions.append(self.predictor.encode(question))
+                good.append(row)
+                if len(self.asked) < MAX_ROWS:
+                    self.asked.append(_join_texts(question))
+            except RowError as error:
+                self._note(row, str(error))
+                if row.number not in self.writer:
+                    refused.append((row.number, self.lay_out(row, {"error": str(error)})))
+        if refused:
+            self.writer.add(refused)
+            self.progress.add(len(refused), 0)
+        return good, questions
+
+    def _ask(self, row: InputRow) -> Any:
+        if row.error is not None:
+            raise RowError(row.error)
+        return self.prompt_builder.read(row.row)
+
+    def _note(self, row: InputRow, reason: str) -> None:
+        place = f"{self.source.place(row)}: {reason}"
+        if self.strict:
+            raise DataError(place)
+        self.num_bad += 1
+        if len(self.bad) < 5:
+            self.bad.append(place)
+
+
+def _join_texts(question: Any) -> str:
+    return " ".join(question) if isinstance(question, tuple) else str(question.whole_text)
+
+
+def cut_windows(rows: Iterable[InputRow], size: int) -> Iterator[list[InputRow]]:
+    """Cut rows into windows of so many, fewer where they are very long; the same cuts for the same rows."""
+    window: list[InputRow] = []
+    num_characters = 0
+    for row in rows:
+        window.append(row)
+        num_characters += row.size
+        if len(window) == size or num_characters >= _WINDOW_CHARACTERS:
+            yield window
+            window, num_characters = [], 0
+    if window:
+        yield window
+
+
+class OrderedResultWriter:
+    """Gives rows to a function in their order, as soon as none before is missing.
+
+    Args:
+        write: Takes a finished row.
+    """
+
+    def __init__(self, write: Callable[[Mapping[str, Any]], None]) -> None:
+        self._write = write
+        self._expected = 0
+        self._ahead: dict[int, Mapping[str, Any]] = {}
+
+    def __contains__(self, number: int) -> bool:
+        return number < self._expected or number in self._ahead
+
+    def add(self, results: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        """Take rows, and give out those whose turn it is."""
+        self._ahead.update(results)
+        while self._expected in self._ahead:
+            self._write(self._ahead.pop(self._expected))
+            self._expected += 1
+
+
+def _is_probability(key: str, taken: set[str]) -> bool:
+    """Tell a column that a table would take for the probability of a class."""
+    return "probabilities" in taken and key.startswith("probability_")

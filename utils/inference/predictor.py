@@ -1,0 +1,215 @@
+"""Models that answer: batches of questions in, keys of the output's rows out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from utils.core.errors import LoraNsError, ModelError
+from utils.data.encoding import ExampleEncoder
+from utils.data.texts import RowError
+from utils.data.tokenizing import fingerprint_tokenizer
+from utils.evaluation.identity import hash_model
+from utils.evaluation.prompts import PromptLimits, encode_within
+from utils.generation.backend import Generated, generate_batches, open_backend
+from utils.generation.classification import Classified, TextClassifier
+from utils.generation.positions import count_positions
+from utils.generation.section import GenerationSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.data.dataset import Example
+    from utils.inference.prompt_builder import ChatPromptBuilder
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answer to one question of a window."""
+
+    place: int
+    """In the window."""
+    answer: dict[str, Any]
+    """Keys of the output."""
+    num_tokens: int
+    """Tokens read (classification) or written (generation)."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a language model is asked."""
+
+    ids: list[int]
+    """Its tokens."""
+    truncated: bool = False
+    """Whether its middle was cut out."""
+
+
+class Predictor(Protocol):
+    """A loaded model."""
+
+    window: int
+    """Rows that are looked at together, to find rows of like length."""
+    tokenizer: PreTrainedTokenizerBase
+    """What reads the questions."""
+
+    def encode(self, question: Any) -> Any:
+        """Make of a question what the model takes.
+
+        Raises:
+            RowError: The model cannot take it.
+        """
+
+    def answer(
+        self, questions: Sequence[Any], numbers: Sequence[int], done: Collection[int]
+    ) -> Iterator[list[Answered]]:
+        """Answer a window, batch by batch; batches of which all places are done are passed over."""
+
+    def describe(self) -> dict[str, Any]:
+        """Name all that decides the answers: `model` and `settings`."""
+
+
+class ClassifyingModel:
+    """See Predictor.
+
+    Args:
+        model: On its device.
+        tokenizer: The one it was trained with.
+        label_names: In the order of the ids; empty for regression.
+        max_length: Tokens a row may have.
+    """
+
+    window = 1024
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        label_names: Sequence[str],
+        max_length: int,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self._classifier = TextClassifier(model, tokenizer, label_names, max_length)
+        self._model = model
+        self._settings = [fingerprint_tokenizer(tokenizer), list(label_names), max_length]
+
+    def encode(self, question: tuple[str, ...]) -> tuple[str, ...]:
+        """Leave the texts as they are: they are encoded together."""
+        return question
+
+    def answer(
+        self, questions: Sequence[tuple[str, ...]], numbers: Sequence[int], done: Collection[int]
+    ) -> Iterator[list[Answered]]:
+        """Classify a window."""
+        with _explain_memory():
+            for batch in self._classifier.classify_batches(questions, done):
+                yield [Answered(place, _read_classified(each), each.num_tokens) for place, each in batch]
+
+    def describe(self) -> dict[str, Any]:
+        """Name the weights, the tokenizer, the labels and the length."""
+        return {"model": hash_model(self._model), "settings": self._settings}
+
+
+class WritingModel:
+    """See Predictor.
+
+    Args:
+        model: On its device.
+        encoder: Makes token ids of prompts.
+        prompt_builder: Knows what ends an answer.
+        generation: Length, temperature, batch size.
+        seed: Decides the draws at a temperature above 0.
+    """
+
+    window = 1024
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        encoder: ExampleEncoder,
+        prompt_builder: ChatPromptBuilder,
+        generation: GenerationSection,
+        seed: int,
+    ) -> None:
+        ends = _find_ends(encoder)
+        self.tokenizer = encoder.tokenizer
+        self._model = model
+        self._encoder = encoder
+        self._asker = prompt_builder
+        self._limits = PromptLimits(generation.max_new_tokens, count_positions(model), official=True)
+        self._backend = open_backend(model, encoder.tokenizer, generation, prompt_builder.stop, ends, seed=seed)
+        settings = {**generation.list_deciding(), "stop": sorted({*generation.stop, *prompt_builder.stop})}
+        self._settings = [settings, list(ends), seed if generation.temperature else 0, encoder.fingerprint]
+
+    def encode(self, question: Example) -> Prompt:
+        """Make token ids of a prompt; only where the run's set is evaluated so does a long one lose its middle."""
+        try:
+            prompt = self._encode_official(question) if self._asker.official_truncation else None
+            prompt = prompt or Prompt(self._encoder.encode_prompt(question))
+        except ModelError as error:  # no chat template: other rows may be no conversations
+            raise RowError(str(error)) from error
+        if reason := self._backend.explain_refusal(len(prompt.ids)):
+            raise RowError(f"the prompt {reason}")
+        return prompt
+
+    def answer(
+        self, questions: Sequence[Prompt], numbers: Sequence[int], done: Collection[int]
+    ) -> Iterator[list[Answered]]:
+        """Write the answers of a window."""
+        prompts = [each.ids for each in questions]
+        with _explain_memory():
+            for batch in generate_batches(self._backend, prompts, numbers, done):
+                yield [_read_generated(place, questions[place], each) for place, each in batch]
+
+    def stream(self, question: Example, show: Callable[[str], None]) -> Answered:
+        """Answer one question and show the answer while it is written."""
+        prompt = self.encode(question)
+        with _explain_memory():
+            return _read_generated(0, prompt, self._backend.stream(prompt.ids, show))
+
+    def describe(self) -> dict[str, Any]:
+        """Name the weights, the settings and all that decides what a prompt becomes."""
+        return {"model": hash_model(self._model), "settings": self._settings}
+
+    def _encode_official(self, question: Example) -> Prompt | None:
+        """Encode a prompt as the evaluation of the run's set does; None: it is a conversation."""
+        if question.messages:
+            return None
+        as_chat = self._encoder.as_chat and not self._asker.chat_exempt
+        return Prompt(*encode_within(self._encoder, question, self._limits, as_chat))
+
+
+def _find_ends(encoder: ExampleEncoder) -> tuple[int, ...]:
+    try:
+        return encoder.stop_token_ids
+    except ModelError:  # an odd chat template; nothing is trained, and the model's own end tokens count too
+        return ()
+
+
+def _read_classified(answer: Classified) -> dict[str, Any]:
+    numbers = [*answer.probabilities.values(), *([] if answer.value is None else [answer.value])]
+    if not all(map(math.isfinite, numbers)):
+        return {"error": "the model's answer is not a number (NaN or infinite)"}
+    return answer.to_dict()
+
+
+def _read_generated(place: int, prompt: Prompt, written: Generated) -> Answered:
+    answer = {"answer": written.text, "finished": written.finished, "num_tokens": written.num_tokens}
+    return Answered(place, answer | ({"truncated": True} if prompt.truncated else {}), written.num_tokens)
+
+
+@contextmanager
+def _explain_memory() -> Iterator[None]:
+    """Turn a lack of memory for a single row into a sentence."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise LoraNsError(
+            "the memory does not hold even one row at a time; shorten the rows or the answers (--max_new_tokens), or "
+            "load the model in fewer bits"
+        ) from error

@@ -1,0 +1,228 @@
+"""Attention within documents of one flattened row: nothing is padded but the attention itself, nothing leaks.
+
+The rows of a batch stand one after another in a single row, and every layer but attention sees real tokens only.
+Here attention takes the documents apart again, each attends to itself alone, causally. Documents of like length
+share a call; what pads the shorter ones comes after them, where a causal query never looks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from utils.core.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+NAME = "documents"
+FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+_GROUPS = "lora_ns_groups"
+_PROBE_LENGTHS = (5, 9, 2)
+_LARGEST_PROBE = 512
+_TOLERANCE = 1e-4
+
+
+def attend_within_documents(  # noqa: PLR0913, PLR0917  the signature is the library's
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend causally within each document; the signature is that of transformers' attention functions.
+
+    Args:
+        module: The attention layer.
+        query: Shape (1, heads, tokens, head_dim).
+        key: Shape (1, key_value_heads, tokens, head_dim).
+        value: As key.
+        attention_mask: None.
+        dropout: Share of attention weights dropped.
+        scaling: Factor on the scores; None: 1 / sqrt(head_dim).
+        cu_seq_lens_q: Shape (documents + 1,): where each document begins, and the number of tokens.
+        **kwargs: What else the layer passes; what would change the result is refused.
+
+    Returns:
+        Shape (1, tokens, heads, head_dim), and None.
+
+    Raises:
+        NotImplementedError: The layer attends otherwise than causally within the whole document.
+    """
+    if cu_seq_lens_q is None or attention_mask is not None:
+        raise NotImplementedError("the layer is not told where documents begin")
+    groups = _group_documents(cu_seq_lens_q, query.shape[2])
+    _refuse_other_attention(kwargs)
+    parts = []
+    for index, is_real in groups:
+        queries, keys, values = (each[0][:, index].transpose(0, 1) for each in (query, key, value))
+        mask = _window_mask(kwargs.get("sliding_window"), index)
+        attended = scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=mask is None,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        parts.append(attended.transpose(1, 2)[is_real])
+    order = torch.cat([index[is_real] for index, is_real in groups]).argsort()
+    return torch.cat(parts)[order][None], None
+
+
+@contextmanager
+def plain_attention(model: Any) -> Iterator[None]:
+    """Let the model attend as it was loaded, for generating or for whole batches with padding."""
+    config = model.config.get_text_config()
+    current = config._attn_implementation
+    if current == NAME:
+        config._attn_implementation = "sdpa"
+    try:
+        yield
+    finally:
+        config._attn_implementation = current
+
+
+@contextmanager
+def probing_precision(model: Any) -> Iterator[None]:
+    """Compute as training will where weights of two precisions meet, which without autocast is an error.
+
+    What is trained whole is float32 under mixed precision, and the frozen rest may be bfloat16.
+    """
+    parameters = [each for each in model.parameters() if each.is_floating_point()]
+    dtypes = {each.dtype for each in parameters}
+    half = next((each for each in (torch.bfloat16, torch.float16) if each in dtypes), None)
+    with torch.autocast(parameters[0].device.type, dtype=half, enabled=half is not None and len(dtypes) > 1):
+        yield
+
+
+def separate_documents(model: Any) -> str | None:
+    """Make the model keep the documents of a flattened row apart, and prove that it does.
+
+    Args:
+        model: A causal language model, or a peft model around one.
+
+    Returns:
+        None where it does; else the reason why it cannot, and the model is as before.
+    """
+    config = model.config.get_text_config()
+    loaded = config._attn_implementation
+    if loaded not in ("sdpa", *FLASH):
+        return f"model.attn_implementation: {loaded} cannot keep documents apart; use sdpa or flash_attention_2"
+    if loaded == "sdpa" and getattr(config, "attention_chunk_size", None):
+        return f"{config.model_type} attends within chunks of a row"
+    if loaded == "sdpa":
+        AttentionInterface.register(NAME, attend_within_documents)
+        config._attn_implementation = NAME
+    try:
+        with probing_precision(model):
+            difference = _measure_leak(model)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        reason: str | None = f"{config.model_type} cannot keep documents apart ({error})"
+    else:
+        exact = difference <= _tolerance(model)
+        reason = None if exact else f"in {config.model_type} documents change each other by {difference:.2g}"
+    if reason is not None:
+        config._attn_implementation = loaded
+    return reason
+
+
+def require_separate_documents(model: Any) -> None:
+    """Make the model keep documents apart.
+
+    Raises:
+        ModelError: It cannot, and why.
+    """
+    if reason := separate_documents(model):
+        raise ModelError(f"sft.packing: {reason}; set sft.packing: false")
+
+
+def _group_documents(boundaries: torch.Tensor, num_tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Group documents of which the longest is less than twice as long as the shortest.
+
+    Computed once for a batch, as all layers are handed the same tensor: reading lengths from a GPU waits for it.
+
+    Returns:
+        For each group the tokens' places, shape (documents, longest), and which of them are real.
+    """
+    known: list[tuple[torch.Tensor, torch.Tensor]] | None = getattr(boundaries, _GROUPS, None)
+    if known is not None:
+        return known
+    starts, lengths = boundaries.long()[:-1], boundaries.long().diff()
+    if int(boundaries[-1]) != num_tokens:
+        raise NotImplementedError("there are tokens outside of the documents")
+    powers = lengths.clamp(min=1).float().log2().floor().long()
+    groups = []
+    for power in powers.unique().tolist():
+        members = (powers == power) & (lengths > 0)
+        steps = torch.arange(int(lengths[members].max()), device=starts.device)[None]
+        last = lengths[members][:, None] - 1
+        groups.append((starts[members][:, None] + torch.minimum(steps, last), steps <= last))
+    setattr(boundaries, _GROUPS, groups)
+    return groups
+
+
+def _window_mask(window: int | None, index: torch.Tensor) -> torch.Tensor | None:
+    """Let a token see the last `window` tokens, itself among them; None where all documents are as short as that."""
+    longest = index.shape[1]
+    if window is None or longest <= window:
+        return None
+    steps = torch.arange(longest, device=index.device)
+    distance = steps[:, None] - steps[None]
+    return (distance >= 0) & (distance < window)
+
+
+def _refuse_other_attention(kwargs: dict[str, Any]) -> None:
+    for name in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise NotImplementedError(f"its attention uses {name}")
+    if kwargs.get("is_causal") is False:
+        raise NotImplementedError("its attention is not causal")
+
+
+@torch.no_grad()
+def _measure_leak(model: Any) -> float:
+    """Give the largest difference between logits of documents in one row and of each alone, relative to the largest."""
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    embeddings = model.get_input_embeddings().weight
+    was_training, _ = model.training, model.eval()
+    try:
+        generator = torch.Generator().manual_seed(0)
+        lengths = [*_PROBE_LENGTHS, *_window_lengths(model.config.get_text_config())]
+        documents = [torch.randint(0, embeddings.shape[0], (n,), generator=generator).tolist() for n in lengths]
+        collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
+        batch = collate([{"input_ids": each} for each in documents])
+        batch.pop("labels")
+        moved = {key: each.to(embeddings.device) if torch.is_tensor(each) else each for key, each in batch.items()}
+        together = model(**moved, use_cache=False).logits[0].float()
+        with plain_attention(model):
+            alone = [
+                model(input_ids=torch.tensor([each], device=embeddings.device), use_cache=False).logits[0].float()
+                for each in documents
+            ]
+    finally:
+        model.train(was_training)
+    whole = torch.cat(alone)
+    return float((together - whole).abs().max() / whole.abs().max().clamp(min=1e-6))
+
+
+def _window_lengths(config: Any) -> list[int]:
+    """Give the length of a document that is longer than the model's window, where one is affordable."""
+    window = getattr(config, "sliding_window", None)
+    return [window + 3] if isinstance(window, int) and window <= _LARGEST_PROBE else []
+
+
+def _tolerance(model: Any) -> float:
+    return _TOLERANCE if next(model.parameters()).dtype == torch.float32 else 5e-2
