@@ -10,7 +10,11 @@ from typing import Any
 from utils.adapters.adapter import AdapterSection
 from utils.config.document import Document
 from utils.config.scalars import dump_yaml
+from utils.config.section import Section
+from utils.core import registry
 from utils.data.dataset import DatasetSection
+from utils.evaluation.section import EvaluationSection
+from utils.generation.section import GenerationSection
 from utils.modeling.section import ModelSection
 from utils.results.section import ResultsSection
 from utils.training.global_batch import DEFAULT_ROWS
@@ -136,12 +140,32 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def find_differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Compare two resolved configurations; keys that cannot change the numbers do not count.
 
+    A key that the old one lacks, since an earlier version wrote it, has its default there.
+
     Returns:
         The old and new value by dotted key, None where a key is absent.
     """
-    before, after = flatten(old), flatten(new)
+    before, after = flatten(_fill_defaults(old, new)), flatten(new)
     keys = sorted((before.keys() | after.keys()) - (_without_weight(before) & _without_weight(after)))
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def _fill_defaults(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Give keys of ours that an older resolved configuration lacks the values that they have where none is written."""
+    classes: dict[str, type[Section]] = {
+        "model": ModelSection, "training": OwnTrainingSection, "results": ResultsSection, "sft": OwnSftSection,
+        "generation": GenerationSection, "evaluation": EvaluationSection,
+        "peft": registry.load("adapters", new["peft"]["method"]).Config,
+        "dataset": registry.load("data", new["dataset"]["name"]).Config,
+    }  # fmt: skip
+    filled = dict(old)
+    for section in classes.keys() & old.keys() & new.keys():
+        missing = new[section].keys() - old[section].keys()
+        fields = {name: each for name, each in classes[section].model_fields.items() if name in missing}
+        defaults = {name: each.get_default(call_default_factory=True) for name, each in fields.items()}
+        plain = {name: each.model_dump() if isinstance(each, Section) else each for name, each in defaults.items()}
+        filled[section] = {**_write_plainly(plain), **old[section]}
+    return filled
 
 
 def _without_weight(flat: dict[str, Any]) -> frozenset[str]:

@@ -115,3 +115,13 @@ def test_no_secret_can_stand_in_the_resolved_file(write_run: Write) -> None:
     config = load(write_run, model={"use_auth_token": True})
     assert config.to_dict()["model"]["token"] is True
     assert "hub_token" not in config.to_yaml()
+
+
+def test_a_key_that_an_earlier_version_did_not_have_is_its_default(write_run: Write) -> None:
+    new = load(write_run, peft={"rank_pattern": {"q": 4}}).to_dict()
+    old = {name: dict(section) if isinstance(section, dict) else section for name, section in new.items()}
+    for section, key in (("dataset", "quoting"), ("training", "callbacks"), ("peft", "adapter_path")):
+        del old[section][key]
+    assert find_differences(old, new) == {}
+    changed = load(write_run, training={"callbacks": ["mine:Recorder"]}, peft={"rank_pattern": {"q": 4}}).to_dict()
+    assert find_differences(old, changed) == {"training.callbacks": ([], ["mine:Recorder"])}
