@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -65,6 +66,20 @@ def read_probes(run: Path | None, columns: tuple[str, ...]) -> Probes:
             return Probes(rows[:_NUM_ROWS], PROBE_FILE)
     logger.warning("there are no probe rows of the run; the models are compared on %d built-in texts", len(_TEXTS))
     return Probes([dict.fromkeys(columns, text) for text in _TEXTS], "built-in texts")
+
+
+@contextmanager
+def explain_damaged_rows(source: str) -> Iterator[None]:
+    """Say of probe rows that lack a key, or hold values of another type, that they are damaged.
+
+    Args:
+        source: As in `Probes.source`.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise UserError(f"{source} is damaged: {reason}; delete it, then built-in texts are used") from error
 
 
 @dataclass(frozen=True)

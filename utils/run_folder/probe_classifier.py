@@ -11,7 +11,7 @@ from utils.core.errors import UserError
 from utils.data.dataset import load_dataset_plugin, spread
 from utils.data.tokenizing import encode_texts
 from utils.metrics.metric import compute_metrics
-from utils.run_folder.probe import Answers, read_probes
+from utils.run_folder.probe import Answers, explain_damaged_rows, read_probes
 from utils.training.tasks import open_task
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class ClassifierProbe:
 
     def _encode(self, tokenizer: PreTrainedTokenizerBase) -> _Inputs:
         columns = [key for key in self._probes.rows[0] if key != "labels"]
-        texts = [[str(row[column]) for row in self._probes.rows] for column in columns]
+        with explain_damaged_rows(self._probes.source):
+            texts = [[str(row[column]) for row in self._probes.rows] for column in columns]
         encoded, _ = encode_texts(texts, tokenizer, self._config.dataset.max_length)
         return [{key: encoded[key][row] for key in encoded} for row in range(len(self._probes.rows))]
 

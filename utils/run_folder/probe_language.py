@@ -9,7 +9,7 @@ from utils.data.conversations import as_context
 from utils.data.dataset import Example
 from utils.data.encoding import MASKED, ExampleEncoder
 from utils.data.texts import RowError
-from utils.run_folder.probe import Answers, read_probes
+from utils.run_folder.probe import Answers, explain_damaged_rows, read_probes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,8 @@ class LanguageProbe:
     def _encode(self, tokenizer: PreTrainedTokenizerBase) -> list[_Tokens]:
         sft = self._config.sft
         encoder = ExampleEncoder.build(tokenizer, self._config.dataset, sft.max_length, not sft.completion_only_loss)
-        return [tokens for row in self._probes.rows if (tokens := _encode_row(row, encoder))[0]]
+        with explain_damaged_rows(self._probes.source):
+            return [tokens for row in self._probes.rows if (tokens := _encode_row(row, encoder))[0]]
 
 
 def _encode_row(row: dict[str, Any], encoder: ExampleEncoder) -> _Tokens:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.core.errors import CheckError
+from utils.core.errors import CheckError, UserError
 from utils.core.logs import is_main_process
 from utils.results.json_file import read_json
 from utils.run_folder.reading import read_run_folder
@@ -105,14 +105,21 @@ def compare_with_record(
     """
     import numpy as np
 
-    record = read_json(trained.run / RECORD_FILE) if trained.run and trained.weights.name == "final_model" else None
+    file = trained.run / RECORD_FILE if trained.run and trained.weights.name == "final_model" else None
+    record = read_json(file) if file is not None else None
     if record is None or record.get("rows") != _hash_rows(probe, tokenizer):
         return None
-    measured = np.array(record["logits"])
-    found = np.take_along_axis(logits, np.array(record["ids"]), axis=-1)
-    scale = max(float(abs(measured).max()), 1e-3)
-    tolerance = scale * max(_TOLERANCE[name] for name in (dtype, record["dtype"]))
-    difference = float(abs(found - measured).max())
+    try:
+        measured, ids = np.array(record["logits"], dtype=float), np.array(record["ids"], dtype=np.int64)
+        if measured.shape != ids.shape or not np.isfinite(measured).all():
+            raise ValueError("ids and logits do not go together")
+        tolerated = max(_TOLERANCE[name] for name in (dtype, record["dtype"]))
+        found = np.take_along_axis(logits, ids, axis=-1)
+        difference = float(abs(found - measured).max())
+    except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        message = f"{file} is damaged ({error}); delete it, then the base is not held against what the run measured"
+        raise UserError(message) from error
+    tolerance = max(float(abs(measured).max()), 1e-3) * tolerated
     if not difference <= tolerance:
         raise CheckError(
             f"the adapter on {trained.config.model.name_or_path} is not the model that was trained: its logits differ "
