@@ -159,7 +159,9 @@ def _fill_defaults(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         "dataset": registry.load("data", new["dataset"]["name"]).Config,
     }  # fmt: skip
     filled = dict(old)
-    for section in classes.keys() & old.keys() & new.keys():
+    for section in classes.keys() & new.keys():
+        if not isinstance(old.get(section), dict):  # an older task's, or a damaged file
+            continue
         missing = new[section].keys() - old[section].keys()
         fields = {name: each for name, each in classes[section].model_fields.items() if name in missing}
         defaults = {name: each.get_default(call_default_factory=True) for name, each in fields.items()}
