@@ -39,12 +39,18 @@ def started(request, kept, prepare_run, make_config, make_sft, tiny_base, tmp_pa
         lines = [{"text": f"w{index} good", "label": index % 2} for index in range(12)]
         keys |= {"dataset": {"name": "custom", "path": str(rows.parent), "max_length": 16}}
         keys |= {"training__eval_strategy": "no", "training__load_best_model_at_end": False}
-        make = lambda: make_config("llama", rows.parent, **keys)  # noqa: E731
+
+        def make():
+            return make_config("llama", rows.parent, **keys)
+
     else:
         shutil.copytree(make_sft().model.name_or_path, base)
         lines = [{"prompt": f"What is {index}?", "completion": f" It is {index}."} for index in range(12)]
         keys["dataset"] = {"name": "custom", "path": str(rows)}
-        make = lambda: make_sft(**keys)  # noqa: E731
+
+        def make():
+            return make_sft(**keys)
+
     rows.parent.mkdir()
     rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
     (rows.parent / "validation.jsonl").write_text(rows.read_text())

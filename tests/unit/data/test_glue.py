@@ -168,7 +168,10 @@ def test_a_submission_has_the_files_own_numbers(prepare_glue, download, tmp_path
     data = prepare_glue(download, subset)
     ((submission, split),) = data.tests
     longest = max(split.dataset["length"][:])
-    predict = lambda rows: SimpleNamespace(predictions=numpy.array([n == longest for n in rows["length"][:]], int))  # noqa: E731
+
+    def predict(rows):
+        return SimpleNamespace(predictions=numpy.array([n == longest for n in rows["length"][:]], int))
+
     predicted = predict_tests(SimpleNamespace(predict=predict), data)[submission.file]
     path = write_submission(tmp_path, submission.file, predicted, "index", data.spec.label_names)
     _, *lines = path.read_text().splitlines()
