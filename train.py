@@ -11,9 +11,9 @@ from utils.cli.command_line import Answer, add_overrides, build_parser, positive
 from utils.core.signals import handling_signals
 
 if TYPE_CHECKING:
+    from utils.config.run_config import RunConfig
     from utils.results.record import RunRecord
-    from utils.run_config import RunConfig
-    from utils.run_folder.opening import RunFolder
+    from utils.runs.opening import RunFolder
 
 DESCRIPTION = """Train one run.
 
@@ -36,13 +36,13 @@ def run_training(arguments: argparse.Namespace, started: float) -> Answer:
     from utils.run_config import load_run_config
     from utils.run_config.base_rules import require_fitting_base
     from utils.run_config.machine import require_machine
-    from utils.run_folder.hub import push_run
-    from utils.run_folder.inputs import open_checked_folder
-    from utils.run_folder.summary import announce_run, show_result
-    from utils.training.full_disk import explain_full_disk
-    from utils.training.launch import find_launcher_file, require_launched
-    from utils.training.processes import destroy_process_group_on_exit
-    from utils.training.rehearsal import rehearse
+    from utils.runs.hub import push_run
+    from utils.runs.inputs import open_checked_folder
+    from utils.runs.summary import announce_run, show_result
+    from utils.tasks.rehearsal import rehearse
+    from utils.trainer.full_disk import explain_full_disk
+    from utils.trainer.launch import find_launcher_file, require_launched
+    from utils.trainer.processes import destroy_process_group_on_exit
 
     require_launched()
     find_launcher_file()
@@ -70,15 +70,15 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
     from utils.modeling.parameters import count_parameters
     from utils.modeling.source import resolved_commit
     from utils.modeling.tokenizer import load_tokenizer
-    from utils.run_folder import export
-    from utils.run_folder.probe_record import check_export
-    from utils.run_folder.summary import announce_parameters
-    from utils.training.callbacks.measuring import MeasuringCallback
-    from utils.training.fault_tolerance import guard_training
-    from utils.training.launch import is_sharded
-    from utils.training.preparing import attach_adapter
-    from utils.training.processes import main_process_first
-    from utils.training.tasks import open_task
+    from utils.runs import export
+    from utils.runs.probe_record import check_export
+    from utils.runs.summary import announce_parameters
+    from utils.tasks.preparing import attach_adapter
+    from utils.tasks.task import open_task
+    from utils.trainer.callbacks.measuring import MeasuringCallback
+    from utils.trainer.fault_tolerance import guard_training
+    from utils.trainer.launch import is_sharded
+    from utils.trainer.processes import main_process_first
 
     with export.Recording(folder, config) as recording:
         seed_everything(config.seed)
@@ -113,7 +113,7 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
 def show_preview(config: RunConfig, count: int) -> Answer:
     """Print the first training rows as the model will see them, and stop."""
     from utils.modeling.tokenizer import load_tokenizer
-    from utils.training.tasks import open_task
+    from utils.tasks.task import open_task
 
     tokenizer = load_tokenizer(config.model)
     task = open_task(config)

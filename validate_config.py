@@ -13,7 +13,7 @@ from utils.cli.command_line import Answer, add_overrides, build_parser, run_cli
 from utils.core.errors import EXIT_FAILED, UserError
 
 if TYPE_CHECKING:
-    from utils.run_config import RunConfig
+    from utils.config.run_config import RunConfig
     from utils.run_config.inspection import Check
 
 DESCRIPTION = """Check configuration files, each by numbered steps; no ML library is imported.
@@ -94,7 +94,7 @@ def _check_rows(config: RunConfig) -> Check:
     """Read the rows that a run names, as training would; no model is loaded."""
     from utils.core.errors import Problem
     from utils.run_config.inspection import Check
-    from utils.training.row_check import check_rows
+    from utils.tasks.row_check import check_rows
 
     problems, warnings = check_rows(config)
     return Check("rows", [Problem(each) for each in problems], warnings)

@@ -165,7 +165,9 @@ def _attach(model: Any, kind: str, options: argparse.Namespace) -> Any:
     if kind.startswith("qst_cached"):
         section["cache"] = {"where": "ram", "dtype": "int8" if kind.endswith("int8") else "auto"}
     plugin = load_adapter(str(section["method"]))
-    context = AttachContext(task_type="SEQ_CLS", seed=0, num_epochs=5.0, mixed_precision=options.autocast)
+    context = AttachContext(
+        task_type="SEQ_CLS", has_new_head=True, seed=0, num_epochs=5.0, mixed_precision=options.autocast
+    )
     adapted: Any = plugin.attach(model, plugin.Config(**section), context)
     if kind == "lora_checkpointed":
         adapted.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -102,9 +102,9 @@ def _build(options: argparse.Namespace, rows: Any, tokenizer: Any, folder: str) 
     from trl import SFTConfig, SFTTrainer
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    from utils.training.causal_lm import pack_rows
-    from utils.training.causal_trainer import CausalTrainer
-    from utils.training.varlen_attention import require_separate_documents
+    from utils.tasks.sft.building import pack_rows
+    from utils.tasks.sft.trainer import CausalTrainer
+    from utils.trainer.varlen_attention import require_separate_documents
 
     torch.manual_seed(0)
     config = LlamaConfig(

@@ -185,7 +185,7 @@ def load_tokenizer_of(tiny_base: Callable[..., Path]) -> Callable[[str], Any]:
     """Give a function that loads a family's tokenizer as a run does."""
 
     def load(family: str) -> Any:
-        from utils.modeling.section import ModelSection
+        from utils.config.sections.model import ModelSection
         from utils.modeling.tokenizer import load_tokenizer
 
         return load_tokenizer(ModelSection(name_or_path=str(tiny_base(family))))
@@ -246,9 +246,9 @@ def prepare_run(make_config: Callable[..., Any]) -> Callable[..., Any]:
         from utils.core.seeding import seed_everything
         from utils.modeling.base_model import load_base_model
         from utils.modeling.tokenizer import load_tokenizer
-        from utils.training.callbacks.measuring import MeasuringCallback
-        from utils.training.preparing import attach_adapter
-        from utils.training.tasks import open_task
+        from utils.tasks.preparing import attach_adapter
+        from utils.tasks.task import open_task
+        from utils.trainer.callbacks.measuring import MeasuringCallback
 
         config = config or make_config(family, data, **overrides)
         seed_everything(config.seed)

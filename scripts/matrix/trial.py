@@ -159,10 +159,10 @@ def _train(cell: Cell, folder: Path, prepared: dict[str, Any]) -> Result | None:
     from utils.modeling.base_model import load_base_model
     from utils.modeling.tokenizer import load_tokenizer
     from utils.run_config import load_run_config
-    from utils.run_folder.export import export_model
-    from utils.run_folder.opening import open_run_folder
-    from utils.training.preparing import attach_adapter
-    from utils.training.tasks import open_task
+    from utils.runs.export import export_model
+    from utils.runs.opening import open_run_folder
+    from utils.tasks.preparing import attach_adapter
+    from utils.tasks.task import open_task
 
     file = folder / f"{cell.name}.yaml"
     file.write_text(yaml.safe_dump(describe_run(cell, folder)), encoding="utf-8")
@@ -206,7 +206,7 @@ def _check_training(before: dict[str, Any], model: PreTrainedModel, history: lis
 def _compute_logits(model: PreTrainedModel, tokenizer: Any) -> Any:
     import torch
 
-    from utils.training.varlen_attention import plain_attention
+    from utils.trainer.varlen_attention import plain_attention
 
     batch = tokenizer(list(_TEXTS), padding=True, return_tensors="pt")
     with torch.no_grad(), plain_attention(model):
@@ -218,7 +218,7 @@ def _compute_logits(model: PreTrainedModel, tokenizer: Any) -> Any:
 def _reload(cell: Cell, run: Path) -> Result:
     import torch
 
-    from utils.run_folder.reading import read_run_folder
+    from utils.runs.reading import read_run_folder
 
     model, tokenizer = read_run_folder(run).load()
     expected = torch.load(run / "logits.pt", weights_only=True)

@@ -29,9 +29,9 @@ def trained(make_config, make_set, draw_rows, monkeypatch):
     data = make_set(train=named(draw_rows(60)), validation=named(draw_rows(21, seed=1)))
     file = make_config.write("llama", data, training__num_train_epochs=3, training__load_best_model_at_end=False)
     predicted = {}
-    from utils.training.classification_task import ClassificationTask
+    from utils.tasks.classification.task import ClassificationRun
 
-    check = ClassificationTask.check_reload
+    check = ClassificationRun.check_reload
 
     def watch(task, trainer, prepared, *rest):
         split = prepared.evals[""]
@@ -39,7 +39,7 @@ def trained(make_config, make_set, draw_rows, monkeypatch):
         predicted.update(zip(split.texts["text"][:], (prepared.coder.names[answer] for answer in answers), strict=True))
         return check(task, trainer, prepared, *rest)
 
-    monkeypatch.setattr(ClassificationTask, "check_reload", watch)
+    monkeypatch.setattr(ClassificationRun, "check_reload", watch)
     answer = script.main(script.build().parse_args(["--config", str(file)]))
     return Path(answer["output_dir"]), data, predicted
 

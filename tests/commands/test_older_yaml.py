@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from utils.config.run_config import RunConfig
 from utils.core.errors import ConfigError
-from utils.run_config import RunConfig, load_run_config
+from utils.run_config import load_run_config
 from utils.run_config.inspection import inspect_run_config
 
 ROOT = Path(__file__).parents[2]
@@ -93,9 +94,9 @@ def test_the_length_of_rows_of_either_task(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
     rows = f"{tmp_path / 'rows.jsonl'}"
     config = _read(tmp_path, BASE % ("CAUSAL_LM", "", f"{rows}, max_length: 77"))
-    assert config.sft.max_length == 77
+    assert config.max_length == 77
     again = _read(tmp_path, config.to_yaml())  # the resolved file has both keys
-    assert again.sft.max_length == 77
+    assert again.max_length == 77
     assert again.to_dict() == config.to_dict()
 
 
@@ -116,7 +117,7 @@ def test_the_command_line_lies_over_older_keys_too(tmp_path: Path) -> None:
 def test_wandb_is_told_by_the_environment_which_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os as environment
 
-    from utils.training.trainer import build_arguments
+    from utils.tasks.classification.trainer import build_arguments
 
     text = BASE % ("SEQ_CLS", "", "glue, subset: rte")
     text += "wandb: {project: p, name: n, tags: [a, b], mode: offline, entity: e}\ntraining: {use_cpu: true}\n"

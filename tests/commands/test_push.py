@@ -22,8 +22,8 @@ import yaml
 from utils.core.errors import ConfigError
 from utils.results.record import RunRecord
 from utils.run_config import load_run_config
-from utils.run_folder import hub as pushing
-from utils.run_folder.reading import read_run_folder
+from utils.runs import hub as pushing
+from utils.runs.reading import read_run_folder
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from utils.run_config.resolved import flatten
+from utils.config.run_config import flatten
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((Path(__file__).parent / "user_yaml").glob("*.yaml"))

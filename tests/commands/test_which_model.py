@@ -120,7 +120,7 @@ def test_a_run_is_not_taken_for_a_plain_model(make_config, tmp_path, capsys):
 
 def test_the_commit_that_an_adapter_was_trained_on_is_taken(make_sft, tmp_path):
     """The hub's main branch may have moved on since."""
-    from utils.run_folder.reading import read_run_folder
+    from utils.runs.reading import read_run_folder
 
     commit = "0123456789" * 4
     config = make_sft()

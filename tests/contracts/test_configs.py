@@ -13,12 +13,12 @@ import jsonschema
 import pytest
 
 from utils.config.document import read_document
+from utils.config.sections.training import OwnTrainingSection
 from utils.run_config import load_run_config
 from utils.run_config.kinds import find_kind
 from utils.run_config.schema import build_schema
 from utils.run_config.sections import SECTIONS, Header
-from utils.training.section import OwnTrainingSection
-from utils.training.sft_section import OwnSftSection
+from utils.tasks.sft.section import OwnSftSection
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path for path in (ROOT / "configs").rglob("*") if path.suffix in (".yaml", ".yml", ".json"))
@@ -124,7 +124,7 @@ def test_the_templates_name_every_key_of_ours() -> None:
     config, causal = (load_run_config(ROOT / "configs" / name, files=False) for name in TEMPLATES)
     for name in ("model", "peft", "dataset", "results"):
         hidden = {"task_type"} if name == "peft" else set()
-        assert set(type(getattr(config, name)).model_fields) - hidden == written[name], name
+        assert set(type(config.section_named(name)).model_fields) - hidden == written[name], name
     for name in ("generation", "evaluation"):
         assert set(type(getattr(causal, name)).model_fields) == written[name], name
     assert set(OwnTrainingSection.model_fields) <= written["training"]
@@ -140,7 +140,7 @@ def test_a_template_shows_the_defaults(template: str) -> None:
     chosen = {"path", "text_column", "label_names", "metrics", "max_length", "name_or_path"}
     chosen |= {"lora_r", "lora_alpha", "target_modules", "format", "prompt_template", "answer_column", "test_split"}
     for name in ("model", "peft", "dataset", "results", "sft", "generation", "evaluation"):
-        section = getattr(config, name)
+        section = config.section_named(name)
         for key, field in type(section).model_fields.items() if section is not None else ():
             if key in written.get(name, {}) and key not in chosen and not _says_default(text, key):
                 default = field.get_default(call_default_factory=True)

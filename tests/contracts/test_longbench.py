@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from utils.data.dataset import load_dataset_plugin
-from utils.data.longbench_subsets import SUBSETS
+from utils.datasets.longbench_subsets import SUBSETS
 from utils.metrics.longbench import CATEGORIES, SUBSET_METRICS
 from utils.metrics.metric import load_metric
 

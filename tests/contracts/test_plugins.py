@@ -13,7 +13,7 @@ from utils.core import registry
 from utils.core.registry import LIBRARY
 from utils.metrics.metric import load_metric
 
-ADAPTERS, DATASETS, METRICS = (registry.names(package) for package in ("adapters", "data", "metrics"))
+ADAPTERS, DATASETS, METRICS = (registry.names(package) for package in ("adapters", "datasets", "metrics"))
 TINY = {"llama": "LlamaForSequenceClassification", "bert": "BertForSequenceClassification"}
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 SMALL = {
@@ -53,9 +53,9 @@ def test_an_adapter_trains_what_it_says_and_reloads(name, family, tiny_base, loa
     import torch
 
     from utils.adapters.adapter import AttachContext, load_adapter
+    from utils.config.sections.model import ModelSection
     from utils.modeling.base_model import load_base_model
     from utils.modeling.labels import build_head_spec
-    from utils.modeling.section import ModelSection
 
     if reason := load_adapter(name).Config.LIMITS.model_types.get(family):
         pytest.skip(f"{name} not on {family}; {reason}")
@@ -69,7 +69,7 @@ def test_an_adapter_trains_what_it_says_and_reloads(name, family, tiny_base, loa
     plugin = load_adapter(name)
     torch.manual_seed(0)
     model = plugin.attach(
-        load_base(None), plugin.Config(**SMALL.get(name, {})), AttachContext("SEQ_CLS", 42, num_training_steps=10)
+        load_base(None), plugin.Config(**SMALL.get(name, {})), AttachContext("SEQ_CLS", True, 42, num_training_steps=10)
     )
     assert type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__ == TINY[family]
     trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
@@ -99,8 +99,8 @@ def test_an_adapter_trains_a_language_model_and_reloads(name, tmp_path):
     import torch
 
     from utils.adapters.adapter import AttachContext, load_adapter
+    from utils.config.sections.model import ModelSection
     from utils.modeling.base_model import load_base_model
-    from utils.modeling.section import ModelSection
     from utils.modeling.tokenizer import load_tokenizer
 
     section = ModelSection(name_or_path=str(QUICKSTART / "base"), dtype="float32")
@@ -112,7 +112,9 @@ def test_an_adapter_trains_a_language_model_and_reloads(name, tmp_path):
     plugin = load_adapter(name)
     torch.manual_seed(0)
     model = plugin.attach(
-        load_base(None), plugin.Config(**SMALL.get(name, {})), AttachContext("CAUSAL_LM", 42, num_training_steps=10)
+        load_base(None),
+        plugin.Config(**SMALL.get(name, {})),
+        AttachContext("CAUSAL_LM", False, 42, num_training_steps=10),
     )
     trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
     ids = tokenizer(["the dog sees the old house"], return_tensors="pt")["input_ids"]
@@ -134,7 +136,7 @@ def test_an_adapter_trains_a_language_model_and_reloads(name, tmp_path):
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_dataset_room_is_complete(name):
-    plugin = registry.load("data", name)
+    plugin = registry.load("datasets", name)
     config = plugin.Config(**REQUIRED.get(name, {}))
     assert registry.normalize(config.name) == name
     assert len(plugin.__doc__.splitlines()) > 1, "the docstring shows a row"

@@ -8,8 +8,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 
-from utils.training.causal_trainer import CausalTrainer
-from utils.training.trainer import ClassificationTrainer
+from utils.tasks.classification.trainer import ClassificationTrainer
+from utils.tasks.sft.trainer import CausalTrainer
 
 STEP = "model inputs num_items_in_batch"
 PREDICTION = "model inputs prediction_loss_only ignore_keys"

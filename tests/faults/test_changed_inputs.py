@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError, UserError
 from utils.merging.source import open_run
 from utils.modeling.base_fingerprint import fingerprint_base
-from utils.modeling.section import ModelSection
-from utils.run_folder import export
-from utils.run_folder.inputs import open_checked_folder, record_inputs, require_same_inputs
-from utils.run_folder.opening import RunFolder, open_run_folder
-from utils.run_folder.reading import read_run_folder
+from utils.runs import export
+from utils.runs.inputs import open_checked_folder, record_inputs, require_same_inputs
+from utils.runs.opening import RunFolder, open_run_folder
+from utils.runs.reading import read_run_folder
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def started(request, kept, prepare_run, make_config, make_sft, tiny_base, tmp_pa
 
 def resume(config: Any, folder: Path) -> None:
     """Do what train.py does up to the check, without loading the model."""
-    from utils.training.tasks import open_task
+    from utils.tasks.task import open_task
 
     opened = RunFolder(folder, str(folder / "checkpoint-1"))
     record_inputs(opened, config, open_task(config).fingerprint_rows())

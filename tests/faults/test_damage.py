@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from utils.core.errors import UserError
-from utils.run_folder.opening import open_run_folder
-from utils.training.checkpoint_files import (
+from utils.runs.opening import open_run_folder
+from utils.trainer.checkpoint_files import (
     MANIFEST,
     RUN_COPY,
     clear_leftovers,

@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from utils.data.dataset import load_dataset_plugin
 from utils.data.encoding import ExampleEncoder
 from utils.evaluation.evaluator import evaluate_set
-from utils.evaluation.section import EvaluationSection
+from utils.config.sections.evaluation import EvaluationSection
 from utils.evaluation.sets import load_evaluation_sets
-from utils.generation.section import GenerationSection
+from utils.config.sections.generation import GenerationSection
 
 logging.basicConfig(level=logging.INFO)
 base = "examples/quickstart/base"

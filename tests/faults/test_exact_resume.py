@@ -66,7 +66,7 @@ def read_weights(trainer: Any) -> dict[str, torch.Tensor]:
 
 def interrupt(run: Any, asking: TrainerCallback) -> Path:
     """Train until the signal has stopped it; gives its newest checkpoint."""
-    from utils.training.checkpoint_files import find_checkpoints
+    from utils.trainer.checkpoint_files import find_checkpoints
 
     run.trainer.add_callback(asking)
     with handling_signals(), pytest.raises(Interrupted) as stopped, deferred():

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback
 
-from utils.run_folder.opening import RunFolder
-from utils.training.checkpoint_files import find_checkpoints, find_flaw, list_checkpoints
-from utils.training.full_disk import DiskFullError, explain_full_disk, is_full_disk, measure_free
+from utils.runs.opening import RunFolder
+from utils.trainer.checkpoint_files import find_checkpoints, find_flaw, list_checkpoints
+from utils.trainer.full_disk import DiskFullError, explain_full_disk, is_full_disk, measure_free
 
 STEPS = {
     "training__save_strategy": "steps", "training__save_steps": 1, "training__eval_strategy": "no",
@@ -129,7 +129,7 @@ def test_a_small_disk(make_disk, prepare_run, caplog):
 
 
 def test_an_export_that_fails_leaves_the_older_model(prepare_run, tmp_path):
-    from utils.run_folder.export import export_model
+    from utils.runs.export import export_model
 
     run = prepare_run("bert", **STEPS, training__max_steps=1)
     run.trainer.train()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from utils.training.checkpoint_files import find_checkpoints, find_flaw, find_step, list_checkpoints
+from utils.trainer.checkpoint_files import find_checkpoints, find_flaw, find_step, list_checkpoints
 
 
 def newest_step(folder: Path) -> int:

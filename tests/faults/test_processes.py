@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from utils.training.checkpoint_files import find_checkpoints
+from utils.trainer.checkpoint_files import find_checkpoints
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]

@@ -13,9 +13,9 @@ import pytest
 
 from utils.core.errors import UserError
 from utils.results.json_file import replace_file
-from utils.run_folder.opening import open_run_folder
-from utils.run_folder.own_folder import require_no_links_out
-from utils.run_folder.reading import read_run_folder
+from utils.runs.opening import open_run_folder
+from utils.runs.own_folder import require_no_links_out
+from utils.runs.reading import read_run_folder
 
 KEYS = {"training__save_strategy": "steps", "training__save_steps": 2, "training__eval_strategy": "no",
         "training__report_to": "none", "training__load_best_model_at_end": False}  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from utils.training.checkpoint_files import find_checkpoints
+from utils.trainer.checkpoint_files import find_checkpoints
 
 SEEN = {
     "loading": lambda run, folder: "data eval" in run.said,

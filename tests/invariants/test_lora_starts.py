@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from utils.adapters.lora.inits import INITS
-from utils.training.varlen_attention import plain_attention
+from utils.trainer.varlen_attention import plain_attention
 
 TRAINED = [True, *(name for name in INITS if name not in ("loftq", "pissa_niter_16")), "pissa_niter_2"]
 READER = Path(__file__).with_name("reload_adapters.py")

@@ -111,8 +111,8 @@ def train_run(prepare_run, make_config, make_sft, make_set, draw_rows, tmp_path)
         return make_config(family, data, **STEPS, **keys, training__load_best_model_at_end=False, **overrides)
 
     def train(number, case):
-        from utils.run_folder import export
-        from utils.run_folder.opening import open_run_folder
+        from utils.runs import export
+        from utils.runs.opening import open_run_folder
 
         family, num_labels, overrides = case
         config = configure(family, num_labels, {**overrides, "training__output_dir": str(tmp_path / f"run{number}")})
@@ -132,7 +132,7 @@ def _predict(model, run):
     """Answer apart from what is tested: row by row, without padding, cache or batches."""
     import torch
 
-    from utils.training.varlen_attention import plain_attention
+    from utils.trainer.varlen_attention import plain_attention
 
     with torch.no_grad(), plain_attention(model):
         model.eval()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from utils.adapters import peft_layout
-from utils.adapters.adapter import AdapterSection, AttachContext, Limits, keep_float32
+from utils.adapters.adapter import AttachContext, keep_float32
 from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 from utils.adapters.targets import (
@@ -28,6 +28,7 @@ from utils.adapters.targets import (
     warn_of_idle_layers,
 )
 from utils.adapters.training_hooks import TrainingHooks
+from utils.config.sections.adapter import AdapterSection, Limits
 from utils.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from utils.config.section import Section
+from utils.config.sections.adapter import AdapterSection
 from utils.core import registry
 
 if TYPE_CHECKING:
@@ -18,89 +18,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a method cannot do. Each limit is None, or the sentence that says why and what works instead."""
-
-    quantization: str | None = None
-    """On a 4-bit or 8-bit base."""
-    causal_lm: str | None = None
-    """For a language model, which has no new head."""
-    packing: str | None = None
-    """With several documents in one row."""
-    gradient_checkpointing: str | None = None
-    """With activations recomputed in the backward pass."""
-    sharding: str | None = None
-    """With the weights spread over processes (FSDP, ZeRO-3)."""
-    merge: str | None = None
-    """Merging into the base weights."""
-    adapter_path: str | None = None
-    """Training on from a saved adapter."""
-    router_loss: str | None = None
-    """Balancing the experts of a mixture by a loss of their own."""
-    model_types: dict[str, str] = field(default_factory=dict)
-    """By `model_type` of the base's config.json."""
-
-
-class AdapterSection(Section):
-    """The `peft:` section; every method adds its own flat fields."""
-
-    LIMITS: ClassVar[Limits] = Limits()
-    SHARED_FIELDS: ClassVar[frozenset[str]] = frozenset({"method", "task_type", "adapter_path"})
-    DEFAULT_LEARNING_RATE: ClassVar[float | None] = None
-    """Taken where the file does not set training.learning_rate; None: the library's own, as for all weights."""
-    NOT_INHERITED: ClassVar[frozenset[str]] = frozenset()
-    """Fields that mean something else than in other methods: a switch to this one leaves them behind."""
-    OWNED: ClassVar[dict[str, str]] = {
-        "base_model_name_or_path": "set model.name_or_path", "revision": "set model.revision",
-        "peft_type": "set peft.method", "inference_mode": "an adapter is attached to be trained, loaded to be used",
-        "auto_mapping": "peft writes it itself", "peft_version": "peft writes it itself",
-        "token_dim": "read from the base model", "num_layers": "read from the base model",
-        "num_attention_heads": "read from the base model", "num_transformer_submodules": "it is always 1 here",
-    }  # fmt: skip
-    """Fields of peft's configurations with another home."""
-
-    method: str
-    """Name of the method: a plug-in of `utils/adapters`."""
-    task_type: str | None = None
-    """Accepted from older files; it must agree with the file's `task_type`."""
-    adapter_path: str | None = None
-    """Train on from this adapter: a run, or any folder in peft's layout. What the section leaves out is the adapter's
-    (its rank, its modules ...), and what it says must agree; the base has to be the adapter's own. null: from new
-    weights."""
-
-    @property
-    def virtual_tokens(self) -> int:
-        """Positions of the model that the method takes for itself."""
-        return 0
-
-    def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
-        """Give by key what cannot stand beside this section's other keys, each as a sentence.
-
-        Args:
-            quantization: How the base is stored: nf4, fp4, int8, or None.
-        """
-        return {}
-
-    def find_unused(self) -> dict[str, str]:
-        """Give by key the reason why its value has no effect beside the others."""
-        return {}
-
-    def learning_rates(self, model: PreTrainedModel, learning_rate: float) -> dict[str, float]:
-        """Give by name the parameters that learn at a rate of their own.
-
-        Args:
-            model: With the adapter attached.
-            learning_rate: The run's.
-        """
-        return {}
-
-
-@dataclass(frozen=True)
 class AttachContext:
     """What a method may need to know when it is attached."""
 
     task_type: str
-    """`SEQ_CLS` or `CAUSAL_LM`."""
+    """As peft spells it."""
+    has_new_head: bool
+    """Whether the base got a head without trained weights; else it is a language model."""
     seed: int
     """Seed of the adapter's own initialisation."""
     num_training_steps: int = 0
@@ -142,7 +66,7 @@ class AdapterPlugin(Protocol):
 
 
 def load_adapter(method: str) -> AdapterPlugin:
-    """Open the room of a method.
+    """Load the plug-in of a method.
 
     Raises:
         KeyError: There is no such method.

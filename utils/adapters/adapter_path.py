@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.adapter import AdapterSection
 from utils.adapters.trained_files import ADAPTER_CONFIG, explain_damage, require_adapter_file, require_every_tensor
 from utils.config.installed import read_fields
+from utils.config.sections.adapter import AdapterSection
 from utils.core import registry
 from utils.core.errors import ModelError, UserError
 from utils.core.json_files import load_object

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from utils.adapters.adapter import AdapterSection
+from utils.config.sections.adapter import AdapterSection
 from utils.core import registry
 
 _WRAPPED = ("gptq", "awq", "aqlm", "eetq", "hqq", "torchao")

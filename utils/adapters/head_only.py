@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from utils.adapters.adapter import AdapterSection, AttachContext, Limits, head_modules, keep_float32
+from utils.adapters.adapter import AttachContext, head_modules, keep_float32
 from utils.adapters.full_layout import load as load
 from utils.adapters.full_layout import save as save
+from utils.config.sections.adapter import AdapterSection, Limits
 from utils.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     Raises:
         ConfigError: The task has no new head, or there are new tokens, whose embeddings would stay random.
     """
-    if context.task_type != "SEQ_CLS":
+    if not context.has_new_head:
         raise ConfigError([Problem("head-only needs a task with a new head (task_type: SEQ_CLS)", "peft.method")])
     if context.added_token_ids:
         message = "is not with peft.method: head-only, which trains no embeddings; take it out, or use lora"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import field_validator
 
-from utils.adapters.adapter import AdapterSection, AttachContext, keep_float32
+from utils.adapters.adapter import AttachContext, keep_float32
 from utils.adapters.peft_layout import load as load
 from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
@@ -21,6 +21,7 @@ from utils.adapters.targets import (
     split_names,
     train_whole,
 )
+from utils.config.sections.adapter import AdapterSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from utils.adapters.adapter import AttachContext, Limits
+from utils.adapters.adapter import AttachContext
 from utils.adapters.prompt_learning import LIMITS, PromptSection, attach_prompt
 from utils.adapters.prompt_learning import load as load
 from utils.adapters.prompt_learning import save as save
 from utils.adapters.prompt_learning import training_hooks as training_hooks
+from utils.config.sections.adapter import Limits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
-from utils.adapters.adapter import AdapterSection, AttachContext, Limits, keep_float32
+from utils.adapters.adapter import AttachContext, keep_float32
 from utils.adapters.targets import (
     QUERY_AND_VALUE,
     choose_layers,
@@ -29,6 +29,7 @@ from utils.adapters.targets import (
     warn_of_idle_layers,
 )
 from utils.config.installed import InstalledField, installed_version, read_fields
+from utils.config.sections.adapter import AdapterSection, Limits
 from utils.core import registry
 from utils.core.errors import ModelError, UserError
 

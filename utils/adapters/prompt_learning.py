@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, field_validator
 
 from utils.adapters import peft_layout
-from utils.adapters.adapter import AdapterSection, AttachContext, Limits, keep_float32
+from utils.adapters.adapter import AttachContext, keep_float32
 from utils.adapters.peft_layout import save as save
 from utils.adapters.targets import list_head, refuse_new_tokens, reject_empty, train_whole
 from utils.adapters.training_hooks import TrainingHooks
+from utils.config.sections.adapter import AdapterSection, Limits
 from utils.core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -140,8 +141,10 @@ def _order_padding(adapted: Any) -> Any:
     Behind virtual tokens in the embeddings, such a classifier reads its answer off the last position: padding goes
     before the virtual tokens. Behind a prefix in the cache it finds the last token itself: padding goes to the end.
     """
+    from peft import PeftModelForSequenceClassification
+
     plain = adapted.get_base_model()
-    if adapted.active_peft_config.task_type == "SEQ_CLS" and hasattr(plain, "score"):
+    if isinstance(adapted, PeftModelForSequenceClassification) and hasattr(plain, "score"):
         plain.register_forward_pre_hook(_move_padding, with_kwargs=True)
     return adapted
 

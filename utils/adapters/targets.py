@@ -7,7 +7,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.adapter import AdapterSection, AttachContext, head_modules
+from utils.adapters.adapter import AttachContext, head_modules
+from utils.config.sections.adapter import AdapterSection
 from utils.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _as_list(value: Any) -> Any:
 
 def list_head(model: PreTrainedModel, context: AttachContext) -> list[str]:
     """Name the modules of a classifier's new head, and those whose weights the checkpoint lacked."""
-    return head_modules(model, context.new_modules) if context.task_type == "SEQ_CLS" else []
+    return head_modules(model, context.new_modules) if context.has_new_head else []
 
 
 def train_whole(head: list[str], written: list[str] | None) -> list[str] | None:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.benchmark.plan import PlannedRun
+from utils.config.sections.model import ModelSection
 from utils.core import registry
 from utils.core.errors import LoraNsError
-from utils.data.dataset import load_dataset_plugin
-from utils.modeling.section import ModelSection, read_model_config
+from utils.modeling.local_files import read_model_config
+from utils.tasks.task import default_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,13 +74,10 @@ def _describe(run: PlannedRun) -> tuple[dict[str, Any] | None, str]:
         return None, f"the config.json of {section.name_or_path} is not on this machine yet"
     if section.extra_special_tokens or section.trust_remote_code:
         return None, "it depends on the tokenizer or on the checkpoint's own code"
-    num_labels = None
-    if run.config["task_type"] == "SEQ_CLS":
-        dataset = registry.load("data", run.config["dataset"]["name"]).Config.model_validate(run.config["dataset"])
-        described = load_dataset_plugin(dataset.name).describe_classification(dataset)
-        num_labels = described.num_labels or len(described.label_names or ())
-        if not num_labels:
-            return None, "the number of labels is read from the data"
+    dataset = registry.load("datasets", run.config["dataset"]["name"]).Config.model_validate(run.config["dataset"])
+    num_labels = default_task(run.config["task_type"]).count_labels(dataset)
+    if num_labels == 0:
+        return None, "the number of labels is read from the data"
     return {"model": model, "peft": peft, "num_labels": num_labels}, ""
 
 
@@ -141,7 +139,7 @@ def _build(request: dict[str, Any]) -> PreTrainedModel:
     with torch.device("meta"):
         auto = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
         model = auto.from_config(config, trust_remote_code=False)
-    context = AttachContext("CAUSAL_LM" if causal else "SEQ_CLS", seed=0, num_training_steps=_ANY_STEPS)
+    context = AttachContext("CAUSAL_LM" if causal else "SEQ_CLS", not causal, seed=0, num_training_steps=_ANY_STEPS)
     try:
         with torch.device("meta"):
             return load_adapter(adapter.method).attach(model, adapter, context)

@@ -15,11 +15,11 @@ from utils.benchmark.naming import name_run, shorten_keys
 from utils.benchmark.suite import Suite
 from utils.config.document import Document, SourceLocation
 from utils.config.problems import suggest
+from utils.config.run_config import RunConfig
 from utils.core.errors import ConfigError, Problem, UserError
-from utils.data.dataset import load_dataset_plugin
-from utils.run_config import RunConfig
 from utils.run_config.inspection import check_machine, inspect_document
 from utils.run_config.layers import lay_over
+from utils.tasks.task import load_task
 
 _ALL = Choices()
 
@@ -183,17 +183,8 @@ def _plan_run(each: Combination, name: str, output: Path, config: RunConfig) -> 
         log=output / "logs" / f"{name}.log",
         config=config.to_dict(),
         fingerprint=config.fingerprint(),
-        metric=_own_metric(config),
+        metric=load_task(config.task).headline(config),
     )
-
-
-def _own_metric(config: RunConfig) -> str | None:
-    if config.task_type == "SEQ_CLS":
-        chosen = str(config.arguments.get("metric_for_best_model") or "").removeprefix("eval_")
-        described = load_dataset_plugin(config.dataset.name).describe_classification(config.dataset)
-        return chosen or (described.metrics[0] if described.metrics else None)
-    metrics = getattr(config.dataset, "metrics", None)
-    return metrics[0] if metrics else None
 
 
 def _tell_runs(problem: Problem, names: list[str], total: int) -> Problem:

@@ -15,7 +15,7 @@ from typing import IO, Any, Literal
 from utils.core.errors import UserError
 from utils.core.locks import try_lock, wait_for
 from utils.results.json_file import read_json, write_json
-from utils.run_folder.own_folder import require_no_links_out
+from utils.runs.own_folder import require_no_links_out
 
 RunStatus = Literal["running", "success", "failed", "timed out", "interrupted"]
 

@@ -6,12 +6,12 @@ from typing import Literal
 
 from utils.benchmark.plan import PlannedRun
 from utils.benchmark.state import RunState, read_state
+from utils.config.run_config import find_differences
 from utils.core.errors import UserError
 from utils.results.record import RunRecord, read_record
-from utils.run_config import find_differences
-from utils.run_folder.opening import holds_work
-from utils.run_folder.resolved_file import holds_resolved, read_resolved
-from utils.training.checkpoint_files import find_checkpoints
+from utils.runs.opening import holds_work
+from utils.runs.resolved_file import holds_resolved, read_resolved
+from utils.trainer.checkpoint_files import find_checkpoints
 
 PlannedStatus = Literal["done", "failed", "timed out", "interrupted", "running", "changed", "to do"]
 

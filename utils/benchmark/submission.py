@@ -15,7 +15,7 @@ from utils.benchmark.columns import name_setting
 from utils.benchmark.outcomes import RunOutcome, SuiteFacts
 from utils.benchmark.paired import is_more_better
 from utils.core.errors import UserError
-from utils.data.glue import TASKS
+from utils.datasets.glue import TASKS
 from utils.results.json_file import replace_file
 
 # Lines of test rows, without the head (nyu-mll/GLUE-baselines).

@@ -25,6 +25,10 @@ class Section(BaseModel):
     ALIASES: ClassVar[dict[str, str]] = {}
     """Older or other spellings of this section's keys: `{"r": "lora_r"}`."""
 
+    def dump(self) -> dict[str, Any]:
+        """Give the section as it stands in a resolved file."""
+        return self.model_dump()
+
     @field_validator("*", mode="before")
     @classmethod
     def _no_silent_cast(cls, value: Any, info: ValidationInfo) -> Any:

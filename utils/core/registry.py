@@ -18,8 +18,9 @@ LIBRARY = Path(__file__).parents[1]
 _TABLE = re.compile(r"^TABLE\b", re.MULTILINE)
 _MARKERS = {
     "adapters": r"^class Config\b",
-    "data": r"^class Config\b",
+    "datasets": r"^class Config\b",
     "metrics": r"^METRIC\b",
+    "tasks": r"^class Task\(",
     "generation.backends": r"^class Backend\b",
 }
 
@@ -33,7 +34,7 @@ def names(package: str) -> tuple[str, ...]:
     """Name every plug-in of a package, sorted.
 
     Args:
-        package: A package of the library: `adapters`, `data`, `metrics` or `generation.backends`.
+        package: A package of the library: `adapters`, `datasets`, `metrics`, `tasks` or `generation.backends`.
     """
     return tuple(sorted(_find_homes(package)))
 

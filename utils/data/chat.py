@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from utils.core.errors import ModelError
 from utils.core.library_errors import explain_library
+from utils.core.texts import RowError
 from utils.core.time_limit import time_limit
 from utils.data.chat_abilities import OWN_KEYS, THOUGHT_KEYS, Abilities
 from utils.data.conversations import is_trained
 from utils.data.dataset import Turn
-from utils.data.texts import RowError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

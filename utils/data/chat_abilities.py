@@ -9,8 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 from utils.core.errors import ModelError
+from utils.core.texts import RowError
 from utils.data.dataset import Turn
-from utils.data.texts import RowError
 
 SYSTEM_FOLDED = "whose system turn was put into the first user's turn, as the chat template has none"
 JOINED = "with turns of one role joined, as the chat template wants them to alternate"

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from utils.config.sections.dataset import ClassificationSection
 from utils.core.errors import DataError
 from utils.data.checks import SplitReport, check_split, count_shared_rows
 from utils.data.classification_set import ClassificationSet, Submission
-from utils.data.dataset import ClassificationSection, spread
+from utils.data.dataset import spread
 from utils.data.gathering import DataProblems
 from utils.data.labelled_rows import LabelledRows, encode_labels, hold_out, read_labelled_rows
 from utils.data.labels import LabelCoder, Reorder, build_label_coder, point_out_alike, type_labels

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils.core.json_files import NotJsonError, parse_json
+from utils.core.texts import RowError, describe_kind, shorten_list
 from utils.data.dataset import Example, Row, Turn
-from utils.data.texts import RowError, describe_kind, shorten_list
 
 ROLES = {
     "system": "system", "developer": "system",

@@ -7,12 +7,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from utils.core.errors import ModelError
+from utils.core.texts import RowError
 from utils.data.chat import ChatTemplate, Segment
 from utils.data.conversations import is_trained
 from utils.data.dataset import Example, Turn
 from utils.data.special_tokens import settle_special
 from utils.data.text_tokens import TextTokens
-from utils.data.texts import RowError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

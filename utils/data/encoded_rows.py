@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from utils.core.cache_folder import cache_folder
 from utils.core.json_files import load_object
+from utils.core.texts import RowError
 from utils.data.dataset import Example
 from utils.data.encoding import Encoded, ExampleEncoder
 from utils.data.reading import ReadSplit
 from utils.data.report import summarise_lengths
-from utils.data.texts import RowError
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -11,14 +11,15 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
+from utils.config.sections.dataset import InstructionSection
 from utils.core.errors import DataError, ModelError
 from utils.core.signals import interruption_requested, raise_if_interrupted
+from utils.core.texts import RowError
 from utils.data.chat import Segment
 from utils.data.cutting import Exchange, cut_middle, fit_exchanges
-from utils.data.dataset import Example, InstructionSection
+from utils.data.dataset import Example
 from utils.data.drafts import Draft, Drafter
 from utils.data.text_tokens import TextTokens
-from utils.data.texts import RowError
 from utils.data.tokenizing import fingerprint_tokenizer
 
 if TYPE_CHECKING:

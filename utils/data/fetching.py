@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from utils.core.errors import DataError
-from utils.data.texts import list_texts
+from utils.core.texts import list_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset

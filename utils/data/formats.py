@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from utils.core.texts import PromptTemplate, RowError, describe_kind, join_answer, read_text
 from utils.data.conversations import (
     build_chat,
     first_request,
@@ -14,7 +15,6 @@ from utils.data.conversations import (
     read_tools,
 )
 from utils.data.dataset import Example, Row
-from utils.data.texts import PromptTemplate, RowError, describe_kind, join_answer, read_text
 
 ANSWER_COLUMNS = ("answer", "completion", "output", "response")
 """Where a template's answer is looked for when dataset.answer_column is null."""

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from utils.config.sections.dataset import InstructionSection
 from utils.core.errors import DataError
-from utils.data.dataset import Example, InstructionSection, InstructionSet
+from utils.data.dataset import Example, InstructionSet
 from utils.data.encoded_rows import EncodingCounts, encode_rows
 from utils.data.encoding import ExampleEncoder
 from utils.data.gathering import DataProblems

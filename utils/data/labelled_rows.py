@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from utils.core.errors import DataError
+from utils.core.texts import RowError, describe_kind, shorten_list
 from utils.data.classification_set import ClassificationSet
 from utils.data.dataset import count_held_out
 from utils.data.labels import LabelCoder
 from utils.data.reading import BadRows
 from utils.data.rows import Rows
-from utils.data.texts import RowError, describe_kind, shorten_list
 
 _ID_COLUMNS = ("index", "id", "idx")
 

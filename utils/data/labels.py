@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils.core.errors import DataError
+from utils.core.texts import RowError, shorten, shorten_list
 from utils.data.classification_set import ClassificationSet
-from utils.data.texts import RowError, shorten, shorten_list
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from utils.core.errors import DataError
+from utils.core.texts import RowError, shorten_list
 from utils.data.conversations import first_request
 from utils.data.dataset import Example, InstructionSet, Row
 from utils.data.formats import find_preference
 from utils.data.rows import Rows
-from utils.data.texts import RowError, shorten_list
 
 _NUM_SHOWN = 5
 

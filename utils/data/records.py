@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from utils.core.errors import DataError
-from utils.data.texts import describe_kind
+from utils.core.texts import describe_kind
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _LIST = re.compile(rb"\[\s*(\{.*|$)", re.DOTALL)

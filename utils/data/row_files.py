@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import DataError
+from utils.core.texts import FILE_KINDS, RowError, describe_kind, shorten_list
 from utils.data.records import Record, join_quoted, mark_empty, number_lines, read_ahead, split_list, tell_kind
 from utils.data.spooling import explain_unreadable
-from utils.data.texts import RowError, describe_kind, shorten_list
-
-FILE_KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 UNQUOTED_KINDS = tuple(kind for kind in FILE_KINDS if kind not in _SEPARATORS)

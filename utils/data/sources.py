@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from utils.core.errors import DataError
 from utils.core.library_errors import describe, is_of_library
+from utils.core.texts import FILE_KINDS
 from utils.data.fetching import keep_undecoded, refuse_addresses, require_folder_of_rows
-from utils.data.row_files import AS_NAMED, FILE_KINDS, FileFormat, is_local
+from utils.data.row_files import AS_NAMED, FileFormat, is_local
 
 if TYPE_CHECKING:
     from datasets import Dataset

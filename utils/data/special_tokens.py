@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from utils.core.texts import list_texts
 from utils.data.dataset import Example
 from utils.data.text_tokens import TextTokens
-from utils.data.texts import list_texts
 
 
 def settle_special(example: Example, ends: str, tokens: TextTokens, escape: bool) -> tuple[Example, tuple[str, ...]]:

@@ -10,8 +10,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from utils.config.sections.dataset import InstructionSection
 from utils.core.errors import DataError
-from utils.data.dataset import InstructionSection, InstructionSet, count_held_out
+from utils.data.dataset import InstructionSet, count_held_out
 from utils.data.gathering import DataProblems
 from utils.data.reading import ReadSplit, read_split
 from utils.data.rows import Rows, open_file, open_rows

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from utils.config.sections.dataset import InstructionSection
 from utils.data.dataset import load_dataset_plugin
 from utils.data.encoding import ExampleEncoder
 from utils.evaluate_model.contamination import Leakage, find_run_leakage
@@ -24,12 +25,13 @@ from utils.evaluation.score import comparable
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
 from utils.generation.device import place_model
 from utils.generation.positions import count_positions
+from utils.tasks.sft.section import OwnSftSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from utils.config.sections.generation import GenerationSection
     from utils.evaluate_model.model_refs import Job, ModelRef
-    from utils.generation.section import GenerationSection
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def evaluate_language_model(subject: ModelRef) -> list[Entry]:
 
 def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase, window: int | None = None) -> list[_Asked]:
     config: Any = job.config
-    section, sft = config.dataset, config.sft
+    section, sft = config.section(InstructionSection), config.section(OwnSftSection)
     encoder = ExampleEncoder.build(tokenizer, section, sft.max_length, not sft.completion_only_loss)
     evaluation = config.evaluation
     if job.sections is not None:

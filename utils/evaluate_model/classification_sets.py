@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from utils.config.sections.dataset import ClassificationSection
 from utils.core import registry
 from utils.core.errors import DataError, UserError
 from utils.data.classification_set import ClassificationSet
-from utils.data.dataset import ClassificationSection, load_dataset_plugin
+from utils.data.dataset import load_dataset_plugin
 from utils.data.row_files import is_row_file
 from utils.evaluate_model.requests import find_plugin
 
 if TYPE_CHECKING:
+    from utils.config.sections.evaluation import SetSection
     from utils.data.classification import ClassificationData
     from utils.evaluate_model.model_refs import Job
-    from utils.evaluation.section import SetSection
 
 
 @dataclass(frozen=True)

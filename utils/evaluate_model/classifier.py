@@ -26,16 +26,16 @@ from utils.evaluation.predictions import write_object, write_records
 from utils.metrics.metric import result_key
 from utils.modeling.labels import build_head_spec, read_label_order
 from utils.results.json_file import write_json
-from utils.training.classification import build_classification_trainer
-from utils.training.scoring import SplitScore, score_classification
-from utils.training.trainer import keep_predictions
+from utils.tasks.classification.building import build_classification_trainer
+from utils.tasks.classification.scoring import SplitScore, score_classification
+from utils.tasks.classification.trainer import keep_predictions
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from utils.evaluate_model.model_refs import Job, ModelRef
-    from utils.training.trainer import ClassificationTrainer
+    from utils.tasks.classification.trainer import ClassificationTrainer
 
 _KEPT_ARGUMENTS = ("per_device_eval_batch_size", "use_cpu", "label_smoothing_factor", "metric_for_best_model")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.evaluate_model.table import render_averages, render_scores
 from utils.metrics.longbench import average_by_category
+from utils.tasks.task import load_task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,7 @@ def evaluate(subject: ModelRef) -> list[Entry]:
     """Evaluate a model on all sets that it is asked."""
     for notice in dict.fromkeys(notice for job in subject.jobs for notice in job.config.notices):
         logger.info("note: %s", notice)
-    if subject.jobs[0].config.task_type == "CAUSAL_LM":
+    if load_task(subject.jobs[0].config.task).GENERATES:
         from utils.evaluate_model.causal import evaluate_language_model
 
         return evaluate_language_model(subject)

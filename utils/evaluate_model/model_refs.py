@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from utils.config.overrides import read_overrides
+from utils.config.run_config import RunConfig
+from utils.config.sections.evaluation import EvaluationSection, SetSection
 from utils.core.errors import ModelError, UserError
 from utils.data.row_files import is_row_file
 from utils.evaluate_model.overrides import (
@@ -19,14 +21,13 @@ from utils.evaluate_model.overrides import (
     require_local_rows,
 )
 from utils.evaluate_model.requests import OwnSets, read_requests
-from utils.evaluation.section import SetSection
 from utils.modeling.consent import NO_CONSENT, Consent
 from utils.results.json_file import read_json
 from utils.results.provenance import PROVENANCE_FILE
 from utils.results.record import RunRecord, read_record
-from utils.run_config import RunConfig, load_run_config
-from utils.run_folder.own_folder import require_no_links_out
-from utils.run_folder.reading import TrainedModel, read_run_folder, refuse_own_folder, require_base
+from utils.run_config import load_run_config
+from utils.runs.own_folder import require_no_links_out
+from utils.runs.reading import TrainedModel, read_run_folder, refuse_own_folder, require_base
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -107,7 +108,8 @@ def open_run(
     base = require_base(trained, config.model, "the command line").config.model
     update = {"name_or_path": base.name_or_path, "revision": base.revision}
     config = replace(config, model=consent.apply(config.model, name).model_copy(update=update))
-    known = config.evaluation.set_sections if config.evaluation is not None else None
+    evaluation = config.find_section(EvaluationSection)
+    known = evaluation.set_sections if evaluation is not None else None
     own = OwnSets(config.dataset.name, {each.shown_label: each for each in known or ()}, config.task_type)
     if not words and known is None and is_row_file(path := str(checked.get(("dataset", "path")) or "")):
         words = (path,)

@@ -8,16 +8,19 @@ from typing import Any
 
 from utils.config.document import Document, KeyPath, SourceLocation
 from utils.config.overrides import read_overrides
+from utils.config.run_config import RunConfig
 from utils.config.section import Section
+from utils.config.sections.dataset import ClassificationSection, InstructionSection
+from utils.config.sections.evaluation import EvaluationSection, SetSection, label_of
+from utils.config.sections.generation import GenerationSection
+from utils.config.sections.model import ModelSection
 from utils.core.errors import ConfigError, Problem, UserError
-from utils.data.dataset import ClassificationSection, InstructionSection, load_dataset_plugin
+from utils.data.dataset import load_dataset_plugin
 from utils.data.row_files import is_local
 from utils.evaluate_model.requests import find_plugin
-from utils.evaluation.section import EvaluationSection, SetSection, label_of
-from utils.generation.section import GenerationSection
-from utils.modeling.section import ModelSection, read_model_config
-from utils.run_config import RunConfig
+from utils.modeling.local_files import read_model_config
 from utils.run_config.inspection import inspect_document
+from utils.tasks.task import default_task
 
 _PLACE = SourceLocation("command line")
 _SECTIONS: dict[str, tuple[type[Section], ...]] = {
@@ -158,7 +161,7 @@ def _is_allowed(path: KeyPath, allowed: Sequence[str], of_run: bool) -> bool:
 def _explain(path: KeyPath, task_type: str, of_run: bool, allowed: Sequence[str]) -> str:
     if path[0] == "evaluation" and path[-1] in ("sets", "datasets"):
         return "name the sets by --set, once for each"
-    if path[0] in ("generation", "evaluation") and task_type == "SEQ_CLS":
+    if path[0] in ("generation", "evaluation") and not default_task(task_type).GENERATES:
         return "has no effect on a classifier; dataset.max_eval_samples limits its rows"
     if path[0] in ("training", "sft", "peft") or path[-1] in _NOT_EVALUATED:
         return "has no effect here, since nothing is trained; take it out"

@@ -10,12 +10,13 @@ from typing import Any, get_args
 
 from utils.config.document import parse_value
 from utils.config.problems import suggest
+from utils.config.sections.evaluation import SetSection, as_section, label_of
 from utils.core import registry
 from utils.core.errors import UserError
+from utils.core.texts import parse_split
 from utils.data.dataset import load_dataset_plugin
 from utils.data.row_files import is_local
-from utils.data.texts import parse_split
-from utils.evaluation.section import SetSection, as_section, label_of
+from utils.tasks.task import default_task
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,10 @@ def read_requests(words: Sequence[str], own: OwnSets | None) -> tuple[SetSection
 
 def find_plugin(name: str) -> str | None:
     """Find the dataset that a name or the hub id of a known set means; None: it is a path or nothing."""
-    if registry.has("data", name):
+    if registry.has("datasets", name):
         return registry.normalize(name)
-    for plugin in registry.names("data"):
-        if name.lower() in map(str.lower, getattr(registry.load("data", plugin), "HUB_NAMES", ())):
+    for plugin in registry.names("datasets"):
+        if name.lower() in map(str.lower, getattr(registry.load("datasets", plugin), "HUB_NAMES", ())):
             return plugin
     return None
 
@@ -66,7 +67,7 @@ def _read_word(word: str, own: OwnSets | None) -> SetSection:
             raise UserError(f"--set {word}: {path}: no such file or folder; paths start at the working directory")
     plugin = find_plugin(section.name)
     if plugin is None and not _is_path(section.name):
-        known = suggest(section.name, registry.names("data"))
+        known = suggest(section.name, registry.names("datasets"))
         raise UserError(f"--set {word}: {section.name} is neither a dataset nor a hub id, file or folder{known}")
     if own is None or plugin != registry.normalize(own.name):
         _require_subset(word, section)
@@ -92,7 +93,7 @@ def _parse_word(word: str, own: OwnSets | None) -> SetSection:
     name, subset, split = _split_word(word)
     if (
         own is not None
-        and own.task_type == "SEQ_CLS"
+        and not default_task(own.task_type).GENERATES
         and name == word
         and find_plugin(name) is None
         and not _is_path(name)

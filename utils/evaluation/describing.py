@@ -11,11 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from utils.config.problems import suggest
+from utils.config.sections.dataset import InstructionSection
+from utils.config.sections.evaluation import EvaluationSection, SetSection, label_of
 from utils.core import registry
 from utils.core.errors import ConfigError
-from utils.data.dataset import InstructionSection, InstructionSet, load_dataset_plugin
+from utils.data.dataset import InstructionSet, load_dataset_plugin
 from utils.data.row_files import is_local, is_row_file
-from utils.evaluation.section import EvaluationSection, SetSection, label_of
 from utils.metrics.metric import load_metric
 
 _ROOMS_OWN = ("path", "subset", "subsets", "prompts_file")
@@ -99,16 +100,16 @@ def _describe(
 def _find_plugin(section: SetSection, own_section: InstructionSection) -> tuple[str, str | None]:
     """Find the room of a name, and the path that the name itself is when it is a hub id, folder or file."""
     name = section.name
-    if registry.has("data", name):
+    if registry.has("datasets", name):
         return registry.normalize(name), section.path
-    for plugin in registry.names("data"):
-        if name.lower() in map(str.lower, getattr(registry.load("data", plugin), "HUB_NAMES", ())):
+    for plugin in registry.names("datasets"):
+        if name.lower() in map(str.lower, getattr(registry.load("datasets", plugin), "HUB_NAMES", ())):
             return plugin, section.path or name
     if "/" in name or is_local(name):
         # Rows of the run's own kind, most likely: a custom dataset would not know their columns.
         return registry.normalize(own_section.name), section.path or name
     raise ConfigError(
-        f"evaluation.sets: no dataset, file or folder called {name}{suggest(name, registry.names('data'))}"
+        f"evaluation.sets: no dataset, file or folder called {name}{suggest(name, registry.names('datasets'))}"
     )
 
 
@@ -139,7 +140,7 @@ def _build_config(
 
 def _expand(plugin: str, section: SetSection, config: InstructionSection) -> list[tuple[str, InstructionSection]]:
     """Give the sets as which a dataset has a named one scored, with their labels."""
-    expand = getattr(registry.load("data", plugin), "expand", None)
+    expand = getattr(registry.load("datasets", plugin), "expand", None)
     if expand is None:
         return [(section.shown_label, config)]
     parts: list[tuple[str, InstructionSection]] = expand(config)

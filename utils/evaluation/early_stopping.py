@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from utils.config.sections.evaluation import EvaluationSection
 from utils.core.errors import ConfigError, Problem
 from utils.evaluation.history import COMBINED, History
-from utils.evaluation.section import EvaluationSection
 from utils.evaluation.sets import EvaluationSet
 from utils.metrics.metric import load_metric
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.config.sections.generation import GenerationSection
 from utils.core.errors import UserError
 from utils.core.signals import interruption_requested, raise_if_interrupted
 from utils.evaluation.identity import hash_model, hash_rows
@@ -27,7 +28,6 @@ from utils.evaluation.score import SetScore
 from utils.evaluation.sets import EvaluationSet
 from utils.evaluation.summary import Summary, describe_set, score_records
 from utils.generation.backend import GenerationBackend, open_backend
-from utils.generation.section import GenerationSection
 from utils.metrics.metric import load_metric
 
 if TYPE_CHECKING:

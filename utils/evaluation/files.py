@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from utils.config.sections.model import is_local
 from utils.evaluation.evaluator import SetFiles
 from utils.evaluation.predictions import read_object
-from utils.modeling.section import is_local
 
 FINAL_RESULTS = "final_eval_results.json"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from utils.core.errors import DataError
+from utils.core.texts import RowError
 from utils.data.cutting import cut_middle
-from utils.data.texts import RowError
 from utils.generation.positions import find_prompt_limit
 
 if TYPE_CHECKING:

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from utils.config.sections.dataset import InstructionSection
+from utils.config.sections.evaluation import EvaluationSection
+from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError
-from utils.data.dataset import Example, InstructionSection, InstructionSet
+from utils.core.texts import list_texts
+from utils.data.dataset import Example, InstructionSet
 from utils.data.gathering import DataProblems
-from utils.data.texts import list_texts
 from utils.data.tokenizer_coverage import MAX_ROWS, count_unwritable, show_characters
 from utils.evaluation.describing import DescribedSet, describe_sets
 from utils.evaluation.identity import hash_json
 from utils.evaluation.prompts import PromptLimits, describe_asked, encode_prompts, find_refused
-from utils.evaluation.section import EvaluationSection
-from utils.generation.section import GenerationSection
 from utils.metrics.metric import Metric, Reference, load_metric
 from utils.metrics.truthfulqa_scores import REFERENCE_KEYS, load_scorer
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
-from utils.generation.section import GenerationSection
+from utils.config.sections.generation import GenerationSection
 
 
 def build_sampler(section: GenerationSection, rows: Sequence[int], seed: int) -> LogitsProcessorList:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from utils.core.errors import DataError
-from utils.data.texts import RowError
+from utils.core.texts import RowError
 from utils.data.tokenizer_coverage import MAX_ROWS, count_unwritable
 from utils.inference.predictor import Predictor
 from utils.inference.progress import Progress

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import load_adapter
 from utils.adapters.trained_files import explain_damage
+from utils.config.run_config import RunConfig, find_differences
+from utils.config.sections.dataset import ClassificationSection, DatasetSection
+from utils.config.sections.generation import GenerationSection
+from utils.config.sections.model import ModelSection, is_local
 from utils.core.errors import ModelError, UserError
-from utils.data.dataset import ClassificationSection, DatasetSection
-from utils.generation.section import GenerationSection
 from utils.inference.request import ModelChoice
 from utils.modeling.consent import NO_CONSENT, Consent
-from utils.modeling.section import ModelSection, folder_problem, is_local, read_model_config
-from utils.run_config import RunConfig, find_differences, load_run_config
-from utils.run_folder.reading import TrainedModel, read_run_folder, read_with_config, refuse_own_folder
+from utils.modeling.local_files import folder_problem, read_model_config
+from utils.run_config import load_run_config
+from utils.runs.reading import TrainedModel, read_run_folder, read_with_config, refuse_own_folder
+from utils.tasks.sft.section import OwnSftSection
+from utils.tasks.task import load_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,10 +48,11 @@ class ModelRef:
     """A model that is not loaded yet."""
 
     title: str
-    task_type: str
+    generates: bool
+    """Whether it writes text, or answers with labels."""
     dataset: DatasetSection | None
     """What it was trained on; None: it has no run."""
-    sft: Any
+    sft: OwnSftSection | None
     """The `sft:` section of a language model's run."""
     generation: GenerationSection
     load: Callable[[], Loaded]
@@ -109,8 +114,15 @@ def _open_trained(name: str, trained: TrainedModel) -> ModelRef:
         model, tokenizer = replace(trained, name=name).load()
         return Loaded(model, tokenizer, trained.label_names)
 
-    generation = config.generation if config.generation is not None else GenerationSection()
-    return ModelRef(f"{name} ({trained.weights.name})", config.task_type, config.dataset, config.sft, generation, load)
+    generation = config.find_section(GenerationSection) or GenerationSection()
+    return ModelRef(
+        f"{name} ({trained.weights.name})",
+        load_task(config.task).GENERATES,
+        config.dataset,
+        config.find_section(OwnSftSection),
+        generation,
+        load,
+    )
 
 
 def _open_pair(given: RunConfig, folder: str, consent: Consent) -> TrainedModel:
@@ -130,7 +142,11 @@ def _settle_differences(own: RunConfig, given: RunConfig) -> RunConfig:
             whose = "the run's" if runs else f"{given.source}'s"
             logger.warning("%s: the run has %r, %s has %r; %s counts", key, before, given.source, after, whose)
     kept = {name: getattr(own.model, name) for name in _RUN_WINS_IN_MODEL}
-    return replace(own, model=given.model.model_copy(update=kept), generation=given.generation)
+    sections = {
+        **own.task_sections,
+        **{name: given.task_sections[name] for name in ("generation",) if name in given.task_sections},
+    }
+    return replace(own, model=given.model.model_copy(update=kept), task_sections=sections)
 
 
 def _own_labels(model_config: dict[str, Any]) -> tuple[str, ...]:
@@ -148,14 +164,14 @@ def _open_published(name: str, consent: Consent) -> ModelRef:
     model_config = read_model_config(section) or _fetch_config(section)
     made_as = (model_config.get("architectures") or [""])[0]
     if not made_as.endswith("ForSequenceClassification"):
-        return ModelRef(name, "CAUSAL_LM", None, None, GenerationSection(), lambda: _load_published(section, None))
+        return ModelRef(name, True, None, None, GenerationSection(), lambda: _load_published(section, None))
     if model_config.get("problem_type") == "multi_label_classification":
         raise ModelError(f"--model {name}: several classes may hold of a text at once here, which is not answered")
     names = _own_labels(model_config)
     num_labels = len(names) or int(model_config.get("num_labels", 2))
     is_value = num_labels == 1 or model_config.get("problem_type") == "regression"
     names = () if is_value else names or tuple(f"LABEL_{index}" for index in range(num_labels))
-    return ModelRef(name, "SEQ_CLS", None, None, GenerationSection(), lambda: _load_published(section, names))
+    return ModelRef(name, False, None, None, GenerationSection(), lambda: _load_published(section, names))
 
 
 def _fetch_config(section: ModelSection) -> dict[str, Any]:

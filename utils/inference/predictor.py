@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from utils.config.sections.generation import GenerationSection
 from utils.core.errors import LoraNsError, ModelError
+from utils.core.texts import RowError
 from utils.data.encoding import ExampleEncoder
-from utils.data.texts import RowError
 from utils.data.tokenizing import fingerprint_tokenizer
 from utils.evaluation.identity import hash_model
 from utils.evaluation.prompts import PromptLimits, encode_within
 from utils.generation.backend import Generated, generate_batches, open_backend
 from utils.generation.classification import Classified, TextClassifier
 from utils.generation.positions import count_positions
-from utils.generation.section import GenerationSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

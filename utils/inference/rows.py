@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from utils.core.errors import DataError
+from utils.core.texts import RowError
 from utils.data.row_files import FileFormat, RowReader
 from utils.data.spooling import explain_unreadable, spool
-from utils.data.texts import RowError
 
 Row = dict[str, Any]
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from utils.config.sections.dataset import InstructionSection
+from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError, LoraNsError, UserError
 from utils.core.terminal import write_data
-from utils.data.dataset import InstructionSection, load_dataset_plugin
+from utils.data.dataset import load_dataset_plugin
 from utils.data.spooling import explain_unreadable, spool
 from utils.data.tokenizer_coverage import show_characters
-from utils.generation.section import GenerationSection
 from utils.inference.model_ref import ModelRef, find_max_length, open_subject
 from utils.inference.partial import PartialFile, dump
 from utils.inference.progress import Progress
@@ -87,7 +88,7 @@ def _open_source(subject: ModelRef, request: Request, text_column: str) -> Sourc
 def _with_generation(subject: ModelRef, request: Request) -> ModelRef:
     """Lay the command line's settings over the run's."""
     given = request.generation
-    if subject.task_type == "SEQ_CLS":
+    if not subject.generates:
         if given or request.stream:
             names = ", ".join([*(f"--{name}" for name in given), *(["--stream"] if request.stream else [])])
             raise UserError(f"{subject.title} is a classifier, which writes nothing; leave out {names}")
@@ -106,7 +107,7 @@ def _with_generation(subject: ModelRef, request: Request) -> ModelRef:
 def _build_prompt_builder(subject: ModelRef, request: Request, there: tuple[str, ...]) -> PromptBuilder:
     section = subject.dataset
     plugin = load_dataset_plugin(section.name) if section is not None else None
-    if subject.task_type == "SEQ_CLS":
+    if not subject.generates:
         described = plugin.describe_classification(section) if plugin is not None else None
         return build_text_prompt_builder(described, request.text_columns)
     spec = plugin.describe_instructions(section) if plugin is not None else None
@@ -121,11 +122,11 @@ def _load_predictor(subject: ModelRef, prompt_builder: PromptBuilder, request: R
 
     loaded = subject.load()
     model, tokenizer = place_model(loaded.model), loaded.tokenizer
-    if subject.task_type == "SEQ_CLS":
+    if not subject.generates:
         return ClassifyingModel(model, tokenizer, loaded.label_names, find_max_length(subject, loaded))
     assert isinstance(prompt_builder, ChatPromptBuilder), f"got {type(prompt_builder)}"
     section, sft = subject.dataset, subject.sft
-    if isinstance(section, InstructionSection):
+    if isinstance(section, InstructionSection) and sft is not None:
         encoder = ExampleEncoder.build(tokenizer, section, sft.max_length, not sft.completion_only_loss)
     else:
         encoder = ExampleEncoder(tokenizer, sys.maxsize, as_chat=bool(tokenizer.chat_template))
@@ -154,7 +155,7 @@ def _answer_texts(request: Request, subject: ModelRef) -> Answer:
 
 
 def _stream(request: Request, prompt_builder: PromptBuilder, predictor: Predictor, row: InputRow) -> Answer:
-    from utils.data.texts import RowError
+    from utils.core.texts import RowError
     from utils.inference.predictor import WritingModel
 
     assert isinstance(predictor, WritingModel), f"got {type(predictor)}"

@@ -22,8 +22,8 @@ from utils.modeling.source import resolved_commit
 from utils.modeling.writing import require_writable
 from utils.results.json_file import write_json
 from utils.results.provenance import collect_provenance
-from utils.run_folder.probe import Answers, Probe, check_tokenizer
-from utils.run_folder.probe_record import compare_with_record, open_probe
+from utils.runs.probe_record import compare_with_record, open_probe
+from utils.tasks.probe import Answers, Probe, check_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import load_adapter
 from utils.adapters.trained_files import ADAPTER_CONFIG, explain_damage, require_adapter_file
+from utils.config.run_config import RunConfig, find_differences
 from utils.core.errors import UserError
 from utils.merging.output import REPORT_FILE
 from utils.modeling.consent import NO_CONSENT, Consent
-from utils.modeling.labels import build_head_spec
 from utils.modeling.quantized_checkpoint import load_model_config, read_format
-from utils.run_config import RunConfig, find_differences, load_run_config
-from utils.run_folder.inputs import require_unchanged_base
-from utils.run_folder.reading import TrainedModel, read_run_folder, read_with_config
+from utils.run_config import load_run_config
+from utils.runs.inputs import require_unchanged_base
+from utils.runs.reading import TrainedModel, read_run_folder, read_with_config
+from utils.tasks.task import load_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,7 +53,7 @@ class MergeSource:
     @property
     def head(self) -> HeadSpec | None:
         """The classifier's labels; None for a language model."""
-        return build_head_spec(self.trained.label_names) if self.config.task_type == "SEQ_CLS" else None
+        return load_task(self.config.task).build_head(self.trained.label_names)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the adapter's tokenizer; the base's where the adapter has none."""

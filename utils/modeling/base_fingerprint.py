@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from utils.config.sections.model import ModelSection
 from utils.core.json_files import parse_json
-from utils.modeling.section import ModelSection, find_folder
+from utils.modeling.local_files import find_folder
 
 _NUM_BLOCKS = 8
 _BLOCK = 512

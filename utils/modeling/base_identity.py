@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from utils.config.sections.model import ModelSection, is_local
 from utils.core.errors import UserError
+from utils.modeling.local_files import read_model_config
 from utils.modeling.quantized_checkpoint import read_format
-from utils.modeling.section import ModelSection, is_local, read_model_config
 
 logger = logging.getLogger(__name__)
 

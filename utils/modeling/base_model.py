@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.modeling.section import ModelSection
+    from utils.config.sections.model import ModelSection
 
 __all__ = [
     "HeadSpec",

@@ -10,7 +10,7 @@ from utils.core.errors import UserError
 
 if TYPE_CHECKING:
     from utils.config.document import Document
-    from utils.modeling.section import ModelSection
+    from utils.config.sections.model import ModelSection
 
 _MEANING = {
     "trust_remote_code": "run Python code that the checkpoint ships",

@@ -7,9 +7,9 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from utils.config.sections.model import ModelSection, is_local
 from utils.core.errors import ModelError
 from utils.core.library_errors import describe, is_of_library
-from utils.modeling.section import ModelSection, is_local
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig
 
-    from utils.modeling.section import ModelSection
+    from utils.config.sections.model import ModelSection
 
 LABELS_FILE = "labels.json"
 """The classes of a trained classifier, in the order of their ids; beside its weights, and in its run's folder."""

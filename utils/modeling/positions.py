@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
-
-from utils.config.section import Section
+from utils.config.sections.model import RopeScalingSection
 from utils.core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -23,50 +21,6 @@ _NAMES = ("max_position_embeddings", "n_positions")
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _MOST_LAYERS = 2_000
 _ORIGINAL = "original_max_position_embeddings"
-_NEEDED = {
-    "llama3": ("low_freq_factor", "high_freq_factor"),
-    "longrope": ("short_factor", "long_factor"),
-}
-
-
-class RopeScalingSection(Section):
-    """Stretches rotary positions beyond the length that a model was trained with."""
-
-    rope_type: Literal["linear", "dynamic", "yarn", "llama3", "longrope"]
-    """linear (position interpolation), dynamic (NTK by length), yarn, llama3 or longrope, as transformers has them."""
-    factor: float = Field(gt=1)
-    """The stretched length over the original one: 4.0 makes 131,072 of 32,768 positions."""
-    original_max_position_embeddings: int | None = Field(None, ge=1)
-    """The length that the model was trained with; null: that of its config.json."""
-    attention_factor: float | None = Field(None, gt=0)
-    """yarn, longrope: scales the attention; null: by the method's own formula."""
-    beta_fast: float | None = None
-    """yarn: where extrapolation begins; null: 32."""
-    beta_slow: float | None = None
-    """yarn: where interpolation begins; null: 1."""
-    low_freq_factor: float | None = None
-    """llama3: needed."""
-    high_freq_factor: float | None = None
-    """llama3: needed."""
-    short_factor: list[float] | None = None
-    """longrope: needed; a factor for each half dimension of a head."""
-    long_factor: list[float] | None = None
-    """longrope: needed."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _older_name(cls, values: Any) -> Any:
-        """Read `type`, as older config.json files have it."""
-        if isinstance(values, dict) and "type" in values and "rope_type" not in values:
-            return {("rope_type" if key == "type" else key): value for key, value in values.items()}
-        return values
-
-    @model_validator(mode="after")
-    def _complete(self) -> RopeScalingSection:
-        lacking = [name for name in _NEEDED.get(self.rope_type, ()) if getattr(self, name) is None]
-        if lacking:
-            raise ValueError(f"rope_type {self.rope_type} needs {' and '.join(lacking)}")
-        return self
 
 
 def stretch_positions(config: PreTrainedConfig, rope: RopeScalingSection, name: str) -> None:

@@ -13,7 +13,7 @@ from utils.modeling.quantized_checkpoint import checkpoint_problem, leave_unpack
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedConfig
 
-    from utils.modeling.section import ModelSection
+    from utils.config.sections.model import ModelSection
 
 _USUAL_HEADS = ("score", "classifier", "pre_classifier", "classification_head", "head", "pooler")
 

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from utils.core.errors import ModelError
-from utils.modeling.section import read_model_config
+from utils.modeling.local_files import read_model_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from utils.modeling.section import ModelSection
+    from utils.config.sections.model import ModelSection
 
 _NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "gptq": (("gptqmodel", "optimum"), "gptqmodel optimum"),

@@ -6,9 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.config.sections.model import ModelSection, is_local
 from utils.core.errors import ModelError
 from utils.core.library_errors import require_readable
-from utils.modeling.section import ModelSection, folder_problem, is_local
+from utils.modeling.local_files import folder_problem
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

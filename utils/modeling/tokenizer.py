@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from utils.core.errors import ModelError
 from utils.modeling.hub_errors import explain_loading
-from utils.modeling.section import TEMPLATES, find_template
+from utils.modeling.local_files import TEMPLATES, find_template
 from utils.modeling.source import loading_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.modeling.section import ModelSection
+    from utils.config.sections.model import ModelSection
 
 logger = logging.getLogger(__name__)
 

@@ -97,8 +97,7 @@ def _list_scores(record: RunRecord, language: Language) -> Iterator[tuple[str, s
         yield f"{_label(best)}, {translate('last', language)}", _show(best, record.metrics_last[best])
     if best in record.baseline:
         yield translate("majority", language), _show(best, record.baseline[best])
-    language_model = record.task_type == "CAUSAL_LM"
-    others = ["accuracy", *(_LOSSES if language_model else ())] if best else list(record.metrics)
+    others = ["accuracy", *(_LOSSES if "perplexity" in record.metrics else ())] if best else list(record.metrics)
     for name in others:
         if name != best and name in record.metrics:
             yield _label(name), _show(name, record.metrics[name])

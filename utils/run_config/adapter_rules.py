@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from utils.adapters.adapter import AdapterSection
 from utils.adapters.adapter_path import find_adapter, find_contradictions, read_adapter_config, settle_section
 from utils.adapters.trained_files import ADAPTER_CONFIG
 from utils.config.document import Document
 from utils.config.section import Section
+from utils.config.sections.adapter import AdapterSection
+from utils.config.sections.model import ModelSection
 from utils.core.errors import Problem, UserError
 from utils.modeling.base_identity import require_same_base
-from utils.modeling.section import ModelSection
 from utils.run_config.sections import Header
 
 

@@ -9,16 +9,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.adapter import AdapterSection
 from utils.adapters.formats import format_problem
 from utils.adapters.targets import missing_layers
+from utils.config.sections.adapter import AdapterSection
+from utils.config.sections.model import ModelSection
 from utils.core.errors import ConfigError, Problem
 from utils.modeling.positions import count_layers, count_positions, has_position_table, layers_problem
 from utils.modeling.quantized_checkpoint import checkpoint_problem, load_model_config, read_format
-from utils.modeling.section import ModelSection
 
 if TYPE_CHECKING:
-    from utils.run_config.resolved import RunConfig
+    from utils.config.run_config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ def require_fitting_base(config: RunConfig) -> None:
         ConfigError: The method cannot do this.
         ModelError: There is no config.json.
     """
-    length = config.sft.max_length if config.sft is not None else getattr(config.dataset, "max_length", 0)
-    asked = Asked(config.peft, config.model, config.length_key, length, config.arguments)
+    asked = Asked(config.peft, config.model, config.length_key, config.max_length, config.arguments)
     problems = [Problem(message, key) for key, message in check_base(asked, load_model_config(config.model))]
     if problems:
         raise ConfigError(problems)

@@ -11,7 +11,7 @@ from utils.config.document import Document
 from utils.core.errors import Problem
 
 if TYPE_CHECKING:
-    from utils.run_config.resolved import RunConfig
+    from utils.config.run_config import RunConfig
 
 
 def check_hub(config: RunConfig, document: Document) -> Iterator[Problem]:

@@ -8,27 +8,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from utils.adapters.adapter import AdapterSection
 from utils.config.document import Document
+from utils.config.run_config import RunConfig
 from utils.config.section import Section
+from utils.config.sections.adapter import AdapterSection
+from utils.config.sections.dataset import DatasetSection
+from utils.config.sections.model import ModelSection
+from utils.config.sections.results import ResultsSection
+from utils.config.sections.training import DEFAULT_ROWS, OwnTrainingSection
 from utils.core.errors import ConfigError, Problem
-from utils.data.classification_set import ClassificationSet
-from utils.data.dataset import DatasetSection, load_dataset_plugin
-from utils.modeling.section import ModelSection
-from utils.results.section import ResultsSection
 from utils.run_config.adapter_rules import settle_adapter
+from utils.run_config.arguments import resolve_arguments
 from utils.run_config.layers import read_layers
 from utils.run_config.machine import Machine, find_unmet
-from utils.run_config.resolved import RunConfig
 from utils.run_config.rules import (
     check_files,
     check_resolved,
     check_sections,
     find_idle_settings,
 )
-from utils.run_config.sections import CAUSAL_SECTIONS, Header, SectionReader
-from utils.training.global_batch import DEFAULT_ROWS
-from utils.training.section import OwnTrainingSection, resolve_arguments
+from utils.run_config.sections import Header, SectionReader
+from utils.tasks.task import Task
 
 TITLES = ("reads as YAML", "keys and values", "combinations", "files", "every setting has an effect")
 MACHINE = "this machine"
@@ -89,23 +89,25 @@ def inspect_document(document: Document, notices: Sequence[str] = (), files: boo
         found.problems += _leave_known(check_files(read, document), reader.mistaken)
         crossed += settle_adapter(read, document)
     if reader.problems or crossed or found.problems:
-        if _can_be_composed(read):
-            crossed += check_resolved(*_compose(document, read, ()), document, files)
+        if reader.task is not None and _can_be_composed(read, reader.task):
+            config = _compose(document, read, reader.task, ())
+            crossed += check_resolved(config, reader.task, document, files)
         combined.problems += _leave_known(crossed, reader.mistaken)
         return Inspection(checks[:4], None)
-    config, described = _compose(document, read, (*notices, *reader.notices))
-    combined.problems += check_resolved(config, described, document, files)
-    effective.warnings += find_idle_settings(config, document)
+    assert reader.task is not None, "an unknown task_type is a mistake"
+    config = _compose(document, read, reader.task, (*notices, *reader.notices))
+    combined.problems += check_resolved(config, reader.task, document, files)
+    effective.warnings += find_idle_settings(config, reader.task, document)
     config = replace(config, warnings=tuple(effective.warnings))
     return Inspection(checks, None if combined.problems else config)
 
 
-def _can_be_composed(read: dict[str, Section]) -> bool:
+def _can_be_composed(read: dict[str, Section], task: type[Task]) -> bool:
     """Tell whether sections that have mistakes still make a run whose other rules can be looked at."""
     header, dataset = read.get(""), read.get("dataset")
     if not isinstance(header, Header) or not isinstance(dataset, DatasetSection):
         return False
-    needed = ("model", "peft", "training", "results", *(CAUSAL_SECTIONS if header.task_type == "CAUSAL_LM" else ()))
+    needed = ("model", "peft", "training", "results", *task.sections())
     return header.task_type in dataset.TASK_TYPES and all(name in read for name in needed)
 
 
@@ -142,17 +144,12 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = (), files: bool
     return inspection.config
 
 
-def _compose(
-    document: Document, read: dict[str, Section], notices: tuple[str, ...]
-) -> tuple[RunConfig, ClassificationSet | None]:
+def _compose(document: Document, read: dict[str, Section], task: type[Task], notices: tuple[str, ...]) -> RunConfig:
     header, training = cast("Header", read[""]), cast("OwnTrainingSection", read["training"])
     dataset = cast("DatasetSection", read["dataset"])
-    causal = header.task_type == "CAUSAL_LM"
-    described = None if causal else load_dataset_plugin(dataset.name).describe_classification(dataset)
-    metric: str | None = described.metrics[0] if described else None
     peft = cast("AdapterSection", read["peft"])
     rate = peft.DEFAULT_LEARNING_RATE
-    arguments: dict[str, Any] = resolve_arguments(training, header.task_type, header.seed, metric, rate)
+    arguments: dict[str, Any] = resolve_arguments(training, task, header.seed, task.own_metric(dataset), rate)
     if rate is not None and "learning_rate" not in training.arguments:
         said = f"training.learning_rate is not set; {rate:g} is taken, the default of peft.method: {peft.method}"
         notices = (*notices, said)
@@ -161,7 +158,7 @@ def _compose(
     if rows != ceiling:
         said = f"training.per_device_train_batch_size: {rows} of at most {ceiling} are taken, so that batches add up to"
         notices = (*notices, f"{said} training.global_batch_size ({training.global_batch_size})")
-    config = RunConfig(
+    return RunConfig(
         source=document.source,
         task_name=header.task_name,
         task_type=header.task_type,
@@ -170,12 +167,11 @@ def _compose(
         peft=peft,
         dataset=dataset,
         training=training,
-        sft=read.get("sft") if causal else None,
-        generation=read.get("generation") if causal else None,
-        evaluation=read.get("evaluation") if causal else None,
         results=cast("ResultsSection", read["results"]),
+        task=task.name(),
+        length_key=task.LENGTH_KEY,
+        task_sections={name: read[name] for name in task.sections()},
         arguments=arguments,
         notices=notices,
         document=document,
     )
-    return config, described

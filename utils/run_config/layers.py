@@ -13,7 +13,7 @@ from utils.run_config.shipped import find_shipped_paths
 
 _METHOD: KeyPath = ("peft", "method")
 _RATES: tuple[KeyPath, ...] = (("training", "learning_rate"), ("training", "lr"))
-_SWITCHES: dict[KeyPath, str] = {_METHOD: "adapters", ("dataset", "name"): "data"}
+_SWITCHES: dict[KeyPath, str] = {_METHOD: "adapters", ("dataset", "name"): "datasets"}
 """Keys that choose a section's class, and the layer of its datasets."""
 
 

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from utils.cli.command_line import list_gpus
 from utils.config.installed import installed_version, read_fields, source_of
+from utils.config.sections.model import is_local
+from utils.config.sections.training import FOREIGN_OPTIMIZERS
 from utils.core.errors import ConfigError, Problem, UserError
+from utils.modeling.local_files import read_model_config
 from utils.modeling.quantized_checkpoint import missing_packages
-from utils.modeling.section import is_local, read_model_config
-from utils.training.section import FOREIGN_OPTIMIZERS
 
 if TYPE_CHECKING:
-    from utils.run_config.resolved import RunConfig
+    from utils.config.run_config import RunConfig
 
 _ON = ("1", "on", "yes", "true")
 
@@ -245,7 +246,7 @@ def tracker_names() -> tuple[str, ...]:
 
 def _values(config: RunConfig, key: str) -> Iterator[str]:
     section, _, name = key.partition(".")
-    value = config.arguments.get(name) if section == "training" else getattr(getattr(config, section), name, None)
+    value = config.arguments.get(name) if section == "training" else getattr(config.section_named(section), name, None)
     for each in value if isinstance(value, list) else [value]:
         if each not in (None, False, ""):
             yield "true" if each is True else str(each)

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from utils.config.document import Document, KeyPath
 from utils.config.section import Section
-from utils.data.dataset import ClassificationSection, InstructionSection, columns, load_dataset_plugin
+from utils.config.sections.dataset import ClassificationSection, InstructionSection
+from utils.data.dataset import columns, load_dataset_plugin
 from utils.data.formats import ANSWER_COLUMNS
 from utils.run_config.older_table import COLUMN_KEYS, SPLIT_KEYS
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from utils.config.document import Document, KeyPath, SourceLocation
 from utils.config.section import Section
+from utils.config.sections.training import DROPPED
 from utils.core.errors import Problem
 from utils.run_config.older_columns import OwnColumns
 from utils.run_config.older_table import OLDER, VARIANTS, WANDB_KEYS, LeftOut, Moved
-from utils.training.section import DROPPED
+from utils.tasks.task import Task, find_tasks
 
 _QUANTIZATION: KeyPath = ("model", "quantization")
 _QUANTIZATION_PARENTS: tuple[KeyPath, ...] = ((), ("training",), ("model",), _QUANTIZATION)
@@ -45,7 +46,7 @@ class OlderNames:
         self._read_variant()
         self._move_wandb()
         section: KeyPath = ("generation",)
-        if self._task_type() == "SEQ_CLS" and self.document.has(section):
+        if self._task is not None and not self._task.GENERATES and self.document.has(section):
             self._leave_out(section, "a classifier writes nothing; left out")
 
     def rewrite_names(self, name: str, section: type[Section]) -> None:
@@ -100,9 +101,11 @@ class OlderNames:
             self.document.set(("task_type",), value, place)
             self.notices.append(f"{place}  peft.task_type: read as the file's task_type")
 
-    def _task_type(self) -> Any:
+    @property
+    def _task(self) -> type[Task] | None:
         value = self.document.get(("task_type",))
-        return TASK_SPELLINGS.get(value.lower(), value) if isinstance(value, str) else value
+        found = find_tasks(TASK_SPELLINGS.get(value.lower(), value) if isinstance(value, str) else value)
+        return next(iter(found.values()), None)
 
     def _read_variant(self) -> None:
         """Read `variant: dora` as the switch of LoRA that it is."""
@@ -138,7 +141,7 @@ class OlderNames:
 
     def _rewrite_dataset(self, section: type[Section]) -> None:
         """Take keys that agree with what a set is anyway, and the length that is `sft:`'s for a language model."""
-        causal = self._task_type() == "CAUSAL_LM"
+        causal = self._task is not None and self._task.GENERATES
         own = OwnColumns.of(section, self.document, causal)
         for path, reason in own.agreeing():
             self._leave_out(path, reason)
@@ -167,7 +170,7 @@ class OlderNames:
 
     def _move_length(self) -> None:
         """`max_seq_length` is the dataset's in SEQ_CLS and the trainer's in CAUSAL_LM."""
-        causal = self._task_type() == "CAUSAL_LM"
+        causal = self._task is not None and self._task.GENERATES
         home = ("sft", "max_length") if causal else ("dataset", "max_length")
         for name in ("max_seq_length", "max_length"):
             for parent in (("training",), ("model",), ()):

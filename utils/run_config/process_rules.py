@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from utils.config.document import Document
+from utils.config.sections.evaluation import EvaluationSection
+from utils.config.sections.training import DEFAULT_ROWS
 from utils.core.errors import Problem
-from utils.training.global_batch import DEFAULT_ROWS, division_problem
-from utils.training.launch import count_launched, deepspeed_problem, find_sharding, names_optimizer
+from utils.trainer.global_batch import division_problem
+from utils.trainer.launch import count_launched, deepspeed_problem, find_sharding, names_optimizer
 
 if TYPE_CHECKING:
-    from utils.run_config.resolved import RunConfig
+    from utils.config.run_config import RunConfig
 
 
 def check_processes(config: RunConfig, document: Document) -> Iterator[Problem]:
@@ -51,7 +53,7 @@ def _check_sharding(config: RunConfig, sharding: str, document: Document) -> Ite
     if config.model.quantization is not None and config.model.quantization.bits == 8:
         message = f"8 bits not with {sharding}, which cannot cut them up; use 4 bits, or DDP"
         yield _problem("model.quantization", message, document)
-    evaluation = config.evaluation
+    evaluation = config.find_section(EvaluationSection)
     for key in ("at_end", "steps") if evaluation is not None else ():
         if getattr(evaluation, key):
             message = (

@@ -10,15 +10,15 @@ from pydantic_core import PydanticUndefined
 
 from utils.config.problems import describe_type
 from utils.config.section import Section
+from utils.config.sections.evaluation import EvaluationSection, SetSection, TruthfulQASection
+from utils.config.sections.generation import GenerationSection
+from utils.config.sections.model import ModelSection, QuantizationSection
+from utils.config.sections.results import ResultsSection
+from utils.config.sections.training import DROPPED, OURS, RENAMED, OwnTrainingSection, training_section
 from utils.core import registry
-from utils.evaluation.section import EvaluationSection, SetSection, TruthfulQASection
-from utils.generation.section import GenerationSection
-from utils.modeling.section import ModelSection, QuantizationSection
-from utils.results.section import ResultsSection
 from utils.run_config.older_table import OLDER, LeftOut, Moved
 from utils.run_config.sections import Header
-from utils.training.section import DROPPED, OURS, RENAMED, OwnTrainingSection, training_section
-from utils.training.sft_section import OwnSftSection, sft_section
+from utils.tasks.sft.section import OwnSftSection, sft_section
 
 _INTRODUCTION = """# Configuration
 
@@ -37,7 +37,7 @@ def write_reference() -> Iterator[str]:
     yield from _table("Top of the file", Header)
     yield from _table("model", ModelSection)
     yield from _table("model.quantization", QuantizationSection)
-    for section, package, key in (("peft", "adapters", "method"), ("dataset", "data", "name")):
+    for section, package, key in (("peft", "adapters", "method"), ("dataset", "datasets", "name")):
         for plugin in registry.names(package):
             config = registry.load(package, plugin).Config
             yield from _table(f"{section} ({key}: {config.model_fields[key].default})", config)

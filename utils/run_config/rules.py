@@ -6,32 +6,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.adapter import AdapterSection
 from utils.config.document import Document
 from utils.config.problems import suggest
 from utils.config.section import Section
+from utils.config.sections.adapter import AdapterSection
+from utils.config.sections.dataset import DatasetSection
+from utils.config.sections.model import ModelSection
 from utils.core.errors import Problem
 from utils.core.secrets import holds_secret
-from utils.data.classification_set import ClassificationSet
-from utils.data.dataset import DatasetSection
 from utils.data.row_files import is_local
-from utils.metrics.metric import Kind, metric_names
-from utils.modeling.positions import has_position_table, length_problem
+from utils.modeling.local_files import local_problems, read_model_config
 from utils.modeling.quantized_checkpoint import find_storage
-from utils.modeling.section import ModelSection, local_problems, read_model_config
 from utils.run_config.base_rules import Asked, check_base
-from utils.run_config.evaluation_rules import find_evaluation_mistakes, find_idle_evaluation
 from utils.run_config.hub_rules import check_hub
 from utils.run_config.machine import tracker_names
 from utils.run_config.process_rules import check_processes
-from utils.run_config.sections import CAUSAL_SECTIONS, Header
-from utils.training.launch import names_optimizer
-from utils.training.sft_section import WITHOUT_EFFECT
+from utils.run_config.sections import TASK_SECTIONS, Header
+from utils.tasks.task import Task, all_tasks, default_task, find_tasks
+from utils.trainer.launch import names_optimizer
 
 if TYPE_CHECKING:
-    from utils.run_config.resolved import RunConfig
-
-_CAUSAL_METRICS = ("loss", "perplexity", "token_accuracy")
+    from utils.config.run_config import RunConfig
 
 
 def check_sections(read: dict[str, Section], document: Document) -> Iterator[Problem]:
@@ -62,39 +57,22 @@ def check_files(read: dict[str, Section], document: Document) -> Iterator[Proble
             yield Problem(message, f"dataset.{key}", where)
 
 
-def check_resolved(
-    config: RunConfig, described: ClassificationSet | None, document: Document, files: bool = True
-) -> Iterator[Problem]:
+def check_resolved(config: RunConfig, task: type[Task], document: Document, files: bool = True) -> Iterator[Problem]:
     """Check what needs the whole configuration: metrics, strategies, the adapter's limits; files, if they are there."""
     arguments = config.arguments
-    if described is not None:
-        yield from _check_metrics(config, described, document)
-    else:
-        yield from _check_causal(config, document)
-        yield from (_problem(key, message, document) for key, message in find_evaluation_mistakes(config, files))
-    yield from _check_length(config, document)
+    yield from task.check(config, document, files)
     yield from _check_arguments(arguments, document)
     yield from check_hub(config, document)
     yield from check_processes(config, document)
     yield from _check_strategies(arguments, document)
     if config.training.early_stopping_patience and arguments.get("eval_strategy", "no") == "no":
         yield _problem("training.early_stopping_patience", "needs evaluations; set training.eval_strategy", document)
-    weights = config.training.class_weights
-    if weights is not None and described is not None:
-        classes = described.num_labels
-        if classes == 1:
-            yield _problem("training.class_weights", "has no meaning for regression; leave it out", document)
-        elif isinstance(weights, list) and classes is not None and len(weights) != classes:
-            yield _problem("training.class_weights", f"needs {classes} numbers, found {len(weights)}", document)
-        elif isinstance(weights, list) and min(weights, default=1) < 0:
-            yield _problem("training.class_weights", "a weight below 0 is not allowed; use 0 or more", document)
 
 
-def find_idle_settings(config: RunConfig, document: Document) -> Iterator[str]:
+def find_idle_settings(config: RunConfig, task: type[Task], document: Document) -> Iterator[str]:
     """Name settings that are written but have no effect, each as a sentence."""
     arguments, own = config.arguments, config.training
     reports = arguments.get("report_to")
-    causal = config.task_type == "CAUSAL_LM"
     idle = {
         "training.eval_steps": (
             arguments.get("eval_strategy") != "steps",
@@ -120,20 +98,7 @@ def find_idle_settings(config: RunConfig, document: Document) -> Iterator[str]:
         ),
         **dict(_idle_for_task(config)),
         **{f"peft.{name}": (True, why) for name, why in config.peft.find_unused().items()},
-        **(dict(find_idle_evaluation(config)) if causal else {}),
-        **{f"sft.{name}": (True, why) for name, why in WITHOUT_EFFECT.items()},
-        **{
-            f"generation.{name}": (
-                causal and config.generation.temperature == 0 and getattr(config.generation, name) is not None,
-                "generation.temperature is 0",
-            )
-            for name in ("top_p", "top_k")
-        },
-        "training.class_weights": (causal and own.class_weights is not None, "it is for SEQ_CLS"),
-        "training.head_learning_rate": (
-            causal and own.head_learning_rate is not None,
-            "a language model has no new head",
-        ),
+        **task.find_unused(config),
     }
     for key, (is_idle, why) in idle.items():
         path = tuple(key.split("."))
@@ -155,9 +120,11 @@ def _problem(path: str, message: str, document: Document) -> Problem:
 
 def _check_task(header: Header, read: dict[str, Section], document: Document) -> Iterator[Problem]:
     dataset, peft = read.get("dataset"), read.get("peft")
-    for name in CAUSAL_SECTIONS if header.task_type == "SEQ_CLS" else ():
-        if name in read and read[name].model_fields_set:
-            yield _problem(name, "is for task_type: CAUSAL_LM only; take the section out", document)
+    tasks = find_tasks(header.task_type)
+    for name in TASK_SECTIONS:
+        if name in read and read[name].model_fields_set and not any(name in task.sections() for task in tasks.values()):
+            readers = " or ".join(dict.fromkeys(t.TASK_TYPE for t in all_tasks().values() if name in t.sections()))
+            yield _problem(name, f"is for task_type: {readers} only; take the section out", document)
     if isinstance(dataset, DatasetSection) and header.task_type not in dataset.TASK_TYPES:
         kinds = " or ".join(dataset.TASK_TYPES)
         yield _problem("dataset.name", f"{dataset.name} is for task_type: {kinds}, not {header.task_type}", document)
@@ -196,8 +163,9 @@ def _check_limits(
     for key, message in peft.find_conflicts(find_storage(model)).items():
         yield _problem(f"peft.{key}", message, document)
     header = read.get("")
-    if isinstance(header, Header) and header.task_type == "CAUSAL_LM" and peft.LIMITS.causal_lm:
-        yield _problem("peft.method", f"{peft.method} not with task_type: CAUSAL_LM; {peft.LIMITS.causal_lm}", document)
+    if isinstance(header, Header) and default_task(header.task_type).GENERATES and peft.LIMITS.causal_lm:
+        message = f"{peft.method} not with task_type: {header.task_type}; {peft.LIMITS.causal_lm}"
+        yield _problem("peft.method", message, document)
     arguments = read["training"].model_dump(exclude_unset=True) if "training" in read else {}
     for key, reason in _limited_settings(peft, model, read, arguments).items():
         yield _problem(key, f"not with peft.method: {peft.method}; {reason}", document)
@@ -222,48 +190,6 @@ def _limited_settings(
         **{f"training.{key}": (arguments.get(key), limits.gradient_checkpointing) for key in checkpointing},
     }
     return {key: reason for key, (value, reason) in wanted.items() if value and reason}
-
-
-def _check_metrics(config: RunConfig, described: ClassificationSet, document: Document) -> Iterator[Problem]:
-    kind: Kind = "regression" if described.num_labels == 1 else "classification"
-    known = metric_names(kind)
-    for name in described.metrics:
-        if name not in known:
-            yield _problem("dataset.metrics", f"no {kind} metric called {name}{suggest(name, known)}", document)
-    chosen = str(config.arguments.get("metric_for_best_model") or "loss").removeprefix("eval_")
-    combined = ["combined_score"] if len(described.metrics) > 1 else []
-    macro = [f"{name}_macro" for name in ("f1", "precision", "recall") if name in known]
-    allowed = ["loss", *combined, *known, *macro]
-    if chosen not in allowed:
-        message = f"no {kind} metric called {chosen}{suggest(chosen, allowed)}"
-        yield _problem("training.metric_for_best_model", message, document)
-
-
-def _check_causal(config: RunConfig, document: Document) -> Iterator[Problem]:
-    chosen = str(config.arguments.get("metric_for_best_model") or "loss").removeprefix("eval_")
-    if chosen not in _CAUSAL_METRICS:
-        message = f"no result called {chosen}{suggest(chosen, _CAUSAL_METRICS)}; evaluations during training give these"
-        yield _problem("training.metric_for_best_model", message, document)
-    known = metric_names("generation")
-    for name in getattr(config.dataset, "metrics", None) or ():
-        if name not in known:
-            message = f"no metric of generated texts called {name}{suggest(name, known)}"
-            yield _problem("dataset.metrics", message, document)
-
-
-def _check_length(config: RunConfig, document: Document) -> Iterator[Problem]:
-    """Check that a language model has positions for the length that the file asks for.
-
-    A classifier's rows decide; so do a language model's under the default, which a run's own run.yaml states too.
-    """
-    if config.task_type != "CAUSAL_LM" or config.sft.max_length == type(config.sft).model_fields["max_length"].default:
-        return
-    base = read_model_config(config.model) or {}
-    if config.peft.virtual_tokens and has_position_table(base):
-        return  # checked with them
-    message = length_problem(base, config.model.rope_scaling, config.sft.max_length)
-    if message:
-        yield _problem(config.length_key, message, document)
 
 
 def _check_arguments(arguments: dict[str, Any], document: Document) -> Iterator[Problem]:

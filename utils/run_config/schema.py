@@ -7,11 +7,11 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from utils.config.section import Section
+from utils.config.sections.model import ModelSection
+from utils.config.sections.results import ResultsSection
+from utils.config.sections.training import training_section
 from utils.core import registry
-from utils.modeling.section import ModelSection
-from utils.results.section import ResultsSection
-from utils.run_config.sections import CAUSAL_SECTIONS, Header
-from utils.training.section import training_section
+from utils.run_config.sections import TASK_SECTIONS, Header
 
 
 def build_schema() -> dict[str, Any]:
@@ -19,12 +19,12 @@ def build_schema() -> dict[str, Any]:
     single: dict[str, type[Section]] = {
         "model": ModelSection,
         "training": training_section(),
-        **{name: build() for name, build in CAUSAL_SECTIONS.items()},
+        **{name: build() for name, build in TASK_SECTIONS.items()},
         "results": ResultsSection,
     }
     plugins = {
         section: [registry.load(package, name).Config for name in registry.names(package)]
-        for section, package in (("peft", "adapters"), ("dataset", "data"))
+        for section, package in (("peft", "adapters"), ("dataset", "datasets"))
     }
     header = Header.model_json_schema()
     models = [*single.values(), *(config for configs in plugins.values() for config in configs)]

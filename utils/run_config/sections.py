@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, ValidationError
 
-from utils.adapters.adapter import AdapterSection
 from utils.config.document import Document, SourceLocation
 from utils.config.problems import MOST_SHOWN, explain_errors, find_misspelt, name_all, suggest
 from utils.config.section import Section
+from utils.config.sections.adapter import AdapterSection
+from utils.config.sections.model import ModelSection
+from utils.config.sections.results import ResultsSection
+from utils.config.sections.training import OURS, training_section
 from utils.core import registry
 from utils.core.errors import Problem
 from utils.data.row_files import is_local
-from utils.evaluation.section import EvaluationSection
-from utils.generation.section import GenerationSection
-from utils.modeling.section import ModelSection
-from utils.results.section import ResultsSection
 from utils.run_config.older_names import TASK_SPELLINGS, OlderNames
-from utils.training.section import OURS, training_section
-from utils.training.sft_section import OURS as SFT_OURS
-from utils.training.sft_section import sft_section
+from utils.tasks.sft.section import OURS as SFT_OURS
+from utils.tasks.task import Task, all_tasks, default_task, find_tasks, task_types
 
-SECTIONS = ("model", "peft", "dataset", "training", "sft", "generation", "evaluation", "results")
-CAUSAL_SECTIONS: dict[str, Callable[[], type[Section]]] = {
-    "sft": sft_section,
-    "generation": lambda: GenerationSection,
-    "evaluation": lambda: EvaluationSection,
-}
-"""Sections that only task_type: CAUSAL_LM reads."""
-
+TASK_SECTIONS = {name: build for task in all_tasks().values() for name, build in task.sections().items()}
+"""What builds the sections that only some tasks read."""
+SECTIONS = ("model", "peft", "dataset", "training", *TASK_SECTIONS, "results")
+_TaskType: TypeAlias = Literal[task_types()]  # type: ignore[valid-type]
 
 _STAND_INS = {"model": {"name_or_path": "none/named"}, "": {"task_name": "none"}}
 """Values of required keys while other mistakes are looked for; the run is refused in any case."""
@@ -43,7 +36,7 @@ class Header(Section):
 
     task_name: str = Field(min_length=1)
     """Names the run in tables; null: the file's name."""
-    task_type: Literal["SEQ_CLS", "CAUSAL_LM"]
+    task_type: _TaskType
     """SEQ_CLS: classification and regression by HF Trainer. CAUSAL_LM: supervised fine-tuning by TRL's SFTTrainer."""
     seed: int = Field(42, ge=0, lt=2**32)
     """Seed of initialisation, dropout and (unless training.data_seed is set) of the data order."""
@@ -59,6 +52,13 @@ class SectionReader:
         self.mistaken: set[str] = set()
         """Dotted keys whose values could not be read; their sections are given without them."""
         self._unreadable: set[str] = set()
+
+    @property
+    def task(self) -> type[Task] | None:
+        """The task that the file asks for: by a section of its own, else by its task_type; None: there is none."""
+        found = find_tasks(self.document.get(("task_type",)))
+        named = [task for task in found.values() if task.SECTION and self.document.has((task.SECTION,))]
+        return named[0] if named else default_task(self.document.get(("task_type",))) if found else None
 
     def read(self) -> dict[str, Section]:
         """Read the header and all sections; one with mistakes is given without them, so that they hide no others.
@@ -115,8 +115,10 @@ class SectionReader:
             "training": training_section(),
             "results": ResultsSection,
         }
-        causal = self.document.get(("task_type",)) == "CAUSAL_LM"
-        classes |= {name: build() for name, build in CAUSAL_SECTIONS.items() if causal or self.document.has((name,))}
+        read = self.task.sections() if self.task is not None else {}
+        classes |= {
+            name: build() for name, build in TASK_SECTIONS.items() if name in read or self.document.has((name,))
+        }
         return {
             name: section for name, section in classes.items() if section is not None and name not in self._unreadable
         }
@@ -141,18 +143,18 @@ class SectionReader:
             name = "custom"
         if not isinstance(name, str) or not name.strip():
             found = "missing" if name in (None, "") else f"{name!r} is no name"
-            self._report("dataset.name", f"{found}; name a dataset{suggest('', registry.names('data'))}")
+            self._report("dataset.name", f"{found}; name a dataset{suggest('', registry.names('datasets'))}")
             return None
         plugin = _plugin_of_hub_name(name) or ("custom" if "/" in name or is_local(name) else name)
-        if not registry.has("data", plugin):
-            self._report("dataset.name", f"no dataset called {name}{suggest(name, registry.names('data'))}")
+        if not registry.has("datasets", plugin):
+            self._report("dataset.name", f"no dataset called {name}{suggest(name, registry.names('datasets'))}")
             return None
         dataset = self.document.data["dataset"]
         is_upper = self.document.overrides(("dataset", "name"), ("dataset", "path"))
         if plugin != registry.normalize(name) and (path is None or is_upper):
             dataset["path"] = name  # rows that are named over an extended file's
         dataset["name"] = registry.normalize(plugin)
-        return registry.load("data", plugin).Config  # type: ignore[no-any-return]
+        return registry.load("datasets", plugin).Config  # type: ignore[no-any-return]
 
     def _validate(self, name: str, section: type[Section], elsewhere: dict[str, str], read: dict[str, Section]) -> None:
         data = self.document.data
@@ -184,10 +186,10 @@ class SectionReader:
 
 
 def _plugin_of_hub_name(name: str) -> str | None:
-    if registry.has("data", name):
+    if registry.has("datasets", name):
         return name
-    for plugin in registry.names("data"):
-        if name.lower() in map(str.lower, getattr(registry.load("data", plugin), "HUB_NAMES", ())):
+    for plugin in registry.names("datasets"):
+        if name.lower() in map(str.lower, getattr(registry.load("datasets", plugin), "HUB_NAMES", ())):
             return plugin
     return None
 

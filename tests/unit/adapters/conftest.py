@@ -29,11 +29,11 @@ def attach(tiny_base: Callable[..., Path]) -> Callable[..., Any]:
         family: str, method: str, model: dict[str, Any] | None = None, num_labels: int | None = 3, **keys: Any
     ) -> Any:
         from utils.adapters.adapter import AttachContext, load_adapter
+        from utils.config.sections.model import ModelSection
         from utils.core.seeding import seed_everything
         from utils.modeling.base_model import added_token_ids, load_base_model
         from utils.modeling.labels import build_head_spec
         from utils.modeling.new_weights import list_new_modules
-        from utils.modeling.section import ModelSection
         from utils.modeling.tokenizer import load_tokenizer
 
         model = {"name_or_path": str(tiny_base(family)), **(model or {})}
@@ -45,12 +45,13 @@ def attach(tiny_base: Callable[..., Path]) -> Callable[..., Any]:
         head = build_head_spec([f"c{index}" for index in range(num_labels)]) if num_labels else None
 
         def draw_batches(count: int, batch_size: int) -> Any:
-            from utils.training.preparing import collate_training_rows
+            from utils.tasks.preparing import collate_training_rows
+            from utils.tasks.task import default_task
 
-            task_type = "SEQ_CLS" if num_labels else "CAUSAL_LM"
+            task = default_task("SEQ_CLS" if num_labels else "CAUSAL_LM")
             rows = [dict(tokenizer(text), labels=index % (num_labels or 1)) for index, text in enumerate(INIT_TEXTS)]
             rows = [{**row, "labels": row["labels"] if num_labels else row["input_ids"]} for row in rows]
-            return collate_training_rows(rows[:count], batch_size, tokenizer, task_type)
+            return collate_training_rows(rows[:count], batch_size, tokenizer, task)
 
         def load_base(folder: str | None) -> Any:
             from_folder = section if folder is None else section.model_copy(update={"name_or_path": folder})
@@ -59,6 +60,7 @@ def attach(tiny_base: Callable[..., Path]) -> Callable[..., Any]:
         base = load_base(None)
         context = AttachContext(
             task_type="SEQ_CLS" if num_labels else "CAUSAL_LM",
+            has_new_head=bool(num_labels),
             seed=42,
             added_token_ids=tuple(added_token_ids(tokenizer, base)),
             new_modules=tuple(list_new_modules(base)),

@@ -86,7 +86,7 @@ def _start(folder, **keys):
 def test_a_foreign_adapter_is_taken_as_it_is_and_trained(foreign, make_sft, prepare_run):
     import torch
 
-    from utils.training.varlen_attention import plain_attention
+    from utils.trainer.varlen_attention import plain_attention
 
     folder, adapted = foreign
     run = prepare_run(config=make_sft(peft=_start(folder, lora_dropout=0.2), training__max_steps=2))
@@ -149,7 +149,7 @@ def test_a_run_of_ours_goes_on_in_another(family, make_config, make_sft, tmp_pat
     import shutil
 
     import train
-    from utils.run_folder.reading import read_run_folder
+    from utils.runs.reading import read_run_folder
 
     def run(name, **keys):
         overrides = {"training__output_dir": str(tmp_path / name), "training__max_steps": 2, **keys}

@@ -43,4 +43,6 @@ def test_a_task_without_a_new_head_is_refused(attach):
     from utils.adapters.head_only import attach as attach_head
 
     with pytest.raises(ConfigError, match="needs a task with a new head"):
-        attach_head(attach("llama", "none").model, Config(), AttachContext(task_type="CAUSAL_LM", seed=1))
+        attach_head(
+            attach("llama", "none").model, Config(), AttachContext(task_type="CAUSAL_LM", has_new_head=False, seed=1)
+        )

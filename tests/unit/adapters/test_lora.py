@@ -276,7 +276,7 @@ def test_the_golden_count_of_qwen_1_5b():
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
         adapted = attach(
-            model, Config(target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]), AttachContext("SEQ_CLS", 42)
+            model, Config(target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]), AttachContext("SEQ_CLS", True, 42)
         )
     assert count_parameters(adapted).trainable == 2_182_144
 

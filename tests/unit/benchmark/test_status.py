@@ -104,7 +104,7 @@ def test_torn_files_are_renamed_with_their_folder(run: Any) -> None:
 def test_the_opened_folder_agrees(run: Any, tmp_path: Path) -> None:
     """The words are those that `open_run_folder` asks for."""
     from utils.run_config import load_run_config
-    from utils.run_folder.opening import open_run_folder
+    from utils.runs.opening import open_run_folder
 
     file = tmp_path / "run.yaml"
     file.write_text(dump_yaml(run.config))

@@ -15,7 +15,7 @@ def test_names() -> None:
 
 @pytest.mark.parametrize(
     ("package", "some"),
-    [("adapters", {"lora", "none", "head_only"}), ("data", {"glue", "custom"}), ("metrics", {"f1"})],
+    [("adapters", {"lora", "none", "head_only"}), ("datasets", {"glue", "custom"}), ("metrics", {"f1"})],
 )
 def test_rooms_are_the_files_with_a_marker(package: str, some: set[str]) -> None:
     listed = registry.names(package)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from utils.core.errors import ModelError
+from utils.core.texts import RowError
 from utils.data.chat import ChatTemplate
 from utils.data.chat_abilities import (
     CALLS_NUMBERED,
@@ -26,7 +27,6 @@ from utils.data.conversations import as_context
 from utils.data.dataset import Example
 from utils.data.drafts import SEVERAL_ROWS
 from utils.data.encoding import MASKED, ExampleEncoder
-from utils.data.texts import RowError
 from utils.modeling.tokenizer import CHATML
 
 REAL_TOKENIZERS = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / "tokenizers"

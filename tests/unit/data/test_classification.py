@@ -197,7 +197,7 @@ def test_very_long_labels_are_cut_in_messages(prepare, make_set):
 
 
 def test_quoting_is_for_tables():
-    from utils.data.custom import Config
+    from utils.datasets.custom import Config
 
     assert Config(path="rows.tsv", quoting=True).find_conflicts() == {}
     assert Config(path="rows.jsonl", quoting=False).find_conflicts() == {

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from utils.core.texts import RowError
 from utils.data.conversations import build_chat, open_chat, read_conversation
-from utils.data.texts import RowError
 
 USER, ASSISTANT, SYSTEM = ({"role": role, "content": f"{role} text"} for role in ("user", "assistant", "system"))
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}

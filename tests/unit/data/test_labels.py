@@ -7,9 +7,9 @@ import logging
 import pytest
 
 from utils.core.errors import DataError
-from utils.data.custom import Config, describe_classification
+from utils.core.texts import RowError
 from utils.data.labels import build_label_coder, point_out_alike, type_labels
-from utils.data.texts import RowError
+from utils.datasets.custom import Config, describe_classification
 
 
 def _build(labels, reorder=tuple, named=None, **keys):

@@ -9,9 +9,9 @@ import pytest
 import trl
 
 from utils.core.errors import ModelError
+from utils.core.texts import RowError
 from utils.data.dataset import Example
 from utils.data.encoding import MASKED, ExampleEncoder
-from utils.data.texts import RowError
 
 FILES = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
 WORKING = {

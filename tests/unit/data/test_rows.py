@@ -7,10 +7,10 @@ import json
 import pytest
 
 from utils.core.errors import DataError
+from utils.core.texts import RowError, read_text
 from utils.data.row_files import FileFormat
 from utils.data.rows import open_file, open_rows
 from utils.data.sources import Source
-from utils.data.texts import RowError, read_text
 
 ROWS = [{"question": f"q{n}", "answer": "a"} for n in range(7)]
 

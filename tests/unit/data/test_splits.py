@@ -7,9 +7,9 @@ from itertools import count
 import pytest
 
 from utils.core.errors import DataError
-from utils.data import custom, metamathqa
 from utils.data.instruction import load_generation_rows
 from utils.data.splits import load_splits
+from utils.datasets import custom, metamathqa
 
 
 def family(number: int, size: int) -> list[dict[str, str]]:

@@ -29,7 +29,7 @@ def trained(make_config, make_set, draw_rows, train_config):
 
 
 def test_a_run_scores_as_in_training(trained, score, fingerprint, caplog):
-    from utils.run_folder.reading import read_run_folder
+    from utils.runs.reading import read_run_folder
 
     run, data = trained
     before = fingerprint(run)

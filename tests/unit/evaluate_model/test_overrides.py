@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from utils.config.sections.evaluation import SetSection
 from utils.core.errors import ConfigError, UserError
 from utils.evaluate_model.overrides import build_model_config, check_overrides, find_task_type, require_local_rows
-from utils.evaluation.section import SetSection
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart"
 BASE, SUMS = str(QUICKSTART / "base"), str(QUICKSTART / "arithmetic")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from utils.config.sections.evaluation import SetSection
 from utils.core.errors import UserError
 from utils.evaluate_model.requests import OwnSets, find_plugin, read_requests
-from utils.evaluation.section import SetSection
 
 
 def _read(word, own=None):

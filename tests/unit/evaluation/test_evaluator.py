@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError, UserError
 from utils.evaluation.evaluator import SetFiles, evaluate_set
 from utils.evaluation.files import copy_answers
@@ -23,7 +24,6 @@ from utils.evaluation.identity import hash_model
 from utils.evaluation.score import SetScore, comparable
 from utils.evaluation.sets import EvaluationSet
 from utils.generation.backends.transformers import Backend
-from utils.generation.section import GenerationSection
 from utils.metrics.bootstrap import bootstrap_interval
 from utils.metrics.metric import compute_metrics
 
@@ -232,7 +232,7 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from utils.evaluation.evaluator import evaluate_set
-from utils.generation.section import GenerationSection
+from utils.config.sections.generation import GenerationSection
 
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
@@ -280,7 +280,7 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from utils.evaluation.evaluator import evaluate_set
 from utils.evaluation.processes import FAILURES, describe_failure
-from utils.generation.section import GenerationSection
+from utils.config.sections.generation import GenerationSection
 
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from utils.config.sections.evaluation import EvaluationSection
 from utils.core.errors import ConfigError, UserError
 from utils.evaluation.early_stopping import check_early_stopping, count_without_gain
 from utils.evaluation.files import name_model
 from utils.evaluation.history import Entry, History, build_entry, name_score, open_history, read_history
 from utils.evaluation.score import SetScore
-from utils.evaluation.section import EvaluationSection
 from utils.evaluation.sets import EvaluationSet
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from utils.config.sections.evaluation import EvaluationSection
+from utils.config.sections.generation import GenerationSection
 from utils.core.errors import ConfigError, DataError
-from utils.evaluation.section import EvaluationSection
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
-from utils.generation.section import GenerationSection
 
 META_MATH_OPENING = "Below is an instruction that describes a task."
 

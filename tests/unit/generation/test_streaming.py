@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError
 from utils.generation.backends.transformers import Backend
-from utils.generation.section import GenerationSection
 from utils.generation.streaming import AnswerStream
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart" / "base"

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError
 from utils.generation.backend import Generated, generate_batches
 from utils.generation.backends.transformers import Backend
 from utils.generation.positions import count_positions, find_prompt_limit
-from utils.generation.section import GenerationSection
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart" / "base"
 FAMILIES = ("llama", "gpt2", "qwen2")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from utils.core.errors import DataError, UserError
+from utils.core.texts import RowError
 from utils.data.dataset import load_dataset_plugin
 from utils.data.instruction import resolve_set
-from utils.data.texts import RowError
 from utils.inference.prompt_builder import build_chat_prompt_builder
 
 CHAT = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
@@ -127,7 +127,7 @@ def test_a_format_that_nothing_tells(write, tmp_path):
 
 
 def test_a_row_without_text_is_no_question(write):
-    from utils.data.glue import Config, describe_classification
+    from utils.datasets.glue import Config, describe_classification
     from utils.inference.prompt_builder import build_text_prompt_builder
 
     prompt_builder = build_text_prompt_builder(describe_classification(Config(subset="rte")), ())
@@ -144,7 +144,7 @@ def test_a_row_without_text_is_no_question(write):
 
 
 def test_a_tasks_own_download_is_asked_by_its_columns():
-    from utils.data.glue import Config, describe_classification
+    from utils.datasets.glue import Config, describe_classification
     from utils.inference.prompt_builder import build_text_prompt_builder
 
     prompt_builder = build_text_prompt_builder(describe_classification(Config(subset="mrpc")), ())

@@ -14,8 +14,8 @@ def train_run(prepare_run):
     """Give a function that trains what a configuration describes and saves it as train.py does."""
 
     def train(config: Any) -> SimpleNamespace:
-        from utils.run_folder import export
-        from utils.run_folder.opening import open_run_folder
+        from utils.runs import export
+        from utils.runs.opening import open_run_folder
 
         folder = open_run_folder(config, None, False)
         run = prepare_run(config=config)

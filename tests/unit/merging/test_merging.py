@@ -67,7 +67,7 @@ def ask_language_model(model, tokenizer):
     """Compute logits apart from what is tested; a model that was just trained attends within packed documents."""
     import torch
 
-    from utils.training.varlen_attention import plain_attention
+    from utils.trainer.varlen_attention import plain_attention
 
     with torch.no_grad(), plain_attention(model):
         ids = [tokenizer(text + "".join(NEW), return_tensors="pt")["input_ids"] for text in SUMS]

@@ -10,7 +10,7 @@ import pytest
 from utils.core.errors import UserError
 from utils.merging.source import MergeSource
 from utils.modeling.quantized_checkpoint import load_model_config
-from utils.run_folder.reading import TrainedModel
+from utils.runs.reading import TrainedModel
 
 
 def test_merging_into_packed_files_is_refused_before_anything_is_loaded(make_config, tmp_path):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from utils.config.sections.model import ModelSection, RopeScalingSection
 from utils.core.errors import ModelError
 from utils.modeling.base_model import load_base_model
-from utils.modeling.positions import RopeScalingSection, count_positions, has_position_table, length_problem
-from utils.modeling.section import ModelSection
+from utils.modeling.positions import count_positions, has_position_table, length_problem
 from utils.modeling.tokenizer import load_tokenizer
 
 QWEN = {"model_type": "qwen2", "max_position_embeddings": 32768, "rope_theta": 1e6}

@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError
 from utils.modeling.quantized_checkpoint import (
     checkpoint_problem,
@@ -16,7 +17,6 @@ from utils.modeling.quantized_checkpoint import (
     read_format,
     require_trainable,
 )
-from utils.modeling.section import ModelSection
 
 GPTQ = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError
 from utils.modeling.base_model import load_base_model
-from utils.modeling.section import ModelSection
 from utils.modeling.tokenizer import added_token_ids, load_tokenizer
 
 REAL_TOKENIZERS = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / "tokenizers"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from utils.config.sections.training import DROPPED, RENAMED, training_section
 from utils.core.errors import ConfigError
 from utils.run_config import load_run_config
-from utils.training.section import DROPPED, RENAMED, training_section
 
 Write = Callable[..., Path]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.run_config import find_differences
+from utils.config.run_config import find_differences
 from utils.run_config.inspection import inspect_run_config
 
 ROOT = Path(__file__).parents[3]

@@ -175,9 +175,9 @@ _CAUSAL = {"task_type": "CAUSAL_LM", "dataset": {"name": "a/b", "subset": None}}
 def test_sections_of_language_models_are_theirs_alone(write_run: Write) -> None:
     config = load_run_config(write_run(**_CAUSAL))
     assert config.warnings == ()
-    assert (config.sft.max_length, config.generation.max_new_tokens, config.evaluation.at_end) == (1024, 256, True)
+    assert (config.max_length, config.generation.max_new_tokens, config.evaluation.at_end) == (1024, 256, True)
     classifier = load_run_config(write_run())
-    assert (classifier.sft, classifier.generation, classifier.evaluation) == (None, None, None)
+    assert classifier.task_sections == {}
     for name, key in (("sft", "max_length"), ("evaluation", "steps")):
         with pytest.raises(ConfigError, match=f"{name}: is for task_type: CAUSAL_LM only"):
             load_run_config(write_run(**{name: {key: 64}}))
@@ -221,7 +221,7 @@ def test_a_length_beyond_a_language_models_positions(
     load_run_config(write_run(**run, sft={"max_length": 64}))
     resolved = write_run("resolved")
     resolved.write_text(load_run_config(write_run(**run)).to_yaml())
-    assert load_run_config(resolved).sft.max_length == 1024, "a run's own file, in which the default stands, is read"
+    assert load_run_config(resolved).max_length == 1024, "a run's own file, in which the default stands, is read"
 
 
 def test_settings_of_another_initialisation_are_said_once(write_run: Write) -> None:

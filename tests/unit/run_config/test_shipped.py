@@ -11,7 +11,7 @@ from utils.benchmark.inspection import inspect_suite
 from utils.run_config import load_run_config
 from utils.run_config.inspection import inspect_run_config
 from utils.run_config.kinds import find_kind
-from utils.training.launch import find_launcher_file
+from utils.trainer.launch import find_launcher_file
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted(file for file in (ROOT / "configs").rglob("[!.]*.yaml") if find_kind(file) in ("run", "suite"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from utils.adapters.adapter import AdapterSection, AttachContext, keep_float32
+from utils.adapters.adapter import AttachContext, keep_float32
 from utils.adapters.lora.inits import ONLY_FOR, find_conflict, kind_of, parse_init, refuse_quantized
 from utils.adapters.lora.targets import find_new_tokens, refuse_nested, warn_of_idle_names
 from utils.adapters.peft_layout import load as load
@@ -26,6 +26,7 @@ from utils.adapters.targets import (
     train_whole,
     warn_of_idle_layers,
 )
+from utils.config.sections.adapter import AdapterSection
 
 if TYPE_CHECKING:
     from peft import LoraConfig

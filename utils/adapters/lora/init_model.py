@@ -61,7 +61,7 @@ def attach_started(
     if rewrites_base(init):
         _refuse_shared(model, layers)
     peft_config.base_model_name_or_path = model.__dict__.get("name_or_path") or None
-    kind: Any = LoraInitLanguageModel if context.task_type == "CAUSAL_LM" else LoraInitClassifier
+    kind: Any = LoraInitClassifier if context.has_new_head else LoraInitLanguageModel
     if not context.num_rows and next(model.parameters()).is_meta:
         return _attach_uncomputed(model, peft_config, kind, {sum(_shape_of(layer)) for _, layer in layers})
     with _on_device(model, context):

@@ -30,7 +30,7 @@ def find_new_tokens(
     if not context.added_token_ids:
         return None
     embeddings = [model.get_input_embeddings()]
-    head = model.get_output_embeddings() if context.task_type == "CAUSAL_LM" else None
+    head = model.get_output_embeddings() if not context.has_new_head else None
     if head is not None:
         embeddings.append(head)
     names = sorted(name for name, module in model.named_modules() if any(module is each for each in embeddings))

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from utils.adapters.adapter import AdapterSection, AttachContext, Limits, head_modules, keep_float32
+from utils.adapters.adapter import AttachContext, head_modules, keep_float32
 from utils.adapters.peft_layout import save as save
 from utils.adapters.qst.cache.section import CacheChoice, read_cache, settings
+from utils.config.sections.adapter import AdapterSection, Limits
 from utils.core.errors import ConfigError, ModelError, Problem
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     if context.added_token_ids:
         message = "is not with peft.method: qst, which trains no embeddings; take it out, or use lora"
         raise ConfigError([Problem(message, "model.extra_special_tokens")])
-    head = head_modules(model, context.new_modules) if context.task_type == "SEQ_CLS" else []
+    head = head_modules(model, context.new_modules) if context.has_new_head else []
     own = ("reduction_factor", "downsample", "downsample_rank", "side_layers", "mix", "gate", "gate_init",
            "side_head_dim", "side_dropout", "checkpoint_side", "layers_path")  # fmt: skip
     peft_config = QSTConfig(

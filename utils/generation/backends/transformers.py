@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError
 from utils.generation.backend import Generated
 from utils.generation.batching import Batching
 from utils.generation.positions import count_positions, is_prompt_learning
 from utils.generation.preserving import keep_random_state, ready_to_generate
-from utils.generation.section import GenerationSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -178,7 +178,7 @@ def _count(name, task_type, num_labels=2, **keys):
     config = AutoConfig.from_pretrained(folder, num_labels=num_labels)
     auto = AutoModelForCausalLM if task_type == "CAUSAL_LM" else AutoModelForSequenceClassification
     with torch.device("meta"):
-        adapted = attach(auto.from_config(config), Config(**keys), AttachContext(task_type, 42))
+        adapted = attach(auto.from_config(config), Config(**keys), AttachContext(task_type, task_type == "SEQ_CLS", 42))
     body = adapted.get_base_model().get_submodule(adapted.base_model.backbone.layers_path)
     packed = sum(part.weight.numel() for name, part in body.named_modules() if type(part).__name__ == "Linear")
     if adapted.base_model.backbone.ends_with_layer:

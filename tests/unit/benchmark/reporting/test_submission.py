@@ -11,7 +11,7 @@ import pytest
 from utils.benchmark.outcomes import collect_outcomes
 from utils.benchmark.submission import TEST_ROWS, write_submission_zips
 from utils.core.errors import UserError
-from utils.data.glue import TASKS
+from utils.datasets.glue import TASKS
 from utils.results.submission import write_submission
 
 

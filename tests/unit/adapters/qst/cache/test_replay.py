@@ -189,7 +189,7 @@ def _pack(batch, order):
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "opt"])
 def test_packed_rows_of_several_documents(build_base, put_beside, start_replay, draw_batch, family):
     """By the project's own attention within documents, in other packs than those that were stored."""
-    from utils.training.varlen_attention import separate_documents
+    from utils.trainer.varlen_attention import separate_documents
 
     adapted, batch = put_beside(build_base(family)), draw_batch()
     if reason := separate_documents(adapted):

@@ -1,0 +1,82 @@
+"""A trained model is found by whatever folder a user names, and what is no run is said to be none."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from utils.core.errors import ModelError, UserError
+from utils.runs.reading import read_label_names, read_run_folder
+
+
+def _logits(folder, texts):
+    model, tokenizer = read_run_folder(folder).load()
+    rows = tokenizer(texts, padding=True, return_tensors="pt")
+    return model.eval()(**rows).logits.tolist()
+
+
+def test_every_folder_of_a_run_is_found(train, monkeypatch, make_set, draw_rows):
+    rows = [{**row, "label": ("bad", "good")[row["label"]]} for row in draw_rows(24)]
+    _, run = train(data=make_set("named", train=rows, validation=rows[:9]), training__num_train_epochs=2)
+    checkpoints = sorted(run.glob("checkpoint-*"))
+    assert len(checkpoints) == 2
+    for folder in (run, run / "final_model", run / "best_model", *checkpoints):
+        trained = read_run_folder(folder)
+        assert trained.label_names == ("bad", "good")
+        assert (trained.weights / "adapter_config.json").is_file()
+    monkeypatch.chdir(checkpoints[0])
+    assert read_run_folder(".").weights == checkpoints[0]
+    model, tokenizer = read_run_folder(run).load()
+    assert tokenizer.pad_token_id == model.config.pad_token_id
+    assert model.config.id2label == {0: "bad", 1: "good"}
+
+    unfinished = run.with_name("unfinished")  # a run that was cut off has checkpoints, but no final_model
+    shutil.copytree(run, unfinished, symlinks=True)
+    shutil.rmtree(unfinished / "final_model")
+    with pytest.raises(UserError, match=r"no final_model yet; .*--resume"):
+        read_run_folder(unfinished)
+    assert len(_logits(unfinished / checkpoints[0].name, ["good w1"])[0]) == 2
+    (unfinished / "labels.json").unlink()
+    with pytest.raises(UserError, match=r"no labels\.json"):
+        read_run_folder(unfinished / checkpoints[0].name)
+
+
+def test_final_model_explains_itself(train, tmp_path):
+    """Copied elsewhere, it still knows its base, its labels and its columns."""
+    _, run = train()
+    shutil.copytree(run / "final_model", tmp_path / "elsewhere")
+    texts = ["good w1 w2", "bad w3"]
+    assert _logits(tmp_path / "elsewhere", texts) == _logits(run, texts)
+
+
+@pytest.mark.parametrize(("make", "message"), [(False, "no such folder"), (True, "no run.yaml here or above")])
+def test_what_is_no_run_is_said(tmp_path, make, message):
+    folder = tmp_path / "a" / "b"
+    if make:
+        folder.mkdir(parents=True)
+    with pytest.raises(UserError, match=message):
+        read_run_folder(folder)
+
+
+@pytest.mark.parametrize("written", ['["a"', "[1, 2]", '{"a": 1}', '["a"]', '["a", "a"]', "null"])
+def test_names_of_classes_that_were_damaged(written, tmp_path):
+    file = tmp_path / "labels.json"
+    file.write_text(written)
+    with pytest.raises(ModelError, match=r"labels\.json: not .* copy the folder again"):
+        read_label_names(file)
+    file.write_text("[]")
+    assert read_label_names(file) == ()
+
+
+def test_a_missing_run_is_told_from_those_that_are_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("outputs/first", "outputs/second", "elsewhere/third"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "run.yaml").write_text("task_type: SEQ_CLS\n")
+    with pytest.raises(UserError) as caught:
+        read_run_folder("outputs/frist")
+    named = str(caught.value).partition("; there are: ")[2].split(", ")
+    assert sorted(named) == ["outputs/first", "outputs/second"]
+    with pytest.raises(UserError, match=r"elsewhere: no run\.yaml here or above.*; there are: .*elsewhere/third"):
+        read_run_folder("elsewhere")

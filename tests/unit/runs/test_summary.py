@@ -1,0 +1,33 @@
+"""What a run says before and after: only commands that work."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from utils.results.record import RunRecord
+from utils.runs.opening import RunFolder
+from utils.runs.summary import announce_run, show_result
+
+RECORD = RunRecord(status="success", task_name="tiny", task_type="SEQ_CLS", method="lora")
+
+
+def test_the_next_commands_are_those_that_work(make_config, tmp_path, capfd):
+    config = make_config("bert")
+    folder = RunFolder(tmp_path)
+    show_result(folder, config, RECORD)
+    assert "inference.py" not in capfd.readouterr().err, "there is no model to use"
+    (tmp_path / "final_model").mkdir()
+    answer = show_result(folder, config, RECORD, already_done=True)
+    shown = capfd.readouterr().err
+    assert "inference.py" in shown
+    assert "--run" in shown
+    assert (answer["already_done"], answer["output_dir"], answer["status"]) == (True, str(tmp_path), "success")
+
+
+def test_notices_and_warnings_are_said_once(make_config, caplog):
+    config = replace(make_config("bert"), notices=("an older name",), warnings=("no effect",))
+    with caplog.at_level(logging.INFO):
+        announce_run(config)
+    said = [(record.levelname, record.getMessage()) for record in caplog.records if "summary" in record.name]
+    assert said == [("INFO", "note: an older name"), ("WARNING", "no effect")]

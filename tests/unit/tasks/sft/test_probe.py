@@ -1,0 +1,51 @@
+"""Probe rows become the tokens that their examples are trained on, also those that earlier versions wrote."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from utils.data.dataset import Example
+from utils.data.encoding import MASKED, ExampleEncoder
+from utils.modeling.tokenizer import CHATML
+from utils.tasks.sft.probe import _encode_row
+
+BASE = Path(__file__).parents[4] / "examples" / "quickstart" / "base"
+TURNS = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate("abcd")]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    calls = "{% for call in message.tool_calls or [] %}{{ call | tojson }}{% endfor %}{{ '<|im_end|>"
+    listed = "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}"
+    tokenizer.chat_template = listed + CHATML.replace(" + '<|im_end|>", " }}" + calls)
+    return ExampleEncoder(tokenizer, 256)
+
+
+def test_a_stored_example_is_the_example(encoder):
+    excluded = ({**TURNS[1], "train": False}, *TURNS[2:])
+    for example in (Example("2 + 2 =", " 4"), Example(messages=(TURNS[0], *excluded), unread=("mood",))):
+        encoded = encoder.encode(example)
+        assert _encode_row(json.loads(json.dumps(asdict(example))), encoder) == (encoded.input_ids, encoded.labels)
+
+
+def test_a_stored_example_has_its_tools(encoder):
+    tools = ({"type": "function", "function": {"name": "add"}},)
+    row = json.loads(json.dumps(asdict(Example(messages=tuple(TURNS[:2]), tools=tools))))
+    assert '"add"' in encoder.tokenizer.decode(_encode_row(row, encoder)[0])
+
+
+def test_a_row_of_an_earlier_version_keeps_its_context(encoder):
+    row = {"prompt": "", "answer": "", "question": "", "user_turn": "", "messages": TURNS, "num_context": 3,
+           "num_cut_turns": 0, "judged_by": "", "plain": False, "context": ""}  # fmt: skip
+    ids, labels = _encode_row(row, encoder)
+    trained = encoder.tokenizer.decode([label for label in labels if label != MASKED])
+    assert trained == "d<|im_end|>"
+    assert ids == encoder.encode(Example(messages=tuple(TURNS))).input_ids

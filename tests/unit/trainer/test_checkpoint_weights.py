@@ -1,0 +1,62 @@
+"""A checkpoint comes back whole, whatever its file calls the tensors, or is refused by a sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from utils.core.errors import ModelError
+from utils.trainer.checkpoint_weights import load_plain_checkpoint
+
+
+@pytest.fixture
+def mixture():
+    """Make a tiny mixture of experts: one tensor of all experts in memory, one for each in the file."""
+    import torch
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "moe_intermediate_size": 8, "num_hidden_layers": 1,
+             "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 32,
+             "num_experts": 4, "num_experts_per_tok": 2, "decoder_sparse_step": 1}  # fmt: skip
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape))
+
+
+@pytest.mark.parametrize("shard", ["50GB", "4KB"])
+def test_experts_come_back(shard, mixture, tmp_path):
+    import torch
+
+    mixture.save_pretrained(tmp_path, max_shard_size=shard)
+    expected = {name: part.clone() for name, part in mixture.state_dict().items()}
+    with torch.no_grad():
+        for parameter in mixture.parameters():
+            parameter.add_(1.0)
+    assert load_plain_checkpoint(mixture, tmp_path)
+    assert all(torch.equal(part, expected[name]) for name, part in mixture.state_dict().items())
+
+
+def test_single_precision_beside_half_is_not_rounded(mixture, tmp_path):
+    import torch
+
+    mixture.to(torch.bfloat16)
+    mixture.lm_head.float()
+    mixture.save_pretrained(tmp_path)
+    expected = mixture.lm_head.weight.detach() + 1e-4
+    with torch.no_grad():
+        mixture.lm_head.weight.add_(1e-4)
+    mixture.save_pretrained(tmp_path)
+    mixture.lm_head.weight.data.zero_()
+    assert load_plain_checkpoint(mixture, tmp_path)
+    assert torch.equal(mixture.lm_head.weight, expected)
+    assert mixture.model.norm.weight.dtype == torch.bfloat16
+
+
+def test_a_tensor_that_is_gone_is_named(mixture, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    mixture.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    gone = "model.norm.weight"
+    save_file({name: part for name, part in tensors.items() if name != gone}, file, {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"lacks 1 trained tensors such as {gone}; take another one"):
+        load_plain_checkpoint(mixture, tmp_path)

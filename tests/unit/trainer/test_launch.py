@@ -1,0 +1,102 @@
+"""How a run was launched is read from what the launchers set and from the file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from utils.trainer import launch
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_CONFIG_FILE",
+                 "ACCELERATE_DEEPSPEED_ZERO_STAGE"):  # fmt: skip
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launch.count_launched() == 1
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert launch.count_launched() == 4
+
+
+@pytest.mark.parametrize("path", sorted(launch.SHIPPED.glob("*.json")), ids=lambda path: path.stem)
+def test_every_shipped_file_is_found_by_its_name(path: Path) -> None:
+    assert launch.resolve_deepspeed(path.stem) == str(path) == launch.resolve_deepspeed(str(path))
+    assert launch.deepspeed_problem(path.stem) is None
+    stage = json.loads(path.read_text())["zero_optimization"]["stage"]
+    assert launch.find_sharding({"deepspeed": path.stem}) == ("ZeRO-3" if stage == 3 else None)
+
+
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    assert "did you mean zero" in str(launch.deepspeed_problem("zero5"))
+    assert launch.deepspeed_problem(None) is launch.deepspeed_problem({"zero_optimization": {}}) is None
+    (tmp_path / "bad.json").write_text("[1]")
+    assert "must hold one JSON object" in str(launch.deepspeed_problem(str(tmp_path / "bad.json")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "sharding"),
+    [
+        ({}, {}, None),
+        ({"fsdp": "full_shard"}, {}, "FSDP"),
+        ({}, {"ACCELERATE_USE_FSDP": "true"}, "FSDP"),
+        ({}, {"ACCELERATE_USE_FSDP": "false"}, None),
+        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, {}, "ZeRO-3"),
+        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, {}, None),
+        ({}, {"ACCELERATE_USE_DEEPSPEED": "true"}, None),
+        ({}, {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "ZeRO-3"),
+        ({}, {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "zero3"}, "ZeRO-3"),
+        ({}, {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, None),
+    ],
+)
+def test_who_spreads_weights(
+    arguments: dict[str, Any], environment: dict[str, str], sharding: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launch.find_sharding(arguments) == sharding
+    assert launch.is_sharded(arguments) == (sharding is not None)
+
+
+def test_who_builds_the_optimizer() -> None:
+    assert launch.names_optimizer({"deepspeed": "zero3_offload"})
+    assert not launch.names_optimizer({"deepspeed": "zero2"})
+    assert not launch.names_optimizer({})
+
+
+def test_a_process_without_a_launcher_stands_alone(monkeypatch):
+    """DeepSpeed would look for MPI; what a launcher has said stays."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    launch.stand_alone()
+    assert (os.environ["RANK"], os.environ["WORLD_SIZE"], os.environ["MASTER_ADDR"]) == ("0", "1", "127.0.0.1")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    launch.stand_alone()
+    assert os.environ["WORLD_SIZE"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ("python /bin/accelerate launch --num_processes 2 --cpu train.py --config a.yaml", 2),
+        ("python /bin/accelerate launch --cpu --num-processes=3 train.py", 3),
+        ("python -m accelerate.commands.launch --num_processes 4 train.py", 4),
+        ("python /bin/accelerate launch --config_file FILE train.py --num_processes 9", 5),
+        ("python /bin/accelerate launch --config_file=FILE --num_processes 1 train.py", 1),
+        ("python /bin/accelerate launch train.py --num_processes 9", 1),
+        ("bash -c launch", 1),
+        ("/bin/bash", 1),
+    ],
+)
+def test_how_many_processes_accelerate_was_asked_for(words, asked, tmp_path, monkeypatch):
+    """Its own words end at the script; a file of its counts where they do not say."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "none"))
+    (tmp_path / "cpu.yaml").write_text("distributed_type: 'NO'\nnum_processes: 5\n")
+    assert launch.count_asked(words.replace("FILE", str(tmp_path / "cpu.yaml")).split()) == asked

@@ -1,0 +1,217 @@
+"""The whole configuration as one typed object, its resolved form for files, and its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from utils.config.document import Document
+from utils.config.scalars import dump_yaml
+from utils.config.section import Section
+from utils.config.sections.adapter import AdapterSection
+from utils.config.sections.dataset import DatasetSection
+from utils.config.sections.evaluation import EvaluationSection
+from utils.config.sections.generation import GenerationSection
+from utils.config.sections.model import ModelSection
+from utils.config.sections.results import ResultsSection
+from utils.config.sections.training import DEFAULT_ROWS, OwnTrainingSection, WandbSection
+from utils.core import registry
+
+_S = TypeVar("_S", bound=Section)
+
+_REPORTING = frozenset(
+    {"training.run_name", "training.wandb", *(f"training.wandb.{name}" for name in WandbSection.model_fields)}
+)
+
+RESUMABLE_KEYS = _REPORTING | frozenset(
+    f"training.{key}"
+    for key in (
+        "num_train_epochs", "max_steps", "save_steps", "save_strategy", "save_total_limit", "eval_steps",
+        "logging_steps", "logging_dir", "report_to", "disable_tqdm", "output_dir", "on_full_disk", "on_divergence",
+        "try_longest_batch",
+        "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_pin_memory",
+        "dataloader_persistent_workers",
+    )
+) | {
+    "results.formats", "results.language", "evaluation.steps", "evaluation.at_end", "evaluation.sets",
+    "evaluation.max_samples", "generation.batch_size", "generation.max_batch_tokens",
+    "evaluation.load_best_at_end", "evaluation.early_stopping_patience", "evaluation.early_stopping_metric",
+    "evaluation.early_stopping_threshold",
+}  # fmt: skip
+"""Keys that may change on resume; all others decide what the numbers are."""
+
+_NOT_IN_FINGERPRINT = _REPORTING | frozenset(
+    {
+        "training.output_dir", "training.logging_dir", "training.report_to", "training.logging_steps",
+        "training.push_to_hub", "training.hub_files", "training.hub_model_id", "training.hub_private_repo",
+        "training.hub_strategy", "training.hub_revision", "training.hub_always_push",
+        "training.disable_tqdm", "training.save_total_limit", "results.formats", "results.language", "task_name",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, read and checked."""
+
+    source: str
+    """The file it was read from."""
+    task_name: str
+    task_type: str
+    seed: int
+    model: ModelSection
+    peft: AdapterSection
+    dataset: DatasetSection
+    training: OwnTrainingSection
+    results: ResultsSection
+    task: str
+    """The folder of `utils/tasks` that task_type and sections stand for."""
+    length_key: str
+    """The setting that bounds the tokens of a row."""
+    task_sections: Mapping[str, Section]
+    """What the task reads beside these: `sft`, `generation`, `evaluation`."""
+    arguments: dict[str, Any]
+    """What TrainingArguments is built from: the file's fields over our defaults."""
+    notices: tuple[str, ...] = ()
+    """What was read under an older name or left out."""
+    warnings: tuple[str, ...] = ()
+    """Settings without effect."""
+    document: Document = field(default_factory=Document, compare=False, repr=False)
+    """What was written, and where."""
+
+    def place_of(self, key: str) -> str:
+        """Give `file:line` of a dotted key, or of the nearest section that was written."""
+        return self.document.place_of(tuple(key.split(".")))
+
+    def find_section(self, kind: type[_S]) -> _S | None:
+        """Give the section of this class, None where the run reads none."""
+        return next((each for each in self._sections.values() if isinstance(each, kind)), None)
+
+    def section_named(self, name: str) -> Section | None:
+        """Give a section by its name in the file, None where the run reads none."""
+        return self._sections.get(name)
+
+    def section(self, kind: type[_S]) -> _S:
+        """Give the section of this class, which the run reads: `config.section(InstructionSection)`."""
+        found = self.find_section(kind)
+        assert found is not None, f"task {self.task} reads no {kind.__name__}"
+        return found
+
+    @property
+    def generation(self) -> GenerationSection:
+        """The `generation:` section of a task that generates."""
+        return self.section(GenerationSection)
+
+    @property
+    def evaluation(self) -> EvaluationSection:
+        """The `evaluation:` section of a task that generates."""
+        return self.section(EvaluationSection)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that a row may have."""
+        section, _, key = self.length_key.partition(".")
+        found: int = getattr(self.task_sections.get(section, self.dataset), key)
+        return found
+
+    @property
+    def _sections(self) -> dict[str, Section]:
+        common = {name: getattr(self, name) for name in ("model", "peft", "dataset", "training", "results")}
+        return {**common, **self.task_sections}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the resolved file: it can be read again and means the same run."""
+        own = self.training.model_dump(include=set(OwnTrainingSection.model_fields))
+        sections: dict[str, Any] = {
+            "task_name": self.task_name,
+            "task_type": self.task_type,
+            "seed": self.seed,
+            "model": self.model.model_dump(),
+            "peft": self.peft.model_dump(exclude={"task_type"}),
+            "dataset": self.dataset.model_dump(),
+            "training": {**own, **self._lasting_arguments()},
+            "results": self.results.model_dump(),
+        }
+        sections |= {name: section.dump() for name, section in self.task_sections.items()}
+        return {name: _write_plainly(section) for name, section in sections.items()}
+
+    def _lasting_arguments(self) -> dict[str, Any]:
+        """Leave out what follows from the number of processes: another number does not make another run."""
+        if not self.training.global_batch_size:
+            return self.arguments
+        ceiling = "per_device_train_batch_size"
+        lasting = {name: self.arguments[name] for name in self.arguments if name != "gradient_accumulation_steps"}
+        return {**lasting, ceiling: self.training.arguments.get(ceiling, DEFAULT_ROWS)}
+
+    def to_yaml(self) -> str:
+        """Write the resolved file as YAML."""
+        return dump_yaml(self.to_dict())
+
+    def fingerprint(self) -> str:
+        """Hash what decides the run's numbers; names, folders and logging do not."""
+        flat = flatten(self.to_dict())
+        kept = {key: value for key, value in flat.items() if key not in _without_weight(flat)}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Write nested mappings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def find_differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Compare two resolved configurations; keys that cannot change the numbers do not count.
+
+    A key that the old one lacks, since an earlier version wrote it, has its default there.
+
+    Returns:
+        The old and new value by dotted key, None where a key is absent.
+    """
+    before, after = flatten(_fill_defaults(old, new)), flatten(new)
+    keys = sorted((before.keys() | after.keys()) - (_without_weight(before) & _without_weight(after)))
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def _fill_defaults(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Give keys of ours that an older resolved configuration lacks the values that they have where none is written."""
+    classes: dict[str, type[Section]] = {
+        "model": ModelSection, "training": OwnTrainingSection, "results": ResultsSection,
+        "peft": registry.load("adapters", new["peft"]["method"]).Config,
+        "dataset": registry.load("datasets", new["dataset"]["name"]).Config,
+    }  # fmt: skip
+    for task in registry.names("tasks"):
+        classes |= {name: build() for name, build in registry.load("tasks", task).Task.sections().items()}
+    filled = dict(old)
+    for section in classes.keys() & new.keys():
+        if not isinstance(old.get(section), dict):  # an older task's, or a damaged file
+            continue
+        missing = new[section].keys() - old[section].keys()
+        fields = {name: each for name, each in classes[section].model_fields.items() if name in missing}
+        defaults = {name: each.get_default(call_default_factory=True) for name, each in fields.items()}
+        plain = {name: each.model_dump() if isinstance(each, Section) else each for name, each in defaults.items()}
+        filled[section] = {**_write_plainly(plain), **old[section]}
+    return filled
+
+
+def _without_weight(flat: dict[str, Any]) -> frozenset[str]:
+    """Name the keys that cannot change the numbers; with a global batch, how it is split cannot either."""
+    split = {"training.per_device_train_batch_size"} if flat.get("training.global_batch_size") else set()
+    return _NOT_IN_FINGERPRINT | split
+
+
+def _write_plainly(value: Any) -> Any:
+    """Write 16.0 as 16, so that a default and the same number read from a file are one."""
+    if isinstance(value, dict):
+        return {key: _write_plainly(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_write_plainly(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value

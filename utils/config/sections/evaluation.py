@@ -1,0 +1,154 @@
+"""The `evaluation:` section: on which sets and when a model is scored by what it writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from utils.config.problems import suggest
+from utils.config.section import Section
+from utils.core import registry
+from utils.core.texts import FILE_KINDS
+
+
+class SetSection(Section):
+    """One set to evaluate on."""
+
+    name: str = Field(min_length=1)
+    """A dataset of `utils/datasets`, or a hub id, folder or file."""
+    path: str | None = None
+    """Folder, file or hub id to take the rows from; null: the dataset's own, or the run's if it is the same."""
+    subset: str | None = None
+    """Configuration of the set."""
+    subsets: str | list[str] | None = None
+    """Several configurations, each a result of its own: a list, or `all`; for sets that have them (longbench)."""
+    split: str | None = None
+    """Split whose prompts are answered; a part may be cut out: `test[:100]`. null: the dataset's own."""
+    label: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the result and its folder; null: made of the name."""
+    metrics: list[str] | None = Field(None, min_length=1)
+    """Metrics of the set; null: the dataset's own."""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """Tokens an answer may have; null: the set's own protocol, else `generation.max_new_tokens`."""
+    max_samples: int | None = Field(None, ge=1)
+    """Answer the first so many prompts of this set; null: `evaluation.max_samples`."""
+    prompts_file: str | None = None
+    """A file of prompts by subset, such as LongBench's official dataset2prompt.json; null: the dataset's own."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _of_texts(cls, value: list[str] | None) -> list[str] | None:
+        found = {name: registry.load("metrics", name).METRIC for name in registry.names("metrics")} if value else {}
+        known = [name for name, metric in found.items() if metric.kind == "generation"]
+        for name in value or ():
+            if registry.normalize(name) not in known:
+                raise ValueError(f"no metric of generated texts called {name}{suggest(name, known)}")
+        return value
+
+    @property
+    def shown_label(self) -> str:
+        """The label, or one made of the name: `openai/gsm8k` is `gsm8k`, `data/test.jsonl` is `test`."""
+        return self.label or label_of(self.name)
+
+
+class TruthfulQASection(Section):
+    """How answers to TruthfulQA are judged."""
+
+    scorer: Literal["rougeL", "bleurt"] = "rougeL"
+    """What tells how near an answer is to a reference. rougeL: ROUGE-L F1, 0 to 1, needs no download. bleurt:
+    BLEURT-large-128, whose package and checkpoint must be there. Scores of different scorers are never compared."""
+
+
+class EvaluationSection(Section):
+    """Evaluation by generating; the loss is evaluated by `training.eval_steps`."""
+
+    ALIASES: ClassVar[dict[str, str]] = {"datasets": "sets", "max_eval_samples": "max_samples"}
+
+    steps: int | None = Field(None, ge=1)
+    """Evaluate every so many training steps; null: not during training. Such a step is saved first, so that `--resume`
+    goes on in the middle of its evaluation; unless it is the best, or due by training.save_steps, its checkpoint goes
+    when a newer one is there."""
+    at_start: bool = False
+    """Evaluate before the first training step."""
+    at_end: bool = True
+    """Evaluate after training."""
+    load_best_at_end: bool = False
+    """Make the best step's weights the final model; false: the last step's."""
+    early_stopping_patience: int | None = Field(None, ge=1)
+    """Stop after so many evaluations in a row without a better score; null: never."""
+    early_stopping_metric: str = "combined"
+    """The score that decides: combined, or `<label>.<metric>` such as `qmsum.rouge_l`."""
+    early_stopping_threshold: float = Field(0.0, ge=0)
+    """A score is better only when it is so by more than this (0-1)."""
+    sets: list[str | SetSection] | None = Field(None, min_length=1)
+    """Sets by name, or as {name, path, subset, split, label, metrics ...}; null: the run's own set."""
+    max_samples: int | None = Field(None, ge=1)
+    """Answer the first so many prompts of each set; such results are marked partial. null: all."""
+    max_prompt_length: int | None = Field(None, ge=1)
+    """Tokens a prompt may have; longer ones lose their middle, which is counted and said. null: what the model's
+    positions leave (sets of an official protocol, such as LongBench's: as that protocol has it)."""
+    truthfulqa: TruthfulQASection = TruthfulQASection()
+    """The judge of TruthfulQA's answers."""
+
+    @field_validator("sets", mode="before")
+    @classmethod
+    def _explain_entries(cls, value: Any) -> Any:
+        """Read mappings here, so that a mistake in one is told with its own key and not as a list's."""
+        if isinstance(value, str | Mapping):
+            value = [value]
+        if not isinstance(value, list):
+            return value
+        return [entry if isinstance(entry, str) else as_section(entry) for entry in value]
+
+    @field_validator("sets")
+    @classmethod
+    def _labels_differ(cls, value: list[str | SetSection] | None) -> list[str | SetSection] | None:
+        labels = [each.shown_label for each in map(as_section, value or ())]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"two sets are called {twice[0]}; give one of them another label")
+        return value
+
+    @property
+    def set_sections(self) -> tuple[SetSection, ...] | None:
+        """The sets, each as a section; None: the run's own set."""
+        return None if self.sets is None else tuple(map(as_section, self.sets))
+
+
+def as_section(entry: Any) -> SetSection:
+    """Read one entry of `sets`: a name, or a mapping.
+
+    Raises:
+        ValueError: What is wrong with it, in one sentence.
+    """
+    if isinstance(entry, SetSection):
+        return entry
+    if not isinstance(entry, str | Mapping):
+        raise ValueError(f"{entry!r} is neither the name of a set nor a mapping that has one")
+    try:
+        return SetSection.model_validate({"name": entry} if isinstance(entry, str) else entry)
+    except ValidationError as error:
+        raise ValueError(_explain(error)) from error
+
+
+def label_of(name: str) -> str:
+    """Make a label, fit for a file name, of a dataset's name, a hub id or a path."""
+    path = Path(name)
+    last = path.stem if path.suffix.lower() in FILE_KINDS else path.name
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", last).strip("._-") or "set"
+
+
+def _explain(error: ValidationError) -> str:
+    details = error.errors()[0]
+    key, kind = ".".join(str(part) for part in details["loc"][:1]), details["type"]
+    if kind == "extra_forbidden":
+        return f"unknown key {key}{suggest(key, tuple(SetSection.model_fields))}"
+    if kind == "missing":
+        return f"each set needs a {key}"
+    if kind == "string_pattern_mismatch":
+        return f"{key}: {details['input']!r} is not fit for a folder's name; use letters, digits, '.', '_' and '-'"
+    return f"{key}: {details['ctx']['error'] if kind == 'value_error' else details['msg']}"

@@ -1,0 +1,177 @@
+"""The `training:` section: every field of the installed TrainingArguments, and a few of our own.
+
+Each field of TrainingArguments has one class here: passed through by its own name, ours (refused, naming the
+key that owns it), or removed upstream (mapped, with one notice). The fields are read from the installed
+source, so they are right for whatever version is installed, and no ML library is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import Field, create_model, field_validator
+
+from utils.config.installed import read_fields
+from utils.config.section import Section
+
+OURS = {
+    "seed": "set seed at the top of the file",
+    "remove_unused_columns": "the trainer is handed exactly the columns that the model reads",
+    "length_column_name": "lengths come from the prepared data",
+    "label_names": "labels come from dataset.label_column",
+    "local_rank": "the launcher sets it",
+    "resume_from_checkpoint": "use train.py --resume",
+    "include_num_input_tokens_seen": "real tokens are always counted",
+    "include_for_metrics": "metrics come from the dataset",
+    "batch_eval_metrics": "evaluation keeps predictions only, so its memory does not grow",
+    "eval_do_concat_batches": "evaluation keeps predictions only, so its memory does not grow",
+    "prediction_loss_only": "set training.eval_strategy: 'no' to evaluate less",
+    "hub_token": "the secret never stands in a file; set HF_TOKEN or run `hf auth login`",
+    "enable_jit_checkpoint": "SIGTERM, SIGUSR1 and SIGHUP always save a checkpoint before the run ends",
+    "parallelism_config": "it takes an object, which no file holds; spread a run by FSDP or DeepSpeed",
+    "output_dir": "",
+}
+"""Fields of TrainingArguments with another home. An empty text: a field of this section by the same name."""
+
+RENAMED = {
+    "evaluation_strategy": "eval_strategy", "no_cuda": "use_cpu",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size", "push_to_hub_token": "hub_token",
+    "push_to_hub_model_id": "hub_model_id", "torchdynamo": "torch_compile_backend", "num_epochs": "num_train_epochs",
+    "epochs": "num_train_epochs", "lr": "learning_rate", "train_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size", "warmup_ratio": "warmup_steps",
+    "group_by_length": "train_sampling_strategy", "batch_size": "per_device_train_batch_size",
+}  # fmt: skip
+"""Older names of fields, and what they are called now."""
+
+DROPPED = {
+    "overwrite_output_dir": "an existing run is never mixed with another; train.py --overwrite starts over",
+    "save_safetensors": "weights are always safetensors",
+    "include_tokens_per_second": "tokens per second are always measured",
+    "use_mps_device": "the device is chosen automatically",
+    "jit_mode_eval": "it was removed from transformers", "tpu_num_cores": "it was removed from transformers",
+    "past_index": "it was removed from transformers", "ray_scope": "it was removed from transformers",
+    "mp_parameters": "it was removed from transformers", "fp16_backend": "it was removed from transformers",
+    "half_precision_backend": "it was removed from transformers", "fsdp_min_num_params": "use fsdp_config",
+    "use_legacy_prediction_loop": "it was removed from transformers", "dispatch_batches": "use accelerator_config",
+    "use_ipex": "it was removed from transformers", "no_inference": "it was removed from transformers",
+}  # fmt: skip
+"""Names that the libraries removed and that have nothing to map to: accepted, without effect, said once."""
+
+DEFAULT_ROWS = 8
+"""transformers' per_device_train_batch_size."""
+
+FOREIGN_OPTIMIZERS = ("muon",)
+"""Optimizers of other frameworks' files: valid, and refused by train.py where the installed transformers has none."""
+
+_BOUNDS = {
+    "learning_rate": Field(gt=0), "num_train_epochs": Field(gt=0), "per_device_train_batch_size": Field(ge=1),
+    "per_device_eval_batch_size": Field(ge=1), "gradient_accumulation_steps": Field(ge=1), "warmup_steps": Field(ge=0),
+    "weight_decay": Field(ge=0), "max_grad_norm": Field(ge=0), "label_smoothing_factor": Field(ge=0, lt=1),
+    "adam_beta1": Field(ge=0, lt=1), "adam_beta2": Field(ge=0, lt=1), "adam_epsilon": Field(gt=0),
+    "dataloader_num_workers": Field(ge=0), "eval_delay": Field(ge=0), "logging_steps": Field(gt=0),
+    "save_steps": Field(gt=0), "eval_steps": Field(gt=0), "torch_empty_cache_steps": Field(ge=1),
+}  # fmt: skip
+
+_CHOICES = {
+    "train_sampling_strategy": Literal["random", "sequential", "group_by_length"],
+    "log_level": Literal["detail", "debug", "info", "warning", "error", "critical", "passive"],
+    "learning_rate": float | None,  # null: the method's own, whatever the file below says
+    "gradient_accumulation_steps": int | None,  # null: global_batch_size decides, whatever the file says
+}
+"""Values that transformers checks only when the Trainer is built, or that we read in another way."""
+
+
+class WandbSection(Section):
+    """Where and how a run is reported to W&B; variables of the environment (WANDB_PROJECT ...) that are set win."""
+
+    project: str | None = None
+    """The project; null: WANDB_PROJECT, or huggingface."""
+    entity: str | None = None
+    """The user or team."""
+    group: str | None = None
+    """Runs of one group are shown together."""
+    tags: list[str] = []
+    """Tags of the run."""
+    notes: str | None = None
+    """A note to the run."""
+    mode: Literal["online", "offline", "disabled"] | None = None
+    """offline: written here, to be sent later by `wandb sync`; null: online."""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables of the environment by which the library is told."""
+        values = {**self.model_dump(exclude_none=True), "tags": ",".join(self.tags)}
+        names = {"group": "WANDB_RUN_GROUP"}
+        return {names.get(key, f"WANDB_{key.upper()}"): value for key, value in values.items() if value}
+
+
+class OwnTrainingSection(Section):
+    """The fields of `training:` that are ours; the installed library's fields are added to them."""
+
+    ALIASES: ClassVar[dict[str, str]] = RENAMED
+
+    output_dir: str = Field(min_length=1)
+    """Folder of the run; null: ./outputs/<configuration file's name>."""
+    logging_dir: str | None = None
+    """Folder of TensorBoard's files; null: <output_dir>/logs."""
+    wandb: WandbSection | None = None
+    """Where a run with report_to: wandb is reported; it is called by run_name."""
+    callbacks: list[str] = []
+    """Callbacks of your own, `module:Class` each: subclasses of transformers.TrainerCallback, made without arguments,
+    in an installed package or the working directory. Their code is run."""
+    early_stopping_patience: int | None = Field(None, ge=1)
+    """Stop when the best metric has not improved for this many evaluations; null: never."""
+    early_stopping_threshold: float = Field(0.0, ge=0)
+    """What counts as an improvement."""
+    class_weights: list[float] | Literal["balanced"] | None = None
+    """Weight of each class in the loss, or `balanced`: inverse to its share of the training rows."""
+    head_learning_rate: float | None = Field(None, gt=0)
+    """Learning rate of the task head alone; null: learning_rate."""
+    global_batch_size: int | None = Field(None, ge=1)
+    """Rows of an optimizer step, of all processes together: gradient_accumulation_steps follows from it and the number
+    of processes, and per_device_train_batch_size is the most that a process takes at once; null:
+    gradient_accumulation_steps decides."""
+    hub_files: list[str] = []
+    """With push_to_hub: what is pushed beside final_model, as patterns of files in the run's folder; else nothing is.
+    The repository is private unless hub_private_repo is false, and called by hub_model_id, else as the folder."""
+    on_full_disk: Literal["continue", "stop"] = "continue"
+    """When there is no room for a checkpoint: go on without it, warned, or stop. The earlier ones stay in any case."""
+    on_divergence: Literal["warn", "stop"] = "warn"
+    """When the loss stays above three times its median and above its first value for five logged steps."""
+    try_longest_batch: bool | Literal["auto"] = "auto"
+    """Try the longest batch before the first step, so that memory runs out then or never; auto: on GPUs."""
+
+    @field_validator("callbacks")
+    @classmethod
+    def _named_in_full(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if not re.fullmatch(r"[\w.]+:\w+", name):
+                raise ValueError(f"{name!r} is not module:Class, such as my_callbacks:Recorder")
+        return value
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The fields of TrainingArguments that the file sets."""
+        own = set(OwnTrainingSection.model_fields)
+        return {name: value for name, value in self.model_dump(exclude_unset=True).items() if name not in own}
+
+
+@cache
+def training_section() -> type[OwnTrainingSection]:
+    """Build the section's class from the installed TrainingArguments."""
+    fields: dict[str, Any] = {}
+    for name, field in read_fields("transformers.training_args", "TrainingArguments").items():
+        if name not in OURS:
+            annotation = _CHOICES.get(name, field.annotation)
+            if name == "optim":
+                names = (*get_args(annotation), *FOREIGN_OPTIMIZERS)
+                annotation = Literal[names]  # type: ignore[valid-type]
+            bound = _BOUNDS.get(name)
+            fields[name] = (
+                Annotated[annotation, bound] if bound else annotation,
+                Field(default=None, description=field.help or None),
+            )
+    return create_model("TrainingSection", __base__=OwnTrainingSection, **fields)

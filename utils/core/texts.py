@@ -1,0 +1,145 @@
+"""Reads texts out of rows: one column, or a prompt made of several; and the names of splits."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FILE_KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
+"""Kinds of files that rows are read from."""
+_SPLIT = re.compile(r"(?P<name>[^\[\]]+)(\[(?P<first>-?\d+%?)?:(?P<last>-?\d+%?)?\])?")
+_KINDS: dict[type, str] = {
+    type(None): "nothing (null)",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
+
+
+class RowError(ValueError):
+    """What is wrong with one row, without its place."""
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A prompt over columns: `Question: {question}`; `{{` and `}}` are braces."""
+
+    parts: tuple[tuple[str, str | None], ...]
+    """Literal texts, each followed by a column or by nothing."""
+
+    @classmethod
+    def parse(cls, template: str) -> PromptTemplate:
+        """Read a template.
+
+        Raises:
+            ValueError: A brace stands alone, or what is in braces is no column's name.
+        """
+        hint = "; write {{ and }} for braces of the text itself"
+        try:
+            parts = tuple(string.Formatter().parse(template))
+        except ValueError as error:
+            raise ValueError(f"{error}{hint}") from error
+        for _, column, spec, conversion in parts:
+            if column == "" or spec or conversion:
+                shown = (column or "") + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+                raise ValueError(f"{{{shown}}} is not one column's name in braces{hint}")
+        return cls(tuple((literal, column) for literal, column, _, _ in parts))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the prompt needs, each once."""
+        return tuple(dict.fromkeys(column for _, column in self.parts if column is not None))
+
+    def render(self, row: Mapping[str, Any]) -> str:
+        """Write the prompt of a row; whole numbers are written in digits.
+
+        Raises:
+            RowError: A column is missing, or holds no text.
+        """
+        return "".join(literal + ("" if column is None else _read_word(row, column)) for literal, column in self.parts)
+
+
+def read_text(row: Mapping[str, Any], column: str) -> str:
+    """Read a column's text.
+
+    Raises:
+        RowError: There is no such column, or its value is no text.
+    """
+    if column not in row:
+        raise RowError(f"no column {column}; there are: {shorten_list(row)}")
+    value = row[column]
+    if not isinstance(value, str):
+        raise RowError(f"column {column} holds {describe_kind(value)} instead of a text")
+    return value
+
+
+def describe_kind(value: Any) -> str:
+    """Name the kind of a value that should have been a text."""
+    return _KINDS.get(type(value), f"a {type(value).__name__}")
+
+
+def shorten(value: object, most: int = 80) -> str:
+    """Write a value, cut where it is very long."""
+    text = str(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def shorten_list(names: Iterable[object], most: int = 20) -> str:
+    """Write names one behind the other, the first of very many, each cut where it is very long."""
+    shown = [shorten(name, 200) for name in names]
+    rest = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + rest if shown else "none"
+
+
+def list_texts(value: Any) -> Iterator[str]:
+    """List the texts within lists and the values of objects, such as turns or tools."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from list_texts(each)
+
+
+def join_answer(prompt: str, answer: str) -> str:
+    """Put a space before an answer that would touch its prompt's last word."""
+    touching = bool(prompt) and not prompt[-1].isspace() and not answer[:1].isspace()
+    return f" {answer}" if touching else answer
+
+
+def parse_split(split: str) -> tuple[str, str | None, str | None]:
+    """Take `train[10%:20%]` apart: the name, and the first and the last bound as they are written.
+
+    Raises:
+        ValueError: It is not of that form.
+    """
+    found = _SPLIT.fullmatch(split.strip())
+    if found is None:
+        raise ValueError(f"{split} is not a split; write train, train[:5000], train[-100:] or train[10%:20%]")
+    return found["name"].strip(), found["first"], found["last"]
+
+
+def cut_range(num_rows: int, first: str | None, last: str | None) -> range:
+    """Give the rows that a split's bounds leave, as the datasets library counts them.
+
+    Args:
+        num_rows: Rows of the whole split.
+        first: `100`, `-100` (from the end), `10%` (rounded to the closest row), or None.
+        last: The bound that is not included.
+    """
+
+    def count(bound: str) -> int:
+        if bound.endswith("%"):
+            return round(num_rows * int(bound[:-1]) / 100)
+        return int(bound)
+
+    return range(num_rows)[slice(count(first) if first else None, count(last) if last else None)]
+
+
+def _read_word(row: Mapping[str, Any], column: str) -> str:
+    value = row.get(column)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else read_text(row, column)

@@ -1,0 +1,1 @@
+"""The datasets: one file each, whose name is the value of dataset.name."""

@@ -1,0 +1,52 @@
+"""Code-Feedback: 68,000 conversations about code, in one or more exchanges.
+
+A row: {"id": 1, "messages": [{"role": "user", "content": "Write a loop."}, {"role": "assistant", "content":
+"for ..."}]}.
+Source: Zheng et al. 2024 (OpenCodeInterpreter), arXiv:2402.14658. Generated code is not run here.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from utils.config.sections.dataset import InstructionSection
+from utils.data.conversations import build_chat, first_request, open_chat, read_conversation
+from utils.data.dataset import Example, InstructionSet
+
+HUB_ID = "m-a-p/Code-Feedback"
+HUB_NAMES = ("code-feedback", "m-a-p/code-feedback")  # lower case, as names are looked up
+HELD_OUT = 500
+
+
+class Config(InstructionSection):
+    """Code-Feedback; the base model needs a chat template (model.chat_template)."""
+
+    name: Literal["code_feedback"] = "code_feedback"
+
+    def find_conflicts(self) -> dict[str, str]:
+        """Find keys that say otherwise than the rows, each with what is right."""
+        found = super().find_conflicts()
+        found.pop("system_prompt", None)
+        if self.prompt_template is not None:
+            found["prompt_template"] = "conversations go through the model's chat template; set model.chat_template"
+        return found
+
+
+def describe_instructions(config: Config) -> InstructionSet:
+    """Answer the four questions; there is no validation split, so 500 rows are held out by their first request."""
+    return InstructionSet(
+        path=config.path or HUB_ID,
+        subset=config.subset,
+        revision=config.revision,
+        read_row=lambda row: build_chat(read_conversation(row, "messages")),
+        ask=lambda question: Example(question=question, messages=({"role": "user", "content": question},)),
+        columns=("messages",),
+        read_prompt=lambda row: open_chat(read_conversation(row, "messages")),
+        prompt_columns=("messages",),
+        metrics=("exact_match", "token_f1", "rouge_l"),
+        protocol="code_feedback last answer, run's own chat template",
+        train_split=config.train_split,
+        validation_split=config.validation_split,
+        validation_size=HELD_OUT if config.validation_size is None else config.validation_size,
+        group=lambda row: first_request(read_conversation(row, "messages").turns),
+    )

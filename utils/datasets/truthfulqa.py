@@ -1,0 +1,104 @@
+r"""TruthfulQA, its generation set: questions that many answer wrongly, each with true and false answers.
+
+A row: {"question": "Is the moon a cheese?", "best_answer": "No", "correct_answers": ["No", "It is rock"],
+"incorrect_answers": ["Yes"]}; the authors' CSV has `Question`, `Best Answer`, `Correct Answers` and `Incorrect
+Answers`, the last two as lists with "; " between.
+The first release has 817 questions, that of January 2025 has 790; which it was is stored with every score.
+Source: Lin et al. 2021, arXiv:2109.07958.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from utils.config.sections.dataset import InstructionSection
+from utils.core.texts import PromptTemplate, RowError, describe_kind, join_answer, read_text
+from utils.data.dataset import Example, InstructionSet, Row
+from utils.data.row_files import is_local
+from utils.data.rows import Rows, name_split, open_rows
+from utils.data.sources import Source
+
+HUB_ID = "truthfulqa/truthful_qa"
+HUB_NAMES = ("truthfulqa", "truthfulqa/truthful_qa", "truthful_qa")
+PROMPT = "Q: {question}\nA:"
+RELEASES = {817: "first release", 790: "January 2025"}
+"""By number of questions."""
+_FILE = "TruthfulQA.csv"
+
+
+class Config(InstructionSection):
+    """TruthfulQA's generation set."""
+
+    name: Literal["truthfulqa"] = "truthfulqa"
+
+    def find_conflicts(self) -> dict[str, str]:
+        """Find keys that say otherwise than the rows, each with what is right."""
+        found = super().find_conflicts()
+        if set(PromptTemplate.parse(self.prompt_template or PROMPT).columns) - {"question"}:
+            found["prompt_template"] = "the prompt can be made of one column: {question}"
+        return found
+
+
+def describe_instructions(config: Config) -> InstructionSet:
+    """Answer the four questions; there are only validation rows, so training on them takes a file of one's own."""
+    template = PromptTemplate.parse(config.prompt_template or PROMPT)
+    source = Source(config.path or HUB_ID, config.subset or "generation", config.revision)
+
+    def ask(question: str) -> Example:
+        return Example(template.render({"question": question}), question=question)
+
+    def read_row(row: Row) -> Example:
+        asked = ask(_read(row, "question"))
+        judged_by = {key: _read_list(row, f"{key}_answers") for key in ("correct", "incorrect")}
+        answer = join_answer(asked.prompt, _read(row, "best_answer"))
+        return Example(asked.prompt, answer, asked.question, judged_by=judged_by)
+
+    return InstructionSet(
+        path=source.path,
+        subset=source.subset,
+        revision=config.revision,
+        read_row=read_row,
+        ask=ask,
+        read_prompt=lambda row: ask(_read(row, "question")),
+        prompt_columns=("question",),
+        metrics=("truthfulqa_accuracy", "truthfulqa_avg_max_score"),
+        protocol="truthfulqa generation, zero-shot",
+        train_split=config.train_split,
+        validation_split=config.validation_split,
+        validation_size=config.validation_size,
+        generation_split="validation",
+        own_prompt=True,
+        max_new_tokens=128,
+        greedy=True,
+        combined_metrics=("truthfulqa_accuracy", "truthfulqa_avg_max_score"),
+        facts={"prompts": "Q and A" if config.prompt_template is None else "dataset.prompt_template"},
+        describe_count=lambda count: {"questions": count, "release": RELEASES.get(count, "unknown")},
+        open_split=lambda split: _open_split(source, split),
+    )
+
+
+def _open_split(source: Source, split: str) -> Rows | None:
+    """Open the authors' CSV, alone or in a folder, as every split; other sources by the splits' names."""
+    path = Path(source.path).expanduser()
+    if is_local(source.path) and (path / _FILE).is_file():
+        path = path / _FILE
+    if not path.exists() or path.is_dir():
+        return open_rows(source, split)
+    name = name_split(source.path, split)
+    return open_rows(Source(str(path)), split.replace(name, "train", 1))
+
+
+def _read(row: Row, name: str) -> str:
+    return read_text(row, name if name in row else name.replace("_", " ").title())
+
+
+def _read_list(row: Row, name: str) -> list[str]:
+    """Read a list of answers; one may be empty."""
+    value: Any = row.get(name, row.get(name.replace("_", " ").title()))
+    if value is None and any(key in row for key in (name, name.replace("_", " ").title())):
+        return []
+    found = value.split(";") if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise RowError(f"column {name} holds {describe_kind(value)} instead of a list of texts")
+    return [each.strip() for each in found if each.strip()]

@@ -1,0 +1,225 @@
+"""Writes what a run leaves: the exported model, the record, HF's result files, the workbook, submissions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.adapters.adapter import load_adapter
+from utils.adapters.adapter_path import describe_start
+from utils.adapters.trained_files import require_whole_tensors
+from utils.config.run_config import RunConfig
+from utils.core.logs import is_main_process
+from utils.core.secrets import mask_text
+from utils.data.classification import ClassificationData
+from utils.evaluation.history import read_history
+from utils.modeling.labels import LABELS_FILE
+from utils.results.excel import write_workbook
+from utils.results.hf_files import write_hf_results
+from utils.results.json_file import replace_file
+from utils.results.provenance import collect_provenance, write_provenance
+from utils.results.record import RunRecord, write_record
+from utils.results.submission import write_submission
+from utils.runs.inputs import record_inputs
+from utils.runs.opening import RunFolder
+from utils.trainer.checkpoint_files import find_checkpoints, flush_folder
+from utils.trainer.checkpoints import find_checkpoint, link_best
+from utils.trainer.full_disk import explain_full_disk
+from utils.trainer.launch import is_sharded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+    from utils.tasks.outcome import Outcome
+    from utils.tasks.task_run import PreparedData
+
+logger = logging.getLogger(__name__)
+
+NUM_PROBE_ROWS = 64
+
+
+def export_model(
+    folder: RunFolder,
+    config: RunConfig,
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerBase,
+    data: PreparedData,
+) -> None:
+    """Write final_model/: weights, tokenizer, labels and the resolved configuration; written beside, then renamed.
+
+    best_model is let point at the best checkpoint. All processes come here and wait until the main one has written.
+    """
+    spread = is_sharded(config.arguments)
+    with _whole_or_nothing(folder):
+        if spread and is_main_process():
+            shutil.rmtree(_partial(folder), ignore_errors=True)
+        if spread:  # all processes hand in their parts
+            trainer.save_model(str(_partial(folder)), _internal_call=True)
+        if is_main_process():
+            model = None if spread else trainer.accelerator.unwrap_model(trainer.model)
+            _write_final_model(folder, config, model, tokenizer, data)
+            link_best(folder.path, _find_best(folder, trainer))
+    trainer.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def _whole_or_nothing(folder: RunFolder) -> Iterator[None]:
+    """Leave nothing half-written, whatever happens; a full disk is a sentence."""
+    try:
+        with explain_full_disk(folder.path):
+            yield
+    except BaseException:
+        if is_main_process():
+            shutil.rmtree(_partial(folder), ignore_errors=True)
+        raise
+
+
+def _write_final_model(
+    folder: RunFolder,
+    config: RunConfig,
+    model: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    data: PreparedData,
+) -> None:
+    """Write everything beside and rename it; without a model its weights were saved already."""
+    target, partial = folder.final_model, _partial(folder)
+    old = target.with_name("final_model.old")
+    if model is not None:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        load_adapter(config.peft.method).save(model, partial)
+    (partial / "training_args.bin").unlink(missing_ok=True)  # the Trainer's, pickled
+    require_whole_tensors(partial)
+    tokenizer.save_pretrained(partial)
+    (partial / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    _write_labels(partial, data)
+    flush_folder(partial)
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _find_best(folder: RunFolder, trainer: Trainer) -> Path | None:
+    """Find the checkpoint that is the best by what the trainer compares, else by what the model wrote."""
+    if not trainer.args.load_best_model_at_end and (history := read_history(folder.path)) and history.best:
+        return find_checkpoint(folder.path, history.best.step)
+    chosen = trainer.state.best_model_checkpoint
+    return Path(chosen) if chosen else None
+
+
+def _partial(folder: RunFolder) -> Path:
+    return folder.final_model.with_name("final_model.partial")
+
+
+def write_data_facts(folder: RunFolder, config: RunConfig, data: PreparedData) -> None:
+    """Write before training what makes any checkpoint usable: the classes' names, and some rows as texts.
+
+    By these probe rows later checks can tell whether a model is still the same. What a resumed run was started with
+    must be what is there now.
+
+    Raises:
+        UserError: Rows or base have changed since.
+    """
+    if not is_main_process():
+        return
+    record_inputs(folder, config, data.fingerprint)
+    _write_labels(folder.path, data)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in data.probe_rows(NUM_PROBE_ROWS))
+    with replace_file(folder.path / "probe_rows.jsonl") as beside:
+        beside.write_text(lines, encoding="utf-8")
+
+
+def write_submissions(folder: RunFolder, data: Any, predicted: dict[str, dict[Any, Any]]) -> None:
+    """Write one file for the benchmark's server for each predicted test split."""
+    if not is_main_process() or not predicted:
+        return
+    assert isinstance(data, ClassificationData), "only classification has submissions"
+    names = data.spec.label_names or ()
+    for submission, _ in data.tests:
+        values = predicted[submission.file]
+        if data.coder.names:  # the server's numbers are the benchmark's, whatever order the checkpoint has
+            values = {row: names.index(data.coder.names[value]) for row, value in values.items()}
+        path = write_submission(folder.path / "submission", submission.file, values, submission.kind, names)
+        logger.info("submission: %s (%d rows)", path, len(values))
+
+
+def write_results(folder: RunFolder, config: RunConfig, outcome: Outcome, provenance: dict[str, Any]) -> RunRecord:
+    """Write results.json, HF's files and, where asked for, results.xlsx; the finished record is given back."""
+    record = outcome.complete()
+    if start := provenance.get("adapter"):
+        record = replace(record, extra={**record.extra, "adapter": start})
+    if is_main_process():
+        write_provenance(folder.path, provenance)
+        write_hf_results(folder.path, outcome.trained, outcome.evaluated, outcome.task_metrics)
+        if "xlsx" in config.results.formats:
+            path = folder.path / "results.xlsx"
+            write_workbook(path, record, config.to_dict(), provenance, config.results.language)
+        write_record(folder.path, record)
+    return record
+
+
+class Recording:
+    """Keeps the record of a run that may not reach its end: an exception leaves one that says so.
+
+    Used as a context manager around everything that happens after the folder was opened.
+    """
+
+    def __init__(self, folder: RunFolder, config: RunConfig) -> None:
+        self._folder = folder
+        self._config = config
+        self.started = datetime.now(timezone.utc)
+        self._start = describe_start(config.peft)
+        self.record = RunRecord(
+            status="failed",
+            task_name=config.task_name,
+            task_type=config.task_type,
+            method=config.peft.method if config.arguments.get("do_train", True) else "none",
+            seed=config.seed,
+            warnings=list(config.warnings),
+            config_fingerprint=config.fingerprint(),
+        )
+
+    def __enter__(self) -> Recording:
+        if is_main_process():
+            write_provenance(self._folder.path, collect_provenance(started=self.started))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is None or not is_main_process():
+            return
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        if status == "interrupted":
+            kept = find_checkpoints(self._folder.path)
+            hint = f"--resume continues from {kept[-1].name}" if kept else "it has no checkpoint yet: start it again"
+            logger.warning("%s is interrupted; %s", self._folder.path, hint)
+        extra = {"error": mask_text(f"{type(error).__name__}: {error}")[:2000]}
+        write_record(self._folder.path, replace(self.record, status=status, extra=extra))  # type: ignore[arg-type]
+
+    def provenance(self, data: PreparedData, model_commit: str | None) -> dict[str, Any]:
+        """Collect what is needed to repeat the run."""
+        facts = {
+            "fingerprint": data.fingerprint,
+            "splits": {name: each.rows for name, each in data.reports.items()},
+        }
+        collected = collect_provenance(
+            started=self.started,
+            ended=datetime.now(timezone.utc),
+            data=facts,
+            commits={"model": model_commit, "dataset": data.commit},
+        )
+        return collected if self._start is None else {**collected, "adapter": self._start}
+
+
+def _write_labels(folder: Path, data: PreparedData) -> None:
+    if data.label_names is not None:
+        with replace_file(folder / LABELS_FILE) as beside:
+            beside.write_text(json.dumps(data.label_names, ensure_ascii=False), encoding="utf-8")

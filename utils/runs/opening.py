@@ -1,0 +1,292 @@
+"""Opens a run's output folder: a new one, one to resume, or a sentence that says why not."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO, Any
+
+from utils.config.run_config import RESUMABLE_KEYS, RunConfig, find_differences
+from utils.core.errors import ConfigError, UserError
+from utils.core.logs import is_main_process
+from utils.results.record import RunRecord, read_record
+from utils.runs.own_folder import LOCK_FILE, lock_folder, require_no_links_out
+from utils.runs.resolved_file import holds_resolved, read_resolved, write_resolved
+from utils.trainer.checkpoint_files import (
+    clear_leftovers,
+    find_checkpoints,
+    find_flaw,
+    find_lost_state,
+    find_step,
+    list_checkpoints,
+)
+from utils.trainer.checkpoints import set_aside_later
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RunFolder:
+    """An open output folder; it is locked against a second run until the process ends."""
+
+    path: Path
+    resume_from: str | None = None
+    """Checkpoint folder to continue from."""
+    finished: RunRecord | None = None
+    """The record of a run of this very configuration that is done already."""
+    changed: dict[str, Any] | None = None
+    """Keys that differ from the run that is resumed, with old and new value."""
+    _lock: IO[str] | None = None
+
+    @property
+    def final_model(self) -> Path:
+        """Where the exported model goes."""
+        return self.path / "final_model"
+
+
+def open_run_folder(
+    config: RunConfig,
+    resume: str | None = None,
+    overwrite: bool = False,
+    confirm: Callable[[], None] = lambda: None,
+) -> RunFolder:
+    """Open the folder of a run.
+
+    Args:
+        config: The run.
+        resume: `last` for the newest checkpoint, or the name or path of one; None for a new run.
+        overwrite: Rename a folder that is in the way; nothing is deleted.
+        confirm: Called before a checkpoint is resumed and anything is moved for it; may refuse by raising.
+
+    Raises:
+        UserError: The folder holds another run, or an unfinished one, or cannot be written.
+    """
+    path = Path(config.training.output_dir).expanduser()
+    if not is_main_process():
+        return _join(path, config, resume, overwrite)
+    _refuse(path, resume, overwrite)
+    lock = lock_folder(path)
+    _clear_leftovers(path)
+    if overwrite and any(each.name != LOCK_FILE for each in path.iterdir()):
+        _set_aside(path)
+        lock.close()
+        lock = lock_folder(path)
+    try:
+        resolved = read_resolved(path, mend=True)
+        folder = RunFolder(path) if resolved is None else _reopen(path, config, resolved, resume, confirm)
+    except UserError:
+        lock.close()
+        raise
+    folder._lock = lock
+    if folder.finished is None:
+        write_resolved(path, config.to_yaml())
+    return folder
+
+
+def _refuse(path: Path, resume: str | None, overwrite: bool) -> None:
+    """Refuse what cannot be a run's folder before anything is written there."""
+    if resume and overwrite:
+        raise UserError("--resume continues a run and --overwrite starts over; give one of them")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"training.output_dir: {path} is a file; name a folder")
+    if overwrite and path.resolve() in (here := Path.cwd(), *here.parents):
+        raise UserError(f"training.output_dir: {path} holds the working directory and is not renamed; name another")
+    holds_run = path.is_dir() and holds_resolved(path)
+    if path.is_dir() and not overwrite:
+        require_no_links_out(path)
+        if not holds_run:
+            _refuse_foreign(path)
+    if resume and not holds_run:
+        raise UserError(f"{path} holds no run to resume; leave --resume out to start one")
+
+
+def _join(path: Path, config: RunConfig, resume: str | None, overwrite: bool) -> RunFolder:
+    """Come to the same answer as the main process, without writing; where it refuses, it ends all processes."""
+    if resume:
+        return RunFolder(path, _find_resume(path, resume, not config.arguments.get("save_only_model")))
+    resolved = None if overwrite else read_resolved(path)
+    record = read_record(path) if resolved and not find_differences(resolved, config.to_dict()) else None
+    return RunFolder(path, finished=record if record is not None and record.status == "success" else None)
+
+
+def _reopen(
+    path: Path, config: RunConfig, resolved: dict[str, Any], resume: str | None, confirm: Callable[[], None]
+) -> RunFolder:
+    differences = find_differences(resolved, config.to_dict())
+    record = read_record(path)
+    finished = record if record is not None and record.status == "success" else None
+    if finished is not None and not differences:
+        return RunFolder(path, finished=finished)
+    if resume:
+        return _resume(path, resume, config, differences, finished is not None, confirm)
+    if differences and not holds_work(path):
+        logger.info("%s: an earlier start failed before its first checkpoint; it is started anew", path)
+        return RunFolder(path)
+    if differences:
+        raise UserError(
+            f"{path} holds a run of another configuration: {_list(differences)}; give another training.output_dir, "
+            "or --overwrite (the old folder is renamed, not deleted)"
+        )
+    if find_checkpoints(path):
+        raise UserError(
+            f"{path} holds an unfinished run of this configuration; --resume continues it, --overwrite starts over"
+        )
+    return RunFolder(path)
+
+
+def _resume(
+    path: Path,
+    resume: str,
+    config: RunConfig,
+    differences: dict[str, tuple[Any, Any]],
+    finished: bool,
+    confirm: Callable[[], None],
+) -> RunFolder:
+    """Continue an unfinished run, or make a finished one longer."""
+    hard = {key: pair for key, pair in differences.items() if key not in RESUMABLE_KEYS}
+    if hard:
+        raise UserError(
+            f"{path} was started with another configuration and cannot be resumed with this one: {_list(hard)}"
+        )
+    checkpoint = _find_resume(path, resume, not config.arguments.get("save_only_model"))
+    if checkpoint is not None and resume != "last":
+        _require_own(path, Path(checkpoint), config)
+    if checkpoint is not None:
+        confirm()
+    if checkpoint is not None and resume != "last":
+        _set_aside_later(path, Path(checkpoint))
+    if differences:
+        logger.warning("resuming with changed settings: %s", _list(differences))
+    if finished:
+        _keep_results(path)
+    changed = {key: list(pair) for key, pair in differences.items()}
+    return RunFolder(path, checkpoint, changed=changed or None)
+
+
+def _require_own(path: Path, checkpoint: Path, config: RunConfig) -> None:
+    """Refuse the checkpoint of another run: rows, order and optimizer would be mixed from two.
+
+    Raises:
+        UserError: It stands in another folder, and is not known to be of this configuration.
+    """
+    home = checkpoint.resolve().parent
+    if path.resolve() in (home, home.parent):
+        return
+    other = read_resolved(home)
+    if other is None:
+        raise UserError(
+            f"--resume {checkpoint}: there is no run.yaml beside it, so nothing says what it is a checkpoint of; copy "
+            f"it into {path}, if it is this run's"
+        )
+    found = find_differences(other, config.to_dict())
+    hard = {key: pair for key, pair in found.items() if key not in RESUMABLE_KEYS}
+    if hard:
+        raise UserError(f"--resume {checkpoint}: it is of a run of another configuration: {_list(hard)}")
+
+
+def _set_aside_later(path: Path, checkpoint: Path) -> None:
+    """Move away the checkpoints behind the one that is resumed: a later --resume must not take up the run there."""
+    if re.fullmatch(r"checkpoint-\d+", checkpoint.name) is None:
+        return
+    target = path / f"earlier_checkpoints_{_stamp()}"
+    if later := set_aside_later(path, find_step(checkpoint), target):
+        logger.warning("%s of after %s: now in %s", ", ".join(each.name for each in later), checkpoint.name, target)
+
+
+def _keep_results(path: Path) -> None:
+    """Set the results of a finished run aside before the run is made longer."""
+    target = path / f"earlier_results_{_stamp()}"
+    target.mkdir()
+    for name in ("results.json", "results.xlsx", "all_results.json", "train_results.json", "eval_results.json"):
+        if (path / name).exists():
+            (path / name).rename(target / name)
+    logger.info("the finished run's results are now in %s", target)
+
+
+def holds_work(path: Path) -> bool:
+    """Tell whether a run got far enough for something to be lost."""
+    return bool(find_checkpoints(path)) or any((path / name).exists() for name in ("final_model", "all_results.json"))
+
+
+def _find_resume(path: Path, resume: str, with_state: bool) -> str | None:
+    """Find the checkpoint to go on from.
+
+    Args:
+        path: The run's folder.
+        resume: See `open_run_folder`.
+        with_state: Whether optimizer, schedule and random numbers must be in it; a run with `save_only_model` has none.
+    """
+    found = _find_newest(path, with_state) if resume == "last" else _find_named(path, resume, with_state)
+    if found is not None and (lost := find_lost_state(Path(found))):
+        logger.warning("%s: training.save_only_model is set, and %s", found, lost)
+    return found
+
+
+def _find_named(path: Path, resume: str, with_state: bool) -> str:
+    for candidate in (path / resume, Path(resume).expanduser()):
+        if candidate.is_dir() and (flaw := _find_any_flaw(candidate, with_state)) is None:
+            return str(candidate)
+        if candidate.is_dir():
+            raise UserError(f"--resume {resume}: {candidate} is not a whole checkpoint: {flaw}")
+    names = ", ".join(checkpoint.name for checkpoint in find_checkpoints(path)) or "none"
+    raise UserError(f"--resume {resume}: no such whole checkpoint; {path} has: {names}")
+
+
+def _find_any_flaw(checkpoint: Path, with_state: bool) -> str | None:
+    return find_flaw(checkpoint) or (find_lost_state(checkpoint) if with_state else None)
+
+
+def _find_newest(path: Path, with_state: bool) -> str | None:
+    """Find the newest whole checkpoint, and say which were passed over; None: the run was stopped before its first."""
+    there = list_checkpoints(path)
+    for each in reversed(there):
+        if (flaw := _find_any_flaw(each, with_state)) is None:
+            return str(each)
+        logger.warning("%s is passed over: %s", each, flaw)
+    if there or (path / "final_model").exists():
+        raise UserError(f"{path} has no whole checkpoint to resume from; leave --resume out to start")
+    logger.info("%s: the run was stopped before its first checkpoint; it starts at its beginning", path)
+    return None
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Clear away what a kill left half-written; a final_model that was about to be replaced stands again."""
+    for name in clear_leftovers(path):
+        logger.warning("%s: %s was cut off while it was written; what was written of it is removed", path, name)
+    old, final = path / "final_model.old", path / "final_model"
+    if old.is_dir() and not final.exists():
+        old.rename(final)
+    for leftover in (old, path / "final_model.partial"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Keep away from a folder that holds something else than a run."""
+    strange = [each.name for each in path.iterdir() if each.name not in (LOCK_FILE, "logs")]
+    if strange:
+        raise ConfigError(
+            f"training.output_dir: {path} is not empty and not a run's folder (it holds "
+            f"{', '.join(sorted(strange)[:3])}); name another, or --overwrite (the folder is renamed, not deleted)"
+        )
+
+
+def _set_aside(path: Path) -> None:
+    target = path.with_name(f"{path.name}.old_{_stamp()}")
+    try:
+        path.rename(target)
+    except OSError as error:
+        raise UserError(f"training.output_dir: {path} cannot be renamed: {error.strerror}") from None
+    logger.info("%s is now %s", path, target)
+
+
+def _stamp() -> str:
+    return datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
+
+
+def _list(differences: dict[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in differences.items())

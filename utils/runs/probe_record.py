@@ -1,0 +1,129 @@
+"""What the trained model answered to its run's probe rows, so that it is known again, and on another base is not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.core.errors import CheckError, UserError
+from utils.core.logs import is_main_process
+from utils.results.json_file import read_json
+from utils.runs.reading import read_run_folder
+from utils.tasks.task import load_task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedTokenizerBase, Trainer
+
+    from utils.modeling.consent import Consent
+    from utils.runs.reading import TrainedModel
+    from utils.tasks.probe import Probe
+    from utils.tasks.task_run import TaskRun
+
+RECORD_FILE = "probe_logits.json"
+_NUM_LOGITS = 8  # of each position: the largest; all of a vocabulary would be megabytes
+_TOLERANCE = {"float32": 1e-2, "float16": 5e-2, "bfloat16": 2e-1}
+"""Largest difference, relative to the largest logit, that another device or precision explains."""
+
+
+def open_probe(trained: TrainedModel, tokenizer: PreTrainedTokenizerBase, num_eval: int) -> Probe:
+    """Make the probe of a trained model.
+
+    Args:
+        trained: The model.
+        tokenizer: Its own.
+        num_eval: Rows to score a classifier on, at most; 0: no score.
+    """
+    config, labels = trained.config, trained.label_names
+    return load_task(config.task).open_probe(config, labels, trained.run, tokenizer, num_eval)
+
+
+def check_export(run: Path, task: TaskRun, trainer: Trainer, data: Any, consent: Consent) -> dict[str, Any] | None:
+    """Prove that the exported model is the trained one, and keep what it answers to the probe rows.
+
+    Args:
+        run: The run's folder.
+        task: Compares the two.
+        trainer: Holds the trained model, afterwards the one that was read back.
+        data: The prepared rows.
+        consent: What of the folder may run.
+
+    Returns:
+        The figures of the check; None where there was nothing to compare by.
+
+    Raises:
+        CheckError: It is another model.
+    """
+    trained = read_run_folder(run, consent)
+    check = task.check_reload(trainer, data, lambda: trained.load()[0])
+    if check is not None and is_main_process():
+        tokenizer: Any = trainer.processing_class
+        probe = open_probe(trained, tokenizer, 0)
+        if probe.num_rows:
+            _write_record(run, probe, trainer.model, tokenizer)
+    return check
+
+
+def _write_record(run: Path, probe: Probe, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    import numpy as np
+
+    logits = probe.compute_logits(model)
+    ids = np.argsort(-logits, axis=-1)[:, :_NUM_LOGITS]
+    record = {
+        "version": 1,
+        "rows": _hash_rows(probe, tokenizer),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "ids": ids.tolist(),
+        "logits": np.take_along_axis(logits, ids, axis=-1).astype(float).round(6).tolist(),
+    }
+    (run / RECORD_FILE).write_text(json.dumps(record), encoding="utf-8")
+
+
+def compare_with_record(
+    trained: TrainedModel, probe: Probe, tokenizer: PreTrainedTokenizerBase, logits: np.ndarray[Any, Any], dtype: str
+) -> dict[str, Any] | None:
+    """Compare an adapter on its base with what the run measured at its end.
+
+    Args:
+        trained: Where it is.
+        probe: The rows.
+        tokenizer: Encodes them.
+        logits: Of the adapter on its base, one row for each position that is compared.
+        dtype: What they were computed in.
+
+    Returns:
+        The largest difference and what is tolerated; None where the run measured nothing of these weights and rows.
+
+    Raises:
+        CheckError: It is another model.
+    """
+    import numpy as np
+
+    file = trained.run / RECORD_FILE if trained.run and trained.weights.name == "final_model" else None
+    record = read_json(file) if file is not None else None
+    if record is None or record.get("rows") != _hash_rows(probe, tokenizer):
+        return None
+    try:
+        measured, ids = np.array(record["logits"], dtype=float), np.array(record["ids"], dtype=np.int64)
+        if measured.shape != ids.shape or not np.isfinite(measured).all():
+            raise ValueError("ids and logits do not go together")
+        tolerated = max(_TOLERANCE[name] for name in (dtype, record["dtype"]))
+        found = np.take_along_axis(logits, ids, axis=-1)
+        difference = float(abs(found - measured).max())
+    except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        message = f"{file} is damaged ({error}); delete it, then the base is not held against what the run measured"
+        raise UserError(message) from error
+    tolerance = max(float(abs(measured).max()), 1e-3) * tolerated
+    if not difference <= tolerance:
+        raise CheckError(
+            f"the adapter on {trained.config.model.name_or_path} is not the model that was trained: its logits differ "
+            f"by {difference:.3g} from those that the run measured (another precision explains {tolerance:.3g}), so "
+            "the base is another one or has changed, or the adapter has; nothing was kept"
+        )
+    return {"largest_difference": difference, "tolerance": tolerance}
+
+
+def _hash_rows(probe: Probe, tokenizer: PreTrainedTokenizerBase) -> str:
+    return hashlib.sha256(json.dumps(probe.encode(tokenizer)).encode()).hexdigest()[:16]

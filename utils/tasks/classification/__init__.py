@@ -1,0 +1,128 @@
+"""SEQ_CLS: classification and regression by HF Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.config.document import Document
+from utils.config.problems import suggest
+from utils.config.sections.dataset import DatasetSection
+from utils.core.errors import Problem
+from utils.data.classification_set import ClassificationSet
+from utils.data.dataset import load_dataset_plugin
+from utils.metrics.metric import Kind, metric_names
+from utils.tasks import task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from utils.config.run_config import RunConfig
+    from utils.modeling.labels import HeadSpec
+    from utils.tasks.probe import Probe
+    from utils.tasks.task_run import TaskRun
+
+
+class Task(task.Task):
+    """See `utils.tasks.task.Task`."""
+
+    TASK_TYPE = "SEQ_CLS"
+    LENGTH_KEY = "dataset.max_length"
+    DEFAULTS = {"eval_strategy": "epoch", "train_sampling_strategy": "group_by_length"}
+    KEEPS_BEST = True
+    PIPELINE = "text-classification"
+
+    @classmethod
+    def own_metric(cls, dataset: DatasetSection) -> str | None:
+        """Name the set's first metric."""
+        return next(iter(_describe(dataset).metrics), None)
+
+    @classmethod
+    def headline(cls, config: RunConfig) -> str | None:
+        """Name the metric that chooses the best checkpoint, else the set's first."""
+        chosen = str(config.arguments.get("metric_for_best_model") or "").removeprefix("eval_")
+        return chosen or cls.own_metric(config.dataset)
+
+    @classmethod
+    def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
+        """Check metrics and class weights against the set."""
+        described = _describe(config.dataset)
+        for path, message in (*_check_metrics(config, described), *_check_weights(config, described)):
+            yield Problem(message, path, document.place_of(tuple(path.split("."))))
+
+    @classmethod
+    def open(cls, config: RunConfig) -> TaskRun:
+        """Open one run."""
+        from utils.tasks.classification.task import ClassificationRun
+
+        return ClassificationRun(config)
+
+    @classmethod
+    def build_collator(cls, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Any]:
+        """Pad the inputs; labels are one a row."""
+        from transformers import DataCollatorWithPadding
+
+        collator: Callable[[list[dict[str, Any]]], Any] = DataCollatorWithPadding(tokenizer)
+        return collator
+
+    @classmethod
+    def build_head(cls, label_names: Sequence[str]) -> HeadSpec | None:
+        """Describe the head for these labels."""
+        from utils.modeling.labels import build_head_spec
+
+        return build_head_spec(label_names)
+
+    @classmethod
+    def count_labels(cls, dataset: DatasetSection) -> int | None:
+        """Count the classes, as far as they do not depend on the rows."""
+        described = _describe(dataset)
+        return described.num_labels or len(described.label_names or ())
+
+    @classmethod
+    def count_texts(cls, dataset: DatasetSection) -> int:
+        """Count the columns of text."""
+        return len(_describe(dataset).text_columns)
+
+    @classmethod
+    def open_probe(
+        cls,
+        config: RunConfig,
+        label_names: tuple[str, ...],
+        run: Path | None,
+        tokenizer: PreTrainedTokenizerBase,
+        num_eval: int,
+    ) -> Probe:
+        """Make the probe of a classifier."""
+        from utils.tasks.classification.probe import ClassifierProbe
+
+        return ClassifierProbe(config, label_names, run, tokenizer, num_eval)
+
+
+def _describe(dataset: DatasetSection) -> ClassificationSet:
+    return load_dataset_plugin(dataset.name).describe_classification(dataset)
+
+
+def _check_metrics(config: RunConfig, described: ClassificationSet) -> Iterator[tuple[str, str]]:
+    kind: Kind = "regression" if described.num_labels == 1 else "classification"
+    known = metric_names(kind)
+    for name in described.metrics:
+        if name not in known:
+            yield "dataset.metrics", f"no {kind} metric called {name}{suggest(name, known)}"
+    chosen = str(config.arguments.get("metric_for_best_model") or "loss").removeprefix("eval_")
+    combined = ["combined_score"] if len(described.metrics) > 1 else []
+    macro = [f"{name}_macro" for name in ("f1", "precision", "recall") if name in known]
+    allowed = ["loss", *combined, *known, *macro]
+    if chosen not in allowed:
+        message = f"no {kind} metric called {chosen}{suggest(chosen, allowed)}"
+        yield "training.metric_for_best_model", message
+
+
+def _check_weights(config: RunConfig, described: ClassificationSet) -> Iterator[tuple[str, str]]:
+    weights, classes = config.training.class_weights, described.num_labels
+    if weights is not None and classes == 1:
+        yield "training.class_weights", "has no meaning for regression; leave it out"
+    elif isinstance(weights, list) and classes is not None and len(weights) != classes:
+        yield "training.class_weights", f"needs {classes} numbers, found {len(weights)}"
+    elif isinstance(weights, list) and min(weights, default=1) < 0:
+        yield "training.class_weights", "a weight below 0 is not allowed; use 0 or more"

@@ -1,0 +1,97 @@
+"""Scores a trained classifier: every evaluation split with interval and baseline, and the test predictions."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from utils.data.classification import ClassificationData, PreparedSplit
+from utils.metrics.baseline import majority_baseline
+from utils.metrics.bootstrap import bootstrap_interval
+from utils.metrics.metric import result_key
+from utils.tasks.classification.building import combined_score
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from utils.tasks.classification.trainer import ClassificationTrainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SplitScore:
+    """What one evaluation split gave."""
+
+    metrics: dict[str, float]
+    """Every metric, and `loss`; names without prefix."""
+    hf: dict[str, float]
+    """The Trainer's own keys: eval_accuracy, eval_runtime, ..."""
+    interval: dict[str, tuple[float, float]]
+    """95 % bootstrap interval of the set's own metrics."""
+    baseline: dict[str, float]
+    """The set's own metrics for always answering the most frequent training label (the mean for regression)."""
+    num_rows: int
+
+
+def score_classification(trainer: ClassificationTrainer, data: ClassificationData) -> dict[str, SplitScore]:
+    """Evaluate every evaluation split with the model as it is now.
+
+    Returns:
+        A score by the split's suffix: `""`, and `_mm` for mismatched MNLI.
+    """
+    return {suffix: _score_split(trainer, data, split) for suffix, split in data.evals.items()}
+
+
+def predict_tests(trainer: ClassificationTrainer, data: ClassificationData) -> dict[str, dict[Any, Any]]:
+    """Predict every test split.
+
+    Returns:
+        By the submission's file name: class ids or values by the rows' own numbers (else their places, from 0), in
+        the order in which the split was read.
+    """
+    predicted: dict[str, dict[Any, Any]] = {}
+    for submission, split in data.tests:
+        values = trainer.predict(split.dataset).predictions.tolist()
+        rows = sorted(zip(split.order, split.ids or split.order, values, strict=True))
+        predicted[submission.file] = {number: value for _, number, value in rows}
+    return predicted
+
+
+def _score_split(trainer: ClassificationTrainer, data: ClassificationData, split: PreparedSplit) -> SplitScore:
+    output = trainer.predict(split.dataset, metric_key_prefix="eval")
+    predictions, references = output.predictions, output.label_ids
+    hf = dict(output.metrics)
+    hf["eval_samples"] = len(split.dataset)
+    skipped = (
+        "eval_runtime",
+        "eval_samples",
+        "eval_samples_per_second",
+        "eval_steps_per_second",
+        "eval_model_preparation_time",
+    )
+    metrics = {key.removeprefix("eval_"): value for key, value in hf.items() if key not in skipped}
+    return SplitScore(
+        metrics,
+        hf,
+        _intervals(data, predictions, references),
+        _baseline(data, references),
+        len(split.dataset),
+    )
+
+
+def _intervals(
+    data: ClassificationData, predictions: np.ndarray[Any, Any], references: np.ndarray[Any, Any]
+) -> dict[str, tuple[float, float]]:
+    return {
+        result_key(name, data.num_labels): bootstrap_interval(name, predictions, references, data.num_labels)
+        for name in data.spec.metrics
+    }
+
+
+def _baseline(data: ClassificationData, references: np.ndarray[Any, Any]) -> dict[str, float]:
+    if data.train is None:
+        return {}
+    values = majority_baseline(data.spec.metrics, data.train.dataset["labels"][:], references, data.num_labels)
+    return values | combined_score(values, data)

@@ -1,0 +1,129 @@
+"""Classification and regression as a task: data with labels, a new head, HF Trainer, scores by split."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from utils.adapters.adapter_path import find_adapter
+from utils.adapters.training_hooks import find_hooks
+from utils.config.sections.dataset import ClassificationSection
+from utils.data.classification import ClassificationData, fingerprint_set, prepare_classification
+from utils.data.dataset import load_dataset_plugin
+from utils.data.labels import keep_order_of
+from utils.modeling.labels import LABELS_FILE, HeadSpec, build_head_spec, read_label_names, read_label_order
+from utils.tasks.classification.building import build_classification_trainer
+from utils.tasks.classification.reload_check import check_reload
+from utils.tasks.classification.scoring import predict_tests, score_classification
+from utils.tasks.outcome import Outcome, collect_outcome
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.config.run_config import RunConfig
+    from utils.modeling.parameters import ParameterCounts
+    from utils.results.record import RunRecord
+    from utils.tasks.classification.trainer import ClassificationTrainer
+    from utils.trainer.callbacks.measuring import MeasuringCallback
+
+logger = logging.getLogger(__name__)
+
+
+class ClassificationRun:
+    """SEQ_CLS: see `utils.tasks.task_run.TaskRun`.
+
+    Args:
+        settings: The run's configuration.
+    """
+
+    def __init__(self, settings: RunConfig) -> None:
+        self._settings = settings
+
+    def prepare_data(self, tokenizer: PreTrainedTokenizerBase) -> ClassificationData:
+        """Prepare the set that `dataset:` names, its labels in the order that the checkpoint uses.
+
+        Raises:
+            DataError: The rows cannot be used as they are.
+        """
+        section, model = self._settings.section(ClassificationSection), self._settings.model
+        spec = load_dataset_plugin(section.name).describe_classification(section)
+        reorder = self._keep_adapters_order() or (lambda names: read_label_order(model, tuple(names)))
+        return prepare_classification(spec, section, tokenizer, self._settings.seed, reorder)
+
+    def _keep_adapters_order(self) -> Callable[[Mapping[str, str]], tuple[str, ...]] | None:
+        """Keep the classes as the adapter that is trained on from has them: its head comes with it."""
+        peft = self._settings.peft
+        if peft.adapter_path is None:
+            return None
+        folder = find_adapter(peft)
+        file = next((each / LABELS_FILE for each in (folder, folder.parent) if (each / LABELS_FILE).is_file()), None)
+        if file is None:
+            logger.warning(
+                "peft.adapter_path: %s does not say which class is which (%s); the data's order is taken",
+                folder, LABELS_FILE,
+            )  # fmt: skip
+            return None
+        names = read_label_names(file)
+        return keep_order_of(names, f"peft.adapter_path: {folder}") if names else None
+
+    def fingerprint_rows(self) -> str:
+        """Hash the rows as they are now."""
+        section = self._settings.section(ClassificationSection)
+        spec = load_dataset_plugin(section.name).describe_classification(section)
+        return fingerprint_set(spec, section, self._settings.seed)
+
+    def preview(self, data: ClassificationData, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Any]:
+        """Print the first rows decoded, each with its label."""
+        from utils.core.terminal import build_console
+
+        split = data.train or next(iter(data.evals.values()))
+        rows = [
+            {"text": tokenizer.decode(row["input_ids"]), "label": self._name_label(data, row["labels"])}
+            for row in split.dataset.select(range(min(count, len(split.dataset))))
+        ]
+        for row in rows:
+            build_console().print(f"{row['label']}  {row['text']}", markup=False, highlight=False, soft_wrap=True)
+        return {"rows": rows}
+
+    def _name_label(self, data: ClassificationData, label: Any) -> Any:
+        return data.label_names[label] if data.label_names else label
+
+    def describe_head(self, data: ClassificationData) -> HeadSpec:
+        """Describe the head that the data needs."""
+        return build_head_spec(data.coder.names)
+
+    def build_trainer(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: ClassificationData
+    ) -> ClassificationTrainer:
+        """Build HF Trainer with our data order and loss, and the learning rates that the method asks for."""
+        settings = self._settings
+        trainer = build_classification_trainer(
+            settings.training, settings.arguments, model, tokenizer, data, settings.seed
+        )
+        trainer.learning_rates |= settings.peft.learning_rates(model, trainer.args.learning_rate)
+        trainer.use_hooks(find_hooks(settings.peft.method))
+        return trainer
+
+    def score(
+        self,
+        trainer: ClassificationTrainer,
+        data: ClassificationData,
+        record: RunRecord,
+        counts: ParameterCounts,
+        measuring: MeasuringCallback,
+    ) -> Outcome:
+        """Score every evaluation split, and predict the test splits that a benchmark's server scores."""
+        scores = score_classification(trainer, data)
+        outcome = collect_outcome(record, trainer, data, scores, counts, measuring)
+        outcome.predicted = predict_tests(trainer, data)
+        return outcome
+
+    def check_reload(
+        self,
+        trainer: ClassificationTrainer,
+        data: ClassificationData,
+        load_saved: Callable[[], PreTrainedModel],
+    ) -> dict[str, Any] | None:
+        """Compare logits and scores on validation rows."""
+        return check_reload(trainer, data, load_saved, self._settings.seed)

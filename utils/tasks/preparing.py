@@ -1,0 +1,149 @@
+"""Attaches the adapter that a run asks for, told what it may need to know: the task, the steps, the new tokens."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+from utils.adapters.adapter import AttachContext, load_adapter
+from utils.adapters.adapter_path import load_start
+from utils.core.errors import ConfigError, Problem
+from utils.modeling.new_weights import list_new_modules
+from utils.modeling.quantized_checkpoint import require_trainable
+from utils.modeling.source import resolved_commit
+from utils.modeling.tokenizer import added_token_ids
+from utils.modeling.writing import require_writable
+from utils.tasks.task import Task, load_task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.config.run_config import RunConfig
+    from utils.tasks.task_run import PreparedData
+
+
+logger = logging.getLogger(__name__)
+
+
+def attach_adapter(
+    model: PreTrainedModel,
+    settings: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    data: PreparedData,
+) -> PreTrainedModel:
+    """Attach the method that `peft:` names; the same or a wrapping model is returned.
+
+    Where nothing is trained nothing is attached: an untrained adapter changes no answer.
+
+    Args:
+        model: The base with its head.
+        settings: The run; its seed draws the adapter's initial weights, the same whatever was drawn before.
+        tokenizer: Tells which tokens are new.
+        data: Its rows decide the number of steps.
+
+    Raises:
+        ConfigError: There are no rows to train on.
+        ModelError: The base is stored in a format that cannot be trained on, or could not be saved afterwards.
+    """
+    from utils.core.seeding import seed_everything
+
+    resolved, section = settings.arguments, settings.peft
+    if not resolved.get("do_train", True):
+        if getattr(model, "is_quantized", False):
+            message = (
+                "not with training.do_train: false, which transformers' Trainer refuses; leave it out, or score a "
+            )
+            raise ConfigError([Problem(f"{message}language model by evaluate_model.py --model", "model.quantization")])
+        if section.method != "none":
+            logger.warning("training.do_train is false: the base model is evaluated as it is; peft has no effect")
+        model.requires_grad_(False)
+        return model
+    if not data.num_train_rows:
+        message = "there are no rows to train on; set it to false to evaluate and predict only"
+        raise ConfigError([Problem(message, "training.do_train")])
+    require_trainable(model)
+    num_steps = count_training_steps(resolved, data.num_train_rows)
+    num_rows, num_tokens = data.count_shown()
+    context = AttachContext(
+        task_type=settings.task_type,
+        has_new_head=not load_task(settings.task).GENERATES,
+        seed=settings.seed,
+        num_training_steps=num_steps,
+        num_epochs=count_epochs(resolved, data.num_train_rows),
+        num_rows=num_rows,
+        num_tokens=num_tokens,
+        device=_choose_device(resolved),
+        training_batches=lambda count, size: collate_training_rows(
+            data.draw_training_rows(count, settings.seed), size, tokenizer, load_task(settings.task)
+        ),
+        added_token_ids=tuple(added_token_ids(tokenizer, model)),
+        mixed_precision=bool(resolved.get("bf16") or resolved.get("fp16")),
+        new_modules=tuple(list_new_modules(model)),
+        base_commit=resolved_commit(model),
+    )
+    seed_everything(settings.seed)
+    adapted = load_adapter(section.method).attach(model, section, context)
+    if section.adapter_path is not None:
+        load_start(adapted, section, settings.model.name_or_path, settings.model.allow_pickle)
+        logger.info("training goes on from the adapter in %s", section.adapter_path)
+    require_writable(adapted, tokenizer)
+    return adapted
+
+
+def collate_training_rows(
+    rows: list[dict[str, Any]], batch_size: int, tokenizer: PreTrainedTokenizerBase, task: type[Task]
+) -> list[dict[str, Any]]:
+    """Make batches of tensors as training does, in the rows' order.
+
+    Args:
+        rows: With `input_ids` and `labels`.
+        batch_size: Rows of a batch; the last may have fewer.
+        tokenizer: Pads.
+        task: Whose rows they are.
+    """
+    collate = task.build_collator(tokenizer)
+    kept = [{key: each for key, each in row.items() if key in (*tokenizer.model_input_names, "labels")} for row in rows]
+    return [dict(collate(kept[start : start + batch_size])) for start in range(0, len(kept), batch_size)]
+
+
+def count_training_steps(resolved: dict[str, Any], num_rows: int) -> int:
+    """Count the optimizer steps of a run, as the Trainer will.
+
+    Args:
+        resolved: What TrainingArguments is built from.
+        num_rows: Training rows; 0 gives 0 steps.
+    """
+    if resolved.get("max_steps", -1) > 0:
+        return int(resolved["max_steps"])
+    return math.ceil(_count_steps_per_epoch(resolved, num_rows) * float(resolved.get("num_train_epochs", 3.0)))
+
+
+def count_epochs(resolved: dict[str, Any], num_rows: int) -> float:
+    """Count how often a run sees every row.
+
+    Args:
+        resolved: What TrainingArguments is built from.
+        num_rows: Training rows; 0 gives 0 epochs.
+    """
+    per_epoch = _count_steps_per_epoch(resolved, num_rows)
+    return count_training_steps(resolved, num_rows) / per_epoch if per_epoch else 0.0
+
+
+def _choose_device(resolved: dict[str, Any]) -> str:
+    """Name the device that the trainer will take, so that what looks at data before need not wait for a CPU."""
+    import torch
+
+    if resolved.get("use_cpu") or not torch.accelerator.is_available():
+        return "cpu"
+    kind = torch.accelerator.current_accelerator()
+    assert kind is not None, "there is one"
+    return f"{kind.type}:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def _count_steps_per_epoch(resolved: dict[str, Any], num_rows: int) -> int:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    rows_at_once = resolved.get("per_device_train_batch_size", 8) * processes
+    batches = num_rows // rows_at_once if resolved.get("dataloader_drop_last") else math.ceil(num_rows / rows_at_once)
+    return max(math.ceil(batches / resolved.get("gradient_accumulation_steps", 1)), 1) if num_rows else 0

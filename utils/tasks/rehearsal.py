@@ -1,0 +1,67 @@
+"""Lets the libraries see what the `training:` section asks of them before any data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from utils.core.errors import ConfigError, Problem
+from utils.tasks.task import load_task
+
+if TYPE_CHECKING:
+    from utils.config.run_config import RunConfig
+
+_NUM_STEPS = 100
+_ON_ALL_PROCESSES = ("deepspeed", "fsdp", "fsdp_config")
+"""Built with the trainer alone: they turn the process into a part of a group."""
+
+
+def rehearse(settings: RunConfig) -> None:
+    """Build arguments, optimizer and schedule for a model of one weight, and callbacks: what they refuse is said now.
+
+    Raises:
+        ConfigError: The installed libraries, or this machine, cannot do what is asked.
+    """
+    import torch
+    from accelerate.utils import TorchDynamoPlugin
+    from torch.utils.checkpoint import checkpoint
+    from transformers import Trainer, get_scheduler
+
+    from utils.tasks.classification.trainer import build_arguments
+    from utils.trainer.callbacks.added import load_callbacks
+
+    load_callbacks(settings.training.callbacks)
+    resolved = {name: value for name, value in settings.arguments.items() if name not in _ON_ALL_PROCESSES}
+    args: Any = build_arguments(resolved, settings.training, settings.seed, load_task(settings.task).arguments_class())
+    if args.torch_compile:
+        with _explain("accelerate refuses", "torch_compile_backend"):
+            TorchDynamoPlugin(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+    if not resolved.get("do_train", True):
+        return
+    weight = torch.nn.Parameter(torch.zeros(1, 1))
+    schedule: dict[str, Any] = {"scheduler_specific_kwargs": args.lr_scheduler_kwargs or {}}
+    plain = torch.optim.SGD([weight], lr=0.1)
+    with _explain(f"{args.lr_scheduler_type.value} refuses", "lr_scheduler_kwargs"):
+        get_scheduler(args.lr_scheduler_type, plain, args.get_warmup_steps(_NUM_STEPS), _NUM_STEPS, **schedule)
+    if args.optim_target_modules is None and "lomo" not in args.optim:  # these look into the model itself
+        with _explain(f"{args.optim.value} refuses", "optim_args" if args.optim_args else "optim"):
+            build, keys = Trainer.get_optimizer_cls_and_kwargs(args)
+            _build_optimizer(build, weight, keys)
+    if args.gradient_checkpointing and args.gradient_checkpointing_kwargs:
+        with _explain("torch refuses", "gradient_checkpointing_kwargs"):
+            checkpoint(torch.square, weight, **args.gradient_checkpointing_kwargs)
+
+
+def _build_optimizer(build: Callable[..., Any], weight: Any, keys: dict[str, Any]) -> None:
+    if isinstance(build, type):  # else it is made of the whole model
+        build([weight], **keys)
+
+
+@contextmanager
+def _explain(what: str, key: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        message = f"{what} these settings: {' '.join(str(error).split())}"
+        raise ConfigError([Problem(message, f"training.{key}")]) from error

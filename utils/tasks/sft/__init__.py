@@ -1,0 +1,153 @@
+"""CAUSAL_LM: supervised fine-tuning by TRL's SFTTrainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.config.document import Document
+from utils.config.problems import suggest
+from utils.config.section import Section
+from utils.config.sections.dataset import DatasetSection
+from utils.config.sections.evaluation import EvaluationSection
+from utils.config.sections.generation import GenerationSection
+from utils.core.errors import Problem
+from utils.core.texts import PromptTemplate
+from utils.data.dataset import load_dataset_plugin
+from utils.metrics.metric import metric_names
+from utils.modeling.local_files import read_model_config
+from utils.modeling.positions import has_position_table, length_problem
+from utils.tasks import task
+from utils.tasks.sft.evaluation_rules import find_evaluation_mistakes, find_idle_evaluation
+from utils.tasks.sft.section import WITHOUT_EFFECT, OwnSftSection, sft_section
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+    from utils.config.run_config import RunConfig
+    from utils.tasks.probe import Probe
+    from utils.tasks.task_run import TaskRun
+
+_METRICS = ("loss", "perplexity", "token_accuracy")
+
+
+class Task(task.Task):
+    """See `utils.tasks.task.Task`."""
+
+    TASK_TYPE = "CAUSAL_LM"
+    SECTION = "sft"
+    GENERATES = True
+    LENGTH_KEY = "sft.max_length"
+    # SFTConfig's own defaults turn on gradient checkpointing, and bfloat16 wherever fp16 is not asked for
+    DEFAULTS = {"gradient_checkpointing": False, "bf16": False, "learning_rate": 2e-5}
+    PIPELINE = "text-generation"
+
+    @classmethod
+    def sections(cls) -> dict[str, Callable[[], type[Section]]]:
+        """Give the sections of training on answers, of generating them, and of scoring what is generated."""
+        return {"sft": sft_section, "generation": lambda: GenerationSection, "evaluation": lambda: EvaluationSection}
+
+    @classmethod
+    def headline(cls, config: RunConfig) -> str | None:
+        """Name the first metric that the dataset's own section asks for."""
+        metrics = getattr(config.dataset, "metrics", None)
+        return metrics[0] if metrics else None
+
+    @classmethod
+    def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
+        """Check metrics, what is evaluated during training, and the length against the model's positions."""
+        found = (*_check_metrics(config), *find_evaluation_mistakes(config, files), *_check_length(config))
+        for path, message in found:
+            yield Problem(message, path, document.place_of(tuple(path.split("."))))
+
+    @classmethod
+    def find_unused(cls, config: RunConfig) -> dict[str, tuple[bool, str]]:
+        """Give by key whether its value has no effect, and why."""
+        generation, training = config.generation, config.training
+        greedy = generation.temperature == 0
+        return {
+            **dict(find_idle_evaluation(config)),
+            **{f"sft.{name}": (True, why) for name, why in WITHOUT_EFFECT.items()},
+            **{
+                f"generation.{name}": (greedy and getattr(generation, name) is not None, "generation.temperature is 0")
+                for name in ("top_p", "top_k")
+            },
+            "training.class_weights": (training.class_weights is not None, "it is for SEQ_CLS"),
+            "training.head_learning_rate": (
+                training.head_learning_rate is not None,
+                "a language model has no new head",
+            ),
+        }
+
+    @classmethod
+    def open(cls, config: RunConfig) -> TaskRun:
+        """Open one run."""
+        from utils.tasks.sft.task import SftRun
+
+        return SftRun(config)
+
+    @classmethod
+    def arguments_class(cls) -> type[TrainingArguments]:
+        """Give TRL's."""
+        from trl import SFTConfig
+
+        arguments: type[TrainingArguments] = SFTConfig
+        return arguments
+
+    @classmethod
+    def build_collator(cls, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Any]:
+        """Pad inputs and labels."""
+        from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+        collator: Callable[[list[dict[str, Any]]], Any] = DataCollatorForLanguageModeling(tokenizer.pad_token_id)
+        return collator
+
+    @classmethod
+    def count_texts(cls, dataset: DatasetSection) -> int:
+        """Count the columns that a prompt is made of."""
+        template = getattr(dataset, "prompt_template", None)
+        if template is not None and len(columns := PromptTemplate.parse(template).columns) > 1:
+            return len(columns)
+        spec = load_dataset_plugin(dataset.name).describe_instructions(dataset)
+        return 1 if spec.ask is not None or spec.resolve is not None else max(1, len(spec.prompt_columns))
+
+    @classmethod
+    def open_probe(
+        cls,
+        config: RunConfig,
+        label_names: tuple[str, ...],
+        run: Path | None,
+        tokenizer: PreTrainedTokenizerBase,
+        num_eval: int,
+    ) -> Probe:
+        """Make the probe of a language model."""
+        from utils.tasks.sft.probe import LanguageProbe
+
+        return LanguageProbe(config, run, tokenizer, with_loss=num_eval > 0)
+
+
+def _check_metrics(config: RunConfig) -> Iterator[tuple[str, str]]:
+    chosen = str(config.arguments.get("metric_for_best_model") or "loss").removeprefix("eval_")
+    if chosen not in _METRICS:
+        message = f"no result called {chosen}{suggest(chosen, _METRICS)}; evaluations during training give these"
+        yield "training.metric_for_best_model", message
+    known = metric_names("generation")
+    for name in getattr(config.dataset, "metrics", None) or ():
+        if name not in known:
+            yield "dataset.metrics", f"no metric of generated texts called {name}{suggest(name, known)}"
+
+
+def _check_length(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Check that the model has positions for the length that the file asks for.
+
+    The rows decide under the default, which a run's own run.yaml states too.
+    """
+    length = config.section(OwnSftSection).max_length
+    if length == OwnSftSection.model_fields["max_length"].default:
+        return
+    base = read_model_config(config.model) or {}
+    if config.peft.virtual_tokens and has_position_table(base):
+        return  # checked with them
+    if message := length_problem(base, config.model.rope_scaling, length):
+        yield config.length_key, message

@@ -1,0 +1,142 @@
+"""Builds the trainer of a supervised fine-tuning run."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from trl import SFTConfig
+from trl.data_utils import pack_dataset
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from utils.adapters.training_hooks import find_hooks
+from utils.config.sections.adapter import AdapterSection
+from utils.core.errors import UserError
+from utils.tasks.classification.trainer import build_arguments
+from utils.tasks.sft.section import OwnSftSection
+from utils.tasks.sft.trainer import CausalTrainer
+from utils.trainer.callbacks.added import add_callbacks
+from utils.trainer.varlen_attention import require_separate_documents, separate_documents
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.config.run_config import RunConfig
+
+logger = logging.getLogger(__name__)
+
+_OURS = {
+    "packing": False,  # done before, so that the number of steps is known when the adapter is attached
+    "padding_free": False,  # the collator's own
+    "max_length": None,  # rows are cut when they are encoded
+    "dataset_kwargs": {"skip_prepare_dataset": True},
+}
+_PASSED_ON = ("loss_type", "activation_offloading", "router_aux_loss_coef")
+
+
+def pack_rows(rows: Dataset, max_length: int) -> Dataset:
+    """Fill rows of max_length tokens with whole documents, best fit decreasing.
+
+    Args:
+        rows: With `input_ids` and `labels`, none longer than max_length.
+        max_length: Tokens of a packed row.
+
+    Returns:
+        Rows with `input_ids`, `labels` and `seq_lengths`, the lengths of the documents in each.
+    """
+    packed: Dataset = pack_dataset(rows.select_columns(["input_ids", "labels"]), max_length, "bfd")
+    tokens = sum(map(len, rows["input_ids"][:]))
+    logger.info("packing: %d rows fill %d of %d tokens (%.0f %% used)", len(rows), len(packed), max_length,
+                100 * tokens / (len(packed) * max_length))  # fmt: skip
+    return packed
+
+
+def build_causal_trainer(
+    settings: RunConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset | None,
+    evaluation: Dataset | None,
+) -> CausalTrainer:
+    """Build the trainer, ready to train.
+
+    Args:
+        settings: The run.
+        model: With its adapter attached.
+        tokenizer: Saved with checkpoints; its pad token fills rows.
+        train: Rows with `input_ids`, `labels` and `length`, or packed ones; None: nothing is trained.
+        evaluation: Rows of which the loss is evaluated; None: none.
+
+    Raises:
+        ModelError: Documents would see each other in packed rows.
+        UserError: Several GPUs are visible to one process, which trl does not train on.
+    """
+    section, sft = settings.training, settings.section(OwnSftSection)
+    flattened = _choose_layout(sft, settings.peft, model)
+    extra = {name: value for name in _PASSED_ON if (value := getattr(sft, name, None)) is not None}
+    extra["ddp_find_unused_parameters"] = settings.arguments.get("ddp_find_unused_parameters", False)
+    if evaluation is None:
+        extra |= _without_evaluation(settings.arguments)
+    elif (best := settings.arguments.get("metric_for_best_model")) is not None:
+        extra["greater_is_better"] = best.endswith("token_accuracy")
+    arguments = build_arguments(
+        {**settings.arguments, **_OURS, **extra},
+        section,
+        settings.seed,
+        SFTConfig,
+    )
+    if arguments.n_gpu > 1 and settings.model.device_map is None:
+        raise UserError(
+            f"{arguments.n_gpu} GPUs are visible to one process; use --gpu 0 for one of them, --gpu 0,1 for a process "
+            "on each, or model.device_map: auto to spread the model"
+        )
+    collator = DataCollatorForLanguageModeling(
+        pad_token_id=tokenizer.pad_token_id,
+        padding_free=flattened,
+        pad_to_multiple_of=_multiple(sft, flattened, arguments.bf16 or arguments.fp16),
+    )
+    trainer = CausalTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train if train is not None else evaluation,
+        eval_dataset=evaluation,
+        processing_class=tokenizer,
+        data_collator=collator,
+        learning_rates=settings.peft.learning_rates(model, arguments.learning_rate),
+    )
+    add_callbacks(trainer, section)
+    trainer.configure(section)
+    trainer.use_hooks(find_hooks(settings.peft.method))
+    return trainer
+
+
+def _without_evaluation(resolved: dict[str, Any]) -> dict[str, Any]:
+    asked = ("load_best_model_at_end", "eval_on_start")
+    if resolved.get("eval_strategy", "no") != "no" or any(map(resolved.get, asked)):
+        logger.warning(
+            "training.eval_strategy, eval_on_start and load_best_model_at_end have no effect: there are no validation "
+            "rows; hold some out by dataset.validation_size"
+        )
+    never = {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
+    return {**never, "eval_on_start": False}
+
+
+def _choose_layout(sft: OwnSftSection, peft: AdapterSection, model: PreTrainedModel) -> bool:
+    """Decide whether the rows of a batch stand one after another, without padding."""
+    if sft.packing or sft.padding_free:
+        require_separate_documents(model)
+        return True
+    if sft.padding_free is False or peft.LIMITS.packing:
+        return False
+    reason = separate_documents(model)
+    if reason:
+        logger.info("batches are padded: %s", reason)
+    return reason is None
+
+
+def _multiple(sft: OwnSftSection, flattened: bool, half: bool) -> int | None:
+    wanted = getattr(sft, "pad_to_multiple_of", None)
+    if wanted is not None or flattened:
+        return int(wanted) if wanted is not None else None
+    return 8 if half else None

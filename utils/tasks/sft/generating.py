@@ -1,0 +1,295 @@
+"""Lets the model write during training and at its end, scores what it wrote, and keeps track of the best step."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from utils.core.errors import LoraNsError
+from utils.evaluation.early_stopping import count_without_gain
+from utils.evaluation.evaluator import SetFiles, evaluate_set
+from utils.evaluation.files import FINAL_RESULTS, copy_answers, name_model, step_folder
+from utils.evaluation.history import COMBINED, Entry, History, build_entry, name_score, open_history
+from utils.evaluation.predictions import write_object
+from utils.evaluation.processes import FAILURES, describe_failure, find_rank, run_together, share_from_first
+from utils.evaluation.score import SetScore
+from utils.generation.preserving import keep_random_state
+from utils.trainer.checkpoints import find_checkpoint, link_best, mark_checkpoint, remove_checkpoints
+from utils.trainer.varlen_attention import plain_attention
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from utils.config.run_config import RunConfig
+    from utils.evaluation.sets import EvaluationSet
+    from utils.tasks.sft.trainer import CausalTrainer
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FinalScores:
+    """What the kept weights wrote, and what came before."""
+
+    scores: dict[str, SetScore] = field(default_factory=dict)
+    """By the set's label."""
+    errors: dict[str, str] = field(default_factory=dict)
+    """Why a set has no score."""
+    step: int = 0
+    """The step whose weights were kept."""
+    history: History | None = None
+    """Evaluations during training; None: there were none."""
+    chosen_by: str | None = None
+    """The metric that chose that step; None: it was the last one."""
+
+
+class GeneratingCallback(TrainerCallback):
+    """Scores evaluation sets every so many steps; training goes on as if nothing had happened.
+
+    A step that is evaluated is saved first, so that a run that is killed in the middle of it goes on there. What is
+    not the best, not due by `training.save_steps` and not the newest is removed again.
+
+    Args:
+        trainer: Whose model writes.
+        sets: What is asked.
+        stop_token_ids: Tokens that end an answer.
+        settings: The run: how answers are generated, and how often. Answers go to eval_step_N in its folder and, at
+            the end, to eval_<set>.
+        leakage: What of the sets was trained on; it stands in the history.
+    """
+
+    def __init__(
+        self,
+        trainer: CausalTrainer,
+        sets: Sequence[EvaluationSet],
+        stop_token_ids: Sequence[int],
+        settings: RunConfig,
+        leakage: Sequence[Any] = (),
+    ) -> None:
+        self._trainer = trainer
+        self._sets = tuple(sets)
+        self._generation = settings.generation
+        self._evaluation = settings.evaluation
+        self._stop_token_ids = tuple(stop_token_ids)
+        self._folder = Path(settings.training.output_dir).expanduser()
+        self._model_name = name_model(settings.model.name_or_path)
+        self._leakage = list(leakage)
+        self._history: History | None = None
+        self._saved_step: int | None = None
+        self._waiting: tuple[int, bool] | None = None  # to be evaluated as soon as it is saved; saved only for that?
+        self._is_periodic = bool(sets) and (self._evaluation.steps is not None or self._evaluation.at_start)
+        self._saves = self._is_periodic and trainer.args.save_strategy != "no"
+        self._limit = trainer.args.save_total_limit
+        if self._saves:
+            trainer.args.save_total_limit = None  # transformers would remove the best step's checkpoint
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Evaluate before the first step where that is asked for, or what a killed session has not finished."""
+        steps, step = self._evaluation.steps, state.global_step
+        if steps is not None and steps > state.max_steps:
+            logger.warning("evaluation.steps: %d has no effect: the run has %d steps", steps, state.max_steps)
+        if not self._is_periodic:
+            return
+        self._history = self._open_history(step)
+        is_last = step >= state.max_steps
+        if self._history.find(step) is not None:
+            self._log_again(state)
+            self._settle(control)
+        elif self._is_due(step) or (is_last and self._evaluation.at_end):
+            if self._saves and step == 0:
+                self._trainer._save_checkpoint(self._trainer.model, None)
+                mark_checkpoint(self._folder, 0, only_for_evaluation=True)
+            self._evaluate(state, control)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Have the step saved that is to be evaluated."""
+        if self._is_periodic and self._is_due(state.global_step):
+            self._save_and_evaluate(state, control)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Evaluate the last step, whatever has ended the training."""
+        has_news = control.should_evaluate or control.should_log
+        if self._saved_step == state.global_step and control.should_save and not has_news:
+            control.should_save = False  # it is there; a kill while it is written again would spoil it
+            self._mark(state.global_step, False)
+        if self._is_periodic and self._evaluation.at_end and control.should_training_stop:
+            self._save_and_evaluate(state, control)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Evaluate the step that is saved now, if it is its turn; then remove what is not needed any more."""
+        if not self._saves:
+            return
+        step = state.global_step
+        self._mark(step, only_for_evaluation=self._waiting == (step, True))
+        self._saved_step = step
+        if self._waiting is not None:
+            self._evaluate(state, control)
+        else:
+            self._settle(control)
+
+    def _is_due(self, step: int) -> bool:
+        steps = self._evaluation.steps
+        return bool(self._evaluation.at_start) if step == 0 else steps is not None and step % steps == 0
+
+    def _save_and_evaluate(self, state: TrainerState, control: TrainerControl) -> None:
+        assert self._history is not None
+        if self._history.find(state.global_step) is not None:
+            return
+        if not self._saves or self._saved_step == state.global_step:
+            self._evaluate(state, control)
+        else:
+            self._waiting = state.global_step, not control.should_save
+            control.should_save = True
+
+    def _open_history(self, step: int) -> History:
+        def read() -> History | None:
+            if find_rank() != 0:
+                return None
+            scorer = self._evaluation.truthfulqa.scorer
+            return open_history(self._folder, scorer, self._leakage, self._sets, step)
+
+        found: History = share_from_first(run_together(read))
+        return found
+
+    def _evaluate(self, state: TrainerState, control: TrainerControl) -> None:
+        """Evaluate all sets now; scores go to the history, and to the log under eval_<set>_<metric>."""
+        assert self._history is not None
+        self._waiting = None
+        step = state.global_step
+        folder = step_folder(self._folder, step)
+        scores = {each.label: self._score(each, SetFiles(folder, self._prefix(each))) for each in self._sets}
+        entry = build_entry(step, scores, self._sets)
+        self._history.add(entry)
+        history = self._history
+        run_together(lambda: history.write(self._folder) if find_rank() == 0 else None)
+        due = control.should_log  # logging now must not swallow the step's own loss
+        if flat := _flatten(entry):
+            self._trainer.log(flat)
+        control.should_log = due
+        self._settle(control)
+
+    def _log_again(self, state: TrainerState) -> None:
+        """Put the scores of the step into the log, which was saved before they were there."""
+        assert self._history is not None
+        entry = self._history.find(state.global_step)
+        assert entry is not None
+        flat = _flatten(entry)
+        logged = any(log["step"] == entry.step and flat.keys() <= log.keys() for log in state.log_history)
+        if flat and not logged:
+            state.log_history.append({**flat, "epoch": state.epoch, "step": entry.step})
+
+    def _settle(self, control: TrainerControl) -> None:
+        """Draw the consequences of the history: the best checkpoint, those that may go, and whether to stop."""
+        assert self._history is not None
+        if self._saves:
+            run_together(lambda: self._keep_checkpoints() if find_rank() == 0 else None)
+        step = self._trainer.state.global_step
+        patience, metric = self._evaluation.early_stopping_patience, self._evaluation.early_stopping_metric
+        threshold = self._evaluation.early_stopping_threshold
+        if patience is not None and count_without_gain(self._history, metric, threshold) >= patience:
+            if not control.should_training_stop:
+                logger.info("step %d: %s has not got better for %d evaluations; training ends", step, metric, patience)
+            control.should_training_stop = True
+
+    def _keep_checkpoints(self) -> None:
+        """Let best_model point at the best step's checkpoint, and remove those that are not needed any more."""
+        assert self._history is not None
+        state, best = self._trainer.state, self._history.best
+        checkpoint = find_checkpoint(self._folder, best.step) if best else None
+        by_loss = state.best_model_checkpoint
+        if not self._trainer.args.load_best_model_at_end:
+            link_best(self._folder, checkpoint)
+        kept = [*([checkpoint] if checkpoint else []), *([Path(by_loss)] if by_loss else [])]
+        remove_checkpoints(self._folder, state.global_step, kept, self._limit)
+
+    def _mark(self, step: int, only_for_evaluation: bool) -> None:
+        if find_rank() == 0:
+            mark_checkpoint(self._folder, step, only_for_evaluation)
+
+    def _prefix(self, known: EvaluationSet) -> str:
+        return f"{self._model_name}_{known.label}_"
+
+    def score_all(self) -> FinalScores:
+        """Score every set with the weights that are kept: the last step's, or the best one's where that is asked for.
+
+        All processes come here. Where those weights were evaluated during training their answers are taken.
+        """
+        state = self._trainer.state
+        kept, chosen_by = int(state.global_step), None
+        if self._trainer.args.load_best_model_at_end and state.best_global_step:
+            kept = int(state.best_global_step)
+            chosen_by = str(self._trainer.args.metric_for_best_model).removeprefix("eval_")
+        if self._evaluation.load_best_at_end and self._history and (best := self._history.best):
+            kept = self._load_best(best.step, kept)
+            chosen_by = COMBINED if kept == best.step else chosen_by
+        if not self._evaluation.at_end:
+            return FinalScores({}, {}, kept, self._history, chosen_by)
+        found: dict[str, SetScore | str] = {}
+        for each in self._sets:
+            source = SetFiles(step_folder(self._folder, kept), self._prefix(each))
+            own = SetFiles(self._folder / f"eval_{each.label}")
+            found[each.label] = self._score(each, own, source if self._history else None)
+        if self._sets and find_rank() == 0:
+            self._write_final(kept, found)
+        scores = {label: score for label, score in found.items() if isinstance(score, SetScore)}
+        errors = {label: reason for label, reason in found.items() if isinstance(reason, str)}
+        return FinalScores(scores, errors, kept, self._history, chosen_by)
+
+    def _load_best(self, best: int, step: int) -> int:
+        """Load the weights of the best step, where they are not there; gives the step whose weights the model has."""
+        if best == step:
+            return step
+        checkpoint = share_from_first(find_checkpoint(self._folder, best))
+        if checkpoint is None:
+            logger.warning("evaluation.load_best_at_end: checkpoint-%d is gone; the last step is kept", best)
+            return step
+        self._trainer.state.best_model_checkpoint = str(checkpoint)
+        self._trainer._load_best_model()
+        return best
+
+    def _write_final(self, step: int, found: dict[str, SetScore | str]) -> None:
+        entry = build_entry(step, found, self._sets)
+        facts = {"scorer": self._evaluation.truthfulqa.scorer, "leakage": self._leakage}
+        final = {"step": step, "combined_score": entry.combined_score, **facts, "results": entry.results}
+        write_object(self._folder / FINAL_RESULTS, final)
+
+    def _score(self, known: EvaluationSet, files: SetFiles, source: SetFiles | None = None) -> SetScore | str:
+        """Score one set with the model as it is now; what fails gives the reason, and the run goes on.
+
+        Args:
+            known: The set.
+            files: Where it is written.
+            source: The files of a step's evaluation, whose answers are taken where the weights are the same.
+        """
+        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        tokenizer = self._trainer.processing_class
+        try:
+            if source is not None:
+                run_together(lambda: copy_answers(source, files) if find_rank() == 0 else None)
+            with keep_random_state(), plain_attention(model), self._trainer.compute_loss_context_manager():
+                return evaluate_set(model, tokenizer, known, self._generation, files, self._stop_token_ids)
+        except FAILURES as error:
+            reason = describe_failure(error)
+            logger.warning("%s: no score: %s", known.label, reason, exc_info=not isinstance(error, LoraNsError))
+            return reason
+
+
+def _flatten(entry: Entry) -> dict[str, float]:
+    """Name an entry's scores as they stand in the log; what was not measured is not in it."""
+    flat = {
+        f"eval_{name_score(label, name)}": value
+        for label, metrics in entry.list_metrics().items()
+        for name, value in metrics.items()
+    }
+    if entry.combined_score is not None:
+        flat[f"eval_{COMBINED}_score"] = entry.combined_score
+    return flat

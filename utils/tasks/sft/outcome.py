@@ -1,0 +1,176 @@
+"""Puts what was measured in a supervised fine-tuning run into its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from utils.evaluation.history import COMBINED, name_score
+from utils.results.record import BestMetric, DataCounts, ParamCounts, PeakMemory, RunRecord, Timing
+from utils.tasks.outcome import Outcome, last_metrics, measure_time, session_metrics
+from utils.tasks.sft.evaluation_record import describe_evaluation
+from utils.trainer.processes import describe_batch, gather_memory
+
+if TYPE_CHECKING:
+    from utils.evaluation.score import SetScore
+    from utils.modeling.parameters import ParameterCounts
+    from utils.tasks.sft.generating import FinalScores
+    from utils.tasks.sft.task import CausalData
+    from utils.tasks.sft.trainer import CausalTrainer
+    from utils.trainer.callbacks.measuring import MeasuringCallback
+
+_LOSSES = ("loss", "perplexity", "token_accuracy")
+
+
+@dataclass(frozen=True)
+class CausalScores:
+    """What scoring a language model gave."""
+
+    losses: Mapping[str, Any]
+    """Of the validation rows, under the Trainer's names; empty where there are none."""
+    final: FinalScores
+    """Of generated answers."""
+
+
+def collect_causal_outcome(
+    record: RunRecord,
+    trainer: CausalTrainer,
+    data: CausalData,
+    scores: CausalScores,
+    counts: ParameterCounts,
+    measuring: MeasuringCallback,
+) -> Outcome:
+    """Collect what a run gave that reached its end.
+
+    Args:
+        record: With the run's names, as it was started.
+        trainer: After training.
+        data: The prepared rows.
+        scores: Of the weights that were kept; the first set's headline is the run's metric.
+        counts: Of the model as it was trained.
+        measuring: Holds peak memory and the time to the first step.
+    """
+    losses, final = scores.losses, scores.final
+    written = final.scores
+    metrics = {name: losses.get(f"eval_{name}") for name in _LOSSES if f"eval_{name}" in losses}
+    main = written.get(data.sets[0].label) if data.sets else None
+    filled = replace(
+        record,
+        status="failed" if (unscored := _find_unscored(final)) else "success",
+        metrics={**metrics, **(main.metrics if main else {})},
+        headline=(headline := _name_headline(data, metrics, final)),
+        best_metric=_find_best(trainer, {**metrics, **(main.metrics if main else {})}, final, headline),
+        metrics_last=_last_metrics(trainer, data, final),
+        interval={name: list(pair) for name, pair in main.interval.items()} if main else {},
+        evaluation=describe_evaluation(data.sets, final),
+        params=ParamCounts(**asdict(counts)),
+        memory=PeakMemory(**gather_memory(measuring.read_memory())),
+        time=_measure_time(trainer, data, measuring),
+        data=_data_counts(data),
+        extra={"batch": describe_batch(trainer), **_facts(data, written, measuring), **unscored},
+        warnings=[*record.warnings, *_partial(data, written), *_failed(final)],
+    )
+    hf = {key: value for key, value in losses.items() if key != "epoch"}
+    for label, score in written.items():
+        hf |= {f"eval_{name_score(label, name)}": value for name, value in score.metrics.items()}
+    return Outcome(filled, session_metrics(trainer), {"": hf} if hf else {}, ())
+
+
+def _name_headline(data: CausalData, metrics: Mapping[str, Any], final: FinalScores) -> str | None:
+    """Name the metric that the run is judged by: the first set's, or the loss where nothing was to be written."""
+    if data.sets and (final.scores or final.errors):
+        return data.sets[0].metrics[0]
+    return "loss" if "loss" in metrics else None
+
+
+def _find_best(
+    trainer: CausalTrainer, metrics: Mapping[str, Any], final: FinalScores, headline: str | None
+) -> BestMetric | None:
+    """Name what chose the weights that were kept, which may be another metric than the headline."""
+    step = final.step if final.history else final.step or None  # 0: the weights before training were the best
+    if final.chosen_by == COMBINED and final.history and final.history.best:
+        return BestMetric(COMBINED, final.history.best.combined_score, step)
+    if final.chosen_by is not None:
+        return BestMetric(final.chosen_by, metrics.get(final.chosen_by, trainer.state.best_metric), step)
+    return BestMetric(headline, metrics.get(headline), step) if headline else None
+
+
+def _last_metrics(trainer: CausalTrainer, data: CausalData, final: FinalScores) -> dict[str, float | None]:
+    """Give what the last step's weights scored, where another step's were kept."""
+    last_step = trainer.state.global_step
+    if final.step == last_step:
+        return {}
+    entry = final.history.find(last_step) if final.history else None
+    scores = entry.list_metrics().get(data.sets[0].label, {}) if entry else {}
+    return {**last_metrics(trainer, final.step), **scores}
+
+
+def _measure_time(trainer: CausalTrainer, data: CausalData, measuring: MeasuringCallback) -> Timing:
+    """Give times and rates; a packed row is not a sample: those in it are counted."""
+    time = measure_time(trainer, measuring)
+    if time.samples_per_s is None or not data.num_train_rows:
+        return time
+    return replace(time, samples_per_s=time.samples_per_s * len(data.instructions.train) / data.num_train_rows)
+
+
+def _data_counts(data: CausalData) -> DataCounts:
+    reports = data.reports
+    train, validation = reports["train"], reports.get("validation")
+    every = list(reports.values())
+    return DataCounts(
+        train_rows=train.rows,
+        eval_rows=validation.rows if validation else None,
+        truncated_rows=sum(each.prompts_cut + each.answers_cut + each.conversations_cut for each in every),
+        dropped_rows=sum(each.bad_rows + each.empty_rows + each.too_long_rows for each in every),
+        shared_rows=validation.shared_with_train if validation else None,
+        fingerprint=data.fingerprint,
+    )
+
+
+def _facts(data: CausalData, written: Mapping[str, SetScore], measuring: MeasuringCallback) -> dict[str, Any]:
+    """Describe the data, mark a partial score, and where the last session began."""
+    spec = data.instructions.spec
+    facts: dict[str, Any] = {
+        "splits": {name: report.to_dict() for name, report in data.reports.items()},
+        "dataset": {"path": spec.path, "subset": spec.subset},
+    }
+    if _partial(data, written):
+        facts["partial"] = True
+    if measuring.resumed_from_step:
+        facts["resumed_from_step"] = measuring.resumed_from_step
+    return facts | measuring.adapter_facts
+
+
+def _partial(data: CausalData, written: Mapping[str, SetScore]) -> list[str]:
+    """Say which results were not measured on all rows that there are."""
+    validation = data.reports.get("validation")
+    left_out = validation.left_out_rows if validation else 0
+    losses = (
+        [f"partial loss: {validation.rows} of {validation.rows + left_out} rows"] if validation and left_out else []
+    )
+    return losses + [
+        f"partial score: {score.n} of {score.num_total} rows of {label}"
+        for label, score in written.items()
+        if score.partial
+    ]
+
+
+def _find_unscored(final: FinalScores) -> dict[str, str]:
+    """Say why the run has failed, whatever it has trained: of all sets, at whatever step, none could be scored."""
+    entries = final.history.entries if final.history else []
+    during = {label: result["error"] for each in entries for label, result in each.results.items() if "error" in result}
+    errors = during | final.errors
+    if not errors or final.scores or any(each.list_metrics() for each in entries):
+        return {}
+    reasons = "; ".join(f"{label}: {reason}" for label, reason in errors.items())
+    return {"error": f"no set could be scored: {reasons}"}
+
+
+def _failed(final: FinalScores) -> list[str]:
+    """Say which sets have no score, and which evaluations during training failed."""
+    lines = [f"{label} was not scored: {reason}" for label, reason in final.errors.items()]
+    for entry in final.history.entries if final.history else ():
+        failed = [label for label, result in entry.results.items() if "error" in result]
+        lines += [f"step {entry.step}: {', '.join(failed)} failed, so the combined score is missing"] if failed else []
+    return lines

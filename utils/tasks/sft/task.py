@@ -1,0 +1,264 @@
+"""Supervised fine-tuning as a task: prompts with answers, TRL's SFTTrainer, and scores of what the model writes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from utils.config.sections.dataset import InstructionSection
+from utils.core.errors import ConfigError, Problem
+from utils.data.dataset import InstructionSet, load_dataset_plugin, spread
+from utils.data.encoding import ExampleEncoder
+from utils.data.gathering import DataProblems
+from utils.data.instruction import InstructionData, prepare_instructions, read_training_rows, resolve_set
+from utils.data.preview import format_preview, render_preview
+from utils.data.splits import draw_rows
+from utils.evaluation.early_stopping import check_early_stopping
+from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
+from utils.generation.positions import count_positions
+from utils.modeling.positions import has_position_table, length_problem
+from utils.tasks.sft.building import build_causal_trainer, pack_rows
+from utils.tasks.sft.generating import GeneratingCallback
+from utils.tasks.sft.outcome import CausalScores, collect_causal_outcome
+from utils.tasks.sft.reload_check import check_language_model
+from utils.tasks.sft.section import OwnSftSection
+from utils.trainer.contamination import check_leakage
+
+logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.config.run_config import RunConfig
+    from utils.modeling.parameters import ParameterCounts
+    from utils.results.record import RunRecord
+    from utils.tasks.outcome import Outcome
+    from utils.tasks.sft.trainer import CausalTrainer
+    from utils.trainer.callbacks.measuring import MeasuringCallback
+
+
+@dataclass
+class CausalData:
+    """Everything that training a language model needs to know of the data."""
+
+    instructions: InstructionData
+    encoder: ExampleEncoder
+    train: Dataset
+    """Training rows, packed where that is asked for."""
+    sets: list[EvaluationSet]
+    """Sets whose prompts are answered by generating."""
+    leakage: list[dict[str, Any]] = field(default_factory=list)
+    """What sets have in common with the training rows: {"set", "rows", "documents"}."""
+
+    @property
+    def num_train_rows(self) -> int:
+        """Rows, or packed rows, of an epoch."""
+        return len(self.train)
+
+    @property
+    def label_names(self) -> None:
+        """There are no classes."""
+        return
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all rows used."""
+        return self.instructions.fingerprint
+
+    @property
+    def commit(self) -> str | None:
+        """Resolved commit of a hub dataset."""
+        return self.instructions.commit
+
+    @property
+    def reports(self) -> Mapping[str, Any]:
+        """What was found in each split."""
+        return self.instructions.reports
+
+    def count_shown(self) -> tuple[int, int]:
+        """Count the rows that training and its evaluations show the model, each once, and their tokens."""
+        shown = [self.instructions.train, *self.instructions.evals.values()]
+        return sum(map(len, shown)), sum(sum(each["length"][:]) for each in shown)
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row that is trained on, before packing."""
+        return max(self.instructions.train["length"][:], default=0)
+
+    def draw_training_rows(self, count: int, seed: int) -> list[dict[str, Any]]:
+        """Draw encoded training rows by a seed, each alone also where they are packed; all where there are no more."""
+        rows = self.instructions.train
+        return [dict(rows[index]) for index in draw_rows(range(len(rows)), count, seed)]
+
+    def probe_rows(self, count: int) -> list[dict[str, Any]]:
+        """Give some prompts with their references, of the validation rows, an evaluation set, or the training rows."""
+        if examples := self.instructions.validation_examples:
+            return [asdict(each) for each in spread(examples, count)]
+        if not self.sets:
+            return [asdict(each) for each in islice(self.instructions.read_train(), count)]
+        tokenizer, asked = self.encoder.tokenizer, self.sets[0]
+        return [
+            {"prompt": tokenizer.decode(ids, skip_special_tokens=True), "reference": reference}
+            for ids, reference in spread(list(zip(asked.prompts, asked.references, strict=True)), count)
+        ]
+
+
+class SftRun:
+    """CAUSAL_LM: see `utils.tasks.task_run.TaskRun`.
+
+    Args:
+        settings: The run's configuration.
+    """
+
+    def __init__(self, settings: RunConfig) -> None:
+        self._settings = settings
+        self._generating: GeneratingCallback | None = None
+
+    def prepare_data(self, tokenizer: PreTrainedTokenizerBase) -> CausalData:
+        """Encode the rows that are trained on, and load the sets that are answered by generating.
+
+        Raises:
+            DataError: The rows cannot be used as they are.
+            ModelError: The tokenizer cannot serve them: no end-of-text token, no chat template.
+        """
+        settings = self._settings
+        section, sft = settings.section(InstructionSection), settings.section(OwnSftSection)
+        spec = resolve_set(load_dataset_plugin(section.name).describe_instructions(section))
+        encoder = ExampleEncoder.build(tokenizer, section, sft.max_length, not sft.completion_only_loss)
+        found = DataProblems()
+        with found.gather():
+            return self._prepare(spec, encoder)
+        evaluation = settings.evaluation
+        if evaluation.sets is not None and (evaluation.at_end or evaluation.steps or evaluation.at_start):
+            with found.gather():  # their problems are told with those of the rows that are trained on
+                self._load_named_sets(spec, encoder)
+        found.stop()
+        raise AssertionError("what is wrong was gathered")
+
+    def _prepare(self, spec: InstructionSet, encoder: ExampleEncoder) -> CausalData:
+        settings = self._settings
+        section, sft = settings.section(InstructionSection), settings.section(OwnSftSection)
+        data = prepare_instructions(spec, section, encoder, settings.seed)
+        train = pack_rows(data.train, sft.max_length) if sft.packing else data.train
+        sets = self._load_sets(data, encoder)
+        check_early_stopping(settings.evaluation, sets)
+        leakage = check_leakage(data.train, data.read_train, sets, section.allow_leakage)
+        return CausalData(data, encoder, train, sets, leakage)
+
+    def _load_sets(
+        self, data: InstructionData, encoder: ExampleEncoder, window: int | None = None
+    ) -> list[EvaluationSet]:
+        """Load what the model will be asked, before anything is trained; prompts beyond a window lose their middle."""
+        evaluation = self._settings.evaluation
+        if not evaluation.at_end and evaluation.steps is None and not evaluation.at_start:
+            return []
+        own = evaluation.sets is None and data.spec.generation_split is None
+        if own and data.evals and not any(each.prompt or each.messages for each in data.validation_examples):
+            logger.info("plain texts have no prompts to answer: the result is the loss, with its perplexity")
+            return []
+        if own and not data.evals:
+            logger.info("no rows to answer by generating: hold some out by dataset.validation_size, or name a set "
+                        "under evaluation.sets")  # fmt: skip
+            return []
+        return self._load_named_sets(data.spec, encoder, window)
+
+    def _load_named_sets(
+        self, spec: InstructionSet, encoder: ExampleEncoder, window: int | None = None
+    ) -> list[EvaluationSet]:
+        settings = self._settings
+        answers = Answers(settings.generation, window)
+        return load_evaluation_sets(
+            settings.evaluation, spec, settings.section(InstructionSection), encoder, settings.seed, answers
+        )
+
+    def fingerprint_rows(self) -> str:
+        """Hash the rows as they are now."""
+        section = self._settings.section(InstructionSection)
+        spec = load_dataset_plugin(section.name).describe_instructions(section)
+        return read_training_rows(spec, section, self._settings.seed)[1]
+
+    def preview(self, data: CausalData, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Any]:
+        """Print the first rows, what is trained on marked."""
+        from utils.core.terminal import build_console
+
+        console, rows = build_console(), data.instructions.train
+        if console.is_terminal:
+            console.print(render_preview(rows, tokenizer, count), soft_wrap=True)
+        else:
+            sys.stdout.write(format_preview(rows, tokenizer, count))
+        return {"rows": rows.select(range(min(count, len(rows)))).to_list()}
+
+    def describe_head(self, data: CausalData) -> None:
+        """Say that a language model gets no new head."""
+
+    def build_trainer(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: CausalData
+    ) -> CausalTrainer:
+        """Build SFTTrainer with our loss, and the callback that lets the model write."""
+        settings = self._settings
+        require_positions(model, data.longest_row, settings.peft.virtual_tokens)
+        window = count_positions(model)
+        if any(each.needs_cutting(window, settings.generation.max_new_tokens) for each in data.sets):
+            data.sets = self._load_sets(data.instructions, data.encoder, window)
+        trainer = build_causal_trainer(settings, model, tokenizer, data.train, data.instructions.evals.get(""))
+        stop_token_ids = data.encoder.stop_token_ids
+        self._generating = GeneratingCallback(trainer, data.sets, stop_token_ids, settings, data.leakage)
+        trainer.add_callback(self._generating)
+        return trainer
+
+    def score(
+        self,
+        trainer: CausalTrainer,
+        data: CausalData,
+        record: RunRecord,
+        counts: ParameterCounts,
+        measuring: MeasuringCallback,
+    ) -> Outcome:
+        """Score what the model writes, which settles whose step's weights are kept; then their loss."""
+        assert self._generating is not None, "the trainer is built before it is scored"
+        written = self._generating.score_all()
+        losses = _evaluate_loss(trainer, written.step) if data.instructions.evals else {}
+        return collect_causal_outcome(record, trainer, data, CausalScores(losses, written), counts, measuring)
+
+    def check_reload(
+        self, trainer: CausalTrainer, data: CausalData, load_saved: Callable[[], PreTrainedModel]
+    ) -> dict[str, Any] | None:
+        """Compare logits on validation (else training) rows."""
+        return check_language_model(trainer, data.instructions.evals.get("") or data.instructions.train, load_saved)
+
+
+def require_positions(model: PreTrainedModel, length: int, virtual: int = 0) -> None:
+    """Hold the longest row against the model as it is; what config.json says was checked before, where it was here.
+
+    Args:
+        model: With its adapter.
+        length: Tokens of the longest row.
+        virtual: Tokens that the adapter puts before each row.
+
+    Raises:
+        ConfigError: The model has a table of positions, and it is shorter.
+    """
+    config = model.config.to_dict()
+    if (message := length_problem(config, None, length + virtual)) is None:
+        return
+    if virtual:
+        message = f"{message} ({virtual} of them are peft.num_virtual_tokens)"
+    if has_position_table(config):
+        raise ConfigError([Problem(message, "sft.max_length")])
+    logger.warning("sft.max_length: %s", message)
+
+
+def _evaluate_loss(trainer: CausalTrainer, step: int) -> dict[str, Any]:
+    """Evaluate the loss; where the last evaluation was of these very weights, of that step, its figures are taken."""
+    logs = [log for log in trainer.state.log_history if "eval_loss" in log]
+    if logs and logs[-1]["step"] == step == trainer.state.global_step:
+        return {key: value for key, value in logs[-1].items() if key.startswith("eval_")}
+    found: dict[str, Any] = trainer.evaluate()
+    return found

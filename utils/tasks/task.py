@@ -1,0 +1,178 @@
+"""What a task declares, and how one is found: the one place that knows which kinds of runs there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from utils.config.document import Document
+from utils.config.section import Section
+from utils.config.sections.dataset import DatasetSection
+from utils.core import registry
+from utils.core.errors import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+    from utils.config.run_config import RunConfig
+    from utils.modeling.labels import HeadSpec
+    from utils.tasks.probe import Probe
+    from utils.tasks.task_run import TaskRun
+
+
+class Task:
+    """What a task declares; the `class Task` of each folder of `utils/tasks` extends it.
+
+    Nothing heavy is imported to declare it: `open` and what comes after it import what they need.
+    """
+
+    TASK_TYPE: ClassVar[str]
+    """The value of `task_type`, as peft spells it."""
+    SECTION: ClassVar[str | None] = None
+    """The section of its own by which a file asks for it; None, or IS_DEFAULT: the task_type is enough."""
+    IS_DEFAULT: ClassVar[bool] = True
+    """Whether it is the one of its task_type where the file has no other's section."""
+    GENERATES: ClassVar[bool] = False
+    """Whether its models write text; those of others answer with labels or numbers."""
+    LENGTH_KEY: ClassVar[str]
+    """The setting that bounds the tokens of a row."""
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {}
+    """Its own defaults of the `training:` section."""
+    KEEPS_BEST: ClassVar[bool] = False
+    """Whether the best checkpoint is the final model unless the file says otherwise."""
+    PIPELINE: ClassVar[str]
+    """The hub's name for what its models do."""
+
+    @classmethod
+    def name(cls) -> str:
+        """Name the module that it stands in: a folder, or a file, of `utils/tasks`."""
+        return cls.__module__.rpartition(".")[2]
+
+    @classmethod
+    def sections(cls) -> dict[str, Callable[[], type[Section]]]:
+        """Give, by name, what builds the classes of the sections that it reads beside those of every run."""
+        return {}
+
+    @classmethod
+    def own_metric(cls, dataset: DatasetSection) -> str | None:
+        """Name the metric of evaluations in training that a dataset stands for; None: the loss."""
+        return None
+
+    @classmethod
+    def headline(cls, config: RunConfig) -> str | None:
+        """Name the metric under which a suite compares runs; None: what a run's own record says."""
+        return None
+
+    @classmethod
+    def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
+        """Check what needs the whole configuration.
+
+        Args:
+            config: The run.
+            document: What was written, and where.
+            files: Look for the files that the configuration names; those of a run that was written down may be gone.
+        """
+        return iter(())
+
+    @classmethod
+    def find_unused(cls, config: RunConfig) -> dict[str, tuple[bool, str]]:
+        """Give by key whether its value has no effect, and why."""
+        return {}
+
+    @classmethod
+    def open(cls, config: RunConfig) -> TaskRun:
+        """Open one run."""
+        raise NotImplementedError
+
+    @classmethod
+    def arguments_class(cls) -> type[TrainingArguments]:
+        """Give the class that its trainer takes its arguments in."""
+        from transformers import TrainingArguments
+
+        arguments: type[TrainingArguments] = TrainingArguments
+        return arguments
+
+    @classmethod
+    def build_collator(cls, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Any]:
+        """Build what makes a padded batch of encoded rows with labels."""
+        raise NotImplementedError
+
+    @classmethod
+    def build_head(cls, label_names: Sequence[str]) -> HeadSpec | None:
+        """Describe the head of a trained model; None: it is a language model."""
+        return None
+
+    @classmethod
+    def count_labels(cls, dataset: DatasetSection) -> int | None:
+        """Count the outputs of the head that a dataset needs; None: there is no new head; 0: only the rows tell."""
+        return None
+
+    @classmethod
+    def count_texts(cls, dataset: DatasetSection) -> int:
+        """Count the texts that one answer takes."""
+        return 1
+
+    @classmethod
+    def open_probe(
+        cls,
+        config: RunConfig,
+        label_names: tuple[str, ...],
+        run: Path | None,
+        tokenizer: PreTrainedTokenizerBase,
+        num_eval: int,
+    ) -> Probe:
+        """Make the probe of a trained model.
+
+        Args:
+            config: Of its run.
+            label_names: Of its head.
+            run: The run's folder; None: it was trained elsewhere.
+            tokenizer: Its own.
+            num_eval: Rows to score on, at most; 0: no score.
+        """
+        raise NotImplementedError
+
+
+def load_task(name: str) -> type[Task]:
+    """Load what a task declares.
+
+    Args:
+        name: A folder of `utils/tasks`, as `RunConfig.task` names it.
+
+    Raises:
+        KeyError: There is no such task.
+    """
+    task: type[Task] = registry.load("tasks", name).Task
+    return task
+
+
+@cache
+def all_tasks() -> dict[str, type[Task]]:
+    """Load what every task declares, by name."""
+    return {name: load_task(name) for name in registry.names("tasks")}
+
+
+def task_types() -> tuple[str, ...]:
+    """Name the values that `task_type` takes."""
+    return tuple(dict.fromkeys(task.TASK_TYPE for task in all_tasks().values()))
+
+
+def find_tasks(task_type: Any) -> dict[str, type[Task]]:
+    """Find the tasks of a `task_type`, by name; none where there is no such type."""
+    return {name: task for name, task in all_tasks().items() if task_type == task.TASK_TYPE}
+
+
+def default_task(task_type: str) -> type[Task]:
+    """Give the task that a `task_type` alone stands for.
+
+    Raises:
+        KeyError: There is none.
+    """
+    return next(task for task in find_tasks(task_type).values() if task.IS_DEFAULT)
+
+
+def open_task(config: RunConfig) -> TaskRun:
+    """Open the kind of run that a configuration asks for."""
+    return load_task(config.task).open(config)

@@ -1,0 +1,197 @@
+"""Finds evaluation rows that are trained on, by their texts: a score of them says what was remembered."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from utils.core.errors import DataError
+from utils.data.conversations import first_request
+from utils.data.dataset import Example, Reference
+from utils.data.overlap import Documents, normalise
+from utils.trainer.prompt_index import warn_of_known_prompts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from utils.evaluation.sets import EvaluationSet
+
+logger = logging.getLogger(__name__)
+
+_TELLING = 8
+"""Words of an answer that two rows do not have in common by chance."""
+_DOCUMENT = 1000
+"""Characters of the shortest text that is looked at as a document."""
+_LABELS = {"answers", "correct"}
+"""Keys of a reference under which right answers stand."""
+
+SourceLocation = tuple[int, int]
+"""Number of a set, and of a row in it."""
+
+
+@dataclass
+class Contamination:
+    """What a set has in common with the training rows."""
+
+    label: str
+    rows: set[int] = field(default_factory=set)
+    """Rows whose question and answer are trained on."""
+    documents: set[int] = field(default_factory=set)
+    """Rows about a document that is trained on, be it with other questions."""
+
+    def describe(self) -> dict[str, Any]:
+        """Give the numbers for the record."""
+        return {"set": self.label, "rows": len(self.rows), "documents": len(self.documents - self.rows)}
+
+
+def check_leakage(
+    train: Dataset,
+    read_train: Callable[[], Iterator[Example]],
+    sets: Sequence[EvaluationSet],
+    allow: bool | None,
+) -> list[dict[str, Any]]:
+    """Refuse to train on evaluation rows, or warn of them.
+
+    Args:
+        train: Rows with `input_ids` and `labels`.
+        read_train: Reads them as texts, be it more of them than a short run takes, so that a trial is told what the
+            whole run would be; called when a set needs it.
+        sets: Those asked by prompts of their own are compared by the rows' texts, the others by their prompts.
+        allow: dataset.allow_leakage.
+
+    Returns:
+        For each set that has something in common with the training rows: {"set", "rows", "documents"}, with the
+        numbers of its rows that are trained on, and of its other rows whose document is.
+
+    Raises:
+        DataError: There are such rows, and they are not allowed.
+    """
+    plain = [each for each in sets if not each.own_prompt]
+    known = warn_of_known_prompts(train, plain)
+    asked = [each for each in sets if each.own_prompt]
+    leaks = find_leakage(read_train(), asked) if asked else []
+    for leak in leaks:
+        if leak.rows and not allow:
+            [judged] = [each for each in asked if each.label == leak.label]
+            raise DataError(_refuse(leak, judged))
+    if known and allow is False:
+        label, count = next(iter(known.items()))
+        raise DataError(
+            f"{label}: {count} of its prompts stand in the training rows, but dataset.allow_leakage is false"
+        )
+    for leak in leaks:
+        logger.warning(
+            "%s: %d rows are trained on, %d others are about documents that are: their score says what was remembered",
+            leak.label, len(leak.rows), len(leak.documents - leak.rows),
+        )  # fmt: skip
+    return [leak.describe() for leak in leaks] + [
+        {"set": label, "rows": count, "documents": 0} for label, count in known.items()
+    ]
+
+
+def find_leakage(train: Iterable[Example], sets: Sequence[EvaluationSet]) -> list[Contamination]:
+    """Compare training rows with sets by their texts, without case and punctuation.
+
+    A row is trained on when a training row has its question and one of its answers, or an answer of eight words or
+    more. Two documents are the same when the shorter has half of its runs of 13 words in the other.
+
+    Args:
+        train: The training rows.
+        sets: With questions and contexts.
+
+    Returns:
+        A leak for each set that has something in common with the training rows.
+    """
+    index = _Index(sets)
+    leaks = [Contamination(each.label) for each in sets]
+    for example in train:
+        answers = [text for text in map(normalise, _list_answers(example)) if text]
+        question = normalise(example.question)
+        for number, row in index.find_rows(question, answers):
+            leaks[number].rows.add(row)
+        for number, row in index.find_documents(_document_of(example)):
+            leaks[number].documents.add(row)
+            if index.is_same(number, row, question, answers):
+                leaks[number].rows.add(row)
+    return [leak for leak in leaks if leak.rows or leak.documents]
+
+
+class _Index:
+    """Rows of sets by what they are recognised by."""
+
+    def __init__(self, sets: Sequence[EvaluationSet]) -> None:
+        self._asked: dict[tuple[str, str], list[SourceLocation]] = defaultdict(list)
+        self._answered: dict[str, list[SourceLocation]] = defaultdict(list)
+        self._rows: dict[SourceLocation, tuple[str, frozenset[str]]] = {}
+        holders: dict[str, list[SourceLocation]] = defaultdict(list)
+        for number, each in enumerate(sets):
+            for row, reference in enumerate(each.references):
+                question, context = each.questions[row], each.contexts[row]
+                is_prompt = bool(context) and context in question  # nothing is asked but what to make of the document
+                self._add((number, row), "" if is_prompt else normalise(question), reference)
+                holders[each.contexts[row]].append((number, row))
+        holders.pop("", None)
+        self._holders = list(holders.values())
+        self._documents = Documents(list(holders))
+        self._found: dict[str, list[int]] = {}
+
+    def find_rows(self, question: str, answers: list[str]) -> Iterator[SourceLocation]:
+        """Find rows of the same question and answer, or of the same long answer."""
+        for answer in answers:
+            yield from self._answered.get(answer, ())
+            yield from self._asked.get((question, answer), ()) if question else ()
+
+    def find_documents(self, text: str) -> Iterator[SourceLocation]:
+        """Find rows about a document."""
+        if len(text) < _DOCUMENT:
+            return
+        if text not in self._found:  # several rows about one document mostly stand behind each other
+            self._found = {text: self._documents.find(text)}
+        for document in self._found[text]:
+            yield from self._holders[document]
+
+    def is_same(self, number: int, row: int, question: str, answers: list[str]) -> bool:
+        """Tell whether a row about the same document asks and is answered the same, be it without a question."""
+        asked, right = self._rows[number, row]
+        return asked == question and not right.isdisjoint(answers)
+
+    def _add(self, place: SourceLocation, question: str, reference: Reference) -> None:
+        answers = frozenset(text for text in map(normalise, _list_texts(reference)) if text)
+        self._rows[place] = (question, answers)
+        for answer in answers:
+            self._asked[question, answer].append(place)
+            if answer.count(" ") >= _TELLING - 1:
+                self._answered[answer].append(place)
+
+
+def _list_texts(reference: Reference) -> list[str]:
+    if isinstance(reference, str):
+        return [reference]
+    return [text for key in _LABELS & reference.keys() for text in reference[key]]
+
+
+def _list_answers(example: Example) -> list[str]:
+    if example.messages:
+        return [turn["content"] for turn in example.messages if turn["role"] == "assistant"]
+    return [example.answer, *_list_texts(example.judged_by)]
+
+
+def _document_of(example: Example) -> str:
+    """Give the text that may hold a document: a row's context, else all that is asked."""
+    if example.messages:
+        return first_request(example.messages)
+    return example.context or example.prompt or example.answer
+
+
+def _refuse(leak: Contamination, judged: EvaluationSet) -> str:
+    row = min(leak.rows)
+    shown = judged.questions[row].strip() or next(iter(_list_texts(judged.references[row])), "")
+    return (
+        f"{leak.label}: {len(leak.rows)} of its {len(judged.references)} rows stand in the training rows, such as "
+        f"{judged.ids[row]} ({shown[:80]!r}), so its score would say what was remembered; leave those rows "
+        "out of training (a subset of LongBench: out of dataset.subsets), or set dataset.allow_leakage: true, which is "
+        "stored with the scores"
+    )
