@@ -165,6 +165,16 @@ def load_dataset_plugin(name: str) -> DatasetPlugin:
     return cast("DatasetPlugin", registry.load("datasets", name))
 
 
+def find_dataset_plugin(name: str) -> str | None:
+    """Find the dataset that its own name, or the hub name of a set that it knows, means; None: a path, or nothing."""
+    if registry.has("datasets", name):
+        return registry.normalize(name)
+    for plugin in registry.names("datasets"):
+        if name.lower() in map(str.lower, getattr(registry.load("datasets", plugin), "HUB_NAMES", ())):
+            return plugin
+    return None
+
+
 def count_held_out(size: float, num_rows: int) -> int:
     """Count the rows that a validation size holds out: so many, or below 1 this share, rounded up."""
     return math.ceil(size * num_rows) if size < 1 else int(size)

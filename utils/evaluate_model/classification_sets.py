@@ -11,9 +11,8 @@ from utils.config.sections.dataset import ClassificationSection
 from utils.core import registry
 from utils.core.errors import DataError, UserError
 from utils.data.classification_set import ClassificationSet
-from utils.data.dataset import load_dataset_plugin
+from utils.data.dataset import find_dataset_plugin, load_dataset_plugin
 from utils.data.row_files import is_row_file
-from utils.evaluate_model.requests import find_plugin
 
 if TYPE_CHECKING:
     from utils.config.sections.evaluation import SetSection
@@ -80,7 +79,7 @@ def _describe(request: SetSection, job: Job) -> ScoredSplits:
 def _choose_section(request: SetSection, job: Job) -> tuple[ClassificationSection, bool]:
     """Give the section that describes the rows, and whether they are those of the configuration itself."""
     own: Any = job.config.dataset
-    known = find_plugin(request.name)
+    known = find_dataset_plugin(request.name)
     plugin = known or registry.normalize(own.name)
     path = request.path or (request.name if known is None else None)
     if path == own.path and not is_row_file(path or ""):

@@ -15,9 +15,8 @@ from utils.config.sections.evaluation import EvaluationSection, SetSection, labe
 from utils.config.sections.generation import GenerationSection
 from utils.config.sections.model import ModelSection
 from utils.core.errors import ConfigError, Problem, UserError
-from utils.data.dataset import load_dataset_plugin
+from utils.data.dataset import find_dataset_plugin, load_dataset_plugin
 from utils.data.row_files import is_local
-from utils.evaluate_model.requests import find_plugin
 from utils.modeling.local_files import read_model_config
 from utils.run_config.inspection import inspect_document
 from utils.tasks.task import default_task
@@ -79,7 +78,8 @@ def find_task_type(model: str, sections: Sequence[SetSection], overrides: Sequen
                 [Problem(f"{stated!r} is not allowed; use SEQ_CLS or CAUSAL_LM", "task_type", str(_PLACE))]
             )
         return str(stated)
-    kinds = {each.name: load_dataset_plugin(find_plugin(each.name) or "custom").Config.TASK_TYPES for each in sections}
+    plugins = {each.name: find_dataset_plugin(each.name) or "custom" for each in sections}
+    kinds = {name: load_dataset_plugin(plugin).Config.TASK_TYPES for name, plugin in plugins.items()}
     common = set.intersection(*map(set, kinds.values()))
     if not common:
         needs = ", ".join(f"{name} {' or '.join(types)}" for name, types in kinds.items())

@@ -14,7 +14,7 @@ from utils.config.sections.evaluation import SetSection, as_section, label_of
 from utils.core import registry
 from utils.core.errors import UserError
 from utils.core.texts import parse_split
-from utils.data.dataset import load_dataset_plugin
+from utils.data.dataset import find_dataset_plugin, load_dataset_plugin
 from utils.data.row_files import is_local
 from utils.tasks.task import default_task
 
@@ -50,22 +50,12 @@ def read_requests(words: Sequence[str], own: OwnSets | None) -> tuple[SetSection
     return sections
 
 
-def find_plugin(name: str) -> str | None:
-    """Find the dataset that a name or the hub id of a known set means; None: it is a path or nothing."""
-    if registry.has("datasets", name):
-        return registry.normalize(name)
-    for plugin in registry.names("datasets"):
-        if name.lower() in map(str.lower, getattr(registry.load("datasets", plugin), "HUB_NAMES", ())):
-            return plugin
-    return None
-
-
 def _read_word(word: str, own: OwnSets | None) -> SetSection:
     section = _parse_mapping(word) if word.lstrip().startswith("{") else _parse_word(word, own)
-    for path in (section.path, None if find_plugin(section.name) else section.name):
+    for path in (section.path, None if find_dataset_plugin(section.name) else section.name):
         if path and is_local(path) and not os.path.exists(os.path.expanduser(path)):
             raise UserError(f"--set {word}: {path}: no such file or folder; paths start at the working directory")
-    plugin = find_plugin(section.name)
+    plugin = find_dataset_plugin(section.name)
     if plugin is None and not _is_path(section.name):
         known = suggest(section.name, registry.names("datasets"))
         raise UserError(f"--set {word}: {section.name} is neither a dataset nor a hub id, file or folder{known}")
@@ -95,7 +85,7 @@ def _parse_word(word: str, own: OwnSets | None) -> SetSection:
         own is not None
         and not default_task(own.task_type).GENERATES
         and name == word
-        and find_plugin(name) is None
+        and find_dataset_plugin(name) is None
         and not _is_path(name)
     ):
         name, split = "", name
@@ -148,7 +138,7 @@ def _is_path(name: str) -> bool:
 
 def _require_subset(word: str, section: SetSection) -> None:
     """Ask for the subset of a set that is nothing without one, such as glue."""
-    plugin = find_plugin(section.name)
+    plugin = find_dataset_plugin(section.name)
     subset = load_dataset_plugin(plugin).Config.model_fields["subset"] if plugin else None
     if section.subset is None and subset is not None and subset.is_required():
         known = ", ".join(f"{section.name}:{name}" for name in get_args(subset.annotation))

@@ -15,7 +15,7 @@ from utils.config.sections.dataset import InstructionSection
 from utils.config.sections.evaluation import EvaluationSection, SetSection, label_of
 from utils.core import registry
 from utils.core.errors import ConfigError
-from utils.data.dataset import InstructionSet, load_dataset_plugin
+from utils.data.dataset import InstructionSet, find_dataset_plugin, load_dataset_plugin
 from utils.data.row_files import is_local, is_row_file
 from utils.metrics.metric import load_metric
 
@@ -100,11 +100,8 @@ def _describe(
 def _find_plugin(section: SetSection, own_section: InstructionSection) -> tuple[str, str | None]:
     """Find the room of a name, and the path that the name itself is when it is a hub id, folder or file."""
     name = section.name
-    if registry.has("datasets", name):
-        return registry.normalize(name), section.path
-    for plugin in registry.names("datasets"):
-        if name.lower() in map(str.lower, getattr(registry.load("datasets", plugin), "HUB_NAMES", ())):
-            return plugin, section.path or name
+    if plugin := find_dataset_plugin(name):
+        return plugin, section.path if registry.has("datasets", name) else section.path or name
     if "/" in name or is_local(name):
         # Rows of the run's own kind, most likely: a custom dataset would not know their columns.
         return registry.normalize(own_section.name), section.path or name

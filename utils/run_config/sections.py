@@ -17,6 +17,7 @@ from utils.config.sections.results import ResultsSection
 from utils.config.sections.training import OURS, training_section
 from utils.core import registry
 from utils.core.errors import Problem
+from utils.data.dataset import find_dataset_plugin
 from utils.data.row_files import is_local
 from utils.run_config.older_names import TASK_SPELLINGS, OlderNames
 from utils.tasks.sft.section import OURS as SFT_OURS
@@ -145,7 +146,7 @@ class SectionReader:
             found = "missing" if name in (None, "") else f"{name!r} is no name"
             self._report("dataset.name", f"{found}; name a dataset{suggest('', registry.names('datasets'))}")
             return None
-        plugin = _plugin_of_hub_name(name) or ("custom" if "/" in name or is_local(name) else name)
+        plugin = find_dataset_plugin(name) or ("custom" if "/" in name or is_local(name) else name)
         if not registry.has("datasets", plugin):
             self._report("dataset.name", f"no dataset called {name}{suggest(name, registry.names('datasets'))}")
             return None
@@ -183,15 +184,6 @@ class SectionReader:
     def _report(self, path: str, message: str) -> None:
         place = self.document.place_of(tuple(path.split(".")))
         self.problems.append(Problem(message, path, place))
-
-
-def _plugin_of_hub_name(name: str) -> str | None:
-    if registry.has("datasets", name):
-        return name
-    for plugin in registry.names("datasets"):
-        if name.lower() in map(str.lower, getattr(registry.load("datasets", plugin), "HUB_NAMES", ())):
-            return plugin
-    return None
 
 
 def _homes(classes: dict[str, type[Section]]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import pytest
 
 from utils.config.sections.evaluation import SetSection
 from utils.core.errors import UserError
-from utils.evaluate_model.requests import OwnSets, find_plugin, read_requests
+from utils.evaluate_model.requests import OwnSets, read_requests
 
 
 def _read(word, own=None):
@@ -88,9 +88,3 @@ def test_what_is_no_set(word, own, message):
 def test_two_results_of_one_label():
     with pytest.raises(UserError, match="two sets are called gsm8k_test_100; give one of them another label"):
         read_requests(["gsm8k@test[:100]", "gsm8k@test[100:]"], None)
-
-
-def test_hub_names_find_their_room():
-    assert [find_plugin(name) for name in ("GSM8K", "OpenAI/gsm8k", "glue", "x/y", "rows.jsonl")] == [
-        "gsm8k", "gsm8k", "glue", None, None,
-    ]  # fmt: skip
