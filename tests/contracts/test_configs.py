@@ -17,7 +17,7 @@ from utils.config.sections.training import OwnTrainingSection
 from utils.run_config import load_run_config
 from utils.run_config.kinds import find_kind
 from utils.run_config.schema import build_schema
-from utils.run_config.sections import SECTIONS, Header
+from utils.run_config.sections import Header, list_sections
 from utils.tasks.sft.section import OwnSftSection
 
 ROOT = Path(__file__).parents[2]
@@ -120,7 +120,7 @@ def test_the_templates_name_every_key_of_ours() -> None:
     for name in TEMPLATES:
         for section, keys in read_document(ROOT / "configs" / name).data.items():
             written[section] = written.get(section, set()) | (set(keys) if isinstance(keys, dict) else set())
-    assert set(Header.model_fields) | set(SECTIONS) == set(written)
+    assert set(Header.model_fields) | set(list_sections()) == set(written)
     config, causal = (load_run_config(ROOT / "configs" / name, files=False) for name in TEMPLATES)
     for name in ("model", "peft", "dataset", "results"):
         hidden = {"task_type"} if name == "peft" else set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -86,7 +85,7 @@ def _cross(suite: Suite, seeds: Sequence[int], idle: dict[str, set[str]]) -> Ite
 
 def _lay_together(suite: Suite, task: str, method: str) -> Document:
     """Lay the task, the method and the task's word on the method over the base."""
-    document = copy.deepcopy(suite.base)
+    document = suite.base.copy()
     for layer in (suite.tasks[task], suite.methods.get(method), suite.task_methods.get((task, method))):
         if layer is not None:
             lay_over(document, layer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -149,7 +148,7 @@ class _Inspector:
 
     def _put_together(self, each: Combination, name: str) -> Document:
         """Lay grid, seed and command line over what the combination has; name and folder are the suite's to give."""
-        suite, document = self._plan.suite, copy.deepcopy(each.document)
+        suite, document = self._plan.suite, each.document.copy()
         over = Document(source=suite.source)
         for key, value in each.grid.items():
             over.set(tuple(key.split(".")), value, suite.places[key])

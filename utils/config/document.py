@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from utils.config.scalars import CORE_KINDS, TAG, CoreLoader, parse_scalar
+from utils.config.scalars import CORE_KINDS, TAG, CoreLoader, FastCoreLoader, parse_scalar
 from utils.core.errors import ConfigError, Problem
 from utils.core.secrets import learn_text, learn_value
 
@@ -20,6 +21,7 @@ _MAX_NODES = 20_000  # far above any configuration, far below what nested aliase
 _MAX_DEPTH = 50
 MAX_BYTES = 500_000
 """A configuration has some kilobytes; reading ten megabytes of YAML takes minutes."""
+_FEW_BYTES = 10_000  # libyaml has no bound of its own: nested deep enough, a text ends the process
 _TOO_MANY = f"more than {_MAX_NODES:,} values, counted with what aliases repeat; no configuration has so many"
 _ENDLESS = "mappings, lists or aliases nest without end"
 
@@ -47,6 +49,10 @@ class Document:
     """The file that the user named."""
     layers: list[str] = field(default_factory=list)
     """Sources that were laid over it, the last one on top."""
+
+    def copy(self) -> Document:
+        """Copy what a change of the copy must not change here."""
+        return replace(self, data=_copy_plain(self.data), places=dict(self.places), layers=list(self.layers))
 
     def place_of(self, path: KeyPath) -> str:
         """Give `file:line` of a key, or of the nearest enclosing one that was written."""
@@ -122,6 +128,12 @@ class Document:
     def _forget(self, path: KeyPath) -> None:
         for known in [known for known in self.places if known[: len(path)] == path]:
             del self.places[known]
+
+
+def _copy_plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy_plain(each) for key, each in value.items()}
+    return [_copy_plain(each) for each in value] if isinstance(value, list) else value
 
 
 def read_document(path: str | Path) -> Document:
@@ -200,6 +212,9 @@ def _compose(text: str, source: str) -> yaml.Node | None:
     """Parse to nodes with YAML 1.2's scalars, so that `off` is a word and `2e-5` a number."""
     learn_text(text)
     try:
+        if len(text) < _FEW_BYTES:
+            with suppress(yaml.YAMLError, UnicodeEncodeError):  # the slower one says what is wrong
+                return yaml.compose(text, Loader=FastCoreLoader)
         return yaml.compose(text, Loader=CoreLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

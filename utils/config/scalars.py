@@ -18,6 +18,12 @@ class CoreLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}
 
 
+class FastCoreLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The same by libyaml, where PyYAML has it: ten times faster, with shorter messages."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+
 class CoreDumper(yaml.SafeDumper):
     """SafeDumper that quotes every text which YAML 1.1 or 1.2 would read as something else, such as `1e5`."""
 
@@ -36,7 +42,7 @@ _CORE = (
 )
 for _kind, _pattern, _first in _CORE:
     _starts = ["" if char == "\0" else char for char in _first]
-    for _class in (CoreLoader, CoreDumper):
+    for _class in (CoreLoader, FastCoreLoader, CoreDumper):
         _class.add_implicit_resolver(f"{TAG}{_kind}", re.compile(f"^(?:{_pattern})$"), _starts)
 
 _WORDS: dict[str, dict[str, bool | None]] = {

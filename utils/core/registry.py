@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from utils.core.errors import ConfigError
+
 LIBRARY = Path(__file__).parents[1]
+_added: list[Path] = []
 _TABLE = re.compile(r"^TABLE\b", re.MULTILINE)
 _MARKERS = {
     "adapters": r"^class Config\b",
@@ -39,11 +44,53 @@ def names(package: str) -> tuple[str, ...]:
     return tuple(sorted(_find_homes(package)))
 
 
+def add_folder(folder: Path) -> None:
+    """Search one more folder, laid out like `utils/`, after the library's own.
+
+    Its files are imported as `<folder>.<package>.<name>`, so that they may import each other by that name.
+
+    Args:
+        folder: Such as `my_lab`, with `my_lab/adapters/my_method.py` in it.
+
+    Raises:
+        ConfigError: It has a plug-in by a name that is taken, or another module is called as the folder.
+    """
+    folder = folder.resolve()
+    if folder in (LIBRARY, *_added):
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder")
+    spec = importlib.util.find_spec(folder.name)
+    if spec is not None and str(folder) not in (spec.submodule_search_locations or ()):
+        raise ConfigError(f"{folder}: a module is called {folder.name} already; give the folder another name")
+    for package in _MARKERS:
+        if taken := set(names(package)) & set(_search(folder, package)):
+            raise ConfigError(f"{folder}: {package} has a plug-in called {', '.join(sorted(taken))} already; rename it")
+    sys.path.append(str(folder.parent))
+    _added.append(folder)
+    _forget()
+
+
+def remove_folder(folder: Path) -> None:
+    """Search a folder no longer; what was imported from it stays imported."""
+    sys.path.remove(str(folder.resolve().parent))
+    _added.remove(folder.resolve())
+    _forget()
+
+
 @cache
 def _find_homes(package: str) -> dict[str, str]:
     """Find the module in which each plug-in stands, by the plug-in's name."""
+    found: dict[str, str] = {}
+    for folder in (LIBRARY, *_added):
+        prefix = f"{'utils' if folder == LIBRARY else folder.name}.{package}"
+        found |= {name: f"{prefix}.{home}" for name, home in _search(folder, package).items()}
+    return found
+
+
+def _search(root: Path, package: str) -> dict[str, str]:
     marker = re.compile(_MARKERS[package], re.MULTILINE)
-    folder = LIBRARY.joinpath(*package.split("."))
+    folder = root.joinpath(*package.split("."))
     sources = [*folder.glob("*.py"), *folder.glob("*/__init__.py")]
     homes: dict[str, str] = {}
     for path in (path for path in sources if path.stem != "__init__" or path.parent != folder):
@@ -69,6 +116,13 @@ def has(package: str, value: str) -> bool:
     return normalize(value) in names(package)
 
 
+def _forget() -> None:
+    _find_homes.cache_clear()
+    load.cache_clear()
+    importlib.invalidate_caches()
+
+
+@cache
 def load(package: str, value: str) -> Any:
     """Import the plug-in that a configuration value names.
 
@@ -77,5 +131,5 @@ def load(package: str, value: str) -> Any:
     """
     name = normalize(value)
     home = _find_homes(package)[name]
-    module = importlib.import_module(f"utils.{package}.{home}")
-    return module if home == name else module.load_plugin(name)
+    module = importlib.import_module(home)
+    return module if home.endswith(f".{name}") else module.load_plugin(name)

@@ -149,5 +149,6 @@ def is_secret_key(key: str) -> bool:
 
 def _list_environment() -> set[str]:
     """List the values of variables such as HF_TOKEN and WANDB_API_KEY."""
-    values = (value for name, value in os.environ.items() if name.upper().endswith(_SECRET_VARIABLES))
+    names = [name for name in os.environ if name.upper().endswith(_SECRET_VARIABLES)]
+    values = (os.environ[name] for name in names)
     return {value for value in values if len(value) >= _MIN_SECRET}

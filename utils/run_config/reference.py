@@ -17,8 +17,9 @@ from utils.config.sections.results import ResultsSection
 from utils.config.sections.training import DROPPED, OURS, RENAMED, OwnTrainingSection, training_section
 from utils.core import registry
 from utils.run_config.older_table import OLDER, LeftOut, Moved
-from utils.run_config.sections import Header
+from utils.run_config.sections import header_class
 from utils.tasks.sft.section import OwnSftSection, sft_section
+from utils.tasks.task import task_types
 
 _INTRODUCTION = """# Configuration
 
@@ -34,7 +35,7 @@ Relative paths start at the working directory; those in the project's own files 
 def write_reference() -> Iterator[str]:
     """Yield the page's lines."""
     yield _INTRODUCTION
-    yield from _table("Top of the file", Header)
+    yield from _table("Top of the file", header_class(task_types()))
     yield from _table("model", ModelSection)
     yield from _table("model.quantization", QuantizationSection)
     for section, package, key in (("peft", "adapters", "method"), ("dataset", "datasets", "name")):

@@ -21,8 +21,8 @@ from utils.run_config.base_rules import Asked, check_base
 from utils.run_config.hub_rules import check_hub
 from utils.run_config.machine import tracker_names
 from utils.run_config.process_rules import check_processes
-from utils.run_config.sections import TASK_SECTIONS, Header
-from utils.tasks.task import Task, all_tasks, default_task, find_tasks
+from utils.run_config.sections import Header
+from utils.tasks.task import Task, all_tasks, default_task, find_tasks, task_sections
 from utils.trainer.launch import names_optimizer
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _problem(path: str, message: str, document: Document) -> Problem:
 def _check_task(header: Header, read: dict[str, Section], document: Document) -> Iterator[Problem]:
     dataset, peft = read.get("dataset"), read.get("peft")
     tasks = find_tasks(header.task_type)
-    for name in TASK_SECTIONS:
+    for name in task_sections():
         if name in read and read[name].model_fields_set and not any(name in task.sections() for task in tasks.values()):
             readers = " or ".join(dict.fromkeys(t.TASK_TYPE for t in all_tasks().values() if name in t.sections()))
             yield _problem(name, f"is for task_type: {readers} only; take the section out", document)

@@ -11,7 +11,8 @@ from utils.config.sections.model import ModelSection
 from utils.config.sections.results import ResultsSection
 from utils.config.sections.training import training_section
 from utils.core import registry
-from utils.run_config.sections import TASK_SECTIONS, Header
+from utils.run_config.sections import header_class
+from utils.tasks.task import task_sections, task_types
 
 
 def build_schema() -> dict[str, Any]:
@@ -19,14 +20,14 @@ def build_schema() -> dict[str, Any]:
     single: dict[str, type[Section]] = {
         "model": ModelSection,
         "training": training_section(),
-        **{name: build() for name, build in TASK_SECTIONS.items()},
+        **{name: build() for name, build in task_sections().items()},
         "results": ResultsSection,
     }
     plugins = {
         section: [registry.load(package, name).Config for name in registry.names(package)]
         for section, package in (("peft", "adapters"), ("dataset", "datasets"))
     }
-    header = Header.model_json_schema()
+    header = header_class(task_types()).model_json_schema()
     models = [*single.values(), *(config for configs in plugins.values() for config in configs)]
     references, definitions = models_json_schema([(model, "validation") for model in models])
     for definition in definitions["$defs"].values():

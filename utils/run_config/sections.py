@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, create_model
 
 from utils.config.document import Document, SourceLocation
 from utils.config.problems import MOST_SHOWN, explain_errors, find_misspelt, name_all, suggest
@@ -21,12 +22,7 @@ from utils.data.dataset import find_dataset_plugin
 from utils.data.row_files import is_local
 from utils.run_config.older_names import TASK_SPELLINGS, OlderNames
 from utils.tasks.sft.section import OURS as SFT_OURS
-from utils.tasks.task import Task, all_tasks, default_task, find_tasks, task_types
-
-TASK_SECTIONS = {name: build for task in all_tasks().values() for name, build in task.sections().items()}
-"""What builds the sections that only some tasks read."""
-SECTIONS = ("model", "peft", "dataset", "training", *TASK_SECTIONS, "results")
-_TaskType: TypeAlias = Literal[task_types()]  # type: ignore[valid-type]
+from utils.tasks.task import Task, default_task, find_tasks, task_sections, task_types
 
 _STAND_INS = {"model": {"name_or_path": "none/named"}, "": {"task_name": "none"}}
 """Values of required keys while other mistakes are looked for; the run is refused in any case."""
@@ -37,10 +33,18 @@ class Header(Section):
 
     task_name: str = Field(min_length=1)
     """Names the run in tables; null: the file's name."""
-    task_type: _TaskType
+    task_type: str
     """SEQ_CLS: classification and regression by HF Trainer. CAUSAL_LM: supervised fine-tuning by TRL's SFTTrainer."""
     seed: int = Field(42, ge=0, lt=2**32)
     """Seed of initialisation, dropout and (unless training.data_seed is set) of the data order."""
+
+
+@cache
+def header_class(types: tuple[str, ...]) -> type[Header]:
+    """Build the class of the header, whose task_type is one of the tasks'."""
+    described = Field(description=Header.model_fields["task_type"].description)
+    allowed: Any = Literal[types]
+    return create_model("Header", __base__=Header, task_type=(allowed, described))
 
 
 class SectionReader:
@@ -75,7 +79,7 @@ class SectionReader:
         for name, section in classes.items():
             older.rewrite_names(name, section)
         elsewhere = _homes(classes)
-        self._validate("", Header, elsewhere, read)
+        self._validate("", header_class(task_types()), elsewhere, read)
         for name, section in classes.items():
             self._validate(name, section, elsewhere, read)
         self._refuse_unknown_sections(elsewhere)
@@ -85,7 +89,7 @@ class SectionReader:
 
     def _refuse_non_mappings(self) -> None:
         """Take out sections that hold no keys; null is a section left empty, and no adapter for `peft`."""
-        for name in SECTIONS:
+        for name in list_sections():
             value = self.document.get((name,))
             if value is None and name != "peft" and self.document.has((name,)):
                 self.document.data[name] = {}
@@ -118,7 +122,7 @@ class SectionReader:
         }
         read = self.task.sections() if self.task is not None else {}
         classes |= {
-            name: build() for name, build in TASK_SECTIONS.items() if name in read or self.document.has((name,))
+            name: build() for name, build in task_sections().items() if name in read or self.document.has((name,))
         }
         return {
             name: section for name, section in classes.items() if section is not None and name not in self._unreadable
@@ -172,7 +176,7 @@ class SectionReader:
                 read[name] = section.model_validate({**_STAND_INS.get(name, {}), **kept})
 
     def _refuse_unknown_sections(self, elsewhere: dict[str, str]) -> None:
-        known = [*SECTIONS, *Header.model_fields, "extends"]
+        known = [*list_sections(), *Header.model_fields, "extends"]
         unknown = [key for key in self.document.data if key not in known]
         for key in unknown[:MOST_SHOWN]:
             near = find_misspelt(key, known)
@@ -192,3 +196,7 @@ def _homes(classes: dict[str, type[Section]]) -> dict[str, str]:
     top = {key: f"{key} belongs at the top of the file" for key in Header.model_fields}
     refused = {key: reason for key, reason in {**OURS, **SFT_OURS, **AdapterSection.OWNED}.items() if reason}
     return {**homes, **top, **refused}
+
+
+def list_sections() -> tuple[str, ...]:
+    return ("model", "peft", "dataset", "training", *task_sections(), "results")

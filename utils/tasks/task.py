@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -148,7 +147,6 @@ def load_task(name: str) -> type[Task]:
     return task
 
 
-@cache
 def all_tasks() -> dict[str, type[Task]]:
     """Load what every task declares, by name."""
     return {name: load_task(name) for name in registry.names("tasks")}
@@ -157,6 +155,11 @@ def all_tasks() -> dict[str, type[Task]]:
 def task_types() -> tuple[str, ...]:
     """Name the values that `task_type` takes."""
     return tuple(dict.fromkeys(task.TASK_TYPE for task in all_tasks().values()))
+
+
+def task_sections() -> dict[str, Callable[[], type[Section]]]:
+    """Give, by name, what builds the sections that only some tasks read."""
+    return {name: build for task in all_tasks().values() for name, build in task.sections().items()}
 
 
 def find_tasks(task_type: Any) -> dict[str, type[Task]]:

@@ -107,7 +107,7 @@ def test_of_several_merged_mappings_the_first_wins(write: Write) -> None:
         ("a: &a [*a]\n", "FILE:1  a.0: mappings, lists or aliases nest without end"),
         ("a: &a\n  b: *a\n", "FILE:1  a.b: mappings, lists or aliases nest without end"),
         ("a: &a\n  <<: *a\n", "FILE:1  a: mappings, lists or aliases nest without end"),
-        ("a: " + "[" * 5000 + "]" * 5000, "FILE  mappings, lists or aliases nest without end"),
+        ("a: " + "[" * 6000 + "]" * 6000, "FILE  mappings, lists or aliases nest without end"),
         ("a: " + "[" * 60 + "]" * 60, f"FILE:1  a.{'.'.join('0' * 50)}: mappings, lists or aliases nest without end"),
     ],
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from utils.core import registry
+from utils.core.errors import ConfigError
 
 
 def test_names() -> None:
@@ -17,7 +18,7 @@ def test_names() -> None:
     ("package", "some"),
     [("adapters", {"lora", "none", "head_only"}), ("datasets", {"glue", "custom"}), ("metrics", {"f1"})],
 )
-def test_rooms_are_the_files_with_a_marker(package: str, some: set[str]) -> None:
+def test_plug_ins_are_the_files_with_a_marker(package: str, some: set[str]) -> None:
     listed = registry.names(package)
     assert some <= set(listed)
     assert list(listed) == sorted(listed)
@@ -25,7 +26,7 @@ def test_rooms_are_the_files_with_a_marker(package: str, some: set[str]) -> None
     assert all(registry.load(package, name) for name in listed)
 
 
-def test_a_new_file_or_folder_is_a_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_file_or_folder_is_a_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "adapters"
     (package / "folder").mkdir(parents=True)
     (package / "__init__.py").write_text("class Config: ...\n")
@@ -35,15 +36,39 @@ def test_a_new_file_or_folder_is_a_room(tmp_path: Path, monkeypatch: pytest.Monk
     (package / "rows.py").write_text('TABLE: dict[str, int] = {"first": 1, "second": 2}\n')
     (package / "other.py").write_text("class Configuration: ...\n# class Config\ndef f():\n    class Config: ...\n")
     monkeypatch.setattr(registry, "LIBRARY", tmp_path)
-    registry._find_homes.cache_clear()
+    registry._forget()
     try:
         assert registry.names("adapters") == ("file", "first", "folder", "second")
     finally:
-        registry._find_homes.cache_clear()
+        registry._forget()
+
+
+def test_an_added_folder_is_searched_after_the_librarys_own(tmp_path: Path) -> None:
+    folder = tmp_path / "lab_of_a_test"
+    (folder / "adapters").mkdir(parents=True)
+    (folder / "adapters" / "twice.py").write_text(
+        "from lab_of_a_test.shared import FACTOR\n\nclass Config:\n    x = FACTOR\n"
+    )
+    (folder / "shared.py").write_text("FACTOR = 2\n")
+    registry.add_folder(folder)
+    try:
+        assert {"twice", "lora"} <= set(registry.names("adapters"))
+        assert registry.load("adapters", "twice").Config.x == 2
+    finally:
+        registry.remove_folder(folder)
+    assert not registry.has("adapters", "twice")
+    (folder / "adapters" / "lora.py").write_text("class Config: ...\n")
+    with pytest.raises(ConfigError, match="adapters has a plug-in called lora already; rename it"):
+        registry.add_folder(folder)
+    (tmp_path / "json").mkdir()
+    with pytest.raises(ConfigError, match="a module is called json already"):
+        registry.add_folder(tmp_path / "json")
+    with pytest.raises(ConfigError, match="no such folder"):
+        registry.add_folder(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("value", ["", "../lora", "lora.Config", "__init__", "adapter", "os"])
-def test_what_is_no_room_is_not_opened(value: str) -> None:
+def test_what_is_no_plug_in_is_not_loaded(value: str) -> None:
     assert not registry.has("adapters", value)
     with pytest.raises(KeyError):
         registry.load("adapters", value)
