@@ -13,7 +13,7 @@ SOURCES = [
 ]
 RUN_NO_CODE = {"PeftModel"}
 """It puts weights on a model that is in memory, and has no such argument."""
-KNOWN = {"utils/metrics/truthfulqa_scores.py evaluate.load"}
+KNOWN = {"utils/metrics/truthfulqa.py evaluate.load"}
 """One script of evaluate's own authors, by its fixed name, and only where package bleurt is installed."""
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from utils.data.dataset import load_dataset_plugin
 from utils.datasets.longbench_subsets import SUBSETS
-from utils.metrics.longbench import CATEGORIES, SUBSET_METRICS
+from utils.metrics.longbench import CATEGORIES
+from utils.metrics.longbench_score import SUBSET_METRICS
 from utils.metrics.metric import load_metric
 
 OFFICIAL = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / "longbench_config" / "dataset2maxlen.json"

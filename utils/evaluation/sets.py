@@ -19,7 +19,7 @@ from utils.evaluation.describing import DescribedSet, describe_sets
 from utils.evaluation.identity import hash_json
 from utils.evaluation.prompts import PromptLimits, describe_asked, encode_prompts, find_refused
 from utils.metrics.metric import Metric, Reference, load_metric
-from utils.metrics.truthfulqa_scores import REFERENCE_KEYS, load_scorer
+from utils.metrics.truthfulqa import REFERENCE_KEYS, load_scorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from utils.metrics.confusion import count_confusions
+from utils.metrics.classification import count_confusions
 from utils.metrics.metric import Array, Metric, check_rows, load_metric
 
 if TYPE_CHECKING:
@@ -26,27 +26,15 @@ def bootstrap_interval(  # noqa: PLR0913 - the last three are keyword-only and r
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Compute the percentile bootstrap interval over rows (Efron and Tibshirani 1993, ch. 13).
+    """Compute the percentile bootstrap interval over rows (Efron and Tibshirani 1993, ch. 13), on the metric's scale.
 
     A resample on which the metric is not defined (every drawn prediction is the same, for a correlation)
     counts as the metric's `undefined` value, which is 0, and is not warned about. Predictions that are not
-    finite give that value for both bounds.
-
-    Args:
-        metric: A metric or its name.
-        predictions: Label ids, values or texts, shape (n,) or (n, 1).
-        references: The same for what is right.
-        num_labels: Number of labels; 1 for regression and generation.
-        num_resamples: How many sets of n rows are drawn with replacement.
-        confidence: Share of the resamples inside the interval, above 0 and below 1.
-        seed: The same seed gives the same interval.
-
-    Returns:
-        Lower and upper bound, on the metric's own scale.
+    finite give that value for both bounds. The same seed gives the same interval.
 
     Raises:
         KeyError: The metric is unknown.
-        ValueError: There is no row, the shapes differ, or a label is out of range.
+        ValueError: As `compute_metrics`, which takes the same rows.
     """
     import numpy as np
 
@@ -74,17 +62,11 @@ def bootstrap_interval(  # noqa: PLR0913 - the last three are keyword-only and r
 def bootstrap_mean(
     scores: Array, *, num_resamples: int = 1000, confidence: float = 0.95, seed: int = 0, undefined: float = 0.0
 ) -> tuple[float, float]:
-    """Compute the percentile bootstrap interval of a mean of row scores; see `bootstrap_interval`.
+    """Compute the percentile bootstrap interval of a mean of row scores (n,); see `bootstrap_interval`.
 
     Of scores that are all 0 or 1 the mean is a share, whose interval is Wilson's (1927; see Brown, Cai and DasGupta
-    2001): resampling would call 0 of 8 certain.
-
-    Args:
-        scores: One score per row, shape (n,); rows of nan, which do not count in the mean, are not drawn.
-        num_resamples: How many sets of rows are drawn with replacement.
-        confidence: Share of the resamples inside the interval, above 0 and below 1.
-        seed: The same seed gives the same interval.
-        undefined: Both bounds when no row has a score.
+    2001): resampling would call 0 of 8 certain. Rows of nan are not drawn, as they do not count in the mean; where no
+    other is left, both bounds are `undefined`.
     """
     import numpy as np
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from utils.metrics.confusion import average_labels, divide, hits, times_predicted, times_right
 from utils.metrics.metric import Array, Metric
 
 
@@ -46,10 +45,8 @@ def recall_of_confusions(confusions: Array) -> Array:
 def compute_matthews_correlation(predictions: Array, references: Array) -> float:
     """Compute Matthews' correlation (1975, doi:10.1016/0005-2795(75)90109-9), GLUE's metric for CoLA.
 
-    More than two labels: Gorodkin's R_K (2004, doi:10.1016/j.compbiolchem.2004.09.006).
-
-    Returns:
-        -1 to 1; nan when all predictions, or all references, are the same label.
+    nan when all predictions, or all references, are the same label. More than two labels: Gorodkin's R_K (2004,
+    doi:10.1016/j.compbiolchem.2004.09.006).
     """
     from sklearn.metrics import matthews_corrcoef
 
@@ -67,6 +64,51 @@ def matthews_correlation_of_confusions(confusions: Array) -> Array:
     covariance = num_rows * hits(confusions).sum(axis=-1) - (predicted * right).sum(axis=-1)
     spreads = [num_rows**2 - (counts**2).sum(axis=-1) for counts in (predicted, right)]
     return divide(covariance, np.sqrt(spreads[0]) * np.sqrt(spreads[1]))
+
+
+def count_confusions(predictions: Array, references: Array, num_labels: int) -> Array:
+    """Count how often each label is predicted for each: shape (labels, labels), rows are references."""
+    import numpy as np
+
+    cells = np.bincount(references * num_labels + predictions, minlength=num_labels**2)
+    return cells.reshape(num_labels, num_labels)
+
+
+def hits(confusions: Array) -> Array:
+    """Rows of each label that are predicted right: (r, labels, labels) to (r, labels)."""
+    import numpy as np
+
+    return np.asarray(np.diagonal(confusions, axis1=-2, axis2=-1))
+
+
+def times_predicted(confusions: Array) -> Array:
+    """Rows for which each label is predicted: (r, labels, labels) to (r, labels)."""
+    import numpy as np
+
+    return np.asarray(confusions.sum(axis=-2), dtype=np.float64)
+
+
+def times_right(confusions: Array) -> Array:
+    """Rows for which each label is the right one: (r, labels, labels) to (r, labels)."""
+    import numpy as np
+
+    return np.asarray(confusions.sum(axis=-1), dtype=np.float64)
+
+
+def divide(above: Array, below: Array) -> Array:
+    """Divide; nothing by nothing is nan, without a warning of numpy's."""
+    import numpy as np
+
+    shape = np.broadcast_shapes(np.shape(above), np.shape(below))
+    return np.divide(above, below, out=np.full(shape, np.nan), where=np.asarray(below) != 0)
+
+
+def average_labels(values: Array, confusions: Array) -> Array:
+    """Average over the labels that occur as prediction or reference: (r, labels) to (r,); nan counts as 0."""
+    import numpy as np
+
+    occurs = (times_predicted(confusions) + times_right(confusions)) > 0
+    return np.asarray(np.where(occurs, np.nan_to_num(values), 0.0).sum(axis=-1) / occurs.sum(axis=-1))
 
 
 def _build(

@@ -13,7 +13,7 @@ from typing import Any
 from utils.cli.command_line import Answer, build_parser, run_cli
 from utils.core.errors import DataError
 from utils.core.json_files import NotJsonError, parse_json
-from utils.metrics import longbench_scores as scores
+from utils.metrics.longbench_score import CLASSIFICATION, SUBSET_METRICS, score_prediction
 
 DESCRIPTION = """Score LongBench predictions as the benchmark's own scorer does, 0 to 100.
 
@@ -22,44 +22,6 @@ DESCRIPTION = """Score LongBench predictions as the benchmark's own scorer does,
 
 FOLDER holds one file per subset, such as hotpotqa.jsonl, with a row per line:
 {"pred": "...", "answers": ["..."], "all_classes": null, "length": 1234}"""
-
-CLASSIFICATION = "classification"
-METRICS: dict[str, Callable[[str, str], float]] = {
-    "qa_f1": scores.score_qa_f1,
-    "qa_f1_zh": scores.score_qa_f1_zh,
-    "rouge": scores.score_rouge,
-    "rouge_zh": scores.score_rouge_zh,
-    "retrieval": scores.score_retrieval,
-    "retrieval_zh": scores.score_retrieval_zh,
-    "count": scores.score_count,
-    "code_sim": scores.score_code_similarity,
-}
-"""Prediction and answer to 0-1; `classification` also needs the classes."""
-
-SUBSET_METRICS = {
-    "narrativeqa": "qa_f1",
-    "qasper": "qa_f1",
-    "multifieldqa_en": "qa_f1",
-    "multifieldqa_zh": "qa_f1_zh",
-    "hotpotqa": "qa_f1",
-    "2wikimqa": "qa_f1",
-    "musique": "qa_f1",
-    "dureader": "rouge_zh",
-    "gov_report": "rouge",
-    "qmsum": "rouge",
-    "multi_news": "rouge",
-    "vcsum": "rouge_zh",
-    "trec": CLASSIFICATION,
-    "triviaqa": "qa_f1",
-    "samsum": "rouge",
-    "lsht": CLASSIFICATION,
-    "passage_count": "count",
-    "passage_retrieval_en": "retrieval",
-    "passage_retrieval_zh": "retrieval_zh",
-    "lcc": "code_sim",
-    "repobench-p": "code_sim",
-}
-"""How each subset is scored, in the benchmark's order."""
 
 CATEGORIES = {
     "single-doc QA": ("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
@@ -70,9 +32,6 @@ CATEGORIES = {
     "code": ("lcc", "repobench-p"),
 }
 """Subsets by what they ask, in the benchmark's order."""
-
-FIRST_LINE_SUBSETS = frozenset({"trec", "triviaqa", "samsum", "lsht"})
-"""Of these only the first line of a prediction counts."""
 
 BUCKETS = ("0-4k", "4-8k", "8k+")
 """Lengths of LongBench-E: below 4000, below 8000, and the rest."""
@@ -94,29 +53,6 @@ class Prediction:
     """`file:line`."""
 
 
-def score_prediction(subset: str, text: str, answers: Sequence[str], classes: Sequence[str] = ()) -> float:
-    """Score one prediction by its subset's metric: the best over the answers.
-
-    Args:
-        subset: A name of SUBSET_METRICS.
-        text: What was generated, with nothing taken off.
-        answers: Any of them is right.
-        classes: All classes in the benchmark's order; classification only.
-
-    Returns:
-        0 to 1; 0 where there is no answer.
-
-    Raises:
-        DataError: A retrieval answer names no paragraph.
-    """
-    if subset in FIRST_LINE_SUBSETS:
-        text = text.lstrip("\n").split("\n")[0]
-    name = SUBSET_METRICS[subset]
-    if name == CLASSIFICATION:
-        return max((scores.score_classification(text, answer, classes) for answer in answers), default=0.0)
-    return max((METRICS[name](text, answer) for answer in answers), default=0.0)
-
-
 def score_subset(subset: str, rows: Sequence[Prediction]) -> float:
     """Score a subset as the official scorer does: the mean over its rows, 0 to 100, with two digits.
 
@@ -128,11 +64,7 @@ def score_subset(subset: str, rows: Sequence[Prediction]) -> float:
 
 
 def score_subset_by_length(subset: str, rows: Sequence[Prediction]) -> dict[str, float]:
-    """Score a subset as LongBench-E does: the mean, 0 to 100, in each bucket of lengths; nan for an empty one.
-
-    Raises:
-        DataError: A row cannot be scored; its place is named.
-    """
+    """Score a subset as LongBench-E does: the mean, 0 to 100, in each bucket of lengths; nan for an empty one."""
     import numpy as np
 
     buckets: dict[str, list[float]] = {bucket: [] for bucket in BUCKETS}
@@ -146,12 +78,8 @@ def score_subset_by_length(subset: str, rows: Sequence[Prediction]) -> dict[str,
 def average_by_category(values: Mapping[str, float]) -> dict[str, float]:
     """Average subsets as the benchmark's table does: each category over its subsets, `average` over the categories.
 
-    Args:
-        values: Scores by subset, on any scale; nan counts as not there. LongBench-E's `hotpotqa_e` is `hotpotqa`.
-
-    Returns:
-        Averages of the categories that have a score, and `average`, in which each of them weighs the same; empty
-        where there is no score.
+    Scores are on any scale; nan counts as not there. LongBench-E's `hotpotqa_e` is `hotpotqa`. Empty where there is no
+    score.
     """
     values = {subset.removesuffix("_e"): value for subset, value in values.items()}
     found = {}
@@ -165,9 +93,7 @@ def average_by_category(values: Mapping[str, float]) -> dict[str, float]:
 def read_predictions(path: Path, *, with_lengths: bool = False) -> list[Prediction]:
     """Read a file of predictions, named for its subset; empty lines are passed over.
 
-    Args:
-        path: One JSON object per line, with `pred` and `answers`, and for classification `all_classes`.
-        with_lengths: Whether every row must have a `length`.
+    `with_lengths` asks every row for a `length`.
 
     Raises:
         DataError: The file cannot be read, holds no row, or a line is no prediction; file and line are named.

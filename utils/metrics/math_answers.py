@@ -1,9 +1,12 @@
-"""The rules by which an answer to a word problem is read out of text, as the public benchmarks have them."""
+"""Metrics of answers to word problems, and the public benchmarks' rules for reading an answer out of a text."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
+from types import SimpleNamespace
+
+from utils.metrics.metric import Metric, build_text_metric
 
 _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 _FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
@@ -65,6 +68,41 @@ def clean_answer(answer: str) -> str:
     return answer.lower()
 
 
+def score_em_strict(prediction: str, reference: str) -> float | None:
+    """Compare the strict answers as strings, as lm-eval's `gsm8k` (strict-match) does; "5.00" is not "5".
+
+    None where the reference has no answer.
+    """
+    gold = find_strict(reference)
+    return None if gold is None else float(find_strict(prediction) == gold)
+
+
+def score_em_flexible(prediction: str, reference: str) -> float | None:
+    """Compare the last number with the reference's as strings, as lm-eval's `gsm8k` (flexible-extract) does.
+
+    None where the reference has no answer after `#### `.
+    """
+    gold = find_strict(reference)
+    return None if gold is None else float(find_flexible(prediction) == gold)
+
+
+def score_em_metamath(prediction: str, reference: str) -> float | None:
+    """Compare rounded numbers as meta-math/MetaMath (eval_gsm8k.py) does.
+
+    None where the reference gives no whole number.
+    """
+    gold = find_whole_reference(reference)
+    if gold is None:
+        return None
+    found = find_meta_math(prediction)
+    return float(found is not None and float(found) == float(gold))
+
+
+def score_invalid(prediction: str, reference: str) -> float:
+    """Give 1 for a prediction without a strict answer, which em_strict cannot read, else 0; whatever the reference."""
+    return float(find_strict(prediction) is None)
+
+
 def _round_number(written: str) -> int | None:
     if "/" not in written:
         return round(float(written.replace(",", "")))
@@ -75,3 +113,20 @@ def _round_number(written: str) -> int | None:
         return round(float(numerator))
     fraction = Fraction(written)
     return round(fraction.numerator / fraction.denominator)
+
+
+TABLE: dict[str, Metric] = {
+    "em_strict": build_text_metric("em_strict", score_em_strict, "share of answers whose number after #### is right"),
+    "em_flexible": build_text_metric("em_flexible", score_em_flexible, "share of answers whose last number is right"),
+    "em_metamath": build_text_metric(
+        "em_metamath", score_em_metamath, "share of answers whose number after 'The answer is: ' is right"
+    ),
+    "invalid_rate": build_text_metric(
+        "invalid_rate", score_invalid, "share of answers without a number after ####", greater_is_better=False
+    ),
+}
+
+
+def load_plugin(name: str) -> SimpleNamespace:
+    """Give a metric as what a metric's module offers."""
+    return SimpleNamespace(METRIC=TABLE[name])

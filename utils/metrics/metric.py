@@ -72,19 +72,11 @@ class Metric:
         return isinstance(reference, dict) and set(self.reference_keys) <= set(reference)
 
     def compute(self, predictions: Array, references: Array, num_labels: int) -> float:
-        """Score predictions against references.
-
-        Args:
-            predictions: Label ids, for regression values, for generation texts; shape (n,) or (n, 1). Not logits.
-            references: The same for what is right.
-            num_labels: Number of labels; 1 for regression and generation.
+        """Score predictions against references, as `compute_metrics` does.
 
         Returns:
-            A float in [low, high]. Where the metric is not defined (constant predictions for a correlation,
-            say) it is `undefined`, with one warning.
-
-        Raises:
-            ValueError: There is no row, the shapes differ, or a label is out of range.
+            A float in [low, high]; `undefined`, with one warning, where the metric is not defined (constant predictions
+            for a correlation, say).
         """
         return next(iter(compute_metrics([self.name], predictions, references, num_labels).values()))
 
@@ -97,14 +89,10 @@ def build_text_metric(
     greater_is_better: bool = True,
     reference_keys: tuple[str, ...] = (),
 ) -> Metric:
-    """Build a metric of generated texts, 0 to 1, from the function that scores one row.
+    """Build a metric of generated texts, 0 to 1.
 
-    Args:
-        name: The name of the metric.
-        score_row: Prediction and reference to 0-1, or None where the reference leaves the metric undefined.
-        description: What is measured, in a few words.
-        greater_is_better: Whether 1 is best.
-        reference_keys: Keys of the object that `score_row` is given as a reference; (): it is given a text.
+    `score_row` takes a prediction and its reference (an object, where there are `reference_keys`, else a text), and
+    gives 0 to 1, or None where the reference leaves the metric undefined.
     """
 
     def score_rows(predictions: Sequence[str], references: Sequence[Reference]) -> Array:
@@ -123,11 +111,7 @@ def build_text_metric(
 
 
 def average_rows(scores: Array) -> float:
-    """Average the rows on which a metric of texts is defined; nan when there is none.
-
-    Args:
-        scores: What `Metric.score_rows` gives, shape (n,).
-    """
+    """Average the rows (n,) on which a metric of texts is defined; nan when there is none."""
     import numpy as np
 
     defined = scores[~np.isnan(scores)]
@@ -166,21 +150,17 @@ def compute_metrics(
     *,
     quiet: bool = False,
 ) -> dict[str, float]:
-    """Compute several metrics; those that are not defined here share one warning.
+    """Compute several metrics by name or alias; those that are not defined here share one warning, unless `quiet`.
 
-    Args:
-        names: Names or aliases.
-        predictions: Label ids, values or texts, shape (n,) or (n, 1).
-        references: The same for what is right.
-        num_labels: Number of labels; 1 for regression and generation.
-        quiet: Say nothing of undefined values, where they are expected (the majority baseline).
+    Predictions and references are label ids (not logits), values for regression or texts for generation, of shape
+    (n,) or (n, 1); `num_labels` is 1 for regression and generation.
 
     Returns:
         Values by result key (see `result_key`).
 
     Raises:
         KeyError: A name is unknown.
-        ValueError: As `Metric.compute`.
+        ValueError: There is no row, the shapes differ, or a label is out of range.
     """
     values: dict[str, float] = {}
     undefined: list[str] = []
@@ -212,6 +192,27 @@ def check_rows(kind: Kind, predictions: Array, references: Array, num_labels: in
             wrong = values.min() if values.min() < 0 else values.max()
             raise ValueError(f"a {what} is the label {wrong}; labels go from 0 to {num_labels - 1}")
     return columns[0], columns[1]
+
+
+def majority_baseline(
+    names: Sequence[str], train_labels: Array, references: Array, num_labels: int
+) -> dict[str, float]:
+    """Score the most frequent training label, or the training mean for regression, on every row.
+
+    What a model has to beat. Of equally frequent labels the lowest is taken. Correlations with a constant are not
+    defined and stand as 0, as in `compute_metrics`, whose result and errors are these.
+    """
+    import numpy as np
+
+    if not names:
+        return {}
+    labels = np.asarray(train_labels).reshape(-1)
+    if not labels.size:
+        raise ValueError("a baseline needs at least one training label")
+    is_regression = load_metric(names[0]).kind == "regression"
+    guess = labels.mean(dtype=np.float64) if is_regression else np.bincount(labels.astype(np.int64)).argmax()
+    predictions = np.full(np.asarray(references).size, guess)
+    return compute_metrics(names, predictions, references, num_labels, quiet=True)
 
 
 def _require_keys(name: str, reference: Reference, keys: tuple[str, ...]) -> Reference:

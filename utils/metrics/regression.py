@@ -25,8 +25,7 @@ def mse_of_samples(predictions: Array, references: Array) -> Array:
 def compute_pearson(predictions: Array, references: Array) -> float:
     """Compute Pearson's correlation (1895, doi:10.1098/rspl.1895.0041), one of GLUE's two for STS-B.
 
-    Returns:
-        -1 to 1; nan when all predictions, or all references, are the same value.
+    nan when all predictions, or all references, are the same value.
     """
     from scipy import stats
 
@@ -49,12 +48,9 @@ def pearson_of_samples(predictions: Array, references: Array) -> Array:
 
 
 def compute_spearmanr(predictions: Array, references: Array) -> float:
-    """Compute Spearman's rank correlation (1904, doi:10.2307/1412159), one of GLUE's two for STS-B.
+    """Compute Spearman's rank correlation (1904, doi:10.2307/1412159), one of GLUE's two for STS-B; nan of a constant.
 
     Equal values share the mean of their ranks.
-
-    Returns:
-        -1 to 1; nan when all predictions, or all references, are the same value.
     """
     from scipy import stats
 

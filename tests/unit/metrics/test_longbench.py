@@ -14,16 +14,15 @@ import pytest
 from utils.cli.command_line import run_cli
 from utils.core.errors import DataError
 from utils.metrics.longbench import (
-    SUBSET_METRICS,
     Prediction,
     average_by_category,
     build,
     main,
     read_predictions,
-    score_prediction,
     score_subset,
     score_subset_by_length,
 )
+from utils.metrics.longbench_score import SUBSET_METRICS, score_prediction
 from utils.metrics.metric import load_metric
 
 ROOT = Path(__file__).parents[3]

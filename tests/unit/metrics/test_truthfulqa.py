@@ -11,9 +11,9 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from utils.core.errors import ConfigError
-from utils.metrics import truthfulqa_scores
+from utils.metrics import truthfulqa
 from utils.metrics.metric import load_metric
-from utils.metrics.truthfulqa_scores import load_scorer, score_nearness
+from utils.metrics.truthfulqa import load_scorer, score_nearness
 
 REAL = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / "truthfulqa" / "TruthfulQA.csv"
 
@@ -55,7 +55,7 @@ def test_a_row_is_compared_once_for_all_metrics(monkeypatch: pytest.MonkeyPatch)
         scorer = load_scorer(name)
         return lambda prediction, references: (asked.append(len(references)), scorer(prediction, references))[1]
 
-    monkeypatch.setattr(truthfulqa_scores, "load_scorer", load)
+    monkeypatch.setattr(truthfulqa, "load_scorer", load)
     for _ in range(2):
         judge("a text of its own", ["right", "just"], ["wrong"])
     assert asked == [3]

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from utils.data.classification import ClassificationData, PreparedSplit
-from utils.metrics.baseline import majority_baseline
 from utils.metrics.bootstrap import bootstrap_interval
-from utils.metrics.metric import result_key
+from utils.metrics.metric import majority_baseline, result_key
 from utils.tasks.classification.building import combined_score
 
 if TYPE_CHECKING:

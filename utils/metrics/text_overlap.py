@@ -1,11 +1,15 @@
-"""Splits text into the words that overlap is counted in; a Chinese, Japanese or Korean character is a word."""
+"""Metrics of the words that a text shares with its reference; a Chinese, Japanese or Korean character is a word."""
 
 from __future__ import annotations
 
 import re
 import string
-from functools import lru_cache
+from collections import Counter
+from functools import cache, lru_cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+from utils.metrics.metric import Metric, build_text_metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +23,31 @@ _CJK_PUNCTUATION = "\u3000-\u3004\u3008-\u303f\u30fb\uff01-\uff0f\uff1a-\uff20\u
 _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
 _WIDE_PUNCTUATION = re.compile(f"[{_CJK_PUNCTUATION}]")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def score_exact_match(prediction: str, reference: str) -> float:
+    """Give 1 when both are the same but for white space around them, else 0."""
+    return float(prediction.strip() == reference.strip())
+
+
+def score_token_f1(prediction: str, reference: str) -> float:
+    """Compute SQuAD's F1 over words (Rajpurkar et al. 2016, arXiv:1606.05250; evaluate-v2.0.py).
+
+    Where either has no word it is 1 when both have none, else 0.
+    """
+    predicted, expected = split_answer(prediction), split_answer(reference)
+    if not predicted or not expected:
+        return float(predicted == expected)
+    num_shared = sum((Counter(predicted) & Counter(expected)).values())
+    return 2 * num_shared / (len(predicted) + len(expected))
+
+
+def score_rouge_l(prediction: str, reference: str) -> float:
+    """Compute ROUGE-L F1 (Lin 2004, W04-1013) by rouge_score, with stemming; 0 where either has no word.
+
+    It is not the value of package `rouge`, which LongBench uses.
+    """
+    return float(_rouge_scorer().score(reference, prediction)["rougeL"].fmeasure)
 
 
 def split_answer(text: str) -> list[str]:
@@ -55,7 +84,8 @@ class RougeTokenizer:
         return [self._stem(word) if self._stem and len(word) > 3 else word for word in words]
 
 
-def build_rouge_scorer() -> Any:
+@cache
+def _rouge_scorer() -> Any:
     """Build rouge_score's scorer of the longest common subsequence of words, with its Porter stemmer."""
     from nltk.stem.porter import PorterStemmer
     from rouge_score.rouge_scorer import RougeScorer
@@ -63,3 +93,15 @@ def build_rouge_scorer() -> Any:
     # Stemming is five sixths of the work, and most words come again.
     stem = lru_cache(maxsize=1 << 16)(PorterStemmer().stem)
     return RougeScorer(["rougeL"], use_stemmer=True, tokenizer=RougeTokenizer(stem))
+
+
+TABLE: dict[str, Metric] = {
+    "exact_match": build_text_metric("exact_match", score_exact_match, "share of texts that equal their reference"),
+    "token_f1": build_text_metric("token_f1", score_token_f1, "words shared with the reference, as F1"),
+    "rouge_l": build_text_metric("rouge_l", score_rouge_l, "longest common subsequence of words, as F1 (rouge_score)"),
+}
+
+
+def load_plugin(name: str) -> SimpleNamespace:
+    """Give a metric as what a metric's module offers."""
+    return SimpleNamespace(METRIC=TABLE[name])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from utils.metrics.metric import load_metric
-from utils.metrics.words import RougeTokenizer, split_answer
+from utils.metrics.text_overlap import RougeTokenizer, split_answer
 
 NI_HAO = "\u4f60\u597d"  # two Chinese characters
 SHI_JIE = "\u4e16\u754c"
