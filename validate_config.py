@@ -14,7 +14,7 @@ from utils.core.errors import EXIT_FAILED, UserError
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
-    from utils.run_config.inspection import Check
+    from utils.run_config.load import Check
 
 DESCRIPTION = """Check configuration files, each by numbered steps; no ML library is imported.
 
@@ -29,7 +29,7 @@ DESCRIPTION = """Check configuration files, each by numbered steps; no ML librar
 def main(arguments: argparse.Namespace) -> Answer:
     """Check the files and sum up; exit code 1 when one fails."""
     if arguments.schema:
-        from utils.run_config.schema import build_schema
+        from utils.run_config.reference import build_schema
 
         schema = build_schema()
         if not arguments.json:
@@ -68,8 +68,8 @@ def _find_files(arguments: argparse.Namespace) -> list[Path]:
 def _check(file: Path, arguments: argparse.Namespace) -> list[Check]:
     """Check one file as what it is and print its numbered steps."""
     from utils.benchmark.inspection import inspect_suite
-    from utils.run_config.inspection import MACHINE, Check, check_machine, inspect_run_config
     from utils.run_config.kinds import check_accelerate, check_deepspeed, find_kind
+    from utils.run_config.load import MACHINE, Check, check_machine, inspect_run_config
 
     kind, notices, shown = find_kind(file), tuple[str, ...](), ""
     if kind == "run":
@@ -93,7 +93,7 @@ def _check(file: Path, arguments: argparse.Namespace) -> list[Check]:
 def _check_rows(config: RunConfig) -> Check:
     """Read the rows that a run names, as training would; no model is loaded."""
     from utils.core.errors import Problem
-    from utils.run_config.inspection import Check
+    from utils.run_config.load import Check
     from utils.tasks.row_check import check_rows
 
     problems, warnings = check_rows(config)
@@ -106,7 +106,7 @@ def _report_stream(arguments: argparse.Namespace) -> TextIO:
 
 
 def _print_checks(title: str, checks: list[Check], notices: Sequence[str], stream: TextIO) -> None:
-    from utils.run_config.inspection import MACHINE
+    from utils.run_config.load import MACHINE
 
     print(title, file=stream)
     for number, check in enumerate(checks, start=1):

@@ -13,8 +13,8 @@ import pytest
 
 import train
 from utils.cli.other_flags import FLAGS, PAGES, explain_flags
-from utils.config.overrides import read_overrides
 from utils.config.run_config import flatten
+from utils.config.yaml_text import read_overrides
 from utils.run_config import load_run_config
 
 ROOT = Path(__file__).parents[2]

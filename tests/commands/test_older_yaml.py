@@ -11,7 +11,7 @@ import pytest
 from utils.config.run_config import RunConfig
 from utils.core.errors import ConfigError
 from utils.run_config import load_run_config
-from utils.run_config.inspection import inspect_run_config
+from utils.run_config.load import inspect_run_config
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(os.environ.get("LORA_NS_REAL_DATA", ROOT.parent / "shared" / "data")) / "older_yaml"

@@ -139,7 +139,7 @@ def test_overrides_are_checked_as_well(validate: Callable[..., Answer]) -> None:
 
 
 def test_schema_is_a_json_schema_that_a_good_file_meets(validate: Callable[..., Answer]) -> None:
-    from utils.config.document import parse_value
+    from utils.config.yaml_text import parse_value
 
     answer = validate("--schema")
     assert answer.code == 0

@@ -12,7 +12,7 @@ import pytest
 
 import validate_config
 from utils.cli.command_line import run_cli
-from utils.config.scalars import dump_yaml
+from utils.config.yaml_text import dump_yaml
 
 Check = Callable[..., tuple[int, list[str], str]]
 

@@ -12,12 +12,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from utils.config.document import read_document
 from utils.config.sections.training import OwnTrainingSection
+from utils.config.yaml_text import read_document
 from utils.run_config import load_run_config
 from utils.run_config.kinds import find_kind
-from utils.run_config.schema import build_schema
-from utils.run_config.sections import Header, list_sections
+from utils.run_config.reader import Header, list_sections
+from utils.run_config.reference import build_schema
 from utils.tasks.sft.section import OwnSftSection
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from utils.config.scalars import dump_yaml
+from utils.config.yaml_text import dump_yaml
 
 BASE: dict[str, Any] = {
     "task_type": "SEQ_CLS",

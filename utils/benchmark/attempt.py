@@ -18,7 +18,7 @@ from utils.benchmark.plan import PlannedRun
 from utils.benchmark.slots import Slot
 from utils.benchmark.state import RunState, RunStatus, lock_of_run, take_lock, write_state
 from utils.benchmark.status import choose_resume_flags, find_state, is_finished
-from utils.config.scalars import dump_yaml
+from utils.config.yaml_text import dump_yaml
 from utils.core.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 from utils.results.json_file import replace_file
 from utils.results.provenance import format_time

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from utils.config.document import Document, SourceLocation
-from utils.config.overrides import read_overrides
+from utils.config.yaml_text import read_overrides
 from utils.core.errors import ConfigError, Problem
 
 COMMAND_LINE = "command line"

@@ -8,9 +8,9 @@ from pathlib import Path
 from utils.benchmark.choices import Choices
 from utils.benchmark.plan import Plan, inspect_plan
 from utils.benchmark.suite import read_suite
-from utils.config.document import read_document
+from utils.config.yaml_text import read_document
 from utils.core.errors import ConfigError
-from utils.run_config.inspection import Check
+from utils.run_config.load import Check
 
 
 def inspect_suite(path: str | Path, overrides: Sequence[str] = ()) -> tuple[list[Check], Plan | None]:

@@ -16,8 +16,8 @@ from utils.config.document import Document, SourceLocation
 from utils.config.problems import suggest
 from utils.config.run_config import RunConfig
 from utils.core.errors import ConfigError, Problem, UserError
-from utils.run_config.inspection import check_machine, inspect_document
 from utils.run_config.layers import lay_over
+from utils.run_config.load import check_machine, inspect_document
 from utils.tasks.task import load_task
 
 _ALL = Choices()

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from utils.config.document import Document, KeyPath, SourceLocation, read_document
+from utils.config.document import Document, KeyPath, SourceLocation
 from utils.config.problems import explain_errors, suggest
 from utils.config.section import Section
+from utils.config.yaml_text import read_document
 from utils.core.errors import ConfigError, Problem
-from utils.run_config.layers import lay_over, read_layers
-from utils.run_config.shipped import find_shipped_paths
+from utils.run_config.layers import find_shipped_paths, lay_over, read_layers
 
 _NAME = re.compile(r"\w[\w.+-]*")
 _SET_BY_SUITE = {

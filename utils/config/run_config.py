@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from utils.config.document import Document
-from utils.config.scalars import dump_yaml
 from utils.config.section import Section
 from utils.config.sections.adapter import AdapterSection
 from utils.config.sections.dataset import DatasetSection
@@ -18,6 +17,7 @@ from utils.config.sections.generation import GenerationSection
 from utils.config.sections.model import ModelSection
 from utils.config.sections.results import ResultsSection
 from utils.config.sections.training import DEFAULT_ROWS, OwnTrainingSection, WandbSection
+from utils.config.yaml_text import dump_yaml
 from utils.core import registry
 
 _S = TypeVar("_S", bound=Section)

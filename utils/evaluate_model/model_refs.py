@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from utils.config.overrides import read_overrides
 from utils.config.run_config import RunConfig
 from utils.config.sections.evaluation import EvaluationSection, SetSection
+from utils.config.yaml_text import read_overrides
 from utils.core.errors import ModelError, UserError
 from utils.data.row_files import is_row_file
 from utils.evaluate_model.overrides import (

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.document import Document, KeyPath, SourceLocation
-from utils.config.overrides import read_overrides
 from utils.config.run_config import RunConfig
 from utils.config.section import Section
 from utils.config.sections.dataset import ClassificationSection, InstructionSection
 from utils.config.sections.evaluation import EvaluationSection, SetSection, label_of
 from utils.config.sections.generation import GenerationSection
 from utils.config.sections.model import ModelSection
+from utils.config.yaml_text import read_overrides
 from utils.core.errors import ConfigError, Problem, UserError
 from utils.data.dataset import find_dataset_plugin, load_dataset_plugin
 from utils.data.row_files import is_local
 from utils.modeling.local_files import read_model_config
-from utils.run_config.inspection import inspect_document
+from utils.run_config.load import inspect_document
 from utils.tasks.task import default_task
 
 _PLACE = SourceLocation("command line")

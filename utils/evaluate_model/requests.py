@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from utils.config.document import parse_value
 from utils.config.problems import suggest
 from utils.config.sections.evaluation import SetSection, as_section, label_of
+from utils.config.yaml_text import parse_value
 from utils.core import registry
 from utils.core.errors import UserError
 from utils.core.texts import parse_split

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from utils.config.document import Document, read_bounded, read_document
+from utils.config.document import Document
 from utils.config.installed import installed_version, read_fields, source_of
 from utils.config.problems import suggest
+from utils.config.yaml_text import read_bounded, read_document
 from utils.core.errors import ConfigError, Problem
 from utils.core.json_files import NotJsonError, parse_json
-from utils.run_config.inspection import Check
+from utils.run_config.load import Check
 
 Kind = Literal["run", "suite", "accelerate", "deepspeed"]
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from utils.config.document import Document, KeyPath, read_document
-from utils.config.overrides import read_overrides
+from utils.config.document import Document, KeyPath
+from utils.config.yaml_text import read_document, read_overrides
 from utils.core import registry
 from utils.core.errors import ConfigError, Problem
-from utils.run_config.shipped import find_shipped_paths
 
+ROOT = Path(__file__).resolve().parents[2]
 _METHOD: KeyPath = ("peft", "method")
 _RATES: tuple[KeyPath, ...] = (("training", "learning_rate"), ("training", "lr"))
 _SWITCHES: dict[KeyPath, str] = {_METHOD: "adapters", ("dataset", "name"): "datasets"}
@@ -119,3 +121,25 @@ def _drop_stale_keys(base: Document, over: Document, switch: KeyPath, package: s
     where = over.place_of(switch)
     left_out = ", ".join(f"{section}.{key}" for key in stale)
     return [f"{where}  {'.'.join(switch)}: now {new}; left out, for {old} only: {left_out}"] if stale else []
+
+
+def find_shipped_paths(document: Document) -> Document:
+    """Let a path start at the project's folder where the working directory has nothing of that name.
+
+    Outputs are left alone: they go where the user stands.
+
+    Args:
+        document: Read from one file; changed where that lies in the project's folder, and given back.
+    """
+    if ROOT in Path(document.source).resolve().parents:
+        document.data = _look_in(document.data)
+    return document
+
+
+def _look_in(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: each if key.endswith("_dir") else _look_in(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_look_in(each) for each in value]
+    is_path = isinstance(value, str) and "/" in value and len(value) < 1000 and not value.startswith("/")
+    return str(ROOT / value) if is_path and not os.path.exists(value) and os.path.exists(ROOT / value) else value

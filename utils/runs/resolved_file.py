@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from utils.config.document import read_document
 from utils.config.run_config import flatten
+from utils.config.yaml_text import read_document
 from utils.core.errors import ConfigError, UserError
 from utils.results.json_file import replace_file
 from utils.trainer.checkpoint_files import RUN_COPY, list_checkpoints

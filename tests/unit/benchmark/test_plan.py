@@ -160,7 +160,7 @@ def test_values_that_cannot_name_a_folder_are_told_apart_by_a_hash(plan_of: Plan
 
 
 def test_the_written_file_is_the_planned_run(plan_of: Plan, tmp_path: Path) -> None:
-    from utils.config.scalars import dump_yaml
+    from utils.config.yaml_text import dump_yaml
 
     for run in plan_of("tasks: {a: {}}\n" + METHODS).runs:
         file = tmp_path / f"{run.name}.yaml"

@@ -10,7 +10,7 @@ import pytest
 
 from utils.benchmark.state import RunState, RunStatus, lock_of_run, take_lock, write_state
 from utils.benchmark.status import choose_resume_flags, find_status
-from utils.config.scalars import dump_yaml
+from utils.config.yaml_text import dump_yaml
 from utils.results.record import RunRecord, Status, write_record
 
 

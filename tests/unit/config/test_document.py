@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.config.document import Document, SourceLocation, parse_value, read_document
+from utils.config.document import Document, SourceLocation
+from utils.config.yaml_text import parse_value, read_document
 from utils.core.errors import ConfigError
 
 Write = Callable[[str | bytes], Path]
@@ -141,7 +142,7 @@ def test_ten_megabytes_are_no_configuration(content: str, write: Write) -> None:
 
 
 def test_thousands_of_keys_are_read_and_laid_over_in_seconds(tmp_path: Path) -> None:
-    from utils.run_config.inspection import inspect_run_config
+    from utils.run_config.load import inspect_run_config
 
     keys = "".join(f"  k{index}: 1\n" for index in range(9_000))
     (tmp_path / "a.yaml").write_text("model: {name_or_path: a/b}\ntraining:\n" + keys)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from utils.config.overrides import read_overrides
+from utils.config.yaml_text import read_overrides
 from utils.core.errors import ConfigError
 
 

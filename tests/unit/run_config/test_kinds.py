@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from utils.config.scalars import dump_yaml
+from utils.config.yaml_text import dump_yaml
 from utils.run_config.kinds import check_accelerate, check_deepspeed, find_kind
 
 # As `accelerate config` writes it for FSDP on one machine.

@@ -13,7 +13,7 @@ import pytest
 
 from utils.core.errors import ConfigError
 from utils.run_config import load_run_config
-from utils.run_config.inspection import check_machine
+from utils.run_config.load import check_machine
 from utils.run_config.machine import Machine, find_unmet, require_machine, tracker_names
 
 Write = Callable[..., Path]

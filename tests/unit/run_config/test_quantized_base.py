@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from utils.run_config.inspection import inspect_run_config
+from utils.run_config.load import inspect_run_config
 
 FORMATS = {
     "gptq": {"quant_method": "gptq", "bits": 4},

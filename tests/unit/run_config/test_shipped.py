@@ -9,8 +9,8 @@ import pytest
 
 from utils.benchmark.inspection import inspect_suite
 from utils.run_config import load_run_config
-from utils.run_config.inspection import inspect_run_config
 from utils.run_config.kinds import find_kind
+from utils.run_config.load import inspect_run_config
 from utils.trainer.launch import find_launcher_file
 
 ROOT = Path(__file__).parents[3]

@@ -161,7 +161,7 @@ def test_an_adapter_that_names_a_model_with_code_is_refused(run, marker, tmp_pat
 
 
 def test_words_of_the_command_line_are_consent():
-    from utils.config.overrides import read_overrides
+    from utils.config.yaml_text import read_overrides
 
     words = read_overrides(["model.trust_remote_code=true", "model.attn_implementation=somebody/kernel"])
     assert NO_CONSENT.with_words(words) == Consent(trust_remote_code=True, allow_hub_kernels=True)

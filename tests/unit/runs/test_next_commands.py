@@ -67,7 +67,7 @@ def _mask():
     ],
 )
 def test_as_many_texts_as_an_answer_takes(sections, texts, tmp_path):
-    from utils.config.scalars import dump_yaml
+    from utils.config.yaml_text import dump_yaml
 
     (tmp_path / "run.yaml").write_text(
         dump_yaml({"task_type": "SEQ_CLS", "model": {"name_or_path": "a/b"}, "peft": {"method": "lora"}, **sections})

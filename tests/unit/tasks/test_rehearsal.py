@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from utils.config.run_config import RunConfig
-from utils.config.scalars import dump_yaml
+from utils.config.yaml_text import dump_yaml
 from utils.core.errors import ConfigError
 from utils.run_config import load_run_config
 from utils.tasks.rehearsal import rehearse

@@ -19,7 +19,7 @@ from utils.config.sections.training import (
     OwnTrainingSection,
     training_section,
 )
-from utils.run_config.arguments import resolve_arguments
+from utils.run_config.load import resolve_arguments
 from utils.tasks.sft.section import OURS as SFT_OURS
 from utils.tasks.sft.section import sft_section
 from utils.tasks.task import default_task

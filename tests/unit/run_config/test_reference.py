@@ -7,8 +7,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from utils.config.document import parse_value
-from utils.run_config.schema import build_schema
+from utils.config.yaml_text import parse_value
+from utils.run_config.reference import build_schema
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from utils.config.run_config import find_differences
-from utils.run_config.inspection import inspect_run_config
+from utils.run_config.load import inspect_run_config
 
 ROOT = Path(__file__).parents[3]
 CLASSIFIER, WRITER = (str(ROOT / "configs" / name) for name in ("glue_mrpc.yaml", "gsm8k.yaml"))

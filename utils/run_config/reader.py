@@ -199,4 +199,5 @@ def _homes(classes: dict[str, type[Section]]) -> dict[str, str]:
 
 
 def list_sections() -> tuple[str, ...]:
+    """Name every section that a file may have, in the order in which they are read."""
     return ("model", "peft", "dataset", "training", *task_sections(), "results")

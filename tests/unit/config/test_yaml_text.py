@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from utils.config.document import parse_value
-from utils.config.scalars import dump_yaml
+from utils.config.yaml_text import dump_yaml, parse_value
 
 
 @pytest.mark.parametrize("word", ["on", "off", "yes", "no", "y", "n", "On", "NO", "1.2.3", "1e", "e5", "0x", "a=b"])
