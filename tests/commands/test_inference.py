@@ -29,17 +29,17 @@ def trained(make_config, make_set, draw_rows, monkeypatch):
     data = make_set(train=named(draw_rows(60)), validation=named(draw_rows(21, seed=1)))
     file = make_config.write("llama", data, training__num_train_epochs=3, training__load_best_model_at_end=False)
     predicted = {}
-    from utils.tasks.classification.task import ClassificationRun
+    from utils.runs import export
 
-    check = ClassificationRun.check_reload
+    write = export.export_model
 
-    def watch(task, trainer, prepared, *rest):
+    def watch(folder, config, trainer, tokenizer, prepared):
         split = prepared.evals[""]
         answers = trainer.predict(split.dataset).predictions
         predicted.update(zip(split.texts["text"][:], (prepared.coder.names[answer] for answer in answers), strict=True))
-        return check(task, trainer, prepared, *rest)
+        write(folder, config, trainer, tokenizer, prepared)
 
-    monkeypatch.setattr(ClassificationRun, "check_reload", watch)
+    monkeypatch.setattr(export, "export_model", watch)
     answer = script.main(script.build().parse_args(["--config", str(file)]))
     return Path(answer["output_dir"]), data, predicted
 

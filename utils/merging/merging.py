@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.core.errors import CheckError, ModelError, UserError
-from utils.merging.comparing import describe_difference, prove_equal
 from utils.merging.output import REPORT_FILE, check_output, open_output, require_space
 from utils.merging.source import MergeSource
 from utils.merging.table import render_report
 from utils.merging.weights import merge_weights, place, switched_off
 from utils.modeling.base_fingerprint import fingerprint_base
 from utils.modeling.source import resolved_commit
+from utils.modeling.verify import describe_difference, prove_merged
 from utils.modeling.writing import require_writable
 from utils.results.json_file import write_json
 from utils.results.provenance import collect_provenance
@@ -93,7 +93,7 @@ def merge_adapter(source: MergeSource, output: str, options: MergeOptions) -> di
         merged = _merge_and_write(source, probe, tokenizer, folder, options)
         _release_memory()
         found = _read_back(source, probe, tokenizer, folder)
-        proof = prove_equal(merged.trained.logits, merged.without, found.logits, merged.dtype)
+        proof = prove_merged(merged.trained.logits, merged.without, found.logits, merged.dtype)
         report = {
             "version": 1,
             "output": str(target),

@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.core.errors import CheckError, UserError
+from utils.core.errors import UserError
 from utils.core.logs import is_main_process
+from utils.modeling.verify import prove_recorded, record_logits
 from utils.results.json_file import read_json
 from utils.runs.reading import read_run_folder
+from utils.tasks.probe import check_reload
 from utils.tasks.task import load_task
 
 if TYPE_CHECKING:
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
     from utils.tasks.task_run import TaskRun
 
 RECORD_FILE = "probe_logits.json"
-_NUM_LOGITS = 8  # of each position: the largest; all of a vocabulary would be megabytes
-_TOLERANCE = {"float32": 1e-2, "float16": 5e-2, "bfloat16": 2e-1}
-"""Largest difference, relative to the largest logit, that another device or precision explains."""
 
 
 def open_probe(trained: TrainedModel, tokenizer: PreTrainedTokenizerBase, num_eval: int) -> Probe:
@@ -57,9 +56,9 @@ def check_export(run: Path, task: TaskRun, trainer: Trainer, data: Any, consent:
         CheckError: It is another model.
     """
     trained = read_run_folder(run, consent)
-    check = task.check_reload(trainer, data, lambda: trained.load()[0])
+    tokenizer: Any = trainer.processing_class
+    check = check_reload(trainer, task.choose_reload_rows(data, tokenizer), lambda: trained.load()[0])
     if check is not None and is_main_process():
-        tokenizer: Any = trainer.processing_class
         probe = open_probe(trained, tokenizer, 0)
         if probe.num_rows:
             _write_record(run, probe, trainer.model, tokenizer)
@@ -67,17 +66,8 @@ def check_export(run: Path, task: TaskRun, trainer: Trainer, data: Any, consent:
 
 
 def _write_record(run: Path, probe: Probe, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    import numpy as np
-
-    logits = probe.compute_logits(model)
-    ids = np.argsort(-logits, axis=-1)[:, :_NUM_LOGITS]
-    record = {
-        "version": 1,
-        "rows": _hash_rows(probe, tokenizer),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "ids": ids.tolist(),
-        "logits": np.take_along_axis(logits, ids, axis=-1).astype(float).round(6).tolist(),
-    }
+    logits, dtype = probe.compute_logits(model), str(model.dtype).removeprefix("torch.")
+    record = {"version": 1, "rows": _hash_rows(probe, tokenizer), **record_logits(logits, dtype)}
     (run / RECORD_FILE).write_text(json.dumps(record), encoding="utf-8")
 
 
@@ -99,30 +89,15 @@ def compare_with_record(
     Raises:
         CheckError: It is another model.
     """
-    import numpy as np
-
     file = trained.run / RECORD_FILE if trained.run and trained.weights.name == "final_model" else None
     record = read_json(file) if file is not None else None
     if record is None or record.get("rows") != _hash_rows(probe, tokenizer):
         return None
     try:
-        measured, ids = np.array(record["logits"], dtype=float), np.array(record["ids"], dtype=np.int64)
-        if measured.shape != ids.shape or not np.isfinite(measured).all():
-            raise ValueError("ids and logits do not go together")
-        tolerated = max(_TOLERANCE[name] for name in (dtype, record["dtype"]))
-        found = np.take_along_axis(logits, ids, axis=-1)
-        difference = float(abs(found - measured).max())
-    except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        return prove_recorded(record, logits, dtype, trained.config.model.name_or_path)
+    except ValueError as error:
         message = f"{file} is damaged ({error}); delete it, then the base is not held against what the run measured"
         raise UserError(message) from error
-    tolerance = max(float(abs(measured).max()), 1e-3) * tolerated
-    if not difference <= tolerance:
-        raise CheckError(
-            f"the adapter on {trained.config.model.name_or_path} is not the model that was trained: its logits differ "
-            f"by {difference:.3g} from those that the run measured (another precision explains {tolerance:.3g}), so "
-            "the base is another one or has changed, or the adapter has; nothing was kept"
-        )
-    return {"largest_difference": difference, "tolerance": tolerance}
 
 
 def _hash_rows(probe: Probe, tokenizer: PreTrainedTokenizerBase) -> str:

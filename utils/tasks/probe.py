@@ -1,21 +1,26 @@
-"""What a model is known again by: logits of a run's probe rows, or of a few texts where it left none, and a score."""
+"""What a model is known again by: logits of a run's probe rows, or of a few texts where it left none, and a score.
+
+A task makes a Probe of the rows that a run left, for a merge; and of validation rows what `check_reload` asks the model
+in memory and the one that was read back from disk.
+"""
 
 from __future__ import annotations
 
+import gc
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from utils.core.errors import CheckError, UserError
 from utils.core.json_files import NotJsonError, parse_json
+from utils.modeling.verify import prove_reloaded
 
 if TYPE_CHECKING:
     import numpy as np
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -88,11 +93,16 @@ class Answers:
 
     logits: np.ndarray[Any, Any]
     """Of the probe rows, float32; shape (n, classes or vocabulary)."""
-    score: Mapping[str, float] | None
+    score: Mapping[str, float] | None = None
     """By metric; None where no labelled rows are at hand."""
 
 
-class Probe(Protocol):
+Ask: TypeAlias = "Callable[[PreTrainedModel], Answers]"
+"""Gives a model's answers to rows that were made into tokens before."""
+
+
+@dataclass(frozen=True)
+class Probe:
     """Rows, made into tokens once."""
 
     rows: str
@@ -103,15 +113,12 @@ class Probe(Protocol):
     """Which rows are scored, or why none are."""
     num_scored: int
     """Rows that are scored."""
-
-    def compute_logits(self, model: PreTrainedModel) -> np.ndarray[Any, Any]:
-        """Give the logits of the probe rows, float32; shape (n, classes or vocabulary)."""
-
-    def answer(self, model: PreTrainedModel) -> Answers:
-        """Give logits and score."""
-
-    def encode(self, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-        """Give the probe rows' tokens."""
+    encode: Callable[[PreTrainedTokenizerBase], list[list[int]]]
+    """Gives the probe rows' tokens."""
+    compute_logits: Callable[[PreTrainedModel], np.ndarray[Any, Any]]
+    """Gives the logits of the probe rows alone."""
+    answer: Ask
+    """Gives logits and score."""
 
 
 def check_tokenizer(probe: Probe, trained: PreTrainedTokenizerBase, written: PreTrainedTokenizerBase) -> None:
@@ -125,3 +132,79 @@ def check_tokenizer(probe: Probe, trained: PreTrainedTokenizerBase, written: Pre
     changed += ["its tokens"] if probe.encode(trained) != probe.encode(written) else []
     if changed:
         raise CheckError(f"the written tokenizer is not the trained model's: {', '.join(changed)} differ")
+
+
+def check_reload(trainer: Trainer, ask: Ask | None, load_saved: Callable[[], PreTrainedModel]) -> dict[str, Any] | None:
+    """Prove that what was saved is what was trained: reload it from disk as a user would, and compare the answers.
+
+    The trainer holds the trained model; afterwards it holds the one read back.
+
+    Returns:
+        The figures of the check; None where there are no rows to ask.
+
+    Raises:
+        CheckError: The difference is more than rounding.
+    """
+    if ask is None or _is_spread(trainer):
+        return None
+    dtype = _compute_dtype(trainer)
+    before = _answer_in_training(trainer, ask)
+    _replace_model(trainer, load_saved)
+    after = _answer_in_training(trainer, ask)
+    report = prove_reloaded(before.logits, after.logits, dtype)
+    if before.score is None:
+        return report
+    same = before.logits.argmax(-1) == after.logits.argmax(-1)
+    num_labels = before.logits.shape[-1]
+    return {
+        **report,
+        "same_predictions": float(same.mean()) if num_labels > 1 else None,
+        "score_trained": before.score,
+        "score_reloaded": after.score,
+    }
+
+
+def _answer_in_training(trainer: Trainer, ask: Ask) -> Answers:
+    """Ask in the trainer's precision, by the bare model: DeepSpeed's evaluation wants an optimizer."""
+    from utils.trainer.varlen_attention import plain_attention
+
+    with trainer.compute_loss_context_manager(), plain_attention(trainer.model):
+        return ask(trainer.model)
+
+
+def _is_spread(trainer: Trainer) -> bool:
+    """Tell, and say, that one device may have no room for the weights that several hold in parts."""
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+    spread: bool = trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()
+    if spread and trainer.args.device.type != "cpu":
+        logger.info("reload check: left out, as one device may not hold the model; no saved tensor is empty")
+        return True
+    return False
+
+
+def _compute_dtype(trainer: Trainer) -> str:
+    """Name the precision that the trainer computes in."""
+    if trainer.args.bf16:
+        return "bfloat16"
+    if trainer.args.fp16:
+        return "float16"
+    dtypes = {str(parameter.dtype).removeprefix("torch.") for parameter in trainer.model.parameters()}
+    return next((name for name in ("bfloat16", "float16") if name in dtypes), "float32")
+
+
+def _replace_model(trainer: Trainer, load_saved: Callable[[], PreTrainedModel]) -> None:
+    """Let go of the trained model before the saved one is loaded: two would not fit a full GPU."""
+    import torch
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    handler = trainer.callback_handler
+    trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = None
+    handler.model = handler.optimizer = handler.lr_scheduler = None
+    trainer.accelerator.free_memory()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    unset_hf_deepspeed_config()  # or ZeRO-3 would cut up the model that is read back
+    model = load_saved()
+    trainer.model = trainer.model_wrapped = model.to(trainer.args.device) if trainer.place_model_on_device else model

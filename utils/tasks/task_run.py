@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from utils.modeling.parameters import ParameterCounts
     from utils.results.record import RunRecord
     from utils.tasks.outcome import Outcome
+    from utils.tasks.probe import Ask
     from utils.trainer.callbacks.measuring import MeasuringCallback
 
 
@@ -71,5 +72,5 @@ class TaskRun(Protocol):
     ) -> Outcome:
         """Score the model as it is now and put what was measured into the record."""
 
-    def check_reload(self, trainer: Any, data: Any, load_saved: Callable[[], PreTrainedModel]) -> dict[str, Any] | None:
-        """Prove that what was saved is what was trained."""
+    def choose_reload_rows(self, data: Any, tokenizer: PreTrainedTokenizerBase) -> Ask | None:
+        """Choose rows that tell whether what was saved is what was trained; None where there are none."""

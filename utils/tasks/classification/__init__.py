@@ -94,9 +94,9 @@ class Task(task.Task):
         num_eval: int,
     ) -> Probe:
         """Make the probe of a classifier."""
-        from utils.tasks.classification.probe import ClassifierProbe
+        from utils.tasks.classification.probe import open_probe
 
-        return ClassifierProbe(config, label_names, run, tokenizer, num_eval)
+        return open_probe(config, label_names, run, tokenizer, num_eval)
 
 
 def _describe(dataset: DatasetSection) -> ClassificationSet:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from utils.core.errors import UserError
 from utils.data.dataset import load_dataset_plugin, spread
 from utils.data.tokenizing import encode_texts
 from utils.metrics.metric import compute_metrics
-from utils.tasks.probe import Answers, explain_damaged_rows, read_probes
+from utils.tasks.probe import Answers, Ask, Probe, Probes, explain_damaged_rows, read_probes
 from utils.tasks.task import open_task
 
 if TYPE_CHECKING:
@@ -20,17 +21,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from utils.config.run_config import RunConfig
+    from utils.data.classification import ClassificationData
 
 logger = logging.getLogger(__name__)
 
+NUM_RELOAD_ROWS = 256
 _BATCH = 16
 _BATCH_TOKENS = 8192  # padded: long documents go one or two at a time
 
 _Inputs = list[dict[str, list[int]]]
 
 
-class ClassifierProbe:
-    """See Probe; scored on rows of the run's validation split, else on the probe rows' own labels.
+def open_probe(
+    config: RunConfig, label_names: tuple[str, ...], run: Path | None, tokenizer: PreTrainedTokenizerBase, num_eval: int
+) -> Probe:
+    """Make the probe; scored on rows of the run's validation split, else on the probe rows' own labels.
 
     Args:
         config: Of the model's run.
@@ -39,82 +44,109 @@ class ClassifierProbe:
         tokenizer: Its own.
         num_eval: Rows to score on, at most; 0: no score.
     """
+    spec = load_dataset_plugin(config.dataset.name).describe_classification(config.dataset)
+    probes = read_probes(run, spec.text_columns)
+    encode = _encoder_of(probes, config.max_length)
+    inputs = encode(tokenizer)
+    scored_inputs, labels, scored = (
+        _read_validation_rows(config, tokenizer, label_names, num_eval) or _find_labels(probes, inputs)
+        if num_eval
+        else ([], [], "no score was asked for")
+    )
 
-    def __init__(
-        self,
-        config: RunConfig,
-        label_names: tuple[str, ...],
-        run: Path | None,
-        tokenizer: PreTrainedTokenizerBase,
-        num_eval: int,
-    ) -> None:
-        self._config = config
-        self._tokenizer = tokenizer
-        self._names = label_names
-        spec = load_dataset_plugin(self._config.dataset.name).describe_classification(self._config.dataset)
-        self._metrics = spec.metrics
-        self._probes = read_probes(run, spec.text_columns)
-        self._inputs = self._encode(tokenizer)
-        self._eval_inputs, self._labels, self.scored = self._find_scored(num_eval)
-        self.rows, self.num_rows, self.num_scored = self._probes.source, len(self._inputs), len(self._labels)
+    def compute_logits(model: PreTrainedModel) -> np.ndarray[Any, Any]:
+        return _run(model, inputs, tokenizer)
 
-    def encode(self, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-        """Give the probe rows' tokens."""
-        return [row["input_ids"] for row in self._encode(tokenizer)]
+    def answer(model: PreTrainedModel) -> Answers:
+        logits = compute_logits(model)
+        if not labels:
+            return Answers(logits)
+        return Answers(logits, _score(_run(model, scored_inputs, tokenizer), labels, spec.metrics))
 
-    def compute_logits(self, model: PreTrainedModel) -> np.ndarray[Any, Any]:
-        """Give the logits of the probe rows."""
-        return self._run(model, self._inputs)
+    return Probe(
+        probes.source,
+        len(inputs),
+        scored,
+        len(labels),
+        lambda other: [row["input_ids"] for row in encode(other)],
+        compute_logits,
+        answer,
+    )
 
-    def answer(self, model: PreTrainedModel) -> Answers:
-        """Give logits and metrics."""
-        logits = self.compute_logits(model)
-        if not self._labels:
-            return Answers(logits, None)
-        found, num_labels = self._run(model, self._eval_inputs), max(1, len(self._names))
-        predicted = found.reshape(-1) if num_labels == 1 else found.argmax(axis=-1)
-        return Answers(logits, compute_metrics(self._metrics, predicted, self._labels, num_labels, quiet=True))
 
-    def _encode(self, tokenizer: PreTrainedTokenizerBase) -> _Inputs:
-        columns = [key for key in self._probes.rows[0] if key != "labels"]
-        with explain_damaged_rows(self._probes.source):
-            texts = [[str(row[column]) for row in self._probes.rows] for column in columns]
-        encoded, _ = encode_texts(texts, tokenizer, self._config.max_length)
-        return [{key: encoded[key][row] for key in encoded} for row in range(len(self._probes.rows))]
+def draw_reload_rows(data: ClassificationData, tokenizer: PreTrainedTokenizerBase, seed: int) -> Ask | None:
+    """Draw validation rows by a seed, on which a model gives logits and metrics; None where there are none."""
+    if "" not in data.evals:
+        return None
+    split = data.evals[""].dataset
+    count = min(NUM_RELOAD_ROWS, len(split))
+    chosen = sorted(random.Random(seed).sample(range(len(split)), count))  # noqa: S311  no secret
+    rows = split.select(chosen).to_list()
+    labels = [row["labels"] for row in rows]
 
-    def _find_scored(self, num_eval: int) -> tuple[_Inputs, list[Any], str]:
-        """Find labelled rows: of the validation split where the set is at hand, else the probe rows."""
-        if not num_eval:
-            return [], [], "no score was asked for"
-        try:
-            data = open_task(self._config).prepare_data(self._tokenizer)
-        except UserError as error:
-            logger.warning("the set's validation rows are not at hand (%s)", error)
-            data = None
-        if data is not None and "" in data.evals and data.label_names == self._names:
-            rows = spread(data.evals[""].dataset, num_eval)
-            return rows, [row["labels"] for row in rows], "validation rows"
-        if all("labels" in row for row in self._probes.rows):
-            return self._inputs, [row["labels"] for row in self._probes.rows], f"the rows of {self._probes.source}"
-        return [], [], "no labelled rows are at hand"
+    def ask(model: PreTrainedModel) -> Answers:
+        logits = _run(model, rows, tokenizer)
+        return Answers(logits, _score(logits, labels, data.spec.metrics))
 
-    def _run(self, model: PreTrainedModel, rows: _Inputs) -> np.ndarray[Any, Any]:
-        """Run rows in batches of like length, padded: whether the model knows its padding is a part of the proof."""
-        import numpy as np
-        import torch
+    return ask
 
-        wanted = _input_names(model)
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
-        found: list[Any] = [None] * len(rows)
-        model.eval()
-        with torch.inference_mode():
-            for batch in _cut_batches(order, rows):
-                kept = [{key: rows[row][key] for key in rows[row] if key in wanted} for row in batch]
-                inputs = self._tokenizer.pad(kept, return_tensors="pt").to(model.device)
-                for row, logits in zip(batch, model(**inputs).logits.float().cpu().numpy(), strict=True):
-                    found[row] = logits
-        stacked: np.ndarray[Any, Any] = np.stack(found)
-        return stacked
+
+def _encoder_of(probes: Probes, max_length: int) -> Callable[[PreTrainedTokenizerBase], _Inputs]:
+    columns = [key for key in probes.rows[0] if key != "labels"]
+    with explain_damaged_rows(probes.source):
+        texts = [[str(row[column]) for row in probes.rows] for column in columns]
+
+    def encode(tokenizer: PreTrainedTokenizerBase) -> _Inputs:
+        encoded, _ = encode_texts(texts, tokenizer, max_length)
+        return [{key: encoded[key][row] for key in encoded} for row in range(len(probes.rows))]
+
+    return encode
+
+
+def _read_validation_rows(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, label_names: tuple[str, ...], count: int
+) -> tuple[_Inputs, list[Any], str] | None:
+    """Read labelled rows of the validation split; None where the set is not at hand, or has other classes."""
+    try:
+        data = open_task(config).prepare_data(tokenizer)
+    except UserError as error:
+        logger.warning("the set's validation rows are not at hand (%s)", error)
+        return None
+    if "" not in data.evals or data.label_names != label_names:
+        return None
+    rows = spread(data.evals[""].dataset, count)
+    return rows, [row["labels"] for row in rows], "validation rows"
+
+
+def _find_labels(probes: Probes, inputs: _Inputs) -> tuple[_Inputs, list[Any], str]:
+    if all("labels" in row for row in probes.rows):
+        return inputs, [row["labels"] for row in probes.rows], f"the rows of {probes.source}"
+    return [], [], "no labelled rows are at hand"
+
+
+def _score(logits: np.ndarray[Any, Any], labels: list[Any], metrics: tuple[str, ...]) -> dict[str, float]:
+    num_labels = logits.shape[-1]
+    predicted = logits.reshape(-1) if num_labels == 1 else logits.argmax(axis=-1)
+    return compute_metrics(metrics, predicted, labels, num_labels, quiet=True)
+
+
+def _run(model: PreTrainedModel, rows: _Inputs, tokenizer: PreTrainedTokenizerBase) -> np.ndarray[Any, Any]:
+    """Run rows in batches of like length, padded: whether the model knows its padding is a part of the proof."""
+    import numpy as np
+    import torch
+
+    wanted = _input_names(model)
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
+    found: list[Any] = [None] * len(rows)
+    model.eval()
+    with torch.no_grad():
+        for batch in _cut_batches(order, rows):
+            kept = [{key: rows[row][key] for key in rows[row] if key in wanted} for row in batch]
+            inputs = tokenizer.pad(kept, return_tensors="pt").to(model.device)
+            for row, logits in zip(batch, model(**inputs).logits.float().cpu().numpy(), strict=True):
+                found[row] = logits
+    stacked: np.ndarray[Any, Any] = np.stack(found)
+    return stacked
 
 
 def _cut_batches(order: list[int], rows: _Inputs) -> Iterator[list[int]]:

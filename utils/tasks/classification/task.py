@@ -14,7 +14,7 @@ from utils.data.dataset import load_dataset_plugin
 from utils.data.labels import keep_order_of
 from utils.modeling.labels import LABELS_FILE, HeadSpec, build_head_spec, read_label_names, read_label_order
 from utils.tasks.classification.building import build_classification_trainer
-from utils.tasks.classification.reload_check import check_reload
+from utils.tasks.classification.probe import draw_reload_rows
 from utils.tasks.classification.scoring import predict_tests, score_classification
 from utils.tasks.outcome import Outcome, collect_outcome
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from utils.modeling.parameters import ParameterCounts
     from utils.results.record import RunRecord
     from utils.tasks.classification.trainer import ClassificationTrainer
+    from utils.tasks.probe import Ask
     from utils.trainer.callbacks.measuring import MeasuringCallback
 
 logger = logging.getLogger(__name__)
@@ -119,11 +120,6 @@ class ClassificationRun:
         outcome.predicted = predict_tests(trainer, data)
         return outcome
 
-    def check_reload(
-        self,
-        trainer: ClassificationTrainer,
-        data: ClassificationData,
-        load_saved: Callable[[], PreTrainedModel],
-    ) -> dict[str, Any] | None:
-        """Compare logits and scores on validation rows."""
-        return check_reload(trainer, data, load_saved, self._settings.seed)
+    def choose_reload_rows(self, data: ClassificationData, tokenizer: PreTrainedTokenizerBase) -> Ask | None:
+        """Draw validation rows."""
+        return draw_reload_rows(data, tokenizer, self._settings.seed)

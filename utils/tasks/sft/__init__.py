@@ -122,9 +122,9 @@ class Task(task.Task):
         num_eval: int,
     ) -> Probe:
         """Make the probe of a language model."""
-        from utils.tasks.sft.probe import LanguageProbe
+        from utils.tasks.sft.probe import open_probe
 
-        return LanguageProbe(config, run, tokenizer, with_loss=num_eval > 0)
+        return open_probe(config, run, tokenizer, with_loss=num_eval > 0)
 
 
 def _check_metrics(config: RunConfig) -> Iterator[tuple[str, str]]:

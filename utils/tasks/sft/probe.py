@@ -9,25 +9,26 @@ from typing import TYPE_CHECKING, Any
 from utils.config.sections.dataset import InstructionSection
 from utils.core.texts import RowError
 from utils.data.conversations import as_context
-from utils.data.dataset import Example
+from utils.data.dataset import Example, spread
 from utils.data.encoding import MASKED, ExampleEncoder
-from utils.tasks.probe import Answers, explain_damaged_rows, read_probes
+from utils.tasks.probe import Answers, Ask, Probe, Probes, explain_damaged_rows, read_probes
 from utils.tasks.sft.section import OwnSftSection
 
 if TYPE_CHECKING:
-    import numpy as np
+    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from utils.config.run_config import RunConfig
 
+NUM_RELOAD_ROWS = 32
 _MAX_TOKENS = 512  # the comparison is of weights: a row's first tokens go through all of them
 _NUM_POSITIONS = 4  # of a row; a vocabulary of 150,000 is 0.6 MB each
 
 _Tokens = tuple[list[int], list[int]]
 
 
-class LanguageProbe:
-    """See Probe; the loss is the mean over the answers' tokens of all probe rows.
+def open_probe(config: RunConfig, run: Path | None, tokenizer: PreTrainedTokenizerBase, with_loss: bool) -> Probe:
+    """Make the probe; its score is the mean loss over the answers' tokens of all probe rows.
 
     Args:
         config: Of the model's run.
@@ -35,51 +36,54 @@ class LanguageProbe:
         tokenizer: Its own.
         with_loss: Whether to score at all.
     """
+    probes = read_probes(run, ("prompt",))
+    rows = _encode(probes, config, tokenizer)
+    answered = sum(any(label != MASKED for label in labels[1:]) for _, labels in rows)
+    return Probe(
+        probes.source,
+        len(rows),
+        f"loss on the answers of {probes.source}" if answered else f"{probes.source} hold no answers",
+        answered if with_loss else 0,
+        lambda other: [ids for ids, _ in _encode(probes, config, other)],
+        lambda model: _run(model, rows, _NUM_POSITIONS).logits,
+        lambda model: _run(model, rows, _NUM_POSITIONS, with_loss),
+    )
 
-    def __init__(
-        self, config: RunConfig, run: Path | None, tokenizer: PreTrainedTokenizerBase, with_loss: bool
-    ) -> None:
-        self._config = config
-        self._probes = read_probes(run, ("prompt",))
-        self._tokens = self._encode(tokenizer)
-        answered = sum(any(label != MASKED for label in labels[1:]) for _, labels in self._tokens)
-        self.rows, self.num_rows = self._probes.source, len(self._tokens)
-        self.num_scored = answered if with_loss else 0
-        self.scored = f"loss on the answers of {self.rows}" if answered else f"{self.rows} hold no answers"
 
-    def encode(self, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-        """Give the probe rows' tokens."""
-        return [ids for ids, _ in self._encode(tokenizer)]
+def choose_reload_rows(rows: Dataset | None) -> Ask | None:
+    """Choose rows with `input_ids`, for each of which a model gives the logits after its last token; None: no rows."""
+    if rows is None or not len(rows):
+        return None
+    chosen: list[_Tokens] = [(row["input_ids"][:_MAX_TOKENS], []) for row in spread(rows, NUM_RELOAD_ROWS)]
+    return lambda model: _run(model, chosen, 1)
 
-    def compute_logits(self, model: PreTrainedModel) -> np.ndarray[Any, Any]:
-        """Give the logits at four positions of each row, the last one among them."""
-        return self.answer(model).logits
 
-    def answer(self, model: PreTrainedModel) -> Answers:
-        """Give logits and loss, one row at a time."""
-        import numpy as np
-        import torch
+def _run(model: PreTrainedModel, rows: list[_Tokens], num_positions: int, with_loss: bool = False) -> Answers:
+    """Run one row at a time; gives logits at so many positions of each, spread over it, the last one among them."""
+    import numpy as np
+    import torch
 
-        kept, total, count = [], 0.0, 0
-        model.eval()
-        with torch.inference_mode():
-            for ids, labels in self._tokens:
-                row = torch.tensor([ids], device=model.device)
-                logits = model(input_ids=row, use_cache=False).logits[0].float()
-                positions = {(len(ids) * part) // _NUM_POSITIONS - 1 for part in range(1, _NUM_POSITIONS + 1)}
-                kept.append(logits[sorted(positions - {-1})].cpu().numpy())
+    kept, total, count = [], 0.0, 0
+    model.eval()
+    with torch.no_grad():
+        for ids, labels in rows:
+            row = torch.tensor([ids], device=model.device)
+            logits = model(input_ids=row, use_cache=False).logits[0]
+            positions = {(len(ids) * part) // num_positions - 1 for part in range(1, num_positions + 1)}
+            kept.append(logits[sorted(positions - {-1})].float().cpu().numpy())
+            if with_loss:
                 targets = torch.tensor(labels[1:], dtype=torch.long, device=logits.device)  # none after a lone token
-                loss = torch.nn.functional.cross_entropy(logits[:-1], targets, ignore_index=MASKED, reduction="sum")
+                predicted = logits[:-1].float()
+                loss = torch.nn.functional.cross_entropy(predicted, targets, ignore_index=MASKED, reduction="sum")
                 total, count = total + float(loss), count + int((targets != MASKED).sum())
-        score = {"loss": total / count} if count and self.num_scored else None
-        return Answers(np.concatenate(kept), score)
+    return Answers(np.concatenate(kept), {"loss": total / count} if count else None)
 
-    def _encode(self, tokenizer: PreTrainedTokenizerBase) -> list[_Tokens]:
-        section, sft = self._config.dataset, self._config.section(OwnSftSection)
-        assert isinstance(section, InstructionSection), f"got {type(section)}"
-        encoder = ExampleEncoder.build(tokenizer, section, sft.max_length, not sft.completion_only_loss)
-        with explain_damaged_rows(self._probes.source):
-            return [tokens for row in self._probes.rows if (tokens := _encode_row(row, encoder))[0]]
+
+def _encode(probes: Probes, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[_Tokens]:
+    section, sft = config.section(InstructionSection), config.section(OwnSftSection)
+    encoder = ExampleEncoder.build(tokenizer, section, sft.max_length, not sft.completion_only_loss)
+    with explain_damaged_rows(probes.source):
+        return [tokens for row in probes.rows if (tokens := _encode_row(row, encoder))[0]]
 
 
 def _encode_row(row: dict[str, Any], encoder: ExampleEncoder) -> _Tokens:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from utils.modeling.positions import has_position_table, length_problem
 from utils.tasks.sft.building import build_causal_trainer, pack_rows
 from utils.tasks.sft.generating import GeneratingCallback
 from utils.tasks.sft.outcome import CausalScores, collect_causal_outcome
-from utils.tasks.sft.reload_check import check_language_model
+from utils.tasks.sft.probe import choose_reload_rows
 from utils.tasks.sft.section import OwnSftSection
 from utils.trainer.contamination import check_leakage
 
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from utils.modeling.parameters import ParameterCounts
     from utils.results.record import RunRecord
     from utils.tasks.outcome import Outcome
+    from utils.tasks.probe import Ask
     from utils.tasks.sft.trainer import CausalTrainer
     from utils.trainer.callbacks.measuring import MeasuringCallback
 
@@ -227,11 +227,9 @@ class SftRun:
         losses = _evaluate_loss(trainer, written.step) if data.instructions.evals else {}
         return collect_causal_outcome(record, trainer, data, CausalScores(losses, written), counts, measuring)
 
-    def check_reload(
-        self, trainer: CausalTrainer, data: CausalData, load_saved: Callable[[], PreTrainedModel]
-    ) -> dict[str, Any] | None:
-        """Compare logits on validation (else training) rows."""
-        return check_language_model(trainer, data.instructions.evals.get("") or data.instructions.train, load_saved)
+    def choose_reload_rows(self, data: CausalData, tokenizer: PreTrainedTokenizerBase) -> Ask | None:
+        """Choose validation (else training) rows."""
+        return choose_reload_rows(data.instructions.evals.get("") or data.instructions.train)
 
 
 def require_positions(model: PreTrainedModel, length: int, virtual: int = 0) -> None:

@@ -22,6 +22,12 @@ def _scored(run):
     return run.task.score(run.trainer, run.data, record, count_parameters(run.model), run.measuring)
 
 
+def _check_reload(run, load_saved):
+    from utils.tasks.probe import check_reload
+
+    return check_reload(run.trainer, run.task.choose_reload_rows(run.data, run.tokenizer), load_saved)
+
+
 def _saved_again(run, folder):
     """Save the adapter and load it as a user would."""
     from utils.adapters.adapter import load_adapter
@@ -58,7 +64,7 @@ def test_a_conversation_is_trained_with_new_tokens_read_and_written(prepare_run,
     tokens = {name: p for name, p in run.model.named_parameters() if "trainable_tokens" in name}
     assert tokens
     assert all(p.abs().sum() > 0 for p in tokens.values())
-    check = run.task.check_reload(run.trainer, run.data, _saved_again(run, tmp_path / "saved"))
+    check = _check_reload(run, _saved_again(run, tmp_path / "saved"))
     assert check["largest_logit_difference"] <= check["tolerance"]
 
 
@@ -87,7 +93,7 @@ def test_new_tokens_beside_modules_that_are_trained_whole(tied, whole, prepare_r
         else:
             assert "trainable_tokens" in name
             assert not torch.equal(now, before[name])
-    check = run.task.check_reload(run.trainer, run.data, _saved_again(run, tmp_path / "saved"))
+    check = _check_reload(run, _saved_again(run, tmp_path / "saved"))
     assert check["largest_logit_difference"] <= check["tolerance"]
 
 
@@ -117,7 +123,7 @@ def test_an_adapter_on_the_head_is_trained(prepare_run, make_sft, tmp_path):
     on_head = [p for name, p in run.model.named_parameters() if "lm_head" in name and "lora_B" in name]
     assert len(on_head) == 1
     assert on_head[0].abs().sum() > 0
-    run.task.check_reload(run.trainer, run.data, _saved_again(run, tmp_path / "saved"))
+    _check_reload(run, _saved_again(run, tmp_path / "saved"))
 
 
 def test_a_whole_model_is_trained(prepare_run, make_sft):
@@ -184,7 +190,7 @@ def test_a_saved_model_that_is_another_is_found_out(prepare_run, make_sft, tmp_p
         return model
 
     with pytest.raises(CheckError, match="the saved model is not the trained one"):
-        run.task.check_reload(run.trainer, run.data, load_changed)
+        _check_reload(run, load_changed)
 
 
 def test_packing_where_documents_would_mix_is_refused(prepare_run, make_sft):

@@ -7,7 +7,7 @@ import pytest
 from utils.adapters.adapter import load_adapter
 from utils.core.errors import CheckError
 from utils.modeling.base_model import load_base_model
-from utils.tasks.classification.reload_check import check_reload
+from utils.tasks.probe import check_reload
 
 
 def _load_saved(run, folder):
@@ -18,6 +18,10 @@ def _load_saved(run, folder):
         return load_base_model(section, run.tokenizer, run.task.describe_head(run.data), run.config.seed)
 
     return load_adapter(run.config.peft.method).load(folder, load_base)
+
+
+def _check(run, load_saved):
+    return check_reload(run.trainer, run.task.choose_reload_rows(run.data, run.tokenizer), load_saved)
 
 
 def _save(run, folder):
@@ -44,7 +48,7 @@ def trained(request, prepare_run, tmp_path):
 
 def test_a_good_save_passes(trained):
     run, folder = trained
-    report = check_reload(run.trainer, run.data, lambda: _load_saved(run, folder), 42)
+    report = _check(run, lambda: _load_saved(run, folder))
     assert report["rows"] == 17
     assert report["largest_logit_difference"] <= 1e-5 < report["tolerance"]
     assert report["same_predictions"] == 1.0
@@ -55,7 +59,7 @@ def test_a_corrupted_file_is_found(trained):
     run, folder = trained
     _flip(folder, "score")
     with pytest.raises(CheckError, match="the saved model is not the trained one") as caught:
-        check_reload(run.trainer, run.data, lambda: _load_saved(run, folder), 42)
+        _check(run, lambda: _load_saved(run, folder))
     assert caught.value.exit_code == 1
 
 
@@ -65,7 +69,7 @@ def test_a_corrupted_adapter_is_found(prepare_run, tmp_path):
     _save(run, tmp_path / "saved")
     _flip(tmp_path / "saved", "lora_B")
     with pytest.raises(CheckError):
-        check_reload(run.trainer, run.data, lambda: _load_saved(run, tmp_path / "saved"), 42)
+        _check(run, lambda: _load_saved(run, tmp_path / "saved"))
 
 
 def test_regression_and_one_row(prepare_run, make_set, draw_rows, tmp_path):
@@ -73,7 +77,7 @@ def test_regression_and_one_row(prepare_run, make_set, draw_rows, tmp_path):
     run = prepare_run("bert", make_set("one", train=rows, validation=rows[:1]), dataset__num_labels=1)
     run.trainer.train()
     _save(run, tmp_path / "saved")
-    report = check_reload(run.trainer, run.data, lambda: _load_saved(run, tmp_path / "saved"), 42)
+    report = _check(run, lambda: _load_saved(run, tmp_path / "saved"))
     assert (report["rows"], report["same_predictions"]) == (1, None)
 
 
@@ -83,7 +87,7 @@ def test_a_quantized_base_passes_too(prepare_run, tiny_base, tmp_path, quantizat
     run = prepare_run("llama", model=model, training__num_train_epochs=2)
     run.trainer.train()
     _save(run, tmp_path / "saved")
-    report = check_reload(run.trainer, run.data, lambda: _load_saved(run, tmp_path / "saved"), 42)
+    report = _check(run, lambda: _load_saved(run, tmp_path / "saved"))
     assert report["same_predictions"] == 1.0
 
 
@@ -95,14 +99,14 @@ def test_a_model_that_has_diverged_is_called_that(prepare_run, tmp_path):
         next(p for p in run.model.parameters() if p.requires_grad).fill_(float("nan"))
     _save(run, tmp_path / "saved")
     with pytest.raises(CheckError, match=r"has diverged; lower training\.learning_rate"):
-        check_reload(run.trainer, run.data, lambda: _load_saved(run, tmp_path / "saved"), 42)
+        _check(run, lambda: _load_saved(run, tmp_path / "saved"))
 
 
 def test_without_validation_rows_there_is_no_check(prepare_run, make_set):
     rows = [{"premise": "w1", "hypothesis": "w2", "label": -1}]
     dataset = {"name": "glue", "subset": "ax", "path": str(make_set("ax", test=rows))}
     run = prepare_run("bert", dataset=dataset, training__do_train=False)
-    assert check_reload(run.trainer, run.data, lambda: None, 42) is None
+    assert _check(run, lambda: None) is None
 
 
 def test_the_trained_model_is_let_go_of_before_the_saved_one_is_loaded(trained):
@@ -117,5 +121,5 @@ def test_the_trained_model_is_let_go_of_before_the_saved_one_is_loaded(trained):
         alive.append(before() is not None)
         return _load_saved(run, folder)
 
-    check_reload(run.trainer, run.data, load_saved, 42)
+    _check(run, load_saved)
     assert alive == [False]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from utils.core.errors import CheckError
-from utils.merging.comparing import describe_difference, prove_equal
+from utils.modeling.verify import describe_difference, prove_merged
 
 DRAW = np.random.default_rng(0)
 WITHOUT = DRAW.normal(size=(64, 50)).astype(np.float32)
@@ -21,7 +21,7 @@ def test_the_difference_in_numbers():
 
 
 def test_equal_models():
-    report = prove_equal(TRAINED, WITHOUT, TRAINED, "float32")
+    report = prove_merged(TRAINED, WITHOUT, TRAINED, "float32")
     assert report["update_kept"] == pytest.approx(1, abs=1e-4)
     assert report["tolerance"] == pytest.approx(1e-4 * abs(TRAINED).max())
 
@@ -31,29 +31,29 @@ def test_the_tolerance_is_relative_to_the_largest_logit(dtype, noise):
     for scale in (0.1, 1, 100):
         logits = TRAINED * scale
         largest = abs(logits).max()
-        prove_equal(logits, None, logits + noise * largest * 0.99, dtype)
+        prove_merged(logits, None, logits + noise * largest * 0.99, dtype)
         with pytest.raises(CheckError, match="rounding in"):
-            prove_equal(logits, None, logits + noise * largest * 1.01, dtype)
+            prove_merged(logits, None, logits + noise * largest * 1.01, dtype)
 
 
 def test_a_lost_update_below_the_tolerance():
     """Its effect is some 5 % of the largest logit, half of what bfloat16 may differ by."""
     assert abs(TRAINED - WITHOUT).max() < 0.1 * abs(TRAINED).max()
     with pytest.raises(CheckError, match="keeps only 0% of what the adapter changes"):
-        prove_equal(TRAINED, WITHOUT, WITHOUT, "bfloat16")
+        prove_merged(TRAINED, WITHOUT, WITHOUT, "bfloat16")
     rounded = TRAINED + DRAW.normal(size=TRAINED.shape).astype(np.float32) * 0.02
-    assert prove_equal(TRAINED, WITHOUT, rounded, "bfloat16")["update_kept"] == pytest.approx(1, abs=0.1)
+    assert prove_merged(TRAINED, WITHOUT, rounded, "bfloat16")["update_kept"] == pytest.approx(1, abs=0.1)
 
 
 def test_an_update_that_drowns_in_rounding_is_not_judged():
     barely = WITHOUT + (TRAINED - WITHOUT) * 0.01
-    assert prove_equal(barely, WITHOUT, WITHOUT, "bfloat16")["update_kept"] is None
+    assert prove_merged(barely, WITHOUT, WITHOUT, "bfloat16")["update_kept"] is None
 
 
 def test_numbers_that_are_not_finite():
     broken = TRAINED.copy()
     broken[0, 0] = np.nan
     with pytest.raises(CheckError, match="its training has diverged"):
-        prove_equal(broken, None, TRAINED, "float32")
+        prove_merged(broken, None, TRAINED, "float32")
     with pytest.raises(CheckError, match="not the trained one"):
-        prove_equal(TRAINED, None, broken, "float32")
+        prove_merged(TRAINED, None, broken, "float32")

@@ -1,0 +1,150 @@
+"""Compares the logits of two models on the same rows, and judges whether they are one model.
+
+Logits are float32 of shape (n, classes or vocabulary); a dtype is what they were computed in, or what the weights are
+stored in: `float32`, `float16` or `bfloat16`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from utils.core.errors import CheckError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Logits = np.ndarray[Any, Any]
+
+logger = logging.getLogger(__name__)
+
+_TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+"""Largest difference of a logit, relative to the largest logit, that rounding explains."""
+_TOLERANCE_ELSEWHERE = {"float32": 1e-2, "float16": 5e-2, "bfloat16": 2e-1}
+"""The same where another device or precision computes."""
+_MEASURABLE = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 2e-2}
+"""What the update has to change, relative to the largest logit, to stand out of rounding."""
+_LEAST_KEPT = 0.5
+_NUM_RECORDED = 8  # of each position: the largest; all of a vocabulary would be megabytes
+
+
+def describe_difference(expected: Logits, found: Logits) -> dict[str, Any]:
+    """Describe how far apart two models' answers are.
+
+    Returns:
+        The largest and mean absolute difference of a logit; the share of equal top-1 answers, None for regression.
+    """
+    difference = abs(expected - found)
+    agreement = None if expected.shape[-1] == 1 else float((expected.argmax(-1) == found.argmax(-1)).mean())
+    return {
+        "largest_difference": float(difference.max()),
+        "mean_difference": float(difference.mean()),
+        "top1_agreement": agreement,
+    }
+
+
+def prove_reloaded(trained: Logits, reloaded: Logits, dtype: str) -> dict[str, Any]:
+    """Prove that a model read back from disk is the one in memory.
+
+    Raises:
+        CheckError: The difference is more than rounding, or the model has diverged.
+    """
+    largest = float(abs(trained).max())
+    difference = float(abs(trained - reloaded).max())
+    tolerance = _TOLERANCE[dtype] * max(largest, 1.0)
+    if not math.isfinite(largest):
+        raise CheckError(
+            "the trained model answers with numbers that are not finite: it has diverged; lower "
+            "training.learning_rate, or set training.max_grad_norm"
+        )
+    if not difference <= tolerance:
+        raise CheckError(
+            f"the saved model is not the trained one: after reloading, logits differ by {difference:.3g} (rounding in "
+            f"{dtype} explains {tolerance:.3g}); the results describe the model in memory, not the files"
+        )
+    rows = len(trained)
+    logger.info("reload check: %d rows, largest logit difference %.2g: the saved model is the trained one",
+                rows, difference)  # fmt: skip
+    return {"rows": rows, "largest_logit_difference": difference, "tolerance": tolerance}
+
+
+def prove_merged(trained: Logits, without: Logits | None, merged: Logits, dtype: str) -> dict[str, Any]:
+    """Prove that the merged model, read back from disk, answers as the adapter on its base does.
+
+    Two figures are judged: the largest difference, and the share of the update that is found again (the
+    projection of merged - without on trained - without: 1 when it is all there, 0 when it was lost), which
+    finds a lost update where it changes less than rounding in the format may. `without` is the model with the
+    low-rank update switched off, None if it cannot be.
+
+    Raises:
+        CheckError: The difference is more than rounding, the update was lost, or numbers are not finite.
+    """
+    import numpy as np
+
+    if not np.isfinite(trained).all():
+        raise CheckError("the adapter on its base answers with numbers that are not finite: its training has diverged")
+    scale = max(float(abs(trained).max()), 1e-3)
+    tolerance = _TOLERANCE[dtype] * scale
+    report = describe_difference(trained, merged) | {"largest_logit": scale, "tolerance": tolerance}
+    report |= _measure_update(trained, without, merged, scale * _MEASURABLE[dtype])
+    if not report["largest_difference"] <= tolerance:
+        raise CheckError(
+            f"the merged model is not the trained one: read back from disk, its logits differ by "
+            f"{report['largest_difference']:.3g} (rounding in {dtype} explains {tolerance:.3g}); nothing was kept"
+        )
+    if report["update_kept"] is not None and report["update_kept"] < _LEAST_KEPT:
+        raise CheckError(
+            f"the merged model keeps only {report['update_kept']:.0%} of what the adapter changes in the logits; if "
+            f"{dtype} rounds the update away, merge with --dtype float32; nothing was kept"
+        )
+    return report
+
+
+def record_logits(logits: Logits, dtype: str) -> dict[str, Any]:
+    """Keep the largest logits of each position, by which `prove_recorded` knows the model again."""
+    import numpy as np
+
+    ids = np.argsort(-logits, axis=-1)[:, :_NUM_RECORDED]
+    kept = np.take_along_axis(logits, ids, axis=-1).astype(float).round(6)
+    return {"dtype": dtype, "ids": ids.tolist(), "logits": kept.tolist()}
+
+
+def prove_recorded(record: Mapping[str, Any], logits: Logits, dtype: str, base: str) -> dict[str, Any]:
+    """Prove that an adapter on its base is the model whose logits were recorded, perhaps on another machine.
+
+    Raises:
+        CheckError: It is another model.
+        ValueError: The record is damaged.
+    """
+    import numpy as np
+
+    try:
+        measured, ids = np.array(record["logits"], dtype=float), np.array(record["ids"], dtype=np.int64)
+        if measured.shape != ids.shape or not np.isfinite(measured).all():
+            raise ValueError("ids and logits do not go together")
+        tolerated = max(_TOLERANCE_ELSEWHERE[name] for name in (dtype, record["dtype"]))
+        difference = float(abs(np.take_along_axis(logits, ids, axis=-1) - measured).max())
+    except (IndexError, KeyError, OverflowError, TypeError) as error:
+        raise ValueError(str(error)) from error
+    tolerance = max(float(abs(measured).max()), 1e-3) * tolerated
+    if not difference <= tolerance:
+        raise CheckError(
+            f"the adapter on {base} is not the model that was trained: its logits differ by {difference:.3g} from "
+            f"those that the run measured (another precision explains {tolerance:.3g}), so the base is another one or "
+            "has changed, or the adapter has; nothing was kept"
+        )
+    return {"largest_difference": difference, "tolerance": tolerance}
+
+
+def _measure_update(trained: Logits, without: Logits | None, merged: Logits, noise: float) -> dict[str, Any]:
+    """Measure what the update changes, and how much of it is found again; None where it drowns in rounding."""
+    if without is None:
+        return {"update_effect": None, "update_kept": None}
+    update = (trained - without).ravel()
+    effect = float(abs(update).max())
+    if effect <= noise:
+        return {"update_effect": effect, "update_kept": None}
+    kept = float((merged - without).ravel() @ update / (update @ update))
+    return {"update_effect": effect, "update_kept": kept}
