@@ -67,7 +67,7 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
     from utils.core.seeding import seed_everything
     from utils.modeling.base_model import load_base_model
     from utils.modeling.consent import Consent
-    from utils.modeling.parameters import count_parameters
+    from utils.modeling.sizes import count_parameters
     from utils.modeling.source import resolved_commit
     from utils.modeling.tokenizer import load_tokenizer
     from utils.runs import export

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError, UserError
 from utils.merging.source import open_run
-from utils.modeling.base_fingerprint import fingerprint_base
+from utils.modeling.base_identity import fingerprint_base
 from utils.runs import export
 from utils.runs.inputs import open_checked_folder, record_inputs, require_same_inputs
 from utils.runs.opening import RunFolder, open_run_folder

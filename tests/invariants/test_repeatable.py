@@ -42,7 +42,7 @@ def test_a_resumed_run_reports_all_its_sessions(prepare_run, is_known):
 
     A checkpoint of another tool does not say what the sessions before have cost.
     """
-    from utils.modeling.parameters import count_parameters
+    from utils.modeling.sizes import count_parameters
     from utils.results.record import RunRecord
     from utils.tasks.outcome import collect_outcome
 

@@ -18,7 +18,7 @@ from utils.benchmark.plan import PlannedRun
 from utils.config.sections.model import ModelSection
 from utils.core import registry
 from utils.core.errors import LoraNsError
-from utils.modeling.local_files import read_model_config
+from utils.modeling.source import read_model_config
 from utils.tasks.task import default_task
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def answer() -> None:
 
 
 def _count(request: dict[str, Any]) -> Count:
-    from utils.modeling.parameters import count_parameters
+    from utils.modeling.sizes import count_parameters
 
     try:
         counts = count_parameters(_build(request))

@@ -23,8 +23,8 @@ from utils.evaluate_model.folders import (
 from utils.evaluation.evaluator import build_identity, evaluate_set
 from utils.evaluation.score import comparable
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
-from utils.generation.device import place_model
-from utils.generation.positions import count_positions
+from utils.generation.model_state import place_model
+from utils.modeling.sizes import count_text_positions
 from utils.tasks.sft.section import OwnSftSection
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def evaluate_language_model(subject: ModelRef) -> list[Entry]:
     asked = [each for job in subject.jobs for each in _load_sets(job, tokenizer)]
     leakage = find_run_leakage(subject, [each.known for each in asked])
     model = place_model(subject.load_model(tokenizer, None))
-    window = count_positions(model)
+    window = count_text_positions(model)
     if any(each.known.needs_cutting(window, each.generation.max_new_tokens) for each in asked):
         asked = [each for job in subject.jobs for each in _load_sets(job, tokenizer, window)]
     return [_evaluate(subject, model, tokenizer, each, leakage) for each in asked]

@@ -17,7 +17,7 @@ from utils.config.yaml_text import read_overrides
 from utils.core.errors import ConfigError, Problem, UserError
 from utils.data.dataset import find_dataset_plugin, load_dataset_plugin
 from utils.data.row_files import is_local
-from utils.modeling.local_files import read_model_config
+from utils.modeling.source import read_model_config
 from utils.run_config.load import inspect_document
 from utils.tasks.task import default_task
 

@@ -53,15 +53,10 @@ class GenerationBackend(Protocol):
     def generate_batch(
         self, prompts: Sequence[Sequence[int]], batch: Sequence[int], numbers: Sequence[int] | None = None
     ) -> list[tuple[int, Generated]]:
-        """Write the answers of one planned batch.
+        """Write the answers of one planned batch, in its order, as places in `prompts` with their answers.
 
-        Args:
-            prompts: Token ids of each prompt, none of which `explain_refusal` refuses.
-            batch: Places in `prompts`.
-            numbers: Number of each prompt among all, which decides what it draws; None: its place.
-
-        Returns:
-            Places with their answers, in the batch's order.
+        `explain_refusal` must refuse none of the prompts. The number of a prompt among all (None: its place) decides
+        what it draws.
         """
 
     def stream(self, prompt: Sequence[int], show: Callable[[str], None]) -> Generated:
@@ -79,13 +74,9 @@ def open_backend(
 ) -> GenerationBackend:
     """Open the backend that `generation.backend` names.
 
-    Args:
-        model: On its device, in any mode; a PEFT model too. Not wrapped for several processes.
-        tokenizer: The one it was trained with.
-        section: Backend, length, temperature, batch size.
-        stop: Texts that end an answer, besides the section's own.
-        stop_token_ids: Tokens that end an answer, besides the model's and the tokenizer's own.
-        seed: Decides the draws when the temperature is above 0.
+    The model stands on its device, in any mode, and is not wrapped for several processes; a PEFT model too. `stop` and
+    `stop_token_ids` end an answer besides the section's own texts and the model's and tokenizer's own tokens. The seed
+    decides the draws when the temperature is above 0.
     """
     backend = registry.load("generation.backends", section.backend).Backend
     return cast("GenerationBackend", backend(model, tokenizer, section, stop, stop_token_ids, seed=seed))
@@ -96,14 +87,8 @@ def generate_batches(
 ) -> Iterator[list[tuple[int, Generated]]]:
     """Write answers to some of many prompts, in the same batches whatever is done already.
 
-    Args:
-        backend: What writes.
-        prompts: Token ids of each prompt, none of which `explain_refusal` refuses.
-        numbers: Number of each prompt among all, which decides what it draws.
-        done: Places in `prompts`; a batch of which all are done is passed over.
-
-    Yields:
-        Places in `prompts` with their answers, of one batch.
+    Arguments and what is given are those of `GenerationBackend.generate_batch`; a batch whose places are all in `done`
+    is passed over.
     """
     for batch in backend.plan_batches(prompts):
         if not all(row in done for row in batch):

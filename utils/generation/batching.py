@@ -1,21 +1,27 @@
-"""Puts prompts of like length into batches that keep to a number of rows and of tokens."""
+"""Batches of rows of like length that keep to a number of rows and of tokens, and are halved where memory is short."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class Batching:
-    """What a batch of prompts has to keep to."""
+    """What a batch of prompts, or of rows to classify, has to keep to."""
 
-    max_rows: int
-    """Rows of a batch."""
     max_tokens: int
     """Tokens of a batch, padding and the answers to come included, unless one row alone has more."""
-    max_new_tokens: int
-    """Tokens of an answer."""
+    max_rows: int | None = None
+    """Rows of a batch; None: any number."""
+    max_new_tokens: int = 0
+    """Tokens of an answer; 0: nothing is written."""
     num_positions: int | None = None
     """Tokens the model can hold; None: any number."""
     takes_padding: bool = True
@@ -27,29 +33,42 @@ class Batching:
             return self.max_new_tokens
         return min(self.max_new_tokens, self.num_positions - length)
 
-    def plan(self, lengths: Sequence[int], rows: Sequence[int]) -> Iterator[list[int]]:
-        """Put rows of like length together, longest first; those that leave less room only with their equals.
-
-        Args:
-            lengths: Tokens of every prompt.
-            rows: Which of them to plan; their order does not matter.
-        """
+    def plan(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Put rows of like length together, longest first; those that leave less room only with their equals."""
         batch: list[int] = []
-        for row in sorted(rows, key=lambda row: (-lengths[row], row)):
-            if batch and (
-                self._is_full(lengths[batch[0]], len(batch)) or not self._go(lengths[batch[0]], lengths[row])
-            ):
+        for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+            if batch and not self._takes(batch, lengths[batch[0]], lengths[row]):
                 yield batch
                 batch = []
             batch.append(row)
         if batch:
             yield batch
 
-    def _is_full(self, width: int, num_rows: int) -> bool:
-        return num_rows == self.max_rows or (num_rows + 1) * (width + self.count_space(width)) > self.max_tokens
+    def _takes(self, batch: list[int], width: int, length: int) -> bool:
+        """Tell whether a row of this length still goes into a batch of this width."""
+        if len(batch) == self.max_rows or (len(batch) + 1) * (width + self.count_space(width)) > self.max_tokens:
+            return False
+        return self.count_space(width) == self.count_space(length) if self.takes_padding else width == length
 
-    def _go(self, one: int, other: int) -> bool:
-        """Tell whether prompts of these lengths go together."""
-        if not self.takes_padding:
-            return one == other
-        return self.count_space(one) == self.count_space(other)
+
+def run_halved(
+    run: Callable[[Sequence[int]], Sequence[Answer]], batch: Sequence[int], what: str, remedy: str = ""
+) -> list[Answer]:
+    """Run a batch, halved as often as the memory asks for it; a batch of one row that does not fit is an error."""
+    import torch
+
+    try:
+        return list(run(batch))
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    # Outside the handler, whose traceback holds the batch's tensors.
+    half = (len(batch) + 1) // 2
+    logger.warning("%d %s at once do not fit into memory; trying %d%s", len(batch), what, half, remedy)
+    torch.cuda.empty_cache()
+    return [each for part in (batch[:half], batch[half:]) for each in run_halved(run, part, what, remedy)]
+
+
+def find_prompt_limit(window: int, max_new_tokens: int) -> int:
+    """Find how long prompts may be where a model holds `window` tokens: max_new_tokens, or half of them, remain."""
+    return max(window - max_new_tokens, window // 2, 1)

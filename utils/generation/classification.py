@@ -1,21 +1,19 @@
-"""Classifies rows of text in batches of like length."""
+"""Classifies rows of text in batches of like length; on a CPU the batches run side by side."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from inspect import signature
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.data.tokenizing import encode_texts
-from utils.generation.side_by_side import run_side_by_side
+from utils.generation.batching import Batching, run_halved
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-logger = logging.getLogger(__name__)
 
 _CHUNK = 1024  # rows held at once: enough to find rows of like length, little enough to stream a large file
 _CPU_BATCH_TOKENS = 512  # what a core keeps in its cache of a layer; a GPU wants more
@@ -48,12 +46,8 @@ class Classified:
 class TextClassifier:
     """A model with its tokenizer and label names, ready to classify.
 
-    Args:
-        model: On its device; put in evaluation mode here.
-        tokenizer: The one it was trained with.
-        label_names: Names in the order of the ids; empty for regression.
-        max_length: Tokens a row may have.
-        max_batch_tokens: Padded tokens in one batch; None: as many as suit the device.
+    The model stands on its device, and is put in evaluation mode here. `label_names` are in the order of the ids, empty
+    for regression. `max_batch_tokens` counts padding; None: as many as suit the device.
     """
 
     def __init__(
@@ -70,7 +64,7 @@ class TextClassifier:
         self._names = tuple(label_names)
         self._max_length = max_length
         suitable = _CPU_BATCH_TOKENS if model.device.type == "cpu" else _GPU_BATCH_TOKENS
-        self._max_batch_tokens = max_batch_tokens or suitable
+        self._batching = Batching(max_batch_tokens or suitable)
 
     def classify(self, rows: Iterable[tuple[str, ...]]) -> Iterator[Classified]:
         """Classify rows of one or two texts, lazily and in their order."""
@@ -81,59 +75,37 @@ class TextClassifier:
     def classify_batches(
         self, rows: Sequence[tuple[str, ...]], done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Classified]]]:
-        """Classify rows, longest first, in the same batches whatever is done already.
+        """Classify rows of one or two texts, longest first, in the same batches whatever is done already.
 
-        Args:
-            rows: Each of one or two texts.
-            done: Places in `rows`; a batch of which all are done is passed over.
-
-        Yields:
-            Places in `rows` with their answers, of one batch.
+        Gives places in `rows` with their answers, batch by batch; a batch whose places are all in `done` is passed
+        over.
         """
         if not rows:
             return
         encoded, cut = encode_texts(list(zip(*rows, strict=True)), self._tokenizer, self._max_length)
         lengths = [len(ids) for ids in encoded["input_ids"]]
-        wanted = [batch for batch in self._batches(lengths) if not all(row in done for row in batch)]
-        found = run_side_by_side(self._model, lambda batch: self._logits(encoded, batch), wanted)
-        for batch, logits in zip(wanted, found, strict=True):
-            values = (logits.softmax(dim=-1) if self._names else logits.reshape(-1, 1)).tolist()
-            yield [(row, self._read(each, cut[row], lengths[row])) for row, each in zip(batch, values, strict=True)]
+        wanted = [batch for batch in self._batching.plan(lengths) if not all(row in done for row in batch)]
+
+        def run(batch: Sequence[int]) -> list[list[float]]:
+            return run_halved(lambda part: self._forward(encoded, part), batch, "rows")
+
+        for batch, found in zip(wanted, run_side_by_side(self._model, run, wanted), strict=True):
+            yield [(row, self._read(each, cut[row], lengths[row])) for row, each in zip(batch, found, strict=True)]
 
     def _classify_chunk(self, rows: list[tuple[str, ...]]) -> list[Classified]:
         answers = {row: answer for batch in self.classify_batches(rows) for row, answer in batch}
         return [answers[row] for row in range(len(rows))]
 
-    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        batch: list[int] = []
-        for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-            if batch and (len(batch) + 1) * lengths[batch[0]] > self._max_batch_tokens:
-                yield batch
-                batch = []
-            batch.append(row)
-        if batch:
-            yield batch
-
-    def _logits(self, encoded: Any, batch: list[int]) -> Any:
-        import torch
-
-        try:
-            return self._forward(encoded, batch)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-        half = (len(batch) + 1) // 2  # outside the handler: the traceback holds the batch's tensors
-        logger.warning("%d rows at once do not fit into memory; trying %d", len(batch), half)
-        torch.cuda.empty_cache()
-        return torch.cat([self._logits(encoded, part) for part in (batch[:half], batch[half:])])
-
-    def _forward(self, encoded: Any, batch: list[int]) -> Any:
+    def _forward(self, encoded: Any, batch: Sequence[int]) -> list[list[float]]:
+        """Compute each row's probabilities, or its value."""
         import torch
 
         rows = [{key: encoded[key][row] for key in encoded if key in self._inputs} for row in batch]
         inputs = self._tokenizer.pad(rows, return_tensors="pt").to(self._model.device)
         with torch.inference_mode():
-            return self._model(**inputs).logits.float().cpu()
+            logits = self._model(**inputs).logits.float().cpu()
+        values = logits.softmax(dim=-1) if self._names else logits.reshape(-1, 1)
+        return values.tolist()  # type: ignore[no-any-return]
 
     def _read(self, values: list[float], truncated: bool, num_tokens: int) -> Classified:
         if not self._names:
@@ -147,3 +119,29 @@ def _input_names(model: PreTrainedModel) -> frozenset[str]:
     """Name what the model's forward takes; the Trainer drops the rest too."""
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     return frozenset(signature(plain.forward).parameters)
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def run_side_by_side(model: PreTrainedModel, run: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Run a function on every item; on a CPU as many at a time as torch has threads, where there are enough items.
+
+    A core each: small matrices shared by many cores wait more. A quantized model runs alone: its layers pack themselves
+    at their first use. `run` must change nothing that it shares. Results come in the items' order.
+    """
+    import torch
+
+    num_threads = torch.get_num_threads()
+    alone = model.device.type != "cpu" or getattr(model, "is_quantized", False)
+    if alone or num_threads == 1 or len(items) < 2 * num_threads:
+        yield from map(run, items)
+        return
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(num_threads)
+    try:
+        yield from pool.map(run, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(num_threads)

@@ -17,7 +17,7 @@ from utils.config.sections.model import ModelSection, is_local
 from utils.core.errors import ModelError, UserError
 from utils.inference.request import ModelChoice
 from utils.modeling.consent import NO_CONSENT, Consent
-from utils.modeling.local_files import folder_problem, read_model_config
+from utils.modeling.source import folder_problem, read_model_config
 from utils.run_config import load_run_config
 from utils.runs.reading import TrainedModel, read_run_folder, read_with_config, refuse_own_folder
 from utils.tasks.sft.section import OwnSftSection

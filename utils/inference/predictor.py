@@ -17,7 +17,7 @@ from utils.evaluation.identity import hash_model
 from utils.evaluation.prompts import PromptLimits, encode_within
 from utils.generation.backend import Generated, generate_batches, open_backend
 from utils.generation.classification import Classified, TextClassifier
-from utils.generation.positions import count_positions
+from utils.modeling.sizes import count_text_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -139,7 +139,7 @@ class WritingModel:
         self._model = model
         self._encoder = encoder
         self._asker = prompt_builder
-        self._limits = PromptLimits(generation.max_new_tokens, count_positions(model), official=True)
+        self._limits = PromptLimits(generation.max_new_tokens, count_text_positions(model), official=True)
         self._backend = open_backend(model, encoder.tokenizer, generation, prompt_builder.stop, ends, seed=seed)
         settings = {**generation.list_deciding(), "stop": sorted({*generation.stop, *prompt_builder.stop})}
         self._settings = [settings, list(ends), seed if generation.temperature else 0, encoder.fingerprint]

@@ -117,7 +117,7 @@ def _build_prompt_builder(subject: ModelRef, request: Request, there: tuple[str,
 def _load_predictor(subject: ModelRef, prompt_builder: PromptBuilder, request: Request) -> Predictor:
     """Load the model; from here on the ML libraries are needed."""
     from utils.data.encoding import ExampleEncoder
-    from utils.generation.device import place_model
+    from utils.generation.model_state import place_model
     from utils.inference.predictor import ClassifyingModel, WritingModel
 
     loaded = subject.load()

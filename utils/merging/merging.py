@@ -16,7 +16,7 @@ from utils.merging.output import REPORT_FILE, check_output, open_output, require
 from utils.merging.source import MergeSource
 from utils.merging.table import render_report
 from utils.merging.weights import merge_weights, place, switched_off
-from utils.modeling.base_fingerprint import fingerprint_base
+from utils.modeling.base_identity import fingerprint_base
 from utils.modeling.source import resolved_commit
 from utils.modeling.verify import describe_difference, prove_merged
 from utils.modeling.writing import require_writable

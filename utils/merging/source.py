@@ -13,7 +13,7 @@ from utils.config.run_config import RunConfig, find_differences
 from utils.core.errors import UserError
 from utils.merging.output import REPORT_FILE
 from utils.modeling.consent import NO_CONSENT, Consent
-from utils.modeling.quantized_checkpoint import load_model_config, read_format
+from utils.modeling.quantization import load_model_config, read_format
 from utils.run_config import load_run_config
 from utils.runs.inputs import require_unchanged_base
 from utils.runs.reading import TrainedModel, read_run_folder, read_with_config

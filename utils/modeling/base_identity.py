@@ -1,14 +1,18 @@
-"""Whether two names mean the same base model: an adapter is right on the base that it was trained on."""
+"""Whether two names, or the weights on the disk, are the same base model."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from utils.config.sections.model import ModelSection, is_local
 from utils.core.errors import UserError
-from utils.modeling.local_files import read_model_config
-from utils.modeling.quantized_checkpoint import read_format
+from utils.core.json_files import parse_json
+from utils.modeling.quantization import read_format
+from utils.modeling.source import find_folder, read_model_config
 
 logger = logging.getLogger(__name__)
 
@@ -16,11 +20,7 @@ logger = logging.getLogger(__name__)
 def require_same_base(recorded: str, where: str, given: ModelSection, file: str) -> None:
     """See to it that a user names the base that was recorded, or that it cannot be told or taken.
 
-    Args:
-        recorded: The base that an adapter was trained on.
-        where: What says so.
-        given: The base that the user names.
-        file: Where.
+    `where` says what recorded it, `file` where the user names one.
 
     Raises:
         UserError: It is another one, and the recorded one is on this machine.
@@ -51,3 +51,49 @@ def is_same_base(one: str, other: str) -> bool:
         return paths[0] == paths[1]
     pairs = ((one, paths[1]), (other, paths[0]))
     return any(f"models--{name.replace('/', '--')}" in path.parts for name, path in pairs)
+
+
+_NUM_BLOCKS = 8
+_BLOCK = 512
+"""Bytes; training, or another release, moves all numbers of a tensor."""
+_PATTERNS = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin")
+
+
+def fingerprint_base(section: ModelSection) -> str | None:
+    """Hash what a base model's weights are, however they are cut into files; the standard library reads them.
+
+    None where the weights are not on this machine, or cannot be read.
+    """
+    folder = find_folder(section)
+    if folder is None:
+        return None
+    files = next((found for pattern in _PATTERNS if (found := sorted(folder.glob(pattern)))), [])
+    try:
+        parts = sorted(part for file in files for part in _hash_file(file))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # whoever loads it will say what is wrong
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16] if parts else None
+
+
+def _hash_file(file: Path) -> Iterator[str]:
+    with file.open("rb") as opened:
+        if file.suffix != ".safetensors":
+            size = file.stat().st_size
+            yield f"{file.name} {size} {_hash_blocks(opened, 0, size)}"
+            return
+        length = int.from_bytes(opened.read(8), "little")
+        header = parse_json(opened.read(min(length, file.stat().st_size)))
+        for name, facts in header.items():
+            if name != "__metadata__":
+                start, end = (8 + length + each for each in facts["data_offsets"])
+                yield f"{name} {facts['dtype']} {facts['shape']} {_hash_blocks(opened, start, end)}"
+
+
+def _hash_blocks(file: BinaryIO, start: int, end: int) -> str:
+    """Hash evenly spaced blocks of a stretch of a file; all of a short one."""
+    digest = hashlib.sha256()
+    step = max((end - start) // _NUM_BLOCKS, _BLOCK)
+    for place in range(start, end, step):
+        file.seek(place)
+        digest.update(file.read(min(_BLOCK, end - place)))
+    return digest.hexdigest()[:16]

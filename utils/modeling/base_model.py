@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from utils.core.errors import ModelError
 from utils.modeling.hub_errors import explain_loading
-from utils.modeling.labels import HeadSpec, label_order, own_label_names, read_label_order
+from utils.modeling.labels import HeadSpec, own_label_names
 from utils.modeling.new_weights import (
     grow_embeddings,
     list_new_modules,
     record_new_weights,
     reinitialise_head,
 )
-from utils.modeling.positions import layers_problem, stretch_positions
-from utils.modeling.quantization import build_quantization, choose_devices, pack_for_sharding
-from utils.modeling.quantized_checkpoint import explain_hardware, read_format, require_plain_head
-from utils.modeling.source import loading_arguments, resolved_commit
-from utils.modeling.tokenizer import added_token_ids
+from utils.modeling.quantization import (
+    build_quantization,
+    choose_devices,
+    explain_hardware,
+    pack_for_sharding,
+    read_format,
+    require_plain_head,
+)
+from utils.modeling.sizes import layers_problem, stretch_positions
+from utils.modeling.source import load_config, loading_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,16 +32,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from utils.config.sections.model import ModelSection
-
-__all__ = [
-    "HeadSpec",
-    "added_token_ids",
-    "label_order",
-    "load_base_model",
-    "read_label_order",
-    "reinitialise_head",
-    "resolved_commit",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -52,23 +47,15 @@ def load_base_model(
 ) -> PreTrainedModel:
     """Load the base model as a classifier, or, without a head, as a causal language model.
 
-    It stays on the CPU (the trainer moves it) unless it is quantized or has a device_map.
-
-    Args:
-        section: Where it comes from and how it is stored.
-        tokenizer: From `load_tokenizer`; its pad token and vocabulary become the model's.
-        head: The labels of a classifier, None for a causal language model.
-        seed: Draws the weights that the checkpoint lacks; None leaves them as the library drew them.
-        sharded: The weights will be spread over processes, which a 4-bit weight has to be packed for.
+    It stays on the CPU (the trainer moves it) unless it is quantized or has a device_map. The tokenizer's pad token and
+    vocabulary become the model's. The seed draws the weights that the checkpoint lacks; None leaves them as the library
+    drew them. `sharded`: the weights will be spread over processes, which a 4-bit weight has to be packed for.
 
     Raises:
         ModelError: It cannot be had, has no class for the task, or lacks weights that must be there.
     """
-    from transformers import AutoConfig
-
     with explain_loading(section), _silent_report():
-        arguments = loading_arguments(section)
-        config = AutoConfig.from_pretrained(section.location, trust_remote_code=section.trust_remote_code, **arguments)
+        arguments, config = loading_arguments(section), load_config(section)
         if too_many := layers_problem(config.to_dict()):
             raise ModelError(f"{section.name_or_path}: {too_many}")
         if section.rope_scaling is not None:
@@ -194,11 +181,9 @@ def _tell_about_head(
 ) -> None:
     new = list_new_modules(model)
     if loading_info["mismatched_keys"]:
-        logger.warning(
-            "the checkpoint's own head (%s) does not fit %d labels and is replaced by a new one",
-            ", ".join(own_names) or "unnamed labels",
-            head.num_labels,
-        )
+        own = ", ".join(own_names) or "unnamed labels"
+        what = "the checkpoint's own head (%s) does not fit %d labels and is replaced by a new one"
+        logger.warning(what, own, head.num_labels)
     if new:
         say = logger.debug if seed is None else logger.info  # without a seed a trained head is about to be loaded
         say("New in the model, drawn from seed %s: %s", seed, ", ".join(new))

@@ -54,10 +54,6 @@ class Consent:
     def apply(self, section: ModelSection, name: str) -> ModelSection:
         """Give the section of a folder's own run.yaml with the user's word in place of the folder's.
 
-        Args:
-            section: What the folder says.
-            name: The folder, as the user named it.
-
         Raises:
             UserError: It asks for what the user has not allowed.
         """

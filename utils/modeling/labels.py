@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from utils.core.errors import ModelError
 from utils.core.json_files import AGAIN, NotJsonError, load_json
-from utils.modeling.hub_errors import explain_loading
-from utils.modeling.source import loading_arguments
+from utils.modeling.source import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,28 +36,15 @@ class HeadSpec:
 
 
 def read_label_order(section: ModelSection, label_names: Sequence[str]) -> tuple[str, ...]:
-    """Read from the checkpoint's config alone in which order the labels' ids stand.
-
-    Raises:
-        ModelError: The config cannot be had.
-    """
-    from transformers import AutoConfig
-
-    with explain_loading(section):
-        config = AutoConfig.from_pretrained(
-            section.location, trust_remote_code=section.trust_remote_code, **loading_arguments(section)
-        )
-    return label_order(config, label_names)
+    """Read from the checkpoint's config alone in which order the labels' ids stand; see `label_order`."""
+    return label_order(load_config(section), label_names)
 
 
 def label_order(model_config: PreTrainedConfig, label_names: Sequence[str]) -> tuple[str, ...]:
     """Order the data's label names by the checkpoint's ids when both name the same, ignoring case.
 
     A head that was fine-tuned for entailment, neutral, contradiction keeps its ids; the data's own ids are
-    mapped to them. As run_glue does.
-
-    Returns:
-        The data's spelling of the names in the order of the ids to use.
+    mapped to them, as run_glue does. The spelling is the data's.
     """
     spelling = {name.lower(): name for name in label_names}
     own = [name.lower() for name in own_label_names(model_config)]

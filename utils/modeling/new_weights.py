@@ -24,15 +24,7 @@ def record_new_weights(model: PreTrainedModel, loading_info: dict[str, Any], has
     """Remember on the model which weights its checkpoint lacked, and refuse a checkpoint that lacks its body.
 
     Adapters leave the body frozen, so a random layer in it would stay random; only a classifier's head and
-    pooler may be new.
-
-    Args:
-        model: Just loaded.
-        loading_info: What `from_pretrained(output_loading_info=True)` gave with it.
-        has_head: Whether it is a classifier.
-
-    Returns:
-        The parameters' names, sorted.
+    pooler may be new. `loading_info` is what `from_pretrained(output_loading_info=True)` gave with the model.
 
     Raises:
         ModelError: Weights of the body, or of a language model's output layer, are missing or misshapen.
@@ -69,15 +61,11 @@ def list_grown_rows(model: PreTrainedModel) -> range:
 
 
 def reinitialise_head(model: PreTrainedModel, seed: int) -> None:
-    """Draw the weights that the checkpoint lacked anew, from the seed alone.
+    """Draw the weights that the checkpoint lacked anew, from the seed alone; without such weights nothing happens.
 
     The model's own initialisation runs on the CPU in float32, so the head is the same for every base
     checkpoint of the same shape, every precision and every device. Weights that were loaded are not touched,
     nor is the global random state.
-
-    Args:
-        model: From `load_base_model`; without new weights nothing happens.
-        seed: Any whole number from 0 to 2**32 - 1.
     """
     import torch
     from transformers import initialization

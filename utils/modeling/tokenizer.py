@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from utils.core.errors import ModelError
 from utils.modeling.hub_errors import explain_loading
-from utils.modeling.local_files import TEMPLATES, find_template
-from utils.modeling.source import loading_arguments
+from utils.modeling.source import TEMPLATES, find_template, loading_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,27 +35,15 @@ _R1 = (
 _R1_TOKENS = (("<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>"), ("<|User|>", "<|Assistant|>"))
 _CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 _UNUSED_TOKENS = (
-    "<|finetune_right_pad_id|>",
-    "<|reserved_special_token_0|>",
-    "<pad>",
-    "[PAD]",
-    "<|pad|>",
-    "<|padding|>",
-    "<|fim_pad|>",
-    "<|vision_pad|>",
-    "<unk>",
-    "<|endoftext|>",
-)
+    "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<pad>", "[PAD]", "<|pad|>", "<|padding|>",
+    "<|fim_pad|>", "<|vision_pad|>", "<unk>", "<|endoftext|>",
+)  # fmt: skip
 _PROBE = "The quick fox is 12 years old, and w1 w2."
 _NEW_TOKENS_KEY = "lora_ns_new_tokens"  # kept in tokenizer_config.json, so that a resumed run knows them too
 
 
 def load_tokenizer(section: ModelSection, source: str | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer and complete it as the section says.
-
-    Args:
-        section: The base model.
-        source: Another folder to take the tokenizer from, such as a run's final_model.
+    """Load the tokenizer of the base, or of another folder (`source`) such as a run's final_model, as the section says.
 
     Raises:
         ModelError: It cannot be had, or the section asks for a pad token or template that does not exist.
@@ -81,11 +68,7 @@ def added_token_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) 
     """Give the ids of the tokens that the run added: their embedding rows must be trained and saved.
 
     They are known for a tokenizer reloaded from the run's folder too. Rows that the base model holds in
-    reserve are new as well when a token is put on them.
-
-    Args:
-        tokenizer: From `load_tokenizer`.
-        model: The model it is used with, its embeddings already large enough.
+    reserve are new as well when a token is put on them. The model's embeddings are already large enough.
     """
     ids = sorted(tokenizer.convert_tokens_to_ids(tokenizer.init_kwargs.get(_NEW_TOKENS_KEY, [])))
     num_rows = model.get_input_embeddings().weight.shape[0]
@@ -155,13 +138,7 @@ def _set_pad_token(tokenizer: PreTrainedTokenizerBase, section: ModelSection) ->
 
 def _find_unused_token(tokenizer: PreTrainedTokenizerBase) -> str | None:
     known = tokenizer.get_vocab()
-    taken = {
-        tokenizer.eos_token,
-        tokenizer.bos_token,
-        tokenizer.sep_token,
-        tokenizer.cls_token,
-        tokenizer.mask_token,
-    }
+    taken = [getattr(tokenizer, f"{kind}_token") for kind in ("eos", "bos", "sep", "cls", "mask")]
     return next((token for token in _UNUSED_TOKENS if token in known and token not in taken), None)
 
 

@@ -24,10 +24,6 @@ def require_writable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
     Settings that transformers reads but refuses to write, and that have no effect, are taken out, with one notice.
 
-    Args:
-        model: With its adapter, if it has one.
-        tokenizer: As it will be saved.
-
     Raises:
         ModelError: Something cannot be written; a finished run would be lost by it.
     """

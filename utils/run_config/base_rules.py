@@ -21,8 +21,8 @@ from utils.config.sections.adapter import AdapterSection
 from utils.config.sections.model import ModelSection
 from utils.core.errors import ConfigError, Problem, UserError
 from utils.modeling.base_identity import require_same_base
-from utils.modeling.positions import count_layers, count_positions, has_position_table, layers_problem
-from utils.modeling.quantized_checkpoint import checkpoint_problem, load_model_config, read_format
+from utils.modeling.quantization import checkpoint_problem, load_model_config, read_format
+from utils.modeling.sizes import count_layers, count_positions, has_position_table, layers_problem
 from utils.run_config.reader import Header
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from utils.config.installed import installed_version, read_fields, source_of
 from utils.config.sections.model import is_local
 from utils.config.sections.training import FOREIGN_OPTIMIZERS
 from utils.core.errors import ConfigError, Problem, UserError
-from utils.modeling.local_files import read_model_config
-from utils.modeling.quantized_checkpoint import missing_packages
+from utils.modeling.quantization import missing_packages
+from utils.modeling.source import read_model_config
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig

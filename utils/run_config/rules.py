@@ -14,8 +14,8 @@ from utils.config.sections.model import ModelSection
 from utils.core.errors import Problem
 from utils.core.secrets import holds_secret
 from utils.data.row_files import is_local
-from utils.modeling.local_files import local_problems, read_model_config
-from utils.modeling.quantized_checkpoint import find_storage
+from utils.modeling.quantization import find_storage
+from utils.modeling.source import local_problems, read_model_config
 from utils.run_config.base_rules import Asked, check_base
 from utils.run_config.reader import Header
 from utils.run_config.training_rules import as_list, check_training

@@ -11,7 +11,7 @@ from utils.config.run_config import RunConfig
 from utils.config.sections.model import ModelSection
 from utils.core.errors import LoraNsError, ModelError, UserError
 from utils.core.logs import is_main_process
-from utils.modeling.base_fingerprint import fingerprint_base
+from utils.modeling.base_identity import fingerprint_base
 from utils.results.json_file import read_json, write_json
 from utils.runs.opening import RunFolder, open_run_folder
 from utils.tasks.task import open_task

@@ -28,8 +28,8 @@ from utils.data.dataset import load_dataset_plugin
 from utils.modeling.base_identity import is_same_base, require_same_base
 from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.labels import LABELS_FILE, read_label_names
-from utils.modeling.local_files import read_model_config
 from utils.modeling.new_weights import list_grown_rows, list_new_weights
+from utils.modeling.source import read_model_config
 from utils.run_config import load_run_config
 from utils.runs.inputs import require_unchanged_base
 from utils.tasks.task import load_task, task_types

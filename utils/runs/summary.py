@@ -13,7 +13,7 @@ from utils.runs.next_commands import list_next_commands, name_script
 from utils.runs.opening import RunFolder
 
 if TYPE_CHECKING:
-    from utils.modeling.parameters import ParameterCounts
+    from utils.modeling.sizes import ParameterCounts
 
 logger = logging.getLogger(__name__)
 

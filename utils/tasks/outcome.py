@@ -13,7 +13,7 @@ from utils.trainer.processes import describe_batch, gather_memory
 if TYPE_CHECKING:
     from transformers import Trainer
 
-    from utils.modeling.parameters import ParameterCounts
+    from utils.modeling.sizes import ParameterCounts
     from utils.tasks.classification.scoring import SplitScore
     from utils.tasks.classification.trainer import ClassificationTrainer
     from utils.trainer.callbacks.measuring import MeasuringCallback

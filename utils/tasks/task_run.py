@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
     from utils.modeling.labels import HeadSpec
-    from utils.modeling.parameters import ParameterCounts
+    from utils.modeling.sizes import ParameterCounts
     from utils.results.record import RunRecord
     from utils.tasks.outcome import Outcome
     from utils.tasks.probe import Ask

@@ -19,7 +19,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from utils.core.json_files import load_as
 from utils.core.signals import Interrupted, interruption_requested, raise_if_interrupted
-from utils.generation.preserving import keep_random_state
+from utils.generation.model_state import keep_random_state
 from utils.trainer.checkpoint_files import STATE, find_flaw
 from utils.trainer.checkpoint_reading import explain_checkpoint, require_like
 from utils.trainer.processes import announce_processes

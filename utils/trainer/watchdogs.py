@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from utils.generation.preserving import keep_random_state
+from utils.generation.model_state import keep_random_state
 from utils.trainer.saving import NotFiniteError
 
 if TYPE_CHECKING:

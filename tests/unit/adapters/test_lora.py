@@ -267,7 +267,7 @@ def test_the_golden_count_of_qwen_1_5b():
 
     from utils.adapters.adapter import AttachContext
     from utils.adapters.lora import Config, attach
-    from utils.modeling.parameters import count_parameters
+    from utils.modeling.sizes import count_parameters
 
     config = Qwen2Config(
         vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12,

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from utils.generation.side_by_side import run_side_by_side
+from utils.generation.classification import run_side_by_side
 
 CPU = SimpleNamespace(device=torch.device("cpu"))
 

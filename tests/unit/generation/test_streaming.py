@@ -10,7 +10,7 @@ import torch
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError
 from utils.generation.backends.transformers import Backend
-from utils.generation.streaming import AnswerStream
+from utils.generation.decoding import AnswerStream
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart" / "base"
 

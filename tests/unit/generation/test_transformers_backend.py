@@ -17,7 +17,8 @@ from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError
 from utils.generation.backend import Generated, generate_batches
 from utils.generation.backends.transformers import Backend
-from utils.generation.positions import count_positions, find_prompt_limit
+from utils.generation.batching import find_prompt_limit
+from utils.modeling.sizes import count_text_positions
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart" / "base"
 FAMILIES = ("llama", "gpt2", "qwen2")
@@ -182,7 +183,7 @@ def test_stop_texts_cut_exactly_and_end_the_row(quickstart: tuple[Any, Any]) -> 
 
 def test_stop_text_across_partial_characters(load_tokenizer_of: Callable[[str], Any]) -> None:
     """A byte-level tokenizer gives a Chinese character in three tokens; it is found with the last of them."""
-    from utils.generation.stopping import StopTexts
+    from utils.generation.decoding import StopTexts
 
     tokenizer = load_tokenizer_of("qwen2")
     character = "\u597d"
@@ -236,7 +237,7 @@ def test_sampling_follows_the_seed_and_the_row_only(quickstart: tuple[Any, Any])
 
 
 def test_sampled_tokens_have_the_models_probabilities() -> None:
-    from utils.generation.sampling import build_sampler
+    from utils.generation.decoding import build_sampler
 
     logits = torch.tensor([2.0, 0.0, 1.0, -1.0]).repeat(20_000, 1)
     chosen = build_sampler(GenerationSection(temperature=0.7, max_new_tokens=1), range(20_000), 5)(None, logits)
@@ -365,11 +366,11 @@ def test_prompt_limit_leaves_room(build_model: Callable[..., tuple[Any, Any]]) -
     from peft import PromptTuningConfig
 
     model, tokenizer = build_model("llama", positions=32)
-    assert count_positions(model) == 32
+    assert count_text_positions(model) == 32
     assert [find_prompt_limit(32, number) for number in (8, 16, 256)] == [24, 16, 16]
     answer(model, tokenizer, [[9] * 16], max_new_tokens=256)
     adapted, _ = build_model("llama", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6), positions=32)
-    assert count_positions(adapted) == 26
+    assert count_text_positions(adapted) == 26
 
 
 def test_processes_that_share_a_plan_answer_as_one(build_model: Callable[..., tuple[Any, Any]]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from utils.core.errors import UserError
 from utils.merging.source import MergeSource
-from utils.modeling.quantized_checkpoint import load_model_config
+from utils.modeling.quantization import load_model_config
 from utils.runs.reading import TrainedModel
 
 

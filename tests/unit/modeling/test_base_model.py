@@ -10,8 +10,9 @@ import torch
 
 from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError
-from utils.modeling.base_model import HeadSpec, load_base_model, resolved_commit
-from utils.modeling.labels import label_order, read_label_order
+from utils.modeling.base_model import load_base_model
+from utils.modeling.labels import HeadSpec, label_order, read_label_order
+from utils.modeling.source import resolved_commit
 from utils.modeling.tokenizer import load_tokenizer
 
 TEXTS = ["w1 w2 w3 w4 w5 w6 w7", "w8 w9", "w3", "w1 w5 w9 w2"]

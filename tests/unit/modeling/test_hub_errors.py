@@ -17,14 +17,17 @@ import pytest
 
 from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError
-from utils.modeling.base_model import HeadSpec, load_base_model
+from utils.modeling.base_model import load_base_model
+from utils.modeling.labels import HeadSpec
 from utils.modeling.tokenizer import load_tokenizer
 
 COMMIT = "c0ffee" + "0" * 34
 PROGRAM = """
 import json, sys, time
 from utils.core.errors import ModelError
-from utils.modeling.base_model import load_base_model, read_label_order, resolved_commit
+from utils.modeling.base_model import load_base_model
+from utils.modeling.labels import read_label_order
+from utils.modeling.source import resolved_commit
 from utils.config.sections.model import ModelSection
 from utils.modeling.tokenizer import load_tokenizer
 for values in json.loads(sys.argv[1]):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from utils.core.errors import ModelError
-from utils.modeling.parameters import count_parameters
+from utils.modeling.sizes import count_parameters
 
 HEADS = {
     "llama": {"score"},

@@ -10,13 +10,7 @@ import torch
 
 from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError
-from utils.modeling.quantized_checkpoint import (
-    checkpoint_problem,
-    find_storage,
-    leave_unpacked,
-    read_format,
-    require_trainable,
-)
+from utils.modeling.quantization import checkpoint_problem, find_storage, leave_unpacked, read_format, require_trainable
 
 GPTQ = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from utils.core.errors import ConfigError
-from utils.modeling.positions import count_positions
+from utils.modeling.sizes import count_positions
 from utils.run_config import load_run_config
 from utils.run_config.base_rules import require_fitting_base
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError
 from utils.generation.backend import Generated
-from utils.generation.batching import Batching
-from utils.generation.positions import count_positions, is_prompt_learning
-from utils.generation.preserving import keep_random_state, ready_to_generate
+from utils.generation.batching import Batching, run_halved
+from utils.generation.model_state import keep_random_state, ready_to_generate
+from utils.modeling.sizes import count_text_positions, is_prompt_learning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.generation.streaming import AnswerStream
+    from utils.generation.decoding import AnswerStream
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Backend:
             max_rows=section.batch_size,
             max_tokens=section.max_batch_tokens,
             max_new_tokens=section.max_new_tokens,
-            num_positions=count_positions(model),
+            num_positions=count_text_positions(model),
             takes_padding=not is_prompt_learning(model),
         )
 
@@ -86,7 +86,7 @@ class Backend:
         A batch has `generation.batch_size` rows at most, and, unless it is one row, `generation.max_batch_tokens`
         tokens with padding and answers.
         """
-        return list(self._batching.plan(list(map(len, prompts)), range(len(prompts))))
+        return list(self._batching.plan(list(map(len, prompts))))
 
     def generate_batch(
         self, prompts: Sequence[Sequence[int]], batch: Sequence[int], numbers: Sequence[int] | None = None
@@ -95,26 +95,14 @@ class Backend:
 
         The model's mode and the random generators are as before afterwards. Nothing is kept of what was written.
         """
-        import torch
-
-        try:
-            answers = self._write(prompts, batch, numbers)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            answers = None
-        if answers is not None:
-            return list(zip(batch, answers, strict=True))
-        half = (len(batch) + 1) // 2
-        logger.warning(
-            "%d prompts at once do not fit into memory; trying %d (generation.max_batch_tokens)", len(batch), half
+        answers = run_halved(
+            lambda part: self._write(prompts, part, numbers), batch, "prompts", " (generation.max_batch_tokens)"
         )
-        torch.cuda.empty_cache()
-        return [pair for part in (batch[:half], batch[half:]) for pair in self.generate_batch(prompts, part, numbers)]
+        return list(zip(batch, answers, strict=True))
 
     def stream(self, prompt: Sequence[int], show: Callable[[str], None]) -> Generated:
         """Write an answer to one prompt and show its text piece by piece; the pieces are the answer's text."""
-        from utils.generation.streaming import AnswerStream
+        from utils.generation.decoding import AnswerStream
 
         if reason := self.explain_refusal(len(prompt)):
             raise DataError(f"the prompt {reason}")
@@ -133,8 +121,7 @@ class Backend:
         """Write the answers of one batch."""
         import torch
 
-        from utils.generation.sampling import build_sampler
-        from utils.generation.stopping import HoldOpen, StopTexts
+        from utils.generation.decoding import HoldOpen, StopTexts, build_sampler
 
         width = max(len(prompts[row]) for row in batch)
         inputs = self._pad([prompts[row] for row in batch], width)
@@ -187,13 +174,13 @@ class Backend:
     @property
     def _closing_ids(self) -> tuple[int, ...]:
         """Tokens any of which would end an answer at once."""
-        from utils.generation.stopping import find_stop_ids
+        from utils.generation.decoding import find_stop_ids
 
         return (*self._end_ids, *find_stop_ids(self._tokenizer, self._stop))
 
     def _read(self, ids: list[int], stopped_at: int | None) -> Generated:
         """Make an answer of a row's tokens, which go on with padding after its end."""
-        from utils.generation.stopping import read_answer
+        from utils.generation.decoding import read_answer
 
         end = next((place for place, token in enumerate(ids) if token in self._end_ids), None)
         num_tokens = min([len(ids), *([end + 1] if end is not None else []), *([stopped_at] if stopped_at else [])])

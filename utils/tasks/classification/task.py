@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from utils.config.run_config import RunConfig
-    from utils.modeling.parameters import ParameterCounts
+    from utils.modeling.sizes import ParameterCounts
     from utils.results.record import RunRecord
     from utils.tasks.classification.trainer import ClassificationTrainer
     from utils.tasks.probe import Ask

@@ -16,8 +16,8 @@ from utils.core.errors import Problem
 from utils.core.texts import PromptTemplate
 from utils.data.dataset import load_dataset_plugin
 from utils.metrics.metric import metric_names
-from utils.modeling.local_files import read_model_config
-from utils.modeling.positions import has_position_table, length_problem
+from utils.modeling.sizes import has_position_table, length_problem
+from utils.modeling.source import read_model_config
 from utils.tasks import task
 from utils.tasks.sft.evaluation_rules import find_evaluation_mistakes, find_idle_evaluation
 from utils.tasks.sft.section import WITHOUT_EFFECT, OwnSftSection, sft_section

@@ -17,7 +17,7 @@ from utils.evaluation.history import COMBINED, Entry, History, build_entry, name
 from utils.evaluation.predictions import write_object
 from utils.evaluation.processes import FAILURES, describe_failure, find_rank, run_together, share_from_first
 from utils.evaluation.score import SetScore
-from utils.generation.preserving import keep_random_state
+from utils.generation.model_state import keep_random_state
 from utils.trainer.checkpoints import find_checkpoint, link_best, mark_checkpoint, remove_checkpoints
 from utils.trainer.varlen_attention import plain_attention
 

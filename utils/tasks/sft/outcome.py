@@ -14,7 +14,7 @@ from utils.trainer.processes import describe_batch, gather_memory
 
 if TYPE_CHECKING:
     from utils.evaluation.score import SetScore
-    from utils.modeling.parameters import ParameterCounts
+    from utils.modeling.sizes import ParameterCounts
     from utils.tasks.sft.generating import FinalScores
     from utils.tasks.sft.task import CausalData
     from utils.tasks.sft.trainer import CausalTrainer

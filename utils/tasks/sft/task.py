@@ -18,8 +18,7 @@ from utils.data.preview import format_preview, render_preview
 from utils.data.splits import draw_rows
 from utils.evaluation.early_stopping import check_early_stopping
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
-from utils.generation.positions import count_positions
-from utils.modeling.positions import has_position_table, length_problem
+from utils.modeling.sizes import count_text_positions, has_position_table, length_problem
 from utils.tasks.sft.building import build_causal_trainer, pack_rows
 from utils.tasks.sft.generating import GeneratingCallback
 from utils.tasks.sft.outcome import CausalScores, collect_causal_outcome
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from utils.config.run_config import RunConfig
-    from utils.modeling.parameters import ParameterCounts
+    from utils.modeling.sizes import ParameterCounts
     from utils.results.record import RunRecord
     from utils.tasks.outcome import Outcome
     from utils.tasks.probe import Ask
@@ -204,7 +203,7 @@ class SftRun:
         """Build SFTTrainer with our loss, and the callback that lets the model write."""
         settings = self._settings
         require_positions(model, data.longest_row, settings.peft.virtual_tokens)
-        window = count_positions(model)
+        window = count_text_positions(model)
         if any(each.needs_cutting(window, settings.generation.max_new_tokens) for each in data.sets):
             data.sets = self._load_sets(data.instructions, data.encoder, window)
         trainer = build_causal_trainer(settings, model, tokenizer, data.train, data.instructions.evals.get(""))

@@ -170,7 +170,7 @@ def _count(name, task_type, num_labels=2, **keys):
 
     from utils.adapters.adapter import AttachContext
     from utils.adapters.qst import Config, attach
-    from utils.modeling.parameters import count_parameters
+    from utils.modeling.sizes import count_parameters
 
     folder = CONFIGS / name
     if not folder.is_dir():

@@ -48,7 +48,7 @@ def test_a_quantized_backbone(attach, train_a_little, read_logits, tiny_base, tm
 
 
 def test_packed_weights_count_half(attach, tiny_base):
-    from utils.modeling.parameters import count_parameters
+    from utils.modeling.sizes import count_parameters
 
     model = {"name_or_path": str(tiny_base("llama", 64))}
     plain = count_parameters(attach("llama", "qst", model=model, reduction_factor=4).model)

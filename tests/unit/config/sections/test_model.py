@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from utils.config.sections.model import ModelSection, QuantizationSection
-from utils.modeling.local_files import local_problems, read_model_config
+from utils.modeling.source import local_problems, read_model_config
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from utils.tasks.outcome import collect_outcome, training_metrics
 
 
 def _record(run, scores):
-    from utils.modeling.parameters import count_parameters
+    from utils.modeling.sizes import count_parameters
     from utils.results.record import RunRecord
 
     started = RunRecord(status="failed", task_name="t", task_type="SEQ_CLS", method="lora")

@@ -55,7 +55,7 @@ def _kill_after(model, num_batches):
 
 
 def _finish(run):
-    from utils.modeling.parameters import count_parameters
+    from utils.modeling.sizes import count_parameters
     from utils.results.record import RunRecord
 
     record = RunRecord(status="failed", task_name="t", task_type="CAUSAL_LM", method="lora")

@@ -15,7 +15,7 @@ CHAT = {"chat_template": "chatml", "extra_special_tokens": ["<|im_start|>", "<|i
 
 
 def _scored(run):
-    from utils.modeling.parameters import count_parameters
+    from utils.modeling.sizes import count_parameters
     from utils.results.record import RunRecord
 
     record = RunRecord(status="failed", task_name="t", task_type="CAUSAL_LM", method="lora")

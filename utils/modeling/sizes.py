@@ -1,15 +1,18 @@
-"""How many tokens a model has positions for: read, stretched by rope scaling, held against a length."""
+"""How large a model is: its positions, stretched by rope scaling, its layers and its parameters."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from utils.config.sections.model import RopeScalingSection
 from utils.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from torch import nn
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 # Families whose positions are a table of weights. Those of the second row count from behind the pad token's id.
 _TABLES = {
@@ -20,19 +23,15 @@ _FROM_PAD = {"camembert", "mpnet", "roberta", "roberta-prelayernorm", "xlm-rober
 _NAMES = ("max_position_embeddings", "n_positions")
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _MOST_LAYERS = 2_000
+_FROZEN_COPY = ".original_module."  # peft keeps the replaced head beside the trained one
 _ORIGINAL = "original_max_position_embeddings"
 
 
 def stretch_positions(config: PreTrainedConfig, rope: RopeScalingSection, name: str) -> None:
     """Write rope scaling into a model's config, and with it the positions that the model then has.
 
-    Args:
-        config: Changed in place.
-        rope: What the run asks for.
-        name: The model, for the sentence.
-
     Raises:
-        ModelError: The model has no rotary positions, or different ones in different layers.
+        ModelError: The model, called `name`, has no rotary positions, or different ones in different layers.
     """
     text = config.get_text_config()
     known = getattr(text, "rope_parameters", None)
@@ -57,12 +56,7 @@ def stretch_positions(config: PreTrainedConfig, rope: RopeScalingSection, name: 
 
 
 def count_positions(config: Mapping[str, Any], rope: RopeScalingSection | None = None) -> int | None:
-    """Count the tokens that a model has positions for; None where no limit is known.
-
-    Args:
-        config: The content of its config.json.
-        rope: Rope scaling on top of it.
-    """
+    """Count the tokens that a config.json gives positions for, stretched by `rope`; None: no limit is known."""
     config = config.get("text_config") or config
     found: int | None = next((config[name] for name in _NAMES if isinstance(config.get(name), int)), None)
     if found is None or found < 1 or config.get("position_biased_input") is False:
@@ -76,6 +70,22 @@ def count_positions(config: Mapping[str, Any], rope: RopeScalingSection | None =
     return found - ((1 if pad is None else int(pad)) + 1 if config.get("model_type") in _FROM_PAD else 0)
 
 
+def count_text_positions(model: PreTrainedModel) -> int | None:
+    """Count the tokens of text that a model can hold: its positions, less an adapter's virtual tokens.
+
+    None where the model does not say.
+    """
+    found = count_positions(model.config.to_dict())
+    if found is None or not is_prompt_learning(model):
+        return found
+    return found - int(model.active_peft_config.num_virtual_tokens)
+
+
+def is_prompt_learning(model: PreTrainedModel) -> bool:
+    """Tell whether an adapter puts tokens before the text: its positions go wrong behind padding."""
+    return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
+
+
 def count_layers(config: Mapping[str, Any]) -> int | None:
     """Count a model's layers by the content of its config.json; None where it does not say."""
     config = config.get("text_config") or config
@@ -83,11 +93,7 @@ def count_layers(config: Mapping[str, Any]) -> int | None:
 
 
 def layers_problem(config: Mapping[str, Any]) -> str | None:
-    """Say that a config.json counts more layers than any model has: building them would take hours; None: it does not.
-
-    Args:
-        config: The content of its config.json.
-    """
+    """Say that a config.json counts more layers than any model has, which would be built for hours; else None."""
     count = count_layers(config) or 0
     if count <= _MOST_LAYERS:
         return None
@@ -100,13 +106,7 @@ def has_position_table(config: Mapping[str, Any]) -> bool:
 
 
 def length_problem(config: Mapping[str, Any], rope: RopeScalingSection | None, length: int) -> str | None:
-    """Say what is wrong with rows of so many tokens; None when the model has positions for them.
-
-    Args:
-        config: The content of the model's config.json.
-        rope: Rope scaling on top of it.
-        length: Tokens of a row, those that an adapter puts before it counted.
-    """
+    """Say what is wrong with rows of so many tokens, virtual ones among them; None: the model has positions."""
     positions = count_positions(config, rope)
     if positions is None or length <= positions:
         return None
@@ -124,3 +124,51 @@ def length_problem(config: Mapping[str, Any], rope: RopeScalingSection | None, l
 def _rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     return rope if isinstance(rope, Mapping) else {}
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """How many parameters a model has and trains."""
+
+    trainable: int
+    """Logical elements that training changes."""
+    total: int
+    """Logical elements of the model; tied weights count once, a 4-bit weight as the matrix it stands for."""
+    trainable_percent: float
+    """100 * trainable / total, 0 to 100."""
+    trainable_percent_packed: float
+    """The same with every tensor counted as it is stored: a packed 4-bit weight is half its logical size."""
+
+
+def count_parameters(model: nn.Module) -> ParameterCounts:
+    """Count the parameters of a plain, quantized or adapted model; works on the meta device too.
+
+    The frozen copy of a head that peft keeps under `modules_to_save` is not counted: the model has one head.
+    """
+    trainable = total = packed_trainable = packed_total = 0
+    for name, parameter in model.named_parameters():
+        if _FROZEN_COPY in name:
+            continue
+        logical, packed = _logical_size(parameter), _packed_size(parameter)
+        total += logical
+        packed_total += packed
+        if parameter.requires_grad:
+            trainable += logical
+            packed_trainable += packed
+    return ParameterCounts(
+        trainable=trainable,
+        total=total,
+        trainable_percent=100 * trainable / max(total, 1),
+        trainable_percent_packed=100 * packed_trainable / max(packed_total, 1),
+    )
+
+
+def _logical_size(parameter: nn.Parameter) -> int:
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)
+
+
+def _packed_size(parameter: nn.Parameter) -> int:
+    """Count elements as stored; of a packed weight bytes, whatever type it is kept in."""
+    is_packed = getattr(parameter, "quant_state", None) is not None
+    return int(parameter.numel() * parameter.element_size()) if is_packed else int(parameter.numel())

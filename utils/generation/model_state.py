@@ -1,4 +1,4 @@
-"""Puts a model into the state for generating and back, so that training goes on as if nothing had happened."""
+"""Puts a model into the state for generating: placed, frozen, and back as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel
 
 _MISSING = object()
 
@@ -73,3 +74,15 @@ def _set_attribute(modules: list[nn.Module], name: str, value: Any) -> Iterator[
                 setattr(module, name, old)
             elif name in vars(module):
                 delattr(module, name)
+
+
+def place_model(model: PreTrainedModel) -> PreTrainedModel:
+    """Move a model to the GPU if there is one and it is not placed already, and freeze it for evaluation."""
+    import torch
+
+    model.eval().requires_grad_(False)
+    placed = getattr(model, "is_quantized", False) or getattr(model, "hf_device_map", None)
+    if torch.cuda.is_available() and not placed:
+        moved: Any = model.to("cuda")
+        model = moved
+    return model
