@@ -17,7 +17,7 @@ WORDS = [
     "evaluation.steps=2", "evaluation.at_start=true", "evaluation.max_samples=6", "generation.max_new_tokens=6",
     "evaluation.sets=[{name: gsm8k, label: test, metrics: [token_f1]}, "
     "{name: gsm8k, split: test_unseen, label: unseen, metrics: [token_f1, invalid_rate]}]",
-    "evaluation.load_best_at_end=true", "results.formats=[json]",
+    "training.load_best_model_at_end=true", "results.formats=[json]",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ STEP = "model inputs num_items_in_batch"
 PREDICTION = "model inputs prediction_loss_only ignore_keys"
 LOSS = "model inputs return_outputs num_items_in_batch"
 OVERRIDDEN = {
+    "Trainer._determine_best_metric": "metrics trial",
     "Trainer._evaluate": "trial ignore_keys_for_eval skip_scheduler",
     "Trainer._finalize_training": "trial num_train_samples start_time",
     "Trainer._get_dataloader": "dataset description batch_size sampler_fn is_training dataloader_key",

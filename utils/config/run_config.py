@@ -38,10 +38,16 @@ RESUMABLE_KEYS = _REPORTING | frozenset(
 ) | {
     "results.formats", "results.language", "evaluation.steps", "evaluation.at_end", "evaluation.sets",
     "evaluation.max_samples", "generation.batch_size", "generation.max_batch_tokens",
-    "evaluation.load_best_at_end", "evaluation.early_stopping_patience", "evaluation.early_stopping_metric",
-    "evaluation.early_stopping_threshold",
 }  # fmt: skip
 """Keys that may change on resume; all others decide what the numbers are."""
+
+BEST_KEYS = frozenset(
+    {
+        "training.load_best_model_at_end", "training.metric_for_best_model", "training.early_stopping_patience",
+        "training.early_stopping_threshold",
+    }
+)  # fmt: skip
+"""Keys that may change on resume where scores of generated answers choose the best checkpoint: all are in a file."""
 
 _NOT_IN_FINGERPRINT = _REPORTING | frozenset(
     {

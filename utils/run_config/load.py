@@ -150,7 +150,7 @@ def _compose(document: Document, read: dict[str, Section], task: type[Task], not
     dataset = cast("DatasetSection", read["dataset"])
     peft = cast("AdapterSection", read["peft"])
     rate = peft.DEFAULT_LEARNING_RATE
-    arguments: dict[str, Any] = resolve_arguments(training, task, header.seed, task.own_metric(dataset), rate)
+    arguments: dict[str, Any] = resolve_arguments(training, task, header.seed, task.own_metric(read), rate)
     if rate is not None and "learning_rate" not in training.arguments:
         said = f"training.learning_rate is not set; {rate:g} is taken, the default of peft.method: {peft.method}"
         notices = (*notices, said)

@@ -39,6 +39,7 @@ class OlderNames:
     def rewrite_sections(self) -> None:
         """Move keys that belong to another section now; before sections are chosen."""
         self._read_task_type()
+        self.rewrite_best()
         for key, rule in OLDER.items():
             self._apply(tuple(key.split(".")), rule)
         self._move_length()
@@ -80,7 +81,9 @@ class OlderNames:
     def _apply(self, path: KeyPath, rule: Any) -> None:
         if not self.document.has(path):
             return
-        if isinstance(rule, Moved):
+        if isinstance(rule, Moved) and self.document.get(path) in rule.nothing:
+            self.document.remove(path)
+        elif isinstance(rule, Moved):
             self._move(path, tuple(rule.to.split(".")), agreeing=True)
         elif isinstance(rule, LeftOut) and (not rule.values or self.document.get(path) in rule.values):
             self._leave_out(path, f"has no effect; {rule.why}")
@@ -89,6 +92,60 @@ class OlderNames:
             share = f"{1 / value:.3g}" if isinstance(value, int) and value > 0 else "0.05"
             said = rule.otherwise if isinstance(rule, LeftOut) else rule.why
             self._report(path, place, said.replace("{share}", share))
+
+    def rewrite_best(self) -> None:
+        """Move the keys by which scores of generated answers once chose the best checkpoint and ended training.
+
+        The best was always that of `combined`, and another metric could end the training; the loss could choose beside
+        them. There is one metric now, the one that chose the final model; what another decided is said.
+        """
+        keys: dict[KeyPath, KeyPath] = {
+            tuple(old.split(".")): tuple(rule.to.split("."))
+            for old, rule in OLDER.items()
+            if isinstance(rule, Moved) and old.startswith("evaluation.")
+        }
+        metric: KeyPath = ("evaluation", "early_stopping_metric")
+        loads, stops = (
+            self.document.get(("evaluation", key)) not in (None, False)
+            for key in ("load_best_at_end", "early_stopping_patience")
+        )
+        if self.document.has(metric) and not stops:
+            if self.document.get(metric) not in (None, "combined"):
+                self._leave_out(metric, "has no effect; early_stopping_patience is not set")
+            else:
+                self.document.remove(metric)
+        if loads or stops:
+            self._choose_metric(metric, loads)
+        for old, new in keys.items():
+            rule = OLDER[".".join(old)]
+            assert isinstance(rule, Moved)
+            if self.document.has(old) and self.document.get(old) not in rule.nothing and self.document.has(new):
+                self._lay_over(old, new, rule.nothing)
+            self._apply(old, rule)
+
+    def _choose_metric(self, metric: KeyPath, loads: bool) -> None:
+        """Write down the one metric, where `training:` names none."""
+        document = self.document
+        wanted = document.get(metric) or "combined"
+        by_loss = document.get(("training", "load_best_model_at_end")) is True
+        own = document.get(("training", "metric_for_best_model")) or ("loss" if by_loss else None)
+        kept = own or ("combined" if loads else wanted)
+        place = self._place(metric if document.has(metric) else ("evaluation",))
+        if wanted != kept:
+            said = f"the best checkpoint and the end of training go by one metric now, {kept}, and not by {wanted} too"
+            self.notices.append(f"{place}  {'.'.join(metric)}: {said}")
+        if document.has(metric):
+            document.remove(metric)
+        if own is None:
+            document.set(("training", "metric_for_best_model"), kept, place)
+
+    def _lay_over(self, old: KeyPath, new: KeyPath, nothing: tuple[Any, ...]) -> None:
+        """Let a key that asks for something count before one that asks for nothing, unless that one overrides it."""
+        document = self.document
+        if document.get(new) in nothing and not document.overrides(new, old):
+            document.remove(new)
+        elif document.get(new) not in nothing and document.get(new) != document.get(old):
+            self._leave_out(old, f"{'.'.join(new)} counts, {document.get(new)}")
 
     def _read_task_type(self) -> None:
         """Take the task from `peft.task_type`, where other frameworks have it alone."""

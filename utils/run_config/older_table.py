@@ -15,6 +15,8 @@ class Moved:
 
     to: str
     """Dotted."""
+    nothing: tuple[Any, ...] = ()
+    """Values that ask for nothing: the key is left out, and what stands in the new place counts."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,14 @@ _INIT_KEYS = (
 _SPEED = "rows are tokenised in batches and cached"
 _END = "the end-of-text token is always learnt"
 _KEPT = "a long prompt never pushes the answer out; dataset.truncation says what is cut"
+
+_BEST = {
+    "load_best_at_end": Moved("training.load_best_model_at_end", (False, None)),
+    "early_stopping_patience": Moved("training.early_stopping_patience", (None,)),
+    "early_stopping_metric": Moved("training.metric_for_best_model", (None,)),
+    "early_stopping_threshold": Moved("training.early_stopping_threshold", (0, None)),
+}
+"""Keys of the time when scores of generated answers had a best checkpoint and an early end of their own."""
 
 OLDER: dict[str, Moved | LeftOut | Refused] = {
     "task": Moved("task_type"),
@@ -71,6 +81,7 @@ OLDER: dict[str, Moved | LeftOut | Refused] = {
         "leave it out"
     ),
     "dataset.strip_prompt": Refused("the prompt is what dataset.prompt_template writes; leave it out"),
+    **{f"evaluation.{old}": rule for old, rule in _BEST.items()},
     "generation.output_dir": LeftOut("what a model writes stands in eval_<set>/ of training.output_dir"),
     "peft.use_qalora": LeftOut(
         "no group-wise scales are trained", (False, None),

@@ -57,7 +57,7 @@ def check_files(read: dict[str, Section], document: Document) -> Iterator[Proble
 def check_resolved(config: RunConfig, task: type[Task], document: Document, files: bool = True) -> Iterator[Problem]:
     """Check what needs the whole configuration: metrics, strategies, the adapter's limits; files, if they are there."""
     yield from task.check(config, document, files)
-    yield from check_training(config, document)
+    yield from check_training(config, task, document)
 
 
 def find_idle_settings(config: RunConfig, task: type[Task], document: Document) -> Iterator[str]:

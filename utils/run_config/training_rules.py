@@ -18,14 +18,17 @@ from utils.trainer.launch import count_launched, deepspeed_problem, find_shardin
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
+    from utils.tasks.task import Task
 
 
-def check_training(config: RunConfig, document: Document) -> Iterator[Problem]:
+def check_training(config: RunConfig, task: type[Task], document: Document) -> Iterator[Problem]:
     """Check the resolved arguments of training, beside the rest of the run."""
     arguments = config.arguments
     yield from _check_arguments(arguments, document)
     yield from _check_hub(config, document)
     yield from _check_processes(config, document)
+    if task.evaluates_itself(config):
+        return  # it has its own rules for what chooses the best checkpoint
     yield from _check_strategies(arguments, document)
     if config.training.early_stopping_patience and arguments.get("eval_strategy", "no") == "no":
         message = "needs evaluations; set training.eval_strategy"

@@ -19,7 +19,6 @@ from utils.config.run_config import RunConfig
 from utils.core.logs import is_main_process
 from utils.core.secrets import mask_text
 from utils.data.classification import ClassificationData
-from utils.evaluation.history import read_history
 from utils.modeling.labels import LABELS_FILE
 from utils.results.excel import write_workbook
 from utils.results.hf_files import write_hf_results
@@ -30,7 +29,7 @@ from utils.results.submission import write_submission
 from utils.runs.inputs import record_inputs
 from utils.runs.opening import RunFolder
 from utils.trainer.checkpoint_files import find_checkpoints, flush_folder
-from utils.trainer.checkpoints import find_checkpoint, link_best
+from utils.trainer.checkpoints import link_best
 from utils.trainer.full_disk import explain_full_disk
 from utils.trainer.launch import is_sharded
 
@@ -65,7 +64,8 @@ def export_model(
         if is_main_process():
             model = None if spread else trainer.accelerator.unwrap_model(trainer.model)
             _write_final_model(folder, config, model, tokenizer, data)
-            link_best(folder.path, _find_best(folder, trainer))
+            best = trainer.state.best_model_checkpoint
+            link_best(folder.path, Path(best) if best else None)
     trainer.accelerator.wait_for_everyone()
 
 
@@ -106,14 +106,6 @@ def _write_final_model(
         target.rename(old)
     partial.rename(target)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _find_best(folder: RunFolder, trainer: Trainer) -> Path | None:
-    """Find the checkpoint that is the best by what the trainer compares, else by what the model wrote."""
-    if not trainer.args.load_best_model_at_end and (history := read_history(folder.path)) and history.best:
-        return find_checkpoint(folder.path, history.best.step)
-    chosen = trainer.state.best_model_checkpoint
-    return Path(chosen) if chosen else None
 
 
 def _partial(folder: RunFolder) -> Path:

@@ -11,12 +11,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
-from utils.config.run_config import RESUMABLE_KEYS, RunConfig, find_differences
+from utils.config.run_config import BEST_KEYS, RESUMABLE_KEYS, RunConfig, find_differences
 from utils.core.errors import ConfigError, UserError
 from utils.core.logs import is_main_process
 from utils.results.record import RunRecord, read_record
 from utils.runs.own_folder import LOCK_FILE, lock_folder, require_no_links_out
 from utils.runs.resolved_file import holds_resolved, read_resolved, write_resolved
+from utils.tasks.task import load_task
 from utils.trainer.checkpoint_files import (
     clear_leftovers,
     find_checkpoints,
@@ -148,7 +149,7 @@ def _resume(
     confirm: Callable[[], None],
 ) -> RunFolder:
     """Continue an unfinished run, or make a finished one longer."""
-    hard = {key: pair for key, pair in differences.items() if key not in RESUMABLE_KEYS}
+    hard = _find_hard(config, differences)
     if hard:
         raise UserError(
             f"{path} was started with another configuration and cannot be resumed with this one: {_list(hard)}"
@@ -183,10 +184,15 @@ def _require_own(path: Path, checkpoint: Path, config: RunConfig) -> None:
             f"--resume {checkpoint}: there is no run.yaml beside it, so nothing says what it is a checkpoint of; copy "
             f"it into {path}, if it is this run's"
         )
-    found = find_differences(other, config.to_dict())
-    hard = {key: pair for key, pair in found.items() if key not in RESUMABLE_KEYS}
+    hard = _find_hard(config, find_differences(other, config.to_dict()))
     if hard:
         raise UserError(f"--resume {checkpoint}: it is of a run of another configuration: {_list(hard)}")
+
+
+def _find_hard(config: RunConfig, differences: dict[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+    """Find the differences with which a run cannot be resumed."""
+    free = RESUMABLE_KEYS | (BEST_KEYS if load_task(config.task).evaluates_itself(config) else frozenset())
+    return {key: pair for key, pair in differences.items() if key not in free}
 
 
 def _set_aside_later(path: Path, checkpoint: Path) -> None:

@@ -10,6 +10,7 @@ from utils.config.run_config import flatten
 from utils.config.yaml_text import read_document
 from utils.core.errors import ConfigError, UserError
 from utils.results.json_file import replace_file
+from utils.run_config.older_names import OlderNames
 from utils.trainer.checkpoint_files import RUN_COPY, list_checkpoints
 
 RUN_FILE = "run.yaml"
@@ -42,7 +43,7 @@ def read_resolved(path: Path, mend: bool = False) -> dict[str, Any] | None:
         UserError: It cannot be read, and there is no copy.
     """
     try:
-        own, flaw = read_document(path / RUN_FILE).data if (path / RUN_FILE).is_file() else None, "is missing"
+        own, flaw = _read(path / RUN_FILE) if (path / RUN_FILE).is_file() else None, "is missing"
     except ConfigError as error:
         own, flaw = None, f"cannot be read ({error})"
     source, copy = _read_copy(path)
@@ -65,10 +66,17 @@ def read_resolved(path: Path, mend: bool = False) -> dict[str, Any] | None:
 def _read_copy(path: Path) -> tuple[Path | None, dict[str, Any] | None]:
     for each in _list_copies(path):
         try:
-            return each, read_document(each).data
+            return each, _read(each)
         except ConfigError:
             continue
     return None, None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a file under the names of today, so that it can be compared with what is asked for."""
+    document = read_document(path)
+    OlderNames(document).rewrite_best()
+    return document.data
 
 
 def _list_copies(path: Path) -> list[Path]:

@@ -111,7 +111,7 @@ def training_metrics(trainer: Trainer) -> dict[str, Any] | None:
 def best_step(trainer: Trainer) -> int | None:
     """Give the step whose weights were kept; None when nothing was trained."""
     state = trainer.state
-    if trainer.args.load_best_model_at_end and state.best_global_step:
+    if trainer.args.load_best_model_at_end and state.best_global_step is not None:
         return int(state.best_global_step)
     return int(state.global_step) or None
 

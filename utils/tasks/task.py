@@ -55,9 +55,21 @@ class Task:
         return {}
 
     @classmethod
-    def own_metric(cls, dataset: DatasetSection) -> str | None:
-        """Name the metric of evaluations in training that a dataset stands for; None: the loss."""
+    def own_metric(cls, read: Mapping[str, Section]) -> str | None:
+        """Name the metric that chooses the best checkpoint where the file names none; None: the loss.
+
+        Args:
+            read: The run's sections by name.
+        """
         return None
+
+    @classmethod
+    def evaluates_itself(cls, config: RunConfig) -> bool:
+        """Tell whether that metric is one of evaluations of the task's own, apart from the Trainer's.
+
+        `check` has the rules for it then, and another such metric may be chosen when a run is resumed.
+        """
+        return False
 
     @classmethod
     def headline(cls, config: RunConfig) -> str | None:

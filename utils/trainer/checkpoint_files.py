@@ -19,6 +19,8 @@ from utils.core.json_files import NotJsonError, load_json, parse_json
 
 MANIFEST = "complete.json"
 STATE = "trainer_state.json"
+ONLY_EVALUATED = ".only_for_evaluation"
+"""Marks a checkpoint that was saved only so that an evaluation could be resumed, and its step kept if it is best."""
 RUN_COPY = "run_copy.yaml"
 """The run's configuration in a checkpoint; as run.yaml it would make the checkpoint pass for a run."""
 
@@ -119,17 +121,21 @@ def flush_folder(folder: Path) -> None:
 def rotate_checkpoints(run: Path, limit: int | None, keep: Collection[str | Path | None]) -> None:
     """Delete the oldest checkpoints beyond a limit; the newest whole one and those to be kept stay.
 
-    Called when a new checkpoint is in its place. One that is cut off does not count, and goes first.
+    Called when a new checkpoint is in its place. One that is cut off does not count, and goes first. One that was
+    saved only for an evaluation goes in any case.
 
     Args:
         run: The run's folder.
         limit: Checkpoints to keep; None or 0: all.
         keep: Checkpoints that stay, such as the best one, by path or name; None among them is nothing.
     """
-    if not limit or limit < 0:
-        return
     whole = find_checkpoints(run)
     safe = {Path(each).name for each in keep if each is not None} | {each.name for each in whole[-1:]}
+    for each in [each for each in whole if each.name not in safe and (each / ONLY_EVALUATED).exists()]:
+        delete_checkpoint(each)
+        whole.remove(each)
+    if not limit or limit < 0:
+        return
     broken = [each for each in list_checkpoints(run) if each not in whole and each.name not in safe]
     spare = [each for each in whole if each.name not in safe]
     excess = max(len(whole) - max(limit, len(safe & {each.name for each in whole})), 0)

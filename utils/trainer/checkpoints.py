@@ -1,13 +1,10 @@
-"""The checkpoints of a run that is evaluated as it is trained: which is the best, and which may go."""
+"""The checkpoints of a run that is evaluated as it is trained: which is the best, and which belong to later steps."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
-from utils.trainer.checkpoint_files import delete_checkpoint, find_flaw, find_step, list_checkpoints
-
-_ONLY_EVALUATED = ".only_for_evaluation"
+from utils.trainer.checkpoint_files import ONLY_EVALUATED, find_flaw, find_step, list_checkpoints
 
 
 def find_checkpoint(folder: Path, step: int) -> Path | None:
@@ -30,38 +27,13 @@ def link_best(folder: Path, checkpoint: Path | None) -> None:
 
 def mark_checkpoint(folder: Path, step: int, only_for_evaluation: bool) -> None:
     """Note whether a checkpoint was saved only so that an evaluation could be resumed, and its best step kept."""
-    marker = folder / f"checkpoint-{step}" / _ONLY_EVALUATED
+    marker = folder / f"checkpoint-{step}" / ONLY_EVALUATED
     if not marker.parent.is_dir():
         return  # the disk was full, and training goes on
     if only_for_evaluation:
         marker.touch()
     else:
         marker.unlink(missing_ok=True)
-
-
-def remove_checkpoints(folder: Path, newest: int, kept: Collection[Path], limit: int | None) -> None:
-    """Remove what is not needed any more.
-
-    A checkpoint that was saved only for an evaluation goes as soon as there is a newer one; of the others the oldest
-    go until `limit` are left, as transformers does it.
-
-    Args:
-        folder: The run's.
-        newest: Step of the checkpoint from which the run is resumed.
-        kept: Best ones, never removed.
-        limit: Checkpoints to keep in all; None or 0: any number.
-    """
-    protected = {each.resolve() for each in kept} | {(folder / f"checkpoint-{newest}").resolve()}
-    left = [each for each in list_checkpoints(folder) if find_step(each) <= newest]
-    for each in [*left]:
-        if each.resolve() not in protected and (each / _ONLY_EVALUATED).exists():
-            delete_checkpoint(each)
-            left.remove(each)
-    protected_left = [each for each in left if each.resolve() in protected]
-    wanted = max(limit, len(protected_left)) if limit else len(left)
-    removable = [each for each in left if each not in protected_left]
-    for each in removable[: max(len(left) - wanted, 0)]:
-        delete_checkpoint(each)
 
 
 def set_aside_later(folder: Path, step: int, target: Path) -> list[Path]:

@@ -143,7 +143,7 @@ class ExactResume:
         found = [load_as(Session, each, _ANOTHER) for each in files if each.is_file()]
         self._session = found[0] if found and found[0].get("num_processes") == self.args.world_size else None
         self._totals = next((each["totals"] for each in found if each.get("totals")), None)
-        if self.state.best_global_step and self.args.save_strategy != "no":
+        if self.state.best_global_step is not None and self.args.save_strategy != "no":
             self._find_best_again(Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
 
     def _find_best_again(self, best: Path) -> None:

@@ -85,9 +85,32 @@ class AtomicCheckpoints:
             return
         self._saved = self.state.global_step, len(self.state.log_history)
         self._best_saved = self.state.best_metric, self.state.best_global_step
+        self.rotate_checkpoints()
+
+    def rotate_checkpoints(self) -> None:
+        """Delete checkpoints that are neither the best one, nor this step's, nor within `save_total_limit`."""
         if self.args.should_save:
+            run = Path(self.args.output_dir)
             limit = self._limit if self.is_in_train else self.args.save_total_limit  # type: ignore[attr-defined]
-            rotate_checkpoints(run, limit, [self.state.best_model_checkpoint, target])
+            now = f"checkpoint-{self.state.global_step}"
+            rotate_checkpoints(run, limit, [self.state.best_model_checkpoint, now])
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Compare an evaluation with the best one, where it has the metric: others measure the loss, or answers."""
+        name = str(self.args.metric_for_best_model).removeprefix("eval_")
+        return f"eval_{name}" in metrics and bool(super()._determine_best_metric(metrics, trial))  # type: ignore[misc]
+
+    def compare_saved(self, step: int, metrics: dict[str, float]) -> None:
+        """Compare an evaluation with the best one, whose step was saved before it was evaluated."""
+        if self._determine_best_metric(metrics, None):
+            self.state.best_global_step = step
+            self._point_at_best(Path(self.args.output_dir) / f"checkpoint-{step}")
+            self._best_saved = self.state.best_metric, step
+
+    def forget_best(self) -> None:
+        """Let the best checkpoint be chosen anew."""
+        self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
+        self._best_saved = None, None
 
     def _require_finite_weights(self) -> None:
         for name, parameter in self.model.named_parameters():
@@ -132,7 +155,7 @@ class AtomicCheckpoints:
 
     def _point_at_best(self, target: Path) -> None:
         """Name the best checkpoint, which may be the one that is being written."""
-        if self.args.save_strategy == "no" or not self.state.best_global_step:
+        if self.args.save_strategy == "no" or self.state.best_global_step is None:  # 0: before the first step
             return
         best = target.with_name(f"checkpoint-{self.state.best_global_step}")
         if best == target or best.exists():

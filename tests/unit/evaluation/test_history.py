@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from utils.config.sections.evaluation import EvaluationSection
-from utils.core.errors import ConfigError, UserError
-from utils.evaluation.early_stopping import check_early_stopping, count_without_gain
+from utils.core.errors import UserError
 from utils.evaluation.files import name_model
 from utils.evaluation.history import Entry, History, build_entry, name_score, open_history, read_history
 from utils.evaluation.score import SetScore
@@ -117,32 +115,6 @@ def test_another_scorer_or_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "eval_history.json").write_text('{"best": 3}')
     with pytest.raises(UserError, match="not a history of evaluations; rename it"):
         read_history(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("scores", "threshold", "expected"),
-    [
-        ((), 0.0, 0), ((0.5,), 0.0, 0), ((0.5, 0.5, 0.4), 0.0, 2), ((0.5, 0.4, 0.6), 0.0, 0),
-        ((0.5, None, 0.4, None), 0.0, 1), ((0.5, 0.55, 0.59), 0.1, 2), ((0.5, 0.55, 0.61), 0.1, 0),
-    ],
-)  # fmt: skip
-def test_evaluations_without_gain_are_counted(scores: Any, threshold: float, expected: int) -> None:
-    history = History("rougeL", [], entries(*scores))
-    assert count_without_gain(history, "combined", threshold) == expected
-    assert count_without_gain(history, "qmsum.rouge_l", threshold) == expected
-
-
-def test_the_metric_says_which_way_is_better() -> None:
-    falling = entries(0.5, 0.4, 0.3, label="a.b", metric="invalid_rate")
-    assert count_without_gain(History("rougeL", [], falling), "a.b.invalid_rate", 0.0) == 0
-    assert count_without_gain(History("rougeL", [], falling), "combined", 0.0) == 2
-
-
-def test_an_unknown_score_cannot_decide() -> None:
-    wanted = EvaluationSection(steps=1, early_stopping_patience=1, early_stopping_metric="qmsum.rouge_1")
-    with pytest.raises(ConfigError, match=r"no score called qmsum.rouge_1; use combined, or one of qmsum.rouge_l"):
-        check_early_stopping(wanted, [QMSUM])
-    check_early_stopping(wanted.model_copy(update={"early_stopping_metric": "qmsum.rouge_l"}), [QMSUM])
 
 
 def test_files_are_named_after_the_model(tmp_path: Path) -> None:

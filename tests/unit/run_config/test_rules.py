@@ -192,7 +192,7 @@ def test_settings_that_a_language_model_has_no_use_for_warn(write_run: Write) ->
 
 
 def test_a_language_model_is_judged_by_what_its_evaluations_give(write_run: Write) -> None:
-    with pytest.raises(ConfigError, match=r"no result called accuracy.*evaluations during training give these"):
+    with pytest.raises(ConfigError, match=r"no result called accuracy.*evaluations of the loss give loss, perplexity"):
         load_run_config(write_run(**_CAUSAL, training={"metric_for_best_model": "accuracy"}))
     config = load_run_config(write_run(**_CAUSAL, training={"metric_for_best_model": "eval_token_accuracy"}))
     assert config.arguments["metric_for_best_model"] == "eval_token_accuracy"

@@ -64,7 +64,10 @@ class TruthfulQASection(Section):
 
 
 class EvaluationSection(Section):
-    """Evaluation by generating; the loss is evaluated by `training.eval_steps`."""
+    """Evaluation by generating; the loss is evaluated by `training.eval_steps`.
+
+    Its scores choose the best checkpoint and end training early by the keys of `training:`, as the loss does.
+    """
 
     ALIASES: ClassVar[dict[str, str]] = {"datasets": "sets", "max_eval_samples": "max_samples"}
 
@@ -76,14 +79,6 @@ class EvaluationSection(Section):
     """Evaluate before the first training step."""
     at_end: bool = True
     """Evaluate after training."""
-    load_best_at_end: bool = False
-    """Make the best step's weights the final model; false: the last step's."""
-    early_stopping_patience: int | None = Field(None, ge=1)
-    """Stop after so many evaluations in a row without a better score; null: never."""
-    early_stopping_metric: str = "combined"
-    """The score that decides: combined, or `<label>.<metric>` such as `qmsum.rouge_l`."""
-    early_stopping_threshold: float = Field(0.0, ge=0)
-    """A score is better only when it is so by more than this (0-1)."""
     sets: list[str | SetSection] | None = Field(None, min_length=1)
     """Sets by name, or as {name, path, subset, split, label, metrics ...}; null: the run's own set."""
     max_samples: int | None = Field(None, ge=1)
@@ -112,6 +107,11 @@ class EvaluationSection(Section):
         if twice:
             raise ValueError(f"two sets are called {twice[0]}; give one of them another label")
         return value
+
+    @property
+    def is_periodic(self) -> bool:
+        """Whether it evaluates during training."""
+        return self.steps is not None or self.at_start
 
     @property
     def set_sections(self) -> tuple[SetSection, ...] | None:

@@ -84,6 +84,17 @@ _CHOICES = {
 """Values that transformers checks only when the Trainer is built, or that we read in another way."""
 
 
+_HELP = {
+    "metric_for_best_model": (
+        "The result that chooses the best checkpoint and ends training early: of evaluations by eval_strategy a metric "
+        "of the set, or loss, perplexity, token_accuracy; of a language model's by evaluation.steps combined, or "
+        "`<label>_<metric>` such as gsm8k_em_strict. null: SEQ_CLS: the set's first metric; CAUSAL_LM: loss, or "
+        "combined where the loss is not evaluated."
+    ),
+}
+"""What is to be said of a field otherwise than the library says it."""
+
+
 class WandbSection(Section):
     """Where and how a run is reported to W&B; variables of the environment (WANDB_PROJECT ...) that are set win."""
 
@@ -172,6 +183,6 @@ def training_section() -> type[OwnTrainingSection]:
             bound = _BOUNDS.get(name)
             fields[name] = (
                 Annotated[annotation, bound] if bound else annotation,
-                Field(default=None, description=field.help or None),
+                Field(default=None, description=_HELP.get(name, field.help) or None),
             )
     return create_model("TrainingSection", __base__=OwnTrainingSection, **fields)

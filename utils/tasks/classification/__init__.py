@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.document import Document
 from utils.config.problems import suggest
+from utils.config.section import Section
 from utils.config.sections.dataset import DatasetSection
 from utils.core.errors import Problem
 from utils.data.classification_set import ClassificationSet
@@ -34,15 +35,17 @@ class Task(task.Task):
     PIPELINE = "text-classification"
 
     @classmethod
-    def own_metric(cls, dataset: DatasetSection) -> str | None:
+    def own_metric(cls, read: Mapping[str, Section]) -> str | None:
         """Name the set's first metric."""
+        dataset = read["dataset"]
+        assert isinstance(dataset, DatasetSection)
         return next(iter(_describe(dataset).metrics), None)
 
     @classmethod
     def headline(cls, config: RunConfig) -> str | None:
         """Name the metric that chooses the best checkpoint, else the set's first."""
         chosen = str(config.arguments.get("metric_for_best_model") or "").removeprefix("eval_")
-        return chosen or cls.own_metric(config.dataset)
+        return chosen or cls.own_metric({"dataset": config.dataset})
 
     @classmethod
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:

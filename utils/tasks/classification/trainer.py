@@ -85,11 +85,14 @@ def build_arguments(
         ConfigError: This machine cannot do what is asked, such as bf16.
     """
     _require_device(resolved)
+    # Set behind the library's check, which knows evaluations of the loss alone; ours come when the file is read.
+    loads_best = bool(resolved.get("load_best_model_at_end"))
+    resolved = {**resolved, "load_best_model_at_end": False}
     for name, value in (section.wandb.variables if section.wandb else {}).items():
         os.environ.setdefault(name, value)
     os.environ["TENSORBOARD_LOGGING_DIR"] = section.logging_dir or str(Path(section.output_dir) / "logs")
     try:
-        return kind(
+        arguments = kind(
             **{
                 "restore_callback_states_from_checkpoint": True,
                 **_join_processes(),
@@ -107,6 +110,8 @@ def build_arguments(
         text = " ".join(str(error).split())
         named = max((name for name in resolved if name in text), key=len, default=None)
         raise ConfigError([Problem(text, f"training.{named}" if named else "training")]) from error
+    arguments.load_best_model_at_end = loads_best
+    return arguments
 
 
 def _require_device(resolved: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,17 @@ from utils.config.section import Section
 from utils.config.sections.dataset import DatasetSection
 from utils.config.sections.evaluation import EvaluationSection
 from utils.config.sections.generation import GenerationSection
+from utils.config.sections.training import OwnTrainingSection
 from utils.core.errors import Problem
 from utils.core.texts import PromptTemplate
 from utils.data.dataset import load_dataset_plugin
+from utils.evaluation.history import COMBINED
 from utils.metrics.metric import metric_names
 from utils.modeling.sizes import has_position_table, length_problem
 from utils.modeling.source import read_model_config
 from utils.tasks import task
-from utils.tasks.sft.evaluation_rules import find_evaluation_mistakes, find_idle_evaluation
+from utils.tasks.sft.best_metric import is_loss
+from utils.tasks.sft.evaluation_rules import find_evaluation_mistakes
 from utils.tasks.sft.section import WITHOUT_EFFECT, OwnSftSection, sft_section
 
 if TYPE_CHECKING:
@@ -28,8 +31,6 @@ if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
     from utils.tasks.probe import Probe
     from utils.tasks.task_run import TaskRun
-
-_METRICS = ("loss", "perplexity", "token_accuracy")
 
 
 class Task(task.Task):
@@ -49,6 +50,20 @@ class Task(task.Task):
         return {"sft": sft_section, "generation": lambda: GenerationSection, "evaluation": lambda: EvaluationSection}
 
     @classmethod
+    def own_metric(cls, read: Mapping[str, Section]) -> str | None:
+        """Name the sum over all sets, where answers are evaluated during training and the loss is not."""
+        evaluation, training = read["evaluation"], read["training"]
+        assert isinstance(evaluation, EvaluationSection)
+        assert isinstance(training, OwnTrainingSection)
+        evaluates_loss = training.arguments.get("eval_strategy", "no") != "no"
+        return COMBINED if evaluation.is_periodic and not evaluates_loss else None
+
+    @classmethod
+    def evaluates_itself(cls, config: RunConfig) -> bool:
+        """Tell whether it is not the loss that chooses."""
+        return not is_loss(config.arguments.get("metric_for_best_model"))
+
+    @classmethod
     def headline(cls, config: RunConfig) -> str | None:
         """Name the first metric that the dataset's own section asks for."""
         metrics = getattr(config.dataset, "metrics", None)
@@ -65,9 +80,10 @@ class Task(task.Task):
     def find_unused(cls, config: RunConfig) -> dict[str, tuple[bool, str]]:
         """Give by key whether its value has no effect, and why."""
         generation, training = config.generation, config.training
-        greedy = generation.temperature == 0
+        greedy, idle = generation.temperature == 0, not config.arguments.get("do_train", True)
         return {
-            **dict(find_idle_evaluation(config)),
+            "evaluation.steps": (idle and config.evaluation.steps is not None, "training.do_train is false"),
+            "evaluation.at_start": (idle and config.evaluation.at_start, "training.do_train is false"),
             **{f"sft.{name}": (True, why) for name, why in WITHOUT_EFFECT.items()},
             **{
                 f"generation.{name}": (greedy and getattr(generation, name) is not None, "generation.temperature is 0")
@@ -128,10 +144,6 @@ class Task(task.Task):
 
 
 def _check_metrics(config: RunConfig) -> Iterator[tuple[str, str]]:
-    chosen = str(config.arguments.get("metric_for_best_model") or "loss").removeprefix("eval_")
-    if chosen not in _METRICS:
-        message = f"no result called {chosen}{suggest(chosen, _METRICS)}; evaluations during training give these"
-        yield "training.metric_for_best_model", message
     known = metric_names("generation")
     for name in getattr(config.dataset, "metrics", None) or ():
         if name not in known:

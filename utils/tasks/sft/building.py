@@ -13,6 +13,7 @@ from utils.adapters.training_hooks import find_hooks
 from utils.config.sections.adapter import AdapterSection
 from utils.core.errors import UserError
 from utils.tasks.classification.trainer import build_arguments
+from utils.tasks.sft.best_metric import BestMetric
 from utils.tasks.sft.section import OwnSftSection
 from utils.tasks.sft.trainer import CausalTrainer
 from utils.trainer.callbacks.added import add_callbacks
@@ -58,6 +59,7 @@ def build_causal_trainer(
     tokenizer: PreTrainedTokenizerBase,
     train: Dataset | None,
     evaluation: Dataset | None,
+    best: BestMetric | None = None,
 ) -> CausalTrainer:
     """Build the trainer, ready to train.
 
@@ -67,6 +69,7 @@ def build_causal_trainer(
         tokenizer: Saved with checkpoints; its pad token fills rows.
         train: Rows with `input_ids`, `labels` and `length`, or packed ones; None: nothing is trained.
         evaluation: Rows of which the loss is evaluated; None: none.
+        best: What chooses the best checkpoint; None: nothing does.
 
     Raises:
         ModelError: Documents would see each other in packed rows.
@@ -77,9 +80,9 @@ def build_causal_trainer(
     extra = {name: value for name in _PASSED_ON if (value := getattr(sft, name, None)) is not None}
     extra["ddp_find_unused_parameters"] = settings.arguments.get("ddp_find_unused_parameters", False)
     if evaluation is None:
-        extra |= _without_evaluation(settings.arguments)
-    elif (best := settings.arguments.get("metric_for_best_model")) is not None:
-        extra["greater_is_better"] = best.endswith("token_accuracy")
+        extra |= _without_evaluation(settings.arguments, best)
+    if best is not None and (best.is_generated or evaluation is not None):
+        extra |= {"metric_for_best_model": best.name, "greater_is_better": best.greater_is_better}
     arguments = build_arguments(
         {**settings.arguments, **_OURS, **extra},
         section,
@@ -111,15 +114,17 @@ def build_causal_trainer(
     return trainer
 
 
-def _without_evaluation(resolved: dict[str, Any]) -> dict[str, Any]:
-    asked = ("load_best_model_at_end", "eval_on_start")
-    if resolved.get("eval_strategy", "no") != "no" or any(map(resolved.get, asked)):
+def _without_evaluation(resolved: dict[str, Any], best: BestMetric | None) -> dict[str, Any]:
+    """Evaluate no loss, since there are no rows; the best checkpoint may be chosen by what the model writes."""
+    by_loss = best is not None and not best.is_generated
+    idle = [key for key in ("eval_on_start", *(["load_best_model_at_end"] if by_loss else [])) if resolved.get(key)]
+    if idle or resolved.get("eval_strategy", "no") != "no":
         logger.warning(
             "training.eval_strategy, eval_on_start and load_best_model_at_end have no effect: there are no validation "
             "rows; hold some out by dataset.validation_size"
         )
-    never = {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
-    return {**never, "eval_on_start": False}
+    never = {"load_best_model_at_end": False, "metric_for_best_model": None} if by_loss else {}
+    return {"eval_strategy": "no", "eval_on_start": False, **never}
 
 
 def _choose_layout(sft: OwnSftSection, peft: AdapterSection, model: PreTrainedModel) -> bool:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from utils.config.problems import suggest
 from utils.core.errors import ConfigError, DataError
 from utils.data.dataset import load_dataset_plugin
 from utils.evaluation.describing import DescribedSet, describe_sets
-from utils.metrics.metric import load_metric
+from utils.evaluation.history import COMBINED
+from utils.tasks.sft.best_metric import explain_unknown, find_score, is_loss, name_scores
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
     from utils.config.sections.evaluation import EvaluationSection
-
-COMBINED = "combined"
 
 
 def find_evaluation_mistakes(config: RunConfig, files: bool = True) -> Iterator[tuple[str, str]]:
@@ -25,8 +23,7 @@ def find_evaluation_mistakes(config: RunConfig, files: bool = True) -> Iterator[
         config: The run.
         files: Look for the files that the sets name; those of a run that was written down may be gone.
     """
-    evaluation: EvaluationSection = config.evaluation
-    saving = config.arguments.get("save_strategy", "no")
+    evaluation, saving = config.evaluation, config.arguments.get("save_strategy", "no")
     if evaluation.steps is not None and saving == "best":
         message = "best saves by the loss alone, and not what evaluation.steps evaluates; use steps or epoch"
         yield "training.save_strategy", message
@@ -34,47 +31,31 @@ def find_evaluation_mistakes(config: RunConfig, files: bool = True) -> Iterator[
         yield "evaluation.sets", f"{COMBINED} is the name of the sum of all sets; give the set another label"
     if files:
         yield from _find_set_mistakes(config, evaluation)
-    if evaluation.load_best_at_end:
-        yield from _find_best_mistakes(evaluation, saving, bool(config.arguments.get("load_best_model_at_end")))
-    if evaluation.early_stopping_patience is not None:
-        yield from _find_stopping_mistakes(config, evaluation)
+    chosen = config.arguments.get("metric_for_best_model")
+    if chosen is not None and not is_loss(chosen):
+        yield from _find_choice_mistakes(config, evaluation, str(chosen))
 
 
-def find_idle_evaluation(config: RunConfig) -> Iterator[tuple[str, tuple[bool, str]]]:
-    """Name keys of the section that have no effect, each with whether and why."""
-    evaluation: EvaluationSection = config.evaluation
-    for key, default in (("early_stopping_metric", COMBINED), ("early_stopping_threshold", 0)):
-        changed = getattr(evaluation, key) != default
-        is_idle = changed and evaluation.early_stopping_patience is None
-        yield f"evaluation.{key}", (is_idle, "early_stopping_patience is not set")
-    if not config.arguments.get("do_train", True):
-        yield "evaluation.steps", (evaluation.steps is not None, "training.do_train is false")
-        yield "evaluation.at_start", (evaluation.at_start, "training.do_train is false")
-
-
-def _find_best_mistakes(evaluation: EvaluationSection, saving: str, by_loss: bool) -> Iterator[tuple[str, str]]:
-    key = "evaluation.load_best_at_end"
-    if evaluation.steps is None and not evaluation.at_start:
+def _find_choice_mistakes(config: RunConfig, evaluation: EvaluationSection, chosen: str) -> Iterator[tuple[str, str]]:
+    """Find what is missing for a score of generated answers to choose the best checkpoint, or to end training."""
+    key = "training.load_best_model_at_end"
+    loads, stops = config.arguments.get("load_best_model_at_end"), config.training.early_stopping_patience
+    if loads and not evaluation.is_periodic:
         yield key, "needs evaluations during training; set evaluation.steps, or false here"
-    if saving == "no":
+    if loads and config.arguments.get("save_strategy", "no") == "no":
         yield key, "needs checkpoints; set training.save_strategy, or false here"
-    if by_loss:
-        yield key, "not together with training.load_best_model_at_end, which keeps another step; keep one of them"
-
-
-def _find_stopping_mistakes(config: RunConfig, evaluation: EvaluationSection) -> Iterator[tuple[str, str]]:
-    if evaluation.steps is None:
-        yield "evaluation.early_stopping_patience", "needs evaluations during training; set evaluation.steps"
-    wanted = evaluation.early_stopping_metric
-    if wanted == COMBINED:
-        return
+    if stops is not None and evaluation.steps is None:
+        yield "training.early_stopping_patience", "needs evaluations during training; set evaluation.steps"
+    if (scheduler := config.arguments.get("lr_scheduler_type")) in ("reduce_lr_on_plateau", "greedy"):
+        message = f"{scheduler} goes by evaluations of the loss, and {chosen} is none of their results; choose one"
+        yield "training.metric_for_best_model", message
     try:
         described = _describe_sets(config, evaluation)
     except (ConfigError, DataError):
         return  # the sets themselves are wrong, which is said of them
-    known = [f"{each.label}.{load_metric(name).name}" for each in described for name in each.spec.metrics]
-    if wanted not in known:
-        yield "evaluation.early_stopping_metric", f"no score called {wanted}{suggest(wanted, (COMBINED, *known))}"
+    known = name_scores({each.label: each.spec.metrics for each in described})
+    if find_score(chosen, known) is None:
+        yield "training.metric_for_best_model", explain_unknown(chosen, known)
 
 
 def _find_set_mistakes(config: RunConfig, evaluation: EvaluationSection) -> Iterator[tuple[str, str]]:

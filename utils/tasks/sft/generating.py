@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from utils.core.errors import LoraNsError
-from utils.evaluation.early_stopping import count_without_gain
 from utils.evaluation.evaluator import SetFiles, evaluate_set
 from utils.evaluation.files import FINAL_RESULTS, copy_answers, name_model, step_folder
 from utils.evaluation.history import COMBINED, Entry, History, build_entry, name_score, open_history
@@ -18,7 +17,9 @@ from utils.evaluation.predictions import write_object
 from utils.evaluation.processes import FAILURES, describe_failure, find_rank, run_together, share_from_first
 from utils.evaluation.score import SetScore
 from utils.generation.model_state import keep_random_state
-from utils.trainer.checkpoints import find_checkpoint, link_best, mark_checkpoint, remove_checkpoints
+from utils.tasks.sft.best_metric import LOSSES
+from utils.trainer.callbacks.added import EarlyStoppingCallback
+from utils.trainer.checkpoints import find_checkpoint, link_best, mark_checkpoint
 from utils.trainer.varlen_attention import plain_attention
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class FinalScores:
 class GeneratingCallback(TrainerCallback):
     """Scores evaluation sets every so many steps; training goes on as if nothing had happened.
 
-    A step that is evaluated is saved first, so that a run that is killed in the middle of it goes on there. What is
-    not the best, not due by `training.save_steps` and not the newest is removed again.
+    A step that is evaluated is saved first, so that a run that is killed in the middle of it goes on there. The scores
+    are metrics of an evaluation as the loss is: the trainer compares them, keeps the best checkpoint and ends early.
 
     Args:
         trainer: Whose model writes.
@@ -84,9 +85,9 @@ class GeneratingCallback(TrainerCallback):
         self._waiting: tuple[int, bool] | None = None  # to be evaluated as soon as it is saved; saved only for that?
         self._is_periodic = bool(sets) and (self._evaluation.steps is not None or self._evaluation.at_start)
         self._saves = self._is_periodic and trainer.args.save_strategy != "no"
-        self._limit = trainer.args.save_total_limit
-        if self._saves:
-            trainer.args.save_total_limit = None  # transformers would remove the best step's checkpoint
+        self._section = settings.training
+        self._metric = trainer.args.metric_for_best_model
+        self._chooses = self._is_periodic and self._metric is not None and self._metric not in LOSSES
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -99,9 +100,11 @@ class GeneratingCallback(TrainerCallback):
             return
         self._history = self._open_history(step)
         is_last = step >= state.max_steps
+        if self._chooses:
+            self._decide_again(state, control)
         if self._history.find(step) is not None:
             self._log_again(state)
-            self._settle(control)
+            self._keep_checkpoints()
         elif self._is_due(step) or (is_last and self._evaluation.at_end):
             if self._saves and step == 0:
                 self._trainer._save_checkpoint(self._trainer.model, None)
@@ -134,7 +137,7 @@ class GeneratingCallback(TrainerCallback):
         if self._waiting is not None:
             self._evaluate(state, control)
         else:
-            self._settle(control)
+            self._keep_checkpoints()
 
     def _is_due(self, step: int) -> bool:
         steps = self._evaluation.steps
@@ -171,11 +174,41 @@ class GeneratingCallback(TrainerCallback):
         self._history.add(entry)
         history = self._history
         run_together(lambda: history.write(self._folder) if find_rank() == 0 else None)
-        due = control.should_log  # logging now must not swallow the step's own loss
+        due = control.should_log, control.should_evaluate  # what follows must not swallow the step's own loss
         if flat := _flatten(entry):
             self._trainer.log(flat)
-        control.should_log = due
-        self._settle(control)
+            self._trainer.callback_handler.on_evaluate(self._trainer.args, state, control, flat)
+        control.should_log, control.should_evaluate = due
+        if not self._saves or self._find_saved([step]):  # what a full disk has kept from being saved cannot be the best
+            self._trainer.compare_saved(step, flat)
+        self._keep_checkpoints()
+
+    def _decide_again(self, state: TrainerState, control: TrainerControl) -> None:
+        """Decide by the evaluations of earlier sessions what is the best and whether to end.
+
+        A checkpoint was written before its own step was evaluated, and the metric may be another one now.
+        """
+        assert self._history is not None
+        trainer, key = self._trainer, f"eval_{self._metric}"
+        found = {entry.step: _flatten(entry).get(key) for entry in self._history.entries}
+        scores = {step: score for step, score in found.items() if score is not None}
+        trainer.forget_best()
+        for each in trainer.callback_handler.callbacks:
+            if isinstance(each, EarlyStoppingCallback):
+                control.should_training_stop |= each.count_again(self._section, trainer.args, state, [*scores.values()])
+        trainer.forget_best()
+        saved = self._find_saved([*scores]) if self._saves else [*scores]
+        for step in saved:
+            trainer.compare_saved(step, {key: scores[step]})
+        best = (max if trainer.args.greater_is_better else min)(scores, key=lambda step: scores[step], default=None)
+        if best is not None and scores[best] != state.best_metric:
+            logger.warning("checkpoint-%d was the best by %s, but it is gone: the best that is left is taken", best,
+                           self._metric)  # fmt: skip
+
+    def _find_saved(self, steps: list[int]) -> list[int]:
+        """Find the steps whose checkpoint is there; the same in all processes."""
+        found: list[int] = share_from_first([step for step in steps if find_checkpoint(self._folder, step)])
+        return found
 
     def _log_again(self, state: TrainerState) -> None:
         """Put the scores of the step into the log, which was saved before they were there."""
@@ -187,29 +220,17 @@ class GeneratingCallback(TrainerCallback):
         if flat and not logged:
             state.log_history.append({**flat, "epoch": state.epoch, "step": entry.step})
 
-    def _settle(self, control: TrainerControl) -> None:
-        """Draw the consequences of the history: the best checkpoint, those that may go, and whether to stop."""
-        assert self._history is not None
-        if self._saves:
-            run_together(lambda: self._keep_checkpoints() if find_rank() == 0 else None)
-        step = self._trainer.state.global_step
-        patience, metric = self._evaluation.early_stopping_patience, self._evaluation.early_stopping_metric
-        threshold = self._evaluation.early_stopping_threshold
-        if patience is not None and count_without_gain(self._history, metric, threshold) >= patience:
-            if not control.should_training_stop:
-                logger.info("step %d: %s has not got better for %d evaluations; training ends", step, metric, patience)
-            control.should_training_stop = True
-
     def _keep_checkpoints(self) -> None:
-        """Let best_model point at the best step's checkpoint, and remove those that are not needed any more."""
-        assert self._history is not None
-        state, best = self._trainer.state, self._history.best
-        checkpoint = find_checkpoint(self._folder, best.step) if best else None
-        by_loss = state.best_model_checkpoint
-        if not self._trainer.args.load_best_model_at_end:
-            link_best(self._folder, checkpoint)
-        kept = [*([checkpoint] if checkpoint else []), *([Path(by_loss)] if by_loss else [])]
-        remove_checkpoints(self._folder, state.global_step, kept, self._limit)
+        """Remove checkpoints that are not needed any more, and let best_model point at the best one."""
+
+        def keep() -> None:
+            best = self._trainer.state.best_model_checkpoint
+            self._trainer.rotate_checkpoints()
+            if self._chooses and find_rank() == 0:
+                link_best(self._folder, Path(best) if best else None)
+
+        if self._saves:
+            run_together(keep)
 
     def _mark(self, step: int, only_for_evaluation: bool) -> None:
         if find_rank() == 0:
@@ -225,12 +246,9 @@ class GeneratingCallback(TrainerCallback):
         """
         state = self._trainer.state
         kept, chosen_by = int(state.global_step), None
-        if self._trainer.args.load_best_model_at_end and state.best_global_step:
+        if self._trainer.args.load_best_model_at_end and state.best_global_step is not None:
             kept = int(state.best_global_step)
-            chosen_by = str(self._trainer.args.metric_for_best_model).removeprefix("eval_")
-        if self._evaluation.load_best_at_end and self._history and (best := self._history.best):
-            kept = self._load_best(best.step, kept)
-            chosen_by = COMBINED if kept == best.step else chosen_by
+            chosen_by = COMBINED if self._metric == f"{COMBINED}_score" else str(self._metric).removeprefix("eval_")
         if not self._evaluation.at_end:
             return FinalScores({}, {}, kept, self._history, chosen_by)
         found: dict[str, SetScore | str] = {}
@@ -243,18 +261,6 @@ class GeneratingCallback(TrainerCallback):
         scores = {label: score for label, score in found.items() if isinstance(score, SetScore)}
         errors = {label: reason for label, reason in found.items() if isinstance(reason, str)}
         return FinalScores(scores, errors, kept, self._history, chosen_by)
-
-    def _load_best(self, best: int, step: int) -> int:
-        """Load the weights of the best step, where they are not there; gives the step whose weights the model has."""
-        if best == step:
-            return step
-        checkpoint = share_from_first(find_checkpoint(self._folder, best))
-        if checkpoint is None:
-            logger.warning("evaluation.load_best_at_end: checkpoint-%d is gone; the last step is kept", best)
-            return step
-        self._trainer.state.best_model_checkpoint = str(checkpoint)
-        self._trainer._load_best_model()
-        return best
 
     def _write_final(self, step: int, found: dict[str, SetScore | str]) -> None:
         entry = build_entry(step, found, self._sets)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from utils.evaluation.history import COMBINED, name_score
+from utils.evaluation.history import name_score
 from utils.results.record import BestMetric, DataCounts, ParamCounts, PeakMemory, RunRecord, Timing
 from utils.tasks.outcome import Outcome, last_metrics, measure_time, session_metrics
 from utils.tasks.sft.evaluation_record import describe_evaluation
@@ -89,8 +89,6 @@ def _find_best(
 ) -> BestMetric | None:
     """Name what chose the weights that were kept, which may be another metric than the headline."""
     step = final.step if final.history else final.step or None  # 0: the weights before training were the best
-    if final.chosen_by == COMBINED and final.history and final.history.best:
-        return BestMetric(COMBINED, final.history.best.combined_score, step)
     if final.chosen_by is not None:
         return BestMetric(final.chosen_by, metrics.get(final.chosen_by, trainer.state.best_metric), step)
     return BestMetric(headline, metrics.get(headline), step) if headline else None

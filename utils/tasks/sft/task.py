@@ -16,9 +16,9 @@ from utils.data.gathering import DataProblems
 from utils.data.instruction import InstructionData, prepare_instructions, read_training_rows, resolve_set
 from utils.data.preview import format_preview, render_preview
 from utils.data.splits import draw_rows
-from utils.evaluation.early_stopping import check_early_stopping
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
 from utils.modeling.sizes import count_text_positions, has_position_table, length_problem
+from utils.tasks.sft.best_metric import find_best_metric, require_best_metric
 from utils.tasks.sft.building import build_causal_trainer, pack_rows
 from utils.tasks.sft.generating import GeneratingCallback
 from utils.tasks.sft.outcome import CausalScores, collect_causal_outcome
@@ -147,7 +147,7 @@ class SftRun:
         data = prepare_instructions(spec, section, encoder, settings.seed)
         train = pack_rows(data.train, sft.max_length) if sft.packing else data.train
         sets = self._load_sets(data, encoder)
-        check_early_stopping(settings.evaluation, sets)
+        require_best_metric(settings, sets)
         leakage = check_leakage(data.train, data.read_train, sets, section.allow_leakage)
         return CausalData(data, encoder, train, sets, leakage)
 
@@ -206,7 +206,8 @@ class SftRun:
         window = count_text_positions(model)
         if any(each.needs_cutting(window, settings.generation.max_new_tokens) for each in data.sets):
             data.sets = self._load_sets(data.instructions, data.encoder, window)
-        trainer = build_causal_trainer(settings, model, tokenizer, data.train, data.instructions.evals.get(""))
+        best, validation = find_best_metric(settings, data.sets), data.instructions.evals.get("")
+        trainer = build_causal_trainer(settings, model, tokenizer, data.train, validation, best)
         stop_token_ids = data.encoder.stop_token_ids
         self._generating = GeneratingCallback(trainer, data.sets, stop_token_ids, settings, data.leakage)
         trainer.add_callback(self._generating)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
+import transformers
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from utils.core.errors import ConfigError, Problem
 from utils.trainer.callbacks.progress import ProgressCallback
@@ -17,6 +19,50 @@ if TYPE_CHECKING:
     from utils.config.sections.training import OwnTrainingSection
 
 _KEY = "training.callbacks"
+logger = logging.getLogger(__name__)
+
+
+class EarlyStoppingCallback(transformers.EarlyStoppingCallback):  # type: ignore[misc]  # its name is in checkpoints
+    """Stops when the metric of the best checkpoint gets no better, whichever evaluation measures it."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Warn where the best weights are not loaded; evaluations of what a model writes need no `eval_strategy`."""
+        if args.eval_strategy != "no":
+            super().on_train_begin(args, state, control, **kwargs)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
+    ) -> None:
+        """Count an evaluation that measures the metric; others are passed over."""
+        name = str(args.metric_for_best_model).removeprefix("eval_")
+        if f"eval_{name}" not in (metrics or {}):
+            return
+        super().on_evaluate(args, state, control, metrics, **kwargs)
+        if self.is_at_its_end:
+            count = self.early_stopping_patience_counter
+            logger.info("step %d: %s has not got better for %d evaluations; training ends",
+                        state.global_step, name, count)  # fmt: skip
+
+    @property
+    def is_at_its_end(self) -> bool:
+        """Whether its patience is."""
+        return bool(self.early_stopping_patience_counter >= self.early_stopping_patience)
+
+    def count_again(
+        self, section: OwnTrainingSection, args: TrainingArguments, state: TrainerState, scores: Sequence[float]
+    ) -> bool:
+        """Count the evaluations of earlier sessions anew, by the settings of now; tell whether training is to end."""
+        assert section.early_stopping_patience is not None, "without it there is no such callback"
+        self.early_stopping_patience = section.early_stopping_patience
+        self.early_stopping_threshold = section.early_stopping_threshold
+        self.early_stopping_patience_counter = 0
+        better = max if args.greater_is_better else min
+        for score in scores:
+            self.check_metric_value(args, state, None, score)
+            state.best_metric = score if state.best_metric is None else better(score, state.best_metric)
+        return self.is_at_its_end
 
 
 def add_callbacks(trainer: Trainer, section: OwnTrainingSection) -> None:

@@ -14,11 +14,9 @@ def test_defaults_are_the_runs_own_set_at_the_end() -> None:
     section = EvaluationSection()
     assert (section.steps, section.at_end, section.sets, section.max_samples) == (None, True, None, None)
     assert section.set_sections is None
-    assert (section.at_start, section.early_stopping_patience, section.early_stopping_metric) == (
-        False,
-        None,
-        "combined",
-    )
+    assert (section.at_start, section.is_periodic) == (False, False)
+    assert EvaluationSection(steps=5).is_periodic
+    assert EvaluationSection(at_start=True).is_periodic
     assert (section.max_prompt_length, section.truthfulqa.scorer) == (None, "rougeL")
 
 
@@ -62,8 +60,6 @@ def test_labels_are_fit_for_folders(name: str, label: str) -> None:
         ({"sets": 5}, "valid list"),
         ({"sets": [{"name": "qmsum", "max_new_tokens": 0}]}, "max_new_tokens: Input should be greater than or equal"),
         ({"sets": [{"name": "qmsum", "max_samples": 0}]}, "max_samples: Input should be greater than or equal"),
-        ({"early_stopping_patience": 0}, "greater than or equal to 1"),
-        ({"early_stopping_threshold": -0.1}, "greater than or equal to 0"),
         ({"max_prompt_length": 0}, "greater than or equal to 1"),
         ({"steps": 0}, "greater than or equal to 1"),
         ({"max_samples": 0}, "greater than or equal to 1"),

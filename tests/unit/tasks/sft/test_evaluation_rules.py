@@ -11,18 +11,33 @@ from utils.run_config import load_run_config
 
 CONFIG = Path(__file__).parents[4] / "configs" / "quickstart_sft.yaml"
 STEPS = "evaluation.steps=2"
-PATIENCE = "evaluation.early_stopping_patience=2"
+PATIENCE = "training.early_stopping_patience=2"
+METRIC = "training.metric_for_best_model"
+BEST = "training.load_best_model_at_end=true"
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["evaluation.load_best_at_end=true"], "load_best_at_end: needs evaluations during training"),
-        ([STEPS, "evaluation.load_best_at_end=true", "training.save_strategy=no"], "needs checkpoints"),
+        ([BEST, f"{METRIC}=combined"], "load_best_model_at_end: needs evaluations during training"),
+        (["evaluation.load_best_at_end=true"], "load_best_model_at_end: needs evaluations during training"),
+        ([BEST], "load_best_model_at_end: needs evaluations; set training.eval_strategy"),
+        ([STEPS, BEST, "training.save_strategy=no"], "needs checkpoints"),
         ([STEPS, "training.save_strategy=best"], "save_strategy: best saves by the loss alone"),
-        ([PATIENCE], "early_stopping_patience: needs evaluations during training"),
-        ([STEPS, PATIENCE, "evaluation.early_stopping_metric=test.em_strct"], "did you mean test.em_strict"),
-        ([STEPS, PATIENCE, "evaluation.early_stopping_metric=em_strict"], "no score called em_strict"),
+        ([PATIENCE, f"{METRIC}=combined"], "early_stopping_patience: needs evaluations during training"),
+        (["evaluation.early_stopping_patience=2"], "early_stopping_patience: needs evaluations during training"),
+        ([STEPS, PATIENCE, f"{METRIC}=test_em_strct"], "did you mean test_em_strict"),
+        ([STEPS, f"{METRIC}=lss"], "did you mean loss?; evaluations of the loss give loss, perplexity, token_accuracy"),
+        (
+            [STEPS, f"{METRIC}=em_strict"],
+            "no result called em_strict; did you mean test_em_strict?; evaluations of the loss give loss, perplexity, "
+            "token_accuracy, those of generated answers combined, test_em_strict",
+        ),
+        (
+            [STEPS, f"{METRIC}=combined", "training.lr_scheduler_type=reduce_lr_on_plateau",
+             "training.eval_strategy=epoch"],
+            "reduce_lr_on_plateau goes by evaluations of the loss",
+        ),
         (["evaluation.sets=[qmsun]"], "evaluation.sets: no dataset, file or folder called qmsun; did you mean qmsum?"),
         (
             ["evaluation.sets=[{name: longbench, subsets: [trek]}]"],
@@ -30,11 +45,6 @@ PATIENCE = "evaluation.early_stopping_patience=2"
         ),
         (["evaluation.sets=[glue]"], "evaluation.sets: glue is for task_type: SEQ_CLS"),
         (["evaluation.sets=[{name: gsm8k, label: combined}]"], "give the set another label"),
-        (
-            [STEPS, "evaluation.load_best_at_end=true", "training.eval_strategy=epoch",
-             "training.load_best_model_at_end=true"],
-            "not together with training.load_best_model_at_end",
-        ),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_said_before_anything_is_loaded(words: list[str], expected: str) -> None:
@@ -43,17 +53,19 @@ def test_what_cannot_work_is_said_before_anything_is_loaded(words: list[str], ex
     assert expected in str(caught.value)
 
 
-def test_what_works_passes_and_idle_settings_are_named() -> None:
-    words = [
-        STEPS,
-        PATIENCE,
-        "evaluation.early_stopping_metric=unseen.invalid_rate",
-        "evaluation.load_best_at_end=true",
-    ]
-    assert load_run_config(CONFIG, words).warnings == ()
-    idle = load_run_config(CONFIG, ["evaluation.early_stopping_threshold=0.1"]).warnings
+@pytest.mark.parametrize("metric", ["unseen_invalid_rate", "unseen.invalid_rate", "eval_unseen_em_strict", "combined"])
+def test_what_works_passes_and_idle_settings_are_named(metric: str) -> None:
+    assert load_run_config(CONFIG, [STEPS, PATIENCE, BEST, f"{METRIC}={metric}"]).warnings == ()
+    idle = load_run_config(CONFIG, ["training.early_stopping_threshold=0.1"]).warnings
     assert len(idle) == 1
     assert "early_stopping_threshold: has no effect; early_stopping_patience is not set" in idle[0]
+
+
+def test_the_metric_follows_from_what_is_evaluated() -> None:
+    assert load_run_config(CONFIG, [STEPS, BEST]).arguments["metric_for_best_model"] == "combined"
+    losses = ["training.eval_strategy=epoch", BEST]
+    assert load_run_config(CONFIG, [STEPS, *losses]).arguments["metric_for_best_model"] == "loss"
+    assert "metric_for_best_model" not in load_run_config(CONFIG, [STEPS]).arguments
 
 
 def test_a_mistake_in_the_sets_has_its_line(tmp_path: Path) -> None:

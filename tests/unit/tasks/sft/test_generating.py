@@ -11,8 +11,10 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from utils.config.yaml_text import dump_yaml
 from utils.results.record import BestMetric
 from utils.results.table import render_result_table
+from utils.runs.opening import open_run_folder
 
 KEYS = {
     "training__max_steps": 6,
@@ -184,17 +186,17 @@ def test_best_metric_names_what_chose_the_checkpoint(steps, prepare_run, make_sf
 
 def test_the_best_steps_weights_become_the_final_model(prepare_run, make_sft, run_folder):
     """At such a learning rate the model forgets how to write at once."""
-    evaluation = {**EVALUATION, "load_best_at_end": True}
     run = _train(
-        prepare_run, make_sft, evaluation=evaluation, training__learning_rate=2.0, training__save_total_limit=1
-    )
+        prepare_run, make_sft, training__load_best_model_at_end=True, training__learning_rate=2.0,
+        training__save_total_limit=1,
+    )  # fmt: skip
+    last = load_file(run_folder / "checkpoint-6" / "adapter_model.safetensors")
     assert _steps(run_folder) == [0, 6]
-    trained = {name: value.clone() for name, value in run.model.state_dict().items() if "lora_B" in name}
     record = _finish(run)
     assert (run_folder / "best_model").resolve().name == "checkpoint-0"
     final = {name: value for name, value in run.model.state_dict().items() if "lora_B" in name}
     assert all(value.abs().sum() == 0 for value in final.values()), "an adapter starts as none"
-    assert all(value.abs().sum() > 0 for value in trained.values())
+    assert all(value.abs().sum() > 0 for name, value in last.items() if "lora_B" in name)
     combined = record.evaluation["combined"]
     assert (combined["kept_step"], combined["best_step"], combined["last_step"]) == (0, 0, 6)
     assert combined["combined_score"] == combined["best_score"] > combined["last_score"]
@@ -211,17 +213,90 @@ def test_the_best_steps_weights_become_the_final_model(prepare_run, make_sft, ru
     assert answers[0] == answers[1], "the best step's answers are taken, not written again"
 
 
-def test_training_ends_when_a_score_gets_no_better(prepare_run, make_sft, run_folder, caplog):
-    evaluation = {"steps": 2, "max_samples": 2, "sets": TWO_SETS, "early_stopping_patience": 1,
-                  "early_stopping_metric": "others.invalid_rate"}  # fmt: skip
-    keys = {"evaluation": evaluation, "training__max_steps": 12}
+@pytest.mark.parametrize("older", [False, True])
+def test_training_ends_when_a_score_gets_no_better(older, prepare_run, make_sft, run_folder, caplog):
+    evaluation = {"steps": 2, "max_samples": 2, "sets": TWO_SETS}
+    if older:
+        evaluation |= {"early_stopping_patience": 1, "early_stopping_metric": "others.invalid_rate"}
+        keys = {}
+    else:
+        keys = {"training__early_stopping_patience": 1, "training__metric_for_best_model": "others_invalid_rate"}
+    keys |= {"evaluation": evaluation, "training__max_steps": 12}
     caplog.set_level("INFO")
     run = _train(prepare_run, make_sft, **keys)
     assert run.trainer.state.global_step == 4
-    assert "step 4: others.invalid_rate has not got better for 1 evaluations" in caplog.text
+    assert run.trainer.args.greater_is_better is False
+    assert "step 4: others_invalid_rate has not got better for 1 evaluations" in caplog.text
     resumed = _train(prepare_run, make_sft, run_folder / "checkpoint-4", **keys)
     assert resumed.trainer.state.global_step == 4, "a resumed run decides the same"
     assert _finish(resumed).evaluation["combined"]["last_step"] == 4
+
+
+def _best_state(run):
+    return run.trainer.state.best_global_step, run.trainer.state.best_metric
+
+
+def test_the_best_is_decided_anew_by_the_history(prepare_run, make_sft, run_folder, caplog):
+    """Checkpoints are older than their own evaluation; another metric may choose when a run is resumed."""
+    keys = {"training__learning_rate": 2.0, "training__save_total_limit": None}
+    scores = {"training__metric_for_best_model": "sums_rouge_l", "training__load_best_model_at_end": True}
+    whole = _train(prepare_run, make_sft, **keys, **scores)
+    entries = _history(run_folder)["history"]
+    by_step = {entry["step"]: entry["results"]["sums"]["rouge_l"] for entry in entries}
+    best = max(by_step, key=lambda step: by_step[step])
+    assert _best_state(whole) == (best, by_step[best])
+    assert (run_folder / "best_model").resolve().name == f"checkpoint-{best}"
+    record = _finish(whole)
+    assert record.best_metric == BestMetric("sums_rouge_l", by_step[best], best)
+
+    resumed = _train(prepare_run, make_sft, run_folder / "checkpoint-6", **keys, **scores)
+    assert _best_state(resumed) == _best_state(whole)
+    changed = _train(prepare_run, make_sft, run_folder / "checkpoint-6", **keys,
+                     training__metric_for_best_model="others.invalid_rate")  # fmt: skip
+    rates = {entry["step"]: entry["results"]["others"]["invalid_rate"] for entry in entries}
+    there = [step for step in rates if (run_folder / f"checkpoint-{step}").is_dir()]
+    best = min(there, key=lambda step: rates[step])
+    assert _best_state(changed) == (best, rates[best])
+    assert ("is left is taken" in caplog.text) == (rates[best] > min(rates.values()))
+
+
+def test_a_run_of_an_earlier_version_is_resumed(prepare_run, make_sft, run_folder, caplog):
+    """It had keys of its own for the best step, and checkpoints that know of none."""
+    older = {**EVALUATION, "load_best_at_end": True, "early_stopping_patience": 9, "early_stopping_threshold": 0.01}
+    keys = {"training__learning_rate": 2.0, "evaluation": older}
+    whole = _train(prepare_run, make_sft, **keys)
+    resolved = make_sft(**{**KEYS, **keys}).to_dict()
+    for key in ("early_stopping_patience", "early_stopping_threshold"):
+        resolved["training"][key] = {"early_stopping_patience": None}.get(key, 0)
+    resolved["training"]["load_best_model_at_end"] = False
+    del resolved["training"]["metric_for_best_model"]
+    resolved["evaluation"] |= {key: older[key] for key in older if key not in EVALUATION}
+    resolved["evaluation"]["early_stopping_metric"] = "combined"
+    (run_folder / "run.yaml").write_text(dump_yaml(resolved))
+    for checkpoint in run_folder.glob("checkpoint-*"):
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        state |= {"best_metric": None, "best_global_step": None, "best_model_checkpoint": None}
+        del state["stateful_callbacks"]["EarlyStoppingCallback"]
+        (checkpoint / "complete.json").unlink()
+        (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    opened = open_run_folder(make_sft(**{**KEYS, **keys}), "last")
+    opened._lock.close()
+    assert (opened.resume_from, opened.changed) == (str(run_folder / "checkpoint-6"), None)
+    resumed = _train(prepare_run, make_sft, opened.resume_from, **keys)
+    assert _best_state(resumed) == _best_state(whole) == (0, _history(run_folder)["best_score"])
+    assert _finish(resumed).best_metric == _finish(whole).best_metric
+
+
+def test_loss_and_scores_go_by_one_metric_each_at_its_own_steps(prepare_run, make_sft, run_folder):
+    """The loss is evaluated every step and answers every second: what does not measure the metric is passed over."""
+    keys = {"training__eval_strategy": "steps", "training__eval_steps": 1, "training__early_stopping_patience": 9}
+    evaluation = {"steps": 2, "max_samples": 2, "sets": TWO_SETS}
+    run = _train(prepare_run, make_sft, evaluation=evaluation, training__metric_for_best_model="combined", **keys)
+    scores = {entry["step"]: entry["combined_score"] for entry in _history(run_folder)["history"]}
+    best = max(scores, key=lambda step: scores[step])
+    assert _best_state(run) == (best, scores[best])
+    losses = [log["step"] for log in run.trainer.state.log_history if "eval_loss" in log]
+    assert losses == [1, 2, 3, 4, 5, 6], "an evaluation of answers swallows none of the loss"
 
 
 def test_without_checkpoints_it_is_evaluated_all_the_same(prepare_run, make_sft, run_folder):
