@@ -5,8 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 
-from utils.benchmark.argument_types import read_names, read_number, read_seeds, read_shard
-from utils.cli.command_line import Answer, add_overrides, build_parser, positive, run_cli
+from utils.cli.command_line import (
+    Answer,
+    add_overrides,
+    build_parser,
+    positive,
+    read_names,
+    read_number,
+    read_seeds,
+    read_shard,
+    run_cli,
+)
 from utils.core.errors import UserError
 
 DESCRIPTION = """Run a suite of runs and put what they measured in one table.
@@ -25,9 +34,8 @@ def main(arguments: argparse.Namespace) -> Answer:
     """Plan the suite, check every run, then work and report."""
     if arguments.report and arguments.dry_run:
         raise UserError("--dry-run shows the plan and --report the results; give one of them")
-    from utils.benchmark.choices import Choices
-    from utils.benchmark.plan import plan_suite
-    from utils.benchmark.plan_report import announce_plan, show_plan
+    from utils.benchmark.dry_run import announce_plan, show_plan
+    from utils.benchmark.plan import Choices, plan_suite
     from utils.benchmark.suite import read_suite
 
     names = ("tasks", "methods", "only", "seeds", "epochs", "model", "output_dir", "shard")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from utils.benchmark.plan import plan_suite
-from utils.benchmark.status import find_status
+from utils.benchmark.state import find_status
 from utils.benchmark.suite import read_suite
 
 ROOT = Path(__file__).parents[2]

@@ -1,203 +1,58 @@
-"""Runs over their seeds: one row per task, method and grid values, and averages over the tasks of a method."""
+"""Puts the runs of a suite into rows, and compares settings: higher is only claimed from the seeds that both have."""
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from utils.benchmark.baselines import collect_baselines
-from utils.benchmark.outcomes import RunOutcome, SuiteFacts
-from utils.benchmark.run_metrics import MISMATCHED, RunMetrics, has_mismatched, read_run_metrics
-from utils.metrics.metric import load_metric
-from utils.results.labels import is_score
+from utils.benchmark.outcomes import (
+    FIGURES,
+    MISMATCHED,
+    RunOutcome,
+    SuiteFacts,
+    has_mismatched,
+    read_figures,
+    read_majority,
+)
+from utils.benchmark.statistics import (
+    Average,
+    Setting,
+    SettingKey,
+    Stat,
+    Summary,
+    SummaryRow,
+    compute_stat,
+    is_more_better,
+)
 
-SettingKey: TypeAlias = tuple[str, str, bool]
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
-NO_SEED = -1
-"""Stands for the seed of a baseline."""
+Finding = Literal["better", "worse", "not told apart", "no claim"]
 
-_CONFIDENCE = 0.95
+_NO_SEED = -1  # of a baseline
+_NOISE = 1e-9  # what rounding leaves of differences that are all the same
 _BASELINE_FIGURES = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr")
 
 
 @dataclass(frozen=True)
-class Stat:
-    """One figure over seeds."""
-
-    mean: float
-    deviation: float | None
-    """Sample standard deviation (divided by n - 1); None for a single value."""
-    n: int
-
-    def interval(self) -> tuple[float, float] | None:
-        """Give Student's 95 % interval of the mean, which takes the values for normal; None for a single value."""
-        if self.deviation is None:
-            return None
-        half = student_quantile(self.n - 1) * self.deviation / math.sqrt(self.n)
-        return self.mean - half, self.mean + half
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a row is a row of, besides its task: a method with its grid values."""
-
-    method: str
-    grid: Mapping[str, Any] = field(default_factory=dict)
-    """Values by dotted key."""
-    is_baseline: bool = False
-
-    @property
-    def key(self) -> SettingKey:
-        """Something to look it up by: grid values may be lists."""
-        return self.method, repr(sorted(self.grid.items())), self.is_baseline
-
-
-@dataclass(frozen=True)
-class SummaryRow:
-    """One task with one method and one set of grid values, over its seeds."""
+class Comparison:
+    """One task's own metric, in one setting and in the one that it is compared with."""
 
     task: str
-    """As it is shown: MNLI's second row ends in -mm."""
     setting: Setting
-    outcomes: tuple[RunOutcome, ...]
-    """Of every planned seed; empty for a baseline."""
-    figures: Mapping[int, RunMetrics]
-    """By seed; a run without a result has empty ones. A baseline has no seed."""
-    suffix: str = ""
-    note: str = ""
-    """Why a baseline has no values."""
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The task's own metric; more than one where the runs disagree, none where no run tells."""
-        measured = [each.metric for each in self.figures.values() if "best" in each.values]
-        named = measured or [each.metric for each in self.figures.values()]
-        return tuple(dict.fromkeys(name for name in named if name))
-
-    @property
-    def metric(self) -> str | None:
-        """The task's own metric, where there is just one."""
-        return self.metrics[0] if len(self.metrics) == 1 else None
-
-    @property
-    def num_measured(self) -> int:
-        """Seeds with a value of the task's own metric."""
-        return len(self.find_values("best"))
-
-    def find_values(self, name: str) -> dict[int, float]:
-        """Give a figure by seed; a seed without it has no entry. The own metric has none where runs disagree on it."""
-        if name in ("best", "last", "interval_low", "interval_high") and len(self.metrics) > 1:
-            return {}
-        return {seed: each.values[name] for seed, each in self.figures.items() if name in each.values}
-
-    def measure(self, name: str) -> Stat | None:
-        """Give mean, sample standard deviation and n of a figure over the seeds that have it; None where none has.
-
-        A best accuracy is not averaged over runs that have one and runs for which Pearson stands in its place, nor
-        memory over GPUs and processes.
-        """
-        values = list(self.find_values(name).values())
-        return None if len(self.find_kinds(name)) > 1 else compute_stat(values)
-
-    def find_kinds(self, name: str) -> set[str]:
-        """Name what an accuracy or a memory figure is: accuracy or pearson, vram or ram."""
-        kind = {"accuracy": "accuracy_is", "memory": "memory_is"}.get(name)
-        return {getattr(each, kind) for each in self.figures.values() if name in each.values} if kind else set()
-
-
-@dataclass(frozen=True)
-class Average:
-    """One setting over all tasks, each task counted once: MNLI by its matched set."""
-
-    setting: Setting
-    rows: tuple[SummaryRow, ...]
-    tasks: tuple[str, ...]
-    """All tasks of the suite; one without a result leaves the setting without an average."""
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Tasks on which the setting has no value of the task's own metric."""
-        measured = {row.task for row in self.rows if row.num_measured}
-        return tuple(task for task in self.tasks if task not in measured)
-
-    @property
-    def num_runs(self) -> tuple[int, int]:
-        """Runs that stand behind the average, and runs that were planned."""
-        return sum(row.num_measured for row in self.rows), sum(len(row.figures) for row in self.rows)
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The tasks' metrics, which the average of the own metric mixes."""
-        return tuple(dict.fromkeys(row.metric for row in self.rows if row.metric))
-
-    def mean(self, name: str) -> float | None:
-        """Average a figure over the tasks' means; None where a task lacks it or where the kinds do not mix.
-
-        Own metrics mix as long as all are scores of which more is better, as in GLUE's own average; accuracy mixes
-        with the Pearson's correlation that stands in its place; memory of GPUs and processes does not mix.
-        """
-        if self.missing or (name == "memory" and len({kind for row in self.rows for kind in row.find_kinds(name)}) > 1):
-            return None
-        if name in ("best", "last") and not all(row.metric and _is_mixable(row.metric) for row in self.rows):
-            return None
-        found = [row.measure(name) for row in self.rows]
-        means = [each.mean for each in found if each is not None]
-        return math.fsum(means) / len(means) if means and len(means) == len(found) else None
-
-    def measure_over_seeds(self) -> Stat | None:
-        """Average the own metric over tasks within each seed, then measure it over seeds.
-
-        None where the tasks' seeds are not the same ones: then only `mean` holds.
-        """
-        if self.mean("best") is None:
-            return None
-        by_task = [row.find_values("best") for row in self.rows]
-        if any(values.keys() != by_task[0].keys() for values in by_task):
-            return None
-        return compute_stat([math.fsum(values[seed] for values in by_task) / len(by_task) for seed in by_task[0]])
-
-
-@dataclass(frozen=True)
-class Summary:
-    """All rows of a suite's table."""
-
-    rows: tuple[SummaryRow, ...]
-    averages: tuple[Average, ...]
-    """One per setting; none where the suite has a single task."""
-    grid_keys: tuple[str, ...]
-    """All keys of the grid, in order."""
-    reference_methods: tuple[str, ...] = ()
-    """Methods that every other one is compared with; (): that of the first setting."""
-
-    @property
-    def settings(self) -> list[Setting]:
-        """The settings, in order, baselines last."""
-        return list({row.setting.key: row.setting for row in self.rows}.values())
-
-    @property
-    def references(self) -> list[Setting]:
-        """The settings that every other one is compared with: the first of each method of reference."""
-        own = [setting for setting in self.settings if not setting.is_baseline]
-        wanted = self.reference_methods or tuple(setting.method for setting in own[:1])
-        found = (next((each for each in own if each.method == method), None) for method in wanted)
-        return [setting for setting in found if setting is not None]
-
-    @property
-    def tasks(self) -> list[str]:
-        """The tasks as they are shown, in order."""
-        return list(dict.fromkeys(row.task for row in self.rows))
-
-    def find_row(self, task: str, setting: Setting) -> SummaryRow | None:
-        """Find the row of a task and a setting; None where none was planned."""
-        return self._by_place.get((task, setting.key))
-
-    @cached_property
-    def _by_place(self) -> dict[tuple[str, SettingKey], SummaryRow]:
-        return {(row.task, row.setting.key): row for row in self.rows}
+    reference: Setting
+    metric: str | None
+    seeds: tuple[int, ...]
+    """Those with a value in both."""
+    difference: Stat | None
+    """Setting minus reference, seed by seed; None without a common seed."""
+    interval: tuple[float, float] | None
+    """Student's 95 % interval of the mean difference; None where there is no claim."""
+    finding: Finding
+    """`better` or `worse` where the interval leaves out 0; `no claim` below two common seeds, or where the
+    difference is the same with every seed, so that the seeds say nothing of its spread."""
 
 
 def summarize(suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> Summary:
@@ -215,22 +70,24 @@ def summarize(suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> Summary:
     for task in tasks:
         placed = [(setting, by_place[task, setting.key]) for setting in settings if (task, setting.key) in by_place]
         rows += _build_rows(task, placed, suite.baselines)
-    averages = _build_averages(tasks, rows) if len(tasks) > 1 else ()
-    return Summary(tuple(rows), tuple(averages), grid_keys, suite.references)
+    return Summary(tuple(rows), tuple(_build_totals(tasks, rows)), grid_keys, suite.references)
 
 
-def compute_stat(values: Sequence[float]) -> Stat | None:
-    """Give mean, sample standard deviation (n - 1) and n; None without a value."""
-    if not values:
-        return None
-    return Stat(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+def compare_settings(summary: Summary) -> list[Comparison]:
+    """Compare, task by task, every setting with those of reference; baselines have no seeds of their own.
 
-
-def student_quantile(freedom: int) -> float:
-    """Give the quantile of Student's t that holds 95 % between it and its negative; 12.7 for one degree of freedom."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, (1 + _CONFIDENCE) / 2))
+    The intervals hold one by one: they are not widened for the number of comparisons.
+    """
+    settings = [setting for setting in summary.settings if not setting.is_baseline]
+    return [
+        _compare_rows(row, reference)
+        for task in summary.tasks
+        for chosen in summary.references
+        for setting in settings
+        if setting.key != chosen.key
+        and (row := summary.find_row(task, setting)) is not None
+        and (reference := summary.find_row(task, chosen)) is not None
+    ]
 
 
 def _setting_of(outcome: RunOutcome) -> Setting:
@@ -259,39 +116,55 @@ def _build_rows(
     for suffix in ("", *mismatched):
         shown = f"{task}{'-MM' if task.isupper() else '-mm'}" if suffix else task
         for setting, outcomes in placed:
-            figures = {each.run.seed: read_run_metrics(each, suffix) for each in outcomes}
-            yield SummaryRow(shown, setting, tuple(outcomes), figures, suffix)
-        yield from _build_baselines(task, shown, suffix, every, baselines)
+            runs = _build_runs({each.run.seed: read_figures(each, suffix) for each in outcomes})
+            yield SummaryRow(shown, setting, tuple(outcomes), runs, suffix)
+        for name in baselines:
+            yield _build_majority(name, shown, suffix, every)
 
 
-def _build_baselines(
-    task: str, shown: str, suffix: str, outcomes: Sequence[RunOutcome], names: Sequence[str]
-) -> Iterator[SummaryRow]:
-    """Build the rows that need no run of their own: the records of the task's runs have measured them."""
-    measured = [read_run_metrics(each, suffix).metric for each in outcomes if each.status == "success"]
-    metric = next((name for name in measured if name), None)
-    for found in collect_baselines(names, [task], outcomes):
-        scores = {name: float(value) for name, value in found.metrics.items() if value is not None}
-        values = {key: scores[key + suffix] for key in _BASELINE_FIGURES if key + suffix in scores}
-        if metric is not None and metric + suffix in scores:
-            values |= dict.fromkeys(("best", "last"), scores[metric + suffix])
-        figures = {NO_SEED: RunMetrics(values, metric, "accuracy" if "accuracy" in values else "pearson")}
-        yield SummaryRow(shown, Setting(found.name, is_baseline=True), (), figures, suffix, found.note)
+def _build_runs(by_seed: dict[int, dict[str, Any]]) -> DataFrame:
+    from pandas import DataFrame
+
+    kinds = dict.fromkeys(FIGURES, float) | dict.fromkeys(("metric", "accuracy_is", "memory_is"), object)
+    return DataFrame(list(by_seed.values()), index=list(by_seed), columns=list(kinds)).astype(kinds)
 
 
-def _build_averages(tasks: Sequence[str], rows: Sequence[SummaryRow]) -> Iterator[Average]:
+def _build_majority(name: str, shown: str, suffix: str, outcomes: Sequence[RunOutcome]) -> SummaryRow:
+    """Build the row that needs no run of its own: the records of the task's runs have measured it."""
+    measured = [read_figures(each, suffix)["metric"] for each in outcomes if each.status == "success"]
+    metric = next((metric for metric in measured if metric), None)
+    found, note = read_majority(outcomes)
+    scores = {key: value for key, value in found.items() if value is not None}
+    values = {key: scores[key + suffix] for key in _BASELINE_FIGURES if key + suffix in scores}
+    if f"{metric}{suffix}" in scores:
+        values |= dict.fromkeys(("best", "last"), scores[f"{metric}{suffix}"])
+    facts = {"metric": metric, "accuracy_is": "accuracy" if "accuracy" in values else "pearson"}
+    return SummaryRow(shown, Setting(name, is_baseline=True), (), _build_runs({_NO_SEED: values | facts}), suffix, note)
+
+
+def _build_totals(tasks: Sequence[str], rows: Sequence[SummaryRow]) -> list[Average]:
+    """Build one total per setting, baselines last; MNLI counts once."""
     by_setting: dict[SettingKey, list[SummaryRow]] = {}
     for row in rows:
         if not row.suffix:
             by_setting.setdefault(row.setting.key, []).append(row)
-    for placed in by_setting.values():
-        yield Average(placed[0].setting, tuple(placed), tuple(tasks))
+    totals = [Average(placed[0].setting, tuple(placed), tuple(tasks)) for placed in by_setting.values()]
+    return sorted(totals, key=lambda total: total.setting.is_baseline)
 
 
-def _is_mixable(metric: str) -> bool:
-    if not is_score(metric):
-        return False
-    try:
-        return load_metric(metric.removesuffix(MISMATCHED)).greater_is_better
-    except KeyError:
-        return True
+def _compare_rows(row: SummaryRow, reference: SummaryRow) -> Comparison:
+    mine, other = row.find_values("best"), reference.find_values("best")
+    metric = row.metric if row.metric == reference.metric else None
+    seeds = mine.index.intersection(other.index, sort=False) if metric else mine.index[:0]
+    difference = compute_stat(mine[seeds] - other[seeds])
+    varies = difference is not None and (difference.deviation or 0) > _NOISE  # never with a single seed
+    interval = difference.interval() if difference is not None and varies else None
+    finding = _judge(metric, interval) if metric and interval else "no claim"
+    return Comparison(row.task, row.setting, reference.setting, metric, tuple(seeds), difference, interval, finding)
+
+
+def _judge(metric: str, interval: tuple[float, float]) -> Finding:
+    low, high = interval
+    if low <= 0 <= high:
+        return "not told apart"
+    return "better" if (low > 0) == is_more_better(metric) else "worse"

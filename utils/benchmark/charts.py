@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from utils.benchmark.aggregate import Summary
-from utils.benchmark.scores import SettingLine, list_setting_lines, name_metrics
+from utils.benchmark.statistics import Stat, Summary, SummaryRow
+from utils.benchmark.tables import name_setting
 from utils.benchmark.xlsx_style import FONT, fit_pages
-from utils.results.columns import Column
+from utils.results.columns import Cell
 from utils.results.excel import fill_cell
 from utils.results.labels import Language, translate
 
@@ -45,27 +45,25 @@ class _Point:
 
 
 def add_charts(sheet: Worksheet, summary: Summary, language: Language) -> None:
-    """Fill a sheet with three charts and, below them, their data; what has no result is an empty cell and no mark.
+    """Fill an empty sheet with three charts and, below them, their data.
 
-    Args:
-        sheet: An empty sheet.
-        summary: The suite's rows.
-        language: Of titles and labels.
+    What has no result is an empty cell and no mark.
     """
-    lines = list_setting_lines(summary)
-    tasks = _choose_tasks(summary, lines)
+    tasks = _choose_tasks(summary)
     _lay_out(sheet, len(tasks))
-    means = [[line.name, *(line.scores[index] for index in tasks)] for line in lines]
-    deviations = [[line.name, *(line.deviations[index] for index in tasks)] for line in lines]
-    heads = ["", *(f"{summary.tasks[index]} ({name_metrics(summary, summary.tasks[index])})" for index in tasks)]
+    names = [name_setting(setting, summary.grid_keys) for setting in summary.settings]
+    scores = [[_find_score(summary.find_row(task, setting)) for task in tasks] for setting in summary.settings]
+    means = [[name, *(each and each.mean for each in row)] for name, row in zip(names, scores, strict=True)]
+    spreads = [[name, *(each and each.deviation for each in row)] for name, row in zip(names, scores, strict=True)]
+    heads = ["", *(f"{task} ({summary.name_metrics(task)})" for task in tasks)]
     first = _write_block(sheet, _DATA_ROW, translate("score_axis", language), heads, means)
-    second = _write_block(sheet, first + len(lines) + 2, translate("deviation", language), heads, deviations)
-    has_spread = any(value is not None for row in deviations for value in row[1:])
-    sheet.add_chart(_build_bars(sheet, first, len(lines), len(tasks), second if has_spread else None, language), "A1")
-    points = list(_list_points(summary, lines))
+    second = _write_block(sheet, first + len(names) + 2, translate("deviation", language), heads, spreads)
+    has_spread = any(value is not None for row in spreads for value in row[1:])
+    sheet.add_chart(_build_bars(sheet, first, len(names), len(tasks), second if has_spread else None, language), "A1")
+    points = list(_list_points(summary))
     costs = [translate(key, language) for key in ("trainable_percent", "peak_memory_gb", "mean", "series")]
     data = [[point.name, point.share, point.memory, point.score, point.group] for point in points]
-    third = _write_block(sheet, second + len(lines) + 2, translate("points", language), ["", *costs], data)
+    third = _write_block(sheet, second + len(names) + 2, translate("points", language), ["", *costs], data)
     is_average = bool(summary.averages) and points[0].name not in summary.tasks
     for column, anchor in _PLACES.items():
         sheet.add_chart(_build_scatter(sheet, points, third, column, language, is_average), anchor)
@@ -82,41 +80,48 @@ def _lay_out(sheet: Worksheet, num_tasks: int) -> None:
     sheet.row_breaks.append(Break(id=_DATA_ROW - 1))
 
 
-def _choose_tasks(summary: Summary, lines: Sequence[SettingLine]) -> list[int]:
+def _choose_tasks(summary: Summary) -> list[str]:
     """Choose the tasks whose metric is a score, since a loss has another axis; all of them where none is."""
-    scored = [index for index in range(len(summary.tasks)) if any(line.factors[index] == 100 for line in lines)]
-    return scored or list(range(len(summary.tasks)))
+    scored = {row.task for row in summary.rows if row.factor == 100}
+    return [task for task in summary.tasks if task in scored] or summary.tasks
 
 
-def _list_points(summary: Summary, lines: Sequence[SettingLine]) -> Iterator[_Point]:
+def _find_score(row: SummaryRow | None) -> Stat | None:
+    return row.score if row else None
+
+
+def _list_points(summary: Summary) -> Iterator[_Point]:
     """List the settings; the tasks where there is just one setting."""
-    runs = [line for line in lines if not line.setting.is_baseline]
-    if len(runs) > 1:
-        for line in runs:
-            costs = line.measure_cost("trainable_percent"), line.measure_cost("memory")
-            yield _Point(line.name, line.setting.method, *costs, line.overall)
+    totals = [total for total in summary.totals if not total.setting.is_baseline]
+    if len(totals) > 1:
+        for total in totals:
+            name, score = name_setting(total.setting, summary.grid_keys), total.score
+            costs = total.mean("trainable_percent"), total.mean("memory")
+            yield _Point(name, total.setting.method, *costs, score.mean if score else None)
         return
-    for task, row, score in zip(summary.tasks, runs[0].rows, runs[0].scores, strict=True):
-        share, memory = (row.measure(figure) if row else None for figure in ("trainable_percent", "memory"))
-        yield _Point(task, task, share.mean if share else None, memory.mean if memory else None, score)
+    for task in summary.tasks:
+        row = summary.find_row(task, totals[0].setting)
+        score = _find_score(row)
+        share, memory = (row.mean(figure) if row else None for figure in ("trainable_percent", "memory"))
+        yield _Point(task, task, share, memory, score.mean if score else None)
 
 
 def _write_block(sheet: Worksheet, row: int, title: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
     """Write a small table with its title; give the row of its heads."""
     from openpyxl.styles import Alignment, Border, Font, PatternFill, Side
 
-    fill_cell(sheet.cell(row, 1), Column("", title, "text"))
+    fill_cell(sheet.cell(row, 1), Cell(title))
     sheet.cell(row, 1).font = Font(name=FONT, bold=True)
     grey = PatternFill("solid", fgColor="EDEDED")
     for index, head in enumerate(heads, start=1):
         cell = sheet.cell(row + 1, index)
-        fill_cell(cell, Column("", head or None, "text"))
+        fill_cell(cell, Cell(head or None))
         cell.font, cell.border = Font(name=FONT, bold=True), Border(bottom=Side("thin", color="7F7F7F"))
         cell.alignment = Alignment(horizontal="left" if index == 1 else "right", wrap_text=True, vertical="bottom")
     for offset, values in enumerate(rows, start=2):
         for index, value in enumerate(values, start=1):
             cell = sheet.cell(row + offset, index)
-            fill_cell(cell, Column("", value, "text" if isinstance(value, str) else "share"))
+            fill_cell(cell, Cell(value, "text" if isinstance(value, str) else "share"))
             if value is None:
                 cell.fill = grey
             elif isinstance(value, str) and index > 1:
@@ -129,13 +134,7 @@ def _build_bars(
 ) -> BarChart:
     """Draw settings as series over tasks; the other way round where the settings are many.
 
-    Args:
-        sheet: Holds the data.
-        heads: Row of the scores' heads.
-        num_lines: Settings.
-        num_tasks: Tasks.
-        spreads: Row of the deviations' heads; None where there are none.
-        language: Of the titles.
+    `heads` is the row of the scores' heads, `spreads` that of the deviations'; None where there are none.
     """
     from openpyxl.chart import BarChart, Reference
 
@@ -168,13 +167,7 @@ def _build_scatter(
 ) -> ScatterChart:
     """Draw scores over a cost; each group of points that stand together is a series.
 
-    Args:
-        sheet: Holds the data.
-        points: In the order of the data's rows.
-        heads: Row of the data's heads; the score is in column 4.
-        column: Of the cost: 2 for the trainable share, 3 for peak memory.
-        language: Of the titles.
-        is_average: Scores are averages over the tasks.
+    The points' data begin below the row `heads`, with the score in column 4 and the cost in `column`.
     """
     from openpyxl.chart import Reference, ScatterChart
     from openpyxl.chart.data_source import AxDataSource, NumRef

@@ -1,10 +1,13 @@
-"""Crosses a suite's tasks, methods, grid and seeds into the runs that it has."""
+"""Crosses a suite's tasks, methods, grid and seeds into the runs that it has, and names them."""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +18,7 @@ from utils.core.errors import ConfigError, Problem
 from utils.run_config.layers import lay_over
 
 MOST_RUNS = 5_000
+_LONGEST_NAME = 150
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,7 @@ class Combined:
 def combine(suite: Suite, seeds: Sequence[int] = ()) -> Combined:
     """Cross what a suite has, in the order task, method, grid, seed, and leave out what include and exclude say.
 
-    Args:
-        suite: The suite.
-        seeds: From the command line, in place of the suite's.
+    `seeds` are those of the command line, in place of the suite's.
     """
     _require_few(suite, len(seeds or suite.section.seeds or (42,)))
     crossed = Combined()
@@ -125,3 +127,30 @@ def _find_unused(suite: Suite, used: set[int]) -> Iterator[str]:
         for selector in selectors:
             if id(selector) not in used:
                 yield f"{selector.place}  {name}: this entry fits no run"
+
+
+def name_run(task: str, method: str, grid: dict[str, Any], seed: int, shorts: dict[str, str]) -> str:
+    """Name a run `<task>-<method>-<grid>-s<seed>`; `shorts` is what `shorten_keys` calls the grid's keys.
+
+    The name is a folder's, so it holds nothing that a shell trips over.
+    """
+    values = (f"{shorts[key]}={_write_value(value)}" for key, value in grid.items())
+    name = "-".join([task, method, *values, f"s{seed}"])
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}-{_digest(name)}"
+
+
+def shorten_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Call a grid key by its last word, where that is enough to tell it from the others."""
+    last = [key.rsplit(".", 1)[-1] for key in keys]
+    return {key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)}
+
+
+def _write_value(value: Any) -> str:
+    """Write a value so that it can stand in a folder's name; what is lost on the way is told apart by a hash."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    plain = re.sub(r"[^\w.+-]+", "_", text).strip("_")
+    return plain if plain == text and len(plain) <= 40 else f"{plain[:30]}_{_digest(text)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]

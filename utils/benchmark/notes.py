@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from utils.benchmark.aggregate import Summary, SummaryRow
-from utils.benchmark.columns import name_setting
+from utils.benchmark.aggregate import Comparison
 from utils.benchmark.outcomes import RunOutcome, SuiteFacts
-from utils.benchmark.paired import Comparison
+from utils.benchmark.statistics import Summary
+from utils.benchmark.tables import name_setting
 from utils.results.labels import Language, phrase, translate
 
 _MOST_NAMED = 20
@@ -27,17 +27,16 @@ def list_notes(suite: SuiteFacts, summary: Summary, comparisons: Sequence[Compar
 
 def _list_unfinished(summary: Summary, language: Language) -> Iterator[str]:
     """Name the runs without a result and why, and those whose score is partial."""
-    runs = _list_outcomes(summary.rows)
+    runs = {each.run.name: each for row in summary.rows for each in row.outcomes}.values()  # MNLI's stand in two rows
     missing = [each for each in runs if each.status != "success"]
     if missing:
         told = [f"{each.run.name} ({_tell_status(each, language)})" for each in missing]
         named = _name_some(told, language)
         yield phrase("unfinished", language, num=len(missing), planned=len(runs), runs=named)
-    partial = {
-        each.run.name: None for row in summary.rows for each in row.outcomes if row.figures[each.run.seed].partial
-    }
+    records = {each.run.name: each.record for each in runs if each.status == "success"}
+    partial = [name for name, record in records.items() if record and record.extra.get("partial")]
     if partial:
-        yield phrase("partial_scores", language, num=len(partial), runs=_name_some(list(partial), language))
+        yield phrase("partial_scores", language, num=len(partial), runs=_name_some(partial, language))
 
 
 def _explain_figures(summary: Summary, language: Language) -> Iterator[str]:
@@ -50,7 +49,7 @@ def _explain_figures(summary: Summary, language: Language) -> Iterator[str]:
         yield phrase("ram_mark", language)
     if any(len(row.find_kinds(name)) > 1 for row in rows for name in ("accuracy", "memory")):
         yield phrase("mixed_kinds", language)
-    if any(len(row.figures) > 1 for row in rows):
+    if any(len(row.runs) > 1 for row in rows):
         yield phrase("over_several", language)
     yield phrase("intervals", language)
 
@@ -78,11 +77,6 @@ def _explain_claims(summary: Summary, comparisons: Sequence[Comparison], languag
         yield phrase("comparisons", language, reference=" / ".join(references))
     elif comparisons:
         yield phrase("no_claims", language)
-
-
-def _list_outcomes(rows: Iterable[SummaryRow]) -> list[RunOutcome]:
-    """List each run once: MNLI's stand in two rows."""
-    return list({each.run.name: each for row in rows for each in row.outcomes}.values())
 
 
 def _tell_status(outcome: RunOutcome, language: Language) -> str:

@@ -1,14 +1,15 @@
-"""What became of the planned runs: read from their folders alone, on whatever machine they were run."""
+"""What became of the planned runs and what they measured, read from their folders alone, wherever they ran."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from utils.benchmark.state import read_state
+from utils.benchmark.state import find_state
 from utils.core.errors import UserError
 from utils.results.json_file import read_json
 from utils.results.labels import Language
@@ -20,7 +21,18 @@ if TYPE_CHECKING:
 
 OutcomeStatus = Literal["success", "failed", "timed out", "interrupted", "running", "missing"]
 
-_LOG_TAIL = 8192  # bytes of a log's end in which its last line is looked for
+MISMATCHED = "_mm"
+"""What the keys of MNLI's second evaluation set end in."""
+
+FIGURES = (
+    "accuracy", "memory", "trainable_percent", "trainable_percent_packed", "total", "trainable", "loss", "f1",
+    "pearson", "spearmanr", "matthews_correlation", "best", "last", "interval_low", "interval_high", "epochs",
+    "seconds", "samples_per_s",
+)  # fmt: skip
+"""What is measured of a run; scores are 0 to 1 (or -1 to 1) as in the record, best and last are of its own metric."""
+
+_SCORES = ("loss", "f1", "pearson", "spearmanr", "matthews_correlation")
+_LOG_TAIL = 8192  # bytes of a log's end in which its last lines are looked for
 _MAX_NOTE = 300
 
 
@@ -66,11 +78,21 @@ def collect_outcomes(runs: Sequence[PlannedRun]) -> list[RunOutcome]:
     return [_read_outcome(run) for run in runs]
 
 
+def read_last_lines(log: Path) -> list[str]:
+    """Read the lines at a log's end that say something, the last one first; none when there is no log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - _LOG_TAIL, 0))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    # A progress bar writes its lines over each other, with carriage returns.
+    return [line.strip() for line in reversed(text.splitlines()) if line.strip()]
+
+
 def _read_outcome(run: PlannedRun) -> RunOutcome:
     """Believe the run's own record first, then what the suite noted of it; both only for this configuration."""
-    state = read_state(run.folder)
-    if state is not None and state.fingerprint != run.fingerprint:
-        state = None
+    state = find_state(run)
     try:
         record = read_record(run.folder)
     except UserError as error:
@@ -92,7 +114,7 @@ def _read_unfinished(run: PlannedRun, record: RunRecord | None, state: RunState 
     error = str(record.extra.get("error", "")) if record else ""
     note = note or (state.note if state else "") or error
     if not note and status in ("failed", "timed out"):
-        note = _read_last_line(run.log)
+        note = next(iter(read_last_lines(run.log)), "")
     return RunOutcome(run, status, record, _one_line(note))
 
 
@@ -104,18 +126,85 @@ def _read_epochs(folder: Path) -> float | None:
     return float(epochs) if isinstance(epochs, int | float) else None
 
 
-def _read_last_line(log: Path) -> str:
-    """Give a log's last line that says something; empty when there is no log."""
-    try:
-        with log.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _LOG_TAIL))
-            lines = file.read().decode("utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
 def _one_line(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= _MAX_NOTE else f"{line[: _MAX_NOTE - 3]}..."
+
+
+def read_figures(outcome: RunOutcome, suffix: str = "") -> dict[str, float | str | None]:
+    """Read one run's line of the table of figures: FIGURES, finite or missing, and what they are of.
+
+    `metric` is the task's own; `accuracy_is` tells `pearson` where the task has no accuracy and Pearson's correlation
+    stands in its place; `memory_is` is vram or ram.
+    Only a run that succeeded has figures. `suffix` is that of the evaluation set: `""`, or `_mm` for MNLI mismatched,
+    from the same checkpoint.
+    """
+    record = outcome.record
+    if record is None or outcome.status != "success":
+        return {"metric": outcome.run.metric}
+    accuracy_is = "accuracy" if _is_number(record.metrics.get(f"accuracy{suffix}")) else "pearson"
+    memory, memory_is = _read_memory(record)
+    values: dict[str, float | None] = {
+        **{name: record.metrics.get(name + suffix) for name in _SCORES},
+        "accuracy": record.metrics.get(accuracy_is + suffix),
+        "memory": memory,
+        "trainable_percent": record.params.trainable_percent,
+        "trainable_percent_packed": record.params.trainable_percent_packed,
+        "total": record.params.total,
+        "trainable": record.params.trainable,
+        **_read_own_metric(record, suffix),
+        "epochs": outcome.epochs,
+        "seconds": record.time.train_runtime_s,
+        "samples_per_s": record.time.samples_per_s,
+    }
+    figures = {name: float(value) for name, value in values.items() if value is not None and _is_number(value)}
+    return {**figures, "metric": record.read_headline()[0], "accuracy_is": accuracy_is, "memory_is": memory_is}
+
+
+def read_majority(outcomes: Sequence[RunOutcome]) -> tuple[dict[str, float | None], str]:
+    """Read what always guessing the most frequent training label scores in a task, or why nobody knows it.
+
+    Each run scores it on the rows that it is scored on itself, so the runs of a task agree unless their data differ;
+    then nothing is shown, since it would stand beside scores of other rows.
+    """
+    found = [each.record.baseline for each in outcomes if each.status == "success" and each.record is not None]
+    found = [each for each in found if each]
+    if not found:
+        return {}, "no finished run has measured it"
+    if any(each != found[0] for each in found):
+        return {}, "the runs differ in their data, and so in this"
+    return found[0], ""
+
+
+def has_mismatched(outcome: RunOutcome) -> bool:
+    """Tell whether a run is, or would have been, scored on MNLI's mismatched set as well."""
+    if outcome.record is not None and any(name.endswith(MISMATCHED) for name in outcome.record.metrics):
+        return True
+    dataset = outcome.run.config.get("dataset")
+    return isinstance(dataset, dict) and (dataset.get("name"), dataset.get("subset")) == ("glue", "mnli")
+
+
+def _read_own_metric(record: RunRecord, suffix: str) -> dict[str, float | None]:
+    """Read the task's own metric: at the weights that were kept, and at the last step."""
+    name, best = record.read_headline()
+    if name is None:
+        return {}
+    if suffix:
+        best = record.metrics.get(name + suffix)
+    last = record.metrics_last.get(name + suffix) if record.metrics_last else best
+    low, high = record.interval.get(name + suffix) or (None, None)
+    return {"best": best, "last": last, "interval_low": low, "interval_high": high}
+
+
+def _read_memory(record: RunRecord) -> tuple[float | None, str]:
+    """Read peak memory: the GPU's where there is one, else that of the process."""
+    memory = record.memory
+    if memory.peak_vram_gb is not None:
+        return memory.peak_vram_gb, "vram"
+    if memory.device == "cuda" or memory.peak_rss_gb is None:
+        return None, ""
+    return memory.peak_rss_gb, "ram"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -8,17 +8,44 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from utils.benchmark.choices import COMMAND_LINE, Choices, read_command_line
-from utils.benchmark.combining import Combination, combine
-from utils.benchmark.naming import name_run, shorten_keys
-from utils.benchmark.suite import Suite
+from utils.benchmark.combining import Combination, combine, name_run, shorten_keys
+from utils.benchmark.suite import Suite, read_suite
 from utils.config.document import Document, SourceLocation
 from utils.config.problems import suggest
 from utils.config.run_config import RunConfig
+from utils.config.yaml_text import read_document, read_overrides
 from utils.core.errors import ConfigError, Problem, UserError
 from utils.run_config.layers import lay_over
-from utils.run_config.load import check_machine, inspect_document
+from utils.run_config.load import Check, check_machine, inspect_document
 from utils.tasks.task import load_task
+
+COMMAND_LINE = "command line"
+_NOT_HERE = {
+    "seed": "every run has its own; use --seeds 1,2,3",
+    "task_name": "the suite names its runs; leave it out",
+    "training.output_dir": "every run has its own folder below the suite's; use --output_dir",
+    "training.logging_dir": "every run logs into its own folder; leave it out",
+    "extends": "only a run's file can extend another",
+}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the command line says of which runs there are and which of them are wanted."""
+
+    tasks: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    """Patterns of runs' names, as in a shell."""
+    seeds: tuple[int, ...] = ()
+    epochs: float | None = None
+    model: str | None = None
+    output_dir: str | None = None
+    overrides: tuple[str, ...] = ()
+    """`key=value` words, which win over everything."""
+    shard: tuple[int, int] | None = None
+    """Which part of how many, from 1."""
+
 
 _ALL = Choices()
 
@@ -78,13 +105,11 @@ class Plan:
 def plan_suite(suite: Suite, choices: Choices = _ALL, files: bool = True) -> Plan:
     """Plan every run of a suite and check its configuration; nothing is started and nothing heavy imported.
 
-    Args:
-        suite: The suite.
-        choices: What the command line says.
-        files: Check that the files and folders that the runs name exist.
+    With `files` the files and folders that the runs name must exist.
 
     Raises:
         ConfigError: With every distinct mistake in the runs' configurations, each with its place and remedy.
+        UserError: The command line names what the suite does not have, or leaves no run.
     """
     plan = inspect_plan(suite, choices, files)
     if plan.problems:
@@ -96,7 +121,7 @@ def plan_suite(suite: Suite, choices: Choices = _ALL, files: bool = True) -> Pla
 
 def inspect_plan(suite: Suite, choices: Choices = _ALL, files: bool = True) -> Plan:
     """Plan as `plan_suite` does, with the mistakes in the plan instead of raised."""
-    plan = Plan(suite, Path(choices.output_dir or suite.output_dir).expanduser(), notices=[*suite.notices])
+    plan = Plan(suite, Path(choices.output_dir or suite.output_dir).expanduser())
     combined = combine(suite, choices.seeds)
     plan.notices += combined.notices
     plan.warnings += [*combined.warnings, *_find_idle_references(suite, combined.combinations)]
@@ -107,11 +132,57 @@ def inspect_plan(suite: Suite, choices: Choices = _ALL, files: bool = True) -> P
     return plan
 
 
+def inspect_suite(path: str | Path, overrides: Sequence[str] = ()) -> tuple[list[Check], Plan | None]:
+    """Check a suite's file step by step, as validate_config.py does.
+
+    Gives the numbered checks as far as they got, and the plan where no check failed.
+    """
+    readable, own = Check("reads as YAML"), Check("tasks, methods, grid and seeds")
+    try:
+        read_document(path)
+    except ConfigError as error:
+        readable.problems += error.problems
+        return [readable], None
+    try:
+        suite = read_suite(path)
+    except ConfigError as error:
+        own.problems += error.problems
+        return [readable, own], None
+    runs = Check("its runs")
+    try:
+        plan = inspect_plan(suite, Choices(overrides=tuple(overrides)))
+    except ConfigError as error:
+        runs.problems += error.problems
+        return [readable, own, runs], None
+    runs.title = f"its {plan.num_combinations} runs"
+    runs.problems += sorted(plan.problems, key=lambda problem: problem.position)
+    effective = Check("every setting has an effect", warnings=plan.warnings)
+    failed = bool(plan.problems)
+    return [readable, own, runs, *([] if failed else [effective])], None if failed else plan
+
+
 def _find_idle_references(suite: Suite, combinations: Sequence[Combination]) -> list[str]:
     """Name methods of reference that include and exclude leave no run."""
     left = {each.method for each in combinations}
     gone = [name for name in suite.section.references or () if name in suite.methods and name not in left]
     return [f"references: {name} has no run in this suite, so that nothing is compared with it" for name in gone]
+
+
+def _read_command_line(choices: Choices) -> Document:
+    """Read the overrides into a document; --epochs and --model are short for two of them."""
+    document = Document(source=COMMAND_LINE)
+    short = {"training.num_train_epochs": choices.epochs, "model.name_or_path": choices.model}
+    for key, value in short.items():
+        if value is not None:
+            document.set(tuple(key.split(".")), value, SourceLocation(COMMAND_LINE))
+    written = read_overrides(choices.overrides)
+    problems = [
+        Problem(remedy, key, COMMAND_LINE) for key, remedy in _NOT_HERE.items() if written.has(tuple(key.split(".")))
+    ]
+    if problems:
+        raise ConfigError(problems)
+    document.merge(written)
+    return document
 
 
 class _Inspector:
@@ -120,7 +191,7 @@ class _Inspector:
     def __init__(self, plan: Plan, choices: Choices, files: bool) -> None:
         self._plan = plan
         self._choices = choices
-        self._command = read_command_line(choices)
+        self._command = _read_command_line(choices)
         self._files = files
         self._problems: dict[Problem, list[str]] = {}
         self._combinations: dict[str, Combination] = {}
@@ -204,11 +275,7 @@ def _find_twins(runs: Sequence[PlannedRun]) -> Iterator[str]:
 
 
 def _select(plan: Plan, choices: Choices, combinations: Sequence[Combination]) -> list[PlannedRun]:
-    """Take the runs that the command line asks for.
-
-    Raises:
-        UserError: It names what the suite does not have.
-    """
+    """Take the runs that the command line asks for."""
     tasks = list(dict.fromkeys(each.task for each in combinations))
     methods = list(dict.fromkeys(each.method for each in combinations))
     for option, asked, there in (("task", choices.tasks, tasks), ("method", choices.methods, methods)):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import re
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.benchmark.attempt import Attempt
-from utils.benchmark.outcomes import collect_outcomes
+from utils.benchmark.launcher import Attempt
+from utils.benchmark.outcomes import collect_outcomes, read_last_lines
 from utils.benchmark.plan import PlannedRun
-from utils.benchmark.state import RunState
-from utils.benchmark.status import PlannedStatus
+from utils.benchmark.state import PlannedStatus, RunState
 from utils.results.labels import is_score, scale
 
 if TYPE_CHECKING:
@@ -24,16 +21,10 @@ if TYPE_CHECKING:
 _STYLES = {"success": "green", "done": "green", "failed": "red", "timed out": "red", "interrupted": "yellow"}
 _REFRESH_S = 0.5
 _NUM_LAST = 8
-_TAIL_BYTES = 4096
 
 
 class ProgressDisplay:
-    """Tells a terminal, or a log, what becomes of the runs.
-
-    Args:
-        total: Number of runs that are wanted.
-        console: Where it is shown.
-    """
+    """Tells a terminal, or a log, what becomes of the `total` runs that are wanted."""
 
     def __init__(self, total: int, console: Console) -> None:
         self._total = total
@@ -101,13 +92,9 @@ class ProgressDisplay:
         table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, expand=True)
         for column in ("run", "status", "time", "score, or how far it is"):
             table.add_column(column, no_wrap=True, overflow="ellipsis")
-        rows = [
-            *self._last,
-            *(
-                (each.run.name, "at work", _write_seconds(each.seconds), _read_progress(each.run.log))
-                for each in active
-            ),
-        ]
+        rows = [*self._last]
+        for each in active:
+            rows.append((each.run.name, "at work", _write_seconds(each.seconds), _read_progress(each.run.log)))
         for name, status, seconds, text in rows:
             table.add_row(name, Text(status, style=_STYLES.get(status, "")), seconds, Text(text))
         return table
@@ -130,12 +117,5 @@ def _write_seconds(seconds: float) -> str:
 
 def _read_progress(log: Path) -> str:
     """Read from the end of a log how far the run is."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(file.seek(0, os.SEEK_END) - _TAIL_BYTES, 0))
-            tail = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ""
-    lines = [line.strip() for line in re.split(r"[\r\n]", tail) if line.strip()]
-    steps = [line for line in lines if line.startswith("step ")]
-    return (steps or [line for line in lines if not line.startswith("---")] or [""])[-1][:100]
+    lines = [line for line in read_last_lines(log) if not line.startswith("---")]
+    return next((line for line in lines if line.startswith("step ")), next(iter(lines), ""))[:100]

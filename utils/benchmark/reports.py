@@ -8,12 +8,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from utils.benchmark.aggregate import Stat, Summary, SummaryRow, summarize
-from utils.benchmark.columns import build_summary_table
+from utils.benchmark.aggregate import Comparison, compare_settings
 from utils.benchmark.notes import list_notes
-from utils.benchmark.outcomes import RunOutcome, SuiteFacts
-from utils.benchmark.paired import Comparison, compare_settings
-from utils.benchmark.text_tables import render_csv, render_latex, render_markdown
+from utils.benchmark.outcomes import FIGURES, RunOutcome, SuiteFacts
+from utils.benchmark.statistics import Stat, Summary, SummaryRow
+from utils.benchmark.tables import build_summary_table
+from utils.benchmark.text_reports import render_csv, render_latex, render_markdown
 from utils.benchmark.workbook import WorkbookParts, write_suite_workbook
 from utils.core.errors import UserError
 from utils.results.json_file import read_json, replace_file, write_json
@@ -25,20 +25,9 @@ VERSION = 1
 _PROJECT = Path(__file__).resolve().parents[2]
 
 
-def write_reports(folder: Path, suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> dict[str, Path]:
-    """Write results.json, .csv, .md, .tex and the workbook, each whole or not at all.
-
-    Args:
-        folder: The suite's folder.
-        suite: What the suite is.
-        outcomes: Of every planned run, finished or not.
-
-    Returns:
-        The files by what they are: json, csv, md, tex, xlsx.
-    """
+def write_reports(folder: Path, suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOutcome]) -> dict[str, Path]:
+    """Write results.json, .csv, .md, .tex and the workbook, each whole or not at all; gives the files by their kind."""
     assert outcomes, "a suite without runs has nothing to report"
-    folder = Path(folder)
-    summary = summarize(suite, outcomes)
     comparisons = compare_settings(summary)
     notes = list_notes(suite, summary, comparisons)
     table = build_summary_table(summary, suite.language)
@@ -131,14 +120,14 @@ def _build_json(
 
 
 def _describe_row(row: SummaryRow) -> dict[str, Any]:
-    names = list(dict.fromkeys(name for each in row.figures.values() for name in each.values))
+    figures = row.runs[list(FIGURES)]
     return {
         "task": row.task,
         "method": row.setting.method,
         "grid": dict(row.setting.grid),
         "kind": "baseline" if row.setting.is_baseline else "runs",
         "metric": row.metric,
-        "figures": {name: _describe_stat(row.measure(name)) for name in names},
+        "figures": {name: _describe_stat(row.measure(name)) for name in figures.dropna(axis="columns", how="all")},
         "accuracy_is": sorted(row.find_kinds("accuracy")),
         "memory_is": sorted(row.find_kinds("memory")),
         "runs": [
@@ -147,7 +136,7 @@ def _describe_row(row: SummaryRow) -> dict[str, Any]:
                 "seed": each.run.seed,
                 "status": each.status,
                 "note": each.note or None,
-                "figures": row.figures[each.run.seed].values,
+                "figures": figures.loc[each.run.seed].dropna().to_dict(),
             }
             for each in row.outcomes
         ],

@@ -15,13 +15,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from utils.benchmark.attempt import Attempt, start_attempt
+from utils.benchmark.launcher import Attempt, Slot, list_slots, start_attempt
 from utils.benchmark.outcomes import RunOutcome, SuiteFacts, collect_outcomes
 from utils.benchmark.plan import Plan, PlannedRun
 from utils.benchmark.progress import ProgressDisplay
-from utils.benchmark.slots import Slot, list_slots
-from utils.benchmark.state import LOCKS, lock_suite, wait_for_lock
-from utils.benchmark.status import find_status, is_finished
+from utils.benchmark.state import LOCKS, find_status, is_finished, lock_suite, wait_for_lock
 from utils.core.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from utils.core.secrets import mask_command
 from utils.core.signals import handling, leave_terminal
@@ -75,37 +73,35 @@ def run_suite(plan: Plan, options: SuiteOptions) -> Answer:
 def report_suite(plan: Plan, submission: bool = False, interrupted: bool = False) -> Answer:
     """Write the reports of whatever the folder holds, show the summary, and say how it ended.
 
-    Args:
-        plan: The suite.
-        submission: Collect the GLUE server's files too.
-        interrupted: Whether the runs were stopped before their end.
+    With `submission` the GLUE server's files are collected too, unless the runs were stopped before their end.
 
     Raises:
         UserError: The folder cannot be written, or there are no files for the server.
     """
+    from utils.benchmark.aggregate import summarize
     from utils.benchmark.reports import write_reports
     from utils.benchmark.submission import write_submission_zips
     from utils.benchmark.summary import render_summary
     from utils.core.terminal import build_console
 
-    with _undisturbed(), wait_for_lock(plan.output / LOCKS / "reports.lock"):
+    with handling(_SIGNALS, signal.SIG_IGN), wait_for_lock(plan.output / LOCKS / "reports.lock"):
         outcomes = collect_outcomes(_choose_reported(plan))
-        facts = describe_suite(plan)
-        written = write_reports(plan.output, facts, outcomes)
+        facts = _describe_suite(plan)
+        summary = summarize(facts, outcomes)
+        written = write_reports(plan.output, facts, summary, outcomes)
         console = build_console()
         if not console.is_terminal:
             console.width = _WIDTH_OF_LOGS
-        console.print(render_summary(facts, outcomes))
+        console.print(render_summary(facts, summary, outcomes))
         if submission and not interrupted:
-            zips = write_submission_zips(plan.output, facts, outcomes)
+            zips = write_submission_zips(plan.output, summary)
             written |= {f"submission of {each.setting}": each.path for each in zips}
     for path in written.values():
         logger.info("%s", path)
     return _answer(plan, outcomes, written, interrupted)
 
 
-def describe_suite(plan: Plan) -> SuiteFacts:
-    """Describe a suite as its reports need it."""
+def _describe_suite(plan: Plan) -> SuiteFacts:
     section = plan.suite.section
     return SuiteFacts(
         name=section.suite,
@@ -124,13 +120,6 @@ def _choose_reported(plan: Plan) -> list[PlannedRun]:
     """Take the runs that are wanted, and of the suite's others those that somebody has run already."""
     wanted = {run.name for run in plan.wanted}
     return [run for run in plan.runs if run.name in wanted or is_finished(run)]
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let no Ctrl-C tear the reports."""
-    with handling(_SIGNALS, signal.SIG_IGN):
-        yield
 
 
 def _answer(plan: Plan, outcomes: list[RunOutcome], written: dict[str, Path], interrupted: bool) -> dict[str, Any]:
@@ -162,13 +151,7 @@ class RunnerConfig:
 
 
 class Runner:
-    """Starts, watches and ends the processes of the runs.
-
-    Args:
-        runs: The runs that are wanted.
-        config: How they are started.
-        display: Shows what happens.
-    """
+    """Starts, watches and ends the processes of the runs."""
 
     def __init__(self, runs: Sequence[PlannedRun], config: RunnerConfig, display: ProgressDisplay) -> None:
         self._config = config
@@ -187,10 +170,9 @@ class Runner:
                 self._waiting.append((run, config.retries - is_retry))
 
     def work(self) -> bool:
-        """Work until every run has ended, or Ctrl-C, a scheduler's SIGTERM or a closed terminal; then they are stopped.
+        """Work until every run has ended, or until Ctrl-C, a scheduler's SIGTERM or a closed terminal stops them all.
 
-        Returns:
-            Whether all runs have come to their end.
+        Tells whether all runs have come to their end.
         """
         with _count_interruptions() as interruptions:
             try:

@@ -1,4 +1,4 @@
-"""What a suite notes of each run beside its folder, and the locks that keep suites and shards out of each other's way.
+"""The status of each run, what a suite notes of it beside its folder, and the locks that part suites and shards.
 
 A run's own record (results.json) says what it measured; the note says what only the suite knows: that a run was
 stopped for its time, killed by a signal, or is being worked on now.
@@ -12,12 +12,19 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from utils.benchmark.plan import PlannedRun
+from utils.config.run_config import find_differences
 from utils.core.errors import UserError
 from utils.core.locks import try_lock, wait_for
 from utils.results.json_file import read_json, write_json
+from utils.results.record import RunRecord, read_record
+from utils.runs.opening import holds_work
 from utils.runs.own_folder import require_no_links_out
+from utils.runs.resolved_file import holds_resolved, read_resolved
+from utils.trainer.checkpoint_files import find_checkpoints
 
 RunStatus = Literal["running", "success", "failed", "timed out", "interrupted"]
+PlannedStatus = Literal["done", "failed", "timed out", "interrupted", "running", "changed", "to do"]
 
 LOCKS = ".locks"
 _PROBES = 4
@@ -52,9 +59,6 @@ def read_state(folder: Path) -> RunState | None:
     """Read what the suite noted of a run; None when it was never started, or the note is torn.
 
     A note that says running while nobody holds the run's lock is of a suite that was killed: interrupted.
-
-    Args:
-        folder: The run's folder.
     """
     path = state_file(folder)
     try:
@@ -64,8 +68,7 @@ def read_state(folder: Path) -> RunState | None:
         return None
     if data is None or not {"status", "fingerprint"} <= data.keys():
         return None
-    known = {each.name for each in fields(RunState)}
-    state = RunState(**{name: value for name, value in data.items() if name in known})
+    state = RunState(**{each.name: data[each.name] for each in fields(RunState) if each.name in data})
     if state.status == "running" and not is_locked(lock_of_run(folder)):
         note = "the suite was killed while it ran"
         return RunState("interrupted", state.fingerprint, state.attempts, started=state.started, note=note)
@@ -76,6 +79,58 @@ def write_state(folder: Path, state: RunState) -> None:
     """Note how a run stands, whole or not at all."""
     values: dict[str, Any] = {name: value for name, value in asdict(state).items() if value not in (None, "")}
     write_json(state_file(folder), values)
+
+
+def find_status(run: PlannedRun) -> PlannedStatus:
+    """Find a run's status: `changed` holds a finished run of another configuration."""
+    record = _read_whole_record(run)
+    if record is not None and record.status == "success":
+        return "done" if record.config_fingerprint == run.fingerprint else "changed"
+    state = find_state(run)
+    return "to do" if state is None or state.status == "success" else state.status
+
+
+def is_finished(run: PlannedRun) -> bool:
+    """Tell whether the folder holds a successful run of this very configuration."""
+    return find_status(run) == "done"
+
+
+def find_state(run: PlannedRun) -> RunState | None:
+    """Read what a suite noted of this configuration; a note about another one does not count."""
+    state = read_state(run.folder)
+    return state if state is not None and state.fingerprint == run.fingerprint else None
+
+
+def _read_whole_record(run: PlannedRun) -> RunRecord | None:
+    try:
+        return read_record(run.folder)
+    except UserError:
+        return None
+
+
+def choose_resume_flags(run: PlannedRun) -> list[str]:
+    """Choose how train.py meets what is in the folder; nothing there is deleted.
+
+    A run that was stopped continues from its last checkpoint. One that failed, or whose configuration has changed,
+    starts over, and what the old one had worked out is renamed.
+    """
+    if not holds_resolved(run.folder) or not holds_work(run.folder):
+        return [] if _is_readable(run) else ["--overwrite"]
+    state = find_state(run)
+    failed = state is not None and state.status == "failed"
+    if failed or not _is_readable(run) or find_differences(read_resolved(run.folder) or {}, run.config):
+        return ["--overwrite"]
+    return ["--resume"] if find_checkpoints(run.folder) else []
+
+
+def _is_readable(run: PlannedRun) -> bool:
+    """Tell whether run.yaml, or a copy of it, and the record, where they are there, are whole."""
+    try:
+        read_record(run.folder)
+        read_resolved(run.folder)
+    except UserError:
+        return False
+    return True
 
 
 def lock_of_run(folder: Path) -> Path:
@@ -96,9 +151,7 @@ def is_locked(path: Path) -> bool:
 def take_lock(path: Path, shared: bool = False) -> IO[str] | None:
     """Take a lock until the file is closed or the process ends; None when somebody else has it.
 
-    Args:
-        path: The lock's file, made where it is missing.
-        shared: Let others have it too, as long as they share it as well.
+    A shared lock lets others have it too, as long as they share it as well.
 
     Raises:
         UserError: The folder cannot be written.
@@ -121,12 +174,7 @@ def take_lock(path: Path, shared: bool = False) -> IO[str] | None:
 def lock_suite(output: Path, shard: tuple[int, int] | None) -> list[IO[str]]:
     """Keep other suites off a folder; shards share it, each part with one process.
 
-    Args:
-        output: The suite's folder.
-        shard: Which part of how many, from 1; None for the whole suite.
-
-    Returns:
-        The locks; they hold as long as the files are open.
+    `shard` says which part of how many, from 1. The locks hold as long as the files are open.
 
     Raises:
         UserError: Another suite, or the same shard, is at work there, or the folder holds a link out of itself.

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from utils.benchmark.aggregate import Setting, SummaryRow, summarize
-from utils.benchmark.columns import name_setting
-from utils.benchmark.outcomes import RunOutcome, SuiteFacts
-from utils.benchmark.paired import is_more_better
+from utils.benchmark.outcomes import RunOutcome
+from utils.benchmark.statistics import Setting, Summary, SummaryRow, is_more_better
+from utils.benchmark.tables import name_setting
 from utils.core.errors import UserError
 from utils.datasets.glue import TASKS
 from utils.results.json_file import replace_file
@@ -24,7 +23,7 @@ TEST_ROWS = {
     "RTE": 3000, "SST-2": 1821, "STS-B": 1379, "WNLI": 146,
 }  # fmt: skip
 _HEAD = "index\tprediction"
-_SCORE = re.compile(r"[0-5]\.\d{3}")
+_SCORE = re.compile(r"[0-4]\.\d{3}|5\.000")
 _SUBMISSION = "submission"
 
 logger = logging.getLogger(__name__)
@@ -42,33 +41,29 @@ class SubmissionZip:
     """File name to why it is not in the zip."""
 
 
-def write_submission_zips(folder: Path, suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> list[SubmissionZip]:
+def write_submission_zips(folder: Path, summary: Summary) -> list[SubmissionZip]:
     """Write one zip per method and grid values; submission.zip where there is just one.
 
     Of several seeds the one that is best by the task's own metric on the validation rows is taken, the first of
     equals; a file that the server would refuse is left out. What is missing is named by a warning.
 
-    Args:
-        folder: The suite's folder.
-        suite: What the suite is.
-        outcomes: Of every planned run.
-
     Raises:
         UserError: No run wrote a file for the server.
     """
-    summary = summarize(suite, outcomes)
     settings = [setting for setting in summary.settings if not setting.is_baseline]
     written = []
     for setting in settings:
         name = name_setting(setting, summary.grid_keys)
         rows = [row for row in summary.rows if row.setting.key == setting.key and not row.suffix]
         found, missing = _collect_files(rows)
-        if found:
-            path = Path(folder) / _name_zip(setting, name, len(settings))
-            _write_zip(path, found)
-            files = {file: run for file, (_, run) in found.items()}
-            written.append(SubmissionZip(path, name, files, missing))
-        _warn_of_missing(name, missing, is_written=bool(found))
+        if not found:
+            continue
+        path = folder / _name_zip(setting, name, len(settings))
+        _write_zip(path, found)
+        written.append(SubmissionZip(path, name, {file: run for file, (_, run) in found.items()}, missing))
+        if missing:
+            told = "; ".join(f"{file}: {why}" for file, why in missing.items())
+            logger.warning("the server's zip of %s lacks %d files: %s", name, len(missing), told)
     if not written:
         raise UserError(
             "--submission: no run wrote a file for the server; GLUE runs write them where the data has a test split"
@@ -121,10 +116,10 @@ def _choose_run(row: SummaryRow) -> RunOutcome | None:
     """Choose the seed that is best on the validation rows, the first of equals; None without a result."""
     done = [each for each in row.outcomes if each.status == "success"]
     values = row.find_values("best")
-    if row.metric is None or not values:
+    if row.metric is None or values.empty:
         return done[0] if done else None
     sign = 1 if is_more_better(row.metric) else -1
-    return max((each for each in done if each.run.seed in values), key=lambda each: sign * values[each.run.seed])
+    return max((each for each in done if each.run.seed in values), key=lambda each: sign * float(values[each.run.seed]))
 
 
 def _find_problem(file: str, text: str) -> str:
@@ -138,14 +133,10 @@ def _find_problem(file: str, text: str) -> str:
     labels = set(task.labels if task.values == "name" else map(str, range(len(task.labels))))
     for number, line in enumerate(lines):
         index, _, value = line.partition("\t")
-        is_right = _is_score(value) if task.values == "score" else value in labels
+        is_right = bool(_SCORE.fullmatch(value)) if task.values == "score" else value in labels
         if index != str(number) or not is_right:
             return f"row {number} is {line!r}"
     return ""
-
-
-def _is_score(value: str) -> bool:
-    return bool(_SCORE.fullmatch(value)) and float(value) <= 5
 
 
 def _read_text(path: Path) -> str | None:
@@ -170,9 +161,3 @@ def _name_zip(setting: Setting, name: str, num_settings: int) -> str:
     plain = re.sub(r"[^\w.+-]+", "_", name).strip("_")
     mark = "" if plain == name else f"_{sha256(repr(setting.key).encode()).hexdigest()[:6]}"
     return f"{_SUBMISSION}_{plain[:80]}{mark}.zip"
-
-
-def _warn_of_missing(name: str, missing: dict[str, str], is_written: bool) -> None:
-    if missing and is_written:
-        told = "; ".join(f"{file}: {why}" for file, why in missing.items())
-        logger.warning("the server's zip of %s lacks %d files: %s", name, len(missing), told)

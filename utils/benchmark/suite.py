@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,9 +98,8 @@ class Suite:
     """Values by dotted key."""
     places: dict[str, SourceLocation]
     """Of the grid's keys and of `seeds`."""
-    include: list[Selector] = field(default_factory=list)
-    exclude: list[Selector] = field(default_factory=list)
-    notices: tuple[str, ...] = ()
+    include: list[Selector]
+    exclude: list[Selector]
 
     @property
     def output_dir(self) -> Path:
@@ -128,7 +127,6 @@ class _Reader:
         self.document = document
         self.path = path
         self.problems: list[Problem] = []
-        self.notices: list[str] = []
 
     def read(self) -> Suite:
         section = self._validate()
@@ -152,9 +150,8 @@ class _Reader:
         include, exclude = (list(self._read_selectors(key, known)) for key in ("include", "exclude"))
         if self.problems or section is None:
             raise ConfigError(dict.fromkeys(self.problems))
-        notices = tuple(self.notices)
         source = self.document.source
-        return Suite(source, section, base, tasks, task_methods, methods, grid, places, include, exclude, notices)
+        return Suite(source, section, base, tasks, task_methods, methods, grid, places, include, exclude)
 
     def _validate(self) -> SuiteSection | None:
         try:
@@ -198,10 +195,9 @@ class _Reader:
         for name in value:
             if not _NAME.fullmatch(name):
                 self._report((*path, name), "a name may hold letters, digits and . _ + -, since it names folders")
-            if isinstance(value[name], dict) or value[name] is None:
-                continue
-            self._report((*path, name), f"must be a mapping of settings, found {value[name]!r}")
-        return [name for name in value if isinstance(value[name], dict) or value[name] is None]
+            if not isinstance(value[name], dict | None):
+                self._report((*path, name), f"must be a mapping of settings, found {value[name]!r}")
+        return [name for name in value if isinstance(value[name], dict | None)]
 
     def _layer(self, path: KeyPath, without: str = "", own_seed: bool = False) -> Document:
         """Read settings with nested or dotted keys; only the first key of a path is split at its dots."""
@@ -231,8 +227,6 @@ class _Reader:
         places: dict[str, SourceLocation] = {}
         for path, values in self.document.leaves(("grid",)) if isinstance(self.document.get(("grid",)), dict) else ():
             key = ".".join(path[1:])
-            if key in ("grid", "") or path == ("grid",):
-                continue
             self._refuse_ours(key, path)
             if not isinstance(values, list) or not values:
                 self._report(path, f"needs a list of values, such as [4, 8]; found {values!r}")

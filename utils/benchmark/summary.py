@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 from textwrap import wrap
 from typing import TYPE_CHECKING, Literal
 
-from utils.benchmark.aggregate import Summary, SummaryRow, compute_stat, summarize
-from utils.benchmark.columns import name_setting
 from utils.benchmark.outcomes import RunOutcome, SuiteFacts
-from utils.benchmark.scores import name_metrics
-from utils.benchmark.text_tables import show_cell, show_score
-from utils.results.columns import Column
+from utils.benchmark.statistics import Summary, SummaryRow
+from utils.benchmark.tables import name_setting
+from utils.benchmark.text_reports import show_cell, show_figure, show_score
+from utils.results.columns import Cell
 from utils.results.labels import Language, phrase, translate
 
 if TYPE_CHECKING:
@@ -22,16 +22,10 @@ _HEAD_WIDTH = 12
 _STYLES = {"success": "green", "failed": "red", "timed out": "red", "interrupted": "yellow", "missing": "yellow"}
 
 
-def render_summary(suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> RenderableType:
-    """Build what is printed when a suite ends: a line per row of the table, then how much is done and what it cost.
-
-    Args:
-        suite: What the suite is.
-        outcomes: Of every planned run, finished or not.
-    """
+def render_summary(suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOutcome]) -> RenderableType:
+    """Build what is printed when a suite ends: a line per row of the table, then how much is done and what it cost."""
     from rich.console import Group
 
-    summary = summarize(suite, outcomes)
     return Group(_render_rows(suite, summary), _render_totals(suite, summary, outcomes))
 
 
@@ -70,8 +64,8 @@ def _render_rows(suite: SuiteFacts, summary: Summary) -> Table:
             "" if row.task == above else row.task,
             name_setting(row.setting, summary.grid_keys),
             show_score(row, language),
-            _show_figure(row, "trainable_percent", language),
-            _show_figure(row, "memory", language),
+            show_figure(row, "trainable_percent", "share", language),
+            show_figure(row, "memory", "decimal", language),
         ]
         statuses = {each.status for each in row.outcomes} - {"success"}
         style = _STYLES.get(min(statuses) if statuses else "success", "") if row.outcomes else "dim"
@@ -87,7 +81,7 @@ def _render_totals(suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOu
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    metrics = "; ".join(f"{task}: {name_metrics(summary, task) or '?'}" for task in summary.tasks)
+    metrics = "; ".join(f"{task}: {summary.name_metrics(task) or '?'}" for task in summary.tasks)
     for label, value in [(translate("task_metric", suite.language), metrics), *list_totals(suite, summary, outcomes)]:
         table.add_row(Text(label), Text(value))
     return table
@@ -109,42 +103,32 @@ def _lacks_some(row: SummaryRow) -> bool:
 
 def _list_means(rows: Sequence[SummaryRow], language: Language) -> Iterator[tuple[str, str]]:
     """Average accuracy, trainable share and peak memory over rows, each time saying over how many and of what."""
-    accurate = [(row, found) for row in rows if (found := row.measure("accuracy"))]
-    if accuracy := compute_stat([found.mean for _, found in accurate]):
-        pearson = list(dict.fromkeys(row.task for row, _ in accurate if row.find_kinds("accuracy") == {"pearson"}))
-        text = f"{accuracy.mean * 100:.2f} ({_tell_runs([found.n for _, found in accurate], rows, language)})"
+    for figure, key in (("accuracy", "mean_accuracy"), ("trainable_percent", "mean_share")):
+        found = {row: stat for row in rows if (stat := row.measure(figure))}
+        if not found:
+            continue
+        mean = fmean(stat.mean for stat in found.values())
+        shown = f"{mean * 100:.2f}" if figure == "accuracy" else show_cell(Cell(mean, "share"))
+        pearson = dict.fromkeys(row.task for row in found if row.find_kinds(figure) == {"pearson"})
         mixed = f"; {phrase('pearson_in', language, tasks=', '.join(pearson))}" if pearson else ""
-        yield translate("mean_accuracy", language), text + mixed
-    shares = [found for row in rows if (found := row.measure("trainable_percent"))]
-    if share := compute_stat([found.mean for found in shares]):
-        cell = show_cell(Column("", share.mean, "share"))
-        yield translate("mean_share", language), f"{cell} ({_tell_runs([each.n for each in shares], rows, language)})"
+        yield translate(key, language), f"{shown} ({_tell_runs([s.n for s in found.values()], rows, language)}){mixed}"
     yield from _list_memory(rows, language)
 
 
 def _list_memory(rows: Sequence[SummaryRow], language: Language) -> Iterator[tuple[str, str]]:
     """Give mean and largest peak memory of the single runs; GPU and RAM are told apart, not mixed."""
-    by_kind: dict[str, list[float]] = {}
-    for row in rows:
-        for each in row.figures.values():
-            if "memory" in each.values:
-                by_kind.setdefault(each.memory_is, []).append(each.values["memory"])
-    for kind, values in sorted(by_kind.items()):
+    import pandas
+
+    planned = sum(len(row.outcomes) for row in rows)
+    runs = pandas.concat([row.runs for row in rows]).dropna(subset="memory")
+    for kind, values in runs.groupby("memory_is")["memory"]:
         mark = f" {translate(kind, language)}"
-        runs = phrase("runs_of", language, done=len(values), planned=sum(len(row.outcomes) for row in rows))
-        yield translate("mean_memory", language), f"{sum(values) / len(values):.2f}{mark} ({runs})"
-        yield translate("largest_memory", language), f"{max(values):.2f}{mark}"
+        told = phrase("runs_of", language, done=len(values), planned=planned)
+        yield translate("mean_memory", language), f"{values.mean():.2f}{mark} ({told})"
+        yield translate("largest_memory", language), f"{values.max():.2f}{mark}"
 
 
 def _tell_runs(counts: Sequence[int], rows: Sequence[SummaryRow], language: Language) -> str:
     planned = sum(len(row.outcomes) for row in rows)
     runs = phrase("runs_of", language, done=sum(counts), planned=planned)
     return phrase("mean_of", language, rows=len(counts), planned=len(rows), runs=runs)
-
-
-def _show_figure(row: SummaryRow, figure: str, language: Language) -> str:
-    measured = row.measure(figure)
-    mark = f" {translate('ram', language)}" if row.find_kinds(figure) == {"ram"} else ""
-    return show_cell(
-        Column("", measured.mean if measured else None, "share" if "percent" in figure else "decimal", mark)
-    )

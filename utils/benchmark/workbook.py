@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from utils.benchmark.aggregate import Summary
+from utils.benchmark.aggregate import Comparison
 from utils.benchmark.charts import add_charts
-from utils.benchmark.columns import ResultTable, build_run_table, name_setting
 from utils.benchmark.outcomes import RunOutcome
-from utils.benchmark.paired import Comparison
+from utils.benchmark.statistics import Summary
+from utils.benchmark.tables import ResultTable, build_run_table, name_setting
 from utils.benchmark.xlsx_style import style_rows, style_sheet, write_notes
-from utils.results.columns import Column, Form
-from utils.results.excel import fill_cell, flatten_values, warn_of_losses
+from utils.results.columns import Cell, Form
+from utils.results.excel import fill_table, flatten_values, list_pairs, warn_of_losses
 from utils.results.json_file import replace_file
 from utils.results.labels import Language, is_score, translate
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _PER_RUN = frozenset({"seed", "task_name", "training.output_dir", "training.logging_dir", "training.run_name"})
 """Keys of a configuration that are each run's own and say nothing of its setting."""
 _PER_START = frozenset({"started", "ended", "command"})
+
+Losses: TypeAlias = tuple[int, int]
+"""Characters taken out, and texts cut."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,7 @@ class WorkbookParts:
 def write_suite_workbook(path: Path, parts: WorkbookParts, language: Language) -> None:
     """Write the workbook whole or not at all; no text in it is a formula, and no charted cell stands for a missing run.
 
-    Args:
-        path: The file.
-        parts: What goes in.
-        language: Of the labels; the sheets have the same names in both.
+    The sheets have the same names in both languages.
     """
     from openpyxl import Workbook
 
@@ -64,19 +64,19 @@ def write_suite_workbook(path: Path, parts: WorkbookParts, language: Language) -
     lost.append(_fill_table(book.create_sheet("per run"), build_run_table(parts.summary, language)))
     lost.append(_fill_configuration(book.create_sheet("configuration"), parts.summary, language))
     lost.append(_fill_provenance(book.create_sheet("provenance"), parts, language))
-    warn_of_losses(path.name, sum(removed for removed, _ in lost), sum(cut for _, cut in lost))
+    warn_of_losses(path.name, lost)
     with replace_file(path) as beside:
         book.save(beside)
 
 
-def _fill_table(sheet: Worksheet, table: ResultTable) -> tuple[int, int]:
-    lost = _fill(sheet, table.labels, [row.cells for row in table.rows])
+def _fill_table(sheet: Worksheet, table: ResultTable) -> Losses:
+    lost = fill_table(sheet, table.labels, [row.cells for row in table.rows])
     style_sheet(sheet, table.num_fixed, sum(row.kind != "average" for row in table.rows))
     style_rows(sheet, table.rows)
     return lost
 
 
-def _fill_comparisons(sheet: Worksheet, parts: WorkbookParts, language: Language) -> tuple[int, int]:
+def _fill_comparisons(sheet: Worksheet, parts: WorkbookParts, language: Language) -> Losses:
     """Fill in paired differences; scores x100."""
     keys = (
         "task", "method", "compared_with", "metric", "common_seeds", "num_seeds", "difference", "interval_low",
@@ -85,21 +85,29 @@ def _fill_comparisons(sheet: Worksheet, parts: WorkbookParts, language: Language
     rows = []
     for each in parts.comparisons:
         names = [name_setting(setting, parts.summary.grid_keys) for setting in (each.setting, each.reference)]
-        factor = 100 if each.metric and is_score(each.metric) else 1
-        form: Form = "percent" if factor == 100 else "fine"
-        seeds = ", ".join(map(str, each.seeds)) or None
-        texts = [Column("", text, "text") for text in (each.task, *names, each.metric, seeds)]
+        is_percent = each.metric is not None and is_score(each.metric)
+        form: Form = "percent" if is_percent else "fine"
         low, high = each.interval or (None, None)
         numbers = [each.difference.mean if each.difference else None, low, high]
-        shown = [Column("", value if value is None else value * factor, form) for value in numbers]
-        finding = Column("", translate(each.finding, language), "text")
-        rows.append([*texts, Column("", len(each.seeds), "count"), *shown, finding])
-    lost = _fill(sheet, [translate(key, language) for key in keys], rows)
-    style_sheet(sheet, 2, len(rows))
+        texts = [each.task, *names, each.metric, ", ".join(map(str, each.seeds))]
+        rows.append(
+            [
+                *map(Cell, texts),
+                Cell(len(each.seeds), "count"),
+                *(Cell(value if value is None or not is_percent else value * 100, form) for value in numbers),
+                Cell(translate(each.finding, language)),
+            ]
+        )
+    return _fill_sheet(sheet, [translate(key, language) for key in keys], rows, num_fixed=2)
+
+
+def _fill_sheet(sheet: Worksheet, labels: Sequence[str], rows: Sequence[Sequence[Cell]], num_fixed: int = 1) -> Losses:
+    lost = fill_table(sheet, labels, rows)
+    style_sheet(sheet, num_fixed, len(rows))
     return lost
 
 
-def _fill_configuration(sheet: Worksheet, summary: Summary, language: Language) -> tuple[int, int]:
+def _fill_configuration(sheet: Worksheet, summary: Summary, language: Language) -> Losses:
     """Fill in the settings' configurations: first the keys that tell them apart, then the others."""
     rows = [row for row in summary.rows if row.outcomes and not row.suffix]
     flat = [_join_configs(row.outcomes) for row in rows]
@@ -109,11 +117,9 @@ def _fill_configuration(sheet: Worksheet, summary: Summary, language: Language) 
     for key in sorted(keys, key=lambda name: (name in same, keys.index(name))):
         shared = flat[0].get(key) if key in same else translate("varies", language)
         own = [None if key in same else values.get(key) for values in flat]
-        table.append([Column("", value, "text") for value in (key, shared, *own)])
+        table.append([Cell(value) for value in (key, shared, *own)])
     heads = [f"{row.task}: {name_setting(row.setting, summary.grid_keys)}" for row in rows]
-    lost = _fill(sheet, [translate("key", language), translate("same_in_all", language), *heads], table)
-    style_sheet(sheet, 1, len(table))
-    return lost
+    return _fill_sheet(sheet, [translate("key", language), translate("same_in_all", language), *heads], table)
 
 
 def _join_configs(outcomes: Sequence[RunOutcome]) -> dict[str, Any]:
@@ -126,16 +132,12 @@ def _join_configs(outcomes: Sequence[RunOutcome]) -> dict[str, Any]:
     return joined
 
 
-def _fill_provenance(sheet: Worksheet, parts: WorkbookParts, language: Language) -> tuple[int, int]:
+def _fill_provenance(sheet: Worksheet, parts: WorkbookParts, language: Language) -> Losses:
     """Fill in where the numbers come from: the suite, then what its runs noted, each value with its number of runs."""
-    table = [[key, value, None] for key, value in flatten_values(parts.suite)]
-    table += [[f"run {key}", value, count] for key, value, count in _count_facts(parts.provenance)]
-    rows = [
-        [Column("", key, "text"), Column("", value, "text"), Column("", count, "count")] for key, value, count in table
-    ]
-    lost = _fill(sheet, [translate(key, language) for key in ("key", "value", "num_runs")], rows)
-    style_sheet(sheet, 1, len(rows))
-    return lost
+    rows = list_pairs(parts.suite)
+    for key, value, count in _count_facts(parts.provenance):
+        rows.append([Cell(f"run {key}"), Cell(value), Cell(count, "count")])
+    return _fill_sheet(sheet, [translate(key, language) for key in ("key", "value", "num_runs")], rows)
 
 
 def _count_facts(provenance: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Any, int]]:
@@ -149,15 +151,3 @@ def _count_facts(provenance: Mapping[str, Mapping[str, Any]]) -> list[tuple[str,
         if times := [str(facts[key]) for facts in provenance.values() if key in facts]:
             found.insert(0, (f"{key} ({choose.__name__})", choose(times), len(times)))
     return found
-
-
-def _fill(sheet: Worksheet, labels: Sequence[str], rows: Iterable[Sequence[Column]]) -> tuple[int, int]:
-    """Fill in heads and rows; give the number of characters taken out and of texts cut."""
-    table = [[Column(label, label, "text") for label in labels], *rows]
-    lost = [
-        fill_cell(sheet.cell(row, column), entry)
-        for row, entries in enumerate(table, start=1)
-        for column, entry in enumerate(entries, start=1)
-        if entry.value not in (None, "")
-    ]
-    return sum(removed for removed, _ in lost), sum(cut for _, cut in lost)

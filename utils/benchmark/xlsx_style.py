@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from utils.results.columns import Column
+from utils.results.columns import Cell
 from utils.results.excel import display_width, fill_cell
 
 if TYPE_CHECKING:
     from openpyxl.worksheet.worksheet import Worksheet
 
-    from utils.benchmark.columns import TableRow
+    from utils.benchmark.tables import TableRow
 
 FONT = "Calibri"
 
@@ -26,12 +26,9 @@ _MOST_LINES = 8
 
 
 def style_sheet(sheet: Worksheet, num_fixed: int, num_rows: int) -> None:
-    """Dress a sheet that holds heads and rows: coloured heads, fitting widths, frozen panes, a filter, a page wide.
+    """Style a sheet that holds heads and rows: coloured heads, fitting widths, frozen panes, a filter, a page wide.
 
-    Args:
-        sheet: Filled from its first cell on.
-        num_fixed: Columns that stay in sight.
-        num_rows: Rows that the filter covers, without the heads.
+    The first `num_fixed` columns stay in sight; the filter covers `num_rows` rows below the heads.
     """
     from openpyxl.styles import Alignment, Font, PatternFill
     from openpyxl.utils import get_column_letter
@@ -119,7 +116,7 @@ def write_notes(sheet: Worksheet, notes: Sequence[str], row: int, column: int) -
         width += sheet.column_dimensions[get_column_letter(last)].width
     for number, note in enumerate(notes, start=row):
         cell = sheet.cell(number, column)
-        fill_cell(cell, Column("", note, "text"))
+        fill_cell(cell, Cell(note))
         cell.font = Font(name=FONT, color="404040", size=10)
         cell.alignment = Alignment(wrap_text=True, vertical="top")
         lines = math.ceil(display_width(cell) / width)

@@ -1,4 +1,4 @@
-"""A record as one row of named columns, as sheets and tables of many runs show it."""
+"""What a cell of a table holds, and a record as one row of them."""
 
 from __future__ import annotations
 
@@ -19,23 +19,21 @@ more where it is small, and fine numbers with four."""
 
 
 @dataclass(frozen=True)
-class Column:
-    """One value of a record under its name."""
+class Cell:
+    """One value of a table and how it is shown."""
 
-    label: str
     value: Any
     """None: not measured."""
-    form: Form
+    form: Form = "text"
     mark: str = ""
     """Shown after a number to say that it is of another kind than its column's name tells."""
 
 
-def list_columns(record: RunRecord, language: Language = "en") -> list[Column]:
-    """List a record's columns: the same first ones for every run, then its other scores."""
+def list_columns(record: RunRecord, language: Language = "en") -> list[tuple[str, Cell]]:
+    """List a record's columns by their labels: the same first ones for every run, then its other scores."""
+    named = [*_identity_columns(record, language), *_best_columns(record), *_cost_columns(record)]
     return [
-        *_identity_columns(record, language),
-        *_best_columns(record, language),
-        *_cost_columns(record, language),
+        *((translate(key, language), cell) for key, cell in named),
         *_metric_columns(record.metrics, ""),
         *_metric_columns(record.metrics_last, f", {translate('last', language)}"),
         *(each for name, values in record.evaluation.items() for each in _set_columns(name, values, language)),
@@ -51,80 +49,71 @@ def count_places(value: float, form: Form) -> int:
     return 2
 
 
-def _identity_columns(record: RunRecord, language: Language) -> Iterator[Column]:
-    yield Column(translate("task", language), record.task_name, "text")
-    yield Column(translate("task_type", language), record.task_type, "text")
-    yield Column(translate("method", language), record.method, "text")
-    yield Column(translate("seed", language), record.seed, "id")
-    yield Column(translate("status", language), translate(record.status, language), "text")
+def _identity_columns(record: RunRecord, language: Language) -> Iterator[tuple[str, Cell]]:
+    yield "task", Cell(record.task_name)
+    yield "task_type", Cell(record.task_type)
+    yield "method", Cell(record.method)
+    yield "seed", Cell(record.seed, "id")
+    yield "status", Cell(translate(record.status, language))
 
 
-def _best_columns(record: RunRecord, language: Language) -> Iterator[Column]:
+def _best_columns(record: RunRecord) -> Iterator[tuple[str, Cell]]:
     """The task's own metric with its interval and baseline, on one scale, and accuracy beside it."""
     best = record.best_metric
     name = best.name if best else ""
     shown = is_score(name)
     form: Form = "percent" if shown else "decimal"
     low, high = record.interval.get(name, (None, None))
-    yield Column(translate("best_metric", language), name or None, "text")
-    yield Column(
-        translate("best_score" if shown else "best_value", language),
-        _scaled(name, best.value if best else None),
-        form,
-    )
-    yield Column(translate("interval_low", language), _scaled(name, low), form)
-    yield Column(translate("interval_high", language), _scaled(name, high), form)
-    yield Column(translate("baseline", language), _scaled(name, record.baseline.get(name)), form)
-    yield Column(translate("best_step", language), best.step if best else None, "count")
-    accuracy = _scaled("accuracy", record.metrics.get("accuracy"))
-    yield Column(translate("best_accuracy", language), accuracy, "percent")
+    yield "best_metric", Cell(name or None)
+    yield "best_score" if shown else "best_value", Cell(_scaled(name, best.value if best else None), form)
+    yield "interval_low", Cell(_scaled(name, low), form)
+    yield "interval_high", Cell(_scaled(name, high), form)
+    yield "baseline", Cell(_scaled(name, record.baseline.get(name)), form)
+    yield "best_step", Cell(best.step if best else None, "count")
+    yield "best_accuracy", Cell(_scaled("accuracy", record.metrics.get("accuracy")), "percent")
 
 
-def _cost_columns(record: RunRecord, language: Language) -> Iterator[Column]:
+def _cost_columns(record: RunRecord) -> Iterator[tuple[str, Cell]]:
     params, memory, time, data = record.params, record.memory, record.time, record.data
-    rows: list[tuple[str, Any, Form]] = [
-        ("trainable", params.trainable, "count"),
-        ("total", params.total, "count"),
-        ("trainable_percent", params.trainable_percent, "percent"),
-        ("trainable_percent_packed", params.trainable_percent_packed, "percent"),
-        ("device", memory.device, "text"),
-        ("peak_vram", memory.peak_vram_gb, "decimal"),
-        ("peak_vram_reserved", memory.peak_vram_reserved_gb, "decimal"),
-        ("peak_rss", memory.peak_rss_gb, "decimal"),
-        ("train_runtime", time.train_runtime_s, "decimal"),
-        ("time_to_first_step", time.time_to_first_step_s, "decimal"),
-        ("samples_per_s", time.samples_per_s, "decimal"),
-        ("tokens_per_s", time.tokens_per_s, "decimal"),
-        ("total_time", time.total_s, "decimal"),
-        ("train_rows", data.train_rows, "count"),
-        ("eval_rows", data.eval_rows, "count"),
-        ("truncated_rows", data.truncated_rows, "count"),
-        ("dropped_rows", data.dropped_rows, "count"),
-    ]
-    for key, value, form in rows:
-        yield Column(translate(key, language), value, form)
+    yield "trainable", Cell(params.trainable, "count")
+    yield "total", Cell(params.total, "count")
+    yield "trainable_percent", Cell(params.trainable_percent, "percent")
+    yield "trainable_percent_packed", Cell(params.trainable_percent_packed, "percent")
+    yield "device", Cell(memory.device)
+    yield "peak_vram", Cell(memory.peak_vram_gb, "decimal")
+    yield "peak_vram_reserved", Cell(memory.peak_vram_reserved_gb, "decimal")
+    yield "peak_rss", Cell(memory.peak_rss_gb, "decimal")
+    yield "train_runtime", Cell(time.train_runtime_s, "decimal")
+    yield "time_to_first_step", Cell(time.time_to_first_step_s, "decimal")
+    yield "samples_per_s", Cell(time.samples_per_s, "decimal")
+    yield "tokens_per_s", Cell(time.tokens_per_s, "decimal")
+    yield "total_time", Cell(time.total_s, "decimal")
+    yield "train_rows", Cell(data.train_rows, "count")
+    yield "eval_rows", Cell(data.eval_rows, "count")
+    yield "truncated_rows", Cell(data.truncated_rows, "count")
+    yield "dropped_rows", Cell(data.dropped_rows, "count")
 
 
-def _metric_columns(values: Mapping[str, Any], after: str, before: str = "") -> Iterator[Column]:
+def _metric_columns(values: Mapping[str, Any], after: str, before: str = "") -> Iterator[tuple[str, Cell]]:
     """One column per score; texts and counts among them (a protocol, a number of rows) as they are."""
     for name, value in values.items():
         if isinstance(value, float):
-            unit = " (%)" if is_score(name) else ""
-            form: Form = "percent" if is_score(name) else "decimal"
-            yield Column(f"{before}{name}{unit}{after}", scale(name, value), form)
+            percent = is_score(name)
+            label = f"{before}{name}{' (%)' if percent else ''}{after}"
+            yield label, Cell(scale(name, value), "percent" if percent else "decimal")
         elif isinstance(value, int) and not isinstance(value, bool):
-            yield Column(f"{before}{name}{after}", value, "count")
+            yield f"{before}{name}{after}", Cell(value, "count")
         elif not isinstance(value, (dict, list, tuple)):  # nested facts stay in results.json
-            yield Column(f"{before}{name}{after}", value, "text")
+            yield f"{before}{name}{after}", Cell(value)
 
 
-def _set_columns(name: str, values: Mapping[str, Any], language: Language) -> Iterator[Column]:
+def _set_columns(name: str, values: Mapping[str, Any], language: Language) -> Iterator[tuple[str, Cell]]:
     """One column per score of the kept weights, then of the best and the last step that was evaluated."""
     if name == "combined":  # sums over sets, no percentages
         for key, value in values.items():
             if isinstance(value, int | float | str):
                 form: Form = "fine" if isinstance(value, float) else "text" if isinstance(value, str) else "count"
-                yield Column(f"{name} {key}", value, form)
+                yield f"{name} {key}", Cell(value, form)
         return
     yield from _metric_columns(values, "", f"{name} ")
     for which in ("best_combined", "last"):

@@ -13,21 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.core.secrets import mask_value
-from utils.results.columns import Column, count_places, list_columns
+from utils.results.columns import Cell, count_places, list_columns
 from utils.results.json_file import replace_file
 from utils.results.labels import translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from openpyxl.cell.cell import Cell, MergedCell
+    from openpyxl.cell.cell import Cell as SheetCell
+    from openpyxl.cell.cell import MergedCell
     from openpyxl.worksheet._write_only import WriteOnlyWorksheet
     from openpyxl.worksheet.worksheet import Worksheet
 
     from utils.results.labels import Language
     from utils.results.record import RunRecord
 
-_SEPARATED = ("count", "decimal")
 _FORMULA_STARTS = tuple("=+-@\t\r")
 _MAX_TEXT = 32_767  # a cell holds no more
 _MAX_EXACT = 10**15  # a spreadsheet keeps 15 digits of a number
@@ -48,28 +48,27 @@ def write_workbook(
     """Write results.xlsx whole or not at all: sheets results, configuration and provenance.
 
     Scores are shown x100. A text is never a formula, whatever it begins with; characters that a sheet
-    cannot hold are taken out, and texts longer than a cell are cut, both with a warning.
-
-    Args:
-        path: The file.
-        record: What was measured.
-        config: The resolved configuration, nested; secrets in it are masked.
-        provenance: As `collect_provenance` gives it.
-        language: Of the column names.
+    cannot hold are taken out, and texts longer than a cell are cut, both with a warning. Secrets in the nested
+    configuration are masked.
     """
     from openpyxl import Workbook
 
     headings = [translate(key, language) for key in ("key", "value")]
-    columns = list_columns(record, language)
+    labels, cells = zip(*list_columns(record, language), strict=True)
+    tables: dict[str, tuple[Sequence[str], Sequence[Sequence[Cell]]]] = {
+        "results": (labels, [cells]),
+        "configuration": (headings, list_pairs(config)),
+        "provenance": (headings, list_pairs(provenance)),
+    }
     book = Workbook()
     assert book.active is not None, "a new workbook has a sheet"
     book.remove(book.active)
-    lost = [
-        _fill_sheet(book.create_sheet("results"), [column.label for column in columns], [columns]),
-        _fill_sheet(book.create_sheet("configuration"), headings, _key_rows(config)),
-        _fill_sheet(book.create_sheet("provenance"), headings, _key_rows(provenance)),
-    ]
-    warn_of_losses(Path(path).name, sum(removed for removed, _ in lost), sum(cut for _, cut in lost))
+    losses = []
+    for name, (heads, rows) in tables.items():
+        sheet = book.create_sheet(name)
+        losses.append(fill_table(sheet, heads, rows))
+        _style_sheet(sheet)
+    warn_of_losses(Path(path).name, losses)
     with replace_file(Path(path)) as beside:
         book.save(beside)
 
@@ -83,14 +82,12 @@ def write_rows(sheet: WriteOnlyWorksheet, labels: Sequence[str], rows: Iterable[
 
     num_removed = num_cut = 0
     for values in chain([labels], rows):
-        cells = []
-        for value in values:
-            cell = WriteOnlyCell(sheet)
-            removed, cut = fill_cell(cell, Column("", value, "text"))
+        cells = [WriteOnlyCell(sheet) for _ in values]
+        for cell, value in zip(cells, values, strict=True):
+            removed, cut = fill_cell(cell, Cell(value))
             num_removed, num_cut = num_removed + removed, num_cut + cut
-            cells.append(cell)
         sheet.append(cells)
-    warn_of_losses(str(sheet.title), num_removed, num_cut)
+    warn_of_losses(str(sheet.title), [(num_removed, num_cut)])
 
 
 def guard_formula(text: str) -> str:
@@ -104,7 +101,18 @@ def guard_formula(text: str) -> str:
     return text if text == text.strip() else f"'{text}"
 
 
-def fill_cell(cell: Cell | MergedCell, entry: Column) -> tuple[int, int]:
+def fill_table(sheet: Worksheet, labels: Sequence[str], rows: Iterable[Sequence[Cell]]) -> tuple[int, int]:
+    """Fill in heads and rows; give the number of characters taken out and of texts cut."""
+    losses = [
+        fill_cell(sheet.cell(row, column), entry)
+        for row, entries in enumerate(chain([[Cell(label) for label in labels]], rows), start=1)
+        for column, entry in enumerate(entries, start=1)
+        if entry.value not in (None, "")
+    ]
+    return sum(removed for removed, _ in losses), sum(cut for _, cut in losses)
+
+
+def fill_cell(cell: SheetCell | MergedCell, entry: Cell) -> tuple[int, int]:
     """Write one value as what it is; give the characters taken out and the texts cut."""
     value = entry.value
     if value is None or isinstance(value, bool):
@@ -121,7 +129,7 @@ def fill_cell(cell: Cell | MergedCell, entry: Column) -> tuple[int, int]:
     return num_removed, int(len(text) > _MAX_TEXT)
 
 
-def display_width(cell: Cell | MergedCell) -> int:
+def display_width(cell: SheetCell | MergedCell) -> int:
     """Count columns of a fixed font; an East Asian character takes two, the header's filter button three."""
     value = cell.value
     if value is None:
@@ -133,8 +141,9 @@ def display_width(cell: Cell | MergedCell) -> int:
     return width + (3 if cell.row == 1 else 0)
 
 
-def warn_of_losses(name: str, num_removed: int, num_cut: int) -> None:
-    """Warn of characters taken out of a sheet and of texts cut, where there are any."""
+def warn_of_losses(name: str, losses: Iterable[tuple[int, int]]) -> None:
+    """Warn of characters taken out of sheets and of texts cut, where there are any."""
+    num_removed, num_cut = map(sum, zip(*losses, strict=True))
     if num_removed:
         logger.warning("%s: %d characters that a sheet cannot hold were taken out", name, num_removed)
     if num_cut:
@@ -153,21 +162,15 @@ def flatten_values(values: Mapping[str, Any], before: str = "") -> Iterator[tupl
             yield f"{before}{key}", mask_value(f"{before}{key}", value)
 
 
-def _key_rows(values: Mapping[str, Any]) -> list[list[Column]]:
-    return [[Column("", key, "text"), Column("", value, "text")] for key, value in flatten_values(values)]
+def list_pairs(values: Mapping[str, Any]) -> list[list[Cell]]:
+    """List dotted keys beside their values."""
+    return [[Cell(key), Cell(value)] for key, value in flatten_values(values)]
 
 
-def _fill_sheet(sheet: Worksheet, labels: Sequence[str], rows: Sequence[Sequence[Column]]) -> tuple[int, int]:
-    """Fill and dress a sheet; give the number of characters taken out and of texts cut."""
+def _style_sheet(sheet: Worksheet) -> None:
     from openpyxl.styles import Alignment, Font
     from openpyxl.utils import get_column_letter
 
-    table = [[Column(label, label, "text") for label in labels], *rows]
-    lost = [
-        fill_cell(sheet.cell(row, column), entry)
-        for row, entries in enumerate(table, start=1)
-        for column, entry in enumerate(entries, start=1)
-    ]
     for cell in sheet[1]:
         cell.font = Font(bold=True)
         cell.alignment = Alignment(vertical="top")
@@ -176,13 +179,12 @@ def _fill_sheet(sheet: Worksheet, labels: Sequence[str], rows: Sequence[Sequence
     for index, cells in enumerate(sheet.columns, start=1):
         widest = max(display_width(cell) for cell in cells)
         sheet.column_dimensions[get_column_letter(index)].width = min(_WIDEST, max(8, widest + 2))
-    return sum(removed for removed, _ in lost), sum(cut for _, cut in lost)
 
 
-def _number_format(value: float, entry: Column) -> str:
+def _number_format(value: float, entry: Cell) -> str:
     if entry.form == "text":
         return "General"
-    whole = "#,##0" if entry.form in _SEPARATED else "0"
+    whole = "#,##0" if entry.form in ("count", "decimal") else "0"
     places = count_places(value, entry.form)
     shown = f"{whole}.{'0' * places}" if places else whole
     return f'{shown}"{entry.mark}"' if entry.mark else shown

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
 import numpy as np
 import pytest
+from pandas import Series
 from scipy import stats
 
-from utils.benchmark.aggregate import Summary, compute_stat, student_quantile, summarize
+from utils.benchmark.aggregate import Comparison, compare_settings, summarize
 from utils.benchmark.notes import list_notes
 from utils.benchmark.outcomes import collect_outcomes
-from utils.benchmark.paired import Comparison, compare_settings
+from utils.benchmark.statistics import Stat, Summary, compute_stat
 from utils.results.record import BestMetric, PeakMemory, Timing
 
 
@@ -50,14 +50,18 @@ def test_means_and_deviations_are_numpys(folder: Any, fill: Any) -> None:
 
 
 def test_one_seed_has_no_deviation() -> None:
-    assert compute_stat([0.5]) == dataclasses.replace(compute_stat([0.5]), deviation=None, n=1)
-    assert compute_stat([0.5]).interval() is None
-    assert compute_stat([]) is None
+    assert compute_stat(Series([0.5])) == Stat(0.5, None, 1)
+    assert Stat(0.5, None, 1).interval() is None
+    assert compute_stat(Series([], dtype=float)) is None
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 9, 200])
 def test_quantile(freedom: int) -> None:
-    assert student_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom))
+    quantile = stats.t.ppf(0.975, freedom)
+    assert Stat(0.0, (freedom + 1) ** 0.5, freedom + 1).interval() == (
+        pytest.approx(-quantile),
+        pytest.approx(quantile),
+    )
 
 
 def test_missing_and_failed_runs(folder: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from openpyxl import load_workbook
 
+from utils.benchmark.aggregate import summarize
 from utils.benchmark.outcomes import collect_outcomes
 from utils.benchmark.reports import write_reports
 
@@ -21,7 +22,8 @@ ROOT = Path(__file__).parents[4]
 
 
 def write(folder: Any, **facts: Any) -> dict[str, Path]:
-    return write_reports(folder.path, folder.facts(**facts), collect_outcomes(folder.runs))
+    suite, outcomes = folder.facts(**facts), collect_outcomes(folder.runs)
+    return write_reports(folder.path, suite, summarize(suite, outcomes), outcomes)
 
 
 def test_files(folder: Any, fill: Any) -> None:
@@ -88,8 +90,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(folder: Any, monkeyp
 
 def test_no_ml_library_is_imported() -> None:
     modules = (
-        "outcomes aggregate columns text_tables workbook charts reports summary submission notes paired scores "
-        "xlsx_style"
+        "outcomes statistics aggregate tables text_reports workbook charts reports summary submission notes xlsx_style"
     )
     code = f"""
 import importlib, sys

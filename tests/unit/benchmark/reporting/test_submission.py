@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from utils.benchmark.aggregate import summarize
 from utils.benchmark.outcomes import collect_outcomes
 from utils.benchmark.submission import TEST_ROWS, write_submission_zips
 from utils.core.errors import UserError
@@ -22,7 +23,7 @@ def predict(run: Any, file: str, value: Any = 1, rows: int | None = None) -> Non
 
 
 def write(folder: Any) -> Any:
-    return write_submission_zips(folder.path, folder.facts(), collect_outcomes(folder.runs))
+    return write_submission_zips(folder.path, summarize(folder.facts(), collect_outcomes(folder.runs)))
 
 
 def test_row_counts_are_the_servers() -> None:

@@ -42,9 +42,8 @@ def test_table(folder: Any) -> None:
     folder.finish(folder.plan("rte", "[red]lora[/red]", 1), 0.7, "cpu")
     folder.plan("rte", "full", 1)
     file = io.StringIO()
-    Console(file=file, width=110).print(
-        render_summary(folder.facts(baselines=("majority",)), collect_outcomes(folder.runs))
-    )
+    suite, outcomes = folder.facts(baselines=("majority",)), collect_outcomes(folder.runs)
+    Console(file=file, width=110).print(render_summary(suite, summarize(suite, outcomes), outcomes))
     lines = [" ".join(line.split()) for line in file.getvalue().splitlines()]
     assert "rte [red]lora[/red] 70.00 0.0050 0.80 RAM success" in lines
     assert "full missing - - missing" in lines

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from openpyxl import load_workbook
 
+from utils.benchmark.aggregate import summarize
 from utils.benchmark.outcomes import collect_outcomes
 from utils.benchmark.reports import write_reports
 
@@ -19,7 +20,8 @@ SHEETS = ["summary", "paired differences", "charts", "per run", "configuration",
 
 
 def write(folder: Any, **facts: Any) -> Path:
-    return write_reports(folder.path, folder.facts(**facts), collect_outcomes(folder.runs))["xlsx"]
+    suite, outcomes = folder.facts(**facts), collect_outcomes(folder.runs)
+    return write_reports(folder.path, suite, summarize(suite, outcomes), outcomes)["xlsx"]
 
 
 def rows_of(path: Path, name: str) -> list[dict[str, Any]]:

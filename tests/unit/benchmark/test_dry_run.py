@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from utils.benchmark.counting import count_runs
+from utils.benchmark.dry_run import count_runs
 from utils.core import registry
 
 ROOT = Path(__file__).parents[3]

@@ -9,12 +9,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from utils.benchmark.aggregate import Summary, SummaryRow
-from utils.benchmark.columns import PEARSON_MARK, ResultTable, name_setting, show_absence
+from utils.benchmark.aggregate import Comparison
 from utils.benchmark.outcomes import SuiteFacts
-from utils.benchmark.paired import Comparison
-from utils.benchmark.scores import SettingLine, list_setting_lines, name_metrics
-from utils.results.columns import Column, count_places
+from utils.benchmark.statistics import Average, Stat, Summary, SummaryRow
+from utils.benchmark.tables import PEARSON_MARK, ResultTable, mark_kind, name_setting, show_absence
+from utils.results.columns import Cell, Form, count_places
 from utils.results.excel import guard_formula
 from utils.results.labels import Language, is_score, scale, translate
 
@@ -41,7 +40,8 @@ def render_csv(table: ResultTable, language: Language) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([guard_formula(label) for label in (*table.labels, translate("note", language))])
     for row in table.rows:
-        marks = [f"{cell.label}: {_tell_mark(cell.mark)}" for cell in row.cells if cell.mark]
+        named = zip(table.labels, row.cells, strict=True)
+        marks = [f"{label}: {_tell_mark(cell.mark)}" for label, cell in named if cell.mark]
         writer.writerow([*(_bare(cell.value) for cell in row.cells), "; ".join(marks)])
     return text.getvalue()
 
@@ -96,7 +96,7 @@ def render_latex(suite: SuiteFacts, summary: Summary) -> str:
     )
 
 
-def show_cell(cell: Column) -> str:
+def show_cell(cell: Cell) -> str:
     """Show a cell as a text, with its mark; `-` where there is no value."""
     value = cell.value
     if value is None or value == "":
@@ -111,16 +111,17 @@ def show_cell(cell: Column) -> str:
     return f"{value:{separated}.{count_places(value, cell.form)}f}{cell.mark}"
 
 
+def show_figure(source: SummaryRow | Average, figure: str, form: Form, language: Language) -> str:
+    """Show the mean of a figure, with a mark where it is of another kind."""
+    return show_cell(Cell(source.mean(figure), form, mark_kind(source, figure, language)))
+
+
 def show_score(row: SummaryRow, language: Language) -> str:
     """Show a row's own metric: mean and sample standard deviation, and how many seeds where some lack."""
-    best = row.measure("best")
-    if best is None or row.metric is None:
+    if row.score is None:
         return _NO_VALUE if row.num_measured or row.setting.is_baseline else show_absence(row, language)
-    lacks_some = best.n < len(row.outcomes)
-    tail = f" ({best.n}/{len(row.outcomes)})" if lacks_some else ""
-    places = ".2f" if is_score(row.metric) else ".4f"
-    deviation = None if best.deviation is None else scale(row.metric, best.deviation)
-    return _show_stat(scale(row.metric, best.mean), deviation, places) + tail
+    tail = f" ({row.score.n}/{len(row.outcomes)})" if row.score.n < len(row.outcomes) else ""
+    return _show_stat(row.score, ".2f" if row.factor == 100 else ".4f") + tail
 
 
 def escape_markdown(text: str) -> str:
@@ -135,34 +136,33 @@ def escape_latex(text: str) -> str:
 
 def _build_scores(summary: Summary, language: Language, has_metrics: bool) -> tuple[list[str], list[list[str]]]:
     """Build the matrix of scores: settings by tasks, with what they cost before and the average after."""
-    metrics = [f" ({name_metrics(summary, task)})" if has_metrics else "" for task in summary.tasks]
+    metrics = [f" ({summary.name_metrics(task)})" if has_metrics else "" for task in summary.tasks]
     heads = [
         *(translate(key, language) for key in ("method", "trainable_percent", "peak_memory_gb")),
         *(f"{task}{metric}" for task, metric in zip(summary.tasks, metrics, strict=True)),
         *([translate("average", language)] if summary.averages else []),
     ]
-    return heads, [_build_score_row(line, language) for line in list_setting_lines(summary)]
+    return heads, [_build_score_row(summary, total, language) for total in summary.totals]
 
 
-def _build_score_row(line: SettingLine, language: Language) -> list[str]:
-    mark = f" {translate('ram', language)}" if line.memory_is == {"ram"} else ""
+def _build_score_row(summary: Summary, total: Average, language: Language) -> list[str]:
+    rows = [summary.find_row(task, total.setting) for task in summary.tasks]
     cells = [
-        line.name,
-        show_cell(Column("", line.measure_cost("trainable_percent"), "share")),
-        show_cell(Column("", line.measure_cost("memory"), "decimal", mark)),
-        *(show_score(row, language) if row else _NO_VALUE for row in line.rows),
+        name_setting(total.setting, summary.grid_keys),
+        show_figure(total, "trainable_percent", "share", language),
+        show_figure(total, "memory", "decimal", language),
+        *(show_score(row, language) if row else _NO_VALUE for row in rows),
     ]
-    if line.average is None:
+    if not summary.averages:
         return cells
-    if line.overall is None:
-        return [*cells, translate("missing", language) if line.average.missing else _NO_VALUE]
-    done, planned = line.average.num_runs
-    tail = f" ({done}/{planned})" if done < planned else ""
-    return [*cells, _show_stat(line.overall, line.overall_deviation, ".2f") + tail]
+    if total.score is None:
+        return [*cells, translate("missing", language) if total.missing else _NO_VALUE]
+    done, planned = total.num_runs
+    return [*cells, _show_stat(total.score, ".2f") + (f" ({done}/{planned})" if done < planned else "")]
 
 
-def _show_stat(mean: float, deviation: float | None, places: str) -> str:
-    return f"{mean:{places}}" + ("" if deviation is None else f"{_PLUS_MINUS}{deviation:{places}}")
+def _show_stat(stat: Stat, places: str) -> str:
+    return f"{stat.mean:{places}}" + ("" if stat.deviation is None else f"{_PLUS_MINUS}{stat.deviation:{places}}")
 
 
 def _build_comparisons(
@@ -176,8 +176,8 @@ def _build_comparisons(
         difference = _show_difference(each.metric, [each.difference.mean] if each.difference else [])
         interval = _show_difference(each.metric, each.interval or ())
         seeds = ", ".join(map(str, each.seeds)) or _NO_VALUE
-        rows.append([each.task, *names, each.metric or _NO_VALUE, seeds, difference, interval])
-        rows[-1].append(translate(each.finding, language))
+        finding = translate(each.finding, language)
+        rows.append([each.task, *names, each.metric or _NO_VALUE, seeds, difference, interval, finding])
     return [translate(key, language) for key in keys], rows
 
 
@@ -213,9 +213,9 @@ def _write_latex_cell(text: str) -> str:
 
 def _write_caption(summary: Summary) -> str:
     """Say in English what the numbers are."""
-    metrics = "; ".join(f"{task}: {name_metrics(summary, task) or 'none'}" for task in summary.tasks)
+    metrics = "; ".join(f"{task}: {summary.name_metrics(task) or 'none'}" for task in summary.tasks)
     parts = [f"Task metrics on the evaluation sets, scores x100 ({metrics})."]
-    if any(len(row.figures) > 1 for row in summary.rows):
+    if any(len(row.runs) > 1 for row in summary.rows):
         parts.append("Mean and sample standard deviation over seeds; (k/n): only k of n runs have a result.")
     if summary.averages:
         parts.append("The average counts each task once and mixes their metrics; missing: a task has no result.")

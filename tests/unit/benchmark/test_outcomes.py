@@ -1,4 +1,4 @@
-"""The majority row comes from the runs' records; runs that disagree give none."""
+"""What runs measured: the majority row comes from their records; runs that disagree give none."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from utils.benchmark.baselines import collect_baselines
-from utils.benchmark.outcomes import RunOutcome
+from utils.benchmark.outcomes import RunOutcome, read_majority
 from utils.results.record import RunRecord
 
 
@@ -17,12 +16,8 @@ def test_majority_from_the_records(plan_of: Callable[..., Any]) -> None:
     outcomes = [
         RunOutcome(first, "success", record),
         RunOutcome(second, "failed", replace(record, status="failed", baseline={"accuracy": 0.9})),
-        RunOutcome(other, "missing", None),
     ]
-    a, b = collect_baselines(["majority"], ["a", "b"], outcomes)
-    assert (a.task, a.metrics, a.num_runs, a.note) == ("a", {"accuracy": 0.5, "loss": None}, 1, "")
-    assert (b.task, b.metrics, b.note) == ("b", {}, "no finished run has measured it")
+    assert read_majority(outcomes) == ({"accuracy": 0.5, "loss": None}, "")
+    assert read_majority([RunOutcome(other, "missing", None)]) == ({}, "no finished run has measured it")
     outcomes[1] = RunOutcome(second, "success", replace(record, baseline={"accuracy": 0.6}))
-    (a,) = collect_baselines(["majority"], ["a"], outcomes)
-    assert (a.metrics, a.note) == ({}, "the runs differ in their data, and so in this")
-    assert collect_baselines([], ["a"], outcomes) == []
+    assert read_majority(outcomes) == ({}, "the runs differ in their data, and so in this")

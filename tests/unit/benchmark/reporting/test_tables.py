@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from utils.benchmark.aggregate import summarize
-from utils.benchmark.columns import build_run_table, build_summary_table, name_setting, show_status
 from utils.benchmark.outcomes import collect_outcomes
+from utils.benchmark.tables import build_run_table, build_summary_table, name_setting, show_status
 
 ENGLISH = (
     "task", "best accuracy (%)", "trainable share (%)", "peak memory (GB)", "total parameters",

@@ -1,8 +1,12 @@
-"""One attempt at a run: a process of its own with its log, its time limit, and a note of how it ended."""
+"""Where and how a run is worked on: a GPU or some cores of this machine, and a process of its own with its log.
+
+Each attempt has its time limit, and leaves a note of how it ended.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shlex
 import signal
@@ -15,9 +19,17 @@ from pathlib import Path
 from typing import IO
 
 from utils.benchmark.plan import PlannedRun
-from utils.benchmark.slots import Slot
-from utils.benchmark.state import RunState, RunStatus, lock_of_run, take_lock, write_state
-from utils.benchmark.status import choose_resume_flags, find_state, is_finished
+from utils.benchmark.state import (
+    RunState,
+    RunStatus,
+    choose_resume_flags,
+    find_state,
+    is_finished,
+    lock_of_run,
+    take_lock,
+    write_state,
+)
+from utils.cli.command_line import list_gpus
 from utils.config.yaml_text import dump_yaml
 from utils.core.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 from utils.results.json_file import replace_file
@@ -26,6 +38,54 @@ from utils.results.provenance import format_time
 PROJECT = Path(__file__).resolve().parents[2]
 GRACE_S = 15.0
 """Seconds that a run has to end by itself after it was asked to."""
+
+_LAUNCHER_VARIABLES = (
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_NUM_TASKS", "PMI_SIZE",
+)  # fmt: skip
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place."""
+
+    index: int
+    """From 0."""
+    gpu: str | None = None
+    """The GPU that a run sees there, as CUDA_VISIBLE_DEVICES names it; None: what there is."""
+    num_threads: int | None = None
+    """Threads of a run on the processor; None: as the libraries choose."""
+
+    def build_environment(self) -> dict[str, str]:
+        """Build the environment of a run: its GPU, its threads, and nothing of a launcher around the suite."""
+        environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES}
+        environment["PYTHONUNBUFFERED"] = "1"
+        if self.gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpu
+        if self.num_threads is not None:
+            environment.setdefault("OMP_NUM_THREADS", str(self.num_threads))
+        return environment
+
+
+def list_slots(jobs: int | None) -> list[Slot]:
+    """List the slots of this machine for so many runs at the same time; None: one for each visible GPU, or one."""
+    gpus = list_gpus()
+    count = jobs or max(len(gpus), 1)
+    if gpus:
+        if count > len(gpus):
+            logger.warning(
+                "--jobs %d on %d GPUs: runs share a GPU, so times are not those of a run alone", count, len(gpus)
+            )
+        return [Slot(index, gpus[index % len(gpus)]) for index in range(count)]
+    if count == 1:
+        return [Slot(0)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if count > cores:
+        logger.warning(
+            "--jobs %d on %d cores: runs wait for each other, so times are not those of a run alone", count, cores
+        )
+    return [Slot(index, num_threads=max(cores // count, 1)) for index in range(count)]
 
 
 @dataclass
@@ -57,11 +117,9 @@ class Attempt:
         return None if self.process.poll() is None else self._finish(self.process.returncode)
 
     def stop(self, status: RunStatus, grace_s: float = GRACE_S) -> None:
-        """Ask the process to stop as by Ctrl-C; it is killed when it does not within the grace.
+        """Ask the process to stop as by Ctrl-C, and kill it when it does not within the grace; 0 kills at once.
 
-        Args:
-            status: What is noted of the run.
-            grace_s: Seconds; 0 kills at once.
+        The first status that is given is noted of the run.
         """
         self._asked_to_stop = self._asked_to_stop or status
         self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
@@ -100,13 +158,7 @@ class Attempt:
 def start_attempt(run: PlannedRun, slot: Slot, timeout_s: float | None) -> Attempt | None:
     """Start a run in a process that leads its own session, writes to its own log, and dies with this one.
 
-    Args:
-        run: The run.
-        slot: Where it works.
-        timeout_s: Seconds it may take; None: any.
-
-    Returns:
-        The attempt; None when another suite is at work on this very run.
+    None when another suite is at work on this very run.
 
     Raises:
         UserError: The suite's folder cannot be written.

@@ -1,20 +1,24 @@
-"""Counts trainable parameters before a run: its model is put together on the meta device, without weights.
+"""Shows a plan before anything is started: its runs, their status, and the parameters that each will train.
 
-All of a suite's distinct models are counted by one process, so that the suite itself imports no ML library.
+The parameters are counted on the meta device, without weights, by one process for all of a suite's distinct models,
+so that the suite itself imports no ML library.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.benchmark.plan import PlannedRun
+from utils.benchmark.plan import Plan, PlannedRun
+from utils.benchmark.state import find_status
 from utils.config.sections.model import ModelSection
 from utils.core import registry
 from utils.core.errors import LoraNsError
@@ -25,9 +29,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _PROJECT = Path(__file__).resolve().parents[2]
-_START = "import sys; sys.path.insert(0, sys.argv[1]); from utils.benchmark.counting import answer; answer()"
+_START = "import sys; sys.path.insert(0, sys.argv[1]); from utils.benchmark.dry_run import answer; answer()"
 _TIMEOUT_S = 300
 _ANY_STEPS = 1_000_000  # a schedule decides which parameters stay, not how many are trained at first
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,20 +47,83 @@ class Count:
     """Why it is unknown."""
 
 
+def announce_plan(plan: Plan) -> None:
+    """Say what was read under an older name, what has no effect, which runs are the same, and what is missing here."""
+    for notice in plan.notices:
+        logger.info("note: %s", notice)
+    for warning in (*plan.warnings, *(f"this machine: {each}" for each in plan.unmet)):
+        logger.warning("%s", warning)
+
+
+def show_plan(plan: Plan) -> dict[str, Any]:
+    """Print the runs of this call, then the trainable parameters, which one process counts without weights."""
+    statuses = [find_status(run) for run in plan.shard]
+    for line in _write_runs(plan, statuses):
+        print(line, flush=True)  # noqa: T201  the command's own output
+    counts = count_runs(plan.shard)
+    for line in _write_counts(plan.shard, counts):
+        print(line)  # noqa: T201
+    return {
+        "status": "planned",
+        "suite": plan.suite.section.suite,
+        "output_dir": str(plan.output),
+        "runs": [
+            {**_describe_run(run), "status": status, **_describe_count(counts[run.name])}
+            for run, status in zip(plan.shard, statuses, strict=True)
+        ],
+    }
+
+
+def _write_runs(plan: Plan, statuses: Sequence[str]) -> list[str]:
+    width = max((len(run.name) for run in plan.shard), default=0)
+    lines = [f"{run.name:<{width}}  {status}" for run, status in zip(plan.shard, statuses, strict=True)]
+    counted = ", ".join(f"{count} {status}" for status, count in Counter(statuses).items())
+    of = "" if len(plan.shard) == len(plan.runs) else f" of the suite's {len(plan.runs)}"
+    return [*lines, f"\n{len(plan.shard)} runs{of}: {counted}; folder: {plan.output}"]
+
+
+def _write_counts(runs: Sequence[PlannedRun], counts: dict[str, Count]) -> list[str]:
+    """Write one line for each method and grid value that decides the model; what is unknown, by its reason."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for run in runs:
+        grid = (f"{key}={value}" for key, value in run.grid.items() if key.split(".")[0] in ("peft", "model"))
+        count = counts[run.name]
+        kind = (" ".join([run.method, *grid]), _write_count(count)) if count.trainable else ("unknown", count.note)
+        tasks = groups.setdefault(kind, [])
+        if run.task not in tasks:
+            tasks.append(run.task)
+    every = len({run.task for run in runs})
+    rows = [(*kind, "all tasks" if len(tasks) == every else ", ".join(tasks)) for kind, tasks in groups.items()]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return ["\ntrainable parameters", *(f"{one:<{widths[0]}}  {two:<{widths[1]}}  {three}" for one, two, three in rows)]
+
+
+def _write_count(count: Count) -> str:
+    trainable, total = count.trainable or 0, count.total or 0
+    return f"{trainable:,} of {total:,} ({100 * trainable / max(total, 1):.4g} %)"
+
+
+def _describe_run(run: PlannedRun) -> dict[str, Any]:
+    names = ("name", "task", "method", "seed", "grid", "fingerprint", "metric")
+    return {**{name: getattr(run, name) for name in names}, "folder": str(run.folder)}
+
+
+def _describe_count(count: Count) -> dict[str, Any]:
+    if count.trainable is None:
+        return {"trainable_params": None, "note": count.note}
+    return {"trainable_params": count.trainable, "total_params": count.total}
+
+
 def count_runs(runs: Sequence[PlannedRun]) -> dict[str, Count]:
-    """Count the trainable parameters of planned runs.
+    """Count the trainable parameters by the run's name.
 
-    Args:
-        runs: Of a plan.
-
-    Returns:
-        By the run's name. Unknown where the base's config.json is neither in a folder nor in the hub's cache.
+    They are unknown where the base's config.json is neither in a folder nor in the hub's cache.
     """
     counts: dict[str, Count] = {}
     requests: dict[str, dict[str, Any]] = {}
     keys: dict[str, str] = {}
     for run in runs:
-        request, why = _describe(run)
+        request, why = _describe_model(run)
         if request is None:
             counts[run.name] = Count(note=why)
         else:
@@ -64,7 +133,7 @@ def count_runs(runs: Sequence[PlannedRun]) -> dict[str, Count]:
     return counts | {name: answers[key] for name, key in keys.items()}
 
 
-def _describe(run: PlannedRun) -> tuple[dict[str, Any] | None, str]:
+def _describe_model(run: PlannedRun) -> tuple[dict[str, Any] | None, str]:
     """Put together what decides the model of a run; None with the reason where something is not known."""
     model, peft = run.config["model"], run.config["peft"]
     section = ModelSection.model_validate(model)

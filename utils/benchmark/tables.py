@@ -1,0 +1,213 @@
+"""The columns of a suite's tables, in the order that users of QST know, and the rows under them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from utils.benchmark.combining import shorten_keys
+from utils.benchmark.statistics import Average, Setting, Summary, SummaryRow
+from utils.results.columns import Cell, Form
+from utils.results.labels import Language, phrase, translate
+
+RowKind = Literal["runs", "baseline", "average"]
+Cells = dict[str, Cell]
+"""A row's cells by column; one without a value may be left out."""
+
+PEARSON_MARK = "*"
+
+_FIGURES: dict[str, tuple[str, Form]] = {
+    "best_accuracy": ("accuracy", "percent"),
+    "trainable_percent": ("trainable_percent", "share"),
+    "peak_memory_gb": ("memory", "decimal"),
+    "total": ("total", "count"),
+    "trainable": ("trainable", "count"),
+    "loss": ("loss", "fine"),
+    "f1": ("f1", "percent"),
+    "matthews_correlation": ("matthews_correlation", "percent"),
+    "pearson": ("pearson", "percent"),
+    "spearmanr": ("spearmanr", "percent"),
+    "trainable_percent_packed": ("trainable_percent_packed", "share"),
+    "epochs": ("epochs", "text"),
+    "train_runtime": ("seconds", "decimal"),
+    "samples_per_s": ("samples_per_s", "decimal"),
+}
+"""By column, the figure that it shows and how."""
+_OWN_METRIC = (
+    "task_metric", "task_metric_best", "task_metric_last", "interval_low", "interval_high", "interval_over",
+)  # fmt: skip
+_OVER_SEEDS = ("mean", "deviation", "num_seeds")
+_LAST = ("epochs", "train_runtime", "samples_per_s", "status")
+_FIRST = tuple(key for key in _FIGURES if key not in _LAST)
+_AVERAGED = ("best_accuracy", "trainable_percent", "peak_memory_gb", "trainable_percent_packed")
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of a table."""
+
+    cells: tuple[Cell, ...]
+    kind: RowKind
+    task: str
+    is_complete: bool
+    """Every planned run of it has a result."""
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """Rows under the same columns."""
+
+    keys: tuple[str, ...]
+    """A name of each column that no language changes."""
+    labels: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+    num_fixed: int
+    """Leading columns that say what a row is of."""
+
+
+def build_summary_table(summary: Summary, language: Language) -> ResultTable:
+    """Build the table over seeds: one row per task and setting, baselines among them, averages at the end."""
+    rows: list[tuple[Cells, SummaryRow | Average]] = [(_show_row(row, language), row) for row in summary.rows]
+    rows += [(_show_average(average, language), average) for average in summary.averages]
+    return _build_table((*_FIRST, *_OWN_METRIC, *_OVER_SEEDS, *_LAST), summary, rows, language)
+
+
+def build_run_table(summary: Summary, language: Language) -> ResultTable:
+    """Build the table of single runs; MNLI's run has two rows."""
+    rows: list[tuple[Cells, SummaryRow | Average]] = []
+    for row in summary.rows:
+        for outcome in row.outcomes:
+            single = row.keep_seed(outcome)
+            own = {"seed": Cell(outcome.run.seed, "id"), "run": Cell(outcome.run.name), "note": Cell(outcome.note)}
+            rows.append((own | _show_row(single, language), single))
+    table = _build_table(("seed", *_FIRST, *_OWN_METRIC, *_LAST, "run", "note"), summary, rows, language)
+    return replace(table, num_fixed=table.num_fixed + 1)
+
+
+def name_setting(setting: Setting, grid_keys: Sequence[str]) -> str:
+    """Name a setting as `lora, lora_r=4`."""
+    shorts = shorten_keys(grid_keys)
+    values = (f"{shorts[key]}={setting.grid[key]}" for key in grid_keys if key in setting.grid)
+    return ", ".join([setting.method, *values])
+
+
+def show_status(row: SummaryRow, language: Language) -> str:
+    """Say how a row's runs stand: `success`, or how many of how many, and what became of the others."""
+    others = [each for each in row.outcomes if each.status != "success"]
+    if len(row.outcomes) == 1 or not others:
+        return translate(row.outcomes[0].status, language) if row.outcomes else row.note
+    parts = [
+        phrase("seed_status", language, seed=each.run.seed, status=translate(each.status, language)) for each in others
+    ]
+    return "; ".join([f"{len(row.outcomes) - len(others)}/{len(row.outcomes)}", *parts])
+
+
+def show_absence(row: SummaryRow, language: Language) -> str:
+    """Say in one word why a row has no value: what became of its runs, or `missing`."""
+    statuses = {str(each.status) for each in row.outcomes}
+    if len(statuses) == 1 and "success" not in statuses:
+        return translate(statuses.pop(), language)
+    return translate("missing", language)
+
+
+def _build_table(
+    keys: Sequence[str], summary: Summary, rows: Sequence[tuple[Cells, SummaryRow | Average]], language: Language
+) -> ResultTable:
+    """Put the columns that say what a row is of first: the task, and whatever else tells rows apart."""
+    grid = {f"grid {key}": short for key, short in shorten_keys(summary.grid_keys).items()}
+    several = len({(each.method, each.is_baseline) for each in summary.settings}) > 1
+    fixed = ("task", *(["method"] if several else []), *grid)
+    keys = (*fixed, *keys)
+    built = []
+    for cells, source in rows:
+        cells |= {"method": Cell(source.setting.method)}
+        cells |= {f"grid {key}": Cell(_plain(value)) for key, value in source.setting.grid.items()}
+        placed = tuple(cells.get(key, Cell(None)) for key in keys)
+        if isinstance(source, Average):
+            built.append(TableRow(placed, "average", "", not source.missing))
+        else:
+            complete = all(each.status == "success" for each in source.outcomes)
+            kind: RowKind = "baseline" if source.setting.is_baseline else "runs"
+            built.append(TableRow(placed, kind, source.task, complete))
+    return ResultTable(keys, tuple(grid.get(key) or translate(key, language) for key in keys), tuple(built), len(fixed))
+
+
+def _show_row(row: SummaryRow, language: Language) -> Cells:
+    cells = {"task": Cell(row.task)} | _show_figures(row, _FIGURES, language) | _show_own_metric(row)
+    if row.score is not None:
+        (low, high), over = _find_interval(row)
+        form = cells["mean"].form
+        cells |= {"interval_low": Cell(low, form), "interval_high": Cell(high, form)}
+        cells["interval_over"] = Cell(translate(over, language) if over else None)
+    if row.note or (row.outcomes and not any(each.status == "success" for each in row.outcomes)):
+        absent = Cell(show_absence(row, language))
+        cells |= {"best_accuracy": absent, "task_metric_best": absent}
+    return cells | {"status": Cell(show_status(row, language))}
+
+
+def _show_average(average: Average, language: Language) -> Cells:
+    """Show what can be averaged over tasks, and what stands behind it."""
+    done, planned = average.num_runs
+    told = [] if average.setting.is_baseline else [phrase("runs_of", language, done=done, planned=planned)]
+    cells = {"task": Cell(phrase("average_of", language, tasks=len(average.tasks)))}
+    cells |= _show_figures(average, _AVERAGED, language) | _show_own_metric(average)
+    if average.missing:
+        absent = Cell(translate("missing", language))
+        told.append(phrase("without", language, tasks=", ".join(average.missing)))
+        cells |= {"best_accuracy": absent, "task_metric_best": absent}
+    return cells | {"status": Cell("; ".join(told))}
+
+
+def _show_figures(source: SummaryRow | Average, keys: Iterable[str], language: Language) -> Cells:
+    cells = {}
+    for key in keys:
+        figure, form = _FIGURES[key]
+        if (mean := source.mean(figure)) is not None:
+            value = mean * 100 if form == "percent" else mean
+            cells[key] = Cell(_neat(value, form), form, mark_kind(source, figure, language))
+    return cells
+
+
+def mark_kind(source: SummaryRow | Average, figure: str, language: Language) -> str:
+    """Give what is shown after a figure of another kind; an average of accuracies is marked for what is mixed in."""
+    kinds = source.find_kinds(figure)
+    if "pearson" in kinds:
+        return PEARSON_MARK
+    return f" {translate('ram', language)}" if "ram" in kinds else ""
+
+
+def _show_own_metric(source: SummaryRow | Average) -> Cells:
+    """Show the own metric: best and last, and the spread over seeds."""
+    cells, score, last = {"task_metric": Cell(", ".join(source.metrics))}, source.score, source.mean("last")
+    if score is None:
+        return cells
+    form: Form = "percent" if source.factor == 100 else "fine"
+    return cells | {
+        "task_metric_best": Cell(score.mean, form),
+        "task_metric_last": Cell(None if last is None else last * source.factor, form),
+        "mean": Cell(score.mean, form),
+        "deviation": Cell(score.deviation, form),
+        "num_seeds": Cell(None if source.setting.is_baseline else score.n or None, "count"),
+    }
+
+
+def _find_interval(row: SummaryRow) -> tuple[tuple[float | None, float | None], str]:
+    """Find the 95 % interval: over seeds where there are several, else that of the run's evaluation rows."""
+    score, low, high = row.score, row.mean("interval_low"), row.mean("interval_high")
+    if score is not None and (over_seeds := score.interval()) is not None:
+        return over_seeds, "over_seeds"
+    if low is None or high is None:
+        return (None, None), ""
+    return (low * row.factor, high * row.factor), "over_rows"
+
+
+def _neat(value: float, form: Form) -> float:
+    """Keep counts whole where they are, and epochs short."""
+    if form == "count" and value.is_integer():
+        return int(value)
+    return float(f"{value:.4g}") if form == "text" else value
+
+
+def _plain(value: object) -> object:
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
