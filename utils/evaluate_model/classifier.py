@@ -20,9 +20,8 @@ from utils.evaluate_model.folders import (
     tell_reused,
     write_facts,
 )
-from utils.evaluation.evaluator import IDENTITY, PREDICTIONS, RESULTS
+from utils.evaluation.files import IDENTITY, PREDICTIONS, RESULTS, write_object, write_records
 from utils.evaluation.identity import hash_json, hash_model
-from utils.evaluation.predictions import write_object, write_records
 from utils.metrics.metric import result_key
 from utils.modeling.labels import build_head_spec, read_label_order
 from utils.results.json_file import write_json

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.core.errors import UserError
-from utils.evaluation.evaluator import IDENTITY, PREDICTIONS, RESULTS
-from utils.evaluation.predictions import read_object
+from utils.evaluation.files import IDENTITY, PREDICTIONS, RESULTS, read_object
 from utils.results.json_file import write_json
 from utils.results.labels import is_score, scale
 from utils.results.provenance import collect_provenance

@@ -19,7 +19,7 @@ from utils.data.dataset import InstructionSet, find_dataset_plugin, load_dataset
 from utils.data.row_files import is_local, is_row_file
 from utils.metrics.metric import load_metric
 
-_ROOMS_OWN = ("path", "subset", "subsets", "prompts_file")
+_OF_ITS_DATASET = ("path", "subset", "subsets", "prompts_file")
 """Keys of a set that its dataset reads."""
 
 
@@ -50,7 +50,7 @@ def describe_sets(
     """Describe every set; one that its dataset expands becomes several.
 
     Raises:
-        ConfigError: A set has no room, its room cannot be set up, or two results would have one label.
+        ConfigError: A set has no dataset plug-in, this one cannot be set up, or two results would have one label.
     """
     if evaluation.set_sections is None:
         label = label_of(_name_own(own_section))
@@ -76,7 +76,7 @@ def _describe(
     """Find a set's dataset and let it describe the rows; the run's own dataset keeps the run's settings."""
     plugin, path = _find_plugin(section, own_section)
     is_own = plugin == registry.normalize(own_section.name)
-    given = {key: value for key in _ROOMS_OWN if (value := getattr(section, key)) is not None}
+    given = {key: value for key in _OF_ITS_DATASET if (value := getattr(section, key)) is not None}
     given |= {"path": path} if path is not None else {}
     config = _build_config(plugin, section.name, given, own_section if is_own else None)
     moved = bool(given) or section.split is not None
@@ -98,7 +98,7 @@ def _describe(
 
 
 def _find_plugin(section: SetSection, own_section: InstructionSection) -> tuple[str, str | None]:
-    """Find the room of a name, and the path that the name itself is when it is a hub id, folder or file."""
+    """Find the plug-in of a name, and the path that the name itself is when it is a hub id, folder or file."""
     name = section.name
     if plugin := find_dataset_plugin(name):
         return plugin, section.path if registry.has("datasets", name) else section.path or name

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import UserError
 from utils.core.signals import interruption_requested, raise_if_interrupted
-from utils.evaluation.identity import hash_model, hash_rows
-from utils.evaluation.predictions import (
+from utils.core.terminal import build_console
+from utils.evaluation.files import (
     Record,
+    SetFiles,
     append_records,
     read_at,
     read_object,
     scan_records,
     write_object,
     write_records,
-)
+)  # fmt: skip
+from utils.evaluation.identity import hash_model, hash_rows
 from utils.evaluation.processes import count_processes, find_rank, gather_lists, run_together, share_from_first
-from utils.evaluation.progress import show_progress
-from utils.evaluation.score import SetScore
+from utils.evaluation.score import SetScore, Summary, describe_set, score_records
 from utils.evaluation.sets import EvaluationSet
-from utils.evaluation.summary import Summary, describe_set, score_records
 from utils.generation.backend import GenerationBackend, open_backend
 from utils.metrics.metric import load_metric
 
@@ -35,33 +39,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PREDICTIONS = "predictions.jsonl"
-RESULTS = "results.json"
-IDENTITY = "identity.json"
 _CHUNK = 64  # records held at once while a file is put into order
-
-
-@dataclass(frozen=True)
-class SetFiles:
-    """The files of one set's evaluation: in a folder of their own, or beside those of others under a prefix."""
-
-    folder: Path
-    prefix: str = ""
-
-    @property
-    def predictions(self) -> Path:
-        """The answers, one a line."""
-        return self.folder / f"{self.prefix}{PREDICTIONS}"
-
-    @property
-    def results(self) -> Path:
-        """The score."""
-        return self.folder / f"{self.prefix}{RESULTS}"
-
-    @property
-    def identity(self) -> Path:
-        """What decides the answers; hidden where other sets' files lie beside."""
-        return self.folder / (f".{self.prefix}{IDENTITY}" if self.prefix else IDENTITY)
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 def evaluate_set(
@@ -80,13 +59,7 @@ def evaluate_set(
     each answers a share of the prompts, the first one writes, and all get the score. What fails in one of them fails
     in all. Answers stand on the disk, not in memory.
 
-    Args:
-        model: On its device, in any mode; not wrapped for several processes.
-        tokenizer: The one the prompts were made with.
-        evaluation_set: Prompts, references, metrics, and what its protocol says of the answers.
-        generation: Length, temperature, batch size; the batch size may change between calls.
-        folder: Where its files go, made if it is missing; no other results may lie there under these names.
-        stop_token_ids: Tokens that end an answer, besides the model's and the tokenizer's own.
+    The model is in any mode, and not wrapped for several processes; the batch size may change between calls.
 
     Raises:
         DataError: A prompt is empty or leaves the model no position to write at.
@@ -233,11 +206,7 @@ def _read_score(files: SetFiles, known: EvaluationSet) -> SetScore | None:
 def _finish(files: SetFiles, known: EvaluationSet, identity: dict[str, Any], rescored: set[int]) -> SetScore:
     """Put all records in the order of the set, and write both files whole; little of them is held at once.
 
-    Args:
-        files: Where they are.
-        known: The set.
-        identity: See `build_identity`.
-        rescored: Rows of an earlier call, which are scored again by the metrics of this one.
+    The metrics may be others than an earlier call's, so the rows that it has answered are scored again.
     """
     places = {int(record["row"]): place for place, record in scan_records(files.predictions)}
     summary = Summary(known, identity)
@@ -256,3 +225,37 @@ def _finish(files: SetFiles, known: EvaluationSet, identity: dict[str, Any], res
     score = summary.close()
     write_object(files.results, {"version": 1, **score.to_dict()})
     return score
+
+
+@contextmanager
+def show_progress(label: str, total: int, done: int, is_main: bool) -> Iterator[Callable[[int, int], None]]:
+    """Show how many rows are answered: a live line on a terminal, elsewhere a plain one now and then.
+
+    Gives the function to call with the rows and tokens of each batch. Other processes than the first show nothing.
+    """
+    started = told = time.monotonic()
+    num_tokens = 0
+
+    def rate(new_tokens: int) -> str:
+        nonlocal num_tokens
+        num_tokens += new_tokens
+        return f"{num_tokens / max(time.monotonic() - started, 1e-9):,.0f} tokens/s"
+
+    def tell(new_rows: int, new_tokens: int) -> None:
+        nonlocal done, told
+        done, shown = done + new_rows, rate(new_tokens)
+        if time.monotonic() - told >= _SECONDS_BETWEEN_LINES:
+            logger.info("evaluating %s: %d of %d rows, %s", label, done, total, shown)
+            told = time.monotonic()
+
+    if not is_main:
+        yield lambda new_rows, new_tokens: None
+    elif not sys.stderr.isatty():
+        yield tell
+    else:
+        with Progress(
+            TextColumn(f"evaluating {label}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(), TimeRemainingColumn(), console=build_console(stderr=True),
+        ) as bar:  # fmt: skip
+            task = bar.add_task(label, total=total, completed=done, rate="")
+            yield lambda new_rows, new_tokens: bar.update(task, advance=new_rows, rate=rate(new_tokens))

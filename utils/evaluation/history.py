@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import UserError
+from utils.evaluation.files import read_object, write_object
 from utils.evaluation.identity import hash_json
-from utils.evaluation.predictions import read_object, write_object
 from utils.evaluation.score import SetScore
 from utils.evaluation.sets import EvaluationSet
 from utils.metrics.metric import load_metric

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
@@ -48,11 +48,6 @@ class TokenRows(Sequence[list[int]]):
 
     __hash__ = None  # type: ignore[assignment]  # as a list has none
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest prompt."""
-        return max((end - start for start, end in zip(self._ends, self._ends[1:], strict=False)), default=0)
-
 
 @dataclass(frozen=True)
 class PromptLimits:
@@ -86,6 +81,10 @@ class EncodedPrompts:
     """The prompts of a set."""
 
     rows: TokenRows
+    kept: list[int]
+    """Numbers of the examples that they are of."""
+    refused: list[str]
+    """Where and why the chat template refuses the others."""
     num_cut: int
     """Prompts that lost their middle."""
 
@@ -101,7 +100,12 @@ def find_official_limit(window: int, max_new_tokens: int) -> int:
 
 
 def encode_prompts(
-    encoder: ExampleEncoder, examples: Iterable[Example], places: Iterable[str], limits: PromptLimits, as_chat: bool
+    encoder: ExampleEncoder,
+    examples: Iterable[Example],
+    places: Iterable[str],
+    limits: PromptLimits,
+    as_chat: bool,
+    drop: bool = False,
 ) -> EncodedPrompts:
     """Encode prompts and cut those that are too long.
 
@@ -111,37 +115,30 @@ def encode_prompts(
         places: Where each stands.
         limits: Of this set.
         as_chat: Whether prompts of an official protocol become a user's turn.
+        drop: Leave out what the chat template refuses.
 
     Raises:
         DataError: The chat template refuses one; its place is named.
     """
+    kept, refused = list[int](), list[str]()
     num_cut = 0
 
-    def encode() -> Iterable[list[int]]:
+    def encode() -> Iterator[list[int]]:  # one at a time: as lists, all prompts take many times the memory
         nonlocal num_cut
-        for example, place in zip(examples, places, strict=True):
+        for number, (example, place) in enumerate(zip(examples, places, strict=True)):
             try:
                 ids, is_cut = encode_within(encoder, example, limits, as_chat)
             except RowError as error:
-                raise DataError(f"{place}: {error}") from error
+                if not drop:
+                    raise DataError(f"{place}: {error}") from error
+                refused.append(f"{place}: {error}")
+                continue
+            kept.append(number)
             num_cut += is_cut
             yield ids
 
     rows = TokenRows(encode())
-    return EncodedPrompts(rows, num_cut)
-
-
-def find_refused(
-    encoder: ExampleEncoder, examples: Iterable[Example], places: Iterable[str], limits: PromptLimits, as_chat: bool
-) -> dict[int, str]:
-    """Find the prompts that the chat template refuses, each with its place and the reason; see encode_prompts."""
-    refused = {}
-    for number, (example, place) in enumerate(zip(examples, places, strict=True)):
-        try:
-            encode_within(encoder, example, limits, as_chat)
-        except RowError as error:
-            refused[number] = f"{place}: {error}"
-    return refused
+    return EncodedPrompts(rows, kept, refused, num_cut)
 
 
 def encode_within(

@@ -1,10 +1,21 @@
-"""The score of a model on one set, and whether two scores may be set against each other."""
+"""The score of a model on one set: made of its answers, read again, and compared with another only where it may be."""
 
 from __future__ import annotations
 
+import logging
+from array import array
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from utils.metrics.bootstrap import bootstrap_mean
+from utils.metrics.metric import average_rows, load_metric
+
+if TYPE_CHECKING:
+    from utils.evaluation.files import Record
+    from utils.evaluation.sets import EvaluationSet
+
+logger = logging.getLogger(__name__)
 
 _SETTINGS = {
     "max_new_tokens": None, "min_new_tokens": 0, "temperature": None, "top_p": None, "top_k": None, "stop": None,
@@ -97,3 +108,77 @@ def comparable(one: SetScore | Mapping[str, Any], other: SetScore | Mapping[str,
         if values[0] != values[1]:
             return f"they were written with generation.{key} {values[0]} and {values[1]}"
     return None
+
+
+def score_records(records: list[Record], known: EvaluationSet) -> None:
+    """Put each row's scores into its record; null where a metric is not defined on a row."""
+    import numpy as np
+
+    if not records:
+        return
+    predictions = [record["prediction"] for record in records]
+    references = [known.references[record["row"]] for record in records]
+    columns = {}
+    for metric in map(load_metric, known.metrics):
+        assert metric.score_rows is not None, f"got the metric {metric.name} of {metric.kind}"
+        columns[metric.name] = metric.score_rows(predictions, references)
+    for index, record in enumerate(records):
+        scores = {name: float(column[index]) for name, column in columns.items()}
+        record["scores"] = {name: None if np.isnan(score) else score for name, score in scores.items()}
+
+
+def describe_set(known: EvaluationSet) -> dict[str, Any]:
+    """Give what a score says of its set under the same name."""
+    shared = {each.name for each in fields(SetScore)} & {each.name for each in fields(known)} - {"metrics"}
+    return {name: getattr(known, name) for name in sorted(shared)}
+
+
+class Summary:
+    """What is kept of records to score their set: a number for each metric of each row.
+
+    Args:
+        known: The set.
+        identity: What decides the answers, by part.
+    """
+
+    def __init__(self, known: EvaluationSet, identity: dict[str, Any]) -> None:
+        self._known = known
+        self._identity = identity
+        self._columns = {load_metric(name).name: array("d") for name in known.metrics}
+        self._num_tokens = self._num_unfinished = self._n = 0
+        self._seconds = 0.0
+
+    def add(self, record: Record) -> None:
+        """Take in one record that is scored."""
+        for name, column in self._columns.items():
+            score = record["scores"][name]
+            column.append(float("nan") if score is None else score)
+        self._n += 1
+        self._num_tokens += record["num_tokens"]
+        self._num_unfinished += not record["finished"]
+        self._seconds += record["seconds"]
+
+    def close(self) -> SetScore:
+        """Average what was taken in; a metric that is defined on no row is left out, which is said."""
+        import numpy as np
+
+        known = self._known
+        every = {name: np.array(column, dtype=np.float64) for name, column in self._columns.items()}
+        columns = {name: column for name, column in every.items() if not np.isnan(column).all()}
+        if absent := [name for name in every if name not in columns]:
+            logger.warning("%s: no reference has an answer for %s; left out", known.label, ", ".join(absent))
+        seconds = self._seconds
+        return SetScore(
+            **describe_set(known),
+            metrics={name: average_rows(column) for name, column in columns.items()},
+            interval={name: bootstrap_mean(column) for name, column in columns.items()},
+            num_scored={name: int((~np.isnan(column)).sum()) for name, column in columns.items()},
+            n=self._n,
+            partial=self._n < known.num_total,
+            generation=self._identity["generation"],
+            mean_tokens=self._num_tokens / max(self._n, 1),
+            num_unfinished=self._num_unfinished,
+            seconds=round(seconds, 3),
+            tokens_per_s=round(self._num_tokens / seconds, 1) if seconds else 0.0,
+            identity={key: value for key, value in self._identity.items() if key != "generation"},
+        )

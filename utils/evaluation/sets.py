@@ -17,7 +17,7 @@ from utils.data.gathering import DataProblems
 from utils.data.tokenizer_coverage import MAX_ROWS, count_unwritable, show_characters
 from utils.evaluation.describing import DescribedSet, describe_sets
 from utils.evaluation.identity import hash_json
-from utils.evaluation.prompts import PromptLimits, describe_asked, encode_prompts, find_refused
+from utils.evaluation.prompts import EncodedPrompts, PromptLimits, describe_asked, encode_prompts
 from utils.metrics.metric import Metric, Reference, load_metric
 from utils.metrics.truthfulqa import REFERENCE_KEYS, load_scorer
 
@@ -136,7 +136,7 @@ def load_evaluation_sets(
             counted and said.
 
     Raises:
-        ConfigError: A set has no room, its room cannot be set up, or its scorer cannot be had.
+        ConfigError: A set has no dataset plug-in, this one cannot be set up, or its scorer cannot be had.
         DataError: The rows cannot be had, cannot be asked by the run's prompt, or have no answer for a metric.
     """
     from utils.data.instruction import resolve_set
@@ -167,20 +167,14 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
         asked = [_ask(run.own, example, place, label) for example, place in zip(examples, places, strict=True)]
     as_chat = run.encoder.as_chat and not spec.chat_exempt
     limits = _find_limits(described, run)
-    if described.section.on_bad_row == "drop":
-        kept = _find_accepted(label, find_refused(run.encoder, asked, places, limits, as_chat), len(asked))
-        examples, asked = [examples[number] for number in kept], [asked[number] for number in kept]
-        places = [places[number] for number in kept]
-    prompts = encode_prompts(run.encoder, asked, places, limits, as_chat)
-    if prompts.num_cut:
-        logger.warning(
-            "%s: %d of %d prompts are longer than %d tokens; their middle was cut out",
-            label, prompts.num_cut, len(asked), limits.target,
-        )  # fmt: skip
+    prompts = encode_prompts(run.encoder, asked, places, limits, as_chat, described.section.on_bad_row == "drop")
+    examples, asked = [examples[number] for number in prompts.kept], [asked[number] for number in prompts.kept]
+    places = [places[number] for number in prompts.kept]
+    _tell_changes(label, prompts, limits)
     if spec.greedy and run.answers.generation.temperature and run.answers.window is None:  # else it was said before
         logger.warning("%s: its protocol is greedy; generation.temperature does not count here", label)
     _tell_unwritable(label, asked, run.encoder.tokenizer, as_chat)
-    references, scorer = _settle_references(spec.metrics, [example.reference for example in examples], run)
+    references, scorer = _resolve_references(spec.metrics, [example.reference for example in examples], run)
     _check_references(label, spec.metrics, references)
     return EvaluationSet(
         label=label,
@@ -209,14 +203,16 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
     )
 
 
-def _find_accepted(label: str, refused: dict[int, str], count: int) -> list[int]:
-    """Give the rows that are not refused, and say how many are."""
-    first = next(iter(refused.values()), "")
-    if len(refused) == count:
-        raise DataError(f"{label}: none of {count} rows can be asked; {first}")
+def _tell_changes(label: str, prompts: EncodedPrompts, limits: PromptLimits) -> None:
+    """Say how many prompts are left out, and how many are cut."""
+    num_kept, refused = len(prompts.kept), prompts.refused
+    if refused and not num_kept:
+        raise DataError(f"{label}: none of {len(refused)} rows can be asked; {refused[0]}")
     if refused:
-        logger.warning("%s: %d rows cannot be asked and are left out: %s", label, len(refused), first)
-    return [number for number in range(count) if number not in refused]
+        logger.warning("%s: %d rows cannot be asked and are left out: %s", label, len(refused), refused[0])
+    if prompts.num_cut:
+        logger.warning("%s: %d of %d prompts are longer than %d tokens; their middle was cut out",
+                       label, prompts.num_cut, num_kept, limits.target)  # fmt: skip
 
 
 def _tell_unwritable(label: str, asked: Sequence[Example], tokenizer: PreTrainedTokenizerBase, as_chat: bool) -> None:
@@ -248,7 +244,7 @@ def _ask(own: InstructionSet, example: Example, place: str, label: str) -> Examp
     return own.ask(example.question)
 
 
-def _settle_references(
+def _resolve_references(
     metrics: Sequence[str], references: list[Reference], run: _Run
 ) -> tuple[list[Reference], str | None]:
     """Write the scorer's name into the references of metrics that leave it to choose, and see that it can be had."""

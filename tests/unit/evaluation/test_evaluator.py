@@ -18,8 +18,8 @@ import torch
 
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError, UserError
-from utils.evaluation.evaluator import SetFiles, evaluate_set
-from utils.evaluation.files import copy_answers
+from utils.evaluation.evaluator import evaluate_set
+from utils.evaluation.files import SetFiles, copy_answers
 from utils.evaluation.identity import hash_model
 from utils.evaluation.score import SetScore, comparable
 from utils.evaluation.sets import EvaluationSet
@@ -213,13 +213,13 @@ def test_identity_of_a_model_sees_weights_and_switches(quickstart_model: tuple[A
 def test_progress_is_told_in_lines_where_there_is_no_terminal(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from utils.evaluation import progress
+    from utils.evaluation import evaluator
 
-    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(evaluator, "_SECONDS_BETWEEN_LINES", 0.0)
     with caplog.at_level(logging.INFO):
-        with progress.show_progress("gsm8k", 100, 20, True) as advance:
+        with evaluator.show_progress("gsm8k", 100, 20, True) as advance:
             advance(16, 900)
-        with progress.show_progress("gsm8k", 100, 20, False) as advance:
+        with evaluator.show_progress("gsm8k", 100, 20, False) as advance:
             advance(16, 900)
     [line] = [record.message for record in caplog.records]
     assert line.startswith("evaluating gsm8k: 36 of 100 rows, ")

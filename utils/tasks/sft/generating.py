@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from utils.core.errors import LoraNsError
-from utils.evaluation.evaluator import SetFiles, evaluate_set
-from utils.evaluation.files import FINAL_RESULTS, copy_answers, name_model, step_folder
+from utils.evaluation.evaluator import evaluate_set
+from utils.evaluation.files import FINAL_RESULTS, SetFiles, copy_answers, name_model, step_folder, write_object
 from utils.evaluation.history import COMBINED, Entry, History, build_entry, name_score, open_history
-from utils.evaluation.predictions import write_object
 from utils.evaluation.processes import FAILURES, describe_failure, find_rank, run_together, share_from_first
 from utils.evaluation.score import SetScore
 from utils.generation.model_state import keep_random_state

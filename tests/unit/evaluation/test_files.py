@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from utils.evaluation.predictions import append_records, read_object, scan_records, write_object, write_records
+from utils.evaluation.files import append_records, read_object, scan_records, write_object, write_records
 
 ROWS = [{"row": 0, "prediction": "a\nb"}, {"row": 1, "prediction": "\u4f60 \ud800 \u2028 \u0085 \x00"}, {"row": 2}]
 
