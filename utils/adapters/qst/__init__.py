@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from utils.adapters.adapter import AttachContext, head_modules, keep_float32
 from utils.adapters.peft_layout import save as save
-from utils.adapters.qst.cache.section import CacheChoice, read_cache, settings
+from utils.adapters.qst.cache import CacheChoice, read_cache, settings
 from utils.config.sections.adapter import AdapterSection, Limits
 from utils.core.errors import ConfigError, ModelError, Problem
 
@@ -96,7 +96,9 @@ class Config(AdapterSection):
 
     def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
         """Find keys that have no effect here, each with what is right."""
-        if "downsample_rank" in self.model_fields_set and self.downsample not in ("adapter", "lora"):
+        # Not whether it is written: a run's own run.yaml writes every key.
+        is_changed = self.downsample_rank != type(self).model_fields["downsample_rank"].default
+        if is_changed and self.downsample not in ("adapter", "lora"):
             return {"downsample_rank": f"downsample: {self.downsample} has no inner width; use adapter or lora"}
         return {}
 
@@ -105,10 +107,29 @@ def __getattr__(name: str) -> Any:
     """Import what needs torch only when it is asked for, and make it known to peft."""
     if name not in _LAZY:
         raise AttributeError(name)
-    from utils.adapters.qst.registration import register_qst
-
     register_qst()
     return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def register_qst() -> None:
+    """Make peft know the method: `get_peft_model`, `PeftModel.from_pretrained` and TRL then take it as any other.
+
+    A second call changes nothing.
+
+    Raises:
+        ModelError: The installed peft is one that this was not tested with.
+    """
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+    from peft.utils import register_peft_method
+
+    from utils.adapters.qst.config import QSTConfig, add_peft_type
+
+    if add_peft_type() in PEFT_TYPE_TO_TUNER_MAPPING:
+        return
+    # Only now: the model reaches into peft, and an untested peft may lack what it reaches for.
+    from utils.adapters.qst.model import QSTModel
+
+    register_peft_method(name="qst", config_cls=QSTConfig, model_cls=QSTModel, prefix=QSTModel.prefix)
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
@@ -121,11 +142,9 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     from peft import get_peft_model
 
     from utils.adapters.peft_layout import keep_unpacked
-    from utils.adapters.qst.registration import register_qst
-
-    register_qst()
     from utils.adapters.qst.config import QSTConfig
 
+    register_qst()
     if context.added_token_ids:
         message = "is not with peft.method: qst, which trains no embeddings; take it out, or use lora"
         raise ConfigError([Problem(message, "model.extra_special_tokens")])
@@ -151,7 +170,6 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
 def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
     """Put a saved side network beside a freshly loaded base."""
     from utils.adapters import peft_layout
-    from utils.adapters.qst.registration import register_qst
 
     register_qst()
     return peft_layout.load(folder, load_base)
@@ -165,14 +183,17 @@ def _start_cache(adapted: Any, config: Config, context: AttachContext) -> None:
     if section.where == "ram" and context.num_epochs <= 1:
         logger.warning("peft.cache: in a single epoch no row is read again; nothing is kept (where: disk would be)")
         return
-    from utils.adapters.qst.backbone_identity import describe_backbone
-    from utils.adapters.qst.cache.row_store import RowStore, open_store
+    from utils.adapters.qst.backbone import describe_backbone
+    from utils.adapters.qst.cache.open_store import open_store
+    from utils.adapters.qst.cache.row_store import RowStore
+
+    tuner = adapted.base_model
 
     def open_cache(num_states: int, hidden_size: int, dtype: Any) -> RowStore:
-        identity = describe_backbone(adapted.base_model) if section.where == "disk" else {}
+        identity = describe_backbone(tuner.model, tuner.mix.recorder.wanted) if section.where == "disk" else {}
         return open_store(
             section, identity, num_states, hidden_size, dtype,
             expected_tokens=context.num_tokens, expected_rows=context.num_rows,
         )  # fmt: skip
 
-    adapted.base_model.start_replay(open_cache)
+    tuner.start_replay(open_cache)

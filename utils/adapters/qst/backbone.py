@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+import transformers
 from torch import nn
 
 from utils.core.errors import ModelError
 
 _FINAL_NORMS = ("norm", "final_layer_norm", "ln_f", "final_norm", "final_layernorm", "norm_f", "ln_out")
 _INSIDE_ATTENTION = re.compile(r"(^|\.)(self_)?(attn|attention|self_attention|selfattention)(\.|$)")
+
+_NOT_THE_BACKBONE = (".qst_side.", ".modules_to_save.", ".original_module.")
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,25 @@ def inspect_block(model: Any, layer: nn.Module) -> BlockKind:
     )
 
 
+def describe_backbone(model: Any, states: Iterable[int]) -> dict[str, Any]:
+    """Name a backbone by all that decides these hidden states, so that states on disk are used for no other.
+
+    The weights are read whole, about a second for each gigabyte: files may be renamed, and quantized in many ways.
+
+    Returns:
+        Facts for JSON; equal only where the hidden states are.
+    """
+    config = model.config.get_text_config()
+    return {
+        "model_type": config.model_type,
+        "weights": _hash_weights(model.base_model),
+        "states": sorted(states),
+        "attn_implementation": config._attn_implementation,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "device": next(model.parameters()).device.type,
+    }
+
+
 def _find_layers(model: Any) -> str:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -165,3 +189,13 @@ def _find_activation(config: Any) -> str:
         if isinstance(name := getattr(config, key, None), str):
             return name
     return "gelu"
+
+
+def _hash_weights(body: torch.nn.Module) -> str:
+    """Hash names, dtypes and bytes of the body's tensors, the scales of quantized ones among them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(body.state_dict().items()):
+        if isinstance(value, torch.Tensor) and not any(part in f".{name}." for part in _NOT_THE_BACKBONE):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

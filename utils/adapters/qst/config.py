@@ -1,18 +1,26 @@
-"""What adapter_config.json says of a side network, as peft reads and writes it."""
+"""What adapter_config.json says of a side network, and QST's member of peft's list of methods.
+
+The list is closed: peft has no entry point for methods of others.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from peft import PeftConfig
+from peft.utils import PeftType
 
-from utils.adapters.qst.peft_type import add_peft_type
+from utils.core.errors import ModelError
 
 DOWNSAMPLES = ("adapter", "lora", "linear", "maxpool", "avgpool")
 MIXES = ("residual", "paper", "sigmoid")
 GATES = ("scalar", "vector")
+
+TESTED = ((0, 21), (0, 22))
+"""First version of peft that is known to work, and the first that is not."""
 
 
 @dataclass
@@ -67,3 +75,35 @@ def choose_side_layers(wanted: str | list[int], num_layers: int) -> list[int]:
     if not chosen or chosen[0] < 0 or chosen[-1] >= num_layers:
         raise ValueError(f"side_layers: {wanted} are not layers of the model, which has 0 to {num_layers - 1}")
     return chosen
+
+
+def add_peft_type() -> PeftType:
+    """Add the member; a second call changes nothing.
+
+    Raises:
+        ModelError: The installed peft is one that this was not tested with.
+    """
+    _require_tested(importlib.metadata.version("peft"))
+    if "QST" not in PeftType.__members__:
+        _add_member("QST")
+    return PeftType("QST")
+
+
+def _require_tested(version: str) -> None:
+    major, minor = (int(part) for part in version.split(".")[:2])
+    first, end = (".".join(map(str, each)) for each in TESTED)
+    if not TESTED[0] <= (major, minor) < TESTED[1]:
+        raise ModelError(
+            f"peft.method: qst needs peft >= {first}, < {end}, and {version} is installed: QST joins peft's list of "
+            f"methods, whose inside changes; run pip install 'peft>={first},<{end}'"
+        )
+
+
+def _add_member(name: str) -> None:
+    member = str.__new__(PeftType, name)
+    member._name_ = name
+    member._value_ = name
+    PeftType._member_map_[name] = member
+    PeftType._member_names_.append(name)
+    PeftType._value2member_map_[name] = member
+    type.__setattr__(PeftType, name, member)

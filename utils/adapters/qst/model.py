@@ -15,9 +15,8 @@ from torch import nn
 from utils.adapters.qst.backbone import Backbone, find_backbone, inspect_block
 from utils.adapters.qst.cache.replay import Replay
 from utils.adapters.qst.config import QSTConfig, choose_side_layers
-from utils.adapters.qst.mixing import QSTMix
 from utils.adapters.qst.recording import Recorder
-from utils.adapters.qst.side_net import SideNetwork
+from utils.adapters.qst.side_net import QSTMix, SideNetwork
 
 if TYPE_CHECKING:
     from utils.adapters.qst.cache.replay import OpenStore

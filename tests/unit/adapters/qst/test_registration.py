@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.adapters.qst import peft_type, registration
+from utils.adapters.qst import config, register_qst
 from utils.core.errors import ModelError
 
 ROOT = Path(__file__).parents[4]
@@ -48,9 +48,9 @@ def test_asking_for_the_class_makes_peft_know_it():
 def test_a_second_registration_changes_nothing():
     from peft.utils import PeftType
 
-    registration.register_qst()
+    register_qst()
     before = list(PeftType)
-    registration.register_qst()
+    register_qst()
     assert list(PeftType) == before
     assert before.count("QST") == 1
 
@@ -59,13 +59,13 @@ def test_a_second_registration_changes_nothing():
 def test_an_untested_peft_is_refused_by_a_sentence(version):
     message = rf"needs peft >= 0.21, < 0.22, and {version} is installed.*pip install"
     with pytest.raises(ModelError, match=message) as told:
-        peft_type._require_tested(version)
+        config._require_tested(version)
     assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("version", ["0.21.0", "0.21.2", "0.21.2.post1"])
 def test_a_tested_peft_is_taken(version):
-    peft_type._require_tested(version)
+    config._require_tested(version)
 
 
 def test_the_config_survives_the_file(tmp_path):
@@ -73,10 +73,10 @@ def test_the_config_survives_the_file(tmp_path):
 
     from utils.adapters.qst import QSTConfig
 
-    config = QSTConfig(task_type="SEQ_CLS", side_layers=[0, 2], gate="vector", side_head_dim=8, layers_path="a.b")
-    config.save_pretrained(tmp_path)
+    written = QSTConfig(task_type="SEQ_CLS", side_layers=[0, 2], gate="vector", side_head_dim=8, layers_path="a.b")
+    written.save_pretrained(tmp_path)
     again = QSTConfig.from_pretrained(tmp_path)
-    assert again.to_dict() == config.to_dict()
+    assert again.to_dict() == written.to_dict()
     assert again.peft_type is PeftType.QST
 
 
@@ -127,4 +127,5 @@ def test_keys_without_effect_are_told():
         "downsample_rank": "downsample: avgpool has no inner width; use adapter or lora"
     }
     assert not Config(downsample="avgpool").find_conflicts()
+    assert not Config(**Config(downsample="avgpool").model_dump()).find_conflicts(), "as a run's own run.yaml has it"
     assert not Config(downsample="lora", downsample_rank=8).find_conflicts()

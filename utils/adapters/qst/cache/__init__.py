@@ -1,1 +1,75 @@
-"""The backbone cache: which documents a batch holds, where their states are kept, how layers are passed over."""
+"""The `peft.cache:` section: whether and where the backbone's hidden states of training rows are kept."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from utils.config.section import Section
+
+_SPELLINGS = {True: "auto", False: "off", None: "off", "on": "auto", "none": "off"}
+_REMEDY = "use off, auto, or a mapping such as {where: disk, dtype: bf16, budget_gb: 20}"
+
+
+class CacheSection(Section):
+    """Where the hidden states of training rows are kept after the first epoch, so that later ones skip the backbone."""
+
+    where: Literal["ram", "disk"] = "ram"
+    """ram: in memory, for this run only, each process its own. disk: in files that are memory-mapped, shared by the
+    run's processes and reused by later runs with the same backbone and rows, whatever their seed or learning rate."""
+    dtype: Literal["auto", "bf16", "int8"] = "auto"
+    """auto: as the backbone computes them, exactly. bf16: half the room of a float32 backbone, rounded. int8: one
+    byte per value with one scale per token and layer, about half the room of bf16; an approximation."""
+    budget_gb: float | None = Field(None, gt=0)
+    """Room the cache may take, in GB of 1024**3 bytes, all processes of a machine together; rows that do not fit are
+    computed anew in every epoch. null: half of the memory that is free when training starts; on disk, 90% of
+    what is free there."""
+    dir: str | None = None
+    """where: disk only. The folder of the cache; null: `qst_cache` in the project's cache folder (LORA_NS_CACHE, else
+    ~/.cache/lora-ns)."""
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _spell_dtype(cls, value: Any) -> Any:
+        return "bf16" if value == "bfloat16" else value
+
+    @field_validator("dir")
+    @classmethod
+    def _agree(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("is empty; name a folder, or leave the key out")
+        if value is not None and info.data.get("where") == "ram":
+            raise ValueError("has no effect with where: ram; add where: disk, or leave dir out")
+        return value
+
+
+CacheChoice = Literal["off", "auto"] | CacheSection
+"""What `peft.cache` may be, once read; its field needs `read_cache` as a validator of mode before."""
+
+
+def read_cache(value: Any) -> Literal["off", "auto"] | CacheSection:
+    """Read `peft.cache` as written: off, auto, true, false, or a mapping.
+
+    Raises:
+        ValueError: It is none of them; of a mapping, pydantic's ValidationError, whose places pydantic keeps.
+    """
+    if isinstance(value, CacheSection):
+        return value
+    if isinstance(value, dict):
+        return CacheSection.model_validate(value)
+    # A 1 or 0 equals true or false in a table of both.
+    known = value is None or isinstance(value, (bool, str))
+    word = _SPELLINGS.get(value.lower() if isinstance(value, str) else value, value) if known else None
+    if isinstance(word, str) and word.lower() in ("off", "auto"):
+        return "off" if word.lower() == "off" else "auto"
+    if isinstance(word, str) and word.lower() in ("ram", "disk"):
+        return CacheSection.model_validate({"where": word.lower()})
+    raise ValueError(f"{value!r} is not allowed; {_REMEDY}")
+
+
+def settings(value: Literal["off", "auto"] | CacheSection) -> CacheSection | None:
+    """Give the settings of a cache, or None where it is off; auto is exact and in memory."""
+    if isinstance(value, CacheSection):
+        return value
+    return CacheSection() if value == "auto" else None

@@ -25,7 +25,8 @@ import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from utils.adapters.qst.cache.row_codec import RowCodec
+from utils.adapters.qst.cache.row_codec import Parts, RowCodec
+from utils.adapters.qst.cache.row_store import RowStore
 from utils.core.json_files import parse_json
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What the system says when there is no more room on a disk or in an allowance."""
 
 
-class DiskStore:
+class DiskStore(RowStore):
     """Keeps rows in files; those of all processes, past and present, are read.
 
     Opening only reads; `start_writing` makes the folder. A row whose file is damaged, cut off, or of another backbone
@@ -52,6 +53,7 @@ class DiskStore:
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], codec: RowCodec) -> None:
+        super().__init__(codec)
         whole = {"layout": _VERSION, "rows": codec.describe(), "identity": dict(identity)}
         # Canonical, so that every process names the same folder.
         self._identity = json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
@@ -59,27 +61,14 @@ class DiskStore:
         self.folder = folder / self._digest
         self.allowance = 0
         """Bytes that this process may still write."""
-        self._codec = codec
         self._is_writing = False
         self._damaged: set[bytes] = set()
         self._num_damaged = 0
-        self._said: set[str] = set()
         found = list(_scan(self.folder))
         self._unfinished = [Path(each) for each in found if each.name.endswith(_UNFINISHED)]
+        # Those found when the store was opened, and its own since.
         self.num_rows = len(found) - len(self._unfinished)
-        """Rows that can be read: those found when the store was opened, and its own since."""
         self.num_bytes = sum(each.stat().st_size for each in found)
-        """Bytes that their files take."""
-
-    @property
-    def hidden_size(self) -> int:
-        """Values of a state."""
-        return self._codec.hidden_size
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The backbone's dtype, in which rows are given."""
-        return self._codec.dtype
 
     def __contains__(self, key: bytes) -> bool:
         return key not in self._damaged and self._path(key).exists()
@@ -108,10 +97,7 @@ class DiskStore:
             return
         self._is_writing = True
 
-    def add(self, key: bytes, states: torch.Tensor) -> bool:
-        """Write a row's states; False when there is no room for them."""
-        if key in self:
-            return True
+    def _write(self, key: bytes, states: torch.Tensor) -> bool:
         if not self._is_writing:
             return False
         num_tokens = states.shape[1]
@@ -119,8 +105,7 @@ class DiskStore:
             self._say_full("peft.cache.budget_gb is used up")
             return False
         parts = self._codec.allocate(num_tokens)
-        if not self._codec.encode(states, parts):
-            self._say("infinite", "a row with infinite values cannot be kept as int8; such rows are computed anew")
+        if not self._encode(states, parts):
             return False
         content = save(parts, {"checksum": self._compute_checksum(key, parts)})
         try:
@@ -136,24 +121,6 @@ class DiskStore:
         self.num_bytes += len(content)
         return True
 
-    def read(self, key: bytes) -> torch.Tensor | None:
-        """Give a row's states, (num_states, num_tokens, hidden_size); None when it is not here or damaged."""
-        if (parts := self._load(key)) is None:
-            return None
-        shape = (self._codec.num_states, parts["states"].shape[1], self._codec.hidden_size)
-        out = torch.empty(shape, dtype=self._codec.dtype)
-        self._codec.decode(parts, out)
-        return out
-
-    def read_into(self, key: bytes, out: torch.Tensor, offset: int = 0) -> bool:
-        """Write a row's states into out[:, offset : offset + num_tokens]; False when it is not here or damaged."""
-        if (parts := self._load(key)) is None:
-            return False
-        end = offset + parts["states"].shape[1]
-        assert end <= out.shape[1], f"tokens up to {end} of {out.shape[1]}"
-        self._codec.decode(parts, out[:, offset:end])
-        return True
-
     def close(self) -> None:
         """Stop writing; how many rows were damaged is said."""
         if self._num_damaged > 1:
@@ -164,7 +131,7 @@ class DiskStore:
         name = key.hex()
         return self.folder / name[:2] / f"{name}.safetensors"
 
-    def _load(self, key: bytes) -> dict[str, torch.Tensor] | None:
+    def _load(self, key: bytes) -> Parts | None:
         """Read a row's file; one that is damaged is forgotten."""
         if key in self._damaged:
             return None
@@ -192,7 +159,7 @@ class DiskStore:
         whole = self._codec.fits(parts) and checksum == self._compute_checksum(key, parts)
         return parts if whole else None
 
-    def _compute_checksum(self, key: bytes, parts: Mapping[str, torch.Tensor]) -> str:
+    def _compute_checksum(self, key: bytes, parts: Parts) -> str:
         """XXH3, 128 bits, of the backbone, the key and the row's bytes."""
         digest = xxhash.xxh3_128(self._digest.encode() + key)
         for name, part in sorted(parts.items()):
@@ -208,15 +175,6 @@ class DiskStore:
     def _stop_writing(self, error: OSError) -> None:
         self._say_full(f"{self.folder} takes no more ({error.strerror or os.strerror(error.errno or 0)})")
         self._is_writing = False
-
-    def _say_full(self, reason: str) -> None:
-        held = f"{self.num_rows:,} rows are kept in {self.num_bytes / 1024**3:.2f} GB"
-        self._say("full", f"the backbone cache is full: {reason}. {held}; the others are computed anew in every epoch")
-
-    def _say(self, kind: str, sentence: str) -> None:
-        if kind not in self._said:
-            self._said.add(kind)
-            logger.warning("%s", sentence)
 
 
 def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -17,7 +17,7 @@ from utils.adapters.qst.cache.documents import Document, find_documents
 
 if TYPE_CHECKING:
     from utils.adapters.qst.cache.row_store import RowStore
-    from utils.adapters.qst.mixing import QSTMix
+    from utils.adapters.qst.side_net import QSTMix
 
     OpenStore = Callable[[int, int, torch.dtype], RowStore]
     """Opens a store by number of states, hidden size and dtype."""

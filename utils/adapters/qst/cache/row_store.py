@@ -1,167 +1,187 @@
-"""Where the hidden states of training rows are kept: what a store offers, and how the right one is opened."""
+"""What a store of rows offers, and the one in memory, whose pages the system fills only as rows are written."""
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Mapping
+import mmap
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
-from utils.adapters.qst.cache.disk_store import DiskStore
-from utils.adapters.qst.cache.ram_store import RamStore, measure_free_memory
-from utils.adapters.qst.cache.row_codec import RowCodec, build_codec
-from utils.adapters.qst.cache.section import CacheSection
-from utils.core.cache_folder import cache_folder
-from utils.core.errors import ConfigError, Problem
+from utils.adapters.qst.cache.row_codec import Parts, RowCodec
 
 logger = logging.getLogger(__name__)
 
-_GIB = 1024**3
+_BUFFER_BYTES = 64 * 1024**2
+_ALIGNMENT = 64
+ROW_OVERHEAD = 320
+"""Bytes that a row's key and place take beside its states; measured: 210 to 300, by how full the table is."""
 
 
-class RowStore(Protocol):
+class RowStore(ABC):
     """Keeps rows' hidden states by a key of 16 bytes.
 
     A row is a training row without padding; its states are one tensor (num_states, num_tokens, hidden_size) of the
-    backbone's dtype.
+    backbone's dtype. Where there is no room for a row that is said once; a full disk is no error.
     """
 
-    @property
-    def num_rows(self) -> int:
-        """Rows that are here."""
+    num_rows: int
+    """Rows that can be read."""
+    num_bytes: int
+    """Bytes that they take."""
+    _unit = "GB"
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that they take."""
+    def __init__(self, codec: RowCodec) -> None:
+        self._codec = codec
+        self._said: set[str] = set()
 
     @property
     def hidden_size(self) -> int:
         """Values of a state."""
+        return self._codec.hidden_size
 
     @property
     def dtype(self) -> torch.dtype:
         """The backbone's dtype, in which rows are taken and given."""
+        return self._codec.dtype
 
+    @abstractmethod
     def __contains__(self, key: bytes) -> bool:
         """Tell whether a row is here; reading it may yet find it damaged."""
 
     def add(self, key: bytes, states: torch.Tensor) -> bool:
-        """Keep a row's states, on any device.
-
-        Returns:
-            False when there is no room for them, which is said once; a full disk is no error.
-        """
+        """Keep a row's states, which may be on any device; False when there is no room for them."""
+        return key in self or self._write(key, states)
 
     def read(self, key: bytes) -> torch.Tensor | None:
         """Give a row's states on the CPU; None when it is not here or damaged, and then it is forgotten."""
+        if (parts := self._load(key)) is None:
+            return None
+        out = torch.empty(
+            (self._codec.num_states, parts["states"].shape[1], self._codec.hidden_size), dtype=self._codec.dtype
+        )
+        self._codec.decode(parts, out)
+        return out
 
     def read_into(self, key: bytes, out: torch.Tensor, offset: int = 0) -> bool:
-        """Write a row's states into a padded batch's slice without another copy.
-
-        Args:
-            key: Of the row.
-            out: (num_states, length, hidden_size) of the backbone's dtype, with any strides.
-            offset: Where the row's first token goes; all of its tokens must fit behind it.
+        """Write a row's states into out[:, offset : offset + num_tokens], a slice of a padded batch.
 
         Returns:
             False when the row is not here or damaged; it is then forgotten, and `out` is as before.
         """
+        if (parts := self._load(key)) is None:
+            return False
+        end = offset + parts["states"].shape[1]
+        assert end <= out.shape[1], f"tokens up to {end} of {out.shape[1]}"
+        self._codec.decode(parts, out[:, offset:end])
+        return True
 
+    @abstractmethod
     def close(self) -> None:
         """Give files and memory free."""
 
+    @abstractmethod
+    def _write(self, key: bytes, states: torch.Tensor) -> bool:
+        """Keep a row that is not here."""
 
-def open_store(  # noqa: PLR0913, PLR0917 - a backbone's shape and a data set's size have no common home
-    section: CacheSection,
-    identity: Mapping[str, Any],
-    num_states: int,
-    hidden_size: int,
-    dtype: torch.dtype,
-    expected_tokens: int | None = None,
-    expected_rows: int | None = None,
-) -> RowStore:
-    """Open the store that a run asks for; its expected size is said before anything is written.
+    @abstractmethod
+    def _load(self, key: bytes) -> Parts | None:
+        """Give a row as it is stored."""
 
-    Args:
-        section: `peft.cache`.
-        identity: What the states depend on, as plain JSON values: model files, quantization, layers.
-        num_states: States of a token.
-        hidden_size: Values of a state.
-        dtype: The backbone's dtype.
-        expected_tokens: Tokens of all rows together; None: unknown.
-        expected_rows: Rows; None: unknown.
+    def _encode(self, states: torch.Tensor, parts: Parts) -> bool:
+        if self._codec.encode(states, parts):
+            return True
+        self._say("infinite", "a row with infinite values cannot be kept as int8; such rows are computed anew")
+        return False
 
-    Raises:
-        ConfigError: The folder of the cache cannot be written.
-    """
-    codec = build_codec(section.dtype, num_states, hidden_size, dtype)
-    _warn_of_dtype(section, codec)
-    num_processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    asked = None if section.budget_gb is None else int(section.budget_gb * _GIB)
-    if section.where == "ram":
-        budget = (measure_free_memory() // 2 if asked is None else asked) // num_processes
-        each = f" of memory in each of {num_processes} processes" if num_processes > 1 else " of memory"
-        _announce(codec, budget, each, expected_tokens, expected_rows)
-        return RamStore(codec, budget)
-    folder = Path(section.dir).expanduser() if section.dir is not None else cache_folder() / "qst_cache"
-    try:
-        store = DiskStore(folder, identity, codec)
-        taken = store.num_bytes
-        budget = taken + int(store.measure_free() * 0.9) if asked is None else asked
-        there = f" in {store.folder}" + (f", where {store.num_rows:,} rows are already" if store.num_rows else "")
-        _announce(codec, budget, there, expected_tokens, expected_rows)
-        store.start_writing(max(0, budget - taken) // num_processes)
-    except OSError as error:
-        reason = f"{folder} cannot be used ({error.strerror or error}); name a folder that you can write in"
-        raise ConfigError([Problem(reason, "peft.cache.dir")]) from None
-    return store
+    def _say_full(self, reason: str) -> None:
+        held = f"{self.num_rows:,} rows are kept in {self.num_bytes / 1024**3:.2f} {self._unit}"
+        self._say("full", f"the backbone cache is full: {reason}. {held}; the others are computed anew in every epoch")
+
+    def _say(self, kind: str, sentence: str) -> None:
+        """Warn once of each kind."""
+        if kind not in self._said:
+            self._said.add(kind)
+            logger.warning("%s", sentence)
 
 
-def bytes_per_token(section_dtype: str, num_states: int, hidden_size: int, torch_dtype: torch.dtype) -> float:
-    """Bytes that a token's states take in the cache.
+class RamStore(RowStore):
+    """Keeps rows in memory, as many as `budget` bytes hold with all that belongs to them."""
 
-    Args:
-        section_dtype: `auto`, `bf16` or `int8`.
-        num_states: States of a token.
-        hidden_size: Values of a state.
-        torch_dtype: The backbone's dtype.
-    """
-    return float(build_codec(section_dtype, num_states, hidden_size, torch_dtype).bytes_per_token)
+    _unit = "GB of memory"
+
+    def __init__(self, codec: RowCodec, budget: int) -> None:
+        super().__init__(codec)
+        self.num_rows = self.num_bytes = 0
+        self._budget = budget
+        self._rows: dict[bytes, tuple[torch.Tensor, int, int]] = {}
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._position = 0
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._rows
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._rows.clear()
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._position = self.num_rows = self.num_bytes = 0
+
+    def _write(self, key: bytes, states: torch.Tensor) -> bool:
+        size = self._codec.num_bytes(num_tokens := states.shape[1])
+        padded = -(-size // _ALIGNMENT) * _ALIGNMENT
+        if self.num_bytes + padded + ROW_OVERHEAD > self._budget:
+            self._say_full("peft.cache.budget_gb is used up")
+            return False
+        try:
+            self._open_buffer(padded)
+        except OSError as error:
+            self._say_full(f"the system gives no more memory ({error.strerror})")
+            return False
+        data = self._buffer[self._position : self._position + size]
+        if not self._encode(states, self._codec.view(data, num_tokens)):
+            return False
+        self._rows[key] = (self._buffer, self._position, num_tokens)
+        self._position += padded
+        self.num_rows += 1
+        self.num_bytes += padded + ROW_OVERHEAD
+        return True
+
+    def _load(self, key: bytes) -> Parts | None:
+        if key not in self._rows:
+            return None
+        buffer, position, num_tokens = self._rows[key]
+        return self._codec.view(buffer[position : position + self._codec.num_bytes(num_tokens)], num_tokens)
+
+    def _open_buffer(self, size: int) -> None:
+        """Take a new buffer when the row does not fit into this one; the pages of what is left were never touched."""
+        if self._position + size > self._buffer.numel():
+            private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            self._buffer = torch.frombuffer(mmap.mmap(-1, max(size, _BUFFER_BYTES), flags=private), dtype=torch.uint8)
+            self._position = 0
 
 
-def _warn_of_dtype(section: CacheSection, codec: RowCodec) -> None:
-    """Say what peft.cache.dtype: bf16 means for this backbone, where it is not what it keeps anyway."""
-    name = str(codec.dtype).removeprefix("torch.")
-    if codec.kind == "bf16":
-        logger.warning(
-            "peft.cache.dtype: bf16 rounds the backbone's %s states, so later epochs differ a little from the first; "
-            "auto keeps them exactly",
-            name,
-        )
-    elif section.dtype == "bf16" and codec.dtype != torch.bfloat16:
-        logger.warning("peft.cache.dtype: bf16 would save nothing over the backbone's %s; rows are kept exactly", name)
+def measure_free_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes of memory that this process may still take: the machine's, or the container's where that is less."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            text = (cgroups / limit).read_text().strip()
+            taken = int((cgroups / used).read_text()) - _count_reclaimable((cgroups / used).with_name("memory.stat"))
+        except OSError:
+            continue
+        if text.isdigit():
+            free = min(free, max(0, int(text) - taken))
+    return free
 
 
-def _announce(codec: RowCodec, budget: int, where: str, tokens: int | None, rows: int | None) -> None:
-    """Say how much the cache will take, and how many rows fit where not all do."""
-    allowed = _show_size(budget)
-    if not tokens or not rows:
-        each = codec.bytes_per_token / 1024
-        logger.info("the backbone cache takes %.1f KB for every token, up to %s%s", each, allowed, where)
-        return
-    size = codec.num_bytes(tokens)
-    if size <= budget:
-        logger.info("the backbone cache of %s rows takes about %s%s", f"{rows:,}", _show_size(size), where)
-        return
-    logger.info(
-        "the backbone cache of %s rows would take about %s%s, but may take %s (peft.cache.budget_gb): about %s rows "
-        "fit, the others are computed anew in every epoch",
-        f"{rows:,}", _show_size(size), where, allowed, f"{rows * budget // size:,}",
-    )  # fmt: skip
-
-
-def _show_size(num_bytes: int) -> str:
-    return f"{num_bytes / _GIB:,.1f} GB" if num_bytes >= _GIB / 10 else f"{num_bytes / 1024**2:,.1f} MB"
+def _count_reclaimable(stat: Path) -> int:
+    """Bytes of cached files that the system gives up when memory is wanted."""
+    fields = dict(line.split() for line in stat.read_text().splitlines())
+    return int(fields.get("total_inactive_file", fields.get("inactive_file", 0)))

@@ -19,9 +19,9 @@ import psutil
 import pytest
 import torch
 
+from utils.adapters.qst.cache import CacheSection
 from utils.adapters.qst.cache.disk_store import DiskStore
-from utils.adapters.qst.cache.row_store import open_store
-from utils.adapters.qst.cache.section import CacheSection
+from utils.adapters.qst.cache.open_store import open_store
 from utils.core.errors import UserError
 
 STATES, HIDDEN = 3, 16
@@ -249,8 +249,8 @@ def test_rows_of_another_backbone_or_key_do_not_fit(tmp_path: Path) -> None:
 FULL_DISK = """
 import sys, torch
 sys.path.insert(0, {root!r})
-from utils.adapters.qst.cache.section import CacheSection
-from utils.adapters.qst.cache.row_store import open_store
+from utils.adapters.qst.cache import CacheSection
+from utils.adapters.qst.cache.open_store import open_store
 section = CacheSection(where="disk", dir={folder!r}, budget_gb=1)
 for turn in range(2):
     store = open_store(section, {{}}, 3, 16, torch.float32)

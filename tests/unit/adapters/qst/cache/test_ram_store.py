@@ -8,8 +8,8 @@ import psutil
 import pytest
 import torch
 
-from utils.adapters.qst.cache.ram_store import ROW_OVERHEAD, RamStore, measure_free_memory
 from utils.adapters.qst.cache.row_codec import build_codec
+from utils.adapters.qst.cache.row_store import ROW_OVERHEAD, RamStore, measure_free_memory
 
 CODEC = build_codec("auto", 3, 16, torch.float32)
 
@@ -60,7 +60,7 @@ def test_the_overhead_of_a_row_is_what_python_takes() -> None:
 
 
 def test_rows_larger_than_a_buffer_and_many_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utils.adapters.qst.cache.ram_store._BUFFER_BYTES", 4096)
+    monkeypatch.setattr("utils.adapters.qst.cache.row_store._BUFFER_BYTES", 4096)
     store = RamStore(CODEC, 10**7)
     rows = {make_key(each): torch.randn(3, 1 + each * 7 % 40, 16) for each in range(100)}
     assert all(store.add(key, states) for key, states in rows.items())

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.adapters.qst.cache.row_store import RowStore, bytes_per_token, open_store
-from utils.adapters.qst.cache.section import CacheSection
+from utils.adapters.qst.cache import CacheSection
+from utils.adapters.qst.cache.open_store import open_store
+from utils.adapters.qst.cache.row_codec import build_codec
+from utils.adapters.qst.cache.row_store import RowStore
 
 STATES, HIDDEN = 4, 24
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -135,7 +137,7 @@ def test_int8_of_large_rows_equals_a_plain_computation() -> None:
     ],
 )
 def test_bytes_per_token(kind: str, dtype: torch.dtype, expected: float) -> None:
-    assert bytes_per_token(kind, 17, 2048, dtype) == expected
+    assert build_codec(kind, 17, 2048, dtype).bytes_per_token == expected
 
 
 def test_the_size_is_said_before_anything_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -148,7 +150,7 @@ def test_the_size_is_said_before_anything_is_written(tmp_path: Path, caplog: pyt
         def emit(self, record: logging.LogRecord) -> None:
             self.found.append(sorted(tmp_path.rglob("*")))
 
-    logger = logging.getLogger("utils.adapters.qst.cache.row_store")
+    logger = logging.getLogger("utils.adapters.qst.cache.open_store")
     logger.addHandler(handler := Listing())
     section = CacheSection(where="disk", dir=str(tmp_path))
     store = open_store(section, {}, 17, 2048, torch.bfloat16, tokens, rows)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import ValidationError, field_validator
 
-from utils.adapters.qst.cache.section import CacheSection, read_cache, settings
+from utils.adapters.qst.cache import CacheSection, read_cache, settings
 from utils.config.document import Document
 from utils.config.problems import describe_type, explain_errors
 from utils.config.section import Section
@@ -94,5 +94,5 @@ def test_its_type_is_described_for_the_documentation() -> None:
 
 
 def test_reading_a_configuration_imports_no_torch() -> None:
-    code = "import sys; import utils.adapters.qst.cache.section; sys.exit('torch' in sys.modules)"
+    code = "import sys; import utils.adapters.qst.cache; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[5], check=False).returncode == 0
