@@ -123,12 +123,7 @@ class Config(AdapterSection):
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
-    """Wrap the model by peft; its hooks reallocate ranks and add the penalty.
-
-    Raises:
-        ConfigError: The schedule leaves no step for reallocating, there are new tokens, or a layer is not there.
-        ModelError: No module of the model matches target_modules.
-    """
+    """Wrap the model by peft; its hooks reallocate ranks and add the penalty."""
     from peft import AdaLoraConfig, get_peft_model
     from peft.utils import TRANSFORMERS_MODELS_TO_ADALORA_TARGET_MODULES_MAPPING as KNOWN
 

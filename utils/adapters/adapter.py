@@ -16,6 +16,20 @@ if TYPE_CHECKING:
     LoadBase = Callable[[str | None], PreTrainedModel]
     """Loads the base model; from another folder when one is given."""
 
+_WRAPPED = ("gptq", "awq", "aqlm", "eetq", "hqq", "torchao")
+"""Formats whose layers are peft's to wrap one by one; others keep layers that look like linear ones."""
+_ADAPTS = {
+    "lora": _WRAPPED,
+    "vera": _WRAPPED,
+    "oft": _WRAPPED,
+    "boft": _WRAPPED,
+    "miss": _WRAPPED,
+    "adalora": ("gptq",),
+}
+_WRAP_NOTHING = ("qst", "prefix_tuning", "prompt_tuning", "p_tuning")
+"""Methods that leave the packed layers as they are."""
+_WITHOUT_DORA = ("gptq", "awq", "aqlm", "eetq")
+
 
 @dataclass(frozen=True)
 class AttachContext:
@@ -56,7 +70,13 @@ class AdapterPlugin(Protocol):
     Config: type[AdapterSection]
 
     def attach(self, model: PreTrainedModel, config: Any, context: AttachContext) -> PreTrainedModel:
-        """Make the model trainable by this method; the same or a wrapping model is returned."""
+        """Make the model trainable by this method; the same or a wrapping model is returned.
+
+        Raises:
+            ConfigError: The section asks for what the model or the run does not have, such as a layer, a new head, or
+                training of new tokens' embeddings.
+            ModelError: The model has no modules that the method can adapt, or is not built as the method needs it.
+        """
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write what was trained into a folder that the Hugging Face libraries can read."""
@@ -88,16 +108,44 @@ def keep_float32(model: PreTrainedModel, context: AttachContext) -> None:
 
 
 def head_modules(model: PreTrainedModel, new_modules: Iterable[str] = ()) -> list[str]:
-    """Name the modules that stand outside the pretrained body: the new task head.
+    """Name the modules that stand outside the pretrained body of a plain model: the new task head.
 
     DistilBERT's `pre_classifier`, DeBERTa's `pooler` and ModernBERT's `head` are among them: they have no
     pretrained weights, so an adapter that froze them would classify through random numbers. So are modules
-    of the body that the checkpoint lacked.
-
-    Args:
-        model: The plain model.
-        new_modules: As in the attach context.
+    of the body that the checkpoint lacked (`new_modules`, as in the attach context).
     """
     body = model.base_model_prefix
     head = [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
     return [*head, *(name for name in new_modules if name.split(".")[0] not in head)]
+
+
+def save_whole(model: PreTrainedModel, folder: Path) -> None:
+    """Write a plain model, for methods that leave one: config.json and safetensors."""
+    model.save_pretrained(folder)
+
+
+def load_whole(folder: Path, load_base: LoadBase) -> PreTrainedModel:
+    """Load the whole model from its folder; the base is not needed."""
+    return load_base(str(folder))
+
+
+def format_problem(section: AdapterSection, stored: str, name: str) -> str | None:
+    """Say why a method cannot be trained on a checkpoint stored as `gptq`, `awq`, `nf4` ...; None: it can.
+
+    That is told as far as it is known, by what the installed peft can wrap. `name` is the user's for the checkpoint.
+    """
+    method = registry.normalize(section.method)
+    unquantized = "name the unquantized checkpoint"
+    if reason := section.LIMITS.quantization:
+        reason = reason.replace("drop model.quantization", unquantized)
+        return f"{section.method} not on {name}, which is stored as {stored}; {reason}"
+    if stored not in _WRAPPED or method in _WRAP_NOTHING:
+        return None
+    if stored not in _ADAPTS.get(method, ()):
+        return (
+            f"{section.method} not on {name}, which is stored as {stored}: peft cannot wrap its layers for "
+            f"this method; use lora, or {unquantized} with model.quantization: nf4"
+        )
+    if getattr(section, "use_dora", False) and stored in _WITHOUT_DORA:
+        return f"DoRA not on {name}, which is stored as {stored}; set peft.use_dora: false, or {unquantized}"
+    return None

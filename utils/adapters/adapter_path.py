@@ -51,12 +51,7 @@ def find_adapter(section: AdapterSection) -> Path:
 
 
 def settle_section(section: AdapterSection, made: dict[str, Any]) -> AdapterSection:
-    """Take from the adapter what the file leaves out.
-
-    Args:
-        section: Without contradictions.
-        made: The adapter's own configuration.
-    """
+    """Take from the adapter's own configuration what the file, which does not contradict it, leaves out."""
     taken: dict[str, Any] = {}
     for key, theirs in _shared_fields(section, made):
         if key not in section.model_fields_set:
@@ -69,11 +64,7 @@ def settle_section(section: AdapterSection, made: dict[str, Any]) -> AdapterSect
 
 
 def find_contradictions(section: AdapterSection, task_type: str, made: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Find where the file's section and the adapter's own configuration do not agree.
-
-    Gives:
-        A key, and a sentence with both values.
-    """
+    """Find where the file's section and the adapter's own configuration do not agree, by key, with both values."""
     folder = section.adapter_path
     if (kind := registry.normalize(made["peft_type"])) != registry.normalize(section.method):
         yield "method", f"is {section.method}, and the adapter in {folder} is of {kind}; set it to {kind}"
@@ -89,16 +80,10 @@ def find_contradictions(section: AdapterSection, task_type: str, made: dict[str,
 
 
 def load_start(model: PreTrainedModel, section: AdapterSection, base: str, allow_pickle: bool) -> None:
-    """Give a freshly attached adapter the weights that are trained on from.
-
-    Args:
-        model: With the adapter attached.
-        section: Settled.
-        base: The base's name.
-        allow_pickle: Whether they may lie in a pickled file.
+    """Give a freshly attached adapter, whose section is settled, the weights that are trained on from.
 
     Raises:
-        ModelError: The adapter has other tensors than this model's.
+        ModelError: The adapter has other tensors than this model's, or its file is pickled without `allow_pickle`.
     """
     from peft import set_peft_model_state_dict
     from peft.utils import load_peft_weights

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from utils.adapters.adapter import AttachContext, head_modules, keep_float32
-from utils.adapters.full_layout import load as load
-from utils.adapters.full_layout import save as save
+from utils.adapters.adapter import AttachContext, head_modules, keep_float32, load_whole, save_whole
+from utils.adapters.targets import refuse_new_tokens
 from utils.config.sections.adapter import AdapterSection, Limits
 from utils.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+save, load = save_whole, load_whole
 
 
 class Config(AdapterSection):
@@ -28,16 +29,10 @@ class Config(AdapterSection):
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
-    """Freeze the body and leave the head trainable.
-
-    Raises:
-        ConfigError: The task has no new head, or there are new tokens, whose embeddings would stay random.
-    """
+    """Freeze the body and leave the head trainable."""
     if not context.has_new_head:
         raise ConfigError([Problem("head-only needs a task with a new head (task_type: SEQ_CLS)", "peft.method")])
-    if context.added_token_ids:
-        message = "is not with peft.method: head-only, which trains no embeddings; take it out, or use lora"
-        raise ConfigError([Problem(message, "model.extra_special_tokens")])
+    refuse_new_tokens("head-only", context)
     model.requires_grad_(False)
     for name in head_modules(model, context.new_modules):
         model.get_submodule(name).requires_grad_(True)

@@ -69,12 +69,7 @@ class Config(AdapterSection):
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
-    """Wrap the model by peft; the vectors and the head become trainable.
-
-    Raises:
-        ConfigError: There are new tokens.
-        ModelError: No module of the model matches target_modules.
-    """
+    """Wrap the model by peft; the vectors and the head become trainable."""
     from peft import IA3Config, get_peft_model
     from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN
 

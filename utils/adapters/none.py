@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from utils.adapters.adapter import AttachContext, keep_float32
-from utils.adapters.full_layout import load as load
-from utils.adapters.full_layout import save as save
+from utils.adapters.adapter import AttachContext, keep_float32, load_whole, save_whole
 from utils.config.sections.adapter import AdapterSection, Limits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+save, load = save_whole, load_whole
 
 
 class Config(AdapterSection):

@@ -50,11 +50,7 @@ class Config(PromptSection):
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
-    """Put embeddings that a trained network makes before every text; they start as large as the model's own.
-
-    Raises:
-        ConfigError: There are new tokens.
-    """
+    """Put embeddings that a trained network makes before every text; they start as large as the model's own."""
     import torch
     from peft import PromptEncoderConfig
 

@@ -74,10 +74,7 @@ def keep_precision(model: Any) -> Any:
     """Let packed layers with an adapter answer in the precision in which they are asked.
 
     peft's IA3 multiplies what a packed layer gives by float32 vectors and leaves the product float32, which a bfloat16
-    norm, or attention with bfloat16 queries, refuses.
-
-    Args:
-        model: With the adapter attached; given back.
+    norm, or attention with bfloat16 queries, refuses. The model is changed, and given back.
     """
     for module in model.modules():
         if type(module).__module__ == "peft.tuners.ia3.bnb":

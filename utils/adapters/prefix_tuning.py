@@ -62,12 +62,7 @@ class Config(PromptSection):
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
-    """Put trained keys and values before every text, in every layer.
-
-    Raises:
-        ConfigError: There are new tokens.
-        ModelError: The model attends to nothing from outside.
-    """
+    """Put trained keys and values before every text, in every layer."""
     import torch
     from peft import PrefixTuningConfig
 

@@ -65,18 +65,9 @@ class _PromptHooks(TrainingHooks):
 def attach_prompt(
     model: PreTrainedModel, config: PromptSection, context: AttachContext, config_class: Any, **fields: Any
 ) -> PreTrainedModel:
-    """Put virtual tokens before the model; they and a new head become trainable, all else is frozen.
+    """Put virtual tokens before the plain model; they and a new head become trainable, all else is frozen.
 
-    Args:
-        model: The plain model.
-        config: The section.
-        context: As for every method.
-        config_class: peft's configuration of the method.
-        **fields: Its own fields.
-
-    Raises:
-        ConfigError: There are new tokens.
-        ModelError: The model has no embeddings that virtual tokens could stand beside.
+    `config_class` is peft's configuration of the method, `fields` are its own.
     """
     from peft import get_peft_model
 

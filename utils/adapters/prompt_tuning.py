@@ -44,11 +44,7 @@ _PEFT_NAMES = {"vocabulary": "SAMPLE_VOCAB", "text": "TEXT", "random": "RANDOM"}
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
-    """Put trained embeddings before every text.
-
-    Raises:
-        ConfigError: There are new tokens.
-    """
+    """Put trained embeddings before every text."""
     from peft import PromptTuningConfig
 
     fields = {"prompt_tuning_init": _PEFT_NAMES.get(config.prompt_init, config.prompt_init)}

@@ -27,11 +27,7 @@ QUERY_AND_VALUE = {
 
 
 def reject_empty(value: Any) -> Any:
-    """Refuse a list of modules without a name in it; for pydantic's validators.
-
-    Raises:
-        ValueError: It is empty.
-    """
+    """Refuse a list of modules without a name in it; for pydantic's validators."""
     if value in ([], ""):
         raise ValueError("is empty; name modules, or leave the key out")
     return value
@@ -48,16 +44,9 @@ def choose_targets(
     known: Collection[str],
     ours: Mapping[str, list[str]] = QUERY_AND_VALUE,
 ) -> str | list[str] | None:
-    """Choose the modules to adapt.
+    """Choose the modules to adapt: what is `written`, or by the model's type.
 
-    Args:
-        model: The plain model.
-        written: What the configuration says, which wins.
-        known: The model types for which peft's own mapping is taken.
-        ours: Names by model_type, where peft has none.
-
-    Returns:
-        What is written; else None for peft's mapping, our names, or `all-linear` where nothing is known.
+    None stands for peft's own mapping, taken for the types in `known`; then come `ours`, then `all-linear`.
     """
     if written is not None:
         return written
@@ -84,16 +73,10 @@ def find_layer_conflict(section: AdapterSection) -> dict[str, str]:
 def choose_layers(
     model: PreTrainedModel, section: AdapterSection, targets: str | list[str] | None, head: list[str]
 ) -> dict[str, Any]:
-    """Hold `layers_to_transform` against the model, and give what peft's configuration takes for it.
+    """Hold `layers_to_transform` against the model, and give what peft's configuration takes for it and the targets.
 
     peft drops a number without a layer in silence, does not look at the numbers of modules that are named in full, and
-    refuses them beside `all-linear`; so these are named here one by one.
-
-    Args:
-        model: The plain model.
-        section: Says which layers.
-        targets: The chosen modules.
-        head: Modules outside the body, in full.
+    refuses them beside `all-linear`; so these are named here one by one, those of the head (in full) left out.
 
     Raises:
         ConfigError: The model has no such layer.

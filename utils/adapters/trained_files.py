@@ -22,14 +22,10 @@ _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 @contextmanager
 def explain_damage(name: str, base: str = "the model") -> Iterator[None]:
-    """Turn what damaged files raise while they are read into a sentence.
-
-    Args:
-        name: The folder, as the user named it.
-        base: What its weights have to fit.
+    """Turn what damaged files raise while they are read into a sentence about `name`, the folder as the user named it.
 
     Raises:
-        ModelError: A file is cut off, is no JSON, or holds tensors of other shapes than the model.
+        ModelError: A file is cut off, is no JSON, or holds tensors of other shapes than `base`.
         UserError: A file cannot be opened.
     """
     from safetensors import SafetensorError
@@ -55,13 +51,10 @@ _OBJECTS = {ADAPTER_CONFIG: "peft_type", "config.json": "", "tokenizer.json": "m
 
 
 def require_adapter_file(folder: Path, name: str, method: str, allow_pickle: bool = False) -> None:
-    """See to it that an adapter in peft's layout has its weights; peft would ask the hub for them.
+    """See to it that an adapter in peft's layout has its weights, which peft would ask the hub for, and its method.
 
-    Args:
-        folder: Where the adapter is.
-        name: The folder, as the user named it.
-        method: What the adapter has to be: peft builds whatever the folder says, other models included.
-        allow_pickle: Whether `model.allow_pickle` lets them be a pickled file, which can hold code.
+    peft builds whatever the folder says, other models included. `name` is the folder as the user named it;
+    `allow_pickle` lets the weights be a pickled file, which can hold code.
 
     Raises:
         ModelError: It has none, or only pickled ones, is of another method, or a file beside them is not what it is
@@ -88,16 +81,10 @@ def require_adapter_file(folder: Path, name: str, method: str, allow_pickle: boo
 
 
 def require_whole_tensors(folder: Path) -> int:
-    """See to it that what was saved from weights spread over processes holds all of them.
-
-    Args:
-        folder: Holds an adapter or a whole model in safetensors.
-
-    Returns:
-        The number of tensors.
+    """Count the tensors that were saved from weights spread over processes, and see to it that all of them are there.
 
     Raises:
-        CheckError: There is no weight file, or one of its tensors is empty.
+        CheckError: There is no safetensors file, or one of its tensors is empty.
     """
     from safetensors import safe_open
 
@@ -121,11 +108,7 @@ def require_whole_tensors(folder: Path) -> int:
 def require_every_tensor(model: PreTrainedModel, folder: Path, name: str, base: str) -> None:
     """See to it that every tensor of an adapter's file found its place, and none is missing: peft drops them.
 
-    Args:
-        model: The adapter on its base.
-        folder: Where it was loaded from; other layouts than peft's are not looked at.
-        name: The folder, as the user named it.
-        base: The base's name.
+    Other layouts than peft's are not looked at. `name` and `base` are the user's names of the folder and the base.
 
     Raises:
         ModelError: Some did not.

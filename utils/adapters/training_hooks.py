@@ -35,12 +35,7 @@ class TrainingHooks:
         return None
 
     def after_optimizer_step(self, model: Any, step: int) -> None:
-        """Change the adapter after an optimizer step that was made, while its gradients are still there.
-
-        Args:
-            model: With its adapter.
-            step: Number of the step, from 1.
-        """
+        """Change the adapter after an optimizer step (from 1) that was made, while its gradients are still there."""
 
     def list_state(self, model: Any) -> dict[str, torch.Tensor]:
         """List tensors that are no parameters and that training goes on from, by name."""
@@ -55,11 +50,7 @@ class TrainingHooks:
 
 
 def find_hooks(method: str) -> TrainingHooks:
-    """Give the hooks of a method, which do nothing where it has none.
-
-    Args:
-        method: As in `peft.method`.
-    """
+    """Give the hooks of a method, which do nothing where it has none."""
     build = getattr(load_adapter(method), "training_hooks", TrainingHooks)
     hooks: TrainingHooks = build()
     return hooks
@@ -68,10 +59,7 @@ def find_hooks(method: str) -> TrainingHooks:
 def save_training_state(hooks: TrainingHooks, model: Any, folder: Path) -> None:
     """Write everything that is trained, and the method's own state, into a checkpoint, where peft's files leave it out.
 
-    Args:
-        hooks: Of the method.
-        model: Not wrapped for several processes, its tensors whole.
-        folder: The checkpoint.
+    The model is not wrapped for several processes, and its tensors are whole.
     """
     if not hooks.keeps_state:
         return
@@ -84,15 +72,7 @@ def save_training_state(hooks: TrainingHooks, model: Any, folder: Path) -> None:
 
 
 def load_training_state(hooks: TrainingHooks, model: Any, folder: Path) -> bool:
-    """Bring a model back to the state of a checkpoint.
-
-    Args:
-        hooks: Of the method.
-        model: With its adapter attached as it was.
-        folder: The checkpoint.
-
-    Returns:
-        Whether there was such a state; else nothing is changed.
+    """Bring a model, its adapter attached as it was, back to the state of a checkpoint; tell whether there was one.
 
     Raises:
         ModelError: It lacks tensors.

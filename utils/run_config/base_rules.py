@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from utils.adapters.adapter import format_problem
 from utils.adapters.adapter_path import find_adapter, find_contradictions, read_adapter_config, settle_section
-from utils.adapters.formats import format_problem
 from utils.adapters.targets import missing_layers
 from utils.adapters.trained_files import ADAPTER_CONFIG
 from utils.config.document import Document

@@ -134,7 +134,7 @@ def test_names_of_others_are_understood(make_config):
 def test_a_tuner_that_peft_lacks_is_a_sentence():
     from pydantic import ValidationError
 
-    from utils.adapters.peft_tuner import Tuner, build_config
+    from utils.adapters.peft_tuners import Tuner, build_config
 
     for method in ("nowhere", "vera"):
         with pytest.raises(ValidationError, match=r"the installed peft \(.+\) has no NowhereConfig; update it, or use"):

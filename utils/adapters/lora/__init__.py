@@ -6,13 +6,14 @@ arXiv:2312.03732; LoRA+: Hayou et al. 2024, arXiv:2402.12354. Of the initialisat
 
 from __future__ import annotations
 
+import logging
+import re
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from utils.adapters.adapter import AttachContext, keep_float32
 from utils.adapters.lora.inits import ONLY_FOR, find_conflict, kind_of, parse_init, refuse_quantized
-from utils.adapters.lora.targets import find_new_tokens, refuse_nested, warn_of_idle_names
 from utils.adapters.peft_layout import load as load
 from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
@@ -27,10 +28,13 @@ from utils.adapters.targets import (
     warn_of_idle_layers,
 )
 from utils.config.sections.adapter import AdapterSection
+from utils.core.errors import ConfigError, ModelError, Problem
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 
 class Config(AdapterSection):
@@ -93,16 +97,8 @@ class Config(AdapterSection):
     use_rslora: bool = False
     """Scale by 1 / sqrt(lora_r), which keeps high ranks stable (rsLoRA)."""
 
-    @field_validator("target_modules", "modules_to_save", mode="before")
-    @classmethod
-    def _not_empty(cls, value: Any) -> Any:
-        return reject_empty(value)
-
-    @field_validator("target_modules", mode="before")
-    @classmethod
-    def _split_names(cls, value: Any) -> Any:
-        """Read `q_proj,v_proj` as other tools write lists; a regular expression holds no comma."""
-        return split_names(value)
+    _filled = field_validator("target_modules", "modules_to_save", mode="before")(reject_empty)
+    _listed = field_validator("target_modules", mode="before")(split_names)
 
     @field_validator("init_lora_weights", mode="before")
     @classmethod
@@ -154,21 +150,16 @@ class Config(AdapterSection):
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
-    """Wrap the model by peft; head and biases as configured become trainable, all else is frozen.
-
-    Raises:
-        ConfigError: The initialisation cannot be had with this model and section, or a layer is not there.
-        ModelError: No module of the model matches target_modules, or modules_to_save fits one inside another.
-    """
+    """Wrap the model by peft; head and biases as configured become trainable, all else is frozen."""
     from peft import get_peft_model
 
     from utils.adapters.lora.init_model import attach_started
     from utils.adapters.peft_layout import explain_targets, keep_unpacked
 
-    warn_of_idle_names(model, config)
+    _warn_of_idle_names(model, config)
     with explain_targets(model, config.target_modules):
         peft_config = _build_peft_config(model, config, context)
-        refuse_nested(model, peft_config.modules_to_save or [])
+        _refuse_nested(model, peft_config.modules_to_save or [])
         adapted: PreTrainedModel
         if config.init_lora_weights in (True, False, "gaussian"):
             adapted = get_peft_model(keep_unpacked(model), peft_config)
@@ -198,7 +189,7 @@ def _build_peft_config(model: PreTrainedModel, config: Config, context: AttachCo
         init_lora_weights=True if config.init_lora_weights == "loftq" else config.init_lora_weights,  # type: ignore[arg-type]
         use_dora=config.use_dora,
         use_rslora=config.use_rslora,
-        trainable_token_indices=find_new_tokens(model, context, config.modules_to_save),
+        trainable_token_indices=_find_new_tokens(model, context, config.modules_to_save),
         revision=context.base_commit,
         **_choose_data_pass(config),
     )
@@ -219,3 +210,52 @@ def _choose_data_pass(config: Config) -> dict[str, Any]:
             settings = LoraGAConfig(config.lora_ga_direction, config.lora_ga_scale, gamma)
             return {"lora_ga_config": settings}
     return {}
+
+
+def _find_new_tokens(
+    model: PreTrainedModel, context: AttachContext, modules_to_save: list[str] | None
+) -> dict[str, list[int]] | None:
+    """Train the rows of new tokens: where they are read, and in a language model of its own head where written.
+
+    A module that is trained whole needs none.
+
+    Raises:
+        ConfigError: One of two that share their weight is trained whole: the other would not learn the new tokens.
+    """
+    if not context.added_token_ids:
+        return None
+    embeddings = [model.get_input_embeddings()]
+    head = model.get_output_embeddings() if not context.has_new_head else None
+    if head is not None:
+        embeddings.append(head)
+    names = sorted(name for name, module in model.named_modules() if any(module is each for each in embeddings))
+    left = [name for name in names if not any(f".{name}".endswith(f".{each}") for each in modules_to_save or [])]
+    if head is not None and head.weight is embeddings[0].weight:
+        if len(left) == 1:
+            both = " and ".join(name.rsplit(".", 1)[-1] for name in names)
+            message = f"{both} share their weight; with new tokens name both, or none: the tokens' rows are trained"
+            raise ConfigError([Problem(message, "peft.modules_to_save")])
+        left = [name for name in left if model.get_submodule(name) is embeddings[0]]
+    return {name.rsplit(".", 1)[-1]: list(context.added_token_ids) for name in left} or None
+
+
+def _warn_of_idle_names(model: PreTrainedModel, config: Config) -> None:
+    """Name what is written but fits no module: peft passes over it in silence."""
+    literal = {key: getattr(config, key) for key in ("target_modules", "exclude_modules", "modules_to_save")}
+    written = {key: [re.escape(name) for name in names] for key, names in literal.items() if isinstance(names, list)}
+    written |= {"rank_pattern": list(config.rank_pattern), "alpha_pattern": list(config.alpha_pattern)}
+    modules = [name for name, _ in model.named_modules()]
+    for key, patterns in written.items():
+        idle = [each for each in patterns if not any(re.fullmatch(rf"(.*\.)?({each})", name) for name in modules)]
+        if idle:
+            names = ", ".join(each.replace("\\", "") for each in idle)
+            logger.warning("peft.%s: the model has no module %s; it has no effect", key, names)
+
+
+def _refuse_nested(model: PreTrainedModel, modules_to_save: list[str]) -> None:
+    """Refuse names that peft, which compares endings, finds within each other: it cannot reload such an adapter."""
+    for name in modules_to_save:
+        found = [each for each, _ in model.named_modules() if each.endswith(name)]
+        for outer in found:
+            if inner := next((each for each in found if each.startswith(f"{outer}.")), None):
+                raise ModelError(f"peft.modules_to_save: {name} fits {outer} and {inner} inside it; name one in full")

@@ -34,17 +34,9 @@ _MOST_STEPS = 300
 def find_eva_start(
     model: PreTrainedModel, peft_config: LoraConfig, config: Config, context: AttachContext, names: list[str]
 ) -> dict[str, torch.Tensor]:
-    """Find the principal components of every layer's inputs; ranks go where they explain most.
+    """Find the principal components of every layer's inputs, by layer, shape (its rank, inputs): what A starts from.
 
-    Args:
-        model: The plain base.
-        peft_config: With target modules by name.
-        config: The section.
-        context: Draws the rows.
-        names: The layers.
-
-    Returns:
-        By layer, A: shape (its rank, inputs).
+    Ranks go where they explain most. `peft_config` has target modules by name.
 
     Raises:
         ConfigError: The rows are too few for the rank.

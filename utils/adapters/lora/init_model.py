@@ -7,20 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from peft import initialize_lora_eva_weights
-from peft.tuners.lora import LoraModel
+from peft.tuners.lora import Linear4bit, LoraModel
 from peft.tuners.tuners_utils import (
     _maybe_include_all_linear_layers,
     cast_adapter_dtype,
     check_target_module_exists,
 )
+from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import get_pattern_key
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from utils.adapters.lora.data_passes import find_eva_start, look_at_gradients, look_at_inputs
 from utils.adapters.lora.inits import kind_of, refuse_quantized, rewrites_base
-from utils.adapters.lora.loftq import start_from_error
 from utils.adapters.lora.plain_saving import ADAPTER, LoraInitClassifier, LoraInitLanguageModel
 from utils.core.errors import ConfigError, ModelError, Problem
 
@@ -35,13 +36,7 @@ if TYPE_CHECKING:
 def attach_started(
     model: PreTrainedModel, peft_config: LoraConfig, config: Config, context: AttachContext
 ) -> PreTrainedModel:
-    """Attach LoRA with the section's initialisation.
-
-    Args:
-        model: The base with its head.
-        peft_config: What peft builds the adapter from; names of target modules are filled in.
-        config: The section.
-        context: Tells the task, the device, and how to draw training rows.
+    """Attach LoRA to the base, with its head, by the section's initialisation; names of targets are filled in.
 
     Raises:
         ConfigError: The initialisation cannot be had with this base, this rank, or without rows.
@@ -71,18 +66,14 @@ def attach_started(
         if found is not None:
             _give_start(adapted, found)
         elif init == "loftq":
-            start_from_error(adapted, context.base_commit)
+            _start_from_error(adapted, context.base_commit)
         if rewrites_base(init):
             adapted.keep_start()
     return adapted  # type: ignore[no-any-return]
 
 
 def _attach_uncomputed(model: PreTrainedModel, peft_config: LoraConfig, kind: Any, sizes: set[int]) -> PreTrainedModel:
-    """Attach on a base without weights, where parameters are only counted: what they start from is left out.
-
-    Raises:
-        ModelError: How many there will be follows from the rows, as eva moves ranks among layers of several sizes.
-    """
+    """Attach on a base without weights, where parameters are only counted: what they start from is left out."""
     if peft_config.eva_config is not None and peft_config.eva_config.rho > 1 and len(sizes) > 1:
         raise ModelError("eva moves ranks from layer to layer by the rows that it looks at, and these differ in size")
     peft_config.eva_config = peft_config.corda_config = peft_config.lora_ga_config = None
@@ -160,3 +151,46 @@ def _give_start(adapted: Any, found: dict[str, Any]) -> None:
     prefixed = {f"base_model.model.{name}": matrix for name, matrix in found.items()}
     initialize_lora_eva_weights(adapted, eva_state_dict=prefixed)
     cast_adapter_dtype(adapted, ADAPTER)
+
+
+@torch.no_grad()
+def _start_from_error(adapted: Any, revision: str | None) -> None:
+    """Start A and B of every 4-bit layer as the best low-rank estimate of what quantization lost.
+
+    One step of LoftQ (Li et al. 2023, arXiv:2310.08659), as peft's replace_lora_weights_loftq; more steps would
+    quantize the base anew, and the adapter would fit no base that others have. The update's scale is divided out,
+    which peft leaves to alpha. The base's own weights are read again, unquantized, on the CPU.
+    """
+    layers = {name: layer for name, layer in adapted.named_modules() if isinstance(layer, Linear4bit)}
+    if not layers:
+        message = "loftq starts from the error of a 4-bit base; set model.quantization: nf4"
+        raise ConfigError([Problem(message, "peft.init_lora_weights")])
+    plain = adapted.get_base_model()
+    whole = _load_whole(plain, revision)
+    for name, layer in layers.items():
+        weight = whole.get_submodule(name.removeprefix("base_model.model.")).weight
+        base = layer.get_base_layer()
+        lost = weight.to(base.weight.device).float() - dequantize_module_weight(base).float()
+        left, values, right = torch.linalg.svd(lost, full_matrices=False)
+        rank, root = layer.r[ADAPTER], values[: layer.r[ADAPTER]].sqrt()
+        matrices = {
+            "lora_A": root[:, None] * right[:rank],
+            "lora_B": left[:, :rank] * root / layer.scaling[ADAPTER],
+        }
+        for part, value in matrices.items():
+            parameter = getattr(layer, part)[ADAPTER].weight
+            parameter.data = value.to(parameter.device, parameter.dtype).contiguous()
+
+
+def _load_whole(plain: Any, revision: str | None) -> Any:
+    kind = type(plain)
+    config = type(plain.config).from_dict({**plain.config.to_dict(), "quantization_config": None})
+    config.__dict__.pop("quantization_config", None)
+    return kind.from_pretrained(
+        plain.name_or_path,
+        config=config,
+        revision=revision or "main",
+        dtype="auto",
+        use_safetensors=True,
+        trust_remote_code=False,
+    )

@@ -70,15 +70,7 @@ def refuse_quantized(init: bool | str) -> str | None:
 def find_conflict(
     init: bool | str, *, ranks: Iterable[int], use_dora: bool, use_rslora: bool, has_patterns: bool
 ) -> str | None:
-    """Say what an initialisation cannot stand beside; None where all is well.
-
-    Args:
-        init: The initialisation.
-        ranks: All ranks that the section names.
-        use_dora: Whether magnitudes are learned apart.
-        use_rslora: Whether updates are scaled by the root of the rank.
-        has_patterns: Whether single modules have ranks or alphas of their own.
-    """
+    """Say what an initialisation cannot stand beside, whichever of the section's ranks it is; None: all is well."""
     kind = kind_of(init)
     if kind == "orthogonal" and any(rank % 2 for rank in ranks):
         return f"orthogonal needs even ranks, found {', '.join(str(rank) for rank in ranks if rank % 2)}"

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from utils.adapters.adapter import AttachContext, head_modules, keep_float32
+from utils.adapters.adapter import AttachContext, keep_float32
 from utils.adapters.peft_layout import save as save
 from utils.adapters.qst.cache import CacheChoice, read_cache, settings
+from utils.adapters.targets import list_head, refuse_new_tokens, train_whole
 from utils.config.sections.adapter import AdapterSection, Limits
-from utils.core.errors import ConfigError, ModelError, Problem
+from utils.core.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -133,27 +134,19 @@ def register_qst() -> None:
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
-    """Put a side network beside the model; it and a new head become trainable, all else is frozen.
-
-    Raises:
-        ConfigError: There are new tokens, whose embeddings would stay random.
-        ModelError: The model has no layers that a side network can stand beside, or the widths do not divide.
-    """
+    """Put a side network beside the model; it and a new head become trainable, all else is frozen."""
     from peft import get_peft_model
 
     from utils.adapters.peft_layout import keep_unpacked
     from utils.adapters.qst.config import QSTConfig
 
     register_qst()
-    if context.added_token_ids:
-        message = "is not with peft.method: qst, which trains no embeddings; take it out, or use lora"
-        raise ConfigError([Problem(message, "model.extra_special_tokens")])
-    head = head_modules(model, context.new_modules) if context.has_new_head else []
+    refuse_new_tokens("qst", context)
     own = ("reduction_factor", "downsample", "downsample_rank", "side_layers", "mix", "gate", "gate_init",
            "side_head_dim", "side_dropout", "checkpoint_side", "layers_path")  # fmt: skip
     peft_config = QSTConfig(
         task_type=context.task_type,
-        modules_to_save=[*head, *(name for name in config.modules_to_save or [] if name not in head)] or None,
+        modules_to_save=train_whole(list_head(model, context), config.modules_to_save),
         revision=context.base_commit,
         **{name: getattr(config, name) for name in own},
     )
@@ -163,8 +156,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
         raise ModelError(f"peft.{error}") from error
     keep_float32(adapted, context)
     _start_cache(adapted, config, context)
-    result: PreTrainedModel = adapted  # get_peft_model wraps it, and forwards to it
-    return result
+    return adapted  # type: ignore[no-any-return]  # get_peft_model wraps it, and forwards to it
 
 
 def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:

@@ -54,11 +54,9 @@ class BlockKind:
 
 
 def find_backbone(model: nn.Module, layers_path: str | None = None) -> Backbone:
-    """Find layers and the end of the body.
+    """Find layers and the end of the body of a model of transformers, plain or with side networks in it.
 
-    Args:
-        model: A model of transformers, plain or with side networks in it.
-        layers_path: Path of the layers, where they are not found; None: the list of the model's layers.
+    `layers_path` is the path of the layers where they are not found; None: the list of the model's layers.
 
     Raises:
         ModelError: They cannot be found, or one layer is used for all, as in ALBERT.
@@ -79,12 +77,7 @@ def find_backbone(model: nn.Module, layers_path: str | None = None) -> Backbone:
 
 
 def inspect_block(model: Any, layer: nn.Module) -> BlockKind:
-    """Read off the first layer how its blocks are built.
-
-    Args:
-        model: Gives what its configuration says.
-        layer: The first layer.
-    """
+    """Read off the first layer, and the model's configuration, how its blocks are built."""
     config = model.config.get_text_config()
     hidden_size = int(config.hidden_size)
     num_heads = int(config.num_attention_heads)

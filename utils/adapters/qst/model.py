@@ -58,10 +58,7 @@ class QSTModel(BaseTuner):
         """Store the backbone's states of every document from now on, and pass over its layers where they are stored.
 
         The backbone is frozen and in evaluation mode, so that they never change. Forward passes with a KV cache are
-        left alone.
-
-        Args:
-            open_store: Opens the store at the first batch, by number of states, hidden size and dtype.
+        left alone. The store is opened at the first batch, by number of states, hidden size and dtype.
         """
         self.stop_replay()
         layers: Any = self.model.get_submodule(self.backbone.layers_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +32,7 @@ class LayerCall:
 
 
 class Recorder:
-    """Hooks on the layers of a backbone.
-
-    Args:
-        layers: All of them, in order.
-    """
+    """Hooks on the layers of a backbone, all of them, in order."""
 
     def __init__(self, layers: Collection[nn.Module]) -> None:
         self.wanted: frozenset[int] = frozenset()
@@ -46,7 +43,8 @@ class Recorder:
         """While somebody else calls layers and records for them."""
         self._signatures = [signature(type(layer).forward) for layer in layers]
         self._handles = [
-            layer.register_forward_pre_hook(_Hook(self, index), with_kwargs=True) for index, layer in enumerate(layers)
+            layer.register_forward_pre_hook(partial(self._before_layer, index), with_kwargs=True)
+            for index, layer in enumerate(layers)
         ]
 
     def remove(self) -> None:
@@ -77,19 +75,11 @@ class Recorder:
         """Keep nothing of what was recorded."""
         self.states, self.calls = {}, {}
 
-
-class _Hook:
-    """Records one layer's calls."""
-
-    def __init__(self, recorder: Recorder, index: int) -> None:
-        self.recorder = recorder
-        self.index = index
-
-    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.recorder.is_paused:
+    def _before_layer(self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.is_paused:
             return None
-        hidden = self.recorder.record(self.index, args, kwargs)
-        if self.index:
+        hidden = self.record(index, args, kwargs)
+        if index:
             return None
         # No graph may reach the backbone, whoever has made its embeddings' output require a gradient.
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})

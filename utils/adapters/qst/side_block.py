@@ -27,15 +27,9 @@ class SideBlock(nn.Module):
     """Norm, attention, norm, MLP, each added to its input.
 
     The family's own layer class is not used: transformers records hidden states by class, and narrow layers among
-    them would corrupt `output_hidden_states`.
-
-    Args:
-        kind: Of the backbone's blocks.
-        widths: Of this block.
-        config: The backbone's; its attention implementation is used.
-        layer_index: Of the backbone's layer beside it, from 0.
-        cache_index: Where its keys and values go in the KV cache, behind those of the backbone.
-        dropout: Behind attention and MLP.
+    them would corrupt `output_hidden_states`. `config` is the backbone's, whose attention implementation is used;
+    `layer_index` is that of its layer beside the block. Keys and values go into the KV cache at `cache_index`, behind
+    those of the backbone.
     """
 
     def __init__(
@@ -128,16 +122,9 @@ class SideAttention(nn.Module):
 def choose_frequencies(cosines: torch.Tensor, sines: torch.Tensor, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Take one cosine and sine for each pair of dimensions; narrower heads take evenly spaced frequencies.
 
-    The first half holds all frequencies in the common layout. Where they alternate (f0, f0, f1, f1 ..) it holds the
-    higher half of them twice, which is a proper rotary embedding too.
-
-    Args:
-        cosines: Shape (rows or 1, tokens, rotated dimensions).
-        sines: The same.
-        head_dim: Of the side network.
-
-    Returns:
-        Cosines and sines, shape (rows or 1, 1, tokens, pairs).
+    Shape (rows or 1, tokens, rotated dimensions) becomes (rows or 1, 1, tokens, pairs). The first half holds all
+    frequencies in the common layout. Where they alternate (f0, f0, f1, f1 ..) it holds the higher half of them twice,
+    which is a proper rotary embedding too.
     """
     num_there = cosines.shape[-1] // 2
     num_pairs = min(num_there, head_dim // 2)
@@ -148,13 +135,7 @@ def choose_frequencies(cosines: torch.Tensor, sines: torch.Tensor, head_dim: int
 
 
 def rotate(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
-    """Rotate pairs of dimensions; dimensions beyond the pairs stay.
-
-    Args:
-        states: Shape (rows, heads, tokens, head_dim).
-        cosines: From `choose_frequencies`.
-        sines: The same.
-    """
+    """Rotate pairs of dimensions of (rows, heads, tokens, head_dim); dimensions beyond the pairs stay."""
     pairs = cosines.shape[-1]
     cosines, sines = cosines.to(states.dtype), sines.to(states.dtype)
     one, other, rest = states[..., :pairs], states[..., pairs : 2 * pairs], states[..., 2 * pairs :]

@@ -19,20 +19,13 @@ from utils.adapters.qst.side_block import SideBlock, SideWidths, build_norm
 
 
 class SideNetwork(nn.Module):
-    """Blocks beside the backbone's layers.
+    """Blocks beside the backbone's layers `side_layers`, rising, of its `num_layers`; `config` is the backbone's.
 
     With d the downsampling modules and b = sigmoid(gate): g_0 = d_0(h_0), and for every side layer
     g_i = block_i((1 - b_i) * d_i(h_i) + b_i * g_(i-1)); the end is up(norm(g_N)), which is mixed with h_N.
 
     Everything is float32, the gates with good reason: in bfloat16 an update of a learning rate of 1e-4 is lost in
     rounding, and they never move.
-
-    Args:
-        options: The adapter's.
-        kind: Of the backbone's blocks.
-        side_layers: Backbone layers with a block beside them, rising.
-        num_layers: Of the backbone.
-        config: The backbone's.
     """
 
     def __init__(
@@ -71,12 +64,9 @@ class SideNetwork(nn.Module):
     def forward(
         self, states: Mapping[int, torch.Tensor], calls: Mapping[int, LayerCall], end: torch.Tensor
     ) -> torch.Tensor:
-        """Mix the side network's answer into the end of the backbone.
+        """Mix the side network's answer into the end of the backbone, its last states behind the final norm.
 
-        Args:
-            states: By index, shape (rows, tokens, hidden_size).
-            calls: What each layer of the backbone was given.
-            end: The backbone's last states, behind its final norm; the same shape.
+        States, by index, and the end have shape (rows, tokens, hidden_size); `calls` is what each layer was given.
         """
         hidden = self.downs[0](self._fit(states[0]))
         for place, layer in enumerate(self.side_layers):
@@ -121,14 +111,10 @@ def choose_widths(options: QSTConfig, kind: BlockKind) -> SideWidths:
 
 
 def build_downsample(kind: str, hidden_size: int, side_size: int, rank: int) -> nn.Module:
-    """Build one downsampling module.
+    """Build one downsampling module from hidden_size to side_size.
 
-    Args:
-        kind: `adapter` (low rank, SiLU, layer norm: the paper's default), `lora` (low rank, linear), `linear`,
-            `maxpool` or `avgpool` (no parameters).
-        hidden_size: Width of the backbone.
-        side_size: Width of the side network.
-        rank: Inner width of `adapter` and `lora`.
+    `kind` is `adapter` (low rank, SiLU, layer norm: the paper's default), `lora` (low rank, linear), `linear`,
+    `maxpool` or `avgpool` (no parameters); `rank` is the inner width of the first two.
     """
     if kind in ("adapter", "lora"):
         down, up = nn.Linear(hidden_size, rank, bias=False), nn.Linear(rank, side_size, bias=False)
@@ -162,10 +148,8 @@ Observe = Callable[[Mapping[int, torch.Tensor]], None]
 class QSTMix(nn.Module, BaseTunerLayer):
     """Runs the end of the body, then the side network, and mixes both.
 
-    Args:
-        base_layer: The final norm, or the last layer where there is no such norm.
-        recorder: Knows what the layers were given.
-        ends_with_layer: base_layer is the last layer.
+    `base_layer` is the final norm, or the last layer where there is no such norm; `recorder` knows what the layers were
+    given.
     """
 
     adapter_layer_names = ("qst_side",)

@@ -44,12 +44,8 @@ class DiskStore(RowStore):
     """Keeps rows in files; those of all processes, past and present, are read.
 
     Opening only reads; `start_writing` makes the folder. A row whose file is damaged, cut off, or of another backbone
-    is said, computed anew and written again.
-
-    Args:
-        folder: Of all caches; this one's folder in it is named by its identity.
-        identity: What the states depend on: model files, quantization, layers. As JSON it stands in the folder.
-        codec: How a row becomes bytes.
+    is said, computed anew and written again. `folder` holds all caches; this one's folder in it is named by its
+    `identity`: what the states depend on (model files, quantization, layers), which stands in it as JSON.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], codec: RowCodec) -> None:

@@ -30,16 +30,14 @@ class Document:
 
 
 def find_documents(inputs: dict[str, Any], salt: bytes) -> list[Document] | None:
-    """Find the documents of a batch.
+    """Find the documents of a batch, in order.
 
-    Args:
-        inputs: What the model is given: input_ids, shape (rows, tokens), and perhaps attention_mask, position_ids
-            and token_type_ids of the same shape.
-        salt: Told apart from the same tokens under other circumstances.
+    Of the model's inputs input_ids, shape (rows, tokens), and perhaps attention_mask, position_ids and token_type_ids
+    of the same shape are read. The salt tells the same tokens under other circumstances apart.
 
     Returns:
-        In order; None where they cannot be told: a mask has holes or is no mask of tokens, or documents share a row
-        with a mask, under which models do not keep them apart.
+        None where they cannot be told: a mask has holes or is no mask of tokens, or documents share a row with a mask,
+        under which models do not keep them apart.
     """
     ids = inputs["input_ids"].cpu()
     names = ("attention_mask", "position_ids", "token_type_ids")

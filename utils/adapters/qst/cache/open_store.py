@@ -33,14 +33,8 @@ def open_store(  # noqa: PLR0913, PLR0917 - a backbone's shape and a data set's 
 ) -> RowStore:
     """Open the store that a run asks for; its expected size is said before anything is written.
 
-    Args:
-        section: `peft.cache`.
-        identity: What the states depend on, as plain JSON values: model files, quantization, layers.
-        num_states: States of a token.
-        hidden_size: Values of a state.
-        dtype: The backbone's dtype.
-        expected_tokens: Tokens of all rows together; None: unknown.
-        expected_rows: Rows; None: unknown.
+    `identity` is what the states depend on, as plain JSON values: model files, quantization, layers. The expected
+    numbers are of all rows together; None: unknown.
 
     Raises:
         ConfigError: The folder of the cache cannot be written.

@@ -51,14 +51,7 @@ class _Plan:
 
 
 class Replay:
-    """Hooks that store a model's hidden states and give them back.
-
-    Args:
-        model: The model of transformers.
-        mix: The side networks' module in it.
-        layers: The backbone's, in order.
-        open_store: Called at the first batch.
-    """
+    """Hooks that store a model's hidden states and give them back; the store is opened at the first batch."""
 
     def __init__(self, model: nn.Module, mix: QSTMix, layers: nn.ModuleList, open_store: OpenStore) -> None:
         self.counts = ReplayCounts()

@@ -75,11 +75,7 @@ class RowCodec:
         return found == self._layout(states.shape[1])
 
     def encode(self, states: torch.Tensor, parts: Parts) -> bool:
-        """Store a row's states.
-
-        Args:
-            states: (num_states, num_tokens, hidden_size), on any device and with any strides.
-            parts: From `allocate` or `view`; written.
+        """Store a row's states, on any device and with any strides, into parts from `allocate` or `view`.
 
         Returns:
             False when int8 cannot hold the row, because a value is infinite or not a number.
@@ -103,12 +99,7 @@ class RowCodec:
         return bool(torch.isfinite(scales).all())
 
     def decode(self, parts: Parts, out: torch.Tensor) -> None:
-        """Give a stored row's states.
-
-        Args:
-            parts: What `encode` wrote.
-            out: (num_states, num_tokens, hidden_size) of the backbone's dtype; may be a slice of a padded batch.
-        """
+        """Give the states of what `encode` wrote; `out`, of the backbone's dtype, may be a slice of a padded batch."""
         values = parts["states"]
         if self.kind != "int8":
             out.copy_(values)
@@ -134,14 +125,9 @@ class RowCodec:
 
 
 def build_codec(section_dtype: str, num_states: int, hidden_size: int, dtype: torch.dtype) -> RowCodec:
-    """Choose how rows are kept.
+    """Choose how rows are kept by `peft.cache.dtype`: `auto`, `bf16` or `int8`.
 
-    Args:
-        section_dtype: `auto`, `bf16` or `int8`. bf16 shrinks only float32; a half-precision backbone's states
-            are kept as they are.
-        num_states: States of a token.
-        hidden_size: Values of a state.
-        dtype: The backbone's dtype.
+    bf16 shrinks only float32; a half-precision backbone's states are kept as they are.
     """
     shrinks = section_dtype == "int8" or (section_dtype == "bf16" and dtype.itemsize > 2)
     kind: Kind = "exact" if not shrinks else "int8" if section_dtype == "int8" else "bf16"
