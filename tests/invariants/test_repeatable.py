@@ -44,7 +44,7 @@ def test_a_resumed_run_reports_all_its_sessions(prepare_run, is_known):
     """
     from utils.modeling.sizes import count_parameters
     from utils.results.record import RunRecord
-    from utils.tasks.outcome import collect_outcome
+    from utils.tasks.classification.scoring import collect_outcome
 
     keys = {**TWO_EPOCHS, "training__load_best_model_at_end": False, "training__save_strategy": "steps"}
     run = prepare_run("bert", **keys, training__save_steps=9)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
     from utils.tasks.outcome import Outcome
-    from utils.tasks.task_run import PreparedData
+    from utils.tasks.task import PreparedData
 
 logger = logging.getLogger(__name__)
 

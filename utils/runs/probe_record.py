@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from utils.modeling.consent import Consent
     from utils.runs.reading import TrainedModel
     from utils.tasks.probe import Probe
-    from utils.tasks.task_run import TaskRun
+    from utils.tasks.task import TaskRun
 
 RECORD_FILE = "probe_logits.json"
 

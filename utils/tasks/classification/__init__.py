@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
     from utils.modeling.labels import HeadSpec
     from utils.tasks.probe import Probe
-    from utils.tasks.task_run import TaskRun
+    from utils.tasks.task import TaskRun
 
 
 class Task(task.Task):

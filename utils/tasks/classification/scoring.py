@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from utils.data.classification import ClassificationData, PreparedSplit
 from utils.metrics.bootstrap import bootstrap_interval
 from utils.metrics.metric import majority_baseline, result_key
-from utils.tasks.classification.building import combined_score
+from utils.results.record import BestMetric, DataCounts
+from utils.tasks.classification.building import best_metric_name, combined_score
+from utils.tasks.outcome import Outcome, best_step, fill_costs, last_metrics, session_metrics
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from utils.modeling.sizes import ParameterCounts
+    from utils.results.record import RunRecord
     from utils.tasks.classification.trainer import ClassificationTrainer
+    from utils.trainer.callbacks.measuring import MeasuringCallback
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +63,44 @@ def predict_tests(trainer: ClassificationTrainer, data: ClassificationData) -> d
     return predicted
 
 
+def collect_outcome(
+    record: RunRecord,
+    trainer: ClassificationTrainer,
+    data: ClassificationData,
+    scores: dict[str, SplitScore],
+    counts: ParameterCounts,
+    measuring: MeasuringCallback,
+) -> Outcome:
+    """Put what was measured into the record of a run that reached its end; scores are by the split's suffix."""
+    main = scores.get("")
+    name = best_metric_name(trainer.args.to_dict(), data)
+    metrics: dict[str, float | None] = {}
+    for suffix, score in scores.items():
+        metrics |= {f"{key}{suffix}": value for key, value in score.metrics.items()}
+    partial = _list_partial(data)
+    filled = fill_costs(record, trainer, counts, measuring)
+    filled = replace(
+        filled,
+        status="success",
+        metrics=metrics,
+        headline=name if main else None,
+        best_metric=BestMetric(name, main.metrics.get(name), best_step(trainer)) if main else None,
+        metrics_last=last_metrics(trainer),
+        interval={key: list(pair) for key, pair in main.interval.items()} if main else {},
+        baseline=dict(main.baseline) if main else {},
+        data=_count_data(data),
+        extra={
+            "splits": {key: report.to_dict() for key, report in data.reports.items()},
+            "dataset": {"path": data.spec.path, "subset": data.spec.subset},
+            **({"partial": True} if partial else {}),
+            **filled.extra,
+        },
+        warnings=[*record.warnings, *partial],
+    )
+    evaluated = {suffix: score.hf for suffix, score in scores.items()}
+    return Outcome(filled, session_metrics(trainer), evaluated, data.spec.metrics)
+
+
 def _score_split(trainer: ClassificationTrainer, data: ClassificationData, split: PreparedSplit) -> SplitScore:
     output = trainer.predict(split.dataset, metric_key_prefix="eval")
     predictions, references = output.predictions, output.label_ids
@@ -94,3 +137,23 @@ def _baseline(data: ClassificationData, references: np.ndarray[Any, Any]) -> dic
         return {}
     values = majority_baseline(data.spec.metrics, data.train.dataset["labels"][:], references, data.num_labels)
     return values | combined_score(values, data)
+
+
+def _list_partial(data: ClassificationData) -> list[str]:
+    """Say which scores were not measured on all rows of a split."""
+    return [
+        f"partial score: {report.rows} of {report.rows + report.left_out_rows} rows of {name}"
+        for name, report in data.reports.items()
+        if name.startswith("eval") and report.left_out_rows
+    ]
+
+
+def _count_data(data: ClassificationData) -> DataCounts:
+    train, main = data.reports.get("train"), data.reports.get("eval")
+    return DataCounts(
+        train_rows=train.rows if train else None,
+        eval_rows=main.rows if main else None,
+        truncated_rows=sum(report.truncated_rows for report in data.reports.values()),
+        shared_rows=main.shared_with_train if main and train else None,
+        fingerprint=data.fingerprint,
+    )

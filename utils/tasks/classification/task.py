@@ -15,8 +15,7 @@ from utils.data.labels import keep_order_of
 from utils.modeling.labels import LABELS_FILE, HeadSpec, build_head_spec, read_label_names, read_label_order
 from utils.tasks.classification.building import build_classification_trainer
 from utils.tasks.classification.probe import draw_reload_rows
-from utils.tasks.classification.scoring import predict_tests, score_classification
-from utils.tasks.outcome import Outcome, collect_outcome
+from utils.tasks.classification.scoring import collect_outcome, predict_tests, score_classification
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from utils.modeling.sizes import ParameterCounts
     from utils.results.record import RunRecord
     from utils.tasks.classification.trainer import ClassificationTrainer
+    from utils.tasks.outcome import Outcome
     from utils.tasks.probe import Ask
     from utils.trainer.callbacks.measuring import MeasuringCallback
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class ClassificationRun:
-    """SEQ_CLS: see `utils.tasks.task_run.TaskRun`.
+    """SEQ_CLS: see `utils.tasks.task.TaskRun`.
 
     Args:
         settings: The run's configuration.

@@ -13,8 +13,8 @@ from utils.adapters.training_hooks import find_hooks
 from utils.config.sections.adapter import AdapterSection
 from utils.core.errors import UserError
 from utils.tasks.classification.trainer import build_arguments
-from utils.tasks.sft.best_metric import BestMetric
-from utils.tasks.sft.section import OwnSftSection
+from utils.tasks.sft import OwnSftSection
+from utils.tasks.sft.evaluation_rules import BestMetric
 from utils.tasks.sft.trainer import CausalTrainer
 from utils.trainer.callbacks.added import add_callbacks
 from utils.trainer.varlen_attention import require_separate_documents, separate_documents

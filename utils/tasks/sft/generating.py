@@ -16,7 +16,7 @@ from utils.evaluation.history import COMBINED, Entry, History, build_entry, name
 from utils.evaluation.processes import FAILURES, describe_failure, find_rank, run_together, share_from_first
 from utils.evaluation.score import SetScore
 from utils.generation.model_state import keep_random_state
-from utils.tasks.sft.best_metric import LOSSES
+from utils.tasks.sft.evaluation_rules import LOSSES
 from utils.trainer.callbacks.added import EarlyStoppingCallback
 from utils.trainer.checkpoints import find_checkpoint, link_best, mark_checkpoint
 from utils.trainer.varlen_attention import plain_attention

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from utils.evaluation.history import name_score
-from utils.results.record import BestMetric, DataCounts, ParamCounts, PeakMemory, RunRecord, Timing
-from utils.tasks.outcome import Outcome, last_metrics, measure_time, session_metrics
-from utils.tasks.sft.evaluation_record import describe_evaluation
-from utils.trainer.processes import describe_batch, gather_memory
+from utils.evaluation.history import COMBINED, History, name_score
+from utils.results.record import BestMetric, DataCounts, RunRecord, Timing
+from utils.tasks.outcome import Outcome, fill_costs, last_metrics, session_metrics
+from utils.tasks.sft.evaluation_rules import LOSSES
 
 if TYPE_CHECKING:
     from utils.evaluation.score import SetScore
+    from utils.evaluation.sets import EvaluationSet
     from utils.modeling.sizes import ParameterCounts
     from utils.tasks.sft.generating import FinalScores
     from utils.tasks.sft.task import CausalData
     from utils.tasks.sft.trainer import CausalTrainer
     from utils.trainer.callbacks.measuring import MeasuringCallback
 
-_LOSSES = ("loss", "perplexity", "token_accuracy")
+_LEFT_OUT = frozenset({"label", "metrics", "mean_tokens", "tokens_per_s", "identity"})
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,17 @@ def collect_causal_outcome(
     counts: ParameterCounts,
     measuring: MeasuringCallback,
 ) -> Outcome:
-    """Collect what a run gave that reached its end.
+    """Put what was measured into the record of a run that reached its end.
 
-    Args:
-        record: With the run's names, as it was started.
-        trainer: After training.
-        data: The prepared rows.
-        scores: Of the weights that were kept; the first set's headline is the run's metric.
-        counts: Of the model as it was trained.
-        measuring: Holds peak memory and the time to the first step.
+    The first set's headline is the run's metric.
     """
     losses, final = scores.losses, scores.final
     written = final.scores
-    metrics = {name: losses.get(f"eval_{name}") for name in _LOSSES if f"eval_{name}" in losses}
+    metrics = {name: losses.get(f"eval_{name}") for name in LOSSES if f"eval_{name}" in losses}
     main = written.get(data.sets[0].label) if data.sets else None
+    filled = fill_costs(record, trainer, counts, measuring)
     filled = replace(
-        record,
+        filled,
         status="failed" if (unscored := _find_unscored(final)) else "success",
         metrics={**metrics, **(main.metrics if main else {})},
         headline=(headline := _name_headline(data, metrics, final)),
@@ -64,11 +59,9 @@ def collect_causal_outcome(
         metrics_last=_last_metrics(trainer, data, final),
         interval={name: list(pair) for name, pair in main.interval.items()} if main else {},
         evaluation=describe_evaluation(data.sets, final),
-        params=ParamCounts(**asdict(counts)),
-        memory=PeakMemory(**gather_memory(measuring.read_memory())),
-        time=_measure_time(trainer, data, measuring),
+        time=_count_documents(filled.time, data),
         data=_data_counts(data),
-        extra={"batch": describe_batch(trainer), **_facts(data, written, measuring), **unscored},
+        extra={**filled.extra, **_facts(data, written), **unscored},
         warnings=[*record.warnings, *_partial(data, written), *_failed(final)],
     )
     hf = {key: value for key, value in losses.items() if key != "epoch"}
@@ -104,9 +97,8 @@ def _last_metrics(trainer: CausalTrainer, data: CausalData, final: FinalScores) 
     return {**last_metrics(trainer, final.step), **scores}
 
 
-def _measure_time(trainer: CausalTrainer, data: CausalData, measuring: MeasuringCallback) -> Timing:
-    """Give times and rates; a packed row is not a sample: those in it are counted."""
-    time = measure_time(trainer, measuring)
+def _count_documents(time: Timing, data: CausalData) -> Timing:
+    """Count the documents of packed rows: a packed row is not a sample."""
     if time.samples_per_s is None or not data.num_train_rows:
         return time
     return replace(time, samples_per_s=time.samples_per_s * len(data.instructions.train) / data.num_train_rows)
@@ -126,18 +118,14 @@ def _data_counts(data: CausalData) -> DataCounts:
     )
 
 
-def _facts(data: CausalData, written: Mapping[str, SetScore], measuring: MeasuringCallback) -> dict[str, Any]:
-    """Describe the data, mark a partial score, and where the last session began."""
+def _facts(data: CausalData, written: Mapping[str, SetScore]) -> dict[str, Any]:
+    """Describe the data, and mark a partial score."""
     spec = data.instructions.spec
-    facts: dict[str, Any] = {
+    return {
         "splits": {name: report.to_dict() for name, report in data.reports.items()},
         "dataset": {"path": spec.path, "subset": spec.subset},
+        **({"partial": True} if _partial(data, written) else {}),
     }
-    if _partial(data, written):
-        facts["partial"] = True
-    if measuring.resumed_from_step:
-        facts["resumed_from_step"] = measuring.resumed_from_step
-    return facts | measuring.adapter_facts
 
 
 def _partial(data: CausalData, written: Mapping[str, SetScore]) -> list[str]:
@@ -172,3 +160,61 @@ def _failed(final: FinalScores) -> list[str]:
         failed = [label for label, result in entry.results.items() if "error" in result]
         lines += [f"step {entry.step}: {', '.join(failed)} failed, so the combined score is missing"] if failed else []
     return lines
+
+
+def describe_evaluation(sets: Sequence[EvaluationSet], final: FinalScores) -> dict[str, dict[str, Any]]:
+    """Describe by set what was scored and how; under `combined` the sum over all sets, where steps were evaluated.
+
+    Returns:
+        By label: the metrics of the kept weights with the conditions, or `error`; `best_combined` and `last` hold the
+        step and the metrics of the step with the best combined score and of the last one. At the former a single set
+        may have scored less than at another step.
+    """
+    history = final.history
+    found: dict[str, dict[str, Any]] = {}
+    for each in sets:
+        kept = _describe_kept(each.label, final)
+        beside = _describe_steps(each.label, history) if history else {}
+        if kept or beside:
+            found[each.label] = {**kept, **beside}
+    if history and history.entries:
+        found[COMBINED] = _describe_combined(final, history)
+    return found
+
+
+def _describe_kept(label: str, final: FinalScores) -> dict[str, Any]:
+    if label in final.errors:
+        return {"error": final.errors[label]}
+    return _describe_score(final.scores[label]) if label in final.scores else {}
+
+
+def _describe_score(score: SetScore) -> dict[str, Any]:
+    """Lay a set's score flat: its metrics, and under which conditions they were measured."""
+    whole = score.to_dict()
+    conditions = {name: value for name, value in whole.items() if name not in _LEFT_OUT and value is not None}
+    return {**score.metrics, **conditions}
+
+
+def _describe_steps(label: str, history: History) -> dict[str, Any]:
+    """Give a set's metrics at the best and at the last step that was evaluated."""
+    entries = {"best_combined": history.best, "last": history.entries[-1] if history.entries else None}
+    return {
+        name: {"step": entry.step, **entry.list_metrics().get(label, {})}
+        for name, entry in entries.items()
+        if entry is not None
+    }
+
+
+def _describe_combined(final: FinalScores, history: History) -> dict[str, Any]:
+    last, best, kept = history.entries[-1], history.best, history.find(final.step)
+    facts = {
+        "combined_score": kept.combined_score if kept else None,
+        "kept_step": final.step,
+        "best_score": best.combined_score if best else None,
+        "best_step": best.step if best else None,
+        "last_score": last.combined_score,
+        "last_step": last.step,
+        "scorer": history.scorer,
+        "leakage": history.leakage or None,
+    }
+    return {name: value for name, value in facts.items() if value is not None}

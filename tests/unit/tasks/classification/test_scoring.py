@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from utils.tasks.classification.scoring import predict_tests, score_classification
-from utils.tasks.outcome import collect_outcome, training_metrics
+from utils.tasks.classification.scoring import collect_outcome, predict_tests, score_classification
+from utils.tasks.outcome import training_metrics
 
 
 def _record(run, scores):
