@@ -8,7 +8,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from utils.benchmark.statistics import Stat, Summary, SummaryRow
-from utils.benchmark.tables import name_setting
 from utils.benchmark.xlsx_style import FONT, fit_pages
 from utils.results.columns import Cell
 from utils.results.excel import fill_cell
@@ -51,7 +50,7 @@ def add_charts(sheet: Worksheet, summary: Summary, language: Language) -> None:
     """
     tasks = _choose_tasks(summary)
     _lay_out(sheet, len(tasks))
-    names = [name_setting(setting, summary.grid_keys) for setting in summary.settings]
+    names = [summary.name_setting(setting) for setting in summary.settings]
     scores = [[_find_score(summary.find_row(task, setting)) for task in tasks] for setting in summary.settings]
     means = [[name, *(each and each.mean for each in row)] for name, row in zip(names, scores, strict=True)]
     spreads = [[name, *(each and each.deviation for each in row)] for name, row in zip(names, scores, strict=True)]
@@ -95,7 +94,7 @@ def _list_points(summary: Summary) -> Iterator[_Point]:
     totals = [total for total in summary.totals if not total.setting.is_baseline]
     if len(totals) > 1:
         for total in totals:
-            name, score = name_setting(total.setting, summary.grid_keys), total.score
+            name, score = summary.name_setting(total.setting), total.score
             costs = total.mean("trainable_percent"), total.mean("memory")
             yield _Point(name, total.setting.method, *costs, score.mean if score else None)
         return

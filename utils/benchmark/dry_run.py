@@ -120,17 +120,16 @@ def count_runs(runs: Sequence[PlannedRun]) -> dict[str, Count]:
     They are unknown where the base's config.json is neither in a folder nor in the hub's cache.
     """
     counts: dict[str, Count] = {}
-    requests: dict[str, dict[str, Any]] = {}
-    keys: dict[str, str] = {}
+    requests: dict[str, str] = {}
     for run in runs:
         request, why = _describe_model(run)
         if request is None:
             counts[run.name] = Count(note=why)
         else:
-            keys[run.name] = json.dumps(request, sort_keys=True)
-            requests[keys[run.name]] = request
-    answers = dict(zip(requests, _ask(list(requests.values())), strict=True)) if requests else {}
-    return counts | {name: answers[key] for name, key in keys.items()}
+            requests[run.name] = json.dumps(request, sort_keys=True)
+    distinct = list(dict.fromkeys(requests.values()))  # seeds and most tasks share their model
+    answers = dict(zip(distinct, _ask(distinct), strict=True)) if distinct else {}
+    return counts | {name: answers[request] for name, request in requests.items()}
 
 
 def _describe_model(run: PlannedRun) -> tuple[dict[str, Any] | None, str]:
@@ -147,16 +146,16 @@ def _describe_model(run: PlannedRun) -> tuple[dict[str, Any] | None, str]:
     num_labels = default_task(run.config["task_type"]).count_labels(dataset)
     if num_labels == 0:
         return None, "the number of labels is read from the data"
-    return {"model": model, "peft": peft, "num_labels": num_labels}, ""
+    return {"model": model, "peft": peft, "task_type": run.config["task_type"], "num_labels": num_labels}, ""
 
 
-def _ask(requests: list[dict[str, Any]]) -> list[Count]:
+def _ask(requests: list[str]) -> list[Count]:
     """Let one process count; where it fails as a whole, everything is unknown."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     try:
         done = subprocess.run(  # noqa: S603  our own interpreter
             [sys.executable, "-c", _START, str(_PROJECT)],
-            input=json.dumps(requests),
+            input=f"[{', '.join(requests)}]",
             capture_output=True,
             text=True,
             env=environment,
@@ -208,7 +207,7 @@ def _build(request: dict[str, Any]) -> PreTrainedModel:
     with torch.device("meta"):
         auto = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
         model = auto.from_config(config, trust_remote_code=False)
-    context = AttachContext("CAUSAL_LM" if causal else "SEQ_CLS", not causal, seed=0, num_training_steps=_ANY_STEPS)
+    context = AttachContext(request["task_type"], not causal, seed=0, num_training_steps=_ANY_STEPS)
     try:
         with torch.device("meta"):
             return load_adapter(adapter.method).attach(model, adapter, context)

@@ -126,7 +126,7 @@ def inspect_plan(suite: Suite, choices: Choices = _ALL, files: bool = True) -> P
     plan.notices += combined.notices
     plan.warnings += [*combined.warnings, *_find_idle_references(suite, combined.combinations)]
     plan.num_combinations = len(combined.combinations)
-    _Inspector(plan, choices, files).inspect(combined.combinations)
+    _inspect_runs(plan, choices, files, combined.combinations)
     plan.wanted = _select(plan, choices, combined.combinations)
     plan.shard = plan.wanted[choices.shard[0] - 1 :: choices.shard[1]] if choices.shard else plan.wanted
     return plan
@@ -137,28 +137,21 @@ def inspect_suite(path: str | Path, overrides: Sequence[str] = ()) -> tuple[list
 
     Gives the numbered checks as far as they got, and the plan where no check failed.
     """
-    readable, own = Check("reads as YAML"), Check("tasks, methods, grid and seeds")
+    checks = [Check("reads as YAML")]
     try:
         read_document(path)
-    except ConfigError as error:
-        readable.problems += error.problems
-        return [readable], None
-    try:
+        checks.append(Check("tasks, methods, grid and seeds"))
         suite = read_suite(path)
-    except ConfigError as error:
-        own.problems += error.problems
-        return [readable, own], None
-    runs = Check("its runs")
-    try:
+        checks.append(Check("its runs"))
         plan = inspect_plan(suite, Choices(overrides=tuple(overrides)))
     except ConfigError as error:
-        runs.problems += error.problems
-        return [readable, own, runs], None
-    runs.title = f"its {plan.num_combinations} runs"
-    runs.problems += sorted(plan.problems, key=lambda problem: problem.position)
-    effective = Check("every setting has an effect", warnings=plan.warnings)
-    failed = bool(plan.problems)
-    return [readable, own, runs, *([] if failed else [effective])], None if failed else plan
+        checks[-1].problems += error.problems  # the step that has not ended
+        return checks, None
+    checks[-1].title = f"its {plan.num_combinations} runs"
+    checks[-1].problems += sorted(plan.problems, key=lambda problem: problem.position)
+    if plan.problems:
+        return checks, None
+    return [*checks, Check("every setting has an effect", warnings=plan.warnings)], plan
 
 
 def _find_idle_references(suite: Suite, combinations: Sequence[Combination]) -> list[str]:
@@ -185,61 +178,51 @@ def _read_command_line(choices: Choices) -> Document:
     return document
 
 
-class _Inspector:
-    """Puts every run's configuration together and checks it; each distinct mistake is kept once."""
+def _inspect_runs(plan: Plan, choices: Choices, files: bool, combinations: Sequence[Combination]) -> None:
+    """Put every run's configuration together and check it; each distinct mistake is kept once, with its runs."""
+    command, shorts = _read_command_line(choices), shorten_keys(plan.suite.grid)
+    namesakes: dict[str, Combination] = {}
+    problems: dict[Problem, list[str]] = {}
+    for each in combinations:
+        name = name_run(each.task, each.method, each.grid, each.seed, shorts)
+        inspection = inspect_document(_put_together(plan, choices, command, each, name), files=files)
+        for problem in [
+            *inspection.problems,
+            *_refuse_namesake(plan.suite, name, namesakes.setdefault(name, each), each),
+        ]:
+            problems.setdefault(problem, []).append(name)
+        if (config := inspection.config) is not None:
+            plan.warnings += config.warnings
+            plan.notices += config.notices
+            plan.unmet += check_machine(config).warnings
+            plan.runs.append(_plan_run(each, name, plan.output, config))
+    plan.problems += [_tell_runs(problem, names, len(combinations)) for problem, names in problems.items()]
+    plan.warnings += _find_twins(plan.runs)
+    for told in (plan.warnings, plan.notices, plan.unmet):
+        told[:] = dict.fromkeys(told)
 
-    def __init__(self, plan: Plan, choices: Choices, files: bool) -> None:
-        self._plan = plan
-        self._choices = choices
-        self._command = _read_command_line(choices)
-        self._files = files
-        self._problems: dict[Problem, list[str]] = {}
-        self._combinations: dict[str, Combination] = {}
-        self._shorts = shorten_keys(plan.suite.grid)
 
-    def inspect(self, combinations: Sequence[Combination]) -> None:
-        plan = self._plan
-        warnings: dict[str, None] = {}
-        notices: dict[str, None] = {}
-        unmet: dict[str, None] = {}
-        for each in combinations:
-            name = name_run(each.task, each.method, each.grid, each.seed, self._shorts)
-            inspection = inspect_document(self._put_together(each, name), files=self._files)
-            for problem in [*inspection.problems, *self._find_namesakes(each, name)]:
-                self._problems.setdefault(problem, []).append(name)
-            if inspection.config is not None:
-                warnings |= dict.fromkeys(inspection.config.warnings)
-                notices |= dict.fromkeys(inspection.config.notices)
-                unmet |= dict.fromkeys(check_machine(inspection.config).warnings)
-                plan.runs.append(_plan_run(each, name, plan.output, inspection.config))
-        plan.problems += [_tell_runs(problem, names, len(combinations)) for problem, names in self._problems.items()]
-        plan.warnings += [*warnings, *_find_twins(plan.runs)]
-        plan.notices += notices
-        plan.unmet += unmet
+def _put_together(plan: Plan, choices: Choices, command: Document, each: Combination, name: str) -> Document:
+    """Lay grid, seed and command line over what the combination has; name and folder are the suite's to give."""
+    suite, document = plan.suite, each.document.copy()
+    over = Document(source=suite.source)
+    for key, value in each.grid.items():
+        over.set(tuple(key.split(".")), value, suite.places[key])
+    if choices.seeds or suite.section.seeds:
+        over.set(("seed",), each.seed, SourceLocation(COMMAND_LINE) if choices.seeds else suite.places["seeds"])
+    lay_over(document, over)
+    lay_over(document, command)
+    own = SourceLocation(suite.source)
+    document.set(("training", "output_dir"), str(plan.output / "runs" / name), own)
+    document.set(("task_name",), each.task, own)
+    return document
 
-    def _put_together(self, each: Combination, name: str) -> Document:
-        """Lay grid, seed and command line over what the combination has; name and folder are the suite's to give."""
-        suite, document = self._plan.suite, each.document.copy()
-        over = Document(source=suite.source)
-        for key, value in each.grid.items():
-            over.set(tuple(key.split(".")), value, suite.places[key])
-        if self._choices.seeds or suite.section.seeds:
-            over.set(
-                ("seed",), each.seed, SourceLocation(COMMAND_LINE) if self._choices.seeds else suite.places["seeds"]
-            )
-        lay_over(document, over)
-        lay_over(document, self._command)
-        own = SourceLocation(suite.source)
-        document.set(("training", "output_dir"), str(self._plan.output / "runs" / name), own)
-        document.set(("task_name",), each.task, own)
-        return document
 
-    def _find_namesakes(self, each: Combination, name: str) -> Iterator[Problem]:
-        other = self._combinations.setdefault(name, each)
-        if other is not each:
-            mine, theirs = (f"task {one.task}, method {one.method}" for one in (each, other))
-            message = f"two runs would be called {name} ({mine}; {theirs}); rename a task or a method"
-            yield Problem(message, "tasks", self._plan.suite.source)
+def _refuse_namesake(suite: Suite, name: str, first: Combination, each: Combination) -> Iterator[Problem]:
+    if first is not each:
+        mine, theirs = (f"task {one.task}, method {one.method}" for one in (each, first))
+        message = f"two runs would be called {name} ({mine}; {theirs}); rename a task or a method"
+        yield Problem(message, "tasks", suite.source)
 
 
 def _plan_run(each: Combination, name: str, output: Path, config: RunConfig) -> PlannedRun:
@@ -279,9 +262,8 @@ def _select(plan: Plan, choices: Choices, combinations: Sequence[Combination]) -
     tasks = list(dict.fromkeys(each.task for each in combinations))
     methods = list(dict.fromkeys(each.method for each in combinations))
     for option, asked, there in (("task", choices.tasks, tasks), ("method", choices.methods, methods)):
-        for name in asked:
-            if name not in there:
-                raise UserError(f"--{option} {name}: the suite has no such {option}{suggest(name, there)}")
+        for name in (name for name in asked if name not in there):
+            raise UserError(f"--{option} {name}: the suite has no such {option}{suggest(name, there)}")
     for pattern in choices.only:
         if plan.runs and not any(fnmatchcase(run.name, pattern) for run in plan.runs):
             raise UserError(f"--only {pattern}: no run is called so; --dry-run lists them")

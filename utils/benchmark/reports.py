@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from utils.benchmark.aggregate import Comparison, compare_settings
-from utils.benchmark.notes import list_notes
 from utils.benchmark.outcomes import FIGURES, RunOutcome, SuiteFacts
 from utils.benchmark.statistics import Stat, Summary, SummaryRow
 from utils.benchmark.tables import build_summary_table
@@ -17,10 +16,12 @@ from utils.benchmark.text_reports import render_csv, render_latex, render_markdo
 from utils.benchmark.workbook import WorkbookParts, write_suite_workbook
 from utils.core.errors import UserError
 from utils.results.json_file import read_json, replace_file, write_json
+from utils.results.labels import Language, phrase, translate
 from utils.results.provenance import PROVENANCE_FILE, find_git_state, format_time, list_versions
 from utils.results.record import RESULTS_FILE
 
 VERSION = 1
+_MOST_NAMED = 20
 
 _PROJECT = Path(__file__).resolve().parents[2]
 
@@ -161,3 +162,79 @@ def _describe_comparison(each: Comparison) -> dict[str, Any]:
         "interval": each.interval,
         "finding": each.finding,
     }
+
+
+def list_notes(suite: SuiteFacts, summary: Summary, comparisons: Sequence[Comparison]) -> list[str]:
+    """List the sentences that a reader of the tables needs, and no others."""
+    language = suite.language
+    return [
+        *_list_unfinished(summary, language),
+        *_explain_figures(summary, language),
+        *_explain_averages(summary, language),
+        *_explain_claims(summary, comparisons, language),
+        *([phrase("majority_row", language)] if suite.baselines else []),
+    ]
+
+
+def _list_unfinished(summary: Summary, language: Language) -> Iterator[str]:
+    """Name the runs without a result and why, and those whose score is partial."""
+    runs = {each.run.name: each for row in summary.rows for each in row.outcomes}.values()  # MNLI's stand in two rows
+    missing = [each for each in runs if each.status != "success"]
+    if missing:
+        told = [f"{each.run.name} ({_tell_status(each, language)})" for each in missing]
+        named = _name_some(told, language)
+        yield phrase("unfinished", language, num=len(missing), planned=len(runs), runs=named)
+    records = {each.run.name: each.record for each in runs if each.status == "success"}
+    partial = [name for name, record in records.items() if record and record.extra.get("partial")]
+    if partial:
+        yield phrase("partial_scores", language, num=len(partial), runs=_name_some(partial, language))
+
+
+def _explain_figures(summary: Summary, language: Language) -> Iterator[str]:
+    rows = summary.rows
+    yield phrase("scale", language)
+    yield phrase("chosen", language)
+    if any(row.find_kinds("accuracy") == {"pearson"} for row in rows):
+        yield phrase("pearson_mark", language)
+    if any(row.find_kinds("memory") == {"ram"} for row in rows):
+        yield phrase("ram_mark", language)
+    if any(len(row.find_kinds(name)) > 1 for row in rows for name in ("accuracy", "memory")):
+        yield phrase("mixed_kinds", language)
+    if any(len(row.runs) > 1 for row in rows):
+        yield phrase("over_several", language)
+    yield phrase("intervals", language)
+
+
+def _explain_averages(summary: Summary, language: Language) -> Iterator[str]:
+    """Say what averages mix, and which settings have none."""
+    whole = [each for each in summary.averages if not each.missing]
+    if whole:
+        tasks = ", ".join(whole[0].tasks)
+        names = list(dict.fromkeys(name for each in whole for name in each.metrics))
+        metrics = phrase("metric_mix", language, metrics=", ".join(names)) if len(names) > 1 else ""
+        pearson = [row.task for row in whole[0].rows if row.find_kinds("accuracy") == {"pearson"}]
+        is_mixed = pearson and len(pearson) < len(whole[0].rows)
+        accuracy = phrase("accuracy_mix", language, tasks=", ".join(pearson)) if is_mixed else ""
+        yield phrase("average_mix", language, tasks=tasks, metrics=metrics, accuracy=accuracy)
+    for each in summary.averages:
+        if each.missing:
+            named = summary.name_setting(each.setting)
+            yield phrase("no_average", language, setting=named, tasks=", ".join(each.missing))
+
+
+def _explain_claims(summary: Summary, comparisons: Sequence[Comparison], language: Language) -> Iterator[str]:
+    if any(each.interval for each in comparisons):
+        references = dict.fromkeys(summary.name_setting(each.reference) for each in comparisons)
+        yield phrase("comparisons", language, reference=" / ".join(references))
+    elif comparisons:
+        yield phrase("no_claims", language)
+
+
+def _tell_status(outcome: RunOutcome, language: Language) -> str:
+    return ": ".join(filter(None, (translate(outcome.status, language), outcome.note)))
+
+
+def _name_some(names: Sequence[str], language: Language) -> str:
+    rest = len(names) - _MOST_NAMED
+    more = [phrase("more", language, num=rest)] if rest > 0 else []
+    return "; ".join([*names[:_MOST_NAMED], *more])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from utils.benchmark.combining import shorten_keys
 from utils.benchmark.outcomes import FIGURES, MISMATCHED, RunOutcome
 from utils.metrics.metric import load_metric
 from utils.results.labels import is_score
@@ -244,6 +245,12 @@ class Summary:
     def find_row(self, task: str, setting: Setting) -> SummaryRow | None:
         """Find the row of a task and a setting; None where none was planned."""
         return self._by_place.get((task, setting.key))
+
+    def name_setting(self, setting: Setting) -> str:
+        """Name a setting as `lora, lora_r=4`."""
+        shorts = shorten_keys(self.grid_keys)
+        values = (f"{shorts[key]}={setting.grid[key]}" for key in self.grid_keys if key in setting.grid)
+        return ", ".join([setting.method, *values])
 
     def name_metrics(self, task: str) -> str:
         """Name a task's own metric; more than one where its runs disagree."""

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from utils.benchmark.outcomes import RunOutcome
 from utils.benchmark.statistics import Setting, Summary, SummaryRow, is_more_better
-from utils.benchmark.tables import name_setting
 from utils.core.errors import UserError
 from utils.datasets.glue import TASKS
 from utils.results.json_file import replace_file
@@ -53,7 +52,7 @@ def write_submission_zips(folder: Path, summary: Summary) -> list[SubmissionZip]
     settings = [setting for setting in summary.settings if not setting.is_baseline]
     written = []
     for setting in settings:
-        name = name_setting(setting, summary.grid_keys)
+        name = summary.name_setting(setting)
         rows = [row for row in summary.rows if row.setting.key == setting.key and not row.suffix]
         found, missing = _collect_files(rows)
         if not found:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -24,6 +24,8 @@ _SET_BY_SUITE = {
     "training.logging_dir": "every run logs into its own folder; take it out",
 }
 _SELECTORS = ("task", "method", "seed")
+
+T = TypeVar("T", dict[str, Any], list[Any])
 
 
 class ResultsOfSuite(Section):
@@ -144,7 +146,8 @@ class _Reader:
         if self.document.get(("tasks",)) == {}:
             self._report(("tasks",), "is empty; name at least one task, such as `rte: {dataset.subset: rte}`")
         grid, places = self._read_grid()
-        self._check_seeds(places)
+        places["seeds"] = self._locate(("seeds",))
+        self._check_seeds()
         self._check_references(list(methods))
         known = {"task": list(tasks), "method": list(methods), **grid}
         include, exclude = (list(self._read_selectors(key, known)) for key in ("include", "exclude"))
@@ -181,7 +184,7 @@ class _Reader:
             self._report(("base",), f"{name} is a suite itself; name a run's file")
         if name is None and not self.document.get(("run",)):
             self._report((), "has neither base: nor run:, so its runs have no model; name a run's file as base")
-        if isinstance(self.document.get(("run",)), dict):
+        if self._get("run", dict):
             lay_over(base, self._layer(("run",), own_seed=True))
         return base
 
@@ -210,7 +213,7 @@ class _Reader:
             if layer.has(key):
                 self._report(full, f"{'.'.join(key)} is set twice here, nested and dotted; keep one")
             self._refuse_ours(".".join(key), full, own_seed)
-            layer.set(key, value, self.document.places.get(full, SourceLocation(self.document.source)))
+            layer.set(key, value, self._locate(full))
         return layer
 
     def _refuse_ours(self, key: str, path: KeyPath, own_seed: bool = False) -> None:
@@ -225,7 +228,7 @@ class _Reader:
     def _read_grid(self) -> tuple[dict[str, list[Any]], dict[str, SourceLocation]]:
         grid: dict[str, list[Any]] = {}
         places: dict[str, SourceLocation] = {}
-        for path, values in self.document.leaves(("grid",)) if isinstance(self.document.get(("grid",)), dict) else ():
+        for path, values in self.document.leaves(("grid",)) if self._get("grid", dict) else ():
             key = ".".join(path[1:])
             self._refuse_ours(key, path)
             if not isinstance(values, list) or not values:
@@ -234,37 +237,34 @@ class _Reader:
                 self._report(path, "a value stands twice; keep one")
             else:
                 grid[key] = values
-                places[key] = self.document.places.get(path, SourceLocation(self.document.source))
+                places[key] = self._locate(path)
         return grid, places
 
-    def _check_seeds(self, places: dict[str, SourceLocation]) -> None:
-        seeds = self.document.get(("seeds",))
-        places["seeds"] = self.document.places.get(("seeds",), SourceLocation(self.document.source))
-        if seeds == []:
+    def _check_seeds(self) -> None:
+        seeds = self._get("seeds", list)
+        if self.document.get(("seeds",)) == []:
             self._report(("seeds",), "is empty; name seeds, or leave the key out for the base's")
-        elif isinstance(seeds, list) and len({repr(seed) for seed in seeds}) < len(seeds):
+        elif len({repr(seed) for seed in seeds}) < len(seeds):
             self._report(("seeds",), "a seed stands twice; keep one")
 
     def _check_references(self, methods: list[str]) -> None:
-        named = self.document.get(("references",))
-        for name in dict.fromkeys(named if isinstance(named, list) else ()):
+        for name in dict.fromkeys(self._get("references", list)):
             if isinstance(name, str) and name not in methods:
                 self._report(("references",), f"no method called {name}{suggest(name, sorted(methods))}")
 
     def _read_selectors(self, name: str, known: dict[str, list[Any]]) -> Iterator[Selector]:
-        entries = self.document.get((name,))
-        for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        for index, entry in enumerate(self._get(name, list)):
             if not isinstance(entry, dict):
-                continue  # said by the section's own check
+                continue
             at = (name, str(index))
             if not entry:
                 self._report((name,), "an entry is empty; name a task, a method, a seed or a key of the grid in it")
             wanted = {}
-            for key, value in _flatten(entry):
+            for path, value in Document(entry).leaves():
+                key = ".".join(path)
                 wanted[key] = tuple(value) if isinstance(value, list) else (value,)
                 self._check_selector((*at, key), key, wanted[key], known)
-            first = (*at, next(iter(entry), ""))
-            yield Selector(wanted, self.document.place_of(first))
+            yield Selector(wanted, self.document.place_of((*at, next(iter(entry), ""))))
 
     def _check_selector(self, where: KeyPath, key: str, values: tuple[Any, ...], known: dict[str, list[Any]]) -> None:
         names = list(dict.fromkeys((*_SELECTORS, *known)))
@@ -275,14 +275,13 @@ class _Reader:
                 given = ", ".join(map(str, known[key])) or "none, since the suite has no methods:"
                 self._report(where, f"{value!r} is none of the suite's; use one of: {given}")
 
+    def _get(self, key: str, kind: type[T]) -> T:
+        """Give what stands at a key of the top; a value of another kind is empty here: the section's check says it."""
+        value = self.document.get((key,))
+        return value if isinstance(value, kind) else kind()
+
+    def _locate(self, path: KeyPath) -> SourceLocation:
+        return self.document.places.get(path, SourceLocation(self.document.source))
+
     def _report(self, path: KeyPath, message: str) -> None:
         self.problems.append(Problem(message, ".".join(path), self.document.place_of(path)))
-
-
-def _flatten(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Write an entry's keys dotted."""
-    for key, value in entry.items():
-        if isinstance(value, dict) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

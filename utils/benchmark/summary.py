@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 from utils.benchmark.outcomes import RunOutcome, SuiteFacts
 from utils.benchmark.statistics import Summary, SummaryRow
-from utils.benchmark.tables import name_setting
 from utils.benchmark.text_reports import show_cell, show_figure, show_score
 from utils.results.columns import Cell
 from utils.results.labels import Language, phrase, translate
@@ -62,7 +61,7 @@ def _render_rows(suite: SuiteFacts, summary: Summary) -> Table:
     for row in summary.rows:
         cells = [
             "" if row.task == above else row.task,
-            name_setting(row.setting, summary.grid_keys),
+            summary.name_setting(row.setting),
             show_score(row, language),
             show_figure(row, "trainable_percent", "share", language),
             show_figure(row, "memory", "decimal", language),

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from utils.benchmark.aggregate import Comparison
 from utils.benchmark.combining import shorten_keys
-from utils.benchmark.statistics import Average, Setting, Summary, SummaryRow
+from utils.benchmark.statistics import Average, Summary, SummaryRow
 from utils.results.columns import Cell, Form
-from utils.results.labels import Language, phrase, translate
+from utils.results.labels import Language, is_score, phrase, translate
 
 RowKind = Literal["runs", "baseline", "average"]
 Cells = dict[str, Cell]
@@ -85,13 +86,6 @@ def build_run_table(summary: Summary, language: Language) -> ResultTable:
     return replace(table, num_fixed=table.num_fixed + 1)
 
 
-def name_setting(setting: Setting, grid_keys: Sequence[str]) -> str:
-    """Name a setting as `lora, lora_r=4`."""
-    shorts = shorten_keys(grid_keys)
-    values = (f"{shorts[key]}={setting.grid[key]}" for key in grid_keys if key in setting.grid)
-    return ", ".join([setting.method, *values])
-
-
 def show_status(row: SummaryRow, language: Language) -> str:
     """Say how a row's runs stand: `success`, or how many of how many, and what became of the others."""
     others = [each for each in row.outcomes if each.status != "success"]
@@ -109,6 +103,25 @@ def show_absence(row: SummaryRow, language: Language) -> str:
     if len(statuses) == 1 and "success" not in statuses:
         return translate(statuses.pop(), language)
     return translate("missing", language)
+
+
+def build_comparison_table(summary: Summary, comparisons: Sequence[Comparison], language: Language) -> ResultTable:
+    """Build the table of paired differences."""
+    keys = (
+        "task", "method", "compared_with", "metric", "common_seeds", "num_seeds", "difference", "interval_low",
+        "interval_high", "finding",
+    )  # fmt: skip
+    rows = []
+    for each in comparisons:
+        form: Form = "percent" if each.metric and is_score(each.metric) else "fine"
+        factor = 100 if form == "percent" else 1
+        names = [summary.name_setting(setting) for setting in (each.setting, each.reference)]
+        texts = [each.task, *names, each.metric, ", ".join(map(str, each.seeds))]
+        numbers = [each.difference.mean if each.difference else None, *(each.interval or (None, None))]
+        cells = [*map(Cell, texts), Cell(len(each.seeds), "count")]
+        cells += [Cell(value if value is None else value * factor, form) for value in numbers]
+        rows.append(TableRow((*cells, Cell(translate(each.finding, language))), "runs", each.task, is_complete=True))
+    return ResultTable(keys, tuple(translate(key, language) for key in keys), tuple(rows), num_fixed=2)
 
 
 def _build_table(

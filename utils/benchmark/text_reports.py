@@ -12,10 +12,10 @@ from typing import Any
 from utils.benchmark.aggregate import Comparison
 from utils.benchmark.outcomes import SuiteFacts
 from utils.benchmark.statistics import Average, Stat, Summary, SummaryRow
-from utils.benchmark.tables import PEARSON_MARK, ResultTable, mark_kind, name_setting, show_absence
+from utils.benchmark.tables import PEARSON_MARK, ResultTable, build_comparison_table, mark_kind, show_absence
 from utils.results.columns import Cell, Form, count_places
 from utils.results.excel import guard_formula
-from utils.results.labels import Language, is_score, scale, translate
+from utils.results.labels import Language, translate
 
 _BRIEF = (
     "task", "method", "best_accuracy", "trainable_percent", "peak_memory_gb", "total", "trainable", "loss", "f1",
@@ -58,7 +58,7 @@ def render_markdown(
     heads, rows = _build_scores(summary, language, has_metrics=True)
     parts = [f"# {escape_markdown(suite.name)}", f"## {translate('scores', language)}", _markdown_table(heads, rows)]
     if comparisons:
-        parts.append(_markdown_table(*_build_comparisons(summary, comparisons, language)))
+        parts.append(_show_comparisons(build_comparison_table(summary, comparisons, language), language))
     kept = [index for index, key in enumerate(table.keys) if key in _BRIEF or key.startswith("grid ")]
     shown = [[show_cell(row.cells[index]) for index in kept] for row in table.rows]
     parts += [f"## {translate('summary', language)}", _markdown_table([table.labels[index] for index in kept], shown)]
@@ -148,7 +148,7 @@ def _build_scores(summary: Summary, language: Language, has_metrics: bool) -> tu
 def _build_score_row(summary: Summary, total: Average, language: Language) -> list[str]:
     rows = [summary.find_row(task, total.setting) for task in summary.tasks]
     cells = [
-        name_setting(total.setting, summary.grid_keys),
+        summary.name_setting(total.setting),
         show_figure(total, "trainable_percent", "share", language),
         show_figure(total, "memory", "decimal", language),
         *(show_score(row, language) if row else _NO_VALUE for row in rows),
@@ -165,27 +165,19 @@ def _show_stat(stat: Stat, places: str) -> str:
     return f"{stat.mean:{places}}" + ("" if stat.deviation is None else f"{_PLUS_MINUS}{stat.deviation:{places}}")
 
 
-def _build_comparisons(
-    summary: Summary, comparisons: Sequence[Comparison], language: Language
-) -> tuple[list[str], list[list[str]]]:
-    """Build the table of paired differences."""
-    keys = ("task", "method", "compared_with", "metric", "common_seeds", "difference", "interval", "finding")
+def _show_comparisons(table: ResultTable, language: Language) -> str:
+    """Write paired differences with their signs, and each interval as one text."""
     rows = []
-    for each in comparisons:
-        names = [name_setting(setting, summary.grid_keys) for setting in (each.setting, each.reference)]
-        difference = _show_difference(each.metric, [each.difference.mean] if each.difference else [])
-        interval = _show_difference(each.metric, each.interval or ())
-        seeds = ", ".join(map(str, each.seeds)) or _NO_VALUE
-        finding = translate(each.finding, language)
-        rows.append([each.task, *names, each.metric or _NO_VALUE, seeds, difference, interval, finding])
-    return [translate(key, language) for key in keys], rows
+    for row in table.rows:
+        *texts, _, difference, low, high, finding = row.cells
+        rows.append([*map(show_cell, texts), _show_signed(difference), _show_signed(low, high), show_cell(finding)])
+    *heads, _, difference_head, _, _, finding_head = table.labels
+    return _markdown_table([*heads, difference_head, translate("interval", language), finding_head], rows)
 
 
-def _show_difference(metric: str | None, values: Sequence[float]) -> str:
-    if metric is None or not values:
-        return _NO_VALUE
-    places = "+.2f" if is_score(metric) else "+.4f"
-    return " .. ".join(f"{scale(metric, value):{places}}" for value in values)
+def _show_signed(*cells: Cell) -> str:
+    known = [cell for cell in cells if cell.value is not None]
+    return " .. ".join(f"{cell.value:+.{count_places(cell.value, cell.form)}f}" for cell in known) or _NO_VALUE
 
 
 def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -12,12 +12,12 @@ from utils.benchmark.aggregate import Comparison
 from utils.benchmark.charts import add_charts
 from utils.benchmark.outcomes import RunOutcome
 from utils.benchmark.statistics import Summary
-from utils.benchmark.tables import ResultTable, build_run_table, name_setting
+from utils.benchmark.tables import ResultTable, build_comparison_table, build_run_table
 from utils.benchmark.xlsx_style import style_rows, style_sheet, write_notes
-from utils.results.columns import Cell, Form
+from utils.results.columns import Cell
 from utils.results.excel import fill_table, flatten_values, list_pairs, warn_of_losses
 from utils.results.json_file import replace_file
-from utils.results.labels import Language, is_score, translate
+from utils.results.labels import Language, translate
 
 if TYPE_CHECKING:
     from openpyxl.worksheet.worksheet import Worksheet
@@ -59,7 +59,8 @@ def write_suite_workbook(path: Path, parts: WorkbookParts, language: Language) -
     lost = [_fill_table(sheet, parts.table)]
     write_notes(sheet, parts.notes, len(parts.table.rows) + 3, parts.table.num_fixed + 1)
     if parts.comparisons:
-        lost.append(_fill_comparisons(book.create_sheet("paired differences"), parts, language))
+        table = build_comparison_table(parts.summary, parts.comparisons, language)
+        lost.append(_fill_sheet(book.create_sheet("paired differences"), table.labels, _list_cells(table), num_fixed=2))
     add_charts(book.create_sheet("charts"), parts.summary, language)
     lost.append(_fill_table(book.create_sheet("per run"), build_run_table(parts.summary, language)))
     lost.append(_fill_configuration(book.create_sheet("configuration"), parts.summary, language))
@@ -69,36 +70,15 @@ def write_suite_workbook(path: Path, parts: WorkbookParts, language: Language) -
         book.save(beside)
 
 
+def _list_cells(table: ResultTable) -> list[Sequence[Cell]]:
+    return [row.cells for row in table.rows]
+
+
 def _fill_table(sheet: Worksheet, table: ResultTable) -> Losses:
-    lost = fill_table(sheet, table.labels, [row.cells for row in table.rows])
+    lost = fill_table(sheet, table.labels, _list_cells(table))
     style_sheet(sheet, table.num_fixed, sum(row.kind != "average" for row in table.rows))
     style_rows(sheet, table.rows)
     return lost
-
-
-def _fill_comparisons(sheet: Worksheet, parts: WorkbookParts, language: Language) -> Losses:
-    """Fill in paired differences; scores x100."""
-    keys = (
-        "task", "method", "compared_with", "metric", "common_seeds", "num_seeds", "difference", "interval_low",
-        "interval_high", "finding",
-    )  # fmt: skip
-    rows = []
-    for each in parts.comparisons:
-        names = [name_setting(setting, parts.summary.grid_keys) for setting in (each.setting, each.reference)]
-        is_percent = each.metric is not None and is_score(each.metric)
-        form: Form = "percent" if is_percent else "fine"
-        low, high = each.interval or (None, None)
-        numbers = [each.difference.mean if each.difference else None, low, high]
-        texts = [each.task, *names, each.metric, ", ".join(map(str, each.seeds))]
-        rows.append(
-            [
-                *map(Cell, texts),
-                Cell(len(each.seeds), "count"),
-                *(Cell(value if value is None or not is_percent else value * 100, form) for value in numbers),
-                Cell(translate(each.finding, language)),
-            ]
-        )
-    return _fill_sheet(sheet, [translate(key, language) for key in keys], rows, num_fixed=2)
 
 
 def _fill_sheet(sheet: Worksheet, labels: Sequence[str], rows: Sequence[Sequence[Cell]], num_fixed: int = 1) -> Losses:
@@ -118,7 +98,7 @@ def _fill_configuration(sheet: Worksheet, summary: Summary, language: Language) 
         shared = flat[0].get(key) if key in same else translate("varies", language)
         own = [None if key in same else values.get(key) for values in flat]
         table.append([Cell(value) for value in (key, shared, *own)])
-    heads = [f"{row.task}: {name_setting(row.setting, summary.grid_keys)}" for row in rows]
+    heads = [f"{row.task}: {summary.name_setting(row.setting)}" for row in rows]
     return _fill_sheet(sheet, [translate("key", language), translate("same_in_all", language), *heads], table)
 
 

@@ -35,17 +35,10 @@ Answer = dict[str, Any]
 
 def build_parser(script: str, description: str) -> argparse.ArgumentParser:
     """Build the parser of a command, with the options that all of them take."""
-    parser = _Parser(
-        prog=script,
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print one JSON object on standard output, all else on standard error",
-    )
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog=script, description=description, formatter_class=formatter, allow_abbrev=False)
+    told = "print one JSON object on standard output, all else on standard error"
+    parser.add_argument("--json", action="store_true", help=told)
     return parser
 
 
@@ -61,8 +54,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def run_cli(main: Callable[[argparse.Namespace], Answer], parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     """Run a command: read its command line, do its work, and turn how it ended into an exit code.
 
-    Returns:
-        0 fine; 1 it failed; 2 the user's input; 75 saved and to be requeued; 130 interrupted.
+    0 is fine; 1 it failed; 2 the user's input; 75 saved and to be requeued; 130 interrupted.
     """
     forget_secrets()
     learn_command(words)
@@ -80,7 +72,7 @@ def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Name
     try:
         answer = main(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader, such as head, has gone; Python would complain once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_FAILED
     except LoraNsError as error:
@@ -142,17 +134,10 @@ def read_shard(text: str) -> tuple[int, int]:
 
 
 def split_overrides(words: Sequence[str], takes_value: frozenset[str]) -> tuple[list[str], list[str]]:
-    """Part a command line into what the option parser reads and the overrides.
+    """Part a command line into what the option parser reads and the overrides, in order.
 
     A word `key=value` is an override wherever it stands, except directly after an option that must have
     a value: `--input_text a=b` is a text, `--resume training.num_train_epochs=5` is two things.
-
-    Args:
-        words: The command line without the program's name.
-        takes_value: Options that always take a value, such as `--config`.
-
-    Returns:
-        The words for the option parser, and the overrides in order.
     """
     rest: list[str] = []
     overrides: list[str] = []
@@ -165,12 +150,8 @@ def split_overrides(words: Sequence[str], takes_value: frozenset[str]) -> tuple[
 def select_gpus(choice: str | None, script: str, words: Sequence[str]) -> None:
     """Make only the named GPUs visible; more than one relaunches the command through torchrun.
 
-    Must run before torch is imported. A process that a launcher started leaves the choice to it.
-
-    Args:
-        choice: What `--gpu` says: `0`, `0,1`; None leaves the environment as it is.
-        script: The command's file.
-        words: Its command line, relaunched without `--gpu`.
+    Must run before torch is imported. A process that a launcher started leaves the choice to it. `choice` is what
+    `--gpu` says: `0` or `0,1`; None leaves the environment as it is.
 
     Raises:
         UserError: An index is not a number, or no such GPU is here.

@@ -68,12 +68,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
 
 
 def explain_flags(words: Sequence[str], known: frozenset[str]) -> Iterator[str]:
-    """Say for every flag that the command does not have how it is written here.
-
-    Args:
-        words: The command line, without overrides.
-        known: The command's own options.
-    """
+    """Say for every flag that is not among the command's own, `known`, how it is written here."""
     for index, word in enumerate(words):
         flag, equals, value = word.partition("=")
         name = flag.lstrip("-").replace("-", "_")

@@ -22,11 +22,7 @@ logger = logging.getLogger(__name__)
 def write_json(path: Path, data: Mapping[str, Any], *, indent: int = 2, sort_keys: bool = False) -> None:
     """Write a mapping as JSON; numbers that are not finite become null, with a warning that names them.
 
-    Args:
-        path: The file; its folder is made.
-        data: Plain values, numpy scalars and arrays, paths and dates.
-        indent: Spaces per level.
-        sort_keys: Sort keys by name.
+    Beside plain values there may be numpy scalars and arrays, paths and dates. The file's folder is made.
     """
     broken: list[str] = []
     plain = _to_plain(data, "", broken)
@@ -72,7 +68,7 @@ def _to_plain(value: Any, name: str, broken: list[str]) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         each_named = enumerate(sorted(value, key=str) if isinstance(value, set | frozenset) else value)
         return [_to_plain(each, f"{name}[{index}]", broken) for index, each in each_named]
-    if hasattr(value, "tolist"):
+    if hasattr(value, "tolist"):  # of numpy or torch, without importing either
         return _to_plain(value.tolist(), name, broken)
     if isinstance(value, float) and not math.isfinite(value):
         broken.append(name)

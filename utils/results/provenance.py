@@ -41,14 +41,8 @@ def collect_provenance(
     """Collect what is needed to repeat a run; what cannot be found out is left out.
 
     The machine's name is not recorded. Importing torch is left to the caller: without it no GPU is listed.
-
-    Args:
-        started: When the run began, with a time zone.
-        ended: When it ended, with a time zone; None while it runs.
-        data: Fingerprints of the data, as the caller names them.
-        commits: Resolved commits, such as `{"model": ..., "dataset": ...}`; None where there is none.
-        command: The command line; that of this process by default. Secrets in it are masked.
-        project: The folder whose git commit is recorded.
+    Times have a time zone. `data` holds fingerprints, `commits` what the hub names were resolved to. Of the command
+    line, by default that of this process, secrets are masked.
     """
     facts = {
         "started": format_time(started),
@@ -111,6 +105,7 @@ def describe_hardware() -> dict[str, Any]:
 
 
 def _run_git(folder: Path, *words: str) -> str | None:
+    # Without the option a mere status would write to .git/index, in the way of the user's own git.
     return _run("git", "--no-optional-locks", "-C", str(folder), *words)
 
 

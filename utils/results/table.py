@@ -26,11 +26,8 @@ def render_result_table(
 ) -> RenderableType:
     """Build what is printed when a run has ended; it fits any width and reads well in a plain file.
 
-    Args:
-        record: What was measured; what was not has no line.
-        language: Of the labels.
-        next_commands: Commands that work now; one too wide is broken between words, with a backslash, so
-            that it can be copied.
+    What was not measured has no line. A next command that is too wide is broken between words, with a backslash, so
+    that it can be copied.
     """
     from rich import box
     from rich.console import Group
@@ -151,12 +148,10 @@ def _list_costs(record: RunRecord, language: Language) -> Iterator[tuple[str, st
         yield translate("trainable", language), f"{params.trainable:,}{total}{share}"
     if memory := _describe_memory(record, language):
         yield translate("peak_memory", language), memory
-    speeds = (
-        ("train_runtime", time.train_runtime_s),
-        ("samples_per_s", time.samples_per_s),
-        ("tokens_per_s", time.tokens_per_s),
-    )
-    for key, value in speeds:
+    speeds = {
+        "train_runtime": time.train_runtime_s, "samples_per_s": time.samples_per_s, "tokens_per_s": time.tokens_per_s,
+    }  # fmt: skip
+    for key, value in speeds.items():
         if value is not None:
             yield translate(key, language), f"{value:,.1f}"
 

@@ -21,11 +21,10 @@ from utils.core.secrets import mask_text
 from utils.data.classification import ClassificationData
 from utils.modeling.labels import LABELS_FILE
 from utils.results.excel import write_workbook
-from utils.results.hf_files import write_hf_results
+from utils.results.exports import write_hf_results, write_submission
 from utils.results.json_file import replace_file
 from utils.results.provenance import collect_provenance, write_provenance
 from utils.results.record import RunRecord, write_record
-from utils.results.submission import write_submission
 from utils.runs.inputs import record_inputs
 from utils.runs.opening import RunFolder
 from utils.trainer.checkpoint_files import find_checkpoints, flush_folder

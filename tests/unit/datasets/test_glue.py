@@ -162,7 +162,7 @@ def test_a_submission_has_the_files_own_numbers(prepare_glue, download, tmp_path
 
     import numpy
 
-    from utils.results.submission import write_submission
+    from utils.results.exports import write_submission
     from utils.tasks.classification.scoring import predict_tests
 
     data = prepare_glue(download, subset)

@@ -11,8 +11,8 @@ from pandas import Series
 from scipy import stats
 
 from utils.benchmark.aggregate import Comparison, compare_settings, summarize
-from utils.benchmark.notes import list_notes
 from utils.benchmark.outcomes import collect_outcomes
+from utils.benchmark.reports import list_notes
 from utils.benchmark.statistics import Stat, Summary, compute_stat
 from utils.results.record import BestMetric, PeakMemory, Timing
 

@@ -13,7 +13,7 @@ from utils.benchmark.outcomes import collect_outcomes
 from utils.benchmark.submission import TEST_ROWS, write_submission_zips
 from utils.core.errors import UserError
 from utils.datasets.glue import TASKS
-from utils.results.submission import write_submission
+from utils.results.exports import write_submission
 
 
 def predict(run: Any, file: str, value: Any = 1, rows: int | None = None) -> None:

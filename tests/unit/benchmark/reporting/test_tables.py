@@ -8,7 +8,7 @@ import pytest
 
 from utils.benchmark.aggregate import summarize
 from utils.benchmark.outcomes import collect_outcomes
-from utils.benchmark.tables import build_run_table, build_summary_table, name_setting, show_status
+from utils.benchmark.tables import build_run_table, build_summary_table, show_status
 
 ENGLISH = (
     "task", "best accuracy (%)", "trainable share (%)", "peak memory (GB)", "total parameters",
@@ -116,4 +116,4 @@ def test_runs_have_rows_of_their_own(folder: Any) -> None:
 def test_settings_have_names(folder: Any) -> None:
     folder.plan("rte", "lora", 1, {"peft.lora_r": 4, "training.learning_rate": 1e-4})
     summary = summarize(folder.facts(), collect_outcomes(folder.runs))
-    assert name_setting(summary.settings[0], summary.grid_keys) == "lora, lora_r=4, learning_rate=0.0001"
+    assert summary.name_setting(summary.settings[0]) == "lora, lora_r=4, learning_rate=0.0001"

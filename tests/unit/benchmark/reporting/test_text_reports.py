@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from utils.benchmark.aggregate import compare_settings, summarize
-from utils.benchmark.notes import list_notes
 from utils.benchmark.outcomes import collect_outcomes
+from utils.benchmark.reports import list_notes
 from utils.benchmark.tables import build_summary_table
 from utils.benchmark.text_reports import escape_latex, escape_markdown, render_csv, render_latex, render_markdown
 from utils.results.record import ParamCounts

@@ -1,0 +1,101 @@
+"""Files that other programs read: run_glue.py's JSON files, and the GLUE server's TSV."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from utils.core.errors import DataError, UserError
+from utils.results.json_file import read_json, replace_file, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ValueKind = Literal["index", "name", "score"]
+
+logger = logging.getLogger(__name__)
+
+
+def write_hf_results(
+    folder: str | Path,
+    train: Mapping[str, Any] | None,
+    evals: Mapping[str, Mapping[str, Any]],
+    task_metrics: Sequence[str] = (),
+) -> None:
+    """Write train_results.json, eval_results.json and all_results.json, with the key names of run_glue.py.
+
+    `train` is what the Trainer says of training (`runtime`, `loss`, `samples`, `epoch` ...), None when nothing was
+    trained; `evals` is what was measured by suffix (`""`, and `"_mm"` for MNLI mismatched). Both have the prefixes
+    `train_` and `eval_` or not. Of more than one of the benchmark's own metrics `eval_combined_score` is the mean.
+    """
+    folder = Path(folder)
+    trained = _prefix(train or {}, "train_", "")
+    evaluated: dict[str, Any] = {}
+    for suffix, values in evals.items():
+        evaluated |= _prefix(_with_combined_score(values, task_metrics), "eval_", suffix)
+    if train is not None:
+        write_json(folder / "train_results.json", trained, indent=4, sort_keys=True)
+    if evals:
+        write_json(folder / "eval_results.json", evaluated, indent=4, sort_keys=True)
+    earlier = _read_earlier(folder / "all_results.json")
+    write_json(folder / "all_results.json", {**earlier, **trained, **evaluated}, indent=4, sort_keys=True)
+
+
+def _prefix(values: Mapping[str, Any], prefix: str, suffix: str) -> dict[str, Any]:
+    """Add prefix and suffix to the keys; `epoch` has neither, it is the same for every set."""
+    return {
+        key if key == "epoch" else prefix + key.removeprefix(prefix) + suffix: value for key, value in values.items()
+    }
+
+
+def _with_combined_score(values: Mapping[str, Any], task_metrics: Sequence[str]) -> dict[str, Any]:
+    """Add the mean of the task's metrics; one that is missing makes it missing too, never 0."""
+    parts = [values.get(f"eval_{name}", values.get(name)) for name in task_metrics]
+    if len(parts) < 2 or any(part is None for part in parts):
+        return dict(values)
+    return {**values, "combined_score": sum(map(float, parts)) / len(parts)}  # type: ignore[arg-type]  # no None
+
+
+def _read_earlier(path: Path) -> dict[str, Any]:
+    """Read what an earlier part of the run wrote: evaluating again keeps what training said."""
+    try:
+        return read_json(path) or {}
+    except UserError as error:
+        logger.warning("%s; it is written anew", error)
+        return {}
+
+
+def write_submission(
+    folder: str | Path,
+    name: str,
+    values: Mapping[Any, Any],
+    kind: ValueKind,
+    label_names: Sequence[str] = (),
+) -> Path:
+    """Write NAME.tsv as the GLUE server takes it (format: nyu-mll/GLUE-baselines and gluebenchmark.com).
+
+    `values` are label ids or, for kind score, values, by the number that the test set gives the row, in its order.
+    Kind index writes the ids (CoLA, SST-2, MRPC, QQP, WNLI), name the labels' names (MNLI, AX, QNLI, RTE), score
+    values with three decimals, clipped to 0 to 5 (STS-B). `name` is the server's for the task, such as `MNLI-m`.
+
+    Raises:
+        DataError: A value is not a number, or not the id of a label.
+    """
+    path = Path(folder) / f"{name.removesuffix('.tsv')}.tsv"
+    rows = [f"{index}\t{_format(value, kind, label_names, index)}" for index, value in values.items()]
+    with replace_file(path) as beside:
+        beside.write_bytes("\n".join(["index\tprediction", *rows, ""]).encode())
+    return path
+
+
+def _format(value: Any, kind: ValueKind, label_names: Sequence[str], row: Any) -> str:
+    number = float(value)
+    if kind == "score":
+        if math.isnan(number):
+            raise DataError(f"test row {row}: the prediction is not a number; the model has diverged")
+        return f"{min(max(number, 0.0), 5.0) + 0.0:.3f}"  # + 0.0 turns -0.0 into 0.0
+    if not (number.is_integer() and 0 <= number < len(label_names)):
+        raise DataError(f"test row {row}: {value} is not a label id; labels go from 0 to {len(label_names) - 1}")
+    return str(int(number)) if kind == "index" else label_names[int(number)]
