@@ -136,6 +136,7 @@ def _build_majority(name: str, shown: str, suffix: str, outcomes: Sequence[RunOu
     found, note = read_majority(outcomes)
     scores = {key: value for key, value in found.items() if value is not None}
     values = {key: scores[key + suffix] for key in _BASELINE_FIGURES if key + suffix in scores}
+    # A task whose metric is a loss, or of whose metric guessing has no value, has no own metric in this row.
     if f"{metric}{suffix}" in scores:
         values |= dict.fromkeys(("best", "last"), scores[f"{metric}{suffix}"])
     facts = {"metric": metric, "accuracy_is": "accuracy" if "accuracy" in values else "pearson"}
@@ -155,6 +156,7 @@ def _build_totals(tasks: Sequence[str], rows: Sequence[SummaryRow]) -> list[Aver
 def _compare_rows(row: SummaryRow, reference: SummaryRow) -> Comparison:
     mine, other = row.find_values("best"), reference.find_values("best")
     metric = row.metric if row.metric == reference.metric else None
+    # Two runs of one seed share their data order and, where they can, their initialisation: pairing takes that out.
     seeds = mine.index.intersection(other.index, sort=False) if metric else mine.index[:0]
     difference = compute_stat(mine[seeds] - other[seeds])
     varies = difference is not None and (difference.deviation or 0) > _NOISE  # never with a single seed

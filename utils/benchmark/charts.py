@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from utils.benchmark.statistics import Stat, Summary, SummaryRow
+from utils.benchmark.statistics import Average, Summary, SummaryRow
 from utils.benchmark.xlsx_style import FONT, fit_pages
 from utils.results.columns import Cell
 from utils.results.excel import fill_cell
@@ -26,9 +26,8 @@ _MOST_LABELLED = 24
 _LOG_FROM = 20  # times the least share: from there on a linear axis shows one point and a heap
 _DATA_ROW = 37  # below the charts
 _WIDE, _HALF, _HEIGHT = 24.4, 11.9, 8.6  # cm
-_SCATTERS = {2: ("score_by_share", "trainable_percent"), 3: ("score_by_memory", "peak_memory_gb")}
-"""By the column that holds the cost: title of the chart and of its axis."""
-_PLACES = {2: "A18", 3: "D18"}
+_SCATTERS = (("score_by_share", "trainable_percent", "A18"), ("score_by_memory", "peak_memory_gb", "D18"))
+"""By the cost: title of the chart, of its axis, and where the chart stands."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class _Point:
     name: str
     group: str
     """Points of one group are one series."""
-    share: float | None
-    memory: float | None
+    costs: tuple[float | None, float | None]
+    """Trainable share and peak memory."""
     score: float | None
 
 
@@ -51,7 +50,8 @@ def add_charts(sheet: Worksheet, summary: Summary, language: Language) -> None:
     tasks = _choose_tasks(summary)
     _lay_out(sheet, len(tasks))
     names = [summary.name_setting(setting) for setting in summary.settings]
-    scores = [[_find_score(summary.find_row(task, setting)) for task in tasks] for setting in summary.settings]
+    rows = [[summary.find_row(task, setting) for task in tasks] for setting in summary.settings]
+    scores = [[row.score if row else None for row in found] for found in rows]
     means = [[name, *(each and each.mean for each in row)] for name, row in zip(names, scores, strict=True)]
     spreads = [[name, *(each and each.deviation for each in row)] for name, row in zip(names, scores, strict=True)]
     heads = ["", *(f"{task} ({summary.name_metrics(task)})" for task in tasks)]
@@ -61,11 +61,11 @@ def add_charts(sheet: Worksheet, summary: Summary, language: Language) -> None:
     sheet.add_chart(_build_bars(sheet, first, len(names), len(tasks), second if has_spread else None, language), "A1")
     points = list(_list_points(summary))
     costs = [translate(key, language) for key in ("trainable_percent", "peak_memory_gb", "mean", "series")]
-    data = [[point.name, point.share, point.memory, point.score, point.group] for point in points]
+    data = [[point.name, *point.costs, point.score, point.group] for point in points]
     third = _write_block(sheet, second + len(names) + 2, translate("points", language), ["", *costs], data)
     is_average = bool(summary.averages) and points[0].name not in summary.tasks
-    for column, anchor in _PLACES.items():
-        sheet.add_chart(_build_scatter(sheet, points, third, column, language, is_average), anchor)
+    for cost, (_, _, anchor) in enumerate(_SCATTERS):
+        sheet.add_chart(_build_scatter(sheet, points, third, cost, language, is_average), anchor)
 
 
 def _lay_out(sheet: Worksheet, num_tasks: int) -> None:
@@ -85,24 +85,18 @@ def _choose_tasks(summary: Summary) -> list[str]:
     return [task for task in summary.tasks if task in scored] or summary.tasks
 
 
-def _find_score(row: SummaryRow | None) -> Stat | None:
-    return row.score if row else None
-
-
 def _list_points(summary: Summary) -> Iterator[_Point]:
     """List the settings; the tasks where there is just one setting."""
     totals = [total for total in summary.totals if not total.setting.is_baseline]
+    sources: list[tuple[str, str, SummaryRow | Average | None]]
     if len(totals) > 1:
-        for total in totals:
-            name, score = summary.name_setting(total.setting), total.score
-            costs = total.mean("trainable_percent"), total.mean("memory")
-            yield _Point(name, total.setting.method, *costs, score.mean if score else None)
-        return
-    for task in summary.tasks:
-        row = summary.find_row(task, totals[0].setting)
-        score = _find_score(row)
-        share, memory = (row.mean(figure) if row else None for figure in ("trainable_percent", "memory"))
-        yield _Point(task, task, share, memory, score.mean if score else None)
+        sources = [(summary.name_setting(total.setting), total.setting.method, total) for total in totals]
+    else:
+        sources = [(task, task, summary.find_row(task, totals[0].setting)) for task in summary.tasks]
+    for name, group, source in sources:
+        score = source.score if source else None
+        share, memory = (source.mean(figure) if source else None for figure in ("trainable_percent", "memory"))
+        yield _Point(name, group, (share, memory), score.mean if score else None)
 
 
 def _write_block(sheet: Worksheet, row: int, title: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
@@ -162,21 +156,21 @@ def _build_bars(
 
 
 def _build_scatter(
-    sheet: Worksheet, points: Sequence[_Point], heads: int, column: int, language: Language, is_average: bool
+    sheet: Worksheet, points: Sequence[_Point], heads: int, cost: int, language: Language, is_average: bool
 ) -> ScatterChart:
     """Draw scores over a cost; each group of points that stand together is a series.
 
-    The points' data begin below the row `heads`, with the score in column 4 and the cost in `column`.
+    The points' data begin below the row `heads`, with the costs in columns 2 and 3 and the score in 4.
     """
     from openpyxl.chart import Reference, ScatterChart
     from openpyxl.chart.data_source import AxDataSource, NumRef
     from openpyxl.chart.marker import Marker
 
-    chart = ScatterChart()
+    chart, column = ScatterChart(), cost + 2
     chart.style, chart.scatterStyle = None, "lineMarker"
     groups = [list(each) for _, each in groupby(range(len(points)), key=lambda index: points[index].group)]
     for index, group in enumerate(groups):
-        if not any(_find_cost(points[each], column) and points[each].score is not None for each in group):
+        if not any(points[each].costs[cost] and points[each].score is not None for each in group):
             continue
         rows = (heads + 1 + group[0], heads + 1 + group[-1])
         series = _build_series(sheet, (5, rows[0]), (4, rows[0], 4, rows[1]), index)
@@ -188,17 +182,13 @@ def _build_scatter(
         series.marker.graphicalProperties.line.solidFill = color
         series.graphicalProperties.line.noFill = True
         chart.series.append(series)
-    title, cost = _SCATTERS[column]
+    title, axis, _ = _SCATTERS[cost]
     score = translate("average_axis" if is_average else "score_axis", language)
-    _dress(chart, translate(title, language), translate(cost, language), score, _HALF)
-    costs = [cost for cost in (_find_cost(point, column) for point in points) if cost]
+    _dress(chart, translate(title, language), translate(axis, language), score, _HALF)
+    costs = [value for point in points if (value := point.costs[cost])]
     if costs and max(costs) > _LOG_FROM * min(costs):
         chart.x_axis.scaling.logBase = 10
     return chart
-
-
-def _find_cost(point: _Point, column: int) -> float | None:
-    return point.share if column == 2 else point.memory
 
 
 def _build_series(sheet: Worksheet, title: tuple[int, int], place: tuple[int, int, int, int], index: int) -> Series:

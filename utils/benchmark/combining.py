@@ -100,6 +100,7 @@ def _cross_grid(suite: Suite, document: Document, method: str, idle: dict[str, s
     for values in itertools.product(*suite.grid.values()):
         grid = dict(zip(suite.grid, values, strict=True))
         adapter = str(grid.get("peft.method", document.get(("peft", "method"), "lora")))
+        # Else a rank that head-only does not have would run the same configuration once for each value.
         for key in [key for key in grid if _is_of_another(key, adapter)]:
             idle.setdefault(key, set()).add(method)
             del grid[key]

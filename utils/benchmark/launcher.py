@@ -59,11 +59,13 @@ class Slot:
 
     def build_environment(self) -> dict[str, str]:
         """Build the environment of a run: its GPU, its threads, and nothing of a launcher around the suite."""
+        # A launcher that started the suite must not make its runs believe that they are ranks of one job.
         environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES}
         environment["PYTHONUNBUFFERED"] = "1"
         if self.gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpu
         if self.num_threads is not None:
+            # What the user has set wins.
             environment.setdefault("OMP_NUM_THREADS", str(self.num_threads))
         return environment
 
@@ -100,6 +102,7 @@ class Attempt:
     """By the monotonic clock."""
     timeout_s: float | None
     _lock: IO[str] = field(repr=False)
+    retries_left: int = 0
     _asked_to_stop: RunStatus | None = None
     _kill_at: float = float("inf")
 
@@ -131,7 +134,7 @@ class Attempt:
             os.killpg(self.process.pid, number)
 
     def _finish(self, code: int) -> RunState:
-        self._signal(signal.SIGKILL)
+        self._signal(signal.SIGKILL)  # whatever the run started and left behind, such as data loaders
         status, note = self._judge(code)
         attempts = self.state.attempts + (status in ("failed", "timed out"))
         ended = format_time(datetime.now(timezone.utc))
@@ -155,7 +158,7 @@ class Attempt:
         return "failed", "" if code else "ended without a record of success"  # the record or the log says why
 
 
-def start_attempt(run: PlannedRun, slot: Slot, timeout_s: float | None) -> Attempt | None:
+def start_attempt(run: PlannedRun, slot: Slot, timeout_s: float | None, retries_left: int = 0) -> Attempt | None:
     """Start a run in a process that leads its own session, writes to its own log, and dies with this one.
 
     None when another suite is at work on this very run.
@@ -166,6 +169,7 @@ def start_attempt(run: PlannedRun, slot: Slot, timeout_s: float | None) -> Attem
     lock = take_lock(lock_of_run(run.folder))
     if lock is None:
         return None
+    # Both are read before the note says running.
     flags = choose_resume_flags(run)
     before = find_state(run)
     run.log.parent.mkdir(parents=True, exist_ok=True)
@@ -178,6 +182,7 @@ def start_attempt(run: PlannedRun, slot: Slot, timeout_s: float | None) -> Attem
         log.write(f"--- {now}  {shlex.join(['python', *command])}\n".encode())
         log.flush()
         write_state(run.folder, state)
+        # -I -S: the child becomes train.py at once, so nothing of the user's site packages is imported before.
         child = [sys.executable, "-I", "-S", str(Path(__file__).with_name("child.py")), str(os.getpid())]
         process = subprocess.Popen(  # noqa: S603  our own command
             [*child, *command],
@@ -187,4 +192,4 @@ def start_attempt(run: PlannedRun, slot: Slot, timeout_s: float | None) -> Attem
             env=slot.build_environment(),
             start_new_session=True,
         )
-    return Attempt(run, slot, process, state, time.monotonic(), timeout_s, lock)
+    return Attempt(run, slot, process, state, time.monotonic(), timeout_s, lock, retries_left)

@@ -95,7 +95,7 @@ def _read_outcome(run: PlannedRun) -> RunOutcome:
     state = find_state(run)
     try:
         record = read_record(run.folder)
-    except UserError as error:
+    except UserError as error:  # a record that is torn proves no success, whatever was noted
         unreadable: OutcomeStatus = state.status if state and state.status != "success" else "failed"
         return RunOutcome(run, unreadable, None, _one_line(str(error)))
     if record is not None and record.config_fingerprint != run.fingerprint:
@@ -190,7 +190,7 @@ def _read_own_metric(record: RunRecord, suffix: str) -> dict[str, float | None]:
     if name is None:
         return {}
     if suffix:
-        best = record.metrics.get(name + suffix)
+        best = record.metrics.get(name + suffix)  # of the checkpoint that the matched set chose
     last = record.metrics_last.get(name + suffix) if record.metrics_last else best
     low, high = record.interval.get(name + suffix) or (None, None)
     return {"best": best, "last": last, "interval_low": low, "interval_high": high}

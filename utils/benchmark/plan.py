@@ -128,6 +128,7 @@ def inspect_plan(suite: Suite, choices: Choices = _ALL, files: bool = True) -> P
     plan.num_combinations = len(combined.combinations)
     _inspect_runs(plan, choices, files, combined.combinations)
     plan.wanted = _select(plan, choices, combined.combinations)
+    # Every n-th run, so that each part gets some of every task, whose runs take differently long.
     plan.shard = plan.wanted[choices.shard[0] - 1 :: choices.shard[1]] if choices.shard else plan.wanted
     return plan
 

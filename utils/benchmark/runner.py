@@ -84,6 +84,7 @@ def report_suite(plan: Plan, submission: bool = False, interrupted: bool = False
     from utils.benchmark.summary import render_summary
     from utils.core.terminal import build_console
 
+    # No Ctrl-C tears the reports, and no other shard writes them at the same time.
     with handling(_SIGNALS, signal.SIG_IGN), wait_for_lock(plan.output / LOCKS / "reports.lock"):
         outcomes = collect_outcomes(_choose_reported(plan))
         facts = _describe_suite(plan)
@@ -158,7 +159,6 @@ class Runner:
         self._display = display
         self._waiting: deque[tuple[PlannedRun, int]] = deque()
         self._active: list[Attempt] = []
-        self._left: dict[int, int] = {}
         for run in runs:
             status = find_status(run)
             if status == "done":
@@ -166,7 +166,7 @@ class Runner:
             elif status in ("failed", "timed out") and not config.retries:
                 display.skip(run, status, f"{status} before; --retry tries it again")
             else:
-                is_retry = status in ("failed", "timed out")
+                is_retry = status in ("failed", "timed out")  # then the first attempt is one of those asked for
                 self._waiting.append((run, config.retries - is_retry))
 
     def work(self) -> bool:
@@ -193,12 +193,11 @@ class Runner:
         for slot in self._config.slots:
             if slot not in taken and self._waiting:
                 run, left = self._waiting.popleft()
-                attempt = start_attempt(run, slot, self._config.timeout_s)
+                attempt = start_attempt(run, slot, self._config.timeout_s, retries_left=left)
                 if attempt is None:
                     self._display.skip(run, "running", "another suite is at work on it")
                     continue
                 self._active.append(attempt)
-                self._left[id(attempt)] = left
                 self._display.start(attempt)
 
     def _look_after(self) -> None:
@@ -207,11 +206,10 @@ class Runner:
             if state is None:
                 continue
             self._active.remove(attempt)
-            left = self._left.pop(id(attempt))
-            again = state.status in ("failed", "timed out") and left > 0
+            again = state.status in ("failed", "timed out") and attempt.retries_left > 0
             self._display.end(attempt, state, again)
             if again:
-                self._waiting.append((attempt.run, left - 1))
+                self._waiting.append((attempt.run, attempt.retries_left - 1))
 
     def _stop_all(self, interruptions: list[int]) -> None:
         """Stop the processes gently, at once when Ctrl-C comes a second time; what they had is kept."""

@@ -68,6 +68,7 @@ def read_state(folder: Path) -> RunState | None:
         return None
     if data is None or not {"status", "fingerprint"} <= data.keys():
         return None
+    # A later version may note more.
     state = RunState(**{each.name: data[each.name] for each in fields(RunState) if each.name in data})
     if state.status == "running" and not is_locked(lock_of_run(folder)):
         note = "the suite was killed while it ran"
@@ -115,6 +116,7 @@ def choose_resume_flags(run: PlannedRun) -> list[str]:
     starts over, and what the old one had worked out is renamed.
     """
     if not holds_resolved(run.folder) or not holds_work(run.folder):
+        # train.py takes an empty folder as it is, and refuses one that holds something else.
         return [] if _is_readable(run) else ["--overwrite"]
     state = find_state(run)
     failed = state is not None and state.status == "failed"
@@ -181,6 +183,7 @@ def lock_suite(output: Path, shard: tuple[int, int] | None) -> list[IO[str]]:
     """
     require_no_links_out(output)
     locks = output / LOCKS
+    # A whole suite takes the first lock alone; shards share it, and each takes its own beside it.
     whole = take_lock(locks / "suite.lock", shared=shard is not None)
     if whole is None:
         raise UserError(f"{output} is in use by another suite; wait for it, or give another --output_dir")

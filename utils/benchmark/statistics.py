@@ -38,6 +38,7 @@ class Stat:
             return None
         from scipy.special import stdtrit  # scipy.stats would give the same, and takes three times as long to import
 
+        # stdtrit is the quantile function of t: 12.7 for two seeds, 4.3 for three, 2.0 for many.
         half = float(stdtrit(self.n - 1, (1 + _CONFIDENCE) / 2)) * self.deviation / math.sqrt(self.n)
         return self.mean - half, self.mean + half
 
@@ -79,6 +80,7 @@ class SummaryRow:
     @cached_property
     def metrics(self) -> tuple[str, ...]:
         """The task's own metric; more than one where the runs disagree, none where no run tells."""
+        # Runs that failed name the metric that was planned, which counts only where no run has measured one.
         measured = self.runs["metric"][self.runs["best"].notna()]
         return tuple((self.runs["metric"] if measured.empty else measured).dropna().unique())
 
@@ -185,6 +187,7 @@ class Average:
         Own metrics mix as long as all are scores of which more is better, as in GLUE's own average; accuracy mixes
         with the Pearson's correlation that stands in its place; memory of GPUs and processes does not mix.
         """
+        # Over a single task nothing is mixed: then it is the row's own mean.
         if len(self.tasks) > 1:
             if self.missing or (name == "memory" and len(self.find_kinds(name)) > 1):
                 return None
@@ -203,6 +206,7 @@ class Average:
 
         if self.mean("best") is None:
             return None
+        # A seed that one of the tasks lacks becomes a line with a gap.
         by_task = pandas.concat([row.find_values("best") for row in self.rows], axis="columns")
         return None if by_task.isna().any(axis=None) else compute_stat(by_task.mean(axis="columns"))
 

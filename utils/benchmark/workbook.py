@@ -94,7 +94,7 @@ def _fill_configuration(sheet: Worksheet, summary: Summary, language: Language) 
     keys = list(dict.fromkeys(key for values in flat for key in values))
     same = {key for key in keys if all(values.get(key) == flat[0].get(key) for values in flat)}
     table = []
-    for key in sorted(keys, key=lambda name: (name in same, keys.index(name))):
+    for key in sorted(keys, key=same.__contains__):
         shared = flat[0].get(key) if key in same else translate("varies", language)
         own = [None if key in same else values.get(key) for values in flat]
         table.append([Cell(value) for value in (key, shared, *own)])
