@@ -1,21 +1,20 @@
-"""What every dataset plug-in offers: the sections' bases, and the descriptions of a set for either task type."""
+"""What every dataset plug-in offers: the description of its set for either task type."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from utils.config.sections.dataset import DatasetSection
 from utils.core import registry
 from utils.core.texts import list_texts
-from utils.data.classification_set import ClassificationSet
 from utils.data.row_files import AS_NAMED, FileFormat
 
 if TYPE_CHECKING:
     from utils.data.rows import Rows
+    from utils.data.sources import Source
 
 Row = dict[str, Any]
 Turn = dict[str, Any]
@@ -71,11 +70,64 @@ class Example:
 
 
 @dataclass(frozen=True)
-class InstructionSet:
-    """A dataset's four answers for CAUSAL_LM."""
+class Submission:
+    """How predictions of one test split are written for the benchmark's server."""
+
+    split: str
+    """The split to predict."""
+    subset: str
+    """The configuration that holds it."""
+    file: str
+    """Name of the file, without `.tsv`."""
+    kind: Literal["index", "name", "score"]
+    """Values as label numbers, label names, or scores clipped to 0-5."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSet:
+    """Where the rows of a set lie, and which of them train and validate."""
 
     path: str
     """Folder, file or hub id of the rows."""
+    subset: str | None = None
+    """Configuration within the path."""
+    revision: str | None = None
+    """Revision of a hub dataset."""
+    form: FileFormat = AS_NAMED
+    """How local files are read."""
+    train_split: str | None = "train"
+    """May be cut: `train[:5000]`. None: the set cannot be trained on."""
+    validation_path: str | None = None
+    """A file of validation rows beside a file of training rows."""
+    validation_size: float | None = None
+    """Rows, or below 1 share of the rows, to hold out where there is no validation split; None or 0: none."""
+    open_split: Callable[[Source, str], Rows | None] | None = None
+    """Opens a split where the rows do not lie as files of rows; gives None where there is none of this name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationSet(SourceSet):
+    """A dataset's four answers for SEQ_CLS: classification and regression."""
+
+    text_columns: tuple[str, ...]
+    """One or two columns."""
+    label_column: str
+    num_labels: int | None
+    """Classes; 1 for regression; None: read from the data."""
+    label_names: tuple[str, ...] | None
+    """Names in index order; None: read from the data."""
+    metrics: tuple[str, ...]
+    """The set's own metrics; the first is the task's metric."""
+    eval_splits: dict[str, str] = field(default_factory=lambda: {"": "validation"})
+    """Evaluation splits by the suffix of their metrics' names."""
+    submissions: tuple[Submission, ...] = ()
+    """Test splits that a benchmark server scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructionSet(SourceSet):
+    """A dataset's four answers for CAUSAL_LM."""
+
     read_row: Callable[[Row], Example]
     """Makes an example of a row; a RowError (utils/core/texts.py) says what is wrong with the row."""
     metrics: tuple[str, ...]
@@ -88,23 +140,13 @@ class InstructionSet:
     columns: tuple[str, ...] = ()
     """Columns that are read."""
     read_prompt: Callable[[Row], Example] | None = None
-    """Makes the prompt (an example without answer) of a row that needs no answer; None: not settled yet."""
+    """Makes the prompt (an example without answer) of a row that needs no answer; None: not resolved yet."""
     prompt_columns: tuple[str, ...] = ()
     """Columns that read_prompt needs."""
-    subset: str | None = None
-    """Configuration within the path."""
-    revision: str | None = None
-    """Revision of a hub dataset."""
-    form: FileFormat = AS_NAMED
-    """How local files are read."""
     train_split: str = "train"
     """May be cut: `train[:5000]`."""
     validation_split: str | None = None
     """Rows on which the loss is evaluated; None: there are none, or validation_size holds some out."""
-    validation_path: str | None = None
-    """A file of validation rows beside a file of training rows."""
-    validation_size: float | None = None
-    """Rows, or below 1 share of the rows, to hold out where there is no validation split; None or 0: none."""
     generation_split: str | None = None
     """Split whose prompts are answered by generating; None: the validation rows."""
     group: Callable[[Row], str] | None = None
@@ -131,8 +173,6 @@ class InstructionSet:
     """Tells more facts, by the number of the rows to answer; `load_generation_rows` adds them."""
     identify: Callable[[Row], str] | None = None
     """Gives a row's own name; those of held-out rows are recorded. None: rows have none."""
-    open_split: Callable[[str], Rows | None] | None = None
-    """Opens a split where the rows do not lie as files of rows; None when there is none of this name."""
     resolve: Callable[[InstructionSet, Sequence[str]], InstructionSet] | None = None
     """Completes this very set when the rows' columns are known (custom rows of no stated format); None: complete.
     `resolve_set` of utils/data/instruction.py calls it."""
@@ -141,9 +181,9 @@ class InstructionSet:
 
 
 class DatasetPlugin(Protocol):
-    """The functions of a dataset. `config` is that dataset's own Config; a dataset has those of its TASK_TYPES.
+    """The functions of a dataset, those for its TASK_TYPES. `config` is that dataset's own Config.
 
-    A dataset may also offer `expand(config) -> list[tuple[str, Config]]`: the sets, by label, as which one that is
+    It may also offer `expand(config) -> list[tuple[str, Config]]`: the sets, by label, as which one that is
     named under evaluation.sets is scored.
     """
 
@@ -173,11 +213,6 @@ def find_dataset_plugin(name: str) -> str | None:
         if name.lower() in map(str.lower, getattr(registry.load("datasets", plugin), "HUB_NAMES", ())):
             return plugin
     return None
-
-
-def count_held_out(size: float, num_rows: int) -> int:
-    """Count the rows that a validation size holds out: so many, or below 1 this share, rounded up."""
-    return math.ceil(size * num_rows) if size < 1 else int(size)
 
 
 def spread(rows: Any, count: int) -> list[Any]:

@@ -12,11 +12,9 @@ from utils.core.errors import DataError
 from utils.data.dataset import Example, InstructionSet
 from utils.data.encoded_rows import EncodingCounts, encode_rows
 from utils.data.encoding import ExampleEncoder
-from utils.data.gathering import DataProblems
-from utils.data.reading import BadRows, ReadSplit, read_split, stop_at_bad_rows
-from utils.data.report import InstructionReport
-from utils.data.splits import Splits, count_shared, draw_rows, load_splits, open_split
-from utils.data.tokenizer_coverage import MAX_ROWS, count_unwritable
+from utils.data.reading import BadRows, DataProblems, ReadSplit, read_split
+from utils.data.report import MAX_ROWS, InstructionReport, count_unwritable
+from utils.data.splits import Splits, count_shared, draw_rows, load_splits, open_split, open_train
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -77,7 +75,7 @@ def resolve_set(spec: InstructionSet) -> InstructionSet:
         rows = open_split(spec, split) if split is not None else None
         if rows is not None:
             return spec.resolve(spec, rows.column_names())
-    raise DataError(f"{spec.path}: no split called {spec.train_split}; set dataset.train_split or rename the file")
+    return spec.resolve(spec, open_train(spec).column_names())  # which says that there are no rows
 
 
 def prepare_instructions(
@@ -208,7 +206,7 @@ def _encode(
     for position, reason in counts.bad:
         bad.add(split.place(position), reason)
     if counts.bad:
-        stop_at_bad_rows(bad, name, len(positions) + num_read_bad, section.on_bad_row)
+        bad.stop(name, len(positions) + num_read_bad, section.on_bad_row)
     _stop_at_odd_rows(split, len(positions), counts, encoder, section)
     report = InstructionReport(
         name=name,

@@ -1,20 +1,23 @@
-"""Rows of a classification or regression set as they are written: texts, labels, places; and how some are held out."""
+"""Reads a classification or regression set without a tokenizer: its splits, its classes, and which rows validate."""
 
 from __future__ import annotations
 
-import random
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+from utils.config.sections.dataset import ClassificationSection
 from utils.core.errors import DataError
-from utils.core.texts import RowError, describe_kind, shorten_list
-from utils.data.classification_set import ClassificationSet
-from utils.data.dataset import count_held_out
-from utils.data.labels import LabelCoder
-from utils.data.reading import BadRows
-from utils.data.rows import Rows
+from utils.core.texts import RowError, describe_kind
+from utils.data.dataset import ClassificationSet
+from utils.data.labels import LabelCoder, Reorder, build_label_coder, point_out_alike, type_labels
+from utils.data.reading import BadRows, DataProblems, read_each, require_columns
+from utils.data.rows import RawRow, Rows
+from utils.data.splits import hold_out, open_split, open_train, open_validation
+
+logger = logging.getLogger(__name__)
 
 _ID_COLUMNS = ("index", "id", "idx")
 
@@ -37,6 +40,8 @@ class LabelledRows:
     """The rows' own numbers or names, which a benchmark's server knows; empty where there are none."""
     bad: BadRows = field(default_factory=BadRows)
     """The others."""
+    codes: list[int | float] | None = None
+    """The labels as the model learns them; None: not encoded."""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -49,11 +54,17 @@ class LabelledRows:
         """Give some of the rows."""
         chosen = list(indices)
 
-        def take(values: Sequence[Any]) -> list[Any]:
+        def take(values: list[Any]) -> list[Any]:
             return [values[index] for index in chosen] if values else []
 
-        texts = {column: take(values) for column, values in self.texts.items()}
-        return replace(self, positions=take(self.positions), texts=texts, labels=take(self.labels), ids=take(self.ids))
+        return replace(
+            self,
+            positions=take(self.positions),
+            texts={column: take(values) for column, values in self.texts.items()},
+            labels=take(self.labels),
+            ids=take(self.ids),
+            codes=None if self.codes is None else take(self.codes),
+        )
 
     def first_places(self) -> dict[Any, str]:
         """Give every label with the place of its first row."""
@@ -62,31 +73,110 @@ class LabelledRows:
             first.setdefault(label, index)
         return {label: self.place(index) for label, index in first.items()}
 
+    def encode(self, coder: LabelCoder) -> LabelledRows:
+        """Encode the labels; rows without a usable one become bad ones."""
+        kept, codes = [], []
+        for index, label in enumerate(self.labels):
+            try:
+                codes.append(coder.encode(label))
+                kept.append(index)
+            except RowError as error:
+                self.bad.add(self.place(index), error)
+        return replace(self.select(kept), codes=codes)
 
-def read_labelled_rows(name: str, rows: Rows, spec: ClassificationSet) -> LabelledRows:
-    """Read a split.
 
-    Args:
-        name: What it is called in messages; the labels of `test` splits are not looked at.
-        rows: The split.
-        spec: The set.
+@dataclass(frozen=True)
+class LabelledSet:
+    """A set that has been read."""
+
+    coder: LabelCoder
+    """The classes."""
+    splits: dict[str, LabelledRows]
+    """By use, with encoded labels and those held out: `train`, `eval` + suffix, `test` + submission."""
+    commit: str | None
+    """Resolved commit of a hub dataset."""
+
+
+def read_classification(
+    spec: ClassificationSet, section: ClassificationSection, seed: int, reorder: Reorder = tuple
+) -> LabelledSet:
+    """Read a set and encode its labels.
 
     Raises:
-        DataError: It is empty, or lacks a column.
+        DataError: With all that is wrong with the rows: columns, splits and labels.
     """
+    found = DataProblems()
+    read = _read_splits(spec, found)
+    if (spec.train_split is not None and "train" not in read) or all(name.startswith("test") for name in read):
+        found.stop()  # the classes would be told by too few rows
+    with found.gather():
+        coder = _build_coder(spec, read, reorder)
+        encoded = {}
+        for name, rows in read.items():
+            with found.gather():
+                encoded[name] = rows if name.startswith("test") else rows.encode(coder)
+                if not name.startswith("test"):
+                    encoded[name].bad.stop(name, len(rows.rows), section.on_bad_row)
+        found.stop()
+        commit = next((rows.rows.commit for name, rows in read.items() if not name.startswith("test")), None)
+        return LabelledSet(coder, _hold_out_rows(encoded, spec, coder, seed), commit)
+    found.stop()
+    raise AssertionError("what is missing was gathered")
+
+
+def _read_splits(spec: ClassificationSet, found: DataProblems) -> dict[str, LabelledRows]:
+    """Read every split that there is."""
+    read: dict[str, LabelledRows] = {}
+    absent: set[str] = set()
+    for name, opened in _open_splits(spec):
+        with found.gather():
+            if (split := opened()) is None:
+                absent.add(name)
+            else:
+                read[name] = _read_split(name, split, spec, found)
+    with found.gather():
+        _require_evaluation(spec, absent)
+    if "train" in read and "eval" in read and spec.validation_size:
+        logger.warning("dataset.validation_size has no effect: the set has a validation split")
+    read |= _read_tests(spec)
+    untyped = {name: rows for name, rows in read.items() if not rows.rows.is_typed}
+    as_label = type_labels(rows.labels for rows in untyped.values())
+    return read | {name: replace(rows, labels=list(map(as_label, rows.labels))) for name, rows in untyped.items()}
+
+
+def _open_splits(spec: ClassificationSet) -> Iterator[tuple[str, Callable[[], Rows | None]]]:
+    if spec.train_split is not None:
+        yield "train", partial(open_train, spec)
+    for suffix, name in spec.eval_splits.items():
+        yield f"eval{suffix}", partial(open_validation, spec, name)
+
+
+def _read_split(name: str, rows: Rows, spec: ClassificationSet, found: DataProblems) -> LabelledRows:
+    """Read a split; of one that lacks a column of text the labels are read, to be looked at with the others."""
+    there = rows.column_names()
+    texts = tuple(column for column in spec.text_columns if column in there)
+    if len(texts) < len(spec.text_columns) and spec.label_column in there and len(rows):
+        with found.gather():
+            _read_rows(name, rows, spec)
+        spec = replace(spec, text_columns=texts)
+    read = _read_rows(name, rows, spec)
+    if not len(read):
+        read.bad.stop(name, len(rows))
+    return read
+
+
+def _read_rows(name: str, rows: Rows, spec: ClassificationSet) -> LabelledRows:
     if len(rows) == 0:
         raise DataError(f"{spec.path}: the split {name} is empty")
-    there = rows.column_names()
-    _require_columns(there, name, spec)
-    id_column = next((column for column in _ID_COLUMNS if column in there), None) if name.startswith("test") else None
+    there, is_test = rows.column_names(), name.startswith("test")
+    needed = [*spec.text_columns, *([] if is_test else [spec.label_column])]
+    require_columns(there, needed, f"{spec.path}, split {name}", "dataset.text_column and dataset.label_column")
+    id_column = next((column for column in _ID_COLUMNS if column in there), None) if is_test else None
     read = LabelledRows(name, rows, [], {column: [] for column in spec.text_columns}, [], [])
-    for index in range(len(rows)):
-        try:
-            row = rows[index]
-            _check_values(row, (*spec.text_columns, spec.label_column))
-        except RowError as error:
-            read.bad.add(rows.place(index), error)
-            continue
+
+    for index, row in read_each(
+        rows, partial(_require_values, columns=(*spec.text_columns, spec.label_column)), read.bad
+    ):
         read.positions.append(index)
         for column, values in read.texts.items():
             values.append(row.get(column))
@@ -97,57 +187,8 @@ def read_labelled_rows(name: str, rows: Rows, spec: ClassificationSet) -> Labell
     return read
 
 
-def encode_labels(rows: LabelledRows, coder: LabelCoder) -> tuple[LabelledRows, list[int | float]]:
-    """Encode the labels; rows without a usable one become bad ones."""
-    kept, codes = [], []
-    for index, label in enumerate(rows.labels):
-        try:
-            codes.append(coder.encode(label))
-            kept.append(index)
-        except RowError as error:
-            rows.bad.add(rows.place(index), error)
-    return rows.select(kept), codes
-
-
-def hold_out(num_rows: int, classes: Sequence[Any] | None, size: float, seed: int, path: str) -> set[int]:
-    """Draw rows to validate on, of each class its share; no class loses its last row.
-
-    Args:
-        num_rows: Rows that there are.
-        classes: Their labels as the data has them, so that no model decides; None: no classes.
-        size: Rows, or below 1 the share of the rows.
-        seed: Decides which.
-        path: Of the rows, for messages.
-
-    Raises:
-        DataError: Too few rows would be left to train on.
-    """
-    wanted = count_held_out(size, num_rows)
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index in range(num_rows):
-        groups[str(classes[index]) if classes else ""].append(index)
-    if wanted > num_rows - len(groups):
-        left = f"none of the {num_rows} rows" if wanted >= num_rows else "one of the classes without a row"
-        raise DataError(f"{path}: dataset.validation_size leaves {left} to train on")
-    shares = {name: wanted * len(members) / num_rows for name, members in groups.items()}
-    counts = {name: min(int(share), len(groups[name]) - 1) for name, share in shares.items()}
-    while sum(counts.values()) < wanted:  # the largest rest first
-        open_groups = [name for name in sorted(counts) if counts[name] < len(groups[name]) - 1]
-        counts[max(open_groups, key=lambda name: (shares[name] - counts[name], len(groups[name])))] += 1
-    draw = random.Random(seed)  # noqa: S311 - no secret is drawn
-    return {index for name in sorted(groups) for index in draw.sample(groups[name], counts[name])}
-
-
-def _require_columns(there: Sequence[str], name: str, spec: ClassificationSet) -> None:
-    needed = [*spec.text_columns, *([] if name.startswith("test") else [spec.label_column])]
-    if there and (missing := [column for column in needed if column not in there]):
-        raise DataError(
-            f"{spec.path}, split {name}: no column {', '.join(missing)}; there are: {shorten_list(there)} "
-            "(dataset.text_column and dataset.label_column choose)"
-        )
-
-
-def _check_values(row: dict[str, Any], columns: Iterable[str]) -> None:
+def _require_values(row: RawRow, columns: Sequence[str]) -> RawRow:
+    """Give a row back that holds one text or label in each column."""
     for column in columns:
         if isinstance(value := row.get(column), (list, dict)):
             raise RowError(f"column {column} holds {describe_kind(value)} instead of one text or label")
@@ -155,3 +196,68 @@ def _check_values(row: dict[str, Any], columns: Iterable[str]) -> None:
             str(value).encode()
         except UnicodeEncodeError:
             raise RowError(f"column {column} holds half a character (a lone surrogate)") from None
+    return row
+
+
+def _read_tests(spec: ClassificationSet) -> dict[str, LabelledRows]:
+    """Read the test splits; a set without one, or with a broken one, just has no submission."""
+    read: dict[str, LabelledRows] = {}
+    for each in spec.submissions:
+        try:
+            if (opened := open_split(spec, each.split, each.subset)) is None:
+                continue
+            rows = _read_rows(f"test {each.file}", opened, spec)
+            # The server counts the rows: each must be there, under a number of its own.
+            rows.bad.stop(rows.name, len(opened), can_drop=False)
+            if len(set(rows.ids)) < len(rows.ids):
+                raise DataError(f"{rows.place(0)} and further: rows of {rows.name} have the same number")
+            read[rows.name] = rows
+        except DataError as error:
+            logger.warning("no predictions for %s: %s", each.file, error)
+    return read
+
+
+def _build_coder(spec: ClassificationSet, read: dict[str, LabelledRows], reorder: Reorder) -> LabelCoder:
+    """Tell the classes by all rows to train on, held-out ones included; without any, by those to score on."""
+    labelled = [rows for name, rows in read.items() if not name.startswith("test")]
+    if not labelled and not spec.label_names:
+        raise DataError(f"{spec.path}: there are only unlabelled rows, and the classes are not known")
+    if not labelled:
+        order = reorder(dict.fromkeys(spec.label_names or (), spec.path))
+        return LabelCoder(order, {index: order.index(name) for index, name in enumerate(spec.label_names or ())})
+    chosen = [read["train"]] if "train" in read else labelled
+    places: dict[Any, str] = {}
+    for rows in chosen:
+        places |= {label: place for label, place in rows.first_places().items() if label not in places}
+    if spec.label_names is None:
+        point_out_alike(spec.label_column, places)
+    return build_label_coder(spec, places, chosen[0].rows.class_names(spec.label_column), reorder)
+
+
+def _require_evaluation(spec: ClassificationSet, absent: set[str]) -> None:
+    """See to it that there are rows to evaluate on, or that some are held out for that."""
+    if spec.train_split is None or spec.validation_size or {f"eval{suffix}" for suffix in spec.eval_splits} - absent:
+        return
+    name = next(iter(spec.eval_splits.values()), "validation")
+    raise DataError(
+        f"{spec.path}: no split called {name}; add one, name a file by dataset.validation_path, or hold rows out by "
+        "dataset.validation_size"
+    )
+
+
+def _hold_out_rows(
+    encoded: dict[str, LabelledRows], spec: ClassificationSet, coder: LabelCoder, seed: int
+) -> dict[str, LabelledRows]:
+    """Hold rows out where there is no eval split."""
+    if "train" not in encoded or any(name.startswith("eval") for name in encoded):
+        return encoded
+    train = encoded["train"]
+    assert spec.validation_size, "it was looked for"
+    classes: Sequence[str] = () if coder.is_regression else list(map(str, train.labels))
+    held_out = hold_out(len(train), spec.validation_size, seed, spec.path, classes)
+    chosen = set(held_out)
+    return {
+        "train": train.select(index for index in range(len(train)) if index not in chosen),
+        "eval": replace(train.select(held_out), name="eval", bad=BadRows()),
+        **{name: rows for name, rows in encoded.items() if name != "train"},
+    }

@@ -12,7 +12,7 @@ from typing import Any
 
 from utils.core.errors import DataError
 from utils.core.texts import RowError, shorten, shorten_list
-from utils.data.classification_set import ClassificationSet
+from utils.data.dataset import ClassificationSet
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +68,7 @@ class LabelCoder:
 def type_labels(columns: Iterable[Sequence[Any]]) -> Callable[[Any], Any]:
     """Find what the labels of files without types are: numbers where all of them are written so, else texts.
 
-    Args:
-        columns: The labels of every split.
-
-    Returns:
-        What makes a label of a text; None of an empty one.
+    Takes the labels of every split, and gives what makes a label of a text (None of an empty one).
     """
     written = [value for column in columns for value in column if value not in (None, "")]
     kind = next((kind for kind, form in _NUMBERS.items() if all(map(form.fullmatch, written))), str)
@@ -83,12 +79,12 @@ def build_label_coder(
     spec: ClassificationSet,
     places: Mapping[Any, str],
     named: Sequence[str] | None = None,
-    reorder: Reorder = lambda names: tuple(names),
+    reorder: Reorder = tuple,
 ) -> LabelCoder:
     """Work out the classes from the set's description, else from its labels.
 
     Args:
-        spec: The set.
+        spec: The description.
         places: Every label that there is, with the place of its first row.
         named: Names that the rows' own type has for numbers.
         reorder: Gives the names in the order that an already fine-tuned checkpoint uses.
@@ -117,7 +113,7 @@ def build_label_coder(
     return LabelCoder(order, {value: order.index(name) for value, name in own.items()})
 
 
-def keep_order_of(trained: tuple[str, ...], label: str) -> Callable[[Mapping[str, str]], tuple[str, ...]]:
+def keep_order_of(trained: tuple[str, ...], label: str) -> Reorder:
     """Give the function that orders the classes of any rows as the run learned them.
 
     Rows may lack some of the classes; their spelling may differ in case.

@@ -1,30 +1,53 @@
-"""Reads a split once: which rows can be used, which are bad, and marks by which equal rows are found."""
+"""Reads the rows of a split once: which can be used, which are bad and why, and marks by which equal rows are found."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from utils.core.errors import DataError
 from utils.core.texts import RowError, shorten_list
 from utils.data.conversations import first_request
 from utils.data.dataset import Example, InstructionSet, Row
 from utils.data.formats import find_preference
-from utils.data.rows import Rows
+from utils.data.rows import RawRow, Rows
+
+T = TypeVar("T")
 
 _NUM_SHOWN = 5
 
 
-class _WatchedRow(dict[str, Any]):
-    """A row that knows which of its columns were read.
+class DataProblems:
+    """Problems of rows that do not follow from each other; `stop` raises them together."""
 
-    Args:
-        row: The row.
-    """
+    def __init__(self) -> None:
+        self._sentences: dict[str, None] = {}
+
+    @contextmanager
+    def gather(self) -> Iterator[None]:
+        """Keep a DataError for later; what follows in the block is passed over."""
+        try:
+            yield
+        except DataError as error:
+            self._sentences |= dict.fromkeys(str(error).splitlines())
+
+    def stop(self) -> None:
+        """Stop where anything was gathered.
+
+        Raises:
+            DataError: With a line for each problem.
+        """
+        if self._sentences:
+            raise DataError("\n".join(self._sentences))
+
+
+class _WatchedRow(dict[str, Any]):
+    """A row that knows which of its columns were read."""
 
     def __init__(self, row: Row) -> None:
         super().__init__(row)
@@ -59,6 +82,41 @@ class BadRows:
         self.count += 1
         if len(self.shown) < _NUM_SHOWN:
             self.shown.append(f"{place}: {reason}")
+
+    def stop(
+        self, name: str, num_rows: int, on_bad_row: Literal["stop", "drop"] = "stop", *, can_drop: bool = True
+    ) -> None:
+        """Stop when rows are bad and that is not allowed, or when no row is good.
+
+        Raises:
+            DataError: Names the first bad rows.
+        """
+        if self.count and (on_bad_row == "stop" or self.count == num_rows):
+            more = "".join(f"\n  {each}" for each in self.shown[1:])
+            hint = "; mend them, or set dataset.on_bad_row: drop to leave them out"
+            hint = hint if can_drop and self.count < num_rows else ""
+            raise DataError(f"{self.shown[0]}\n{self.count} of {num_rows} rows of {name} cannot be used{hint}{more}")
+
+
+def read_each(rows: Rows, read: Callable[[RawRow], T], bad: BadRows) -> Iterator[tuple[int, T]]:
+    """Read every row: give the good ones with their index, and add the others to the bad ones."""
+    for index in range(len(rows)):
+        try:
+            yield index, read(rows[index])
+        except RowError as error:
+            bad.add(rows.place(index), error)
+        except UnicodeEncodeError:
+            bad.add(rows.place(index), "a text holds half a character (a lone surrogate)")
+
+
+def require_columns(there: Sequence[str], needed: Iterable[str], where: str, keys: str) -> None:
+    """Check that the first rows have the columns, before every row is called bad for it.
+
+    Raises:
+        DataError: Columns are missing; the keys of `dataset:` that choose them are named.
+    """
+    if there and (missing := [column for column in needed if column not in there]):
+        raise DataError(f"{where}: no column {', '.join(missing)}; there are: {shorten_list(there)} ({keys} choose)")
 
 
 @dataclass(frozen=True)
@@ -99,65 +157,33 @@ class ReadSplit:
 
 
 def read_split(name: str, rows: Rows, spec: InstructionSet, on_bad_row: Literal["stop", "drop"]) -> ReadSplit:
-    """Read every row of a split once.
-
-    Args:
-        name: What the split is called in messages.
-        rows: The split.
-        spec: Settled: it knows the rows' format.
-        on_bad_row: Stop at rows that cannot be read, or leave them out.
+    """Read every row of a split once, with a set that is resolved.
 
     Raises:
         DataError: Rows cannot be read, with places and reasons; or none can.
     """
-    _require_columns(name, rows, spec)
-    split = ReadSplit(name, rows, spec, [], [], [], [], BadRows())
-    for index in range(len(rows)):
-        try:
-            row = _WatchedRow(rows[index])
-            example = spec.read_row(row)
-            group = spec.group(row) if spec.group else None
-            marks = _mark_example(example, group)
-            split.unread.update([*row.list_unread(), *(f"{key} of turns" for key in example.unread)])
-        except RowError as error:
-            split.bad.add(rows.place(index), error)
-        except UnicodeEncodeError:
-            split.bad.add(rows.place(index), "a text holds half a character (a lone surrogate)")
-        else:
-            split.good.append(index)
-            for marks_of_kind, mark in zip((split.groups, split.prompts, split.contents), marks, strict=True):
-                marks_of_kind.append(mark)
-    stop_at_bad_rows(split.bad, name, len(rows), on_bad_row)
-    _tell_apart(split)
-    return split
-
-
-def _require_columns(name: str, rows: Rows, spec: InstructionSet) -> None:
-    """Check that the first rows have the set's columns, before every row is called bad for it."""
-    there = rows.column_names()
-    missing = [column for column in spec.columns if column not in there]
-    if there and missing:
-        raise DataError(
-            f"{spec.path}, split {name}: no column {', '.join(missing)}; there are: {shorten_list(there)} "
-            "(dataset.prompt_template, answer_column and messages_column choose)"
-        )
+    there, where = rows.column_names(), f"{spec.path}, split {name}"
+    require_columns(there, spec.columns, where, "dataset.prompt_template, answer_column and messages_column")
     if not {"chosen", "rejected"} & set(spec.columns) and (problem := find_preference(there)) is not None:
-        raise DataError(f"{spec.path}, split {name}: {problem}")
+        raise DataError(f"{where}: {problem}")
+    split = ReadSplit(name, rows, spec, [], [], [], [], BadRows())
 
+    def read(raw: RawRow) -> tuple[tuple[bytes, bytes, bytes], list[str]]:
+        row = _WatchedRow(raw)
+        example = spec.read_row(row)
+        marks = _mark_example(example, spec.group(row) if spec.group else None)
+        return marks, [*row.list_unread(), *(f"{key} of turns" for key in example.unread)]
 
-def stop_at_bad_rows(
-    bad: BadRows, name: str, num_rows: int, on_bad_row: Literal["stop", "drop"], *, can_drop: bool = True
-) -> None:
-    """Stop when rows are bad and that is not allowed, or when no row is good.
-
-    Raises:
-        DataError: Names the first bad rows.
-    """
-    if bad.count and (on_bad_row == "stop" or bad.count == num_rows):
-        more = "".join(f"\n  {each}" for each in bad.shown[1:])
-        hint = "; mend them, or set dataset.on_bad_row: drop to leave them out"
-        hint = hint if can_drop and bad.count < num_rows else ""
-        raise DataError(f"{bad.shown[0]}\n{bad.count} of {num_rows} rows of {name} cannot be used{hint}{more}")
+    for index, (marks, unread) in read_each(rows, read, split.bad):
+        split.unread.update(unread)
+        split.good.append(index)
+        for marks_of_kind, mark in zip((split.groups, split.prompts, split.contents), marks, strict=True):
+            marks_of_kind.append(mark)
+    split.bad.stop(name, len(rows), on_bad_row)
+    if len(set(split.prompts)) == 1:  # rows that all have the same prompt are told apart by their whole content
+        split.prompts[:] = split.contents
+        split.groups[:] = split.contents
+    return split
 
 
 def _mark_example(example: Example, group: str | None) -> tuple[bytes, bytes, bytes]:
@@ -177,10 +203,3 @@ def _mark_example(example: Example, group: str | None) -> tuple[bytes, bytes, by
 
 def _mark(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _tell_apart(split: ReadSplit) -> None:
-    """Let rows that all have the same prompt be told apart by their whole content."""
-    if len(set(split.prompts)) == 1:
-        split.prompts[:] = split.contents
-        split.groups[:] = split.contents

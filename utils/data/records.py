@@ -11,7 +11,7 @@ from typing import NamedTuple
 from utils.core.errors import DataError
 from utils.core.texts import describe_kind
 
-_SPACE = re.compile(r"[ \t\r\n]*")
+_NO_SPACE = re.compile(r"[^ \t\r\n]")
 _LIST = re.compile(rb"\[\s*(\{.*|$)", re.DOTALL)
 _UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
@@ -29,7 +29,7 @@ class Record(NamedTuple):
 
 
 def number_lines(stream: Iterable[bytes], name: str) -> Iterator[Record]:
-    """Give lines as records, the first without the mark that some editors write."""
+    """Give lines as records, the first without the byte order mark that some editors write."""
     start = 0
     for number, line in enumerate(stream, start=1):
         if number == 1 and line.startswith(_UTF16_MARKS):
@@ -139,6 +139,4 @@ def _find_items(text: str, name: str) -> Iterator[tuple[int, int]]:
 
 
 def _skip(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    assert found, "matches nothing too"
-    return found.end()
+    return len(text) if (found := _NO_SPACE.search(text, at)) is None else found.start()

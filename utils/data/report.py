@@ -1,22 +1,111 @@
-"""The data report: what was found in a split, what was cut, what was left out, and why."""
+"""The data report: what was found in a split, what was cut or left out and why, and which characters are lost."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from utils.data.tokenizer_coverage import show_characters
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
 _NUM_UNREAD = 20
+MAX_ROWS = 2000
+"""Rows that are looked at for lost characters: enough to meet every common one."""
+
+
+@dataclass
+class SplitReport:
+    """What was found in one split of a set for classification or regression."""
+
+    name: str
+    rows: int
+    truncated_rows: int
+    """Rows cut at dataset.max_length."""
+    empty_texts: int
+    """Rows with an empty or missing text."""
+    token_lengths: dict[str, int]
+    """Median, 95th percentile and maximum of tokens per row, after cutting."""
+    label_counts: dict[str, int] = field(default_factory=dict)
+    """Rows by class; empty for regression and unlabelled rows."""
+    left_out_rows: int = 0
+    """Rows that dataset.max_train_samples or max_eval_samples keeps out."""
+    shared_with_train: int = 0
+    """Rows whose text stands in the training split too."""
+    bad_rows: int = 0
+    """Rows that cannot be used and are left out (dataset.on_bad_row: drop)."""
+    bad_examples: list[str] = field(default_factory=list)
+    """Place and reason of the first of them."""
+    unreadable: dict[str, int] = field(default_factory=dict)
+    """Characters that the tokenizer does not know, and in how many of the first rows each stands."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the report for the run's record."""
+        return asdict(self)
+
+    def log(self) -> None:
+        """Say in one line what is there, and warn of what may be wrong."""
+        labels = _join(self.label_counts)
+        cut = (
+            f"{self.truncated_rows} cut ({self.truncated_rows / self.rows:.1%})" if self.truncated_rows else "none cut"
+        )
+        lengths = _join(self.token_lengths) + f"; {cut}" + (f"; labels {labels}" if labels else "")
+        logger.info("data %s: %d rows, tokens %s", self.name, self.rows, lengths)
+        if absent := [label for label, count in self.label_counts.items() if count == 0]:
+            shown = ", ".join(absent[:10]) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
+            logger.warning("data %s: these classes never occur: %s", self.name, shown)
+        if self.left_out_rows:
+            logger.info("data %s: %d further rows are left out", self.name, self.left_out_rows)
+        if self.empty_texts:
+            logger.warning("data %s: %d rows have an empty text", self.name, self.empty_texts)
+        if self.bad_rows:
+            logger.warning("data %s: %d bad rows are left out", self.name, self.bad_rows)
+        for example in self.bad_examples:
+            logger.warning("data %s: left out %s", self.name, example)
+        if self.unreadable:
+            logger.warning(
+                "data %s: the tokenizer does not know these characters, so that the model cannot read them: %s",
+                self.name, show_characters(self.unreadable),
+            )  # fmt: skip
+        if self.shared_with_train:
+            logger.warning("data %s: %d rows stand in the training split too", self.name, self.shared_with_train)
+
+
+def check_split(
+    name: str, tokens: Dataset, rows: Dataset, text_columns: tuple[str, ...], label_names: tuple[str, ...]
+) -> SplitReport:
+    """Count what a split holds: its tokens, and its rows as texts, none missing, with `labels` where there are any.
+
+    `label_names` is empty for regression.
+    """
+    empty = {row for column in text_columns for row, text in enumerate(rows[column]) if not text.strip()}
+    labelled = "labels" in rows.column_names and label_names
+    counts = Counter(rows["labels"][:]) if labelled else Counter()
+    return SplitReport(
+        name=name,
+        rows=len(rows),
+        truncated_rows=sum(tokens["truncated"][:]),
+        empty_texts=len(empty),
+        token_lengths=summarise_lengths(tokens["length"][:]),
+        label_counts={label: counts[index] for index, label in enumerate(label_names)} if labelled else {},
+    )
+
+
+def count_shared_rows(train: Mapping[str, Sequence[Any]], other: Mapping[str, Sequence[Any]]) -> int:
+    """Count rows whose texts, given by column, all stand in the training rows too."""
+    seen = set(zip(*train.values(), strict=True))
+    return sum(texts in seen for texts in zip(*other.values(), strict=True))
 
 
 @dataclass
 class InstructionReport:
-    """What became of one split's rows."""
+    """What became of one split's rows for CAUSAL_LM."""
 
     name: str
     rows_read: int = 0
@@ -79,10 +168,8 @@ class InstructionReport:
 
     def log(self) -> None:
         """Say in one line what is there, in a second one what was cut or left out."""
-        lengths = ", ".join(f"{name} {value}" for name, value in self.token_lengths.items())
-        cut = (
-            "" if self.token_lengths == self.token_lengths_uncut else f" (max {self.token_lengths_uncut['max']} uncut)"
-        )
+        lengths, uncut = _join(self.token_lengths), self.token_lengths_uncut
+        cut = "" if self.token_lengths == uncut else f" (max {uncut['max']} uncut)"
         became = "" if self.num_encoded in (0, self.rows_used) else f" as {self.num_encoded}"
         logger.info(
             "data %s: %d of %d rows%s, tokens %s%s, %.1f %% trained",
@@ -93,8 +180,10 @@ class InstructionReport:
             more = "" if len(self.unread) <= _NUM_UNREAD else f" and {len(self.unread) - _NUM_UNREAD} more"
             logger.info("data %s: nothing reads %s%s", self.name, shown, more)
         if changes := self._changes():
-            speak = logger.warning if self._is_loss() else logger.info
-            speak("data %s: %s", self.name, "; ".join(changes))
+            # Rows that are changed or lost in a way that nobody asked for are worth a warning.
+            lost = self.bad_rows + self.empty_rows + self.too_long_rows + self.prompts_cut + self.answers_cut
+            lost += self.cut_turns + self.conversations_cut + self.untrained_turns + self.shared_with_train
+            logger.log(logging.WARNING if lost else logging.INFO, "data %s: %s", self.name, "; ".join(changes))
         if self.unwritable:
             logger.warning(
                 "data %s: the tokenizer cannot write these characters, so that the model can neither read nor learn "
@@ -103,12 +192,6 @@ class InstructionReport:
             )  # fmt: skip
         for example in self.bad_examples:
             logger.warning("data %s: left out %s", self.name, example)
-
-    def _is_loss(self) -> bool:
-        """Tell whether rows are changed or lost in a way that nobody asked for."""
-        return any(
-            (self.bad_rows, self.empty_rows, self.too_long_rows, self.prompts_cut, self.answers_cut, self.cut_turns)
-        ) or any((self.conversations_cut, self.untrained_turns, self.shared_with_train))
 
     def _changes(self) -> list[str]:
         counted = {
@@ -140,3 +223,59 @@ def summarise_lengths(lengths: Sequence[int]) -> dict[str, int]:
         return {}
     ordered = sorted(lengths)
     return {"p50": ordered[len(ordered) // 2], "p95": ordered[int(len(ordered) * 0.95)], "max": ordered[-1]}
+
+
+def count_unwritable(
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, to_read: bool = False
+) -> dict[str, int]:
+    """Count, for every character that is lost between encoding and decoding, the texts that hold it.
+
+    A tokenizer made for children's stories may know no `#` and no `+`; it leaves them out, or puts an unknown token
+    in their place, without a word. A character that comes back in another normal form (Unicode NFKC) is not lost.
+    Where the model only reads the texts (`to_read`), what the tokenizer itself makes of a character, such as its small
+    letter, is as good, and nothing is lost with a character that nobody sees.
+
+    Returns:
+        Number of texts by character, the most frequent first; empty where nothing is lost.
+    """
+    held: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for text in texts:
+        characters = {each for each in text if not each.isspace() and (each.isprintable() or not to_read)}
+        held.update(characters)
+        first |= dict.fromkeys(characters - first.keys(), text)
+    # Alone, a character may have no token where the words that hold it have one.
+    lost = {
+        character: count
+        for character, count in held.items()
+        if not any(
+            _comes_back(form, text, tokenizer)
+            for form in (character, *(_normalize(character, tokenizer) if to_read else ()))
+            for text in (character, first[character])
+        )
+    }
+    return dict(sorted(lost.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def show_characters(counts: Mapping[str, int], most: int = 20) -> str:
+    """Write the first of some characters, with the number of rows that hold the most frequent one."""
+    first = [each if each.isprintable() else f"U+{ord(each):04X}" for each in list(counts)[:most]]
+    shown = " ".join(first) + (" ..." if len(counts) > most else "")
+    return f"{shown} (the first in {next(iter(counts.values()))} rows)"
+
+
+def _normalize(character: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Give what the tokenizer reads in place of a character, if anything."""
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    form = normalizer.normalize_str(character).strip() if normalizer is not None else ""
+    return (form,) if form else ()
+
+
+def _comes_back(character: str, text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    back = tokenizer.decode([each for each in ids if each != tokenizer.unk_token_id])
+    return unicodedata.normalize("NFKC", character) in unicodedata.normalize("NFKC", back)
+
+
+def _join(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())

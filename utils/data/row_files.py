@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import json
 import logging
 import mmap
 import os
 import re
+import shutil
+import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
@@ -20,13 +24,10 @@ from typing import Any
 from utils.core.errors import DataError
 from utils.core.texts import FILE_KINDS, RowError, describe_kind, shorten_list
 from utils.data.records import Record, join_quoted, mark_empty, number_lines, read_ahead, split_list, tell_kind
-from utils.data.spooling import explain_unreadable
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 UNQUOTED_KINDS = tuple(kind for kind in FILE_KINDS if kind not in _SEPARATORS)
 """Kinds for which quoting is no question."""
-
-
 _QUOTED = re.compile(rb'(?:^|\t)"[^\t]*""[^\t]*"(?:\t|\r?\n|$)')
 
 logger = logging.getLogger(__name__)
@@ -54,12 +55,7 @@ AS_NAMED = FileFormat()
 
 
 class RowReader:
-    """Splits a stream into records, and makes rows of them.
-
-    Args:
-        stream: Read once, from its start.
-        form: How.
-        name: Of the file, for messages.
+    """Splits a stream, which is read once, into records, and makes rows of them.
 
     Raises:
         DataError: It is not UTF-8, or has a header that cannot be read.
@@ -119,7 +115,6 @@ class RowReader:
             _say_quoted(self._name, num_quoted)
 
     def _read_header(self, form: FileFormat) -> None:
-        headerless = form.headerless
         first = next((each for each in self._records if each.problem is None), None)
         if first is None:
             return
@@ -133,13 +128,12 @@ class RowReader:
             raise DataError(f"{where}: not UTF-8 text; save the file as UTF-8") from error
         except RowError as error:
             raise DataError(f"{where}: the header cannot be read: {error}") from error
-        if headerless and len(fields) == len(headerless) and not set(fields) & set(headerless):
-            self.columns, self._records = list(headerless), chain([first], self._records)
+        own = form.headerless
+        if own and len(fields) == len(own) and not set(fields) & set(own):  # the first line is a row
+            self.columns, self._records = list(own), chain([first], self._records)
             return
-        there = set(fields)
-        fields = [
-            column if form.renamed.get(column) in there else form.renamed.get(column, column) for column in fields
-        ]
+        renamed = {old: new for old, new in form.renamed.items() if new not in fields}
+        fields = [renamed.get(column, column) for column in fields]
         if twice := sorted(column for column, count in Counter(fields).items() if count > 1):
             raise DataError(f"{where}: the header names a column twice: {shorten_list(twice)}")
         self.columns = fields
@@ -163,12 +157,7 @@ class RowReader:
 
 
 class FileTable:
-    """The rows of a file, read when they are asked for.
-
-    Args:
-        path: The file, which must not change meanwhile.
-        form: How it is read.
-        name: What it is called in messages.
+    """The rows of a file, read when they are asked for; the file must not change meanwhile.
 
     Raises:
         DataError: It cannot be read, or holds no rows.
@@ -206,7 +195,7 @@ class FileTable:
         return self._reader.read(Record(self._lines[index], start, raw, self._problems.get(index)))
 
     def place(self, index: int) -> str:
-        """Name the line."""
+        """Name the line of a row."""
         return f"{self._name}:{self._lines[index]}"
 
 
@@ -232,6 +221,39 @@ def _read_object(text: str) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
+
+
+@cache
+def spool(path: Path) -> Path:
+    """Copy what can be read only once (a pipe, /dev/stdin) to a temporary file; other files are themselves.
+
+    Raises:
+        DataError: It cannot be read, or several processes would share it.
+    """
+    if not is_stream(path):
+        return path
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise DataError(f"{path}: is a pipe, which only one of the processes could read; write the rows to a file")
+    with explain_unreadable(str(path)), path.open("rb") as stream:
+        kept = tempfile.NamedTemporaryFile(prefix="lora_ns_", suffix=path.suffix, delete=False)  # noqa: SIM115
+        atexit.register(Path(kept.name).unlink, missing_ok=True)
+        with kept:
+            shutil.copyfileobj(stream, kept)
+    return Path(kept.name)
+
+
+def is_stream(path: Path) -> bool:
+    """Tell a pipe or a device from a file that can be read again."""
+    return os.path.exists(path) and not (path.is_file() or path.is_dir())  # Path.exists raises for a long name
+
+
+@contextmanager
+def explain_unreadable(name: str) -> Iterator[None]:
+    """Turn the system's refusal into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read: {error.strerror or error}") from error
 
 
 def is_local(path: str) -> bool:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from utils.core.errors import DataError
 from utils.core.library_errors import explain_library
 from utils.core.texts import FILE_KINDS, RowError, cut_range, parse_split
-from utils.data.row_files import AS_NAMED, FileFormat, FileTable
+from utils.data.row_files import AS_NAMED, FileFormat, FileTable, is_stream, spool
 from utils.data.sources import Source, find_files, load_parquet, load_split, resolved_commit
-from utils.data.spooling import is_stream, spool
 
 if TYPE_CHECKING:
     from datasets import Dataset

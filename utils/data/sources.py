@@ -1,24 +1,38 @@
-"""Opens rows wherever they are: a hub id, a folder, a file; every failure is one sentence that says what to do."""
+"""Finds rows wherever they are: the hub, a folder, a file, a zip; every failure is a sentence that says what to do."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+import shutil
+import stat
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from utils.core.cache_folder import cache_folder
 from utils.core.errors import DataError
 from utils.core.library_errors import describe, is_of_library
-from utils.core.texts import FILE_KINDS
-from utils.data.fetching import keep_undecoded, refuse_addresses, require_folder_of_rows
+from utils.core.texts import FILE_KINDS, list_texts
 from utils.data.row_files import AS_NAMED, FileFormat, is_local
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _SPLIT_NAMES = {"validation": ("validation", "valid", "val", "dev", "eval")}
+_DESCRIPTIONS = ("README.md", ".huggingface.yaml")
+"""Where the datasets library looks for the files of a local folder's splits."""
+_MOST_FILES = 100_000
+_MOST_BYTES = 4 << 30
+"""LongBench's own archive unpacks to a tenth of this."""
 
 
 @dataclass(frozen=True)
@@ -30,24 +44,30 @@ class Source:
     subset: str | None = None
     """Configuration, or a folder within the folder."""
     revision: str | None = None
-    """Revision of a hub dataset."""
     form: FileFormat = AS_NAMED
     """How local files are read."""
 
 
 def load_split(source: Source, split: str) -> Dataset | None:
-    """Load a split of the hub, or of a folder in the datasets library's own layout; None when there is none such.
+    """Load a split of the hub, or of a folder in the datasets library's own layout; None where there is no such split.
 
     Raises:
-        DataError: The source cannot be had or read.
+        DataError: The source cannot be reached or read.
     """
     path = Path(source.path).expanduser()
-    if is_local(source.path) and (not path.is_dir() or _holds_plain_splits(path, source.subset)):
+    local = is_local(source.path)
+    if local and (not path.is_dir() or _holds_plain_splits(path, source.subset)):
         return None
-    require_folder_of_rows(path)
-    refuse_addresses(path)
+    _require_folder_of_rows(path)
+    _refuse_addresses(path)
     with _explain(source):
-        return _load_dataset(str(path) if is_local(source.path) else source.path, source, split)
+        try:
+            name = str(path) if local else source.path
+            return _load_undecoded(name, source.subset, split=split, revision=source.revision)
+        except ValueError as error:
+            if "nknown split" in str(error):
+                return None
+            raise
 
 
 def load_parquet(file: Path, name: str) -> Dataset:
@@ -56,9 +76,8 @@ def load_parquet(file: Path, name: str) -> Dataset:
     Raises:
         DataError: It cannot be read, or holds no rows.
     """
-    datasets = _import_datasets()
     try:
-        return keep_undecoded(datasets.load_dataset("parquet", data_files=[str(file)], split="train"))
+        return _load_undecoded("parquet", data_files=[str(file)], split="train")
     except Exception as error:  # pyarrow's kinds of damage have no end
         if not is_of_library(error) or (isinstance(error, OSError) and error.strerror):
             raise
@@ -71,7 +90,7 @@ def download_file(source: Source, name: str) -> Path:
     """Download one file of a hub dataset's repository, or find it in the cache.
 
     Raises:
-        DataError: It cannot be had.
+        DataError: It cannot be reached.
     """
     from huggingface_hub import hf_hub_download
 
@@ -106,11 +125,10 @@ def resolved_commit(dataset: Dataset) -> str | None:
 def _split_files(folder: Path, subset: str | None, split: str) -> list[Path]:
     """Find `train.jsonl` or `train-00000-of-00002.parquet` in the folder, or in its folder of the subset."""
     home = folder / subset if subset and (folder / subset).is_dir() else folder
+    there = [file for file in sorted(home.iterdir()) if file.suffix.lower() in FILE_KINDS]
     for name in _SPLIT_NAMES.get(split, (split,)):
         pattern = re.compile(rf"{re.escape(name)}(-\d{{5}}-of-\d{{5}}.*)?$")
-        there = [file for file in sorted(home.iterdir()) if file.suffix.lower() in FILE_KINDS]
-        files = [file for file in there if pattern.match(file.stem)]
-        if files:
+        if files := [file for file in there if pattern.match(file.stem)]:
             return [file for file in files if file.suffix == files[0].suffix]
     return []
 
@@ -119,22 +137,57 @@ def _holds_plain_splits(folder: Path, subset: str | None) -> bool:
     return any(_split_files(folder, subset, split) for split in ("train", "validation", "test", "validation_matched"))
 
 
-def _load_dataset(path: str, source: Source, split: str) -> Dataset | None:
-    datasets = _import_datasets()
-    try:
-        return keep_undecoded(datasets.load_dataset(path, source.subset, split=split, revision=source.revision))
-    except ValueError as error:
-        if "nknown split" in str(error):
-            return None
-        raise
+def _load_undecoded(*arguments: Any, **keys: Any) -> Dataset:
+    """Load rows, and leave images, sounds and the like as they are stored.
 
-
-def _import_datasets() -> Any:
-    """Import the library without its count of downloads: one request per local file, 3 s behind a firewall."""
+    To decode one, the library opens any address in it; so rows could fetch what nobody named.
+    """
     import datasets
+    from datasets.features.features import _visit, require_decoding
 
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    return datasets
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # one request for each local file, 3 s behind a firewall
+    rows: Dataset = datasets.load_dataset(*arguments, **keys)
+
+    def leave(feature: Any) -> Any:
+        if hasattr(feature, "decode") and hasattr(feature, "decode_example"):
+            feature.decode = False
+        return feature
+
+    features = rows.features.copy()
+    return rows.cast(_visit(features, leave)) if any(map(require_decoding, features.values())) else rows
+
+
+def _refuse_addresses(folder: Path) -> None:
+    """Refuse a local folder whose description names rows elsewhere: they would be fetched, offline or not."""
+    for file in [folder / name for name in _DESCRIPTIONS if (folder / name).is_file()]:
+        for text in list_texts(_read_description(file)):
+            if "://" in text:
+                raise DataError(
+                    f"{file}: names rows at {text}, and a folder's rows are not fetched from elsewhere; download them "
+                    f"into the folder, and take that line out of {file.name}"
+                )
+
+
+def _read_description(file: Path) -> Any:
+    from huggingface_hub import metadata_load
+
+    try:
+        described = metadata_load(file) if file.suffix == ".md" else yaml.safe_load(file.read_text("utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError):
+        raise DataError(f"{file}: its YAML block cannot be read; mend it, or take the file away") from None
+    return described.get("configs") if isinstance(described, dict) else None
+
+
+def _require_folder_of_rows(folder: Path) -> None:
+    """Keep the library from searching a folder that is a whole disk, or a home."""
+    count = 0
+    for _, folders, files in os.walk(folder):
+        count += len(folders) + len(files)
+        if count > _MOST_FILES:
+            raise DataError(
+                f"{folder}: more than {_MOST_FILES:,} files lie below it, so it is no folder of rows; name the "
+                "folder or the file that holds them"
+            )
 
 
 @contextmanager
@@ -171,3 +224,56 @@ def _root(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def unpack_rows(path: Path) -> Path:
+    """Unpack a zip's `.jsonl` files side by side into a folder of the cache, once, and nothing to anywhere else.
+
+    Raises:
+        DataError: It is no zip, or holds what could leave the folder, a link, no rows, or far too many.
+    """
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:24]
+    folder = cache_folder() / "archives" / digest
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with zipfile.ZipFile(path) as archive, TemporaryDirectory(dir=folder.parent) as unfinished:
+            inner = Path(unfinished) / "rows"
+            inner.mkdir()
+            for name, member in _choose_members(path, archive).items():
+                with archive.open(member) as packed, (inner / name).open("wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked)
+            try:
+                inner.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was at the same work and is done
+                    raise
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{path}: not a whole zip ({error}); download it again") from error
+    except (RuntimeError, NotImplementedError) as error:  # a password; a packing that this Python has not
+        raise DataError(f"{path}: cannot be unpacked ({error}); unpack it by hand and name the folder") from error
+    return folder
+
+
+def _choose_members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Choose the files of rows by the name that they get."""
+    chosen: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        parts = member.filename.replace("\\", "/").split("/")
+        if not parts[0] or ".." in parts or ":" in parts[0]:
+            raise DataError(f"{path}: refused, as it holds {member.filename!r}, a path that leads out of the folder")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise DataError(f"{path}: refused, as it holds a link, {member.filename!r}")
+        inside = PurePosixPath(member.filename)
+        if member.is_dir() or inside.suffix != ".jsonl" or inside.name.startswith("."):
+            continue
+        if inside.name in chosen:
+            raise DataError(f"{path}: holds two files {inside.name}; unpack it by hand and name one folder")
+        chosen[inside.name] = member
+    if not chosen:
+        raise DataError(f"{path}: holds no .jsonl file")
+    size = sum(member.file_size for member in chosen.values())
+    if size > _MOST_BYTES:
+        raise DataError(f"{path}: would unpack to {size / 2**30:.0f} GiB, which no set of rows is; look what it holds")
+    return chosen

@@ -1,4 +1,4 @@
-"""Which rows are trained on and which validate: a split of the set's own, or rows held out by groups."""
+"""Which rows are trained on and which validate: a split of the set's own, or rows held out, for both task types."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from utils.config.sections.dataset import InstructionSection
 from utils.core.errors import DataError
-from utils.data.dataset import InstructionSet, count_held_out
-from utils.data.gathering import DataProblems
-from utils.data.reading import ReadSplit, read_split
+from utils.data.dataset import InstructionSet, SourceSet
+from utils.data.reading import DataProblems, ReadSplit, read_split
 from utils.data.rows import Rows, open_file, open_rows
 from utils.data.sources import Source
 
@@ -24,9 +24,95 @@ _LARGEST_LOSS = 0.05
 """Share of the rows that may leave training so that held-out rows come from as many groups as possible."""
 
 
+def open_split(spec: SourceSet, split: str, subset: str | None = None) -> Rows | None:
+    """Open a split of the set, or of another of its subsets; None when there is none of this name."""
+    source = Source(spec.path, subset or spec.subset, spec.revision, spec.form)
+    return open_rows(source, split) if spec.open_split is None else spec.open_split(source, split)
+
+
+def open_train(spec: SourceSet) -> Rows:
+    """Open the training rows.
+
+    Raises:
+        DataError: There are none.
+    """
+    assert spec.train_split is not None, f"{spec.path} cannot be trained on"
+    if (rows := open_split(spec, spec.train_split)) is None:
+        raise DataError(f"{spec.path}: no split called {spec.train_split}; set dataset.train_split or rename the file")
+    return rows
+
+
+def open_validation(spec: SourceSet, split: str) -> Rows | None:
+    """Open a split that validates, or the file of validation rows; None when there is none."""
+    return open_split(spec, split) if spec.validation_path is None else open_file(spec.validation_path, spec.form)
+
+
+def draw_rows(positions: Sequence[int], limit: int | None, seed: int) -> list[int]:
+    """Draw so many rows by the seed, in their own order; None: all."""
+    if limit is None or len(positions) <= limit:
+        return list(positions)
+    return sorted(random.Random(seed).sample(positions, limit))  # noqa: S311 - no secret is drawn
+
+
+def hold_out(
+    num_rows: int, size: float, seed: int, where: str, classes: Sequence[str] = (), groups: Sequence[bytes] = ()
+) -> list[int]:
+    """Draw rows to validate on; the seed and the rows alone decide which.
+
+    Of rows with classes, each class gives its share and keeps at least one row. Of rows in groups, few rows are taken
+    from each of many groups: as many groups as rows, unless that would cost training more than 5 % of its rows.
+
+    Args:
+        num_rows: Rows that there are.
+        size: Rows to take, or below 1 the share of the rows, rounded up.
+        seed: Draws them.
+        where: Names the rows in messages.
+        classes: The class of every row, as the data has it, so that no model decides; (): no classes.
+        groups: The group of every row; (): no groups.
+
+    Raises:
+        DataError: Too few rows would be left to train on.
+    """
+    wanted = math.ceil(size * num_rows) if size < 1 else int(size)
+    members: dict[Any, list[int]] = defaultdict(list)
+    for position in range(num_rows):
+        members[groups[position] if groups else classes[position] if classes else ""].append(position)
+    if wanted >= num_rows or (not groups and wanted > num_rows - len(members)):
+        left = f"none of the {num_rows} rows" if wanted >= num_rows else "one of the classes without a row"
+        raise DataError(f"{where}: dataset.validation_size leaves {left} to train on")
+    return sorted(_draw_by_groups(members, wanted, seed) if groups else _draw_by_class(members, wanted, seed))
+
+
+def _draw_by_class(members: dict[Any, list[int]], wanted: int, seed: int) -> list[int]:
+    num_rows = sum(map(len, members.values()))
+    shares = {name: wanted * len(rows) / num_rows for name, rows in members.items()}
+    counts = {name: min(int(share), len(members[name]) - 1) for name, share in shares.items()}
+    while sum(counts.values()) < wanted:  # the largest rest first
+        open_classes = [name for name in sorted(counts) if counts[name] < len(members[name]) - 1]
+        counts[max(open_classes, key=lambda name: (shares[name] - counts[name], len(members[name])))] += 1
+    draw = random.Random(seed)  # noqa: S311 - no secret is drawn
+    return [position for name in sorted(members) for position in draw.sample(members[name], counts[name])]
+
+
+def _draw_by_groups(members: dict[Any, list[int]], wanted: int, seed: int) -> list[int]:
+    # A group's turn comes by a hash of the seed and its text, so that it does not depend on other rows.
+    order = sorted(members, key=lambda group: hashlib.blake2b(group, key=str(seed).encode()).digest())
+    allowed = max(wanted, math.ceil(_LARGEST_LOSS * sum(map(len, members.values()))))
+    chosen: list[list[int]] = []
+    num_removed = 0
+    for group in order:
+        if len(chosen) == wanted or num_removed >= allowed:
+            break
+        chosen.append(members[group])
+        num_removed += len(members[group])
+    # One row of each group, then a second of each, until there are enough.
+    deepest = max(map(len, chosen), default=0)
+    return [group[depth] for depth in range(deepest) for group in chosen if depth < len(group)][:wanted]
+
+
 @dataclass(frozen=True)
 class Splits:
-    """Rows by use, as positions in the split that was read."""
+    """Rows for CAUSAL_LM by use, as positions in the split that was read."""
 
     train: ReadSplit
     train_positions: list[int]
@@ -39,12 +125,7 @@ class Splits:
 
 
 def load_splits(spec: InstructionSet, section: InstructionSection, seed: int) -> Splits:
-    """Read the training rows and the validation rows.
-
-    Args:
-        spec: Settled.
-        section: Says what happens to bad rows.
-        seed: Draws the held-out rows; they depend on nothing else but the rows themselves.
+    """Read the training rows and the validation rows of a set that is resolved.
 
     Raises:
         DataError: A split is missing or cannot be read.
@@ -52,39 +133,37 @@ def load_splits(spec: InstructionSet, section: InstructionSection, seed: int) ->
     found = DataProblems()
     train = validation = None
     with found.gather():
-        train = read_split("train", _open_train(spec), spec, section.on_bad_row)
+        train = read_split("train", open_train(spec), spec, section.on_bad_row)
     with found.gather():
         if (validation_rows := _open_validation(spec, section)) is not None:
             validation = read_split("validation", validation_rows, spec, section.on_bad_row)
     found.stop()
     assert train is not None, "else something was gathered"
+    everything = list(range(len(train.good)))
     if validation is not None:
         if section.validation_size:
             logger.warning("dataset.validation_size has no effect: the set has a validation split")
-        return Splits(train, list(range(len(train.good))), validation, list(range(len(validation.good))))
+        return Splits(train, everything, validation, list(range(len(validation.good))))
     if not spec.validation_size:
-        return Splits(train, list(range(len(train.good))), None, [])
-    return _hold_out(train, spec.validation_size, seed)
+        return Splits(train, everything, None, [])
+    where = f"{train.rows.place(0)} and further"
+    held_out = hold_out(len(everything), spec.validation_size, seed, where, groups=train.groups)
+    groups, prompts = ({marks[position] for position in held_out} for marks in (train.groups, train.prompts))
+    kept = [each for each in everything if train.groups[each] not in groups and train.prompts[each] not in prompts]
+    if not kept:
+        raise DataError(f"{where}: dataset.validation_size leaves none of the {len(everything)} rows to train on")
+    return Splits(train, kept, train, held_out, len(everything) - len(kept) - len(held_out))
 
 
-def _open_train(spec: InstructionSet) -> Rows:
-    if (rows := open_split(spec, spec.train_split)) is None:
-        raise DataError(f"{spec.path}: no split called {spec.train_split}; set dataset.train_split or rename the file")
+def _open_validation(spec: InstructionSet, section: InstructionSection) -> Rows | None:
+    if spec.validation_path is None and spec.validation_split is None:
+        return None
+    rows = open_validation(spec, spec.validation_split or "")
+    if rows is None and not spec.validation_size:
+        if spec.validation_split != type(section).model_fields["validation_split"].default:
+            raise DataError(f"{spec.path}: no split called {spec.validation_split} (dataset.validation_split)")
+        logger.info("%s has no validation split; dataset.validation_size would hold rows out", spec.path)
     return rows
-
-
-def open_split(spec: InstructionSet, split: str) -> Rows | None:
-    """Open a split of the set; None when there is none of this name."""
-    if spec.open_split is not None:
-        return spec.open_split(split)
-    return open_rows(Source(spec.path, spec.subset, spec.revision, spec.form), split)
-
-
-def draw_rows(positions: Sequence[int], limit: int | None, seed: int) -> list[int]:
-    """Draw so many rows by the seed, in their own order; None: all."""
-    if limit is None or len(positions) <= limit:
-        return list(positions)
-    return sorted(random.Random(seed).sample(positions, limit))  # noqa: S311 - no secret is drawn
 
 
 def count_shared(splits: Splits, train_positions: Sequence[int]) -> int:
@@ -93,60 +172,3 @@ def count_shared(splits: Splits, train_positions: Sequence[int]) -> int:
         return 0
     seen = {splits.train.prompts[position] for position in train_positions}
     return sum(splits.validation.prompts[position] in seen for position in splits.validation_positions)
-
-
-def _open_validation(spec: InstructionSet, section: InstructionSection) -> Rows | None:
-    if spec.validation_path is not None:
-        return open_file(spec.validation_path, spec.form)
-    if spec.validation_split is None:
-        return None
-    rows = open_split(spec, spec.validation_split)
-    if rows is None and not spec.validation_size:
-        usual = type(section).model_fields["validation_split"].default
-        if spec.validation_split != usual:
-            raise DataError(f"{spec.path}: no split called {spec.validation_split} (dataset.validation_split)")
-        logger.info("%s has no validation split; dataset.validation_size would hold rows out", spec.path)
-    return rows
-
-
-def _hold_out(train: ReadSplit, size: float, seed: int) -> Splits:
-    """Take validation rows out of the training rows, and with them all rows of their groups or of equal prompt.
-
-    Few rows are taken from each of many groups: as many groups as rows, unless that would cost training more than
-    5 % of its rows. A group's turn comes by a hash of the seed and its text, so it does not depend on other rows.
-    """
-    num_rows = len(train.good)
-    wanted = count_held_out(size, num_rows)
-    members: dict[bytes, list[int]] = defaultdict(list)
-    for position, group in enumerate(train.groups):
-        members[group].append(position)
-    order = sorted(members, key=lambda group: hashlib.blake2b(group, key=str(seed).encode()).digest())
-    allowed = max(wanted, math.ceil(_LARGEST_LOSS * num_rows))
-    chosen: list[bytes] = []
-    num_removed = 0
-    for group in order:
-        if len(chosen) == wanted or num_removed >= allowed:
-            break
-        chosen.append(group)
-        num_removed += len(members[group])
-    held_out = _take_in_turn([members[group] for group in chosen], wanted)
-    removed_groups, prompts = set(chosen), {train.prompts[position] for position in held_out}
-    kept = [
-        position
-        for position in range(num_rows)
-        if train.groups[position] not in removed_groups and train.prompts[position] not in prompts
-    ]
-    if not kept or len(held_out) < wanted:
-        raise DataError(
-            f"{train.rows.place(0)} and further: dataset.validation_size leaves no row of {num_rows} to train on"
-        )
-    leaked = prompts & {train.prompts[position] for position in kept}
-    assert not leaked, f"{len(leaked)} validation prompts stand in the training rows"
-    return Splits(train, kept, train, held_out, num_rows - len(kept) - len(held_out))
-
-
-def _take_in_turn(groups: list[list[int]], wanted: int) -> list[int]:
-    """Take one row of each group, then a second of each, until there are enough."""
-    deepest = max(map(len, groups), default=0)
-    taken = [group[depth] for depth in range(deepest) for group in groups if depth < len(group)]
-    return sorted(taken[:wanted])

@@ -25,8 +25,7 @@ from pydantic import Field, field_validator
 from utils.config.sections.dataset import ClassificationSection, InstructionSection
 from utils.core.errors import DataError
 from utils.core.texts import PromptTemplate, shorten_list
-from utils.data.classification_set import ClassificationSet
-from utils.data.dataset import Example, InstructionSet, Row, columns
+from utils.data.dataset import ClassificationSet, Example, InstructionSet, Row, columns
 from utils.data.formats import (
     ANSWER_COLUMNS,
     Format,

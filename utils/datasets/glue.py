@@ -13,10 +13,8 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from utils.config.sections.dataset import ClassificationSection
-from utils.data.classification_set import ClassificationSet, Submission
-from utils.data.dataset import columns
+from utils.data.dataset import ClassificationSet, Submission, columns
 from utils.data.row_files import FileFormat
-from utils.data.sources import Source
 from utils.datasets.glue_download import open_glue, renamed_columns
 
 HUB_ID = "nyu-mll/glue"
@@ -89,7 +87,7 @@ def describe_classification(config: Config) -> ClassificationSet:
         path=path,
         revision=config.revision,
         form=replace(form, renamed=renamed_columns(config.subset)),
-        open_split=lambda split, subset: open_glue(Source(path, subset, config.revision, form), split),
+        open_split=open_glue,
         subset=config.subset,
         text_columns=task.text_columns,
         label_column="label",

@@ -122,7 +122,7 @@ def describe_instructions(config: Config) -> InstructionSet:
         chat_exempt=only is not None and only.chat_exempt,
         official_truncation=True,
         facts=facts,
-        open_split=lambda split: open_longbench(source, names, split),
+        open_split=lambda source, split: open_longbench(source, names, split),
     )
 
 

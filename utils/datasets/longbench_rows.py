@@ -9,10 +9,9 @@ from typing import Any
 
 from utils.core.errors import DataError
 from utils.core.texts import RowError
-from utils.data.archives import unpack_rows
 from utils.data.row_files import is_local, is_row_file
 from utils.data.rows import DatasetTable, RawRow, Rows, Table, cut_rows, join_tables, name_split, open_table
-from utils.data.sources import Source, download_file, load_split, resolved_commit
+from utils.data.sources import Source, download_file, load_split, resolved_commit, unpack_rows
 from utils.datasets.longbench_subsets import E_SUFFIX, find_subset
 
 MIRROR = "Xnhyacinth/LongBench"

@@ -74,7 +74,7 @@ def describe_instructions(config: Config) -> InstructionSet:
         official_truncation=True,
         combined_metrics=("rouge_l",),
         facts=prompts.facts,
-        open_split=lambda split: _open_split(source, split),
+        open_split=_open_split,
     )
 
 

@@ -74,7 +74,7 @@ def describe_instructions(config: Config) -> InstructionSet:
         combined_metrics=("truthfulqa_accuracy", "truthfulqa_avg_max_score"),
         facts={"prompts": "Q and A" if config.prompt_template is None else "dataset.prompt_template"},
         describe_count=lambda count: {"questions": count, "release": RELEASES.get(count, "unknown")},
-        open_split=lambda split: _open_split(source, split),
+        open_split=_open_split,
     )
 
 

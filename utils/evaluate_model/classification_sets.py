@@ -10,8 +10,7 @@ from pydantic import ValidationError
 from utils.config.sections.dataset import ClassificationSection
 from utils.core import registry
 from utils.core.errors import DataError, UserError
-from utils.data.classification_set import ClassificationSet
-from utils.data.dataset import find_dataset_plugin, load_dataset_plugin
+from utils.data.dataset import ClassificationSet, find_dataset_plugin, load_dataset_plugin
 from utils.data.row_files import is_row_file
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError
 from utils.core.texts import list_texts
 from utils.data.dataset import Example, InstructionSet
-from utils.data.gathering import DataProblems
-from utils.data.tokenizer_coverage import MAX_ROWS, count_unwritable, show_characters
+from utils.data.reading import DataProblems
+from utils.data.report import MAX_ROWS, count_unwritable, show_characters
 from utils.evaluation.describing import DescribedSet, describe_sets
 from utils.evaluation.identity import hash_json
 from utils.evaluation.prompts import EncodedPrompts, PromptLimits, describe_asked, encode_prompts

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from utils.core.errors import DataError
 from utils.core.texts import RowError
-from utils.data.tokenizer_coverage import MAX_ROWS, count_unwritable
+from utils.data.report import MAX_ROWS, count_unwritable
 from utils.inference.predictor import Predictor
 from utils.inference.progress import Progress
 from utils.inference.prompt_builder import PromptBuilder

@@ -8,9 +8,8 @@ from typing import Any, Protocol
 
 from utils.core.errors import DataError, UserError
 from utils.core.texts import RowError, describe_kind, read_text, shorten_list
-from utils.data.classification_set import ClassificationSet
 from utils.data.conversations import open_chat, read_conversation
-from utils.data.dataset import Example, InstructionSet
+from utils.data.dataset import ClassificationSet, Example, InstructionSet
 
 Row = dict[str, Any]
 

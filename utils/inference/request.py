@@ -10,7 +10,7 @@ from typing import Any
 from utils.core.errors import UserError
 from utils.core.locks import try_lock
 from utils.core.texts import FILE_KINDS
-from utils.data.spooling import is_stream
+from utils.data.row_files import is_stream
 from utils.modeling.consent import NO_CONSENT, Consent
 
 INPUT_KINDS = FILE_KINDS

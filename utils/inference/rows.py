@@ -10,8 +10,7 @@ from typing import IO, Any
 
 from utils.core.errors import DataError
 from utils.core.texts import RowError
-from utils.data.row_files import FileFormat, RowReader
-from utils.data.spooling import explain_unreadable, spool
+from utils.data.row_files import FileFormat, RowReader, explain_unreadable, spool
 
 Row = dict[str, Any]
 

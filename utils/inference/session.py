@@ -18,8 +18,8 @@ from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError, LoraNsError, UserError
 from utils.core.terminal import write_data
 from utils.data.dataset import load_dataset_plugin
-from utils.data.spooling import explain_unreadable, spool
-from utils.data.tokenizer_coverage import show_characters
+from utils.data.report import show_characters
+from utils.data.row_files import explain_unreadable, spool
 from utils.inference.model_ref import ModelRef, find_max_length, open_subject
 from utils.inference.partial import PartialFile, dump
 from utils.inference.progress import Progress

@@ -90,9 +90,9 @@ def test_no_address_in_a_value_is_opened(tmp_path: Path, server):
 
 
 def test_a_whole_disk_is_no_folder_of_rows(tmp_path: Path, monkeypatch):
-    from utils.data import fetching
+    from utils.data import sources
 
-    monkeypatch.setattr(fetching, "_MOST_FILES", 30)
+    monkeypatch.setattr(sources, "_MOST_FILES", 30)
     for number in range(31):
         (tmp_path / f"{number % 3}").mkdir(exist_ok=True)
         (tmp_path / f"{number % 3}" / f"{number}.txt").touch()

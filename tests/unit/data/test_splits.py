@@ -110,7 +110,7 @@ def test_one_prompt_for_all_rows_is_told_apart_by_the_answers(write_lines):
 
 @pytest.mark.parametrize("size", [40, 500, 0.999])
 def test_nothing_left_to_train_on_is_said(load, size):
-    with pytest.raises(DataError, match=r"dataset\.validation_size leaves no row of 40"):
+    with pytest.raises(DataError, match=r"dataset\.validation_size leaves none of the 40 rows"):
         load([row for number in range(4) for row in family(number, 10)], validation_size=size)
 
 

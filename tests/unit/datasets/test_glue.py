@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from utils.core.errors import DataError
+from utils.data.splits import open_split
 from utils.datasets.glue import TASKS, Config, describe_classification
 
 REAL = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / "glue"
@@ -181,14 +182,14 @@ def test_a_submission_has_the_files_own_numbers(prepare_glue, download, tmp_path
 @pytest.mark.parametrize(("subset", "file"), [("mnli", "MNLI/dev_matched.tsv"), ("cola", "CoLA/dev.tsv")])
 def test_a_file_of_the_download_alone_has_the_hubs_columns(download, subset, file):
     spec = _describe(subset, path=str(download / file))
-    rows = spec.open_split("train", subset)
+    rows = open_split(spec, "train")
     assert {*spec.text_columns, "label"} <= set(rows.column_names())
     assert len(rows) == DOWNLOAD[file].count("\n") - (subset == "mnli")
 
 
 def test_columns_that_have_the_hubs_names_keep_their_own(tmp_path):
     (tmp_path / "train.tsv").write_text("premise\thypothesis\tsentence1\tlabel\nw1\tw2\tw3\tneutral\n")
-    (row,) = _describe("mnli", path=str(tmp_path)).open_split("train", "mnli")
+    (row,) = open_split(_describe("mnli", path=str(tmp_path)), "train")
     assert (row["premise"], row["sentence1"]) == ("w1", "w3")
 
 
@@ -211,7 +212,7 @@ def test_real_files_lose_no_row(subset, folder):
     spec = _describe(subset, path=str(RAW))
     for split, file in (("train", "train"), ("validation", "dev"), ("test", "test")):
         path = RAW / folder / f"{file}.tsv"
-        rows = spec.open_split(split, subset)
+        rows = open_split(spec, split)
         assert (rows is not None) == path.is_file()
         if rows is None:
             continue

@@ -11,8 +11,7 @@ from utils.config.problems import suggest
 from utils.config.section import Section
 from utils.config.sections.dataset import DatasetSection
 from utils.core.errors import Problem
-from utils.data.classification_set import ClassificationSet
-from utils.data.dataset import load_dataset_plugin
+from utils.data.dataset import ClassificationSet, load_dataset_plugin
 from utils.metrics.metric import Kind, metric_names
 from utils.tasks import task
 

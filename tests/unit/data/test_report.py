@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.data.tokenizer_coverage import count_unwritable, show_characters
+from utils.data.report import count_unwritable, show_characters
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart"
 
