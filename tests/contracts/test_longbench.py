@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from utils.data.dataset import load_dataset_plugin
-from utils.datasets.longbench_subsets import SUBSETS
+from utils.datasets.longbench_rows import SUBSETS
 from utils.metrics.longbench import CATEGORIES
 from utils.metrics.longbench_score import SUBSET_METRICS
 from utils.metrics.metric import load_metric

@@ -1,23 +1,25 @@
-"""Writes examples as texts: turns through the chat template, or a prompt with its answer."""
+"""Writes examples as texts: turns through the chat template, or a prompt with its answer; special tokens escaped."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.core.errors import ModelError
-from utils.core.texts import RowError
+from utils.core.texts import RowError, list_texts
 from utils.data.chat import ChatTemplate, Segment
 from utils.data.conversations import is_trained
 from utils.data.dataset import Example, Turn
-from utils.data.special_tokens import settle_special
 from utils.data.text_tokens import TextTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SEVERAL_ROWS = "written as several rows, as the chat template writes earlier turns otherwise once another follows"
+_TEXTS = ("prompt", "answer", "user_turn", "context", "messages", "tools")
+"""Fields of an example that become tokens."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,11 @@ class Drafter:
     system_prompt: str | None
     train_on_prompt: bool
     escape_special: bool
-    chat: ChatTemplate = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "chat", ChatTemplate(self.tokenizer))
+    @cached_property
+    def chat(self) -> ChatTemplate:
+        """The tokenizer's chat template."""
+        return ChatTemplate(self.tokenizer)
 
     def draft(self, example: Example) -> list[Draft] | RowError:
         """Write an example with its answer: one draft for each row that it becomes, or why it cannot be used.
@@ -79,9 +82,22 @@ class Drafter:
         return Draft(self.chat.render(history, example.tools, open_ended=True)[-1], chat=True, context=context)
 
     def settle_special(self, example: Example) -> tuple[Example, tuple[str, ...]]:
-        """Look for special tokens in a row's own text; see special_tokens.settle_special."""
-        ends = example.answer[len(self._bare(example.answer)) :]
-        return settle_special(example, ends, self.texts, self.escape_special)
+        """Look for special tokens in a row's own text.
+
+        Returns:
+            The row, with its special tokens escaped where that is asked for, and a note for each kind of them.
+        """
+        bare = self._bare(example.answer)
+        end = example.answer[len(bare) :]  # that the answer has already is no text of the row
+        own = replace(example, answer=bare)
+        texts = [own.prompt, own.answer, own.user_turn, *list_texts(own.messages), *list_texts(own.tools)]
+        found = sorted(set().union(*map(self.texts.find_special, texts)))
+        how = "ordinary text" if self.escape_special else "special tokens"
+        notes = tuple(f"with {each} in their own text, read as {how}" for each in found)
+        if not found or not self.escape_special:
+            return example, notes
+        changed = {key: _map_texts(getattr(own, key), self.texts.escape) for key in _TEXTS}
+        return replace(own, **{**changed, "answer": changed["answer"] + end}), notes
 
     @cached_property
     def stop_token_ids(self) -> tuple[int, ...]:
@@ -145,3 +161,11 @@ class Drafter:
         drafts = [Draft(writing, chat=True, context=context) for writing in kept]
         drafts[-1] = replace(drafts[-1], untrained_turns=sum(map(is_trained, turns)) - num_trained, notes=notes)
         return drafts
+
+
+def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _map_texts(each, change) for key, each in value.items()}
+    return type(value)(_map_texts(each, change) for each in value) if isinstance(value, (list, tuple)) else value

@@ -1,8 +1,7 @@
-"""Encodes rows in blocks into a file of tokens, once: cached under a fingerprint of all that matters."""
+"""Encodes rows in blocks into a file of tokens that the cache keeps, and shows them as the model sees them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -12,20 +11,22 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from utils.core.cache_folder import cache_folder
 from utils.core.json_files import load_object
 from utils.core.texts import RowError
 from utils.data.dataset import Example
-from utils.data.encoding import Encoded, ExampleEncoder
+from utils.data.encoding import MASKED, Encoded, ExampleEncoder
 from utils.data.reading import ReadSplit
 from utils.data.report import summarise_lengths
+from utils.data.tokenizing import keep_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from rich.text import Text
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -86,50 +87,38 @@ class EncodingCounts:
 
 
 def encode_rows(split: ReadSplit, positions: Sequence[int], encoder: ExampleEncoder) -> tuple[Dataset, EncodingCounts]:
-    """Encode the examples at some positions of a split.
-
-    Args:
-        split: Where they are read.
-        positions: Which rows, in which order.
-        encoder: Makes tokens of them.
+    """Encode the examples at some positions of a split, in that order.
 
     Returns:
         Rows with input_ids, labels and length, those without a trained token or too long left out; and what was
         counted.
     """
-    from datasets import Dataset
-
-    key = hashlib.sha256(f"{encoder.fingerprint}\x1f{split.fingerprint(positions)}".encode()).hexdigest()[:24]
-    file = cache_folder() / "encoded" / f"{key}.arrow"
-    record = file.with_suffix(".json")
-    if not (file.exists() and record.exists()):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if len(positions) >= _NUM_SAID:
-            logger.info("data %s: encoding %d rows", split.name, len(positions))
-        with TemporaryDirectory(dir=file.parent) as folder:  # another process may be at the same work
-            unfinished = Path(folder) / "rows"
-            counts = _write(unfinished, split, positions, encoder)
-            unfinished.replace(file)
-            unfinished.write_text(json.dumps(asdict(counts)), "utf-8")
-            unfinished.replace(record)
-    return Dataset.from_file(str(file)), EncodingCounts(**load_object(record))
-
-
-def _write(file: Path, split: ReadSplit, positions: Sequence[int], encoder: ExampleEncoder) -> EncodingCounts:
     import pyarrow as pa
+    from datasets import Dataset
 
     ids = pa.list_(pa.int32())
     schema = pa.schema({"input_ids": ids, "labels": ids, "length": pa.int32()})
-    counts = EncodingCounts()
-    before, after = array("q"), array("q")
-    with pa.OSFile(str(file), "wb") as target, pa.ipc.new_stream(target, schema) as writer:
-        for block, examples, encoded in _encode_ahead(split, positions, encoder):
-            used = _sort_out(block, examples, encoded, counts, encoder.truncation in ("keep_answer", "cut_answer"))
-            before.extend(row.full_length for row in used)
-            after.extend(len(row.input_ids) for row in used)
-            writer.write_batch(_build_batch(used, schema))
-    counts.lengths_uncut, counts.lengths = summarise_lengths(before), summarise_lengths(after)
-    return counts
+
+    def write(folder: Path) -> None:
+        if len(positions) >= _NUM_SAID:
+            logger.info("data %s: encoding %d rows", split.name, len(positions))
+        counts = EncodingCounts()
+        before, after = array("q"), array("q")
+        with pa.OSFile(str(folder / "rows.arrow"), "wb") as target, pa.ipc.new_stream(target, schema) as writer:
+            for block, examples, encoded in _encode_ahead(split, positions, encoder):
+                used = _sort_out(block, examples, encoded, counts, encoder.truncation in ("keep_answer", "cut_answer"))
+                lengths = [len(row.input_ids) for row in used]
+                before.extend(row.full_length for row in used)
+                after.extend(lengths)
+                columns = [[row.input_ids for row in used], [row.labels for row in used], lengths]
+                arrays = [pa.array(column, type=kind) for column, kind in zip(columns, schema.types, strict=True)]
+                writer.write_batch(pa.record_batch(arrays, schema=schema))
+        counts.lengths_uncut, counts.lengths = summarise_lengths(before), summarise_lengths(after)
+        (folder / "rows.json").write_text(json.dumps(asdict(counts)), "utf-8")
+
+    settings = [encoder.fingerprint, split.fingerprint(positions)]
+    file, record = keep_tokens("encoded", settings, [".arrow", ".json"], write)
+    return Dataset.from_file(str(file)), EncodingCounts(**load_object(record))
 
 
 def _encode_ahead(split: ReadSplit, positions: Sequence[int], encoder: ExampleEncoder) -> Iterator[_Block]:
@@ -189,10 +178,39 @@ def _sort_out(
     return used
 
 
-def _build_batch(rows: list[Encoded], schema: Any) -> Any:
-    import pyarrow as pa
+def render_preview(rows: Dataset, tokenizer: PreTrainedTokenizerBase, count: int) -> Text:
+    """Write the first rows for a terminal, special tokens included: trained tokens green, the others dim."""
+    from rich.text import Text
 
-    columns = [[row.input_ids for row in rows], [row.labels for row in rows], [len(row.input_ids) for row in rows]]
-    return pa.record_batch(
-        [pa.array(column, type=kind) for column, kind in zip(columns, schema.types, strict=True)], schema=schema
-    )
+    text = Text()
+    text.append("trained on", style="green").append(", ").append("not trained on\n", style="dim")
+    for title, parts in _decode_rows(rows, tokenizer, count):
+        text.append(f"\n{title}\n", style="bold")
+        for part, trained in parts:
+            text.append(part, style="green" if trained else "dim")
+        text.append("\n")
+    return text
+
+
+def format_preview(rows: Dataset, tokenizer: PreTrainedTokenizerBase, count: int) -> str:
+    """Write the first rows for a file or a pipe: trained tokens between [[ and ]]."""
+    lines = ["[[trained on]], not trained on"]
+    for title, parts in _decode_rows(rows, tokenizer, count):
+        lines += ["", title, "".join(f"[[{part}]]" if trained else part for part, trained in parts)]
+    return "\n".join(lines) + "\n"
+
+
+def _decode_rows(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, count: int
+) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
+    """Give a title for every row, and its runs of trained and untrained text."""
+    for index in range(min(count, len(rows))):
+        row: dict[str, Any] = rows[index]
+        labels = row["labels"]
+        num_trained = sum(label != MASKED for label in labels)
+        runs = groupby(zip(row["input_ids"], labels, strict=True), key=lambda pair: pair[1] != MASKED)
+        parts = [
+            (tokenizer.decode([token for token, _ in run], clean_up_tokenization_spaces=False), trained)
+            for trained, run in runs
+        ]
+        yield f"row {index + 1} of {len(rows)}: {len(labels)} tokens, {num_trained} trained on", parts

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
@@ -16,10 +16,9 @@ from utils.core.errors import DataError, ModelError
 from utils.core.signals import interruption_requested, raise_if_interrupted
 from utils.core.texts import RowError
 from utils.data.chat import Segment
-from utils.data.cutting import Exchange, cut_middle, fit_exchanges
 from utils.data.dataset import Example
 from utils.data.drafts import Draft, Drafter
-from utils.data.text_tokens import TextTokens
+from utils.data.text_tokens import Exchange, TextTokens, cut_middle, fit_exchanges
 from utils.data.tokenizing import fingerprint_tokenizer
 
 if TYPE_CHECKING:
@@ -40,8 +39,6 @@ class Encoded:
     input_ids: list[int]
     labels: list[int]
     """-100 where a token is not trained on."""
-    num_trained: int
-    """Labels that are not -100; 0 when there is no answer to train on."""
     full_length: int
     """Tokens before cutting."""
     prompt_cut: int = 0
@@ -56,6 +53,11 @@ class Encoded:
     """Longer than allowed and not cut: truncation is drop or error, or what must stay would not fit."""
     notes: tuple[str, ...] = ()
     """What else was done to the row, each in words that go on from `3 rows`."""
+
+    @property
+    def num_trained(self) -> int:
+        """Labels that are not -100; 0 when there is no answer to train on."""
+        return len(self.labels) - self.labels.count(MASKED)
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,8 @@ class ExampleEncoder:
     """Cut plain texts into pieces that fit."""
     escape_special: bool = False
     """Read special tokens in a row's own text as ordinary characters."""
-    texts: TextTokens = field(init=False, repr=False)
-    _drafter: Drafter = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "texts", TextTokens(self.tokenizer))
-        object.__setattr__(
-            self,
-            "_drafter",
-            Drafter(
-                self.tokenizer, self.texts, self.as_chat, self.system_prompt, self.train_on_prompt, self.escape_special
-            ),
-        )
         if self.max_length < _LEAST_LENGTH:
             raise DataError(f"sft.max_length: {self.max_length} leaves no room; set {_LEAST_LENGTH} at least")
 
@@ -97,14 +89,7 @@ class ExampleEncoder:
     def build(
         cls, tokenizer: PreTrainedTokenizerBase, section: InstructionSection, max_length: int, train_on_prompt: bool
     ) -> ExampleEncoder:
-        """Build the encoder of a run.
-
-        Args:
-            tokenizer: The run's.
-            section: The run's `dataset:` section.
-            max_length: sft.max_length.
-            train_on_prompt: Whether sft.completion_only_loss is false.
-        """
+        """Build the encoder of a run from its `dataset:` section."""
         return cls(
             tokenizer,
             max_length,
@@ -114,6 +99,17 @@ class ExampleEncoder:
             train_on_prompt=train_on_prompt,
             split_long=section.split_long,
             escape_special=section.special_tokens_in_text == "escape",
+        )
+
+    @cached_property
+    def texts(self) -> TextTokens:
+        """Makes tokens of texts."""
+        return TextTokens(self.tokenizer)
+
+    @cached_property
+    def _drafter(self) -> Drafter:
+        return Drafter(
+            self.tokenizer, self.texts, self.as_chat, self.system_prompt, self.train_on_prompt, self.escape_special
         )
 
     def encode(self, example: Example) -> Encoded:
@@ -150,9 +146,8 @@ class ExampleEncoder:
     def encode_prompt(self, example: Example, max_length: int | None = None) -> list[int]:
         """Encode what an answer is generated from: the same tokens as the prompt part of `encode`.
 
-        Args:
-            example: Its answer, or its last assistant turn, is not looked at.
-            max_length: Cut the prompt's middle down to so many tokens; None: never.
+        The answer, or the last assistant's turn, is not looked at. Where the prompt has more than max_length tokens,
+        its middle is cut out.
 
         Raises:
             RowError: The chat template refuses it.
@@ -169,12 +164,8 @@ class ExampleEncoder:
     def encode_official(self, example: Example, max_length: int | None, as_chat: bool) -> list[int]:
         """Encode what an answer is generated from as LongBench's own code does: the whole prompt loses its middle.
 
-        The cut prompt is written out before it becomes a user's turn, so that turn's own tokens come on top.
-
-        Args:
-            example: Its answer is not looked at.
-            max_length: Tokens of which the first and the last half are kept; None: all.
-            as_chat: Whether the prompt becomes a user's turn, unless it is a text to be continued.
+        The first and the last half of max_length tokens are kept (None: all). The cut prompt is written out before it
+        becomes a user's turn, unless it is a text to be continued, so that turn's own tokens come on top.
 
         Raises:
             RowError: The chat template refuses it.
@@ -209,13 +200,10 @@ class ExampleEncoder:
 
     def _encode_drafts(self, drafts: list[Draft]) -> list[list[Exchange]]:
         """Encode all segments' texts together."""
-        segments = [(draft, number) for draft in drafts for number in range(len(draft.segments))]
-        prompts = self.texts.encode_many(
-            [draft.segments[number].prompt for draft, number in segments], [number > 0 for _, number in segments]
-        )
-        answers = self.texts.encode_many(
-            [draft.segments[number].answer for draft, number in segments], [True] * len(segments)
-        )
+        segments = [each for draft in drafts for each in draft.segments]
+        goes_on = [number > 0 for draft in drafts for number in range(len(draft.segments))]
+        prompts = self.texts.encode_many([each.prompt for each in segments], goes_on)
+        answers = self.texts.encode_many([each.answer for each in segments], [True] * len(segments))
         pairs = iter(zip(prompts, answers, strict=True))
         return [self._build_exchanges(draft, [next(pairs) for _ in draft.segments]) for draft in drafts]
 
@@ -223,8 +211,8 @@ class ExampleEncoder:
         """Put beginning-of-text before a prompt and end-of-text behind an answer; what parts turns goes to the next."""
         if not draft.chat:
             [(prompt, answer)], [segment] = encoded, draft.segments
-            opened = (prompt or answer)[: len(self.texts.opening)] == self.texts.opening
-            prompt = prompt if opened else [*self.texts.opening, *prompt]
+            if prompt or answer[: len(self.texts.opening)] != self.texts.opening:
+                prompt = self.texts.open(prompt)
             answer = answer if draft.ended else [*answer, self.texts.eos]
             return [Exchange(prompt, answer if segment.trained else [], segment.trained)]
         exchanges = []
@@ -237,17 +225,16 @@ class ExampleEncoder:
 
     def _encode_text(self, text: str) -> list[int]:
         """Encode a text with beginning-of-text before it."""
-        [ids] = self.texts.encode_many([text], [False])
-        return ids if ids[: len(self.texts.opening)] == self.texts.opening else [*self.texts.opening, *ids]
+        return self.texts.open(self.texts.encode_many([text], [False])[0])
 
     def _cut_context(self, draft: Draft, exchange: Exchange, max_length: int) -> Exchange | None:
         """Cut the context's middle out of the first prompt; None where all else is too long."""
-        opening = [] if draft.chat else self.texts.opening
-        room = max_length - len(exchange.answer) - len(opening)
+        opening = 0 if draft.chat else len(self.texts.opening)
+        room = max_length - len(exchange.answer) - opening
         ids = self.texts.encode_cut(draft.segments[0].prompt, draft.context, room)
         if ids is None:
             return None
-        return Exchange(ids if ids[: len(opening)] == opening else [*opening, *ids], exchange.answer, exchange.trained)
+        return Exchange(ids if draft.chat else self.texts.open(ids), exchange.answer, exchange.trained)
 
     def _find_end(self, answer: list[int], segment: Segment) -> int:
         """Find where an assistant's turn ends: behind its end-of-turn token."""
@@ -279,19 +266,19 @@ class ExampleEncoder:
         for each in fitted.exchanges:
             ids += each.prompt + each.answer
             labels += (each.prompt if self.train_on_prompt else [MASKED] * len(each.prompt)) + each.answer
-        encoded = Encoded(
-            ids,
-            labels,
-            num_trained=len(ids) if self.train_on_prompt else sum(len(each.answer) for each in fitted.exchanges),
-            full_length=full_length,
-            prompt_cut=fitted.prompt_cut if too_long or not draft.context else full_length - len(ids),
-            answer_cut=fitted.answer_cut,
-            exchanges_cut=fitted.exchanges_cut,
-            untrained_turns=draft.untrained_turns,
-            too_long=too_long,
-            notes=draft.notes,
-        )
-        return [encoded]
+        return [
+            Encoded(
+                ids,
+                labels,
+                full_length=full_length,
+                prompt_cut=fitted.prompt_cut if too_long or not draft.context else full_length - len(ids),
+                answer_cut=fitted.answer_cut,
+                exchanges_cut=fitted.exchanges_cut,
+                untrained_turns=draft.untrained_turns,
+                too_long=too_long,
+                notes=draft.notes,
+            )
+        ]
 
     def _split(self, text: Exchange, notes: tuple[str, ...]) -> list[Encoded]:
         """Cut a text into pieces of about equal length, each with the beginning-of-text token before it."""
@@ -305,7 +292,6 @@ class ExampleEncoder:
             Encoded(
                 ids,
                 ids if self.train_on_prompt else [MASKED] * masked + ids[masked:],
-                num_trained=len(ids) if self.train_on_prompt else len(ids) - masked,
                 full_length=len(ids),
                 notes=(*notes, SPLIT_TEXT) if number == num_pieces else (),
             )

@@ -1,10 +1,13 @@
-"""The formats of your own rows for CAUSAL_LM: how each becomes a prompt with its answer, or a conversation."""
+"""How rows become a prompt with its answer, or a conversation: the formats of your own rows, and a set's question."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import ClassVar
 
+from utils.config.sections.dataset import InstructionSection
 from utils.core.texts import PromptTemplate, RowError, describe_kind, join_answer, read_text
 from utils.data.conversations import (
     build_chat,
@@ -27,6 +30,34 @@ ALPACA_WITH_INPUT = (
     "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
 )
 """As in Taori et al. 2023 (Stanford Alpaca), train.py."""
+
+
+class QuestionSection(InstructionSection):
+    """The `dataset:` section of a set whose prompt is made of one column, the question."""
+
+    OWN_PROMPT: ClassVar[str]
+    """The set's own prompt, over that column."""
+
+    def find_conflicts(self) -> dict[str, str]:
+        """Find keys that say otherwise than the rows, each with what is right."""
+        found = super().find_conflicts()
+        [column] = PromptTemplate.parse(self.OWN_PROMPT).columns
+        if set(self.template.columns) - {column}:
+            found["prompt_template"] = f"the prompt can be made of one column: {{{column}}}"
+        return found
+
+    @property
+    def template(self) -> PromptTemplate:
+        """The run's prompt, else the set's own."""
+        return _parse(self.prompt_template or self.OWN_PROMPT)
+
+    def ask(self, question: str) -> Example:
+        """Make the prompt of a question, which is all that the user says in a chat where the prompt is the set's own."""
+        prompt = self.template.render(dict.fromkeys(self.template.columns, question))
+        return Example(prompt, question=question, user_turn="" if self.prompt_template else question)
+
+
+_parse = cache(PromptTemplate.parse)  # asked for once a row
 
 
 @dataclass(frozen=True)
@@ -127,15 +158,10 @@ def alpaca_format(as_chat: bool) -> Format:
     def ask(question: str) -> Example:
         return Example(plain.render({"instruction": question}), question=question, user_turn=question)
 
-    stop = ("### Instruction",)
-    return Format(
-        read_row,
-        ask,
-        ("instruction", "output"),
-        lambda row: _behind_context(row, read_bare(row), as_chat),
-        ("instruction",),
-        stop,
-    )
+    def read_prompt(row: Row) -> Example:
+        return _behind_context(row, read_bare(row), as_chat)
+
+    return Format(read_row, ask, ("instruction", "output"), read_prompt, ("instruction",), stop=("### Instruction",))
 
 
 def text_format(column: str) -> Format:
@@ -158,10 +184,7 @@ def find_answer_column(columns: Iterable[str], taken: Iterable[str]) -> str | No
 def find_formats(formats: dict[str, Format], columns: Iterable[str], *, answered: bool = True) -> list[str]:
     """Name the formats whose columns are all there; plain text counts only where nothing else does.
 
-    Args:
-        formats: By name.
-        columns: Those of the rows.
-        answered: Whether the rows have answers; without, only the columns of the prompt count.
+    Of rows that are not answered, only the columns of the prompt count.
     """
     there = set(columns)
     found = [

@@ -83,20 +83,13 @@ def prepare_instructions(
 ) -> InstructionData:
     """Load, check and encode a set.
 
-    Args:
-        spec: The dataset's description of the set.
-        section: The `dataset:` section, for numbers of rows and what happens to odd ones.
-        encoder: Makes tokens of examples.
-        seed: Draws the held-out rows, and after them, without a say in which they are, max_train_samples.
+    The seed draws the held-out rows, and after them, without a say in which they are, max_train_samples.
 
     Raises:
         DataError: The rows cannot be used as they are.
         ModelError: The tokenizer lacks an end-of-text token or a usable chat template.
     """
-    spec = resolve_set(spec)
-    splits = load_splits(spec, section, seed)
-    wanted = draw_rows(splits.train_positions, section.max_train_samples, seed)
-    chosen = splits.validation_positions[: section.max_eval_samples]
+    spec, splits, wanted, chosen = _choose_rows(spec, section, seed)
     found = DataProblems()
     with found.gather():
         encoded = _encode(splits.train, wanted, encoder, section)
@@ -137,30 +130,20 @@ def prepare_instructions(
 def read_training_rows(spec: InstructionSet, section: InstructionSection, seed: int) -> tuple[Iterator[Example], str]:
     """Read again, as texts, the rows that a run was trained on.
 
-    Args:
-        spec: The dataset's description of the set.
-        section: The run's `dataset:` section.
-        seed: The run's.
-
     Returns:
         The rows, and the fingerprint that InstructionData had of all rows used.
 
     Raises:
         DataError: The rows cannot be had any more.
     """
-    splits = load_splits(resolve_set(spec), section, seed)
-    wanted = draw_rows(splits.train_positions, section.max_train_samples, seed)
-    chosen = splits.validation_positions[: section.max_eval_samples]
+    _, splits, wanted, chosen = _choose_rows(spec, section, seed)
     return splits.train.examples(wanted), _fingerprint(splits, wanted, chosen)
 
 
 def load_generation_rows(spec: InstructionSet, section: InstructionSection, seed: int) -> GenerationRows:
     """Load the rows whose prompts are answered by generating: a split of their own, or the validation rows.
 
-    Args:
-        spec: The dataset's description of the set.
-        section: The `dataset:` section; max_eval_samples takes the first rows.
-        seed: The run's, so that rows are held out exactly as in training.
+    max_eval_samples takes the first rows; with the run's seed, rows are held out exactly as in training.
 
     Raises:
         DataError: There are no such rows, or they cannot be used as they are.
@@ -192,6 +175,16 @@ def load_generation_rows(spec: InstructionSet, section: InstructionSection, seed
     )
 
 
+def _choose_rows(
+    spec: InstructionSet, section: InstructionSection, seed: int
+) -> tuple[InstructionSet, Splits, list[int], list[int]]:
+    """Give the resolved set, its rows, and the positions of those to train on and to validate on."""
+    spec = resolve_set(spec)
+    splits = load_splits(spec, section, seed)
+    wanted = draw_rows(splits.train_positions, section.max_train_samples, seed)
+    return spec, splits, wanted, splits.validation_positions[: section.max_eval_samples]
+
+
 def _encode(
     split: ReadSplit,
     positions: Sequence[int],
@@ -201,16 +194,17 @@ def _encode(
 ) -> tuple[Dataset, InstructionReport, set[int]]:
     """Encode rows; give them, their report, and the positions of those that the chat template refuses."""
     rows, counts = encode_rows(split, positions, encoder)
-    bad = BadRows(0 if name != split.name else split.bad.count, list(split.bad.shown) if name == split.name else [])
-    num_read_bad = bad.count
+    own = name == split.name  # else the rows were held out of another split, which reports what is wrong with it
+    bad = BadRows(split.bad.count, list(split.bad.shown)) if own else BadRows()
+    num_rows = len(positions) + bad.count
     for position, reason in counts.bad:
         bad.add(split.place(position), reason)
     if counts.bad:
-        bad.stop(name, len(positions) + num_read_bad, section.on_bad_row)
+        bad.stop(name, num_rows, section.on_bad_row)
     _stop_at_odd_rows(split, len(positions), counts, encoder, section)
     report = InstructionReport(
         name=name,
-        rows_read=len(positions) if name != split.name else len(split.rows),
+        rows_read=len(split.rows) if own else len(positions),
         rows_used=counts.num_used,
         num_encoded=counts.num_rows,
         bad_rows=bad.count,
@@ -224,7 +218,7 @@ def _encode(
         untrained_turns=counts.untrained_turns,
         weightless_turns=counts.weightless_turns,
         notes=counts.notes,
-        unread=dict(split.unread) if name == split.name else {},
+        unread=dict(split.unread) if own else {},
         duplicate_rows=len(positions) - len({split.contents[position] for position in positions}),
         token_lengths_uncut=counts.lengths_uncut,
         token_lengths=counts.lengths,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -36,12 +36,7 @@ class Table(Protocol):
 
 
 class DatasetTable:
-    """Rows of the datasets library, fetched in blocks.
-
-    Args:
-        dataset: The rows.
-        label: What comes before the number of a row, counted from 0, in messages.
-    """
+    """Rows of the datasets library, fetched in blocks; in messages, `label` stands before a row's number, from 0."""
 
     def __init__(self, dataset: Dataset, label: str) -> None:
         self._dataset, self._label = dataset, label
@@ -72,6 +67,30 @@ class DatasetTable:
         """Give the names that the rows' own type has for the numbers of a column."""
         names = getattr(self._dataset.features.get(column), "names", None)
         return tuple(names) if names else None
+
+
+@dataclass(frozen=True)
+class DerivedTable:
+    """Rows made of the rows of another table."""
+
+    table: Table
+    origins: Sequence[int]
+    """The row of which each is made."""
+    change: Callable[[int, RawRow], RawRow]
+    """Makes a row, by its index here, of that row."""
+    describe: Callable[[int], str] = lambda _: ""
+    """What its place has behind that of the row that it is made of."""
+
+    def __len__(self) -> int:
+        return len(self.origins)
+
+    def read(self, index: int) -> RawRow:
+        """Give a row."""
+        return self.change(index, self.table.read(self.origins[index]))
+
+    def place(self, index: int) -> str:
+        """Name a row."""
+        return self.table.place(self.origins[index]) + self.describe(index)
 
 
 @dataclass(frozen=True)
@@ -152,9 +171,7 @@ def open_rows(source: Source, split: str) -> Rows | None:
 def open_table(file: Path, form: FileFormat = AS_NAMED) -> Table:
     """Open the rows of one file, or of a pipe, which is read once.
 
-    Args:
-        file: Its suffix tells its kind; of a pipe without one, the rows do.
-        form: How it is read; a kind that it states wins over the suffix.
+    The kind that the format states, else the suffix, tells the kind; of a pipe without one, the rows do.
 
     Raises:
         DataError: It is of an unknown kind, or cannot be read.
@@ -190,21 +207,12 @@ def _drop_nulls(value: Any) -> Any:
 
 
 def join_tables(tables: Sequence[Table], commit: str | None = None) -> Rows:
-    """Put tables behind each other.
-
-    Args:
-        tables: At least one.
-        commit: Resolved commit of a hub dataset.
-    """
+    """Put tables, at least one, behind each other."""
     return Rows(tuple(tables), range(sum(len(table) for table in tables)), commit)
 
 
 def cut_rows(rows: Rows, split: str) -> Rows:
-    """Cut rows as a split says, such as `test[:100]`.
-
-    Args:
-        rows: With the indices of all its rows.
-        split: A split; its name is not looked at.
+    """Cut rows as a split says, such as `test[:100]`, whose name is not looked at.
 
     Raises:
         DataError: No row is left.

@@ -1,4 +1,4 @@
-"""Makes tokens of texts, and cuts the middle out of a part of a text so that all else of it stays."""
+"""Makes tokens of texts, and cuts them to length: out of the middle of a prompt, so that its answer stays."""
 
 from __future__ import annotations
 
@@ -33,12 +33,9 @@ class TextTokens:
         return text if self._special is None else self._special.sub(lambda at: at[0][0] + _BREAK + at[0][1:], text)
 
     def encode_many(self, texts: list[str], continuing: list[bool]) -> list[list[int]]:
-        """Encode texts without special tokens of the tokenizer's own.
+        """Encode texts together, which is much faster, without special tokens of the tokenizer's own.
 
-        Args:
-            texts: Encoded together, which is much faster.
-            continuing: Whether each goes on from another; it then loses the space that some tokenizers put before
-                every text.
+        A text that goes on from another (`continuing`) loses the space that some tokenizers put before every text.
         """
         texts = [self._spaced(text, goes_on) for text, goes_on in zip(texts, continuing, strict=True)]
         if not texts:
@@ -52,15 +49,10 @@ class TextTokens:
         return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_cut(self, text: str, part: str, max_length: int) -> list[int] | None:
-        """Encode a text without the middle tokens of a part of it.
+        """Encode a text without the middle tokens of a part of it, which may stand in it without the space around.
 
-        Args:
-            text: Holds the part, maybe without the space around it. It goes on from no other.
-            part: The only text that may be cut.
-            max_length: Tokens that the text may have; a few less are kept where a character would be torn.
-
-        Returns:
-            None where the part is not there, or all else has more tokens.
+        A few tokens less than max_length are kept where a character would be torn. None: the part is not there, or
+        all else has more tokens.
         """
         part = part if part in text else part.strip()
         start = text.find(part) if part else -1
@@ -85,6 +77,10 @@ class TextTokens:
         """The beginning-of-text token, where the tokenizer puts one before a text."""
         token = self.tokenizer.bos_token_id
         return [token] if token is not None and self.tokenizer("a")["input_ids"][:1] == [token] else []
+
+    def open(self, ids: list[int]) -> list[int]:
+        """Put the beginning-of-text token before a text that has none."""
+        return ids if ids[: len(self.opening)] == self.opening else [*self.opening, *ids]
 
     @cached_property
     def eos_text(self) -> str:
@@ -162,3 +158,60 @@ class TextTokens:
 def _is_torn(tokens: list[tuple[int, tuple[int, int]]], place: int) -> bool:
     """Tell whether a character's bytes stand on both sides of a place."""
     return tokens[place - 1][1][1] > tokens[place][1][0]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A prompt with its answer, in tokens."""
+
+    prompt: list[int]
+    answer: list[int]
+    """With the token that ends it."""
+    trained: bool = True
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Exchanges that fit, and what was cut."""
+
+    exchanges: list[Exchange]
+    prompt_cut: int = 0
+    """Tokens cut out of the first prompt."""
+    answer_cut: int = 0
+    """Tokens cut off the first answer."""
+    exchanges_cut: int = 0
+    """Later exchanges left out."""
+
+
+def fit_exchanges(exchanges: list[Exchange], max_length: int) -> Fitted:
+    """Cut a conversation, or a prompt with its answer.
+
+    Later exchanges go first. Then the first prompt loses its middle, down to a quarter of the length at most; only
+    when the answer still does not fit is its end cut off.
+    """
+    kept = list(exchanges)
+    while len(kept) > 1 and sum(len(each) for each in kept) > max_length:
+        kept.pop()
+    exchanges_cut = len(exchanges) - len(kept)
+    if sum(len(each) for each in kept) <= max_length:
+        return Fitted(kept, exchanges_cut=exchanges_cut)
+    [only] = kept
+    prompt = cut_middle(only.prompt, max(max_length - len(only.answer), max_length // 4))
+    answer = only.answer[: max_length - len(prompt)]
+    return Fitted(
+        [Exchange(prompt, answer, only.trained)],
+        prompt_cut=len(only.prompt) - len(prompt),
+        answer_cut=len(only.answer) - len(answer),
+        exchanges_cut=exchanges_cut,
+    )
+
+
+def cut_middle(ids: list[int], max_length: int) -> list[int]:
+    """Keep the head, with the beginning-of-text token, and the tail of a prompt; both are half of what stays."""
+    if len(ids) <= max_length:
+        return ids
+    head = (max_length + 1) // 2
+    return ids[:head] + ids[len(ids) - (max_length - head) :]

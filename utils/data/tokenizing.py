@@ -1,10 +1,12 @@
-"""Tokenises rows once: cut at max_length and counted, cached under a fingerprint of all that matters."""
+"""Tokenises rows with labels, cut at max_length and counted; and the cache of all tokens."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from utils.core.cache_folder import cache_folder
@@ -43,13 +45,7 @@ def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 def tokenise(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, text_columns: tuple[str, ...], max_length: int
 ) -> Dataset:
-    """Tokenise the text columns; padding is left to the batches.
-
-    Args:
-        dataset: Rows with the text columns, and `labels` where they are labelled.
-        tokenizer: Cuts the longer of two texts first.
-        text_columns: One or two columns.
-        max_length: Tokens a row may have.
+    """Tokenise one or two columns of text, the longer of two texts cut first; padding is left to the batches.
 
     Returns:
         The model's inputs and `labels`, with `length` (tokens) and `truncated` (whether the row was cut).
@@ -57,6 +53,8 @@ def tokenise(
     Raises:
         DataError: max_length leaves no room for text.
     """
+    from datasets import Dataset
+
     num_special = tokenizer.num_special_tokens_to_add(pair=len(text_columns) > 1)
     if max_length <= num_special:  # tokenizers cuts nothing then, and says nothing
         raise DataError(
@@ -64,37 +62,51 @@ def tokenise(
             f"tokens; set {num_special + 1} at least"
         )
     labelled = ("labels",) if "labels" in dataset.column_names else ()
-    key = hashlib.sha256(
-        "\x1f".join(
-            [
-                VERSION,
-                fingerprint_rows(dataset, (*text_columns, *labelled)),
-                fingerprint_tokenizer(tokenizer),
-                str(max_length),
-            ]
-        ).encode()
-    ).hexdigest()[:24]
-    cache = cache_folder() / "tokenised" / f"{key}.arrow"
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    return dataset.map(
-        lambda batch: _tokenise_batch(batch, tokenizer, text_columns, max_length),
-        batched=True,
-        remove_columns=[name for name in dataset.column_names if name != "labels"],
-        cache_file_name=str(cache),
-        new_fingerprint=key,
-        load_from_cache_file=True,
-    )
+    values = fingerprint_rows(dataset, (*text_columns, *labelled))
+    settings = [VERSION, values, fingerprint_tokenizer(tokenizer), str(max_length)]
+
+    def tokenise_batch(batch: Any) -> dict[str, list[Any]]:
+        encoded, truncated = encode_texts([batch[column] for column in text_columns], tokenizer, max_length)
+        return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "truncated": truncated}
+
+    def write(folder: Path) -> None:
+        texts = [name for name in dataset.column_names if name != "labels"]
+        dataset.map(
+            tokenise_batch, batched=True, remove_columns=texts, cache_file_name=str(folder / "rows.arrow"),
+            load_from_cache_file=False, new_fingerprint="tokens",
+        )  # fmt: skip
+
+    [file] = keep_tokens("tokenised", settings, [".arrow"], write)
+    return Dataset.from_file(str(file))
+
+
+def keep_tokens(
+    kind: str, settings: Sequence[str], suffixes: Sequence[str], write: Callable[[Path], None]
+) -> list[Path]:
+    """Give files of tokens from the cache, made once for the same settings.
+
+    Args:
+        kind: Folder of the cache.
+        settings: All that decides what is in the files.
+        suffixes: Of the files; the last one is moved into the cache last.
+        write: Writes `rows` with each suffix into a folder.
+    """
+    key = hashlib.sha256("\x1f".join(settings).encode()).hexdigest()[:24]
+    home = cache_folder() / kind
+    files = [home / f"{key}{suffix}" for suffix in suffixes]
+    if not all(file.exists() for file in files):
+        home.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=home) as folder:  # another process may be at the same work
+            write(Path(folder))
+            for file, suffix in zip(files, suffixes, strict=True):
+                (Path(folder) / f"rows{suffix}").replace(file)
+    return files
 
 
 def encode_texts(
     texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[dict[str, list[list[int]]], list[bool]]:
-    """Encode rows the way in which models are trained and used; no row is left without a token.
-
-    Args:
-        texts: One or two columns of texts.
-        tokenizer: Cuts the longer of two texts first.
-        max_length: Tokens a row may have.
+    """Encode one or two columns of texts as models are trained and used; no row is left without a token.
 
     Returns:
         The model's inputs by name, and for every row whether it was cut.
@@ -106,22 +118,10 @@ def encode_texts(
     else:  # a tokenizer in Python does not tell what it cut
         truncated = [len(ids) > max_length for ids in tokenizer(*columns, verbose=False)["input_ids"]]
     encoded = {name: [list(row) for row in rows] for name, rows in encoding.items()}
-    for row, ids in enumerate(encoded["input_ids"]):
-        if not ids:  # an empty text where no special token is added: a batch of such rows has no width
-            _fill_row(encoded, row, tokenizer)
-    return encoded, truncated
-
-
-def _fill_row(encoded: dict[str, list[list[int]]], row: int, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let an empty text be one end-of-text token."""
+    # An empty text where no special token is added becomes one end-of-text token: a batch of such rows has no width.
     token = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.pad_token_id
-    values = {"input_ids": token, "attention_mask": 1}
-    for name, rows in encoded.items():
-        rows[row] = [values.get(name, 0)]
-
-
-def _tokenise_batch(
-    batch: Any, tokenizer: PreTrainedTokenizerBase, text_columns: tuple[str, ...], max_length: int
-) -> dict[str, list[Any]]:
-    encoded, truncated = encode_texts([batch[column] for column in text_columns], tokenizer, max_length)
-    return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "truncated": truncated}
+    filling = {"input_ids": token, "attention_mask": 1}
+    for row in [row for row, ids in enumerate(encoded["input_ids"]) if not ids]:
+        for name, rows in encoded.items():
+            rows[row] = [filling.get(name, 0)]
+    return encoded, truncated

@@ -181,7 +181,7 @@ def describe_instructions(config: Config) -> InstructionSet:
         return replace(
             blank,
             resolve=lambda spec, there: _complete(spec, config, _tell_format(config, there)),
-            resolve_prompt=lambda spec, there: _complete(spec, config, _tell_prompt_format(config, there)),
+            resolve_prompt=lambda spec, there: _complete(spec, config, _tell_format(config, there, answered=False)),
         )
     return _complete(blank, config, _tell_format(config, ()))
 
@@ -230,34 +230,19 @@ def _build_formats(config: Config, there: Sequence[str], *, answered: bool = Tru
     return formats
 
 
-def _tell_format(config: Config, there: Sequence[str]) -> Format:
-    """Tell the format by the columns.
+def _tell_format(config: Config, there: Sequence[str], *, answered: bool = True) -> Format:
+    """Tell the format by the columns, of rows without answers by those of the prompt.
 
     Raises:
         DataError: No format fits, or several do.
     """
-    formats = _build_formats(config, there)
-    if config.stated_format is not None:
-        if config.stated_format not in formats:
+    formats = _build_formats(config, there, answered=answered)
+    if (stated := config.stated_format) is not None:
+        if stated not in formats:
             needed = {"template": "dataset.prompt_template", "text": "one dataset.text_column"}
-            raise DataError(f"dataset.format: {config.stated_format} needs {needed[config.stated_format]}")
-        return formats[config.stated_format]
-    return _choose_format(config, formats, find_formats(formats, there), there)
-
-
-def _tell_prompt_format(config: Config, there: Sequence[str]) -> Format:
-    """Tell the format of rows without answers by their columns.
-
-    Raises:
-        DataError: No format fits, or several do.
-    """
-    formats = _build_formats(config, there, answered=False)
-    if config.stated_format is not None:
-        return formats[config.stated_format]
-    return _choose_format(config, formats, find_formats(formats, there, answered=False), there)
-
-
-def _choose_format(config: Config, formats: dict[str, Format], found: Sequence[str], there: Sequence[str]) -> Format:
+            raise DataError(f"dataset.format: {stated} needs {needed[stated]}")
+        return formats[stated]
+    found = find_formats(formats, there, answered=answered)
     if len(found) == 1:
         for key in ("roles", "split_long"):
             if getattr(config, key) and found[0] not in _USED_BY[key]:

@@ -7,15 +7,20 @@ Source: Wang et al. 2019, arXiv:1804.07461; names, labels and metrics as in the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import field_validator
 
 from utils.config.sections.dataset import ClassificationSection
+from utils.core.errors import DataError
+from utils.core.texts import RowError
 from utils.data.dataset import ClassificationSet, Submission, columns
-from utils.data.row_files import FileFormat
-from utils.datasets.glue_download import open_glue, renamed_columns
+from utils.data.row_files import FileFormat, is_local
+from utils.data.rows import Rows, Table, open_file, open_rows
+from utils.data.sources import Source
 
 HUB_ID = "nyu-mll/glue"
 HUB_NAMES = ("glue", "nyu-mll/glue")
@@ -27,28 +32,53 @@ class _Task:
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
     file: str
+    """Name of the file of predictions."""
     values: Literal["index", "name", "score"]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """The hub's names of columns, by those of the makers' download."""
+    headerless: tuple[str, ...] = ()
+    """Columns of the download's files, where they have no header."""
+
+    @property
+    def folder(self) -> str:
+        """Name of the task's folder in the download."""
+        return self.file.removesuffix("-m")
 
 
+_COLA = ("unacceptable", "acceptable")
 _PAIR = ("sentence1", "sentence2")
+_QUESTIONS = ("question1", "question2")
 _ENTAILMENT = ("entailment", "not_entailment")
 _NLI = ("entailment", "neutral", "contradiction")
+_COLA_FILE = ("source", "label", "star", "sentence")
+_MRPC_FILE = {"#1 String": "sentence1", "#2 String": "sentence2", "Quality": "label"}
+_QQP_FILE = {"is_duplicate": "label"}
+_NLI_FILE = {"sentence1": "premise", "sentence2": "hypothesis", "gold_label": "label"}
 
 TASKS = {
-    "cola": _Task(("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation",), "CoLA", "index"),
+    "cola": _Task(("sentence",), _COLA, ("matthews_correlation",), "CoLA", "index", headerless=_COLA_FILE),
     "sst2": _Task(("sentence",), ("negative", "positive"), ("accuracy",), "SST-2", "index"),
-    "mrpc": _Task(_PAIR, ("not_equivalent", "equivalent"), ("f1", "accuracy"), "MRPC", "index"),
-    "qqp": _Task(("question1", "question2"), ("not_duplicate", "duplicate"), ("f1", "accuracy"), "QQP", "index"),
-    "stsb": _Task(_PAIR, (), ("pearson", "spearmanr"), "STS-B", "score"),
-    "mnli": _Task(("premise", "hypothesis"), _NLI, ("accuracy",), "MNLI-m", "name"),
+    "mrpc": _Task(_PAIR, ("not_equivalent", "equivalent"), ("f1", "accuracy"), "MRPC", "index", _MRPC_FILE),
+    "qqp": _Task(_QUESTIONS, ("not_duplicate", "duplicate"), ("f1", "accuracy"), "QQP", "index", _QQP_FILE),
+    "stsb": _Task(_PAIR, (), ("pearson", "spearmanr"), "STS-B", "score", {"score": "label"}),
+    "mnli": _Task(("premise", "hypothesis"), _NLI, ("accuracy",), "MNLI-m", "name", _NLI_FILE),
     "qnli": _Task(("question", "sentence"), _ENTAILMENT, ("accuracy",), "QNLI", "name"),
     "rte": _Task(_PAIR, _ENTAILMENT, ("accuracy",), "RTE", "name"),
     # The reverse of RTE's and QNLI's order, and the server wants numbers.
     "wnli": _Task(_PAIR, ("not_entailment", "entailment"), ("accuracy",), "WNLI", "index"),
-    "ax": _Task(("premise", "hypothesis"), _NLI, ("matthews_correlation",), "AX", "name"),
+    "ax": _Task(("premise", "hypothesis"), _NLI, ("matthews_correlation",), "AX", "name", _NLI_FILE),
 }
-
+_MNLI_SUBMISSIONS = (
+    Submission("test_matched", "mnli", "MNLI-m", "name"),
+    Submission("test_mismatched", "mnli", "MNLI-mm", "name"),
+    Submission("test", "ax", "AX", "name"),
+)
 _SPELLINGS = {"sst-2": "sst2", "sts-b": "stsb", "mnli-m": "mnli", "mnli_matched": "mnli"}
+
+_FILES = {"validation": "dev", "validation_matched": "dev_matched", "validation_mismatched": "dev_mismatched"}
+"""Names of a split's file in the download, where they are not the split's own."""
+_AX_FILES = ("AX", "diagnostic", "test")
+_IDS = ("#1 ID", "#2 ID")
 
 
 class Config(ClassificationSection):
@@ -81,12 +111,11 @@ class Config(ClassificationSection):
 def describe_classification(config: Config) -> ClassificationSet:
     """Answer the four questions for one task."""
     task = TASKS[config.subset]
-    mnli = config.subset == "mnli"
-    path, form = config.path or HUB_ID, FileFormat(quoting=config.quoting)
+    own = Submission("test", config.subset, task.file, task.values)
     return ClassificationSet(
-        path=path,
+        path=config.path or HUB_ID,
         revision=config.revision,
-        form=replace(form, renamed=renamed_columns(config.subset)),
+        form=FileFormat(quoting=config.quoting, renamed=task.renamed),
         open_split=open_glue,
         subset=config.subset,
         text_columns=task.text_columns,
@@ -96,7 +125,7 @@ def describe_classification(config: Config) -> ClassificationSet:
         metrics=task.metrics,
         train_split=None if config.subset == "ax" else "train",
         eval_splits=_eval_splits(config.subset),
-        submissions=_mnli_submissions() if mnli else (_submission(config.subset, task),),
+        submissions=_MNLI_SUBMISSIONS if config.subset == "mnli" else (own,),
     )
 
 
@@ -106,13 +135,64 @@ def _eval_splits(subset: str) -> dict[str, str]:
     return {} if subset == "ax" else {"": "validation"}
 
 
-def _submission(subset: str, task: _Task) -> Submission:
-    return Submission("test", subset, task.file, task.values)
+def open_glue(source: Source, split: str) -> Rows | None:
+    """Open a split, by the hub's name, of a task: in the layout of the makers' download, or in the hub's.
+
+    The task is the source's subset; the download is the folder of all tasks, or the task's own.
+
+    Raises:
+        DataError: It cannot be had or read, or the folder is a download without this task.
+    """
+    assert source.subset is not None, f"{source.path} has tasks"
+    task = TASKS[source.subset]
+    form = FileFormat(quoting=source.form.quoting, headerless=task.headerless, renamed=task.renamed)
+    home = _find_home(source, source.subset)
+    if home is None:
+        return open_rows(replace(source, form=form), split)
+    names = _AX_FILES if source.subset == "ax" and split == "test" else (_FILES.get(split, split),)
+    file = next((home / f"{name}.tsv" for name in names if (home / f"{name}.tsv").is_file()), None)
+    if file is not None:
+        return open_file(str(file), form)
+    return _open_paraphrases(home, split, form) if source.subset == "mrpc" else None
 
 
-def _mnli_submissions() -> tuple[Submission, ...]:
-    return (
-        Submission("test_matched", "mnli", "MNLI-m", "name"),
-        Submission("test_mismatched", "mnli", "MNLI-mm", "name"),
-        Submission("test", "ax", "AX", "name"),
-    )
+def _find_home(source: Source, subset: str) -> Path | None:
+    """Find the task's folder of a download; None: the path is none."""
+    path = Path(source.path).expanduser()
+    if not is_local(source.path) or not path.is_dir():
+        return None
+    names = ("AX", "diagnostic") if subset == "ax" else (TASKS[subset].folder,)
+    if path.resolve().name in names and any(path.glob("*.ts[v]")):
+        return path
+    found = next((path / name for name in names if (path / name).is_dir() and name != subset), None)
+    others = [task.folder for task in TASKS.values() if (path / task.folder).is_dir()]
+    if found is None and others and not (path / subset).is_dir():
+        raise DataError(f"{source.path}: no folder {names[0]}; there are: {', '.join(others)}")
+    return found
+
+
+def _open_paraphrases(home: Path, split: str, form: FileFormat) -> Rows | None:
+    """Open MRPC as Microsoft publishes it: the training file holds the development rows, which dev_ids.tsv names."""
+    part = "test" if split == "test" else "train"
+    file, ids = home / f"msr_paraphrase_{part}.txt", home / "dev_ids.tsv"
+    if split not in ("train", "validation", "test") or not file.is_file():
+        return None
+    rows = open_file(str(file), FileFormat(".tsv", form.quoting, renamed=form.renamed))
+    if split == "test":
+        return rows
+    if not ids.is_file():
+        raise DataError(f"{ids}: no such file; it names the rows of {file.name} that are for development")
+    (listed,) = open_file(str(ids), FileFormat(headerless=_IDS)).tables
+    named = {_read_pair(listed, index) for index in range(len(listed))} - {None}
+    (table,) = rows.tables
+    wanted = split == "validation"
+    return Rows((table,), [index for index in range(len(table)) if (_read_pair(table, index) in named) == wanted])
+
+
+def _read_pair(table: Table, index: int) -> tuple[object, ...] | None:
+    """Read by which numbers a row is named; None: it cannot be read, which is said where its text is wanted."""
+    try:
+        row = table.read(index)
+    except RowError:
+        return None
+    return tuple(row.get(column) for column in _IDS)

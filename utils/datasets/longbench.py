@@ -9,24 +9,30 @@ Source: Bai et al. 2023, arXiv:2308.14508; protocol and scores are those of its 
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
 from utils.config.problems import suggest
 from utils.config.sections.dataset import InstructionSection
-from utils.core.json_files import NotJsonError, parse_json
-from utils.core.texts import RowError, describe_kind, join_answer, read_text
+from utils.core.errors import DataError
+from utils.core.json_files import NotJsonError, load_json, parse_json
+from utils.core.texts import PromptTemplate, RowError, describe_kind, join_answer, read_text
 from utils.data.dataset import Example, InstructionSet, Row
-from utils.data.sources import Source
-from utils.datasets.longbench_prompts import Prompts, load_prompts, parse_prompt
-from utils.datasets.longbench_rows import MIRROR, open_longbench
-from utils.datasets.longbench_subsets import SUBSETS, Subset, find_subset
+from utils.datasets.longbench_rows import MIRROR, SUBSETS, Subset, find_subset, open_longbench
 
 HUB_ID = MIRROR
 HUB_NAMES = ("longbench", "thudm/longbench", "zai-org/longbench", "xnhyacinth/longbench")
 HELD_OUT = 0.1
+OWN_FILE = Path(__file__).with_name("longbench_prompts.json")
+OWN_NAME = "own wording"
+_WITHOUT_INPUT = frozenset({"gov_report", "multi_news", "vcsum", "passage_count", "lcc"})
+"""Subsets whose rows ask nothing of their own."""
 
 
 class Config(InstructionSection):
@@ -91,15 +97,14 @@ def describe_instructions(config: Config) -> InstructionSet:
     """Answer the four questions; where several subsets are wanted, every row is asked and judged by its own's rules."""
     names = config.wanted
     bases = [find_subset(name) for name in names]
-    prompts = _choose_prompts(config, [each.name for each in bases])
-    source = Source(config.path or HUB_ID, None, config.revision)
+    prompts = load_prompts(config.prompts_file, [each.name for each in bases], config.prompt_template)
     held_out = HELD_OUT if config.validation_size is None else config.validation_size
     only = bases[0] if len(bases) == 1 else None
     facts: dict[str, Any] = {**prompts.facts, "subsets": list(names), **({"category": only.category} if only else {})}
     if held_out:
         facts["held_out"] = {"size": held_out, "by": "seed, rows of one context together"}
     return InstructionSet(
-        path=source.path,
+        path=config.path or HUB_ID,
         revision=config.revision,
         read_row=lambda row: read_longbench_row(row, prompts),
         read_prompt=lambda row: read_longbench_prompt({**row, "dataset": only.name} if only else row, prompts),
@@ -113,7 +118,7 @@ def describe_instructions(config: Config) -> InstructionSet:
         validation_size=held_out,
         generation_split=None if held_out else "test",
         group=lambda row: read_text(row, "context") or read_input(row),
-        identify=_find_id,
+        identify=lambda row: str(row.get("_id") or ""),
         stop=("\n",) if only and only.name == "samsum" else (),
         own_prompt=True,
         max_new_tokens=max(each.max_new_tokens for each in bases),
@@ -144,7 +149,11 @@ def read_longbench_row(row: Row, prompts: Prompts) -> Example:
     context, asked, answers = read_text(row, "context"), read_input(row), read_answers(row)
     prompt = prompts.templates[subset.name].render({"context": context, "input": asked})
     answer = answers[0] if subset.language == "zh" else join_answer(prompt, answers[0])
-    judged_by = {"subset": subset.name, "answers": answers, "all_classes": _read_classes(row)}
+    judged_by = {
+        "subset": subset.name,
+        "answers": answers,
+        "all_classes": _read_list("all_classes", row.get("all_classes") or []),
+    }
     return Example(
         prompt,
         answer if answers[0].strip() else "",
@@ -177,30 +186,20 @@ def read_answers(row: Row) -> list[str]:
     Raises:
         RowError: They are no list of texts.
     """
-    answers = row.get("answers")
-    if isinstance(answers, str):
-        answers = _read_list(answers)
-    if not isinstance(answers, list) or not all(isinstance(each, str) for each in answers):
-        raise RowError(f"column answers holds {describe_kind(answers)} instead of a list of texts")
-    return answers or [""]
+    return _read_list("answers", row.get("answers")) or [""]
 
 
-def _read_list(text: str) -> list[Any]:
-    """Read a list that is written as a text, or take the text as the only answer."""
-    try:
-        value = parse_json(text)
-    except NotJsonError:
-        return [text]
-    return value if isinstance(value, list) else [text]
-
-
-def _read_classes(row: Row) -> list[str]:
-    classes = row.get("all_classes") or []
-    if isinstance(classes, str):
-        classes = _read_list(classes)
-    if not isinstance(classes, list) or not all(isinstance(each, str) for each in classes):
-        raise RowError(f"column all_classes holds {describe_kind(classes)} instead of a list of texts")
-    return classes
+def _read_list(column: str, value: Any) -> list[str]:
+    """Read a list of texts, also one that is written as a text; another text is the only one."""
+    if isinstance(value, str):
+        try:
+            read = parse_json(value)
+        except NotJsonError:
+            read = None
+        value = read if isinstance(read, list) else [value]
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise RowError(f"column {column} holds {describe_kind(value)} instead of a list of texts")
+    return value
 
 
 def _find_subset(row: Row) -> Subset:
@@ -211,18 +210,77 @@ def _find_subset(row: Row) -> Subset:
         raise RowError(f"column dataset: no subset of LongBench is called {name}") from error
 
 
-def _find_id(row: Row) -> str:
-    return str(row.get("_id") or "")
-
-
-def _choose_prompts(config: Config, names: list[str]) -> Prompts:
-    if config.prompt_template is not None:
-        return parse_prompt(config.prompt_template, names)
-    return load_prompts(config.prompts_file, names)
-
-
 def _require_known(name: str) -> None:
     try:
         find_subset(name)
     except KeyError:
         raise ValueError(f"no subset of LongBench is called {name}{suggest(name, tuple(SUBSETS))}") from None
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts by subset."""
+
+    name: str
+    """Whose they are: our own wording, or a file's name."""
+    templates: dict[str, PromptTemplate]
+    """Over the columns context and input."""
+    digest: str
+    """Hash of the wanted prompts' texts; 12 hexadecimal digits."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Say which prompts these are, for the record."""
+        return {"prompts": self.name, "prompts_hash": self.digest}
+
+
+def load_prompts(file: str | None, wanted: Iterable[str], template: str | None = None) -> Prompts:
+    """Load the prompts of some subsets: one template for all, or an object of prompts by subset, or our own wording.
+
+    Raises:
+        DataError: The file cannot be read, lacks a subset, or a prompt has other columns than it must.
+    """
+    if template is not None:
+        name = "dataset.prompt_template"
+        return Prompts(name, {each: _parse(Path(name), each, template) for each in wanted}, _hash(template))
+    path = OWN_FILE if file is None else Path(file).expanduser()
+    texts = _read_texts(path)
+    templates = {}
+    for subset in wanted:
+        if subset not in texts:
+            raise DataError(f"{path}: no prompt for {subset}; give it one, or leave it out of dataset.subsets")
+        templates[subset] = _parse(path, subset, texts[subset])
+    used = {subset: texts[subset] for subset in sorted(templates)}
+    name = OWN_NAME if file is None else path.name
+    return Prompts(name, templates, _hash(json.dumps(used, ensure_ascii=False)))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _read_texts(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file of prompts (prompts_file); paths start at the working directory")
+    try:
+        texts = load_json(path)
+    except NotJsonError as error:
+        raise DataError(f"{path}: {error}") from error
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise DataError(f'{path}: not an object of prompts by subset, {{"qasper": "{{context}} ... {{input}}"}}')
+    return texts
+
+
+def _parse(path: Path, subset: str, text: str) -> PromptTemplate:
+    try:
+        template = PromptTemplate.parse(text)
+    except ValueError as error:
+        raise DataError(f"{path}: the prompt of {subset}: {error}") from error
+    needed = {"context"} if subset in _WITHOUT_INPUT else {"context", "input"}
+    if missing := sorted(needed - set(template.columns)):
+        raise DataError(f"{path}: the prompt of {subset} lacks {{{'}, {'.join(missing)}}}, which its rows need")
+    if unknown := sorted(set(template.columns) - {"context", "input"}):
+        raise DataError(f"{path}: the prompt of {subset} has {{{unknown[0]}}}; it can have {{context}} and {{input}}")
+    if [column for _, column in template.parts].count("context") > 1:
+        raise DataError(f"{path}: the prompt of {subset} has {{context}} twice; write it once")
+    return template

@@ -1,51 +1,92 @@
-"""Opens LongBench's rows wherever they lie: the hub, a folder, one file, or the benchmark's own zip."""
+"""LongBench's 21 subsets, and their rows wherever they lie: the hub, a folder, one file, or the benchmark's own zip."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from utils.core.errors import DataError
 from utils.core.texts import RowError
 from utils.data.row_files import is_local, is_row_file
-from utils.data.rows import DatasetTable, RawRow, Rows, Table, cut_rows, join_tables, name_split, open_table
+from utils.data.rows import DatasetTable, DerivedTable, Rows, Table, cut_rows, join_tables, name_split, open_table
 from utils.data.sources import Source, download_file, load_split, resolved_commit, unpack_rows
-from utils.datasets.longbench_subsets import E_SUFFIX, find_subset
 
 MIRROR = "Xnhyacinth/LongBench"
 """The rows as parquet files, which the datasets library can load; the benchmark's own page holds a script and a zip."""
 ZIPPED = ("thudm/longbench", "zai-org/longbench")
+E_SUFFIX = "_e"
+"""LongBench-E calls a subset so: `hotpotqa_e`."""
 _ZIP = "data.zip"
 _COLUMN = "dataset"
 
 
 @dataclass(frozen=True)
-class SubsetTable:
-    """Rows of one subset, each with its name."""
+class Subset:
+    """One row of the benchmark's table."""
 
-    table: Table
-    subset: str
+    name: str
+    category: Literal["single-doc QA", "multi-doc QA", "summarization", "few-shot", "synthetic", "code"]
+    language: Literal["en", "zh", "code"]
+    metric: str
+    """Name of the official score."""
+    max_new_tokens: int
+    """Length of a generated answer."""
+    chat_exempt: bool = False
+    """Asked without the chat template."""
+    in_e: bool = False
+    """Whether LongBench-E has it too, in rows of evenly spread lengths."""
 
-    def __len__(self) -> int:
-        return len(self.table)
 
-    def read(self, index: int) -> RawRow:
-        """Give a row."""
-        return {**self.table.read(index), _COLUMN: self.subset}
+_TABLE = (
+    Subset("narrativeqa", "single-doc QA", "en", "qa_f1", 128),
+    Subset("qasper", "single-doc QA", "en", "qa_f1", 128, in_e=True),
+    Subset("multifieldqa_en", "single-doc QA", "en", "qa_f1", 64, in_e=True),
+    Subset("multifieldqa_zh", "single-doc QA", "zh", "qa_f1_zh", 64),
+    Subset("hotpotqa", "multi-doc QA", "en", "qa_f1", 32, in_e=True),
+    Subset("2wikimqa", "multi-doc QA", "en", "qa_f1", 32, in_e=True),
+    Subset("musique", "multi-doc QA", "en", "qa_f1", 32),
+    Subset("dureader", "multi-doc QA", "zh", "rouge_zh", 128),
+    Subset("gov_report", "summarization", "en", "rouge", 512, in_e=True),
+    Subset("qmsum", "summarization", "en", "rouge", 512),
+    Subset("multi_news", "summarization", "en", "rouge", 512, in_e=True),
+    Subset("vcsum", "summarization", "zh", "rouge_zh", 512),
+    Subset("trec", "few-shot", "en", "classification", 64, chat_exempt=True, in_e=True),
+    Subset("triviaqa", "few-shot", "en", "qa_f1", 32, chat_exempt=True, in_e=True),
+    Subset("samsum", "few-shot", "en", "rouge", 128, chat_exempt=True, in_e=True),
+    Subset("lsht", "few-shot", "zh", "classification", 64, chat_exempt=True),
+    Subset("passage_count", "synthetic", "en", "count", 32, in_e=True),
+    Subset("passage_retrieval_en", "synthetic", "en", "retrieval", 32, in_e=True),
+    Subset("passage_retrieval_zh", "synthetic", "zh", "retrieval_zh", 32),
+    Subset("lcc", "code", "code", "code_sim", 64, chat_exempt=True, in_e=True),
+    Subset("repobench-p", "code", "code", "code_sim", 64, chat_exempt=True, in_e=True),
+)
 
-    def place(self, index: int) -> str:
-        """Name a row."""
-        return self.table.place(index)
+SUBSETS = {each.name: each for each in _TABLE}
+"""By name, in the benchmark's order."""
+
+
+def find_subset(name: str) -> Subset:
+    """Find a subset by its name, or by that of its part in LongBench-E.
+
+    Raises:
+        KeyError: There is none of this name, or none in LongBench-E.
+    """
+    if name in SUBSETS:
+        return SUBSETS[name]
+    base = SUBSETS[name.removesuffix(E_SUFFIX)]
+    if not name.endswith(E_SUFFIX) or not base.in_e:
+        raise KeyError(name)
+    return base
 
 
 def open_longbench(source: Source, subsets: Sequence[str], split: str) -> Rows | None:
     """Open the rows of some subsets; the benchmark has one split, `test`, which may be cut.
 
     Args:
-        source: Its path and revision: a hub id, a folder of `<subset>.jsonl`, `<subset>.parquet` or parquet folders,
-            the benchmark's zip, or one file whose rows name their subset in the column `dataset`.
+        source: A hub id, a folder of `<subset>.jsonl`, `<subset>.parquet` or parquet folders, the benchmark's zip, or
+            one file whose rows name their subset in the column `dataset`.
         subsets: Names, of LongBench-E too (`hotpotqa_e`).
         split: None is given back unless it is `test`, or `train` of a single file.
 
@@ -60,40 +101,44 @@ def open_longbench(source: Source, subsets: Sequence[str], split: str) -> Rows |
         rows = _open_from_hub(source, subsets)
     elif not path.exists():
         raise DataError(f"{source.path}: no such file or folder; paths start at the working directory")
-    elif path.is_dir():
+    elif path.is_dir() or path.suffix == ".zip":
         rows = _open_folder(path, subsets)
-    elif path.suffix == ".zip":
-        rows = _open_folder(unpack_rows(path), subsets, path)
     else:
         rows = _open_file(path, subsets)
     return cut_rows(rows, split)
 
 
+def _name_rows(table: Table, subset: str, places: Sequence[int] | None = None) -> DerivedTable:
+    """Give rows of one subset, each with the subset's name."""
+    name = find_subset(subset).name
+    indices = range(len(table)) if places is None else places
+    return DerivedTable(table, indices, lambda _, row: {**row, _COLUMN: name})
+
+
 def _open_from_hub(source: Source, subsets: Sequence[str]) -> Rows:
     if source.path.lower() in ZIPPED:
-        archive = download_file(source, _ZIP)
-        return _open_folder(unpack_rows(archive), subsets, archive)
+        return _open_folder(download_file(source, _ZIP), subsets)
     tables, commit = [], None
     for subset in subsets:
         dataset = load_split(Source(source.path, subset, source.revision), "test")
         if dataset is None:
             raise DataError(f"{source.path}: no split test of {subset}; leave it out of dataset.subsets")
         commit = resolved_commit(dataset)
-        tables.append(SubsetTable(DatasetTable(dataset, f"{source.path} {subset}"), find_subset(subset).name))
+        tables.append(_name_rows(DatasetTable(dataset, f"{source.path} {subset}"), subset))
     return join_tables(tables, commit)
 
 
-def _open_folder(folder: Path, subsets: Sequence[str], shown: Path | None = None) -> Rows:
-    """Open a folder's file, or folder of files, of each subset."""
-    if (folder / _ZIP).is_file() and not any(_find_files(folder, subset) for subset in subsets):
-        return _open_folder(unpack_rows(folder / _ZIP), subsets, folder / _ZIP)
+def _open_folder(path: Path, subsets: Sequence[str]) -> Rows:
+    """Open a folder's (or a zip's) file, or folder of files, of each subset."""
+    if path.is_dir() and (path / _ZIP).is_file() and not any(_find_files(path, subset) for subset in subsets):
+        path = path / _ZIP
+    folder = path if path.is_dir() else unpack_rows(path)
     tables = []
     for subset in subsets:
-        files = _find_files(folder, subset)
-        if not files:
-            raise DataError(f"{shown or folder}: no rows of {subset} ({subset}.jsonl); name those that are there under "
+        if not (files := _find_files(folder, subset)):
+            raise DataError(f"{path}: no rows of {subset} ({subset}.jsonl); name those that are there under "
                             "dataset.subsets")  # fmt: skip
-        tables += [SubsetTable(open_table(file), find_subset(subset).name) for file in files]
+        tables += [_name_rows(open_table(file), subset) for file in files]
     return join_tables(tables)
 
 
@@ -112,40 +157,22 @@ def _open_file(path: Path, subsets: Sequence[str]) -> Rows:
     if path.suffix not in (".jsonl", ".json", ".parquet"):
         raise DataError(f"{path}: neither a zip nor a .jsonl or .parquet file of LongBench's rows")
     table = open_table(path)
-    found = [_name_subset(path, table, index) for index in range(len(table))]
-    tables: list[Table] = []
+    found = [_read_name(path, table, index) for index in range(len(table))]
+    tables = []
     for subset in subsets:
         places = [index for index, name in enumerate(found) if name == subset]
         if not places:
             there = ", ".join(sorted({name for name in found if name})) or "none of a known name"
             raise DataError(f"{path}: no rows of {subset}; there are: {there}; name them under dataset.subsets")
-        tables.append(SubsetTable(_Chosen(table, places), find_subset(subset).name))
+        tables.append(_name_rows(table, subset, places))
     return join_tables(tables)
 
 
-def _name_subset(path: Path, table: Table, index: int) -> str | None:
+def _read_name(path: Path, table: Table, index: int) -> str | None:
     try:
-        row: dict[str, Any] = table.read(index)
+        name = table.read(index).get(_COLUMN, path.stem)
     except RowError as error:
         raise DataError(f"{table.place(index)}: {error}") from error
-    name = row.get(_COLUMN, path.stem)
     if isinstance(name, str) and path.stem == f"{name}{E_SUFFIX}":
         return path.stem
     return name if isinstance(name, str) else None
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Some rows of a table."""
-
-    table: Table
-    indices: list[int]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def read(self, index: int) -> RawRow:
-        return self.table.read(self.indices[index])
-
-    def place(self, index: int) -> str:
-        return self.table.place(self.indices[index])

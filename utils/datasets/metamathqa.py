@@ -7,11 +7,12 @@ Source: Yu et al. 2023, arXiv:2309.12284; the prompt is that of its training (Al
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
-from utils.config.sections.dataset import InstructionSection
-from utils.core.texts import PromptTemplate, join_answer, read_text
+from utils.core.texts import join_answer, read_text
 from utils.data.dataset import Example, InstructionSet, Row
+from utils.data.formats import QuestionSection
 
 HUB_ID = "meta-math/MetaMathQA"
 HUB_NAMES = ("metamathqa", "meta-math/metamathqa")  # lower case, as names are looked up
@@ -22,41 +23,30 @@ PROMPT = (
 HELD_OUT = 500
 
 
-class Config(InstructionSection):
+class Config(QuestionSection):
     """MetaMathQA."""
 
     name: Literal["metamathqa"] = "metamathqa"
 
-    def find_conflicts(self) -> dict[str, str]:
-        """Find keys that say otherwise than the rows, each with what is right."""
-        found = super().find_conflicts()
-        if set(PromptTemplate.parse(self.prompt_template or PROMPT).columns) - {"query"}:
-            found["prompt_template"] = "the prompt can be made of one column: {query}"
-        return found
+    OWN_PROMPT = PROMPT
 
 
 def describe_instructions(config: Config) -> InstructionSet:
     """Answer the four questions; there is no validation split, so 500 rows are held out by their original question."""
-    template = PromptTemplate.parse(config.prompt_template or PROMPT)
     own_prompt = config.prompt_template is None
 
-    def ask(question: str) -> Example:
-        prompt = template.render({"query": question})
-        return Example(prompt=prompt, question=question, user_turn=question if own_prompt else "")
-
     def read_row(row: Row) -> Example:
-        asked, answer = ask(read_text(row, "query")), read_text(row, "response")
-        answer = answer if own_prompt else join_answer(asked.prompt, answer)
-        return Example(asked.prompt, answer, asked.question, asked.user_turn)
+        asked, answer = config.ask(read_text(row, "query")), read_text(row, "response")
+        return replace(asked, answer=answer if own_prompt else join_answer(asked.prompt, answer))
 
     return InstructionSet(
         path=config.path or HUB_ID,
         subset=config.subset,
         revision=config.revision,
         read_row=read_row,
-        ask=ask,
+        ask=config.ask,
         columns=("query", "response"),
-        read_prompt=lambda row: ask(read_text(row, "query")),
+        read_prompt=lambda row: config.ask(read_text(row, "query")),
         prompt_columns=("query",),
         metrics=("em_strict", "em_flexible", "em_metamath", "invalid_rate"),
         protocol="metamathqa zero-shot, run's own prompt",

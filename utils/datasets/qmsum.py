@@ -9,7 +9,7 @@ Source: Zhong et al. 2021, arXiv:2104.05938.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from utils.config.sections.dataset import InstructionSection
@@ -17,10 +17,9 @@ from utils.core.errors import DataError
 from utils.core.texts import RowError, describe_kind, read_text
 from utils.data.dataset import Example, InstructionSet, Row
 from utils.data.row_files import is_local, is_row_file
-from utils.data.rows import RawRow, Rows, Table, cut_rows, join_tables, name_split, open_rows
+from utils.data.rows import DerivedTable, RawRow, Rows, Table, cut_rows, join_tables, name_split, open_rows
 from utils.data.sources import Source, find_files
-from utils.datasets.longbench import read_longbench_prompt, read_longbench_row
-from utils.datasets.longbench_prompts import load_prompts, parse_prompt
+from utils.datasets.longbench import load_prompts, read_longbench_prompt, read_longbench_row
 from utils.datasets.longbench_rows import MIRROR, open_longbench
 
 HUB_ID = MIRROR
@@ -42,18 +41,14 @@ class Config(InstructionSection):
 
 def describe_instructions(config: Config) -> InstructionSet:
     """Answer the four questions; a meeting's queries stay together where rows are held out."""
-    if config.prompt_template is not None:
-        prompts = parse_prompt(config.prompt_template, [_NAME])
-    else:
-        prompts = load_prompts(config.prompts_file, [_NAME])
-    source = Source(config.path or HUB_ID, None, config.revision)
+    prompts = load_prompts(config.prompts_file, [_NAME], config.prompt_template)
 
     def read_row(row: Row) -> Example:
         example = read_longbench_row({**row, "dataset": _NAME}, prompts)
         return replace(example, judged_by=example.answer.strip())
 
     return InstructionSet(
-        path=source.path,
+        path=config.path or HUB_ID,
         revision=config.revision,
         read_row=read_row,
         read_prompt=lambda row: read_longbench_prompt({**row, "dataset": _NAME}, prompts),
@@ -84,7 +79,7 @@ def _open_split(source: Source, split: str) -> Rows | None:
         return open_longbench(source, [_NAME], split)
     name = name_split(source.path, split)
     rows = open_rows(source, "train" if name == "test" and is_row_file(source.path) else name)
-    return rows and cut_rows(join_tables([_Meetings.of(table) for table in rows.tables]), split)
+    return rows and cut_rows(join_tables([_list_queries(table) for table in rows.tables]), split)
 
 
 def _holds_meetings(source: Source) -> bool:
@@ -97,36 +92,22 @@ def _holds_meetings(source: Source) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class _Meetings:
-    """One row per query of a table of meetings, in LongBench's columns."""
+def _list_queries(meetings: Table) -> DerivedTable:
+    """Give one row per query of a table of meetings, in LongBench's columns.
 
-    table: Table
-    places: list[tuple[int, str, int]]
-    """The meeting, which of its lists, and which query of that."""
+    Raises:
+        DataError: A meeting cannot be read.
+    """
+    queries: list[tuple[int, str, int]] = []  # the meeting, which of its lists, and which query of that
+    for index in range(len(meetings)):
+        try:
+            row = meetings.read(index)
+            queries += [(index, key, number) for key in _QUERIES for number in range(len(_read_list(row, key)))]
+        except RowError as error:
+            raise DataError(f"{meetings.place(index)}: {error}") from error
 
-    @classmethod
-    def of(cls, table: Table) -> _Meetings:
-        """Look through the meetings.
-
-        Raises:
-            DataError: One cannot be read.
-        """
-        places: list[tuple[int, str, int]] = []
-        for index in range(len(table)):
-            try:
-                row = table.read(index)
-                places += [(index, key, number) for key in _QUERIES for number in range(len(_read_list(row, key)))]
-            except RowError as error:
-                raise DataError(f"{table.place(index)}: {error}") from error
-        return cls(table, places)
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def read(self, index: int) -> RawRow:
-        meeting, key, number = self.places[index]
-        row = self.table.read(meeting)
+    def read(index: int, row: RawRow) -> RawRow:
+        meeting, key, number = queries[index]
         asked = _read_list(row, key)[number]
         turns = [f"{read_text(turn, 'speaker')}: {read_text(turn, 'content')}" for turn in _read_list(row, _TRANSCRIPT)]
         return {
@@ -136,9 +117,8 @@ class _Meetings:
             "_id": f"{meeting}-{key.split('_')[0]}-{number}",
         }
 
-    def place(self, index: int) -> str:
-        meeting, key, number = self.places[index]
-        return f"{self.table.place(meeting)}, {key} {number}"
+    origins = [meeting for meeting, _, _ in queries]
+    return DerivedTable(meetings, origins, read, lambda index: ", {1} {2}".format(*queries[index]))
 
 
 def _read_list(row: RawRow, key: str) -> list[dict[str, Any]]:

@@ -9,12 +9,13 @@ Source: Lin et al. 2021, arXiv:2109.07958.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from utils.config.sections.dataset import InstructionSection
-from utils.core.texts import PromptTemplate, RowError, describe_kind, join_answer, read_text
+from utils.core.texts import RowError, describe_kind, join_answer, read_text
 from utils.data.dataset import Example, InstructionSet, Row
+from utils.data.formats import QuestionSection
 from utils.data.row_files import is_local
 from utils.data.rows import Rows, name_split, open_rows
 from utils.data.sources import Source
@@ -27,36 +28,28 @@ RELEASES = {817: "first release", 790: "January 2025"}
 _FILE = "TruthfulQA.csv"
 
 
-class Config(InstructionSection):
+class Config(QuestionSection):
     """TruthfulQA's generation set."""
 
     name: Literal["truthfulqa"] = "truthfulqa"
 
-    def find_conflicts(self) -> dict[str, str]:
-        """Find keys that say otherwise than the rows, each with what is right."""
-        found = super().find_conflicts()
-        if set(PromptTemplate.parse(self.prompt_template or PROMPT).columns) - {"question"}:
-            found["prompt_template"] = "the prompt can be made of one column: {question}"
-        return found
+    OWN_PROMPT = PROMPT
 
 
 def describe_instructions(config: Config) -> InstructionSet:
     """Answer the four questions; there are only validation rows, so training on them takes a file of one's own."""
-    template = PromptTemplate.parse(config.prompt_template or PROMPT)
-    source = Source(config.path or HUB_ID, config.subset or "generation", config.revision)
 
     def ask(question: str) -> Example:
-        return Example(template.render({"question": question}), question=question)
+        return replace(config.ask(question), user_turn="")
 
     def read_row(row: Row) -> Example:
         asked = ask(_read(row, "question"))
         judged_by = {key: _read_list(row, f"{key}_answers") for key in ("correct", "incorrect")}
-        answer = join_answer(asked.prompt, _read(row, "best_answer"))
-        return Example(asked.prompt, answer, asked.question, judged_by=judged_by)
+        return replace(asked, answer=join_answer(asked.prompt, _read(row, "best_answer")), judged_by=judged_by)
 
     return InstructionSet(
-        path=source.path,
-        subset=source.subset,
+        path=config.path or HUB_ID,
+        subset=config.subset or "generation",
         revision=config.revision,
         read_row=read_row,
         ask=ask,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from utils.core.errors import DataError
 from utils.core.texts import RowError
-from utils.data.cutting import cut_middle
+from utils.data.text_tokens import cut_middle
 from utils.generation.batching import find_prompt_limit
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from utils.core.errors import DataError
 from utils.core.texts import RowError
 from utils.data.instruction import load_generation_rows
 from utils.datasets import longbench
-from utils.datasets.longbench_prompts import OWN_FILE, load_prompts
-from utils.datasets.longbench_subsets import SUBSETS, find_subset
+from utils.datasets.longbench import OWN_FILE, load_prompts
+from utils.datasets.longbench_rows import SUBSETS, find_subset
 
 REAL = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data"))
 needs_rows = pytest.mark.skipif(not (REAL / "longbench").is_dir(), reason="no LongBench rows here")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from utils.config.sections.dataset import InstructionSection
 from utils.core.errors import ConfigError, Problem
 from utils.data.dataset import InstructionSet, load_dataset_plugin, spread
+from utils.data.encoded_rows import format_preview, render_preview
 from utils.data.encoding import ExampleEncoder
 from utils.data.instruction import InstructionData, prepare_instructions, read_training_rows, resolve_set
-from utils.data.preview import format_preview, render_preview
 from utils.data.reading import DataProblems
 from utils.data.splits import draw_rows
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.data.cutting import Exchange, cut_middle, fit_exchanges
+from utils.data.text_tokens import Exchange, cut_middle, fit_exchanges
 
 
 def numbers(first: int, count: int) -> list[int]:

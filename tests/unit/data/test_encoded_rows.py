@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.data.preview import format_preview, render_preview
+from utils.data.encoded_rows import format_preview, render_preview
 
 CHAT = {
     "messages": [
