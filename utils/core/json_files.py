@@ -19,11 +19,9 @@ class NotJsonError(ValueError):
 
 
 def parse_json(content: str | bytes, parse_constant: Callable[[str], Any] | None = None) -> Any:
-    """Parse JSON.
+    """Parse JSON, as bytes with or without a byte order mark.
 
-    Args:
-        content: The text; as bytes with or without UTF-8's mark.
-        parse_constant: Reads NaN and Infinity, which JSON has not; None: as floats.
+    `parse_constant` reads NaN and Infinity, which JSON does not have; None: as floats.
 
     Raises:
         NotJsonError: It is none, is nested too deep, or holds a number of thousands of digits.
@@ -54,13 +52,8 @@ def load_json(file: Path) -> Any:
 def load_object(file: Path, hint: str = AGAIN, error: type[UserError] = UserError) -> dict[str, Any]:
     """Read a file that holds one JSON object.
 
-    Args:
-        file: Must be there.
-        hint: What to do about another one.
-        error: Class of what is raised.
-
     Raises:
-        UserError: It cannot be read, or holds something else.
+        UserError: Or the given class of it, with the hint what to do: the file cannot be read, or holds something else.
     """
     try:
         data = load_json(file)
@@ -74,12 +67,7 @@ def load_object(file: Path, hint: str = AGAIN, error: type[UserError] = UserErro
 
 
 def load_as(kind: type[T], file: Path, hint: str = AGAIN) -> T:
-    """Read a file that holds one JSON object with fields of certain types.
-
-    Args:
-        kind: A dataclass or TypedDict of what is needed; further keys are let be.
-        file: Must be there.
-        hint: What to do about another one.
+    """Read a file that holds one JSON object with the fields of a dataclass or TypedDict; further keys are let be.
 
     Raises:
         UserError: It cannot be read, or holds something else.

@@ -126,10 +126,7 @@ def parse_split(split: str) -> tuple[str, str | None, str | None]:
 def cut_range(num_rows: int, first: str | None, last: str | None) -> range:
     """Give the rows that a split's bounds leave, as the datasets library counts them.
 
-    Args:
-        num_rows: Rows of the whole split.
-        first: `100`, `-100` (from the end), `10%` (rounded to the closest row), or None.
-        last: The bound that is not included.
+    A bound is `100`, `-100` (from the end), `10%` (rounded to the closest row) or None; the last is not included.
     """
 
     def count(bound: str) -> int:

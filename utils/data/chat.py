@@ -52,16 +52,13 @@ class ChatTemplate:
     def render(
         self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] = (), open_ended: bool = False
     ) -> list[list[Segment]]:
-        """Write a conversation.
+        """Write a conversation that `adapt` has given.
 
         A template that writes an earlier turn otherwise once another follows (Qwen3 takes thoughts out) is shown the
         conversation once for each such turn, up to there, so that every answer is trained on as the model would write
         it, behind the earlier turns as the model would read them.
 
-        Args:
-            turns: As `adapt` gives them.
-            tools: What the assistant may call.
-            open_ended: Write the start of one more assistant's turn behind everything.
+        Open-ended, the start of one more assistant's turn stands behind everything.
 
         Returns:
             The segments of each writing; those of the whole conversation come last.

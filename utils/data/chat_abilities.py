@@ -1,4 +1,4 @@
-"""What a chat template takes, found out by trying, and how a conversation is brought into that shape."""
+"""What a chat template can do, found out by trying, and how a conversation is brought into the shape that it takes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,11 @@ class Abilities:
         adapted = [self._name_thought(turn) for turn in turns]
         notes: list[str] = []
         if tools or any(turn["role"] == "tool" or turn.get("tool_calls") for turn in turns):
-            self._require_calls()
+            if not self._takes_calls:
+                raise ModelError(
+                    "the rows have tools, and the chat template writes no tool calls; take a base whose template does "
+                    "(Qwen2.5, Llama 3.1 and later ones), or set model.chat_template to a template file that does"
+                )
             notes += [TOOLS_UNLISTED] if tools and not self._lists_tools else []
         steps = (
             (self._number_calls, CALLS_NUMBERED),
@@ -71,13 +75,6 @@ class Abilities:
             raise RowError("there is no user's turn, which the chat template wants first")
         return adapted, tuple(notes)
 
-    def _require_calls(self) -> None:
-        if not self._takes_calls:
-            raise ModelError(
-                "the rows have tools, and the chat template writes no tool calls; take a base whose template does "
-                "(Qwen2.5, Llama 3.1 and later ones), or set model.chat_template to a template file that does"
-            )
-
     def _number_calls(self, turns: list[Turn]) -> list[Turn]:
         has_calls = any(turn["role"] == "tool" or turn.get("tool_calls") for turn in turns)
         return _number_calls(turns) if has_calls and self._needs_ids else turns
@@ -86,8 +83,7 @@ class Abilities:
         """Give a thought under the key by which the template reads it."""
         if "reasoning_content" not in turn or self._thought_key is None:
             return turn
-        return {**{key: value for key, value in turn.items() if key != "reasoning_content"},
-                self._thought_key: turn["reasoning_content"]}  # fmt: skip
+        return {**_without(turn, "reasoning_content"), self._thought_key: turn["reasoning_content"]}
 
     def _write_thoughts(self, turns: list[Turn]) -> list[Turn]:
         """Write thoughts into the answers where the template reads none."""
@@ -114,7 +110,7 @@ class Abilities:
                 folded[-1] = {**turn, "content": f"{before['content']}\n\n{turn['content']}"}
             else:
                 folded.append(turn)
-        return [{key: value for key, value in turn.items() if key != "folded"} for turn in folded]
+        return [_without(turn, "folded") for turn in folded]
 
     @cached_property
     def _takes_system(self) -> bool:
@@ -171,33 +167,31 @@ class Abilities:
         return all(text in written for text in texts)
 
 
+def _without(turn: Turn, key: str) -> Turn:
+    return {name: value for name, value in turn.items() if name != key}
+
+
 def _write_thought(turn: Turn) -> Turn:
     if "reasoning_content" not in turn:
         return turn
     thought = turn["reasoning_content"].strip()
-    rest = {name: value for name, value in turn.items() if name != "reasoning_content"}
-    return {**rest, "content": f"<think>\n{thought}\n</think>\n\n{turn['content']}"}
+    return {**_without(turn, "reasoning_content"), "content": f"<think>\n{thought}\n</think>\n\n{turn['content']}"}
 
 
 def _join_repeated(turns: list[Turn]) -> list[Turn]:
     """Join turns of one role that follow each other, where both are trained on or neither is."""
     joined: list[Turn] = []
     for turn in turns:
-        last = joined[-1] if joined else turn
-        if (
-            joined
-            and last["role"] == turn["role"] != "tool"
-            and all(last.get(key) == turn.get(key) for key in OWN_KEYS)
-        ):
-            texts = {
-                key: "\n\n".join(each[key] for each in (last, turn) if each.get(key))
-                for key in ("content", *THOUGHT_KEYS)
-                if key in {**last, **turn}
-            }
-            calls = [*last.get("tool_calls", ()), *turn.get("tool_calls", ())]
-            joined[-1] = {**last, **turn, **texts, **({"tool_calls": calls} if calls else {})}
-        else:
+        last: Turn = joined[-1] if joined else {}
+        if turn["role"] == "tool" or any(last.get(key) != turn.get(key) for key in ("role", *OWN_KEYS)):
             joined.append(turn)
+            continue
+        both = {**last, **turn}
+        for key in both.keys() & {"content", *THOUGHT_KEYS}:
+            both[key] = "\n\n".join(each[key] for each in (last, turn) if each.get(key))
+        if calls := [*last.get("tool_calls", ()), *turn.get("tool_calls", ())]:
+            both["tool_calls"] = calls
+        joined[-1] = both
     return joined
 
 

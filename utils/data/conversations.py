@@ -45,11 +45,8 @@ def read_conversation(
 ) -> Conversation:
     """Read a row's turns, {"role", "content"} or {"from", "value"}, with its columns system and tools.
 
-    Args:
-        row: Holds the columns.
-        column: The column of the turns.
-        roles: Names of roles beside the usual ones, and what each is.
-        completion: The column of further turns, which alone are trained on.
+    `roles` says what names of roles beside the usual ones are; `completion` is the column of further turns, which
+    alone are trained on.
 
     Raises:
         RowError: Names the turn and what is wrong with it.

@@ -52,7 +52,7 @@ class QuestionSection(InstructionSection):
         return _parse(self.prompt_template or self.OWN_PROMPT)
 
     def ask(self, question: str) -> Example:
-        """Make the prompt of a question, which is all that the user says in a chat where the prompt is the set's own."""
+        """Make the prompt of a question; where it is the set's own, the user says the bare question in a chat."""
         prompt = self.template.render(dict.fromkeys(self.template.columns, question))
         return Example(prompt, question=question, user_turn="" if self.prompt_template else question)
 

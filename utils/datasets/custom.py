@@ -192,18 +192,8 @@ def _read_unsettled(row: Row) -> Example:
 
 def _complete(spec: InstructionSet, config: Config, chosen: Format) -> InstructionSet:
     """Complete a set by a format; all else that it says, which an evaluation may have changed, stays."""
-    return replace(
-        spec,
-        resolve=None,
-        resolve_prompt=None,
-        read_row=chosen.read_row,
-        ask=chosen.ask,
-        columns=chosen.columns,
-        read_prompt=chosen.read_prompt,
-        prompt_columns=chosen.prompt_columns,
-        stop=() if config.as_chat else chosen.stop,
-        group=chosen.group,
-    )
+    stop = () if config.as_chat else chosen.stop
+    return replace(spec, resolve=None, resolve_prompt=None, **{**vars(chosen), "stop": stop})
 
 
 def _build_formats(config: Config, there: Sequence[str], *, answered: bool = True) -> dict[str, Format]:
