@@ -40,12 +40,7 @@ def parse_json(content: str | bytes, parse_constant: Callable[[str], Any] | None
 
 
 def load_json(file: Path) -> Any:
-    """Read a file of JSON.
-
-    Raises:
-        NotJsonError: As `parse_json`.
-        OSError: It cannot be read.
-    """
+    """Read a file of JSON."""
     return parse_json(file.read_bytes())
 
 

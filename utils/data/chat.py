@@ -99,12 +99,7 @@ class ChatTemplate:
         return self._abilities.adapt(turns, tools)
 
     def open_turn(self, text: str) -> str:
-        """Write one user's turn, and the start of an answer without a thought.
-
-        Raises:
-            RowError: The template refuses it.
-            ModelError: There is no template.
-        """
+        """Write one user's turn, and the start of an answer without a thought."""
         return self.apply([{"role": "user", "content": text}], True, enable_thinking=False)
 
     @cached_property
@@ -136,9 +131,6 @@ class ChatTemplate:
         """The token that ends an assistant's turn that calls tools; None: the template writes no calls.
 
         Mostly that of any other turn; gpt-oss, Gemma 4 and GLM end a call by a token of its own.
-
-        Raises:
-            ModelError: There is no template that can be used.
         """
         end = self.end_of_turn
         if not (turns := self._abilities.call):

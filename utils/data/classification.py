@@ -94,9 +94,6 @@ def prepare_classification(
 
     The seed draws max_train_samples and a held-out validation share; `reorder` gives label names in the order that an
     already fine-tuned checkpoint uses.
-
-    Raises:
-        DataError: The rows cannot be used as they are.
     """
     read = read_classification(spec, section, seed, reorder)
     chosen = {name: _limit(rows, section, seed) for name, rows in read.splits.items()}

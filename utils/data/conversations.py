@@ -59,11 +59,7 @@ def read_conversation(
 
 
 def read_context(row: Row) -> Turns:
-    """Read what stands before an instruction in a row: a system text, and earlier exchanges in the column history.
-
-    Raises:
-        RowError: The history is no list of pairs of texts.
-    """
+    """Read what stands before an instruction in a row: a system text, and earlier exchanges in the column history."""
     history = row.get("history") or []
     pairs = [tuple(pair) for pair in history] if _is_list_of(history, (list, tuple)) else None
     if pairs is None or not all(len(pair) == 2 and _is_list_of(pair, str) for pair in pairs):
@@ -77,11 +73,7 @@ def read_context(row: Row) -> Turns:
 
 
 def read_tools(row: Row) -> tuple[dict[str, Any], ...]:
-    """Read a row's tools: a list of JSON schemas, or its JSON text.
-
-    Raises:
-        RowError: The column holds something else.
-    """
+    """Read a row's tools: a list of JSON schemas, or its JSON text."""
     value = row.get("tools") or row.get("functions")
     tools = _parse_json(value, "column tools") if isinstance(value, str) and value.strip() else value or []
     if isinstance(tools, dict):

@@ -53,11 +53,7 @@ class Drafter:
         return ChatTemplate(self.tokenizer)
 
     def draft(self, example: Example) -> list[Draft] | RowError:
-        """Write an example with its answer: one draft for each row that it becomes, or why it cannot be used.
-
-        Raises:
-            ModelError: The tokenizer lacks a usable chat template.
-        """
+        """Write an example with its answer: one draft for each row that it becomes, or why it cannot be used."""
         try:
             example, notes = self.settle_special(example)
             turns = self._turns(example)
@@ -66,12 +62,7 @@ class Drafter:
             return error
 
     def draft_prompt(self, example: Example) -> Draft:
-        """Write what an answer is generated from.
-
-        Raises:
-            RowError: The chat template refuses it.
-            ModelError: The tokenizer lacks a usable chat template.
-        """
+        """Write what an answer is generated from."""
         example, _ = self.settle_special(example)
         turns = self._turns(example)
         if not turns:

@@ -113,12 +113,7 @@ class ExampleEncoder:
         )
 
     def encode(self, example: Example) -> Encoded:
-        """Encode one example with its answer; of several rows, give the one that ends it.
-
-        Raises:
-            RowError: The chat template refuses it.
-            ModelError: The tokenizer lacks an end-of-text token or a usable chat template.
-        """
+        """Encode one example with its answer; of several rows, give the one that ends it."""
         [encoded] = self.encode_many([example])
         if isinstance(encoded, RowError):
             raise encoded
@@ -148,10 +143,6 @@ class ExampleEncoder:
 
         The answer, or the last assistant's turn, is not looked at. Where the prompt has more than max_length tokens,
         its middle is cut out.
-
-        Raises:
-            RowError: The chat template refuses it.
-            ModelError: The tokenizer lacks a chat template.
         """
         draft = self._drafter.draft_prompt(example)
         [exchanges] = self._encode_drafts([draft])
@@ -166,10 +157,6 @@ class ExampleEncoder:
 
         The first and the last half of max_length tokens are kept (None: all). The cut prompt is written out before it
         becomes a user's turn, unless it is a text to be continued, so that turn's own tokens come on top.
-
-        Raises:
-            RowError: The chat template refuses it.
-            ModelError: The tokenizer lacks a chat template.
         """
         as_chat = as_chat and not example.plain
         example, _ = self._drafter.settle_special(example)

@@ -84,10 +84,6 @@ def prepare_instructions(
     """Load, check and encode a set.
 
     The seed draws the held-out rows, and after them, without a say in which they are, max_train_samples.
-
-    Raises:
-        DataError: The rows cannot be used as they are.
-        ModelError: The tokenizer lacks an end-of-text token or a usable chat template.
     """
     spec, splits, wanted, chosen = _choose_rows(spec, section, seed)
     found = DataProblems()
@@ -132,9 +128,6 @@ def read_training_rows(spec: InstructionSet, section: InstructionSection, seed: 
 
     Returns:
         The rows, and the fingerprint that InstructionData had of all rows used.
-
-    Raises:
-        DataError: The rows cannot be had any more.
     """
     _, splits, wanted, chosen = _choose_rows(spec, section, seed)
     return splits.train.examples(wanted), _fingerprint(splits, wanted, chosen)
@@ -144,9 +137,6 @@ def load_generation_rows(spec: InstructionSet, section: InstructionSection, seed
     """Load the rows whose prompts are answered by generating: a split of their own, or the validation rows.
 
     max_eval_samples takes the first rows; with the run's seed, rows are held out exactly as in training.
-
-    Raises:
-        DataError: There are no such rows, or they cannot be used as they are.
     """
     spec = resolve_set(spec)
     if spec.generation_split is not None:

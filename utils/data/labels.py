@@ -88,9 +88,6 @@ def build_label_coder(
         places: Every label that there is, with the place of its first row.
         named: Names that the rows' own type has for numbers.
         reorder: Gives the names in the order that an already fine-tuned checkpoint uses.
-
-    Raises:
-        DataError: The labels do not fit num_labels or label_names.
     """
     if spec.num_labels == 1:
         return LabelCoder((), {})

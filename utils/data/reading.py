@@ -157,11 +157,7 @@ class ReadSplit:
 
 
 def read_split(name: str, rows: Rows, spec: InstructionSet, on_bad_row: Literal["stop", "drop"]) -> ReadSplit:
-    """Read every row of a split once, with a set that is resolved.
-
-    Raises:
-        DataError: Rows cannot be read, with places and reasons; or none can.
-    """
+    """Read every row of a split once, with a set that is resolved."""
     there, where = rows.column_names(), f"{spec.path}, split {name}"
     require_columns(there, spec.columns, where, "dataset.prompt_template, answer_column and messages_column")
     if not {"chosen", "rejected"} & set(spec.columns) and (problem := find_preference(there)) is not None:

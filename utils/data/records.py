@@ -99,11 +99,7 @@ def _take_record(first: Record, lines: Iterator[Record], separator: str) -> list
 
 
 def split_list(lines: Iterator[Record], name: str) -> Iterator[Record]:
-    """Split one JSON list; its rows are read later, so that an odd one is one bad row.
-
-    Raises:
-        DataError: It is no list, or broken.
-    """
+    """Split one JSON list; its rows are read later, so that an odd one is one bad row."""
     first = next(lines, None)
     data = b"" if first is None else b"".join([first.raw, *(each.raw for each in lines)])
     text = data.decode("latin-1")  # a character for each byte, so that places are bytes; JSON's own signs are ASCII

@@ -55,11 +55,7 @@ AS_NAMED = FileFormat()
 
 
 class RowReader:
-    """Splits a stream, which is read once, into records, and makes rows of them.
-
-    Raises:
-        DataError: It is not UTF-8, or has a header that cannot be read.
-    """
+    """Splits a stream, which is read once, into records, and makes rows of them."""
 
     def __init__(self, stream: Iterable[bytes], form: FileFormat, name: str) -> None:
         csv.field_size_limit(2**31 - 1)  # a document may be longer than the library's 128 KiB
@@ -80,11 +76,7 @@ class RowReader:
         return self._records
 
     def read(self, record: Record) -> dict[str, Any]:
-        """Make a row of a record.
-
-        Raises:
-            RowError: It is none.
-        """
+        """Make a row of a record."""
         if record.problem is not None:
             raise RowError(record.problem)
         try:
@@ -157,11 +149,7 @@ class RowReader:
 
 
 class FileTable:
-    """The rows of a file, read when they are asked for; the file must not change meanwhile.
-
-    Raises:
-        DataError: It cannot be read, or holds no rows.
-    """
+    """The rows of a file, read when they are asked for; the file must not change meanwhile."""
 
     def __init__(self, path: Path, form: FileFormat, name: str) -> None:
         self._name = name
@@ -186,11 +174,7 @@ class FileTable:
         return len(self._lines)
 
     def read(self, index: int) -> dict[str, Any]:
-        """Read a row.
-
-        Raises:
-            RowError: It is none.
-        """
+        """Read a row."""
         start, raw = self._starts[index], self._bytes[self._starts[index] : self._ends[index]]
         return self._reader.read(Record(self._lines[index], start, raw, self._problems.get(index)))
 

@@ -107,11 +107,7 @@ class Rows:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> RawRow:
-        """Give a row.
-
-        Raises:
-            RowError: It cannot be read.
-        """
+        """Give a row."""
         table, inner = self._find(index)
         return table.read(inner)
 
@@ -153,11 +149,7 @@ class Rows:
 
 
 def open_rows(source: Source, split: str) -> Rows | None:
-    """Open the rows of a split, which may be cut (`train[:5000]`); None when the source has no such split.
-
-    Raises:
-        DataError: The source cannot be had or read, or the cut leaves no row.
-    """
+    """Open the rows of a split, which may be cut (`train[:5000]`); None when the source has no such split."""
     name = name_split(source.path, split)
     if files := find_files(source, name):
         return cut_rows(join_tables([open_table(file, source.form) for file in files]), split)
@@ -172,9 +164,6 @@ def open_table(file: Path, form: FileFormat = AS_NAMED) -> Table:
     """Open the rows of one file, or of a pipe, which is read once.
 
     The kind that the format states, else the suffix, tells the kind; of a pipe without one, the rows do.
-
-    Raises:
-        DataError: It is of an unknown kind, or cannot be read.
     """
     kind = form.kind or file.suffix.lower()
     if kind not in FILE_KINDS and not (kind == "" and is_stream(file)):
@@ -188,11 +177,7 @@ def open_table(file: Path, form: FileFormat = AS_NAMED) -> Table:
 
 
 def name_split(path: str, split: str) -> str:
-    """Give a split's name without its cut.
-
-    Raises:
-        DataError: It is no split; the path is named.
-    """
+    """Give a split's name without its cut."""
     try:
         return parse_split(split)[0]
     except ValueError as error:
@@ -212,11 +197,7 @@ def join_tables(tables: Sequence[Table], commit: str | None = None) -> Rows:
 
 
 def cut_rows(rows: Rows, split: str) -> Rows:
-    """Cut rows as a split says, such as `test[:100]`, whose name is not looked at.
-
-    Raises:
-        DataError: No row is left.
-    """
+    """Cut rows as a split says, such as `test[:100]`, whose name is not looked at."""
     _, first, last = parse_split(split)
     kept = cut_range(len(rows), first, last)
     if not kept:
@@ -225,11 +206,7 @@ def cut_rows(rows: Rows, split: str) -> Rows:
 
 
 def open_file(path: str, form: FileFormat = AS_NAMED) -> Rows:
-    """Open the rows of one file.
-
-    Raises:
-        DataError: It is not there, or cannot be read.
-    """
+    """Open the rows of one file."""
     file = Path(path).expanduser()
     if not file.exists() or file.is_dir():
         raise DataError(f"{path}: no such file; paths start at the working directory")

@@ -49,11 +49,7 @@ class Source:
 
 
 def load_split(source: Source, split: str) -> Dataset | None:
-    """Load a split of the hub, or of a folder in the datasets library's own layout; None where there is no such split.
-
-    Raises:
-        DataError: The source cannot be reached or read.
-    """
+    """Load a split of the hub, or of a folder in the datasets library's own layout; None where there is none such."""
     path = Path(source.path).expanduser()
     local = is_local(source.path)
     if local and (not path.is_dir() or _holds_plain_splits(path, source.subset)):
@@ -71,11 +67,7 @@ def load_split(source: Source, split: str) -> Dataset | None:
 
 
 def load_parquet(file: Path, name: str) -> Dataset:
-    """Load one parquet file.
-
-    Raises:
-        DataError: It cannot be read, or holds no rows.
-    """
+    """Load one parquet file."""
     try:
         return _load_undecoded("parquet", data_files=[str(file)], split="train")
     except Exception as error:  # pyarrow's kinds of damage have no end
@@ -87,11 +79,7 @@ def load_parquet(file: Path, name: str) -> Dataset:
 
 
 def download_file(source: Source, name: str) -> Path:
-    """Download one file of a hub dataset's repository, or find it in the cache.
-
-    Raises:
-        DataError: It cannot be reached.
-    """
+    """Download one file of a hub dataset's repository, or find it in the cache."""
     from huggingface_hub import hf_hub_download
 
     with _explain(source):
@@ -99,11 +87,7 @@ def download_file(source: Source, name: str) -> Path:
 
 
 def find_files(source: Source, split: str) -> list[Path]:
-    """Find the local files of a split; empty where the source is none, or of another layout.
-
-    Raises:
-        DataError: The path is local, and there is nothing.
-    """
+    """Find the local files of a split; empty where the source is none, or of another layout."""
     if not is_local(source.path):
         return []
     path = Path(source.path).expanduser()

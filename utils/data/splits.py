@@ -31,11 +31,7 @@ def open_split(spec: SourceSet, split: str, subset: str | None = None) -> Rows |
 
 
 def open_train(spec: SourceSet) -> Rows:
-    """Open the training rows.
-
-    Raises:
-        DataError: There are none.
-    """
+    """Open the training rows."""
     assert spec.train_split is not None, f"{spec.path} cannot be trained on"
     if (rows := open_split(spec, spec.train_split)) is None:
         raise DataError(f"{spec.path}: no split called {spec.train_split}; set dataset.train_split or rename the file")
@@ -125,11 +121,7 @@ class Splits:
 
 
 def load_splits(spec: InstructionSet, section: InstructionSection, seed: int) -> Splits:
-    """Read the training rows and the validation rows of a set that is resolved.
-
-    Raises:
-        DataError: A split is missing or cannot be read.
-    """
+    """Read the training rows and the validation rows of a set that is resolved."""
     found = DataProblems()
     train = validation = None
     with found.gather():

@@ -89,11 +89,7 @@ class TextTokens:
 
     @cached_property
     def eos(self) -> int:
-        """The end-of-text token.
-
-        Raises:
-            ModelError: There is none.
-        """
+        """The end-of-text token."""
         if self.tokenizer.eos_token_id is None:
             raise ModelError(
                 "the tokenizer has no end-of-text token, so the model could not learn to stop; set eos_token in its "

@@ -49,9 +49,6 @@ def tokenise(
 
     Returns:
         The model's inputs and `labels`, with `length` (tokens) and `truncated` (whether the row was cut).
-
-    Raises:
-        DataError: max_length leaves no room for text.
     """
     from datasets import Dataset
 

@@ -221,11 +221,7 @@ def _build_formats(config: Config, there: Sequence[str], *, answered: bool = Tru
 
 
 def _tell_format(config: Config, there: Sequence[str], *, answered: bool = True) -> Format:
-    """Tell the format by the columns, of rows without answers by those of the prompt.
-
-    Raises:
-        DataError: No format fits, or several do.
-    """
+    """Tell the format by the columns, of rows without answers by those of the prompt."""
     formats = _build_formats(config, there, answered=answered)
     if (stated := config.stated_format) is not None:
         if stated not in formats:

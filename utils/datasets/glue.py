@@ -139,9 +139,6 @@ def open_glue(source: Source, split: str) -> Rows | None:
     """Open a split, by the hub's name, of a task: in the layout of the makers' download, or in the hub's.
 
     The task is the source's subset; the download is the folder of all tasks, or the task's own.
-
-    Raises:
-        DataError: It cannot be had or read, or the folder is a download without this task.
     """
     assert source.subset is not None, f"{source.path} has tasks"
     task = TASKS[source.subset]

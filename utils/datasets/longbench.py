@@ -140,11 +140,7 @@ def expand(config: Config) -> list[tuple[str, Config]]:
 
 
 def read_longbench_row(row: Row, prompts: Prompts) -> Example:
-    """Make an example of a row, with its subset's prompt.
-
-    Raises:
-        RowError: A column is missing or holds something else than it should.
-    """
+    """Make an example of a row, with its subset's prompt."""
     subset = _find_subset(row)
     context, asked, answers = read_text(row, "context"), read_input(row), read_answers(row)
     prompt = prompts.templates[subset.name].render({"context": context, "input": asked})
@@ -165,11 +161,7 @@ def read_longbench_row(row: Row, prompts: Prompts) -> Example:
 
 
 def read_longbench_prompt(row: Row, prompts: Prompts) -> Example:
-    """Make the prompt of a row that needs no answers.
-
-    Raises:
-        RowError: A column is missing or holds something else than it should.
-    """
+    """Make the prompt of a row that needs no answers."""
     return replace(read_longbench_row({**row, "answers": []}, prompts), judged_by="")
 
 
@@ -181,11 +173,7 @@ def read_input(row: Row) -> str:
 
 
 def read_answers(row: Row) -> list[str]:
-    """Read the answers, any of which is right; one that is empty where there is none.
-
-    Raises:
-        RowError: They are no list of texts.
-    """
+    """Read the answers, any of which is right; one that is empty where there is none."""
     return _read_list("answers", row.get("answers")) or [""]
 
 
@@ -235,11 +223,7 @@ class Prompts:
 
 
 def load_prompts(file: str | None, wanted: Iterable[str], template: str | None = None) -> Prompts:
-    """Load the prompts of some subsets: one template for all, or an object of prompts by subset, or our own wording.
-
-    Raises:
-        DataError: The file cannot be read, lacks a subset, or a prompt has other columns than it must.
-    """
+    """Load the prompts of some subsets: one template for all, or an object of prompts by subset, or our own wording."""
     if template is not None:
         name = "dataset.prompt_template"
         return Prompts(name, {each: _parse(Path(name), each, template) for each in wanted}, _hash(template))

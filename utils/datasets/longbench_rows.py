@@ -89,9 +89,6 @@ def open_longbench(source: Source, subsets: Sequence[str], split: str) -> Rows |
             one file whose rows name their subset in the column `dataset`.
         subsets: Names, of LongBench-E too (`hotpotqa_e`).
         split: None is given back unless it is `test`, or `train` of a single file.
-
-    Raises:
-        DataError: The source cannot be had or read, or lacks a subset.
     """
     name = name_split(source.path, split)
     path = Path(source.path).expanduser()

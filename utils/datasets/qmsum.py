@@ -93,11 +93,7 @@ def _holds_meetings(source: Source) -> bool:
 
 
 def _list_queries(meetings: Table) -> DerivedTable:
-    """Give one row per query of a table of meetings, in LongBench's columns.
-
-    Raises:
-        DataError: A meeting cannot be read.
-    """
+    """Give one row per query of a table of meetings, in LongBench's columns."""
     queries: list[tuple[int, str, int]] = []  # the meeting, which of its lists, and which query of that
     for index in range(len(meetings)):
         try:

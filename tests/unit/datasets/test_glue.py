@@ -133,14 +133,12 @@ def download(tmp_path):
     ],
 )
 def test_the_official_download_is_read_as_it_lies_on_disk(prepare_glue, download, subset, train, evals):
-    from utils.datasets.glue_download import _FOLDERS
-
     data = prepare_glue(download, subset)
     assert data.train.dataset["labels"][:] == pytest.approx(train)
     assert {key: split.dataset["labels"][:] for key, split in data.evals.items()} == {
         key: pytest.approx(labels) for key, labels in evals.items()
     }
-    own = prepare_glue(download / _FOLDERS[subset].name, subset)
+    own = prepare_glue(download / TASKS[subset].folder, subset)
     assert own.fingerprint == data.fingerprint or subset == "mnli", "AX lies in another folder"
 
 
