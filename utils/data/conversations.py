@@ -137,11 +137,7 @@ def first_request(turns: Sequence[Turn]) -> str:
 
 
 class _TurnReader:
-    """Reads turns one by one, and notes the keys that it does not know.
-
-    Args:
-        roles: What roles are called, in lower case, and what each is.
-    """
+    """Reads turns one by one, and notes the keys that it does not know; `roles` has names in lower case."""
 
     def __init__(self, roles: Mapping[str, str]) -> None:
         self._roles = roles
@@ -185,11 +181,8 @@ class _TurnReader:
     def _read_content(self, turn: Turn, content: Any, given: dict[str, Any], number: int) -> None:
         where = f"turn {number}"
         thoughts = [given.pop(key) for key in _REASONING if key in given and turn["role"] == "assistant"]
-        calls = [
-            call
-            for key in ("tool_calls", "function_call")
-            for call in _read_calls(given.pop(key, None) or [], where)
-        ]  # fmt: skip
+        calls = _read_calls(given.pop("tool_calls", None) or [], where)
+        calls += _read_calls(given.pop("function_call", None) or [], where)
         if isinstance(content, list):
             content, more_thoughts, more_calls = self._read_parts(content, where)
             thoughts, calls = thoughts + more_thoughts, calls + more_calls

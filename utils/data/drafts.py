@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from utils.core.errors import ModelError
 from utils.core.texts import RowError, list_texts
@@ -38,14 +38,29 @@ class Draft:
 
 @dataclass(frozen=True)
 class Drafter:
-    """Writes examples in the way in which the model is trained, evaluated and used; the fields are ExampleEncoder's."""
+    """Writes examples as texts in the way in which the model is trained, evaluated and used."""
 
     tokenizer: PreTrainedTokenizerBase
-    texts: TextTokens
-    as_chat: bool
-    system_prompt: str | None
-    train_on_prompt: bool
-    escape_special: bool
+    max_length: int
+    """Tokens that a row may have."""
+    truncation: Literal["keep_answer", "cut_answer", "drop", "error"] = "keep_answer"
+    """What becomes of longer rows; with drop and error, and with keep_answer where the answer does not fit, they are
+    marked `too_long` and not cut."""
+    as_chat: bool = False
+    """Put prompt and answer through the chat template."""
+    system_prompt: str | None = None
+    """A system turn before every chat that has none."""
+    train_on_prompt: bool = False
+    """Train on all tokens."""
+    split_long: bool = False
+    """Cut plain texts into pieces that fit."""
+    escape_special: bool = False
+    """Read special tokens in a row's own text as ordinary characters."""
+
+    @cached_property
+    def texts(self) -> TextTokens:
+        """Makes tokens of texts."""
+        return TextTokens(self.tokenizer)
 
     @cached_property
     def chat(self) -> ChatTemplate:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from utils.config.sections.dataset import InstructionSection
 from utils.core.errors import DataError, ModelError
@@ -18,7 +18,7 @@ from utils.core.texts import RowError
 from utils.data.chat import Segment
 from utils.data.dataset import Example
 from utils.data.drafts import Draft, Drafter
-from utils.data.text_tokens import Exchange, TextTokens, cut_middle, fit_exchanges
+from utils.data.text_tokens import Exchange, cut_middle, fit_exchanges
 from utils.data.tokenizing import fingerprint_tokenizer
 
 if TYPE_CHECKING:
@@ -61,25 +61,8 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class ExampleEncoder:
+class ExampleEncoder(Drafter):
     """Encodes examples the way in which the model is trained, evaluated and used."""
-
-    tokenizer: PreTrainedTokenizerBase
-    max_length: int
-    """Tokens that a row may have."""
-    truncation: Literal["keep_answer", "cut_answer", "drop", "error"] = "keep_answer"
-    """What becomes of longer rows; with drop and error, and with keep_answer where the answer does not fit, they are
-    marked `too_long` and not cut."""
-    as_chat: bool = False
-    """Put prompt and answer through the chat template."""
-    system_prompt: str | None = None
-    """A system turn before every chat that has none."""
-    train_on_prompt: bool = False
-    """Train on all tokens."""
-    split_long: bool = False
-    """Cut plain texts into pieces that fit."""
-    escape_special: bool = False
-    """Read special tokens in a row's own text as ordinary characters."""
 
     def __post_init__(self) -> None:
         if self.max_length < _LEAST_LENGTH:
@@ -101,17 +84,6 @@ class ExampleEncoder:
             escape_special=section.special_tokens_in_text == "escape",
         )
 
-    @cached_property
-    def texts(self) -> TextTokens:
-        """Makes tokens of texts."""
-        return TextTokens(self.tokenizer)
-
-    @cached_property
-    def _drafter(self) -> Drafter:
-        return Drafter(
-            self.tokenizer, self.texts, self.as_chat, self.system_prompt, self.train_on_prompt, self.escape_special
-        )
-
     def encode(self, example: Example) -> Encoded:
         """Encode one example with its answer; of several rows, give the one that ends it."""
         [encoded] = self.encode_many([example])
@@ -129,7 +101,7 @@ class ExampleEncoder:
         Raises:
             ModelError: The tokenizer lacks an end-of-text token or a usable chat template.
         """
-        drafts = [self._drafter.draft(example) for example in _until_asked(examples)]
+        drafts = [self.draft(example) for example in _until_asked(examples)]
         exchanges = iter(self._encode_drafts([each for good in drafts if isinstance(good, list) for each in good]))
         return [
             good
@@ -144,7 +116,7 @@ class ExampleEncoder:
         The answer, or the last assistant's turn, is not looked at. Where the prompt has more than max_length tokens,
         its middle is cut out.
         """
-        draft = self._drafter.draft_prompt(example)
+        draft = self.draft_prompt(example)
         [exchanges] = self._encode_drafts([draft])
         ids = [index for exchange in exchanges for part in (exchange.prompt, exchange.answer) for index in part]
         if max_length is None or len(ids) <= max_length:
@@ -159,7 +131,7 @@ class ExampleEncoder:
         becomes a user's turn, unless it is a text to be continued, so that turn's own tokens come on top.
         """
         as_chat = as_chat and not example.plain
-        example, _ = self._drafter.settle_special(example)
+        example, _ = self.settle_special(example)
         text = example.user_turn or example.prompt if as_chat else example.prompt
         ids = self._encode_text(text)
         if max_length is not None and len(ids) > max_length:
@@ -168,12 +140,7 @@ class ExampleEncoder:
             text = "".join(self.tokenizer.decode(each, skip_special_tokens=True) for each in halves)
             text = self.texts.escape(text) if self.escape_special else text
             ids = self._encode_text(text)
-        return self.texts.encode_many([self._drafter.chat.open_turn(text)], [False])[0] if as_chat else ids
-
-    @property
-    def stop_token_ids(self) -> tuple[int, ...]:
-        """Tokens at which an answer ends: the end of text, and the end of an assistant's turn."""
-        return self._drafter.stop_token_ids
+        return self.texts.encode_many([self.chat.open_turn(text)], [False])[0] if as_chat else ids
 
     @cached_property
     def fingerprint(self) -> str:
@@ -225,12 +192,12 @@ class ExampleEncoder:
 
     def _find_end(self, answer: list[int], segment: Segment) -> int:
         """Find where an assistant's turn ends: behind its end-of-turn token."""
-        chat = self._drafter.chat
-        token = next((end for end in (chat.end_of_turn, chat.end_of_call) if end in answer), None)
+        ends = (self.chat.end_of_turn, self.chat.end_of_call)
+        token = next((end for end in ends if end in answer), None)
         if token is None:
             raise ModelError(
                 "the chat template ends an assistant's turn without "
-                f"{self.tokenizer.convert_ids_to_tokens(chat.end_of_turn)}: {segment.answer[-30:]!r}; use another "
+                f"{self.tokenizer.convert_ids_to_tokens(ends[0])}: {segment.answer[-30:]!r}; use another "
                 "model.chat_template"
             )
         return len(answer) - answer[::-1].index(token)

@@ -25,7 +25,7 @@ class InstructionData:
     """Everything the trainer needs to know of the data."""
 
     spec: InstructionSet
-    """Settled."""
+    """Resolved."""
     train: Dataset
     """Rows with input_ids, labels (-100 where a token is not trained on) and length, in the order of the file."""
     evals: dict[str, Dataset]
@@ -88,10 +88,10 @@ def prepare_instructions(
     spec, splits, wanted, chosen = _choose_rows(spec, section, seed)
     found = DataProblems()
     with found.gather():
-        encoded = _encode(splits.train, wanted, encoder, section)
+        encoded = _encode("train", splits.train, wanted, encoder, section)
     if splits.validation is not None:
         with found.gather():
-            evaluated = _encode(splits.validation, chosen, encoder, section, "validation")
+            evaluated = _encode("validation", splits.validation, chosen, encoder, section)
     found.stop()
     train, report, _ = encoded
     _add_use_of_rows(report, splits, wanted)
@@ -176,11 +176,7 @@ def _choose_rows(
 
 
 def _encode(
-    split: ReadSplit,
-    positions: Sequence[int],
-    encoder: ExampleEncoder,
-    section: InstructionSection,
-    name: str = "train",
+    name: str, split: ReadSplit, positions: Sequence[int], encoder: ExampleEncoder, section: InstructionSection
 ) -> tuple[Dataset, InstructionReport, set[int]]:
     """Encode rows; give them, their report, and the positions of those that the chat template refuses."""
     rows, counts = encode_rows(split, positions, encoder)
@@ -221,10 +217,12 @@ def _stop_at_odd_rows(
     split: ReadSplit, num_rows: int, counts: EncodingCounts, encoder: ExampleEncoder, section: InstructionSection
 ) -> None:
     """Stop when too many rows have nothing to train on, or one is too long and must not be cut."""
+    longer = f"longer than sft.max_length ({encoder.max_length} tokens)"
+    many_long = f"as are {counts.num_too_long} of {num_rows} rows of {split.name}"
+    allowed = section.max_empty_share
     if counts.num_too_long and encoder.truncation == "error":
         raise DataError(
-            f"{split.place(counts.too_long[0])}: longer than sft.max_length ({encoder.max_length} tokens), as are "
-            f"{counts.num_too_long} of {num_rows} rows of {split.name}; raise it, or set dataset.truncation to "
+            f"{split.place(counts.too_long[0])}: {longer}, {many_long}; raise it, or set dataset.truncation to "
             "keep_answer or drop"
         )
     if num_rows > 1 and counts.answers_cut == counts.num_rows > 0:
@@ -233,24 +231,21 @@ def _stop_at_odd_rows(
             "end-of-text token: the model would not learn to stop; set sft.max_length to "
             f"{counts.lengths_uncut['p95']} or more, or for plain texts dataset.split_long: true"
         )
-    if encoder.truncation == "keep_answer" and counts.num_too_long > section.max_empty_share * num_rows:
+    if encoder.truncation == "keep_answer" and counts.num_too_long > allowed * num_rows:
         raise DataError(
-            f"{split.place(counts.too_long[0])}: longer than sft.max_length ({encoder.max_length} tokens) even without "
-            f"the middle of the prompt, as are {counts.num_too_long} of {num_rows} rows of {split.name}, more than "
-            f"dataset.max_empty_share ({section.max_empty_share:g}) allows; raise sft.max_length, or "
-            "dataset.max_empty_share to leave them out, or set dataset.truncation: cut_answer to cut off the ends of "
-            "answers"
+            f"{split.place(counts.too_long[0])}: {longer} even without the middle of the prompt, {many_long}, more "
+            f"than dataset.max_empty_share ({allowed:g}) allows; raise sft.max_length, or dataset.max_empty_share to leave "
+            "them out, or set dataset.truncation: cut_answer to cut off the ends of answers"
         )
-    if counts.num_empty > section.max_empty_share * num_rows:
+    if counts.num_empty > allowed * num_rows:
         raise DataError(
             f"{split.place(counts.empty[0])}: no answer to train on, as in {counts.num_empty} of {num_rows} rows of "
-            f"{split.name}, more than dataset.max_empty_share ({section.max_empty_share:g}) allows"
+            f"{split.name}, more than dataset.max_empty_share ({allowed:g}) allows"
         )
     if counts.num_empty + counts.num_too_long + len(counts.bad) == num_rows:
         raise DataError(
             f"{split.place(0)} and further: none of {num_rows} rows of {split.name} can be used; "
-            f"{counts.num_too_long} are longer than sft.max_length ({encoder.max_length} tokens), "
-            f"{counts.num_empty} have no answer"
+            f"{counts.num_too_long} are {longer}, {counts.num_empty} have no answer"
         )
 
 

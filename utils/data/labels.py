@@ -83,11 +83,8 @@ def build_label_coder(
 ) -> LabelCoder:
     """Work out the classes from the set's description, else from its labels.
 
-    Args:
-        spec: The description.
-        places: Every label that there is, with the place of its first row.
-        named: Names that the rows' own type has for numbers.
-        reorder: Gives the names in the order that an already fine-tuned checkpoint uses.
+    `places` has every label that there is, with the place of its first row; `named` are the names that the rows' own
+    type has for numbers; `reorder` gives the names in the order that an already fine-tuned checkpoint uses.
     """
     if spec.num_labels == 1:
         return LabelCoder((), {})

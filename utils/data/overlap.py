@@ -47,11 +47,7 @@ def sample_shingles(text: str) -> frozenset[int]:
 
 
 class Documents:
-    """Documents in which others are looked for.
-
-    Args:
-        texts: One for each document.
-    """
+    """Documents, given as texts, in which others are looked for."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._holders: dict[int, list[int]] = defaultdict(list)

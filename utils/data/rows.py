@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -141,11 +140,11 @@ class Rows:
 
     def _find(self, index: int) -> tuple[Table, int]:
         row = self.indices[index]
-        if len(self.tables) == 1:
-            return self.tables[0], row
-        starts = [sum(len(table) for table in self.tables[:number]) for number in range(len(self.tables))]
-        number = bisect_right(starts, row) - 1
-        return self.tables[number], row - starts[number]
+        for table in self.tables:
+            if row < len(table):
+                break
+            row -= len(table)
+        return table, row
 
 
 def open_rows(source: Source, split: str) -> Rows | None:
@@ -153,8 +152,7 @@ def open_rows(source: Source, split: str) -> Rows | None:
     name = name_split(source.path, split)
     if files := find_files(source, name):
         return cut_rows(join_tables([open_table(file, source.form) for file in files]), split)
-    dataset = load_split(source, name)
-    if dataset is None:
+    if (dataset := load_split(source, name)) is None:
         return None
     table = DatasetTable(dataset, f"{source.path} {name}")
     return cut_rows(join_tables((table,), resolved_commit(dataset)), split)
