@@ -234,8 +234,8 @@ def _stop_at_odd_rows(
     if encoder.truncation == "keep_answer" and counts.num_too_long > allowed * num_rows:
         raise DataError(
             f"{split.place(counts.too_long[0])}: {longer} even without the middle of the prompt, {many_long}, more "
-            f"than dataset.max_empty_share ({allowed:g}) allows; raise sft.max_length, or dataset.max_empty_share to leave "
-            "them out, or set dataset.truncation: cut_answer to cut off the ends of answers"
+            f"than dataset.max_empty_share ({allowed:g}) allows; raise sft.max_length, or dataset.max_empty_share to "
+            "leave them out, or set dataset.truncation: cut_answer to cut off the ends of answers"
         )
     if counts.num_empty > allowed * num_rows:
         raise DataError(

@@ -66,13 +66,6 @@ class LabelledRows:
             codes=None if self.codes is None else take(self.codes),
         )
 
-    def first_places(self) -> dict[Any, str]:
-        """Give every label with the place of its first row."""
-        first: dict[Any, int] = {}
-        for index, label in enumerate(self.labels):
-            first.setdefault(label, index)
-        return {label: self.place(index) for label, index in first.items()}
-
     def encode(self, coder: LabelCoder) -> LabelledRows:
         """Encode the labels; rows without a usable one become bad ones."""
         kept, codes = [], []
@@ -228,7 +221,9 @@ def _build_coder(spec: ClassificationSet, read: dict[str, LabelledRows], reorder
     chosen = [read["train"]] if "train" in read else labelled
     places: dict[Any, str] = {}
     for rows in chosen:
-        places |= {label: place for label, place in rows.first_places().items() if label not in places}
+        for index, label in enumerate(rows.labels):
+            if label not in places:
+                places[label] = rows.place(index)
     if spec.label_names is None:
         point_out_alike(spec.label_column, places)
     return build_label_coder(spec, places, chosen[0].rows.class_names(spec.label_column), reorder)

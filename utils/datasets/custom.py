@@ -160,12 +160,12 @@ def describe_classification(config: Config) -> ClassificationSet:
 
 
 def describe_instructions(config: Config) -> InstructionSet:
-    """Answer the four questions from the YAML, or, with `settle`, from the YAML and the rows' columns."""
+    """Answer the four questions from the YAML, or, by `resolve`, from the YAML and the rows' columns."""
     blank = InstructionSet(
         path=config.path,
         subset=config.subset,
         revision=config.revision,
-        read_row=_read_unsettled,
+        read_row=_read_unresolved,
         ask=None,
         metrics=tuple(config.metrics) if config.metrics else ("exact_match", "token_f1", "rouge_l"),
         protocol="custom zero-shot, run's own prompt",
@@ -186,7 +186,7 @@ def describe_instructions(config: Config) -> InstructionSet:
     return _complete(blank, config, _tell_format(config, ()))
 
 
-def _read_unsettled(row: Row) -> Example:
+def _read_unresolved(row: Row) -> Example:
     raise AssertionError(f"resolve_set must come before the rows are read, found {list(row)}")
 
 
