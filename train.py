@@ -40,7 +40,7 @@ def run_training(arguments: argparse.Namespace, started: float) -> Answer:
     from utils.runs.inputs import open_checked_folder
     from utils.runs.summary import announce_run, show_result
     from utils.tasks.rehearsal import rehearse
-    from utils.trainer.full_disk import explain_full_disk
+    from utils.trainer.failures import explain_full_disk
     from utils.trainer.launch import find_launcher_file, require_launched
     from utils.trainer.processes import destroy_process_group_on_exit
 
@@ -75,10 +75,10 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
     from utils.runs.summary import announce_parameters
     from utils.tasks.preparing import attach_adapter
     from utils.tasks.task import open_task
-    from utils.trainer.callbacks.measuring import MeasuringCallback
-    from utils.trainer.fault_tolerance import guard_training
+    from utils.trainer.failures import guard_training
     from utils.trainer.launch import is_sharded
     from utils.trainer.processes import main_process_first
+    from utils.trainer.progress import MeasuringCallback
 
     with export.Recording(folder, config) as recording:
         seed_everything(config.seed)

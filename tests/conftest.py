@@ -248,7 +248,7 @@ def prepare_run(make_config: Callable[..., Any]) -> Callable[..., Any]:
         from utils.modeling.tokenizer import load_tokenizer
         from utils.tasks.preparing import attach_adapter
         from utils.tasks.task import open_task
-        from utils.trainer.callbacks.measuring import MeasuringCallback
+        from utils.trainer.progress import MeasuringCallback
 
         config = config or make_config(family, data, **overrides)
         seed_everything(config.seed)

@@ -117,13 +117,13 @@ def test_the_command_line_lies_over_older_keys_too(tmp_path: Path) -> None:
 def test_wandb_is_told_by_the_environment_which_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os as environment
 
-    from utils.tasks.classification.trainer import build_arguments
+    from utils.trainer.building import build_arguments
 
     text = BASE % ("SEQ_CLS", "", "glue, subset: rte")
     text += "wandb: {project: p, name: n, tags: [a, b], mode: offline, entity: e}\ntraining: {use_cpu: true}\n"
     config = _read(tmp_path, text)
     monkeypatch.setenv("WANDB_PROJECT", "mine")
-    arguments = build_arguments(config.arguments, config.training, 1)
+    arguments = build_arguments(config)
     assert arguments.run_name == "n"
     found = {name: environment.environ.get(f"WANDB_{name}") for name in ("PROJECT", "TAGS", "MODE", "ENTITY")}
     assert found == {"PROJECT": "mine", "TAGS": "a,b", "MODE": "offline", "ENTITY": "e"}

@@ -50,7 +50,6 @@ OVERRIDDEN = {
     "SFTTrainer.log": "logs start_time",
     "SFTTrainer.prediction_step": PREDICTION,
     "SFTTrainer.training_step": "args kwargs",
-    "_BaseTrainer.create_model_card": "model_name dataset_name tags",
 }
 
 

@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from utils.core.signals import Interrupted, deferred, handling_signals
+from utils.trainer import watchdogs
 
 SEQ_CLS = {
     "training__num_train_epochs": 2, "training__gradient_accumulation_steps": 2, "training__save_strategy": "steps",
@@ -174,16 +175,16 @@ def test_rows_that_were_seen_are_not_read_again(prepare_run, make_config):
     assert in_evaluations == 17  # steps 9 and 10 of 8 rows each, and the evaluation at the end of the epoch
 
 
-def test_the_longest_batch_is_tried_and_nothing_is_changed_by_it(prepare_run, make_sft, tmp_path):
+def test_the_longest_batch_is_tried_and_nothing_is_changed_by_it(prepare_run, make_sft, tmp_path, monkeypatch):
     def configure(run: str, wanted: bool) -> Any:
         return make_sft(**{**SFT, "training__output_dir": str(tmp_path / run), "peft": LORA,
                            "training__max_steps": 2, "training__try_longest_batch": wanted})  # fmt: skip
 
     tried: list[int] = []
     runs = []
+    monkeypatch.setattr(watchdogs, "_compute_gradients", _note(watchdogs._compute_gradients, tried))
     for name in ("tried", "not"):
         run = prepare_run(config=configure(name, name == "tried"))
-        run.trainer._compute_gradients = _note(run.trainer._compute_gradients, tried)
         run.trainer.train()
         runs.append(run)
     lengths = sorted(runs[0].data.train["length"][:])
@@ -192,8 +193,8 @@ def test_the_longest_batch_is_tried_and_nothing_is_changed_by_it(prepare_run, ma
 
 
 def _note(compute: Any, tried: list[int]) -> Any:
-    def noting(batch: dict[str, Any]) -> None:
-        compute(batch)
+    def noting(trainer: Any, batch: dict[str, Any]) -> None:
+        compute(trainer, batch)
         tried.append(int(batch["input_ids"].numel()))
 
     return noting

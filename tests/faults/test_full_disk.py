@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from utils.runs.opening import RunFolder
 from utils.trainer.checkpoint_files import find_checkpoints, find_flaw, list_checkpoints
-from utils.trainer.full_disk import DiskFullError, explain_full_disk, is_full_disk, measure_free
+from utils.trainer.failures import DiskFullError, explain_full_disk, is_full_disk, measure_free
 
 STEPS = {
     "training__save_strategy": "steps", "training__save_steps": 1, "training__eval_strategy": "no",

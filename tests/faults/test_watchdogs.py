@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from utils.trainer.callbacks.watching import DivergedError, LossWatch, find_divergence
+from utils.trainer.callbacks import DivergedError, LossWatch, find_divergence
 from utils.trainer.checkpoint_files import find_checkpoints
-from utils.trainer.fault_tolerance import guard_training
-from utils.trainer.saving import NotFiniteError
+from utils.trainer.failures import guard_training
+from utils.trainer.watchdogs import NotFiniteError
 
 EVERY_STEP = {
     "training__save_strategy": "steps", "training__save_steps": 1, "training__eval_strategy": "no",
@@ -142,7 +142,7 @@ def test_a_dead_data_loader_worker(start_run, write_run):
 
 def test_running_out_of_memory_is_found_before_the_first_step(prepare_run, make_sft):
     """Where the longest rows do not fit, no step is made."""
-    from utils.trainer.out_of_memory import MemoryExhaustedError
+    from utils.trainer.failures import MemoryExhaustedError
 
     run = prepare_run(config=make_sft(training__try_longest_batch=True, training__max_steps=2))
     longest = max(run.data.train["length"][:])

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 
 _STEP_S = 0.5
 
-_deadlines: dict[int, float] = {}
-"""By thread, until when it may work."""
+_deadlines: dict[int, float] = {}  # by thread, until when it may work
 _lock = threading.Lock()
 _watcher: threading.Thread | None = None
 

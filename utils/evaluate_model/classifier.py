@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,8 +110,8 @@ def _build_trainer(
     config = prepared.job.config
     kept = {key: config.arguments[key] for key in _KEPT_ARGUMENTS if key in config.arguments}
     section = config.training.model_copy(update={"output_dir": str(_make(root))})
-    resolved = {**kept, "report_to": "none"}
-    return build_classification_trainer(section, resolved, model, tokenizer, prepared.data, config.seed)
+    config = replace(config, training=section, arguments={**kept, "report_to": "none"})
+    return build_classification_trainer(config, model, tokenizer, prepared.data)
 
 
 class _Probabilities:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from utils.core.errors import UserError
 from utils.data.dataset import load_dataset_plugin
 from utils.data.instruction import read_training_rows
-from utils.trainer.contamination import find_leakage
+from utils.evaluation.contamination import find_leakage
 
 if TYPE_CHECKING:
     from utils.evaluate_model.model_refs import ModelRef

@@ -28,8 +28,7 @@ from utils.run_config.rules import (
     find_idle_settings,
 )
 from utils.tasks.task import Task
-from utils.trainer.global_batch import split_batch
-from utils.trainer.launch import count_launched
+from utils.trainer.launch import count_launched, split_batch
 
 TITLES = ("reads as YAML", "keys and values", "combinations", "files", "every setting has an effect")
 MACHINE = "this machine"

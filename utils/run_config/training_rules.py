@@ -13,8 +13,7 @@ from utils.config.sections.evaluation import EvaluationSection
 from utils.config.sections.training import DEFAULT_ROWS
 from utils.core.errors import Problem
 from utils.run_config.machine import tracker_names
-from utils.trainer.global_batch import division_problem
-from utils.trainer.launch import count_launched, deepspeed_problem, find_sharding, names_optimizer
+from utils.trainer.launch import count_launched, deepspeed_problem, division_problem, find_sharding, names_optimizer
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig

@@ -27,9 +27,8 @@ from utils.results.provenance import collect_provenance, write_provenance
 from utils.results.record import RunRecord, write_record
 from utils.runs.inputs import record_inputs
 from utils.runs.opening import RunFolder
-from utils.trainer.checkpoint_files import find_checkpoints, flush_folder
-from utils.trainer.checkpoints import link_best
-from utils.trainer.full_disk import explain_full_disk
+from utils.trainer.checkpoint_files import find_checkpoints, flush_folder, link_best
+from utils.trainer.failures import explain_full_disk
 from utils.trainer.launch import is_sharded
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from utils.trainer.checkpoint_files import (
     find_lost_state,
     find_step,
     list_checkpoints,
+    set_aside_later,
 )
-from utils.trainer.checkpoints import set_aside_later
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
     from utils.modeling.sizes import ParameterCounts
-    from utils.trainer.callbacks.measuring import MeasuringCallback
+    from utils.trainer.progress import MeasuringCallback
 
 
 @dataclass

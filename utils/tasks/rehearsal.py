@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from utils.core.errors import ConfigError, Problem
@@ -17,7 +18,7 @@ _ON_ALL_PROCESSES = ("deepspeed", "fsdp", "fsdp_config")
 """Built with the trainer alone: they turn the process into a part of a group."""
 
 
-def rehearse(settings: RunConfig) -> None:
+def rehearse(config: RunConfig) -> None:
     """Build arguments, optimizer and schedule for a model of one weight, and callbacks: what they refuse is said now.
 
     Raises:
@@ -28,12 +29,12 @@ def rehearse(settings: RunConfig) -> None:
     from torch.utils.checkpoint import checkpoint
     from transformers import Trainer, get_scheduler
 
-    from utils.tasks.classification.trainer import build_arguments
-    from utils.trainer.callbacks.added import load_callbacks
+    from utils.trainer.building import build_arguments
+    from utils.trainer.callbacks import load_callbacks
 
-    load_callbacks(settings.training.callbacks)
-    resolved = {name: value for name, value in settings.arguments.items() if name not in _ON_ALL_PROCESSES}
-    args: Any = build_arguments(resolved, settings.training, settings.seed, load_task(settings.task).arguments_class())
+    load_callbacks(config.training.callbacks)
+    resolved = {name: value for name, value in config.arguments.items() if name not in _ON_ALL_PROCESSES}
+    args: Any = build_arguments(replace(config, arguments=resolved), kind=load_task(config.task).arguments_class())
     if args.torch_compile:
         with _explain("accelerate refuses", "torch_compile_backend"):
             TorchDynamoPlugin(backend=args.torch_compile_backend, mode=args.torch_compile_mode)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from utils.results.record import RunRecord
     from utils.tasks.outcome import Outcome
     from utils.tasks.probe import Ask, Probe
-    from utils.trainer.callbacks.measuring import MeasuringCallback
+    from utils.trainer.progress import MeasuringCallback
 
 
 class Task:

@@ -1,4 +1,4 @@
-"""The checkpoints in a run's folder: which are whole, which were cut off, and how one takes its place at a stroke.
+"""The checkpoints in a run's folder: which are whole, which may go, and how one takes its place at a stroke.
 
 A checkpoint is written beside its place, listed with the sizes of its files, flushed to the disk, and renamed. The
 standard library only: a run is opened before anything heavy is imported.
@@ -19,11 +19,10 @@ from utils.core.json_files import NotJsonError, load_json, parse_json
 
 MANIFEST = "complete.json"
 STATE = "trainer_state.json"
-ONLY_EVALUATED = ".only_for_evaluation"
-"""Marks a checkpoint that was saved only so that an evaluation could be resumed, and its step kept if it is best."""
 RUN_COPY = "run_copy.yaml"
 """The run's configuration in a checkpoint; as run.yaml it would make the checkpoint pass for a run."""
 
+_ONLY_EVALUATED = ".only_for_evaluation"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _LEFTOVER = re.compile(r"\.(checkpoint-\d+)\.(partial|replaced|deleted)")
 _ZIPPED = (".pt", ".pth", ".bin")
@@ -44,6 +43,12 @@ def list_checkpoints(run: Path) -> list[Path]:
 def find_checkpoints(run: Path) -> list[Path]:
     """List the whole checkpoints of a run, oldest first."""
     return [each for each in list_checkpoints(run) if find_flaw(each) is None]
+
+
+def find_checkpoint(run: Path, step: int) -> Path | None:
+    """Find the whole checkpoint of a step."""
+    path = run / f"checkpoint-{step}"
+    return path if path.is_dir() and find_flaw(path) is None else None
 
 
 def find_step(checkpoint: Path) -> int:
@@ -74,6 +79,42 @@ def find_flaw(checkpoint: Path) -> str | None:
     return None
 
 
+def _find_flaw_inside(checkpoint: Path) -> str | None:
+    if not (checkpoint / STATE).is_file():
+        return f"{STATE} is missing"
+    for each in sorted(_list_files(checkpoint)):
+        if (
+            (each.suffix == ".json" and not _is_json(each))
+            or (each.suffix == ".safetensors" and not _is_whole_safetensors(each))
+            or (each.suffix in _ZIPPED and not zipfile.is_zipfile(each))
+        ):
+            return f"{each.relative_to(checkpoint).as_posix()} is cut off"
+    return None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        load_json(path)
+    except NotJsonError:
+        return False
+    return True
+
+
+def _is_whole_safetensors(path: Path) -> bool:
+    """Compare a file's length with what its header says: eight bytes, as many bytes of JSON, then the tensors."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if len(start) < 8 or (length := struct.unpack("<Q", start)[0]) > size - 8:
+            return False
+        try:
+            header = parse_json(file.read(length))
+            ends = [each["data_offsets"][1] for name, each in header.items() if name != "__metadata__"]
+            return bool(size == 8 + length + max(ends, default=0))
+        except (NotJsonError, KeyError, TypeError, AttributeError, IndexError):
+            return False
+
+
 def find_lost_state(checkpoint: Path) -> str | None:
     """Say what training cannot go on from; None: all is there. The weights of such a checkpoint can still be used."""
     lost = [what for what, names in _TRAINING_STATE.items() if not any(any(checkpoint.glob(name)) for name in names)]
@@ -99,7 +140,7 @@ def publish_checkpoint(partial: Path, target: Path) -> None:
     replaced = target.with_name(f".{target.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if target.exists():
-        target.rename(replaced)
+        target.rename(replaced)  # a kill before the next line: clear_leftovers puts it back
     partial.rename(target)
     _flush(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
@@ -118,28 +159,46 @@ def flush_folder(folder: Path) -> None:
         _flush(each)
 
 
+def _list_files(folder: Path) -> Iterator[Path]:
+    return (each for each in folder.rglob("*") if each.is_file() and each.name != MANIFEST)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def mark_checkpoint(run: Path, step: int, only_for_evaluation: bool) -> None:
+    """Note whether a checkpoint was saved only so that an evaluation could be resumed, and its best step kept."""
+    marker = run / f"checkpoint-{step}" / _ONLY_EVALUATED
+    if not marker.parent.is_dir():
+        return  # the disk was full, and training goes on
+    if only_for_evaluation:
+        marker.touch()
+    else:
+        marker.unlink(missing_ok=True)
+
+
 def rotate_checkpoints(run: Path, limit: int | None, keep: Collection[str | Path | None]) -> None:
-    """Delete the oldest checkpoints beyond a limit; the newest whole one and those to be kept stay.
+    """Delete the checkpoints that are not needed any more, when a new one is in its place.
 
-    Called when a new checkpoint is in its place. One that is cut off does not count, and goes first. One that was
-    saved only for an evaluation goes in any case.
-
-    Args:
-        run: The run's folder.
-        limit: Checkpoints to keep; None or 0: all.
-        keep: Checkpoints that stay, such as the best one, by path or name; None among them is nothing.
+    Those that were saved only for an evaluation go. Where there is a limit, those that are cut off go too and do not
+    count, then the oldest until `limit` are left. The newest whole one stays, and those in `keep`, by path or name,
+    such as the best one; None among them is nothing.
     """
     whole = find_checkpoints(run)
     safe = {Path(each).name for each in keep if each is not None} | {each.name for each in whole[-1:]}
-    for each in [each for each in whole if each.name not in safe and (each / ONLY_EVALUATED).exists()]:
-        delete_checkpoint(each)
-        whole.remove(each)
-    if not limit or limit < 0:
-        return
-    broken = [each for each in list_checkpoints(run) if each not in whole and each.name not in safe]
-    spare = [each for each in whole if each.name not in safe]
-    excess = max(len(whole) - max(limit, len(safe & {each.name for each in whole})), 0)
-    for each in (*broken, *spare[:excess]):
+    doomed = [each for each in whole if each.name not in safe and (each / _ONLY_EVALUATED).exists()]
+    if limit and limit > 0:
+        left = [each for each in whole if each not in doomed]
+        spare = [each for each in left if each.name not in safe]
+        excess = max(len(left) - max(limit, len(left) - len(spare)), 0)
+        broken = [each for each in list_checkpoints(run) if each not in whole and each.name not in safe]
+        doomed += [*broken, *spare[:excess]]
+    for each in doomed:
         delete_checkpoint(each)
 
 
@@ -174,50 +233,26 @@ def clear_leftovers(run: Path) -> list[str]:
     return cut_off
 
 
-def _list_files(folder: Path) -> Iterator[Path]:
-    return (each for each in folder.rglob("*") if each.is_file() and each.name != MANIFEST)
+def set_aside_later(run: Path, step: int, target: Path) -> list[Path]:
+    """Move the checkpoints behind a step into a folder: a run that goes on from there writes them anew.
+
+    Returns:
+        What was moved, as it was called; without any, the folder is not made.
+    """
+    later = [each for each in list_checkpoints(run) if find_step(each) > step]
+    for each in later:
+        target.mkdir(exist_ok=True)
+        each.rename(target / each.name)
+    return later
 
 
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _find_flaw_inside(checkpoint: Path) -> str | None:
-    if not (checkpoint / STATE).is_file():
-        return f"{STATE} is missing"
-    for each in sorted(_list_files(checkpoint)):
-        name = each.relative_to(checkpoint).as_posix()
-        if each.suffix == ".json" and not _is_json(each):
-            return f"{name} is cut off"
-        if each.suffix == ".safetensors" and not _is_whole_safetensors(each):
-            return f"{name} is cut off"
-        if each.suffix in _ZIPPED and not zipfile.is_zipfile(each):
-            return f"{name} is cut off"
-    return None
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        load_json(path)
-    except NotJsonError:
-        return False
-    return True
-
-
-def _is_whole_safetensors(path: Path) -> bool:
-    """Compare a file's length with what its header says: eight bytes, as many bytes of JSON, then the tensors."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        if len(start) < 8 or (length := struct.unpack("<Q", start)[0]) > size - 8:
-            return False
-        try:
-            header = parse_json(file.read(length))
-            ends = [each["data_offsets"][1] for name, each in header.items() if name != "__metadata__"]
-            return bool(size == 8 + length + max(ends, default=0))
-        except (NotJsonError, KeyError, TypeError, AttributeError, IndexError):
-            return False
+def link_best(run: Path, checkpoint: Path | None) -> None:
+    """Let best_model point at the best checkpoint; None: there is none."""
+    link, beside = run / "best_model", run / ".best_model"
+    if checkpoint is None or not checkpoint.is_dir():
+        if link.is_symlink():
+            link.unlink()
+        return
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(checkpoint.name)
+    beside.replace(link)

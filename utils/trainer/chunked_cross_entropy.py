@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import types
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,18 +68,10 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         targets: torch.Tensor,
         spec: LossSpec,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum the loss.
+        """Sum the loss, in float32, and count the targets that are the most likely token.
 
-        Args:
-            ctx: Keeps the gradients.
-            hidden: Shape (n, hidden_size).
-            weight: Shape (vocabulary, hidden_size).
-            bias: Shape (vocabulary,), or None.
-            targets: Shape (n,), none of them -100.
-            spec: What is done to the logits.
-
-        Returns:
-            The sum, float32, and the number of targets that are the most likely token.
+        `hidden` has shape (n, hidden_size), `weight` (vocabulary, hidden_size), `bias` (vocabulary,), and `targets`
+        (n,), none of them -100.
         """
         wanted = ctx.needs_input_grad
         grads = [
@@ -117,28 +110,39 @@ def install_trained_head(model: Any, label_smoothing: float = 0.0, weigh_by_prob
         weigh_by_probability: Weigh tokens by their own probability, in training.
     """
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    original = plain.forward
     plain_spec = LossSpec(*_read_transform(plain.config.get_text_config()))
     spec = replace(plain_spec, label_smoothing=label_smoothing, weigh_by_probability=weigh_by_probability)
-    original = plain.forward
 
-    @functools.wraps(type(plain).forward)
-    def forward(
-        self: Any, *args: Any, trained_positions: bool = False, labels: torch.Tensor | None = None, **kwargs: Any
-    ) -> Any:
-        if not trained_positions:
-            return original(*args, **({} if labels is None else {"labels": labels}), **kwargs)
+    def score_hidden(self: Any, labels: torch.Tensor, *args: Any, **kwargs: Any) -> TrainedOutput:
         hidden = self.base_model(*args, **{**kwargs, "use_cache": False})[0]
-        assert labels is not None, "the loss needs labels"
         return _score_trained(hidden, self.get_output_embeddings(), labels, spec if self.training else plain_spec)
 
-    plain.forward = types.MethodType(forward, plain)
+    def score_logits(self: Any, labels: torch.Tensor, *args: Any, **kwargs: Any) -> TrainedOutput:
+        own = replace(spec, scale=1.0, softcap=None) if self.training else LossSpec()  # the model has applied its own
+        return _score_trained(original(*args, **kwargs).logits, nn.Identity(), labels, own)
+
+    _install_forward(plain, original, score_hidden)
     if not _agrees(plain, plain_spec):
         logger.warning(
             "%s turns hidden states into logits in a way of its own: its whole logits are computed, which takes more "
             "time and memory",
             type(plain).__name__,
         )
-        plain.forward = types.MethodType(_from_whole_logits(original, type(plain), spec), plain)
+        _install_forward(plain, original, score_logits)
+
+
+def _install_forward(model: Any, original: Any, score: Callable[..., TrainedOutput]) -> None:
+    @functools.wraps(type(model).forward)
+    def forward(
+        self: Any, *args: Any, trained_positions: bool = False, labels: torch.Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        if not trained_positions:
+            return original(*args, **({} if labels is None else {"labels": labels}), **kwargs)
+        assert labels is not None, "the loss needs labels"
+        return score(self, labels, *args, **kwargs)
+
+    model.forward = types.MethodType(forward, model)
 
 
 def _score_trained(hidden: torch.Tensor, head: Any, labels: torch.Tensor, spec: LossSpec) -> TrainedOutput:
@@ -197,7 +201,7 @@ def _score(
     mean = logits.mean(-1) if spec.label_smoothing else None
     top = logits.amax(-1, keepdim=True)
     at_target = logits.gather(-1, targets[:, None])
-    exponents = logits.sub_(top).exp_()
+    exponents = logits.sub_(top).exp_()  # in place from here on: a chunk's logits are held once
     norm = exponents.sum(-1, keepdim=True)
     log_norm = (norm.log() + top).squeeze(-1)
     losses = log_norm - at_target.squeeze(-1)
@@ -209,7 +213,7 @@ def _score(
     total = (losses if weights is None else losses * weights).sum()
     if not with_grad:
         return total, right, None
-    grad = exponents.div_(norm)
+    grad = exponents.div_(norm)  # the probabilities; less the target's share they are the gradient
     grad.scatter_add_(-1, targets[:, None], torch.full_like(at_target, share - 1.0))
     if share:
         grad.sub_(share / grad.shape[-1])
@@ -285,20 +289,3 @@ def _agrees(model: Any, spec: LossSpec) -> bool:
     assert ours.loss is not None, "a score holds a loss"
     tolerance = _TOLERANCE if hidden.dtype == torch.float32 else 5e-2
     return bool((ours.loss.to(device) - theirs).abs() <= tolerance * theirs.abs().clamp(min=1))
-
-
-def _from_whole_logits(original: Any, kind: Any, spec: LossSpec) -> Any:
-    """Build the forward for an architecture whose head is not understood: sums over its own logits."""
-    own = LossSpec(1.0, None, spec.label_smoothing, spec.weigh_by_probability)
-
-    @functools.wraps(kind.forward)
-    def forward(
-        self: Any, *args: Any, trained_positions: bool = False, labels: torch.Tensor | None = None, **kwargs: Any
-    ) -> Any:
-        if not trained_positions:
-            return original(*args, **({} if labels is None else {"labels": labels}), **kwargs)
-        assert labels is not None, "the loss needs labels"
-        logits = original(*args, **kwargs).logits
-        return _score_trained(logits, nn.Identity(), labels, own if self.training else LossSpec())
-
-    return forward

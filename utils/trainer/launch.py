@@ -1,4 +1,4 @@
-"""How a run was launched: its processes, DeepSpeed's file by name, and whether weights are spread over processes.
+"""How a run was launched: its processes, their share of a batch, DeepSpeed's file, and what spreads the weights.
 
 Read from the environment that torchrun, accelerate and DeepSpeed set, and from the `training:` section; no ML
 library is imported.
@@ -55,11 +55,7 @@ def require_launched() -> None:
 
 
 def count_asked(words: Sequence[str]) -> int:
-    """Count the processes that a command line of `accelerate launch` asks for; 1 where it is none, or does not say.
-
-    Args:
-        words: With the interpreter and the script.
-    """
+    """Count the processes that a command line of `accelerate launch` asks for; 1 where it is none, or does not say."""
     if "launch" not in words[:4] and not any("accelerate.commands.launch" in word for word in words[:4]):
         return 1
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -121,10 +117,9 @@ def stand_alone() -> None:
 
 
 def find_sharding(arguments: dict[str, Any]) -> str | None:
-    """Name what spreads the weights over processes, `FSDP` or `ZeRO-3`; None where each holds them all.
+    """Name what spreads the weights over processes, `FSDP` or `ZeRO-3`, by what TrainingArguments is built from.
 
-    Args:
-        arguments: What TrainingArguments is built from.
+    None: each process holds them all.
     """
     if arguments.get("fsdp") or _is_on("ACCELERATE_USE_FSDP"):
         return "FSDP"
@@ -168,3 +163,33 @@ def _read_deepspeed(value: str) -> dict[str, Any] | None:
 
 def _is_on(name: str) -> bool:
     return os.environ.get(name, "").lower() in _YES
+
+
+def split_batch(total: int, ceiling: int, processes: int) -> tuple[int, int] | None:
+    """Split the rows of a step into batches of equal size, the fewest that each process can hold.
+
+    Args:
+        total: Rows of a step, of all processes together.
+        ceiling: Rows that a process may take at once.
+        processes: That train together.
+
+    Returns:
+        Rows of a batch, and the batches that each process adds up before a step; None where only batches of half the
+        ceiling or fewer would divide it, which are slow for no good reason, or none do.
+    """
+    each, rest = divmod(total, processes)
+    if rest or not each:
+        return None
+    rows = next(size for size in range(min(ceiling, each), 0, -1) if each % size == 0)
+    return (rows, each // rows) if 2 * rows > min(ceiling, each) else None
+
+
+def division_problem(total: int, ceiling: int, processes: int) -> str | None:
+    """Say that a global batch cannot be split evenly, with the nearest sizes that can; None: it can."""
+    if split_batch(total, ceiling, processes) is not None:
+        return None
+    at_once = ceiling * processes
+    below, above = total // at_once * at_once, (total // at_once + 1) * at_once
+    sizes = f"{below} or {above}" if below else f"{above}"
+    split = f"{processes} processes of {ceiling} rows" if processes > 1 else f"batches of {ceiling} rows"
+    return f"{total} rows do not divide into {split}; the nearest that do: {sizes}"

@@ -1,4 +1,4 @@
-"""What the processes of one run do together: data prepared by one first, memory gathered, the group left cleanly."""
+"""What the processes of one run do together: data prepared by one first, sums, signals, the group left cleanly."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.core.cache_folder import cache_folder
 from utils.core.locks import try_lock, wait_for
-from utils.core.signals import Interrupted
+from utils.core.signals import Interrupted, interruption_requested
 from utils.evaluation.processes import count_processes, gather_lists
 from utils.trainer.launch import count_launched
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from transformers import TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +33,8 @@ _TASKS = ("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP
 def main_process_first(output_dir: str) -> Iterator[None]:
     """Let one process of each machine do the work before the others, which then find it in the cache.
 
-    They wait for a lock on a file, not in a collective: no time-out ends an hour of tokenising, and the lock of a
-    process that dies is free.
-
-    Args:
-        output_dir: The run's folder, by which its processes know their file.
+    They wait for a lock on a file, named by the run's folder, not in a collective: no time-out ends an hour of
+    tokenising, and the lock of a process that dies is free.
     """
     if count_launched() == 1:
         yield
@@ -47,12 +49,8 @@ def main_process_first(output_dir: str) -> Iterator[None]:
         yield
 
 
-def announce_processes(args: Any) -> None:
-    """Say how many processes train, and on what.
-
-    Args:
-        args: The Trainer's, which know how they were started.
-    """
+def announce_processes(args: TrainingArguments) -> None:
+    """Say how many processes train, and on what."""
     several = f" and {args.n_gpu - 1} more GPUs (--gpu starts a process for each)" if args.n_gpu > 1 else ""
     who = "1 process trains" if args.world_size == 1 else f"{args.world_size} processes train, this one"
     logger.info("%s on %s%s", who, args.device, several)
@@ -66,11 +64,7 @@ def announce_processes(args: Any) -> None:
 
 
 def gather_memory(mine: dict[str, Any]) -> dict[str, Any]:
-    """Give the largest peaks of all processes, and each process's own in the order of their ranks.
-
-    Args:
-        mine: This process's `device` and peaks in GiB.
-    """
+    """Give the largest peaks of all processes, and each one's own by rank, of this one's `device` and peaks in GiB."""
     every = gather_lists([mine])
     if len(every) == 1:
         return mine
@@ -92,6 +86,65 @@ def describe_batch(trainer: Any) -> dict[str, Any]:
         "gradient_accumulation_steps": args.gradient_accumulation_steps,
         "global_batch_size": at_once * args.gradient_accumulation_steps,
     }
+
+
+class Sums:
+    """Sums of several numbers over batches, from `totals` on, kept on the device until they are asked for."""
+
+    def __init__(self, totals: Sequence[float] = (), device: torch.device | None = None) -> None:
+        self._totals: torch.Tensor | None = None
+        if totals:
+            import torch
+
+            self._totals = torch.tensor(totals, dtype=torch.float64, device=device)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was added."""
+        return self._totals is None
+
+    def add(self, first: torch.Tensor, *others: torch.Tensor | float) -> None:
+        """Add a batch's numbers, tensors without dimensions or plain ones: as many as before, in the same order."""
+        import torch
+
+        with torch.no_grad():
+            batch = torch.stack(
+                [torch.as_tensor(each, dtype=torch.float64, device=first.device) for each in (first, *others)]
+            )
+        self._totals = batch if self._totals is None else self._totals + batch
+
+    def to_list(self) -> list[float]:
+        """Give this process's totals, from which `Sums(...)` goes on."""
+        return [] if self._totals is None else self._totals.tolist()
+
+    def read(self, accelerator: Accelerator) -> list[float]:
+        """Give the totals of all processes, which ask for them together."""
+        totals: list[float] = accelerator.reduce(self._totals, reduction="sum").tolist()
+        return totals
+
+
+def count_real_rows(accelerator: Accelerator, num_rows: int) -> int | None:
+    """Count this process's rows of an evaluation's last batch that no other batch holds; None: all of them.
+
+    Several processes fill up the last batch with rows that were evaluated before.
+    """
+    state = accelerator.gradient_state
+    if accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+        return None
+    mine = int(state.remainder) - int(accelerator.process_index) * num_rows
+    return min(max(mine, 0), num_rows)
+
+
+def any_interrupted(args: TrainingArguments) -> bool:
+    """Tell whether any process was asked to stop; all processes come here together."""
+    if args.world_size == 1:
+        return interruption_requested()
+    import torch
+    import torch.distributed as dist
+
+    flag = torch.tensor(int(interruption_requested()), device=args.device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag.item())
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import Sampler, SequentialSampler
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import TrainingArguments
 
 _BATCHES_PER_POOL = 50  # as transformers' own length grouping: long enough to group well, short enough to mix
 
@@ -22,10 +23,10 @@ class SeededOrder(Sampler[int]):
     memory runs out in the first step or never.
 
     Args:
-        num_rows: Number of rows.
-        seed: Seed of the order.
+        num_rows: Of the set.
+        seed: Of the order.
         lengths: Tokens per row; None for plain shuffling.
-        batch_size: Rows that are trained on together.
+        batch_size: Rows of an optimizer step, of all processes.
     """
 
     def __init__(self, num_rows: int, seed: int, lengths: Sequence[int] | None = None, batch_size: int = 1) -> None:
@@ -63,33 +64,11 @@ class SeededOrder(Sampler[int]):
         return [row for batch in [*first, *shuffled] for row in batch] + rest
 
 
-class SeededRows:
-    """What our trainers share: training rows in `SeededOrder`, evaluation rows as they stand.
-
-    Stands before a `transformers.Trainer` among a class's bases.
-    """
-
-    args: Any
-    train_dataset: Any
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:
-        strategy, rows = self.args.train_sampling_strategy, len(self.train_dataset)
-        if strategy == "sequential":
-            return SequentialSampler(range(rows))
-        grouped = strategy == "group_by_length" and "length" in self.train_dataset.column_names
-        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return SeededOrder(rows, seed, self.train_dataset["length"][:] if grouped else None, step)
-
-    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
-        """Let dataloader_drop_last drop rows of training only; transformers drops evaluation and test rows too."""
-        wanted = self.args.dataloader_drop_last
-        self.args.dataloader_drop_last = wanted and is_training
-        try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)  # type: ignore[misc]  # a mixin
-        finally:
-            self.args.dataloader_drop_last = wanted
-
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler[int] | None:
-        """Keep the order of evaluation rows: predictions are written in it."""
-        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+def build_train_sampler(args: TrainingArguments, rows: Dataset) -> Sampler[int]:
+    """Build the order of training rows that `train_sampling_strategy` asks for."""
+    if args.train_sampling_strategy == "sequential":
+        return SequentialSampler(range(len(rows)))
+    grouped = args.train_sampling_strategy == "group_by_length" and "length" in rows.column_names
+    step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    seed = args.seed if args.data_seed is None else args.data_seed
+    return SeededOrder(len(rows), seed, rows["length"][:] if grouped else None, step)

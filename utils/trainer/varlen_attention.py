@@ -41,19 +41,9 @@ def attend_within_documents(  # noqa: PLR0913, PLR0917  the signature is the lib
 ) -> tuple[torch.Tensor, None]:
     """Attend causally within each document; the signature is that of transformers' attention functions.
 
-    Args:
-        module: The attention layer.
-        query: Shape (1, heads, tokens, head_dim).
-        key: Shape (1, key_value_heads, tokens, head_dim).
-        value: As key.
-        attention_mask: None.
-        dropout: Share of attention weights dropped.
-        scaling: Factor on the scores; None: 1 / sqrt(head_dim).
-        cu_seq_lens_q: Shape (documents + 1,): where each document begins, and the number of tokens.
-        **kwargs: What else the layer passes; what would change the result is refused.
-
-    Returns:
-        Shape (1, tokens, heads, head_dim), and None.
+    `query` has shape (1, heads, tokens, head_dim), `key` and `value` (1, key_value_heads, tokens, head_dim), the result
+    (1, tokens, heads, head_dim). `cu_seq_lens_q`, shape (documents + 1,), says where each document begins, and the
+    number of tokens. Of what else the layer passes, what would change the result is refused.
 
     Raises:
         NotImplementedError: The layer attends otherwise than causally within the whole document.
@@ -67,15 +57,9 @@ def attend_within_documents(  # noqa: PLR0913, PLR0917  the signature is the lib
         queries, keys, values = (each[0][:, index].transpose(0, 1) for each in (query, key, value))
         mask = _window_mask(kwargs.get("sliding_window"), index)
         attended = scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=mask is None,
-            scale=scaling,
+            queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
-        )
+        )  # fmt: skip
         parts.append(attended.transpose(1, 2)[is_real])
     order = torch.cat([index[is_real] for index, is_real in groups]).argsort()
     return torch.cat(parts)[order][None], None
@@ -108,10 +92,7 @@ def probing_precision(model: Any) -> Iterator[None]:
 
 
 def separate_documents(model: Any) -> str | None:
-    """Make the model keep the documents of a flattened row apart, and prove that it does.
-
-    Args:
-        model: A causal language model, or a peft model around one.
+    """Make a causal language model keep the documents of a flattened row apart, and prove that it does.
 
     Returns:
         None where it does; else the reason why it cannot, and the model is as before.

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from transformers import (
-    DataCollatorWithPadding,
-    EvalPrediction,
-    TrainingArguments,
-)
+from transformers import DataCollatorWithPadding, EvalPrediction, TrainingArguments
 
 from utils.adapters.adapter import head_modules
 from utils.config.sections.training import OwnTrainingSection
@@ -17,45 +13,41 @@ from utils.core.errors import DataError
 from utils.data.classification import ClassificationData
 from utils.metrics.metric import compute_metrics, load_metric, metric_names, result_key
 from utils.modeling.new_weights import list_new_modules
-from utils.tasks.classification.losses import ClassificationLoss, scale_class_weights
-from utils.tasks.classification.trainer import ClassificationTrainer, build_arguments, keep_predictions
-from utils.trainer.callbacks.added import add_callbacks
+from utils.tasks.classification.trainer import (
+    ClassificationLoss,
+    ClassificationTrainer,
+    keep_predictions,
+    scale_class_weights,
+)
+from utils.trainer.building import NEVER_EVALUATE, build_arguments, build_trainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from utils.config.run_config import RunConfig
 
 _NOT_METRICS = ("loss", "combined_score")
 """What a checkpoint can be judged by without being a metric."""
+_POSITIONS = ("position_embeddings", "wpe", "embed_positions")
+"""What architectures call their table of learned positions."""
 
 
 def build_classification_trainer(
-    section: OwnTrainingSection,
-    resolved: dict[str, Any],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    data: ClassificationData,
-    seed: int,
+    config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: ClassificationData
 ) -> ClassificationTrainer:
-    """Build the trainer, ready to train.
-
-    Args:
-        section: The `training:` section, for the fields that are ours.
-        resolved: What TrainingArguments is built from.
-        model: With its adapter attached.
-        tokenizer: Pads batches.
-        data: The prepared set.
-        seed: The run's seed.
+    """Build the trainer, ready to train a model that has its adapter.
 
     Raises:
         DataError: Rows are longer than the model's table of positions.
         ConfigError: Class weights do not fit the data.
     """
     _require_positions(model, data)
-    resolved = {**_default_unused(model), **_fit_evaluation(resolved, section, data)}
-    arguments = build_arguments(resolved, section, seed)
+    section = config.training
+    arguments = build_arguments(config, {**_spare_search(config, model), **_fit_evaluation(config, data)})
     half = arguments.bf16 or arguments.fp16
-    trainer = ClassificationTrainer(
+    return build_trainer(
+        ClassificationTrainer,
+        config,
         model=model,
         args=arguments,
         train_dataset=data.train.dataset if data.train else None,
@@ -67,9 +59,6 @@ def build_classification_trainer(
         preprocess_logits_for_metrics=keep_predictions,
         learning_rates=_head_rates(section, model),
     )
-    add_callbacks(trainer, section)
-    trainer.configure(section)
-    return trainer
 
 
 def build_compute_metrics(
@@ -77,9 +66,7 @@ def build_compute_metrics(
 ) -> Callable[[EvalPrediction], dict[str, float]]:
     """Build the function that scores an evaluation: every metric of the kind, and the task's combined score.
 
-    Args:
-        data: The prepared set.
-        best: The result by which checkpoints are compared, which may be none of the usual metrics.
+    `best`, the result by which checkpoints are compared, may be none of the usual metrics.
     """
     every = metric_names("regression" if data.num_labels == 1 else "classification")
     chosen = [best] if best and best not in _NOT_METRICS else []
@@ -104,30 +91,26 @@ def best_metric_name(resolved: dict[str, Any], data: ClassificationData) -> str:
     return chosen if chosen in _NOT_METRICS else result_key(chosen, data.num_labels)
 
 
-def _fit_evaluation(resolved: dict[str, Any], section: OwnTrainingSection, data: ClassificationData) -> dict[str, Any]:
+def _fit_evaluation(config: RunConfig, data: ClassificationData) -> dict[str, Any]:
     """Spell the best metric as it stands in the results, in its own direction; without rows, never evaluate."""
+    resolved = config.arguments
     if "" not in data.evals:
-        never = {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
-        never["eval_on_start"] = False
-        return {**resolved, **never}
-    if not resolved.get("metric_for_best_model") and not section.early_stopping_patience:
-        return resolved
+        return dict(NEVER_EVALUATE)
+    if not resolved.get("metric_for_best_model") and not config.training.early_stopping_patience:
+        return {}
     name = best_metric_name(resolved, data)
     rising = name == "combined_score" or (name != "loss" and load_metric(name).greater_is_better)
-    return {
-        **resolved,
-        "metric_for_best_model": name,
-        "greater_is_better": resolved.get("greater_is_better", rising),
-    }
+    return {"metric_for_best_model": name, "greater_is_better": resolved.get("greater_is_better", rising)}
 
 
-def _default_unused(model: PreTrainedModel) -> dict[str, Any]:
+def _spare_search(config: RunConfig, model: PreTrainedModel) -> dict[str, bool]:
     """Spare DDP the search for parameters without gradient where an adapter is trained: each takes part in the loss.
 
     A whole model may have some, such as a pooler that its classifier passes over.
     """
     whole = all(parameter.requires_grad for parameter in model.parameters())
-    return {} if whole else {"ddp_find_unused_parameters": False}
+    key = "ddp_find_unused_parameters"
+    return {} if whole or key in config.arguments else {key: False}
 
 
 def _build_loss(
@@ -144,14 +127,12 @@ def _build_loss(
 
 def _head_rates(section: OwnTrainingSection, model: PreTrainedModel) -> dict[str, float]:
     """Give the head's own learning rate by parameter."""
-    rate = section.head_learning_rate
-    return {} if rate is None else dict.fromkeys(_head_parameters(model), rate)
-
-
-def _head_parameters(model: PreTrainedModel) -> frozenset[str]:
+    if (rate := section.head_learning_rate) is None:
+        return {}
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     heads = head_modules(plain, list_new_modules(plain))
-    return frozenset(name for name, _ in model.named_parameters() if any(f".{head}." in f".{name}." for head in heads))
+    names = [name for name, _ in model.named_parameters() if any(f".{head}." in f".{name}." for head in heads)]
+    return dict.fromkeys(names, rate)
 
 
 def _require_positions(model: PreTrainedModel, data: ClassificationData) -> None:
@@ -160,11 +141,7 @@ def _require_positions(model: PreTrainedModel, data: ClassificationData) -> None
 
     longest = max(report.token_lengths["max"] for report in data.reports.values())
     for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in (
-            "position_embeddings",
-            "wpe",
-            "embed_positions",
-        ):
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in _POSITIONS:
             first = getattr(module, "offset", module.padding_idx + 1 if module.padding_idx else 0)
             room = module.num_embeddings - first
             if longest > room:

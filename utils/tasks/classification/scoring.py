@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +18,10 @@ if TYPE_CHECKING:
     from utils.modeling.sizes import ParameterCounts
     from utils.results.record import RunRecord
     from utils.tasks.classification.trainer import ClassificationTrainer
-    from utils.trainer.callbacks.measuring import MeasuringCallback
+    from utils.trainer.progress import MeasuringCallback
 
-logger = logging.getLogger(__name__)
+_NOT_SCORES = ("eval_runtime", "eval_samples", "eval_samples_per_second", "eval_steps_per_second",
+               "eval_model_preparation_time")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,35 +104,16 @@ def collect_outcome(
 def _score_split(trainer: ClassificationTrainer, data: ClassificationData, split: PreparedSplit) -> SplitScore:
     output = trainer.predict(split.dataset, metric_key_prefix="eval")
     predictions, references = output.predictions, output.label_ids
-    hf = dict(output.metrics)
-    hf["eval_samples"] = len(split.dataset)
-    skipped = (
-        "eval_runtime",
-        "eval_samples",
-        "eval_samples_per_second",
-        "eval_steps_per_second",
-        "eval_model_preparation_time",
-    )
-    metrics = {key.removeprefix("eval_"): value for key, value in hf.items() if key not in skipped}
-    return SplitScore(
-        metrics,
-        hf,
-        _intervals(data, predictions, references),
-        _baseline(data, references),
-        len(split.dataset),
-    )
-
-
-def _intervals(
-    data: ClassificationData, predictions: np.ndarray[Any, Any], references: np.ndarray[Any, Any]
-) -> dict[str, tuple[float, float]]:
-    return {
+    hf = {**output.metrics, "eval_samples": len(split.dataset)}
+    metrics = {key.removeprefix("eval_"): value for key, value in hf.items() if key not in _NOT_SCORES}
+    intervals = {
         result_key(name, data.num_labels): bootstrap_interval(name, predictions, references, data.num_labels)
         for name in data.spec.metrics
     }
+    return SplitScore(metrics, hf, intervals, _score_majority(data, references), len(split.dataset))
 
 
-def _baseline(data: ClassificationData, references: np.ndarray[Any, Any]) -> dict[str, float]:
+def _score_majority(data: ClassificationData, references: np.ndarray[Any, Any]) -> dict[str, float]:
     if data.train is None:
         return {}
     values = majority_baseline(data.spec.metrics, data.train.dataset["labels"][:], references, data.num_labels)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter_path import find_adapter
-from utils.adapters.training_hooks import find_hooks
 from utils.config.sections.dataset import ClassificationSection
 from utils.data.classification import ClassificationData, fingerprint_set, prepare_classification
 from utils.data.dataset import load_dataset_plugin
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from utils.tasks.classification.trainer import ClassificationTrainer
     from utils.tasks.outcome import Outcome
     from utils.tasks.probe import Ask
-    from utils.trainer.callbacks.measuring import MeasuringCallback
+    from utils.trainer.progress import MeasuringCallback
 
 logger = logging.getLogger(__name__)
 
@@ -98,13 +97,7 @@ class ClassificationRun:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: ClassificationData
     ) -> ClassificationTrainer:
         """Build HF Trainer with our data order and loss, and the learning rates that the method asks for."""
-        settings = self._settings
-        trainer = build_classification_trainer(
-            settings.training, settings.arguments, model, tokenizer, data, settings.seed
-        )
-        trainer.learning_rates |= settings.peft.learning_rates(model, trainer.args.learning_rate)
-        trainer.use_hooks(find_hooks(settings.peft.method))
-        return trainer
+        return build_classification_trainer(self._settings, model, tokenizer, data)
 
     def score(
         self,

@@ -1,49 +1,19 @@
-"""HF Trainer for classification: our data order, our loss, learning rates of their own, lean evaluation."""
+"""The trainer of classification and regression, and its loss: exact, however rows are split into batches."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from transformers import Trainer, TrainingArguments
+import torch
+from torch.nn import functional
 
-from utils.config.sections.training import OwnTrainingSection
-from utils.core.errors import ConfigError, Problem, UserError
-from utils.trainer.adapter_aware import AdapterAware
-from utils.trainer.fault_tolerance import FaultTolerant
-from utils.trainer.launch import find_sharding, resolve_deepspeed, stand_alone
-from utils.trainer.param_group_rates import ParamGroupLearningRates
-from utils.trainer.real_rows import RowSums, count_real_rows
-from utils.trainer.sampling import SeededRows
-
-if TYPE_CHECKING:
-    import torch
+from utils.core.errors import ConfigError, Problem
+from utils.trainer.base import LoraNsTrainer
+from utils.trainer.processes import count_real_rows
 
 
-class ClassificationTrainer(FaultTolerant, SeededRows, ParamGroupLearningRates, AdapterAware, Trainer):
-    """A Trainer whose order of rows depends on data_seed and epoch only.
-
-    Args:
-        **kwargs: As for `transformers.Trainer`, and `learning_rates` as for `ParamGroupLearningRates`.
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._sums = RowSums()
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
-        """Compute the loss of a batch; an adapter's own penalty is added in training."""
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        return (self.penalize(loss), outputs) if return_outputs else self.penalize(loss)
-
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        """Evaluate; the loss is the mean over rows, each counted once, however they were split into batches."""
-        sums = self._sums = RowSums()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if (loss := sums.read_mean(self.accelerator)) is not None:
-            output.metrics[f"{metric_key_prefix}_loss"] = loss
-        return output
+class ClassificationTrainer(LoraNsTrainer):
+    """A Trainer whose evaluation's loss is the mean over rows, each counted once, however they were batched."""
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Evaluate a batch; rows that only fill up the last one of several processes leave the loss alone."""
@@ -51,10 +21,14 @@ class ClassificationTrainer(FaultTolerant, SeededRows, ParamGroupLearningRates, 
         if self.compute_loss_func is not None and logits is not None and labels is not None:
             num_real = count_real_rows(self.accelerator, len(labels))
             num_rows = len(labels) if num_real is None else num_real
-            first = logits[0] if isinstance(logits, (tuple, list)) else logits
-            mean = self.compute_loss_func((first[:num_rows],), labels[:num_rows]) if num_rows else loss * 0
-            self._sums.add(mean * num_rows, num_rows)
+            mean = self.compute_loss_func((_first(logits)[:num_rows],), labels[:num_rows]) if num_rows else loss * 0
+            self.eval_sums.add(mean * num_rows, num_rows)
         return loss, logits, labels
+
+    def describe_evaluation(self, *totals: float) -> dict[str, float]:
+        """Give the mean loss."""
+        loss, num_rows = totals
+        return {"loss": loss / num_rows} if num_rows else {}
 
 
 def keep_predictions(logits: Any, labels: torch.Tensor) -> torch.Tensor:
@@ -67,72 +41,76 @@ def keep_predictions(logits: Any, labels: torch.Tensor) -> torch.Tensor:
     Returns:
         Shape (batch,): class ids, or the value for regression. A batch of one row stays one-dimensional.
     """
-    first = logits[0] if isinstance(logits, (tuple, list)) else logits
+    first = _first(logits)
     return first.squeeze(-1).float() if first.shape[-1] == 1 else first.argmax(dim=-1)
 
 
-def build_arguments(
-    resolved: dict[str, Any],
-    section: OwnTrainingSection,
-    seed: int,
-    kind: type[TrainingArguments] = TrainingArguments,
-) -> TrainingArguments:
-    """Build TrainingArguments, or a kind of them, from the resolved configuration.
+def _first(logits: Any) -> torch.Tensor:
+    first: torch.Tensor = logits[0] if isinstance(logits, (tuple, list)) else logits
+    return first
 
-    transformers 5 takes TensorBoard's folder, as W&B's settings, from the environment only: that is where they are put.
+
+class ClassificationLoss:
+    """Cross-entropy, or mean squared error for regression, over all rows of an optimizer step.
+
+    transformers divides a loss by the number of accumulated batches only where it believes that the model has not
+    done so, and takes every model whose forward accepts keyword arguments as one that has. Classifiers accept them
+    and do not, so their gradients come out too large by the number of accumulated batches (and of processes).
+    Here the sum over rows is divided by the rows of the whole step.
+
+    Args:
+        num_labels: 1 for regression.
+        class_weights: Weight of each class, of a mean of 1 over the training rows, or None.
+        label_smoothing: Share of the target spread over all classes, 0 to 1.
+    """
+
+    def __init__(self, num_labels: int, class_weights: list[float] | None = None, label_smoothing: float = 0.0) -> None:
+        self.num_labels = num_labels
+        self.class_weights = class_weights
+        self.label_smoothing = label_smoothing
+
+    def __call__(
+        self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Compute the loss of logits, shape (batch, num_labels), and labels, shape (batch,).
+
+        `num_items_in_batch` are the rows of the whole optimizer step; None: those of this batch.
+        """
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        labels = labels.to(logits.device)
+        count = labels.shape[0] if num_items_in_batch is None else num_items_in_batch
+        if self.num_labels == 1:
+            return functional.mse_loss(logits.view(-1).float(), labels.view(-1).float(), reduction="sum") / count
+        total = functional.cross_entropy(
+            logits.view(-1, self.num_labels).float(),
+            labels.view(-1),
+            weight=None if self.class_weights is None else torch.tensor(self.class_weights, device=logits.device),
+            label_smoothing=self.label_smoothing,
+            reduction="sum",
+        )
+        return total / count
+
+
+def scale_class_weights(weights: list[float] | str | None, label_counts: list[int]) -> list[float] | None:
+    """Resolve `balanced` and scale weights to a mean of 1 over the training rows: the learning rate keeps its meaning.
+
+    Args:
+        weights: One weight per class, `balanced` (inverse to the class's share), or None.
+        label_counts: Training rows of each class.
 
     Raises:
-        ConfigError: This machine cannot do what is asked, such as bf16.
+        ConfigError: There are not as many weights as classes, or they weigh nothing.
     """
-    _require_device(resolved)
-    # Set behind the library's check, which knows evaluations of the loss alone; ours come when the file is read.
-    loads_best = bool(resolved.get("load_best_model_at_end"))
-    resolved = {**resolved, "load_best_model_at_end": False}
-    for name, value in (section.wandb.variables if section.wandb else {}).items():
-        os.environ.setdefault(name, value)
-    os.environ["TENSORBOARD_LOGGING_DIR"] = section.logging_dir or str(Path(section.output_dir) / "logs")
-    try:
-        arguments = kind(
-            **{
-                "restore_callback_states_from_checkpoint": True,
-                **_join_processes(),
-                **resolved,
-                "disable_tqdm": True,
-                "push_to_hub": False,  # the finished run is, by us: the Trainer would push checkpoints and logs
-                **_name_deepspeed_file(resolved),
-            },
-            output_dir=section.output_dir,
-            seed=seed,
-            include_num_input_tokens_seen="non_padding",
-            remove_unused_columns=True,
-        )
-    except (ValueError, TypeError, ImportError, NotImplementedError) as error:  # settings that do not go together, say
-        text = " ".join(str(error).split())
-        named = max((name for name in resolved if name in text), key=len, default=None)
-        raise ConfigError([Problem(text, f"training.{named}" if named else "training")]) from error
-    arguments.load_best_model_at_end = loads_best
-    return arguments
+    if weights is None:
+        return None
+    raw = [1 / max(count, 1) for count in label_counts] if isinstance(weights, str) else list(weights)
+    if len(raw) != len(label_counts):
+        raise _refuse(f"needs {len(label_counts)} numbers, one for each class, found {len(raw)}")
+    mean = sum(weight * count for weight, count in zip(raw, label_counts, strict=True)) / sum(label_counts)
+    if min(raw) < 0 or mean <= 0:
+        raise _refuse(f"{raw} leaves the loss without a training row that counts; weights are 0 or more")
+    return [weight / mean for weight in raw]
 
 
-def _require_device(resolved: dict[str, Any]) -> None:
-    """Refuse FSDP on CPUs: accelerate would train by DDP there, and not say so."""
-    import torch
-
-    if find_sharding(resolved) == "FSDP" and not torch.accelerator.is_available():
-        raise UserError("FSDP needs GPUs, and there is none here; use DDP, or ZeRO by training.deepspeed")
-
-
-def _join_processes() -> dict[str, bool]:
-    """Let processes on CPUs train together: without use_cpu, accelerate leaves each of them alone, unsaid."""
-    import torch
-
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    return {} if alone or torch.accelerator.is_available() else {"use_cpu": True}
-
-
-def _name_deepspeed_file(resolved: dict[str, Any]) -> dict[str, Any]:
-    given = resolved.get("deepspeed")
-    if given is None:
-        return {}
-    stand_alone()
-    return {"deepspeed": resolve_deepspeed(given)}
+def _refuse(message: str) -> ConfigError:
+    return ConfigError([Problem(message, "training.class_weights")])

@@ -9,14 +9,12 @@ from trl import SFTConfig
 from trl.data_utils import pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from utils.adapters.training_hooks import find_hooks
 from utils.config.sections.adapter import AdapterSection
 from utils.core.errors import UserError
-from utils.tasks.classification.trainer import build_arguments
 from utils.tasks.sft import OwnSftSection
 from utils.tasks.sft.evaluation_rules import BestMetric
 from utils.tasks.sft.trainer import CausalTrainer
-from utils.trainer.callbacks.added import add_callbacks
+from utils.trainer.building import build_arguments, build_trainer
 from utils.trainer.varlen_attention import require_separate_documents, separate_documents
 
 if TYPE_CHECKING:
@@ -37,11 +35,7 @@ _PASSED_ON = ("loss_type", "activation_offloading", "router_aux_loss_coef")
 
 
 def pack_rows(rows: Dataset, max_length: int) -> Dataset:
-    """Fill rows of max_length tokens with whole documents, best fit decreasing.
-
-    Args:
-        rows: With `input_ids` and `labels`, none longer than max_length.
-        max_length: Tokens of a packed row.
+    """Fill rows of max_length tokens with whole documents, none of them longer, best fit decreasing.
 
     Returns:
         Rows with `input_ids`, `labels` and `seq_lengths`, the lengths of the documents in each.
@@ -54,17 +48,17 @@ def pack_rows(rows: Dataset, max_length: int) -> Dataset:
 
 
 def build_causal_trainer(
-    settings: RunConfig,
+    config: RunConfig,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     train: Dataset | None,
     evaluation: Dataset | None,
     best: BestMetric | None = None,
 ) -> CausalTrainer:
-    """Build the trainer, ready to train.
+    """Build the trainer, ready to train a model that has its adapter.
 
     Args:
-        settings: The run.
+        config: The run.
         model: With its adapter attached.
         tokenizer: Saved with checkpoints; its pad token fills rows.
         train: Rows with `input_ids`, `labels` and `length`, or packed ones; None: nothing is trained.
@@ -75,43 +69,40 @@ def build_causal_trainer(
         ModelError: Documents would see each other in packed rows.
         UserError: Several GPUs are visible to one process, which trl does not train on.
     """
-    section, sft = settings.training, settings.section(OwnSftSection)
-    flattened = _choose_layout(sft, settings.peft, model)
-    extra = {name: value for name in _PASSED_ON if (value := getattr(sft, name, None)) is not None}
-    extra["ddp_find_unused_parameters"] = settings.arguments.get("ddp_find_unused_parameters", False)
-    if evaluation is None:
-        extra |= _without_evaluation(settings.arguments, best)
-    if best is not None and (best.is_generated or evaluation is not None):
-        extra |= {"metric_for_best_model": best.name, "greater_is_better": best.greater_is_better}
+    sft = config.section(OwnSftSection)
+    flattened = _choose_layout(sft, config.peft, model)
     arguments = build_arguments(
-        {**settings.arguments, **_OURS, **extra},
-        section,
-        settings.seed,
-        SFTConfig,
+        config, {**_OURS, **_fit_arguments(config, sft, best, evaluation is not None)}, SFTConfig
     )
-    if arguments.n_gpu > 1 and settings.model.device_map is None:
+    if arguments.n_gpu > 1 and config.model.device_map is None:
         raise UserError(
             f"{arguments.n_gpu} GPUs are visible to one process; use --gpu 0 for one of them, --gpu 0,1 for a process "
             "on each, or model.device_map: auto to spread the model"
         )
-    collator = DataCollatorForLanguageModeling(
-        pad_token_id=tokenizer.pad_token_id,
-        padding_free=flattened,
-        pad_to_multiple_of=_multiple(sft, flattened, arguments.bf16 or arguments.fp16),
-    )
-    trainer = CausalTrainer(
+    return build_trainer(
+        CausalTrainer,
+        config,
         model=model,
         args=arguments,
         train_dataset=train if train is not None else evaluation,
         eval_dataset=evaluation,
         processing_class=tokenizer,
-        data_collator=collator,
-        learning_rates=settings.peft.learning_rates(model, arguments.learning_rate),
+        data_collator=DataCollatorForLanguageModeling(
+            pad_token_id=tokenizer.pad_token_id,
+            padding_free=flattened,
+            pad_to_multiple_of=_multiple(sft, flattened, arguments.bf16 or arguments.fp16),
+        ),
     )
-    add_callbacks(trainer, section)
-    trainer.configure(section)
-    trainer.use_hooks(find_hooks(settings.peft.method))
-    return trainer
+
+
+def _fit_arguments(config: RunConfig, sft: OwnSftSection, best: BestMetric | None, evaluates: bool) -> dict[str, Any]:
+    fitted = {name: value for name in _PASSED_ON if (value := getattr(sft, name, None)) is not None}
+    fitted["ddp_find_unused_parameters"] = config.arguments.get("ddp_find_unused_parameters", False)
+    if not evaluates:
+        fitted |= _without_evaluation(config.arguments, best)
+    if best is not None and (best.is_generated or evaluates):
+        fitted |= {"metric_for_best_model": best.name, "greater_is_better": best.greater_is_better}
+    return fitted
 
 
 def _without_evaluation(resolved: dict[str, Any], best: BestMetric | None) -> dict[str, Any]:

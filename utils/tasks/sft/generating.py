@@ -17,8 +17,8 @@ from utils.evaluation.processes import FAILURES, describe_failure, find_rank, ru
 from utils.evaluation.score import SetScore
 from utils.generation.model_state import keep_random_state
 from utils.tasks.sft.evaluation_rules import LOSSES
-from utils.trainer.callbacks.added import EarlyStoppingCallback
-from utils.trainer.checkpoints import find_checkpoint, link_best, mark_checkpoint
+from utils.trainer.callbacks import EarlyStoppingCallback
+from utils.trainer.checkpoint_files import find_checkpoint, link_best, mark_checkpoint
 from utils.trainer.varlen_attention import plain_attention
 
 if TYPE_CHECKING:
@@ -191,11 +191,11 @@ class GeneratingCallback(TrainerCallback):
         trainer, key = self._trainer, f"eval_{self._metric}"
         found = {entry.step: _flatten(entry).get(key) for entry in self._history.entries}
         scores = {step: score for step, score in found.items() if score is not None}
-        trainer.forget_best()
+        trainer.writer.forget_best()
         for each in trainer.callback_handler.callbacks:
             if isinstance(each, EarlyStoppingCallback):
                 control.should_training_stop |= each.count_again(self._section, trainer.args, state, [*scores.values()])
-        trainer.forget_best()
+        trainer.writer.forget_best()
         saved = self._find_saved([*scores]) if self._saves else [*scores]
         for step in saved:
             trainer.compare_saved(step, {key: scores[step]})
@@ -224,7 +224,7 @@ class GeneratingCallback(TrainerCallback):
 
         def keep() -> None:
             best = self._trainer.state.best_model_checkpoint
-            self._trainer.rotate_checkpoints()
+            self._trainer.writer.rotate()
             if self._chooses and find_rank() == 0:
                 link_best(self._folder, Path(best) if best else None)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from utils.tasks.sft.generating import FinalScores
     from utils.tasks.sft.task import CausalData
     from utils.tasks.sft.trainer import CausalTrainer
-    from utils.trainer.callbacks.measuring import MeasuringCallback
+    from utils.trainer.progress import MeasuringCallback
 
 _LEFT_OUT = frozenset({"label", "metrics", "mean_tokens", "tokens_per_s", "identity"})
 

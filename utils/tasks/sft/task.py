@@ -16,6 +16,7 @@ from utils.data.encoding import ExampleEncoder
 from utils.data.instruction import InstructionData, prepare_instructions, read_training_rows, resolve_set
 from utils.data.reading import DataProblems
 from utils.data.splits import draw_rows
+from utils.evaluation.contamination import check_leakage
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
 from utils.modeling.sizes import count_text_positions, has_position_table, length_problem
 from utils.tasks.sft import OwnSftSection
@@ -24,7 +25,6 @@ from utils.tasks.sft.evaluation_rules import find_best_metric, require_best_metr
 from utils.tasks.sft.generating import GeneratingCallback
 from utils.tasks.sft.outcome import CausalScores, collect_causal_outcome
 from utils.tasks.sft.probe import choose_reload_rows
-from utils.trainer.contamination import check_leakage
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from utils.tasks.outcome import Outcome
     from utils.tasks.probe import Ask
     from utils.tasks.sft.trainer import CausalTrainer
-    from utils.trainer.callbacks.measuring import MeasuringCallback
+    from utils.trainer.progress import MeasuringCallback
 
 
 @dataclass

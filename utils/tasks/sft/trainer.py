@@ -7,21 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
 from trl import SFTTrainer
 
-from utils.trainer.adapter_aware import AdapterAware
+from utils.trainer.base import LoraNsTrainer
 from utils.trainer.chunked_cross_entropy import install_trained_head
-from utils.trainer.fault_tolerance import FaultTolerant
-from utils.trainer.param_group_rates import ParamGroupLearningRates
-from utils.trainer.real_rows import count_real_rows
-from utils.trainer.sampling import SeededRows
+from utils.trainer.processes import Sums, count_real_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class CausalTrainer(FaultTolerant, SeededRows, ParamGroupLearningRates, AdapterAware, SFTTrainer):  # type: ignore[misc]
+class CausalTrainer(LoraNsTrainer, SFTTrainer):
     """An SFTTrainer whose loss, in training and evaluation, is a mean over trained tokens, nothing else.
 
     TRL's own loss evaluates the head at every position on a CPU; transformers' averages an evaluation over
@@ -29,7 +25,7 @@ class CausalTrainer(FaultTolerant, SeededRows, ParamGroupLearningRates, AdapterA
 
     Args:
         model: With its adapter attached.
-        **kwargs: As for `trl.SFTTrainer`, and `learning_rates` as for `ParamGroupLearningRates`.
+        **kwargs: As for `trl.SFTTrainer` and `LoraNsTrainer`.
     """
 
     def __init__(self, *, model: PreTrainedModel, **kwargs: Any) -> None:
@@ -42,45 +38,34 @@ class CausalTrainer(FaultTolerant, SeededRows, ParamGroupLearningRates, AdapterA
         install_trained_head(self.model, self.args.label_smoothing_factor, self.args.loss_type == "dft")
         self.model_accepts_loss_kwargs = True  # the loss is divided by the tokens of the whole step
         self._loss_shifts_labels = True
-        self._sums = {"train": _Sums(), "eval": _Sums()}
 
     def compute_loss(
         self,
         model: Any,
-        inputs: dict[str, Any],
+        inputs: Any,
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
+        num_items_in_batch: Any = None,
     ) -> Any:
         """Compute the mean loss of a batch over the trained tokens of its whole optimizer step.
 
         An adapter's own penalty is added in training, and is no part of an evaluation's loss.
         """
         if self.aux_loss_enabled and self.model.training:  # mixtures of experts: TRL balances their load
-            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-            return (self.penalize(loss), outputs) if return_outputs else self.penalize(loss)
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs = model(**inputs, trained_positions=True)
         count = outputs.num_targets.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         loss = outputs.loss / count
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # processes average their gradients
-        self._sums["train" if self.model.training else "eval"].add(outputs)
+        sums = self.sums if self.model.training else self.eval_sums
+        sums.add(outputs.loss, outputs.num_targets, outputs.num_right)
         loss = self.penalize(loss)
         return (loss, outputs) if return_outputs else loss
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        """Evaluate; the loss is the mean over all trained tokens, with perplexity and token accuracy beside it."""
-        sums = self._sums["eval"] = _Sums()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if not sums.is_empty:
-            loss, accuracy = sums.read(self.accelerator)
-            output.metrics.update(
-                {
-                    f"{metric_key_prefix}_loss": loss,
-                    f"{metric_key_prefix}_perplexity": math.exp(min(loss, 700.0)),
-                    f"{metric_key_prefix}_token_accuracy": accuracy,
-                }
-            )
-        return output
+    def describe_evaluation(self, *totals: float) -> dict[str, float]:
+        """Give the mean loss over all trained tokens, with perplexity and token accuracy beside it."""
+        loss, accuracy = _means(*totals)
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "token_accuracy": accuracy}
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Evaluate a batch; rows that only fill up the last one of several processes count once, not twice."""
@@ -94,24 +79,17 @@ class CausalTrainer(FaultTolerant, SeededRows, ParamGroupLearningRates, AdapterA
                 labels[:, starts[num_real] :] = -100
         return super().prediction_step(model, inputs, *args, **kwargs)
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, and with a training loss the token accuracy since the last one."""
-        sums = self._sums["train"]
-        if "loss" in logs and not sums.is_empty:
-            logs["token_accuracy"] = sums.read(self.accelerator)[1]
-            self._sums["train"] = _Sums()
-        super().log(logs, start_time)
+        if "loss" in logs and not self.sums.is_empty:
+            logs["token_accuracy"] = _means(*self.sums.read(self.accelerator))[1]
+            self.sums = Sums()
+        super().log(logs, *args, **kwargs)
 
-    def export_sums(self) -> list[float]:
-        """Give the loss and the tokens since the last logged step, for a run that is resumed in between."""
-        return self._sums["train"].export()
 
-    def import_sums(self, sums: list[float]) -> None:
-        """Take them up again."""
-        self._sums["train"] = _Sums.of(sums, self.args.device)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write no card beside every checkpoint: the run folder explains itself."""
+def _means(loss: float, num_targets: float, num_right: float) -> tuple[float, float]:
+    """Give mean loss and token accuracy."""
+    return loss / max(num_targets, 1), num_right / max(num_targets, 1)
 
 
 @contextmanager
@@ -122,38 +100,3 @@ def _unseen_head(model: Any) -> Iterator[None]:
         yield
     finally:
         del model.get_output_embeddings
-
-
-class _Sums:
-    """Sums over batches, kept on the device until they are asked for."""
-
-    def __init__(self) -> None:
-        self._loss: Any = 0.0
-        self._num_targets: Any = 0
-        self._num_right: Any = 0
-
-    @property
-    def is_empty(self) -> bool:
-        return not torch.is_tensor(self._loss)
-
-    def add(self, outputs: Any) -> None:
-        self._loss = self._loss + outputs.loss.detach().double()
-        self._num_targets = self._num_targets + outputs.num_targets
-        self._num_right = self._num_right + outputs.num_right
-
-    def export(self) -> list[float]:
-        return [] if self.is_empty else [float(each) for each in (self._loss, self._num_targets, self._num_right)]
-
-    @classmethod
-    def of(cls, numbers: list[float], device: torch.device) -> _Sums:
-        found = cls()
-        if numbers:
-            loss, num_targets, num_right = (torch.tensor(each, dtype=torch.float64, device=device) for each in numbers)
-            found._loss, found._num_targets, found._num_right = loss, num_targets.long(), num_right.long()
-        return found
-
-    def read(self, accelerator: Any) -> tuple[float, float]:
-        """Give mean loss and token accuracy over all processes."""
-        sums = torch.stack([self._loss, self._num_targets.double(), self._num_right.double()])
-        total, num_targets, num_right = accelerator.reduce(sums, reduction="sum").tolist()
-        return total / max(num_targets, 1), num_right / max(num_targets, 1)

@@ -9,7 +9,7 @@ import torch
 
 from utils.core.errors import CheckError, ConfigError, DataError, ModelError
 from utils.tasks.sft.task import require_positions
-from utils.trainer.out_of_memory import MemoryExhaustedError, explain_out_of_memory
+from utils.trainer.failures import MemoryExhaustedError, explain_out_of_memory
 
 CHAT = {"chat_template": "chatml", "extra_special_tokens": ["<|im_start|>", "<|im_end|>"]}
 

@@ -12,7 +12,6 @@ from utils.core.errors import DataError
 from utils.data.conversations import first_request
 from utils.data.dataset import Example, Reference
 from utils.data.overlap import Documents, normalise
-from utils.trainer.prompt_index import warn_of_known_prompts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_BATCH = 2000
 _TELLING = 8
 """Words of an answer that two rows do not have in common by chance."""
 _DOCUMENT = 1000
@@ -92,18 +92,38 @@ def check_leakage(
     ]
 
 
+def warn_of_known_prompts(train: Dataset, sets: Iterable[EvaluationSet]) -> dict[str, int]:
+    """Count, by label of the set, the prompts that stand in the training rows too, and warn of them; 0 is left out.
+
+    In rows of `input_ids` and `labels` a prompt is what stands before the first trained token.
+    """
+    sets = list(sets)
+    wanted = {hash(tuple(prompt)) for each in sets for prompt in each.prompts}
+    known = wanted.intersection(_hash_prompts(train)) if wanted else set()
+    counts = {each.label: sum(hash(tuple(prompt)) in known for prompt in each.prompts) for each in sets}
+    for each in sets:
+        if counts[each.label]:
+            logger.warning(
+                "%s: %d of %d prompts stand in the training rows too: their score says what was remembered",
+                each.label, counts[each.label], len(each.prompts),
+            )  # fmt: skip
+    return {label: count for label, count in counts.items() if count}
+
+
+def _hash_prompts(train: Dataset) -> Iterator[int]:
+    for start in range(0, len(train), _BATCH):
+        rows = train[start : start + _BATCH]
+        for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True):
+            trained = next((place for place, label in enumerate(labels) if label != -100), len(labels))
+            yield hash(tuple(ids[:trained]))
+
+
 def find_leakage(train: Iterable[Example], sets: Sequence[EvaluationSet]) -> list[Contamination]:
     """Compare training rows with sets by their texts, without case and punctuation.
 
     A row is trained on when a training row has its question and one of its answers, or an answer of eight words or
-    more. Two documents are the same when the shorter has half of its runs of 13 words in the other.
-
-    Args:
-        train: The training rows.
-        sets: With questions and contexts.
-
-    Returns:
-        A leak for each set that has something in common with the training rows.
+    more. Two documents are the same when the shorter has half of its runs of 13 words in the other. Sets that have
+    nothing in common with the training rows are left out.
     """
     index = _Index(sets)
     leaks = [Contamination(each.label) for each in sets]

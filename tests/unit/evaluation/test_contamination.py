@@ -1,4 +1,4 @@
-"""Evaluation rows that are trained on are found by their texts, whatever the sets are called, and refused."""
+"""Evaluation rows that are trained on are found by their texts and prompts, whatever the sets are called."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datasets import Dataset
 from utils.core.errors import DataError
 from utils.data.dataset import Example, load_dataset_plugin
 from utils.data.instruction import load_generation_rows
-from utils.trainer.contamination import check_leakage, find_leakage
+from utils.evaluation.contamination import check_leakage, find_leakage, warn_of_known_prompts
 
 REAL = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data"))
 NO_ROWS = Dataset.from_list([{"input_ids": [1, 2, 3], "labels": [-100, -100, 3]}])
@@ -196,3 +196,23 @@ def test_every_real_subset_is_refused_as_its_own_evaluation_set():
         same = [each for each in rows if each.reference["subset"] == name]
         [leak] = find_leakage(same, [make_set(same)])
         assert len(leak.rows) == len(same), name
+
+
+def _rows(*prompts):
+    answer = [7, 8]
+    return Dataset.from_list(
+        [{"input_ids": [*each, *answer], "labels": [-100] * len(each) + answer} for each in prompts]
+    )
+
+
+def test_a_prompt_is_what_stands_before_the_first_trained_token(caplog):
+    train = _rows([1, 2, 3], [1, 2], [4])
+    own = SimpleNamespace(label="own", prompts=[[1, 2], [4, 4], [4]])
+    other = SimpleNamespace(label="other", prompts=[[1], [9]])
+    assert warn_of_known_prompts(train, [own, other]) == {"own": 2}
+    assert "own: 2 of 3 prompts stand in the training rows too" in caplog.text
+    assert "other" not in caplog.text
+
+
+def test_without_sets_nothing_is_read():
+    assert warn_of_known_prompts(_rows([1]), []) == {}

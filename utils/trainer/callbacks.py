@@ -1,0 +1,172 @@
+"""The callbacks of every run: progress, early stopping, what watches the loss, and the user's own."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import transformers
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from utils.config.sections.training import OwnTrainingSection
+from utils.core.errors import ConfigError, LoraNsError, Problem
+from utils.trainer.progress import ProgressCallback
+
+logger = logging.getLogger(__name__)
+
+TIMES_THE_MEDIAN = 3.0
+IN_A_ROW = 5
+WINDOW = 50
+_KEY = "training.callbacks"
+
+
+class DivergedError(LoraNsError):
+    """The loss has run away."""
+
+
+def add_callbacks(trainer: Trainer, section: OwnTrainingSection) -> None:
+    """Add the callbacks that a run's `training:` section asks for; ours take the place of transformers' printer.
+
+    Raises:
+        ConfigError: A callback of the user's cannot be had.
+    """
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(ProgressCallback())
+    if section.early_stopping_patience:
+        trainer.add_callback(EarlyStoppingCallback(section.early_stopping_patience, section.early_stopping_threshold))
+    for callback in load_callbacks(section.callbacks):
+        trainer.add_callback(callback)
+    trainer.add_callback(LossWatch(section.on_divergence))
+
+
+def load_callbacks(names: Sequence[str]) -> list[TrainerCallback]:
+    """Import the user's callbacks, `module:Class` each, from the working directory too, and make one of each.
+
+    Raises:
+        ConfigError: There is no such module or class, or it is no callback.
+    """
+    if names and (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    return [_load(name) for name in names]
+
+
+def _load(name: str) -> TrainerCallback:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        message = f"there is no module {module}, neither installed nor in the working directory"
+        if not f"{module}.".startswith(f"{error.name}."):  # it is there, and what it imports is not
+            message = f"{module} needs {error.name}, which is not installed"
+        raise ConfigError([Problem(message, _KEY)]) from error
+    except AttributeError as error:
+        raise ConfigError([Problem(f"{module} has no {attribute}", _KEY)]) from error
+    if not (isinstance(found, type) and issubclass(found, TrainerCallback)):
+        raise ConfigError([Problem(f"{name} is no subclass of transformers.TrainerCallback", _KEY)])
+    return found()
+
+
+class EarlyStoppingCallback(transformers.EarlyStoppingCallback):  # type: ignore[misc]  # its name is in checkpoints
+    """Stops when the metric of the best checkpoint gets no better, whichever evaluation measures it."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Warn where the best weights are not loaded; evaluations of what a model writes need no `eval_strategy`."""
+        if args.eval_strategy != "no":
+            super().on_train_begin(args, state, control, **kwargs)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
+    ) -> None:
+        """Count an evaluation that measures the metric; others are passed over."""
+        name = str(args.metric_for_best_model).removeprefix("eval_")
+        if f"eval_{name}" not in (metrics or {}):
+            return
+        super().on_evaluate(args, state, control, metrics, **kwargs)
+        if self.is_at_its_end:
+            count = self.early_stopping_patience_counter
+            logger.info("step %d: %s has not got better for %d evaluations; training ends",
+                        state.global_step, name, count)  # fmt: skip
+
+    @property
+    def is_at_its_end(self) -> bool:
+        """Whether its patience is."""
+        return bool(self.early_stopping_patience_counter >= self.early_stopping_patience)
+
+    def count_again(
+        self, section: OwnTrainingSection, args: TrainingArguments, state: TrainerState, scores: Sequence[float]
+    ) -> bool:
+        """Count the evaluations of earlier sessions anew, by the settings of now; tell whether training is to end."""
+        assert section.early_stopping_patience is not None, "without it there is no such callback"
+        self.early_stopping_patience = section.early_stopping_patience
+        self.early_stopping_threshold = section.early_stopping_threshold
+        self.early_stopping_patience_counter = 0
+        better = max if args.greater_is_better else min
+        for score in scores:
+            self.check_metric_value(args, state, None, score)
+            state.best_metric = score if state.best_metric is None else better(score, state.best_metric)
+        return self.is_at_its_end
+
+
+def find_divergence(losses: Sequence[float]) -> float | None:
+    """Give the median that the last losses have left behind; None: they have not run away.
+
+    They have where each of the last five is more than three times the median of the (up to 50) before them, and more
+    than the first loss of all: a loss that was small may jump about without being lost.
+    """
+    before, last = losses[-IN_A_ROW - WINDOW : -IN_A_ROW], losses[-IN_A_ROW:]
+    if len(before) < IN_A_ROW:
+        return None
+    middle = median(before)
+    return middle if min(last) > max(TIMES_THE_MEDIAN * middle, losses[0]) else None
+
+
+class LossWatch(TrainerCallback):
+    """Warns once of a loss that diverges, or stops the run, and once of a loss of exactly 0."""
+
+    def __init__(self, on_divergence: Literal["warn", "stop"]) -> None:
+        self._on_divergence = on_divergence
+        self._told: set[str] = set()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Look at the newest training loss.
+
+        Raises:
+            DivergedError: It has run away, and the run is to stop then.
+        """
+        if not logs or "loss" not in logs:
+            return
+        if logs["loss"] == 0.0:
+            self._tell(
+                "zero",
+                f"step {state.global_step}: the training loss is exactly 0: no token is trained on (see --preview), or "
+                "all of them are known by heart",
+            )
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        if (middle := find_divergence(losses)) is not None:
+            text = (
+                f"step {state.global_step}: the training loss is {logs['loss']:.4g}, and has been more than "
+                f"{TIMES_THE_MEDIAN:g} times {middle:.4g}, the median before, for {IN_A_ROW} logged steps; "
+                "a smaller training.learning_rate or more training.warmup_steps help"
+            )
+            if self._on_divergence == "stop":
+                raise DivergedError(f"{text} (training.on_divergence: stop)")
+            self._tell("diverges", text)
+
+    def _tell(self, what: str, text: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            logger.warning("%s", text)

@@ -1,1 +1,0 @@
-"""Callbacks of both trainers, one side concern in each file."""

@@ -1,0 +1,165 @@
+"""Loads a checkpoint whole or says in a sentence why not: what stands in its files is not taken on trust."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from utils.adapters.trained_files import require_every_tensor
+from utils.adapters.training_hooks import TrainingHooks, load_training_state
+from utils.core.errors import ModelError, UserError
+from utils.core.library_errors import explain_library
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+logger = logging.getLogger(__name__)
+
+_FILES = ("model.safetensors", "model.safetensors.index.json")
+_ANOTHER = "one of its files is damaged or of something else; resume another one: --resume checkpoint-N"
+
+
+@contextmanager
+def explain_checkpoint(checkpoint: str | None) -> Iterator[None]:
+    """Turn what torch and transformers raise over a checkpoint's files into a sentence.
+
+    Raises:
+        UserError: In place of it. A pickle that would run code is among these: torch's restricted reader refuses it.
+    """
+    try:
+        with explain_library(lambda line: UserError(f"{checkpoint}: cannot be resumed ({line}); {_ANOTHER}")):
+            yield
+    except (RuntimeError, KeyError) as error:  # of torch's own functions, called by a line of ours
+        raise UserError(f"{checkpoint}: cannot be resumed ({error}); {_ANOTHER}") from error
+
+
+@contextmanager
+def loading_states(trainer: Trainer, checkpoint: str | None) -> Iterator[None]:
+    """Check that what is loaded of optimizer and scheduler is what this run has, and follow the run's own schedule.
+
+    Raises:
+        UserError: A file is damaged, or holds something else.
+    """
+    fresh = _describe_states(trainer)
+    with explain_checkpoint(checkpoint):
+        yield
+    if checkpoint is not None:
+        require_like(_describe_states(trainer), fresh, checkpoint)
+        _follow_schedule(trainer.lr_scheduler, trainer.state.max_steps)
+
+
+def _describe_states(trainer: Trainer) -> dict[str, Any]:
+    """Give what optimizer and scheduler are made of, apart from the large tensors."""
+    groups = getattr(trainer.optimizer, "param_groups", [])
+    bare = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+    schedule = trainer.lr_scheduler
+    return {"optimizer": bare, "scheduler": schedule.state_dict() if hasattr(schedule, "state_dict") else {}}
+
+
+def require_like(found: Any, fresh: Any, checkpoint: str, where: str = "") -> None:
+    """See to it that loaded states, nested mappings, lists and values, are of the kinds of those that were there.
+
+    Training would break on others, in a place that says nothing.
+
+    Raises:
+        UserError: Something else stands in their place.
+    """
+    name = where or "its state"
+    if isinstance(fresh, Mapping):
+        if not isinstance(found, Mapping) or (missing := sorted(map(str, fresh.keys() - found.keys()))):
+            lacks = f"lacks {missing[0]}" if isinstance(found, Mapping) else "is no mapping"
+            raise UserError(f"{checkpoint}: cannot be resumed ({name} {lacks}); {_ANOTHER}")
+        for key, value in fresh.items():
+            require_like(found[key], value, checkpoint, f"{where}.{key}".lstrip("."))
+    elif isinstance(fresh, list | tuple):
+        if not isinstance(found, list | tuple) or len(found) != len(fresh):
+            raise UserError(f"{checkpoint}: cannot be resumed ({name} is not a list of {len(fresh)}); {_ANOTHER}")
+        for index, value in enumerate(fresh):
+            require_like(found[index], value, checkpoint, f"{where}[{index}]")
+    elif fresh is not None and not _is_alike(found, fresh):
+        raise UserError(
+            f"{checkpoint}: cannot be resumed ({name} is {type(found).__name__} {str(found)[:40]!r}, and was "
+            f"{type(fresh).__name__}); {_ANOTHER}"
+        )
+
+
+def _is_alike(found: Any, fresh: Any) -> bool:
+    if isinstance(fresh, bool) or not isinstance(fresh, int | float):
+        return isinstance(found, type(fresh)) or (fresh is False and found is None)
+    return isinstance(found, int | float) and not isinstance(found, bool)
+
+
+def _follow_schedule(scheduler: Any, num_steps: int) -> None:
+    """Let the learning rates follow the schedule of this run's length from where it stands.
+
+    The rates that were saved are those of the run as long as it was planned then: 0 at a finished schedule's end.
+    """
+    schedule = getattr(scheduler, "scheduler", scheduler)  # within DeepSpeed's wrapper
+    if not isinstance(schedule, LambdaLR) or schedule.last_epoch < 1:
+        return  # a schedule that goes by the loss has no length
+    before = schedule.get_last_lr()
+    schedule.last_epoch -= 1
+    schedule.step()
+    if (after := schedule.get_last_lr()) != before:
+        said = "the learning rate continues at %.3g (step %d of the %d-step schedule); the checkpoint ended at %.3g"
+        logger.info(said, after[0], schedule.last_epoch, num_steps, before[0])
+
+
+def load_weights(model: Any, folder: Path, hooks: TrainingHooks) -> bool:
+    """Load a checkpoint's weights into a model, not wrapped for several processes, where transformers would lose some.
+
+    Returns:
+        Whether they were loaded; False: transformers' own way is fine.
+
+    Raises:
+        ModelError: The checkpoint lacks tensors that were trained, or holds them in other shapes.
+    """
+    if not hasattr(model, "peft_config"):
+        return load_plain_checkpoint(model, folder)
+    if load_training_state(hooks, model, folder):
+        return True
+    require_every_tensor(model, folder, str(folder), "the adapter that is trained")
+    return False
+
+
+def load_plain_checkpoint(model: Any, folder: Path) -> bool:
+    """Load a checkpoint of a model without adapter where its file names tensors otherwise than the model does.
+
+    transformers' Trainer goes by the names alone: what it does not find it leaves as it is. The experts of a mixture
+    are one tensor in memory and many in the file, and would be the base's again. Arguments, result and error as of
+    `load_weights`.
+    """
+    if not any((folder / name).is_file() for name in _FILES) or _names_equally(model, folder):
+        return False
+    is_single = any(parameter.dtype == torch.float32 for parameter in model.parameters())
+    loaded, info = type(model).from_pretrained(
+        folder,
+        dtype=torch.float32 if is_single else model.dtype,  # what is float32 beside bfloat16 must not be rounded
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    if missing := sorted({*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])}):
+        raise ModelError(f"{folder}: lacks {len(missing)} trained tensors such as {missing[0]}; take another one")
+    model.load_state_dict(loaded.state_dict())
+    return True
+
+
+def _names_equally(model: Any, folder: Path) -> bool:
+    """Tell whether a checkpoint is one file that has a tensor for each of the model's; tied ones stand there once."""
+    from safetensors import safe_open
+
+    file = folder / _FILES[0]
+    if not file.is_file():
+        return False
+    with safe_open(file, "pt") as tensors:
+        stored = set(tensors.keys())
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    return set(model.state_dict()) - tied <= stored

@@ -1,0 +1,163 @@
+"""Shows a training as it goes, and measures it: a live line on a terminal, peak memory, the time to the first step."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from utils.core.terminal import build_console
+
+GIB = 1024**3
+_NOT_SCORES = ("runtime", "per_second", "samples", "preparation_time")
+
+
+class ProgressCallback(TrainerCallback):
+    """Shows step, loss, learning rate, tokens per second and the time left; only on the main process.
+
+    On a terminal it is a live line, elsewhere it is plain lines.
+    """
+
+    def __init__(self) -> None:
+        self._console = build_console(stderr=True)
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._start = 0.0
+        self._start_step = 0
+        self._start_tokens = 0
+        self._last: dict[str, float] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say where a resumed run goes on, and open the live line."""
+        self._start, self._start_step = time.monotonic(), state.global_step
+        self._start_tokens = state.num_input_tokens_seen
+        if not state.is_world_process_zero:
+            return
+        if state.global_step:
+            self._say(f"goes on at step {state.global_step + 1} of {state.max_steps}")
+        if sys.stderr.isatty():
+            shown = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"))
+            times = (TimeElapsedColumn(), TimeRemainingColumn())
+            self._bar = Progress(TextColumn("training"), *shown, *times, console=self._console)
+            self._task = self._bar.add_task("training", total=state.max_steps, completed=state.global_step, numbers="")
+            self._bar.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=state.global_step, numbers=self._numbers(state))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show the newest loss, or the scores of an evaluation."""
+        if not state.is_world_process_zero or not logs:
+            return
+        step = f"step {state.global_step}/{state.max_steps}"
+        if "loss" in logs:
+            self._last = logs
+            if self._bar is None:
+                self._say(f"{step}  {self._numbers(state)}  {self._time_left(state)}")
+        elif any(key.startswith("eval_") for key in logs):
+            self._say(f"{step}  evaluation: {_format_scores(logs)}")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the live line."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back; also after a failure."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def _numbers(self, state: TrainerState) -> str:
+        elapsed = max(time.monotonic() - self._start, 1e-9)
+        rate = (state.num_input_tokens_seen - self._start_tokens) / elapsed
+        shown = [f"loss {self._last['loss']:.4f}"] if "loss" in self._last else []
+        shown += [f"lr {self._last['learning_rate']:.2e}"] if "learning_rate" in self._last else []
+        return "  ".join([*shown, f"{rate:,.0f} tokens/s"])
+
+    def _time_left(self, state: TrainerState) -> str:
+        done = state.global_step - self._start_step
+        seconds = (time.monotonic() - self._start) / max(done, 1) * (state.max_steps - state.global_step)
+        return f"eta {int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _format_scores(logs: dict[str, float]) -> str:
+    kept = {key.removeprefix("eval_"): value for key, value in logs.items() if key.startswith("eval_")}
+    return "  ".join(f"{key} {value:.4f}" for key, value in kept.items() if not key.endswith(_NOT_SCORES))
+
+
+class MeasuringCallback(TrainerCallback):
+    """Measures peak memory from just before training, and the time to the first optimizer step.
+
+    The command has `started` at that value of `time.monotonic()`.
+    """
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+        self.time_to_first_step_s: float | None = None
+        self.resumed_from_step = 0
+        self._tokens_before = 0
+        self.adapter_facts: dict[str, Any] = {}
+        """What the adapter itself has measured; its model has a method `report_training` then."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Forget the peaks of loading: they say nothing about training; note what an earlier session did."""
+        self.resumed_from_step, self._tokens_before = state.global_step, state.num_input_tokens_seen
+        for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Note when the first step of this process ended."""
+        if self.time_to_first_step_s is None:
+            self.time_to_first_step_s = time.monotonic() - self._started
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ask the adapter what it has measured."""
+        tuner = getattr(kwargs.get("model"), "base_model", None)
+        if (report := getattr(tuner, "report_training", None)) is not None:
+            self.adapter_facts = report()
+
+    def count_tokens(self, state: TrainerState) -> int:
+        """Count the real tokens trained on in this session."""
+        return int(state.num_input_tokens_seen - self._tokens_before)
+
+    def read_memory(self) -> dict[str, Any]:
+        """Give the peaks in GiB; a figure that this machine cannot measure is absent.
+
+        `peak_rss_gb` is the whole process's largest resident set, loading included.
+        """
+        scale = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes elsewhere
+        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / GIB
+        if not torch.cuda.is_initialized():
+            return {"device": "cpu", "peak_rss_gb": rss}
+        devices = range(torch.cuda.device_count())
+        return {
+            "device": "cuda",
+            "peak_vram_gb": max(torch.cuda.max_memory_allocated(device) for device in devices) / GIB,
+            "peak_vram_reserved_gb": max(torch.cuda.max_memory_reserved(device) for device in devices) / GIB,
+            "peak_rss_gb": rss,
+        }
