@@ -105,10 +105,10 @@ def test_divergence_is_a_warning_or_the_end(choice, caplog):
     with caplog.at_level(logging.WARNING, "utils"):
         if choice == "stop":
             with pytest.raises(DivergedError, match=r"training\.on_divergence: stop"):
-                watch.on_log(None, state, TrainerControl(), {"loss": 8.0})
+                watch.on_log(None, state, TrainerControl(), logs={"loss": 8.0})
         else:
             for _ in range(2):
-                watch.on_log(None, state, TrainerControl(), {"loss": 8.0})
+                watch.on_log(None, state, TrainerControl(), logs={"loss": 8.0})
             assert caplog.text.count("more than 3 times 1.1, the median before") == 1
 
 

@@ -288,9 +288,7 @@ class _RunEvents(TrainerCallback):
         self._trainer._epoch_ended = False
         self._trainer._guard.batches_of_step = 0
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         """Call the method's hook while the gradients are there; a step whose gradients overflowed was not made."""
         model = kwargs["model"]
         if not (args.fp16 and has_overflowed(model)):

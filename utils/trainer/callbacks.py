@@ -134,14 +134,7 @@ class LossWatch(TrainerCallback):
         self._on_divergence = on_divergence
         self._told: set[str] = set()
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, *_: Any, logs: dict[str, float], **kwargs: Any) -> None:
         """Look at the newest training loss.
 
         Raises:

@@ -70,7 +70,8 @@ class CheckpointWriter:
         # All processes write, and all have to hear of the one whose disk is full.
         failures = gather_lists([self._write_partial(partial, target, write_session)])
         if not any(failures):
-            failures = gather_lists([self._publish(partial, target)])
+            publish = (lambda: publish_checkpoint(partial, target)) if args.should_save else (lambda: None)
+            failures = gather_lists([_try_on_disk(target.parent, publish)])
         if not any(failures) and args.local_process_index == 0 and partial.exists():
             publish_checkpoint(partial, target)  # this machine has a disk of its own
         if failure := next((each for each in failures if each), None):
@@ -112,18 +113,12 @@ class CheckpointWriter:
         free, needed = measure_free(run), self._estimate_size(run)
         if free < needed:
             return f"{format_size(free)} are free, about {format_size(needed)} are needed"
-        try:
-            partial.mkdir(parents=True, exist_ok=True)
-            self._write_files(partial, target, write_session)
-        except Exception as error:  # tokenizers raises nothing narrower
-            if not is_full_disk(error):
-                raise
-            return f"{format_size(measure_free(run))} are free"
-        return None
+        return _try_on_disk(run, lambda: self._write_files(partial, target, write_session))
 
     def _write_files(self, partial: Path, target: Path, write_session: Callable[[Path], None]) -> None:
         """Write what transformers' own `_save_checkpoint` writes, in its order."""
         trainer, args = self._trainer, self._trainer.args
+        partial.mkdir(parents=True, exist_ok=True)
         trainer.save_model(str(partial), _internal_call=True)
         self._point_at_best(target)
         if not args.save_only_model:
@@ -155,17 +150,6 @@ class CheckpointWriter:
             name: found[0] if len(found) == 1 else found for name, found in states.items()
         }
 
-    def _publish(self, partial: Path, target: Path) -> str | None:
-        """Put the checkpoint in its place, by the process that wrote it; gives what went wrong, as above."""
-        if self._trainer.args.should_save:
-            try:
-                publish_checkpoint(partial, target)
-            except OSError as error:
-                if not is_full_disk(error):
-                    raise
-                return f"{format_size(measure_free(target.parent))} are free"
-        return None
-
     def _estimate_size(self, run: Path) -> int:
         """Estimate a checkpoint's bytes by the last one of the run, else by what it has to hold."""
         args = self._trainer.args
@@ -187,3 +171,14 @@ class CheckpointWriter:
         if self._trainer.on_full_disk == "stop":
             raise DiskFullError(f"{text}; make room, then --resume (training.on_full_disk: continue would go on)")
         logger.warning("%s; training goes on (training.on_full_disk: stop would end it)", text)
+
+
+def _try_on_disk(run: Path, write: Callable[[], None]) -> str | None:
+    """Write, and give what went wrong where that is a full disk."""
+    try:
+        write()
+    except Exception as error:  # tokenizers raises nothing narrower
+        if not is_full_disk(error):
+            raise
+        return f"{format_size(measure_free(run))} are free"
+    return None

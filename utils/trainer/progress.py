@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from utils.core.terminal import build_console
 
@@ -32,9 +32,7 @@ class ProgressCallback(TrainerCallback):
         self._start_tokens = 0
         self._last: dict[str, float] = {}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         """Say where a resumed run goes on, and open the live line."""
         self._start, self._start_step = time.monotonic(), state.global_step
         self._start_tokens = state.num_input_tokens_seen
@@ -49,19 +47,12 @@ class ProgressCallback(TrainerCallback):
             self._task = self._bar.add_task("training", total=state.max_steps, completed=state.global_step, numbers="")
             self._bar.start()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         """Move the bar."""
         if self._bar is not None:
             self._bar.update(self._task, completed=state.global_step, numbers=self._numbers(state))
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, *_: Any, logs: dict[str, float], **kwargs: Any) -> None:
         """Show the newest loss, or the scores of an evaluation."""
         if not state.is_world_process_zero or not logs:
             return
@@ -73,9 +64,7 @@ class ProgressCallback(TrainerCallback):
         elif any(key.startswith("eval_") for key in logs):
             self._say(f"{step}  evaluation: {_format_scores(logs)}")
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, *_: Any, **kwargs: Any) -> None:
         """Close the live line."""
         self.close()
 
@@ -120,22 +109,18 @@ class MeasuringCallback(TrainerCallback):
         self.adapter_facts: dict[str, Any] = {}
         """What the adapter itself has measured; its model has a method `report_training` then."""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         """Forget the peaks of loading: they say nothing about training; note what an earlier session did."""
         self.resumed_from_step, self._tokens_before = state.global_step, state.num_input_tokens_seen
         for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
             torch.cuda.reset_peak_memory_stats(device)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         """Note when the first step of this process ended."""
         if self.time_to_first_step_s is None:
             self.time_to_first_step_s = time.monotonic() - self._started
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, *_: Any, **kwargs: Any) -> None:
         """Ask the adapter what it has measured."""
         tuner = getattr(kwargs.get("model"), "base_model", None)
         if (report := getattr(tuner, "report_training", None)) is not None:
