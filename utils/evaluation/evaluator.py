@@ -120,13 +120,12 @@ class _Work:
     def answer(self, answered: set[int]) -> None:
         """Answer what is not, in rounds of one batch per process, each written before the next.
 
-        The batches are those of the whole set, whatever is done already: rounding may differ with a row's neighbours.
-
         Raises:
             Interrupted: A process was asked to stop.
         """
         prompts = self.evaluation_set.prompts
         run_together(lambda: self.backend.check_prompts(prompts))
+        # The batches are those of the whole set, whatever is answered: rounding may differ with a row's neighbours.
         planned = self.backend.plan_batches(prompts)
         batches = [kept for batch in planned if (kept := [row for row in batch if row not in answered])]
         rank, step = find_rank(), count_processes()

@@ -131,13 +131,6 @@ def open_history(
     Entries of later steps, which this session will come to again, and those of other rows or prompts go to a file of
     their own, which is said.
 
-    Args:
-        folder: The run's.
-        scorer: See `History`.
-        leakage: See `History`.
-        sets: What is asked now.
-        step: The last step that is trained.
-
     Raises:
         UserError: The history is of another scorer.
     """
@@ -161,13 +154,7 @@ def open_history(
 
 
 def build_entry(step: int, scores: Mapping[str, SetScore | str], sets: Sequence[EvaluationSet]) -> Entry:
-    """Make the entry of a step.
-
-    Args:
-        step: Training step.
-        scores: By label, the score of a set or the reason why it has none.
-        sets: What was asked.
-    """
+    """Make the entry of a step; `scores` holds by label the score of a set or the reason why it has none."""
     results: dict[str, Result] = {}
     for each in sets:
         score = scores[each.label]

@@ -112,13 +112,13 @@ def encode_prompts(
     Args:
         encoder: Makes tokens of examples.
         examples: What is asked.
-        places: Where each stands.
+        places: Where each stands: a file's line, or a row of a split.
         limits: Of this set.
         as_chat: Whether prompts of an official protocol become a user's turn.
         drop: Leave out what the chat template refuses.
 
     Raises:
-        DataError: The chat template refuses one; its place is named.
+        DataError: The chat template refuses one, and `drop` is off; its place is named.
     """
     kept, refused = list[int](), list[str]()
     num_cut = 0

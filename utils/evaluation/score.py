@@ -82,12 +82,7 @@ class SetScore:
 
 
 def comparable(one: SetScore | Mapping[str, Any], other: SetScore | Mapping[str, Any]) -> str | None:
-    """Say why two scores must not be compared; None when they may be.
-
-    Args:
-        one: A score, or the content of its results.json.
-        other: The score to set against it.
-    """
+    """Say why two scores, or the contents of their results.json, must not be compared; None when they may be."""
     left, right = (each.to_dict() if isinstance(each, SetScore) else each for each in (one, other))
     if left["partial"] != right["partial"]:
         part, whole = (left, right) if left["partial"] else (right, left)
@@ -134,12 +129,7 @@ def describe_set(known: EvaluationSet) -> dict[str, Any]:
 
 
 class Summary:
-    """What is kept of records to score their set: a number for each metric of each row.
-
-    Args:
-        known: The set.
-        identity: What decides the answers, by part.
-    """
+    """What is kept of records to score their set: a number for each metric of each row."""
 
     def __init__(self, known: EvaluationSet, identity: dict[str, Any]) -> None:
         self._known = known

@@ -81,11 +81,9 @@ class EvaluationSet:
     """The long text that each row asks about; empty where there is none."""
 
     def needs_cutting(self, window: int | None, max_new_tokens: int) -> bool:
-        """Tell whether a prompt is longer than what a model has room for, or than the set's protocol allows.
+        """Tell whether a prompt is longer than what a model of this window can hold, or the set's protocol allows.
 
-        Args:
-            window: Tokens that the model can hold; None: not known.
-            max_new_tokens: The run's, for a set that has none of its own.
+        The run's max_new_tokens hold for a set that has none of its own.
         """
         limits = PromptLimits(self.max_new_tokens or max_new_tokens, window, None, self.official_truncation)
         # Prompts that a limit of the user's has cut already need only fit.
@@ -124,16 +122,9 @@ def load_evaluation_sets(
 ) -> list[EvaluationSet]:
     """Load the sets that the configuration names.
 
-    Each is prompted as the run's own set is, zero-shot, except those that have a prompt and protocol of their own.
-
-    Args:
-        evaluation: Which sets, how many rows of each, and how long prompts may be.
-        own: The run's set, as its dataset describes it.
-        own_section: The run's `dataset:` section.
-        encoder: Makes token ids of prompts.
-        seed: Decides which rows are held out where that is how a set gets its validation rows.
-        answers: The run's settings, and the model's window. Prompts that leave no room lose their middle, which is
-            counted and said.
+    Each is prompted as the run's `own` set is, zero-shot, except those that have a prompt and protocol of their own.
+    Prompts that leave no room for an answer lose their middle, which is counted and said. The seed decides which rows
+    are held out where that is how a set gets its validation rows.
 
     Raises:
         ConfigError: A set has no dataset plug-in, this one cannot be set up, or its scorer cannot be had.

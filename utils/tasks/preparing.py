@@ -59,13 +59,8 @@ def attach_adapter(
 ) -> PreTrainedModel:
     """Attach the method that `peft:` names; the same or a wrapping model is returned.
 
-    Where nothing is trained nothing is attached: an untrained adapter changes no answer.
-
-    Args:
-        model: The base with its head.
-        settings: The run; its seed draws the adapter's initial weights, the same whatever was drawn before.
-        tokenizer: Tells which tokens are new.
-        data: Its rows decide the number of steps.
+    Where nothing is trained nothing is attached: an untrained adapter changes no answer. The run's seed draws the
+    initial weights, the same whatever was drawn before.
 
     Raises:
         ConfigError: There are no rows to train on.
@@ -119,38 +114,21 @@ def attach_adapter(
 def collate_training_rows(
     rows: list[dict[str, Any]], batch_size: int, tokenizer: PreTrainedTokenizerBase, task: type[Task]
 ) -> list[dict[str, Any]]:
-    """Make batches of tensors as training does, in the rows' order.
-
-    Args:
-        rows: With `input_ids` and `labels`.
-        batch_size: Rows of a batch; the last may have fewer.
-        tokenizer: Pads.
-        task: Whose rows they are.
-    """
+    """Make batches of tensors as training does, in the rows' order; the last may have fewer rows."""
     collate = task.build_collator(tokenizer)
     kept = [{key: each for key, each in row.items() if key in (*tokenizer.model_input_names, "labels")} for row in rows]
     return [dict(collate(kept[start : start + batch_size])) for start in range(0, len(kept), batch_size)]
 
 
 def count_training_steps(resolved: dict[str, Any], num_rows: int) -> int:
-    """Count the optimizer steps of a run, as the Trainer will.
-
-    Args:
-        resolved: What TrainingArguments is built from.
-        num_rows: Training rows; 0 gives 0 steps.
-    """
+    """Count the optimizer steps of a run, as the Trainer will; 0 rows give 0 steps."""
     if resolved.get("max_steps", -1) > 0:
         return int(resolved["max_steps"])
     return math.ceil(_count_steps_per_epoch(resolved, num_rows) * float(resolved.get("num_train_epochs", 3.0)))
 
 
 def count_epochs(resolved: dict[str, Any], num_rows: int) -> float:
-    """Count how often a run sees every row.
-
-    Args:
-        resolved: What TrainingArguments is built from.
-        num_rows: Training rows; 0 gives 0 epochs.
-    """
+    """Count how often a run sees every row; 0 rows give 0 epochs."""
     per_epoch = _count_steps_per_epoch(resolved, num_rows)
     return count_training_steps(resolved, num_rows) / per_epoch if per_epoch else 0.0
 

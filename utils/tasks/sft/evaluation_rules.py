@@ -73,7 +73,9 @@ def explain_unknown(chosen: str, known: Mapping[str, bool]) -> str:
 
 def find_best_metric(config: RunConfig, sets: Sequence[EvaluationSet]) -> BestMetric | None:
     """Find what chooses the best checkpoint: what the file names, else the sum of all sets in periodic evaluations."""
-    chosen = config.arguments.get("metric_for_best_model") or (COMBINED if config.evaluation.is_periodic else None)
+    chosen = config.arguments.get("metric_for_best_model")
+    if chosen is None and config.evaluation.is_periodic and not _follows_loss(config):
+        chosen = COMBINED
     if chosen is None:
         return None
     rising = config.arguments.get("greater_is_better")
@@ -83,6 +85,11 @@ def find_best_metric(config: RunConfig, sets: Sequence[EvaluationSet]) -> BestMe
     known = name_scores({each.label: each.metrics for each in sets})
     found = find_score(chosen, known)
     return BestMetric(found, known[found] if rising is None else rising, is_generated=True) if found else None
+
+
+def _follows_loss(config: RunConfig) -> bool:
+    """Tell whether the learning rate depends on evaluations: transformers takes this very metric from them."""
+    return config.arguments.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy")
 
 
 def require_best_metric(config: RunConfig, sets: Sequence[EvaluationSet]) -> None:
@@ -133,7 +140,8 @@ def _find_choice_mistakes(config: RunConfig, evaluation: EvaluationSection, chos
         yield key, "needs checkpoints; set training.save_strategy, or false here"
     if stops is not None and evaluation.steps is None:
         yield "training.early_stopping_patience", "needs evaluations during training; set evaluation.steps"
-    if (scheduler := config.arguments.get("lr_scheduler_type")) in ("reduce_lr_on_plateau", "greedy"):
+    if _follows_loss(config):
+        scheduler = config.arguments["lr_scheduler_type"]
         message = f"{scheduler} goes by evaluations of the loss, and {chosen} is none of their results; choose one"
         yield "training.metric_for_best_model", message
     try:

@@ -53,14 +53,8 @@ class GeneratingCallback(TrainerCallback):
 
     A step that is evaluated is saved first, so that a run that is killed in the middle of it goes on there. The scores
     are metrics of an evaluation as the loss is: the trainer compares them, keeps the best checkpoint and ends early.
-
-    Args:
-        trainer: Whose model writes.
-        sets: What is asked.
-        stop_token_ids: Tokens that end an answer.
-        settings: The run: how answers are generated, and how often. Answers go to eval_step_N in its folder and, at
-            the end, to eval_<set>.
-        leakage: What of the sets was trained on; it stands in the history.
+    Answers go to eval_step_N in the run's folder and, at the end, to eval_<set>; what of the sets was trained on
+    (`leakage`) stands in the history.
     """
 
     def __init__(
@@ -82,7 +76,7 @@ class GeneratingCallback(TrainerCallback):
         self._history: History | None = None
         self._saved_step: int | None = None
         self._waiting: tuple[int, bool] | None = None  # to be evaluated as soon as it is saved; saved only for that?
-        self._is_periodic = bool(sets) and (self._evaluation.steps is not None or self._evaluation.at_start)
+        self._is_periodic = bool(sets) and self._evaluation.is_periodic
         self._saves = self._is_periodic and trainer.args.save_strategy != "no"
         self._section = settings.training
         self._metric = trainer.args.metric_for_best_model
@@ -270,10 +264,7 @@ class GeneratingCallback(TrainerCallback):
     def _score(self, known: EvaluationSet, files: SetFiles, source: SetFiles | None = None) -> SetScore | str:
         """Score one set with the model as it is now; what fails gives the reason, and the run goes on.
 
-        Args:
-            known: The set.
-            files: Where it is written.
-            source: The files of a step's evaluation, whose answers are taken where the weights are the same.
+        Answers that stand in `source`, the files of a step's evaluation, are taken where the weights are the same.
         """
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
         tokenizer = self._trainer.processing_class

@@ -109,6 +109,10 @@ def test_a_score_is_found_by_each_of_its_names(chosen: str, found: str | None) -
     [
         ([], None),
         (["evaluation.steps=2"], BestMetric("combined_score", True, True)),
+        (
+            ["evaluation.steps=2", "training.eval_strategy=epoch", "training.lr_scheduler_type=reduce_lr_on_plateau"],
+            None,
+        ),
         (["training.metric_for_best_model=qmsum.rouge_l"], BestMetric("qmsum_rouge_l", True, True)),
         (["training.metric_for_best_model=eval_loss"], BestMetric("loss", False, False)),
         (["training.metric_for_best_model=token_accuracy"], BestMetric("token_accuracy", True, False)),
