@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
     from utils.modeling.sizes import ParameterCounts
     from utils.results.record import RunRecord
-    from utils.tasks.classification.trainer import ClassificationTrainer
     from utils.tasks.outcome import Outcome
     from utils.tasks.probe import Ask, Probe
-    from utils.trainer.callbacks.measuring import MeasuringCallback
+    from utils.trainer.base import LoraNsTrainer
+    from utils.trainer.progress import MeasuringCallback
 
 
 class ToySection(Section):
@@ -180,29 +180,25 @@ class CountingRun:
 
     def build_trainer(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: CountingData
-    ) -> ClassificationTrainer:
+    ) -> LoraNsTrainer:
         """Build the trainer that every task has; the model itself computes the loss."""
-        from utils.adapters.training_hooks import find_hooks
-        from utils.tasks.classification.trainer import ClassificationTrainer, build_arguments
-        from utils.trainer.callbacks.added import add_callbacks
+        from utils.trainer.base import LoraNsTrainer
+        from utils.trainer.building import build_arguments, build_trainer
 
-        config = self._config
-        trainer = ClassificationTrainer(
+        return build_trainer(
+            LoraNsTrainer,
+            self._config,
             model=model,
-            args=build_arguments(config.arguments, config.training, config.seed),
+            args=build_arguments(self._config),
             train_dataset=data.train.remove_columns("text"),
             eval_dataset=data.validation.remove_columns("text"),
             processing_class=tokenizer,
             data_collator=Task.build_collator(tokenizer),
         )
-        add_callbacks(trainer, config.training)
-        trainer.configure(config.training)
-        trainer.use_hooks(find_hooks(config.peft.method))
-        return trainer
 
     def score(
         self,
-        trainer: ClassificationTrainer,
+        trainer: LoraNsTrainer,
         data: CountingData,
         record: RunRecord,
         counts: ParameterCounts,
