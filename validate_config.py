@@ -94,7 +94,7 @@ def _check_rows(config: RunConfig) -> Check:
     """Read the rows that a run names, as training would; no model is loaded."""
     from utils.core.errors import Problem
     from utils.run_config.load import Check
-    from utils.tasks.preparing import check_rows
+    from utils.tasks.rehearsal import check_rows
 
     problems, warnings = check_rows(config)
     return Check("rows", [Problem(each) for each in problems], warnings)

@@ -29,7 +29,7 @@ from utils.evaluation.files import (
 )  # fmt: skip
 from utils.evaluation.identity import hash_model, hash_rows
 from utils.evaluation.processes import count_processes, find_rank, gather_lists, run_together, share_from_first
-from utils.evaluation.score import SetScore, Summary, describe_set, score_records
+from utils.evaluation.score import SetScore, Summary, describe_asked, score_records
 from utils.evaluation.sets import EvaluationSet
 from utils.generation.backend import GenerationBackend, open_backend
 from utils.metrics.metric import load_metric
@@ -198,7 +198,7 @@ def _read_score(files: SetFiles, known: EvaluationSet) -> SetScore | None:
     score = SetScore.from_dict(data)
     names = [load_metric(name).name for name in known.metrics]
     same = list(score.metrics) == names and score.n == len(known.prompts)
-    described = describe_set(known)
+    described = describe_asked(known)
     return score if same and all(getattr(score, name) == value for name, value in described.items()) else None
 
 

@@ -57,10 +57,8 @@ class Entry:
 class History:
     """All evaluations of a run, in the order of their steps.
 
-    Args:
-        scorer: What judges where a metric leaves a choice; scores of different ones are never compared.
-        leakage: What of the evaluation sets was trained on.
-        entries: Of earlier sessions.
+    The scorer judges where a metric leaves a choice; scores of different ones are never compared. `leakage` says what
+    of the evaluation sets was trained on.
     """
 
     def __init__(self, scorer: str, leakage: Sequence[Any] = (), entries: Sequence[Entry] = ()) -> None:
@@ -142,7 +140,7 @@ def open_history(
             f"{folder / HISTORY}: its scores are by the scorer {found.scorer} and are not comparable with those by "
             f"{scorer}; resume with evaluation.truthfulqa.scorer: {found.scorer}, or start another run"
         )
-    asked = {each.label: describe_asked(each) for each in sets}
+    asked = {each.label: hash_asked(each) for each in sets}
     kept = [each for each in found.entries if each.step <= step and _is_of(each, asked)]
     aside = [each for each in found.entries if each not in kept]
     if aside:
@@ -161,7 +159,7 @@ def build_entry(step: int, scores: Mapping[str, SetScore | str], sets: Sequence[
         if isinstance(score, str):
             results[each.label] = {"error": score}
         else:
-            results[each.label] = {**score.metrics, "n": score.n, "asked": describe_asked(each)}
+            results[each.label] = {**score.metrics, "n": score.n, "asked": hash_asked(each)}
     return Entry(step, combine_scores(scores, sets), results)
 
 
@@ -187,7 +185,7 @@ def name_score(label: str, metric: str) -> str:
     return metric if metric.startswith(f"{label}_") else f"{label}_{metric}"
 
 
-def describe_asked(known: EvaluationSet) -> str:
+def hash_asked(known: EvaluationSet) -> str:
     """Hash what is asked of a set: scores of one step and another compare only where it is the same."""
     names = [load_metric(name).name for name in known.metrics]
     facts = [known.prompt_hash, known.fingerprint, len(known.ids), known.num_cut, known.prompt_limit, known.scorer]

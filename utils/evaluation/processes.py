@@ -55,8 +55,7 @@ def gather_lists(values: list[Any]) -> list[Any]:
 def run_together(work: Callable[[], _Value]) -> _Value:
     """Do a piece of work in every process; what fails in one of them fails in all, so that none waits for another.
 
-    Args:
-        work: Must not wait for other processes itself.
+    The work must not wait for other processes itself.
 
     Raises:
         UserError: It failed in another process; its own failure is raised as it is.

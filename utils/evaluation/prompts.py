@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 from utils.core.errors import DataError
@@ -18,6 +18,30 @@ if TYPE_CHECKING:
 
 _OFFICIAL_FROM = 4096  # the smallest window that LongBench names a length for
 _OFFICIAL_SPARE = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a model is asked: scores are compared only where it is the same."""
+
+    label: str
+    """Names the result and its folder."""
+    protocol: str
+    """Names the way of prompting and scoring."""
+    num_total: int
+    """Rows that the split has; where fewer are asked, the result is partial."""
+    prompt_hash: str
+    """Hash of all prompts as texts, before the tokenizer, and before they are cut."""
+    fingerprint: str
+    """Fingerprint of the rows."""
+    num_cut: int = 0
+    """Prompts whose middle was cut out."""
+    prompt_limit: int | None = None
+    """Tokens that they were cut to; None: none was."""
+    scorer: str | None = None
+    """What tells how near answers are to references, where that is a choice (TruthfulQA)."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What else of the set a score depends on: which prompts, which release of the rows."""
 
 
 class TokenRows(Sequence[list[int]]):
@@ -154,7 +178,7 @@ def encode_within(
     return _encode(encoder, example, limits.target)
 
 
-def describe_asked(example: Example, as_chat: bool) -> Any:
+def describe_prompt(example: Example, as_chat: bool) -> Any:
     """Give what is asked, as texts: the same for every tokenizer, and before anything is cut."""
     if example.messages:
         turns = list(example.messages)

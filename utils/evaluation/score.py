@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from utils.evaluation.prompts import Asked
 from utils.metrics.bootstrap import bootstrap_mean
 from utils.metrics.metric import average_rows, load_metric
 
@@ -23,12 +24,10 @@ _SETTINGS = {
 """Settings that must agree, and what a score written before there was one had."""
 
 
-@dataclass(frozen=True)
-class SetScore:
+@dataclass(frozen=True, kw_only=True)
+class SetScore(Asked):
     """What a model reached on one set."""
 
-    label: str
-    """Name of the result."""
     metrics: dict[str, float]
     """Values by metric, the headline first; 0-1."""
     interval: dict[str, tuple[float, float]]
@@ -37,16 +36,8 @@ class SetScore:
     """Rows that a metric is the mean of: those whose reference has an answer for it."""
     n: int
     """Rows answered."""
-    num_total: int
-    """Rows that the split has."""
     partial: bool
     """Whether fewer rows were answered than there are."""
-    protocol: str
-    """The way of prompting and scoring."""
-    prompt_hash: str
-    """Hash of all prompts as texts, before the tokenizer."""
-    fingerprint: str
-    """Fingerprint of the rows."""
     generation: dict[str, Any]
     """Settings that decide what is written."""
     mean_tokens: float
@@ -57,22 +48,15 @@ class SetScore:
     """Time spent on writing, all sessions together."""
     tokens_per_s: float
     """Tokens written per second, all processes together."""
-    num_cut: int = 0
-    """Prompts whose middle was cut out."""
-    prompt_limit: int | None = None
-    """Tokens that they were cut to; None: none was."""
-    scorer: str | None = None
-    """What told how near answers are to references, where that is a choice (TruthfulQA)."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """What else of the set the score depends on: which prompts, which release of the rows."""
     shots: int = 0
     """Examples in the prompt."""
     identity: dict[str, Any] = field(default_factory=dict)
     """Hashes of prompts, settings and weights: a later call goes on only where they agree."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the score as it stands in results.json."""
-        return asdict(self)
+        """Give the score as it stands in results.json, what was reached first."""
+        whole = asdict(self)
+        return {name: whole[name] for name in ("label", "metrics", "interval", "num_scored", "n")} | whole
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SetScore:
@@ -122,10 +106,9 @@ def score_records(records: list[Record], known: EvaluationSet) -> None:
         record["scores"] = {name: None if np.isnan(score) else score for name, score in scores.items()}
 
 
-def describe_set(known: EvaluationSet) -> dict[str, Any]:
+def describe_asked(known: Asked) -> dict[str, Any]:
     """Give what a score says of its set under the same name."""
-    shared = {each.name for each in fields(SetScore)} & {each.name for each in fields(known)} - {"metrics"}
-    return {name: getattr(known, name) for name in sorted(shared)}
+    return {each.name: getattr(known, each.name) for each in fields(Asked)}
 
 
 class Summary:
@@ -159,7 +142,7 @@ class Summary:
             logger.warning("%s: no reference has an answer for %s; left out", known.label, ", ".join(absent))
         seconds = self._seconds
         return SetScore(
-            **describe_set(known),
+            **describe_asked(known),
             metrics={name: average_rows(column) for name, column in columns.items()},
             interval={name: bootstrap_mean(column) for name, column in columns.items()},
             num_scored={name: int((~np.isnan(column)).sum()) for name, column in columns.items()},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from utils.config.sections.dataset import InstructionSection
 from utils.config.sections.evaluation import EvaluationSection
@@ -17,7 +17,7 @@ from utils.data.reading import DataProblems
 from utils.data.report import MAX_ROWS, count_unwritable, show_characters
 from utils.evaluation.describing import DescribedSet, describe_sets
 from utils.evaluation.identity import hash_json
-from utils.evaluation.prompts import EncodedPrompts, PromptLimits, describe_asked, encode_prompts
+from utils.evaluation.prompts import Asked, EncodedPrompts, PromptLimits, describe_prompt, encode_prompts
 from utils.metrics.metric import Metric, Reference, load_metric
 from utils.metrics.truthfulqa import REFERENCE_KEYS, load_scorer
 
@@ -29,12 +29,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class EvaluationSet:
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSet(Asked):
     """Prompts with their references, and how answers are made and judged."""
 
-    label: str
-    """Names the result and its folder."""
     prompts: Sequence[list[int]]
     """Token ids of each prompt, without padding."""
     references: Sequence[Reference]
@@ -45,18 +43,6 @@ class EvaluationSet:
     """Metrics of generated texts, the headline first."""
     stop: tuple[str, ...]
     """Texts that end an answer."""
-    protocol: str
-    """Names the way of prompting and scoring."""
-    num_total: int
-    """Rows that the split has; more than there are prompts: the result is partial."""
-    prompt_hash: str
-    """Hash of the prompts as texts, before they are cut."""
-    fingerprint: str
-    """Fingerprint of the rows."""
-    num_cut: int = 0
-    """Prompts whose middle was cut out."""
-    prompt_limit: int | None = None
-    """Tokens that they were cut to; None: none was."""
     seed: int = 0
     """Draws answers where the temperature is above 0."""
     max_new_tokens: int | None = None
@@ -67,10 +53,6 @@ class EvaluationSet:
     """Always the likeliest token, whatever the run's temperature."""
     combined_metrics: tuple[str, ...] = ()
     """Metrics that count in the combined score of several sets; (): the headline."""
-    scorer: str | None = None
-    """What tells how near answers are to references, where that is a choice."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """What else of the set a score depends on: which prompts, which release."""
     own_prompt: bool = False
     """Asked by its own prompt, not by the run's."""
     official_truncation: bool = False
@@ -208,7 +190,7 @@ def _tell_changes(label: str, prompts: EncodedPrompts, limits: PromptLimits) -> 
 
 def _tell_unwritable(label: str, asked: Sequence[Example], tokenizer: PreTrainedTokenizerBase, as_chat: bool) -> None:
     """Warn of characters in prompts that the tokenizer does not know: the model is asked something else."""
-    texts = ("".join(list_texts(describe_asked(each, as_chat))) for each in asked[:MAX_ROWS])
+    texts = ("".join(list_texts(describe_prompt(each, as_chat))) for each in asked[:MAX_ROWS])
     if found := count_unwritable(texts, tokenizer, to_read=True):
         shown = show_characters(found)
         logger.warning("%s: the tokenizer does not know these characters of the prompts: %s", label, shown)
@@ -273,4 +255,4 @@ def _count_undefined(metric: Metric, references: list[Reference]) -> int:
 
 def _hash_prompts(examples: list[Example], encoder: ExampleEncoder, as_chat: bool) -> str:
     """Hash what is asked, as texts, so that models with different tokenizers can be compared."""
-    return hash_json([[describe_asked(each, as_chat) for each in examples], as_chat, encoder.system_prompt])
+    return hash_json([[describe_prompt(each, as_chat) for each in examples], as_chat, encoder.system_prompt])

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import AttachContext, load_adapter
 from utils.adapters.adapter_path import load_start
-from utils.core.errors import ConfigError, ModelError, Problem, UserError
+from utils.core.errors import ConfigError, Problem
 from utils.modeling.new_weights import list_new_modules
 from utils.modeling.quantization import require_trainable
 from utils.modeling.source import resolved_commit
 from utils.modeling.tokenizer import added_token_ids
 from utils.modeling.writing import require_writable
-from utils.tasks.task import Task, load_task, open_task
+from utils.tasks.task import Task, load_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,32 +23,7 @@ if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
     from utils.tasks.task import PreparedData
 
-
 logger = logging.getLogger(__name__)
-
-
-def check_rows(settings: RunConfig) -> tuple[list[str], list[str]]:
-    """Read and encode a run's rows as training would, without a model; without the tokenizer, read them alone.
-
-    Returns:
-        All that is wrong, a sentence each; and warnings.
-    """
-    from utils.modeling.tokenizer import load_tokenizer
-
-    task, warnings = open_task(settings), []
-    try:
-        tokenizer = load_tokenizer(settings.model)
-    except ModelError as error:
-        tokenizer = None
-        warnings.append(f"rows are read but not encoded: {error}")
-    try:
-        if tokenizer is None:
-            task.fingerprint_rows()
-        else:
-            task.prepare_data(tokenizer)
-    except UserError as error:
-        return str(error).splitlines(), warnings
-    return [], warnings
 
 
 def attach_adapter(

@@ -1,4 +1,4 @@
-"""Lets the libraries see what the `training:` section asks of them before any data is read."""
+"""Tries of a run what can be tried before it is trained: its rows, and what `training:` asks of the libraries."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from utils.core.errors import ConfigError, Problem
-from utils.tasks.task import load_task
+from utils.core.errors import ConfigError, ModelError, Problem, UserError
+from utils.tasks.task import load_task, open_task
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
@@ -16,6 +16,30 @@ if TYPE_CHECKING:
 _NUM_STEPS = 100
 _ON_ALL_PROCESSES = ("deepspeed", "fsdp", "fsdp_config")
 """Built with the trainer alone: they turn the process into a part of a group."""
+
+
+def check_rows(settings: RunConfig) -> tuple[list[str], list[str]]:
+    """Read and encode a run's rows as training would, without a model; without the tokenizer, read them alone.
+
+    Returns:
+        All that is wrong, a sentence each; and warnings.
+    """
+    from utils.modeling.tokenizer import load_tokenizer
+
+    task, warnings = open_task(settings), []
+    try:
+        tokenizer = load_tokenizer(settings.model)
+    except ModelError as error:
+        tokenizer = None
+        warnings.append(f"rows are read but not encoded: {error}")
+    try:
+        if tokenizer is None:
+            task.fingerprint_rows()
+        else:
+            task.prepare_data(tokenizer)
+    except UserError as error:
+        return str(error).splitlines(), warnings
+    return [], warnings
 
 
 def rehearse(config: RunConfig) -> None:

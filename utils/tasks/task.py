@@ -64,11 +64,7 @@ class Task:
 
     @classmethod
     def own_metric(cls, read: Mapping[str, Section]) -> str | None:
-        """Name the metric that chooses the best checkpoint where the file names none; None: the loss.
-
-        Args:
-            read: The run's sections by name.
-        """
+        """Name the metric that chooses the best checkpoint where the run's sections name none; None: the loss."""
         return None
 
     @classmethod
@@ -86,12 +82,9 @@ class Task:
 
     @classmethod
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
-        """Check what needs the whole configuration.
+        """Check what needs the whole configuration; the document says where each key was written.
 
-        Args:
-            config: The run.
-            document: What was written, and where.
-            files: Look for the files that the configuration names; those of a run that was written down may be gone.
+        Files that it names are looked for where `files` is on; those of a run that was written down may be gone.
         """
         return iter(())
 
@@ -142,14 +135,9 @@ class Task:
         tokenizer: PreTrainedTokenizerBase,
         num_eval: int,
     ) -> Probe:
-        """Make the probe of a trained model.
+        """Make the probe of a trained model of these labels; run is None where it was trained elsewhere.
 
-        Args:
-            config: Of its run.
-            label_names: Of its head.
-            run: The run's folder; None: it was trained elsewhere.
-            tokenizer: Its own.
-            num_eval: Rows to score on, at most; 0: no score.
+        It is scored on num_eval rows at most; 0: not at all.
         """
         raise NotImplementedError
 
@@ -215,10 +203,7 @@ class TaskRun(Protocol):
 
 
 def load_task(name: str) -> type[Task]:
-    """Load what a task declares.
-
-    Args:
-        name: A folder of `utils/tasks`, as `RunConfig.task` names it.
+    """Load what a task declares, by the name in `RunConfig.task`.
 
     Raises:
         KeyError: There is no such task.

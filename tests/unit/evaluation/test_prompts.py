@@ -11,7 +11,7 @@ import pytest
 from utils.core.errors import DataError
 from utils.data.dataset import Example
 from utils.data.encoding import ExampleEncoder
-from utils.evaluation.prompts import PromptLimits, TokenRows, describe_asked, encode_prompts, find_official_limit
+from utils.evaluation.prompts import PromptLimits, TokenRows, describe_prompt, encode_prompts, find_official_limit
 from utils.evaluation.sets import EvaluationSet
 
 TEMPLATE = (
@@ -91,11 +91,11 @@ def test_an_answer_has_room_behind_a_chats_own_tokens(chat_encoder: ExampleEncod
 
 
 def test_a_prompt_is_described_before_it_is_cut() -> None:
-    assert describe_asked(Example("p", user_turn="u"), as_chat=True) == "u"
-    assert describe_asked(Example("p", user_turn="u"), as_chat=False) == "p"
-    assert describe_asked(Example("p", user_turn="u", plain=True), as_chat=True) == "p"
+    assert describe_prompt(Example("p", user_turn="u"), as_chat=True) == "u"
+    assert describe_prompt(Example("p", user_turn="u"), as_chat=False) == "p"
+    assert describe_prompt(Example("p", user_turn="u", plain=True), as_chat=True) == "p"
     turns = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
-    assert describe_asked(Example(messages=turns), as_chat=True) == [turns[0]]
+    assert describe_prompt(Example(messages=turns), as_chat=True) == [turns[0]]
 
 
 def test_what_the_template_refuses_is_named(chat_encoder: ExampleEncoder) -> None:

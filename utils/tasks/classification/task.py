@@ -31,11 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class ClassificationRun:
-    """SEQ_CLS: see `utils.tasks.task.TaskRun`.
-
-    Args:
-        settings: The run's configuration.
-    """
+    """SEQ_CLS: see `utils.tasks.task.TaskRun`."""
 
     def __init__(self, settings: RunConfig) -> None:
         self._settings = settings

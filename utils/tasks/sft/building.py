@@ -57,13 +57,7 @@ def build_causal_trainer(
 ) -> CausalTrainer:
     """Build the trainer, ready to train a model that has its adapter.
 
-    Args:
-        config: The run.
-        model: With its adapter attached.
-        tokenizer: Saved with checkpoints; its pad token fills rows.
-        train: Rows with `input_ids`, `labels` and `length`, or packed ones; None: nothing is trained.
-        evaluation: Rows of which the loss is evaluated; None: none.
-        best: What chooses the best checkpoint; None: nothing does.
+    Training rows have `input_ids`, `labels` and `length`, or are packed; None: nothing is trained, or evaluated.
 
     Raises:
         ModelError: Documents would see each other in packed rows.

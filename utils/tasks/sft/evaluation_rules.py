@@ -45,11 +45,7 @@ def is_loss(chosen: Any) -> bool:
 
 
 def name_scores(sets: Mapping[str, Sequence[str]]) -> dict[str, bool]:
-    """Name the scores of sets as they stand in the log, each with whether more of it is better.
-
-    Args:
-        sets: Metrics by the set's label.
-    """
+    """Name the scores of sets, given by label with their metrics, as in the log; each with whether more is better."""
     metrics = [(label, load_metric(name)) for label, names in sets.items() for name in names]
     return {_SUM: True, **{name_score(label, each.name): each.greater_is_better for label, each in metrics}}
 
@@ -111,12 +107,7 @@ def require_best_metric(config: RunConfig, sets: Sequence[EvaluationSet]) -> Non
 
 
 def find_evaluation_mistakes(config: RunConfig, files: bool = True) -> Iterator[tuple[str, str]]:
-    """Find combinations that cannot work, each as a key and a sentence.
-
-    Args:
-        config: The run.
-        files: Look for the files that the sets name; those of a run that was written down may be gone.
-    """
+    """Find combinations that cannot work, each as a key and a sentence; for `files` see `Task.check`."""
     evaluation, saving = config.evaluation, config.arguments.get("save_strategy", "no")
     if evaluation.steps is not None and saving == "best":
         message = "best saves by the loss alone, and not what evaluation.steps evaluates; use steps or epoch"

@@ -110,11 +110,7 @@ class CausalData:
 
 
 class SftRun:
-    """CAUSAL_LM: see `utils.tasks.task.TaskRun`.
-
-    Args:
-        settings: The run's configuration.
-    """
+    """CAUSAL_LM: see `utils.tasks.task.TaskRun`."""
 
     def __init__(self, settings: RunConfig) -> None:
         self._settings = settings
@@ -235,10 +231,7 @@ class SftRun:
 def require_positions(model: PreTrainedModel, length: int, virtual: int = 0) -> None:
     """Hold the longest row against the model as it is; what config.json says was checked before, where it was here.
 
-    Args:
-        model: With its adapter.
-        length: Tokens of the longest row.
-        virtual: Tokens that the adapter puts before each row.
+    `virtual` tokens of the adapter's stand before each row.
 
     Raises:
         ConfigError: The model has a table of positions, and it is shorter.
