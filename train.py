@@ -105,7 +105,7 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
         export.write_submissions(folder, data, outcome.predicted)
         if training:
             export.export_model(folder, config, trainer, tokenizer, data)
-            outcome.check = check_export(folder.path, task, trainer, data, Consent.of_section(config.model))
+            outcome.check = check_export(folder.path, task, trainer, data, Consent.of_config(config))
         outcome.total_s = time.monotonic() - started
         return export.write_results(folder, config, outcome, recording.provenance(data, commit))
 

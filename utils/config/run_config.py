@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from utils.config.document import Document
@@ -22,6 +23,8 @@ from utils.core import registry
 
 _S = TypeVar("_S", bound=Section)
 
+EXTENSIONS = "extensions"
+"""The folder in a run's that holds copies of its extensions."""
 _REPORTING = frozenset(
     {"training.run_name", "training.wandb", *(f"training.wandb.{name}" for name in WandbSection.model_fields)}
 )
@@ -79,6 +82,8 @@ class RunConfig:
     """The setting that bounds the tokens of a row."""
     task_sections: Mapping[str, Section]
     """What the task reads beside these: `sft`, `generation`, `evaluation`."""
+    extensions: tuple[str, ...]
+    """Folders of plug-ins of the user's own, absolute."""
     arguments: dict[str, Any]
     """What TrainingArguments is built from: the file's fields over our defaults."""
     notices: tuple[str, ...] = ()
@@ -130,15 +135,16 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Give the resolved file: it can be read again and means the same run."""
-        own = self.training.model_dump(include=set(OwnTrainingSection.model_fields))
+        extended: dict[str, Any] = {"extensions": list(self.extensions)} if self.extensions else {}
         sections: dict[str, Any] = {
             "task_name": self.task_name,
             "task_type": self.task_type,
             "seed": self.seed,
+            **extended,
             "model": self.model.model_dump(),
             "peft": self.peft.model_dump(exclude={"task_type"}),
             "dataset": self.dataset.model_dump(),
-            "training": {**own, **self._lasting_arguments()},
+            "training": {**self.training.dump(), **self._lasting_arguments()},
             "results": self.results.model_dump(),
         }
         sections |= {name: section.dump() for name, section in self.task_sections.items()}
@@ -152,13 +158,23 @@ class RunConfig:
         lasting = {name: self.arguments[name] for name in self.arguments if name != "gradient_accumulation_steps"}
         return {**lasting, ceiling: self.training.arguments.get(ceiling, DEFAULT_ROWS)}
 
-    def to_yaml(self) -> str:
-        """Write the resolved file as YAML."""
+    def to_yaml(self, in_run: bool = False) -> str:
+        """Write the resolved file as YAML; in a run's folder, extensions are its own copies of them."""
+        if in_run and self.extensions:
+            return replace(
+                self, extensions=tuple(f"{EXTENSIONS}/{Path(each).name}" for each in self.extensions)
+            ).to_yaml()
         return dump_yaml(self.to_dict())
+
+    def hash_extensions(self) -> dict[str, str]:
+        """Hash the files of every extension, by its name."""
+        return {Path(each).name: registry.hash_folder(Path(each)) for each in self.extensions}
 
     def fingerprint(self) -> str:
         """Hash what decides the run's numbers; names, folders and logging do not."""
         flat = flatten(self.to_dict())
+        if self.extensions:
+            flat["extensions"] = self.hash_extensions()
         kept = {key: value for key, value in flat.items() if key not in _without_weight(flat)}
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -183,6 +199,8 @@ def find_differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tupl
         The old and new value by dotted key, None where a key is absent.
     """
     before, after = flatten(_fill_defaults(old, new)), flatten(new)
+    for each in (before, after):
+        each.pop("extensions", None)  # inputs.json knows what is in them
     keys = sorted((before.keys() | after.keys()) - (_without_weight(before) & _without_weight(after)))
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 

@@ -8,6 +8,7 @@ in `utils/adapters`. What takes a few lines only stands in a table: a module wit
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import re
@@ -26,6 +27,8 @@ _MARKERS = {
     "datasets": r"^class Config\b",
     "metrics": r"^METRIC\b",
     "tasks": r"^class Task\(",
+    "optimizers": r"^class Config\b",
+    "schedules": r"^class Config\b",
     "generation.backends": r"^class Backend\b",
 }
 
@@ -56,10 +59,11 @@ def add_folder(folder: Path) -> None:
         ConfigError: It has a plug-in by a name that is taken, or another module is called as the folder.
     """
     folder = folder.resolve()
-    if folder in (LIBRARY, *_added):
-        return
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder")
+    same_name = next((each for each in _added if each.name == folder.name), None)
+    if same_name is not None and hash_folder(same_name) == hash_folder(folder):
+        return  # the same files, such as a run's copy of them
     spec = importlib.util.find_spec(folder.name)
     if spec is not None and str(folder) not in (spec.submodule_search_locations or ()):
         raise ConfigError(f"{folder}: a module is called {folder.name} already; give the folder another name")
@@ -69,6 +73,19 @@ def add_folder(folder: Path) -> None:
     sys.path.append(str(folder.parent))
     _added.append(folder)
     _forget()
+
+
+def hash_folder(folder: Path) -> str:
+    """Hash the names and contents of all files of a folder but compiled ones."""
+    found = hashlib.sha256()
+    for path in list_files(folder):
+        found.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def list_files(folder: Path) -> list[Path]:
+    """List the files of a folder of plug-ins, without what Python compiled."""
+    return sorted(each for each in folder.rglob("*") if each.is_file() and "__pycache__" not in each.parts)
 
 
 def remove_folder(folder: Path) -> None:

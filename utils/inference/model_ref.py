@@ -80,7 +80,8 @@ def _read_run(choice: ModelChoice) -> TrainedModel:
     weights = _choose_weights(choice)
     if not (weights / _MERGED_RUN).is_file():
         return read_run_folder(weights, choice.consent)
-    merged = _open_pair(load_run_config(weights / _MERGED_RUN, files=False), str(weights), NO_CONSENT)
+    written = load_run_config(weights / _MERGED_RUN, files=False, may_extend=choice.consent.allow_extensions)
+    merged = _open_pair(written, str(weights), NO_CONSENT)
     allowed = choice.consent.apply(merged.config.model, str(weights))
     as_written = allowed.model_copy(update={"quantization": None, "dtype": "auto"})
     return replace(merged, config=replace(merged.config, model=as_written))

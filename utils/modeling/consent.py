@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from utils.core.errors import UserError
 
 if TYPE_CHECKING:
     from utils.config.document import Document
+    from utils.config.run_config import RunConfig
     from utils.config.sections.model import ModelSection
 
 _MEANING = {
     "trust_remote_code": "run Python code that the checkpoint ships",
     "allow_pickle": "load pickled weights, which can hold code",
     "allow_hub_kernels": "run compiled code of the hub (model.attn_implementation)",
+    "allow_extensions": "run Python code that lies in a run's folder (extensions:)",
 }
 
 
@@ -26,6 +28,7 @@ class Consent:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     allow_hub_kernels: bool = False
+    allow_extensions: bool = False
 
     @classmethod
     def of_command(cls, arguments: argparse.Namespace) -> Consent:
@@ -36,6 +39,11 @@ class Consent:
     def of_section(cls, section: ModelSection) -> Consent:
         """Take what a configuration of the user's own says."""
         return cls(section.trust_remote_code, section.allow_pickle, "/" in section.attn_implementation)
+
+    @classmethod
+    def of_config(cls, config: RunConfig) -> Consent:
+        """Take what a file of the user's own says, its extensions included."""
+        return replace(cls.of_section(config.model), allow_extensions=bool(config.extensions))
 
     def with_words(self, overrides: Document) -> Consent:
         """Add what `key=value` words of the command line say."""

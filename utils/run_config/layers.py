@@ -14,13 +14,19 @@ from utils.core.errors import ConfigError, Problem
 
 ROOT = Path(__file__).resolve().parents[2]
 _METHOD: KeyPath = ("peft", "method")
+_EXTENSIONS: KeyPath = ("extensions",)
 _RATES: tuple[KeyPath, ...] = (("training", "learning_rate"), ("training", "lr"))
 _SWITCHES: dict[KeyPath, str] = {_METHOD: "adapters", ("dataset", "name"): "datasets"}
 """Keys that choose a section's class, and the layer of its datasets."""
 
 
-def read_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Document, list[str]]:
+def read_layers(path: str | Path, overrides: Sequence[str] = (), may_extend: bool = True) -> tuple[Document, list[str]]:
     """Read a file with what it extends, and lay the overrides over it.
+
+    Args:
+        path: The file.
+        overrides: `key=value` words.
+        may_extend: Whether the file may bring code of its own (`extensions:`).
 
     Returns:
         The document, and notices about inherited keys that a switched method or dataset cannot use, or should not.
@@ -29,14 +35,16 @@ def read_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Docume
         ConfigError: A file or an override cannot be read.
     """
     document = find_shipped_paths(read_document(path))
+    open_extensions(document, may_extend)
     notices: list[str] = []
     kept_rate: list[str] = []
-    if (base := _read_base(document, Path(path))) is not None:
+    if (base := _read_base(document, Path(path), may_extend)) is not None:
         kept_rate = _find_kept_rate(base, document)
         notices += lay_over(base, document)
         document, base = base, document
         document.source = base.source
     over = read_overrides(overrides)
+    open_extensions(over, may_extend)
     if over.has(("extends",)):
         raise ConfigError([Problem("only a file can extend another; write it there", "extends", over.source)])
     if over.has(_METHOD) or any(map(over.has, _RATES)):
@@ -45,7 +53,7 @@ def read_layers(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Docume
     return document, notices + kept_rate
 
 
-def _read_base(document: Document, path: Path) -> Document | None:
+def _read_base(document: Document, path: Path, may_extend: bool) -> Document | None:
     if not document.has(("extends",)):
         return None
     place = document.place_of(("extends",))
@@ -56,10 +64,45 @@ def _read_base(document: Document, path: Path) -> Document | None:
     if not target.is_file():
         raise ConfigError([Problem(f"no such file: {target} (paths start at this file's folder)", "extends", place)])
     base = find_shipped_paths(read_document(target))
+    open_extensions(base, may_extend)
     if base.has(("extends",)):
         message = f"{target} extends another file itself; only one level is allowed"
         raise ConfigError([Problem(message, "extends", place)])
     return base
+
+
+def open_extensions(document: Document, allowed: bool = True) -> None:
+    """Search the folders of plug-ins that a document names; their paths become absolute.
+
+    Raises:
+        ConfigError: There is no such folder, it clashes with what is there, or its code may not run.
+    """
+    names = document.get(_EXTENSIONS)
+    if not names:
+        return
+    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+        raise ConfigError([document.problem("extensions", "takes a list of folders: [my_lab]")])
+    if not allowed:
+        message = (
+            f"the code in {', '.join(names)} would run; a folder cannot allow that itself: if you trust who made it, "
+            "add --allow_extensions"
+        )
+        raise ConfigError([document.problem("extensions", message)])
+    place = document.places.get(_EXTENSIONS)
+    home = Path(place.source).parent if place is not None and place.line else Path()
+    folders = [_find_extension(home, each) for each in names]
+    for folder in folders:
+        try:
+            registry.add_folder(folder)
+        except ConfigError as error:
+            raise ConfigError([document.problem("extensions", str(error))]) from None
+    document.data["extensions"] = [str(folder.resolve()) for folder in folders]
+
+
+def _find_extension(home: Path, name: str) -> Path:
+    """Find a folder by the file that names it; a run's copy of its file lies one folder deeper than its extensions."""
+    places = [place / Path(name).expanduser() for place in (home, home / "..")]
+    return next((place for place in places if place.is_dir()), places[0])
 
 
 def lay_over(base: Document, over: Document) -> list[str]:

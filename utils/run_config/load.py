@@ -57,16 +57,19 @@ class Inspection:
         return [problem for check in self.checks for problem in check.problems]
 
 
-def inspect_run_config(path: str | Path, overrides: Sequence[str] = (), files: bool = True) -> Inspection:
+def inspect_run_config(
+    path: str | Path, overrides: Sequence[str] = (), files: bool = True, may_extend: bool = True
+) -> Inspection:
     """Inspect a run's file.
 
     Args:
         path: The YAML file.
         overrides: `key=value` words from the command line, which win.
         files: Check that the files and folders it names exist.
+        may_extend: Whether it may bring code of its own.
     """
     try:
-        document, notices = read_layers(path, overrides)
+        document, notices = read_layers(path, overrides, may_extend)
     except ConfigError as error:
         return Inspection([Check(TITLES[0], error.problems)], None)
     return inspect_document(document, notices, files)
@@ -127,18 +130,21 @@ def check_machine(config: RunConfig) -> Check:
     return Check(MACHINE, warnings=[f"{config.place_of(key)}  {key}: {message}" for key, message in found])
 
 
-def load_run_config(path: str | Path, overrides: Sequence[str] = (), files: bool = True) -> RunConfig:
+def load_run_config(
+    path: str | Path, overrides: Sequence[str] = (), files: bool = True, may_extend: bool = True
+) -> RunConfig:
     """Read, resolve and check one run's configuration; nothing heavy is imported.
 
     Args:
         path: The YAML file.
         overrides: `key=value` words from the command line, which win.
         files: Check that the files and folders it names exist.
+        may_extend: Whether it may bring code of its own (`extensions:`): a stranger's may not.
 
     Raises:
         ConfigError: With every mistake found, each with its place and remedy.
     """
-    inspection = inspect_run_config(path, overrides, files)
+    inspection = inspect_run_config(path, overrides, files, may_extend)
     if inspection.config is None:
         raise ConfigError(inspection.problems)
     return inspection.config
@@ -163,6 +169,7 @@ def _compose(document: Document, read: dict[str, Section], task: type[Task], not
         task_name=header.task_name,
         task_type=header.task_type,
         seed=header.seed,
+        extensions=tuple(header.extensions),
         model=cast("ModelSection", read["model"]),
         peft=peft,
         dataset=dataset,

@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from utils.cli.command_line import list_gpus
-from utils.config.installed import installed_version, read_fields, source_of
+from utils.config.installed import installed_version, source_of
 from utils.config.sections.model import is_local
-from utils.config.sections.training import FOREIGN_OPTIMIZERS
 from utils.core.errors import ConfigError, Problem, UserError
 from utils.modeling.quantization import missing_packages
 from utils.modeling.source import read_model_config
@@ -150,13 +149,6 @@ def _login(*_: Any) -> str | None:
     return None if has_token else "needs a login to the hub; set HF_TOKEN or run `hf auth login`"
 
 
-def _optimizer(config: RunConfig, _: Machine) -> str | None:
-    known = read_fields("transformers.training_args", "TrainingArguments")["optim"].annotation
-    if config.arguments["optim"] in get_args(known):
-        return None
-    return f"is no optimizer of the installed transformers ({installed_version('transformers')}); use adamw_torch"
-
-
 def _format(config: RunConfig, _: Machine) -> str | None:
     words = missing_packages(read_model_config(config.model) or {})
     return f"is stored in a format that needs more packages; run pip install {words}" if words else None
@@ -176,7 +168,6 @@ _NEEDS: tuple[tuple[str, str, Need], ...] = (
         ("training.report_to", name, _package(name))
         for name in ("clearml", "codecarbon", "dvclive", "mlflow", "neptune", "swanlab", "trackio", "wandb")
     ),
-    ("training.optim", "|".join(FOREIGN_OPTIMIZERS), _optimizer),
     ("training.optim", r"adamw_torch_[48]bit", _package("torchao", at_least="0.15.0")),
     ("training.optim", r"adamw_torch_xla", _package("torch_xla")),
     ("training.optim", r"adamw_torch_npu_fused", _package("torch_npu")),

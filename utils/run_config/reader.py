@@ -15,7 +15,7 @@ from utils.config.section import Section
 from utils.config.sections.adapter import AdapterSection
 from utils.config.sections.model import ModelSection
 from utils.config.sections.results import ResultsSection
-from utils.config.sections.training import OURS, training_section
+from utils.config.sections.training import OURS, PLUGIN_KEYS, training_section
 from utils.core import registry
 from utils.core.errors import Problem
 from utils.data.dataset import find_dataset_plugin
@@ -35,6 +35,9 @@ class Header(Section):
     """Names the run in tables; null: the file's name."""
     task_type: str
     """SEQ_CLS: classification and regression by HF Trainer. CAUSAL_LM: supervised fine-tuning by TRL's SFTTrainer."""
+    extensions: list[str] = []
+    """Folders of plug-ins of your own, laid out like utils/ (adapters/, datasets/, metrics/, optimizers/, schedules/,
+    tasks/ ...), from this file's folder on; their code is run. A copy of what was used lies in the run's folder."""
     seed: int = Field(42, ge=0, lt=2**32)
     """Seed of initialisation, dropout and (unless training.data_seed is set) of the data order."""
 
@@ -117,7 +120,7 @@ class SectionReader:
             "model": ModelSection,
             "peft": self._peft_class(),
             "dataset": None if "dataset" in self._unreadable else self._dataset_class(),
-            "training": training_section(),
+            "training": training_section(**{key: self.document.get(("training", key)) for key in PLUGIN_KEYS}),
             "results": ResultsSection,
         }
         read = self.task.sections() if self.task is not None else {}

@@ -96,7 +96,7 @@ def _write_final_model(
     (partial / "training_args.bin").unlink(missing_ok=True)  # the Trainer's, pickled
     require_whole_tensors(partial)
     tokenizer.save_pretrained(partial)
-    (partial / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    (partial / "run.yaml").write_text(config.to_yaml(in_run=True), encoding="utf-8")
     _write_labels(partial, data)
     flush_folder(partial)
     shutil.rmtree(old, ignore_errors=True)
@@ -206,7 +206,8 @@ class Recording:
             data=facts,
             commits={"model": model_commit, "dataset": data.commit},
         )
-        return collected if self._start is None else {**collected, "adapter": self._start}
+        extended = {"extensions": self._config.hash_extensions()} if self._config.extensions else {}
+        return {**collected, **extended} | ({} if self._start is None else {"adapter": self._start})
 
 
 def _write_labels(folder: Path, data: PreparedData) -> None:

@@ -32,7 +32,7 @@ def record_inputs(folder: RunFolder, config: RunConfig, rows: str) -> None:
     Raises:
         UserError: Rows or base have changed: results would be of both.
     """
-    found = {"rows": rows, "base": fingerprint_base(config.model)}
+    found = _list_inputs(rows, config)
     if folder.resume_from is not None:
         homes = (Path(folder.resume_from).resolve().parent, folder.path)
         known = next((each for each in map(_read, homes) if each is not None), None)
@@ -75,7 +75,7 @@ def require_same_inputs(path: Path, config: RunConfig, what: str) -> None:
     except LoraNsError as error:
         logger.warning("%s: whether its rows are still the same cannot be told (%s)", path, error)
         rows = None
-    _compare(known, {"rows": rows, "base": fingerprint_base(config.model)}, path, what)
+    _compare(known, _list_inputs(rows, config), path, what)
 
 
 def require_unchanged_base(run: Path | None, model: ModelSection, name: str) -> None:
@@ -94,6 +94,11 @@ def require_unchanged_base(run: Path | None, model: ModelSection, name: str) -> 
         raise ModelError(f"{name}: {changed} ({model.name_or_path}) since it was trained; restore it, or train again")
 
 
+def _list_inputs(rows: str | None, config: RunConfig) -> dict[str, Any]:
+    extended = {"extensions": config.hash_extensions()} if config.extensions else {}
+    return {"rows": rows, "base": fingerprint_base(config.model), **extended}
+
+
 def _compare(known: Mapping[str, Any], found: Mapping[str, Any], path: Path, what: str) -> None:
     if changed := _list_changes(known, found):
         raise UserError(
@@ -108,6 +113,10 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 def _list_changes(known: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """Name what differs; what one of both does not know does not."""
-    names = {"rows": "its rows have changed", "base": "its base model has other weights"}
+    names = {
+        "rows": "its rows have changed",
+        "base": "its base model has other weights",
+        "extensions": "its extensions have changed",
+    }
     both = [(text, known.get(key), found.get(key)) for key, text in names.items()]
     return " and ".join(f"{text} ({old} then, {new} now)" for text, old, new in both if old and new and old != new)

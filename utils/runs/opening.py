@@ -11,9 +11,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
-from utils.config.run_config import BEST_KEYS, RESUMABLE_KEYS, RunConfig, find_differences
+from utils.config.run_config import BEST_KEYS, EXTENSIONS, RESUMABLE_KEYS, RunConfig, find_differences
 from utils.core.errors import ConfigError, UserError
 from utils.core.logs import is_main_process
+from utils.core.registry import hash_folder, list_files
 from utils.results.record import RunRecord, read_record
 from utils.runs.own_folder import LOCK_FILE, lock_folder, require_no_links_out
 from utils.runs.resolved_file import holds_resolved, read_resolved, write_resolved
@@ -85,8 +86,24 @@ def open_run_folder(
         raise
     folder._lock = lock
     if folder.finished is None:
-        write_resolved(path, config.to_yaml())
+        copy_extensions(path, config)
+        write_resolved(path, config.to_yaml(in_run=True))
     return folder
+
+
+def copy_extensions(path: Path, config: RunConfig) -> None:
+    """Keep the user's own plug-ins with the run, so that it can be read where they are not."""
+    for each in map(Path, config.extensions):
+        target = path / EXTENSIONS / each.name
+        if target.resolve() == each or (target.is_dir() and hash_folder(target) == hash_folder(each)):
+            continue
+        beside = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(beside, ignore_errors=True)
+        for file in list_files(each):
+            (beside / file.relative_to(each)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, beside / file.relative_to(each))
+        shutil.rmtree(target, ignore_errors=True)
+        beside.replace(target)
 
 
 def _refuse(path: Path, resume: str | None, overwrite: bool) -> None:

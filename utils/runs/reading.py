@@ -125,7 +125,7 @@ def read_run_folder(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedM
         raise UserError(
             f"{name}: the run has no final_model yet; finish it with train.py --resume, or name a checkpoint"
         )
-    config = load_run_config(run / "run.yaml", files=False)
+    config = load_run_config(run / "run.yaml", files=False, may_extend=consent.allow_extensions)
     config = replace(config, model=consent.apply(config.model, str(name)))
     labels = next((each / LABELS_FILE for each in (weights, run) if (each / LABELS_FILE).is_file()), None)
     if labels is None and not load_task(config.task).GENERATES:
@@ -149,7 +149,7 @@ def read_with_config(given: RunConfig, name: str, consent: Consent = NO_CONSENT)
     Raises:
         UserError: There is no such model, or folder and file name different tasks, methods or bases.
     """
-    consent = consent.joined(Consent.of_section(given.model))
+    consent = consent.joined(Consent.of_config(given))
     path = Path(name).expanduser().resolve()
     if any((each / "run.yaml").is_file() for each in (path, path.parent)):
         trained = read_run_folder(name, consent)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import Field, create_model, field_validator
 
 from utils.config.installed import read_fields
 from utils.config.section import Section
+from utils.core import registry
 
 OURS = {
     "seed": "set seed at the top of the file",
@@ -63,8 +64,8 @@ DROPPED = {
 DEFAULT_ROWS = 8
 """transformers' per_device_train_batch_size."""
 
-FOREIGN_OPTIMIZERS = ("muon",)
-"""Optimizers of other frameworks' files: valid, and refused by train.py where the installed transformers has none."""
+PLUGIN_KEYS = {"optim": "optimizers", "lr_scheduler_type": "schedules"}
+"""Fields whose value may also name a plug-in, and the plug-ins' package; their settings are fields of the section."""
 
 _BOUNDS = {
     "learning_rate": Field(gt=0), "num_train_epochs": Field(gt=0), "per_device_train_batch_size": Field(ge=1),
@@ -123,6 +124,8 @@ class OwnTrainingSection(Section):
     """The fields of `training:` that are ours; the installed library's fields are added to them."""
 
     ALIASES: ClassVar[dict[str, str]] = RENAMED
+    PLUGIN_FIELDS: ClassVar[frozenset[str]] = frozenset()
+    """Fields that the chosen optimizer and schedule add."""
 
     output_dir: str = Field(min_length=1)
     """Folder of the run; null: ./outputs/<configuration file's name>."""
@@ -166,23 +169,66 @@ class OwnTrainingSection(Section):
     @property
     def arguments(self) -> dict[str, Any]:
         """The fields of TrainingArguments that the file sets."""
-        own = set(OwnTrainingSection.model_fields)
+        own = {*OwnTrainingSection.model_fields, *self.PLUGIN_FIELDS}
         return {name: value for name, value in self.model_dump(exclude_unset=True).items() if name not in own}
+
+    def dump(self) -> dict[str, Any]:
+        """Give our own keys, and those of the chosen plug-ins."""
+        return self.model_dump(include={*OwnTrainingSection.model_fields, *self.PLUGIN_FIELDS})
+
+    def find_plugin(self, key: str) -> tuple[Any, Section] | None:
+        """Give the plug-in that a key names, and its settings.
+
+        Args:
+            key: One of PLUGIN_KEYS.
+
+        Returns:
+            The module and its Config; None: the value is one of transformers' own.
+        """
+        name, package = str(getattr(self, key, None)), PLUGIN_KEYS[key]
+        if not registry.has(package, name):
+            return None
+        plugin = registry.load(package, name)
+        return plugin, plugin.Config(**{field: getattr(self, field) for field in plugin.Config.model_fields})
+
+
+def training_section(**chosen: Any) -> type[OwnTrainingSection]:
+    """Build the section's class from the installed TrainingArguments and the plug-ins that the file chooses.
+
+    Args:
+        **chosen: What the file says under PLUGIN_KEYS; what names no plug-in adds nothing.
+    """
+    named = [(package, str(chosen.get(key))) for key, package in PLUGIN_KEYS.items()]
+    plugins = tuple((package, registry.normalize(name)) for package, name in named if registry.has(package, name))
+    return _build_section(plugins, tuple(registry.names(package) for package in PLUGIN_KEYS.values()))
 
 
 @cache
-def training_section() -> type[OwnTrainingSection]:
-    """Build the section's class from the installed TrainingArguments."""
+def _build_section(
+    plugins: tuple[tuple[str, str], ...], known: tuple[tuple[str, ...], ...]
+) -> type[OwnTrainingSection]:
+    offered = dict(zip(PLUGIN_KEYS, known, strict=True))
     fields: dict[str, Any] = {}
     for name, field in read_fields("transformers.training_args", "TrainingArguments").items():
         if name not in OURS:
             annotation = _CHOICES.get(name, field.annotation)
-            if name == "optim":
-                names = (*get_args(annotation), *FOREIGN_OPTIMIZERS)
+            if name in offered:
+                names = (*_choices(annotation), *offered[name])
                 annotation = Literal[names]  # type: ignore[valid-type]
             bound = _BOUNDS.get(name)
             fields[name] = (
                 Annotated[annotation, bound] if bound else annotation,
                 Field(default=None, description=_HELP.get(name, field.help) or None),
             )
-    return create_model("TrainingSection", __base__=OwnTrainingSection, **fields)
+    configs = tuple(registry.load(package, name).Config for package, name in plugins)
+    create: Any = create_model  # of bases that are known at run time alone
+    built: Any = create("TrainingSection", __base__=(OwnTrainingSection, *configs), **fields)
+    built.PLUGIN_FIELDS = frozenset(field for config in configs for field in config.model_fields)
+    section: type[OwnTrainingSection] = built
+    return section
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """Give the values of a Literal, also of one among other types."""
+    parts = (annotation, *get_args(annotation))
+    return tuple(value for part in parts if get_origin(part) is Literal for value in get_args(part))

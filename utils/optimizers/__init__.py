@@ -1,0 +1,1 @@
+"""Optimizers beside transformers' own: one file each, whose name is the value of training.optim."""

@@ -1,0 +1,58 @@
+"""Several optimizers as one: each steps its own groups; schedule, checkpoints and learning rates see a single one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+
+class JoinedOptimizer(torch.optim.Optimizer):
+    """Steps its parts one after another; their groups and states are its own.
+
+    Args:
+        parts: At least one, over different parameters.
+    """
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        self._parts: list[torch.optim.Optimizer] = []
+        groups = [{**group, _PART: index} for index, part in enumerate(parts) for group in part.param_groups]
+        super().__init__(groups, {})
+        self._parts = list(parts)
+        self._link()
+
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Step every part; the loss is the closure's, where there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self._parts:
+            part.step()
+        return loss
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; it belongs to the part whose settings it was copied from."""
+        super().add_param_group(param_group)
+        self._link()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load groups and states, for all parts."""
+        super().load_state_dict(state_dict)
+        self._link()
+
+    state: defaultdict[Any, Any]
+
+    def _link(self) -> None:
+        """Let the parts work on this optimizer's own groups and states: what one side changes, the other sees."""
+        if not isinstance(self.state, defaultdict):
+            self.state = defaultdict(dict, self.state)
+        for index, part in enumerate(self._parts):
+            part.param_groups = [group for group in self.param_groups if group[_PART] == index]
+            part.state = self.state
+
+
+_PART = "optimizer_part"
+"""The key of a group that says whose it is; it stands in checkpoints."""

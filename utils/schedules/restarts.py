@@ -1,0 +1,84 @@
+"""A schedule that starts over: a warm-up after each restart, and one decay at the end of the run.
+
+For methods that change the adapter in mid-training, such as ReLoRA (Lialin et al. 2023, arXiv:2307.05695): what changes
+at a restart is told by the method's `on_learning_rate_restart` hook.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from utils.config.section import Section
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import TrainingArguments
+
+
+class Config(Section):
+    """What `lr_scheduler_type: restarts` adds to the `training:` section; the first warm-up is warmup_steps."""
+
+    restart_every: float = Field(0.25, gt=0)
+    """lr_scheduler_type: restarts: optimizer steps from one restart to the next, or below 1 their share of the run."""
+    restart_warmup_steps: float = Field(0.02, ge=0)
+    """lr_scheduler_type: restarts: steps from 0 back to the rate after a restart, or below 1 their share of the run."""
+    restart_decay: float = Field(0.1, ge=0)
+    """lr_scheduler_type: restarts: last steps in which the rate goes to 0, or below 1 their share of the run."""
+    restart_shape: Literal["constant", "cosine"] = "constant"
+    """lr_scheduler_type: restarts: what the rate is between warm-ups and decay. cosine: it falls to a tenth over the
+    run."""
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> Config:
+        for name in ("restart_every", "restart_warmup_steps", "restart_decay"):
+            value = getattr(self, name)
+            if value > 1 and value != int(value):
+                raise ValueError(f"{name}: {value} is not allowed; use a whole number of steps, or a share below 1")
+        return self
+
+
+def list_restarts(num_training_steps: int, config: Config) -> list[int]:
+    """List the optimizer steps before which the rate starts over; none within the last decay."""
+    every = count_steps(config.restart_every, num_training_steps)
+    end = num_training_steps - count_steps(config.restart_decay, num_training_steps)
+    return list(range(every, end, every))
+
+
+def count_steps(value: float, num_training_steps: int) -> int:
+    """Count the steps that a number of steps, or below 1 a share of the run, stands for; at least one of a share."""
+    return int(value) if value >= 1 or value == 0 else max(1, round(value * num_training_steps))
+
+
+def describe(num_training_steps: int, config: Config) -> str:
+    """Say in a sentence where the rate starts over."""
+    steps = list_restarts(num_training_steps, config)
+    decay = count_steps(config.restart_decay, num_training_steps)
+    shown = ", ".join(map(str, steps[:8])) + (f" and {len(steps) - 8} more" if len(steps) > 8 else "")
+    warmup = count_steps(config.restart_warmup_steps, num_training_steps)
+    return f"restarts after step {shown or 'none'}, each with {warmup} steps of warm-up; the last {decay} steps decay"
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, num_training_steps: int, args: TrainingArguments, config: Config
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Build the schedule of a run of so many optimizer steps."""
+    from torch.optim.lr_scheduler import LambdaLR
+
+    first = args.get_warmup_steps(num_training_steps)
+    warmup = count_steps(config.restart_warmup_steps, num_training_steps)
+    decay = count_steps(config.restart_decay, num_training_steps)
+    restarts = list_restarts(num_training_steps, config)
+
+    def factor(step: int) -> float:
+        last = max((each for each in restarts if each <= step), default=0)
+        length = warmup if last else first
+        rise = min(1.0, (step - last) / length) if length else 1.0
+        fall = min(1.0, (num_training_steps - step) / decay) if decay else 1.0
+        done = min(1.0, step / max(1, num_training_steps))
+        shape = 0.55 + 0.45 * math.cos(math.pi * done) if config.restart_shape == "cosine" else 1.0
+        return max(0.0, rise * fall * shape)
+
+    return LambdaLR(optimizer, factor)
