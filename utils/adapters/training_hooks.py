@@ -6,7 +6,7 @@ A method with hooks offers `training_hooks()` in its module; the trainers call t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,15 @@ class TrainingHooks:
 
     def after_optimizer_step(self, model: Any, step: int) -> None:
         """Change the adapter after an optimizer step (from 1) that was made, while its gradients are still there."""
+
+    def on_learning_rate_restart(self, model: Any, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Change the adapter where the learning rate starts over, between two optimizer steps.
+
+        Args:
+            model: With its adapter.
+            optimizer: What it remembers of a parameter that is replaced can be set to zero by `reset_moments`.
+            step: Optimizer steps made so far.
+        """
 
     def list_state(self, model: Any) -> dict[str, torch.Tensor]:
         """List tensors that are no parameters and that training goes on from, by name."""
@@ -102,3 +111,11 @@ def _read_facts(metadata: Mapping[str, str]) -> Any:
 
 def _trained(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     return ((name, part) for name, part in model.named_parameters() if part.requires_grad)
+
+
+def reset_moments(optimizer: torch.optim.Optimizer, parameters: Iterable[torch.Tensor]) -> None:
+    """Set what an optimizer remembers of parameters that were replaced to zero; the count of their steps stays."""
+    for parameter in parameters:
+        for name, value in optimizer.state.get(parameter, {}).items():
+            if name != "step" and hasattr(value, "zero_"):
+                value.zero_()

@@ -196,6 +196,10 @@ class SectionReader:
 def _homes(classes: dict[str, type[Section]]) -> dict[str, str]:
     """Say for every key of every section where it belongs."""
     homes = {key: f"{key} belongs to {name}:" for name, section in classes.items() for key in section.model_fields}
+    for key, package in PLUGIN_KEYS.items():
+        for name in registry.names(package):
+            fields = registry.load(package, name).Config.model_fields
+            homes |= {field: f"{field} belongs to training.{key}: {name}" for field in fields if field not in homes}
     top = {key: f"{key} belongs at the top of the file" for key in Header.model_fields}
     refused = {key: reason for key, reason in {**OURS, **SFT_OURS, **AdapterSection.OWNED}.items() if reason}
     return {**homes, **top, **refused}

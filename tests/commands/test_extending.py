@@ -1,0 +1,157 @@
+"""The examples of docs/extending.md are run as they stand, from a folder of the user's own."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from utils.core import registry
+from utils.core.errors import ConfigError, UserError
+from utils.run_config import load_run_config
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = re.compile(r"```python\n# (my_lab/\S+\.py)\n(.*?)```", re.DOTALL)
+
+
+def command(name: str, *words: str | Path) -> dict[str, Any]:
+    script = importlib.import_module(name)
+    arguments = script.build().parse_args([str(word) for word in words if "=" not in str(word)])
+    arguments.overrides = [str(word) for word in words if "=" in str(word)]
+    answer: dict[str, Any] = script.main(arguments)
+    return answer
+
+
+def forget(folder: Path) -> None:
+    """Let a later test, or another copy of the folder, begin anew."""
+    for each in [*registry._added]:
+        registry.remove_folder(each)
+    for name in [name for name in sys.modules if name.split(".")[0] == folder.name]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Path]:
+    for name, source in EXAMPLE.findall((ROOT / "docs" / "extending.md").read_text("utf-8")):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source)
+    yield tmp_path / "my_lab"
+    forget(tmp_path / "my_lab")
+
+
+@pytest.fixture
+def classifier(lab: Path, make_config: Any) -> Path:
+    """The file of a run with a method, an optimizer, a schedule and a callback of one's own."""
+    file: Path = make_config.write(
+        "bert",
+        extensions=["my_lab"],
+        peft={"method": "orthogonal_lora", "lora_r": 4, "init_gain": 0.5},
+        training__optim="sign_sgd",
+        training__sign_momentum=0.5,
+        training__lr_scheduler_type="staircase",
+        training__stair_steps=2,
+        training__callbacks=["my_lab.recording:Recorder"],
+        training__logging_steps=1,
+        training__learning_rate=1e-3,
+        training__report_to="none",
+        training__max_steps=4,
+    )
+    return file
+
+
+def test_a_method_an_optimizer_a_schedule_and_a_callback(classifier: Path, lab: Path) -> None:
+    run = Path(command("train", "--config", classifier)["output_dir"])
+    logs = [log for log in json.loads((run / "trainer_state.json").read_text())["log_history"] if "loss" in log]
+    assert [log["learning_rate"] for log in logs] == [1e-3, 1e-3, 5e-4, 5e-4], "the staircase"
+    assert (run / "losses.txt").read_text().splitlines() == [f"{log['step']} {log['loss']:.4f}" for log in logs]
+    weights = load_file(run / "final_model" / "adapter_model.safetensors")
+    b = next(each for name, each in weights.items() if ".lora_B." in name)
+    steps = (b / 5e-4).round(decimals=3)
+    assert (steps == steps.round()).all(), "each step moves every weight by plus or minus the rate"
+    assert b.abs().max() <= 3e-3 + 1e-9
+    assert yaml.safe_load((run / "run.yaml").read_text())["extensions"] == ["extensions/my_lab"]
+    assert json.loads((run / "provenance.json").read_text())["extensions"] == {"my_lab": registry.hash_folder(lab)}
+
+
+def test_a_run_is_used_where_its_folder_is_not(classifier: Path, lab: Path, tmp_path: Path) -> None:
+    run = Path(command("train", "--config", classifier)["output_dir"])
+    ask = ("--run", run, "--input_text", "good")
+    answer = command("inference", *ask, "--allow_extensions")["answers"]
+    forget(lab)
+    shutil.rmtree(lab)
+    with pytest.raises(UserError, match=r"the code in extensions/my_lab would run; .* add --allow_extensions"):
+        command("inference", *ask)
+    assert command("inference", *ask, "--allow_extensions")["answers"] == answer
+    assert (run / "extensions" / "my_lab" / "adapters" / "orthogonal_lora.py").is_file()
+    merged = tmp_path / "merged"
+    command("merge_adapter", "--run", run, "--output", merged, "--allow_extensions")
+    found = command("inference", "--run", merged, "--input_text", "good", "--allow_extensions")["answers"]
+    assert found[0]["label"] == answer[0]["label"]
+
+
+def test_changed_code_is_another_run(classifier: Path, lab: Path) -> None:
+    run = Path(command("train", "--config", classifier)["output_dir"])
+    fingerprint = load_run_config(classifier).fingerprint()
+    (lab / "optimizers" / "sign_sgd.py").open("a").write("# changed\n")
+    assert load_run_config(classifier).fingerprint() != fingerprint
+    with pytest.raises(UserError, match="its extensions have changed"):
+        command("train", "--config", classifier)
+    assert not list(run.parent.glob("run_*")), "nothing was moved"
+
+
+def test_a_dataset_a_metric_a_penalty_and_a_backend(lab: Path, make_sft: Any, tmp_path: Path) -> None:
+    words = ["tree", "house", "cat", "bicycle", "on", "garden", "river", "sun"]
+    rows = "".join(json.dumps({"word": word, "letters": len(word)}) + "\n" for word in words)
+    (tmp_path / "words").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "words" / f"{split}.jsonl").write_text(rows)
+    config = make_sft(
+        extensions=["my_lab"],
+        dataset={"name": "counting", "path": str(tmp_path / "words"), "allow_leakage": True},
+        peft={"method": "shrinking_lora", "lora_r": 4, "target_modules": "all-linear"},
+        generation={"backend": "parrot"},
+        evaluation={"at_end": True},
+        training__max_steps=3,
+        training__report_to="none",
+    )
+    run = Path(command("train", "--config", config.source)["output_dir"])
+    record = json.loads((run / "results.json").read_text())
+    assert record["evaluation"]["counting"]["metrics"]["near_number"] == 1.0, "the parrot counts right"
+    logs = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    assert all(log["size_of_b"] >= 0 for log in logs if "loss" in log)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (
+            {"training__sign_momentum": 1.5},
+            r"training.sign_momentum: 1.5 is not allowed; use a number from 0.0 below 1",
+        ),
+        ({"training__optim": "sign_sdg"}, "did you mean sign_sgd"),
+        ({"extensions": ["my_lub"]}, "extensions: .*my_lub: no such folder"),
+        ({"extensions": "my_lab"}, r"extensions: takes a list of folders: \[my_lab\]"),
+        ({"training__optim": "adamw_torch"}, "sign_momentum belongs to training.optim: sign_sgd"),
+    ],
+)
+def test_mistakes_have_their_place(lab: Path, make_config: Any, changed: dict[str, Any], sentence: str) -> None:
+    keys = {"extensions": ["my_lab"], "training__optim": "sign_sgd", "training__sign_momentum": 0.5, **changed}
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load_run_config(make_config.write("bert", **keys))
+    assert "tiny.yaml:" in str(caught.value)
+
+
+def test_every_kind_of_plug_in_has_its_example() -> None:
+    text = (ROOT / "docs" / "extending.md").read_text("utf-8")
+    shown = {Path(name).parent.relative_to("my_lab").as_posix().replace("/", ".") for name, _ in EXAMPLE.findall(text)}
+    assert set(registry._MARKERS) <= shown

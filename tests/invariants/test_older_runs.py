@@ -1,0 +1,75 @@
+"""Runs that an earlier version wrote are read, resumed, merged and scored, to the same numbers.
+
+tests/fixtures/older_runs.tar.gz holds two runs of twelve steps on the embedded base, whole with their checkpoints, as
+version 0.1 left them: `train.py --config configs/quickstart.yaml` and `quickstart_sft.yaml` with small settings.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+# What the version that trained the classifier answered.
+ANSWERS = {"the small cat sleeps": 0.7319284081459045, "cat the sleeps small the": 0.38894012570381165}
+
+
+@pytest.fixture
+def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(ROOT)
+    with tarfile.open(ROOT / "tests" / "fixtures" / "older_runs.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path
+
+
+def command(name: str, *words: str | Path) -> dict[str, Any]:
+    script = importlib.import_module(name)
+    arguments = script.build().parse_args([str(word) for word in words if "=" not in str(word)])
+    arguments.overrides = [str(word) for word in words if "=" in str(word)]
+    answer: dict[str, Any] = script.main(arguments)
+    return answer
+
+
+@pytest.mark.parametrize("name", ["classifier", "language_model"])
+def test_one_is_resumed_to_the_same_weights(older: Path, name: str) -> None:
+    run = older / name
+    wanted = load_file(run / "final_model" / "adapter_model.safetensors")
+    scores = json.loads((run / "results.json").read_text())["metrics"]
+    shutil.rmtree(run / "checkpoint-12")
+    shutil.rmtree(run / "final_model")
+    (run / "results.json").unlink()
+    command("train", "--config", run / "run.yaml", f"training.output_dir={run}", "--resume")
+    found = load_file(run / "final_model" / "adapter_model.safetensors")
+    assert found.keys() == wanted.keys()
+    assert all((found[key] == wanted[key]).all() for key in wanted), "resumed, it is another model"
+    assert json.loads((run / "results.json").read_text())["metrics"] == scores
+
+
+def test_a_classifier_is_used_and_merged(older: Path) -> None:
+    run, merged = older / "classifier", older / "merged"
+    texts = [word for text in ANSWERS for word in ("--input_text", text)]
+    for place in (["--run", run], ["--run", merged]):
+        if place[1] == merged:
+            command("merge_adapter", "--run", run, "--output", merged)
+        answers = command("inference", *place, *texts, "--json")["answers"]
+        found = {each["sentence"]: each["probabilities"]["acceptable"] for each in answers}
+        assert found == pytest.approx(ANSWERS, abs=1e-6)
+
+
+def test_a_language_model_is_scored_again(older: Path) -> None:
+    run, again = older / "language_model", older / "again"
+    words = ("--set", "test", "--output_dir", again, "evaluation.max_samples=4")
+    command("evaluate_model", "--run", run, *words)
+    before, after = (
+        [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+        for folder in (run / "eval_test", again / "test")
+    )
+    assert [each["prediction"] for each in after] == [each["prediction"] for each in before]
+    assert len(after) == 4
