@@ -126,7 +126,7 @@ def test_a_dataset_a_metric_a_penalty_and_a_backend(lab: Path, make_sft: Any, tm
     )
     run = Path(command("train", "--config", config.source)["output_dir"])
     record = json.loads((run / "results.json").read_text())
-    assert record["evaluation"]["counting"]["metrics"]["near_number"] == 1.0, "the parrot counts right"
+    assert record["evaluation"]["counting"]["near_number"] == 1.0, "the parrot counts right"
     logs = json.loads((run / "trainer_state.json").read_text())["log_history"]
     assert all(log["size_of_b"] >= 0 for log in logs if "loss" in log)
 
@@ -136,7 +136,7 @@ def test_a_dataset_a_metric_a_penalty_and_a_backend(lab: Path, make_sft: Any, tm
     [
         (
             {"training__sign_momentum": 1.5},
-            r"training.sign_momentum: 1.5 is not allowed; use a number from 0.0 below 1",
+            "training.sign_momentum: 1.5 is not allowed; use a number from 0",
         ),
         ({"training__optim": "sign_sdg"}, "did you mean sign_sgd"),
         ({"extensions": ["my_lub"]}, "extensions: .*my_lub: no such folder"),

@@ -66,7 +66,7 @@ def settle_section(section: AdapterSection, made: dict[str, Any]) -> AdapterSect
 def find_contradictions(section: AdapterSection, task_type: str, made: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Find where the file's section and the adapter's own configuration do not agree, by key, with both values."""
     folder = section.adapter_path
-    if (kind := registry.normalize(made["peft_type"])) != registry.normalize(section.method):
+    if (kind := registry.normalize(made["peft_type"])) != section.peft_type:
         yield "method", f"is {section.method}, and the adapter in {folder} is of {kind}; set it to {kind}"
         return
     reason = _NOT_MADE_AGAIN if made.get("prefix_projection") else section.LIMITS.adapter_path
@@ -90,7 +90,7 @@ def load_start(model: PreTrainedModel, section: AdapterSection, base: str, allow
 
     folder, name = find_adapter(section), f"peft.adapter_path: {section.adapter_path}"
     with explain_damage(name, base):
-        require_adapter_file(folder, name, section.method, allow_pickle)
+        require_adapter_file(folder, name, section.peft_type, allow_pickle)
         require_every_tensor(model, folder, name, f"{base} with this peft: section")
         set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
 

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.config.run_config import EXTENSIONS
 from utils.core.errors import CheckError, ModelError, UserError
 from utils.merging.output import REPORT_FILE, check_output, open_output, require_space
 from utils.merging.source import MergeSource
@@ -182,7 +183,9 @@ def _write(
         for each in (source.weights, source.run):
             if each is not None and (each / "run.yaml").is_file():
                 shutil.copyfile(each / "run.yaml", folder / RUN_COPY)
-        for each in folder.iterdir():  # safetensors lets nobody but the owner read its files
+                if (each / EXTENSIONS).is_dir():
+                    shutil.copytree(each / EXTENSIONS, folder / EXTENSIONS)
+        for each in filter(Path.is_file, folder.iterdir()):  # safetensors lets nobody but the owner read its files
             shutil.copymode(folder / "config.json", each)
     except (OSError, SafetensorError, UnicodeEncodeError) as error:  # the last: a name that is no UTF-8
         raise UserError(f"{folder}: cannot be written: {error}") from None

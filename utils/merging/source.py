@@ -97,7 +97,7 @@ class MergeSource:
         from utils.modeling.base_model import load_base_model
 
         with explain_damage(self.name, config.model.name_or_path):
-            require_adapter_file(self.weights, self.name, config.peft.method, config.model.allow_pickle)
+            require_adapter_file(self.weights, self.name, config.peft.peft_type, config.model.allow_pickle)
             require_unchanged_base(self.run, config.model, self.name)
             model = load_adapter(config.peft.method).load(
                 self.weights, lambda _: load_base_model(config.model, tokenizer, self.head)

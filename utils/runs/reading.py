@@ -62,7 +62,7 @@ class TrainedModel:
         """
         name, base = self.name or str(self.weights), self.config.model.name_or_path
         with explain_damage(name, base):
-            require_adapter_file(self.weights, name, self.config.peft.method, self.config.model.allow_pickle)
+            require_adapter_file(self.weights, name, self.config.peft.peft_type, self.config.model.allow_pickle)
             if (self.weights / ADAPTER_CONFIG).is_file():
                 require_unchanged_base(self.run, self.config.model, name)
             model, tokenizer = self._load()
@@ -165,7 +165,7 @@ def read_with_config(given: RunConfig, name: str, consent: Consent = NO_CONSENT)
         raise UserError(
             f"{given.source} is for {given.task_type}, and the adapter in {weights} for {made['task_type']}"
         )
-    if made and (kind := registry.normalize(str(made.get("peft_type")))) != registry.normalize(given.peft.method):
+    if made and (kind := registry.normalize(str(made.get("peft_type")))) != given.peft.peft_type:
         raise UserError(
             f"{name}: is of the method {kind}, but {given.source} says peft.method: {given.peft.method}; "
             f"set peft.method: {kind}"

@@ -65,6 +65,7 @@ def rehearse(config: RunConfig) -> None:
     if not resolved.get("do_train", True):
         return
     weight = torch.nn.Parameter(torch.zeros(1, 1))
+    _try_plugins(config, weight, args)
     schedule: dict[str, Any] = {"scheduler_specific_kwargs": args.lr_scheduler_kwargs or {}}
     plain = torch.optim.SGD([weight], lr=0.1)
     with _explain(f"{args.lr_scheduler_type.value} refuses", "lr_scheduler_kwargs"):
@@ -76,6 +77,20 @@ def rehearse(config: RunConfig) -> None:
     if args.gradient_checkpointing and args.gradient_checkpointing_kwargs:
         with _explain("torch refuses", "gradient_checkpointing_kwargs"):
             checkpoint(torch.square, weight, **args.gradient_checkpointing_kwargs)
+
+
+def _try_plugins(config: RunConfig, weight: Any, args: Any) -> None:
+    """Build the optimizer and the schedule that are plug-ins, where there are any."""
+    import torch
+
+    optimizer: Any = torch.optim.SGD([weight], lr=0.1)
+    if (found := config.training.find_plugin("optim")) is not None:
+        with _explain(f"{config.arguments['optim']} refuses", "optim"):
+            groups = [{"params": [weight], "weight_decay": args.weight_decay}]
+            optimizer = found[0].build_optimizer(torch.nn.ParameterList([weight]), groups, args, found[1])
+    if (found := config.training.find_plugin("lr_scheduler_type")) is not None:
+        with _explain(f"{config.arguments['lr_scheduler_type']} refuses", "lr_scheduler_type"):
+            found[0].build_schedule(optimizer, _NUM_STEPS, args, found[1])
 
 
 def _build_optimizer(build: Callable[..., Any], weight: Any, keys: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +11,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from utils.adapters.training_hooks import TrainingHooks, save_training_state
+from utils.config.section import Section
 from utils.core.signals import Interrupted, raise_if_interrupted
 from utils.generation.model_state import keep_random_state
 from utils.trainer.checkpoint_loading import explain_checkpoint, load_weights, loading_states
@@ -22,6 +24,9 @@ from utils.trainer.watchdogs import NanGuard, has_overflowed, try_longest_batch
 
 if TYPE_CHECKING:
     import torch
+
+
+logger = logging.getLogger(__name__)
 
 
 class LoraNsTrainer(Trainer):
@@ -41,6 +46,8 @@ class LoraNsTrainer(Trainer):
         **kwargs: As for `transformers.Trainer`, or TRL's.
     """
 
+    optimizer: Any
+    lr_scheduler: Any
     on_full_disk: Literal["continue", "stop"] = "continue"
     try_longest: bool | Literal["auto"] = "auto"
 
@@ -49,6 +56,12 @@ class LoraNsTrainer(Trainer):
         self.learning_rates = dict(learning_rates or {})
         self.hooks = TrainingHooks()
         self.sums, self.eval_sums = Sums(), Sums()
+        self.optimizer_plugin: tuple[Any, Section] | None = None
+        """The plug-in that training.optim names, and its settings; None: one of transformers' own."""
+        self.schedule_plugin: tuple[Any, Section] | None = None
+        """The same of lr_scheduler_type."""
+        self.restarts: frozenset[int] = frozenset()
+        """Optimizer steps after which that schedule starts over."""
         self.row_order: Sampler[int] | None = None
         self._penalties: list[torch.Tensor] = []
         self._resume = Resume()
@@ -93,9 +106,35 @@ class LoraNsTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Build the optimizer and give parameters their own learning rates, before the schedule is made."""
+        if self.optimizer_plugin is not None and self.optimizer is None:
+            plugin, config = self.optimizer_plugin
+            self.optimizer = plugin.build_optimizer(self.model, self._group_parameters(), self.args, config)
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         set_learning_rates(optimizer, self.model, self.learning_rates)
         return optimizer
+
+    def _group_parameters(self) -> list[dict[str, Any]]:
+        """Put the trained parameters into groups with and without weight decay, as transformers does."""
+        decayed = set(self.get_decay_parameter_names(self.model))
+        trained = [(name, each) for name, each in self.model.named_parameters() if each.requires_grad]
+        parts = ((True, self.args.weight_decay), (False, 0.0))
+        return [
+            {"params": [each for name, each in trained if (name in decayed) is decays], "weight_decay": decay}
+            for decays, decay in parts
+        ]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Build the schedule, by the plug-in that `lr_scheduler_type` names or else by transformers."""
+        if self.schedule_plugin is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        plugin, config = self.schedule_plugin
+        wanted = self.optimizer if optimizer is None else optimizer
+        self.lr_scheduler = plugin.build_schedule(wanted, num_training_steps, self.args, config)
+        self._created_lr_scheduler = True
+        if hasattr(plugin, "list_restarts"):
+            self.restarts = frozenset(plugin.list_restarts(num_training_steps, config))
+            logger.info("learning rate: %s", plugin.describe(num_training_steps, config))
+        return self.lr_scheduler
 
     # A checkpoint is resumed.
 
@@ -293,6 +332,13 @@ class _RunEvents(TrainerCallback):
         model = kwargs["model"]
         if not (args.fp16 and has_overflowed(model)):
             self._trainer.hooks.after_optimizer_step(model, state.global_step + 1)  # it is counted after this event
+
+    def on_step_end(self, _: Any, state: TrainerState, *__: Any, **kwargs: Any) -> None:
+        """Tell the method that the learning rate starts over; a checkpoint of this step is written after it."""
+        if state.global_step in self._trainer.restarts:
+            model = self._trainer.accelerator.unwrap_model(self._trainer.model)
+            optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])  # accelerate wraps it
+            self._trainer.hooks.on_learning_rate_restart(model, optimizer, state.global_step)
 
     def on_epoch_end(self, *_: Any, **kwargs: Any) -> None:
         self._trainer._epoch_ended = True

@@ -42,6 +42,8 @@ def build_trainer(kind: type[_Trainer], config: RunConfig, **parts: Any) -> _Tra
     trainer.on_full_disk, trainer.try_longest = section.on_full_disk, section.try_longest_batch
     trainer.learning_rates |= config.peft.learning_rates(trainer.model, trainer.args.learning_rate)
     trainer.hooks = find_hooks(config.peft.method)
+    trainer.optimizer_plugin = section.find_plugin("optim")
+    trainer.schedule_plugin = section.find_plugin("lr_scheduler_type")
     return trainer
 
 
@@ -57,6 +59,9 @@ def build_arguments(
         UserError: FSDP is asked for on CPUs.
     """
     section, resolved = config.training, {**config.arguments, **(changed or {})}
+    # Plug-ins take these places when the trainer is built; transformers does not know their names.
+    stand_ins = {"optim": "adamw_torch", "lr_scheduler_type": "constant"}
+    resolved |= {key: stand_in for key, stand_in in stand_ins.items() if section.find_plugin(key) is not None}
     _require_device(resolved)
     # Set behind the library's check, which knows evaluations of the loss alone; ours come when the file is read.
     loads_best, resolved["load_best_model_at_end"] = bool(resolved.get("load_best_model_at_end")), False

@@ -1,4 +1,4 @@
-"""The example extension: the product stays, the factors are balanced, plain peft loads it, and a resumed run is exact."""
+"""The example extension: the product stays, factors are balanced, plain peft loads it, a resumed run is exact."""
 
 from __future__ import annotations
 

@@ -46,6 +46,8 @@ class Config(AdapterSection):
         "resume_adapter": "adapter_path", "adapter_name_or_path": "adapter_path",
     }  # fmt: skip
 
+    SAVED_AS: ClassVar[str | None] = "lora"
+
     method: Literal["lora"] = "lora"
     lora_r: int = Field(8, ge=1)
     """Rank of the update."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from utils.config.section import Section
+from utils.core import registry
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class AdapterSection(Section):
 
     LIMITS: ClassVar[Limits] = Limits()
     SHARED_FIELDS: ClassVar[frozenset[str]] = frozenset({"method", "task_type", "adapter_path"})
+    SAVED_AS: ClassVar[str | None] = None
+    """peft's type of what the method saves; None: its own name."""
     DEFAULT_LEARNING_RATE: ClassVar[float | None] = None
     """Taken where the file does not set training.learning_rate; None: the library's own, as for all weights."""
     NOT_INHERITED: ClassVar[frozenset[str]] = frozenset()
@@ -58,6 +61,11 @@ class AdapterSection(Section):
     """Train on from this adapter: a run, or any folder in peft's layout. What the section leaves out is the adapter's
     (its rank, its modules ...), and what it says must agree; the base has to be the adapter's own. null: from new
     weights."""
+
+    @property
+    def peft_type(self) -> str:
+        """The type that adapter_config.json names, in lower case."""
+        return registry.normalize(self.SAVED_AS or self.method)
 
     @property
     def virtual_tokens(self) -> int:

@@ -1,14 +1,14 @@
 """LoRA that is factored anew at every restart of the learning rate.
 
 During training A and B grow unevenly: a few directions of B A take most of its size, and factors of very different
-norms learn at very different speeds. At each restart B A is written as U S V^T, the truncated SVD of a matrix of rank r,
+norms learn at very different speeds. At each restart B A is written as U S V^T, its SVD truncated to the rank r,
 and
 
     A = sqrt(S / s) V^T        B = U sqrt(S / s)        lora_alpha = lora_alpha * s        with s the largest of S,
 
 so that what the layer computes stays the same, both factors are balanced and of norm 1 at most, and a layer's size is
-its alpha's. What the optimizer remembers of A and B belongs to the old factors and is set to zero; the schedule's warm-up
-(training.lr_scheduler_type: restarts) makes the first steps after it small. Each layer's alpha is saved in
+its alpha's. What the optimizer remembers of A and B belongs to the old factors and is set to zero; the warm-up of the
+schedule (training.lr_scheduler_type: restarts) makes the first steps after it small. Each layer's alpha is saved in
 adapter_config.json as peft's alpha_pattern, so that plain peft loads the adapter.
 """
 
