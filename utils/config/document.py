@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from utils.core.errors import Problem
+from utils.core.errors import Code, Problem
 
 KeyPath = tuple[str, ...]
 
@@ -46,9 +46,9 @@ class Document:
                 return str(self.places[path[:end]])
         return self.source
 
-    def problem(self, key: str, message: str) -> Problem:
+    def problem(self, key: str, message: str, code: Code = "conflict") -> Problem:
         """Describe a mistake in the value of a dotted key."""
-        return Problem(message, key, self.place_of(tuple(key.split("."))))
+        return Problem(message, key, self.place_of(tuple(key.split("."))), code)
 
     def get(self, path: KeyPath, default: Any = None) -> Any:
         """Look a value up by its path."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from utils.config.document import Document, KeyPath
 from utils.config.section import Section
-from utils.core.errors import Problem
+from utils.core.errors import Code, Problem
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -65,15 +65,18 @@ def explain_errors(
         if where in seen:
             continue  # the other branches of a union: one sentence names all of them
         seen.add(where)
+        code: Code = "wrong_value"
         if details["type"] == "extra_forbidden":
+            code = "unknown_key"
             message = _unknown_key(str(details["loc"][-1]), _owner(section, keys), elsewhere)
         elif details["type"] == "missing":
+            code = "missing"
             message = f"missing; add it under {path[-1]}:" if path else "missing; add it at the top of the file"
         elif details["type"] == "value_error":
             message = str(details["ctx"]["error"])
         else:
             message = _wrong_value(document.get(where, details["input"]), field)
-        yield Problem(message, ".".join(where), document.place_of(where))
+        yield Problem(message, ".".join(where), document.place_of(where), code)
 
 
 def suggest(name: str, known: list[str] | tuple[str, ...]) -> str:

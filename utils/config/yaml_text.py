@@ -99,11 +99,11 @@ def read_document(path: str | Path) -> Document:
     source = str(path)
     root = _compose(_read_text(Path(path), source), source)
     if root is None or root.tag == f"{TAG}null":
-        raise ConfigError([Problem("the file is empty; see configs/template.yaml", place=source)])
+        raise ConfigError([_unreadable("the file is empty; see configs/template.yaml", source)])
     if not isinstance(root, yaml.MappingNode):
         line = root.start_mark.line + 1
         problem = "the top level must be a mapping of sections (model:, peft:, dataset: ...)"
-        raise ConfigError([Problem(f"{problem}, found {_kind(root)}", place=f"{source}:{line}")])
+        raise ConfigError([_unreadable(f"{problem}, found {_kind(root)}", f"{source}:{line}")])
     reader = _Reader(source)
     data = reader.read(root)
     return Document(data, reader.places, source)
@@ -130,7 +130,7 @@ def read_bounded(path: Path) -> bytes:
         found = file.read(MAX_BYTES + 1)
     if len(found) > MAX_BYTES:
         message = "more than 0.5 MB, which no configuration has; was a file of rows or weights named?"
-        raise ConfigError([Problem(message, place=str(path))])
+        raise ConfigError([_unreadable(message, str(path))])
     return found
 
 
@@ -141,15 +141,19 @@ def _read_text(path: Path, source: str) -> str:
         return found.decode("utf-8-sig")
     except FileNotFoundError:
         hint = _similar_file(path)
-        raise ConfigError([Problem(f"no such file{hint}", place=source)]) from None
+        raise ConfigError([_unreadable(f"no such file{hint}", source)]) from None
     except IsADirectoryError:
-        raise ConfigError([Problem("this is a folder; name a YAML file in it", place=source)]) from None
+        raise ConfigError([_unreadable("this is a folder; name a YAML file in it", source)]) from None
     except UnicodeDecodeError as error:
         line = found[: error.start].count(b"\n") + 1
         message = f"not UTF-8 text (byte 0x{found[error.start]:02x}); save the file as UTF-8"
-        raise ConfigError([Problem(message, place=f"{source}:{line}")]) from None
+        raise ConfigError([_unreadable(message, f"{source}:{line}")]) from None
     except OSError as error:
-        raise ConfigError([Problem(f"cannot be read: {error.strerror}", place=source)]) from None
+        raise ConfigError([_unreadable(f"cannot be read: {error.strerror}", source)]) from None
+
+
+def _unreadable(message: str, place: str) -> Problem:
+    return Problem(message, place=place, code="unreadable")
 
 
 def _similar_file(path: Path) -> str:
@@ -173,13 +177,13 @@ def _compose(text: str, source: str) -> yaml.Node | None:
         mark = error.problem_mark or error.context_mark
         message = _explain(error, text)
         place = f"{source}:{mark.line + 1}" if mark else source
-        raise ConfigError([Problem(message, place=place)]) from None
+        raise ConfigError([_unreadable(message, place)]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         message = f"not YAML: the character U+{error.character:04X} may not stand in a text file; take it out"
-        raise ConfigError([Problem(message, place=f"{source}:{line}")]) from None
+        raise ConfigError([_unreadable(message, f"{source}:{line}")]) from None
     except RecursionError:
-        raise ConfigError([Problem(_ENDLESS, place=source)]) from None
+        raise ConfigError([_unreadable(_ENDLESS, source)]) from None
 
 
 def _explain(error: yaml.MarkedYAMLError, text: str) -> str:

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_REQUEUE = 75
 EXIT_INTERRUPTED = 130
+
+
+Code = Literal[
+    "unreadable",  # no YAML
+    "unknown_key",
+    "unknown_name",  # of a method, a dataset, a metric ...
+    "missing",
+    "wrong_value",  # of a type or a size that is not allowed
+    "not_found",  # a file or a folder
+    "unsupported",  # by the method, the base or the machine
+    "secret",
+    "conflict",  # with another setting
+]
+"""The kinds of mistakes in a configuration."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +36,8 @@ class Problem:
     """Dotted path of the key, such as `peft.lora_r`; empty when the whole file is meant."""
     place: str = ""
     """`file:line`, or `command line`."""
+    code: Code = "conflict"
+    """What kind of mistake it is, for programs that read `--json`."""
 
     def __str__(self) -> str:
         where = f"{self.place}  " if self.place else ""

@@ -222,7 +222,10 @@ def require_machine(config: RunConfig) -> None:
     Raises:
         ConfigError: With everything that is missing.
     """
-    problems = [Problem(message, key, config.place_of(key)) for key, message in find_unmet(config, Machine.look())]
+    problems = [
+        Problem(message, key, config.place_of(key), "unsupported")
+        for key, message in find_unmet(config, Machine.look())
+    ]
     if problems:
         raise ConfigError(problems)
 

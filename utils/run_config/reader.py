@@ -17,7 +17,7 @@ from utils.config.sections.model import ModelSection
 from utils.config.sections.results import ResultsSection
 from utils.config.sections.training import OURS, PLUGIN_KEYS, training_section
 from utils.core import registry
-from utils.core.errors import Problem
+from utils.core.errors import Code, Problem
 from utils.data.dataset import find_dataset_plugin
 from utils.data.row_files import is_local
 from utils.run_config.older_names import TASK_SPELLINGS, OlderNames
@@ -99,7 +99,9 @@ class SectionReader:
             elif value is None and self.document.has((name,)):
                 self.document.remove((name,))
             elif value is not None and not isinstance(value, dict):
-                self._report(name, f"must be a section: write its keys below it, indented; found {value!r}")
+                self._report(
+                    name, f"must be a section: write its keys below it, indented; found {value!r}", "wrong_value"
+                )
                 self.document.remove((name,))
                 self._unreadable.add(name)
 
@@ -137,7 +139,7 @@ class SectionReader:
             method = "none" if method is None else str(method)
         if not registry.has("adapters", method):
             names = [name.replace("_", "-") for name in registry.names("adapters")]
-            self._report("peft.method", f"no method called {method}{suggest(method, names)}")
+            self._report("peft.method", f"no method called {method}{suggest(method, names)}", "unknown_name")
             return None
         section: type[Section] = registry.load("adapters", method).Config
         if self.document.has(("peft",)):
@@ -151,11 +153,13 @@ class SectionReader:
             name = "custom"
         if not isinstance(name, str) or not name.strip():
             found = "missing" if name in (None, "") else f"{name!r} is no name"
-            self._report("dataset.name", f"{found}; name a dataset{suggest('', registry.names('datasets'))}")
+            message = f"{found}; name a dataset{suggest('', registry.names('datasets'))}"
+            self._report("dataset.name", message, "missing" if name in (None, "") else "wrong_value")
             return None
         plugin = find_dataset_plugin(name) or ("custom" if "/" in name or is_local(name) else name)
         if not registry.has("datasets", plugin):
-            self._report("dataset.name", f"no dataset called {name}{suggest(name, registry.names('datasets'))}")
+            message = f"no dataset called {name}{suggest(name, registry.names('datasets'))}"
+            self._report("dataset.name", message, "unknown_name")
             return None
         dataset = self.document.data["dataset"]
         is_upper = self.document.overrides(("dataset", "name"), ("dataset", "path"))
@@ -184,13 +188,12 @@ class SectionReader:
         for key in unknown[:MOST_SHOWN]:
             near = find_misspelt(key, known)
             message = f"unknown section{f'; did you mean {near}?' if near else name_all(known)}"
-            self._report(key, f"not a section; {elsewhere[key]}" if key in elsewhere else message)
+            self._report(key, f"not a section; {elsewhere[key]}" if key in elsewhere else message, "unknown_key")
         if (left := len(unknown) - MOST_SHOWN) > 0:
-            self._report("", f"{left:,} unknown sections more; only the first are named")
+            self._report("", f"{left:,} unknown sections more; only the first are named", "unknown_key")
 
-    def _report(self, path: str, message: str) -> None:
-        place = self.document.place_of(tuple(path.split(".")))
-        self.problems.append(Problem(message, path, place))
+    def _report(self, path: str, message: str, code: Code) -> None:
+        self.problems.append(self.document.problem(path, message, code))
 
 
 def _homes(classes: dict[str, type[Section]]) -> dict[str, str]:

@@ -45,13 +45,13 @@ def check_files(read: dict[str, Section], document: Document) -> Iterator[Proble
         key, _, rest = message.partition(": ")
         in_template = key == "chat_template"
         at = "model.chat_template" if in_template else "model.name_or_path"
-        yield document.problem(at, rest if in_template else message)
+        yield document.problem(at, rest if in_template else message, "not_found")
     for key in ("path", "validation_path", "prompts_file") if dataset is not None else ():
         path = getattr(dataset, key, None)
         if path and is_local(path) and not Path(path).expanduser().exists():
             where = document.place_of(("dataset", key if document.has(("dataset", key)) else "name"))
             message = f"{path}: no such file or folder; paths start at the working directory"
-            yield Problem(message, f"dataset.{key}", where)
+            yield Problem(message, f"dataset.{key}", where, "not_found")
 
 
 def check_resolved(config: RunConfig, task: type[Task], document: Document, files: bool = True) -> Iterator[Problem]:
@@ -128,7 +128,7 @@ def _check_secrets(document: Document) -> Iterator[Problem]:
     for path, text in texts.items():
         if holds_secret(text):
             message = "holds a secret, which would be written down with the run; put it into the environment (HF_TOKEN)"
-            yield Problem(message, ".".join(path), document.place_of(path))
+            yield Problem(message, ".".join(path), document.place_of(path), "secret")
 
 
 def _list_texts(value: Any) -> Iterator[str]:
@@ -148,20 +148,20 @@ def _check_limits(
 ) -> Iterator[Problem]:
     """Check what a method cannot do at all, then what it cannot do on this base, where its config.json is here."""
     for key, message in peft.find_conflicts(find_storage(model)).items():
-        yield document.problem(f"peft.{key}", message)
+        yield document.problem(f"peft.{key}", message, "unsupported")
     header = read.get("")
     if isinstance(header, Header) and default_task(header.task_type).GENERATES and peft.LIMITS.causal_lm:
         message = f"{peft.method} not with task_type: {header.task_type}; {peft.LIMITS.causal_lm}"
-        yield document.problem("peft.method", message)
+        yield document.problem("peft.method", message, "unsupported")
     arguments = read["training"].model_dump(exclude_unset=True) if "training" in read else {}
     for key, reason in _limited_settings(peft, model, read, arguments).items():
-        yield document.problem(key, f"not with peft.method: {peft.method}; {reason}")
+        yield document.problem(key, f"not with peft.method: {peft.method}; {reason}", "unsupported")
     if (base := read_model_config(model)) is not None:
         length_key = "sft.max_length" if "sft" in read else "dataset.max_length"
         section = read.get(length_key.split(".", maxsplit=1)[0])
         asked = Asked(peft, model, length_key, getattr(section, "max_length", 0), arguments)
         for at, message in check_base(asked, base):
-            yield document.problem(at, message)
+            yield document.problem(at, message, "unsupported")
 
 
 def _limited_settings(

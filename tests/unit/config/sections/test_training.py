@@ -13,12 +13,13 @@ from utils.config.sections.training import (
     _BOUNDS,
     _CHOICES,
     DROPPED,
-    FOREIGN_OPTIMIZERS,
     OURS,
+    PLUGIN_KEYS,
     RENAMED,
     OwnTrainingSection,
     training_section,
 )
+from utils.core import registry
 from utils.run_config.load import resolve_arguments
 from utils.tasks.sft import OURS as SFT_OURS
 from utils.tasks.sft import sft_section
@@ -84,7 +85,7 @@ def test_choices_are_the_librarys(installed: Any) -> None:
         "lr_scheduler_type": SchedulerType,
         "optim": OptimizerNames,
     }.items():
-        others = set(FOREIGN_OPTIMIZERS) if name == "optim" else set()
+        others = set(registry.names(PLUGIN_KEYS[name])) if name in PLUGIN_KEYS else set()
         assert set(get_args(annotations[name])) == {member.value for member in enum} | others
 
 
