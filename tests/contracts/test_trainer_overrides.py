@@ -40,6 +40,7 @@ OVERRIDDEN = {
     "Trainer._save_checkpoint": "model trial",
     "Trainer.compute_loss": LOSS,
     "Trainer.create_optimizer": "model",
+    "Trainer.create_scheduler": "num_training_steps optimizer",
     "Trainer.evaluation_loop": "dataloader description prediction_loss_only ignore_keys metric_key_prefix",
     "Trainer.log": "logs start_time",
     "Trainer.prediction_step": PREDICTION,

@@ -15,7 +15,7 @@ from utils.config.problems import explain_errors, suggest
 from utils.config.section import Section
 from utils.config.yaml_text import read_document
 from utils.core.errors import ConfigError, Problem
-from utils.run_config.layers import find_shipped_paths, lay_over, read_layers
+from utils.run_config.layers import find_shipped_paths, lay_over, open_extensions, read_layers
 
 _NAME = re.compile(r"\w[\w.+-]*")
 _SET_BY_SUITE = {
@@ -23,6 +23,7 @@ _SET_BY_SUITE = {
     "training.output_dir": "every run has its own folder below the suite's; use output_dir at the top of the suite",
     "training.logging_dir": "every run logs into its own folder; take it out",
 }
+_EXTENSIONS: KeyPath = ("extensions",)
 _SELECTORS = ("task", "method", "seed")
 
 T = TypeVar("T", dict[str, Any], list[Any])
@@ -42,6 +43,8 @@ class SuiteSection(Section):
 
     suite: str = Field(min_length=1)
     """Names the suite; this key is what makes a file one."""
+    extensions: list[str] | None = None
+    """Folders of plug-ins of your own, as at the top of a run's file; the paths start at the suite's folder."""
     base: str | None = None
     """A run's file that all runs start from; the path starts at the suite's folder."""
     run: dict[str, Any] | None = None
@@ -116,6 +119,7 @@ def read_suite(path: str | Path) -> Suite:
         ConfigError: With every mistake of the suite itself, each with its place and remedy.
     """
     document = find_shipped_paths(read_document(path))
+    open_extensions(document)
     if "suite" not in document.data:
         hint = "a run's file is trained by train.py; a suite starts with suite: NAME and has tasks:"
         raise ConfigError([Problem(f"not a suite; {hint}", place=str(path))])
@@ -186,6 +190,9 @@ class _Reader:
             self._report((), "has neither base: nor run:, so its runs have no model; name a run's file as base")
         if self._get("run", dict):
             lay_over(base, self._layer(("run",), own_seed=True))
+        if extensions := self.document.get(_EXTENSIONS):
+            place = self.document.places[_EXTENSIONS]
+            base.set(_EXTENSIONS, list(dict.fromkeys([*base.get(_EXTENSIONS, []), *extensions])), place)
         return base
 
     def _names(self, *path: str) -> list[str]:

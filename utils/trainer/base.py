@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +15,7 @@ from utils.core.signals import Interrupted, raise_if_interrupted
 from utils.generation.model_state import keep_random_state
 from utils.trainer.checkpoint_loading import explain_checkpoint, load_weights, loading_states
 from utils.trainer.checkpoint_writing import CheckpointWriter
-from utils.trainer.param_groups import set_learning_rates
+from utils.trainer.optimization import build_optimizer, build_schedule, set_learning_rates
 from utils.trainer.processes import Sums, announce_processes, any_interrupted
 from utils.trainer.resume import Resume
 from utils.trainer.sampling import build_train_sampler
@@ -24,9 +23,6 @@ from utils.trainer.watchdogs import NanGuard, has_overflowed, try_longest_batch
 
 if TYPE_CHECKING:
     import torch
-
-
-logger = logging.getLogger(__name__)
 
 
 class LoraNsTrainer(Trainer):
@@ -106,35 +102,17 @@ class LoraNsTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Build the optimizer and give parameters their own learning rates, before the schedule is made."""
-        if self.optimizer_plugin is not None and self.optimizer is None:
-            plugin, config = self.optimizer_plugin
-            self.optimizer = plugin.build_optimizer(self.model, self._group_parameters(), self.args, config)
+        self.optimizer = self.optimizer or build_optimizer(self)
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         set_learning_rates(optimizer, self.model, self.learning_rates)
         return optimizer
 
-    def _group_parameters(self) -> list[dict[str, Any]]:
-        """Put the trained parameters into groups with and without weight decay, as transformers does."""
-        decayed = set(self.get_decay_parameter_names(self.model))
-        trained = [(name, each) for name, each in self.model.named_parameters() if each.requires_grad]
-        parts = ((True, self.args.weight_decay), (False, 0.0))
-        return [
-            {"params": [each for name, each in trained if (name in decayed) is decays], "weight_decay": decay}
-            for decays, decay in parts
-        ]
-
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Build the schedule, by the plug-in that `lr_scheduler_type` names or else by transformers."""
-        if self.schedule_plugin is None or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        plugin, config = self.schedule_plugin
-        wanted = self.optimizer if optimizer is None else optimizer
-        self.lr_scheduler = plugin.build_schedule(wanted, num_training_steps, self.args, config)
-        self._created_lr_scheduler = True
-        if hasattr(plugin, "list_restarts"):
-            self.restarts = frozenset(plugin.list_restarts(num_training_steps, config))
-            logger.info("learning rate: %s", plugin.describe(num_training_steps, config))
-        return self.lr_scheduler
+        if self.lr_scheduler is None and self.schedule_plugin is not None:
+            self.lr_scheduler = build_schedule(self, num_training_steps, optimizer)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     # A checkpoint is resumed.
 
