@@ -146,7 +146,8 @@ def _describe_model(run: PlannedRun) -> tuple[dict[str, Any] | None, str]:
     num_labels = default_task(run.config["task_type"]).count_labels(dataset)
     if num_labels == 0:
         return None, "the number of labels is read from the data"
-    return {"model": model, "peft": peft, "task_type": run.config["task_type"], "num_labels": num_labels}, ""
+    request = {"model": model, "peft": peft, "task_type": run.config["task_type"], "num_labels": num_labels}
+    return {**request, "extensions": run.config.get("extensions", [])}, ""
 
 
 def _ask(requests: list[str]) -> list[Count]:
@@ -182,6 +183,8 @@ def answer() -> None:
 def _count(request: dict[str, Any]) -> Count:
     from utils.modeling.sizes import count_parameters
 
+    for each in request["extensions"]:
+        registry.add_folder(Path(each))
     try:
         counts = count_parameters(_build(request))
     except (LoraNsError, OSError, RuntimeError, ValueError, NotImplementedError, TypeError, AttributeError) as error:
