@@ -303,6 +303,16 @@ def make_sft(make_config: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.fixture(autouse=True)
+def _forget_added_folders() -> Iterator[None]:
+    """Let no test see the plug-ins of another one's folder."""
+    yield
+    from utils.core import registry
+
+    for folder in [*registry._added]:
+        registry.remove_folder(folder)
+
+
+@pytest.fixture(autouse=True)
 def _hear_our_logs() -> Iterator[None]:
     """Let caplog hear `utils` even after a command was opened in this process."""
     ours = logging.getLogger("utils")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ FOLDER = Path(__file__).parents[3] / "examples" / "extensions" / "refactored_lor
 
 
 @pytest.fixture
-def method() -> Iterator[Any]:
+def method() -> Any:
     registry.add_folder(FOLDER)
-    yield registry.load("adapters", "refactored_lora")
-    registry.remove_folder(FOLDER)
+    return registry.load("adapters", "refactored_lora")
 
 
 def test_the_product_stays_and_the_factors_are_balanced(method: Any) -> None:

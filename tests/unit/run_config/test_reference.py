@@ -24,6 +24,7 @@ def test_it_knows_the_sections_and_documents_keys() -> None:
         "extends",
         "task_name",
         "task_type",
+        "extensions",
         "seed",
         "model",
         "peft",
