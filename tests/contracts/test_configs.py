@@ -18,7 +18,7 @@ from utils.run_config import load_run_config
 from utils.run_config.kinds import find_kind
 from utils.run_config.reader import Header, list_sections
 from utils.run_config.reference import build_schema
-from utils.tasks.sft import OwnSftSection
+from utils.tasks.sft.section import OwnSftSection
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path for path in (ROOT / "configs").rglob("*") if path.suffix in (".yaml", ".yml", ".json"))

@@ -25,7 +25,7 @@ from utils.evaluation.score import comparable
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
 from utils.generation.model_state import place_model
 from utils.modeling.sizes import count_text_positions
-from utils.tasks.sft import OwnSftSection
+from utils.tasks.sft.section import OwnSftSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

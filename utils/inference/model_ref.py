@@ -20,7 +20,7 @@ from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.source import folder_problem, read_model_config
 from utils.run_config import load_run_config
 from utils.runs.reading import TrainedModel, read_run_folder, read_with_config, refuse_own_folder
-from utils.tasks.sft import OwnSftSection
+from utils.tasks.sft.section import OwnSftSection
 from utils.tasks.task import load_task
 
 if TYPE_CHECKING:

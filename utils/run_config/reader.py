@@ -21,7 +21,7 @@ from utils.core.errors import Code, Problem
 from utils.data.dataset import find_dataset_plugin
 from utils.data.row_files import is_local
 from utils.run_config.older_names import TASK_SPELLINGS, OlderNames
-from utils.tasks.sft import OURS as SFT_OURS
+from utils.tasks.sft.section import OURS as SFT_OURS
 from utils.tasks.task import Task, default_task, find_tasks, task_sections, task_types
 
 _STAND_INS = {"model": {"name_or_path": "none/named"}, "": {"task_name": "none"}}

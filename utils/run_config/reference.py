@@ -19,7 +19,7 @@ from utils.config.sections.training import DROPPED, OURS, RENAMED, OwnTrainingSe
 from utils.core import registry
 from utils.run_config.older_table import OLDER, LeftOut, Moved
 from utils.run_config.reader import header_class
-from utils.tasks.sft import OwnSftSection, sft_section
+from utils.tasks.sft.section import OwnSftSection, sft_section
 from utils.tasks.task import task_sections, task_types
 
 _INTRODUCTION = """# Configuration

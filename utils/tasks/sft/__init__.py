@@ -26,6 +26,7 @@ from utils.modeling.sizes import has_position_table, length_problem
 from utils.modeling.source import read_model_config
 from utils.tasks import task
 from utils.tasks.sft.evaluation_rules import find_evaluation_mistakes, is_loss
+from utils.tasks.sft.section import WITHOUT_EFFECT, OwnSftSection, sft_section
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainingArguments
@@ -33,68 +34,6 @@ if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
     from utils.tasks.probe import Probe
     from utils.tasks.task import TaskRun
-
-OURS = {
-    "model_init_kwargs": "the model: section says how the base is loaded",
-    "trust_remote_code": "set model.trust_remote_code",
-    "chat_template_path": "set model.chat_template",
-    "dataset_text_field": "set dataset.text_column",
-    "dataset_kwargs": "the dataset: section says how rows are prepared",
-    "truncation_mode": "set dataset.truncation: keep_answer, drop or error",
-    "eos_token": "the tokenizer has it",
-    "pad_token": "set model.pad_token",
-}
-"""Fields of SFTConfig with another home."""
-
-WITHOUT_EFFECT = {
-    "assistant_only_loss": "of a conversation only the assistant's turns are trained on (completion_only_loss)",
-    "dataset_num_proc": "rows are tokenised in batches and cached",
-    "shuffle_dataset": "rows are always shuffled, by training.data_seed",
-    "eval_packing": "evaluation rows are not packed: their loss is a mean over tokens either way",
-}
-"""Fields of SFTConfig that are accepted, do nothing here, and say so."""
-
-
-class OwnSftSection(Section):
-    """The fields whose values or defaults are ours; the installed library's other fields are added."""
-
-    ALIASES: ClassVar[dict[str, str]] = {"max_seq_length": "max_length"}
-
-    max_length: int = Field(1024, ge=8)
-    """CAUSAL_LM: tokens a row may have; dataset.truncation says what happens to longer ones."""
-    completion_only_loss: bool = True
-    """Train on answers only; false: on prompts too."""
-    packing: bool = False
-    """Fill rows of max_length tokens with several documents, which never see each other."""
-    packing_strategy: Literal["bfd"] = "bfd"
-    """Best fit decreasing; the strategies that cut documents apart are not offered."""
-    padding_free: bool | None = None
-    """Put the rows of a batch one after another instead of padding them, which gives the same loss faster; null:
-    where the model is proved to keep them apart."""
-    loss_type: Literal["nll", "dft"] = "nll"
-    """nll: cross-entropy; dft: each token weighed by its own probability."""
-
-    def dump(self) -> dict[str, Any]:
-        """Give our own keys, and of the library's those that are set."""
-        return {**self.model_dump(include=set(OwnSftSection.model_fields)), **self.model_dump(exclude_unset=True)}
-
-
-@cache
-def sft_section() -> type[OwnSftSection]:
-    """Build the section's class from the installed SFTConfig."""
-    shared = read_fields("transformers.training_args", "TrainingArguments")
-    own = OwnSftSection.model_fields
-    fields: dict[str, Any] = {
-        name: (field.annotation if name not in WITHOUT_EFFECT else field.annotation | None, _describe(name, field.help))
-        for name, field in read_fields("trl.trainer.sft_config", "SFTConfig").items()
-        if name not in shared and name not in OURS and name not in own
-    }
-    return create_model("SftSection", __base__=OwnSftSection, **fields)
-
-
-def _describe(name: str, library: str) -> Any:
-    said = f"Has no effect: {WITHOUT_EFFECT[name]}." if name in WITHOUT_EFFECT else library
-    return Field(default=None, description=said or None)
 
 
 class Task(task.Task):

@@ -11,8 +11,8 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from utils.config.sections.adapter import AdapterSection
 from utils.core.errors import UserError
-from utils.tasks.sft import OwnSftSection
 from utils.tasks.sft.evaluation_rules import BestMetric
+from utils.tasks.sft.section import OwnSftSection
 from utils.tasks.sft.trainer import CausalTrainer
 from utils.trainer.building import build_arguments, build_trainer
 from utils.trainer.varlen_attention import require_separate_documents, separate_documents

@@ -12,7 +12,7 @@ from utils.data.conversations import as_context
 from utils.data.dataset import Example, spread
 from utils.data.encoding import MASKED, ExampleEncoder
 from utils.tasks.probe import Answers, Ask, Probe, Probes, explain_damaged_rows, read_probes
-from utils.tasks.sft import OwnSftSection
+from utils.tasks.sft.section import OwnSftSection
 
 if TYPE_CHECKING:
     from datasets import Dataset

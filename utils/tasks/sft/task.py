@@ -19,12 +19,12 @@ from utils.data.splits import draw_rows
 from utils.evaluation.contamination import check_leakage
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
 from utils.modeling.sizes import count_text_positions, has_position_table, length_problem
-from utils.tasks.sft import OwnSftSection
 from utils.tasks.sft.building import build_causal_trainer, pack_rows
 from utils.tasks.sft.evaluation_rules import find_best_metric, require_best_metric
 from utils.tasks.sft.generating import GeneratingCallback
 from utils.tasks.sft.outcome import CausalScores, collect_causal_outcome
 from utils.tasks.sft.probe import choose_reload_rows
+from utils.tasks.sft.section import OwnSftSection
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from utils.config.sections.training import (
 )
 from utils.core import registry
 from utils.run_config.load import resolve_arguments
-from utils.tasks.sft import OURS as SFT_OURS
-from utils.tasks.sft import sft_section
+from utils.tasks.sft.section import OURS as SFT_OURS
+from utils.tasks.sft.section import sft_section
 from utils.tasks.task import default_task
 
 
