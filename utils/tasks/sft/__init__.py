@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-from pydantic import Field, create_model
+from typing import TYPE_CHECKING, Any
 
 from utils.config.document import Document
-from utils.config.installed import read_fields
 from utils.config.problems import suggest
 from utils.config.section import Section
 from utils.config.sections.dataset import DatasetSection
