@@ -261,7 +261,7 @@ class LoraNsTrainer(Trainer):
     def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
         """End the training; transformers counts this session's steps and seconds alone, and here all count."""
         if self._resume.totals is not None:
-            self._initial_global_step = 0
+            self._initial_global_step = 0  # the loss is divided by the steps since
         return super()._finalize_training(trial, num_train_samples, start_time - self._resume.seconds_before)
 
     @property

@@ -105,7 +105,7 @@ def _follow_schedule(scheduler: Any, num_steps: int) -> None:
         return  # a schedule that goes by the loss has no length
     before = schedule.get_last_lr()
     schedule.last_epoch -= 1
-    schedule.step()
+    schedule.step()  # the same place once more, by the schedule of now
     if (after := schedule.get_last_lr()) != before:
         said = "the learning rate continues at %.3g (step %d of the %d-step schedule); the checkpoint ended at %.3g"
         logger.info(said, after[0], schedule.last_epoch, num_steps, before[0])

@@ -88,7 +88,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             num_right += right
             if grad is not None:
                 _collect(grads, grad.to(weight.dtype), part, weight, rows)
-        ctx.save_for_backward(*grads)
+        ctx.save_for_backward(*grads)  # those of the loss's sum: the backward pass has only to scale them
         ctx.dtypes = [None if each is None else each.dtype for each in (hidden, weight, bias)]
         ctx.mark_non_differentiable(num_right)
         return total, num_right
@@ -208,7 +208,7 @@ def _score(
     right = (at_target >= top).sum()
     weights = torch.exp(-losses) if spec.weigh_by_probability else None
     share = spec.label_smoothing
-    if mean is not None:
+    if mean is not None:  # the mean over the vocabulary of -log p: log_norm less the mean logit
         losses = (1 - share) * losses + share * (log_norm - mean)
     total = (losses if weights is None else losses * weights).sum()
     if not with_grad:
@@ -218,10 +218,10 @@ def _score(
     if share:
         grad.sub_(share / grad.shape[-1])
     if weights is not None:
-        grad.mul_(weights[:, None])
+        grad.mul_(weights[:, None])  # the weight itself is held constant, as in DFT
     if capped is not None:
         assert spec.softcap is not None
-        grad.mul_(1 - (capped / spec.softcap) ** 2)
+        grad.mul_(1 - (capped / spec.softcap) ** 2)  # the derivative of softcap * tanh(x / softcap)
     return total, right, grad.mul_(spec.scale) if spec.scale != 1.0 else grad
 
 

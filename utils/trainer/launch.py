@@ -133,31 +133,26 @@ def is_sharded(arguments: dict[str, Any]) -> bool:
 
 def names_optimizer(arguments: dict[str, Any]) -> bool:
     """Tell whether a DeepSpeed file builds the optimizer, so that `training.optim` does not."""
-    value = arguments.get("deepspeed")
-    settings = value if isinstance(value, dict) else _read_deepspeed(value) if isinstance(value, str) else None
-    return bool(settings and "optimizer" in settings)
+    return "optimizer" in (_read_deepspeed(arguments.get("deepspeed")) or {})
 
 
 def _find_stage(arguments: dict[str, Any]) -> int:
-    if (value := arguments.get("deepspeed")) is not None:
-        return _stage_of(value if isinstance(value, dict) else _read_deepspeed(str(value)))
-    if not _is_on("ACCELERATE_USE_DEEPSPEED"):
-        return 0
-    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
-    if file != "none":
-        return _stage_of(_read_deepspeed(file))
-    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
-    return int(stage) if stage.isdecimal() else 0
-
-
-def _stage_of(settings: dict[str, Any] | None) -> int:
-    zero = (settings or {}).get("zero_optimization")
+    value: Any = arguments.get("deepspeed")
+    if value is None and _is_on("ACCELERATE_USE_DEEPSPEED"):
+        value = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+        if value == "none":
+            given = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+            return int(given) if given.isdecimal() else 0
+    zero = (_read_deepspeed(value) or {}).get("zero_optimization")
     stage = zero.get("stage") if isinstance(zero, dict) else None
     return stage if isinstance(stage, int) else 0
 
 
-def _read_deepspeed(value: str) -> dict[str, Any] | None:
-    path = find_deepspeed_file(value)
+def _read_deepspeed(value: Any) -> dict[str, Any] | None:
+    """Read DeepSpeed's settings, given as they are or by the name of a file; None where there are none."""
+    if isinstance(value, dict):
+        return value
+    path = find_deepspeed_file(value) if isinstance(value, str) else None
     return (find_object(path) or None) if path else None
 
 

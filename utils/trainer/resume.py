@@ -122,6 +122,7 @@ class Resume:
         session, self._session = self._session, None
         if session is None:
             return
+        # transformers begins both anew, and would log the mean of this session's steps alone
         trainer._tr_loss += session["loss_since_logged"]
         trainer._globalstep_last_logged = min(session["logged_step"], trainer.state.global_step)
         trainer.sums = Sums(session["sums"], trainer.args.device)
@@ -129,7 +130,7 @@ class Resume:
             self._evaluate_now(trainer, session["owes_save"])
 
     def _evaluate_now(self, trainer: Trainer, owes_save: bool) -> None:
-        trainer._load_rng_state(self.source)
+        trainer._load_rng_state(self.source)  # transformers does so later, before the first batch
         metrics = trainer._evaluate(None, None)
         is_best = trainer._determine_best_metric(metrics, None)
         trainer.control.should_save = trainer.control.should_evaluate = False

@@ -44,6 +44,7 @@ class SeededOrder(Sampler[int]):
         return self._num_rows
 
     def __iter__(self) -> Iterator[int]:
+        # A generator of its own: what a method draws, or how a run was resumed, changes no order.
         generator = torch.Generator().manual_seed(self._seed * 100_003 + self._epoch)
         order = torch.randperm(self._num_rows, generator=generator).tolist()
         return iter(order if self._lengths is None else self._group(order, generator))
@@ -57,6 +58,7 @@ class SeededOrder(Sampler[int]):
         for start in range(0, len(order), pool):
             alike = sorted(order[start : start + pool], key=lambda row: -lengths[row])
             batches += [alike[at : at + size] for at in range(0, len(alike), size)]
+        # Batches that are not full come last: in the middle they would shift the rows of every batch behind them.
         whole = [batch for batch in batches if len(batch) == size]
         rest = [row for batch in batches if len(batch) < size for row in batch]
         first, others = whole[:1], whole[1:]

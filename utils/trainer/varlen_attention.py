@@ -143,12 +143,12 @@ def _group_documents(boundaries: torch.Tensor, num_tokens: int) -> list[tuple[to
     starts, lengths = boundaries.long()[:-1], boundaries.long().diff()
     if int(boundaries[-1]) != num_tokens:
         raise NotImplementedError("there are tokens outside of the documents")
-    powers = lengths.clamp(min=1).float().log2().floor().long()
+    powers = lengths.clamp(min=1).float().log2().floor().long()  # equal for lengths from 2^n to below 2^(n+1)
     groups = []
     for power in powers.unique().tolist():
         members = (powers == power) & (lengths > 0)
         steps = torch.arange(int(lengths[members].max()), device=starts.device)[None]
-        last = lengths[members][:, None] - 1
+        last = lengths[members][:, None] - 1  # a shorter document is filled up with its own last token
         groups.append((starts[members][:, None] + torch.minimum(steps, last), steps <= last))
     setattr(boundaries, _GROUPS, groups)
     return groups

@@ -77,7 +77,7 @@ class NanGuard:
             return
         self._skipped += 1
         allowed = _SKIPPED_STEPS if getattr(self._trainer.accelerator, "scaler", None) is not None else 0
-        if self._skipped > allowed:
+        if self._skipped > allowed:  # a scaler that does not find a scale at all
             raise NotFiniteError(self._explain(f"the gradient's norm is {float(norm)}"))
 
     def _explain(self, found: str) -> str:
@@ -99,6 +99,7 @@ class NanGuard:
             return []
         before = (trainer.state.global_step - self.epoch_start) * args.gradient_accumulation_steps
         number = before + max(self.batches_of_step, 1) - 1
+        # Batches are dealt out to the processes in turn.
         start = (number * args.world_size + args.process_index) * args.train_batch_size
         return list(islice(iter(trainer.row_order), start, start + args.train_batch_size))
 
