@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from utils.benchmark.state import find_state
+from utils.benchmark.state import find_state, is_of
 from utils.core.errors import UserError
 from utils.results.json_file import read_json
 from utils.results.labels import Language
@@ -98,7 +98,7 @@ def _read_outcome(run: PlannedRun) -> RunOutcome:
     except UserError as error:  # a record that is torn proves no success, whatever was noted
         unreadable: OutcomeStatus = state.status if state and state.status != "success" else "failed"
         return RunOutcome(run, unreadable, None, _one_line(str(error)))
-    if record is not None and record.config_fingerprint != run.fingerprint:
+    if record is not None and not is_of(record, run):
         other = "" if state else "its folder holds a run of another configuration"
         return _read_unfinished(run, None, state, other)
     if record is not None and record.status == "success":

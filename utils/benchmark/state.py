@@ -86,7 +86,7 @@ def find_status(run: PlannedRun) -> PlannedStatus:
     """Find a run's status: `changed` holds a finished run of another configuration."""
     record = _read_whole_record(run)
     if record is not None and record.status == "success":
-        return "done" if record.config_fingerprint == run.fingerprint else "changed"
+        return "done" if is_of(record, run) else "changed"
     state = find_state(run)
     return "to do" if state is None or state.status == "success" else state.status
 
@@ -94,6 +94,20 @@ def find_status(run: PlannedRun) -> PlannedStatus:
 def is_finished(run: PlannedRun) -> bool:
     """Tell whether the folder holds a successful run of this very configuration."""
     return find_status(run) == "done"
+
+
+def is_of(record: RunRecord, run: PlannedRun) -> bool:
+    """Tell whether a record is of a run's very configuration.
+
+    An earlier version's fingerprint lacks keys of today: then run.yaml is compared, in which these have their defaults.
+    """
+    if record.config_fingerprint == run.fingerprint or run.config.get("extensions"):
+        return record.config_fingerprint == run.fingerprint
+    try:
+        resolved = read_resolved(run.folder)
+    except UserError:
+        return False
+    return resolved is not None and not find_differences(resolved, run.config)
 
 
 def find_state(run: PlannedRun) -> RunState | None:

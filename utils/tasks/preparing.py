@@ -60,24 +60,25 @@ def attach_adapter(
     require_trainable(model)
     num_steps = count_training_steps(resolved, data.num_train_rows)
     num_rows, num_tokens = data.count_shown()
+    seed = settings.seed if section.init_seed is None else section.init_seed
     context = AttachContext(
         task_type=settings.task_type,
         has_new_head=not load_task(settings.task).GENERATES,
-        seed=settings.seed,
+        seed=seed,
         num_training_steps=num_steps,
         num_epochs=count_epochs(resolved, data.num_train_rows),
         num_rows=num_rows,
         num_tokens=num_tokens,
         device=_choose_device(resolved),
         training_batches=lambda count, size: collate_training_rows(
-            data.draw_training_rows(count, settings.seed), size, tokenizer, load_task(settings.task)
+            data.draw_training_rows(count, seed), size, tokenizer, load_task(settings.task)
         ),
         added_token_ids=tuple(added_token_ids(tokenizer, model)),
         mixed_precision=bool(resolved.get("bf16") or resolved.get("fp16")),
         new_modules=tuple(list_new_modules(model)),
         base_commit=resolved_commit(model),
     )
-    seed_everything(settings.seed)
+    seed_everything(seed)
     adapted = load_adapter(section.method).attach(model, section, context)
     if section.adapter_path is not None:
         load_start(adapted, section, settings.model.name_or_path, settings.model.allow_pickle)

@@ -139,6 +139,18 @@ def test_done_means_success_of_this_very_configuration(run: Any) -> None:
     assert find_status(run) == "done", "the record is what counts"
 
 
+def test_a_run_of_an_earlier_version_is_done_although_its_file_lacks_keys_of_today(run: Any) -> None:
+    leave_record(run, "success", "of fewer keys")
+    older = {
+        **run.config,
+        "training": {key: each for key, each in run.config["training"].items() if key != "callbacks"},
+    }
+    leave_work(run, older, checkpoints=0)
+    assert find_status(run) == "done"
+    leave_work(run, {**older, "seed": 99}, checkpoints=0)
+    assert find_status(run) == "changed"
+
+
 @pytest.mark.parametrize("status", ["failed", "timed out", "interrupted"])
 def test_a_note_counts_for_its_own_configuration_only(status: RunStatus, run: Any) -> None:
     leave_note(run, status)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
 
 from utils.core.errors import ConfigError
 from utils.tasks.preparing import collate_training_rows, count_training_steps
@@ -111,3 +114,16 @@ def test_training_batches_of_a_language_model_keep_what_is_trained_on(prepare_ru
         assert batch["labels"][index][: len(row["labels"])].tolist() == row["labels"]
         assert set(batch["labels"][index][len(row["labels"]) :].tolist()) <= {-100}
     assert -100 in batch["labels"]
+
+
+def test_the_adapters_seed_is_its_own_where_it_has_one(prepare_run: Any) -> None:
+    """Another init_seed draws other factors, and neither another head nor another order of rows."""
+    runs = [prepare_run(peft={"method": "lora", "lora_r": 4, "init_seed": seed}) for seed in (None, 42, 7)]
+    weights = [dict(run.model.named_parameters()) for run in runs]
+    factor = next(name for name in weights[0] if ".lora_A." in name)
+    head = next(name for name in weights[0] if "modules_to_save" in name and name.endswith("weight"))
+    assert torch.equal(weights[0][factor], weights[1][factor]), "null is the run's own seed, 42"
+    assert not torch.equal(weights[0][factor], weights[2][factor])
+    assert torch.equal(weights[0][head], weights[2][head])
+    orders = [[batch["input_ids"].tolist() for batch in run.trainer.get_train_dataloader()] for run in runs]
+    assert orders[0] == orders[2]

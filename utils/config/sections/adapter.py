@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from utils.config.section import Section
 from utils.core import registry
 
@@ -37,7 +39,7 @@ class AdapterSection(Section):
     """The `peft:` section; every method adds its own flat fields."""
 
     LIMITS: ClassVar[Limits] = Limits()
-    SHARED_FIELDS: ClassVar[frozenset[str]] = frozenset({"method", "task_type", "adapter_path"})
+    SHARED_FIELDS: ClassVar[frozenset[str]] = frozenset({"method", "task_type", "adapter_path", "init_seed"})
     SAVED_AS: ClassVar[str | None] = None
     """peft's type of what the method saves; None: its own name."""
     DEFAULT_LEARNING_RATE: ClassVar[float | None] = None
@@ -61,6 +63,9 @@ class AdapterSection(Section):
     """Train on from this adapter: a run, or any folder in peft's layout. What the section leaves out is the adapter's
     (its rank, its modules ...), and what it says must agree; the base has to be the adapter's own. null: from new
     weights."""
+
+    init_seed: int | None = Field(None, ge=0, lt=2**32)
+    """Seed of the adapter's initial weights, and of the rows that an initialisation looks at; null: the run's seed."""
 
     @property
     def peft_type(self) -> str:
