@@ -8,7 +8,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from utils.benchmark.statistics import Average, Summary, SummaryRow
-from utils.benchmark.xlsx_style import FONT, fit_pages
 from utils.results.columns import Cell
 from utils.results.excel import fill_cell
 from utils.results.labels import Language, translate
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from openpyxl.chart.series import Series
     from openpyxl.chart.title import Title
     from openpyxl.worksheet.worksheet import Worksheet
+
+FONT = "Calibri"
 
 _COLORS = ("2F5C8F", "E08A2C", "4F9D69", "B5485D", "7A68A6", "8C6D4F", "3FA7B5", "9A9A9A", "C2A83E", "5B7F3B")
 _MOST_SERIES = 8
@@ -66,6 +67,17 @@ def add_charts(sheet: Worksheet, summary: Summary, language: Language) -> None:
     is_average = bool(summary.averages) and points[0].name not in summary.tasks
     for cost, (_, _, anchor) in enumerate(_SCATTERS):
         sheet.add_chart(_build_scatter(sheet, points, third, cost, language, is_average), anchor)
+
+
+def fit_pages(sheet: Worksheet, num_pages: int) -> None:
+    """Let a sheet be printed on A4, landscape, so many pages wide."""
+    from openpyxl.worksheet.properties import PageSetupProperties
+
+    sheet.page_setup.orientation, sheet.page_setup.paperSize = "landscape", 9  # A4
+    sheet.page_setup.fitToWidth, sheet.page_setup.fitToHeight = num_pages, 0
+    sheet.sheet_properties.pageSetUpPr = PageSetupProperties(fitToPage=True)
+    sheet.page_margins.left = sheet.page_margins.right = 0.4
+    sheet.page_margins.top = sheet.page_margins.bottom = 0.5
 
 
 def _lay_out(sheet: Worksheet, num_tasks: int) -> None:

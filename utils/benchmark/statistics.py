@@ -94,11 +94,16 @@ class SummaryRow:
         """By what tables multiply the own metric: scores by 100."""
         return 100 if self.metric and is_score(self.metric) else 1
 
-    @property
+    @cached_property
     def score(self) -> Stat | None:
         """The own metric over the seeds, as tables show it."""
         best = self.measure("best")
         return best.scale(self.factor) if best else None
+
+    @property
+    def num_done(self) -> int:
+        """Runs with a result."""
+        return sum(each.status == "success" for each in self.outcomes)
 
     @property
     def num_measured(self) -> int:
@@ -126,15 +131,21 @@ class SummaryRow:
 
     def find_kinds(self, name: str) -> set[str]:
         """Name what an accuracy or a memory figure is: accuracy or pearson, vram or ram."""
-        return set(self.runs[_KINDS[name]][self.runs[name].notna()]) if name in _KINDS else set()
+        return self._kinds.get(name, set())
 
     def keep_seed(self, outcome: RunOutcome) -> SummaryRow:
         """Give the row of a single run of this one."""
         return replace(self, outcomes=(outcome,), runs=self.runs.loc[[outcome.run.seed]])
 
     @cached_property
+    def _kinds(self) -> dict[str, set[str]]:
+        return {name: set(self.runs[kind][self.runs[name].notna()]) for name, kind in _KINDS.items()}
+
+    @cached_property
     def _stats(self) -> dict[str, Stat]:
         figures = self.runs[list(FIGURES)]
+        if len(figures) == 1:  # the table of single runs asks for thousands of these
+            return {name: Stat(value, None, 1) for name, value in figures.iloc[0].dropna().items()}
         sums = zip(FIGURES, figures.mean(), figures.std(ddof=1), figures.count(), strict=True)
         return {name: Stat(mean, sd if n > 1 else None, int(n)) for name, mean, sd, n in sums if n}
 
@@ -169,7 +180,7 @@ class Average:
         """By what tables multiply the own metric; over several tasks there is an average of scores only."""
         return self.rows[0].factor
 
-    @property
+    @cached_property
     def score(self) -> Stat | None:
         """The average as tables show it; deviation and n (0) are missing where the tasks' seeds are not the same."""
         mean, over_seeds = self.mean("best"), self.measure_over_seeds()

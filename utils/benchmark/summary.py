@@ -35,7 +35,7 @@ def list_totals(suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOutco
     """
     language = suite.language
     rows = [row for row in summary.rows if row.outcomes and not row.suffix]
-    done_tasks = {row.task for row in rows} - {row.task for row in rows if _lacks_some(row)}
+    done_tasks = {row.task for row in rows} - {row.task for row in rows if row.num_done < len(row.outcomes)}
     done = sum(each.status == "success" for each in outcomes)
     return [
         (translate("tasks_done", language), f"{len(done_tasks)} / {len({row.task for row in rows})}"),
@@ -89,15 +89,10 @@ def _render_totals(suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOu
 def _show_status(row: SummaryRow, language: Language) -> str:
     """Say how many of how many runs have a result, and in a word each what became of the others."""
     others = dict.fromkeys(each.status for each in row.outcomes if each.status != "success")
-    done = sum(each.status == "success" for each in row.outcomes)
     if len(row.outcomes) < 2:
         return translate(row.outcomes[0].status, language) if row.outcomes else ""
     words = ", ".join(translate(status, language) for status in others)
-    return f"{done}/{len(row.outcomes)} {words}".strip()
-
-
-def _lacks_some(row: SummaryRow) -> bool:
-    return any(each.status != "success" for each in row.outcomes)
+    return f"{row.num_done}/{len(row.outcomes)} {words}".strip()
 
 
 def _list_means(rows: Sequence[SummaryRow], language: Language) -> Iterator[tuple[str, str]]:

@@ -94,7 +94,7 @@ def show_status(row: SummaryRow, language: Language) -> str:
     parts = [
         phrase("seed_status", language, seed=each.run.seed, status=translate(each.status, language)) for each in others
     ]
-    return "; ".join([f"{len(row.outcomes) - len(others)}/{len(row.outcomes)}", *parts])
+    return "; ".join([f"{row.num_done}/{len(row.outcomes)}", *parts])
 
 
 def show_absence(row: SummaryRow, language: Language) -> str:
@@ -140,9 +140,8 @@ def _build_table(
         if isinstance(source, Average):
             built.append(TableRow(placed, "average", "", not source.missing))
         else:
-            complete = all(each.status == "success" for each in source.outcomes)
             kind: RowKind = "baseline" if source.setting.is_baseline else "runs"
-            built.append(TableRow(placed, kind, source.task, complete))
+            built.append(TableRow(placed, kind, source.task, source.num_done == len(source.outcomes)))
     return ResultTable(keys, tuple(grid.get(key) or translate(key, language) for key in keys), tuple(built), len(fixed))
 
 
@@ -153,7 +152,7 @@ def _show_row(row: SummaryRow, language: Language) -> Cells:
         form = cells["mean"].form
         cells |= {"interval_low": Cell(low, form), "interval_high": Cell(high, form)}
         cells["interval_over"] = Cell(translate(over, language) if over else None)
-    if row.note or (row.outcomes and not any(each.status == "success" for each in row.outcomes)):
+    if row.note or (row.outcomes and not row.num_done):
         absent = Cell(show_absence(row, language))
         cells |= {"best_accuracy": absent, "task_metric_best": absent}
     return cells | {"status": Cell(show_status(row, language))}

@@ -1,7 +1,8 @@
-"""The suite as a workbook: summary, paired differences, charts, single runs, configuration, provenance."""
+"""The suite as a workbook, and its look: summary, paired differences, charts, runs, configuration, provenance."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from utils.benchmark.aggregate import Comparison
-from utils.benchmark.charts import add_charts
+from utils.benchmark.charts import FONT, add_charts, fit_pages
 from utils.benchmark.outcomes import RunOutcome
 from utils.benchmark.statistics import Summary
-from utils.benchmark.tables import ResultTable, build_comparison_table, build_run_table
-from utils.benchmark.xlsx_style import style_rows, style_sheet, write_notes
+from utils.benchmark.tables import ResultTable, TableRow, build_comparison_table, build_run_table
 from utils.results.columns import Cell
-from utils.results.excel import fill_table, flatten_values, list_pairs, warn_of_losses
+from utils.results.excel import display_width, fill_cell, fill_table, flatten_values, list_pairs, warn_of_losses
 from utils.results.json_file import replace_file
 from utils.results.labels import Language, translate
 
@@ -28,6 +28,14 @@ _PER_START = frozenset({"started", "ended", "command"})
 
 Losses: TypeAlias = tuple[int, int]
 """Characters taken out, and texts cut."""
+
+_HEAD, _LINE = "2F5C8F", "BFC7D1"
+_FILLS = {"baseline": "F4F4F4", "average": "E8EEF6", "incomplete": "FDEBDD"}
+_NARROWEST, _WIDEST = 9, 45
+_PAGE_WIDTH = 190  # columns of a fixed font that one landscape page shows in a size that can be read
+_NOTE_WIDTH = 110  # of a note's lines, in columns of a fixed font
+_LINE_HEIGHT = 15.0
+_MOST_LINES = 8
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ def write_suite_workbook(path: Path, parts: WorkbookParts, language: Language) -
     book.remove(book.active)
     sheet = book.create_sheet("summary")
     lost = [_fill_table(sheet, parts.table)]
-    write_notes(sheet, parts.notes, len(parts.table.rows) + 3, parts.table.num_fixed + 1)
+    _write_notes(sheet, parts.notes, len(parts.table.rows) + 3, parts.table.num_fixed + 1)
     if parts.comparisons:
         table = build_comparison_table(parts.summary, parts.comparisons, language)
         lost.append(_fill_sheet(book.create_sheet("paired differences"), table.labels, _list_cells(table), num_fixed=2))
@@ -76,14 +84,14 @@ def _list_cells(table: ResultTable) -> list[Sequence[Cell]]:
 
 def _fill_table(sheet: Worksheet, table: ResultTable) -> Losses:
     lost = fill_table(sheet, table.labels, _list_cells(table))
-    style_sheet(sheet, table.num_fixed, sum(row.kind != "average" for row in table.rows))
-    style_rows(sheet, table.rows)
+    _style_sheet(sheet, table.num_fixed, sum(row.kind != "average" for row in table.rows))
+    _style_rows(sheet, table.rows)
     return lost
 
 
 def _fill_sheet(sheet: Worksheet, labels: Sequence[str], rows: Sequence[Sequence[Cell]], num_fixed: int = 1) -> Losses:
     lost = fill_table(sheet, labels, rows)
-    style_sheet(sheet, num_fixed, len(rows))
+    _style_sheet(sheet, num_fixed, len(rows))
     return lost
 
 
@@ -131,3 +139,91 @@ def _count_facts(provenance: Mapping[str, Mapping[str, Any]]) -> list[tuple[str,
         if times := [str(facts[key]) for facts in provenance.values() if key in facts]:
             found.insert(0, (f"{key} ({choose.__name__})", choose(times), len(times)))
     return found
+
+
+def _style_sheet(sheet: Worksheet, num_fixed: int, num_rows: int) -> None:
+    """Style a sheet that holds heads and rows: coloured heads, fitting widths, frozen panes, a filter, a page wide.
+
+    The first `num_fixed` columns stay in sight; the filter covers `num_rows` rows below the heads.
+    """
+    from openpyxl.styles import Alignment, Font, PatternFill
+    from openpyxl.utils import get_column_letter
+
+    font, fill = Font(name=FONT, bold=True, color="FFFFFF"), PatternFill("solid", fgColor=_HEAD)
+    centre = Alignment(horizontal="center", vertical="center", wrap_text=True)
+    for cell in sheet[1]:
+        cell.font, cell.fill, cell.alignment = font, fill, centre
+    text = Alignment(horizontal="left", vertical="top", indent=1)
+    wrapped = Alignment(horizontal="left", vertical="top", indent=1, wrap_text=True)
+    number, total = Alignment(horizontal="right", vertical="top"), 0.0
+    for index, column in enumerate(sheet.columns, start=1):
+        head, cells = column[0], column[1:]
+        widest = max((display_width(cell) for cell in cells), default=0)
+        longest_word = max(map(len, str(head.value or "").split() or [""]))
+        width = min(_WIDEST, max(_NARROWEST, widest + 3, longest_word + 5, display_width(head) // 2 + 2))
+        sheet.column_dimensions[get_column_letter(index)].width = width
+        total += width
+        shown = [cell.value for cell in cells if cell.value is not None]
+        is_number = 2 * sum(isinstance(value, int | float) and not isinstance(value, bool) for value in shown) > len(
+            shown
+        )
+        alignment = number if is_number else wrapped if widest > _WIDEST else text
+        for cell in cells:
+            if cell.value is not None:
+                cell.alignment = alignment
+                if alignment is wrapped and display_width(cell) > _WIDEST - 3:
+                    _make_room(sheet, cell.row, math.ceil(display_width(cell) / (_WIDEST - 5)))
+    sheet.row_dimensions[1].height = 3 * _LINE_HEIGHT
+    sheet.freeze_panes = f"{get_column_letter(num_fixed + 1)}2"
+    sheet.auto_filter.ref = f"A1:{get_column_letter(sheet.max_column)}{num_rows + 1}"
+    sheet.print_title_rows = "1:1"
+    sheet.print_title_cols = f"A:{get_column_letter(num_fixed)}"
+    fit_pages(sheet, 1 if total < _PAGE_WIDTH else 2)
+
+
+def _make_room(sheet: Worksheet, row: int, num_lines: int) -> None:
+    """Make a row as high as its wrapped text needs it; a screenful at most."""
+    height = min(_MOST_LINES, num_lines) * _LINE_HEIGHT
+    sheet.row_dimensions[row].height = max(height, sheet.row_dimensions[row].height or 0.0)
+
+
+def _style_rows(sheet: Worksheet, rows: Sequence[TableRow]) -> None:
+    """Mark what a row is: a line where a task begins, baselines grey, averages bold, unfinished ones tinted."""
+    from openpyxl.styles import Border, Font, PatternFill, Side
+
+    fills = {name: PatternFill("solid", fgColor=color) for name, color in _FILLS.items()}
+    bold, slanted = Font(name=FONT, bold=True), Font(name=FONT, italic=True, color="595959")
+    line, strong = Border(top=Side("thin", color=_LINE)), Border(top=Side("medium", color=_HEAD))
+    above = ""
+    for number, row in enumerate(rows, start=2):
+        key = f"{row.kind == 'average'} {row.task}"
+        border = (strong if row.kind == "average" else line) if number > 2 and key != above else None
+        fill = fills.get("incomplete" if row.kind == "runs" and not row.is_complete else row.kind)
+        font = {"average": bold, "baseline": slanted}.get(row.kind)
+        above = key
+        for cell in sheet[number] if border or fill or font else ():
+            if border:
+                cell.border = border
+            if fill:
+                cell.fill = fill
+            if font:
+                cell.font = font
+
+
+def _write_notes(sheet: Worksheet, notes: Sequence[str], row: int, column: int) -> None:
+    """Write sentences from a row and a column on, each in one merged cell of fitting height."""
+    from openpyxl.styles import Alignment, Font
+    from openpyxl.utils import get_column_letter
+
+    width, last = 0.0, column - 1
+    while width < _NOTE_WIDTH:
+        last += 1
+        width += sheet.column_dimensions[get_column_letter(last)].width
+    for number, note in enumerate(notes, start=row):
+        cell = sheet.cell(number, column)
+        fill_cell(cell, Cell(note))
+        cell.font = Font(name=FONT, color="404040", size=10)
+        cell.alignment = Alignment(wrap_text=True, vertical="top")
+        lines = math.ceil(display_width(cell) / width)
+        sheet.merge_cells(start_row=number, end_row=number, start_column=column, end_column=last)
+        sheet.row_dimensions[number].height = _LINE_HEIGHT * lines

@@ -89,7 +89,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(folder: Any, monkeyp
 
 
 def test_no_ml_library_is_imported() -> None:
-    modules = "outcomes statistics aggregate tables text_reports workbook charts reports summary submission xlsx_style"
+    modules = "outcomes statistics aggregate tables text_reports workbook charts reports summary submission"
     code = f"""
 import importlib, sys
 for name in {modules.split()}: importlib.import_module("utils.benchmark." + name)
