@@ -77,7 +77,7 @@ def test_epochs_and_model_are_short_for_two_keys_and_key_value_words_win(plan_of
 
 def test_a_switched_method_leaves_behind_what_it_does_not_know(plan_of: Plan) -> None:
     full = plan_of("tasks: {a: {}}\n" + METHODS).runs[1]
-    assert full.config["peft"] == {"method": "none", "adapter_path": None}
+    assert full.config["peft"] == {"method": "none", "adapter_path": None, "init_seed": None}
 
 
 def test_a_grid_key_that_a_method_does_not_have_is_no_run_of_it(plan_of: Plan) -> None:

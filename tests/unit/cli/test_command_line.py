@@ -138,7 +138,7 @@ def test_json_is_the_only_thing_on_standard_output(fails: bool) -> None:
     if fails:
         assert done.returncode == 2
         assert answer["status"] == "bad_input"
-        assert answer["problems"] == [{"message": "wrong", "path": "a", "place": "f:1"}]
+        assert answer["problems"] == [{"message": "wrong", "path": "a", "place": "f:1", "code": "conflict"}]
     else:
         assert done.returncode == 1
         assert answer == {"text": "\u4f60", "path": "x"}
