@@ -31,12 +31,12 @@ def main(arguments: argparse.Namespace) -> Answer:
         raise UserError("give either --run (a trained run) or --model (a model without adapter)")
     if arguments.model and not arguments.sets:
         raise UserError("--model needs a --set to be scored on, such as --set gsm8k or --set glue:mrpc")
+    from utils.evaluate_model.evaluated_model import open_model, open_run
     from utils.evaluate_model.evaluation import evaluate, show_scores
-    from utils.evaluate_model.model_refs import ModelRef, open_model, open_run
 
     rest = arguments.sets, arguments.overrides, arguments.output_dir, Consent.of_command(arguments)
-    subject: ModelRef = open_run(arguments.run, *rest) if arguments.run else open_model(arguments.model, *rest)
-    return show_scores(subject, evaluate(subject))
+    evaluated = open_run(arguments.run, *rest) if arguments.run else open_model(arguments.model, *rest)
+    return show_scores(evaluated, evaluate(evaluated))
 
 
 def build() -> argparse.ArgumentParser:

@@ -23,12 +23,17 @@ those of the adapter on its base: merge_report.json holds the figures. A merge t
 def main(arguments: argparse.Namespace) -> Answer:
     """Open the adapter, merge it, and show the proof."""
     _check_options(arguments)
-    from utils.merging.merging import MergeOptions, merge_adapter, show_report
-    from utils.merging.source import open_adapter_folder, open_run
+    from utils.merging.merging import (
+        MergeOptions,
+        merge_adapter,
+        open_adapter_folder,
+        open_adapter_run,
+        show_report,
+    )
 
     consent = Consent.of_command(arguments)
     if arguments.run:
-        source = open_run(arguments.run, consent)
+        source = open_adapter_run(arguments.run, consent)
     else:
         source = open_adapter_folder(arguments.config, arguments.adapter_path, consent)
     options = MergeOptions(arguments.dtype, arguments.max_shard_size, arguments.overwrite, arguments.eval_rows)

@@ -37,7 +37,7 @@ def run_training(arguments: argparse.Namespace, started: float) -> Answer:
     from utils.run_config.base_rules import require_fitting_base
     from utils.run_config.machine import require_machine
     from utils.runs.hub import push_run
-    from utils.runs.inputs import open_checked_folder
+    from utils.runs.opening import open_run_folder
     from utils.runs.summary import announce_run, show_result
     from utils.tasks.rehearsal import rehearse
     from utils.trainer.failures import explain_full_disk
@@ -52,7 +52,7 @@ def run_training(arguments: argparse.Namespace, started: float) -> Answer:
     if arguments.preview is not None:
         return show_preview(config, arguments.preview)
     require_machine(config)
-    folder = open_checked_folder(config, arguments.resume, arguments.overwrite)
+    folder = open_run_folder(config, arguments.resume, arguments.overwrite)
     if (record := folder.finished) is None:
         require_fitting_base(config)
         with destroy_process_group_on_exit(), explain_full_disk(folder.path):

@@ -218,9 +218,9 @@ def _compute_logits(model: PreTrainedModel, tokenizer: Any) -> Any:
 def _reload(cell: Cell, run: Path) -> Result:
     import torch
 
-    from utils.runs.reading import read_run_folder
+    from utils.runs.open_model import open_run
 
-    model, tokenizer = read_run_folder(run).load()
+    model, tokenizer = open_run(run).load()
     expected = torch.load(run / "logits.pt", weights_only=True)
     actual = _compute_logits(model, tokenizer)
     difference = float((actual - expected).abs().max() / expected.abs().max().clamp(min=1.0))

@@ -86,8 +86,8 @@ def test_a_killed_evaluation_goes_on(tmp_path):
     assert "200 / 300" in again.stdout
     assert "partial" in again.stdout
 
+    from utils.evaluate_model.evaluated_model import open_model
     from utils.evaluate_model.evaluation import evaluate
-    from utils.evaluate_model.model_refs import open_model
 
     [entry] = evaluate(open_model(BASE, [ON_SUMS], overrides, str(whole)))
     answers = [

@@ -23,7 +23,7 @@ from utils.core.errors import ConfigError
 from utils.results.record import RunRecord
 from utils.run_config import load_run_config
 from utils.runs import hub as pushing
-from utils.runs.reading import read_run_folder
+from utils.runs.open_model import open_run
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"
@@ -148,8 +148,8 @@ def test_a_run_pushes_its_final_model_and_nothing_else(hub, tmp_path):
         assert not (folder / name).exists()
     for name in ("adapter_config.json", "adapter_model.safetensors", "README.md", ".gitattributes", "config.json"):
         (folder / name).write_text("{}")  # as a Trainer that pushes leaves them in the run's folder
-    assert read_run_folder(folder).weights == folder / "final_model"
-    assert read_run_folder(folder / "checkpoint-1").weights == folder / "checkpoint-1"
+    assert open_run(folder).weights == folder / "final_model"
+    assert open_run(folder / "checkpoint-1").weights == folder / "checkpoint-1"
 
 
 @pytest.fixture

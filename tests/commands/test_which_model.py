@@ -120,7 +120,7 @@ def test_a_run_is_not_taken_for_a_plain_model(make_config, tmp_path, capsys):
 
 def test_the_commit_that_an_adapter_was_trained_on_is_taken(make_sft, tmp_path):
     """The hub's main branch may have moved on since."""
-    from utils.runs.reading import read_run_folder
+    from utils.runs.open_model import open_run
 
     commit = "0123456789" * 4
     config = make_sft()
@@ -132,4 +132,4 @@ def test_the_commit_that_an_adapter_was_trained_on_is_taken(make_sft, tmp_path):
         (tmp_path / "run" / "run.yaml").write_text(yaml.safe_dump(own))
         made = {"peft_type": "LORA", "base_model_name_or_path": "owner/base", "revision": commit}
         (weights / "adapter_config.json").write_text(json.dumps(made))
-        assert read_run_folder(tmp_path / "run").config.model.revision == expected
+        assert open_run(tmp_path / "run").config.model.revision == expected

@@ -15,12 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError, UserError
-from utils.merging.source import open_run
 from utils.modeling.base_identity import fingerprint_base
 from utils.runs import export
-from utils.runs.inputs import open_checked_folder, record_inputs, require_same_inputs
-from utils.runs.opening import RunFolder, open_run_folder
-from utils.runs.reading import read_run_folder
+from utils.runs.inputs import record_inputs, require_same_inputs
+from utils.runs.open_model import open_run
+from utils.runs.opening import open_run_folder
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +77,7 @@ def resume(config: Any, folder: Path) -> None:
     """Do what train.py does up to the check, without loading the model."""
     from utils.tasks.task import open_task
 
-    opened = RunFolder(folder, str(folder / "checkpoint-1"))
-    record_inputs(opened, config, open_task(config).fingerprint_rows())
+    record_inputs(folder, str(folder / "checkpoint-1"), config, open_task(config).fingerprint_rows())
 
 
 def list_files(folder: Path) -> dict[Path, int]:
@@ -110,7 +108,7 @@ def test_changed_rows_end_a_resume_and_are_not_done(started):
         resume(config, folder)
     held = list_files(folder)
     with pytest.raises(UserError, match="cannot be resumed: its rows have changed"):
-        open_checked_folder(config, "last", overwrite=False)
+        open_run_folder(config, "last")
     assert list_files(folder) == held, "nothing is touched"
     with pytest.raises(UserError, match="is done: its rows have changed"):
         require_same_inputs(folder, config, "is done")
@@ -122,14 +120,14 @@ def test_changed_rows_end_a_resume_and_are_not_done(started):
 def test_a_changed_base_ends_a_resume_and_is_not_used(started):
     """Also by inference and merge: the adapter would be put on another model."""
     config, folder, _, base = started
-    read_run_folder(folder).load()
+    open_run(folder).load()
     change_weight(base)
     with pytest.raises(UserError, match="its base model has other weights"):
         resume(config, folder)
     with pytest.raises(UserError, match="is done: its base model has other weights"):
         require_same_inputs(folder, config, "is done")
     with pytest.raises(ModelError, match=r"its base model has other weights .* since it was trained; restore it"):
-        read_run_folder(folder).load()
+        open_run(folder).load()
     source = open_run(str(folder))
     with pytest.raises(ModelError, match="its base model has other weights"):
         source.load_unquantized(source.load_tokenizer(), "auto")
@@ -141,7 +139,7 @@ def test_another_configuration_is_called_so_not_other_rows(started):
     rows.unlink()
     fewer = replace(config, dataset=config.dataset.model_copy(update={"max_train_samples": 4}))
     with pytest.raises(UserError, match=r"another configuration .*dataset\.max_train_samples was None, is 4"):
-        open_checked_folder(fewer, "last", overwrite=False)
+        open_run_folder(fewer, "last")
 
 
 def test_a_run_of_an_older_version_is_resumed_with_a_warning(started, caplog):

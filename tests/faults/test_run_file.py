@@ -13,9 +13,9 @@ import pytest
 
 from utils.core.errors import UserError
 from utils.results.json_file import replace_file
+from utils.runs.open_model import open_run
 from utils.runs.opening import open_run_folder
 from utils.runs.own_folder import require_no_links_out
-from utils.runs.reading import read_run_folder
 
 KEYS = {"training__save_strategy": "steps", "training__save_steps": 2, "training__eval_strategy": "no",
         "training__report_to": "none", "training__load_best_model_at_end": False}  # fmt: skip
@@ -94,7 +94,7 @@ def test_the_exported_model_has_a_copy_and_none_is_one_sentence(trained):
     (folder / "final_model" / "config.json").write_text("{}")
     (folder / "final_model" / "labels.json").write_text('["0", "1"]')
     (folder / "run.yaml").unlink()
-    assert read_run_folder(folder).config.fingerprint() == config.fingerprint()
+    assert open_run(folder).config.fingerprint() == config.fingerprint()
     assert open_and_close(config, "last").resume_from == str(folder / "checkpoint-4")
     shutil.rmtree(folder / "final_model")
     (folder / "run.yaml").write_text("model: {")

@@ -18,9 +18,9 @@ from utils.core.errors import UserError
 from utils.core.locks import try_lock, wait_for
 from utils.results.json_file import read_json, write_json
 from utils.results.record import RunRecord, read_record
+from utils.runs.inputs import holds_resolved, read_resolved
 from utils.runs.opening import holds_work
 from utils.runs.own_folder import require_no_links_out
-from utils.runs.resolved_file import holds_resolved, read_resolved
 from utils.trainer.checkpoint_files import find_checkpoints
 
 RunStatus = Literal["running", "success", "failed", "timed out", "interrupted"]

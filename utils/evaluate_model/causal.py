@@ -1,37 +1,44 @@
-"""Evaluates a language model by what it writes."""
+"""Evaluates a language model by what it writes, and says which rows it was trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from utils.config.sections.dataset import InstructionSection
+from utils.core.errors import UserError
 from utils.data.dataset import load_dataset_plugin
-from utils.data.encoding import ExampleEncoder
-from utils.evaluate_model.contamination import Leakage, find_run_leakage
+from utils.data.instruction import read_training_rows
 from utils.evaluate_model.folders import (
     Earlier,
     Entry,
     open_result_folder,
     tell_difference,
-    tell_incomparable,
     tell_reused,
     write_facts,
 )
+from utils.evaluation.contamination import find_leakage
 from utils.evaluation.evaluator import build_identity, evaluate_set
 from utils.evaluation.score import comparable
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
 from utils.generation.model_state import place_model
 from utils.modeling.sizes import count_text_positions
-from utils.tasks.sft.section import OwnSftSection
+from utils.tasks.sft.section import build_encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from utils.config.sections.generation import GenerationSection
-    from utils.evaluate_model.model_refs import Job, ModelRef
+    from utils.evaluate_model.evaluated_model import EvaluatedModel, Job
+
+
+logger = logging.getLogger(__name__)
+
+Leakage = dict[str, list[dict[str, Any]] | None]
+"""By label: what a set has in common with the training rows, each with set, rows and documents; None: not checked."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +50,22 @@ class _Asked:
     stop_token_ids: tuple[int, ...]
 
 
-def evaluate_language_model(subject: ModelRef) -> list[Entry]:
-    """Let the model answer its sets, and score the answers.
-
-    Raises:
-        DataError: The rows cannot be had, or cannot be asked by the model's prompt.
-        ModelError: The model cannot be had.
-    """
-    tokenizer = subject.load_tokenizer()
-    asked = [each for job in subject.jobs for each in _load_sets(job, tokenizer)]
-    leakage = find_run_leakage(subject, [each.known for each in asked])
-    model = place_model(subject.load_model(tokenizer, None))
+def evaluate_language_model(evaluated: EvaluatedModel) -> list[Entry]:
+    """Let the model answer its sets, and score the answers."""
+    tokenizer = evaluated.model.load_tokenizer()
+    asked = [each for job in evaluated.jobs for each in _load_sets(job, tokenizer)]
+    leakage = _find_run_leakage(evaluated, [each.known for each in asked])
+    model = place_model(evaluated.load_model(tokenizer, None))
+    # How many tokens the model can hold is known only now: sets that need cutting are encoded once more.
     window = count_text_positions(model)
     if any(each.known.needs_cutting(window, each.generation.max_new_tokens) for each in asked):
-        asked = [each for job in subject.jobs for each in _load_sets(job, tokenizer, window)]
-    return [_evaluate(subject, model, tokenizer, each, leakage) for each in asked]
+        asked = [each for job in evaluated.jobs for each in _load_sets(job, tokenizer, window)]
+    return [_evaluate(evaluated, model, tokenizer, each, leakage) for each in asked]
 
 
 def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase, window: int | None = None) -> list[_Asked]:
     config: Any = job.config
-    section, sft = config.section(InstructionSection), config.section(OwnSftSection)
-    encoder = ExampleEncoder.build(tokenizer, section, sft.max_length, not sft.completion_only_loss)
+    section, encoder = config.section(InstructionSection), build_encoder(config, tokenizer)
     evaluation = config.evaluation
     if job.sections is not None:
         limits = [each.max_samples or job.max_eval_samples for each in job.sections]
@@ -78,10 +80,14 @@ def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase, window: int | None 
 
 
 def _evaluate(
-    subject: ModelRef, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: _Asked, leakage: Leakage
+    evaluated: EvaluatedModel,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: _Asked,
+    leakage: Leakage,
 ) -> Entry:
     started = datetime.now(timezone.utc)
-    known, folder = asked.known, subject.folder_of(asked.known.label)
+    known, folder = asked.known, evaluated.folder_of(asked.known.label)
     identity = build_identity(model, known, asked.generation, asked.stop_token_ids)
     earlier = open_result_folder(folder, identity)
     reused = earlier.same is not None and list(earlier.same["metrics"]) == list(known.metrics)
@@ -90,21 +96,52 @@ def _evaluate(
     else:  # goes on behind answers that are there already
         evaluate_set(model, tokenizer, known, asked.generation, folder, asked.stop_token_ids)
     more = {"leakage": leakage[known.label]} if known.label in leakage else {}
-    result = write_facts(folder, subject, earlier, started, more)
+    result = write_facts(folder, evaluated, earlier, started, more)
     shown = tuple(result["metrics"])
-    difference = None if reused else _compare(subject, result, shown[0], earlier)
+    difference = None if reused else _compare(evaluated, result, shown[0], earlier)
     return Entry(known.label, folder, result, shown, reused, difference)
 
 
-def _compare(subject: ModelRef, result: Mapping[str, Any], headline: str, earlier: Earlier) -> float | None:
+def _compare(evaluated: EvaluatedModel, result: Mapping[str, Any], headline: str, earlier: Earlier) -> float | None:
     """Set a score against the run's own of the same set, else against the one that was set aside."""
-    label = result["label"]
-    own = subject.record.evaluation.get(label) if subject.record else None
+    own = evaluated.record.evaluation.get(result["label"]) if evaluated.record else None
     reference, whose = (own, "the run's own record") if own else (earlier.other, "the earlier result")
     if reference is None:
         return None
-    if reason := comparable(result, reference):
-        tell_incomparable(label, whose, reason)
-        return None
     value = reference.get("metrics", reference).get(headline)
-    return None if value is None else tell_difference(label, headline, result["metrics"][headline], value, whose)
+    return tell_difference(result, headline, value, whose, comparable(result, reference))
+
+
+def _find_run_leakage(evaluated: EvaluatedModel, sets: Sequence[EvaluationSet]) -> Leakage:
+    """Compare the rows that a run was trained on with the sets that have a prompt of their own; warn of what is found.
+
+    A score of rows that were trained on says what was remembered. Gives nothing for sets that are asked by the run's
+    prompt, for plain models, which have no rows to compare with, and for runs that only evaluated.
+    """
+    asked = [each for each in sets if each.own_prompt]
+    config = evaluated.trained_config
+    if not asked or config is None or not config.arguments.get("do_train", True):
+        return {}
+    section: Any = config.dataset
+    try:
+        spec = load_dataset_plugin(section.name).describe_instructions(section)
+        rows, fingerprint = read_training_rows(spec, section, config.seed)
+        recorded = evaluated.record.data.fingerprint if evaluated.record else None
+        if recorded not in (None, fingerprint):
+            return _tell_unchecked(asked, f"{spec.path}: the rows are no longer those that the run was trained on")
+        found = {leak.label: leak.describe() for leak in find_leakage(rows, asked)}
+    except UserError as error:
+        return _tell_unchecked(asked, str(error))
+    for each in asked:
+        if leak := found.get(each.label):
+            logger.warning(
+                "%s: the run was trained on %d of its %d rows, and on the documents of %d others: the score says what "
+                "was remembered", each.label, leak["rows"], len(each.references), leak["documents"],
+            )  # fmt: skip
+    return {each.label: [found[each.label]] if each.label in found else [] for each in asked}
+
+
+def _tell_unchecked(sets: Sequence[EvaluationSet], reason: str) -> Leakage:
+    labels = [each.label for each in sets]
+    logger.warning("%s: not checked whether the run was trained on these rows: %s", ", ".join(labels), reason)
+    return dict.fromkeys(labels)

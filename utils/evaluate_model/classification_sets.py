@@ -16,7 +16,7 @@ from utils.data.row_files import is_row_file
 if TYPE_CHECKING:
     from utils.config.sections.evaluation import SetSection
     from utils.data.classification import ClassificationData
-    from utils.evaluate_model.model_refs import Job
+    from utils.evaluate_model.evaluated_model import Job
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,7 @@ class ScoredSplits:
 
 
 def describe_splits(job: Job) -> list[ScoredSplits]:
-    """Describe all rows that a job asks for.
-
-    Raises:
-        UserError: A set is not for classifiers, or its labels are secret.
-    """
+    """Describe all rows that a job asks for; sets that are not for classifiers, and secret labels, are refused."""
     if job.sections is None:
         assert isinstance(job.config.dataset, ClassificationSection), f"got {type(job.config.dataset)}"
         section = job.config.dataset
@@ -48,11 +44,7 @@ def describe_splits(job: Job) -> list[ScoredSplits]:
 
 
 def check_classes(data: ClassificationData, trained: tuple[str, ...], label: str) -> None:
-    """See to it that the rows are of the run's kind.
-
-    Raises:
-        DataError: One is a regression and the other is not.
-    """
+    """Refuse rows of a regression for a model of classes, and the other way round."""
     if bool(data.coder.names) != bool(trained):
         kinds = [
             "a regression" if not names else f"classes {', '.join(names)}" for names in (trained, data.coder.names)

@@ -16,7 +16,6 @@ from utils.evaluate_model.folders import (
     Entry,
     open_result_folder,
     tell_difference,
-    tell_incomparable,
     tell_reused,
     write_facts,
 )
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.evaluate_model.model_refs import Job, ModelRef
+    from utils.evaluate_model.evaluated_model import EvaluatedModel, Job
     from utils.tasks.classification.trainer import ClassificationTrainer
 
 _KEPT_ARGUMENTS = ("per_device_eval_batch_size", "use_cpu", "label_smoothing_factor", "metric_for_best_model")
@@ -46,27 +45,22 @@ class _Prepared:
     data: ClassificationData
 
 
-def evaluate_classifier(subject: ModelRef) -> list[Entry]:
-    """Score a classifier on the splits that are asked for.
-
-    Raises:
-        DataError: The rows cannot be had or used, or are of other classes.
-        ModelError: The model cannot be had, or its head is not trained.
-    """
-    tokenizer = subject.load_tokenizer()
+def evaluate_classifier(evaluated: EvaluatedModel) -> list[Entry]:
+    """Score a classifier on the splits that are asked for."""
+    tokenizer = evaluated.model.load_tokenizer()
     prepared = [
-        _Prepared(job, splits, _prepare(subject, job, splits, tokenizer))
-        for job in subject.jobs
+        _Prepared(job, splits, _prepare(evaluated, job, splits, tokenizer))
+        for job in evaluated.jobs
         for splits in describe_splits(job)
     ]
-    return [entry for each in prepared for entry in _evaluate(subject, each, tokenizer)]
+    return [entry for each in prepared for entry in _evaluate(evaluated, each, tokenizer)]
 
 
 def _prepare(
-    subject: ModelRef, job: Job, splits: ScoredSplits, tokenizer: PreTrainedTokenizerBase
+    evaluated: EvaluatedModel, job: Job, splits: ScoredSplits, tokenizer: PreTrainedTokenizerBase
 ) -> ClassificationData:
     """Load and tokenise the rows, their labels in the order of the model's ids."""
-    trained, label = subject.label_names, next(iter(splits.labels.values()))
+    trained, label = evaluated.label_names, next(iter(splits.labels.values()))
     model = job.config.model
     reorder = (lambda names: read_label_order(model, names)) if trained is None else keep_order_of(trained, label)
     data = prepare_classification(splits.spec, splits.section, tokenizer, job.config.seed, reorder)
@@ -75,17 +69,18 @@ def _prepare(
     return data
 
 
-def _evaluate(subject: ModelRef, prepared: _Prepared, tokenizer: PreTrainedTokenizerBase) -> list[Entry]:
+def _evaluate(evaluated: EvaluatedModel, prepared: _Prepared, tokenizer: PreTrainedTokenizerBase) -> list[Entry]:
     """Score all splits of one source of rows, unless every one of them is there."""
     started = datetime.now(timezone.utc)
     data, labels = prepared.data, prepared.splits.labels
-    model = subject.load_model(tokenizer, build_head_spec(data.coder.names))  # the trainer moves it
+    model = evaluated.load_model(tokenizer, build_head_spec(data.coder.names))  # the trainer moves it
     weights = hash_model(model)
-    folders = {key: subject.folder_of(labels[key]) for key in data.evals}
+    folders = {key: evaluated.folder_of(labels[key]) for key in data.evals}
     identities = {key: _build_identity(split, data, weights) for key, split in data.evals.items()}
     earlier = {key: open_result_folder(folders[key], identities[key]) for key in data.evals}
+    # The trainer scores all splits of a source; a result that is there already is not written again.
     if any(each.same is None for each in earlier.values()):
-        trainer = _build_trainer(prepared, model, tokenizer, subject.root)
+        trainer = _build_trainer(prepared, model, tokenizer, evaluated.root)
         probabilities = _Probabilities()
         trainer.preprocess_logits_for_metrics = probabilities.keep
         scores = score_classification(trainer, data)
@@ -95,7 +90,7 @@ def _evaluate(subject: ModelRef, prepared: _Prepared, tokenizer: PreTrainedToken
                 write_object(_make(folders[key]) / IDENTITY, identities[key])
                 write_records(folders[key] / PREDICTIONS, _list_answers(data, data.evals[key], rows))
                 write_json(folders[key] / RESULTS, _describe(prepared, key, score, identities[key]))
-    return [_finish(subject, prepared, key, folders[key], earlier[key], started) for key in data.evals]
+    return [_finish(evaluated, prepared, key, folders[key], earlier[key], started) for key in data.evals]
 
 
 def _build_identity(split: PreparedSplit, data: ClassificationData, weights: str) -> dict[str, Any]:
@@ -175,24 +170,24 @@ def _describe(prepared: _Prepared, key: str, score: SplitScore, identity: Mappin
 
 
 def _finish(
-    subject: ModelRef, prepared: _Prepared, key: str, folder: Path, earlier: Earlier, started: datetime
+    evaluated: EvaluatedModel, prepared: _Prepared, key: str, folder: Path, earlier: Earlier, started: datetime
 ) -> Entry:
-    result = write_facts(folder, subject, earlier, started)
+    result = write_facts(folder, evaluated, earlier, started)
     data, reused = prepared.data, earlier.same is not None
     own = [result_key(name, data.num_labels) for name in data.spec.metrics]
     shown = tuple(dict.fromkeys(name for name in (*own, "combined_score", "accuracy") if name in result["metrics"]))
     if reused:
         tell_reused(folder)
     suffix = prepared.splits.suffixes.get(key)
-    difference = None if reused else _compare(subject, result, shown[0], suffix, earlier)
+    difference = None if reused else _compare(evaluated, result, shown[0], suffix, earlier)
     return Entry(result["label"], folder, result, shown, reused, difference)
 
 
 def _compare(
-    subject: ModelRef, result: Mapping[str, Any], headline: str, suffix: str | None, earlier: Earlier
+    evaluated: EvaluatedModel, result: Mapping[str, Any], headline: str, suffix: str | None, earlier: Earlier
 ) -> float | None:
     """Set a score against the run's own of the same split, else against the one that was set aside."""
-    label, record = result["label"], subject.record
+    record = evaluated.record
     if record is not None and suffix is not None and f"{headline}{suffix}" in record.metrics:
         whose, value = "the run's own record", record.metrics[f"{headline}{suffix}"]
         rows = record.extra.get("splits", {}).get(f"eval{suffix}", {})
@@ -201,12 +196,11 @@ def _compare(
         rows = earlier.other["split"]
     else:
         return None
-    for fact in ("rows", "label_counts", "token_lengths"):
-        if rows.get(fact) != result["split"][fact]:
-            there, here = rows.get(fact), result["split"][fact]
-            tell_incomparable(label, whose, f"the {fact.replace('_', ' ')} differ: {there} there, {here} here")
-            return None
-    return None if value is None else tell_difference(label, headline, result["metrics"][headline], value, whose)
+    here = result["split"]
+    facts = (each for each in ("rows", "label_counts", "token_lengths") if rows.get(each) != here[each])
+    other = next(facts, None)
+    told = other and f"the {other.replace('_', ' ')} differ: {rows.get(other)} there, {here[other]} here"
+    return tell_difference(result, headline, value, whose, told)
 
 
 def _make(folder: Path) -> Path:

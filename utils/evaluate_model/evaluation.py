@@ -3,41 +3,43 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
-from utils.evaluate_model.table import render_averages, render_scores
 from utils.metrics.longbench import average_by_category
+from utils.results.labels import is_score, scale, translate
 from utils.tasks.task import load_task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from rich.console import RenderableType
 
+    from utils.evaluate_model.evaluated_model import EvaluatedModel
     from utils.evaluate_model.folders import Entry
-    from utils.evaluate_model.model_refs import ModelRef
+    from utils.results.labels import Language
 
 logger = logging.getLogger(__name__)
 
 
-def evaluate(subject: ModelRef) -> list[Entry]:
+def evaluate(evaluated: EvaluatedModel) -> list[Entry]:
     """Evaluate a model on all sets that it is asked."""
-    for notice in dict.fromkeys(notice for job in subject.jobs for notice in job.config.notices):
+    for notice in dict.fromkeys(notice for job in evaluated.jobs for notice in job.config.notices):
         logger.info("note: %s", notice)
-    if load_task(subject.jobs[0].config.task).GENERATES:
+    if load_task(evaluated.jobs[0].config.task).GENERATES:
         from utils.evaluate_model.causal import evaluate_language_model
 
-        return evaluate_language_model(subject)
+        return evaluate_language_model(evaluated)
     from utils.evaluate_model.classifier import evaluate_classifier
 
-    return evaluate_classifier(subject)
+    return evaluate_classifier(evaluated)
 
 
-def show_scores(subject: ModelRef, entries: list[Entry]) -> dict[str, Any]:
+def show_scores(evaluated: EvaluatedModel, entries: list[Entry]) -> dict[str, Any]:
     """Print the tables on standard output and give everything for `--json`."""
     from utils.core.terminal import build_console
 
-    language, console = subject.jobs[0].config.results.language, build_console()
-    console.print(render_scores(subject.title, entries, language))
-    answer = {"weights": subject.describe_weights(), "sets": {entry.label: entry.to_dict() for entry in entries}}
+    language, console = evaluated.jobs[0].config.results.language, build_console()
+    console.print(render_scores(evaluated.title, entries, language))
+    answer = {"weights": evaluated.describe_weights(), "sets": {entry.label: entry.to_dict() for entry in entries}}
     averages = average_longbench(entries)
     if averages:
         console.print(render_averages(averages))
@@ -46,14 +48,71 @@ def show_scores(subject: ModelRef, entries: list[Entry]) -> dict[str, Any]:
 
 
 def average_longbench(entries: Sequence[Entry]) -> dict[str, float]:
-    """Average the scores of LongBench's subsets by category, and over the categories; 0 to 1.
-
-    Returns:
-        Empty where fewer than two subsets were scored.
-    """
+    """Average LongBench's subsets by category, and over the categories, 0 to 1; empty for fewer than two subsets."""
     found: dict[str, float] = {}
     for entry in entries:
         subsets = entry.result.get("facts", {}).get("subsets", [])
         if len(subsets) == 1 and (value := entry.result["metrics"].get("longbench_score")) is not None:
             found[str(subsets[0])] = value
     return average_by_category(found) if len(found) > 1 else {}
+
+
+def render_scores(title: str, entries: Sequence[Entry], language: Language = "en") -> RenderableType:
+    """Build the table: one line per set and metric, scores x100 with their interval."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, collapse_padding=True, pad_edge=False)
+    baseline = any(entry.result.get("baseline") for entry in entries)
+    names = ["set", "metric", "score", "interval", *(["baseline"] if baseline else []), "rows"]
+    for name in names:
+        header = translate(name, language) + (" x100" if name == "score" else "")
+        side: Literal["left", "right"] = "left" if name in ("set", "metric") else "right"
+        table.add_column(Text(header), justify=side, no_wrap=name not in ("set", "rows"), overflow="fold")
+    for entry in entries:
+        for cells in _list_lines(entry, language, baseline):
+            table.add_row(*(Text(cell) for cell in cells))
+    notes = [Text(f"{entry.label}: {entry.result['protocol']}; {entry.folder}", overflow="fold") for entry in entries]
+    return Group(table, *notes)
+
+
+def render_averages(averages: Mapping[str, float]) -> RenderableType:
+    """Build the table of LongBench's averages, x100."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title="LongBench", title_justify="left", box=box.SIMPLE, collapse_padding=True, pad_edge=False)
+    table.add_column("category")
+    table.add_column("average x100", justify="right")
+    for category, value in averages.items():
+        table.add_row(category, f"{100 * value:.2f}")
+    return table
+
+
+def _list_lines(entry: Entry, language: Language, baseline: bool) -> Iterator[list[str]]:
+    result = entry.result
+    for index, name in enumerate(entry.shown):
+        bounds = result["interval"].get(name)
+        interval = f"{_show(name, bounds[0])} .. {_show(name, bounds[1])}" if bounds else ""
+        guessed = result.get("baseline", {}).get(name)
+        yield [
+            entry.label if index == 0 else "",
+            name if is_score(name) else f"{name} (as it is)",
+            _show(name, result["metrics"][name]),
+            interval,
+            *([] if not baseline else ["" if guessed is None else _show(name, guessed)]),
+            _count_rows(entry, language) if index == 0 else "",
+        ]
+
+
+def _count_rows(entry: Entry, language: Language) -> str:
+    result = entry.result
+    if not result["partial"]:
+        return str(result["n"])
+    return f"{result['n']} / {result['num_total']} ({translate('partial', language)})"
+
+
+def _show(name: str, value: float | None) -> str:
+    return "-" if value is None else f"{scale(name, value):.2f}"

@@ -16,7 +16,7 @@ from utils.results.labels import is_score, scale
 from utils.results.provenance import collect_provenance
 
 if TYPE_CHECKING:
-    from utils.evaluate_model.model_refs import ModelRef
+    from utils.evaluate_model.evaluated_model import EvaluatedModel
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +53,9 @@ class Earlier:
 
 
 def open_result_folder(folder: Path, identity: Mapping[str, Any]) -> Earlier:
-    """Look what is in a result's folder; what is of other weights, rows or settings is renamed, not deleted.
+    """Look what is in a result's folder, which may be missing; what is of other weights, rows or settings is renamed.
 
-    Args:
-        folder: May be missing.
-        identity: What identity.json will hold.
-
-    Raises:
-        UserError: It holds results of something else altogether.
+    `identity` is what identity.json will hold. Results of something else altogether are refused.
     """
     before, result = read_object(folder / IDENTITY), read_object(folder / RESULTS)
     if before is None:
@@ -79,50 +74,39 @@ def open_result_folder(folder: Path, identity: Mapping[str, Any]) -> Earlier:
 
 
 def write_facts(
-    folder: Path, subject: ModelRef, earlier: Earlier, started: datetime, more: Mapping[str, Any] | None = None
+    folder: Path, evaluated: EvaluatedModel, earlier: Earlier, started: datetime, more: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Add to results.json which weights were evaluated, when, with what and by which command.
+    """Add to results.json which weights were evaluated, when, with what and by which command, and give its content.
 
     A result that was there already keeps its own provenance; one that the training wrote gets the training's.
-
-    Args:
-        folder: Of the result.
-        subject: What was evaluated.
-        earlier: What was in the folder before.
-        started: When this evaluation began.
-        more: Further keys of results.json.
-
-    Returns:
-        The content of results.json.
     """
     result = read_object(folder / RESULTS)
     assert result is not None, f"no {RESULTS} in {folder}"
     provenance = None
     if earlier.same is not None:
-        provenance = earlier.same.get("provenance") or subject.earlier_provenance()
+        provenance = earlier.same.get("provenance") or evaluated.earlier_provenance()
     provenance = provenance or collect_provenance(started=started, ended=datetime.now(timezone.utc))
-    result = {**result, **(more or {}), "weights": subject.describe_weights(), "provenance": provenance}
+    result = {**result, **(more or {}), "weights": evaluated.describe_weights(), "provenance": provenance}
     write_json(folder / RESULTS, result)
     return result
 
 
-def tell_difference(label: str, name: str, value: float, reference: float, whose: str) -> float:
-    """Say how a score differs from an earlier one; both as 0-1.
-
-    Returns:
-        The difference, 0-1.
-    """
+def tell_difference(
+    result: Mapping[str, Any], name: str, reference: float | None, whose: str, reason: str | None
+) -> float | None:
+    """Say how a score, 0-1, differs from an earlier one, or for which reason it is not set against it."""
+    label = result["label"]
+    if reason is not None:
+        logger.info("%s: not compared with %s: %s", label, whose, reason)
+    if reason is not None or reference is None:
+        return None
+    value = result["metrics"][name]
     times = " x100" if is_score(name) else ""
     new, old = scale(name, value), scale(name, reference)
     logger.info("%s: %s%s %.2f, %.2f in %s (%+.2f)", label, name, times, new, old, whose, new - old)
-    return value - reference
+    return float(value - reference)
 
 
 def tell_reused(folder: Path) -> None:
     """Say that a result was there."""
     logger.info("%s: already done with these weights, rows and settings; nothing was computed again", folder)
-
-
-def tell_incomparable(label: str, whose: str, reason: str) -> None:
-    """Say why a score is not set against an earlier one."""
-    logger.info("%s: not compared with %s: %s", label, whose, reason)

@@ -60,7 +60,7 @@ class TextClassifier:
     ) -> None:
         self._model = model.eval()
         self._tokenizer = tokenizer
-        self._inputs = _input_names(model)
+        self._inputs = input_names(model)
         self._names = tuple(label_names)
         self._max_length = max_length
         suitable = _CPU_BATCH_TOKENS if model.device.type == "cpu" else _GPU_BATCH_TOKENS
@@ -115,7 +115,7 @@ class TextClassifier:
         return Classified(self._names[best], shares, None, truncated, num_tokens)
 
 
-def _input_names(model: PreTrainedModel) -> frozenset[str]:
+def input_names(model: PreTrainedModel) -> frozenset[str]:
     """Name what the model's forward takes; the Trainer drops the rest too."""
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     return frozenset(signature(plain.forward).parameters)

@@ -1,36 +1,105 @@
-"""Answers rows window by window: bad ones are told, good ones answered in batches of like length."""
+"""Answers rows window by window: bad ones are told, good ones answered in batches; says how far it is."""
 
 from __future__ import annotations
 
+import logging
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from utils.core.errors import DataError
 from utils.core.texts import RowError
 from utils.data.report import MAX_ROWS, count_unwritable
+from utils.inference.partial import PartialFile
 from utils.inference.predictor import Predictor
-from utils.inference.progress import Progress
 from utils.inference.prompt_builder import PromptBuilder
-from utils.inference.rows import InputRow, Source
+from utils.inference.row_files import InputRow, Source
+
+logger = logging.getLogger(__name__)
 
 _WINDOW_CHARACTERS = 8_000_000  # a window of very long rows ends earlier, so that memory stays bounded
+_SECONDS_BETWEEN = {True: 0.2, False: 10.0}
+_WIDTH = 79
 
 Row = dict[str, Any]
 
 
-class ResultWriter(Protocol):
-    """Takes answers in any order within a window."""
+class Progress:
+    """Counts rows and tokens on standard error, behind the rows that an earlier call answered."""
 
-    def __contains__(self, number: int) -> bool: ...
+    def __init__(self, num_kept: int = 0) -> None:
+        self._is_live = sys.stderr.isatty()
+        self._num_kept = num_kept
+        self._start = self._last = time.monotonic()
+        self.num_rows = 0
+        """Rows of this call, those too that could not be answered."""
+        self.num_tokens = 0
+        """Tokens read (classification) or written (generation) in this call."""
+
+    def add(self, num_rows: int, num_tokens: int) -> None:
+        """Count the rows and tokens of a batch."""
+        self.num_rows += num_rows
+        self.num_tokens += num_tokens
+        now = time.monotonic()
+        if now - self._last >= _SECONDS_BETWEEN[self._is_live]:
+            self._last = now
+            self._show(self._describe())
+
+    def finish(self) -> dict[str, float]:
+        """Say what was done; gives the rates."""
+        if self._is_live:
+            sys.stderr.write(f"\r{'':{_WIDTH}}\r")
+        if self.num_rows:
+            logger.info("%s", self._describe())
+        seconds = self._seconds
+        rates = {"rows_per_s": self.num_rows / seconds, "tokens_per_s": self.num_tokens / seconds}
+        return {"seconds": round(seconds, 3), **{name: round(rate, 1) for name, rate in rates.items()}}
+
+    @property
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self._start, 1e-9)
+
+    def _describe(self) -> str:
+        rows = f"{self._num_kept + self.num_rows:,} rows done"
+        rates = f"{self.num_rows / self._seconds:,.1f} rows/s, {self.num_tokens / self._seconds:,.0f} tokens/s"
+        return f"{rows}, {rates}"
+
+    def _show(self, line: str) -> None:
+        if self._is_live:
+            sys.stderr.write(f"\r{line:{_WIDTH}}")
+            sys.stderr.flush()
+        else:
+            logger.info("%s", line)
+
+
+class OrderedResultWriter:
+    """Gives finished rows to a function in their order, as soon as none before is missing."""
+
+    def __init__(self, write: Callable[[Mapping[str, Any]], None]) -> None:
+        self._write = write
+        self._expected = 0
+        self._ahead: dict[int, Mapping[str, Any]] = {}
+
+    def __contains__(self, number: int) -> bool:
+        return number < self._expected or number in self._ahead
 
     def add(self, results: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-        """Take the rows of a batch by their numbers."""
+        """Take rows, and give out those whose turn it is."""
+        self._ahead.update(results)
+        while self._expected in self._ahead:
+            self._write(self._ahead.pop(self._expected))
+            self._expected += 1
+
+
+ResultWriter: TypeAlias = OrderedResultWriter | PartialFile
+"""Takes answers in any order within a window."""
 
 
 @dataclass
 class InferenceJob:
-    """One call's rows on their way from the source to the sink."""
+    """One call's rows on their way from the source to the writer."""
 
     source: Source
     prompt_builder: PromptBuilder
@@ -49,11 +118,7 @@ class InferenceJob:
     """The texts of the first rows."""
 
     def answer_all(self, rows: Iterable[InputRow]) -> None:
-        """Answer all rows.
-
-        Raises:
-            DataError: strict, and a row is bad.
-        """
+        """Answer all rows; with `strict` the first bad one ends the call."""
         for window in cut_windows(rows, self.window or self.predictor.window):
             self.num_rows += len(window)
             self._answer_window(window)
@@ -61,6 +126,7 @@ class InferenceJob:
     def lay_out(self, row: InputRow, answer: Mapping[str, Any]) -> Row:
         """Put an answer behind its row; the row's own columns of the same names are called input_<name>."""
         taken = {*self.prompt_builder.keys, "error", *row.place}
+        # The row keeps its own columns: one that the answer has too gets a name that nothing else has.
         laid: Row = {}
         for key, value in row.row.items():
             name = key
@@ -77,6 +143,7 @@ class InferenceJob:
 
     def _answer_window(self, window: Sequence[InputRow]) -> None:
         """Answer a window; its batches are the same whatever an earlier call has answered of it."""
+        # What an earlier call has answered is encoded again: batches of other rows would give other last digits.
         good, questions = self._read_window(window)
         numbers = [row.number for row in good]
         done = {place for place, number in enumerate(numbers) if number in self.writer}
@@ -138,29 +205,6 @@ def cut_windows(rows: Iterable[InputRow], size: int) -> Iterator[list[InputRow]]
             window, num_characters = [], 0
     if window:
         yield window
-
-
-class OrderedResultWriter:
-    """Gives rows to a function in their order, as soon as none before is missing.
-
-    Args:
-        write: Takes a finished row.
-    """
-
-    def __init__(self, write: Callable[[Mapping[str, Any]], None]) -> None:
-        self._write = write
-        self._expected = 0
-        self._ahead: dict[int, Mapping[str, Any]] = {}
-
-    def __contains__(self, number: int) -> bool:
-        return number < self._expected or number in self._ahead
-
-    def add(self, results: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-        """Take rows, and give out those whose turn it is."""
-        self._ahead.update(results)
-        while self._expected in self._ahead:
-            self._write(self._ahead.pop(self._expected))
-            self._expected += 1
 
 
 def _is_probability(key: str, taken: set[str]) -> bool:

@@ -30,10 +30,8 @@ class PartialFile:
     Memory does not grow with the number of rows, since rows are answered window by window: only the numbers that are
     ahead of a missing one are kept.
 
-    Args:
-        path: The file.
-        identity: All that decides the answers, by part; a file of another identity is set aside. None: nobody can
-            tell (standard input), so the file is always begun anew.
+    `identity` names all that decides the answers, by part; a file of another identity is set aside. None: nobody can
+    tell (standard input), so the file is always begun anew.
 
     Raises:
         UserError: Another call is writing it, or it cannot be written.
@@ -52,11 +50,7 @@ class PartialFile:
         return number in self._done
 
     def add(self, results: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-        """Append the answers of a batch, those that are there already left out.
-
-        Raises:
-            UserError: The disk is full; what is there already is kept.
-        """
+        """Append the answers of a batch, those that are there already left out; a full disk takes nothing away."""
         new = [(number, result) for number, result in results if number not in self._done]
         with self._explain():
             self._file.write(b"".join(b'{"row": %d, "result": %b}\n' % (each, dump(result)) for each, result in new))
@@ -66,6 +60,7 @@ class PartialFile:
 
     def results(self) -> Iterator[bytes]:
         """Give every answer as JSON, in the order of the rows."""
+        # Answers of a window stand in any order: those ahead of a missing one wait, a window's worth at most.
         expected = 0
         ahead: list[tuple[int, bytes]] = []
         with self.path.open("rb") as file:
@@ -111,6 +106,7 @@ class PartialFile:
             self._file.write(json.dumps({"version": 1, "identity": identity}).encode() + b"\n")
             self._file.flush()
             return
+        # A kill may have cut the last line: what is behind the last whole one is cut off and answered again.
         end = len(first)
         for line in self._file:
             found = _LINE.fullmatch(line)
@@ -144,11 +140,7 @@ def dump(result: Mapping[str, Any]) -> bytes:
 
 
 def _open_alone(path: Path) -> IO[bytes]:
-    """Open a file that no other call is writing.
-
-    Raises:
-        UserError: Another one is, or the path is a link: what it leads to would be cut.
-    """
+    """Open a file that no other call is writing, and no link: what it leads to would be cut."""
     while True:
         if path.is_symlink():
             raise UserError(

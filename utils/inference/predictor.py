@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from utils.config.sections.dataset import ClassificationSection
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import LoraNsError, ModelError
 from utils.core.texts import RowError
@@ -17,13 +19,16 @@ from utils.evaluation.identity import hash_model
 from utils.evaluation.prompts import PromptLimits, encode_within
 from utils.generation.backend import Generated, generate_batches, open_backend
 from utils.generation.classification import Classified, TextClassifier
+from utils.generation.model_state import place_model
+from utils.inference.prompt_builder import ChatPromptBuilder, PromptBuilder
 from utils.modeling.sizes import count_text_positions
+from utils.runs.model_ref import ModelRef
+from utils.tasks.sft.section import build_encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from utils.data.dataset import Example
-    from utils.inference.prompt_builder import ChatPromptBuilder
 
 
 @dataclass(frozen=True)
@@ -48,41 +53,13 @@ class Prompt:
     """Whether its middle was cut out."""
 
 
-class Predictor(Protocol):
-    """A loaded model."""
-
-    window: int
-    """Rows that are looked at together, to find rows of like length."""
-    tokenizer: PreTrainedTokenizerBase
-    """What reads the questions."""
-
-    def encode(self, question: Any) -> Any:
-        """Make of a question what the model takes.
-
-        Raises:
-            RowError: The model cannot take it.
-        """
-
-    def answer(
-        self, questions: Sequence[Any], numbers: Sequence[int], done: Collection[int]
-    ) -> Iterator[list[Answered]]:
-        """Answer a window, batch by batch; batches of which all places are done are passed over."""
-
-    def describe(self) -> dict[str, Any]:
-        """Name all that decides the answers: `model` and `settings`."""
+_WINDOW = 1024  # rows that are looked at together, to find rows of like length
 
 
 class ClassifyingModel:
-    """See Predictor.
+    """Labels or values of texts, of at most `max_length` tokens; `label_names` is empty for regression."""
 
-    Args:
-        model: On its device.
-        tokenizer: The one it was trained with.
-        label_names: In the order of the ids; empty for regression.
-        max_length: Tokens a row may have.
-    """
-
-    window = 1024
+    window = _WINDOW
 
     def __init__(
         self,
@@ -103,7 +80,7 @@ class ClassifyingModel:
     def answer(
         self, questions: Sequence[tuple[str, ...]], numbers: Sequence[int], done: Collection[int]
     ) -> Iterator[list[Answered]]:
-        """Classify a window."""
+        """Classify a window, batch by batch; batches of which all places are done are passed over."""
         with _explain_memory():
             for batch in self._classifier.classify_batches(questions, done):
                 yield [Answered(place, _read_classified(each), each.num_tokens) for place, each in batch]
@@ -114,17 +91,9 @@ class ClassifyingModel:
 
 
 class WritingModel:
-    """See Predictor.
+    """Written answers to prompts; the seed decides the draws at a temperature above 0."""
 
-    Args:
-        model: On its device.
-        encoder: Makes token ids of prompts.
-        prompt_builder: Knows what ends an answer.
-        generation: Length, temperature, batch size.
-        seed: Decides the draws at a temperature above 0.
-    """
-
-    window = 1024
+    window = _WINDOW
 
     def __init__(
         self,
@@ -138,7 +107,7 @@ class WritingModel:
         self.tokenizer = encoder.tokenizer
         self._model = model
         self._encoder = encoder
-        self._asker = prompt_builder
+        self._prompt_builder = prompt_builder
         self._limits = PromptLimits(generation.max_new_tokens, count_text_positions(model), official=True)
         self._backend = open_backend(model, encoder.tokenizer, generation, prompt_builder.stop, ends, seed=seed)
         settings = {**generation.list_deciding(), "stop": sorted({*generation.stop, *prompt_builder.stop})}
@@ -147,7 +116,7 @@ class WritingModel:
     def encode(self, question: Example) -> Prompt:
         """Make token ids of a prompt; only where the run's set is evaluated so does a long one lose its middle."""
         try:
-            prompt = self._encode_official(question) if self._asker.official_truncation else None
+            prompt = self._encode_official(question) if self._prompt_builder.official_truncation else None
             prompt = prompt or Prompt(self._encoder.encode_prompt(question))
         except ModelError as error:  # no chat template: other rows may be no conversations
             raise RowError(str(error)) from error
@@ -178,8 +147,11 @@ class WritingModel:
         """Encode a prompt as the evaluation of the run's set does; None: it is a conversation."""
         if question.messages:
             return None
-        as_chat = self._encoder.as_chat and not self._asker.chat_exempt
+        as_chat = self._encoder.as_chat and not self._prompt_builder.chat_exempt
         return Prompt(*encode_within(self._encoder, question, self._limits, as_chat))
+
+
+Predictor: TypeAlias = ClassifyingModel | WritingModel
 
 
 def _find_ends(encoder: ExampleEncoder) -> tuple[int, ...]:
@@ -213,3 +185,32 @@ def _explain_memory() -> Iterator[None]:
             "the memory does not hold even one row at a time; shorten the rows or the answers (--max_new_tokens), or "
             "load the model in fewer bits"
         ) from error
+
+
+def load_predictor(
+    model: ModelRef, prompt_builder: PromptBuilder, generation: GenerationSection, seed: int
+) -> Predictor:
+    """Load a model and put it where it answers."""
+    tokenizer = model.load_tokenizer()
+    loaded = place_model(model.load_model(tokenizer))
+    if not model.generates:
+        return ClassifyingModel(loaded, tokenizer, model.label_names, _find_max_length(model, loaded, tokenizer))
+    assert isinstance(prompt_builder, ChatPromptBuilder), f"got {type(prompt_builder)}"
+    if model.config is not None:
+        encoder = build_encoder(model.config, tokenizer)
+    else:
+        encoder = ExampleEncoder(tokenizer, sys.maxsize, as_chat=bool(tokenizer.chat_template))
+    return WritingModel(loaded, encoder, prompt_builder, generation, seed)
+
+
+def _find_max_length(model: ModelRef, loaded: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Find how many tokens a classifier's rows may have: the run's, else the tokenizer's or the model's own."""
+    if model.config is not None:
+        return model.config.section(ClassificationSection).max_length
+    config = loaded.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= int(config.pad_token_id or 0) + 1  # its positions start behind the pad id
+    limits = [int(tokenizer.model_max_length), *([positions] if isinstance(positions, int) else [])]
+    known = [limit for limit in limits if 0 < limit < 10**9]
+    return min(known, default=512)

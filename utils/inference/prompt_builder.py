@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from utils.core.errors import DataError, UserError
 from utils.core.texts import RowError, describe_kind, read_text, shorten_list
@@ -16,35 +16,6 @@ Row = dict[str, Any]
 _MESSAGES = "messages"
 _REQUESTS = ("prompt", "text")
 """Columns that hold a bare request, whatever the run calls it."""
-
-
-class PromptBuilder(Protocol):
-    """Reads questions."""
-
-    @property
-    def text_column(self) -> str:
-        """Name what a line of plain text is."""
-
-    @property
-    def keys(self) -> frozenset[str]:
-        """Name the keys of an answer."""
-
-    def read(self, row: Row) -> Any:
-        """Give the question of a row.
-
-        Raises:
-            RowError: It has none.
-        """
-
-    def lay_out(self, texts: Sequence[str]) -> list[Row]:
-        """Make rows of bare texts.
-
-        Raises:
-            UserError: Their number does not fit the columns.
-        """
-
-    def find_missing(self, columns: Iterable[str]) -> str | None:
-        """Say what is missing among a table's columns; None: nothing."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +33,7 @@ class TextPromptBuilder:
         return self.columns[0]
 
     def read(self, row: Row) -> tuple[str, ...]:
-        """Give the texts of a row; numbers are texts as they are written."""
+        """Give the texts of a row; numbers are texts as they are written. A row without them is a RowError."""
         if problem := self.find_missing(key for key, value in row.items() if value is not None):
             raise RowError(problem)
         texts = tuple(_as_text(row, name) for name in self._name_columns(row))
@@ -109,13 +80,14 @@ class ChatPromptBuilder:
     keys = frozenset({"answer", "finished", "num_tokens", "truncated"})
 
     def read(self, row: Row) -> Example:
-        """Give the prompt of a row."""
+        """Give the prompt of a row; one without is a RowError."""
         if self.request_column is not None:
             return self._check(self._read_chosen(row, self.request_column))
         if self.renamed:
             if problem := _tell_missing([there for _, there in self.renamed], list(row)):
                 raise RowError(problem)
             row = {**row, **{own: row[there] for own, there in self.renamed}}
+        # The run's own columns come first: a row of its set may hold a column `text` or `messages` as well.
         if self.columns and all(column in row for column in self.columns):
             return self._check(self.read_prompt(_require_text(row, self.columns)))
         if _MESSAGES in row:
@@ -161,15 +133,15 @@ class ChatPromptBuilder:
         return example
 
 
+PromptBuilder: TypeAlias = TextPromptBuilder | ChatPromptBuilder
+
+
 def build_text_prompt_builder(described: ClassificationSet | None, chosen: Sequence[str]) -> TextPromptBuilder:
     """Build what asks a classifier.
 
     Args:
         described: The run's set; None: a model without run, which reads `text`.
         chosen: Columns to read in place of the run's.
-
-    Raises:
-        UserError: Their number is not that of the run's columns.
     """
     own = described.text_columns if described is not None else tuple(chosen) or ("text",)
     if chosen and len(chosen) != len(own):
@@ -188,9 +160,6 @@ def build_chat_prompt_builder(
         described: The run's set; None: a model without run, which is asked a text as it is.
         chosen: Columns to read in place of the run's.
         there: Columns of the first row, by which rows of no stated format are told where the set is gone.
-
-    Raises:
-        UserError: The number of columns is not that of the run's, or the format cannot be told.
     """
     if described is None:
         if len(chosen) > 1:

@@ -66,11 +66,7 @@ class Request:
     """One JSON object on standard output."""
 
     def check(self) -> None:
-        """Check what can be checked before anything is read.
-
-        Raises:
-            UserError: Options contradict each other, or a file cannot be read or written.
-        """
+        """Check what can be checked before anything is read: options that contradict each other, files."""
         _check_choice(self.choice)
         _check_options(self)
         if self.input_file is not None:
@@ -86,11 +82,7 @@ def partial_path(output_file: str) -> Path:
 
 
 def check_input(name: str, stated: str | None = None) -> None:
-    """Check an input file.
-
-    Raises:
-        UserError: It is not there, is no file, is empty or of an unknown kind.
-    """
+    """Check that an input file is there, holds something and is of a known kind."""
     source = Path(name).expanduser()
     if os.path.isdir(source):
         raise UserError(f"--input_file {name}: is a folder; name a file in it")
@@ -111,11 +103,7 @@ def check_input(name: str, stated: str | None = None) -> None:
 
 
 def check_output(name: str, input_file: str | None) -> None:
-    """Check that an output file can be written.
-
-    Raises:
-        UserError: Its kind is unknown, it is the input, another call is writing it, or it must not be written.
-    """
+    """Check that an output file is of a known kind, is not the input, and can be written by this call alone."""
     target = Path(name).expanduser()
     if os.path.isdir(target):
         raise UserError(f"--output_file {name}: is a folder; name a file in it")

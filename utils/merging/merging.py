@@ -11,18 +11,21 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.config.run_config import EXTENSIONS
+from utils.adapters.trained_files import ADAPTER_CONFIG, explain_damage
+from utils.config.run_config import EXTENSIONS, RunConfig, find_differences
 from utils.core.errors import CheckError, ModelError, UserError
-from utils.merging.output import REPORT_FILE, check_output, open_output, require_space
-from utils.merging.source import MergeSource
-from utils.merging.table import render_report
+from utils.merging.output import REPORT_FILE, check_output, open_output, render_report, require_space
 from utils.merging.weights import merge_weights, place, switched_off
 from utils.modeling.base_identity import fingerprint_base
+from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.source import resolved_commit
 from utils.modeling.verify import describe_difference, prove_merged
 from utils.modeling.writing import require_writable
 from utils.results.json_file import write_json
 from utils.results.provenance import collect_provenance
+from utils.run_config import load_run_config
+from utils.runs.model_ref import TrainedModel
+from utils.runs.open_model import MERGED_RUN, open_run, open_with_config
 from utils.runs.probe_record import compare_with_record, open_probe
 from utils.tasks.probe import Answers, Probe, check_tokenizer
 
@@ -31,8 +34,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-
-RUN_COPY = "merged_run.yaml"  # under its own name a folder would pass for a run
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,52 @@ class _Merged:
     """How far the adapter on its base is from what the run measured; None where it measured nothing comparable."""
 
 
-def merge_adapter(source: MergeSource, output: str, options: MergeOptions) -> dict[str, Any]:
-    """Merge an adapter; the output appears under its name only when it is proved.
+def open_adapter_run(name: str, consent: Consent = NO_CONSENT) -> TrainedModel:
+    """Open a run for merging by its folder, its final_model/ or any of its checkpoints; nothing heavy is imported.
 
-    No two models are held at a time.
+    Raises:
+        UserError: It is none of these, or its method leaves nothing to merge.
+    """
+    with explain_damage(name):
+        if (Path(name).expanduser() / REPORT_FILE).is_file():
+            raise UserError(f"--run {name}: is a merged model already ({REPORT_FILE}); there is no adapter in it")
+        trained = open_run(name, consent)
+    _require_mergeable(trained.config, f"--run {name}")
+    if not trained.is_adapter:
+        raise UserError(f"--run {name}: {trained.weights} holds no {ADAPTER_CONFIG}, so there is no adapter to merge")
+    return trained
 
-    Args:
-        source: From `open_run` or `open_adapter_folder`.
-        output: Folder of the merged model.
-        options: How it is written.
 
-    Returns:
-        The content of merge_report.json.
+def open_adapter_folder(config_file: str, adapter_path: str, consent: Consent = NO_CONSENT) -> TrainedModel:
+    """Open an adapter in peft's layout that was made elsewhere; nothing heavy is imported.
+
+    The file names its base, task and labels.
+
+    Raises:
+        UserError: There is no such adapter, it is of another method, or its classes are not known.
+    """
+    given = load_run_config(config_file, files=False)
+    with explain_damage(adapter_path):
+        trained = open_with_config(given, adapter_path, consent)
+    _require_mergeable(trained.config, f"--config {config_file}")
+    if not trained.is_adapter:
+        raise UserError(f"--adapter_path {adapter_path}: holds no {ADAPTER_CONFIG}; name a folder in peft's layout")
+    if trained.run is not None and find_differences(trained.config.to_dict(), given.to_dict()):
+        logger.warning(
+            "%s is merged by its own run.yaml; what %s says otherwise has no effect", adapter_path, config_file
+        )
+    return trained
+
+
+def _require_mergeable(config: RunConfig, option: str) -> None:
+    if sentence := config.peft.LIMITS.merge:
+        raise UserError(f"{option}: peft.method {config.peft.method}: {sentence}")
+
+
+def merge_adapter(source: TrainedModel, output: str, options: MergeOptions) -> dict[str, Any]:
+    """Merge an adapter; the output appears under its name only when it is proved. No two models are held at a time.
+
+    Gives the content of merge_report.json.
 
     Raises:
         UserError: The output cannot be written, or the base cannot be had.
@@ -87,7 +122,7 @@ def merge_adapter(source: MergeSource, output: str, options: MergeOptions) -> di
     target = check_output(output, options.overwrite, [source.weights, source.run or source.weights, base])
     with open_output(target) as folder:
         tokenizer = source.load_tokenizer()
-        probe = open_probe(source.trained, tokenizer, options.num_eval)
+        probe = open_probe(source, tokenizer, options.num_eval)
         if not probe.num_rows:
             raise UserError(f"{source.name}: no row of {probe.rows} gives the tokenizer a token to compare models by")
         as_trained, measured = _answer_as_trained(source, probe, tokenizer)
@@ -119,7 +154,7 @@ def show_report(report: Mapping[str, Any]) -> None:
 
 
 def _answer_as_trained(
-    source: MergeSource, probe: Probe, tokenizer: PreTrainedTokenizerBase
+    source: TrainedModel, probe: Probe, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Answers | None, dict[str, Any] | None]:
     """Let the adapter answer on the quantized base that it was trained on; None where there was none, or not here.
 
@@ -128,9 +163,9 @@ def _answer_as_trained(
     if source.config.model.quantization is None:
         return None, None
     try:
-        model = source.load_as_trained(tokenizer)
+        model = source.load_model(tokenizer)
         answers = probe.answer(model)
-        return answers, compare_with_record(source.trained, probe, tokenizer, answers.logits, _name_dtype(model))
+        return answers, compare_with_record(source, probe, tokenizer, answers.logits, _name_dtype(model))
     except ModelError as error:
         logger.warning("the adapter cannot be asked on its quantized base here (%s); only the merge is proved", error)
         return None, None
@@ -143,14 +178,14 @@ def _name_dtype(model: PreTrainedModel) -> str:
 
 
 def _merge_and_write(
-    source: MergeSource, probe: Probe, tokenizer: PreTrainedTokenizerBase, folder: Path, options: MergeOptions
+    source: TrainedModel, probe: Probe, tokenizer: PreTrainedTokenizerBase, folder: Path, options: MergeOptions
 ) -> _Merged:
     model = place(source.load_unquantized(tokenizer, options.dtype))
     _take_generation_config(source, model)
     require_writable(model, tokenizer)
     commit, trained, measured = resolved_commit(model), probe.answer(model), None
     if source.config.model.quantization is None:
-        measured = compare_with_record(source.trained, probe, tokenizer, trained.logits, _name_dtype(model))
+        measured = compare_with_record(source, probe, tokenizer, trained.logits, _name_dtype(model))
     with switched_off(model) as possible:
         without = probe.compute_logits(model) if possible else None
     merged, tied = merge_weights(source.config.peft.method, model)
@@ -162,7 +197,7 @@ def _merge_and_write(
     return _Merged(trained, without, _name_dtype(merged), size_bytes, num_parameters, tied, commit, measured)
 
 
-def _take_generation_config(source: MergeSource, model: Any) -> None:
+def _take_generation_config(source: TrainedModel, model: Any) -> None:
     """Let the settings that were saved with the adapter stand in place of the base's."""
     from transformers import GenerationConfig
 
@@ -173,7 +208,7 @@ def _take_generation_config(source: MergeSource, model: Any) -> None:
 
 
 def _write(
-    source: MergeSource, merged: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, shard: str
+    source: TrainedModel, merged: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, shard: str
 ) -> None:
     from safetensors import SafetensorError
 
@@ -182,7 +217,7 @@ def _write(
         tokenizer.save_pretrained(folder)
         for each in (source.weights, source.run):
             if each is not None and (each / "run.yaml").is_file():
-                shutil.copyfile(each / "run.yaml", folder / RUN_COPY)
+                shutil.copyfile(each / "run.yaml", folder / MERGED_RUN)
                 if (each / EXTENSIONS).is_dir():
                     shutil.copytree(each / EXTENSIONS, folder / EXTENSIONS)
         for each in filter(Path.is_file, folder.iterdir()):  # safetensors lets nobody but the owner read its files
@@ -191,7 +226,7 @@ def _write(
         raise UserError(f"{folder}: cannot be written: {error}") from None
 
 
-def _read_back(source: MergeSource, probe: Probe, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Answers:
+def _read_back(source: TrainedModel, probe: Probe, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Answers:
     """Load what was written by plain transformers, as a user will, and let it answer."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -213,7 +248,7 @@ def _release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _describe_source(source: MergeSource, commit: str | None) -> dict[str, Any]:
+def _describe_source(source: TrainedModel, commit: str | None) -> dict[str, Any]:
     config = source.config
     return {
         "run": None if source.run is None else str(source.run),
@@ -236,7 +271,7 @@ def _describe_scores(probe: Probe, trained: Answers, merged: Answers) -> dict[st
     }
 
 
-def _compare_as_trained(source: MergeSource, as_trained: Answers | None, merged: Answers) -> dict[str, Any] | None:
+def _compare_as_trained(source: TrainedModel, as_trained: Answers | None, merged: Answers) -> dict[str, Any] | None:
     quantization = source.config.model.quantization
     if as_trained is None or quantization is None:
         return None

@@ -1,16 +1,20 @@
-"""The folder that the merged model is written to: beside its name until it is proved, then renamed."""
+"""What a merge leaves: a folder that has its name only when it is proved, and the table of the proof."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from utils.core.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 logger = logging.getLogger(__name__)
 
@@ -20,18 +24,9 @@ _SPARE = 64 * 2**20  # tokenizer, configuration, report
 
 
 def check_output(name: str, overwrite: bool, needed: Iterable[Path]) -> Path:
-    """Check what can be checked of the output before anything is loaded.
+    """Check what can be checked of the output folder, which may be missing, before anything is loaded.
 
-    Args:
-        name: As the user wrote it.
-        overwrite: Whether an output that is there may be renamed.
-        needed: Folders that are read: the run, the adapter, the base.
-
-    Returns:
-        The folder, which may be missing.
-
-    Raises:
-        UserError: It is a file, it is not empty, or renaming it would take away what is read.
+    `needed` are folders that are read, which renaming the output must not take away: the run, the adapter, the base.
     """
     output = Path(name).expanduser().absolute()
     if os.path.exists(output) and not output.is_dir():
@@ -50,9 +45,6 @@ def open_output(output: Path) -> Iterator[Path]:
 
     A kill in the middle leaves the folder `<output>.partial`, which the next call removes. What is under the
     output's name by then is renamed, not deleted.
-
-    Raises:
-        UserError: The folder cannot be made.
     """
     partial = output.with_name(f"{output.name}.partial")
     try:
@@ -72,11 +64,7 @@ def open_output(output: Path) -> Iterator[Path]:
 
 
 def require_space(folder: Path, num_bytes: int) -> None:
-    """See to it that the disk has room for the weights.
-
-    Raises:
-        UserError: It has not.
-    """
+    """Refuse to write where the disk has no room for so many bytes of weights."""
     free = shutil.disk_usage(folder).free
     if free < num_bytes + _SPARE:
         needed, there = (f"{each / 2**30:.1f} GiB" for each in (num_bytes + _SPARE, free))
@@ -88,3 +76,65 @@ def _rename_away(output: Path) -> None:
     target = output.with_name(f"{output.name}.old_{stamp}")
     output.rename(target)
     logger.warning("%s: what was there is now %s", output, target.name)
+
+
+def render_report(report: Mapping[str, Any]) -> RenderableType:
+    """Build the table: how far the merged model is from the adapter on its base, and both scores."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    probe, base = report["probe"], report["as_trained"]
+    table = Table(title=Text(_title(report)), title_justify="left", box=box.SIMPLE, pad_edge=False)
+    heads = ["", "largest logit difference", "mean", "same top-1", *report["scores"]["names"]]
+    for index, head in enumerate(heads):
+        table.add_column(Text(head), justify="left" if index == 0 else "right")
+    rows: list[tuple[str, Mapping[str, Any] | None, Mapping[str, Any] | None]] = [
+        ("adapter on its base", None, report["scores"]["adapter"]),
+        ("merged, read back", probe, report["scores"]["merged"]),
+    ]
+    if base is not None:
+        rows.append((f"adapter on the {base['quantization']} base, as trained", base, base["score"]))
+    for name, difference, score in rows:
+        cells = ["", "", ""] if difference is None else _show_difference(difference)
+        values = [(score or {}).get(each) for each in report["scores"]["names"]]
+        table.add_row(Text(name), *cells, *("-" if value is None else f"{value:.4f}" for value in values))
+    return Group(table, *(Text(each) for each in _list_notes(report)))
+
+
+def _title(report: Mapping[str, Any]) -> str:
+    return f"{report['output']} ({report['dtype']}, {report['size_bytes'] / 2**20:.1f} MiB)"
+
+
+def _show_difference(difference: Mapping[str, Any]) -> list[str]:
+    agreement = difference["top1_agreement"]
+    return [
+        f"{difference['largest_difference']:.2g}",
+        f"{difference['mean_difference']:.2g}",
+        "-" if agreement is None else f"{agreement:.1%}",
+    ]
+
+
+def _list_notes(report: Mapping[str, Any]) -> list[str]:
+    probe, scores = report["probe"], report["scores"]
+    kept = probe["update_kept"]
+    share = "" if kept is None else f"; {kept:.1%} of the adapter's effect on them is kept"
+    notes = [
+        f"logits of {probe['rows']} rows ({probe['source']}), the largest {probe['largest_logit']:.3g}; rounding in "
+        f"{report['dtype']} explains {probe['tolerance']:.2g}{share}",
+        f"score: {scores['rows']} rows, {scores['source']}" if scores["names"] else f"no score: {scores['source']}",
+    ]
+    if measured := report["as_measured"]:
+        notes.append(
+            f"the adapter on its base is the model that the run measured: logits differ by up to "
+            f"{measured['largest_difference']:.2g}"
+        )
+    if base := report["as_trained"]:
+        notes.append(
+            f"the adapter was trained on a base in {base['quantization']}, whose rounding the merged model does not "
+            f"have: logits differ by up to {base['largest_difference']:.2g}, which is no error"
+        )
+    if report["tied_embeddings"] is False:
+        notes.append("input and output embeddings were tied in the base and differ now: both are written")
+    return notes

@@ -34,10 +34,7 @@ def place(model: PreTrainedModel) -> PreTrainedModel:
 
 @contextmanager
 def switched_off(model: PreTrainedModel) -> Iterator[bool]:
-    """Switch the update of the weights off; what is trained whole, such as a head, stays.
-
-    Gives whether there is anything that can be switched.
-    """
+    """Switch the update of the weights off, and give whether there is any; what is trained whole, as a head, stays."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
@@ -53,11 +50,7 @@ def switched_off(model: PreTrainedModel) -> Iterator[bool]:
 def merge_weights(method: str, model: PreTrainedModel) -> tuple[PreTrainedModel, bool | None]:
     """Merge an adapter through its method; tied embeddings stay tied only where they are still equal afterwards.
 
-    Returns:
-        The plain model, and whether its embeddings are still tied; None: the base's were not.
-
-    Raises:
-        CheckError: The adapter holds numbers that are not finite.
+    Gives the plain model, and whether its embeddings are still tied; None: the base's were not.
     """
     plugin: Any = load_adapter(method)
     shared = _untie(model)
@@ -96,6 +89,7 @@ def _tie_equal(model: PreTrainedModel) -> bool:
     """Tie input and output embeddings again if they are still equal; if not, the model is declared untied."""
     import torch
 
+    # One of both may have had an update of its own: then tying them again would lose it.
     read, written = model.get_input_embeddings(), model.get_output_embeddings()
     tied = written is not None and torch.equal(read.weight, written.weight)
     if tied:

@@ -59,6 +59,7 @@ def prove_reloaded(trained: Logits, reloaded: Logits, dtype: str) -> dict[str, A
             "the trained model answers with numbers that are not finite: it has diverged; lower "
             "training.learning_rate, or set training.max_grad_norm"
         )
+    # Not `>`: a difference that is no number (NaN) is refused too, here and below.
     if not difference <= tolerance:
         raise CheckError(
             f"the saved model is not the trained one: after reloading, logits differ by {difference:.3g} (rounding in "
@@ -142,6 +143,7 @@ def _measure_update(trained: Logits, without: Logits | None, merged: Logits, noi
     """Measure what the update changes, and how much of it is found again; None where it drowns in rounding."""
     if without is None:
         return {"update_effect": None, "update_kept": None}
+    # A share, not a difference: a lost update is found even where it is smaller than what rounding may change.
     update = (trained - without).ravel()
     effect = float(abs(update).max())
     if effect <= noise:

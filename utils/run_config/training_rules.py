@@ -111,11 +111,11 @@ def _check_hub(config: RunConfig, document: Document) -> Iterator[Problem]:
             f"{strategy} is not done: final_model is pushed once it is proved, and checkpoints stay here; use end, or "
             "leave it out (training.hub_files names what is pushed besides)"
         )
-        yield document.problem("hub_strategy", message)
+        yield document.problem("training.hub_strategy", message)
     name = arguments.get("hub_model_id") or Path(config.training.output_dir).resolve().name
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
         message = f"{name!r} is no name of a repository; set name, or owner/name"
-        yield document.problem("hub_model_id", message)
+        yield document.problem("training.hub_model_id", message)
 
 
 def _check_processes(config: RunConfig, document: Document) -> Iterator[Problem]:

@@ -100,6 +100,7 @@ def _write_final_model(
     _write_labels(partial, data)
     flush_folder(partial)
     shutil.rmtree(old, ignore_errors=True)
+    # Two renames: a kill between them leaves final_model.old, which the next start puts back.
     if target.exists():
         target.rename(old)
     partial.rename(target)
@@ -121,7 +122,7 @@ def write_data_facts(folder: RunFolder, config: RunConfig, data: PreparedData) -
     """
     if not is_main_process():
         return
-    record_inputs(folder, config, data.fingerprint)
+    record_inputs(folder.path, folder.resume_from, config, data.fingerprint)
     _write_labels(folder.path, data)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in data.probe_rows(NUM_PROBE_ROWS))
     with replace_file(folder.path / "probe_rows.jsonl") as beside:

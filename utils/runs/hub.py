@@ -51,16 +51,9 @@ class Push:
 
 
 def push_run(path: Path, config: RunConfig, record: RunRecord, dry_run: bool) -> dict[str, Any]:
-    """Push a run's final_model where its file says so, or show what would be pushed.
+    """Push a run's final_model where its file says so, or show what would be pushed, asking nobody.
 
-    Args:
-        path: The run's folder.
-        config: The run.
-        record: Of the finished run.
-        dry_run: Show the files, and ask nobody.
-
-    Returns:
-        What goes where, for `--json`; empty where nothing does.
+    Gives what goes where, for `--json`; empty where nothing does.
 
     Raises:
         PushError: The hub refused it, or it cannot be reached.
@@ -99,13 +92,7 @@ def plan_push(path: Path, config: RunConfig) -> Push:
 
 
 def build_card(config: RunConfig, record: RunRecord, whole: bool) -> str:
-    """Write the model's card: what it was made from and by, what it scored, how it is used.
-
-    Args:
-        config: The run.
-        record: Of the finished run.
-        whole: Whether the files are a whole model, not an adapter.
-    """
+    """Write the model's card: what it was made from and by, what it scored, how a whole model or an adapter is used."""
     from huggingface_hub import ModelCardData
 
     base = config.model.name_or_path

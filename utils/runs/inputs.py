@@ -1,4 +1,7 @@
-"""What a run was started with: fingerprints of its rows and of its base, written before training and compared later."""
+"""What a run was started with: its configuration, and fingerprints of its rows and base, which are compared later.
+
+Without its run.yaml a whole checkpoint cannot be resumed: copies that the run itself has made stand in for it.
+"""
 
 from __future__ import annotations
 
@@ -7,65 +10,107 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.config.run_config import RunConfig
+from utils.config.run_config import RunConfig, flatten
 from utils.config.sections.model import ModelSection
-from utils.core.errors import LoraNsError, ModelError, UserError
+from utils.config.yaml_text import read_document
+from utils.core.errors import ConfigError, LoraNsError, ModelError, UserError
 from utils.core.logs import is_main_process
 from utils.modeling.base_identity import fingerprint_base
-from utils.results.json_file import read_json, write_json
-from utils.runs.opening import RunFolder, open_run_folder
+from utils.results.json_file import read_json, replace_file, write_json
+from utils.run_config.older_names import OlderNames
 from utils.tasks.task import open_task
+from utils.trainer.checkpoint_files import RUN_COPY, list_checkpoints
 
+RUN_FILE = "run.yaml"
 INPUTS_FILE = "inputs.json"
 
 logger = logging.getLogger(__name__)
 
 
-def record_inputs(folder: RunFolder, config: RunConfig, rows: str) -> None:
-    """Write what the run is trained on; of a resumed run, see to it first that it is what it was started with.
+def write_resolved(path: Path, text: str) -> None:
+    """Write a run's run.yaml: whoever reads it, also after a power cut, sees the old one or the new one."""
+    with replace_file(path / RUN_FILE) as beside:
+        beside.write_text(text, encoding="utf-8")
 
-    Args:
-        folder: The run's.
-        config: The run's.
-        rows: Fingerprint of the rows that were prepared.
+
+def holds_resolved(path: Path) -> bool:
+    """Tell whether a folder is a run's."""
+    return any(each.is_file() for each in (path / RUN_FILE, *_list_copies(path)))
+
+
+def read_resolved(path: Path, mend: bool = False) -> dict[str, Any] | None:
+    """Read a run's configuration; where run.yaml is gone or cut off, the newest copy that the run itself has made.
+
+    `mend` puts the copy in its place. Gives None where the folder has none.
 
     Raises:
-        UserError: Rows or base have changed: results would be of both.
+        UserError: It cannot be read, and there is no copy.
+    """
+    try:
+        own, flaw = _read_keys(path / RUN_FILE) if (path / RUN_FILE).is_file() else None, "is missing"
+    except ConfigError as error:
+        own, flaw = None, f"cannot be read ({error})"
+    source, copy = _read_copy(path)
+    # A file that was cut off at the end of a line is still YAML: it shows by the keys that a copy has and it has not.
+    if own is not None and (copy is None or flatten(copy).keys() <= flatten(own).keys()):
+        return own
+    if source is not None:
+        said = "was cut off" if own is not None else flaw
+        logger.warning("%s %s: what %s says is taken", path / RUN_FILE, said, source)
+        if mend:
+            write_resolved(path, source.read_text("utf-8"))
+        return copy
+    if not (path / RUN_FILE).exists():
+        return None
+    raise UserError(
+        f"{path / RUN_FILE} {flaw}, and nothing in the folder has a copy; write it again by `python validate_config.py "
+        "FILE --show`, or use --overwrite or another training.output_dir"
+    )
+
+
+def _read_copy(path: Path) -> tuple[Path | None, dict[str, Any] | None]:
+    for each in _list_copies(path):
+        try:
+            return each, _read_keys(each)
+        except ConfigError:
+            continue
+    return None, None
+
+
+def _read_keys(path: Path) -> dict[str, Any]:
+    """Read a file under the names of today, so that it can be compared with what is asked for."""
+    document = read_document(path)
+    OlderNames(document).rewrite_best()
+    return document.data
+
+
+def _list_copies(path: Path) -> list[Path]:
+    checkpoints = [each / RUN_COPY for each in reversed(list_checkpoints(path))]
+    return [each for each in (*checkpoints, path / "final_model" / RUN_FILE) if each.is_file()]
+
+
+def record_inputs(path: Path, resume_from: str | None, config: RunConfig, rows: str) -> None:
+    """Write what the run is trained on; `rows` is the fingerprint of the rows that were prepared.
+
+    Raises:
+        UserError: The run is resumed, and rows or base have changed since it was started: results would be of both.
     """
     found = _list_inputs(rows, config)
-    if folder.resume_from is not None:
-        homes = (Path(folder.resume_from).resolve().parent, folder.path)
+    if resume_from is not None:
+        homes = (Path(resume_from).resolve().parent, path)
         known = next((each for each in map(_read, homes) if each is not None), None)
         if known is None:
             logger.warning("%s does not say with which rows and base it was started: that is not checked", homes[0])
         else:
-            _compare(known, found, folder.path, "cannot be resumed")
-    write_json(folder.path / INPUTS_FILE, {"version": 1, **found})
-
-
-def open_checked_folder(config: RunConfig, resume: str | None, overwrite: bool) -> RunFolder:
-    """Open a run's folder as `open_run_folder` does; one that is resumed or done has the rows and base of now.
-
-    Raises:
-        UserError: They have changed; nothing in the folder is touched then.
-    """
-    path = Path(config.training.output_dir).expanduser()
-    folder = open_run_folder(config, resume, overwrite, lambda: require_same_inputs(path, config, "cannot be resumed"))
-    if folder.finished is not None:
-        require_same_inputs(path, config, "is done, and cannot be taken as it is")
-    return folder
+            _compare(known, found, path, "cannot be resumed")
+    write_json(path / INPUTS_FILE, {"version": 1, **found})
 
 
 def require_same_inputs(path: Path, config: RunConfig, what: str) -> None:
-    """See to it that a run's rows and base are those that it was started with.
-
-    Args:
-        path: The run's folder; one that does not say what they were is let be.
-        config: The run's.
-        what: What is wrong with the run if they are not.
+    """See to it that a run's rows and base are those that it was started with; where it does not say, it is let be.
 
     Raises:
-        UserError: They have changed.
+        UserError: They have changed, so that the run `what`.
     """
     known = _read(path) if is_main_process() else None
     if known is None:
@@ -79,12 +124,7 @@ def require_same_inputs(path: Path, config: RunConfig, what: str) -> None:
 
 
 def require_unchanged_base(run: Path | None, model: ModelSection, name: str) -> None:
-    """See to it that an adapter is put on the very weights that it was trained on.
-
-    Args:
-        run: The run's folder; None: the adapter was made elsewhere.
-        model: The base.
-        name: What the user called the run.
+    """See to it that an adapter is put on the very weights that it was trained on, where its run says what they were.
 
     Raises:
         ModelError: The base has other weights now.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,8 +15,8 @@ from utils.core.errors import ConfigError, UserError
 from utils.core.logs import is_main_process
 from utils.core.registry import hash_folder, list_files
 from utils.results.record import RunRecord, read_record
+from utils.runs.inputs import holds_resolved, read_resolved, require_same_inputs, write_resolved
 from utils.runs.own_folder import LOCK_FILE, lock_folder, require_no_links_out
-from utils.runs.resolved_file import holds_resolved, read_resolved, write_resolved
 from utils.tasks.task import load_task
 from utils.trainer.checkpoint_files import (
     clear_leftovers,
@@ -51,22 +50,17 @@ class RunFolder:
         return self.path / "final_model"
 
 
-def open_run_folder(
-    config: RunConfig,
-    resume: str | None = None,
-    overwrite: bool = False,
-    confirm: Callable[[], None] = lambda: None,
-) -> RunFolder:
-    """Open the folder of a run.
+def open_run_folder(config: RunConfig, resume: str | None = None, overwrite: bool = False) -> RunFolder:
+    """Open the folder of a run; one that is resumed or done must have the rows and the base of now.
 
     Args:
         config: The run.
         resume: `last` for the newest checkpoint, or the name or path of one; None for a new run.
         overwrite: Rename a folder that is in the way; nothing is deleted.
-        confirm: Called before a checkpoint is resumed and anything is moved for it; may refuse by raising.
 
     Raises:
-        UserError: The folder holds another run, or an unfinished one, or cannot be written.
+        UserError: The folder holds another run, or an unfinished one, or cannot be written; rows or base have changed,
+            and nothing in the folder is touched then.
     """
     path = Path(config.training.output_dir).expanduser()
     if not is_main_process():
@@ -74,13 +68,14 @@ def open_run_folder(
     _refuse(path, resume, overwrite)
     lock = lock_folder(path)
     _clear_leftovers(path)
+    # The lock goes with the renamed folder, so the new one gets a lock of its own.
     if overwrite and any(each.name != LOCK_FILE for each in path.iterdir()):
         _set_aside(path)
         lock.close()
         lock = lock_folder(path)
     try:
         resolved = read_resolved(path, mend=True)
-        folder = RunFolder(path) if resolved is None else _reopen(path, config, resolved, resume, confirm)
+        folder = RunFolder(path) if resolved is None else _reopen(path, config, resolved, resume)
     except UserError:
         lock.close()
         raise
@@ -107,7 +102,6 @@ def copy_extensions(path: Path, config: RunConfig) -> None:
 
 
 def _refuse(path: Path, resume: str | None, overwrite: bool) -> None:
-    """Refuse what cannot be a run's folder before anything is written there."""
     if resume and overwrite:
         raise UserError("--resume continues a run and --overwrite starts over; give one of them")
     if path.exists() and not path.is_dir():
@@ -132,16 +126,15 @@ def _join(path: Path, config: RunConfig, resume: str | None, overwrite: bool) ->
     return RunFolder(path, finished=record if record is not None and record.status == "success" else None)
 
 
-def _reopen(
-    path: Path, config: RunConfig, resolved: dict[str, Any], resume: str | None, confirm: Callable[[], None]
-) -> RunFolder:
+def _reopen(path: Path, config: RunConfig, resolved: dict[str, Any], resume: str | None) -> RunFolder:
     differences = find_differences(resolved, config.to_dict())
     record = read_record(path)
     finished = record if record is not None and record.status == "success" else None
     if finished is not None and not differences:
+        require_same_inputs(path, config, "is done, and cannot be taken as it is")
         return RunFolder(path, finished=finished)
     if resume:
-        return _resume(path, resume, config, differences, finished is not None, confirm)
+        return _resume(path, resume, config, differences, finished is not None)
     if differences and not holds_work(path):
         logger.info("%s: an earlier start failed before its first checkpoint; it is started anew", path)
         return RunFolder(path)
@@ -158,12 +151,7 @@ def _reopen(
 
 
 def _resume(
-    path: Path,
-    resume: str,
-    config: RunConfig,
-    differences: dict[str, tuple[Any, Any]],
-    finished: bool,
-    confirm: Callable[[], None],
+    path: Path, resume: str, config: RunConfig, differences: dict[str, tuple[Any, Any]], finished: bool
 ) -> RunFolder:
     """Continue an unfinished run, or make a finished one longer."""
     hard = _find_hard(config, differences)
@@ -175,7 +163,7 @@ def _resume(
     if checkpoint is not None and resume != "last":
         _require_own(path, Path(checkpoint), config)
     if checkpoint is not None:
-        confirm()
+        require_same_inputs(path, config, "cannot be resumed")
     if checkpoint is not None and resume != "last":
         _set_aside_later(path, Path(checkpoint))
     if differences:
@@ -187,11 +175,7 @@ def _resume(
 
 
 def _require_own(path: Path, checkpoint: Path, config: RunConfig) -> None:
-    """Refuse the checkpoint of another run: rows, order and optimizer would be mixed from two.
-
-    Raises:
-        UserError: It stands in another folder, and is not known to be of this configuration.
-    """
+    """Refuse the checkpoint of another run: rows, order and optimizer would be mixed from two."""
     home = checkpoint.resolve().parent
     if path.resolve() in (home, home.parent):
         return
@@ -222,7 +206,6 @@ def _set_aside_later(path: Path, checkpoint: Path) -> None:
 
 
 def _keep_results(path: Path) -> None:
-    """Set the results of a finished run aside before the run is made longer."""
     target = path / f"earlier_results_{_stamp()}"
     target.mkdir()
     for name in ("results.json", "results.xlsx", "all_results.json", "train_results.json", "eval_results.json"):
@@ -239,10 +222,7 @@ def holds_work(path: Path) -> bool:
 def _find_resume(path: Path, resume: str, with_state: bool) -> str | None:
     """Find the checkpoint to go on from.
 
-    Args:
-        path: The run's folder.
-        resume: See `open_run_folder`.
-        with_state: Whether optimizer, schedule and random numbers must be in it; a run with `save_only_model` has none.
+    `with_state` asks for optimizer, schedule and random numbers, which a run with `save_only_model` does not have.
     """
     found = _find_newest(path, with_state) if resume == "last" else _find_named(path, resume, with_state)
     if found is not None and (lost := find_lost_state(Path(found))):
@@ -289,7 +269,6 @@ def _clear_leftovers(path: Path) -> None:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Keep away from a folder that holds something else than a run."""
     strange = [each.name for each in path.iterdir() if each.name not in (LOCK_FILE, "logs")]
     if strange:
         raise ConfigError(

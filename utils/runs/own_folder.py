@@ -19,12 +19,7 @@ logger = logging.getLogger(__name__)
 def require_no_links_out(folder: Path, pattern: str = "*") -> None:
     """Refuse a folder that holds a link out of itself: what is written there would replace somebody else's file.
 
-    Args:
-        folder: May be missing, and may be a link itself: that was the user's choice.
-        pattern: What will be written in it, as a pattern of names.
-
-    Raises:
-        UserError: It holds one.
+    The folder may be missing, and may be a link itself: that was the user's choice. `pattern` is what will be written.
     """
     root = os.path.realpath(folder)
     for top in folder.glob(pattern):
@@ -38,11 +33,7 @@ def require_no_links_out(folder: Path, pattern: str = "*") -> None:
 
 
 def lock_folder(path: Path) -> IO[str]:
-    """Keep a second run off a folder, which is made if it is missing, until the file is closed or the process ends.
-
-    Raises:
-        UserError: Another run is at work there, or nothing can be written.
-    """
+    """Keep a second run off a folder, which is made if it is missing, until the file is closed or the process ends."""
     file = _open_own(path)
     if not try_lock(file):
         raise UserError(f"{path} is in use by another run; wait for it, or give another training.output_dir")

@@ -11,16 +11,16 @@ from utils.core.errors import UserError
 from utils.core.logs import is_main_process
 from utils.modeling.verify import prove_recorded, record_logits
 from utils.results.json_file import read_json
-from utils.runs.reading import read_run_folder
+from utils.runs.open_model import open_run
 from utils.tasks.probe import check_reload
-from utils.tasks.task import load_task
+from utils.tasks.task import open_task
 
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase, Trainer
 
     from utils.modeling.consent import Consent
-    from utils.runs.reading import TrainedModel
+    from utils.runs.model_ref import TrainedModel
     from utils.tasks.probe import Probe
     from utils.tasks.task import TaskRun
 
@@ -28,34 +28,20 @@ RECORD_FILE = "probe_logits.json"
 
 
 def open_probe(trained: TrainedModel, tokenizer: PreTrainedTokenizerBase, num_eval: int) -> Probe:
-    """Make the probe of a trained model.
-
-    Args:
-        trained: The model.
-        tokenizer: Its own.
-        num_eval: Rows to score a classifier on, at most; 0: no score.
-    """
-    config, labels = trained.config, trained.label_names
-    return load_task(config.task).open_probe(config, labels, trained.run, tokenizer, num_eval)
+    """Make the probe of a trained model; a classifier is scored on at most `num_eval` rows, 0: not at all."""
+    return open_task(trained.config).open_probe(trained.label_names, trained.run, tokenizer, num_eval)
 
 
 def check_export(run: Path, task: TaskRun, trainer: Trainer, data: Any, consent: Consent) -> dict[str, Any] | None:
     """Prove that the exported model is the trained one, and keep what it answers to the probe rows.
 
-    Args:
-        run: The run's folder.
-        task: Compares the two.
-        trainer: Holds the trained model, afterwards the one that was read back.
-        data: The prepared rows.
-        consent: What of the folder may run.
-
-    Returns:
-        The figures of the check; None where there was nothing to compare by.
+    The trainer holds the trained model; afterwards it holds the one that was read back. Gives the figures of the check;
+    None where there was nothing to compare by.
 
     Raises:
         CheckError: It is another model.
     """
-    trained = read_run_folder(run, consent)
+    trained = open_run(run, consent)
     tokenizer: Any = trainer.processing_class
     check = check_reload(trainer, task.choose_reload_rows(data, tokenizer), lambda: trained.load()[0])
     if check is not None and is_main_process():

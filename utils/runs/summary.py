@@ -1,19 +1,28 @@
-"""What a run says of itself on the terminal: the notices before it, the table and next commands after it."""
+"""What a run says on the terminal: the notices before it, the table and the commands that come after it."""
 
 from __future__ import annotations
 
 import logging
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.run_config import RunConfig
 from utils.core.errors import EXIT_FAILED
+from utils.core.logs import is_main_process
+from utils.core.terminal import build_console
 from utils.results.record import RunRecord
 from utils.results.table import render_result_table
-from utils.runs.next_commands import list_next_commands, name_script
 from utils.runs.opening import RunFolder
+from utils.tasks.task import load_task
 
 if TYPE_CHECKING:
     from utils.modeling.sizes import ParameterCounts
+
+_ROOT = Path(__file__).resolve().parents[2]
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +44,6 @@ def announce_parameters(counts: ParameterCounts) -> None:
 
 def show_result(folder: RunFolder, config: RunConfig, record: RunRecord, already_done: bool = False) -> dict[str, Any]:
     """Print the result table on standard error and give the record for `--json`; a failed one ends the process so."""
-    from utils.core.logs import is_main_process
-    from utils.core.terminal import build_console
-
     if is_main_process():
         if already_done:
             logger.info("%s: already done (the same configuration); --overwrite runs it again", folder.path)
@@ -49,3 +55,38 @@ def show_result(folder: RunFolder, config: RunConfig, record: RunRecord, already
     kept = f"; the trained model is kept: {name_script('evaluate_model.py')} --run {folder.path} scores it again"
     logger.error("%s%s", record.extra["error"], kept if folder.final_model.is_dir() else "")
     return {**answer, "exit_code": EXIT_FAILED}
+
+
+def list_next_commands(folder: Path, config: RunConfig, record: RunRecord) -> list[str]:
+    """Name what can be done with a finished run: use it, merge it, score it again, look at its curves."""
+    run = shlex.quote(str(folder))
+    commands = []
+    if (folder / "final_model").is_dir():
+        texts = " ".join(['--input_text "..."'] * load_task(config.task).count_texts(config.dataset))
+        commands.append(f"{name_script('inference.py')} --run {run} {texts}")
+        if record.evaluation:
+            commands.append(f"{name_script('evaluate_model.py')} --run {run}")
+        if config.peft.LIMITS.merge is None and config.arguments.get("do_train", True):
+            merged = shlex.quote(str(Path("merged", folder.name)))
+            commands.append(f"{name_script('merge_adapter.py')} --run {run} --output {merged}")
+    reports = config.arguments.get("report_to")
+    logs = Path(config.training.logging_dir or folder / "logs")
+    if "tensorboard" in (reports if isinstance(reports, list) else [reports]) and logs.is_dir():
+        commands.append(f"{_name_python()} -m tensorboard.main --logdir {shlex.quote(str(logs))}")
+    return commands
+
+
+def name_script(name: str) -> str:
+    """Name one of our scripts with the Python that runs it, from the working directory."""
+    script = _ROOT / name
+    shown = name if Path(name).resolve() == script else str(script)
+    return f"{_name_python()} {shlex.quote(shown)}"
+
+
+def _name_python() -> str:
+    """Name this Python: `python` where that is what a shell finds, else by its path."""
+    found = shutil.which("python")
+    if found and Path(found).absolute() == Path(sys.executable).absolute():
+        return "python"
+    relative = os.path.relpath(sys.executable)
+    return shlex.quote(sys.executable if relative.startswith("..") else relative)

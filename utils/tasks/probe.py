@@ -147,6 +147,7 @@ def check_reload(trainer: Trainer, ask: Ask | None, load_saved: Callable[[], Pre
     """
     if ask is None or _is_spread(trainer):
         return None
+    # Before the model is let go of: the dtype is read from its weights.
     dtype = _compute_dtype(trainer)
     before = _answer_in_training(trainer, ask)
     _replace_model(trainer, load_saved)

@@ -126,21 +126,6 @@ class Task:
         """Count the texts that one answer takes."""
         return 1
 
-    @classmethod
-    def open_probe(
-        cls,
-        config: RunConfig,
-        label_names: tuple[str, ...],
-        run: Path | None,
-        tokenizer: PreTrainedTokenizerBase,
-        num_eval: int,
-    ) -> Probe:
-        """Make the probe of a trained model of these labels; run is None where it was trained elsewhere.
-
-        It is scored on num_eval rows at most; 0: not at all.
-        """
-        raise NotImplementedError
-
 
 class PreparedData(Protocol):
     """What training needs to know of the data of either kind."""
@@ -200,6 +185,11 @@ class TaskRun(Protocol):
 
     def choose_reload_rows(self, data: Any, tokenizer: PreTrainedTokenizerBase) -> Ask | None:
         """Choose rows that tell whether what was saved is what was trained; None where there are none."""
+
+    def open_probe(
+        self, label_names: tuple[str, ...], run: Path | None, tokenizer: PreTrainedTokenizerBase, num_eval: int
+    ) -> Probe:
+        """Make the probe of a trained model, whose run is None where it was made elsewhere; scored on so many rows."""
 
 
 def load_task(name: str) -> type[Task]:

@@ -149,7 +149,7 @@ def test_a_run_of_ours_goes_on_in_another(family, make_config, make_sft, tmp_pat
     import shutil
 
     import train
-    from utils.runs.reading import read_run_folder
+    from utils.runs.open_model import open_run
 
     def run(name, **keys):
         overrides = {"training__output_dir": str(tmp_path / name), "training__max_steps": 2, **keys}
@@ -159,7 +159,7 @@ def test_a_run_of_ours_goes_on_in_another(family, make_config, make_sft, tmp_pat
 
     first = run("first")
     second = run("second", peft={"adapter_path": str(first)}, training__learning_rate=1e-9)
-    trained = read_run_folder(second)
+    trained = open_run(second)
     assert trained.config.peft.lora_r == 4
     for file in ("results.json", "provenance.json"):
         assert json.loads((second / file).read_text())["adapter"]["path"] == str(first / "final_model")
@@ -167,7 +167,7 @@ def test_a_run_of_ours_goes_on_in_another(family, make_config, make_sft, tmp_pat
     assert weights[0].keys() == weights[1].keys()
     assert all(abs(part - weights[1][name]).max() < 1e-6 for name, part in weights[0].items())
     shutil.rmtree(first)
-    assert read_run_folder(second).load()[0] is not None, "the second run does not need the first any more"
+    assert open_run(second).load()[0] is not None, "the second run does not need the first any more"
 
 
 def _read_weights(folder):

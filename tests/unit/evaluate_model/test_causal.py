@@ -7,7 +7,7 @@ import json
 import pytest
 
 from utils.core.errors import UserError
-from utils.evaluate_model.model_refs import open_model, open_run
+from utils.evaluate_model.evaluated_model import open_model, open_run
 
 
 def _read(folder):

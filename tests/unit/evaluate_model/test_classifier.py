@@ -7,7 +7,7 @@ import json
 import pytest
 
 from utils.core.errors import DataError, ModelError, UserError
-from utils.evaluate_model.model_refs import open_model, open_run
+from utils.evaluate_model.evaluated_model import open_model, open_run
 
 
 def _name(rows):
@@ -29,7 +29,7 @@ def trained(make_config, make_set, draw_rows, train_config):
 
 
 def test_a_run_scores_as_in_training(trained, score, fingerprint, caplog):
-    from utils.runs.reading import read_run_folder
+    from utils.runs import open_model as runs
 
     run, data = trained
     before = fingerprint(run)
@@ -47,7 +47,7 @@ def test_a_run_scores_as_in_training(trained, score, fingerprint, caplog):
 
     from utils.generation.classification import TextClassifier
 
-    model, tokenizer = read_run_folder(run).load()
+    model, tokenizer = runs.open_run(run).load()
     for row, answer in zip(
         rows,
         TextClassifier(model, tokenizer, ("bad", "good"), 32).classify((row["text"],) for row in rows),

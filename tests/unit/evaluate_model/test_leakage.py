@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from utils.evaluate_model.model_refs import open_run
+from utils.evaluate_model.evaluated_model import open_run
 
 NUM_ROWS, NUM_TRAINED = 12, 5
 PROMPT = "{context} {input} ->"

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from utils.evaluate_model.evaluation import average_longbench
+from utils.evaluate_model.evaluated_model import open_model
+from utils.evaluate_model.evaluation import average_longbench, render_averages
 from utils.evaluate_model.folders import Entry
-from utils.evaluate_model.model_refs import open_model
-from utils.evaluate_model.table import render_averages
 
 BASE = Path(__file__).parents[3] / "examples" / "quickstart" / "base"
 

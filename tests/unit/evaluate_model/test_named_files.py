@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from utils.evaluate_model.model_refs import open_model, open_run
+from utils.evaluate_model.evaluated_model import open_model, open_run
 
 
 def _count(entry):

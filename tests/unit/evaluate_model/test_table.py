@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from utils.evaluate_model.evaluation import render_scores
 from utils.evaluate_model.folders import Entry
-from utils.evaluate_model.table import render_scores
 
 RESULT = {
     "metrics": {"em_strict": 0.5, "em_flexible": 0.625},

@@ -17,8 +17,8 @@ def _hear_sentences(caplog):
 
 def test_answers_are_those_of_an_evaluation(sums_run, ask, read, tmp_path, sums):
     """The prompts, the ends and the settings are the same, so every text is."""
+    from utils.evaluate_model.evaluated_model import open_run
     from utils.evaluate_model.evaluation import evaluate
-    from utils.evaluate_model.model_refs import open_run
 
     (entry,) = evaluate(open_run(str(sums_run), ["gsm8k@test[:23]"], [], str(tmp_path / "scores")))
     judged = read(entry.folder / "predictions.jsonl")
@@ -37,8 +37,8 @@ def test_answers_are_those_of_an_evaluation(sums_run, ask, read, tmp_path, sums)
 
 def test_long_prompts_are_cut_as_in_an_evaluation(make_run, make_sft, ask, read, write, tmp_path):
     """A set whose protocol cuts prompts is asked the same tokens here; an answer says that its prompt was cut."""
+    from utils.evaluate_model.evaluated_model import open_run
     from utils.evaluate_model.evaluation import evaluate
-    from utils.evaluate_model.model_refs import open_run
 
     talk = "".join(f"Tom has {number} apples and gives {number + 2} away. " for number in range(70))
     rows = [
@@ -342,20 +342,19 @@ def test_the_runs_own_configuration_wins(sums_run, ask, make_config, caplog, tmp
 
 def test_a_merged_model_is_asked_as_its_run(sums_run, ask, sums, make_run, draw_rows, make_set, tmp_path, read, write):
     """Also where the run's base was quantized: what was written is plain."""
-    from utils.merging.merging import MergeOptions, merge_adapter
-    from utils.merging.source import open_run
+    from utils.merging.merging import MergeOptions, merge_adapter, open_adapter_run
 
     question = ("--input_text", sums[0]["question"], "--json")
     expected = ask("--run", sums_run, *question)["answers"]
     for folder in (sums_run / "merged", tmp_path / "elsewhere"):
-        merge_adapter(open_run(str(sums_run)), str(folder), MergeOptions(num_eval=0))
+        merge_adapter(open_adapter_run(str(sums_run)), str(folder), MergeOptions(num_eval=0))
         assert ask("--run", folder, *question)["answers"] == expected
     rows = draw_rows(12)
     data = make_set("q", train=rows, validation=rows)
     run = make_run(
         "llama", data, model__quantization="nf4", dataset__max_length=6, training__output_dir=str(tmp_path / "nf4")
     )
-    merge_adapter(open_run(str(run)), str(tmp_path / "plain"), MergeOptions(dtype="float32", num_eval=0))
+    merge_adapter(open_adapter_run(str(run)), str(tmp_path / "plain"), MergeOptions(dtype="float32", num_eval=0))
     source, answers = write("in.jsonl", rows), tmp_path / "out.jsonl"
     ask("--run", tmp_path / "plain", "--input_file", source, "--output_file", answers)
     written = read(answers)

@@ -8,8 +8,7 @@ import logging
 import pytest
 
 from utils.core.errors import CheckError, UserError
-from utils.merging.merging import MergeOptions, merge_adapter
-from utils.merging.source import open_run
+from utils.merging.merging import MergeOptions, merge_adapter, open_adapter_run
 
 TEXTS = ["good w1 w2 w3", "the film was not bad", "w9", "a bad bad film w40 w41 w42 w43 w44 w45 w46"]
 SUMS = ["Question: Tom has 4 apples and buys 3 more. How many?\nAnswer: 7", "the 12 birds", "Anna lost 5 of 9 pens."]
@@ -91,7 +90,7 @@ def test_a_classifier_is_merged(name, make_config, train_run, tmp_path):
     family, overrides = CLASSIFIERS[name]
     run = train_run(make_config(family, **overrides))
     expected = ask_classifier(run.trainer.model, run.tokenizer)
-    report = merge_adapter(open_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
+    report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
     model, tokenizer = read_plainly(tmp_path / "merged", classifier=True)
     assert type(model).__name__.endswith("ForSequenceClassification")
     require_equal(expected, ask_classifier(model, tokenizer))
@@ -115,7 +114,7 @@ def test_three_classes_and_one_number(family, labels, kind, make_config, make_se
     data = make_set(train=label(draw_rows(40)), validation=label(draw_rows(17, seed=1)))
     run = train_run(make_config(family, data, dataset__num_labels=labels))
     expected = ask_classifier(run.trainer.model, run.tokenizer)
-    report = merge_adapter(open_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
+    report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
     model, tokenizer = read_plainly(tmp_path / "merged", classifier=True)
     found = ask_classifier(model, tokenizer)
     assert found.shape == (len(TEXTS), labels)
@@ -142,7 +141,7 @@ def test_three_classes_and_one_number(family, labels, kind, make_config, make_se
 def test_a_language_model_is_merged(name, make_sft, train_run, tmp_path):
     run = train_run(make_sft(**LANGUAGE[name]))
     expected = ask_language_model(run.trainer.model, run.tokenizer)
-    report = merge_adapter(open_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
+    report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
     model, tokenizer = read_plainly(tmp_path / "merged", classifier=False)
     require_equal(expected, ask_language_model(model, tokenizer))
     assert report["tied_embeddings"] is True
@@ -155,7 +154,7 @@ def test_a_language_model_is_merged(name, make_sft, train_run, tmp_path):
 def test_tied_embeddings_that_came_apart_are_both_written(name, make_sft, train_run, tmp_path):
     run = train_run(make_sft(**UNTIED[name]))
     expected = ask_language_model(run.trainer.model, run.tokenizer)
-    report = merge_adapter(open_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
+    report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
     model, tokenizer = read_plainly(tmp_path / "merged", classifier=False)
     require_equal(expected, ask_language_model(model, tokenizer))
     assert report["tied_embeddings"] is False
@@ -176,7 +175,7 @@ def test_added_tokens_on_an_untied_base(make_sft, train_run, tiny_base, tmp_path
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "untied")
     run = train_run(make_sft(model__name_or_path=str(tmp_path / "untied"), model__extra_special_tokens=NEW))
     expected = ask_language_model(run.trainer.model, run.tokenizer)
-    report = merge_adapter(open_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
+    report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
     merged, tokenizer = read_plainly(tmp_path / "merged", classifier=False)
     assert len(tokenizer(NEW[0], add_special_tokens=False)["input_ids"]) == 1
     require_equal(expected, ask_language_model(merged, tokenizer))
@@ -197,7 +196,7 @@ def test_a_quantized_base_is_merged_unquantized(task, bits, make_config, make_sf
     name = model["name_or_path"]
     make = (lambda **more: make_config("llama", **ALL, **more)) if classifier else make_sft
     run = train_run(make(model__quantization=bits, model__dtype="float32"))
-    report = merge_adapter(open_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions(dtype="float32"))
+    report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions(dtype="float32"))
     merged, tokenizer = read_plainly(tmp_path / "merged", classifier)
     ask = ask_classifier if classifier else ask_language_model
     kind = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
@@ -218,7 +217,7 @@ def test_half_precision(dtype, make_sft, train_run, tmp_path):
     from safetensors.torch import load_file
 
     run = train_run(make_sft())
-    report = merge_adapter(open_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions(dtype=dtype))
+    report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions(dtype=dtype))
     tensors = load_file(tmp_path / "merged" / "model.safetensors")
     assert {str(tensor.dtype) for tensor in tensors.values()} == {f"torch.{dtype}"}
     assert report["dtype"] == dtype
@@ -228,7 +227,7 @@ def test_half_precision(dtype, make_sft, train_run, tmp_path):
 
 def test_auto_dtype_of_a_quantized_run_is_bfloat16(make_config, train_run, tmp_path):
     run = train_run(make_config("bert", model__quantization="nf4"))
-    report = merge_adapter(open_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
+    report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
     assert report["dtype"] == "bfloat16"
 
 
@@ -252,14 +251,14 @@ def test_a_broken_merge_is_found_out(corruption, dtype, make_sft, train_run, tmp
     run = train_run(make_sft())
     monkeypatch.setattr("utils.adapters.lora.merge", corruption)
     with pytest.raises(CheckError, match="merged model"):
-        merge_adapter(open_run(str(run.folder)), str(tmp_path / "out" / "merged"), MergeOptions(dtype=dtype))
+        merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "out" / "merged"), MergeOptions(dtype=dtype))
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_small_update_that_was_lost_is_found_out_in_bfloat16(make_sft, train_run, tmp_path, monkeypatch):
     """What it changes is below the tolerance, so that only the share of it that is kept can tell."""
     run = train_run(make_sft(training__learning_rate=6e-4))
-    source, options = open_run(str(run.folder)), MergeOptions(dtype="bfloat16")
+    source, options = open_adapter_run(str(run.folder)), MergeOptions(dtype="bfloat16")
     probe = merge_adapter(source, str(tmp_path / "good"), options)["probe"]
     assert probe["update_effect"] < probe["tolerance"]
     monkeypatch.setattr("utils.adapters.lora.merge", drop_update)
@@ -278,20 +277,20 @@ def test_an_adapter_that_is_not_finite_is_refused(make_config, train_run, tmp_pa
     name = next(name for name in tensors if "lora_B" in name)
     save_file({**tensors, name: torch.full_like(tensors[name], float("nan"))}, file)
     with pytest.raises(CheckError, match="not finite"):
-        merge_adapter(open_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
+        merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
     assert not (tmp_path / "merged").exists()
 
 
 def test_shards_checkpoints_and_overwriting(make_sft, train_run, tmp_path, caplog):
     run = train_run(make_sft(training__save_strategy="steps", training__save_steps=3, training__max_steps=6))
     output = tmp_path / "merged"
-    merge_adapter(open_run(str(run.folder)), str(output), MergeOptions(max_shard_size="1MB"))
+    merge_adapter(open_adapter_run(str(run.folder)), str(output), MergeOptions(max_shard_size="1MB"))
     index = json.loads((output / "model.safetensors.index.json").read_text("utf-8"))
     assert len(set(index["weight_map"].values())) > 2
     with pytest.raises(UserError, match="is not empty"):
-        merge_adapter(open_run(str(run.folder)), str(output), MergeOptions())
+        merge_adapter(open_adapter_run(str(run.folder)), str(output), MergeOptions())
     with caplog.at_level(logging.WARNING):
-        checkpoint = open_run(str(run.folder / "checkpoint-3"))
+        checkpoint = open_adapter_run(str(run.folder / "checkpoint-3"))
         report = merge_adapter(checkpoint, str(output), MergeOptions(overwrite=True, num_eval=0))
     assert report["source"]["weights"] == str(run.folder / "checkpoint-3")
     assert report["probe"]["source"] == "probe_rows.jsonl"
@@ -301,7 +300,7 @@ def test_shards_checkpoints_and_overwriting(make_sft, train_run, tmp_path, caplo
     assert (old / "model.safetensors.index.json").is_file()
     assert (output / "model.safetensors").is_file()
     with pytest.raises(UserError, match="holds what is to be merged"):
-        merge_adapter(open_run(str(run.folder)), str(run.folder), MergeOptions(overwrite=True))
+        merge_adapter(open_adapter_run(str(run.folder)), str(run.folder), MergeOptions(overwrite=True))
 
 
 def test_without_probe_rows_and_data(make_config, make_set, draw_rows, train_run, tmp_path, caplog):
@@ -311,12 +310,12 @@ def test_without_probe_rows_and_data(make_config, make_set, draw_rows, train_run
     run = train_run(make_config("llama", data))
     (data / "validation.jsonl").unlink()
     (data / "train.jsonl").unlink()
-    report = merge_adapter(open_run(str(run.folder)), str(tmp_path / "first"), MergeOptions())
+    report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "first"), MergeOptions())
     assert report["scores"]["source"] == "the rows of probe_rows.jsonl"
     assert report["scores"]["rows"] == 17
     shutil.rmtree(data)
     (run.folder / "probe_rows.jsonl").unlink()
-    report = merge_adapter(open_run(str(run.folder)), str(tmp_path / "second"), MergeOptions())
+    report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "second"), MergeOptions())
     assert report["probe"]["source"] == "built-in texts"
     assert report["scores"] == {
         "rows": 0, "source": "no labelled rows are at hand", "names": [], "adapter": None, "merged": None,
@@ -332,5 +331,5 @@ def test_a_full_disk_is_told_before_writing(make_config, train_run, tmp_path, mo
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1000))
     with pytest.raises(UserError, match=r"needs 0\.1 GiB, and 0\.0 GiB are free"):
-        merge_adapter(open_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
+        merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
     assert not list(tmp_path.glob("merged*"))

@@ -8,9 +8,8 @@ from dataclasses import replace
 import pytest
 
 from utils.core.errors import UserError
-from utils.merging.source import MergeSource
 from utils.modeling.quantization import load_model_config
-from utils.runs.reading import TrainedModel
+from utils.runs.model_ref import TrainedModel
 
 
 def test_merging_into_packed_files_is_refused_before_anything_is_loaded(make_config, tmp_path):
@@ -20,7 +19,6 @@ def test_merging_into_packed_files_is_refused_before_anything_is_loaded(make_con
     packed = {**load_model_config(config.model), "quantization_config": {"quant_method": "gptq", "bits": 4}}
     file.write_text(json.dumps(packed))
     model = config.model.model_copy(update={"name_or_path": str(file.parent)})
-    trained = TrainedModel(tmp_path, replace(config, model=model), ("a", "b"))
-    source = MergeSource("outputs/run", trained)
+    source = TrainedModel(tmp_path, replace(config, model=model), ("a", "b"), "outputs/run")
     with pytest.raises(UserError, match=r"its base .*packed is stored as gptq, so there is no unquantized base"):
         source.load_unquantized(None, "auto")

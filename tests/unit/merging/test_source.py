@@ -7,8 +7,7 @@ import json
 import pytest
 
 from utils.core.errors import ModelError, UserError
-from utils.merging.merging import MergeOptions, merge_adapter
-from utils.merging.source import open_adapter_folder, open_run
+from utils.merging.merging import MergeOptions, merge_adapter, open_adapter_folder, open_adapter_run
 
 
 @pytest.fixture
@@ -84,7 +83,7 @@ def test_an_adapter_of_another_base(foreign, make_sft, tmp_path):
 def test_a_classifier_from_elsewhere_takes_labels_from_its_folder(make_config, train_run, tmp_path):
     run = train_run(make_config("bert"))
     source = open_adapter_folder(run.config.source, str(run.folder))
-    assert source.trained.label_names == ("0", "1")
+    assert source.label_names == ("0", "1")
     assert source.weights == run.folder / "final_model"
     assert source.run == run.folder
     bare = (run.folder / "final_model").rename(tmp_path / "bare")
@@ -111,7 +110,7 @@ def test_what_cannot_be_opened(make_config, tmp_path):
 def test_a_method_without_adapter_says_so(method, make_config, train_run):
     run = train_run(make_config("bert", peft={"method": method}))
     with pytest.raises(UserError, match="there is no adapter to merge: final_model/ is the whole model already"):
-        open_run(str(run.folder))
+        open_adapter_run(str(run.folder))
 
 
 def test_an_adapter_for_another_task(foreign, make_config, tmp_path):
@@ -126,15 +125,15 @@ def test_what_is_merged_already(make_sft, train_run, tmp_path):
 
     run = train_run(make_sft())
     inside = run.folder / "merged"
-    merge_adapter(open_run(str(run.folder)), str(inside), MergeOptions(num_eval=0))
+    merge_adapter(open_adapter_run(str(run.folder)), str(inside), MergeOptions(num_eval=0))
     shutil.copytree(inside, tmp_path / "elsewhere")
     for folder in (inside, tmp_path / "elsewhere"):
         with pytest.raises(UserError, match=r"is a merged model already \(merge_report\.json\)"):
-            open_run(str(folder))
+            open_adapter_run(str(folder))
     (inside / "merge_report.json").unlink()
     with pytest.raises(UserError, match=r"holds no adapter_config\.json, so there is no adapter to merge"):
-        open_run(str(inside))
-    again = merge_adapter(open_run(str(run.folder)), str(tmp_path / "again"), MergeOptions(num_eval=0))
+        open_adapter_run(str(inside))
+    again = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "again"), MergeOptions(num_eval=0))
     assert again["probe"]["top1_agreement"] == 1, "a merge leaves the run as it was"
 
 
@@ -156,4 +155,4 @@ def test_damaged_weights(foreign, tmp_path):
 
 def test_a_name_that_is_too_long():
     with pytest.raises(UserError, match="cannot be read: File name too long"):
-        open_run("n" * 300)
+        open_adapter_run("n" * 300)

@@ -57,9 +57,9 @@ def test_new_tokens_are_trained_exported_and_proved(train, make_set):
         "llama", make_set("new", train=rows, validation=rows[:6]), model__extra_special_tokens=["<new>"]
     )
     assert answer["reload_check"]["largest_logit_difference"] < 1e-5
-    from utils.runs.reading import read_run_folder
+    from utils.runs.open_model import open_run
 
-    _, tokenizer = read_run_folder(run).load()
+    _, tokenizer = open_run(run).load()
     assert "<new>" in tokenizer.get_vocab()
 
 

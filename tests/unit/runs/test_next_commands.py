@@ -12,7 +12,7 @@ import pytest
 
 from utils.results.record import RunRecord, read_record
 from utils.run_config import load_run_config
-from utils.runs.next_commands import list_next_commands
+from utils.runs.summary import list_next_commands
 
 ROOT = Path(__file__).parents[3]
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from utils.core.errors import UserError
+from utils.runs.model_ref import TrainedModel
 from utils.runs.probe_record import open_probe
-from utils.runs.reading import TrainedModel
 
 TEMPLATE = (
     "{% for m in messages %}{% if m['content'] == 'no' %}{{ raise_exception('not that') }}{% endif %}"
@@ -44,13 +44,12 @@ def test_rows_that_the_template_refuses_are_passed_over(open_rows):
 
 def test_a_merge_without_any_row_says_so(make_sft, tmp_path):
     from utils.merging.merging import MergeOptions, merge_adapter
-    from utils.merging.source import MergeSource
 
     (tmp_path / "template.jinja").write_text(TEMPLATE)
     config = make_sft(model__chat_template=str(tmp_path / "template.jinja"))
     (tmp_path / "probe_rows.jsonl").write_text(json.dumps(_chat("no")) + "\n")
     (tmp_path / "final_model").mkdir()
-    source = MergeSource("mine", TrainedModel(tmp_path / "final_model", config, (), "mine", tmp_path))
+    source = TrainedModel(tmp_path / "final_model", config, (), "mine", tmp_path)
     with pytest.raises(UserError, match=r"mine: no row of probe_rows\.jsonl gives the tokenizer a token"):
         merge_adapter(source, str(tmp_path / "merged"), MergeOptions())
 

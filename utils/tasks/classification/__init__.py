@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.document import Document
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from utils.config.run_config import RunConfig
     from utils.modeling.labels import HeadSpec
-    from utils.tasks.probe import Probe
     from utils.tasks.task import TaskRun
 
 
@@ -85,20 +83,6 @@ class Task(task.Task):
     def count_texts(cls, dataset: DatasetSection) -> int:
         """Count the columns of text."""
         return len(_describe(dataset).text_columns)
-
-    @classmethod
-    def open_probe(
-        cls,
-        config: RunConfig,
-        label_names: tuple[str, ...],
-        run: Path | None,
-        tokenizer: PreTrainedTokenizerBase,
-        num_eval: int,
-    ) -> Probe:
-        """Make the probe of a classifier."""
-        from utils.tasks.classification.probe import open_probe
-
-        return open_probe(config, label_names, run, tokenizer, num_eval)
 
 
 def _describe(dataset: DatasetSection) -> ClassificationSet:

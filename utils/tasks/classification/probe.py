@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator
-from inspect import signature
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.core.errors import UserError
 from utils.data.dataset import load_dataset_plugin, spread
 from utils.data.tokenizing import encode_texts
+from utils.generation.batching import Batching
+from utils.generation.classification import input_names
 from utils.metrics.metric import compute_metrics
 from utils.tasks.probe import Answers, Ask, Probe, Probes, explain_damaged_rows, read_probes
 from utils.tasks.task import open_task
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NUM_RELOAD_ROWS = 256
-_BATCH = 16
-_BATCH_TOKENS = 8192  # padded: long documents go one or two at a time
+_BATCHING = Batching(max_tokens=8192, max_rows=16)  # long documents go one or two at a time
 
 _Inputs = list[dict[str, list[int]]]
 
@@ -135,32 +135,14 @@ def _run(model: PreTrainedModel, rows: _Inputs, tokenizer: PreTrainedTokenizerBa
     import numpy as np
     import torch
 
-    wanted = _input_names(model)
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
+    wanted = input_names(getattr(model, "module", model)) - {"labels"}  # of the model within FSDP's wrapper
     found: list[Any] = [None] * len(rows)
     model.eval()
     with torch.no_grad():
-        for batch in _cut_batches(order, rows):
+        for batch in _BATCHING.plan([len(row["input_ids"]) for row in rows]):
             kept = [{key: rows[row][key] for key in rows[row] if key in wanted} for row in batch]
             inputs = tokenizer.pad(kept, return_tensors="pt").to(model.device)
             for row, logits in zip(batch, model(**inputs).logits.float().cpu().numpy(), strict=True):
                 found[row] = logits
     stacked: np.ndarray[Any, Any] = np.stack(found)
     return stacked
-
-
-def _cut_batches(order: list[int], rows: _Inputs) -> Iterator[list[int]]:
-    """Cut rows of rising length into batches."""
-    batch: list[int] = []
-    for row in order:
-        if batch and (len(batch) == _BATCH or (len(batch) + 1) * len(rows[row]["input_ids"]) > _BATCH_TOKENS):
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
-
-
-def _input_names(model: PreTrainedModel) -> frozenset[str]:
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return frozenset(signature(plain.forward).parameters) - {"labels"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter_path import find_adapter
@@ -13,7 +14,7 @@ from utils.data.dataset import load_dataset_plugin
 from utils.data.labels import keep_order_of
 from utils.modeling.labels import LABELS_FILE, HeadSpec, build_head_spec, read_label_names, read_label_order
 from utils.tasks.classification.building import build_classification_trainer
-from utils.tasks.classification.probe import draw_reload_rows
+from utils.tasks.classification.probe import draw_reload_rows, open_probe
 from utils.tasks.classification.scoring import collect_outcome, predict_tests, score_classification
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from utils.results.record import RunRecord
     from utils.tasks.classification.trainer import ClassificationTrainer
     from utils.tasks.outcome import Outcome
-    from utils.tasks.probe import Ask
+    from utils.tasks.probe import Ask, Probe
     from utils.trainer.progress import MeasuringCallback
 
 logger = logging.getLogger(__name__)
@@ -112,3 +113,9 @@ class ClassificationRun:
     def choose_reload_rows(self, data: ClassificationData, tokenizer: PreTrainedTokenizerBase) -> Ask | None:
         """Draw validation rows."""
         return draw_reload_rows(data, tokenizer, self._settings.seed)
+
+    def open_probe(
+        self, label_names: tuple[str, ...], run: Path | None, tokenizer: PreTrainedTokenizerBase, num_eval: int
+    ) -> Probe:
+        """Make the probe of a classifier."""
+        return open_probe(self._settings, label_names, run, tokenizer, num_eval)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.document import Document
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainingArguments
 
     from utils.config.run_config import RunConfig
-    from utils.tasks.probe import Probe
     from utils.tasks.task import TaskRun
 
 
@@ -126,20 +124,6 @@ class Task(task.Task):
             return len(columns)
         spec = load_dataset_plugin(dataset.name).describe_instructions(dataset)
         return 1 if spec.ask is not None or spec.resolve is not None else max(1, len(spec.prompt_columns))
-
-    @classmethod
-    def open_probe(
-        cls,
-        config: RunConfig,
-        label_names: tuple[str, ...],
-        run: Path | None,
-        tokenizer: PreTrainedTokenizerBase,
-        num_eval: int,
-    ) -> Probe:
-        """Make the probe of a language model."""
-        from utils.tasks.sft.probe import open_probe
-
-        return open_probe(config, run, tokenizer, with_loss=num_eval > 0)
 
 
 def _check_metrics(config: RunConfig) -> Iterator[tuple[str, str]]:

@@ -6,13 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.config.sections.dataset import InstructionSection
 from utils.core.texts import RowError
 from utils.data.conversations import as_context
 from utils.data.dataset import Example, spread
 from utils.data.encoding import MASKED, ExampleEncoder
 from utils.tasks.probe import Answers, Ask, Probe, Probes, explain_damaged_rows, read_probes
-from utils.tasks.sft.section import OwnSftSection
+from utils.tasks.sft.section import build_encoder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -80,8 +79,7 @@ def _run(model: PreTrainedModel, rows: list[_Tokens], num_positions: int, with_l
 
 
 def _encode(probes: Probes, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[_Tokens]:
-    section, sft = config.section(InstructionSection), config.section(OwnSftSection)
-    encoder = ExampleEncoder.build(tokenizer, section, sft.max_length, not sft.completion_only_loss)
+    encoder = build_encoder(config, tokenizer)
     with explain_damaged_rows(probes.source):
         return [tokens for row in probes.rows if (tokens := _encode_row(row, encoder))[0]]
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, create_model
 
 from utils.config.installed import read_fields
 from utils.config.section import Section
+from utils.config.sections.dataset import InstructionSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from utils.config.run_config import RunConfig
+    from utils.data.encoding import ExampleEncoder
 
 OURS = {
     "model_init_kwargs": "the model: section says how the base is loaded",
@@ -66,6 +73,14 @@ def sft_section() -> type[OwnSftSection]:
         if name not in shared and name not in OURS and name not in own
     }
     return create_model("SftSection", __base__=OwnSftSection, **fields)
+
+
+def build_encoder(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> ExampleEncoder:
+    """Build what makes token ids of examples as a run does."""
+    from utils.data.encoding import ExampleEncoder
+
+    section, sft = config.section(InstructionSection), config.section(OwnSftSection)
+    return ExampleEncoder.build(tokenizer, section, sft.max_length, not sft.completion_only_loss)
 
 
 def _describe(name: str, library: str) -> Any:

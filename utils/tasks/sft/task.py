@@ -6,6 +6,7 @@ import logging
 import sys
 from dataclasses import asdict, dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.sections.dataset import InstructionSection
@@ -23,8 +24,8 @@ from utils.tasks.sft.building import build_causal_trainer, pack_rows
 from utils.tasks.sft.evaluation_rules import find_best_metric, require_best_metric
 from utils.tasks.sft.generating import GeneratingCallback
 from utils.tasks.sft.outcome import CausalScores, collect_causal_outcome
-from utils.tasks.sft.probe import choose_reload_rows
-from utils.tasks.sft.section import OwnSftSection
+from utils.tasks.sft.probe import choose_reload_rows, open_probe
+from utils.tasks.sft.section import OwnSftSection, build_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from utils.modeling.sizes import ParameterCounts
     from utils.results.record import RunRecord
     from utils.tasks.outcome import Outcome
-    from utils.tasks.probe import Ask
+    from utils.tasks.probe import Ask, Probe
     from utils.tasks.sft.trainer import CausalTrainer
     from utils.trainer.progress import MeasuringCallback
 
@@ -124,9 +125,9 @@ class SftRun:
             ModelError: The tokenizer cannot serve them: no end-of-text token, no chat template.
         """
         settings = self._settings
-        section, sft = settings.section(InstructionSection), settings.section(OwnSftSection)
+        section = settings.section(InstructionSection)
         spec = resolve_set(load_dataset_plugin(section.name).describe_instructions(section))
-        encoder = ExampleEncoder.build(tokenizer, section, sft.max_length, not sft.completion_only_loss)
+        encoder = build_encoder(settings, tokenizer)
         found = DataProblems()
         with found.gather():
             return self._prepare(spec, encoder)
@@ -226,6 +227,12 @@ class SftRun:
     def choose_reload_rows(self, data: CausalData, tokenizer: PreTrainedTokenizerBase) -> Ask | None:
         """Choose validation (else training) rows."""
         return choose_reload_rows(data.instructions.evals.get("") or data.instructions.train)
+
+    def open_probe(
+        self, label_names: tuple[str, ...], run: Path | None, tokenizer: PreTrainedTokenizerBase, num_eval: int
+    ) -> Probe:
+        """Make the probe of a language model."""
+        return open_probe(self._settings, run, tokenizer, with_loss=num_eval > 0)
 
 
 def require_positions(model: PreTrainedModel, length: int, virtual: int = 0) -> None:

@@ -81,31 +81,6 @@ class Task(task.Task):
         """Count the one output."""
         return 1
 
-    @classmethod
-    def open_probe(
-        cls,
-        config: RunConfig,
-        label_names: tuple[str, ...],
-        run: Path | None,
-        tokenizer: PreTrainedTokenizerBase,
-        num_eval: int,
-    ) -> Probe:
-        """Make the probe of the texts that the run left."""
-        from utils.tasks.probe import Probe, read_probes
-
-        probes = read_probes(run, ("text",))
-        rows = [{"input_ids": tokenizer(row["text"])["input_ids"]} for row in probes.rows]
-        ask = _ask_for(cls.build_collator(tokenizer), rows)
-        return Probe(
-            rows=probes.source,
-            num_rows=len(rows),
-            scored="no rows are scored",
-            num_scored=0,
-            encode=lambda other: [other(row["text"])["input_ids"] for row in probes.rows],
-            compute_logits=lambda model: ask(model).logits,
-            answer=ask,
-        )
-
 
 @dataclass
 class CountingData:
@@ -219,6 +194,25 @@ class CountingRun:
             data=DataCounts(len(data.train), len(data.validation), fingerprint=data.fingerprint),
         )
         return Outcome(filled, session_metrics(trainer), {"": evaluated}, ("error_in_tokens",))
+
+    def open_probe(
+        self, label_names: tuple[str, ...], run: Path | None, tokenizer: PreTrainedTokenizerBase, num_eval: int
+    ) -> Probe:
+        """Make the probe of the texts that the run left."""
+        from utils.tasks.probe import Probe, read_probes
+
+        probes = read_probes(run, ("text",))
+        rows = [{"input_ids": tokenizer(row["text"])["input_ids"]} for row in probes.rows]
+        ask = _ask_for(Task.build_collator(tokenizer), rows)
+        return Probe(
+            rows=probes.source,
+            num_rows=len(rows),
+            scored="no rows are scored",
+            num_scored=0,
+            encode=lambda other: [other(row["text"])["input_ids"] for row in probes.rows],
+            compute_logits=lambda model: ask(model).logits,
+            answer=ask,
+        )
 
     def choose_reload_rows(self, data: CountingData, tokenizer: PreTrainedTokenizerBase) -> Ask:
         """Choose the validation rows."""

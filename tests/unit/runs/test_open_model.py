@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 from utils.core.errors import ModelError, UserError
-from utils.runs.reading import read_label_names, read_run_folder
+from utils.modeling.labels import read_label_names
+from utils.run_config import load_run_config
+from utils.runs.open_model import open_run, open_with_config
 
 
 def _logits(folder, texts):
-    model, tokenizer = read_run_folder(folder).load()
+    model, tokenizer = open_run(folder).load()
     rows = tokenizer(texts, padding=True, return_tensors="pt")
     return model.eval()(**rows).logits.tolist()
 
@@ -22,12 +25,12 @@ def test_every_folder_of_a_run_is_found(train, monkeypatch, make_set, draw_rows)
     checkpoints = sorted(run.glob("checkpoint-*"))
     assert len(checkpoints) == 2
     for folder in (run, run / "final_model", run / "best_model", *checkpoints):
-        trained = read_run_folder(folder)
+        trained = open_run(folder)
         assert trained.label_names == ("bad", "good")
         assert (trained.weights / "adapter_config.json").is_file()
     monkeypatch.chdir(checkpoints[0])
-    assert read_run_folder(".").weights == checkpoints[0]
-    model, tokenizer = read_run_folder(run).load()
+    assert open_run(".").weights == checkpoints[0]
+    model, tokenizer = open_run(run).load()
     assert tokenizer.pad_token_id == model.config.pad_token_id
     assert model.config.id2label == {0: "bad", 1: "good"}
 
@@ -35,11 +38,11 @@ def test_every_folder_of_a_run_is_found(train, monkeypatch, make_set, draw_rows)
     shutil.copytree(run, unfinished, symlinks=True)
     shutil.rmtree(unfinished / "final_model")
     with pytest.raises(UserError, match=r"no final_model yet; .*--resume"):
-        read_run_folder(unfinished)
+        open_run(unfinished)
     assert len(_logits(unfinished / checkpoints[0].name, ["good w1"])[0]) == 2
     (unfinished / "labels.json").unlink()
     with pytest.raises(UserError, match=r"no labels\.json"):
-        read_run_folder(unfinished / checkpoints[0].name)
+        open_run(unfinished / checkpoints[0].name)
 
 
 def test_final_model_explains_itself(train, tmp_path):
@@ -50,13 +53,32 @@ def test_final_model_explains_itself(train, tmp_path):
     assert _logits(tmp_path / "elsewhere", texts) == _logits(run, texts)
 
 
+def test_an_adapter_without_a_tokenizer_takes_that_of_its_base(train, tmp_path, caplog):
+    """As peft alone saves one; of a run it is said, whose own has been lost."""
+    _, run = train()
+    texts = ["good w1 w2", "bad w3"]
+    expected = _logits(run, texts)
+    bare = Path(shutil.copytree(run / "final_model", tmp_path / "bare"))
+    for folder in (bare, run / "final_model"):
+        for file in folder.glob("*token*"):
+            file.unlink()
+    (bare / "run.yaml").unlink()
+    foreign = open_with_config(load_run_config(run / "run.yaml", files=False), str(bare))
+    assert foreign.run is None
+    model, tokenizer = foreign.load()
+    assert model.eval()(**tokenizer(texts, padding=True, return_tensors="pt")).logits.tolist() == expected
+    assert "holds no tokenizer" not in caplog.text
+    assert _logits(run, texts) == expected
+    assert f"{run / 'final_model'} holds no tokenizer; that of " in caplog.text
+
+
 @pytest.mark.parametrize(("make", "message"), [(False, "no such folder"), (True, "no run.yaml here or above")])
 def test_what_is_no_run_is_said(tmp_path, make, message):
     folder = tmp_path / "a" / "b"
     if make:
         folder.mkdir(parents=True)
     with pytest.raises(UserError, match=message):
-        read_run_folder(folder)
+        open_run(folder)
 
 
 @pytest.mark.parametrize("written", ['["a"', "[1, 2]", '{"a": 1}', '["a"]', '["a", "a"]', "null"])
@@ -75,8 +97,8 @@ def test_a_missing_run_is_told_from_those_that_are_there(tmp_path, monkeypatch):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "run.yaml").write_text("task_type: SEQ_CLS\n")
     with pytest.raises(UserError) as caught:
-        read_run_folder("outputs/frist")
+        open_run("outputs/frist")
     named = str(caught.value).partition("; there are: ")[2].split(", ")
     assert sorted(named) == ["outputs/first", "outputs/second"]
     with pytest.raises(UserError, match=r"elsewhere: no run\.yaml here or above.*; there are: .*elsewhere/third"):
-        read_run_folder("elsewhere")
+        open_run("elsewhere")

@@ -1,24 +1,18 @@
-"""Answers which trained model a user means: a run, its final_model/, a checkpoint, or weights with a configuration.
+"""Answers which model a user means: a run or a part of it, weights with a configuration, or one as it was published.
 
 What a folder says of itself, in run.yaml and adapter_config.json, wins for every command; a file that contradicts it
-about task, method or base is refused.
+about task, method or base is refused. Nothing heavy is imported to find a model on this machine.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from utils.adapters.adapter import load_adapter
-from utils.adapters.trained_files import (
-    ADAPTER_CONFIG,
-    explain_damage,
-    list_stored,
-    require_adapter_file,
-    require_every_tensor,
-)
+from utils.adapters.trained_files import ADAPTER_CONFIG
 from utils.config.run_config import RunConfig
 from utils.config.sections.model import ModelSection, is_local
 from utils.core import registry
@@ -28,86 +22,18 @@ from utils.data.dataset import load_dataset_plugin
 from utils.modeling.base_identity import is_same_base, require_same_base
 from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.labels import LABELS_FILE, read_label_names
-from utils.modeling.new_weights import list_grown_rows, list_new_weights
-from utils.modeling.source import read_model_config
+from utils.modeling.source import folder_problem, load_config, read_model_config
 from utils.run_config import load_run_config
-from utils.runs.inputs import require_unchanged_base
+from utils.runs.model_ref import PublishedModel, TrainedModel
 from utils.tasks.task import load_task, task_types
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
+MERGED_RUN = "merged_run.yaml"
+"""The run's configuration in the folder of a merged model: under its own name the folder would pass for a run."""
 _NUM_SHOWN = 8
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """Where a trained model is, and the configuration that it was trained by."""
-
-    weights: Path
-    """Folder of the adapter or the whole model."""
-    config: RunConfig
-    label_names: tuple[str, ...]
-    """Names in the order of the ids; empty for regression and language models."""
-    name: str = ""
-    """What the user called it; empty: the folder of the weights."""
-    run: Path | None = None
-    """The run's folder; None: the weights were made elsewhere."""
-
-    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Load the model as it was trained, and its tokenizer.
-
-        Raises:
-            ModelError: A file is damaged, or does not fit the base.
-        """
-        name, base = self.name or str(self.weights), self.config.model.name_or_path
-        with explain_damage(name, base):
-            require_adapter_file(self.weights, name, self.config.peft.peft_type, self.config.model.allow_pickle)
-            if (self.weights / ADAPTER_CONFIG).is_file():
-                require_unchanged_base(self.run, self.config.model, name)
-            model, tokenizer = self._load()
-            self.require_trained(model)
-        return model, tokenizer
-
-    def require_trained(self, model: PreTrainedModel) -> None:
-        """See to it that nothing of a loaded model is random that was trained.
-
-        Raises:
-            ModelError: Its files lack tensors, or hold them in other shapes; the sentence names them.
-        """
-        name = self.name or str(self.weights)
-        require_every_tensor(model, self.weights, name, self.config.model.name_or_path)
-        plain: Any = model.get_base_model() if hasattr(model, "peft_config") else model
-        lacking = list_new_weights(plain) if plain is model else []
-        rows = list_grown_rows(plain)
-        if rows and self.run is not None and not (plain is not model and _holds_rows(model, self.weights, rows)):
-            lacking.append(f"rows {rows.start} to {rows.stop - 1} of the embeddings")
-        if lacking:
-            raise ModelError(
-                f"{name}: the files in {self.weights} lack {', '.join(lacking)} (or hold them in another shape), which "
-                "were trained and would be random here; copy the folder again"
-            )
-
-    def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        from utils.modeling.base_model import load_base_model
-        from utils.modeling.tokenizer import load_tokenizer
-
-        tokenizer = load_tokenizer(self.config.model, str(self.weights))
-        head = load_task(self.config.task).build_head(self.label_names)
-
-        def load_base(folder: str | None) -> PreTrainedModel:
-            section = self.config.model if folder is None else _whole_model(self.config.model, folder)
-            return load_base_model(section, tokenizer, head)
-
-        return load_adapter(self.config.peft.method).load(self.weights, load_base), tokenizer
-
-
-def read_run_folder(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedModel:
-    """Find the model and configuration of a run.
-
-    Args:
-        name: A run folder, its final_model/ or any of its checkpoints.
-        consent: What of it may run.
+def open_run(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedModel:
+    """Find the model and configuration of a run by its folder, its final_model/ or any of its checkpoints.
 
     Raises:
         UserError: It is none of these, has no model yet, or asks to run code without the user's word.
@@ -131,16 +57,51 @@ def read_run_folder(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedM
     if labels is None and not load_task(config.task).GENERATES:
         raise UserError(f"{name}: no {LABELS_FILE}, so the classes' names are not known; name the run folder itself")
     config = replace(config, model=_pin_base(config.model, _read_adapter_config(weights), weights, str(run)))
+    # A folder handed over may be final_model/ or a checkpoint alone, with the copy of run.yaml that lies in it.
     root = weights.parent if (weights.parent / "run.yaml").is_file() else weights
     return TrainedModel(weights, config, read_label_names(labels) if labels else (), str(name), root)
 
 
-def read_with_config(given: RunConfig, name: str, consent: Consent = NO_CONSENT) -> TrainedModel:
-    """Find the weights in a folder, and see to it that a configuration does not contradict what it says of itself.
+def choose_weights(name: str, checkpoint: int | None = None, best: bool = False) -> Path:
+    """Name the folder of a run's checkpoint, by its step or the best one; the run's own where neither is asked for."""
+    run = Path(name).expanduser()
+    if best:
+        if not (run / "best_model").exists():
+            raise UserError(f"--run {run} --best: the run marked no checkpoint as its best; name one by --checkpoint")
+        return run / "best_model"
+    if checkpoint is not None:
+        folder = run / f"checkpoint-{checkpoint}"
+        if run.is_dir() and not folder.is_dir():
+            there = sorted(int(each.name.split("-")[1]) for each in run.glob("checkpoint-*"))
+            known = f"there are: {', '.join(map(str, there))}" if there else "it has none"
+            raise UserError(f"--run {run} --checkpoint {checkpoint}: no such checkpoint; {known}")
+        return folder
+    return run
+
+
+def open_merged(folder: Path, consent: Consent = NO_CONSENT) -> TrainedModel:
+    """Open a merged model by the configuration that was left beside it, as it was written."""
+    written = load_run_config(folder / MERGED_RUN, files=False, may_extend=consent.allow_extensions)
+    merged = open_with_config(written, str(folder))
+    allowed = consent.apply(merged.config.model, str(folder))
+    return merged.with_section(allowed.model_copy(update={"quantization": None, "dtype": "auto"}))
+
+
+def as_whole_model(trained: TrainedModel) -> TrainedModel:
+    """Take a whole model for what it is, though its configuration is that of an adapter: it was merged."""
+    whole = not trained.is_adapter and (trained.weights / "config.json").is_file()
+    if not whole or trained.config.peft.method == "none":
+        return trained
+    plain = load_adapter("none").Config(method="none")  # type: ignore[attr-defined]
+    return replace(trained, config=replace(trained.config, peft=plain))
+
+
+def open_with_config(given: RunConfig, name: str, consent: Consent = NO_CONSENT) -> TrainedModel:
+    """Find the weights in a folder, and see to it that the user's file does not contradict what it says of itself.
 
     Args:
         given: The user's file.
-        name: A run, as for `read_run_folder`, or a folder with an adapter or a model made elsewhere.
+        name: A run, as for `open_run`, or a folder with an adapter or a model made elsewhere.
         consent: What of it may run, beside what the file allows.
 
     Returns:
@@ -152,7 +113,7 @@ def read_with_config(given: RunConfig, name: str, consent: Consent = NO_CONSENT)
     consent = consent.joined(Consent.of_config(given))
     path = Path(name).expanduser().resolve()
     if any((each / "run.yaml").is_file() for each in (path, path.parent)):
-        trained = read_run_folder(name, consent)
+        trained = open_run(name, consent)
         _require_agreement(trained.config, given, name)
         return require_base(trained, given.model, given.source)
     if not path.is_dir():
@@ -175,12 +136,34 @@ def read_with_config(given: RunConfig, name: str, consent: Consent = NO_CONSENT)
     return TrainedModel(weights, replace(given, model=model), labels, name)
 
 
-def refuse_own_folder(name: str) -> None:
-    """See to it that `--model` names a model as it was published, and no run: its own record says how it is asked.
+def open_published(name: str, consent: Consent = NO_CONSENT) -> PublishedModel:
+    """Open a model as it was published; what is not on this machine is asked of the hub.
 
     Raises:
-        UserError: The folder holds a run, or an adapter.
+        UserError: The folder is none, holds a run or an adapter, or asks to run code without the user's word.
+        ModelError: It is of a kind that gives no one answer.
     """
+    if not name.strip():
+        raise UserError("--model: is empty; give a hub name or a folder")
+    section = consent.apply(ModelSection(name_or_path=name), name)
+    refuse_own_folder(name)
+    if is_local(name) and (problem := folder_problem(section)):
+        raise UserError(f"--model: {problem}")
+    model_config: dict[str, Any] = read_model_config(section) or load_config(section).to_dict()
+    made_as = (model_config.get("architectures") or [""])[0]
+    if not made_as.endswith("ForSequenceClassification"):
+        return PublishedModel(name, section, generates=True)
+    if model_config.get("problem_type") == "multi_label_classification":
+        raise ModelError(f"--model {name}: several classes may hold of a text at once here, which is not answered")
+    names = _own_labels(model_config)
+    num_labels = len(names) or int(model_config.get("num_labels", 2))
+    is_value = num_labels == 1 or model_config.get("problem_type") == "regression"
+    names = () if is_value else names or tuple(f"LABEL_{index}" for index in range(num_labels))
+    return PublishedModel(name, section, generates=False, label_names=names)
+
+
+def refuse_own_folder(name: str) -> None:
+    """See to it that `--model` names no run and no adapter: its own record says how it is asked."""
     folder = Path(name).expanduser()
     for file, what in (("run.yaml", "a run"), (ADAPTER_CONFIG, "an adapter")):
         if is_local(name) and (folder / file).is_file():
@@ -188,25 +171,16 @@ def refuse_own_folder(name: str) -> None:
 
 
 def require_base(trained: TrainedModel, given: ModelSection, file: str) -> TrainedModel:
-    """See to it that a user names no other base than the one that a run's adapter was trained on.
+    """See to it that the user's `file` names no other base than the one that a run's adapter was trained on.
 
-    Args:
-        trained: The run.
-        given: What the user names.
-        file: Where.
-
-    Returns:
-        The run, on the user's base where the recorded one is not on this machine.
-
-    Raises:
-        UserError: The user names another one.
+    Gives the run, on the user's base where the recorded one is not on this machine.
     """
     own = trained.config.model
-    if not (trained.weights / ADAPTER_CONFIG).is_file() or is_same_base(own.name_or_path, given.name_or_path):
+    if not trained.is_adapter or is_same_base(own.name_or_path, given.name_or_path):
         return trained
     require_same_base(own.name_or_path, f"the run {trained.name}", given, file)
     base = {name: getattr(given, name) for name in ("name_or_path", "revision")}
-    return replace(trained, config=replace(trained.config, model=own.model_copy(update=base)))
+    return trained.with_section(own.model_copy(update=base))
 
 
 def _require_agreement(own: RunConfig, given: RunConfig, name: str) -> None:
@@ -228,8 +202,8 @@ def _find_labels(weights: Path, config: RunConfig) -> tuple[str, ...]:
     spec = load_dataset_plugin(section.name).describe_classification(section)
     if spec.label_names or spec.num_labels == 1:
         return tuple(spec.label_names or ())
-    if named := (read_model_config(ModelSection(name_or_path=str(weights))) or {}).get("id2label"):
-        return tuple(str(named[key]) for key in sorted(named, key=int))
+    if named := _own_labels(read_model_config(ModelSection(name_or_path=str(weights))) or {}):
+        return named
     if spec.num_labels is None:
         raise UserError(
             f"{weights}: the classes of the model are not known; set dataset.label_names or dataset.num_labels in "
@@ -239,7 +213,6 @@ def _find_labels(weights: Path, config: RunConfig) -> tuple[str, ...]:
 
 
 def _read_adapter_config(weights: Path) -> dict[str, Any]:
-    """Read what an adapter says of itself; empty where the folder holds a whole model."""
     file = weights / ADAPTER_CONFIG
     if not file.is_file():
         return {}
@@ -255,28 +228,17 @@ def _pin_base(model: ModelSection, made: dict[str, Any], weights: Path, where: s
     if not isinstance(recorded, str) or not recorded:
         return model
     require_same_base(recorded, str(weights / ADAPTER_CONFIG), model, where)
+    # A user who names a revision, or a folder, means just that.
     pins = model.revision is None and model.name_or_path == recorded and not is_local(recorded)
     if pins and isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{40}", commit):
         return model.model_copy(update={"revision": commit})
     return model
 
 
-def _holds_rows(adapted: Any, weights: Path, rows: range) -> bool:
-    """Tell whether an adapter brings these embedding rows with it: one by one, or the whole matrix."""
-    for config in adapted.peft_config.values():
-        indices = getattr(config, "trainable_token_indices", None) or {}
-        listed = indices.values() if isinstance(indices, dict) else [indices]
-        if any(set(rows) <= set(each) for each in listed):
-            return True
-    plain = adapted.get_base_model()
-    layer = plain.get_input_embeddings()
-    name = next(path for path, part in plain.named_modules() if part is layer).rpartition(".")[2]
-    return any(key.endswith(f".{name}.weight") for key in list_stored(weights) or ())
-
-
-def _whole_model(section: ModelSection, folder: str) -> ModelSection:
-    """Point the section at a folder that holds the whole trained model."""
-    return section.model_copy(update={"name_or_path": folder, "revision": None})
+def _own_labels(model_config: dict[str, Any]) -> tuple[str, ...]:
+    """Give the classes that a checkpoint names, in the order of their ids."""
+    named = model_config.get("id2label") or {}
+    return tuple(str(named[key]) for key in sorted(named, key=int))
 
 
 def _name_runs(*places: Path) -> str:

@@ -1,0 +1,204 @@
+"""The model that is evaluated, what it is asked, and where its results go."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.config.run_config import RunConfig
+from utils.config.sections.evaluation import EvaluationSection, SetSection
+from utils.config.yaml_text import read_overrides
+from utils.core.errors import ModelError, UserError
+from utils.data.row_files import is_row_file
+from utils.evaluate_model.requests import (
+    OwnSets,
+    build_model_config,
+    check_overrides,
+    find_task_type,
+    read_requests,
+    require_local_rows,
+)
+from utils.modeling.consent import NO_CONSENT, Consent
+from utils.results.json_file import read_json
+from utils.results.provenance import PROVENANCE_FILE
+from utils.results.record import RunRecord, read_record
+from utils.run_config import load_run_config
+from utils.runs import open_model as runs
+from utils.runs.model_ref import ModelRef, PublishedModel
+from utils.runs.own_folder import require_no_links_out
+from utils.tasks.task import load_task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.modeling.labels import HeadSpec
+
+_LIMIT = ("dataset", "max_eval_samples")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Sets that are asked by one configuration."""
+
+    config: RunConfig
+    sections: tuple[SetSection, ...] | None
+    """None: the sets of the configuration."""
+    max_eval_samples: int | None = None
+    """Rows of each set, where the command line says so: a file that is named is else scored whole."""
+
+
+@dataclass
+class EvaluatedModel:
+    """A trained run with its overrides, one of its checkpoints, or a model as it was published."""
+
+    model: ModelRef
+    jobs: tuple[Job, ...]
+    root: Path
+    """The folder of the results' folders."""
+    is_elsewhere: bool = True
+    """Whether results go elsewhere than into the run's folder."""
+    record: RunRecord | None = None
+    """What the run said of itself."""
+    _loaded: tuple[HeadSpec | None, PreTrainedModel] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def trained_config(self) -> RunConfig | None:
+        """The configuration that it was trained with, without what is overridden now; None: a plain model."""
+        return load_run_config(self.model.config.source, files=False) if self.model.config is not None else None
+
+    @property
+    def title(self) -> str:
+        """Name it for a reader: a run with its weights and their step."""
+        return self.model.title if self._step is None else f"{self.model.title[:-1]}, step {self._step})"
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """Classes in the order of the ids; empty for regression; None: the checkpoint's own, or none."""
+        return None if isinstance(self.model, PublishedModel) else self.model.label_names
+
+    @property
+    def _checkpoint(self) -> int | None:
+        weights = None if isinstance(self.model, PublishedModel) else self.model.weights
+        match = re.fullmatch(r"checkpoint-(\d+)", weights.name) if weights is not None else None
+        return int(match[1]) if match else None
+
+    @property
+    def _step(self) -> int | None:
+        if self._checkpoint is not None or self.record is None or self.record.best_metric is None:
+            return self._checkpoint
+        return self.record.best_metric.step
+
+    def folder_of(self, label: str) -> Path:
+        """Name a result's folder; in a run as training would: eval_<label>, eval_step_N/<label> of a checkpoint."""
+        if self.is_elsewhere:
+            return self.root / label
+        return self.root / (f"eval_{label}" if self._checkpoint is None else f"eval_step_{self._checkpoint}/{label}")
+
+    def load_model(self, tokenizer: PreTrainedTokenizerBase, head: HeadSpec | None) -> PreTrainedModel:
+        """Load the model once; a published one again for another head, which is that of the set.
+
+        Raises:
+            ModelError: It has no trained head for the set's labels, or cannot be scored.
+        """
+        if not isinstance(self.model, PublishedModel):
+            head = self.model.head
+        if self._loaded is None or self._loaded[0] != head:
+            self._loaded = head, self._load(tokenizer, head)
+        return self._loaded[1]
+
+    def _load(self, tokenizer: PreTrainedTokenizerBase, head: HeadSpec | None) -> PreTrainedModel:
+        if not isinstance(self.model, PublishedModel):
+            return self.model.load_model(tokenizer)
+        model, new = self.model.load_with_head(tokenizer, head)
+        if new:
+            num_labels = head.num_labels if head else 0
+            raise ModelError(
+                f"--model {self.title}: its checkpoint has no trained head for {num_labels} labels ({', '.join(new)} "
+                "would be random, and so its score); name a classifier fine-tuned for this set, or a run by --run"
+            )
+        if head is not None and getattr(model, "is_quantized", False):  # the Trainer refuses it as untrainable
+            raise ModelError(
+                f"--model {self.title}: a quantized classifier without adapter cannot be scored; take "
+                "model.quantization out, or name an unquantized checkpoint"
+            )
+        return model
+
+    def describe_weights(self) -> dict[str, Any]:
+        """Say which weights they are: a run's and their base, or a model, with its commit once it is loaded."""
+        from utils.modeling.source import resolved_commit
+
+        commit = resolved_commit(self._loaded[1]) if self._loaded is not None else None
+        if isinstance(self.model, PublishedModel):
+            return {"model": self.title} | ({"commit": commit} if commit else {})
+        facts = {
+            "run": str(self.model.run),
+            "weights": self.model.weights.name,
+            "step": self._step,
+            "base": self.model.config.model.name_or_path,
+            "base_commit": commit,
+        }
+        return {key: value for key, value in facts.items() if value is not None}
+
+    def earlier_provenance(self) -> dict[str, Any] | None:
+        """Give the provenance of scores that the run wrote itself."""
+        return read_json(self.model.run / PROVENANCE_FILE) if self.model.run is not None else None
+
+
+def open_run(
+    name: str, words: Sequence[str], overrides: Sequence[str], output_dir: str | None, consent: Consent = NO_CONSENT
+) -> EvaluatedModel:
+    """Open a trained run for evaluation; nothing heavy is imported.
+
+    Args:
+        name: The run folder, its final_model/ or a checkpoint.
+        words: What `--set` says; none: the run's own sets.
+        overrides: `key=value` words.
+        output_dir: Where results go; None: into the run's folder.
+        consent: What of it may run, beside what the words allow.
+    """
+    consent = consent.with_words(read_overrides(overrides))
+    trained = runs.open_run(name, consent)
+    checked = check_overrides(overrides, trained.config.task_type, of_run=True)
+    require_local_rows(checked)
+    # Read again with the words, which lie over the run's file; the base stays the one that was found and checked.
+    config = load_run_config(trained.config.source, overrides, files=False)
+    base = runs.require_base(trained, config.model, "the command line").config.model
+    update = {"name_or_path": base.name_or_path, "revision": base.revision}
+    section = consent.apply(config.model, name).model_copy(update=update)
+    trained = dataclasses.replace(trained, config=config).with_section(section)
+    evaluation = config.find_section(EvaluationSection)
+    known = evaluation.set_sections if evaluation is not None else None
+    own = OwnSets(config.dataset.name, {each.shown_label: each for each in known or ()}, config.task_type)
+    if not words and known is None and is_row_file(path := str(checked.get(("dataset", "path")) or "")):
+        words = (path,)
+    job = Job(trained.config, read_requests(words, own) if words else None, checked.get(_LIMIT))
+    assert trained.run is not None, "only runs are opened so"
+    if output_dir is None:
+        require_no_links_out(trained.run, "eval_*")
+    root = Path(output_dir).expanduser() if output_dir else trained.run
+    return EvaluatedModel(trained, (job,), root, output_dir is not None, read_record(trained.run))
+
+
+def open_model(
+    name: str, words: Sequence[str], overrides: Sequence[str], output_dir: str | None, consent: Consent = NO_CONSENT
+) -> EvaluatedModel:
+    """Open a model without adapter for evaluation, as `open_run` does a run; it needs a `--set`.
+
+    Results go to `outputs/eval_<name>` unless output_dir says otherwise.
+    """
+    runs.refuse_own_folder(name)
+    sections = read_requests(words, None)
+    task_type = find_task_type(name, sections, overrides)
+    checked = check_overrides([*consent.words(), *overrides], task_type, of_run=False)
+    if len(sections) > 1 and checked.get(("dataset", "path")):
+        raise UserError("dataset.path is for one set; with several give each its own: --set '{name: ..., path: ...}'")
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-") or "model"
+    root = Path(output_dir or f"outputs/eval_{stem}").expanduser()
+    limit = checked.get(_LIMIT)
+    jobs = tuple(Job(build_model_config(name, each, checked, task_type, root), (each,), limit) for each in sections)
+    config = jobs[0].config
+    return EvaluatedModel(PublishedModel(name, config.model, load_task(config.task).GENERATES), jobs, root)

@@ -1,0 +1,84 @@
+"""The model that a call of inference.py names, and the settings by which it writes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from pydantic import ValidationError
+
+from utils.adapters.trained_files import explain_damage
+from utils.config.run_config import RunConfig, find_differences
+from utils.config.sections.generation import GenerationSection
+from utils.core.errors import UserError
+from utils.inference.request import ModelChoice, Request
+from utils.run_config import load_run_config
+from utils.runs.model_ref import ModelRef
+from utils.runs.open_model import (
+    MERGED_RUN,
+    as_whole_model,
+    choose_weights,
+    open_merged,
+    open_published,
+    open_run,
+    open_with_config,
+)
+
+logger = logging.getLogger(__name__)
+
+_RUN_WINS = ("dataset", "sft", "task_type")
+_RUN_WINS_IN_MODEL = ("name_or_path", "revision", "chat_template", "extra_special_tokens", "pad_token")
+
+
+def open_chosen_model(choice: ModelChoice) -> ModelRef:
+    """Find the model; for a run nothing heavy is imported."""
+    if choice.run is not None:
+        with explain_damage(choice.run):
+            weights = choose_weights(choice.run, choice.checkpoint, choice.best)
+            opened = open_merged if (weights / MERGED_RUN).is_file() else open_run
+            return replace(as_whole_model(opened(weights, choice.consent)), name=choice.run)
+    if choice.config is not None and choice.model_path is not None:
+        with explain_damage(choice.model_path):
+            given = load_run_config(choice.config, files=False)
+            trained = open_with_config(given, choice.model_path, choice.consent)
+            if trained.run is not None:
+                trained = replace(trained, config=_settle_differences(trained.config, given))
+            return as_whole_model(trained)
+    assert choice.model is not None, "checked before"
+    return open_published(choice.model, choice.consent)
+
+
+def choose_generation(model: ModelRef, request: Request) -> GenerationSection:
+    """Lay the command line's settings over the run's; those that have no effect are refused."""
+    given = request.generation
+    own = model.config.find_section(GenerationSection) if model.config is not None else None
+    if not model.generates:
+        if given or request.stream:
+            names = ", ".join([*(f"--{name}" for name in given), *(["--stream"] if request.stream else [])])
+            raise UserError(f"{model.title} is a classifier, which writes nothing; leave out {names}")
+        return own or GenerationSection()
+    try:
+        section = GenerationSection(**{**(own or GenerationSection()).model_dump(), **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"--{first['loc'][0]}: {first['msg']}") from None
+    if section.temperature == 0 and (idle := [name for name in ("top_p", "top_k") if given.get(name) is not None]):
+        names = ", ".join(f"--{name}" for name in idle)
+        raise UserError(f"{names}: has no effect at --temperature 0, where the likeliest token is taken")
+    return section
+
+
+def _settle_differences(own: RunConfig, given: RunConfig) -> RunConfig:
+    """Say where the file differs from the run, and take from each what is its to say."""
+    for key, (before, after) in find_differences(own.to_dict(), given.to_dict()).items():
+        section, _, name = key.partition(".")
+        runs = section in _RUN_WINS or (section == "model" and name in _RUN_WINS_IN_MODEL)
+        if runs or section in ("model", "generation"):
+            whose = "the run's" if runs else f"{given.source}'s"
+            logger.warning("%s: the run has %r, %s has %r; %s counts", key, before, given.source, after, whose)
+    kept = {name: getattr(own.model, name) for name in _RUN_WINS_IN_MODEL}
+    sections = {
+        **own.task_sections,
+        **{name: given.task_sections[name] for name in ("generation",) if name in given.task_sections},
+    }
+    return replace(own, model=given.model.model_copy(update=kept), task_sections=sections)
