@@ -15,6 +15,7 @@ from utils.config.yaml_text import dump_yaml
 from utils.results.record import BestMetric
 from utils.results.table import render_result_table
 from utils.runs.opening import open_run_folder
+from utils.trainer.callbacks import EarlyStoppingCallback
 
 KEYS = {
     "training__max_steps": 6,
@@ -93,6 +94,13 @@ def _scores(run):
     return [log for log in run.trainer.state.log_history if "eval_combined_score" in log]
 
 
+def _best_state(run):
+    """Give the best step with its score, and how often in a row it was not reached."""
+    callbacks = run.trainer.callback_handler.callbacks
+    counts = [each.early_stopping_patience_counter for each in callbacks if isinstance(each, EarlyStoppingCallback)]
+    return run.trainer.state.best_global_step, run.trainer.state.best_metric, counts
+
+
 def _steps(folder):
     return sorted(int(each.name.split("-")[1]) for each in folder.glob("checkpoint-*"))
 
@@ -104,7 +112,7 @@ def run_folder(tmp_path):
 
 def test_a_run_killed_inside_evaluations_has_the_same_history(prepare_run, make_sft, run_folder, tmp_path, caplog):
     """Killed at the start, in the middle, and in the evaluation of the last step; an evaluation takes six batches."""
-    short = {"training__max_steps": 4}
+    short = {"training__max_steps": 4, "training__early_stopping_patience": 9}
     whole = _train(prepare_run, make_sft, **short)
     whole_record = _finish(whole)
     expected, written = _history(run_folder), _files(run_folder)
@@ -131,6 +139,7 @@ def test_a_run_killed_inside_evaluations_has_the_same_history(prepare_run, make_
     assert record.evaluation["combined"] == whole_record.evaluation["combined"]
     assert _losses(resumed) == _losses(whole), "the evaluations have changed nothing"
     assert _scores(resumed) == _scores(whole)
+    assert _best_state(resumed) == _best_state(whole)
     saved = [
         load_file(each / "checkpoint-4" / "adapter_model.safetensors") for each in (run_folder, tmp_path / "whole")
     ]
@@ -232,10 +241,6 @@ def test_training_ends_when_a_score_gets_no_better(older, prepare_run, make_sft,
     assert _finish(resumed).evaluation["combined"]["last_step"] == 4
 
 
-def _best_state(run):
-    return run.trainer.state.best_global_step, run.trainer.state.best_metric
-
-
 def test_the_best_is_decided_anew_by_the_history(prepare_run, make_sft, run_folder, caplog):
     """Checkpoints are older than their own evaluation; another metric may choose when a run is resumed."""
     keys = {"training__learning_rate": 2.0, "training__save_total_limit": None}
@@ -244,7 +249,7 @@ def test_the_best_is_decided_anew_by_the_history(prepare_run, make_sft, run_fold
     entries = _history(run_folder)["history"]
     by_step = {entry["step"]: entry["results"]["sums"]["rouge_l"] for entry in entries}
     best = max(by_step, key=lambda step: by_step[step])
-    assert _best_state(whole) == (best, by_step[best])
+    assert _best_state(whole)[:2] == (best, by_step[best])
     assert (run_folder / "best_model").resolve().name == f"checkpoint-{best}"
     record = _finish(whole)
     assert record.best_metric == BestMetric("sums_rouge_l", by_step[best], best)
@@ -256,7 +261,7 @@ def test_the_best_is_decided_anew_by_the_history(prepare_run, make_sft, run_fold
     rates = {entry["step"]: entry["results"]["others"]["invalid_rate"] for entry in entries}
     there = [step for step in rates if (run_folder / f"checkpoint-{step}").is_dir()]
     best = min(there, key=lambda step: rates[step])
-    assert _best_state(changed) == (best, rates[best])
+    assert _best_state(changed)[:2] == (best, rates[best])
     assert ("is left is taken" in caplog.text) == (rates[best] > min(rates.values()))
 
 
@@ -283,7 +288,8 @@ def test_a_run_of_an_earlier_version_is_resumed(prepare_run, make_sft, run_folde
     opened._lock.close()
     assert (opened.resume_from, opened.changed) == (str(run_folder / "checkpoint-6"), None)
     resumed = _train(prepare_run, make_sft, opened.resume_from, **keys)
-    assert _best_state(resumed) == _best_state(whole) == (0, _history(run_folder)["best_score"])
+    assert _best_state(resumed) == _best_state(whole)
+    assert _best_state(whole)[:2] == (0, _history(run_folder)["best_score"])
     assert _finish(resumed).best_metric == _finish(whole).best_metric
 
 
@@ -294,7 +300,7 @@ def test_loss_and_scores_go_by_one_metric_each_at_its_own_steps(prepare_run, mak
     run = _train(prepare_run, make_sft, evaluation=evaluation, training__metric_for_best_model="combined", **keys)
     scores = {entry["step"]: entry["combined_score"] for entry in _history(run_folder)["history"]}
     best = max(scores, key=lambda step: scores[step])
-    assert _best_state(run) == (best, scores[best])
+    assert _best_state(run)[:2] == (best, scores[best])
     losses = [log["step"] for log in run.trainer.state.log_history if "eval_loss" in log]
     assert losses == [1, 2, 3, 4, 5, 6], "an evaluation of answers swallows none of the loss"
 
