@@ -169,15 +169,10 @@ def combine_scores(scores: Mapping[str, SetScore | str], sets: Sequence[Evaluati
     for each in sets:
         score = scores[each.label]
         metrics: Mapping[str, float] = {} if isinstance(score, str) else score.metrics
-        values += [metrics.get(name) for name in list_combined(each)]
+        counting = each.combined_metrics or (load_metric(each.metrics[0]).name,)
+        values += [metrics.get(name) for name in counting]
     known = [value for value in values if value is not None and math.isfinite(value)]
     return float(sum(known)) if known and len(known) == len(values) else None
-
-
-def list_combined(known: EvaluationSet) -> list[str]:
-    """List the metrics of a set that count: those that its protocol names, else its headline."""
-    names = [load_metric(name).name for name in known.metrics]
-    return [name for name in known.combined_metrics if name in names] or names[:1]
 
 
 def name_score(label: str, metric: str) -> str:

@@ -47,15 +47,16 @@ def collect_causal_outcome(
     """
     losses, final = scores.losses, scores.final
     written = final.scores
-    metrics = {name: losses.get(f"eval_{name}") for name in LOSSES if f"eval_{name}" in losses}
     main = written.get(data.sets[0].label) if data.sets else None
+    metrics = {name: losses[f"eval_{name}"] for name in LOSSES if f"eval_{name}" in losses}
+    metrics |= main.metrics if main else {}
     filled = fill_costs(record, trainer, counts, measuring)
     filled = replace(
         filled,
         status="failed" if (unscored := _find_unscored(final)) else "success",
-        metrics={**metrics, **(main.metrics if main else {})},
+        metrics=metrics,
         headline=(headline := _name_headline(data, metrics, final)),
-        best_metric=_find_best(trainer, {**metrics, **(main.metrics if main else {})}, final, headline),
+        best_metric=_find_best(trainer, metrics, final, headline),
         metrics_last=_last_metrics(trainer, data, final),
         interval={name: list(pair) for name, pair in main.interval.items()} if main else {},
         evaluation=describe_evaluation(data.sets, final),
@@ -82,8 +83,8 @@ def _find_best(
 ) -> BestMetric | None:
     """Name what chose the weights that were kept, which may be another metric than the headline."""
     step = final.step if final.history else final.step or None  # 0: the weights before training were the best
-    if final.chosen_by is not None:
-        return BestMetric(final.chosen_by, metrics.get(final.chosen_by, trainer.state.best_metric), step)
+    if (chosen := final.chosen_by) is not None:  # a score is of its set, and the run's metrics are of the first one
+        return BestMetric(chosen, metrics[chosen] if chosen in LOSSES else trainer.state.best_metric, step)
     return BestMetric(headline, metrics.get(headline), step) if headline else None
 
 
