@@ -52,7 +52,7 @@ class ChatTemplate:
     def render(
         self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] = (), open_ended: bool = False
     ) -> list[list[Segment]]:
-        """Write a conversation that `adapt` has given.
+        """Write a conversation that `abilities.adapt` has given.
 
         A template that writes an earlier turn otherwise once another follows (Qwen3 takes thoughts out) is shown the
         conversation once for each such turn, up to there, so that every answer is trained on as the model would write
@@ -82,21 +82,17 @@ class ChatTemplate:
             prompt = self._go_on(writings, done, before)
             writings[-1].append(Segment(prompt, answer, trained))
             done = after
-        if open_ended:
+        if open_ended:  # an answer is to be generated here
             prompt = self._go_on(writings, done, self.apply(turns, True, tools))
             writings[-1].append(Segment(prompt, "", False))
         asked = turns if open_ended else turns[: _find_last_answer(turns)]
         _require_asked(asked, "".join(each.prompt for each in writings[-1]))
         return writings
 
-    def adapt(self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] = ()) -> tuple[list[Turn], tuple[str, ...]]:
-        """Bring a conversation into the shape that the template takes, and tell what was done to it.
-
-        Raises:
-            RowError: Nothing is left of it.
-            ModelError: There is no template, or it writes no tool calls and the conversation has some.
-        """
-        return self._abilities.adapt(turns, tools)
+    @cached_property
+    def abilities(self) -> Abilities:
+        """What the template can do; brings conversations into the shape that it takes."""
+        return Abilities(self.apply)
 
     def open_turn(self, text: str) -> str:
         """Write one user's turn, and the start of an answer without a thought."""
@@ -133,7 +129,7 @@ class ChatTemplate:
         Mostly that of any other turn; gpt-oss, Gemma 4 and GLM end a call by a token of its own.
         """
         end = self.end_of_turn
-        if not (turns := self._abilities.call):
+        if not (turns := self.abilities.call):
             return None
         try:
             before, after = self.apply(turns[:1], True), self.apply(turns, False)
@@ -182,10 +178,6 @@ class ChatTemplate:
             raise _broken_template(_ENDLESS) from None
         return str(text)
 
-    @cached_property
-    def _abilities(self) -> Abilities:
-        return Abilities(self.apply)
-
     def _go_on(self, writings: list[list[Segment]], done: str, before: str) -> str:
         """Give the part of a prompt that was not written yet; begin another writing where earlier turns have changed.
 
@@ -195,6 +187,7 @@ class ChatTemplate:
         if before.startswith(done):
             return before[len(done) :]
         last = writings[-1][-1]
+        # How far the text reaches with which the last turn really ends: its end-of-turn token, and space behind it.
         end = str(self.tokenizer.convert_ids_to_tokens(self.end_of_turn))
         stays = done.rfind(end) + len(end)
         while done[stays : stays + 1].isspace() and done[stays] == before[stays : stays + 1]:
@@ -211,6 +204,7 @@ class ChatTemplate:
             return
         known = self.tokenizer.get_vocab()
         named = next((name for token, name in _TRAINING_TEMPLATES if token in known), None)
+        # Where the two texts part, to show both.
         same = next((place for place, pair in enumerate(zip(before, after, strict=False)) if len({*pair}) > 1), 0)
         hint = (
             f"set model.chat_template: {named}, which writes the same turns with thoughts as part of the answer, or"

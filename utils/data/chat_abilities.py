@@ -49,7 +49,12 @@ class Abilities:
     """Writes turns: `ChatTemplate.apply`."""
 
     def adapt(self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]]) -> tuple[list[Turn], tuple[str, ...]]:
-        """See `ChatTemplate.adapt`."""
+        """Bring a conversation into the shape that the template takes, and tell what was done to it.
+
+        Raises:
+            RowError: Nothing is left of it.
+            ModelError: There is no template, or it writes no tool calls and the conversation has some.
+        """
         adapted = [self._name_thought(turn) for turn in turns]
         notes: list[str] = []
         if tools or any(turn["role"] == "tool" or turn.get("tool_calls") for turn in turns):
@@ -59,6 +64,7 @@ class Abilities:
                     "(Qwen2.5, Llama 3.1 and later ones), or set model.chat_template to a template file that does"
                 )
             notes += [TOOLS_UNLISTED] if tools and not self._lists_tools else []
+        # Each step is tried on what the one before has left; only a change is told.
         steps = (
             (self._number_calls, CALLS_NUMBERED),
             (self._write_thoughts, THOUGHTS_WRITTEN),

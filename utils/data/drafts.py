@@ -82,7 +82,7 @@ class Drafter:
         turns = self._turns(example)
         if not turns:
             return Draft([Segment(example.prompt, "", False)], chat=False, context=example.context)
-        history, _ = self.chat.adapt(turns, example.tools)
+        history, _ = self.chat.abilities.adapt(turns, example.tools)
         history = history[:-1] if history[-1]["role"] == "assistant" else history
         context = "" if example.messages else example.context
         return Draft(self.chat.render(history, example.tools, open_ended=True)[-1], chat=True, context=context)
@@ -146,6 +146,7 @@ class Drafter:
 
     def _draft_plain(self, example: Example, notes: tuple[str, ...]) -> Draft:
         bare = self._bare(example.answer)
+        # An end that is not the tokenizer's own end of text stays as it is written, and no second one is put behind it.
         ended = len(bare) < len(example.answer) and example.answer != bare + self.texts.eos_text
         segment = Segment(example.prompt, example.answer if ended else bare, bool(bare.strip()))
         return Draft([segment], chat=False, context=example.context, ended=ended, notes=notes)
@@ -156,7 +157,7 @@ class Drafter:
                 "a turn is not to be trained on (weight 0), but sft.completion_only_loss: false trains on every token; "
                 "leave one of them out"
             )
-        turns, adapted = self.chat.adapt(turns, example.tools)
+        turns, adapted = self.chat.abilities.adapt(turns, example.tools)
         writings = self.chat.render(turns, example.tools)
         kept = [writing for writing in writings if any(segment.trained for segment in writing)]
         if self.train_on_prompt or not kept:  # the last one holds every turn

@@ -130,7 +130,7 @@ def _encode_ahead(split: ReadSplit, positions: Sequence[int], encoder: ExampleEn
             block = positions[start : start + _BLOCK]
             examples = list(split.examples(block))
             waiting.append((block, examples, pool.submit(encoder.encode_many, examples)))
-            if len(waiting) > num_threads:
+            if len(waiting) > num_threads:  # so that no more blocks are in memory than are worked at
                 first, read, future = waiting.popleft()
                 yield first, read, future.result()
         for first, read, future in waiting:

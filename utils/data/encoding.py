@@ -102,6 +102,7 @@ class ExampleEncoder(Drafter):
             ModelError: The tokenizer lacks an end-of-text token or a usable chat template.
         """
         drafts = [self.draft(example) for example in _until_asked(examples)]
+        # All rows' texts go to the tokenizer in one call, and the exchanges come back in the drafts' order.
         exchanges = iter(self._encode_drafts([each for good in drafts if isinstance(good, list) for each in good]))
         return [
             good
@@ -213,6 +214,7 @@ class ExampleEncoder(Drafter):
         if draft.context and len(wanted) == 1 and full_length > self.max_length and not too_long:
             cut = self._cut_context(draft, wanted[0], self.max_length)
             too_long, wanted = cut is None, wanted if cut is None else [cut]
+        # A row that is too long goes uncut into the counts, and is then left out.
         fitted = fit_exchanges(wanted, full_length if too_long else self.max_length)
         too_long |= fitted.answer_cut > 0 and self.truncation == "keep_answer" and not is_text
         ids: list[int] = []

@@ -87,35 +87,32 @@ def prepare_instructions(
     """
     spec, splits, wanted, chosen = _choose_rows(spec, section, seed)
     found = DataProblems()
-    with found.gather():
-        encoded = _encode("train", splits.train, wanted, encoder, section)
-    if splits.validation is not None:
+    encoded = {}
+    for name, split, positions in (("train", splits.train, wanted), ("validation", splits.validation, chosen)):
         with found.gather():
-            evaluated = _encode("validation", splits.validation, chosen, encoder, section)
+            if split is not None:
+                encoded[name] = _encode(name, split, positions, encoder, section)
     found.stop()
-    train, report, _ = encoded
-    _add_use_of_rows(report, splits, wanted)
+    reports = {name: report for name, (_, report, _) in encoded.items()}
+    _report_use_of_rows(reports, splits, wanted, chosen)
     shown = splits.train.examples(wanted[:MAX_ROWS])
-    report.unwritable = count_unwritable((each.whole_text for each in shown), encoder.tokenizer)
-    reports = {"train": report}
-    evals: dict[str, Dataset] = {}
-    asked = chosen
+    reports["train"].unwritable = count_unwritable((each.whole_text for each in shown), encoder.tokenizer)
+    for report in reports.values():
+        report.log()
+    evals, validation, places = {}, [], []
     if splits.validation is not None:
-        rows, report, refused = evaluated
-        report.left_out_rows = len(splits.validation_positions) - len(chosen)
-        asked = [position for position in chosen if position not in refused]
-        report.shared_with_train = count_shared(splits, wanted)
+        rows, _, refused = encoded["validation"]
         lengths = rows["length"][:]
         evals[""] = rows.select(sorted(range(len(rows)), key=lengths.__getitem__))
-        reports["validation"] = report
-    for each in reports.values():
-        each.log()
+        asked = [position for position in chosen if position not in refused]
+        validation = list(splits.validation.examples(asked))
+        places = [splits.validation.place(position) for position in asked]
     return InstructionData(
         spec=spec,
-        train=train,
+        train=encoded["train"][0],
         evals=evals,
-        validation_examples=list(splits.validation.examples(asked)) if splits.validation else [],
-        validation_places=[splits.validation.place(position) for position in asked] if splits.validation else [],
+        validation_examples=validation,
+        validation_places=places,
         fingerprint=_fingerprint(splits, wanted, chosen),
         commit=splits.train.rows.commit,
         read_train=lambda: splits.train.examples(splits.train_positions),
@@ -249,12 +246,18 @@ def _stop_at_odd_rows(
         )
 
 
-def _add_use_of_rows(report: InstructionReport, splits: Splits, wanted: Sequence[int]) -> None:
-    report.left_out_rows = len(splits.train_positions) - len(wanted)
-    report.related_rows = splits.num_related
+def _report_use_of_rows(
+    reports: dict[str, InstructionReport], splits: Splits, wanted: Sequence[int], chosen: Sequence[int]
+) -> None:
+    train = reports["train"]
+    train.left_out_rows = len(splits.train_positions) - len(wanted)
+    train.related_rows = splits.num_related
     if splits.validation is splits.train:
-        report.held_out_rows = len(splits.validation_positions)
-        report.held_out_ids = splits.train.identify(splits.validation_positions)
+        train.held_out_rows = len(splits.validation_positions)
+        train.held_out_ids = splits.train.identify(splits.validation_positions)
+    if "validation" in reports:
+        reports["validation"].left_out_rows = len(splits.validation_positions) - len(chosen)
+        reports["validation"].shared_with_train = count_shared(splits, wanted)
 
 
 def _fingerprint(splits: Splits, wanted: Sequence[int], chosen: Sequence[int]) -> str:

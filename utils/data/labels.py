@@ -154,6 +154,7 @@ def _class_names(spec: ClassificationSet, places: Mapping[Any, str], named: Sequ
             "dataset.num_labels: 1"
         )
     ordered = sorted(present)
+    # Numbers from 0 on are ids, so that a class without a row has its place too; other numbers are names.
     is_range = bool(ordered) and ordered[0] == 0 and ordered[-1] < _MOST_CLASSES
     count = spec.num_labels or (int(ordered[-1]) + 1 if is_range else 0)
     if ordered and ordered[0] >= 0 and ordered[-1] < count:

@@ -189,6 +189,7 @@ def _mark_example(example: Example, group: str | None) -> tuple[bytes, bytes, by
         content = json.dumps([example.messages, example.tools], ensure_ascii=False)
     else:
         prompt = example.prompt or example.answer
+        # What was not there in earlier versions is added where it is set, so that fingerprints of before stay.
         content = "\x1f".join((example.prompt, example.answer, example.user_turn))
         if example.judged_by or example.context or example.plain:
             more = [example.judged_by, example.plain, example.prompt.find(example.context), len(example.context)]

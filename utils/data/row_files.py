@@ -61,6 +61,7 @@ class RowReader:
         csv.field_size_limit(2**31 - 1)  # a document may be longer than the library's 128 KiB
         self._name, self._text_column = name, form.text_column
         lines = number_lines(stream, name)
+        # A .json file may be a list or lines of objects; of a pipe, nothing else tells.
         ahead = read_ahead(lines) if form.kind in ("", ".json") else []
         self.kind = tell_kind(form.kind, ahead[-1].raw if ahead else b"")
         self._separator = _SEPARATORS.get(self.kind, "")

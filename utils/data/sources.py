@@ -53,7 +53,7 @@ def load_split(source: Source, split: str) -> Dataset | None:
     path = Path(source.path).expanduser()
     local = is_local(source.path)
     if local and (not path.is_dir() or _holds_plain_splits(path, source.subset)):
-        return None
+        return None  # `find_files` finds these, and our own reader names each row's line
     _require_folder_of_rows(path)
     _refuse_addresses(path)
     with _explain(source):

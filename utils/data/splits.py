@@ -81,9 +81,10 @@ def hold_out(
 
 def _draw_by_class(members: dict[Any, list[int]], wanted: int, seed: int) -> list[int]:
     num_rows = sum(map(len, members.values()))
+    # The largest-remainder method: whole rows of each class first, then one more where the rest is largest.
     shares = {name: wanted * len(rows) / num_rows for name, rows in members.items()}
     counts = {name: min(int(share), len(members[name]) - 1) for name, share in shares.items()}
-    while sum(counts.values()) < wanted:  # the largest rest first
+    while sum(counts.values()) < wanted:
         open_classes = [name for name in sorted(counts) if counts[name] < len(members[name]) - 1]
         counts[max(open_classes, key=lambda name: (shares[name] - counts[name], len(members[name])))] += 1
     draw = random.Random(seed)  # noqa: S311 - no secret is drawn

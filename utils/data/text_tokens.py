@@ -66,6 +66,7 @@ class TextTokens:
             return [*before, *(index for index, _ in inner), *after]
         head = (room + 1) // 2
         tail = len(inner) - (room - head)
+        # Half a character's bytes would be read as another character: both cuts move away from it.
         while head and _is_torn(inner, head):
             head -= 1
         while tail < len(inner) and _is_torn(inner, tail):
@@ -145,6 +146,7 @@ class TextTokens:
             return before, [(index, (place, place + 1)) for place, index in enumerate(inner)], after
         encoding = backend.encode(text, add_special_tokens=False)
         tokens = list(zip(encoding.ids, encoding.offsets, strict=True))
+        # A token that holds characters of both sides stays with the text around the part.
         first = next((place for place, (_, (left, _)) in enumerate(tokens) if left >= start), len(tokens))
         last = next((place for place, (_, (_, right)) in enumerate(tokens) if right > end), len(tokens))
         last = max(first, last)
