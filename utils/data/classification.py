@@ -47,9 +47,7 @@ class ClassificationData:
     """By suffix of the metrics' names: `""`, and `_mm` for mismatched MNLI."""
     tests: list[tuple[Submission, PreparedSplit]]
     fingerprint: str
-    """Hash of all rows used."""
     commit: str | None
-    """Resolved commit of a hub dataset."""
     reports: dict[str, SplitReport] = field(default_factory=dict)
 
     @property

@@ -74,9 +74,7 @@ class Submission:
     """How predictions of one test split are written for the benchmark's server."""
 
     split: str
-    """The split to predict."""
     subset: str
-    """The configuration that holds it."""
     file: str
     """Name of the file, without `.tsv`."""
     kind: Literal["index", "name", "score"]
@@ -92,9 +90,7 @@ class SourceSet:
     subset: str | None = None
     """Configuration within the path."""
     revision: str | None = None
-    """Revision of a hub dataset."""
     form: FileFormat = AS_NAMED
-    """How local files are read."""
     train_split: str | None = "train"
     """May be cut: `train[:5000]`. None: the set cannot be trained on."""
     validation_path: str | None = None
@@ -121,7 +117,6 @@ class ClassificationSet(SourceSet):
     eval_splits: dict[str, str] = field(default_factory=lambda: {"": "validation"})
     """Evaluation splits by the suffix of their metrics' names."""
     submissions: tuple[Submission, ...] = ()
-    """Test splits that a benchmark server scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,13 +133,10 @@ class InstructionSet(SourceSet):
     protocol: str
     """Names the way of prompting and scoring; stored with every score."""
     columns: tuple[str, ...] = ()
-    """Columns that are read."""
     read_prompt: Callable[[Row], Example] | None = None
     """Makes the prompt (an example without answer) of a row that needs no answer; None: not resolved yet."""
     prompt_columns: tuple[str, ...] = ()
-    """Columns that read_prompt needs."""
     train_split: str = "train"
-    """May be cut: `train[:5000]`."""
     validation_split: str | None = None
     """Rows on which the loss is evaluated; None: there are none, or validation_size holds some out."""
     generation_split: str | None = None

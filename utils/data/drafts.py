@@ -42,18 +42,14 @@ class Drafter:
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
-    """Tokens that a row may have."""
     truncation: Literal["keep_answer", "cut_answer", "drop", "error"] = "keep_answer"
     """What becomes of longer rows; with drop and error, and with keep_answer where the answer does not fit, they are
     marked `too_long` and not cut."""
     as_chat: bool = False
-    """Put prompt and answer through the chat template."""
     system_prompt: str | None = None
     """A system turn before every chat that has none."""
     train_on_prompt: bool = False
-    """Train on all tokens."""
     split_long: bool = False
-    """Cut plain texts into pieces that fit."""
     escape_special: bool = False
     """Read special tokens in a row's own text as ordinary characters."""
 

@@ -60,7 +60,6 @@ class EncodingCounts:
     """Examples that are used; they may become several rows each."""
     num_rows: int = 0
     notes: dict[str, int] = field(default_factory=dict)
-    """What else was done to rows, and to how many."""
     num_tokens: int = 0
     num_trained: int = 0
     lengths_uncut: dict[str, int] = field(default_factory=dict)

@@ -62,15 +62,12 @@ _parse = cache(PromptTemplate.parse)  # asked for once a row
 
 @dataclass(frozen=True)
 class Format:
-    """How the rows of one format are read."""
+    """How the rows of one format are read; the fields are as in InstructionSet."""
 
     read_row: Callable[[Row], Example]
     ask: Callable[[str], Example] | None
-    """As in InstructionSet."""
     columns: tuple[str, ...]
-    """Columns that the rows must have."""
     read_prompt: Callable[[Row], Example]
-    """As in InstructionSet."""
     prompt_columns: tuple[str, ...]
     """Those of the columns that a row without answer must have."""
     stop: tuple[str, ...] = ()

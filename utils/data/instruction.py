@@ -25,7 +25,6 @@ class InstructionData:
     """Everything the trainer needs to know of the data."""
 
     spec: InstructionSet
-    """Resolved."""
     train: Dataset
     """Rows with input_ids, labels (-100 where a token is not trained on) and length, in the order of the file."""
     evals: dict[str, Dataset]
@@ -35,13 +34,10 @@ class InstructionData:
     validation_places: list[str]
     """Where each of them stands."""
     fingerprint: str
-    """Hash of all rows used."""
     commit: str | None
-    """Resolved commit of a hub dataset."""
     read_train: Callable[[], Iterator[Example]]
     """Reads the training rows again, as texts, those too that dataset.max_train_samples leaves out."""
     reports: dict[str, InstructionReport] = field(default_factory=dict)
-    """By `train` and `validation`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,6 @@ class GenerationRows:
     num_total: int
     """Rows that there are; more than there are examples when dataset.max_eval_samples leaves some out."""
     fingerprint: str
-    """Hash of the examples."""
     split: str
     """Their split; `validation` also for rows held out of the training rows."""
     bad: BadRows

@@ -83,11 +83,9 @@ class LabelledSet:
     """A set that has been read."""
 
     coder: LabelCoder
-    """The classes."""
     splits: dict[str, LabelledRows]
     """By use, with encoded labels and those held out: `train`, `eval` + suffix, `test` + submission."""
     commit: str | None
-    """Resolved commit of a hub dataset."""
 
 
 def read_classification(

@@ -121,7 +121,6 @@ class InstructionReport:
     bad_rows: int = 0
     """Could not be read (dataset.on_bad_row: drop)."""
     bad_examples: list[str] = field(default_factory=list)
-    """Place and reason of the first bad rows."""
     empty_rows: int = 0
     """Left out: no token to train on."""
     too_long_rows: int = 0
@@ -131,7 +130,6 @@ class InstructionReport:
     answers_cut: int = 0
     """Rows whose answer lost its end, and with it the end-of-text token."""
     conversations_cut: int = 0
-    """Rows that lost later exchanges."""
     cut_turns: int = 0
     """Turns left out because no answer follows them."""
     untrained_turns: int = 0

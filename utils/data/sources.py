@@ -45,7 +45,6 @@ class Source:
     """Configuration, or a folder within the folder."""
     revision: str | None = None
     form: FileFormat = AS_NAMED
-    """How local files are read."""
 
 
 def load_split(source: Source, split: str) -> Dataset | None:

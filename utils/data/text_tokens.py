@@ -181,7 +181,6 @@ class Fitted:
     answer_cut: int = 0
     """Tokens cut off the first answer."""
     exchanges_cut: int = 0
-    """Later exchanges left out."""
 
 
 def fit_exchanges(exchanges: list[Exchange], max_length: int) -> Fitted:
