@@ -52,16 +52,12 @@ class ChatTemplate:
     def render(
         self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] = (), open_ended: bool = False
     ) -> list[list[Segment]]:
-        """Write a conversation that `abilities.adapt` has given.
+        """Write a conversation that `abilities.adapt` has given; its whole text comes last of the writings.
 
         A template that writes an earlier turn otherwise once another follows (Qwen3 takes thoughts out) is shown the
         conversation once for each such turn, up to there, so that every answer is trained on as the model would write
-        it, behind the earlier turns as the model would read them.
-
-        Open-ended, the start of one more assistant's turn stands behind everything.
-
-        Returns:
-            The segments of each writing; those of the whole conversation come last.
+        it, behind the earlier turns as the model would read them. Open-ended, the start of one more assistant's turn
+        stands behind everything.
 
         Raises:
             RowError: The template refuses or leaves out a turn.
@@ -100,12 +96,7 @@ class ChatTemplate:
 
     @cached_property
     def end_of_turn(self) -> int:
-        """The token that ends an assistant's turn.
-
-        Raises:
-            ModelError: There is no template, or it ends the turn by no token of its own, so that a model would
-                never learn to stop.
-        """
+        """The token that ends an assistant's turn; a ModelError where the model could not learn to stop by one."""
         try:
             before, after = self.apply(_PROBE[:1], True), self.apply(_PROBE, False)
         except RowError as error:

@@ -47,9 +47,6 @@ def read_conversation(
 
     `roles` says what names of roles beside the usual ones are; `completion` is the column of further turns, which
     alone are trained on.
-
-    Raises:
-        RowError: Names the turn and what is wrong with it.
     """
     reader = _TurnReader({**ROLES, **{name.lower(): role for name, role in (roles or {}).items()}})
     turns = reader.read_all(row, column)
@@ -84,11 +81,7 @@ def read_tools(row: Row) -> tuple[dict[str, Any], ...]:
 
 
 def build_chat(conversation: Conversation) -> Example:
-    """Make an example of a conversation; what follows the last trained answer is left out and counted.
-
-    Raises:
-        RowError: Nobody answers.
-    """
+    """Make an example of a conversation; what follows the last trained answer is left out and counted."""
     turns = conversation.turns
     last = max((index for index, turn in enumerate(turns) if is_trained(turn)), default=0)
     if last == 0:  # a first turn is an answer to nothing
@@ -104,11 +97,7 @@ def build_chat(conversation: Conversation) -> Example:
 
 
 def open_chat(conversation: Conversation) -> Example:
-    """Make a prompt that ends where the assistant is to speak; a last turn of its own is left out.
-
-    Raises:
-        RowError: Nobody asks.
-    """
+    """Make a prompt that ends where the assistant is to speak; a last turn of its own is left out."""
     turns = conversation.turns
     kept = turns[:-1] if turns[-1]["role"] == "assistant" else turns
     if not kept or kept[-1]["role"] not in ("user", "tool"):

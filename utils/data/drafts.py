@@ -84,11 +84,7 @@ class Drafter:
         return Draft(self.chat.render(history, example.tools, open_ended=True)[-1], chat=True, context=context)
 
     def settle_special(self, example: Example) -> tuple[Example, tuple[str, ...]]:
-        """Look for special tokens in a row's own text.
-
-        Returns:
-            The row, with its special tokens escaped where that is asked for, and a note for each kind of them.
-        """
+        """Escape special tokens in a row's own text where that is asked for; with a note for each kind of them."""
         bare = self._bare(example.answer)
         end = example.answer[len(bare) :]  # that the answer has already is no text of the row
         own = replace(example, answer=bare)

@@ -86,11 +86,9 @@ class EncodingCounts:
 
 
 def encode_rows(split: ReadSplit, positions: Sequence[int], encoder: ExampleEncoder) -> tuple[Dataset, EncodingCounts]:
-    """Encode the examples at some positions of a split, in that order.
+    """Encode the examples at some positions of a split, in that order, and count what became of them.
 
-    Returns:
-        Rows with input_ids, labels and length, those without a trained token or too long left out; and what was
-        counted.
+    Rows have input_ids, labels and length; those without a trained token or too long are left out.
     """
     import pyarrow as pa
     from datasets import Dataset

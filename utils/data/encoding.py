@@ -92,14 +92,10 @@ class ExampleEncoder(Drafter):
         return encoded[-1]
 
     def encode_many(self, examples: Sequence[Example]) -> list[list[Encoded] | RowError]:
-        """Encode examples together, which is much faster.
+        """Encode examples together, which is much faster; a RowError says why a row cannot be used.
 
-        Returns:
-            The rows of each example, mostly one: a long text may become several, and a conversation that the chat
-            template writes differently as it goes on; or why the row cannot be used.
-
-        Raises:
-            ModelError: The tokenizer lacks an end-of-text token or a usable chat template.
+        An example is mostly one row: a long text may become several, and a conversation that the chat template writes
+        differently as it goes on.
         """
         drafts = [self.draft(example) for example in _until_asked(examples)]
         # All rows' texts go to the tokenizer in one call, and the exchanges come back in the drafts' order.

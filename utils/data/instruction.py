@@ -59,11 +59,7 @@ class GenerationRows:
 
 
 def resolve_set(spec: InstructionSet) -> InstructionSet:
-    """Complete a dataset's answers by the columns of its rows, where it left that open.
-
-    Raises:
-        DataError: There are no rows, or their columns tell no format, or several.
-    """
+    """Complete a dataset's answers by the columns of its rows, where it left that open."""
     if spec.resolve is None:
         return spec
     for split in (spec.train_split, spec.generation_split, spec.validation_split):
@@ -116,11 +112,7 @@ def prepare_instructions(
 
 
 def read_training_rows(spec: InstructionSet, section: InstructionSection, seed: int) -> tuple[Iterator[Example], str]:
-    """Read again, as texts, the rows that a run was trained on.
-
-    Returns:
-        The rows, and the fingerprint that InstructionData had of all rows used.
-    """
+    """Read again, as texts, the rows that a run was trained on; and the fingerprint that its InstructionData had."""
     _, splits, wanted, chosen = _choose_rows(spec, section, seed)
     return splits.train.examples(wanted), _fingerprint(splits, wanted, chosen)
 

@@ -91,11 +91,7 @@ class LabelledSet:
 def read_classification(
     spec: ClassificationSet, section: ClassificationSection, seed: int, reorder: Reorder = tuple
 ) -> LabelledSet:
-    """Read a set and encode its labels.
-
-    Raises:
-        DataError: With all that is wrong with the rows: columns, splits and labels.
-    """
+    """Read a set and encode its labels; one DataError has all that is wrong: columns, splits and labels."""
     found = DataProblems()
     read = _read_splits(spec, found)
     if (spec.train_split is not None and "train" not in read) or all(name.startswith("test") for name in read):

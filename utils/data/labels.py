@@ -44,11 +44,7 @@ class LabelCoder:
         return not self.names
 
     def encode(self, value: Any) -> int | float:
-        """Encode a label.
-
-        Raises:
-            RowError: It is missing, no number, or of no known class.
-        """
+        """Encode a label; a RowError where it is missing, no number, or of no known class."""
         if value in (None, "") and value not in self.numbers:
             raise RowError("has no label")
         return _read_number(value) if self.is_regression else self._find_class(value)
@@ -66,10 +62,7 @@ class LabelCoder:
 
 
 def type_labels(columns: Iterable[Sequence[Any]]) -> Callable[[Any], Any]:
-    """Find what the labels of files without types are: numbers where all of them are written so, else texts.
-
-    Takes the labels of every split, and gives what makes a label of a text (None of an empty one).
-    """
+    """Find what makes a label of a text in files without types: a number where all labels are written so."""
     written = [value for column in columns for value in column if value not in (None, "")]
     kind = next((kind for kind, form in _NUMBERS.items() if all(map(form.fullmatch, written))), str)
     return lambda value: kind(value) if value not in (None, "") else None
@@ -108,10 +101,7 @@ def build_label_coder(
 
 
 def keep_order_of(trained: tuple[str, ...], label: str) -> Reorder:
-    """Give the function that orders the classes of any rows as the run learned them.
-
-    Rows may lack some of the classes; their spelling may differ in case.
-    """
+    """Give the function that orders the classes of any rows, which may lack some, as the run learned them."""
 
     def reorder(names: Mapping[str, str]) -> tuple[str, ...]:
         spelling = {name.lower(): name for name in names}

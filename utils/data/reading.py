@@ -37,11 +37,7 @@ class DataProblems:
             self._sentences |= dict.fromkeys(str(error).splitlines())
 
     def stop(self) -> None:
-        """Stop where anything was gathered.
-
-        Raises:
-            DataError: With a line for each problem.
-        """
+        """Raise a DataError with a line for each problem, where there are any."""
         if self._sentences:
             raise DataError("\n".join(self._sentences))
 
@@ -86,11 +82,7 @@ class BadRows:
     def stop(
         self, name: str, num_rows: int, on_bad_row: Literal["stop", "drop"] = "stop", *, can_drop: bool = True
     ) -> None:
-        """Stop when rows are bad and that is not allowed, or when no row is good.
-
-        Raises:
-            DataError: Names the first bad rows.
-        """
+        """Raise a DataError that names the first bad rows, where none may be left out or no row is good."""
         if self.count and (on_bad_row == "stop" or self.count == num_rows):
             more = "".join(f"\n  {each}" for each in self.shown[1:])
             hint = "; mend them, or set dataset.on_bad_row: drop to leave them out"
@@ -110,11 +102,7 @@ def read_each(rows: Rows, read: Callable[[RawRow], T], bad: BadRows) -> Iterator
 
 
 def require_columns(there: Sequence[str], needed: Iterable[str], where: str, keys: str) -> None:
-    """Check that the first rows have the columns, before every row is called bad for it.
-
-    Raises:
-        DataError: Columns are missing; the keys of `dataset:` that choose them are named.
-    """
+    """Check that the first rows have the columns, before every row is called bad for it; `keys` choose them."""
     if there and (missing := [column for column in needed if column not in there]):
         raise DataError(f"{where}: no column {', '.join(missing)}; there are: {shorten_list(there)} ({keys} choose)")
 

@@ -6,7 +6,7 @@ import logging
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -80,10 +80,7 @@ class SplitReport:
 def check_split(
     name: str, tokens: Dataset, rows: Dataset, text_columns: tuple[str, ...], label_names: tuple[str, ...]
 ) -> SplitReport:
-    """Count what a split holds: its tokens, and its rows as texts, none missing, with `labels` where there are any.
-
-    `label_names` is empty for regression.
-    """
+    """Count what a split holds: its tokens, and its rows as texts, none missing, with `labels` where there are any."""
     empty = {row for column in text_columns for row, text in enumerate(rows[column]) if not text.strip()}
     labelled = "labels" in rows.column_names and label_names
     counts = Counter(rows["labels"][:]) if labelled else Counter()
@@ -103,6 +100,11 @@ def count_shared_rows(train: Mapping[str, Sequence[Any]], other: Mapping[str, Se
     return sum(texts in seen for texts in zip(*other.values(), strict=True))
 
 
+def _counted(phrase: str) -> int:
+    """Make a field of a count, which the log tells in these words where it is not 0."""
+    return field(default=0, metadata={"phrase": phrase})
+
+
 @dataclass
 class InstructionReport:
     """What became of one split's rows for CAUSAL_LM."""
@@ -110,42 +112,29 @@ class InstructionReport:
     name: str
     rows_read: int = 0
     rows_used: int = 0
-    held_out_rows: int = 0
-    """Taken out of this split to validate."""
+    held_out_rows: int = _counted("rows held out to validate")
     held_out_ids: list[str] = field(default_factory=list)
     """Their own names, where the set's rows have some."""
-    related_rows: int = 0
-    """Left out beside them, because they are of one group with a held-out row or have its prompt."""
-    left_out_rows: int = 0
-    """Kept out by dataset.max_train_samples or max_eval_samples."""
-    bad_rows: int = 0
-    """Could not be read (dataset.on_bad_row: drop)."""
+    related_rows: int = _counted("rows left out beside them, of the same group or prompt")
+    left_out_rows: int = _counted("rows left out by dataset.max_train_samples or max_eval_samples")
+    bad_rows: int = _counted("rows bad and left out")
     bad_examples: list[str] = field(default_factory=list)
-    empty_rows: int = 0
-    """Left out: no token to train on."""
-    too_long_rows: int = 0
-    """Left out: longer than sft.max_length (dataset.truncation: drop, or the answer would be cut)."""
-    prompts_cut: int = 0
-    """Rows whose prompt lost its middle."""
-    answers_cut: int = 0
-    """Rows whose answer lost its end, and with it the end-of-text token."""
-    conversations_cut: int = 0
-    cut_turns: int = 0
-    """Turns left out because no answer follows them."""
-    untrained_turns: int = 0
-    """Assistant turns not trained on: empty, or the first of all, which nobody asks for."""
-    weightless_turns: int = 0
-    """Turns not trained on because their row says so (weight: 0, loss: false, train: false)."""
+    empty_rows: int = _counted("rows left out without a token to train on")
+    too_long_rows: int = _counted("rows longer than sft.max_length and left out")
+    prompts_cut: int = _counted("rows with the prompt's middle cut out")
+    answers_cut: int = _counted("rows with the end cut off the answer or text (no end-of-text token)")
+    conversations_cut: int = _counted("rows without their later exchanges")
+    cut_turns: int = _counted("turns after the last answer left out")
+    untrained_turns: int = _counted("assistant turns not trained on (empty, or with nothing before them)")
+    weightless_turns: int = _counted("assistant turns not trained on by their weight")
     num_encoded: int = 0
     """Rows that the rows used became: more where texts are split, or conversations written several times."""
     notes: dict[str, int] = field(default_factory=dict)
     """What else was done to rows, and to how many."""
     unread: dict[str, int] = field(default_factory=dict)
     """Columns, and keys of turns, that nothing reads, and how many rows have each."""
-    duplicate_rows: int = 0
-    """Rows used that are equal to an earlier one."""
-    shared_with_train: int = 0
-    """Validation rows whose prompt stands in the training rows too."""
+    duplicate_rows: int = _counted("rows equal to an earlier row")
+    shared_with_train: int = _counted("rows with a prompt that stands in the training rows too")
     unwritable: dict[str, int] = field(default_factory=dict)
     """Characters that the tokenizer cannot write, and in how many of the first rows each stands."""
     token_lengths_uncut: dict[str, int] = field(default_factory=dict)
@@ -192,27 +181,11 @@ class InstructionReport:
             logger.warning("data %s: left out %s", self.name, example)
 
     def _changes(self) -> list[str]:
-        counted = {
-            "held out to validate": self.held_out_rows,
-            "left out beside them, of the same group or prompt": self.related_rows,
-            "left out by dataset.max_train_samples or max_eval_samples": self.left_out_rows,
-            "bad and left out": self.bad_rows,
-            "left out without a token to train on": self.empty_rows,
-            "longer than sft.max_length and left out": self.too_long_rows,
-            "with the prompt's middle cut out": self.prompts_cut,
-            "with the end cut off the answer or text (no end-of-text token)": self.answers_cut,
-            "without their later exchanges": self.conversations_cut,
-            "equal to an earlier row": self.duplicate_rows,
-            "with a prompt that stands in the training rows too": self.shared_with_train,
-            **self.notes,
-        }
-        turns = {
-            "turns after the last answer left out": self.cut_turns,
-            "assistant turns not trained on (empty, or with nothing before them)": self.untrained_turns,
-            "assistant turns not trained on by their weight": self.weightless_turns,
-        }
-        changes = [f"{count} rows {what}" for what, count in counted.items() if count]
-        return changes + [f"{count} {what}" for what, count in turns.items() if count]
+        """Say what was done to rows, then what else (`notes`), then what was done to turns."""
+        told = {each.metadata["phrase"]: getattr(self, each.name) for each in fields(self) if each.metadata}
+        rows = {phrase: count for phrase, count in told.items() if phrase.startswith("rows")}
+        notes = {f"rows {note}": count for note, count in self.notes.items()}
+        return [f"{count} {phrase}" for phrase, count in {**rows, **notes, **told}.items() if count]
 
 
 def summarise_lengths(lengths: Sequence[int]) -> dict[str, int]:
@@ -226,15 +199,12 @@ def summarise_lengths(lengths: Sequence[int]) -> dict[str, int]:
 def count_unwritable(
     texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, to_read: bool = False
 ) -> dict[str, int]:
-    """Count, for every character that is lost between encoding and decoding, the texts that hold it.
+    """Count, for every character that is lost between encoding and decoding, the texts that hold it, most first.
 
     A tokenizer made for children's stories may know no `#` and no `+`; it leaves them out, or puts an unknown token
     in their place, without a word. A character that comes back in another normal form (Unicode NFKC) is not lost.
     Where the model only reads the texts (`to_read`), what the tokenizer itself makes of a character, such as its small
     letter, is as good, and nothing is lost with a character that nobody sees.
-
-    Returns:
-        Number of texts by character, the most frequent first; empty where nothing is lost.
     """
     held: Counter[str] = Counter()
     first: dict[str, str] = {}

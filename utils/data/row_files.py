@@ -210,11 +210,7 @@ def _refuse_constant(name: str) -> None:
 
 @cache
 def spool(path: Path) -> Path:
-    """Copy what can be read only once (a pipe, /dev/stdin) to a temporary file; other files are themselves.
-
-    Raises:
-        DataError: It cannot be read, or several processes would share it.
-    """
+    """Copy what can be read only once (a pipe, /dev/stdin) to a temporary file; other files are themselves."""
     if not is_stream(path):
         return path
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

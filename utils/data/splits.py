@@ -65,9 +65,6 @@ def hold_out(
         where: Names the rows in messages.
         classes: The class of every row, as the data has it, so that no model decides; (): no classes.
         groups: The group of every row; (): no groups.
-
-    Raises:
-        DataError: Too few rows would be left to train on.
     """
     wanted = math.ceil(size * num_rows) if size < 1 else int(size)
     members: dict[Any, list[int]] = defaultdict(list)

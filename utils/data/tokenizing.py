@@ -47,8 +47,7 @@ def tokenise(
 ) -> Dataset:
     """Tokenise one or two columns of text, the longer of two texts cut first; padding is left to the batches.
 
-    Returns:
-        The model's inputs and `labels`, with `length` (tokens) and `truncated` (whether the row was cut).
+    `length` counts a row's tokens, and `truncated` says whether it was cut.
     """
     from datasets import Dataset
 
@@ -103,11 +102,7 @@ def keep_tokens(
 def encode_texts(
     texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[dict[str, list[list[int]]], list[bool]]:
-    """Encode one or two columns of texts as models are trained and used; no row is left without a token.
-
-    Returns:
-        The model's inputs by name, and for every row whether it was cut.
-    """
+    """Encode one or two columns of texts as models are trained and used, and tell which are cut; none is empty."""
     columns = [list(column) for column in texts]
     encoding = tokenizer(*columns, truncation=True, max_length=max_length)
     if encoding.encodings is not None:
