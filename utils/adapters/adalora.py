@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from utils.adapters import peft_layout
-from utils.adapters.adapter import AttachContext, keep_float32
+from utils.adapters.adapter import AttachContext, LoadBase
 from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 from utils.adapters.targets import (
@@ -34,8 +34,6 @@ from utils.core.errors import ConfigError, Problem
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
-
-    from utils.adapters.adapter import LoadBase
 
 _IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 _ALLOCATIONS = 500  # about as many as in the paper's runs, whatever the number of steps
@@ -124,7 +122,7 @@ class Config(AdapterSection):
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
     """Wrap the model by peft; its hooks reallocate ranks and add the penalty."""
-    from peft import AdaLoraConfig, get_peft_model
+    from peft import AdaLoraConfig
     from peft.utils import TRANSFORMERS_MODELS_TO_ADALORA_TARGET_MODULES_MAPPING as KNOWN
 
     assert context.num_training_steps > 0, "the schedule needs the number of optimizer steps"
@@ -140,10 +138,8 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
         **config.schedule(context.num_training_steps),
         **{name: getattr(config, name) for name in copied},
     )
-    with peft_layout.explain_targets(model, config.target_modules):
-        adapted: Any = get_peft_model(peft_layout.keep_unpacked(model), peft_config)
+    adapted = peft_layout.wrap(model, peft_config, context, config.target_modules)
     warn_of_idle_layers(adapted, config)
-    keep_float32(adapted, context)
     return _without_penalty(adapted)
 
 

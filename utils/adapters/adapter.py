@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from utils.config.sections.adapter import AdapterSection
 from utils.core import registry
@@ -13,8 +13,8 @@ from utils.core import registry
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    LoadBase = Callable[[str | None], PreTrainedModel]
-    """Loads the base model; from another folder when one is given."""
+LoadBase: TypeAlias = "Callable[[str | None], PreTrainedModel]"
+"""Loads the base model; from another folder when one is given."""
 
 _WRAPPED = ("gptq", "awq", "aqlm", "eetq", "hqq", "torchao")
 """Formats whose layers are peft's to wrap one by one; others keep layers that look like linear ones."""

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import field_validator
 
-from utils.adapters.adapter import AttachContext, keep_float32
+from utils.adapters.adapter import AttachContext
 from utils.adapters.peft_layout import load as load
 from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
+from utils.adapters.peft_layout import wrap
 from utils.adapters.targets import (
     choose_targets,
     list_head,
@@ -70,10 +71,8 @@ class Config(AdapterSection):
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
     """Wrap the model by peft; the vectors and the head become trainable."""
-    from peft import IA3Config, get_peft_model
+    from peft import IA3Config
     from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN
-
-    from utils.adapters.peft_layout import explain_targets, keep_precision, keep_unpacked
 
     refuse_new_tokens("ia3", context)
     head = list_head(model, context)
@@ -86,10 +85,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
         modules_to_save=train_whole(head, config.modules_to_save),
         revision=context.base_commit,
     )
-    with explain_targets(model, config.target_modules):
-        adapted: PreTrainedModel = keep_precision(get_peft_model(keep_unpacked(model), peft_config))
-    keep_float32(adapted, context)
-    return adapted
+    return wrap(model, peft_config, context, config.target_modules)  # type: ignore[no-any-return]
 
 
 def _choose_feedforward(config: Config, targets: str | list[str] | None) -> str | list[str] | None:

@@ -54,16 +54,10 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     import torch
     from peft import PromptEncoderConfig
 
-    adapted: Any = attach_prompt(
-        model,
-        config,
-        context,
-        PromptEncoderConfig,
-        encoder_reparameterization_type=config.encoder_reparameterization_type,
-        encoder_hidden_size=config.encoder_hidden_size or model.config.get_text_config().hidden_size,
-        encoder_num_layers=config.encoder_num_layers,
-        encoder_dropout=config.encoder_dropout,
-    )
+    own = ("encoder_reparameterization_type", "encoder_num_layers", "encoder_dropout")
+    fields = {name: getattr(config, name) for name in own}
+    fields["encoder_hidden_size"] = config.encoder_hidden_size or model.config.get_text_config().hidden_size
+    adapted: Any = attach_prompt(model, config, context, PromptEncoderConfig, **fields)
     encoder = adapted.prompt_encoder[adapted.active_adapter]
     with torch.no_grad():
         device = encoder.embedding.weight.device
@@ -71,5 +65,4 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
         scale = adapted.word_embeddings.weight.float().std().to(device) / made.std().clamp(min=1e-6)
         encoder.mlp_head[-1].weight.mul_(scale)
         encoder.mlp_head[-1].bias.mul_(scale)
-    result: PreTrainedModel = adapted
-    return result
+    return adapted  # type: ignore[no-any-return]

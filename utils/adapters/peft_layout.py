@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.adapters.adapter import AttachContext, LoadBase, keep_float32
 from utils.core.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from utils.adapters.adapter import LoadBase
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
@@ -36,6 +35,20 @@ def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
         if isinstance(error, ValueError) and "state dictionary" not in str(error):
             raise
         raise ModelError(f"{folder}: the adapter's file lacks tensors ({error}); copy the folder again") from error
+
+
+def wrap(model: PreTrainedModel, peft_config: Any, context: AttachContext, target_modules: Any) -> Any:
+    """Attach an adapter by peft; of `target_modules`, as they are written, a complaint speaks.
+
+    Raises:
+        ModelError: No module matches, or one that matches cannot carry the adapter.
+    """
+    from peft import get_peft_model
+
+    with explain_targets(model, target_modules):
+        adapted = keep_precision(get_peft_model(keep_unpacked(model), peft_config))
+    keep_float32(adapted, context)
+    return adapted
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:

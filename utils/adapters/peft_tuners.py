@@ -289,7 +289,6 @@ def _known_types(method: str) -> frozenset[str]:
 
 
 def _module_of(method: str) -> str:
-    """Name the module of a tuner's configuration class."""
     return f"peft.tuners.{registry.normalize(method)}.config"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from utils.adapters.adapter import AttachContext
+from utils.adapters.adapter import AttachContext, LoadBase
 from utils.adapters.prompt_learning import LIMITS, PromptSection, attach_prompt, require_cache
 from utils.adapters.prompt_learning import load as load_prompt
 from utils.adapters.prompt_learning import save as save
@@ -21,8 +21,6 @@ from utils.config.sections.adapter import Limits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from utils.adapters.adapter import LoadBase
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +37,8 @@ class Config(PromptSection):
             "layers that are recomputed are not handed the prefix; leave it off, or use p-tuning, prompt-tuning or lora"
         ),
         router_loss=_ROUTER,
-        model_types={
-            **LIMITS.model_types,
-            **dict.fromkeys(("deberta", "deberta-v2", "distilbert", "modernbert"), _NO_CACHE),
-        },
+        model_types=LIMITS.model_types
+        | dict.fromkeys(("deberta", "deberta-v2", "distilbert", "modernbert"), _NO_CACHE),
     )
     DEFAULT_LEARNING_RATE: ClassVar[float | None] = 3e-2
 
@@ -68,14 +64,9 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
 
     require_cache(model)
     _leave_out_router_loss(model)
-    adapted: Any = attach_prompt(
-        model,
-        config,
-        context,
-        PrefixTuningConfig,
-        prefix_projection=config.prefix_projection,
-        encoder_hidden_size=config.encoder_hidden_size or model.config.get_text_config().hidden_size,
-    )
+    width = config.encoder_hidden_size or model.config.get_text_config().hidden_size
+    fields = {"prefix_projection": config.prefix_projection, "encoder_hidden_size": width}
+    adapted: Any = attach_prompt(model, config, context, PrefixTuningConfig, **fields)
     encoder = adapted.prompt_encoder[adapted.active_adapter]
     with torch.no_grad():
         if config.prefix_projection:  # the last layer decides the size of what comes out
@@ -83,8 +74,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
             encoder.transform[-1].bias.zero_()
         else:
             encoder.embedding.weight.normal_(std=config.prefix_init_std)
-    result: PreTrainedModel = adapted
-    return result
+    return adapted  # type: ignore[no-any-return]
 
 
 def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, field_validator
 
 from utils.adapters import peft_layout
-from utils.adapters.adapter import AttachContext, keep_float32
+from utils.adapters.adapter import AttachContext, LoadBase, keep_float32
 from utils.adapters.peft_layout import save as save
 from utils.adapters.targets import list_head, refuse_new_tokens, reject_empty, train_whole
 from utils.adapters.training_hooks import TrainingHooks
@@ -19,8 +19,6 @@ from utils.core.errors import ModelError
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
-
-    from utils.adapters.adapter import LoadBase
 
 _PACKING = (
     "its virtual tokens stand before a row, not before each document in it, and the documents would see each other; "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from utils.adapters.adapter import AttachContext, keep_float32
+from utils.adapters.adapter import AttachContext, LoadBase, keep_float32
 from utils.adapters.peft_layout import save as save
 from utils.adapters.qst.cache import CacheChoice, read_cache, settings
 from utils.adapters.targets import list_head, refuse_new_tokens, train_whole
@@ -23,7 +23,6 @@ from utils.core.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from utils.adapters.adapter import LoadBase
     from utils.adapters.qst.config import QSTConfig as QSTConfig
     from utils.adapters.qst.model import QSTModel as QSTModel
 

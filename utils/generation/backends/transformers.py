@@ -53,11 +53,7 @@ class Backend:
         )
 
     def check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Warn of prompts that leave fewer than max_new_tokens positions.
-
-        Raises:
-            DataError: A prompt is empty, or leaves no position at all.
-        """
+        """See GenerationBackend."""
         spaces = [self._batching.count_space(len(prompt)) for prompt in prompts]
         for index, prompt in enumerate(prompts):
             if reason := self.explain_refusal(len(prompt)):
@@ -70,7 +66,7 @@ class Backend:
             )  # fmt: skip
 
     def explain_refusal(self, num_tokens: int) -> str | None:
-        """Say why nothing can be written after a prompt of so many tokens; None: it can."""
+        """See GenerationBackend."""
         if not num_tokens:
             return "is empty; a model needs at least one token to go on from"
         if self._batching.count_space(num_tokens) < 1:
@@ -101,7 +97,7 @@ class Backend:
         return list(zip(batch, answers, strict=True))
 
     def stream(self, prompt: Sequence[int], show: Callable[[str], None]) -> Generated:
-        """Write an answer to one prompt and show its text piece by piece; the pieces are the answer's text."""
+        """See GenerationBackend."""
         from utils.generation.decoding import AnswerStream
 
         if reason := self.explain_refusal(len(prompt)):
@@ -118,7 +114,6 @@ class Backend:
         numbers: Sequence[int] | None,
         streamer: AnswerStream | None = None,
     ) -> list[Generated]:
-        """Write the answers of one batch."""
         import torch
 
         from utils.generation.decoding import HoldOpen, StopTexts, build_sampler

@@ -67,7 +67,8 @@ def _run(model: PreTrainedModel, rows: list[_Tokens], num_positions: int, with_l
     with torch.no_grad():
         for ids, labels in rows:
             row = torch.tensor([ids], device=model.device)
-            logits = model(input_ids=row, use_cache=False).logits[0]
+            # peft's prompts give logits for their virtual tokens too, before those of the text.
+            logits = model(input_ids=row, use_cache=False).logits[0][-len(ids) :]
             positions = {(len(ids) * part) // num_positions - 1 for part in range(1, num_positions + 1)}
             kept.append(logits[sorted(positions - {-1})].float().cpu().numpy())
             if with_loss:

@@ -11,7 +11,7 @@ import pytest
 from utils.data.dataset import Example
 from utils.data.encoding import MASKED, ExampleEncoder
 from utils.modeling.tokenizer import CHATML
-from utils.tasks.sft.probe import _encode_row
+from utils.tasks.sft.probe import _encode_row, _run
 
 BASE = Path(__file__).parents[4] / "examples" / "quickstart" / "base"
 TURNS = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate("abcd")]
@@ -49,3 +49,18 @@ def test_a_row_of_an_earlier_version_keeps_its_context(encoder):
     trained = encoder.tokenizer.decode([label for label in labels if label != MASKED])
     assert trained == "d<|im_end|>"
     assert ids == encoder.encode(Example(messages=tuple(TURNS))).input_ids
+
+
+def test_virtual_tokens_are_no_positions_of_the_text():
+    import torch
+    from peft import PromptEncoderConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=5, encoder_hidden_size=16)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(BASE, trust_remote_code=False), config).eval()
+    ids, labels = [5, 6, 7, 8], [MASKED, MASKED, 7, 8]
+    answers = _run(model, [(ids, labels)], 2, with_loss=True)
+    given = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels]))
+    assert answers.logits == pytest.approx(given.logits[0, [6, 8]].detach().numpy(), abs=1e-5)
+    assert answers.score["loss"] == pytest.approx(float(given.loss), abs=1e-5)

@@ -102,7 +102,6 @@ class Replay:
         return states
 
     def _compute(self, original: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], plan: _Plan) -> torch.Tensor:
-        """Run a layer on the missing rows."""
         assert plan.missing is not None, "there is something to compute"
         args, kwargs = _take(args, plan.missing, plan.shape), _take(kwargs, plan.missing, plan.shape)
         args, kwargs = ((plan.running, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": plan.running})
