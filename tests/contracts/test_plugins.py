@@ -55,7 +55,7 @@ def test_an_adapter_trains_what_it_says_and_reloads(name, family, tiny_base, loa
     from utils.adapters.adapter import AttachContext, load_adapter
     from utils.config.sections.model import ModelSection
     from utils.modeling.base_model import load_base_model
-    from utils.modeling.labels import build_head_spec
+    from utils.modeling.head import build_head_spec
 
     if reason := load_adapter(name).Config.LIMITS.model_types.get(family):
         pytest.skip(f"{name} not on {family}; {reason}")

@@ -22,7 +22,7 @@ from utils.evaluate_model.folders import (
 from utils.evaluation.files import IDENTITY, PREDICTIONS, RESULTS, write_object, write_records
 from utils.evaluation.identity import hash_json, hash_model
 from utils.metrics.metric import result_key
-from utils.modeling.labels import build_head_spec, read_label_order
+from utils.modeling.head import build_head_spec, read_label_order
 from utils.results.json_file import write_json
 from utils.tasks.classification.building import build_classification_trainer
 from utils.tasks.classification.scoring import SplitScore, score_classification

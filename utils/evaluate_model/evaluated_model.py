@@ -35,7 +35,7 @@ from utils.tasks.task import load_task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.modeling.labels import HeadSpec
+    from utils.modeling.head import HeadSpec
 
 _LIMIT = ("dataset", "max_eval_samples")
 

@@ -138,7 +138,7 @@ def run_side_by_side(model: PreTrainedModel, run: Callable[[Item], Result], item
     if alone or num_threads == 1 or len(items) < 2 * num_threads:
         yield from map(run, items)
         return
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # or each of the pool's threads would start as many of its own
     pool = ThreadPoolExecutor(num_threads)
     try:
         yield from pool.map(run, items)

@@ -58,6 +58,7 @@ class _Choice(LogitsProcessor):  # type: ignore[misc]  # the base class is not t
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         shares = scores.softmax(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+        # A point drawn from 0 to the sum of the shares, which rounding keeps from being 1.
         points = self._draws[:, self._step, None].to(shares.device) * shares[:, -1:]
         self._step += 1
         chosen = torch.searchsorted(shares, points, right=True).clamp_(max=shares.shape[-1] - 1)
@@ -117,6 +118,7 @@ class StopTexts(StoppingCriteria):  # type: ignore[misc]  # the base class is no
         return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
 
     def _holds_stop(self, ids: list[int]) -> bool:
+        # Decoding the whole answer at each step would take quadratic time: only where its end holds a stop text.
         return self._is_in(ids[-self._tail :]) and (len(ids) <= self._tail or self._is_in(ids))
 
     def _is_in(self, ids: list[int]) -> bool:
@@ -168,6 +170,7 @@ class AnswerStream:
         if not self._has_prompt:
             self._has_prompt = True
             return
+        # All tokens are decoded again: a character, or the space before a word, may take more than the last one.
         self._ids += [int(each) for each in value.reshape(-1) if int(each) not in self._end_ids]
         text, has_stop = read_answer(self._tokenizer, self._ids, self._stop, self._num_open)
         self._show_up_to(text if has_stop else self._hold_back(text))

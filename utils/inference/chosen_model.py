@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
-from utils.adapters.trained_files import explain_damage
+from utils.adapters.saved_adapter import explain_damage
 from utils.config.run_config import RunConfig, find_differences
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import UserError

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.trained_files import ADAPTER_CONFIG, explain_damage
+from utils.adapters.saved_adapter import ADAPTER_CONFIG, explain_damage
 from utils.config.run_config import EXTENSIONS, RunConfig, find_differences
 from utils.core.errors import CheckError, ModelError, UserError
 from utils.merging.output import REPORT_FILE, check_output, open_output, render_report, require_space

@@ -107,7 +107,7 @@ def _score_confusions(
 
     assert metric.over_samples is not None
     cells = confusion.ravel()
-    filled = np.flatnonzero(cells)
+    filled = np.flatnonzero(cells)  # most cells of many labels are empty, and would be drawn as zeros one by one
     for size in _chunk_sizes(num_resamples, len(cells)):
         drawn: Array = np.zeros((size, len(cells)), dtype=np.int64)
         drawn[:, filled] = rng.multinomial(cells.sum(), cells[filled] / cells.sum(), size=size)

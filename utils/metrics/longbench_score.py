@@ -219,12 +219,14 @@ def _common_words(one: Sequence[str], other: Sequence[str]) -> list[str]:
     places: dict[str, int] = {}
     for place, word in enumerate(other):
         places[word] = places.get(word, 0) | 1 << place
-    every = (1 << len(other)) - 1
+    every = (1 << len(other)) - 1  # a row of ones: nothing is common yet
     rows = [every]
     for word in one:
         kept = rows[-1] & places.get(word, 0)
+        # The sum carries each match up to the next one of the row; the difference keeps the other ones.
         rows.append((rows[-1] + kept | rows[-1] - kept) & every)
     words = []
+    # Which of several longest subsequences is read off decides the package's score, so its order of steps is kept.
     i, j = len(one), len(other)
     while i and j:
         if one[i - 1] == other[j - 1]:

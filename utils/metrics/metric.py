@@ -133,6 +133,7 @@ def load_metric(name: str) -> Metric:
 def metric_names(kind: Kind) -> tuple[str, ...]:
     """Name the metrics that every run of a kind reports, sorted; `f1` stands for `f1_macro` as well."""
     metrics = [load_metric(name) for name in registry.names("metrics")]
+    # f1_macro takes the place of f1 when there are more than two labels: it is not reported beside it.
     stand_ins = {metric.many_labels for metric in metrics}
     return tuple(metric.name for metric in metrics if metric.kind == kind and metric.name not in stand_ins)
 
@@ -234,6 +235,7 @@ def _flatten(values: Array, kind: Kind) -> Array:
     if kind == "regression":
         return flat.astype(np.float64)
     labels = flat.astype(np.int64)
+    # A value such as 0.7 is a logit or a score that was given by mistake.
     if not np.array_equal(labels, flat):
         raise ValueError(f"labels are whole numbers, got {flat[labels != flat][0]}")
     return labels

@@ -75,8 +75,10 @@ def _rank_rows(samples: Array) -> Array:
     values, codes = np.unique(samples, return_inverse=True)
     num_rows, num_values = len(samples), len(values)
     codes = codes.reshape(samples.shape)
+    # One bincount for all rows: a cell for each pair of row and value.
     cells = (codes + num_values * np.arange(num_rows)[:, None]).ravel()
     counts = np.bincount(cells, minlength=num_rows * num_values).reshape(num_rows, num_values)
+    # Of c equal values that end at rank e, the mean rank is e - (c - 1) / 2.
     mean_ranks = counts.cumsum(axis=1) - (counts - 1) / 2
     return np.take_along_axis(mean_ranks, codes, axis=1)
 

@@ -75,7 +75,7 @@ class RougeTokenizer:
         """Split a text into words, lower-cased."""
         parts = _CJK_SPLIT.split(text)
         words: list[str] = []
-        for index, part in enumerate(parts):
+        for index, part in enumerate(parts):  # splitting by a group puts what it matched at odd places
             words += [part] if index % 2 else self._tokenize_latin(part)
         return words
 

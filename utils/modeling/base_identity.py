@@ -69,6 +69,7 @@ def fingerprint_base(section: ModelSection) -> str | None:
         return None
     files = next((found for pattern in _PATTERNS if (found := sorted(folder.glob(pattern)))), [])
     try:
+        # Sorted, so that the same tensors in other files are the same weights.
         parts = sorted(part for file in files for part in _hash_file(file))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # whoever loads it will say what is wrong
@@ -82,6 +83,7 @@ def _hash_file(file: Path) -> Iterator[str]:
             yield f"{file.name} {size} {_hash_blocks(opened, 0, size)}"
             return
         length = int.from_bytes(opened.read(8), "little")
+        # The length may be garbage: no more is read than there is.
         header = parse_json(opened.read(min(length, file.stat().st_size)))
         for name, facts in header.items():
             if name != "__metadata__":

@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from utils.core.errors import ModelError
-from utils.modeling.hub_errors import explain_loading
-from utils.modeling.labels import HeadSpec, own_label_names
-from utils.modeling.new_weights import (
+from utils.modeling.head import (
+    HeadSpec,
     grow_embeddings,
     list_new_modules,
+    own_label_names,
     record_new_weights,
     reinitialise_head,
 )
+from utils.modeling.hub_errors import explain_loading
 from utils.modeling.quantization import (
     build_quantization,
     choose_devices,

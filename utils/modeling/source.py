@@ -141,6 +141,7 @@ def _pin(name: str, revision: str | None, token: bool | None) -> dict[str, Any]:
     from huggingface_hub.constants import is_offline_mode
 
     api = HfApi()
+    # Where the hub gives no answer, the library would ask again and again for every file.
     cache_only = is_offline_mode() or not _answers(api, name, revision, token)
     resolved = api.resolve_revision(name, revision=revision, token=token, local_files_only=cache_only)
     arguments = {"token": token, "revision": str(resolved.resolved)}

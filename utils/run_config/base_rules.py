@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from utils.adapters.adapter import format_problem
-from utils.adapters.adapter_path import find_adapter, find_contradictions, read_adapter_config, settle_section
+from utils.adapters.saved_adapter import (
+    ADAPTER_CONFIG,
+    find_adapter,
+    find_contradictions,
+    read_adapter_config,
+    settle_section,
+)
 from utils.adapters.targets import missing_layers
-from utils.adapters.trained_files import ADAPTER_CONFIG
 from utils.config.document import Document
 from utils.config.section import Section
 from utils.config.sections.adapter import AdapterSection

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import load_adapter
-from utils.adapters.adapter_path import describe_start
-from utils.adapters.trained_files import require_whole_tensors
+from utils.adapters.saved_adapter import describe_start, require_whole_tensors
 from utils.config.run_config import RunConfig
 from utils.core.logs import is_main_process
 from utils.core.secrets import mask_text
 from utils.data.classification import ClassificationData
-from utils.modeling.labels import LABELS_FILE
+from utils.modeling.head import LABELS_FILE
 from utils.results.excel import write_workbook
 from utils.results.exports import write_hf_results, write_submission
 from utils.results.json_file import replace_file

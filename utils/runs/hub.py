@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.trained_files import ADAPTER_CONFIG
+from utils.adapters.saved_adapter import ADAPTER_CONFIG
 from utils.config.run_config import RunConfig
 from utils.config.sections.model import is_local
 from utils.core.errors import LoraNsError

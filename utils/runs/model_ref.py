@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from utils.adapters.adapter import load_adapter
-from utils.adapters.trained_files import (
+from utils.adapters.saved_adapter import (
     ADAPTER_CONFIG,
     explain_damage,
     list_stored,
@@ -20,8 +20,7 @@ from utils.adapters.trained_files import (
 from utils.config.run_config import RunConfig
 from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError, UserError
-from utils.modeling.labels import build_head_spec
-from utils.modeling.new_weights import list_grown_rows, list_new_modules, list_new_weights
+from utils.modeling.head import build_head_spec, list_grown_rows, list_new_modules, list_new_weights
 from utils.modeling.quantization import load_model_config, read_format
 from utils.runs.inputs import require_unchanged_base
 from utils.tasks.task import load_task
@@ -29,7 +28,7 @@ from utils.tasks.task import load_task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.modeling.labels import HeadSpec
+    from utils.modeling.head import HeadSpec
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.adapters.adapter import load_adapter
-from utils.adapters.trained_files import ADAPTER_CONFIG
+from utils.adapters.saved_adapter import ADAPTER_CONFIG
 from utils.config.run_config import RunConfig
 from utils.config.sections.model import ModelSection, is_local
 from utils.core import registry
@@ -21,7 +21,7 @@ from utils.core.json_files import load_object
 from utils.data.dataset import load_dataset_plugin
 from utils.modeling.base_identity import is_same_base, require_same_base
 from utils.modeling.consent import NO_CONSENT, Consent
-from utils.modeling.labels import LABELS_FILE, read_label_names
+from utils.modeling.head import LABELS_FILE, read_label_names
 from utils.modeling.source import folder_problem, load_config, read_model_config
 from utils.run_config import load_run_config
 from utils.runs.model_ref import PublishedModel, TrainedModel

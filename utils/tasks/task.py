@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
     from utils.config.run_config import RunConfig
-    from utils.modeling.labels import HeadSpec
+    from utils.modeling.head import HeadSpec
     from utils.modeling.sizes import ParameterCounts
     from utils.results.record import RunRecord
     from utils.tasks.outcome import Outcome

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from utils.adapters.trained_files import require_every_tensor
+from utils.adapters.saved_adapter import require_every_tensor
 from utils.adapters.training_hooks import TrainingHooks, load_training_state
 from utils.core.errors import ModelError, UserError
 from utils.core.library_errors import explain_library

@@ -32,8 +32,7 @@ def attach(tiny_base: Callable[..., Path]) -> Callable[..., Any]:
         from utils.config.sections.model import ModelSection
         from utils.core.seeding import seed_everything
         from utils.modeling.base_model import load_base_model
-        from utils.modeling.labels import build_head_spec
-        from utils.modeling.new_weights import list_new_modules
+        from utils.modeling.head import build_head_spec, list_new_modules
         from utils.modeling.tokenizer import added_token_ids, load_tokenizer
 
         model = {"name_or_path": str(tiny_base(family)), **(model or {})}

@@ -127,7 +127,7 @@ def load(make_checkpoint):
     """Give a function that makes a checkpoint (or takes a folder) and loads model and tokenizer."""
     from utils.config.sections.model import ModelSection
     from utils.modeling.base_model import load_base_model
-    from utils.modeling.labels import HeadSpec
+    from utils.modeling.head import HeadSpec
     from utils.modeling.tokenizer import load_tokenizer
 
     def load_one(kind: str, num_labels: int | None = 3, seed: int | None = 42, **values):

@@ -11,7 +11,7 @@ import torch
 from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError
 from utils.modeling.base_model import load_base_model
-from utils.modeling.labels import HeadSpec, label_order, read_label_order
+from utils.modeling.head import HeadSpec, label_order, read_label_order
 from utils.modeling.source import resolved_commit
 from utils.modeling.tokenizer import load_tokenizer
 

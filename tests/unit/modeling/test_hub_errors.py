@@ -18,7 +18,7 @@ import pytest
 from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError
 from utils.modeling.base_model import load_base_model
-from utils.modeling.labels import HeadSpec
+from utils.modeling.head import HeadSpec
 from utils.modeling.tokenizer import load_tokenizer
 
 COMMIT = "c0ffee" + "0" * 34
@@ -26,7 +26,7 @@ PROGRAM = """
 import json, sys, time
 from utils.core.errors import ModelError
 from utils.modeling.base_model import load_base_model
-from utils.modeling.labels import read_label_order
+from utils.modeling.head import read_label_order
 from utils.modeling.source import resolved_commit
 from utils.config.sections.model import ModelSection
 from utils.modeling.tokenizer import load_tokenizer

@@ -118,7 +118,7 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from peft import LoraConfig, get_peft_model
 from utils.modeling.base_model import load_base_model
-from utils.modeling.labels import HeadSpec
+from utils.modeling.head import HeadSpec
 from utils.config.sections.model import ModelSection
 from utils.modeling.tokenizer import load_tokenizer
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError, UserError
 from utils.modeling.base_model import load_base_model
-from utils.modeling.labels import build_head_spec
+from utils.modeling.head import build_head_spec
 from utils.modeling.tokenizer import load_tokenizer
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from utils.core.errors import ModelError, UserError
-from utils.modeling.labels import read_label_names
+from utils.modeling.head import read_label_names
 from utils.run_config import load_run_config
 from utils.runs.open_model import open_run, open_with_config
 

@@ -171,6 +171,7 @@ def _start_from_error(adapted: Any, revision: str | None) -> None:
         weight = whole.get_submodule(name.removeprefix("base_model.model.")).weight
         base = layer.get_base_layer()
         lost = weight.to(base.weight.device).float() - dequantize_module_weight(base).float()
+        # The best approximation of rank r (Eckart and Young), half of each singular value on either side.
         left, values, right = torch.linalg.svd(lost, full_matrices=False)
         rank, root = layer.r[ADAPTER], values[: layer.r[ADAPTER]].sqrt()
         matrices = {

@@ -64,6 +64,7 @@ class _SavedPlain:
         plain.init_lora_weights = True
         plain.eva_config = plain.corda_config = plain.lora_ga_config = None
         if self.start:
+            # The scale must stay: alpha / r, or alpha / sqrt(r), at twice the rank.
             growth = 2**0.5 if plain.use_rslora else 2
             plain.r, plain.lora_alpha = plain.r * 2, plain.lora_alpha * growth  # type: ignore[assignment]
             plain.rank_pattern = {key: rank * 2 for key, rank in (plain.rank_pattern or {}).items()}
@@ -90,6 +91,7 @@ class _SavedPlain:
             if all(torch.equal(start[key], self.start[key]) for key in keys):
                 continue
             weight = layer.get_base_layer().weight
+            # The base is W - s B0 A0 with our own start: that comes back, and the other one is taken out.
             own, other = ({key: each[key].to(weight.device).float() for key in keys} for each in (self.start, start))
             change = layer.scaling[ADAPTER] * (own[keys[1]] @ own[keys[0]] - other[keys[1]] @ other[keys[0]])
             weight.data = (weight.data.float() + transpose(change, getattr(layer, "fan_in_fan_out", False))).to(

@@ -12,10 +12,9 @@ import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from utils.adapters.qst.backbone import Backbone, find_backbone, inspect_block
+from utils.adapters.qst.backbone import Backbone, Recorder, find_backbone, inspect_block
 from utils.adapters.qst.cache.replay import Replay
 from utils.adapters.qst.config import QSTConfig, choose_side_layers
-from utils.adapters.qst.recording import Recorder
 from utils.adapters.qst.side_net import QSTMix, SideNetwork
 
 if TYPE_CHECKING:

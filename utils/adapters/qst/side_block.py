@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from utils.adapters.qst.backbone import BlockKind
-from utils.adapters.qst.recording import LayerCall
+from utils.adapters.qst.backbone import BlockKind, LayerCall
 
 
 @dataclass(frozen=True)

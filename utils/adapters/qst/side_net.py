@@ -12,9 +12,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from utils.adapters.qst.backbone import BlockKind
+from utils.adapters.qst.backbone import BlockKind, LayerCall, Recorder
 from utils.adapters.qst.config import QSTConfig
-from utils.adapters.qst.recording import LayerCall, Recorder
 from utils.adapters.qst.side_block import SideBlock, SideWidths, build_norm
 
 
@@ -77,7 +76,7 @@ class SideNetwork(nn.Module):
                 hidden = self._step(*step)
         update = self.up(self.norm(hidden))
         if self.alpha is None:
-            return end + update.to(end.dtype)
+            return end + update.to(end.dtype)  # an update of zero leaves the end as it is, bit for bit
         share = self.alpha if self.mix == "paper" else self.alpha.sigmoid()
         return (share * end + (1 - share) * update).to(end.dtype)
 

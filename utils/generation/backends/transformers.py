@@ -124,7 +124,7 @@ class Backend:
         num_open = self._section.min_new_tokens
         stopping = StopTexts(self._tokenizer, self._stop, width, num_open) if self._stop else None
         choosing = build_sampler(self._section, drawn, self._seed)
-        if num_open:
+        if num_open:  # before the sampler, which leaves a single token
             choosing.insert(0, HoldOpen(self._closing_ids, width, num_open))
         with keep_random_state(), ready_to_generate(self._model), torch.no_grad():
             written = self._model.generate(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from utils.config.run_config import RunConfig
-    from utils.modeling.labels import HeadSpec
+    from utils.modeling.head import HeadSpec
     from utils.tasks.task import TaskRun
 
 
@@ -69,7 +69,7 @@ class Task(task.Task):
     @classmethod
     def build_head(cls, label_names: Sequence[str]) -> HeadSpec | None:
         """Describe the head for these labels."""
-        from utils.modeling.labels import build_head_spec
+        from utils.modeling.head import build_head_spec
 
         return build_head_spec(label_names)
 

@@ -12,7 +12,7 @@ from utils.config.sections.training import OwnTrainingSection
 from utils.core.errors import DataError
 from utils.data.classification import ClassificationData
 from utils.metrics.metric import compute_metrics, load_metric, metric_names, result_key
-from utils.modeling.new_weights import list_new_modules
+from utils.modeling.head import list_new_modules
 from utils.tasks.classification.trainer import (
     ClassificationLoss,
     ClassificationTrainer,

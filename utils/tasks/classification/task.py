@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.adapter_path import find_adapter
+from utils.adapters.saved_adapter import find_adapter
 from utils.config.sections.dataset import ClassificationSection
 from utils.data.classification import ClassificationData, fingerprint_set, prepare_classification
 from utils.data.dataset import load_dataset_plugin
 from utils.data.labels import keep_order_of
-from utils.modeling.labels import LABELS_FILE, HeadSpec, build_head_spec, read_label_names, read_label_order
+from utils.modeling.head import LABELS_FILE, HeadSpec, build_head_spec, read_label_names, read_label_order
 from utils.tasks.classification.building import build_classification_trainer
 from utils.tasks.classification.probe import draw_reload_rows, open_probe
 from utils.tasks.classification.scoring import collect_outcome, predict_tests, score_classification

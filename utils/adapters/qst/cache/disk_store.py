@@ -111,7 +111,7 @@ class DiskStore(RowStore):
         except OSError as error:
             self._stop_writing(error)
             return False
-        self._damaged.discard(key)
+        self._damaged.discard(key)  # it has just been written anew
         self.allowance -= len(content)
         self.num_rows += 1
         self.num_bytes += len(content)

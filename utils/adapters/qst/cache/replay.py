@@ -125,6 +125,7 @@ class Replay:
         store, shape = self.store, tuple(kwargs["input_ids"].shape)
         plan = _Plan(documents, [store is not None and each.key in store for each in documents], shape)
         self._plan = plan
+        # Rows can be taken out of a padded batch, documents cannot be taken out of a packed row.
         if any(plan.stored) and (all(plan.stored) or len(documents) == shape[0]):
             self._fill(plan, kwargs["input_ids"])
         self._count(plan)

@@ -14,7 +14,7 @@ from utils.config.document import Document
 from utils.config.section import Section
 from utils.config.sections.dataset import ClassificationSection, DatasetSection
 from utils.core.errors import Problem
-from utils.modeling.labels import HeadSpec, build_head_spec
+from utils.modeling.head import HeadSpec, build_head_spec
 from utils.tasks import task
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils.modeling.new_weights import list_new_modules, reinitialise_head
+from utils.modeling.head import list_new_modules, reinitialise_head
 
 HEADS = {
     "llama": ["score"],
