@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import AttachContext, head_modules
@@ -12,6 +12,7 @@ from utils.config.sections.adapter import AdapterSection
 from utils.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
@@ -138,22 +139,22 @@ def list_linear(model: PreTrainedModel, head: list[str]) -> list[str]:
     from transformers.pytorch_utils import Conv1D
 
     output = model.get_output_embeddings()
-    outside = tuple(f"{name}." for name in head)
-    return [
-        name
-        for name, part in model.named_modules()
-        if isinstance(part, (nn.Linear, Conv1D)) and part is not output and not f"{name}.".startswith(outside)
-    ]
+    return _list_body(model, head, lambda part: isinstance(part, (nn.Linear, Conv1D)) and part is not output)
 
 
 def list_norms(model: PreTrainedModel, head: list[str]) -> list[str]:
     """Name every norm of the body in full, by the ending of its class: LayerNorm, RMSNorm and each model's own."""
+    return _list_body(model, head, lambda part: type(part).__name__.endswith("Norm"))
+
+
+def _list_body(model: PreTrainedModel, head: list[str], is_wanted: Callable[[nn.Module], bool]) -> list[str]:
     outside = tuple(f"{name}." for name in head)
-    return [
-        name
-        for name, part in model.named_modules()
-        if type(part).__name__.endswith("Norm") and not f"{name}.".startswith(outside)
-    ]
+    return [name for name, part in model.named_modules() if is_wanted(part) and not f"{name}.".startswith(outside)]
+
+
+def shape_of(layer: Any) -> tuple[int, int]:
+    """Give inputs and outputs of a linear layer, packed or not, or of a Conv1D."""
+    return (layer.nx, layer.nf) if hasattr(layer, "nf") else (layer.in_features, layer.out_features)
 
 
 def refuse_new_tokens(method: str, context: AttachContext) -> None:

@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from utils.adapters.lora.data_passes import find_eva_start, look_at_gradients, look_at_inputs
 from utils.adapters.lora.inits import kind_of, refuse_quantized, rewrites_base
 from utils.adapters.lora.plain_saving import ADAPTER, LoraInitClassifier, LoraInitLanguageModel
+from utils.adapters.targets import shape_of
 from utils.core.errors import ConfigError, ModelError, Problem
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def attach_started(
     peft_config.base_model_name_or_path = model.__dict__.get("name_or_path") or None
     kind: Any = LoraInitClassifier if context.has_new_head else LoraInitLanguageModel
     if not context.num_rows and next(model.parameters()).is_meta:
-        return _attach_uncomputed(model, peft_config, kind, {sum(_shape_of(layer)) for _, layer in layers})
+        return _attach_uncomputed(model, peft_config, kind, {sum(shape_of(layer)) for _, layer in layers})
     with _on_device(model, context):
         look: Any = {"eva": find_eva_start, "corda": look_at_inputs, "lora_ga": look_at_gradients}.get(kind_of(init))
         found = look(model, peft_config, config, context, [name for name, _ in layers]) if look else None
@@ -105,7 +106,7 @@ def _require_ranks(layers: list[tuple[str, nn.Module]], peft_config: LoraConfig,
         if kind == "olora" and isinstance(layer, Conv1D):
             message = f"olora does not fit {name}, which GPT-2 stores transposed, and peft does not; use pissa"
             raise ConfigError([Problem(message, "peft.init_lora_weights")])
-        shape = _shape_of(layer)
+        shape = shape_of(layer)
         most = shape[0] if kind == "eva" else min(shape)
         wanted = round(patterns.get(get_pattern_key(patterns.keys(), name), peft_config.r) * factor)
         if wanted > most:
@@ -114,11 +115,6 @@ def _require_ranks(layers: list[tuple[str, nn.Module]], peft_config: LoraConfig,
                 f"set it to {int(most / factor)} or less, or leave the module out of target_modules"
             )
             raise ConfigError([Problem(message, "peft.lora_r")])
-
-
-def _shape_of(layer: Any) -> tuple[int, int]:
-    """Give inputs and outputs, also of a packed weight."""
-    return (layer.nx, layer.nf) if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
 
 
 def _refuse_shared(model: PreTrainedModel, layers: list[tuple[str, nn.Module]]) -> None:

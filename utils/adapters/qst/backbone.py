@@ -12,6 +12,7 @@ import torch
 import transformers
 from torch import nn
 
+from utils.adapters.targets import shape_of
 from utils.core.errors import ModelError
 
 _FINAL_NORMS = ("norm", "final_layer_norm", "ln_f", "final_norm", "final_layernorm", "norm_f", "ln_out")
@@ -147,12 +148,13 @@ def _find_hindrance(config: Any) -> str | None:
 def _inspect_mlp(layer: nn.Module, config: Any, hidden_size: int) -> tuple[int, bool, bool]:
     """Find width, gating and biases of the MLP from its linear layers; a mixture of experts has none of its own."""
     linears = [part for name, part in _linears(layer) if not _INSIDE_ATTENTION.search(name)]
-    down = [part for part in linears if _out_features(part) == hidden_size and _in_features(part) != hidden_size]
+    shapes = [shape_of(part) for part in linears]
+    down = [part for part, (width, out) in zip(linears, shapes, strict=True) if out == hidden_size != width]
     if not down:
         known = (getattr(config, name, None) for name in ("moe_intermediate_size", "intermediate_size"))
         return next((int(width) for width in known if width), 4 * hidden_size), True, False
-    width = _in_features(down[-1])
-    up = sum(_out_features(part) for part in linears if _in_features(part) == hidden_size)
+    width, _ = shape_of(down[-1])
+    up = sum(out for each, out in shapes if each == hidden_size)
     return width, up >= 2 * width, getattr(down[-1], "bias", None) is not None
 
 
@@ -160,14 +162,6 @@ def _linears(layer: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, part in layer.named_modules():
         if isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D":
             yield name, part
-
-
-def _in_features(part: Any) -> int:
-    return int(part.in_features if isinstance(part, nn.Linear) else part.nx)
-
-
-def _out_features(part: Any) -> int:
-    return int(part.out_features if isinstance(part, nn.Linear) else part.nf)
 
 
 def _inspect_norm(layer: nn.Module, config: Any) -> tuple[str, float]:
