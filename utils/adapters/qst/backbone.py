@@ -1,11 +1,13 @@
-"""Finds in a backbone what a side network needs: its layers, where its body ends, and the kind of its blocks."""
+"""What a side network reads off a backbone: where its layers are, how they are built, and what they were given."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -18,6 +20,9 @@ from utils.core.errors import ModelError
 _FINAL_NORMS = ("norm", "final_layer_norm", "ln_f", "final_norm", "final_layernorm", "norm_f", "ln_out")
 _INSIDE_ATTENTION = re.compile(r"(^|\.)(self_)?(attn|attention|self_attention|selfattention)(\.|$)")
 
+_CACHES = ("past_key_values", "past_key_value", "layer_past")
+_PASSED_ON = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "position_ids")
+"""What an attention function may need of a packed row."""
 _NOT_THE_BACKBONE = (".qst_side.", ".modules_to_save.", ".original_module.")
 
 
@@ -186,3 +191,85 @@ def _hash_weights(body: torch.nn.Module) -> str:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """What one layer was given beside hidden states."""
+
+    attention_mask: Any = None
+    """As the model's attention implementation wants it."""
+    position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
+    """Cosines and sines of the rotary embedding, shape (rows or 1, tokens, dimensions); None: there is none."""
+    cache: Any = None
+    """The KV cache that is written to; None: none."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Where the documents of a packed row are."""
+
+
+class Recorder:
+    """Hooks on the layers of a backbone, all of them, in order."""
+
+    def __init__(self, layers: Collection[nn.Module]) -> None:
+        self.wanted: frozenset[int] = frozenset()
+        """Indices of the hidden states that are kept: 0 is what the first layer reads, i what layer i - 1 gives."""
+        self.states: dict[int, torch.Tensor] = {}
+        self.calls: dict[int, LayerCall] = {}
+        self.is_paused = False
+        """While somebody else calls layers and records for them."""
+        self._signatures = [signature(type(layer).forward) for layer in layers]
+        self._handles = [
+            layer.register_forward_pre_hook(partial(self._before_layer, index), with_kwargs=True)
+            for index, layer in enumerate(layers)
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    def record(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+        """Record one call, and give its hidden states, cut off from whatever computed them."""
+        given = self._signatures[index].bind_partial(None, *args, **kwargs).arguments
+        given = {**given, **given.pop("kwargs", {})}
+        hidden: torch.Tensor = given["hidden_states"].detach()
+        if index == 0:
+            self.forget()
+        if index in self.wanted:
+            self.states[index] = hidden
+        self.calls[index] = _read_call(given)
+        return hidden
+
+    def finish(self, final: torch.Tensor) -> tuple[dict[int, torch.Tensor], dict[int, LayerCall]]:
+        """Give what was recorded, the last layer's output with it, and forget it."""
+        states, calls = self.states, self.calls
+        states[len(self._signatures)] = final.detach()
+        self.forget()
+        return states, calls
+
+    def forget(self) -> None:
+        """Keep nothing of what was recorded."""
+        self.states, self.calls = {}, {}
+
+    def _before_layer(self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.is_paused:
+            return None
+        hidden = self.record(index, args, kwargs)
+        if index:
+            return None
+        # No graph may reach the backbone, whoever has made its embeddings' output require a gradient.
+        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+
+def _read_call(given: Mapping[str, Any]) -> LayerCall:
+    cache = next((given[name] for name in _CACHES if given.get(name) is not None), None)
+    embeddings = _read_embeddings(given.get("position_embeddings"))
+    more = {name: given[name] for name in _PASSED_ON if given.get(name) is not None}
+    return LayerCall(given.get("attention_mask"), embeddings, cache, more)
+
+
+def _read_embeddings(given: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Take cosines and sines; other kinds of rotary embeddings (complex, or several per token) are not read."""
+    if isinstance(given, tuple | list) and len(given) == 2 and given[0].dim() == 3:
+        return given[0], given[1]
+    return None
