@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError
 from utils.generation.backend import Generated
 from utils.generation.batching import Batching, run_halved
+from utils.generation.decoding import AnswerStream, HoldOpen, StopTexts, build_sampler, find_stop_ids, read_answer
 from utils.generation.model_state import keep_random_state, ready_to_generate
 from utils.modeling.sizes import count_text_positions, is_prompt_learning
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from utils.generation.decoding import AnswerStream
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +97,6 @@ class Backend:
 
     def stream(self, prompt: Sequence[int], show: Callable[[str], None]) -> Generated:
         """See GenerationBackend."""
-        from utils.generation.decoding import AnswerStream
-
         if reason := self.explain_refusal(len(prompt)):
             raise DataError(f"the prompt {reason}")
         stream = AnswerStream(self._tokenizer, self._stop, self._end_ids, show, self._section.min_new_tokens)
@@ -114,10 +111,6 @@ class Backend:
         numbers: Sequence[int] | None,
         streamer: AnswerStream | None = None,
     ) -> list[Generated]:
-        import torch
-
-        from utils.generation.decoding import HoldOpen, StopTexts, build_sampler
-
         width = max(len(prompts[row]) for row in batch)
         inputs = self._pad([prompts[row] for row in batch], width)
         drawn = batch if numbers is None else [numbers[row] for row in batch]
@@ -140,8 +133,6 @@ class Backend:
 
     def _pad(self, prompts: list[Sequence[int]], width: int) -> dict[str, Any]:
         """Pad on the left, where the answer does not start."""
-        import torch
-
         gaps = [width - len(prompt) for prompt in prompts]
         ids = [[self._pad_id] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
         mask = [[0] * gap + [1] * (width - gap) for gap in gaps]
@@ -150,8 +141,6 @@ class Backend:
 
     def _build_config(self, num_tokens: int) -> Any:
         """Build settings of our own; tokens are drawn, where they are, by our sampler and not by transformers."""
-        from transformers import GenerationConfig
-
         return GenerationConfig(
             max_new_tokens=num_tokens,
             do_sample=False,
@@ -169,14 +158,10 @@ class Backend:
     @property
     def _closing_ids(self) -> tuple[int, ...]:
         """Tokens any of which would end an answer at once."""
-        from utils.generation.decoding import find_stop_ids
-
         return (*self._end_ids, *find_stop_ids(self._tokenizer, self._stop))
 
     def _read(self, ids: list[int], stopped_at: int | None) -> Generated:
         """Make an answer of a row's tokens, which go on with padding after its end."""
-        from utils.generation.decoding import read_answer
-
         end = next((place for place, token in enumerate(ids) if token in self._end_ids), None)
         num_tokens = min([len(ids), *([end + 1] if end is not None else []), *([stopped_at] if stopped_at else [])])
         kept = ids[: num_tokens - 1] if end == num_tokens - 1 else ids[:num_tokens]
