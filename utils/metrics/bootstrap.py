@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from utils.metrics.classification import count_confusions
 from utils.metrics.metric import Array, Metric, check_rows, load_metric
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
 
 _CHUNK = 1_000_000  # numbers held at once: 8 MB an array

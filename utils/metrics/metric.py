@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from utils.core import registry
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
 
 Array: TypeAlias = Any
 """A numpy array; its shape stands in the docstrings."""

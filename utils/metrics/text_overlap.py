@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from collections.abc import Callable
 from functools import cache, lru_cache
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from utils.metrics.metric import Metric, build_text_metric
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # Ideographs with extension A and the supplementary planes, compatibility forms, kana, and Hangul.
 _CJK = (

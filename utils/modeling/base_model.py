@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError
 from utils.modeling.head import (
     HeadSpec,
@@ -28,11 +30,8 @@ from utils.modeling.sizes import layers_problem, stretch_positions
 from utils.modeling.source import load_config, loading_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.config.sections.model import ModelSection
 
 logger = logging.getLogger(__name__)
 

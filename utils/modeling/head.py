@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError
 from utils.core.json_files import AGAIN, NotJsonError, load_json
 from utils.modeling.source import load_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.config.sections.model import ModelSection
 
 logger = logging.getLogger(__name__)
 

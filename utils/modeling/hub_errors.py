@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from utils.config.sections.model import ModelSection, is_local
 from utils.core.errors import ModelError
 from utils.core.library_errors import describe, is_of_library
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # transformers raises plain OSError and ValueError for these; only the message tells them apart.
 _BY_MESSAGE = (

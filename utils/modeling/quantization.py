@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError
 from utils.modeling.source import load_config, read_model_config
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
-    from utils.config.sections.model import ModelSection
 
 _NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "gptq": (("gptqmodel", "optimum"), "gptqmodel optimum"),

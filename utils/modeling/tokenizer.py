@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError
 from utils.modeling.hub_errors import explain_loading
 from utils.modeling.source import TEMPLATES, find_template, loading_arguments
@@ -13,7 +14,6 @@ from utils.modeling.source import TEMPLATES, find_template, loading_arguments
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.config.sections.model import ModelSection
 
 logger = logging.getLogger(__name__)
 

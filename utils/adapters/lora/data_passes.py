@@ -12,6 +12,8 @@ from peft import get_eva_state_dict
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 
+from utils.adapters.adapter import AttachContext
+from utils.adapters.lora import Config
 from utils.core.errors import ConfigError, LoraNsError, ModelError, Problem
 
 if TYPE_CHECKING:
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel
 
-    from utils.adapters.adapter import AttachContext
-    from utils.adapters.lora import Config
 
 logger = logging.getLogger(__name__)
 

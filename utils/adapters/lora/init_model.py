@@ -20,6 +20,8 @@ from peft.utils.other import get_pattern_key
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from utils.adapters.adapter import AttachContext
+from utils.adapters.lora import Config
 from utils.adapters.lora.data_passes import find_eva_start, look_at_gradients, look_at_inputs
 from utils.adapters.lora.inits import kind_of, refuse_quantized, rewrites_base
 from utils.adapters.lora.plain_saving import ADAPTER, LoraInitClassifier, LoraInitLanguageModel
@@ -29,9 +31,6 @@ from utils.core.errors import ConfigError, ModelError, Problem
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel
-
-    from utils.adapters.adapter import AttachContext
-    from utils.adapters.lora import Config
 
 
 def attach_started(

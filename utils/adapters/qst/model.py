@@ -6,19 +6,16 @@ import logging
 import re
 from dataclasses import asdict
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from utils.adapters.qst.backbone import Backbone, Recorder, find_backbone, inspect_block
-from utils.adapters.qst.cache.replay import Replay
+from utils.adapters.qst.cache.replay import OpenStore, Replay
 from utils.adapters.qst.config import QSTConfig, choose_side_layers
 from utils.adapters.qst.side_net import QSTMix, SideNetwork
-
-if TYPE_CHECKING:
-    from utils.adapters.qst.cache.replay import OpenStore
 
 logger = logging.getLogger(__name__)
 

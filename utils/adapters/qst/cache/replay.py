@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
 from utils.adapters.qst.cache.documents import Document, find_documents
+from utils.adapters.qst.cache.row_store import RowStore
+from utils.adapters.qst.side_net import QSTMix
 
-if TYPE_CHECKING:
-    from utils.adapters.qst.cache.row_store import RowStore
-    from utils.adapters.qst.side_net import QSTMix
-
-    OpenStore = Callable[[int, int, torch.dtype], RowStore]
-    """Opens a store by number of states, hidden size and dtype."""
+OpenStore: TypeAlias = Callable[[int, int, torch.dtype], RowStore]
+"""Opens a store by number of states, hidden size and dtype."""
 
 
 @dataclass
