@@ -1,4 +1,4 @@
-"""What every method offers: the section's base, the declared limits, and the attach context."""
+"""What every method offers, what it is told when it is attached, and which bases in few bits it can adapt."""
 
 from __future__ import annotations
 
@@ -18,14 +18,7 @@ LoadBase: TypeAlias = "Callable[[str | None], PreTrainedModel]"
 
 _WRAPPED = ("gptq", "awq", "aqlm", "eetq", "hqq", "torchao")
 """Formats whose layers are peft's to wrap one by one; others keep layers that look like linear ones."""
-_ADAPTS = {
-    "lora": _WRAPPED,
-    "vera": _WRAPPED,
-    "oft": _WRAPPED,
-    "boft": _WRAPPED,
-    "miss": _WRAPPED,
-    "adalora": ("gptq",),
-}
+_ADAPTS = {**dict.fromkeys(("lora", "vera", "oft", "boft", "miss"), _WRAPPED), "adalora": ("gptq",)}
 _WRAP_NOTHING = ("qst", "prefix_tuning", "prompt_tuning", "p_tuning")
 """Methods that leave the packed layers as they are."""
 _WITHOUT_DORA = ("gptq", "awq", "aqlm", "eetq")
