@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer
 
 from utils.adapters.training_hooks import TrainingHooks, save_training_state
 from utils.config.section import Section
 from utils.core.signals import Interrupted, raise_if_interrupted
 from utils.generation.model_state import keep_random_state
+from utils.trainer.callbacks import RunEvents
 from utils.trainer.checkpoint_loading import explain_checkpoint, load_weights, loading_states
 from utils.trainer.checkpoint_writing import CheckpointWriter
 from utils.trainer.optimization import build_optimizer, build_schedule, set_learning_rates
 from utils.trainer.processes import Sums, announce_processes, any_interrupted
 from utils.trainer.resume import Resume
 from utils.trainer.sampling import build_train_sampler
-from utils.trainer.watchdogs import NanGuard, has_overflowed, try_longest_batch
+from utils.trainer.watchdogs import NanGuard
 
 if TYPE_CHECKING:
     import torch
@@ -60,12 +61,12 @@ class LoraNsTrainer(Trainer):
         """Optimizer steps after which that schedule starts over."""
         self.row_order: Sampler[int] | None = None
         self._penalties: list[torch.Tensor] = []
-        self._resume = Resume()
-        self._guard = NanGuard(self)
+        self.resume = Resume()
+        self.guard = NanGuard(self)
         self.writer = CheckpointWriter(self)
-        self._epoch_ended = False
+        self.epoch_ended = False
         self._is_at_boundary = False  # all that was due at this step is done
-        self.add_callback(_RunEvents(self))
+        self.add_callback(RunEvents(self))
 
     # The run begins.
 
@@ -75,7 +76,7 @@ class LoraNsTrainer(Trainer):
         transformers removes no checkpoint itself: with a limit of one it would remove the last.
         """
         announce_processes(self.args)
-        self._resume = Resume(resume_from_checkpoint)
+        self.resume = Resume(resume_from_checkpoint)
         limit = self.writer.limit = self.args.save_total_limit
         self.args.save_total_limit = None
         try:
@@ -122,12 +123,12 @@ class LoraNsTrainer(Trainer):
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
-        if self._resume.source is None:
+        if self.resume.source is None:
             return super()._init_training_state(*args, **kwargs)
-        before = self._resume.read_state()
-        with explain_checkpoint(self._resume.source):
+        before = self.resume.read_state()
+        with explain_checkpoint(self.resume.source):
             found = super()._init_training_state(*args, **kwargs)
-        self._resume.read_session(self, before)
+        self.resume.read_session(self, before)
         return found
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -146,8 +147,8 @@ class LoraNsTrainer(Trainer):
         The order of rows is set here: transformers does not reach it through the batches that are skipped and those
         of several processes.
         """
-        self._guard.epoch_start = kwargs["epoch"] * kwargs["num_update_steps_per_epoch"]
-        ended = self._resume.had_ended or self.control.should_training_stop
+        self.guard.epoch_start = kwargs["epoch"] * kwargs["num_update_steps_per_epoch"]
+        ended = self.resume.had_ended or self.control.should_training_stop
         if ended or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
@@ -167,7 +168,7 @@ class LoraNsTrainer(Trainer):
             NotFiniteError: The loss is nan or infinite.
         """
         loss: torch.Tensor = super().training_step(*args, **kwargs)
-        self._guard.check_loss(loss)
+        self.guard.check_loss(loss)
         return loss
 
     def compute_loss(
@@ -188,7 +189,7 @@ class LoraNsTrainer(Trainer):
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
         norm = super()._get_grad_norm(*args, **kwargs)
-        self._guard.check_norm(norm)
+        self.guard.check_norm(norm)
         return norm
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -244,7 +245,7 @@ class LoraNsTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
         """Write a checkpoint of this step, or say why there is none; older ones go when it is in its place."""
         owes = self.control.should_evaluate or (self.args.eval_strategy == "epoch" and self._ends_epoch())
-        self.writer.write(lambda partial: self._resume.write_session(self, partial, bool(owes)))
+        self.writer.write(lambda partial: self.resume.write_session(self, partial, bool(owes)))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -260,14 +261,14 @@ class LoraNsTrainer(Trainer):
 
     def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
         """End the training; transformers counts this session's steps and seconds alone, and here all count."""
-        if self._resume.totals is not None:
+        if self.resume.totals is not None:
             self._initial_global_step = 0  # the loss is divided by the steps since
-        return super()._finalize_training(trial, num_train_samples, start_time - self._resume.seconds_before)
+        return super()._finalize_training(trial, num_train_samples, start_time - self.resume.seconds_before)
 
     @property
     def knows_all_sessions(self) -> bool:
         """Whether loss and seconds are those of the whole run; a checkpoint of another tool does not say what was."""
-        return self._resume.knows_all_sessions
+        return self.resume.knows_all_sessions
 
     @property
     def _is_whole(self) -> bool:
@@ -281,42 +282,9 @@ class LoraNsTrainer(Trainer):
     def _ends_epoch(self) -> bool:
         """Tell whether the step that was made is its epoch's last, and the epoch's end is still to come."""
         ends = self.control.should_training_stop or self.control.should_epoch_stop
-        return not self._epoch_ended and bool(ends or float(self.state.epoch or 0.5).is_integer())
+        return not self.epoch_ended and bool(ends or float(self.state.epoch or 0.5).is_integer())
 
     def _is_only_written(self) -> bool:
         """Tell whether what was cut off came after the step was saved: answers, which lie row by row on the disk."""
         saved_now = self.writer.saved is not None and self.writer.saved[0] == self.state.global_step
         return saved_now and not self.control.should_evaluate and not self._is_at_boundary
-
-
-class _RunEvents(TrainerCallback):
-    """Tells the trainer where the run is."""
-
-    def __init__(self, trainer: LoraNsTrainer) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Run out of memory now or never; then take up what the resumed checkpoint left."""
-        if state.global_step < state.max_steps:
-            try_longest_batch(self._trainer, kwargs["train_dataloader"], self._trainer.try_longest)
-        self._trainer._resume.take_up_session(self._trainer)
-
-    def on_step_begin(self, *_: Any, **kwargs: Any) -> None:
-        self._trainer._epoch_ended = False
-        self._trainer._guard.batches_of_step = 0
-
-    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
-        """Call the method's hook while the gradients are there; a step whose gradients overflowed was not made."""
-        model = kwargs["model"]
-        if not (args.fp16 and has_overflowed(model)):
-            self._trainer.hooks.after_optimizer_step(model, state.global_step + 1)  # it is counted after this event
-
-    def on_step_end(self, _: Any, state: TrainerState, *__: Any, **kwargs: Any) -> None:
-        """Tell the method that the learning rate starts over; a checkpoint of this step is written after it."""
-        if state.global_step in self._trainer.restarts:
-            model = self._trainer.accelerator.unwrap_model(self._trainer.model)
-            optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])  # accelerate wraps it
-            self._trainer.hooks.on_learning_rate_restart(model, optimizer, state.global_step)
-
-    def on_epoch_end(self, *_: Any, **kwargs: Any) -> None:
-        self._trainer._epoch_ended = True

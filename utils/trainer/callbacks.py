@@ -1,4 +1,4 @@
-"""The callbacks of every run: progress, early stopping, what watches the loss, and the user's own."""
+"""The callbacks of every run: its trainer's, progress, early stopping, what watches the loss, the user's own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from utils.config.sections.training import OwnTrainingSection
 from utils.core.errors import ConfigError, LoraNsError, Problem
 from utils.trainer.progress import ProgressCallback
+from utils.trainer.watchdogs import has_overflowed, try_longest_batch
 
 logger = logging.getLogger(__name__)
 
@@ -163,3 +164,38 @@ class LossWatch(TrainerCallback):
         if what not in self._told:
             self._told.add(what)
             logger.warning("%s", text)
+
+
+class RunEvents(TrainerCallback):
+    """Tells the trainer where the run is."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Run out of memory now or never; then take up what the resumed checkpoint left."""
+        if state.global_step < state.max_steps:
+            try_longest_batch(self._trainer, kwargs["train_dataloader"], self._trainer.try_longest)
+        self._trainer.resume.take_up_session(self._trainer)
+
+    def on_step_begin(self, *_: Any, **kwargs: Any) -> None:
+        """Note that an epoch is being trained, and count the batches of its step from here."""
+        self._trainer.epoch_ended = False
+        self._trainer.guard.batches_of_step = 0
+
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
+        """Call the method's hook while the gradients are there; a step whose gradients overflowed was not made."""
+        model = kwargs["model"]
+        if not (args.fp16 and has_overflowed(model)):
+            self._trainer.hooks.after_optimizer_step(model, state.global_step + 1)  # it is counted after this event
+
+    def on_step_end(self, _: Any, state: TrainerState, *__: Any, **kwargs: Any) -> None:
+        """Tell the method that the learning rate starts over; a checkpoint of this step is written after it."""
+        if state.global_step in self._trainer.restarts:
+            model = self._trainer.accelerator.unwrap_model(self._trainer.model)
+            optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])  # accelerate wraps it
+            self._trainer.hooks.on_learning_rate_restart(model, optimizer, state.global_step)
+
+    def on_epoch_end(self, *_: Any, **kwargs: Any) -> None:
+        """Note that it has ended."""
+        self._trainer.epoch_ended = True
