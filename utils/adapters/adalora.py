@@ -28,7 +28,7 @@ from utils.adapters.targets import (
     warn_of_idle_layers,
 )
 from utils.adapters.training_hooks import TrainingHooks
-from utils.config.sections.adapter import AdapterSection, Limits
+from utils.config.sections.peft import AdapterSection, Limits
 from utils.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
-from utils.config.sections.adapter import AdapterSection
+from utils.config.sections.peft import AdapterSection
 from utils.core import registry
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from utils.adapters.adapter import AttachContext, head_modules, keep_float32, load_whole, save_whole
 from utils.adapters.targets import refuse_new_tokens
-from utils.config.sections.adapter import AdapterSection, Limits
+from utils.config.sections.peft import AdapterSection, Limits
 from utils.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:

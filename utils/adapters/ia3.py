@@ -22,7 +22,7 @@ from utils.adapters.targets import (
     split_names,
     train_whole,
 )
-from utils.config.sections.adapter import AdapterSection
+from utils.config.sections.peft import AdapterSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

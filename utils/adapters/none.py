@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from utils.adapters.adapter import AttachContext, keep_float32, load_whole, save_whole
-from utils.config.sections.adapter import AdapterSection, Limits
+from utils.config.sections.peft import AdapterSection, Limits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -32,7 +32,7 @@ from utils.adapters.targets import (
     warn_of_idle_layers,
 )
 from utils.config.installed import InstalledField, installed_version, read_fields
-from utils.config.sections.adapter import AdapterSection, Limits
+from utils.config.sections.peft import AdapterSection, Limits
 from utils.core import registry
 from utils.core.errors import ModelError, UserError
 

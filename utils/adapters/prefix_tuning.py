@@ -17,7 +17,7 @@ from utils.adapters.prompt_learning import LIMITS, PromptSection, attach_prompt,
 from utils.adapters.prompt_learning import load as load_prompt
 from utils.adapters.prompt_learning import save as save
 from utils.adapters.prompt_learning import training_hooks as training_hooks
-from utils.config.sections.adapter import Limits
+from utils.config.sections.peft import Limits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

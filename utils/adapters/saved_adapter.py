@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.installed import read_fields
-from utils.config.sections.adapter import AdapterSection
+from utils.config.sections.peft import AdapterSection
 from utils.core import registry
 from utils.core.errors import CheckError, ModelError, UserError
 from utils.core.json_files import AGAIN, load_object

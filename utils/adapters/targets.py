@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import AttachContext, head_modules
-from utils.config.sections.adapter import AdapterSection
+from utils.config.sections.peft import AdapterSection
 from utils.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:

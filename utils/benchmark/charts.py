@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from utils.benchmark.statistics import Average, Summary, SummaryRow
 from utils.results.columns import Cell
-from utils.results.excel import fill_cell
 from utils.results.labels import Language, translate
+from utils.results.workbook import fill_cell
 
 if TYPE_CHECKING:
     from openpyxl.chart import BarChart, ScatterChart

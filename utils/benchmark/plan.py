@@ -11,7 +11,7 @@ from typing import Any
 from utils.benchmark.combining import Combination, combine, name_run, shorten_keys
 from utils.benchmark.suite import Suite, read_suite
 from utils.config.document import Document, SourceLocation
-from utils.config.problems import suggest
+from utils.config.error_messages import suggest
 from utils.config.run_config import RunConfig
 from utils.config.yaml_text import read_document, read_overrides
 from utils.core.errors import ConfigError, Problem, UserError

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from utils.config.document import Document, KeyPath, SourceLocation
-from utils.config.problems import explain_errors, suggest
+from utils.config.error_messages import explain_errors, suggest
 from utils.config.section import Section
 from utils.config.yaml_text import read_document
 from utils.core.errors import ConfigError, Problem

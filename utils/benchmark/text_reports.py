@@ -14,8 +14,8 @@ from utils.benchmark.outcomes import SuiteFacts
 from utils.benchmark.statistics import Average, Stat, Summary, SummaryRow
 from utils.benchmark.tables import PEARSON_MARK, ResultTable, build_comparison_table, mark_kind, show_absence
 from utils.results.columns import Cell, Form, count_places
-from utils.results.excel import guard_formula
 from utils.results.labels import Language, translate
+from utils.results.workbook import guard_formula
 
 _BRIEF = (
     "task", "method", "best_accuracy", "trainable_percent", "peak_memory_gb", "total", "trainable", "loss", "f1",

@@ -15,9 +15,9 @@ from utils.benchmark.outcomes import RunOutcome
 from utils.benchmark.statistics import Summary
 from utils.benchmark.tables import ResultTable, TableRow, build_comparison_table, build_run_table
 from utils.results.columns import Cell
-from utils.results.excel import display_width, fill_cell, fill_table, flatten_values, list_pairs, warn_of_losses
 from utils.results.json_file import replace_file
 from utils.results.labels import Language, translate
+from utils.results.workbook import display_width, fill_cell, fill_table, flatten_values, list_pairs, warn_of_losses
 
 if TYPE_CHECKING:
     from openpyxl.worksheet.worksheet import Worksheet

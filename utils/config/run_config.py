@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from utils.config.document import Document
 from utils.config.section import Section
-from utils.config.sections.adapter import AdapterSection
 from utils.config.sections.dataset import DatasetSection
 from utils.config.sections.evaluation import EvaluationSection
 from utils.config.sections.generation import GenerationSection
 from utils.config.sections.model import ModelSection
+from utils.config.sections.peft import AdapterSection
 from utils.config.sections.results import ResultsSection
 from utils.config.sections.training import DEFAULT_ROWS, OwnTrainingSection, WandbSection
 from utils.config.yaml_text import dump_yaml

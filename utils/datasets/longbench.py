@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from utils.config.problems import suggest
+from utils.config.error_messages import suggest
 from utils.config.sections.dataset import InstructionSection
 from utils.core.errors import DataError
 from utils.core.json_files import NotJsonError, load_json, parse_json

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from utils.config.document import Document, KeyPath, SourceLocation
-from utils.config.problems import suggest
+from utils.config.error_messages import suggest
 from utils.config.run_config import RunConfig
 from utils.config.section import Section
 from utils.config.sections.dataset import ClassificationSection, InstructionSection

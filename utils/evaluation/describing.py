@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from utils.config.problems import suggest
+from utils.config.error_messages import suggest
 from utils.config.sections.dataset import InstructionSection
 from utils.config.sections.evaluation import EvaluationSection, SetSection, label_of
 from utils.core import registry

@@ -15,7 +15,7 @@ from utils.data.report import MAX_ROWS, count_unwritable
 from utils.inference.partial import PartialFile
 from utils.inference.predictor import Predictor
 from utils.inference.prompt_builder import PromptBuilder
-from utils.inference.row_files import InputRow, Source
+from utils.inference.row_io import InputRow, Source
 
 logger = logging.getLogger(__name__)
 

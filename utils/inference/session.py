@@ -27,7 +27,7 @@ from utils.inference.prompt_builder import (
     build_text_prompt_builder,
 )
 from utils.inference.request import Request, partial_path
-from utils.inference.row_files import TABLE_KINDS, InputRow, Source, open_source, read_rows, write_results
+from utils.inference.row_io import TABLE_KINDS, InputRow, Source, open_source, read_rows, write_results
 from utils.runs.model_ref import ModelRef
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from utils.adapters.saved_adapter import (
 from utils.adapters.targets import missing_layers
 from utils.config.document import Document
 from utils.config.section import Section
-from utils.config.sections.adapter import AdapterSection
 from utils.config.sections.model import ModelSection
+from utils.config.sections.peft import AdapterSection
 from utils.core.errors import ConfigError, Problem, UserError
 from utils.modeling.base_identity import require_same_base
 from utils.modeling.quantization import checkpoint_problem, load_model_config, read_format

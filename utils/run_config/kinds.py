@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from utils.config.document import Document
+from utils.config.error_messages import suggest
 from utils.config.installed import installed_version, read_fields, source_of
-from utils.config.problems import suggest
 from utils.config.yaml_text import read_bounded, read_document
 from utils.core.errors import ConfigError, Problem
 from utils.core.json_files import NotJsonError, parse_json

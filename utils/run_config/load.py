@@ -11,9 +11,9 @@ from typing import Any, cast
 from utils.config.document import Document
 from utils.config.run_config import RunConfig
 from utils.config.section import Section
-from utils.config.sections.adapter import AdapterSection
 from utils.config.sections.dataset import DatasetSection
 from utils.config.sections.model import ModelSection
+from utils.config.sections.peft import AdapterSection
 from utils.config.sections.results import ResultsSection
 from utils.config.sections.training import DEFAULT_ROWS, OwnTrainingSection
 from utils.core.errors import ConfigError, Problem

@@ -9,7 +9,7 @@ from utils.config.document import Document, KeyPath, SourceLocation
 from utils.config.section import Section
 from utils.config.sections.training import DROPPED
 from utils.core.errors import Problem
-from utils.run_config.older_columns import OwnColumns
+from utils.run_config.older_dataset_keys import OwnColumns
 from utils.run_config.older_table import OLDER, VARIANTS, WANDB_KEYS, LeftOut, Moved
 from utils.tasks.task import Task, find_tasks
 

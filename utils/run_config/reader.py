@@ -10,10 +10,10 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, create_model
 
 from utils.config.document import Document, SourceLocation
-from utils.config.problems import MOST_SHOWN, explain_errors, find_misspelt, name_all, suggest
+from utils.config.error_messages import MOST_SHOWN, explain_errors, find_misspelt, name_all, suggest
 from utils.config.section import Section
-from utils.config.sections.adapter import AdapterSection
 from utils.config.sections.model import ModelSection
+from utils.config.sections.peft import AdapterSection
 from utils.config.sections.results import ResultsSection
 from utils.config.sections.training import OURS, PLUGIN_KEYS, training_section
 from utils.core import registry

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic.json_schema import models_json_schema
 from pydantic_core import PydanticUndefined
 
-from utils.config.problems import describe_type
+from utils.config.error_messages import describe_type
 from utils.config.section import Section
 from utils.config.sections.evaluation import EvaluationSection, SetSection, TruthfulQASection
 from utils.config.sections.generation import GenerationSection

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config.document import Document
 from utils.config.section import Section
-from utils.config.sections.adapter import AdapterSection
 from utils.config.sections.dataset import DatasetSection
 from utils.config.sections.model import ModelSection
+from utils.config.sections.peft import AdapterSection
 from utils.core.errors import Problem
 from utils.core.secrets import holds_secret
 from utils.data.row_files import is_local

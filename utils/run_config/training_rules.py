@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.document import Document
-from utils.config.problems import suggest
+from utils.config.error_messages import suggest
 from utils.config.sections.evaluation import EvaluationSection
 from utils.config.sections.training import DEFAULT_ROWS
 from utils.core.errors import Problem

@@ -19,11 +19,11 @@ from utils.core.logs import is_main_process
 from utils.core.secrets import mask_text
 from utils.data.classification import ClassificationData
 from utils.modeling.head import LABELS_FILE
-from utils.results.excel import write_workbook
 from utils.results.exports import write_hf_results, write_submission
 from utils.results.json_file import replace_file
 from utils.results.provenance import collect_provenance, write_provenance
 from utils.results.record import RunRecord, write_record
+from utils.results.workbook import write_workbook
 from utils.runs.inputs import record_inputs
 from utils.runs.opening import RunFolder
 from utils.trainer.checkpoint_files import find_checkpoints, flush_folder, link_best

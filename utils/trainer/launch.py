@@ -14,7 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from utils.config.problems import suggest
+from utils.config.error_messages import suggest
 from utils.config.yaml_text import read_document
 from utils.core.errors import UserError
 from utils.core.json_files import find_object

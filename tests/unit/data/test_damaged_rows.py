@@ -10,7 +10,7 @@ import pytest
 from utils.core.errors import LoraNsError
 from utils.data.classification import fingerprint_set
 from utils.datasets.custom import Config, describe_classification
-from utils.inference.row_files import open_source, read_rows
+from utils.inference.row_io import open_source, read_rows
 
 ROWS = [{"text": f'a "{n}", b\t\u00e9', "label": n % 3, "x": [1, None, {"a": True}]} for n in range(8)]
 WHOLE = {

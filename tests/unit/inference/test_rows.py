@@ -7,7 +7,7 @@ import json
 import pytest
 
 from utils.core.errors import DataError
-from utils.inference.row_files import open_source, read_rows
+from utils.inference.row_io import open_source, read_rows
 
 
 def _read(file, stated=None):

@@ -10,8 +10,8 @@ import pytest
 
 from utils.core.errors import UserError
 from utils.inference.partial import dump
-from utils.inference.row_files import write_results
-from utils.results.excel import guard_formula
+from utils.inference.row_io import write_results
+from utils.results.workbook import guard_formula
 
 ROWS = [
     {"text": "a, b\n\"c\"", "label": "yes", "probabilities": {"no": 0.25, "yes": 0.75}},

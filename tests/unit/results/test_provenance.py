@@ -73,7 +73,7 @@ def test_git_commit_and_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_torch_is_not_imported() -> None:
     code = (
-        "import sys; from utils.results import columns, excel, provenance, record, table;"
+        "import sys; from utils.results import columns, workbook, provenance, record, table;"
         "provenance.describe_hardware(); print('torch' in sys.modules, 'transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

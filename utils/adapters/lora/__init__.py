@@ -27,7 +27,7 @@ from utils.adapters.targets import (
     train_whole,
     warn_of_idle_layers,
 )
-from utils.config.sections.adapter import AdapterSection
+from utils.config.sections.peft import AdapterSection
 from utils.core.errors import ConfigError, ModelError, Problem
 
 if TYPE_CHECKING:

@@ -13,13 +13,14 @@ from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 
 from utils.adapters.adapter import AttachContext
-from utils.adapters.lora import Config
 from utils.core.errors import ConfigError, LoraNsError, ModelError, Problem
 
 if TYPE_CHECKING:
     import torch
     from peft import LoraConfig
     from transformers import PreTrainedModel
+
+    from utils.adapters.lora import Config
 
 
 logger = logging.getLogger(__name__)

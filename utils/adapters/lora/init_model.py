@@ -21,7 +21,6 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from utils.adapters.adapter import AttachContext
-from utils.adapters.lora import Config
 from utils.adapters.lora.data_passes import find_eva_start, look_at_gradients, look_at_inputs
 from utils.adapters.lora.inits import kind_of, refuse_quantized, rewrites_base
 from utils.adapters.lora.plain_saving import ADAPTER, LoraInitClassifier, LoraInitLanguageModel
@@ -31,6 +30,8 @@ from utils.core.errors import ConfigError, ModelError, Problem
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel
+
+    from utils.adapters.lora import Config
 
 
 def attach_started(

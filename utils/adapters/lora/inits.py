@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from utils.config.problems import suggest
+from utils.config.error_messages import suggest
 
 INITS = (
     "gaussian", "pissa", "pissa_niter_16", "olora", "orthogonal", "eva", "corda", "lora_ga", "loftq", "mica",

@@ -17,7 +17,7 @@ from utils.adapters.adapter import AttachContext, LoadBase, keep_float32
 from utils.adapters.peft_layout import save as save
 from utils.adapters.qst.cache import CacheChoice, read_cache, settings
 from utils.adapters.targets import list_head, refuse_new_tokens, train_whole
-from utils.config.sections.adapter import AdapterSection, Limits
+from utils.config.sections.peft import AdapterSection, Limits
 from utils.core.errors import ModelError
 
 if TYPE_CHECKING:

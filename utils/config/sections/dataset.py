@@ -25,7 +25,7 @@ class DatasetSection(Section):
     """Fields that only one task type reads, and that type."""
 
     name: str
-    """A dataset of `utils/datasets`, or the hub id, folder or file of your own set (then the room is custom)."""
+    """A dataset of `utils/datasets`, or the hub id, folder or file of your own set (read by the dataset custom)."""
     path: str | None = None
     """Folder, file or hub id to take the rows from; null: the dataset's own."""
     revision: str | None = None
@@ -46,7 +46,7 @@ class DatasetSection(Section):
 
 
 class ClassificationSection(DatasetSection):
-    """What a room for SEQ_CLS reads."""
+    """What a dataset for SEQ_CLS reads."""
 
     ALIASES: ClassVar[dict[str, str]] = {
         **DatasetSection.ALIASES, "text_columns": "text_column", "max_seq_length": "max_length",
@@ -69,7 +69,7 @@ class ClassificationSection(DatasetSection):
 
 
 class InstructionSection(DatasetSection):
-    """What a room for CAUSAL_LM reads: how rows become prompts and answers, and what happens to odd ones."""
+    """What a dataset for CAUSAL_LM reads: how rows become prompts and answers, and what happens to odd ones."""
 
     ALIASES: ClassVar[dict[str, str]] = {
         **DatasetSection.ALIASES, "split": "train_split", "validation_fraction": "validation_size",

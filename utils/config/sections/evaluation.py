@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from utils.config.problems import suggest
+from utils.config.error_messages import suggest
 from utils.config.section import Section
 from utils.core import registry
 from utils.core.texts import FILE_KINDS

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
-from utils.config.problems import suggest
+from utils.config.error_messages import suggest
 from utils.config.section import Section
 from utils.core import registry
 

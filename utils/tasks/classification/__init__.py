@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from utils.config.document import Document
-from utils.config.problems import suggest
+from utils.config.error_messages import suggest
 from utils.config.section import Section
 from utils.config.sections.dataset import DatasetSection
 from utils.core.errors import Problem
@@ -54,7 +54,7 @@ class Task(task.Task):
     @classmethod
     def open(cls, config: RunConfig) -> TaskRun:
         """Open one run."""
-        from utils.tasks.classification.task import ClassificationRun
+        from utils.tasks.classification.run import ClassificationRun
 
         return ClassificationRun(config)
 

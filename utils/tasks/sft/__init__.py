@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from utils.config.document import Document
-from utils.config.problems import suggest
+from utils.config.error_messages import suggest
 from utils.config.section import Section
 from utils.config.sections.dataset import DatasetSection
 from utils.config.sections.evaluation import EvaluationSection
@@ -96,7 +96,7 @@ class Task(task.Task):
     @classmethod
     def open(cls, config: RunConfig) -> TaskRun:
         """Open one run."""
-        from utils.tasks.sft.task import SftRun
+        from utils.tasks.sft.run import SftRun
 
         return SftRun(config)
 

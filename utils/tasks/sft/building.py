@@ -9,7 +9,7 @@ from trl import SFTConfig
 from trl.data_utils import pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from utils.config.sections.adapter import AdapterSection
+from utils.config.sections.peft import AdapterSection
 from utils.core.errors import UserError
 from utils.tasks.sft.evaluation_rules import BestMetric
 from utils.tasks.sft.section import OwnSftSection

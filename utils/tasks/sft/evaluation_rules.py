@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from utils.config.problems import suggest
+from utils.config.error_messages import suggest
 from utils.core import registry
 from utils.core.errors import ConfigError, DataError, Problem
 from utils.data.dataset import load_dataset_plugin

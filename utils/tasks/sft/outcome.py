@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from utils.evaluation.sets import EvaluationSet
     from utils.modeling.sizes import ParameterCounts
     from utils.tasks.sft.generating import FinalScores
-    from utils.tasks.sft.task import CausalData
+    from utils.tasks.sft.run import CausalData
     from utils.tasks.sft.trainer import CausalTrainer
     from utils.trainer.progress import MeasuringCallback
 

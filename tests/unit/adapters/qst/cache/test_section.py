@@ -10,7 +10,7 @@ from pydantic import ValidationError, field_validator
 
 from utils.adapters.qst.cache import CacheSection, read_cache, settings
 from utils.config.document import Document
-from utils.config.problems import describe_type, explain_errors
+from utils.config.error_messages import describe_type, explain_errors
 from utils.config.section import Section
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from openpyxl import load_workbook
 
-from utils.results.excel import write_workbook
 from utils.results.record import BestMetric, PeakMemory, RunRecord
+from utils.results.workbook import write_workbook
 
 EVIL = [
     "=1+1",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from utils.core.errors import CheckError, ConfigError, DataError, ModelError
-from utils.tasks.sft.task import require_positions
+from utils.tasks.sft.run import require_positions
 from utils.trainer.failures import MemoryExhaustedError, explain_out_of_memory
 
 CHAT = {"chat_template": "chatml", "extra_special_tokens": ["<|im_start|>", "<|im_end|>"]}

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field, ValidationError, model_validator
 
 from utils.config.document import Document, SourceLocation
-from utils.config.problems import describe_type, explain_errors, suggest
+from utils.config.error_messages import describe_type, explain_errors, suggest
 from utils.config.section import Section
 
 

@@ -16,8 +16,8 @@ from utils.core.errors import DataError, UserError
 from utils.core.json_files import parse_json
 from utils.core.texts import RowError
 from utils.data.row_files import FileFormat, RowReader, explain_unreadable, spool
-from utils.results.excel import guard_formula
 from utils.results.json_file import replace_file
+from utils.results.workbook import guard_formula
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ def _write_separated(results: Results, path: Path) -> None:
 def _write_sheet(results: Results, path: Path) -> None:
     from openpyxl import Workbook
 
-    from utils.results.excel import write_rows
+    from utils.results.workbook import write_rows
 
     columns = _list_columns(results)
     num_rows = sum(1 for _ in results())
