@@ -169,7 +169,12 @@ def test_json_is_one_object(run_json: Callable[..., Any]) -> None:
         "accelerate.yaml": True, "bad.yaml": False, "broken.yaml": False, "good.yaml": True, "inner/zero.json": True,
     }  # fmt: skip
     (problem,) = answer["files"]["bad.yaml"]["problems"]
-    assert problem == {"message": "unknown key; did you mean lora_r?", "path": "peft.lora_rr", "place": "bad.yaml:3"}
+    assert problem == {
+        "message": "unknown key; did you mean lora_r?",
+        "path": "peft.lora_rr",
+        "place": "bad.yaml:3",
+        "code": "unknown_key",
+    }
     assert "training.eval_steps: has no effect" in answer["files"]["good.yaml"]["warnings"][0]
 
 

@@ -78,7 +78,7 @@ class OwnColumns:
         """The column of the answer where the prompt's template ends with it."""
         template = self.written.get("prompt_template")
         names = _PLACEHOLDER.findall(template) if isinstance(template, str) else []
-        known = self.answers or {self.written.get("answer_column"), *ANSWER_COLUMNS}
+        known = self.answers or (self.written.get("answer_column"), *ANSWER_COLUMNS)
         is_last = len(names) > 1 and str(template).rstrip().endswith(f"{{{names[-1]}}}")
         return names[-1] if is_last and names[-1] in known else None
 

@@ -80,13 +80,13 @@ def test_what_is_a_formula(text, expected):
 
 
 def test_too_many_rows_for_a_sheet_are_refused_before_anything_is_written(tmp_path, monkeypatch):
-    from utils.inference import row_files
+    from utils.inference import row_io
 
-    monkeypatch.setattr(row_files, "_SHEET_ROWS", 5)
+    monkeypatch.setattr(row_io, "_SHEET_ROWS", 5)
     with pytest.raises(UserError, match="a sheet holds 4 rows, not 5"):
         write_results(_results, tmp_path / "out.xlsx")
     monkeypatch.undo()
-    monkeypatch.setattr(row_files, "_SHEET_COLUMNS", 9)
+    monkeypatch.setattr(row_io, "_SHEET_COLUMNS", 9)
     with pytest.raises(UserError, match="a sheet holds 9 columns, not 10"):
         write_results(_results, tmp_path / "out.xlsx")
     assert list(tmp_path.iterdir()) == []

@@ -95,7 +95,7 @@ def test_yaml_fields_are_fields_of_the_adapter_with_the_same_defaults():
     ours = {name: field.default for name, field in Config.model_fields.items()}
     theirs = {field.name: field.default for field in dataclasses.fields(QSTConfig)}
     shared = {name for name in ours if name in theirs} - {"task_type"}
-    assert set(ours) - shared <= {"method", "task_type", "cache", "adapter_path"}
+    assert set(ours) - shared <= {"method", "task_type", "cache", "adapter_path", "init_seed"}
     assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
 
 
