@@ -17,6 +17,7 @@ from utils.config.yaml_text import read_document, read_overrides
 from utils.core.errors import ConfigError, Problem, UserError
 from utils.run_config.layers import lay_over
 from utils.run_config.load import Check, check_machine, inspect_document
+from utils.run_config.older_table import name_today
 from utils.tasks.task import load_task
 
 COMMAND_LINE = "command line"
@@ -170,9 +171,9 @@ def _read_command_line(choices: Choices) -> Document:
         if value is not None:
             document.set(tuple(key.split(".")), value, SourceLocation(COMMAND_LINE))
     written = read_overrides(choices.overrides)
-    problems = [
-        Problem(remedy, key, COMMAND_LINE) for key, remedy in _NOT_HERE.items() if written.has(tuple(key.split(".")))
-    ]
+    keys = [".".join(path[:end]) for path, _ in written.leaves() for end in range(1, len(path) + 1)]
+    asked = {key: name_today(key) for key in keys}  # an older name asks for the same
+    problems = [Problem(_NOT_HERE[key], name, COMMAND_LINE) for name, key in asked.items() if key in _NOT_HERE]
     if problems:
         raise ConfigError(problems)
     document.merge(written)

@@ -16,6 +16,7 @@ from utils.config.section import Section
 from utils.config.yaml_text import read_document
 from utils.core.errors import ConfigError, Problem
 from utils.run_config.layers import find_shipped_paths, lay_over, open_extensions, read_layers
+from utils.run_config.older_table import name_today
 
 _NAME = re.compile(r"\w[\w.+-]*")
 _SET_BY_SUITE = {
@@ -224,7 +225,8 @@ class _Reader:
         return layer
 
     def _refuse_ours(self, key: str, path: KeyPath, own_seed: bool = False) -> None:
-        """Refuse keys that the suite itself sets for each run."""
+        """Refuse keys that the suite itself sets for each run, by their older names too."""
+        key = name_today(key)
         if key in _SET_BY_SUITE:
             self._report(path, _SET_BY_SUITE[key])
         elif key == "seed" and not own_seed:

@@ -96,6 +96,7 @@ OLDER: dict[str, Moved | LeftOut | Refused] = {
 }  # fmt: skip
 """By dotted key; a rule applies wherever the key is written."""
 
+
 VARIANTS = {"lora": None, "vanilla": None, "dora": "use_dora", "rslora": "use_rslora"}
 """Values of peft.variant, and the switch that each is."""
 
@@ -110,3 +111,9 @@ COLUMN_KEYS = {
 
 SPLIT_KEYS = ("train_split", "eval_split", "validation_split", "test_split")
 """Keys that name the splits of a set which has its own."""
+
+
+def name_today(key: str) -> str:
+    """Give the name of today of a dotted key that was moved; any other key as it is."""
+    rule = OLDER.get(key)
+    return rule.to if isinstance(rule, Moved) else key

@@ -137,7 +137,8 @@ def test_every_distinct_mistake_is_told_once(plan_of: Plan) -> None:
 
 @pytest.mark.parametrize(
     ("word", "remedy"),
-    [("seed=3", "--seeds"), ("training.output_dir=x", "--output_dir"), ("task_name=x", "leave it out"),
+    [("seed=3", "--seeds"), ("training.output_dir=x", "--output_dir"), ("output_dir=x", "--output_dir"),
+     ("training.seed=3", "--seeds"), ("task_name=x", "leave it out"),
      ("extends=x.yaml", "only a run's file")],
 )  # fmt: skip
 def test_what_the_suite_sets_is_not_for_the_command_line(word: str, remedy: str, plan_of: Plan) -> None:

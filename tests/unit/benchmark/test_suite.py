@@ -35,6 +35,7 @@ def mistakes(path: Path) -> list[str]:
         ("tasks: {a: {seed: 3}}\n", "tasks.a.seed: seeds stand in seeds: at the top of the suite"),
         ("tasks: {a: {task_name: x}}\n", "tasks.a.task_name: the suite names its runs; take it out"),
         ("tasks: {a: {training: {output_dir: x}}}\n", "every run has its own folder below the suite's; use output_dir"),
+        ("tasks: {a: {output_dir: x}}\n", "every run has its own folder below the suite's; use output_dir"),
         (
             "methods: {lora: {}}\ntasks: {a: {methods: {lorra: {peft.lora_r: 4}}}}\n",
             "tasks.a.methods.lorra: no method called lorra; did you mean lora?",
