@@ -94,9 +94,10 @@ class DictStore:
         self.rows: dict[bytes, torch.Tensor] = {}
         self.hidden_size = hidden_size
         self.dtype = dtype
-        self.plugin = room
+        self.room = room
         self.damaged: set[bytes] = set()
         self.is_closed = False
+        self.is_exact = True
 
     def __contains__(self, key: bytes) -> bool:
         return key in self.rows
@@ -107,7 +108,7 @@ class DictStore:
         assert states.dtype == self.dtype
         assert states.device.type == "cpu"
         assert not states.requires_grad
-        if len(self.rows) < self.plugin:
+        if len(self.rows) < self.room:
             self.rows[key] = states.clone()
         return key in self.rows
 

@@ -159,3 +159,23 @@ def test_train_py_trains_a_classifier(prepare_run, family):
     trained = {n for n, p in run.model.named_parameters() if p.requires_grad}
     assert trained
     assert not [name for name in trained if "qst_" not in name and "modules_to_save" not in name]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bf16"])
+def test_scores_are_of_exact_states_beside_a_cache_that_rounds(make_config, dtype):
+    """The rounded states of the rows that were evaluated before are not what the saved model computes."""
+    import importlib
+    import json
+    from pathlib import Path
+
+    config = make_config(
+        "llama", peft={"method": "qst", "reduction_factor": 4, "cache": {"where": "ram", "dtype": dtype}},
+        training__num_train_epochs=3, training__report_to="none",
+    )  # fmt: skip
+    train = importlib.import_module("train")
+    arguments = train.build().parse_args(["--config", config.source])
+    arguments.overrides = []
+    run = Path(train.main(arguments)["output_dir"])
+    record = json.loads((run / "results.json").read_text())
+    assert record["backbone_cache"]["num_tokens_replayed"] > 0, "training rows come from the cache"
+    assert record["reload_check"]["largest_logit_difference"] < 1e-5

@@ -187,6 +187,9 @@ class Replay:
         names = ("output_hidden_states", "output_attentions")
         if any(getattr(model.config, name, False) if kwargs.get(name) is None else kwargs[name] for name in names):
             return False
+        # What a score is of is what is saved: states that were rounded are for training alone.
+        if self.store is not None and not self.store.is_exact and not self._mix.qst_side.training:
+            return False
         if self._mix.disable_adapters or kwargs.get("use_cache") or kwargs.get("past_key_values") is not None:
             return False
         ids = kwargs.get("input_ids")

@@ -46,6 +46,11 @@ class RowStore(ABC):
         """The backbone's dtype, in which rows are taken and given."""
         return self._codec.dtype
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether states come back as they were computed."""
+        return self._codec.kind == "exact"
+
     @abstractmethod
     def __contains__(self, key: bytes) -> bool:
         """Tell whether a row is here; reading it may yet find it damaged."""
