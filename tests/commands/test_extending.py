@@ -6,7 +6,6 @@ import importlib
 import json
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,6 @@ def forget(folder: Path) -> None:
     """Let a later test, or another copy of the folder, begin anew."""
     for each in [*registry._added]:
         registry.remove_folder(each)
-    for name in [name for name in sys.modules if name.split(".")[0] == folder.name]:
-        del sys.modules[name]
 
 
 @pytest.fixture
@@ -149,6 +146,42 @@ def test_mistakes_have_their_place(lab: Path, make_config: Any, changed: dict[st
     with pytest.raises(ConfigError, match=sentence) as caught:
         load_run_config(make_config.write("bert", **keys))
     assert "tiny.yaml:" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "sentence"),
+    [
+        ("optimizers/broken.py", "class Config:\n  x = (\n", "optimizers/broken: line 2: SyntaxError"),
+        ("optimizers/broken.py", "import nowhere\nclass Config: ...\n", "line 1: ModuleNotFoundError: No module named"),
+        ("optimizers/broken.py", "class Config: ...\n", "defines no build_optimizer"),
+        ("optimizers/Upper.py", "class Config: ...\n", "file is called by small letters, digits and _: upper"),
+        ("optimizers/twice.py", "{plain}    learning_rate: float = 1.0\n", "learning_rate is a key of training:"),
+        ("schedules/twice.py", "{schedule}    muon_momentum: float = 1.0\n", "is a setting of optimizers/muon"),
+        ("adapters/other.py", "from utils.adapters.lora import *\nclass Config(Config): ...\n",
+         'its Config needs method: Literal["other"] = "other"'),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_plug_in_is_named(
+    tmp_path: Path, make_config: Any, file: str, source: str, sentence: str
+) -> None:
+    head = "from utils.config.section import Section\ndef build_{}(*_): ...\nclass Config(Section):\n"
+    source = source.replace("{plain}", head.format("optimizer")).replace("{schedule}", head.format("schedule"))
+    (tmp_path / "my_lab" / file).parent.mkdir(parents=True)
+    (tmp_path / "my_lab" / file).write_text(source)
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(make_config.write("bert", extensions=["my_lab"]))
+    assert sentence in str(caught.value)
+
+
+def test_the_folder_in_the_working_directory_hides_no_copy(
+    classifier: Path, lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of that name may lie where Python looks for modules, as it does beside train.py."""
+    run = Path(command("train", "--config", classifier)["output_dir"])
+    forget(lab)
+    monkeypatch.syspath_prepend(str(lab.parent))
+    (lab / "recording.py").write_text("# another one by now\n")
+    assert command("inference", "--run", run, "--input_text", "good", "--allow_extensions")["answers"]
 
 
 def test_every_kind_of_plug_in_has_its_example() -> None:

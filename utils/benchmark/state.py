@@ -134,6 +134,7 @@ def choose_resume_flags(run: PlannedRun) -> list[str]:
         return [] if _is_readable(run) else ["--overwrite"]
     state = find_state(run)
     failed = state is not None and state.status == "failed"
+    failed = failed or find_status(run) == "changed"  # its extensions, say, which no file of the run shows
     if failed or not _is_readable(run) or find_differences(read_resolved(run.folder) or {}, run.config):
         return ["--overwrite"]
     return ["--resume"] if find_checkpoints(run.folder) else []

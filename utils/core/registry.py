@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import re
 import sys
+import types
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def names(package: str) -> tuple[str, ...]:
     return tuple(sorted(_find_homes(package)))
 
 
-def add_folder(folder: Path) -> None:
+def add_folder(folder: Path) -> Path | None:
     """Search one more folder, laid out like `utils/`, after the library's own.
 
     Its files are imported as `<folder>.<package>.<name>`, so that they may import each other by that name.
@@ -55,24 +56,57 @@ def add_folder(folder: Path) -> None:
     Args:
         folder: Such as `my_lab`, with `my_lab/adapters/my_method.py` in it.
 
+    Returns:
+        Its absolute path; None: its very files are searched already, such as a run's copy of them.
+
     Raises:
         ConfigError: It has a plug-in by a name that is taken, or another module is called as the folder.
     """
     folder = folder.resolve()
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder")
+        raise ConfigError(f"{folder}: no such folder; a run keeps its copies in extensions/ of its own folder")
     same_name = next((each for each in _added if each.name == folder.name), None)
     if same_name is not None and hash_folder(same_name) == hash_folder(folder):
-        return  # the same files, such as a run's copy of them
-    spec = importlib.util.find_spec(folder.name)
-    if spec is not None and str(folder) not in (spec.submodule_search_locations or ()):
+        return None
+    if same_name is not None or _is_module(folder):
         raise ConfigError(f"{folder}: a module is called {folder.name} already; give the folder another name")
     for package in _MARKERS:
-        if taken := set(names(package)) & set(_search(folder, package)):
-            raise ConfigError(f"{folder}: {package} has a plug-in called {', '.join(sorted(taken))} already; rename it")
-    sys.path.append(str(folder.parent))
+        if taken := sorted(set(names(package)) & set(_search(folder, package))):
+            shown = ", ".join(taken[:3]) + (" ..." if len(taken) > 3 else "")
+            raise ConfigError(f"{folder}: {package} has a plug-in called {shown} already; rename it")
+    _import_package(folder)
     _added.append(folder)
     _forget()
+    return folder
+
+
+def list_added(folder: Path) -> list[tuple[str, str]]:
+    """List the plug-ins of an added folder: package and name."""
+    return [(package, name) for package in _MARKERS for name in sorted(_search(folder, package))]
+
+
+def _is_module(folder: Path) -> bool:
+    """Tell whether another module would be imported by the folder's name; a folder without code of its own is none."""
+    if folder.name in sys.modules:
+        return True
+    spec = importlib.util.find_spec(folder.name) if folder.name.isidentifier() else None
+    return spec is not None and spec.origin is not None and Path(spec.origin).parent != folder
+
+
+def _import_package(folder: Path) -> None:
+    """Make the folder a package, wherever it lies and whatever else of its name Python would find."""
+    if not folder.name.isidentifier():
+        raise ConfigError(f"{folder}: its files are imported by its name: letters, digits and _ alone")
+    init = folder / "__init__.py"
+    if init.is_file():
+        spec = importlib.util.spec_from_file_location(folder.name, init, submodule_search_locations=[str(folder)])
+        assert spec is not None, "a Python file has a loader"
+        assert spec.loader is not None, "a Python file has a loader"
+        module = sys.modules[folder.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        module = sys.modules[folder.name] = types.ModuleType(folder.name)
+        module.__path__ = [str(folder)]
 
 
 def hash_folder(folder: Path) -> str:
@@ -89,9 +123,11 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Search a folder no longer; what was imported from it stays imported."""
-    sys.path.remove(str(folder.resolve().parent))
-    _added.remove(folder.resolve())
+    """Search a folder no longer, and forget what was imported from it."""
+    folder = folder.resolve()
+    _added.remove(folder)
+    for name in [name for name in sys.modules if name.split(".")[0] == folder.name]:
+        del sys.modules[name]
     _forget()
 
 
@@ -112,6 +148,8 @@ def _search(root: Path, package: str) -> dict[str, str]:
     homes: dict[str, str] = {}
     for path in (path for path in sources if path.stem != "__init__" or path.parent != folder):
         name, text = path.parent.name if path.stem == "__init__" else path.stem, path.read_text("utf-8")
+        if name != normalize(name) or not name.isidentifier():
+            raise ConfigError(f"{path}: a plug-in's file is called by small letters, digits and _: {normalize(name)}")
         if _TABLE.search(text):
             homes |= dict.fromkeys(_read_names(text), name)
         elif marker.search(text):

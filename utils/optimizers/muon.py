@@ -24,7 +24,7 @@ class Config(Section):
     """optim: muon: momentum of the matrices' gradients."""
     muon_nesterov: bool = True
     """optim: muon: look one step of the momentum ahead."""
-    muon_ns_steps: int = Field(5, ge=1)
+    muon_ns_steps: int = Field(5, ge=1, lt=100)
     """optim: muon: Newton-Schulz steps by which the momentum is made orthogonal."""
     muon_adjust_lr: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
     """optim: muon: match_rms_adamw scales the steps to the size of AdamW's, so that its learning rates and weight decay

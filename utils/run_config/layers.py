@@ -11,6 +11,7 @@ from utils.config.document import Document, KeyPath
 from utils.config.yaml_text import read_document, read_overrides
 from utils.core import registry
 from utils.core.errors import ConfigError, Problem
+from utils.run_config.extensions import add_extension
 
 ROOT = Path(__file__).resolve().parents[2]
 _METHOD: KeyPath = ("peft", "method")
@@ -93,7 +94,7 @@ def open_extensions(document: Document, allowed: bool = True) -> None:
     folders = [_find_extension(home, each) for each in names]
     for folder in folders:
         try:
-            registry.add_folder(folder)
+            add_extension(folder)
         except ConfigError as error:
             raise ConfigError([document.problem("extensions", str(error))]) from None
     document.data["extensions"] = [str(folder.resolve()) for folder in folders]

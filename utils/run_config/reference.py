@@ -15,7 +15,7 @@ from utils.config.sections.evaluation import EvaluationSection, SetSection, Trut
 from utils.config.sections.generation import GenerationSection
 from utils.config.sections.model import ModelSection, QuantizationSection
 from utils.config.sections.results import ResultsSection
-from utils.config.sections.training import DROPPED, OURS, RENAMED, OwnTrainingSection, training_section
+from utils.config.sections.training import DROPPED, OURS, PLUGIN_KEYS, RENAMED, OwnTrainingSection, training_section
 from utils.core import registry
 from utils.run_config.older_table import OLDER, LeftOut, Moved
 from utils.run_config.reader import header_class
@@ -50,6 +50,9 @@ def write_reference() -> Iterator[str]:
                     yield from _table(f"{section}.{name}, as a mapping", nested)
     yield from _table("training: our own keys", OwnTrainingSection)
     own = set(OwnTrainingSection.model_fields)
+    for key, package in PLUGIN_KEYS.items():
+        for name in registry.names(package):
+            yield from _table(f"training ({key}: {name})", registry.load(package, name).Config)
     yield from _table("training: passed to TrainingArguments", training_section(), skip=own)
     yield from _older_names()
     own_sft = set(OwnSftSection.model_fields)

@@ -59,7 +59,7 @@ def show_result(folder: RunFolder, config: RunConfig, record: RunRecord, already
 
 def list_next_commands(folder: Path, config: RunConfig, record: RunRecord) -> list[str]:
     """Name what can be done with a finished run: use it, merge it, score it again, look at its curves."""
-    run = shlex.quote(str(folder))
+    run = shlex.quote(str(folder)) + (" --allow_extensions" if config.extensions else "")
     commands = []
     if (folder / "final_model").is_dir():
         texts = " ".join(['--input_text "..."'] * load_task(config.task).count_texts(config.dataset))

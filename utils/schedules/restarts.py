@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from utils.config.section import Section
+from utils.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,9 @@ class Config(Section):
             value = getattr(self, name)
             if value > 1 and value != int(value):
                 raise ValueError(f"{name}: {value} is not allowed; use a whole number of steps, or a share below 1")
+        same_unit = (self.restart_every < 1) == (self.restart_warmup_steps < 1)
+        if same_unit and self.restart_warmup_steps >= self.restart_every:
+            raise ValueError("restart_warmup_steps: has to be below restart_every, or the rate never comes up again")
         return self
 
 
@@ -71,6 +75,11 @@ def build_schedule(
     warmup = count_steps(config.restart_warmup_steps, num_training_steps)
     decay = count_steps(config.restart_decay, num_training_steps)
     restarts = list_restarts(num_training_steps, config)
+    if restarts and warmup >= restarts[0]:
+        raise ConfigError(
+            f"training.restart_every: {restarts[0]} steps of this run, and as many of warm-up; lower "
+            "restart_warmup_steps, or restart less often"
+        )
 
     def factor(step: int) -> float:
         last = max((each for each in restarts if each <= step), default=0)

@@ -88,6 +88,8 @@ def _try_plugins(config: RunConfig, weight: Any, args: Any) -> None:
         with _explain(f"{config.arguments['optim']} refuses", "optim"):
             groups = [{"params": [weight], "weight_decay": args.weight_decay}]
             optimizer = found[0].build_optimizer(torch.nn.ParameterList([weight]), groups, args, found[1])
+            if not isinstance(optimizer, torch.optim.Optimizer):
+                raise TypeError(f"build_optimizer gave {type(optimizer).__name__}, not a torch optimizer")
     if (found := config.training.find_plugin("lr_scheduler_type")) is not None:
         with _explain(f"{config.arguments['lr_scheduler_type']} refuses", "lr_scheduler_type"):
             found[0].build_schedule(optimizer, _NUM_STEPS, args, found[1])

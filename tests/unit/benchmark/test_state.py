@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,13 @@ def test_a_run_of_an_earlier_version_is_done_although_its_file_lacks_keys_of_tod
     assert find_status(run) == "done"
     leave_work(run, {**older, "seed": 99}, checkpoints=0)
     assert find_status(run) == "changed"
+
+
+def test_changed_extensions_are_another_run(run: Any) -> None:
+    extended = replace(run, config={**run.config, "extensions": ["my_lab"]})
+    leave_record(run, "success", "of other code")
+    leave_work(run, extended.config)
+    assert (find_status(extended), choose_resume_flags(extended)) == ("changed", ["--overwrite"])
 
 
 @pytest.mark.parametrize("status", ["failed", "timed out", "interrupted"])
