@@ -27,6 +27,14 @@ class Config(AdapterSection):
 
     method: Literal["head-only", "head_only"] = "head-only"
 
+    def find_unused(self) -> dict[str, str]:
+        """Say that there are no initial weights to draw: a head's are the run's."""
+        return (
+            {}
+            if self.init_seed is None
+            else {"init_seed": "there is no adapter; a new head is drawn by the run's seed"}
+        )
+
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
     """Freeze the body and leave the head trainable."""

@@ -24,6 +24,14 @@ class Config(AdapterSection):
 
     method: Literal["none"] = "none"
 
+    def find_unused(self) -> dict[str, str]:
+        """Say that there are no initial weights to draw: a head's are the run's."""
+        return (
+            {}
+            if self.init_seed is None
+            else {"init_seed": "there is no adapter; a new head is drawn by the run's seed"}
+        )
+
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
     """Make every parameter trainable; float32 under autocast, or updates smaller than a bfloat16 step are lost."""

@@ -231,6 +231,8 @@ class _Reader:
             self._report(path, _SET_BY_SUITE[key])
         elif key == "seed" and not own_seed:
             self._report(path, "seeds stand in seeds: at the top of the suite")
+        elif key == "extensions":
+            self._report(path, "stands at the top of the suite, for all runs")
         elif key == "extends":
             self._report(path, "only a run's file can extend another; name it as base")
 

@@ -65,6 +65,8 @@ def add_folder(folder: Path) -> Path | None:
     folder = folder.resolve()
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; a run keeps its copies in extensions/ of its own folder")
+    if folder == LIBRARY:
+        raise ConfigError(f"{folder}: is the library itself, which is searched anyway; leave it out")
     same_name = next((each for each in _added if each.name == folder.name), None)
     if same_name is not None and hash_folder(same_name) == hash_folder(folder):
         return None

@@ -37,7 +37,8 @@ class Header(Section):
     """SEQ_CLS: classification and regression by HF Trainer. CAUSAL_LM: supervised fine-tuning by TRL's SFTTrainer."""
     extensions: list[str] = []
     """Folders of plug-ins of your own, laid out like utils/ (adapters/, datasets/, metrics/, optimizers/, schedules/,
-    tasks/ ...), from this file's folder on; their code is run. A copy of what was used lies in the run's folder."""
+    tasks/ ...), from this file's folder on; their code is run. A copy of what was used lies in the run's folder. Those
+    of an extended file are searched as well."""
     seed: int = Field(42, ge=0, lt=2**32)
     """Seed of initialisation, dropout and (unless training.data_seed is set) of the data order."""
 

@@ -74,6 +74,10 @@ def find_idle_settings(config: RunConfig, task: type[Task], document: Document) 
             "saving is not by steps (training.save_strategy)",
         ),
         "training.num_train_epochs": (arguments.get("max_steps", -1) > 0, "training.max_steps decides the length"),
+        "training.optim_args": (
+            own.find_plugin("optim") is not None,
+            "an optimizer that is a plug-in has settings of its own",
+        ),
         "training.optim": (names_optimizer(arguments), "the DeepSpeed file names the optimizer"),
         "training.early_stopping_threshold": (
             own.early_stopping_threshold != 0 and not own.early_stopping_patience,
