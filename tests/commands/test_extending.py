@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import shutil
@@ -14,20 +13,13 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from tests.commands.in_process import command
 from utils.core import registry
 from utils.core.errors import ConfigError, UserError
 from utils.run_config import load_run_config
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = re.compile(r"```python\n# (my_lab/\S+\.py)\n(.*?)```", re.DOTALL)
-
-
-def command(name: str, *words: str | Path) -> dict[str, Any]:
-    script = importlib.import_module(name)
-    arguments = script.build().parse_args([str(word) for word in words if "=" not in str(word)])
-    arguments.overrides = [str(word) for word in words if "=" in str(word)]
-    answer: dict[str, Any] = script.main(arguments)
-    return answer
 
 
 def forget(folder: Path) -> None:

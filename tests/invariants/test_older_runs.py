@@ -6,15 +6,15 @@ version 0.1 left them: `train.py --config configs/quickstart.yaml` and `quicksta
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+
+from tests.commands.in_process import command
 
 ROOT = Path(__file__).parents[2]
 # What the version that trained the classifier answered.
@@ -27,14 +27,6 @@ def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with tarfile.open(ROOT / "tests" / "fixtures" / "older_runs.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
     return tmp_path
-
-
-def command(name: str, *words: str | Path) -> dict[str, Any]:
-    script = importlib.import_module(name)
-    arguments = script.build().parse_args([str(word) for word in words if "=" not in str(word)])
-    arguments.overrides = [str(word) for word in words if "=" in str(word)]
-    answer: dict[str, Any] = script.main(arguments)
-    return answer
 
 
 @pytest.mark.parametrize("name", ["classifier", "language_model"])

@@ -85,7 +85,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
         modules_to_save=train_whole(head, config.modules_to_save),
         revision=context.base_commit,
     )
-    return wrap(model, peft_config, context, config.target_modules)  # type: ignore[no-any-return]
+    return wrap(model, peft_config, context, config.target_modules)
 
 
 def _choose_feedforward(config: Config, targets: str | list[str] | None) -> str | list[str] | None:

@@ -37,7 +37,7 @@ def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
         raise ModelError(f"{folder}: the adapter's file lacks tensors ({error}); copy the folder again") from error
 
 
-def wrap(model: PreTrainedModel, peft_config: Any, context: AttachContext, target_modules: Any) -> Any:
+def wrap(model: PreTrainedModel, peft_config: Any, context: AttachContext, target_modules: Any) -> PreTrainedModel:
     """Attach an adapter by peft; of `target_modules`, as they are written, a complaint speaks.
 
     Raises:
@@ -46,7 +46,7 @@ def wrap(model: PreTrainedModel, peft_config: Any, context: AttachContext, targe
     from peft import get_peft_model
 
     with explain_targets(model, target_modules):
-        adapted = keep_precision(get_peft_model(keep_unpacked(model), peft_config))
+        adapted: PreTrainedModel = keep_precision(get_peft_model(keep_unpacked(model), peft_config))
     keep_float32(adapted, context)
     return adapted
 

@@ -42,7 +42,7 @@ def test_at_once(number, code):
 
 def test_inside_it_is_noted_and_obeyed_where_it_is_asked_for():
     reached = []
-    with pytest.raises(Interrupted) as stopped, handling_signals(), deferred():  # noqa: PT012
+    with pytest.raises(Interrupted) as stopped, handling_signals(), deferred():  # noqa: PT012  the signal comes in the middle of it
         ask(signal.SIGINT)
         reached.append(interruption_requested())
         raise_if_interrupted()
@@ -51,7 +51,7 @@ def test_inside_it_is_noted_and_obeyed_where_it_is_asked_for():
 
 
 def test_what_nobody_obeyed_is_obeyed_at_the_end():
-    with pytest.raises(Interrupted), handling_signals():  # noqa: PT012
+    with pytest.raises(Interrupted), handling_signals():  # noqa: PT012  the signal comes in the middle of it
         with deferred():
             ask()
         raise AssertionError
@@ -129,7 +129,7 @@ def test_a_closed_terminal_saves_the_run(tmp_path):
 
 
 def test_a_second_hangup_is_an_echo():
-    with pytest.raises(Interrupted), handling_signals(), deferred():  # noqa: PT012
+    with pytest.raises(Interrupted), handling_signals(), deferred():  # noqa: PT012  the signal comes in the middle of it
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGHUP):
             ask(number)
         assert interruption_requested()

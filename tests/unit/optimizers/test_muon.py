@@ -41,7 +41,7 @@ def _step(model: Model, optimizers: list[torch.optim.Optimizer], count: int = 3)
 
 def test_each_part_is_torchs_own() -> None:
     ours, theirs = Model(), Model()
-    _step(ours, [muon.build_optimizer(ours, _groups(ours), ARGS, muon.Config(muon_momentum=0.8))])  # type: ignore[arg-type]
+    _step(ours, [muon.build_optimizer(ours, _groups(ours), ARGS, muon.Config(muon_momentum=0.8))])
     matrix = [{"params": [theirs.linear.weight], "weight_decay": 0.1}]
     others = [
         {"params": [theirs.embed.weight], "weight_decay": 0.1},
@@ -55,12 +55,12 @@ def test_each_part_is_torchs_own() -> None:
 
 def test_a_state_that_is_loaded_goes_on_exactly_and_a_schedule_reaches_all_groups() -> None:
     whole, stopped, resumed = Model(), Model(), Model()
-    first = muon.build_optimizer(whole, _groups(whole), ARGS, muon.Config())  # type: ignore[arg-type]
-    second = muon.build_optimizer(stopped, _groups(stopped), ARGS, muon.Config())  # type: ignore[arg-type]
+    first = muon.build_optimizer(whole, _groups(whole), ARGS, muon.Config())
+    second = muon.build_optimizer(stopped, _groups(stopped), ARGS, muon.Config())
     _step(whole, [first], 4)
     _step(stopped, [second], 2)
     resumed.load_state_dict(stopped.state_dict())
-    third = muon.build_optimizer(resumed, _groups(resumed), ARGS, muon.Config())  # type: ignore[arg-type]
+    third = muon.build_optimizer(resumed, _groups(resumed), ARGS, muon.Config())
     third.load_state_dict(second.state_dict())
     for number in (2, 3):
         resumed.zero_grad()
@@ -79,7 +79,7 @@ def test_a_state_that_is_loaded_goes_on_exactly_and_a_schedule_reaches_all_group
 
 def test_a_group_that_is_split_off_stays_with_its_part() -> None:
     model = Model()
-    optimizer = muon.build_optimizer(model, _groups(model), ARGS, muon.Config())  # type: ignore[arg-type]
+    optimizer = muon.build_optimizer(model, _groups(model), ARGS, muon.Config())
     group = next(each for each in optimizer.param_groups if each["params"][0] is model.linear.weight)
     options = {key: value for key, value in group.items() if key != "params"}
     group["params"] = []
