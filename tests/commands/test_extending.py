@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,8 @@ def test_mistakes_have_their_place(lab: Path, make_config: Any, changed: dict[st
     ("file", "source", "sentence"),
     [
         ("optimizers/broken.py", "class Config:\n  x = (\n", "optimizers/broken: line 2: SyntaxError"),
+        ("__init__.py", "x = (\n", "__init__.py: line 1: SyntaxError"),
+        ("__init__.py", "\n1 / 0\n", "__init__.py: line 2: ZeroDivisionError"),
         ("optimizers/broken.py", "import nowhere\nclass Config: ...\n", "line 1: ModuleNotFoundError: No module named"),
         ("optimizers/broken.py", "class Config: ...\n", "defines no build_optimizer"),
         ("optimizers/Upper.py", "class Config: ...\n", "file is called by small letters, digits and _: upper"),
@@ -158,11 +161,12 @@ def test_a_file_that_is_no_plug_in_is_named(
 ) -> None:
     head = "from utils.config.section import Section\ndef build_{}(*_): ...\nclass Config(Section):\n"
     source = source.replace("{plain}", head.format("optimizer")).replace("{schedule}", head.format("schedule"))
-    (tmp_path / "my_lab" / file).parent.mkdir(parents=True)
+    (tmp_path / "my_lab" / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "my_lab" / file).write_text(source)
     with pytest.raises(ConfigError) as caught:
         load_run_config(make_config.write("bert", extensions=["my_lab"]))
     assert sentence in str(caught.value)
+    assert "my_lab" not in sys.modules, "a second try begins anew"
 
 
 def test_the_folder_in_the_working_directory_hides_no_copy(

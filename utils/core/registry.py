@@ -105,7 +105,11 @@ def _import_package(folder: Path) -> None:
         assert spec is not None, "a Python file has a loader"
         assert spec.loader is not None, "a Python file has a loader"
         module = sys.modules[folder.name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:  # half imported it would be found the next time
+            del sys.modules[folder.name]
+            raise
     else:
         module = sys.modules[folder.name] = types.ModuleType(folder.name)
         module.__path__ = [str(folder)]
@@ -149,7 +153,10 @@ def _search(root: Path, package: str) -> dict[str, str]:
     sources = [*folder.glob("*.py"), *folder.glob("*/__init__.py")]
     homes: dict[str, str] = {}
     for path in (path for path in sources if path.stem != "__init__" or path.parent != folder):
-        name, text = path.parent.name if path.stem == "__init__" else path.stem, path.read_text("utf-8")
+        name, text = (
+            path.parent.name if path.stem == "__init__" else path.stem,
+            path.read_text("utf-8", errors="replace"),
+        )
         if name != normalize(name) or not name.isidentifier():
             raise ConfigError(f"{path}: a plug-in's file is called by small letters, digits and _: {normalize(name)}")
         if _TABLE.search(text):

@@ -31,7 +31,13 @@ def add_extension(folder: Path) -> None:
     Raises:
         ConfigError: With everything that is wrong in its files.
     """
-    added = registry.add_folder(folder)
+    try:
+        added = registry.add_folder(folder)
+    except ConfigError:
+        raise
+    except Exception as error:
+        line = _name_line(error, folder.resolve())
+        raise ConfigError(f"{folder}/__init__.py: {line}{type(error).__name__}: {error}") from error
     if added is None:
         return
     problems = [f"{added}: {each}" for each in _find_problems(added)]
