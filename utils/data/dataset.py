@@ -53,6 +53,8 @@ class Example:
     prompt is."""
     unread: tuple[str, ...] = ()
     """Keys of turns that nothing reads."""
+    groups: tuple[tuple[str, str], ...] = ()
+    """What it is of kinds of rows that are also scored apart, such as ("level", "Level 3")."""
 
     @property
     def whole_text(self) -> str:
@@ -145,6 +147,8 @@ class InstructionSet(SourceSet):
     """Rows of one group never stand on both sides of a hold-out; None: rows of equal prompt are a group."""
     stop: tuple[str, ...] = ()
     """Texts that end a generated answer, besides the end-of-text token."""
+    shots: int = 0
+    """Worked examples in the prompt."""
     own_prompt: bool = False
     """Asked by its own prompt and protocol whatever the run's own prompt is, which cannot ask it."""
     max_new_tokens: int | None = None

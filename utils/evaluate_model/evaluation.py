@@ -40,6 +40,8 @@ def show_scores(evaluated: EvaluatedModel, entries: list[Entry]) -> dict[str, An
     language, console = evaluated.jobs[0].config.results.language, build_console()
     console.print(render_scores(evaluated.title, entries, language))
     answer = {"weights": evaluated.describe_weights(), "sets": {entry.label: entry.to_dict() for entry in entries}}
+    if any(entry.result.get("groups") for entry in entries):
+        console.print(render_groups(entries))
     averages = average_longbench(entries)
     if averages:
         console.print(render_averages(averages))
@@ -76,6 +78,26 @@ def render_scores(title: str, entries: Sequence[Entry], language: Language = "en
             table.add_row(*(Text(cell) for cell in cells))
     notes = [Text(f"{entry.label}: {entry.result['protocol']}; {entry.folder}", overflow="fold") for entry in entries]
     return Group(table, *notes)
+
+
+def render_groups(entries: Sequence[Entry]) -> RenderableType:
+    """Build the table of the headline of each kind of rows, x100 with its interval."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False)
+    for name in ("set", "kind of rows", "metric", "score x100", "interval", "rows"):
+        table.add_column(name, justify="left" if name in ("set", "kind of rows", "metric") else "right", no_wrap=True)
+    for entry in entries:
+        metric = entry.shown[0]
+        for kind, parts in entry.result.get("groups", {}).items():
+            for name, part in parts.items():
+                value, bounds = part["metrics"].get(metric), part["interval"].get(metric)
+                interval = f"{_show(metric, bounds[0])} .. {_show(metric, bounds[1])}" if bounds else ""
+                cells = (entry.label, f"{kind}: {name}", metric, _show(metric, value), interval, str(part["n"]))
+                table.add_row(*map(Text, cells))
+    return table
 
 
 def render_averages(averages: Mapping[str, float]) -> RenderableType:

@@ -226,6 +226,7 @@ def build_model_config(model: str, section: SetSection, overrides: Document, tas
         ("dataset", "subset"): section.subset,
         ("dataset", "subsets"): section.subsets,
         ("dataset", "prompts_file"): section.prompts_file,
+        ("dataset", "protocol"): section.protocol,
         ("training", "output_dir"): str(root),
     }
     for path, value in written.items():

@@ -19,7 +19,7 @@ from utils.data.dataset import InstructionSet, find_dataset_plugin, load_dataset
 from utils.data.row_files import is_local, is_row_file
 from utils.metrics.metric import load_metric
 
-_OF_ITS_DATASET = ("path", "subset", "subsets", "prompts_file")
+_OF_ITS_DATASET = ("path", "subset", "subsets", "prompts_file", "protocol")
 """Keys of a set that its dataset reads."""
 
 

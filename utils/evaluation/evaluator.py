@@ -155,6 +155,7 @@ class _Work:
                 {
                     "row": row,
                     "id": known.ids[row],
+                    **({"groups": known.groups[row]} if known.groups and known.groups[row] else {}),
                     "prompt": self.tokenizer.decode(known.prompts[row]),
                     "prediction": answer.text,
                     "references": [reference] if isinstance(reference, str) else reference,

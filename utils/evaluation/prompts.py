@@ -38,6 +38,8 @@ class Asked:
     """Prompts whose middle was cut out."""
     prompt_limit: int | None = None
     """Tokens that they were cut to; None: none was."""
+    shots: int = 0
+    """Worked examples in the prompt."""
     scorer: str | None = None
     """What tells how near answers are to references, where that is a choice (TruthfulQA)."""
     facts: dict[str, Any] = field(default_factory=dict)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from utils.evaluation.prompts import Asked
 from utils.metrics.bootstrap import bootstrap_mean
-from utils.metrics.metric import average_rows, load_metric
+from utils.metrics.metric import Array, average_rows, load_metric
 
 if TYPE_CHECKING:
     from utils.evaluation.files import Record
@@ -48,8 +48,8 @@ class SetScore(Asked):
     """Time spent on writing, all sessions together."""
     tokens_per_s: float
     """Tokens written per second, all processes together."""
-    shots: int = 0
-    """Examples in the prompt."""
+    groups: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """The same of each kind of rows (level, subject), by its name: metrics, interval, num_scored, n."""
     identity: dict[str, Any] = field(default_factory=dict)
     """Hashes of prompts, settings and weights: a later call goes on only where they agree."""
 
@@ -111,6 +111,34 @@ def describe_asked(known: Asked) -> dict[str, Any]:
     return {each.name: getattr(known, each.name) for each in fields(Asked)}
 
 
+def summarize(columns: Mapping[str, Array]) -> dict[str, Any]:
+    """Give metrics, interval and num_scored of row scores (n,) by metric, of those that are defined on some row."""
+    import numpy as np
+
+    defined = {name: column for name, column in columns.items() if not np.isnan(column).all()}
+    return {
+        "metrics": {name: average_rows(column) for name, column in defined.items()},
+        "interval": {name: bootstrap_mean(column) for name, column in defined.items()},
+        "num_scored": {name: int((~np.isnan(column)).sum()) for name, column in defined.items()},
+    }
+
+
+def summarize_groups(
+    columns: Mapping[str, Array], groups: Sequence[Mapping[str, str]]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Summarize the rows of each kind apart; `groups` names, for each row, what it is of each kind."""
+    import numpy as np
+
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for kind in sorted({kind for each in groups for kind in each}):
+        names = [each.get(kind) for each in groups]
+        for name in sorted({name for name in names if name is not None}):
+            chosen: Array = np.array([each == name for each in names])
+            part = summarize({metric: column[chosen] for metric, column in columns.items()})
+            found.setdefault(kind, {})[name] = {**part, "n": int(chosen.sum())}
+    return found
+
+
 class Summary:
     """What is kept of records to score their set: a number for each metric of each row."""
 
@@ -136,16 +164,15 @@ class Summary:
         import numpy as np
 
         known = self._known
-        every = {name: np.array(column, dtype=np.float64) for name, column in self._columns.items()}
-        columns = {name: column for name, column in every.items() if not np.isnan(column).all()}
-        if absent := [name for name in every if name not in columns]:
+        columns = {name: np.array(column, dtype=np.float64) for name, column in self._columns.items()}
+        summary = summarize(columns)
+        if absent := [name for name in columns if name not in summary["metrics"]]:
             logger.warning("%s: no reference has an answer for %s; left out", known.label, ", ".join(absent))
         seconds = self._seconds
         return SetScore(
             **describe_asked(known),
-            metrics={name: average_rows(column) for name, column in columns.items()},
-            interval={name: bootstrap_mean(column) for name, column in columns.items()},
-            num_scored={name: int((~np.isnan(column)).sum()) for name, column in columns.items()},
+            **summary,
+            groups=summarize_groups(columns, known.groups) if any(known.groups) else {},
             n=self._n,
             partial=self._n < known.num_total,
             generation=self._identity["generation"],

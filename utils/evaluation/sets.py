@@ -61,6 +61,8 @@ class EvaluationSet(Asked):
     """What each row asks, without any template; empty where nothing is asked."""
     contexts: list[str] = field(default_factory=list)
     """The long text that each row asks about; empty where there is none."""
+    groups: list[dict[str, str]] = field(default_factory=list)
+    """What each row is of each kind that is scored apart; empty where there is none."""
 
     def needs_cutting(self, window: int | None, max_new_tokens: int) -> bool:
         """Tell whether a prompt is longer than what a model of this window can hold, or the set's protocol allows.
@@ -173,6 +175,8 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
         official_truncation=spec.official_truncation,
         questions=[example.question for example in examples],
         contexts=[example.context for example in examples],
+        groups=[dict(example.groups) for example in examples],
+        shots=spec.shots if described.is_own else 0,
     )
 
 

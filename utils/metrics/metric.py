@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal, TypeAlias
 
 from utils.core import registry
+from utils.core.errors import ConfigError, Problem
 
 Array: TypeAlias = Any
 """A numpy array; its shape stands in the docstrings."""
@@ -114,6 +116,19 @@ def average_rows(scores: Array) -> float:
 
     defined = scores[~np.isnan(scores)]
     return float(defined.mean()) if defined.size else float("nan")
+
+
+def require_package(module: str, install: str, what: str) -> Any:
+    """Import a package that only some metrics need.
+
+    Raises:
+        ConfigError: It is not installed; the sentence says how it is.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        message = f"{what} needs a package that is not installed; run pip install '{install}'"
+        raise ConfigError([Problem(message, code="unsupported")]) from error
 
 
 def load_metric(name: str) -> Metric:

@@ -6,9 +6,10 @@ import dataclasses
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
-from utils.evaluation.score import SetScore, comparable
+from utils.evaluation.score import SetScore, comparable, summarize_groups
 
 SCORE = SetScore(
     label="gsm8k", metrics={"em_strict": 0.5}, interval={"em_strict": (0.4, 0.6)}, num_scored={"em_strict": 100},
@@ -65,3 +66,12 @@ def test_scores_from_before_a_setting_was_there_are_comparable() -> None:
     newer = dataclasses.replace(SCORE, generation={**SCORE.generation, "min_new_tokens": 0})
     assert comparable(older, newer) is None
     assert SetScore.from_dict(older) == SCORE
+
+
+def test_rows_of_a_kind_are_scored_apart() -> None:
+    columns = {"em_strict": np.array([1, 0, np.nan, 1]), "rouge_l": np.array([0.5, 0.25, 1.0, 0.0])}
+    groups = [{"level": "1"}, {"level": "2"}, {"level": "2"}, {}]
+    found = summarize_groups(columns, groups)["level"]
+    assert found["1"]["metrics"] == {"em_strict": 1.0, "rouge_l": 0.5}
+    assert found["2"]["metrics"] == {"em_strict": 0.0, "rouge_l": 0.625}
+    assert (found["2"]["n"], found["2"]["num_scored"]) == (2, {"em_strict": 1, "rouge_l": 2})

@@ -36,6 +36,9 @@ class SetSection(Section):
     """Tokens an answer may have; null: the set's own protocol, else `generation.max_new_tokens`."""
     max_samples: int | None = Field(None, ge=1)
     """Answer the first so many prompts of this set; null: `evaluation.max_samples`."""
+    protocol: str | None = None
+    """The public evaluation by whose prompt and rules the set is asked and judged, where its dataset offers some: of
+    math, metamath or minerva_math; null: the dataset's own."""
     prompts_file: str | None = None
     """A file of prompts by subset, such as LongBench's official dataset2prompt.json; null: the dataset's own."""
 
