@@ -172,7 +172,10 @@ def test_perfect_predictions_give_a_metrics_best_value(name):
     if metric.kind == "regression":
         rows, worse, labels = ([0.5, 1.0, 3.0, -2.0], [0.5, 3.0, 1.0, -2.0], 1)
     if metric.kind == "generation":
-        rows = [f"#### {number}\nThe answer is: {number}" for number in (1, 2, 3)]
+        form = (
+            "#### {0}\n\\boxed{{{0}}}\nFinal Answer: The final answer is {0}. I hope it is correct.\nThe answer is: {0}"
+        )
+        rows = [form.format(number) for number in (1, 2, 3)]
         worse, labels = ["none", "#### 2", "#### 4"], 1
     texts = rows
     if metric.reference_keys:
