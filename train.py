@@ -32,17 +32,11 @@ def main(arguments: argparse.Namespace) -> Answer:
 
 
 def run_training(arguments: argparse.Namespace, started: float) -> Answer:
-    """Read the file, open the run's folder, run, and show what came of it."""
+    """Read the file, run what it describes, and show what came of it."""
     from utils.run_config import load_run_config
-    from utils.run_config.base_rules import require_fitting_base
-    from utils.run_config.machine import require_machine
     from utils.runs.hub import push_run
-    from utils.runs.opening import open_run_folder
     from utils.runs.summary import announce_run, show_result
-    from utils.tasks.rehearsal import rehearse
-    from utils.trainer.failures import explain_full_disk
     from utils.trainer.launch import find_launcher_file, require_launched
-    from utils.trainer.processes import destroy_process_group_on_exit
 
     require_launched()
     find_launcher_file()
@@ -51,15 +45,28 @@ def run_training(arguments: argparse.Namespace, started: float) -> Answer:
     announce_run(config)
     if arguments.preview is not None:
         return show_preview(config, arguments.preview)
-    require_machine(config)
-    folder = open_run_folder(config, arguments.resume, arguments.overwrite)
-    if (record := folder.finished) is None:
-        require_fitting_base(config)
-        with destroy_process_group_on_exit(), explain_full_disk(folder.path):
-            rehearse(config)
-            record = run(config, folder, started)
+    folder, record = train(config, arguments.resume, arguments.overwrite, started)
     answer = show_result(folder, config, record, already_done=folder.finished is not None)
     return answer | push_run(folder.path, config, record, arguments.push_dry_run)
+
+
+def train(config: RunConfig, resume: str | None, overwrite: bool, started: float) -> tuple[RunFolder, RunRecord]:
+    """Open the run's folder and run in it; what was run there before by the same configuration is given as it is."""
+    from utils.run_config.base_rules import require_fitting_base
+    from utils.run_config.machine import require_machine
+    from utils.runs.opening import open_run_folder
+    from utils.tasks.rehearsal import rehearse
+    from utils.trainer.failures import explain_full_disk
+    from utils.trainer.processes import destroy_process_group_on_exit
+
+    require_machine(config)
+    folder = open_run_folder(config, resume, overwrite)
+    if folder.finished is not None:
+        return folder, folder.finished
+    require_fitting_base(config)
+    with destroy_process_group_on_exit(), explain_full_disk(folder.path):
+        rehearse(config)
+        return folder, run(config, folder, started)
 
 
 def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from utils.cli.command_line import Answer, add_overrides, build_parser, run_cli
 from utils.core.errors import EXIT_FAILED, UserError
+from utils.core.project import ROOT, find_config
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
@@ -54,9 +55,9 @@ def main(arguments: argparse.Namespace) -> Answer:
 
 
 def _find_files(arguments: argparse.Namespace) -> list[Path]:
-    files = [Path(name) for name in arguments.files]
+    files = [find_config(name) for name in arguments.files]
     if arguments.all is not None:
-        folder = Path(arguments.all)
+        folder = Path(arguments.all) if arguments.all else ROOT / "configs"
         if not folder.is_dir():
             raise UserError(f"--all {folder}: no such folder")
         files += sorted(path for path in folder.rglob("[!.]*") if path.suffix in (".yaml", ".yml", ".json"))
@@ -123,7 +124,7 @@ def build() -> argparse.ArgumentParser:
     parser = build_parser("validate_config.py", DESCRIPTION)
     parser.add_argument("files", nargs="*", metavar="FILE", help="configuration files")
     parser.add_argument(
-        "--all", nargs="?", const="configs", metavar="DIR", help="every file below DIR (default: configs)"
+        "--all", nargs="?", const="", metavar="DIR", help="every file below DIR (default: the shipped configs/)"
     )
     parser.add_argument(
         "--show",

@@ -22,13 +22,14 @@ from utils.benchmark.state import find_status
 from utils.config.sections.model import ModelSection
 from utils.core import registry
 from utils.core.errors import LoraNsError
+from utils.core.project import LIBRARY
 from utils.modeling.source import read_model_config
 from utils.tasks.task import default_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_PROJECT = Path(__file__).resolve().parents[2]
+_HOME = LIBRARY.parent
 _START = "import sys; sys.path.insert(0, sys.argv[1]); from utils.benchmark.dry_run import answer; answer()"
 _TIMEOUT_S = 300
 _ANY_STEPS = 1_000_000  # a schedule decides which parameters stay, not how many are trained at first
@@ -155,7 +156,7 @@ def _ask(requests: list[str]) -> list[Count]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     try:
         done = subprocess.run(  # noqa: S603  our own interpreter
-            [sys.executable, "-c", _START, str(_PROJECT)],
+            [sys.executable, "-c", _START, str(_HOME)],
             input=f"[{', '.join(requests)}]",
             capture_output=True,
             text=True,

@@ -32,10 +32,10 @@ from utils.benchmark.state import (
 from utils.cli.command_line import list_gpus
 from utils.config.yaml_text import dump_yaml
 from utils.core.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
+from utils.core.project import ROOT
 from utils.results.json_file import replace_file
 from utils.results.provenance import format_time
 
-PROJECT = Path(__file__).resolve().parents[2]
 GRACE_S = 15.0
 """Seconds that a run has to end by itself after it was asked to."""
 
@@ -177,7 +177,7 @@ def start_attempt(run: PlannedRun, slot: Slot, timeout_s: float | None, retries_
         beside.write_text(dump_yaml(run.config), encoding="utf-8")
     now = format_time(datetime.now(timezone.utc))
     state = RunState("running", run.fingerprint, attempts=before.attempts if before else 0, started=now)
-    command = [str(PROJECT / "train.py"), "--config", str(run.config_file), *flags]
+    command = [str(ROOT / "train.py"), "--config", str(run.config_file), *flags]
     with run.log.open("ab") as log:
         log.write(f"--- {now}  {shlex.join(['python', *command])}\n".encode())
         log.flush()

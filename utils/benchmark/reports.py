@@ -15,6 +15,7 @@ from utils.benchmark.tables import build_summary_table
 from utils.benchmark.text_reports import render_csv, render_latex, render_markdown
 from utils.benchmark.workbook import WorkbookParts, write_suite_workbook
 from utils.core.errors import UserError
+from utils.core.project import ROOT
 from utils.results.json_file import read_json, replace_file, write_json
 from utils.results.labels import Language, phrase, translate
 from utils.results.provenance import PROVENANCE_FILE, find_git_state, format_time, list_versions
@@ -22,8 +23,6 @@ from utils.results.record import RESULTS_FILE
 
 VERSION = 1
 _MOST_NAMED = 20
-
-_PROJECT = Path(__file__).resolve().parents[2]
 
 
 def write_reports(folder: Path, suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOutcome]) -> dict[str, Path]:
@@ -53,7 +52,7 @@ def _describe_report(suite: SuiteFacts) -> dict[str, Any]:
         "file": suite.source,
         "command": suite.command,
         "written": format_time(datetime.now(timezone.utc)),
-        "git": find_git_state(_PROJECT),
+        "git": find_git_state(ROOT),
         "versions": list_versions(),
     }
 

@@ -15,6 +15,7 @@ from utils.config.error_messages import explain_errors, suggest
 from utils.config.section import Section
 from utils.config.yaml_text import read_document
 from utils.core.errors import ConfigError, Problem
+from utils.core.project import find_config
 from utils.run_config.layers import find_shipped_paths, lay_over, open_extensions, read_layers
 from utils.run_config.older_table import name_today
 
@@ -119,12 +120,13 @@ def read_suite(path: str | Path) -> Suite:
     Raises:
         ConfigError: With every mistake of the suite itself, each with its place and remedy.
     """
+    path = find_config(path, "configs/benchmarks")
     document = find_shipped_paths(read_document(path))
     open_extensions(document)
     if "suite" not in document.data:
         hint = "a run's file is trained by train.py; a suite starts with suite: NAME and has tasks:"
         raise ConfigError([Problem(f"not a suite; {hint}", place=str(path))])
-    return _Reader(document, Path(path)).read()
+    return _Reader(document, path).read()
 
 
 class _Reader:

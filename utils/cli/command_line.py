@@ -21,6 +21,7 @@ from utils.cli.other_flags import PAGES, explain_flags
 from utils.core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LoraNsError, UserError
 from utils.core.library_errors import explain_machine
 from utils.core.logs import is_main_process, silence_libraries, start_logs
+from utils.core.project import VERSION, as_called
 from utils.core.secrets import forget_secrets, learn_command, mask_text, mask_tree
 from utils.core.signals import Interrupted
 from utils.core.terminal import safe_streams, show_controls
@@ -36,9 +37,12 @@ Answer = dict[str, Any]
 def build_parser(script: str, description: str) -> argparse.ArgumentParser:
     """Build the parser of a command, with the options that all of them take."""
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=script, description=description, formatter_class=formatter, allow_abbrev=False)
+    parser = _Parser(
+        prog=as_called(script), description=as_called(description), formatter_class=formatter, allow_abbrev=False
+    )
     told = "print one JSON object on standard output, all else on standard error"
     parser.add_argument("--json", action="store_true", help=told)
+    parser.add_argument("--version", action="version", version=f"lora-ns {VERSION}")
     return parser
 
 
@@ -218,7 +222,7 @@ def _report(error: LoraNsError) -> Answer:
     if number and isinstance(error, ConfigError):
         time.sleep(_HEAD_START_S)  # all processes read the same file: the first one says it, before any ends the others
     else:
-        for line in str(error).split("\n"):
+        for line in as_called(str(error)).split("\n"):
             sys.stderr.write(f"error{number}: {line}\n")
     problems = [vars(problem) for problem in error.problems] if isinstance(error, ConfigError) else []
     kind = "bad_input" if error.exit_code == EXIT_BAD_INPUT else "failed"

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 
+from utils.core.project import PACKAGE, as_called
 from utils.core.secrets import mask_text
 from utils.core.terminal import show_controls
 
@@ -36,7 +37,7 @@ def start_logs() -> None:
     """Send our log lines to standard error; only the main process says more than warnings."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_LineFormatter())
-    ours = logging.getLogger("utils")
+    ours = logging.getLogger(PACKAGE)
     ours.handlers = [handler]
     ours.propagate = False
     ours.setLevel(logging.INFO if is_main_process() else logging.ERROR)
@@ -81,5 +82,5 @@ class _LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one line."""
-        text = show_controls(mask_text(record.getMessage()))
+        text = show_controls(mask_text(as_called(record.getMessage())))
         return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import ConfigError
+from utils.core.project import LIBRARY, PACKAGE, answer_to_installed_name
 
-LIBRARY = Path(__file__).parents[1]
 _added: list[Path] = []
 _TABLE = re.compile(r"^TABLE\b", re.MULTILINE)
 _MARKERS = {
@@ -62,6 +62,7 @@ def add_folder(folder: Path) -> Path | None:
     Raises:
         ConfigError: It has a plug-in by a name that is taken, or another module is called as the folder.
     """
+    answer_to_installed_name()
     folder = folder.resolve()
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; a run keeps its copies in extensions/ of its own folder")
@@ -142,7 +143,7 @@ def _find_homes(package: str) -> dict[str, str]:
     """Find the module in which each plug-in stands, by the plug-in's name."""
     found: dict[str, str] = {}
     for folder in (LIBRARY, *_added):
-        prefix = f"{'utils' if folder == LIBRARY else folder.name}.{package}"
+        prefix = f"{PACKAGE if folder == LIBRARY else folder.name}.{package}"
         found |= {name: f"{prefix}.{home}" for name, home in _search(folder, package).items()}
     return found
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.installed import installed_version
+from utils.core.project import ROOT, VERSION
 from utils.core.secrets import mask_command
 from utils.results.json_file import write_json
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 PROVENANCE_FILE = "provenance.json"
 
-_PROJECT = Path(__file__).resolve().parents[2]
 _PACKAGES = (
     "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "evaluate", "deepspeed",
     "tokenizers", "safetensors", "huggingface_hub", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow",
@@ -36,7 +36,7 @@ def collect_provenance(
     data: Mapping[str, Any] | None = None,
     commits: Mapping[str, str | None] | None = None,
     command: Sequence[str] | None = None,
-    project: Path = _PROJECT,
+    project: Path = ROOT,
 ) -> dict[str, Any]:
     """Collect what is needed to repeat a run; what cannot be found out is left out.
 
@@ -74,7 +74,7 @@ def format_time(moment: datetime) -> str:
 def list_versions() -> dict[str, str]:
     """Name the installed versions of Python and of the libraries that shape a result."""
     versions = {name: version for name in _PACKAGES if (version := installed_version(name))}
-    return {"python": platform.python_version(), **versions}
+    return {"python": platform.python_version(), "lora-ns": VERSION, **versions}
 
 
 def find_git_state(project: Path) -> dict[str, Any] | None:

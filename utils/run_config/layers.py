@@ -11,9 +11,9 @@ from utils.config.document import Document, KeyPath
 from utils.config.yaml_text import read_document, read_overrides
 from utils.core import registry
 from utils.core.errors import ConfigError, Problem
+from utils.core.project import ROOT, find_config
 from utils.run_config.extensions import add_extension
 
-ROOT = Path(__file__).resolve().parents[2]
 _METHOD: KeyPath = ("peft", "method")
 _EXTENSIONS: KeyPath = ("extensions",)
 _RATES: tuple[KeyPath, ...] = (("training", "learning_rate"), ("training", "lr"))
@@ -25,7 +25,7 @@ def read_layers(path: str | Path, overrides: Sequence[str] = (), may_extend: boo
     """Read a file with what it extends, and lay the overrides over it.
 
     Args:
-        path: The file.
+        path: The file, or a shipped one's name.
         overrides: `key=value` words.
         may_extend: Whether the file may bring code of its own (`extensions:`).
 
@@ -35,11 +35,12 @@ def read_layers(path: str | Path, overrides: Sequence[str] = (), may_extend: boo
     Raises:
         ConfigError: A file or an override cannot be read.
     """
+    path = find_config(path)
     document = find_shipped_paths(read_document(path))
     open_extensions(document, may_extend)
     notices: list[str] = []
     kept_rate: list[str] = []
-    if (base := _read_base(document, Path(path), may_extend)) is not None:
+    if (base := _read_base(document, path, may_extend)) is not None:
         kept_rate = _find_kept_rate(base, document)
         notices += lay_over(base, document)
         document, base = base, document

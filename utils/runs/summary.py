@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from utils.config.run_config import RunConfig
 from utils.core.errors import EXIT_FAILED
 from utils.core.logs import is_main_process
+from utils.core.project import IS_INSTALLED, ROOT, as_called
 from utils.core.terminal import build_console
 from utils.results.record import RunRecord
 from utils.results.table import render_result_table
@@ -21,8 +22,6 @@ from utils.tasks.task import load_task
 
 if TYPE_CHECKING:
     from utils.modeling.sizes import ParameterCounts
-
-_ROOT = Path(__file__).resolve().parents[2]
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +77,9 @@ def list_next_commands(folder: Path, config: RunConfig, record: RunRecord) -> li
 
 def name_script(name: str) -> str:
     """Name one of our scripts with the Python that runs it, from the working directory."""
-    script = _ROOT / name
+    if IS_INSTALLED:
+        return as_called(name)
+    script = ROOT / name
     shown = name if Path(name).resolve() == script else str(script)
     return f"{_name_python()} {shlex.quote(shown)}"
 

@@ -18,8 +18,9 @@ from utils.config.error_messages import suggest
 from utils.config.yaml_text import read_document
 from utils.core.errors import UserError
 from utils.core.json_files import find_object
+from utils.core.project import ROOT
 
-SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "deepspeed"
+SHIPPED = ROOT / "configs" / "deepspeed"
 """Where `training.deepspeed: zero2` is looked up: its files without `.json`."""
 
 _YES = ("1", "true", "yes", "on", "y", "t")
@@ -101,7 +102,7 @@ def find_launcher_file() -> None:
     """Let the path of accelerate's DeepSpeed file start at the project's folder where it is not found from here."""
     name = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
     file = os.environ.get(name, "none")
-    shipped = SHIPPED.parents[1] / file
+    shipped = ROOT / file
     if file != "none" and not Path(file).is_file() and shipped.is_file():
         os.environ[name] = str(shipped)
 

@@ -17,12 +17,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from utils.adapters import lora
-from utils.adapters.lora import attach as attach
-from utils.adapters.lora import load as load
-from utils.adapters.lora import merge as merge
-from utils.adapters.lora import save as save
-from utils.adapters.training_hooks import TrainingHooks, reset_moments
+from lora_ns.adapters import lora
+from lora_ns.adapters.lora import attach as attach
+from lora_ns.adapters.lora import load as load
+from lora_ns.adapters.lora import merge as merge
+from lora_ns.adapters.lora import save as save
+from lora_ns.adapters.training_hooks import TrainingHooks, reset_moments
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,12 @@
+"""The library by the name under which it is installed, for code beside a clone: `from lora_ns import train`."""
+
+import sys
+
+import utils
+from utils import Run, load_config, load_run, train
+from utils.core.project import answer_to_installed_name
+
+__all__ = ["Run", "load_config", "load_run", "train"]
+
+answer_to_installed_name()
+sys.modules[__name__] = utils

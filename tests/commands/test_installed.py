@@ -1,0 +1,131 @@
+"""The installed package: the wheel holds `lora_ns` and no `utils`, and its one command trains in an empty folder."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import tomllib
+
+from utils.core import project
+from utils.core.errors import ConfigError, UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel and install it, with the libraries of this environment; give the folder of the commands."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    built = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)]
+    if subprocess.run([sys.executable, "-c", "import setuptools"], check=False).returncode:
+        pytest.skip("setuptools is not installed here, and building without it would fetch it")
+    subprocess.run(built, check=True)
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "env")], check=True)
+    packages = next((folder / "env").glob("lib/python*/site-packages"))
+    (packages / "libraries.pth").write_text(sysconfig.get_paths()["purelib"])
+    python = folder / "env" / "bin" / "python"
+    subprocess.run(
+        [*pip[:1], "-m", "pip", "--python", str(python), *pip[3:], "install", "--no-deps", wheel], check=True
+    )
+    return python.parent
+
+
+def call(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Call a command in a folder, without this project on Python's path."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run([*map(str, words)], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    lora_ns = installed / "lora-ns"
+    assert call(tmp_path, lora_ns, "--version").stdout.startswith(f"lora-ns {project.VERSION}")
+    assert call(tmp_path, installed / "python", "-c", "import utils").returncode == 1
+
+    trained = call(tmp_path, lora_ns, "train", "quickstart", "training.num_train_epochs=1", "training.report_to=none")
+    assert trained.returncode == 0, trained.stderr
+    assert "lora-ns infer --run outputs/quickstart" in trained.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+
+    answered = call(tmp_path, lora_ns, "infer", "--run", "outputs/quickstart", "--input_text", "The dog sleeps.")
+    assert json.loads(answered.stdout)["label"] == "acceptable"
+    merged = call(tmp_path, lora_ns, "merge", "--run", "outputs/quickstart", "--output", "merged")
+    assert merged.returncode == 0, merged.stderr
+    python = "import lora_ns; print(lora_ns.load_run('outputs/quickstart').predict(['The dog sleeps.'])[0]['label'])"
+    assert call(tmp_path, installed / "python", "-c", python).stdout.strip() == "acceptable"
+
+    suite = call(tmp_path, lora_ns, "benchmark", "quickstart", "training.num_train_epochs=1", "--seeds", "1",
+                 "--task", "few_rows", "--method", "head-only")  # fmt: skip
+    assert suite.returncode == 0, suite.stderr
+    assert call(tmp_path, lora_ns, "validate", "--all").returncode == 0
+
+
+@pytest.mark.slow
+def test_errors_name_the_command_that_was_called(installed: Path, tmp_path: Path) -> None:
+    wrong = call(tmp_path, installed / "lora-ns", "infer", "--run", "nowhere")
+    assert wrong.returncode == 2
+    assert ".py" not in wrong.stderr
+    unknown = call(tmp_path, installed / "lora-ns", "trian")
+    assert unknown.returncode == 2
+    assert "no command is called trian" in unknown.stderr
+
+
+def test_one_command_line_does_what_the_scripts_do(tmp_path: Path) -> None:
+    shown = call(ROOT, sys.executable, "-m", "utils", "validate", "quickstart", "--show")
+    assert shown.returncode == 0, shown.stderr
+    assert "name_or_path:" in shown.stdout
+    assert call(ROOT, sys.executable, "train.py", "--version").stdout == f"lora-ns {project.VERSION}\n"
+
+
+def test_shipped_files_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert project.find_config("quickstart") == ROOT / "configs" / "quickstart.yaml"
+    assert project.find_config("quickstart", "configs/benchmarks").parent.name == "benchmarks"
+    (tmp_path / "quickstart").write_text("mine")
+    assert project.find_config("quickstart") == Path("quickstart"), "a user's own file wins"
+    assert project.find_config("nothing.yaml") == Path("nothing.yaml")
+
+
+def test_dependencies_are_those_of_requirements_txt() -> None:
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = package["optional-dependencies"]
+    declared = [*package["dependencies"], *extras["quantization"], *extras["deepspeed"], *extras["chinese"]]
+    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
+    required = [line for line in lines if line and not line.startswith("#")]
+    assert sorted(each.replace("'", '"') for each in declared) == sorted(each.replace("'", '"') for each in required)
+    named = {name for words in extras["all"] for name in re.findall(r"[a-z]+", words.partition("[")[2])}
+    assert named == set(extras) - {"all"}
+
+
+def test_the_library_answers_to_its_installed_name() -> None:
+    project.answer_to_installed_name()
+    mine, installed = (importlib.import_module(f"{name}.adapters.adapter") for name in ("utils", "lora_ns"))
+    assert mine is installed
+    assert mine.__spec__ is not None
+    assert mine.__spec__.name == "utils.adapters.adapter"
+
+
+def test_the_python_api_trains_and_predicts(tmp_path: Path) -> None:
+    from lora_ns import load_config, load_run, train
+
+    small = {"training.max_steps": 5, "training.output_dir": str(tmp_path / "run"), "training.report_to": "none"}
+    run = train(load_config("quickstart", {**small, "dataset.max_eval_samples": 50}))
+    assert run.record.status == "success"
+    again = load_run(tmp_path / "run")
+    assert again.record.metrics == run.record.metrics
+    assert again.predict(["The dog sleeps."]) == run.predict(["The dog sleeps."])
+    with pytest.raises(UserError):
+        load_run(tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        load_config("quickstart", {"peft.lora_rr": 1})
+    assert [problem.code for problem in refused.value.problems] == ["unknown_key"]

@@ -1,0 +1,93 @@
+"""lora-ns from Python: `from lora_ns import load_config, train, load_run`."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.config.run_config import RunConfig
+from utils.config.yaml_text import dump_yaml
+from utils.core.errors import UserError
+from utils.core.logs import silence_libraries, start_logs
+from utils.core.project import ROOT
+from utils.results.record import RunRecord, read_record
+from utils.run_config import load_run_config
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was trained."""
+
+    folder: Path
+    config: RunConfig
+    record: RunRecord
+    """What was measured: `metrics`, `interval`, `params`, `memory`, `time`, `status`; as in results.json."""
+
+    def predict(self, texts: Sequence[str], **generation: Any) -> list[dict[str, Any]]:
+        """Answer texts with the kept weights, as inference.py does.
+
+        Args:
+            texts: Sentences, or requests to a language model; of a task with two texts the two of one row.
+            **generation: Of a language model: max_new_tokens, temperature, top_p, top_k, stop.
+
+        Returns:
+            A dict for each: `label` with `probabilities`, `value`, or `answer`.
+        """
+        from utils.inference.request import ModelChoice, Request
+        from utils.inference.session import answer_request
+
+        silence_libraries()
+        request = Request(ModelChoice(run=str(self.folder)), tuple(texts), generation=generation, as_json=True)
+        request.check()
+        answers: list[dict[str, Any]] = answer_request(request)["answers"]
+        return answers
+
+
+def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a run's file, or a shipped one by its name: `load_config("quickstart", {"peft.lora_r": 16})`.
+
+    Raises:
+        ConfigError: Its text lists every mistake with file, line and what would be right.
+    """
+    return load_run_config(path, [f"{key}={dump_yaml(value).strip()}" for key, value in (overrides or {}).items()])
+
+
+def train(config: RunConfig, *, resume: str | None = None, overwrite: bool = False) -> Run:
+    """Train a run, score it and prove its export, as train.py does; a finished one is given as it is.
+
+    Args:
+        config: The run. Its folder is `config.training.output_dir`.
+        resume: `last`, or the name of a checkpoint.
+        overwrite: Start over; an existing folder is renamed, not deleted.
+    """
+    started = time.monotonic()
+    start_logs()
+    silence_libraries()
+    folder, record = _load_train_script().train(config, resume, overwrite, started)
+    return Run(folder.path, config, record)
+
+
+def load_run(folder: str | Path) -> Run:
+    """Open a finished run.
+
+    Raises:
+        UserError: It is none, or was never scored.
+    """
+    path = Path(folder).expanduser()
+    record = read_record(path)
+    if record is None:
+        raise UserError(f"{path}: no results.json here; name the training.output_dir of a finished run")
+    return Run(path, load_run_config(path / "run.yaml", files=False), record)
+
+
+def _load_train_script() -> Any:
+    spec = importlib.util.spec_from_file_location("lora_ns_train", ROOT / "train.py")
+    assert spec is not None, "a Python file has a loader"
+    assert spec.loader is not None, "a Python file has a loader"
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script

@@ -1,0 +1,46 @@
+"""The command `lora-ns`: `lora-ns train quickstart` is `python train.py --config configs/quickstart.yaml`."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Sequence
+
+from utils.core.project import COMMANDS, IS_INSTALLED, ROOT, VERSION
+
+_TAKES_CONFIG = ("train", "benchmark")
+_USAGE = f"""usage: lora-ns COMMAND ...
+
+  lora-ns train FILE [key=value ...]     train one run; FILE may be a shipped one's name, such as quickstart
+  lora-ns infer --run FOLDER ...         use a finished run, a merged model or one of the hub
+  lora-ns evaluate --run FOLDER ...      score a model on sets
+  lora-ns merge --run FOLDER ...         merge an adapter into its base
+  lora-ns benchmark SUITE ...            run tasks x methods x seeds into one table
+  lora-ns validate FILE ...              check configuration files
+  lora-ns version                        name the version and where it lies
+
+lora-ns COMMAND --help says more. lora-ns {VERSION}"""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command that the first word names, with the other words."""
+    given = list(sys.argv[1:] if words is None else words)
+    command, *rest = given or ["--help"]
+    if command in ("-h", "--help", "help"):
+        print(_USAGE)
+        return 0
+    if command in ("version", "--version"):
+        print(f"lora-ns {VERSION}  {ROOT}{'' if IS_INSTALLED else ' (a clone)'}")
+        return 0
+    if command not in COMMANDS:
+        sys.stderr.write(f"lora-ns: no command is called {command}\n\n{_USAGE}\n")
+        return 2
+    script = ROOT / COMMANDS[command]
+    takes_file = command in _TAKES_CONFIG and rest and not rest[0].startswith("-") and "=" not in rest[0]
+    sys.argv = [str(script), *(["--config"] if takes_file else []), *rest]
+    runpy.run_path(str(script), run_name="__main__")  # which ends by sys.exit
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
