@@ -7,6 +7,8 @@ import sys
 
 from utils.cli.command_line import Answer, add_overrides, build_parser, run_cli
 from utils.core.errors import UserError
+from utils.evaluate_model.answers import add_answers, is_asked, score_answers
+from utils.evaluate_model.evaluation import show_answers
 from utils.modeling.consent import Consent, add_consent
 
 DESCRIPTION = """Score a trained run, or a model as it was published.
@@ -16,6 +18,7 @@ DESCRIPTION = """Score a trained run, or a model as it was published.
   python evaluate_model.py --run outputs/glue_mrpc --set validation
   python evaluate_model.py --model mistralai/Mistral-7B-v0.1 --set gsm8k model.dtype=bfloat16
   python evaluate_model.py --model textattack/bert-base-uncased-MRPC --set glue:mrpc
+  python evaluate_model.py --answers answers.jsonl --metric math_equivalence --prediction response --reference gold
   python evaluate_model.py --run outputs/longbench_sft --set qmsum --set truthfulqa --set longbench:hotpotqa,trec
 
 A set is NAME, NAME:SUBSET, NAME@SPLIT or NAME:SUBSET@SPLIT. NAME is a dataset of utils/data, a file, a folder, a hub
@@ -27,6 +30,8 @@ their own: longbench (each subset is a result, with averages by category), qmsum
 
 def main(arguments: argparse.Namespace) -> Answer:
     """Open the model, score it and print the table."""
+    if is_asked(arguments):
+        return show_answers(score_answers(arguments))
     if bool(arguments.run) == bool(arguments.model):
         raise UserError("give either --run (a trained run) or --model (a model without adapter)")
     if arguments.model and not arguments.sets:
@@ -57,6 +62,7 @@ def build() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="where results go; default: eval_<label> in the run's folder, outputs/eval_<model> for a model",
     )
+    add_answers(parser)
     add_consent(parser)
     add_overrides(parser)
     parser.epilog = (

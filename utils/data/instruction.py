@@ -54,6 +54,8 @@ class GenerationRows:
     """Their split; `validation` also for rows held out of the training rows."""
     bad: BadRows
     """Rows that were left out because they cannot be read."""
+    ids: list[str] = field(default_factory=list)
+    """Their own names; empty where rows have none."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What else a score of them depends on, as the dataset tells it."""
 
@@ -145,6 +147,7 @@ def load_generation_rows(spec: InstructionSet, section: InstructionSection, seed
         fingerprint=split.fingerprint(chosen)[:16],
         split=spec.generation_split or "validation",
         bad=split.bad,
+        ids=split.identify(chosen),
         facts={**spec.facts, **(spec.describe_count(num_total) if spec.describe_count else {})},
     )
 

@@ -49,6 +49,17 @@ def show_scores(evaluated: EvaluatedModel, entries: list[Entry]) -> dict[str, An
     return answer
 
 
+def show_answers(entry: Entry) -> dict[str, Any]:
+    """Print the tables of answers that were scored without a model, and give everything for `--json`."""
+    from utils.core.terminal import build_console
+
+    console = build_console()
+    console.print(render_scores(entry.label, [entry]))
+    if entry.result["groups"]:
+        console.print(render_groups([entry]))
+    return {"sets": {entry.label: entry.to_dict()}}
+
+
 def average_longbench(entries: Sequence[Entry]) -> dict[str, float]:
     """Average LongBench's subsets by category, and over the categories, 0 to 1; empty for fewer than two subsets."""
     found: dict[str, float] = {}

@@ -50,6 +50,8 @@ class Metric:
     metric is the mean over the other rows."""
     reference_keys: tuple[str, ...] = ()
     """Generation only: keys of the object that a text is judged by; (): a text."""
+    over_answers: Callable[[Array], float] | None = None
+    """Generation only: the scores of several answers to one row (answers,) to the row's; None: their mean."""
     over_samples: Callable[..., Array] | None = None
     """The same for many resamples at once, shape (r,), nan where undefined; None: they are scored one by one.
 
@@ -64,6 +66,10 @@ class Metric:
     def for_labels(self, num_labels: int) -> Metric:
         """Give the metric that is meant for this number of labels: `f1` is `f1_macro` for three."""
         return load_metric(self.many_labels) if self.many_labels and num_labels > 2 else self
+
+    def join_answers(self, scores: Array) -> float:
+        """Make one score of those of several answers to a row (answers,): their mean; nan where none is defined."""
+        return average_rows(scores) if self.over_answers is None else self.over_answers(scores)
 
     def takes(self, reference: Reference) -> bool:
         """Tell whether a generated text can be judged by this reference."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -45,11 +45,8 @@ class SetSection(Section):
     @field_validator("metrics")
     @classmethod
     def _of_texts(cls, value: list[str] | None) -> list[str] | None:
-        found = {name: registry.load("metrics", name).METRIC for name in registry.names("metrics")} if value else {}
-        known = [name for name, metric in found.items() if metric.kind == "generation"]
-        for name in value or ():
-            if registry.normalize(name) not in known:
-                raise ValueError(f"no metric of generated texts called {name}{suggest(name, known)}")
+        if wrong := explain_metrics(value or ()):
+            raise ValueError(wrong)
         return value
 
     @property
@@ -136,6 +133,16 @@ def as_section(entry: Any) -> SetSection:
         return SetSection.model_validate({"name": entry} if isinstance(entry, str) else entry)
     except ValidationError as error:
         raise ValueError(_explain(error)) from error
+
+
+def explain_metrics(names: Iterable[str]) -> str | None:
+    """Say which of some names is no metric of generated texts; None: all are."""
+    kinds = {name: registry.load("metrics", name).METRIC.kind for name in registry.names("metrics")}
+    known = [name for name, kind in kinds.items() if kind == "generation"]
+    for name in names:
+        if registry.normalize(name) not in known:
+            return f"no metric of generated texts called {name}{suggest(name, known)}"
+    return None
 
 
 def label_of(name: str) -> str:

@@ -6,17 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from utils.config.document import Document
-from utils.config.error_messages import suggest
 from utils.config.section import Section
 from utils.config.sections.dataset import DatasetSection
-from utils.config.sections.evaluation import EvaluationSection
+from utils.config.sections.evaluation import EvaluationSection, explain_metrics
 from utils.config.sections.generation import GenerationSection
 from utils.config.sections.training import OwnTrainingSection
 from utils.core.errors import Problem
 from utils.core.texts import PromptTemplate
 from utils.data.dataset import load_dataset_plugin
 from utils.evaluation.history import COMBINED
-from utils.metrics.metric import metric_names
 from utils.modeling.sizes import has_position_table, length_problem
 from utils.modeling.source import read_model_config
 from utils.tasks import task
@@ -127,10 +125,8 @@ class Task(task.Task):
 
 
 def _check_metrics(config: RunConfig) -> Iterator[tuple[str, str]]:
-    known = metric_names("generation")
-    for name in getattr(config.dataset, "metrics", None) or ():
-        if name not in known:
-            yield "dataset.metrics", f"no metric of generated texts called {name}{suggest(name, known)}"
+    if wrong := explain_metrics(getattr(config.dataset, "metrics", None) or ()):
+        yield "dataset.metrics", wrong
 
 
 def _check_length(config: RunConfig) -> Iterator[tuple[str, str]]:
