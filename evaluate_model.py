@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from utils.cli.command_line import Answer, add_overrides, build_parser, run_cli
+from utils.cli.command_line import Answer, add_overrides, add_server, build_parser, check_server, run_cli
 from utils.core.errors import UserError
 from utils.evaluate_model.answers import add_answers, is_asked, score_answers
 from utils.evaluate_model.evaluation import show_answers
@@ -36,11 +36,16 @@ def main(arguments: argparse.Namespace) -> Answer:
         raise UserError("give either --run (a trained run) or --model (a model without adapter)")
     if arguments.model and not arguments.sets:
         raise UserError("--model needs a --set to be scored on, such as --set gsm8k or --set glue:mrpc")
+    check_server(arguments)
     from utils.evaluate_model.evaluated_model import open_model, open_run
     from utils.evaluate_model.evaluation import evaluate, show_scores
 
     rest = arguments.sets, arguments.overrides, arguments.output_dir, Consent.of_command(arguments)
     evaluated = open_run(arguments.run, *rest) if arguments.run else open_model(arguments.model, *rest)
+    if arguments.server is not None:
+        from utils.runs.serving import find_served
+
+        evaluated.served = find_served(arguments.server, arguments.served_model, evaluated.model)
     return show_scores(evaluated, evaluate(evaluated))
 
 
@@ -63,6 +68,7 @@ def build() -> argparse.ArgumentParser:
         help="where results go; default: eval_<label> in the run's folder, outputs/eval_<model> for a model",
     )
     add_answers(parser)
+    add_server(parser)
     add_consent(parser)
     add_overrides(parser)
     parser.epilog = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from utils.cli.command_line import Answer, build_parser, positive, run_cli
+from utils.cli.command_line import Answer, add_server, build_parser, check_server, positive, run_cli
 from utils.inference.request import INPUT_KINDS, ModelChoice, Request
 from utils.modeling.consent import Consent, add_consent
 
@@ -25,6 +25,7 @@ error and its line number in place of an answer."""
 
 def main(arguments: argparse.Namespace) -> Answer:
     """Check the request and answer it."""
+    check_server(arguments)
     request = _read_request(arguments)
     request.check()
     from utils.inference.session import answer_request
@@ -48,6 +49,8 @@ def _read_request(arguments: argparse.Namespace) -> Request:
         text_columns=tuple(arguments.text_column),
         generation={name: value for name, value in given.items() if value is not None},
         seed=arguments.seed,
+        server=arguments.server,
+        served_model=arguments.served_model,
         stream=arguments.stream,
         strict=arguments.strict,
         as_json=arguments.json,
@@ -64,6 +67,7 @@ def build() -> argparse.ArgumentParser:
     which.add_argument("--config", metavar="FILE", help="a configuration, for the weights of --model_path")
     which.add_argument("--model_path", metavar="FOLDER", help="an adapter or model; a run's own run.yaml wins")
     which.add_argument("--model", metavar="NAME", help="a hub name or folder of a model without run")
+    add_server(which)
     add_consent(parser)
     rows = parser.add_argument_group("rows (standard input to standard output, as JSON lines, where none are named)")
     rows.add_argument("--input_text", action="append", default=[], metavar="TEXT", help="a text; repeatable")

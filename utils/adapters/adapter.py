@@ -87,6 +87,12 @@ def load_adapter(method: str) -> AdapterPlugin:
     return cast("AdapterPlugin", registry.load("adapters", method))
 
 
+def explain_unservable(section: AdapterSection) -> str | None:
+    """Say why a server such as vLLM cannot load what a method saves; None: it can."""
+    reason = section.LIMITS.merge or section.LIMITS.serving or section.find_unservable()
+    return f"a server cannot load what {section.method} saves: {reason}" if reason else None
+
+
 def keep_float32(model: PreTrainedModel, context: AttachContext) -> None:
     """Hold the trained parameters in float32 under autocast; without it the dtypes have to match the base's."""
     if not context.mixed_precision:

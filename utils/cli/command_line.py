@@ -55,6 +55,22 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_server(parser: argparse._ActionsContainer) -> None:
+    """Let a command ask a server for what a language model writes."""
+    parser.add_argument(
+        "--server",
+        metavar="URL",
+        help="an OpenAI-compatible server that writes, such as vLLM: http://127.0.0.1:8000/v1 (docs/serving.md)",
+    )
+    parser.add_argument("--served_model", metavar="NAME", help="which of its models; default: the only one")
+
+
+def check_server(arguments: argparse.Namespace) -> None:
+    """See to it that a server's model is named with the server alone."""
+    if arguments.served_model is not None and arguments.server is None:
+        raise UserError("--served_model names a model of a --server; give its address too")
+
+
 def run_cli(main: Callable[[argparse.Namespace], Answer], parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     """Run a command: read its command line, do its work, and turn how it ended into an exit code.
 

@@ -24,8 +24,7 @@ from utils.evaluation.contamination import find_leakage
 from utils.evaluation.evaluator import build_identity, evaluate_set
 from utils.evaluation.score import comparable
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
-from utils.generation.model_state import place_model
-from utils.modeling.sizes import count_text_positions
+from utils.generation.model_state import find_window, place_model
 from utils.tasks.sft.section import build_encoder
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     from utils.config.sections.generation import GenerationSection
     from utils.evaluate_model.evaluated_model import EvaluatedModel, Job
+    from utils.generation.server import ServedModel
 
 
 logger = logging.getLogger(__name__)
@@ -55,9 +55,9 @@ def evaluate_language_model(evaluated: EvaluatedModel) -> list[Entry]:
     tokenizer = evaluated.model.load_tokenizer()
     asked = [each for job in evaluated.jobs for each in _load_sets(job, tokenizer)]
     leakage = _find_run_leakage(evaluated, [each.known for each in asked])
-    model = place_model(evaluated.load_model(tokenizer, None))
+    model: Any = evaluated.served or place_model(evaluated.load_model(tokenizer, None))
     # How many tokens the model can hold is known only now: sets that need cutting are encoded once more.
-    window = count_text_positions(model)
+    window = find_window(model)
     if any(each.known.needs_cutting(window, each.generation.max_new_tokens) for each in asked):
         asked = [each for job in evaluated.jobs for each in _load_sets(job, tokenizer, window)]
     return [_evaluate(evaluated, model, tokenizer, each, leakage) for each in asked]
@@ -81,7 +81,7 @@ def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase, window: int | None 
 
 def _evaluate(
     evaluated: EvaluatedModel,
-    model: PreTrainedModel,
+    model: PreTrainedModel | ServedModel,
     tokenizer: PreTrainedTokenizerBase,
     asked: _Asked,
     leakage: Leakage,

@@ -22,6 +22,7 @@ from utils.evaluate_model.requests import (
     read_requests,
     require_local_rows,
 )
+from utils.generation.server import ServedModel
 from utils.modeling.consent import NO_CONSENT, Consent
 from utils.results.json_file import read_json
 from utils.results.provenance import PROVENANCE_FILE
@@ -63,6 +64,8 @@ class EvaluatedModel:
     """Whether results go elsewhere than into the run's folder."""
     record: RunRecord | None = None
     """What the run said of itself."""
+    served: ServedModel | None = None
+    """The server's model that writes in its place; None: it is loaded here."""
     _loaded: tuple[HeadSpec | None, PreTrainedModel] | None = field(default=None, init=False, repr=False)
 
     @property
@@ -132,14 +135,16 @@ class EvaluatedModel:
         from utils.modeling.source import resolved_commit
 
         commit = resolved_commit(self._loaded[1]) if self._loaded is not None else None
+        served = self.served.describe() if self.served is not None else {}
         if isinstance(self.model, PublishedModel):
-            return {"model": self.title} | ({"commit": commit} if commit else {})
+            return {"model": self.title} | ({"commit": commit} if commit else {}) | served
         facts = {
             "run": str(self.model.run),
             "weights": self.model.weights.name,
             "step": self._step,
             "base": self.model.config.model.name_or_path,
             "base_commit": commit,
+            **served,
         }
         return {key: value for key, value in facts.items() if value is not None}
 

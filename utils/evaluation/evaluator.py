@@ -31,7 +31,8 @@ from utils.evaluation.identity import hash_model, hash_rows
 from utils.evaluation.processes import count_processes, find_rank, gather_lists, run_together, share_from_first
 from utils.evaluation.score import SetScore, Summary, describe_asked, score_records
 from utils.evaluation.sets import EvaluationSet
-from utils.generation.backend import GenerationBackend, open_backend
+from utils.generation.backend import SERVER, GenerationBackend, Written, generate_batches, open_backend
+from utils.generation.server import ServedModel
 from utils.metrics.metric import load_metric
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 def evaluate_set(
-    model: PreTrainedModel,
+    model: PreTrainedModel | ServedModel,
     tokenizer: PreTrainedTokenizerBase,
     evaluation_set: EvaluationSet,
     generation: GenerationSection,
@@ -59,7 +60,8 @@ def evaluate_set(
     each answers a share of the prompts, the first one writes, and all get the score. What fails in one of them fails
     in all. Answers stand on the disk, not in memory.
 
-    The model is in any mode, and not wrapped for several processes; the batch size may change between calls.
+    The model is in any mode, and not wrapped for several processes, or a server's; the batch size may change between
+    calls.
 
     Raises:
         DataError: A prompt is empty or leaves the model no position to write at.
@@ -81,7 +83,10 @@ def evaluate_set(
 
 
 def build_identity(
-    model: PreTrainedModel, known: EvaluationSet, generation: GenerationSection, stop_token_ids: Sequence[int]
+    model: PreTrainedModel | ServedModel,
+    known: EvaluationSet,
+    generation: GenerationSection,
+    stop_token_ids: Sequence[int],
 ) -> dict[str, Any]:
     """Name all that decides what is written, by part: what a folder's identity.json holds."""
     section = resolve_generation(generation, known)
@@ -89,6 +94,8 @@ def build_identity(
     if section.temperature > 0:
         settings["seed"] = known.seed
     settings["stop"] = sorted({*section.stop, *known.stop})
+    if isinstance(model, ServedModel):
+        settings["backend"] = SERVER
     return {
         "prompts": hash_rows(known.prompts, known.references),
         "generation": {**settings, "stop_token_ids": sorted(stop_token_ids)},
@@ -129,27 +136,27 @@ class _Work:
         planned = self.backend.plan_batches(prompts)
         batches = [kept for batch in planned if (kept := [row for row in batch if row not in answered])]
         rank, step = find_rank(), count_processes()
+        mine = generate_batches(self.backend, prompts, batches[rank::step])
         with show_progress(self.evaluation_set.label, len(prompts), len(answered), rank == 0) as advance:
-            for start in range(0, len(batches), step):
+            for _ in range(0, len(batches), step):
                 if any(gather_lists([interruption_requested()])):
                     raise_if_interrupted()  # what was answered is on the disk
-                mine = batches[start + rank] if start + rank < len(batches) else []
                 written = self._answer_round(mine)
                 advance(len(written), sum(num_tokens for _, num_tokens in written))
 
-    def _answer_round(self, batch: list[int]) -> list[tuple[int, int]]:
+    def _answer_round(self, mine: Iterator[Written]) -> list[tuple[int, int]]:
         """Answer a batch in each process and write the answers of all; gives rows with their tokens."""
         start = time.perf_counter()
-        records = gather_lists(run_together(lambda: self._answer_batch(batch)))
+        records = gather_lists(run_together(lambda: self._record(next(mine, []))))
         seconds = (time.perf_counter() - start) / max(len(records), 1)
         written = [{**record, "seconds": round(seconds, 6)} for record in records]
         run_together(lambda: append_records(self.files.predictions, written) if find_rank() == 0 else None)
         return [(record["row"], record["num_tokens"]) for record in records]
 
-    def _answer_batch(self, batch: list[int]) -> list[Record]:
+    def _record(self, written: Written) -> list[Record]:
         known = self.evaluation_set
         records: list[Record] = []
-        for row, answer in self.backend.generate_batch(known.prompts, batch) if batch else ():
+        for row, answer in written:
             reference = known.references[row]
             records.append(
                 {

@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from utils.generation.server import ServedModel
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -28,8 +30,13 @@ def hash_rows(prompts: Iterable[Sequence[int]], references: Sequence[Any]) -> st
     return digest.hexdigest()[:16]
 
 
-def hash_model(model: nn.Module) -> str:
-    """Hash the weights of a model, evenly spaced numbers of each tensor, and which adapters are switched on."""
+def hash_model(model: nn.Module | ServedModel) -> str:
+    """Hash the weights of a model, evenly spaced numbers of each tensor, and which adapters are switched on.
+
+    Of a server's model its name stands for weights that are not known here.
+    """
+    if isinstance(model, ServedModel):
+        return model.identity
     digest = hashlib.sha256()
     off = [name for name, module in model.named_modules() if getattr(module, "disable_adapters", False) is True]
     for name, tensor in sorted(model.state_dict().items()):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from utils.config.sections.generation import GenerationSection
 from utils.core import registry
+from utils.generation.server import ServedModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+SERVER = "server"
+"""The backend of models behind a server, which the model itself asks for."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class GenerationBackend(Protocol):
 
     Greedy at temperature 0. Above, each row draws from the seed and its own number, so that neither the batch size
     nor the rows beside it change what it gets. Which rows are in a batch changes no answer.
+
+    A backend that can be asked by several threads at once says by how many in `num_parallel`.
     """
 
     def check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
@@ -64,7 +72,7 @@ class GenerationBackend(Protocol):
 
 
 def open_backend(
-    model: PreTrainedModel,
+    model: PreTrainedModel | ServedModel,
     tokenizer: PreTrainedTokenizerBase,
     section: GenerationSection,
     stop: Sequence[str] = (),
@@ -72,24 +80,48 @@ def open_backend(
     *,
     seed: int = 0,
 ) -> GenerationBackend:
-    """Open the backend that `generation.backend` names.
+    """Open the backend that `generation.backend` names, or the server's for a model behind one.
 
     The model stands on its device, in any mode, and is not wrapped for several processes; a PEFT model too. `stop` and
     `stop_token_ids` end an answer besides the section's own texts and the model's and tokenizer's own tokens. The seed
     decides the draws when the temperature is above 0.
     """
-    backend = registry.load("generation.backends", section.backend).Backend
+    name = SERVER if isinstance(model, ServedModel) else section.backend
+    backend = registry.load("generation.backends", name).Backend
     return cast("GenerationBackend", backend(model, tokenizer, section, stop, stop_token_ids, seed=seed))
 
 
-def generate_batches(
-    backend: GenerationBackend, prompts: Sequence[Sequence[int]], numbers: Sequence[int], done: Collection[int] = ()
-) -> Iterator[list[tuple[int, Generated]]]:
-    """Write answers to some of many prompts, in the same batches whatever is done already.
+Written = list[tuple[int, Generated]]
+"""Places of prompts with their answers."""
 
-    Arguments and what is given are those of `GenerationBackend.generate_batch`; a batch whose places are all in `done`
-    is passed over.
+
+def generate_batches(
+    backend: GenerationBackend,
+    prompts: Sequence[Sequence[int]],
+    batches: Sequence[Sequence[int]],
+    numbers: Sequence[int] | None = None,
+) -> Iterator[Written]:
+    """Write the answers of planned batches: one after another, or several at once where the backend has `num_parallel`.
+
+    Gives what `generate_batch` does, of each batch as soon as it is written. Where one fails no other is begun, and
+    those under way are given before its error is raised.
     """
-    for batch in backend.plan_batches(prompts):
-        if not all(row in done for row in batch):
-            yield backend.generate_batch(prompts, batch, numbers)
+    num_parallel = getattr(backend, "num_parallel", 1)
+    if num_parallel == 1:
+        yield from (backend.generate_batch(prompts, batch, numbers) for batch in batches)
+        return
+    pool, failure = ThreadPoolExecutor(num_parallel), None
+    try:
+        futures = [pool.submit(backend.generate_batch, prompts, batch, numbers) for batch in batches]
+        for future in as_completed(futures):
+            if future.cancelled():
+                continue
+            if (error := future.exception()) is None:
+                yield future.result()
+            elif failure is None:
+                failure = error
+                pool.shutdown(wait=False, cancel_futures=True)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    if failure is not None:
+        raise failure

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from utils.core.errors import DataError
+
 logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
@@ -32,6 +34,34 @@ class Batching:
         if self.num_positions is None:
             return self.max_new_tokens
         return min(self.max_new_tokens, self.num_positions - length)
+
+    def explain_refusal(self, num_tokens: int) -> str | None:
+        """Say why nothing can be written after a prompt of so many tokens; None: it can."""
+        if not num_tokens:
+            return "is empty; a model needs at least one token to go on from"
+        if self.count_space(num_tokens) < 1:
+            return (
+                f"has {num_tokens} tokens, and the model has {self.num_positions} positions; "
+                "nothing can be written after it: shorten the prompts"
+            )
+        return None
+
+    def check(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Warn of prompts that leave fewer than max_new_tokens positions.
+
+        Raises:
+            DataError: A prompt is empty, or leaves no position at all.
+        """
+        spaces = [self.count_space(len(prompt)) for prompt in prompts]
+        for index, prompt in enumerate(prompts):
+            if reason := self.explain_refusal(len(prompt)):
+                raise DataError(f"prompt {index + 1} {reason}")
+        if num_short := sum(space < self.max_new_tokens for space in spaces):
+            logger.warning(
+                "%d of %d prompts leave room for fewer than generation.max_new_tokens (%d) tokens in the model's %s "
+                "positions; their answers may be cut off",
+                num_short, len(prompts), self.max_new_tokens, self.num_positions,
+            )  # fmt: skip
 
     def plan(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Put rows of like length together, longest first; those that leave less room only with their equals."""

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from utils.config.sections.generation import GenerationSection
+from utils.generation.backend import Generated
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,6 +83,25 @@ def read_answer(
     """Decode an answer, cut before the first stop text behind its first `num_open` tokens; tell if there was one."""
     start = len(decode_answer(tokenizer, ids[:num_open])) if num_open else 0
     return cut_at_stop(decode_answer(tokenizer, ids), stop, start)
+
+
+def read_generated(
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[int],
+    end_ids: Collection[int],
+    stop: Collection[str],
+    num_open: int = 0,
+    stopped_at: int | None = None,
+) -> Generated:
+    """Make an answer of a row's tokens, which may go on behind its end.
+
+    It ends with a token of `end_ids`, or, by a stop text, after `stopped_at` tokens. For `num_open` see `read_answer`.
+    """
+    end = next((place for place, token in enumerate(ids) if token in end_ids), None)
+    num_tokens = min([len(ids), *([end + 1] if end is not None else []), *([stopped_at] if stopped_at else [])])
+    kept = ids[: num_tokens - 1] if end == num_tokens - 1 else ids[:num_tokens]
+    text, has_stop = read_answer(tokenizer, kept, stop, num_open)
+    return Generated(text, num_tokens, end == num_tokens - 1 or has_stop)
 
 
 def find_stop_ids(tokenizer: PreTrainedTokenizerBase, stop: Collection[str]) -> tuple[int, ...]:

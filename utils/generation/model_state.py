@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from utils.generation.server import ServedModel
+from utils.modeling.sizes import count_text_positions
+
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
@@ -74,6 +77,11 @@ def _set_attribute(modules: list[nn.Module], name: str, value: Any) -> Iterator[
                 setattr(module, name, old)
             elif name in vars(module):
                 delattr(module, name)
+
+
+def find_window(model: PreTrainedModel | ServedModel) -> int | None:
+    """Find how many tokens a model can hold; None: it does not say."""
+    return model.window if isinstance(model, ServedModel) else count_text_positions(model)
 
 
 def place_model(model: PreTrainedModel) -> PreTrainedModel:

@@ -19,9 +19,9 @@ from utils.evaluation.identity import hash_model
 from utils.evaluation.prompts import PromptLimits, encode_within
 from utils.generation.backend import Generated, generate_batches, open_backend
 from utils.generation.classification import Classified, TextClassifier
-from utils.generation.model_state import place_model
+from utils.generation.model_state import find_window, place_model
+from utils.generation.server import ServedModel
 from utils.inference.prompt_builder import ChatPromptBuilder, PromptBuilder
-from utils.modeling.sizes import count_text_positions
 from utils.runs.model_ref import ModelRef
 from utils.tasks.sft.section import build_encoder
 
@@ -97,7 +97,7 @@ class WritingModel:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | ServedModel,
         encoder: ExampleEncoder,
         prompt_builder: ChatPromptBuilder,
         generation: GenerationSection,
@@ -108,7 +108,7 @@ class WritingModel:
         self._model = model
         self._encoder = encoder
         self._prompt_builder = prompt_builder
-        self._limits = PromptLimits(generation.max_new_tokens, count_text_positions(model), official=True)
+        self._limits = PromptLimits(generation.max_new_tokens, find_window(model), official=True)
         self._backend = open_backend(model, encoder.tokenizer, generation, prompt_builder.stop, ends, seed=seed)
         settings = {**generation.list_deciding(), "stop": sorted({*generation.stop, *prompt_builder.stop})}
         self._settings = [settings, list(ends), seed if generation.temperature else 0, encoder.fingerprint]
@@ -130,7 +130,9 @@ class WritingModel:
         """Write the answers of a window."""
         prompts = [each.ids for each in questions]
         with _explain_memory():
-            for batch in generate_batches(self._backend, prompts, numbers, done):
+            planned = self._backend.plan_batches(prompts)
+            batches = [batch for batch in planned if not all(place in done for place in batch)]
+            for batch in generate_batches(self._backend, prompts, batches, numbers):
                 yield [_read_generated(place, questions[place], each) for place, each in batch]
 
     def stream(self, question: Example, show: Callable[[str], None]) -> Answered:
@@ -188,11 +190,15 @@ def _explain_memory() -> Iterator[None]:
 
 
 def load_predictor(
-    model: ModelRef, prompt_builder: PromptBuilder, generation: GenerationSection, seed: int
+    model: ModelRef,
+    prompt_builder: PromptBuilder,
+    generation: GenerationSection,
+    seed: int,
+    served: ServedModel | None = None,
 ) -> Predictor:
-    """Load a model and put it where it answers."""
+    """Load a model and put it where it answers, or, of one that is `served`, no more than its tokenizer."""
     tokenizer = model.load_tokenizer()
-    loaded = place_model(model.load_model(tokenizer))
+    loaded: Any = served or place_model(model.load_model(tokenizer))
     if not model.generates:
         return ClassifyingModel(loaded, tokenizer, model.label_names, _find_max_length(model, loaded, tokenizer))
     assert isinstance(prompt_builder, ChatPromptBuilder), f"got {type(prompt_builder)}"

@@ -58,6 +58,10 @@ class Request:
     """Fields of the `generation:` section that the command line sets."""
     seed: int = 0
     """Decides the draws at a temperature above 0."""
+    server: str | None = None
+    """Address of a server that writes in place of the model."""
+    served_model: str | None = None
+    """Which of its models; None: the only one."""
     stream: bool = False
     """Show the answer while it is written."""
     strict: bool = False

@@ -18,6 +18,7 @@ from utils.core.texts import RowError
 from utils.data.dataset import load_dataset_plugin
 from utils.data.report import show_characters
 from utils.data.row_files import explain_unreadable, spool
+from utils.generation.server import ServedModel
 from utils.inference.chosen_model import choose_generation, open_chosen_model
 from utils.inference.partial import PartialFile, dump
 from utils.inference.prompt_builder import (
@@ -29,6 +30,7 @@ from utils.inference.prompt_builder import (
 from utils.inference.request import Request, partial_path
 from utils.inference.row_io import TABLE_KINDS, InputRow, Source, open_source, read_rows, write_results
 from utils.runs.model_ref import ModelRef
+from utils.runs.serving import find_served
 
 if TYPE_CHECKING:
     from utils.inference.job import InferenceJob, ResultWriter
@@ -44,7 +46,8 @@ Answer = dict[str, Any]
 def answer_request(request: Request) -> Answer:
     """Answer what is asked by a checked request; gives `answers` to texts, or what was written where."""
     model = open_chosen_model(request.choice)
-    session = _Session(request, model, choose_generation(model, request))
+    served = find_served(request.server, request.served_model, model) if request.server is not None else None
+    session = _Session(request, model, choose_generation(model, request), served)
     return session.answer_texts() if request.texts else session.answer_rows()
 
 
@@ -55,6 +58,8 @@ class _Session:
     request: Request
     model: ModelRef
     generation: GenerationSection
+    served: ServedModel | None = None
+    """What writes in the model's place."""
 
     def answer_texts(self) -> Answer:
         """Answer texts of the command line, on standard output unless one JSON object is wanted."""
@@ -150,7 +155,7 @@ class _Session:
         """Load the model; from here on the ML libraries are needed."""
         from utils.inference.predictor import load_predictor
 
-        return load_predictor(self.model, builder, self.generation, self.request.seed)
+        return load_predictor(self.model, builder, self.generation, self.request.seed, self.served)
 
     def _build_job(
         self, source: Source, builder: PromptBuilder, predictor: Predictor, writer: ResultWriter, num_kept: int = 0

@@ -82,7 +82,9 @@ def answer(model: Any, tokenizer: Any, prompts: list[list[int]], batch_size: int
 def answer_all(backend: Backend, prompts: list[list[int]]) -> dict[int, Generated]:
     backend.check_prompts(prompts)
     return {
-        place: answer for batch in generate_batches(backend, prompts, range(len(prompts))) for place, answer in batch
+        place: answer
+        for batch in generate_batches(backend, prompts, backend.plan_batches(prompts))
+        for place, answer in batch
     }
 
 
@@ -443,17 +445,19 @@ def test_half_precision_and_no_rows(build_model: Callable[..., tuple[Any, Any]])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.3])
-def test_batches_are_the_same_whatever_is_done(build_model: Callable[..., Any], temperature: float) -> None:
+def test_batches_are_the_same_whatever_was_before(build_model: Callable[..., Any], temperature: float) -> None:
     model, tokenizer = build_model("llama")
     prompts = draw_prompts(len(tokenizer))
     section = GenerationSection(batch_size=4, max_new_tokens=8, temperature=temperature)
     generator = Backend(model, tokenizer, section)
-    batches = list(generate_batches(generator, prompts, range(100, 113)))
+    planned = generator.plan_batches(prompts)
+    batches = list(generate_batches(generator, prompts, planned, range(100, 113)))
     assert [len(batch) for batch in batches] == [4, 4, 4, 1]
-    done = {place for place, _ in batches[1]} | {batches[0][0][0]}
-    assert list(generate_batches(generator, prompts, range(100, 113), done)) == [batches[0], *batches[2:]]
+    assert list(generate_batches(generator, prompts, planned[2:], range(100, 113))) == batches[2:]
     answers = dict(pair for batch in batches for pair in batch)
-    moved = dict(pair for batch in generate_batches(generator, prompts, range(13)) for pair in batch)
+    moved = dict(
+        pair for batch in generate_batches(generator, prompts, generator.plan_batches(prompts)) for pair in batch
+    )
     assert (moved == answers) == (temperature == 0), "the number of a row, not its place, decides what it draws"
     assert moved == answer_all(generator, prompts)
 
@@ -462,7 +466,7 @@ def test_batches_keep_to_a_number_of_tokens(build_model: Callable[..., Any]) -> 
     model, tokenizer = build_model("llama")
     prompts = draw_prompts(len(tokenizer))
     generator = Backend(model, tokenizer, GenerationSection(batch_size=64, max_new_tokens=8, max_batch_tokens=80))
-    for batch in generate_batches(generator, prompts, range(13)):
+    for batch in generate_batches(generator, prompts, generator.plan_batches(prompts)):
         assert len(batch) == 1 or len(batch) * (len(prompts[batch[0][0]]) + 8) <= 80
     assert generator.explain_refusal(0)
     assert generator.explain_refusal(64)

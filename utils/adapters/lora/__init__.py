@@ -27,7 +27,7 @@ from utils.adapters.targets import (
     train_whole,
     warn_of_idle_layers,
 )
-from utils.config.sections.peft import AdapterSection
+from utils.config.sections.peft import AdapterSection, Limits
 from utils.core.errors import ConfigError, ModelError, Problem
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Config(AdapterSection):
     }  # fmt: skip
 
     SAVED_AS: ClassVar[str | None] = "lora"
+    LIMITS: ClassVar[Limits] = Limits(serving=None)
 
     method: Literal["lora"] = "lora"
     lora_r: int = Field(8, ge=1)
@@ -106,6 +107,13 @@ class Config(AdapterSection):
     @classmethod
     def _spell_init(cls, value: Any) -> Any:
         return parse_init(value) if isinstance(value, (bool, str)) else value
+
+    def find_unservable(self) -> str | None:
+        """Say which settings a server of adapters does not load."""
+        odd = {"use_dora": self.use_dora, "bias": self.bias != "none", "modules_to_save": self.modules_to_save}
+        if not (found := [name for name, value in odd.items() if value]):
+            return None
+        return f"not with {found[0]}; merge it into its base by merge_adapter.py, and serve the merged model"
 
     def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
         """Say what the chosen initialisation cannot stand beside, and which layers cannot be meant."""

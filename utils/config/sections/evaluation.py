@@ -86,6 +86,9 @@ class EvaluationSection(Section):
     max_prompt_length: int | None = Field(None, ge=1)
     """Tokens a prompt may have; longer ones lose their middle, which is counted and said. null: what the model's
     positions leave (sets of an official protocol, such as LongBench's: as that protocol has it)."""
+    server: str | None = None
+    """A vLLM server of the run's base, such as `http://127.0.0.1:8000/v1`, that writes the answers: it is handed the
+    adapter as it is at each evaluation (docs/serving.md). null: the model writes itself."""
     truthfulqa: TruthfulQASection = TruthfulQASection()
     """The judge of TruthfulQA's answers."""
 

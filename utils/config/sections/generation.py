@@ -39,6 +39,8 @@ class GenerationSection(Section):
     @field_validator("backend")
     @classmethod
     def _known_backend(cls, value: str) -> str:
+        if registry.normalize(value) == "server":
+            raise ValueError("a server is named by --server URL, or by evaluation.server for evaluations of a run")
         if not registry.has("generation.backends", value):
             known = registry.names("generation.backends")
             raise ValueError(f"no backend called {value}{suggest(value, known)}")

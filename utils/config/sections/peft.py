@@ -27,6 +27,10 @@ class Limits:
     """With the weights spread over processes (FSDP, ZeRO-3)."""
     merge: str | None = None
     """Merging into the base weights."""
+    serving: str | None = (
+        "it takes adapters of lora alone; merge it into its base by merge_adapter.py, and serve the merged model"
+    )
+    """Being loaded by a server of adapters, such as vLLM."""
     adapter_path: str | None = None
     """Training on from a saved adapter."""
     router_loss: str | None = None
@@ -71,6 +75,10 @@ class AdapterSection(Section):
     def peft_type(self) -> str:
         """The type that adapter_config.json names, in lower case."""
         return registry.normalize(self.SAVED_AS or self.method)
+
+    def find_unservable(self) -> str | None:
+        """Say which setting keeps a server of adapters from loading what is saved; None: none does."""
+        return None
 
     @property
     def virtual_tokens(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,11 +12,9 @@ from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError
 from utils.generation.backend import Generated
 from utils.generation.batching import Batching, run_halved
-from utils.generation.decoding import AnswerStream, HoldOpen, StopTexts, build_sampler, find_stop_ids, read_answer
+from utils.generation.decoding import AnswerStream, HoldOpen, StopTexts, build_sampler, find_stop_ids, read_generated
 from utils.generation.model_state import keep_random_state, ready_to_generate
 from utils.modeling.sizes import count_text_positions, is_prompt_learning
-
-logger = logging.getLogger(__name__)
 
 
 class Backend:
@@ -53,27 +50,11 @@ class Backend:
 
     def check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
         """See GenerationBackend."""
-        spaces = [self._batching.count_space(len(prompt)) for prompt in prompts]
-        for index, prompt in enumerate(prompts):
-            if reason := self.explain_refusal(len(prompt)):
-                raise DataError(f"prompt {index + 1} {reason}")
-        if num_short := sum(space < self._section.max_new_tokens for space in spaces):
-            logger.warning(
-                "%d of %d prompts leave room for fewer than generation.max_new_tokens (%d) tokens in the model's %s "
-                "positions; their answers may be cut off",
-                num_short, len(prompts), self._section.max_new_tokens, self._batching.num_positions,
-            )  # fmt: skip
+        self._batching.check(prompts)
 
     def explain_refusal(self, num_tokens: int) -> str | None:
         """See GenerationBackend."""
-        if not num_tokens:
-            return "is empty; a model needs at least one token to go on from"
-        if self._batching.count_space(num_tokens) < 1:
-            return (
-                f"has {num_tokens} tokens, and the model has {self._batching.num_positions} positions; "
-                "nothing can be written after it: shorten the prompts"
-            )
-        return None
+        return self._batching.explain_refusal(num_tokens)
 
     def plan_batches(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Plan batches, longest prompts first, like lengths together.
@@ -129,7 +110,10 @@ class Backend:
             )
         answers = written[:, width:].tolist()
         lengths = stopping.lengths if stopping else {}
-        return [self._read(ids, lengths.get(row)) for row, ids in enumerate(answers)]
+        return [
+            read_generated(self._tokenizer, ids, self._end_ids, self._stop, num_open, lengths.get(row))
+            for row, ids in enumerate(answers)
+        ]
 
     def _pad(self, prompts: list[Sequence[int]], width: int) -> dict[str, Any]:
         """Pad on the left, where the answer does not start."""
@@ -159,14 +143,6 @@ class Backend:
     def _closing_ids(self) -> tuple[int, ...]:
         """Tokens any of which would end an answer at once."""
         return (*self._end_ids, *find_stop_ids(self._tokenizer, self._stop))
-
-    def _read(self, ids: list[int], stopped_at: int | None) -> Generated:
-        """Make an answer of a row's tokens, which go on with padding after its end."""
-        end = next((place for place, token in enumerate(ids) if token in self._end_ids), None)
-        num_tokens = min([len(ids), *([end + 1] if end is not None else []), *([stopped_at] if stopped_at else [])])
-        kept = ids[: num_tokens - 1] if end == num_tokens - 1 else ids[:num_tokens]
-        text, has_stop = read_answer(self._tokenizer, kept, self._stop, self._section.min_new_tokens)
-        return Generated(text, num_tokens, end == num_tokens - 1 or has_stop)
 
 
 def _find_end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, more: Sequence[int]) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from utils.adapters.adapter import explain_unservable
 from utils.config.error_messages import suggest
 from utils.core import registry
 from utils.core.errors import ConfigError, DataError, Problem
@@ -112,6 +113,8 @@ def find_evaluation_mistakes(config: RunConfig, files: bool = True) -> Iterator[
     if evaluation.steps is not None and saving == "best":
         message = "best saves by the loss alone, and not what evaluation.steps evaluates; use steps or epoch"
         yield "training.save_strategy", message
+    if evaluation.server is not None and (reason := explain_unservable(config.peft)):
+        yield "evaluation.server", f"{reason}; or leave evaluation.server out"
     if COMBINED in [each.shown_label for each in evaluation.set_sections or ()]:
         yield "evaluation.sets", f"{COMBINED} is the name of the sum of all sets; give the set another label"
     if files:

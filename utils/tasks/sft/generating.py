@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from utils.adapters.adapter import load_adapter
 from utils.core.errors import LoraNsError
 from utils.evaluation.evaluator import evaluate_set
 from utils.evaluation.files import FINAL_RESULTS, SetFiles, copy_answers, name_model, step_folder, write_object
 from utils.evaluation.history import COMBINED, Entry, History, build_entry, name_score, open_history
+from utils.evaluation.identity import hash_model
 from utils.evaluation.processes import FAILURES, describe_failure, find_rank, run_together, share_from_first
 from utils.evaluation.score import SetScore
 from utils.generation.model_state import keep_random_state
+from utils.generation.server import ServedModel, serving_adapter
 from utils.tasks.sft.evaluation_rules import LOSSES
 from utils.trainer.callbacks import EarlyStoppingCallback
 from utils.trainer.checkpoint_files import find_checkpoint, link_best, mark_checkpoint
@@ -23,6 +29,8 @@ from utils.trainer.varlen_attention import plain_attention
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from transformers import PreTrainedModel
 
     from utils.config.run_config import RunConfig
     from utils.evaluation.sets import EvaluationSet
@@ -69,6 +77,7 @@ class GeneratingCallback(TrainerCallback):
         self._sets = tuple(sets)
         self._generation = settings.generation
         self._evaluation = settings.evaluation
+        self._method = settings.peft.method
         self._stop_token_ids = tuple(stop_token_ids)
         self._folder = Path(settings.training.output_dir).expanduser()
         self._model_name = name_model(settings.model.name_or_path)
@@ -271,12 +280,35 @@ class GeneratingCallback(TrainerCallback):
         try:
             if source is not None:
                 run_together(lambda: copy_answers(source, files) if find_rank() == 0 else None)
-            with keep_random_state(), plain_attention(model), self._trainer.compute_loss_context_manager():
-                return evaluate_set(model, tokenizer, known, self._generation, files, self._stop_token_ids)
+            with (
+                keep_random_state(),
+                plain_attention(model),
+                self._trainer.compute_loss_context_manager(),
+                self._served(model) as writer,
+            ):
+                return evaluate_set(writer, tokenizer, known, self._generation, files, self._stop_token_ids)
         except FAILURES as error:
             reason = describe_failure(error)
             logger.warning("%s: no score: %s", known.label, reason, exc_info=not isinstance(error, LoraNsError))
             return reason
+
+    @contextmanager
+    def _served(self, model: PreTrainedModel) -> Iterator[PreTrainedModel | ServedModel]:
+        """Give what writes: the model itself, or a server that is handed the adapter as it is now."""
+        url = self._evaluation.server
+        if url is None:
+            yield model
+            return
+        hashed, is_first = hash_model(model), find_rank() == 0
+        name = f"{self._folder.name}-{hashed}"
+        with tempfile.TemporaryDirectory(prefix=".served_", dir=self._folder) as folder, ExitStack() as stack:
+
+            def hand_over() -> ServedModel:
+                load_adapter(self._method).save(model, Path(folder))
+                return stack.enter_context(serving_adapter(url, name, Path(folder), hashed))
+
+            served: ServedModel = share_from_first(run_together(lambda: hand_over() if is_first else None))
+            yield served
 
 
 def _flatten(entry: Entry) -> dict[str, float]:

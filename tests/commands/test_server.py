@@ -1,0 +1,140 @@
+"""A run whose answers a server writes, and a real vLLM asked by every command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+
+from tests.commands.in_process import command
+from tests.model_server import BASE, serve
+
+ROOT = Path(__file__).parents[2]
+VLLM = os.environ.get("LORA_NS_VLLM_PYTHON", "")
+SHORT = ["--config", ROOT / "configs/quickstart_sft.yaml", "training.max_steps=2", "dataset.max_train_samples=64",
+         "evaluation.steps=2", "evaluation.max_samples=3", "generation.max_new_tokens=4", "results.formats=[json]",
+         "evaluation.sets=[{name: gsm8k, label: test}]"]  # fmt: skip
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    return [{**json.loads(line), "seconds": 0} for line in file.read_text("utf-8").splitlines()]
+
+
+def test_a_server_is_handed_the_adapter_as_it_is(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with serve() as server:
+        command("train", *SHORT, f"training.output_dir={run}", f"evaluation.server={server.url}")
+        assert not server.adapters, "what was handed over is forgotten again"
+    assert {body["model"] for body in server.bodies if "prompt" in body} - {"base"}
+    assert _read(run / "eval_step_2/base_test_predictions.jsonl") == _read(run / "eval_test/predictions.jsonl")
+    command("evaluate_model", "--run", run, "--output_dir", tmp_path / "here")
+    assert _read(tmp_path / "here/test/predictions.jsonl") == _read(run / "eval_test/predictions.jsonl")
+
+
+def test_what_no_server_loads_is_told_before_anything_is_sent(tmp_path: Path) -> None:
+    from utils.core.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"evaluation\.server: a server cannot load what qst saves"):
+        command("train", *SHORT, f"training.output_dir={tmp_path}/run", "evaluation.server=http://127.0.0.1:9/v1",
+                "peft.method=qst", "peft.target_modules=null")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a LoRA run of the embedded base."""
+    run = tmp_path_factory.mktemp("served") / "run"
+    command("train", *SHORT[:2], f"training.output_dir={run}", "training.num_train_epochs=1", "results.formats=[json]")
+    return run
+
+
+class Vllm:
+    """A vLLM process with a run's adapter, which can be killed and started again."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.url = "http://127.0.0.1:8139/v1"
+
+    def start(self) -> None:
+        environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+        self.process = subprocess.Popen(
+            [VLLM, "-m", "vllm.entrypoints.openai.api_server", "--model", str(BASE), "--served-model-name", "base",
+             "--host", "127.0.0.1", "--port", "8139", "--dtype", "float32", "--enforce-eager", "--enable-lora",
+             "--max-lora-rank", "16", "--lora-modules", f"tuned={self.run}/final_model"],
+            cwd="/tmp", env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 240
+        while True:
+            assert self.process.poll() is None, "vLLM ended"
+            assert time.monotonic() < deadline
+            try:
+                with urlopen(f"{self.url}/models", timeout=5):
+                    return
+            except (URLError, TimeoutError):
+                time.sleep(1)
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def vllm(trained: Path) -> Iterator[Vllm]:
+    if not VLLM:
+        pytest.skip("LORA_NS_VLLM_PYTHON names no Python of an environment with vLLM (docs/serving.md)")
+    server = Vllm(trained)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_vllm_writes_what_transformers_writes(vllm: Vllm, trained: Path, tmp_path: Path) -> None:
+    words = ["--server", vllm.url, "--served_model"]
+    command("evaluate_model", "--run", trained, *words, "tuned", "--output_dir", tmp_path / "there")
+    command("evaluate_model", "--run", trained, "--output_dir", tmp_path / "here")
+    for label, count in (("test", 300), ("unseen", 200)):
+        there, here = (_read(tmp_path / name / label / "predictions.jsonl") for name in ("there", "here"))
+        differing = [row["row"] for row, other in zip(there, here, strict=True) if row != other]
+        assert len(here) == count
+        assert len(differing) <= 2, f"more than ties: rows {differing} of {label}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_server_and_a_killed_client_lose_nothing(vllm: Vllm, trained: Path, tmp_path: Path) -> None:
+    def answer(name: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "inference.py", "--run", str(trained), "--server", vllm.url, "--served_model", "tuned",
+             "--input_file", "examples/quickstart/arithmetic/test.jsonl", "--output_file", str(tmp_path / name),
+             "--batch_size", "2"], cwd=ROOT,
+        )  # fmt: skip
+
+    def wait_for(name: str, num_answers: int) -> None:
+        partial = tmp_path / f"{name}.partial.jsonl"
+        while not (partial.exists() and partial.read_bytes().count(b"\n") > num_answers):
+            time.sleep(0.002)
+
+    assert answer("whole.jsonl").wait() == 0
+    client = answer("killed.jsonl")
+    wait_for("killed.jsonl", 30)
+    client.kill()
+    client.wait()
+    client = answer("killed.jsonl")
+    wait_for("killed.jsonl", 100)
+    vllm.kill()
+    assert client.wait() == 1
+    assert 100 < (tmp_path / "killed.jsonl.partial.jsonl").read_bytes().count(b"\n") < 301
+    vllm.start()
+    assert answer("killed.jsonl").wait() == 0
+    assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()

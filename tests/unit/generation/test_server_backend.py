@@ -1,0 +1,214 @@
+"""A server's answers are the model's own; what goes wrong on the way is tried again, or told, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands.in_process import command
+from tests.model_server import BASE, Fault, Handler, ModelServer, serve
+from utils.adapters.adapter import explain_unservable, load_adapter
+from utils.config.sections.generation import GenerationSection
+from utils.core.errors import UserError
+from utils.generation import server as connection
+from utils.generation.backend import generate_batches, open_backend
+from utils.generation.backends import server as backend_module
+from utils.generation.backends import transformers as own
+from utils.generation.server import RefusedError, ServerError, open_server
+
+SECTION = GenerationSection(max_new_tokens=10, batch_size=3)
+TEXTS = ["Tom has 3 apples and gets", "Ann has 12 pens. She", "How many", "There are 9 cups and 2", "Sam"]
+STOP = ("7", " is")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ModelServer]:
+    with serve() as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch, server: ModelServer) -> None:
+    monkeypatch.setattr(connection, "_WAITS", (0.01, 0.01))
+    server.takes_ids = server.gives_ids = True
+    server.faults.clear()
+    server.bodies.clear()
+
+
+def ask(server: ModelServer, prompts: list[list[int]], **changes: Any) -> dict[int, Any]:
+    section = SECTION.model_copy(update=changes)
+    backend = open_backend(open_server(server.url), server.tokenizer, section, STOP)
+    return dict(pair for batch in generate_batches(backend, prompts, backend.plan_batches(prompts)) for pair in batch)
+
+
+def encode(server: ModelServer) -> list[list[int]]:
+    return [list(server.tokenizer(text)["input_ids"]) for text in TEXTS]
+
+
+@pytest.mark.parametrize("changed", [{}, {"gives_ids": False}, {"takes_ids": False, "gives_ids": False}])
+def test_answers_are_those_of_the_model_here(
+    server: ModelServer, changed: dict[str, bool], caplog: pytest.LogCaptureFixture
+) -> None:
+    vars(server).update(changed)
+    server.most_at_once = 0
+    prompts = encode(server)
+    backend = own.Backend(server.model, server.tokenizer, SECTION, STOP)
+    expected = dict(backend.generate_batch(prompts, range(len(prompts))))
+    caplog.set_level("INFO")
+    assert ask(server, prompts) == expected
+    assert any(each.finished for each in expected.values())
+    assert not all(each.finished for each in expected.values())
+    assert 1 < server.most_at_once <= 3
+    assert f"prompts go as {'token ids' if server.takes_ids else 'texts'}" in caplog.text
+    assert isinstance(server.bodies[-1]["prompt"], list if server.takes_ids else str)
+
+
+def drop(handler: Handler) -> None:
+    handler.connection.close()
+
+
+def cut(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices"')
+
+
+def refuse(code: int, **headers: str) -> Fault:
+    return lambda handler: handler.reply(code, {"error": {"message": "so busy"}}, **headers)
+
+
+def test_what_passes_is_tried_again(server: ModelServer) -> None:
+    prompts = encode(server)
+    expected = ask(server, prompts)
+    probed = len(server.bodies)
+    server.faults[:] = [lambda handler: handler.answer({**server.bodies[-1], "max_tokens": 1}),
+                        refuse(500), drop, refuse(503), cut]  # fmt: skip
+    assert ask(server, prompts) == expected
+    assert len(server.bodies) == 2 * probed + 4
+    server.faults[:] = [refuse(429, Retry_After="1")]
+    start = time.monotonic()
+    assert ask(server, prompts[:1]) == {0: expected[0]}
+    assert 1 <= time.monotonic() - start < 3
+
+
+def test_what_does_not_pass_is_told_in_a_sentence(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = encode(server)
+    for faults, kind, said in (
+        ([refuse(500)] * 3, ServerError, "no answer after 3 tries: 500 so busy; what was answered is kept"),
+        ([drop] * 3, ServerError, "the connection was lost"),
+        ([refuse(404)] * 2, RefusedError, "404 so busy"),
+        ([lambda handler: handler.reply(200, "<html>")], ServerError, "no JSON object: '<html>'"),
+        ([lambda handler: handler.reply(302, "", Location="http://127.0.0.1:9/")] * 2, RefusedError, "302"),
+    ):
+        server.faults[:] = faults
+        with pytest.raises(kind, match=said):
+            ask(server, prompts[:1])
+    backend = open_backend(open_server(server.url), server.tokenizer, SECTION)
+    server.faults[:] = [lambda handler: handler.reply(200, {"choices": []})]
+    with pytest.raises(ServerError, match="no completion"):
+        backend.generate_batch(prompts, [0])
+    monkeypatch.setattr(connection, "_TIMEOUTS", (1.0, 0.05))
+    server.faults[:] = [lambda handler: time.sleep(0.2)] * 3
+    with pytest.raises(ServerError, match="ReadTimeout"):
+        backend.generate_batch(prompts, [0])
+
+
+def test_the_request_says_all_that_decides(server: ModelServer) -> None:
+    prompts = encode(server)
+    ask(server, prompts[:2], temperature=0.5, top_p=0.9, top_k=5, min_new_tokens=2, max_new_tokens=4)
+    one, other = sorted(server.bodies[1:], key=lambda body: prompts.index(body["prompt"]))
+    assert one["seed"] != other["seed"]
+    known = {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "min_tokens": 2, "max_tokens": 4, "stop": list(STOP),
+             "stop_token_ids": [2], "model": "base", "return_token_ids": True}  # fmt: skip
+    assert one.items() >= known.items()
+    full = list(range(5, 200)) + list(range(5, 60))
+    ask(server, [full])
+    assert server.bodies[-1]["max_tokens"] == 6, "the model has 256 positions"
+
+
+def test_the_key_goes_with_every_request_and_into_no_message(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("LORA_NS_API_KEY", "very-secret-key")
+    caplog.set_level("DEBUG", "utils")
+    server.faults[:] = [refuse(401)] * 2
+    server.faults[0] = lambda handler: handler.reply(401, {"error": "bad key very-secret-key"})
+    with pytest.raises(RefusedError) as error:
+        ask(server, encode(server))
+    assert server.keys[-1] == "Bearer very-secret-key"
+    assert "very-secret-key" not in f"{error.value}{caplog.text}"
+
+
+def test_a_server_that_is_none_is_told(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for url, said in (
+        ("127.0.0.1:8000", "give an address such as"),
+        (server.url.replace("/v1", "x"), "Errno|resolve|port"),
+    ):
+        with pytest.raises((UserError, ServerError), match=said):
+            open_server(url)
+    with pytest.raises(UserError, match="the server has no such model; it serves base"):
+        open_server(server.url, "other")
+    monkeypatch.setattr(server, "models", [*server.models, {"id": "lora"}])
+    with pytest.raises(UserError, match=r"serves base, lora; choose by --served_model"):
+        open_server(server.url)
+
+
+def _answer_file(server: ModelServer, folder: Path) -> Path:
+    (folder / "in.txt").write_text("\n".join(TEXTS))
+    command("inference", "--model", BASE, "--server", server.url, "--input_file", folder / "in.txt",
+            "--output_file", folder / "out.jsonl", "--max_new_tokens", "6", "--batch_size", "1")  # fmt: skip
+    return folder / "out.jsonl"
+
+
+def test_a_server_that_dies_loses_nothing(server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = _answer_file(server, tmp_path / "whole")
+    server.bodies.clear()
+    monkeypatch.setattr(server, "dies_behind", 4)
+    with pytest.raises(ServerError, match="what was answered is kept"):
+        _answer_file(server, tmp_path)
+    assert (tmp_path / "out.jsonl.partial.jsonl").read_bytes().count(b"\n") == 1 + 3
+    monkeypatch.setattr(server, "dies_behind", None)
+    server.bodies.clear()
+    assert _answer_file(server, tmp_path).read_bytes() == whole.read_bytes()
+    assert len(server.bodies) == 1 + 2, "a probe, and the rows that were missing"
+
+
+def test_a_model_is_scored_by_its_server_as_by_itself(server: ModelServer, tmp_path: Path) -> None:
+    words = ["--model", BASE, "--set", "{name: gsm8k, path: examples/quickstart/arithmetic, label: test}",
+             "evaluation.max_samples=6", "generation.max_new_tokens=6"]  # fmt: skip
+    command("evaluate_model", *words, "--output_dir", tmp_path / "here")
+    answer = command("evaluate_model", *words, "--server", server.url, "--output_dir", tmp_path / "there")
+    assert answer["weights"]["server"] == server.url
+
+    def read(name: str) -> list[Any]:
+        rows = (tmp_path / name / "test/predictions.jsonl").read_text().splitlines()
+        return [{**json.loads(row), "seconds": 0} for row in rows]
+
+    assert read("here") == read("there")
+
+
+def test_streamed_pieces_are_the_answer(server: ModelServer) -> None:
+    backend = open_backend(open_server(server.url), server.tokenizer, SECTION, STOP)
+    [prompt, *_], pieces = encode(server), list[str]()
+    answer = backend.stream(prompt, pieces.append)
+    assert "".join(pieces) == answer.text == backend.generate_batch([prompt], [0])[0][1].text
+    assert isinstance(backend, backend_module.Backend)
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "said"),
+    [
+        ("lora", {}, None), ("lora", {"use_dora": True}, "use_dora; merge it"), ("qst", {}, "cannot be merged"),
+        ("prefix_tuning", {}, "train by lora"), ("ia3", {}, "merge_adapter.py"), ("none", {}, "already"),
+    ],
+)  # fmt: skip
+def test_methods_declare_what_no_server_loads(method: str, given: dict[str, Any], said: str | None) -> None:
+    found = explain_unservable(load_adapter(method).Config(method=method, **given))  # type: ignore[call-arg]
+    assert found is None if said is None else said in str(found)

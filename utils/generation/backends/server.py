@@ -1,0 +1,142 @@
+"""Writes by an OpenAI-compatible server's completions: prompts go as token ids where it takes them, else as texts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import zlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from utils.config.sections.generation import GenerationSection
+from utils.core.errors import DataError
+from utils.generation.backend import Generated
+from utils.generation.batching import Batching
+from utils.generation.decoding import cut_at_stop, read_generated
+from utils.generation.server import RefusedError, ServedModel, ServerError, read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+
+class Backend:
+    """See GenerationBackend and open_backend.
+
+    `generation.batch_size` requests are in flight at once. Where the server gives token ids back (vLLM does) they are
+    decoded here, so that a text is the same as transformers' for the same tokens. What is drawn at a temperature above
+    0 is the server's, by a seed for each row.
+    """
+
+    def __init__(
+        self,
+        model: ServedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        section: GenerationSection,
+        stop: Sequence[str] = (),
+        stop_token_ids: Sequence[int] = (),
+        *,
+        seed: int = 0,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._section = section
+        self._stop = tuple(dict.fromkeys([*section.stop, *stop]))
+        ends = (tokenizer.eos_token_id, *stop_token_ids)
+        self._end_ids = tuple(dict.fromkeys(int(each) for each in ends if each is not None))
+        self._seed = seed
+        self._batching = Batching(section.max_batch_tokens, 1, section.max_new_tokens, model.window)
+        self.num_parallel = section.batch_size
+        self._takes_ids = self._find_form()
+
+    def check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
+        """See GenerationBackend."""
+        self._batching.check(prompts)
+
+    def explain_refusal(self, num_tokens: int) -> str | None:
+        """See GenerationBackend."""
+        return self._batching.explain_refusal(num_tokens)
+
+    def plan_batches(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Ask each prompt by itself: the server puts together what it has at hand."""
+        return [[row] for row in range(len(prompts))]
+
+    def generate_batch(
+        self, prompts: Sequence[Sequence[int]], batch: Sequence[int], numbers: Sequence[int] | None = None
+    ) -> list[tuple[int, Generated]]:
+        """Ask one prompt after another.
+
+        Raises:
+            ServerError: The server does not answer, or refuses a prompt.
+        """
+        return [(row, self._ask(prompts[row], row if numbers is None else numbers[row])) for row in batch]
+
+    def stream(self, prompt: Sequence[int], show: Callable[[str], None]) -> Generated:
+        """See GenerationBackend; what the server sends is shown as it is."""
+        if reason := self.explain_refusal(len(prompt)):
+            raise DataError(f"the prompt {reason}")
+        response = self._model.post("completions", {**self._build_body(prompt, 0), "stream": True}, stream=True)
+        text, num_pieces, ended_by = "", 0, None
+        for line in response.iter_lines():
+            if not line.startswith(b"data: {"):
+                continue
+            for choice in json.loads(line.removeprefix(b"data: ")).get("choices", ()):
+                text, num_pieces = text + choice["text"], num_pieces + bool(choice["text"])
+                ended_by = choice.get("finish_reason") or ended_by
+                show(choice["text"])
+        return Generated(text, num_pieces, ended_by == "stop")
+
+    def _find_form(self) -> bool:
+        """Find out, by one token, whether the server takes token ids, and say it."""
+        ids = [int(each) for each in self._tokenizer("The")["input_ids"]] or [*self._end_ids[:1]]
+        request = {"model": self._model.name, "max_tokens": 1, "temperature": 0.0}
+        try:
+            read_json(self._model.post("completions", {**request, "prompt": ids}))
+        except RefusedError as refused:
+            try:
+                answer = read_json(self._model.post("completions", {**request, "prompt": self._as_text(ids)}))
+            except RefusedError:
+                raise refused from None
+            logger.info("%s: prompts go as texts, since the server takes no token ids", self._model.name)
+            counted = (answer.get("usage") or {}).get("prompt_tokens")
+            if counted not in (None, len(ids)):
+                logger.warning("%s: the server makes %s tokens of a text that has %d here; its answers may differ",
+                               self._model.name, counted, len(ids))  # fmt: skip
+            return False
+        logger.info("%s: prompts go as token ids", self._model.name)
+        return True
+
+    def _as_text(self, ids: Sequence[int]) -> str:
+        """Give a prompt as text; the server puts the token before every text there itself."""
+        kept = ids[1:] if ids and ids[0] == self._tokenizer.bos_token_id else ids
+        return str(self._tokenizer.decode(kept, clean_up_tokenization_spaces=False))
+
+    def _build_body(self, prompt: Sequence[int], number: int) -> dict[str, Any]:
+        section = self._section
+        body: dict[str, Any] = {
+            "model": self._model.name,
+            "prompt": list(prompt) if self._takes_ids else self._as_text(prompt),
+            "max_tokens": self._batching.count_space(len(prompt)),
+            "temperature": section.temperature,
+        }
+        more = {"min_tokens": section.min_new_tokens, "stop": list(self._stop), "stop_token_ids": list(self._end_ids)}
+        if section.temperature:
+            more |= {"top_p": section.top_p, "top_k": section.top_k}
+            body["seed"] = zlib.crc32(f"{self._seed} {number}".encode()) >> 1
+        return body | {key: value for key, value in more.items() if value}
+
+    def _ask(self, prompt: Sequence[int], number: int) -> Generated:
+        body = {**self._build_body(prompt, number), "return_token_ids": True}
+        answer = read_json(self._model.post("completions", body))
+        try:
+            choice = answer["choices"][0]
+            text, ended_by, ids = str(choice["text"]), choice.get("finish_reason"), choice.get("token_ids")
+        except (KeyError, IndexError, TypeError):
+            raise ServerError(f"{self._model.name}: answered what is no completion: {str(answer)[:200]}") from None
+        if ids:
+            read = read_generated(self._tokenizer, ids, self._end_ids, self._stop, self._section.min_new_tokens)
+            return Generated(read.text, read.num_tokens, read.finished or ended_by == "stop")
+        text, has_stop = cut_at_stop(text, self._stop)
+        num_tokens = (answer.get("usage") or {}).get("completion_tokens") or len(self._tokenizer(text)["input_ids"])
+        return Generated(text, int(num_tokens), has_stop or ended_by == "stop")
