@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from utils.cli.command_line import Answer, add_overrides, add_server, build_parser, check_server, run_cli
 from utils.core.errors import UserError
@@ -19,6 +20,7 @@ DESCRIPTION = """Score a trained run, or a model as it was published.
   python evaluate_model.py --model mistralai/Mistral-7B-v0.1 --set gsm8k model.dtype=bfloat16
   python evaluate_model.py --model textattack/bert-base-uncased-MRPC --set glue:mrpc
   python evaluate_model.py --answers answers.jsonl --metric math_equivalence --prediction response --reference gold
+  python evaluate_model.py --adapter 'adapters/*' --model mistralai/Mistral-7B-v0.1 --set gsm8k
   python evaluate_model.py --run outputs/longbench_sft --set qmsum --set truthfulqa --set longbench:hotpotqa,trec
 
 A set is NAME, NAME:SUBSET, NAME@SPLIT or NAME:SUBSET@SPLIT. NAME is a dataset of utils/data, a file, a folder, a hub
@@ -32,16 +34,32 @@ def main(arguments: argparse.Namespace) -> Answer:
     """Open the model, score it and print the table."""
     if is_asked(arguments):
         return show_answers(score_answers(arguments))
-    if bool(arguments.run) == bool(arguments.model):
-        raise UserError("give either --run (a trained run) or --model (a model without adapter)")
-    if arguments.model and not arguments.sets:
-        raise UserError("--model needs a --set to be scored on, such as --set gsm8k or --set glue:mrpc")
+    if bool(arguments.run) == bool(arguments.model or arguments.adapter):
+        raise UserError("give either --run (a trained run), --model (a model as it is) or --adapter, with its --model")
     check_server(arguments)
+    if not arguments.adapter:
+        return _score(arguments, arguments.run, arguments.output_dir)
+    from utils.evaluate_model.adapters import TABLE, find_adapters, holds_run, score_adapters
+    from utils.evaluate_model.evaluated_model import stem_of
+
+    names, root = find_adapters(arguments.adapter), arguments.output_dir
+
+    def score(name: str) -> Answer:
+        folder = root if root is None or len(names) == 1 else str(Path(root, stem_of(name)))
+        return _score(arguments, name if holds_run(name) else None, folder, adapter=name)
+
+    return score(names[0]) if len(names) == 1 else score_adapters(names, score, Path(root or "outputs", TABLE))
+
+
+def _score(
+    arguments: argparse.Namespace, run: str | None, output_dir: str | None, adapter: str | None = None
+) -> Answer:
+    """Score a run, or else a model or an adapter."""
     from utils.evaluate_model.evaluated_model import open_model, open_run
     from utils.evaluate_model.evaluation import evaluate, show_scores
 
-    rest = arguments.sets, arguments.overrides, arguments.output_dir, Consent.of_command(arguments)
-    evaluated = open_run(arguments.run, *rest) if arguments.run else open_model(arguments.model, *rest)
+    rest = arguments.sets, arguments.overrides, output_dir, Consent.of_command(arguments)
+    evaluated = open_run(run, *rest) if run else open_model(arguments.model, *rest, adapter)
     if arguments.server is not None:
         from utils.runs.serving import find_served
 
@@ -53,7 +71,15 @@ def build() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = build_parser("evaluate_model.py", DESCRIPTION)
     parser.add_argument("--run", metavar="FOLDER", help="a run folder, its final_model/ or a checkpoint")
-    parser.add_argument("--model", metavar="NAME", help="a hub name or folder of a model without adapter")
+    parser.add_argument(
+        "--model", metavar="NAME", help="a hub name or folder of a whole model; with --adapter: its base"
+    )
+    parser.add_argument(
+        "--adapter",
+        nargs="+",
+        metavar="FOLDER",
+        help="adapters in peft's layout, or a pattern such as 'runs/*/final_model': each is a row of adapters.csv",
+    )
     parser.add_argument(
         "--set",
         action="append",

@@ -36,7 +36,7 @@ def main(arguments: argparse.Namespace) -> Answer:
 def _read_request(arguments: argparse.Namespace) -> Request:
     given = {name: getattr(arguments, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k", "stop")}
     given["batch_size"] = arguments.batch_size
-    choice = ("run", "best", "checkpoint", "config", "model_path", "model")
+    choice = ("run", "best", "checkpoint", "config", "model_path", "model", "adapter")
     return Request(
         choice=ModelChoice(
             **{name: getattr(arguments, name) for name in choice}, consent=Consent.of_command(arguments)
@@ -60,13 +60,14 @@ def _read_request(arguments: argparse.Namespace) -> Request:
 def build() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = build_parser("inference.py", DESCRIPTION)
-    which = parser.add_argument_group("the model, in one of three ways")
+    which = parser.add_argument_group("the model, in one of four ways")
     which.add_argument("--run", metavar="FOLDER", help="a run folder, its final_model/, a checkpoint, a merged model")
     which.add_argument("--best", action="store_true", help="the run's best checkpoint")
     which.add_argument("--checkpoint", type=positive, metavar="N", help="the run's checkpoint-N")
     which.add_argument("--config", metavar="FILE", help="a configuration, for the weights of --model_path")
     which.add_argument("--model_path", metavar="FOLDER", help="an adapter or model; a run's own run.yaml wins")
     which.add_argument("--model", metavar="NAME", help="a hub name or folder of a model without run")
+    which.add_argument("--adapter", metavar="FOLDER", help="an adapter in peft's layout, on --model or its own base")
     add_server(which)
     add_consent(parser)
     rows = parser.add_argument_group("rows (standard input to standard output, as JSON lines, where none are named)")

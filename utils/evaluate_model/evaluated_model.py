@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.run_config import RunConfig
 from utils.config.sections.evaluation import EvaluationSection, SetSection
+from utils.config.sections.model import ModelSection
 from utils.config.yaml_text import read_overrides
 from utils.core.errors import ModelError, UserError
 from utils.data.row_files import is_row_file
@@ -31,7 +31,7 @@ from utils.run_config import load_run_config
 from utils.runs import open_model as runs
 from utils.runs.model_ref import ModelRef, PublishedModel
 from utils.runs.own_folder import require_no_links_out
-from utils.tasks.task import load_task
+from utils.tasks.task import default_task, load_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -137,7 +137,9 @@ class EvaluatedModel:
         commit = resolved_commit(self._loaded[1]) if self._loaded is not None else None
         served = self.served.describe() if self.served is not None else {}
         if isinstance(self.model, PublishedModel):
-            return {"model": self.title} | ({"commit": commit} if commit else {}) | served
+            base = self.model.section.name_or_path
+            named = {"model": base} if self.model.adapter is None else {"adapter": self.title, "base": base}
+            return named | ({"commit": commit} if commit else {}) | served
         facts = {
             "run": str(self.model.run),
             "weights": self.model.weights.name,
@@ -174,7 +176,7 @@ def open_run(
     base = runs.require_base(trained, config.model, "the command line").config.model
     update = {"name_or_path": base.name_or_path, "revision": base.revision}
     section = consent.apply(config.model, name).model_copy(update=update)
-    trained = dataclasses.replace(trained, config=config).with_section(section)
+    trained = replace(trained, config=config).with_section(section)
     evaluation = config.find_section(EvaluationSection)
     known = evaluation.set_sections if evaluation is not None else None
     own = OwnSets(config.dataset.name, {each.shown_label: each for each in known or ()}, config.task_type)
@@ -189,21 +191,42 @@ def open_run(
 
 
 def open_model(
-    name: str, words: Sequence[str], overrides: Sequence[str], output_dir: str | None, consent: Consent = NO_CONSENT
+    name: str | None,
+    words: Sequence[str],
+    overrides: Sequence[str],
+    output_dir: str | None,
+    consent: Consent = NO_CONSENT,
+    adapter: str | None = None,
 ) -> EvaluatedModel:
-    """Open a model without adapter for evaluation, as `open_run` does a run; it needs a `--set`.
+    """Open a model without run for evaluation, as `open_run` does a run; it needs a `--set`.
 
-    Results go to `outputs/eval_<name>` unless output_dir says otherwise.
+    Of an `adapter` in peft's layout `name` is the base; None: the one that it names. Results go to
+    `outputs/eval_<name>` unless output_dir says otherwise.
     """
-    runs.refuse_own_folder(name)
-    sections = read_requests(words, None)
-    task_type = find_task_type(name, sections, overrides)
+    if adapter is not None:
+        model = runs.open_adapter(adapter, name, consent)
+    else:
+        assert name is not None, "the command line has one of both"
+        runs.refuse_own_folder(name)
+        model = PublishedModel(name, ModelSection(name_or_path=name), generates=True)
+    if not words:
+        raise UserError(f"{model.name}: needs a --set to be scored on, such as --set gsm8k or --set glue:mrpc")
+    base, sections = model.section.name_or_path, read_requests(words, None)
+    task_type = find_task_type(base, sections, overrides)
+    if adapter is not None and model.generates != default_task(task_type).GENERATES:
+        raise UserError(f"--adapter {adapter}: is for another task than the rows of {words[0]}, which need {task_type}")
     checked = check_overrides([*consent.words(), *overrides], task_type, of_run=False)
     if len(sections) > 1 and checked.get(("dataset", "path")):
         raise UserError("dataset.path is for one set; with several give each its own: --set '{name: ..., path: ...}'")
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-") or "model"
-    root = Path(output_dir or f"outputs/eval_{stem}").expanduser()
+    root = Path(output_dir or f"outputs/eval_{stem_of(model.name)}").expanduser()
     limit = checked.get(_LIMIT)
-    jobs = tuple(Job(build_model_config(name, each, checked, task_type, root), (each,), limit) for each in sections)
+    jobs = tuple(Job(build_model_config(base, each, checked, task_type, root), (each,), limit) for each in sections)
     config = jobs[0].config
-    return EvaluatedModel(PublishedModel(name, config.model, load_task(config.task).GENERATES), jobs, root)
+    revision = config.model.revision or model.section.revision
+    section = config.model.model_copy(update={"revision": revision})
+    return EvaluatedModel(replace(model, section=section, generates=load_task(config.task).GENERATES), jobs, root)
+
+
+def stem_of(name: str) -> str:
+    """Make a folder's name of a model's."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-") or "model"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol, cast
 
 from utils.config.sections.generation import GenerationSection
@@ -110,18 +111,18 @@ def generate_batches(
     if num_parallel == 1:
         yield from (backend.generate_batch(prompts, batch, numbers) for batch in batches)
         return
-    pool, failure = ThreadPoolExecutor(num_parallel), None
-    try:
-        futures = [pool.submit(backend.generate_batch, prompts, batch, numbers) for batch in batches]
-        for future in as_completed(futures):
-            if future.cancelled():
-                continue
-            if (error := future.exception()) is None:
-                yield future.result()
-            elif failure is None:
-                failure = error
-                pool.shutdown(wait=False, cancel_futures=True)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    failure: BaseException | None = None
+    left = iter(batches)
+    with ThreadPoolExecutor(num_parallel) as pool:
+
+        def begin(count: int) -> set[Future[Written]]:
+            return {pool.submit(backend.generate_batch, prompts, batch, numbers) for batch in islice(left, count)}
+
+        running = begin(num_parallel)
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            failure = next((error for each in done if (error := each.exception())), failure)
+            running |= begin(len(done)) if failure is None else set()
+            yield from (each.result() for each in done if each.exception() is None)
     if failure is not None:
         raise failure

@@ -12,12 +12,14 @@ from utils.config.run_config import RunConfig, find_differences
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import UserError
 from utils.inference.request import ModelChoice, Request
+from utils.modeling.head import LABELS_FILE
 from utils.run_config import load_run_config
 from utils.runs.model_ref import ModelRef
 from utils.runs.open_model import (
     MERGED_RUN,
     as_whole_model,
     choose_weights,
+    open_adapter,
     open_merged,
     open_published,
     open_run,
@@ -44,6 +46,12 @@ def open_chosen_model(choice: ModelChoice) -> ModelRef:
             if trained.run is not None:
                 trained = replace(trained, config=_settle_differences(trained.config, given))
             return as_whole_model(trained)
+    if choice.adapter is not None:
+        opened = open_adapter(choice.adapter, choice.model, choice.consent)
+        if not opened.generates and not opened.label_names:
+            raise UserError(f"--adapter {choice.adapter}: a classifier without {LABELS_FILE}, so its classes are not "
+                            "known; name it by --model_path, and a --config that has dataset.label_names")  # fmt: skip
+        return opened
     assert choice.model is not None, "checked before"
     return open_published(choice.model, choice.consent)
 

@@ -32,7 +32,9 @@ class ModelChoice:
     model_path: str | None = None
     """A folder of weights."""
     model: str | None = None
-    """Hub name or folder of a whole model."""
+    """Hub name or folder of a whole model; of an adapter, its base."""
+    adapter: str | None = None
+    """A folder in peft's layout."""
     consent: Consent = NO_CONSENT
     """What of it may run."""
 
@@ -145,9 +147,10 @@ def _is_same(source: Path, target: Path) -> bool:
 
 def _check_choice(choice: ModelChoice) -> None:
     with_config = choice.config is not None or choice.model_path is not None
-    if sum((choice.run is not None, with_config, choice.model is not None)) != 1:
+    if sum((choice.run is not None, with_config, bool(choice.model or choice.adapter))) != 1:
         raise UserError(
-            "name one model: --run (a trained run), --config with --model_path, or --model (a model as it is)"
+            "name one model: --run (a trained run), --config with --model_path, --model (a model as it is), or "
+            "--adapter, with its base by --model"
         )
     if with_config and (choice.config is None or choice.model_path is None):
         raise UserError("--config and --model_path go together")

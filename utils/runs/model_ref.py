@@ -34,6 +34,46 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class _Saved:
+    """Weights that a method has saved, and the base that they belong to."""
+
+    weights: Path
+    section: ModelSection
+    method: str
+    name: str
+    run: Path | None = None
+
+    def load(self, tokenizer: PreTrainedTokenizerBase, head: HeadSpec | None) -> PreTrainedModel:
+        """Load them on their base."""
+        from utils.modeling.base_model import load_base_model
+
+        def load_base(folder: str | None) -> PreTrainedModel:
+            section = self.section
+            if folder is not None:  # it holds the whole trained model
+                section = section.model_copy(update={"name_or_path": folder, "revision": None})
+            return load_base_model(section, tokenizer, head)
+
+        model = load_adapter(self.method).load(self.weights, load_base)
+        self._require_trained(model)
+        return model
+
+    def _require_trained(self, model: PreTrainedModel) -> None:
+        """See to it that nothing of a loaded model is random that was trained, because a file lacks it."""
+        require_every_tensor(model, self.weights, self.name, self.section.name_or_path)
+        plain: Any = model.get_base_model() if hasattr(model, "peft_config") else model
+        # An adapter brings the head that its base lacks; embedding rows that were added to it must come from there too.
+        lacking = list_new_weights(plain) if plain is model else []
+        rows = list_grown_rows(plain)
+        if rows and self.run is not None and not (plain is not model and _holds_rows(model, self.weights, rows)):
+            lacking.append(f"rows {rows.start} to {rows.stop - 1} of the embeddings")
+        if lacking:
+            raise ModelError(
+                f"{self.name}: the files in {self.weights} lack {', '.join(lacking)} (or hold them in another shape), "
+                "which were trained and would be random here; copy the folder again"
+            )
+
+
+@dataclass(frozen=True)
 class TrainedModel:
     """Where a trained model is, and the configuration that it was trained by."""
 
@@ -88,20 +128,11 @@ class TrainedModel:
         Raises:
             ModelError: A file is damaged, or does not fit the base; the base has changed since.
         """
-        from utils.modeling.base_model import load_base_model
-
-        def load_base(folder: str | None) -> PreTrainedModel:
-            section = self.config.model
-            if folder is not None:  # it holds the whole trained model
-                section = section.model_copy(update={"name_or_path": folder, "revision": None})
-            return load_base_model(section, tokenizer, self.head)
-
         with self._explained():
             if self.is_adapter:
                 require_unchanged_base(self.run, self.config.model, self.name)
-            model = load_adapter(self.config.peft.method).load(self.weights, load_base)
-            self._require_trained(model)
-        return model
+            saved = _Saved(self.weights, self.config.model, self.config.peft.method, self.name, self.run)
+            return saved.load(tokenizer, self.head)
 
     def load_unquantized(self, tokenizer: PreTrainedTokenizerBase, dtype: str) -> PreTrainedModel:
         """Put the adapter on the freshly loaded, unquantized base; a merge into a packed weight would be garbage.
@@ -135,31 +166,20 @@ class TrainedModel:
             require_adapter_file(self.weights, self.name, self.config.peft.peft_type, model.allow_pickle)
             yield
 
-    def _require_trained(self, model: PreTrainedModel) -> None:
-        """See to it that nothing of a loaded model is random that was trained, because a file lacks it."""
-        require_every_tensor(model, self.weights, self.name, self.config.model.name_or_path)
-        plain: Any = model.get_base_model() if hasattr(model, "peft_config") else model
-        # An adapter brings the head that its base lacks; embedding rows that were added to it must come from there too.
-        lacking = list_new_weights(plain) if plain is model else []
-        rows = list_grown_rows(plain)
-        if rows and self.run is not None and not (plain is not model and _holds_rows(model, self.weights, rows)):
-            lacking.append(f"rows {rows.start} to {rows.stop - 1} of the embeddings")
-        if lacking:
-            raise ModelError(
-                f"{self.name}: the files in {self.weights} lack {', '.join(lacking)} (or hold them in another shape), "
-                "which were trained and would be random here; copy the folder again"
-            )
-
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A model without adapter and without run: a hub name, or a folder."""
+    """A model without run: a hub name or a folder, alone or with an adapter that was made elsewhere."""
 
     name: str
     section: ModelSection
     generates: bool
     label_names: tuple[str, ...] = ()
     """The checkpoint's own, in the order of the ids; empty for regression and language models."""
+    adapter: Path | None = None
+    """The adapter's folder, in peft's layout."""
+    method: str = "none"
+    """The method that loads it."""
     config: ClassVar[None] = None
     run: ClassVar[None] = None
 
@@ -169,10 +189,11 @@ class PublishedModel:
         return self.name
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load its own tokenizer."""
+        """Load its own tokenizer: the adapter's, where that has one, else the base's."""
         from utils.modeling.tokenizer import load_tokenizer
 
-        return load_tokenizer(self.section)
+        own = self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file()
+        return load_tokenizer(self.section, str(self.adapter) if own else None)
 
     def load_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """Load the model as it is; one whose head would be random is refused."""
@@ -188,6 +209,10 @@ class PublishedModel:
         """Load the model with a head for some labels, and name the modules that its checkpoint lacks."""
         from utils.modeling.base_model import load_base_model
 
+        if self.adapter is not None:
+            with explain_damage(self.name, self.section.name_or_path):
+                require_adapter_file(self.adapter, self.name, self.method, self.section.allow_pickle)
+                return _Saved(self.adapter, self.section, self.method, self.name).load(tokenizer, head), []
         model = load_base_model(self.section, tokenizer, head)
         return model, list_new_modules(model)
 

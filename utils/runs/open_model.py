@@ -25,7 +25,7 @@ from utils.modeling.head import LABELS_FILE, read_label_names
 from utils.modeling.source import folder_problem, load_config, read_model_config
 from utils.run_config import load_run_config
 from utils.runs.model_ref import PublishedModel, TrainedModel
-from utils.tasks.task import load_task, task_types
+from utils.tasks.task import default_task, load_task, task_types
 
 MERGED_RUN = "merged_run.yaml"
 """The run's configuration in the folder of a merged model: under its own name the folder would pass for a run."""
@@ -162,12 +162,35 @@ def open_published(name: str, consent: Consent = NO_CONSENT) -> PublishedModel:
     return PublishedModel(name, section, generates=False, label_names=names)
 
 
+def open_adapter(name: str, base: str | None = None, consent: Consent = NO_CONSENT) -> PublishedModel:
+    """Open an adapter that was made elsewhere, in peft's layout, on the base that it names, or on a given one.
+
+    Raises:
+        UserError: There is none in the folder, or its method or its base is not known.
+    """
+    folder = Path(name).expanduser().resolve()
+    made = _read_adapter_config(folder)
+    if not made:
+        raise UserError(f"--adapter {name}: no {ADAPTER_CONFIG} here; give a folder in peft's layout")
+    method = registry.normalize(str(made.get("peft_type")))
+    if not registry.has("adapters", method):
+        raise UserError(f"--adapter {name}: is of peft's type {made.get('peft_type')}, which no method here loads")
+    found = base or made.get("base_model_name_or_path")
+    if not isinstance(found, str) or not found:
+        raise UserError(f"--adapter {name}: its {ADAPTER_CONFIG} names no base; give it by --model")
+    section = _pin_base(consent.apply(ModelSection(name_or_path=found), found), made, folder, "--model")
+    task_type = made.get("task_type")
+    generates = task_type not in task_types() or default_task(str(task_type)).GENERATES
+    labels = read_label_names(folder / LABELS_FILE) if (folder / LABELS_FILE).is_file() else ()
+    return PublishedModel(name, section, generates, labels, folder, method)
+
+
 def refuse_own_folder(name: str) -> None:
     """See to it that `--model` names no run and no adapter: its own record says how it is asked."""
     folder = Path(name).expanduser()
-    for file, what in (("run.yaml", "a run"), (ADAPTER_CONFIG, "an adapter")):
+    for file, what, flag in (("run.yaml", "a run", "--run"), (ADAPTER_CONFIG, "an adapter", "--adapter")):
         if is_local(name) and (folder / file).is_file():
-            raise UserError(f"--model {name}: the folder holds {what}; name it by --run")
+            raise UserError(f"--model {name}: the folder holds {what}; name it by {flag}")
 
 
 def require_base(trained: TrainedModel, given: ModelSection, file: str) -> TrainedModel:

@@ -162,7 +162,7 @@ def test_a_server_that_is_none_is_told(server: ModelServer, monkeypatch: pytest.
 def _answer_file(server: ModelServer, folder: Path) -> Path:
     (folder / "in.txt").write_text("\n".join(TEXTS))
     command("inference", "--model", BASE, "--server", server.url, "--input_file", folder / "in.txt",
-            "--output_file", folder / "out.jsonl", "--max_new_tokens", "6", "--batch_size", "1")  # fmt: skip
+            "--output_file", folder / "out.jsonl", "--max_new_tokens", "6", "--batch_size", "2")  # fmt: skip
     return folder / "out.jsonl"
 
 
