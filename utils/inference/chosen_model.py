@@ -47,11 +47,11 @@ def open_chosen_model(choice: ModelChoice) -> ModelRef:
                 trained = replace(trained, config=_settle_differences(trained.config, given))
             return as_whole_model(trained)
     if choice.adapter is not None:
-        opened = open_adapter(choice.adapter, choice.model, choice.consent)
-        if not opened.generates and not opened.label_names:
+        adapted = open_adapter(choice.adapter, choice.model, choice.consent)
+        if not adapted.generates and not adapted.label_names:
             raise UserError(f"--adapter {choice.adapter}: a classifier without {LABELS_FILE}, so its classes are not "
                             "known; name it by --model_path, and a --config that has dataset.label_names")  # fmt: skip
-        return opened
+        return adapted
     assert choice.model is not None, "checked before"
     return open_published(choice.model, choice.consent)
 
