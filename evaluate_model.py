@@ -32,6 +32,8 @@ their own: longbench (each subset is a result, with averages by category), qmsum
 
 def main(arguments: argparse.Namespace) -> Answer:
     """Open the model, score it and print the table."""
+    if arguments.allow_code_execution:
+        arguments.overrides = [*arguments.overrides, "evaluation.allow_code_execution=true"]
     if is_asked(arguments):
         return show_answers(score_answers(arguments))
     if bool(arguments.run) == bool(arguments.model or arguments.adapter):
@@ -95,6 +97,11 @@ def build() -> argparse.ArgumentParser:
     )
     add_answers(parser)
     add_server(parser)
+    parser.add_argument(
+        "--allow_code_execution",
+        action="store_true",
+        help="run the programs that a model wrote, for pass_at_1 and its like (docs/security.md)",
+    )
     add_consent(parser)
     add_overrides(parser)
     parser.epilog = (

@@ -11,6 +11,7 @@ import pytest
 
 from utils.core import registry
 from utils.core.registry import LIBRARY
+from utils.metrics import pass_at_k
 from utils.metrics.metric import load_metric
 
 ADAPTERS, DATASETS, METRICS = (registry.names(package) for package in ("adapters", "datasets", "metrics"))
@@ -166,7 +167,7 @@ def test_a_metric_room_is_complete(name):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_perfect_predictions_give_a_metrics_best_value(name):
+def test_perfect_predictions_give_a_metrics_best_value(name, monkeypatch):
     metric = registry.load("metrics", name).METRIC
     rows, worse, labels = ([0, 1, 1, 0, 1], [1, 1, 0, 0, 1], 2)
     if metric.kind == "regression":
@@ -178,7 +179,11 @@ def test_perfect_predictions_give_a_metrics_best_value(name):
         rows = [form.format(number) for number in (1, 2, 3)]
         worse, labels = ["none", "#### 2", "#### 4"], 1
     texts = rows
-    if metric.reference_keys:
+    if metric.runs_code:
+        monkeypatch.setattr(pass_at_k._Consent, "given", True)
+        texts, worse = ["x = 1", "x = 2", "x = 3"], ["x = 1", "x = 1", "exit()"]
+        rows = [{"before": "", "tests": f"assert x == {number}"} for number in (1, 2, 3)]
+    elif metric.reference_keys:
         rows = [{"subset": "hotpotqa", "answers": [text], "correct": [text], "incorrect": ["no"]} for text in texts]
     best = metric.compute(texts, rows, labels)
     assert best == pytest.approx(metric.high if metric.greater_is_better else metric.low)

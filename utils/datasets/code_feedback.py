@@ -2,7 +2,7 @@
 
 A row: {"id": 1, "messages": [{"role": "user", "content": "Write a loop."}, {"role": "assistant", "content":
 "for ..."}]}.
-Source: Zheng et al. 2024 (OpenCodeInterpreter), arXiv:2402.14658. Generated code is not run here.
+Source: Zheng et al. 2024 (OpenCodeInterpreter), arXiv:2402.14658; humaneval and mbpp score what was learnt.
 """
 
 from __future__ import annotations

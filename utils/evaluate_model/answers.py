@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from utils.config.sections.dataset import InstructionSection
 from utils.config.sections.evaluation import SetSection, explain_metrics, label_of
 from utils.core.errors import DataError, UserError
 from utils.core.texts import RowError, describe_kind, shorten_list
@@ -16,9 +17,11 @@ from utils.data.instruction import load_generation_rows
 from utils.data.rows import RawRow, Rows, open_file
 from utils.evaluate_model.folders import Entry
 from utils.evaluate_model.requests import read_requests
+from utils.evaluation.describing import choose_split
 from utils.evaluation.files import PREDICTIONS, RESULTS, write_object, write_records
 from utils.evaluation.score import summarize, summarize_groups
 from utils.metrics.metric import Array, Metric, Reference, load_metric
+from utils.metrics.pass_at_k import allow_code_execution
 
 _ONLY_WITH = ("metrics", "prediction", "reference", "groups", "id")
 """Options that have a meaning beside --answers alone."""
@@ -60,7 +63,7 @@ def is_asked(arguments: argparse.Namespace) -> bool:
         if stray := [each for each in _ONLY_WITH if getattr(arguments, each)]:
             raise UserError(f"--{stray[0].rstrip('s')} is for --answers FILE, which is not given")
         return False
-    if arguments.run or arguments.model or arguments.overrides:
+    if arguments.run or arguments.model or set(arguments.overrides) - {"evaluation.allow_code_execution=true"}:
         raise UserError("--answers needs no model and no key=value words; take --run, --model and such words out")
     return True
 
@@ -88,6 +91,8 @@ def score_answers(arguments: argparse.Namespace) -> Entry:
         answered = _join(rows, known[0], prediction, arguments)
         against = arguments.sets[0]
     metrics = [load_metric(name) for name in names]
+    if arguments.allow_code_execution:
+        allow_code_execution()
     columns = {metric.name: _score(metric, answered) for metric in metrics}
     result: dict[str, Any] = {
         "label": label_of(arguments.answers),
@@ -118,7 +123,7 @@ def _read_set(arguments: argparse.Namespace) -> tuple[dict[str, Answered], tuple
     section = read_requests(arguments.sets, None)[0]
     name = find_dataset_plugin(section.name)
     kind = load_dataset_plugin(name).Config if name else None
-    if name is None or kind is None or "CAUSAL_LM" not in kind.TASK_TYPES:
+    if name is None or kind is None or not issubclass(kind, InstructionSection):
         raise UserError(f"--set {arguments.sets[0]}: no dataset of texts; give --reference COLUMN of the file itself")
     spec, config = _describe(section, name, kind)
     found = load_generation_rows(spec, config, seed=0)
@@ -139,7 +144,7 @@ def _describe(section: SetSection, name: str, kind: Any) -> tuple[Any, Any]:
         raise UserError(f"--set: {name} takes no {stray[0]}; leave it out")
     config = kind(name=name, **given)
     spec = load_dataset_plugin(name).describe_instructions(config)
-    return replace(spec, generation_split=section.split or spec.generation_split), config
+    return replace(spec, generation_split=choose_split(section, path, spec)), config
 
 
 def _choose(rows: Rows, asked: str | None, *defaults: str) -> str:

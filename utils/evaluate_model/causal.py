@@ -66,7 +66,7 @@ def evaluate_language_model(evaluated: EvaluatedModel) -> list[Entry]:
 def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase, window: int | None = None) -> list[_Asked]:
     config: Any = job.config
     section, encoder = config.section(InstructionSection), build_encoder(config, tokenizer)
-    evaluation = config.evaluation
+    evaluation = config.evaluation.model_copy(update={"allow_code_execution": job.may_run_code})
     if job.sections is not None:
         limits = [each.max_samples or job.max_eval_samples for each in job.sections]
         limited = [

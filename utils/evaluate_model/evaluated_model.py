@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from utils.modeling.head import HeadSpec
 
 _LIMIT = ("dataset", "max_eval_samples")
+_RUN_CODE = ("evaluation", "allow_code_execution")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Job:
     """None: the sets of the configuration."""
     max_eval_samples: int | None = None
     """Rows of each set, where the command line says so: a file that is named is else scored whole."""
+    may_run_code: bool = False
+    """Whether the command line allows what evaluation.allow_code_execution does: a run's own file does not count."""
 
 
 @dataclass
@@ -182,7 +185,8 @@ def open_run(
     own = OwnSets(config.dataset.name, {each.shown_label: each for each in known or ()}, config.task_type)
     if not words and known is None and is_row_file(path := str(checked.get(("dataset", "path")) or "")):
         words = (path,)
-    job = Job(trained.config, read_requests(words, own) if words else None, checked.get(_LIMIT))
+    job = Job(trained.config, read_requests(words, own) if words else None, checked.get(_LIMIT),
+              checked.get(_RUN_CODE) is True)  # fmt: skip
     assert trained.run is not None, "only runs are opened so"
     if output_dir is None:
         require_no_links_out(trained.run, "eval_*")
@@ -220,7 +224,10 @@ def open_model(
         raise UserError("dataset.path is for one set; with several give each its own: --set '{name: ..., path: ...}'")
     root = Path(output_dir or f"outputs/eval_{stem_of(model.name)}").expanduser()
     limit = checked.get(_LIMIT)
-    jobs = tuple(Job(build_model_config(base, each, checked, task_type, root), (each,), limit) for each in sections)
+    jobs = tuple(
+        Job(build_model_config(base, each, checked, task_type, root), (each,), limit, checked.get(_RUN_CODE) is True)
+        for each in sections
+    )
     config = jobs[0].config
     revision = config.model.revision or model.section.revision
     section = config.model.model_copy(update={"revision": revision})

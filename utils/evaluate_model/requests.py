@@ -160,7 +160,14 @@ _SECTIONS: dict[str, tuple[type[Section], ...]] = {
 _MODEL = ("dtype", "quantization", "attn_implementation", "device_map", "trust_remote_code", "allow_pickle", "token")
 _DATASET = ("path", "revision", "validation_path", "max_eval_samples", "on_bad_row")
 _BY_TASK = {
-    "CAUSAL_LM": ("generation", "evaluation.max_samples", "evaluation.max_prompt_length", "evaluation.truthfulqa"),
+    "CAUSAL_LM": (
+        "generation",
+        "evaluation.max_samples",
+        "evaluation.max_prompt_length",
+        "evaluation.truthfulqa",
+        "evaluation.num_return_sequences",
+        "evaluation.allow_code_execution",
+    ),
     "SEQ_CLS": ("training.per_device_eval_batch_size",),
 }
 _OF_RUN = ("model.name_or_path", "results.language")

@@ -84,9 +84,8 @@ def _describe(
         described = (
             own if is_own and not moved and each is config else load_dataset_plugin(plugin).describe_instructions(each)
         )
-        split = section.split or ("train" if path and is_row_file(path) and not described.open_split else None)
         metrics = tuple(load_metric(name).name for name in section.metrics) if section.metrics else described.metrics
-        spec = dataclasses.replace(described, generation_split=split or described.generation_split, metrics=metrics)
+        spec = dataclasses.replace(described, generation_split=choose_split(section, path, described), metrics=metrics)
         yield DescribedSet(
             label,
             spec,
@@ -95,6 +94,12 @@ def _describe(
             section.max_samples or max_samples,
             section.max_new_tokens or spec.max_new_tokens,
         )
+
+
+def choose_split(section: SetSection, path: str | None, described: InstructionSet) -> str | None:
+    """Name the split whose prompts are answered; a single file is its own `train` split."""
+    one_file = path is not None and is_row_file(path) and described.open_split is None
+    return section.split or ("train" if one_file else described.generation_split)
 
 
 def _find_plugin(section: SetSection, own_section: InstructionSection) -> tuple[str, str | None]:

@@ -205,7 +205,7 @@ def _read_score(files: SetFiles, known: EvaluationSet) -> SetScore | None:
         return None
     score = SetScore.from_dict(data)
     names = [load_metric(name).name for name in known.metrics]
-    same = list(score.metrics) == names and score.n == len(known.prompts)
+    same = list(score.metrics) == names and score.n * known.num_answers == len(known.prompts)
     described = describe_asked(known)
     return score if same and all(getattr(score, name) == value for name, value in described.items()) else None
 

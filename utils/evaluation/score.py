@@ -36,6 +36,8 @@ class SetScore(Asked):
     """Rows that a metric is the mean of: those whose reference has an answer for it."""
     n: int
     """Rows answered."""
+    num_answers: int = 1
+    """Answers to each row."""
     partial: bool
     """Whether fewer rows were answered than there are."""
     generation: dict[str, Any]
@@ -135,7 +137,8 @@ def summarize_groups(
         for name in sorted({name for name in names if name is not None}):
             chosen: Array = np.array([each == name for each in names])
             part = summarize({metric: column[chosen] for metric, column in columns.items()})
-            found.setdefault(kind, {})[name] = {**part, "n": int(chosen.sum())}
+            bounds = {metric: list(pair) for metric, pair in part["interval"].items()}  # as they are read again
+            found.setdefault(kind, {})[name] = {**part, "interval": bounds, "n": int(chosen.sum())}
     return found
 
 
@@ -164,7 +167,13 @@ class Summary:
         import numpy as np
 
         known = self._known
-        columns = {name: np.array(column, dtype=np.float64) for name, column in self._columns.items()}
+        size, columns = known.num_answers, {}
+        for name, column in self._columns.items():
+            scores = np.array(column, dtype=np.float64)
+            if size > 1:
+                metric = load_metric(name)
+                scores = np.array([metric.join_answers(of_row) for of_row in scores.reshape(-1, size)])
+            columns[name] = scores
         summary = summarize(columns)
         if absent := [name for name in columns if name not in summary["metrics"]]:
             logger.warning("%s: no reference has an answer for %s; left out", known.label, ", ".join(absent))
@@ -172,9 +181,10 @@ class Summary:
         return SetScore(
             **describe_asked(known),
             **summary,
-            groups=summarize_groups(columns, known.groups) if any(known.groups) else {},
-            n=self._n,
-            partial=self._n < known.num_total,
+            groups=summarize_groups(columns, known.groups[::size]) if any(known.groups) else {},
+            n=self._n // size,
+            num_answers=size,
+            partial=self._n // size < known.num_total,
             generation=self._identity["generation"],
             mean_tokens=self._num_tokens / max(self._n, 1),
             num_unfinished=self._num_unfinished,

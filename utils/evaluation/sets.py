@@ -10,15 +10,23 @@ from typing import TYPE_CHECKING
 from utils.config.sections.dataset import InstructionSection
 from utils.config.sections.evaluation import EvaluationSection
 from utils.config.sections.generation import GenerationSection
-from utils.core.errors import DataError
+from utils.core.errors import ConfigError, DataError, Problem
 from utils.core.texts import list_texts
 from utils.data.dataset import Example, InstructionSet
 from utils.data.reading import DataProblems
 from utils.data.report import MAX_ROWS, count_unwritable, show_characters
 from utils.evaluation.describing import DescribedSet, describe_sets
 from utils.evaluation.identity import hash_json
-from utils.evaluation.prompts import Asked, EncodedPrompts, PromptLimits, describe_prompt, encode_prompts
+from utils.evaluation.prompts import (
+    Asked,
+    EncodedPrompts,
+    PromptLimits,
+    TokenRows,
+    describe_prompt,
+    encode_prompts,
+)
 from utils.metrics.metric import Metric, Reference, load_metric
+from utils.metrics.pass_at_k import allow_code_execution, refuse_code_execution
 from utils.metrics.truthfulqa import REFERENCE_KEYS, load_scorer
 
 if TYPE_CHECKING:
@@ -61,6 +69,8 @@ class EvaluationSet(Asked):
     """What each row asks, without any template; empty where nothing is asked."""
     contexts: list[str] = field(default_factory=list)
     """The long text that each row asks about; empty where there is none."""
+    num_answers: int = 1
+    """Answers to each row: so many prompts behind each other are one row's."""
     groups: list[dict[str, str]] = field(default_factory=list)
     """What each row is of each kind that is scored apart; empty where there is none."""
 
@@ -146,16 +156,24 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
     examples, asked = [examples[number] for number in prompts.kept], [asked[number] for number in prompts.kept]
     places = [places[number] for number in prompts.kept]
     _tell_changes(label, prompts, limits)
-    if spec.greedy and run.answers.generation.temperature and run.answers.window is None:  # else it was said before
+    num_answers = run.evaluation.num_return_sequences
+    check_metrics(label, spec.metrics, run.evaluation, run.answers.generation.temperature)
+    if run.evaluation.allow_code_execution:
+        allow_code_execution()
+    if (
+        spec.greedy and num_answers == 1 and run.answers.generation.temperature and run.answers.window is None
+    ):  # else it was said before
         logger.warning("%s: its protocol is greedy; generation.temperature does not count here", label)
     _tell_unwritable(label, asked, run.encoder.tokenizer, as_chat)
     references, scorer = _resolve_references(spec.metrics, [example.reference for example in examples], run)
     _check_references(label, spec.metrics, references)
+    each_row = [row for row in range(len(places)) for _ in range(num_answers)]
     return EvaluationSet(
         label=label,
-        prompts=prompts.rows,
-        references=references,
-        ids=places,
+        prompts=prompts.rows if num_answers == 1 else TokenRows(prompts.rows[row] for row in each_row),
+        references=[references[row] for row in each_row],
+        ids=[places[row] for row in each_row],
+        num_answers=num_answers,
         metrics=spec.metrics,
         stop=spec.stop if described.is_own else run.own.stop,
         protocol=spec.protocol,
@@ -167,15 +185,15 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
         seed=run.seed,
         max_new_tokens=described.max_new_tokens,
         min_new_tokens=spec.min_new_tokens,
-        greedy=spec.greedy,
+        greedy=spec.greedy and num_answers == 1,
         combined_metrics=described.combined_metrics,
         scorer=scorer,
         facts=rows.facts,
         own_prompt=spec.own_prompt,
         official_truncation=spec.official_truncation,
-        questions=[example.question for example in examples],
-        contexts=[example.context for example in examples],
-        groups=[dict(example.groups) for example in examples],
+        questions=[examples[row].question for row in each_row],
+        contexts=[examples[row].context for row in each_row],
+        groups=[dict(examples[row].groups) for row in each_row],
         shots=spec.shots if described.is_own else 0,
     )
 
@@ -248,6 +266,24 @@ def _check_references(label: str, metrics: tuple[str, ...], references: list[Ref
                 "%s: %d of %d references have no answer for %s; it is the mean over the others",
                 label, num_undefined, len(references), metric.name,
             )  # fmt: skip
+
+
+def check_metrics(label: str, metrics: Sequence[str], evaluation: EvaluationSection, temperature: float) -> None:
+    """See to it that metrics may run what they run, and get as many answers as they take.
+
+    Raises:
+        ConfigError: They may not, or do not.
+    """
+    num_answers = evaluation.num_return_sequences
+    if num_answers > 1 and not temperature:
+        message = f"{num_answers} answers at generation.temperature 0 are all the same; set a temperature, or 1 here"
+        raise ConfigError([Problem(message, "evaluation.num_return_sequences")])
+    for metric in map(load_metric, metrics):
+        if metric.num_answers > num_answers:
+            message = f"{metric.name} of {label} takes {metric.num_answers} answers to each prompt at least"
+            raise ConfigError([Problem(message, "evaluation.num_return_sequences")])
+        if metric.runs_code and not evaluation.allow_code_execution:
+            raise refuse_code_execution(f"{metric.name} of {label}")
 
 
 def _count_undefined(metric: Metric, references: list[Reference]) -> int:

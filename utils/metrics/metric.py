@@ -52,6 +52,10 @@ class Metric:
     """Generation only: keys of the object that a text is judged by; (): a text."""
     over_answers: Callable[[Array], float] | None = None
     """Generation only: the scores of several answers to one row (answers,) to the row's; None: their mean."""
+    num_answers: int = 1
+    """Generation only: answers to each row that it takes at least."""
+    runs_code: bool = False
+    """Generation only: whether it runs what the model wrote, which the user has to allow."""
     over_samples: Callable[..., Array] | None = None
     """The same for many resamples at once, shape (r,), nan where undefined; None: they are scored one by one.
 

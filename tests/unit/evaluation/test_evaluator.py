@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,7 +25,7 @@ from utils.evaluation.identity import hash_model
 from utils.evaluation.score import SetScore, comparable
 from utils.evaluation.sets import EvaluationSet
 from utils.generation.backends.transformers import Backend
-from utils.metrics.bootstrap import bootstrap_interval
+from utils.metrics.bootstrap import bootstrap_interval, bootstrap_mean
 from utils.metrics.metric import compute_metrics
 
 ROOT = Path(__file__).parents[3]
@@ -95,6 +96,21 @@ def test_numbers_are_those_of_the_texts(
         "results.json",
         "identity.json",
     }
+
+
+def test_several_answers_are_one_rows(quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path) -> None:
+    groups = [{"kind": "first" if row < 20 else "second"} for row in range(40)]
+    several = dataclasses.replace(known, num_answers=4, metrics=("em_flexible", "token_f1"), groups=groups)
+    score = evaluate_set(*quickstart_model, several, SECTION, tmp_path)
+    rows = [row["scores"] for row in read(tmp_path)]
+    means = {name: np.array([row[name] for row in rows]).reshape(10, 4).mean(axis=1) for name in several.metrics}
+    assert (score.n, score.num_answers, len(rows)) == (10, 4, 40)
+    for name, mean in means.items():
+        assert score.metrics[name] == pytest.approx(mean.mean())
+        assert score.interval[name] == pytest.approx(bootstrap_mean(mean)), "rows are drawn, not answers"
+        assert score.groups["kind"]["second"]["metrics"][name] == pytest.approx(mean[5:].mean())
+    assert SetScore.from_dict(json.loads((tmp_path / "results.json").read_text())) == score
+    assert evaluate_set(*quickstart_model, several, SECTION, tmp_path) == score, "nothing is answered again"
 
 
 def test_a_second_call_writes_nothing_more(

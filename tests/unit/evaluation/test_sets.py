@@ -14,14 +14,17 @@ from utils.config.sections.evaluation import EvaluationSection
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import ConfigError, DataError
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
+from utils.metrics import pass_at_k
 
 META_MATH_OPENING = "Below is an instruction that describes a task."
 
 
 @pytest.fixture
 def load(encoder: Any) -> Callable[..., list[EvaluationSet]]:
-    def load(own: tuple[Any, Any], window: int | None = None, **evaluation: Any) -> list[EvaluationSet]:
-        answers = Answers(GenerationSection(max_new_tokens=16), window)
+    def load(
+        own: tuple[Any, Any], window: int | None = None, temperature: float = 0.0, **evaluation: Any
+    ) -> list[EvaluationSet]:
+        answers = Answers(GenerationSection(max_new_tokens=16, temperature=temperature), window)
         return load_evaluation_sets(EvaluationSection.model_validate(evaluation), *own, encoder, 42, answers)
 
     return load
@@ -173,3 +176,33 @@ def test_characters_of_prompts_that_the_tokenizer_does_not_know_are_said(
     own = describe("gsm8k", path=path, prompt_template="{question} w4")
     load_evaluation_sets(EvaluationSection(), *own, ExampleEncoder(load_tokenizer_of("llama"), 64), 42)
     assert "gsm8k: the tokenizer does not know these characters of the prompts: % (the first in 2 rows)" in caplog.text
+
+
+def test_several_answers_to_each_prompt(
+    load: Callable[..., Any], describe: Callable[..., Any], arithmetic: Path
+) -> None:
+    own = describe("gsm8k", path=arithmetic)
+    with pytest.raises(ConfigError, match=r"3 answers at generation\.temperature 0 are all the same"):
+        load(own, num_return_sequences=3)
+    [once] = load(own, max_samples=4)
+    [known] = load(own, max_samples=4, num_return_sequences=3, temperature=1.0)
+    assert [list(prompt) for prompt in known.prompts] == [list(each) for each in once.prompts for _ in range(3)]
+    assert (known.ids[3:6], known.num_answers, known.num_total) == ([once.ids[1]] * 3, 3, 300)
+
+
+def test_programs_need_consent_and_answers_enough(
+    load: Callable[..., Any], describe: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pass_at_k._Consent, "given", False)
+    row = {"task_id": "a", "prompt": "def f():\n", "entry_point": "f", "test": "def check(f): pass"}
+    file = tmp_path / "problems.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    own = describe("gsm8k", path="unused")
+    entry = {"name": "humaneval", "path": str(file)}
+    with pytest.raises(ConfigError, match="pass_at_1 of humaneval runs the programs that the model writes"):
+        load(own, sets=[entry])
+    with pytest.raises(ConfigError, match="pass_at_10 of humaneval takes 10 answers to each prompt at least"):
+        load(own, sets=[{**entry, "metrics": ["pass_at_10"]}], allow_code_execution=True)
+    [known] = load(own, sets=[entry], allow_code_execution=True)
+    assert known.references == [{"before": "def f():\n", "tests": "def check(f): pass\ncheck(f)"}]
+    assert pass_at_k._Consent.given

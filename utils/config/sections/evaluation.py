@@ -89,6 +89,13 @@ class EvaluationSection(Section):
     server: str | None = None
     """A vLLM server of the run's base, such as `http://127.0.0.1:8000/v1`, that writes the answers: it is handed the
     adapter as it is at each evaluation (docs/serving.md). null: the model writes itself."""
+    num_return_sequences: int = Field(1, ge=1)
+    """Answers to each prompt, drawn by generation.temperature: pass_at_10 takes 10 at least; other metrics are the mean
+    over them. A protocol that is greedy for one answer is not for several."""
+    allow_code_execution: bool = False
+    """Run the programs that a model writes, for pass_at_1, pass_at_10 and pass_at_100, each in a process of its own
+    with limits; docs/security.md says what they can still do. What a folder's own run.yaml says does not count for
+    evaluate_model.py: its flag --allow_code_execution does."""
     truthfulqa: TruthfulQASection = TruthfulQASection()
     """The judge of TruthfulQA's answers."""
 

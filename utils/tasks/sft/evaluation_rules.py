@@ -14,6 +14,7 @@ from utils.core.errors import ConfigError, DataError, Problem
 from utils.data.dataset import load_dataset_plugin
 from utils.evaluation.describing import DescribedSet, describe_sets
 from utils.evaluation.history import COMBINED, name_score
+from utils.evaluation.sets import check_metrics
 from utils.metrics.metric import load_metric
 
 if TYPE_CHECKING:
@@ -152,8 +153,12 @@ def _find_set_mistakes(config: RunConfig, evaluation: EvaluationSection) -> Iter
     if evaluation.sets is None or not (evaluation.at_end or evaluation.at_start or evaluation.steps):
         return
     try:
-        _describe_sets(config, evaluation)
-    except (ConfigError, DataError) as error:
+        for each in _describe_sets(config, evaluation):
+            check_metrics(each.label, each.spec.metrics, evaluation, config.generation.temperature)
+    except ConfigError as error:
+        for problem in error.problems:
+            yield problem.path or "evaluation.sets", problem.message.removeprefix("evaluation.sets: ")
+    except DataError as error:
         yield "evaluation.sets", str(error).removeprefix("evaluation.sets: ")
 
 

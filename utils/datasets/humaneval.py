@@ -1,0 +1,84 @@
+r"""HumanEval: 164 functions to be written in Python, each given by its head and docstring, and judged by tests.
+
+A row: {"task_id": "HumanEval/0", "prompt": "def two():\n    \"\"\"Give 2.\"\"\"\n", "entry_point": "two",
+"canonical_solution": "    return 2\n", "test": "def check(candidate):\n    assert candidate() == 2\n"}.
+Source: Chen et al. 2021, arXiv:2107.03374; programs are put together as its own evaluator (openai/human-eval) does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from utils.config.sections.dataset import InstructionSection
+from utils.core.texts import read_text
+from utils.data.dataset import Example, InstructionSet, Row
+
+HUB_ID = "openai/openai_humaneval"
+HUB_NAMES = ("humaneval", "openai_humaneval", "openai/openai_humaneval")
+_STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+
+
+class ProgramSection(InstructionSection):
+    """The `dataset:` section of a set whose answers are programs."""
+
+    protocol: Literal["completion", "instruct"] = "completion"
+    """completion: the model writes on, as in the published evaluations. instruct: a chat model is asked for the
+    program, and the first block of code of its answer counts."""
+
+    def find_conflicts(self) -> dict[str, str]:
+        """Find keys that have no effect here, each with what is right."""
+        found = super().find_conflicts()
+        if self.prompt_template is not None:
+            found["prompt_template"] = "the prompts are the set's own; leave it out"
+        return found
+
+
+class Config(ProgramSection):
+    """HumanEval, or rows with its columns."""
+
+    name: Literal["humaneval"] = "humaneval"
+
+
+def describe_instructions(config: Config) -> InstructionSet:
+    """Answer the four questions; there are only test rows, so training on them takes a file of one's own."""
+    instruct = config.protocol == "instruct"
+
+    def read_row(row: Row) -> Example:
+        head, name = read_text(row, "prompt"), read_text(row, "entry_point")
+        judged_by: dict[str, Any] = {"before": head, "tests": f"{read_text(row, 'test')}\ncheck({name})"}
+        if not instruct:
+            answer = row.get("canonical_solution")
+            return Example(head, answer if isinstance(answer, str) else "", judged_by=judged_by, plain=True)
+        return Example(
+            messages=({"role": "user", "content": ask_for_function(head)},),
+            judged_by={**judged_by, "fenced": True, "entry_point": name},
+        )
+
+    return InstructionSet(
+        path=config.path or HUB_ID,
+        subset=config.subset,
+        revision=config.revision,
+        read_row=read_row,
+        read_prompt=lambda row: Example(read_text(row, "prompt"), plain=True),
+        ask=None,
+        columns=("prompt", "test", "entry_point"),
+        prompt_columns=("prompt",),
+        metrics=("pass_at_1",),
+        protocol=f"humaneval {config.protocol}, zero-shot",
+        train_split=config.train_split,
+        validation_split=config.validation_split,
+        validation_size=config.validation_size,
+        generation_split="test",
+        identify=lambda row: str(row.get("task_id") or ""),
+        stop=() if instruct else _STOP,
+        own_prompt=True,
+        max_new_tokens=1024,
+        greedy=True,
+        chat_exempt=not instruct,
+    )
+
+
+def ask_for_function(head: str) -> str:
+    """Write what a chat model is asked, as lm-evaluation-harness's humaneval_instruct does."""
+    task = "Write a solution to the following problem and make sure that it passes the tests:"
+    return f"{task}\n```python\n{head}\n```\n"

@@ -1,0 +1,156 @@
+"""Metrics of programs that models write: they are run, each in a process of its own, against the tests of the problem.
+
+Nothing is run unless `allow_code_execution` was called: a file of the user's own, or a flag of the command, says so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from utils.core.errors import ConfigError, Problem
+from utils.metrics.metric import Array, Metric, Reference, average_rows, build_text_metric
+
+REFERENCE_KEYS = ("before", "tests")
+SECONDS = 3.0
+"""What the official evaluator of HumanEval lets a program take."""
+_LIMITS = {"seconds": SECONDS, "memory": 1 << 30, "file_size": 1 << 24, "processes": 8}
+_SANDBOX = Path(__file__).with_name("sandbox.py")
+_FENCED = re.compile(r"```[\w+-]*[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+_UNGUARDED = {
+    "users": "limits the number of processes for root",
+    "mounts": "makes the file system read-only and hides sockets that are files",
+    "ipc": "parts shared memory",
+    "processes": "hides other processes from a program",
+    "network": "cuts the network off",
+    "files": "keeps a program from reading your files",
+}
+
+logger = logging.getLogger(__name__)
+
+
+class _Consent:
+    given = False
+
+
+def allow_code_execution() -> None:
+    """Let programs be run from now on: the user has said so."""
+    _Consent.given = True
+
+
+def refuse_code_execution(metric: str) -> ConfigError:
+    """Build the error that says how to allow it."""
+    message = (
+        f"{metric} runs the programs that the model writes; if this machine may run them (docs/security.md says what "
+        "is held off), set it to true, or give evaluate_model.py --allow_code_execution"
+    )
+    return ConfigError([Problem(message, "evaluation.allow_code_execution", code="unsupported")])
+
+
+def run_programs(programs: Sequence[str]) -> list[str]:
+    """Run programs, as many at once as there are processors, and say of each how it ended: `passed`, or why not.
+
+    Raises:
+        ConfigError: Nobody has allowed it.
+    """
+    if not _Consent.given:
+        raise refuse_code_execution("pass_at_k")
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return list(pool.map(_run, programs))
+
+
+def build_program(answer: str, reference: dict[str, Any]) -> str:
+    """Make the program of an answer: what stands before it, the answer, and the tests.
+
+    Of an answer to a chat (`fenced`), the first block of code counts; it follows `before` also where it defines the
+    whole function again.
+    """
+    if reference.get("fenced"):
+        found = _FENCED.search(answer)
+        answer = found[1] if found else answer
+        if reference.get("entry_point") and re.search(rf"^def {reference['entry_point']}\b", answer, re.MULTILINE):
+            answer = f"\n{answer}"  # a docstring alone is a body, so that what stands before is whole
+    return f"{reference['before']}{answer}\n{reference['tests']}"
+
+
+def estimate_pass_at_k(passed: Array, k: int) -> float:
+    """Estimate the chance that one of k answers is right, from the scores (n,) of n of them (Chen et al. 2021).
+
+    Unbiased: 1 - C(n - c, k) / C(n, k), computed as a product as the official evaluator does (arXiv:2107.03374, figure
+    3); nan where there are fewer than k answers.
+    """
+    import numpy as np
+
+    n, c = len(passed), int(passed.sum())
+    if n < k:
+        return float("nan")
+    return 1.0 if n - c < k else float(1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
+
+
+def _run(program: str) -> str:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        process = subprocess.Popen(  # noqa: S603 - what it runs is why it is guarded
+            [sys.executable, "-I", str(_SANDBOX)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=folder,
+            env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}, start_new_session=True,
+        )  # fmt: skip
+        asked = json.dumps({**_LIMITS, "program": program.encode("utf-8", errors="replace").decode("utf-8")})
+        try:
+            said, _ = process.communicate(asked.encode(), timeout=10 * SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            return "timed out"
+    try:
+        told = json.loads(said)
+    except ValueError:
+        return "ended early"
+    _tell_missing(tuple(told["missing"]))
+    return str(told["result"])
+
+
+@cache
+def _tell_missing(missing: tuple[str, ...]) -> None:
+    if missing:
+        lacks = "; ".join(f"{name}, which {_UNGUARDED[name]}" for name in missing)
+        logger.warning("programs run here with fewer guards: this system lacks the separation of %s", lacks)
+
+
+def _score_programs(predictions: Sequence[str], references: Sequence[Reference]) -> Array:
+    import numpy as np
+
+    asked = [each if isinstance(each, dict) else {} for each in references]
+    programs = [build_program(text, reference) for text, reference in zip(predictions, asked, strict=True)]
+    return np.array([float(result == "passed") for result in run_programs(programs)], dtype=np.float64)
+
+
+def _build(k: int) -> Metric:
+    name = f"pass_at_{k}"
+    described = (
+        f"chance that one of {k} programs passes the tests" if k > 1 else "share of programs that pass the tests"
+    )
+    over_answers: Callable[[Array], float] = lambda passed: estimate_pass_at_k(passed, k)  # noqa: E731
+    metric = build_text_metric(name, lambda *_: None, described, reference_keys=REFERENCE_KEYS)
+    score: Callable[[Array, Array], float] = lambda texts, right: average_rows(_score_programs(texts, right))  # noqa: E731
+    return replace(metric, score=score, score_rows=_score_programs, over_answers=over_answers, num_answers=k,
+                   runs_code=True)  # fmt: skip
+
+
+TABLE: dict[str, Metric] = {"pass_at_1": _build(1), "pass_at_10": _build(10), "pass_at_100": _build(100)}
+
+
+def load_plugin(name: str) -> SimpleNamespace:
+    """Give a metric as what a metric's module offers."""
+    return SimpleNamespace(METRIC=TABLE[name])
