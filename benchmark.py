@@ -48,7 +48,8 @@ def main(arguments: argparse.Namespace) -> Answer:
 
     if arguments.report:
         return report_suite(plan, arguments.submission)
-    return run_suite(plan, SuiteOptions(arguments.jobs, arguments.retry, arguments.shard, arguments.submission))
+    names = ("jobs", "retry", "shard", "submission", "fork")
+    return run_suite(plan, SuiteOptions(**{name: getattr(arguments, name) for name in names}))
 
 
 def build() -> argparse.ArgumentParser:
@@ -69,6 +70,8 @@ def build() -> argparse.ArgumentParser:
     add("--jobs", type=positive, metavar="N", help="runs at the same time; default: one for each visible GPU, or one")
     add("--retry", type=positive, nargs="?", const=1, default=0, metavar="N", help="try failed runs again, N times (1)")
     add("--shard", type=read_shard, metavar="I/N", help="work on the I-th of N parts; the folder is shared")
+    told = "start each run as a process that imports the libraries itself, as it is anyway where there is no Linux"
+    add("--no_fork", action="store_false", dest="fork", help=told)
     add_overrides(parser)
     return parser
 

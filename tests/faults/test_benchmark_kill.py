@@ -65,11 +65,17 @@ def children_of(pid: int) -> list[int]:
 
 
 def training_child(pid: int) -> int | None:
-    """Find the child that has become train.py."""
+    """Find the child that has become a run: it leads a session, and no other process starts runs but the warm one."""
     for child in children_of(pid):
-        if b"train.py\0--config" in Path(f"/proc/{child}/cmdline").read_bytes().replace(b"child.py", b""):
+        words = Path(f"/proc/{child}/cmdline").read_bytes()
+        is_new = b"train.py\0--config" in words.replace(b"child.py", b"")
+        if is_new or (b"warm_start" in words and list(Path(f"/proc/{child}/fd").glob("1")) and is_log(child)):
             return child
     return None
+
+
+def is_log(pid: int) -> bool:
+    return str(Path(f"/proc/{pid}/fd/1").readlink()).endswith(".log")
 
 
 def is_gone(pid: int) -> bool:

@@ -14,14 +14,19 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
-def main() -> None:
-    """Ask for the kernel's signal, take Ctrl-C as usual, and become the run."""
-    parent, *command = sys.argv[1:]
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a suite in the background may have been started deaf to it
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent ends; end it where that has happened already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):
+    if os.getppid() != parent:
         sys.exit("the suite ended before the run began")
+
+
+def main() -> None:
+    """Take Ctrl-C as usual, and become the run."""
+    parent, *command = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a suite in the background may have been started deaf to it
+    die_with_parent(int(parent))
     os.execv(sys.executable, [sys.executable, *command])  # noqa: S606  our own interpreter
 
 

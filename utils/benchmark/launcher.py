@@ -1,4 +1,4 @@
-"""Where and how a run is worked on: a GPU or some cores of this machine, and a process of its own with its log.
+"""Where and how a run is worked on: a GPU or some cores of this machine, and a process with a log, forked or new.
 
 Each attempt has its time limit, and leaves a note of how it ended.
 """
@@ -29,6 +29,7 @@ from utils.benchmark.state import (
     take_lock,
     write_state,
 )
+from utils.benchmark.warm_start import PROJECT, ForkedRun, WarmProcess
 from utils.cli.command_line import list_gpus
 from utils.config.yaml_text import dump_yaml
 from utils.core.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
@@ -96,7 +97,7 @@ class Attempt:
 
     run: PlannedRun
     slot: Slot
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | ForkedRun
     state: RunState
     started: float
     """By the monotonic clock."""
@@ -117,7 +118,8 @@ class Attempt:
             self.stop("timed out")
         if time.monotonic() > self._kill_at:
             self._signal(signal.SIGKILL)
-        return None if self.process.poll() is None else self._finish(self.process.returncode)
+        code = self.process.poll()
+        return None if code is None else self._finish(code)
 
     def stop(self, status: RunStatus, grace_s: float = GRACE_S) -> None:
         """Ask the process to stop as by Ctrl-C, and kill it when it does not within the grace; 0 kills at once.
@@ -158,10 +160,12 @@ class Attempt:
         return "failed", "" if code else "ended without a record of success"  # the record or the log says why
 
 
-def start_attempt(run: PlannedRun, slot: Slot, timeout_s: float | None, retries_left: int = 0) -> Attempt | None:
+def start_attempt(
+    run: PlannedRun, slot: Slot, timeout_s: float | None, retries_left: int = 0, warm: WarmProcess | None = None
+) -> Attempt | None:
     """Start a run in a process that leads its own session, writes to its own log, and dies with this one.
 
-    None when another suite is at work on this very run.
+    `warm` forks it where it can. None when another suite is at work on this very run.
 
     Raises:
         UserError: The suite's folder cannot be written.
@@ -180,16 +184,22 @@ def start_attempt(run: PlannedRun, slot: Slot, timeout_s: float | None, retries_
     command = [str(ROOT / "train.py"), "--config", str(run.config_file), *flags]
     with run.log.open("ab") as log:
         log.write(f"--- {now}  {shlex.join(['python', *command])}\n".encode())
-        log.flush()
-        write_state(run.folder, state)
-        # -I -S: the child becomes train.py at once, so nothing of the user's site packages is imported before.
-        child = [sys.executable, "-I", "-S", str(Path(__file__).with_name("child.py")), str(os.getpid())]
-        process = subprocess.Popen(  # noqa: S603  our own command
+    write_state(run.folder, state)
+    environment = slot.build_environment()
+    process = warm.start(command, run.log, environment) if warm else None
+    started = process or _start_process(command, run.log, environment)
+    return Attempt(run, slot, started, state, time.monotonic(), timeout_s, lock, retries_left)
+
+
+def _start_process(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    # -I -S: the child becomes train.py at once, so nothing of the user's site packages is imported before.
+    child = [sys.executable, "-I", "-S", str(Path(__file__).with_name("child.py")), str(os.getpid())]
+    with log.open("ab") as output:
+        return subprocess.Popen(  # noqa: S603  our own command
             [*child, *command],
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=output,
             stderr=subprocess.STDOUT,
-            env=slot.build_environment(),
+            env=environment,
             start_new_session=True,
         )
-    return Attempt(run, slot, process, state, time.monotonic(), timeout_s, lock, retries_left)

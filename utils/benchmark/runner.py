@@ -20,6 +20,7 @@ from utils.benchmark.outcomes import RunOutcome, SuiteFacts, collect_outcomes
 from utils.benchmark.plan import Plan, PlannedRun
 from utils.benchmark.progress import ProgressDisplay
 from utils.benchmark.state import LOCKS, find_status, is_finished, lock_suite, wait_for_lock
+from utils.benchmark.warm_start import WarmProcess, warm_process
 from utils.core.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from utils.core.secrets import mask_command
 from utils.core.signals import handling, leave_terminal
@@ -40,12 +41,14 @@ class SuiteOptions:
 
     jobs: int | None = None
     """Runs at the same time; None: one for each GPU, or one."""
-    retries: int = 0
+    retry: int = 0
     """Further attempts at runs that fail or have failed."""
     shard: tuple[int, int] | None = None
     """Which part of how many, from 1."""
     submission: bool = False
     """Collect the GLUE server's files when the runs have ended."""
+    fork: bool = True
+    """Start runs as copies of one process that has imported the libraries, where the platform can."""
 
 
 def run_suite(plan: Plan, options: SuiteOptions) -> Answer:
@@ -58,7 +61,7 @@ def run_suite(plan: Plan, options: SuiteOptions) -> Answer:
 
     slots = list_slots(options.jobs)
     minutes = plan.suite.section.timeout_minutes
-    config = RunnerConfig(slots, minutes * 60 if minutes else None, options.retries)
+    config = RunnerConfig(slots, minutes * 60 if minutes else None, options.retry, options.fork)
     with ExitStack() as stack:
         for lock in lock_suite(plan.output, options.shard):
             stack.enter_context(lock)
@@ -149,6 +152,7 @@ class RunnerConfig:
     """A run that takes longer is stopped; None: never."""
     retries: int = 0
     """Further attempts at a run that fails, and at one that failed in an earlier call."""
+    fork: bool = True
 
 
 class Runner:
@@ -174,10 +178,13 @@ class Runner:
 
         Tells whether all runs have come to their end.
         """
-        with _count_interruptions() as interruptions:
+        wanted = self._config.fork and len(self._waiting) > 1  # a single run would wait for the same imports
+        environment = self._config.slots[0].build_environment()
+        with _count_interruptions() as interruptions, warm_process(environment, wanted) as warm:
             try:
                 while (self._waiting or self._active) and not interruptions:
-                    self._fill_slots()
+                    if warm is None or not warm.is_importing():
+                        self._fill_slots(warm)
                     self._look_after()
                     self._display.show(self._active, len(self._waiting))
                     time.sleep(_TICK_S)
@@ -188,12 +195,12 @@ class Runner:
                     attempt.stop("interrupted", grace_s=0)
         return not interruptions
 
-    def _fill_slots(self) -> None:
+    def _fill_slots(self, warm: WarmProcess | None) -> None:
         taken = {attempt.slot for attempt in self._active}
         for slot in self._config.slots:
             if slot not in taken and self._waiting:
                 run, left = self._waiting.popleft()
-                attempt = start_attempt(run, slot, self._config.timeout_s, retries_left=left)
+                attempt = start_attempt(run, slot, self._config.timeout_s, left, warm)
                 if attempt is None:
                     self._display.skip(run, "running", "another suite is at work on it")
                     continue

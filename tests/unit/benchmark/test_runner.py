@@ -30,7 +30,7 @@ def work(runs: Any, retries: int = 0, terminal: bool = False) -> str:
     said = io.StringIO()
     console = Console(file=said, force_terminal=terminal, width=300)
     display = ProgressDisplay(len(runs), console)
-    assert Runner(runs, RunnerConfig([Slot(0), Slot(1)], None, retries), display).work()
+    assert Runner(runs, RunnerConfig([Slot(0), Slot(1)], None, retries, fork=False), display).work()
     display.close()
     return said.getvalue()
 
