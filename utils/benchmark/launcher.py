@@ -29,7 +29,7 @@ from utils.benchmark.state import (
     take_lock,
     write_state,
 )
-from utils.benchmark.warm_start import PROJECT, ForkedRun, WarmProcess
+from utils.benchmark.warm_start import ForkedRun, WarmProcess
 from utils.cli.command_line import list_gpus
 from utils.config.yaml_text import dump_yaml
 from utils.core.errors import EXIT_INTERRUPTED, EXIT_REQUEUE

@@ -13,6 +13,7 @@ import gc
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import pkgutil
 import runpy
@@ -21,6 +22,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.benchmark.child import die_with_parent
+from utils.core.project import LIBRARY, PACKAGE, ROOT
 
-PROJECT = Path(__file__).resolve().parents[2]
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 _START = "import sys; sys.path[0] = sys.argv[1]; from utils.benchmark.warm_start import main; main()"
@@ -40,6 +42,8 @@ _TRIAL_S = 20.0
 _ANSWER_S = 30.0
 _LIBRARIES = ("torch", "transformers.trainer", "transformers.models.auto", "accelerate", "datasets", "sklearn.metrics")
 """What runs need and what does not ask the GPUs."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -67,13 +71,14 @@ class WarmProcess:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = _without_gpu(environment)
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  closed with this
         self._state = "importing"
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter
-                [sys.executable, "-c", _START, str(PROJECT), str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-c", _START, str(ROOT), str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=self._said,
                 env=dict(environment),
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
@@ -83,6 +88,10 @@ class WarmProcess:
         """Tell whether it is not known yet if it can start runs."""
         if self._state == "importing" and select.select([self._channel], [], [], 0)[0]:
             self._state = "ready" if self._receive() else "lost"
+            if self._state == "lost":
+                self._said.seek(0)
+                why = (self._said.read().decode(errors="replace").split("\n") or [""])[-2:][0]
+                logger.warning("each run imports the libraries itself, since they cannot be shared: %s", why)
         return self._state == "importing"
 
     def start(self, command: list[str], log: Path, environment: Mapping[str, str]) -> ForkedRun | None:
@@ -108,6 +117,7 @@ class WarmProcess:
         """End it; the runs that it has started go on."""
         self._state = "lost"
         self._channel.close()
+        self._said.close()
         self._process.kill()
         self._process.wait()
 
@@ -162,9 +172,8 @@ def _import_libraries() -> None:
     names = [*_LIBRARIES]
     # peft imports bitsandbytes, which asks each GPU what it can do.
     if not list_gpus() or importlib.util.find_spec("bitsandbytes") is None:
-        import utils
-
-        names += [each.name for each in pkgutil.walk_packages(utils.__path__, "utils.")]
+        found = pkgutil.walk_packages([str(LIBRARY)], f"{PACKAGE}.")
+        names += [each.name for each in found if not each.name.endswith("__main__")]
     for name in names:
         importlib.import_module(name)
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from utils.benchmark.launcher import Slot, _start_process, start_attempt
-from utils.benchmark.warm_start import PROJECT, ForkedRun, WarmProcess, warm_process
+from utils.benchmark.warm_start import ForkedRun, WarmProcess, warm_process
+from utils.core.project import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux only")]
 
@@ -160,4 +161,4 @@ def test_what_has_computed_with_threads_is_not_copied() -> None:
         "import sys; sys.path[0] = sys.argv[1]; import torch; torch.set_num_threads(2); torch.ones(1 << 20).mul(2)\n"
         "from utils.benchmark import warm_start; warm_start._TRIAL_S = 2.0; sys.exit(warm_start._can_be_copied())"
     )
-    assert subprocess.run([sys.executable, "-c", code, str(PROJECT)], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code, str(ROOT)], check=False).returncode == 0
