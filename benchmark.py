@@ -48,8 +48,8 @@ def main(arguments: argparse.Namespace) -> Answer:
 
     if arguments.report:
         return report_suite(plan, arguments.submission)
-    names = ("jobs", "retry", "shard", "submission", "fork")
-    return run_suite(plan, SuiteOptions(**{name: getattr(arguments, name) for name in names}))
+    options = ("jobs", "retry", "shard", "submission", "fork")
+    return run_suite(plan, SuiteOptions(**{name: getattr(arguments, name) for name in options}))
 
 
 def build() -> argparse.ArgumentParser:
