@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.cli.command_line import Answer, add_overrides, add_server, build_parser, check_server, run_cli
+from utils.cli.command_line import Answer, add_overrides, add_server, add_show, build_parser, check_server, run_cli
 from utils.core.errors import UserError
 from utils.evaluate_model.answers import add_answers, is_asked, score_answers
 from utils.evaluate_model.evaluation import show_answers
@@ -23,9 +23,10 @@ DESCRIPTION = """Score a trained run, or a model as it was published.
   python evaluate_model.py --adapter 'adapters/*' --model mistralai/Mistral-7B-v0.1 --set gsm8k
   python evaluate_model.py --run outputs/longbench_sft --set qmsum --set truthfulqa --set longbench:hotpotqa,trec
 
-A set is NAME, NAME:SUBSET, NAME@SPLIT or NAME:SUBSET@SPLIT. NAME is a dataset of utils/data, a file, a folder, a hub
-id, or a label under the run's evaluation.sets; @SPLIT alone is a split of the run's own set. Or it is a mapping:
-'{name: gsm8k, path: data/sums, split: test, label: sums}'. The prompt is the run's own, zero-shot; a model
+A set is NAME, NAME:SUBSET, NAME@SPLIT or NAME:SUBSET@SPLIT. NAME is a dataset of utils/datasets, a file, a folder, a
+hub id, or a label under the run's evaluation.sets; @SPLIT alone is a split of the run's own set. Behind a question mark
+stand keys of the set or of its dataset's section: 'sums.jsonl?name=gsm8k', 'mine.csv?answer_column=solution'. Or it is
+a mapping: '{name: gsm8k, path: data/sums, split: test, label: sums}'. The prompt is the run's own, zero-shot; a model
 without a run gets the set's own (dataset.prompt_template=..., dataset.as_chat=true), and so do sets with a protocol of
 their own: longbench (each subset is a result, with averages by category), qmsum and truthfulqa."""
 
@@ -66,7 +67,7 @@ def _score(
         from utils.runs.serving import find_served
 
         evaluated.served = find_served(arguments.server, arguments.served_model, evaluated.model)
-    return show_scores(evaluated, evaluate(evaluated))
+    return show_scores(evaluated, evaluate(evaluated), arguments.show)
 
 
 def build() -> argparse.ArgumentParser:
@@ -95,6 +96,7 @@ def build() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="where results go; default: eval_<label> in the run's folder, outputs/eval_<model> for a model",
     )
+    add_show(parser)
     add_answers(parser)
     add_server(parser)
     parser.add_argument(

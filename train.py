@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from utils.cli.command_line import Answer, add_overrides, build_parser, positive, run_cli, select_gpus
+from utils.cli.command_line import Answer, add_overrides, add_show, build_parser, positive, run_cli, select_gpus
 from utils.core.signals import handling_signals
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def run_training(arguments: argparse.Namespace, started: float) -> Answer:
     if arguments.preview is not None:
         return show_preview(config, arguments.preview)
     folder, record = train(config, arguments.resume, arguments.overwrite, started)
-    answer = show_result(folder, config, record, already_done=folder.finished is not None)
+    answer = show_result(folder, config, record, folder.finished is not None, arguments.show)
     return answer | push_run(folder.path, config, record, arguments.push_dry_run)
 
 
@@ -131,6 +131,7 @@ def build() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = build_parser("train.py", DESCRIPTION)
     parser.add_argument("--config", required=True, metavar="FILE", help="the run's YAML file")
+    add_show(parser)
     parser.add_argument("--gpu", metavar="I,J", help="use these GPUs; more than one starts a process for each")
     parser.add_argument(
         "--resume",

@@ -6,11 +6,11 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from utils.cli.command_line import _parse
+
 
 def command(name: str, *words: str | Path) -> dict[str, Any]:
     """Give what a command's `main` gives; words with = in them are overrides: `command("train", "--config", file)`."""
     script = importlib.import_module(name)
-    arguments = script.build().parse_args([str(word) for word in words if "=" not in str(word)])
-    arguments.overrides = [str(word) for word in words if "=" in str(word)]
-    answer: dict[str, Any] = script.main(arguments)
+    answer: dict[str, Any] = script.main(_parse(script.build(), [str(word) for word in words]))
     return answer

@@ -65,6 +65,17 @@ def add_server(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--served_model", metavar="NAME", help="which of its models; default: the only one")
 
 
+def add_show(parser: argparse.ArgumentParser) -> None:
+    """Let a command show answers beside scores."""
+    parser.add_argument(
+        "--show", type=_count, default=3, metavar="N", help="answers of each set to show at the end; default 3"
+    )
+
+
+def _count(word: str) -> int:
+    return 0 if word == "0" else positive(word)
+
+
 def check_server(arguments: argparse.Namespace) -> None:
     """See to it that a server's model is named with the server alone."""
     if arguments.served_model is not None and arguments.server is None:

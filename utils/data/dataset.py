@@ -25,6 +25,24 @@ Reference = str | dict[str, Any]
 """What a generated answer is judged by: a text, or what a metric needs to know, as a JSON object."""
 
 
+FREE_METRICS = ("exact_match", "token_f1", "rouge_l")
+"""Metrics of a set that has no protocol, and whose file names none: the length of its answers chooses the headline."""
+_SHORT, _SENTENCE = 3, 40
+
+
+def order_metrics(metrics: tuple[str, ...], references: Sequence[Reference]) -> tuple[str, ...]:
+    """Put first what judges answers of such a length, where a set itself says nothing.
+
+    Exact match for up to 3 words, as classes and numbers have; token F1 for a sentence or two; else ROUGE-L.
+    """
+    if metrics is not FREE_METRICS:
+        return metrics
+    lengths = sorted(len(each.split()) for each in references if isinstance(each, str))
+    middle = lengths[len(lengths) // 2] if lengths else 0
+    first = metrics[0 if middle <= _SHORT else 1 if middle <= _SENTENCE else 2]
+    return (first, *(each for each in metrics if each != first))
+
+
 @dataclass(frozen=True)
 class Example:
     """One row as text: a prompt with its answer, or a conversation."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from utils.config.sections.dataset import InstructionSection
 from utils.data.conversations import build_chat, first_request, open_chat, read_conversation
-from utils.data.dataset import Example, InstructionSet
+from utils.data.dataset import FREE_METRICS, Example, InstructionSet
 
 HUB_ID = "m-a-p/Code-Feedback"
 HUB_NAMES = ("code-feedback", "m-a-p/code-feedback")  # lower case, as names are looked up
@@ -43,7 +43,7 @@ def describe_instructions(config: Config) -> InstructionSet:
         columns=("messages",),
         read_prompt=lambda row: open_chat(read_conversation(row, "messages")),
         prompt_columns=("messages",),
-        metrics=("exact_match", "token_f1", "rouge_l"),
+        metrics=FREE_METRICS,
         protocol="code_feedback last answer, run's own chat template",
         train_split=config.train_split,
         validation_split=config.validation_split,

@@ -25,7 +25,7 @@ from pydantic import Field, field_validator
 from utils.config.sections.dataset import ClassificationSection, InstructionSection
 from utils.core.errors import DataError
 from utils.core.texts import PromptTemplate, shorten_list
-from utils.data.dataset import ClassificationSet, Example, InstructionSet, Row, columns
+from utils.data.dataset import FREE_METRICS, ClassificationSet, Example, InstructionSet, Row, columns
 from utils.data.formats import (
     ANSWER_COLUMNS,
     Format,
@@ -167,7 +167,7 @@ def describe_instructions(config: Config) -> InstructionSet:
         revision=config.revision,
         read_row=_read_unresolved,
         ask=None,
-        metrics=tuple(config.metrics) if config.metrics else ("exact_match", "token_f1", "rouge_l"),
+        metrics=tuple(config.metrics) if config.metrics else FREE_METRICS,
         protocol="custom zero-shot, run's own prompt",
         train_split=config.train_split,
         validation_split=config.validation_split,

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SHOWN = 1000  # characters of the first prompt
+
 Leakage = dict[str, list[dict[str, Any]] | None]
 """By label: what a set has in common with the training rows, each with set, rows and documents; None: not checked."""
 
@@ -60,7 +62,19 @@ def evaluate_language_model(evaluated: EvaluatedModel) -> list[Entry]:
     window = find_window(model)
     if any(each.known.needs_cutting(window, each.generation.max_new_tokens) for each in asked):
         asked = [each for job in evaluated.jobs for each in _load_sets(job, tokenizer, window)]
+    for each in asked:
+        _announce(each.known, tokenizer)
     return [_evaluate(evaluated, model, tokenizer, each, leakage) for each in asked]
+
+
+def _announce(known: EvaluationSet, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Say what will be scored: how many rows, by which metrics, asked in which words."""
+    prompt = tokenizer.decode(known.prompts[0])
+    shown = prompt if len(prompt) <= _SHOWN else f"{prompt[: _SHOWN // 2]} [...] {prompt[-_SHOWN // 2 :]}"
+    logger.info(
+        "%s: %d of %d rows, judged by %s (%s); the first prompt:\n  %s", known.label, len(known.prompts),
+        known.num_total, ", ".join(known.metrics), known.protocol, shown.replace("\n", "\n  "),
+    )  # fmt: skip
 
 
 def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase, window: int | None = None) -> list[_Asked]:

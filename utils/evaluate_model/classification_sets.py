@@ -76,6 +76,7 @@ def _choose_section(request: SetSection, job: Job) -> tuple[ClassificationSectio
     if path == own.path and not is_row_file(path or ""):
         path = None
     given: dict[str, Any] = {key: value for key, value in (("path", path), ("subset", request.subset)) if value}
+    given |= request.dataset
     limit = request.max_samples or job.max_eval_samples
     if plugin == registry.normalize(own.name):
         is_own = path is None and request.subset in (None, own.subset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from utils.evaluate_model.evaluated_model import EvaluatedModel, Job
     from utils.tasks.classification.trainer import ClassificationTrainer
 
+logger = logging.getLogger(__name__)
+
 _KEPT_ARGUMENTS = ("per_device_eval_batch_size", "use_cpu", "label_smoothing_factor", "metric_for_best_model")
 
 
@@ -53,7 +56,18 @@ def evaluate_classifier(evaluated: EvaluatedModel) -> list[Entry]:
         for job in evaluated.jobs
         for splits in describe_splits(job)
     ]
+    for each in prepared:
+        _announce(each)
     return [entry for each in prepared for entry in _evaluate(evaluated, each, tokenizer)]
+
+
+def _announce(prepared: _Prepared) -> None:
+    """Say what will be scored: how many rows, by which metrics, and the first of them."""
+    data = prepared.data
+    for key, split in data.evals.items():
+        first = split.texts.select_columns(list(data.spec.text_columns))[0]
+        logger.info("%s: %d rows, judged by %s; the first: %s", prepared.splits.labels[key], len(split.dataset),
+                    ", ".join(data.spec.metrics), " | ".join(map(str, first.values())))  # fmt: skip
 
 
 def _prepare(

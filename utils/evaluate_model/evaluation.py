@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from utils.metrics.longbench import average_by_category
 from utils.results.labels import is_score, scale, translate
+from utils.runs.first_answers import render_first_answers
 from utils.tasks.task import load_task
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def evaluate(evaluated: EvaluatedModel) -> list[Entry]:
     return evaluate_classifier(evaluated)
 
 
-def show_scores(evaluated: EvaluatedModel, entries: list[Entry]) -> dict[str, Any]:
-    """Print the tables on standard output and give everything for `--json`."""
+def show_scores(evaluated: EvaluatedModel, entries: list[Entry], num_shown: int = 0) -> dict[str, Any]:
+    """Print the tables, with the answers to the first rows, on standard output, and give everything for `--json`."""
     from utils.core.terminal import build_console
 
     language, console = evaluated.jobs[0].config.results.language, build_console()
@@ -46,6 +47,9 @@ def show_scores(evaluated: EvaluatedModel, entries: list[Entry]) -> dict[str, An
     if averages:
         console.print(render_averages(averages))
         answer["longbench"] = averages
+    for entry in entries:
+        for text in render_first_answers(entry.label, entry.folder, num_shown):
+            console.print(text, soft_wrap=True)
     return answer
 
 

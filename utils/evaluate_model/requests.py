@@ -85,6 +85,7 @@ def _parse_mapping(word: str) -> SetSection:
 def _parse_word(word: str, own: OwnSets | None) -> SetSection:
     if own is not None and word in own.labelled:
         return own.labelled[word]
+    word, keys = _split_keys(word)
     name, subset, split = _split_word(word)
     if (
         own is not None
@@ -97,11 +98,31 @@ def _parse_word(word: str, own: OwnSets | None) -> SetSection:
     if not name:
         if own is None:
             raise UserError(f"--set {word}: names no set; write the set before the @: gsm8k{word}")
-        return _build(word, {"name": own.name, "subset": subset, "split": split, "label": _label(split or "own")})
+        given = {"name": own.name, "subset": subset, "split": split, "label": _label(split or "own")}
+        return _build(word, {**given, **keys})
     subsets = subset.split(",") if subset and "," in subset else None
     label = _label(label_of(name), subset, split) if not subsets and (subset or split) else None
-    given = {"subset": subset} if subsets is None else {"subsets": subsets}
-    return _build(word, {"name": name, "split": split, "label": label, **given})
+    parts = {"subset": subset} if subsets is None else {"subsets": subsets}
+    path = {"path": name, "label": label or label_of(name)} if "name" in keys and _is_path(name) else {}
+    return _build(word, {"name": name, "split": split, "label": label, **parts, **path, **keys})
+
+
+def _split_keys(word: str) -> tuple[str, dict[str, Any]]:
+    """Cut `FILE?key=value&key=value`: keys of a set, or of its dataset's section; values are YAML."""
+    name, mark, rest = word.partition("?")
+    if not mark or os.path.exists(os.path.expanduser(word)):
+        return word, {}
+    keys: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for part in rest.split("&"):
+        key, equals, value = part.partition("=")
+        if not key or not equals:
+            raise UserError(f"--set {word}: {part!r} is no key=value; write {name}?answer_column=solution&label=mine")
+        try:
+            (keys if key in SetSection.model_fields else options)[key] = parse_value(value)
+        except ValueError as error:
+            raise UserError(f"--set {word}: {key}: {error}") from None
+    return name, {**keys, **({"dataset": options} if options else {})}
 
 
 def _split_word(word: str) -> tuple[str, str | None, str | None]:
@@ -236,6 +257,7 @@ def build_model_config(model: str, section: SetSection, overrides: Document, tas
         ("dataset", "protocol"): section.protocol,
         ("training", "output_dir"): str(root),
     }
+    written |= {("dataset", key): value for key, value in section.dataset.items()}
     for path, value in written.items():
         if value is not None:
             document.set(path, value, _PLACE)

@@ -77,7 +77,7 @@ def _describe(
     plugin, path = _find_plugin(section, own_section)
     is_own = plugin == registry.normalize(own_section.name)
     given = {key: value for key in _OF_ITS_DATASET if (value := getattr(section, key)) is not None}
-    given |= {"path": path} if path is not None else {}
+    given |= section.dataset | ({"path": path} if path is not None else {})
     config = _build_config(plugin, section.name, given, own_section if is_own else None)
     moved = bool(given) or section.split is not None
     for label, each in _expand(plugin, section, config):
@@ -97,9 +97,11 @@ def _describe(
 
 
 def choose_split(section: SetSection, path: str | None, described: InstructionSet) -> str | None:
-    """Name the split whose prompts are answered; a single file is its own `train` split."""
-    one_file = path is not None and is_row_file(path) and described.open_split is None
-    return section.split or ("train" if one_file else described.generation_split)
+    """Name the split whose prompts are answered; a single file is its own `train` split, whatever it is called."""
+    split = section.split
+    if path is not None and is_row_file(path) and described.open_split is None:
+        return f"train{split[split.index('[') :] if split and '[' in split else ''}"
+    return split or described.generation_split
 
 
 def _find_plugin(section: SetSection, own_section: InstructionSection) -> tuple[str, str | None]:

@@ -12,7 +12,7 @@ from utils.config.sections.evaluation import EvaluationSection
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import ConfigError, DataError, Problem
 from utils.core.texts import list_texts
-from utils.data.dataset import Example, InstructionSet
+from utils.data.dataset import Example, InstructionSet, order_metrics
 from utils.data.reading import DataProblems
 from utils.data.report import MAX_ROWS, count_unwritable, show_characters
 from utils.evaluation.describing import DescribedSet, describe_sets
@@ -165,8 +165,9 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
     ):  # else it was said before
         logger.warning("%s: its protocol is greedy; generation.temperature does not count here", label)
     _tell_unwritable(label, asked, run.encoder.tokenizer, as_chat)
-    references, scorer = _resolve_references(spec.metrics, [example.reference for example in examples], run)
-    _check_references(label, spec.metrics, references)
+    metrics = order_metrics(spec.metrics, [example.reference for example in examples])
+    references, scorer = _resolve_references(metrics, [example.reference for example in examples], run)
+    _check_references(label, metrics, references)
     each_row = [row for row in range(len(places)) for _ in range(num_answers)]
     return EvaluationSet(
         label=label,
@@ -174,7 +175,7 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
         references=[references[row] for row in each_row],
         ids=[places[row] for row in each_row],
         num_answers=num_answers,
-        metrics=spec.metrics,
+        metrics=metrics,
         stop=spec.stop if described.is_own else run.own.stop,
         protocol=spec.protocol,
         num_total=rows.num_total,
@@ -186,7 +187,7 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
         max_new_tokens=described.max_new_tokens,
         min_new_tokens=spec.min_new_tokens,
         greedy=spec.greedy and num_answers == 1,
-        combined_metrics=described.combined_metrics,
+        combined_metrics=described.combined_metrics if spec.combined_metrics else metrics[:1],
         scorer=scorer,
         facts=rows.facts,
         own_prompt=spec.own_prompt,

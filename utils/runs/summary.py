@@ -17,6 +17,7 @@ from utils.core.project import IS_INSTALLED, ROOT, as_called
 from utils.core.terminal import build_console
 from utils.results.record import RunRecord
 from utils.results.table import render_result_table
+from utils.runs.first_answers import render_first_answers
 from utils.runs.opening import RunFolder
 from utils.tasks.task import load_task
 
@@ -41,13 +42,22 @@ def announce_parameters(counts: ParameterCounts) -> None:
     logger.info("trainable parameters: %s of %s (%s)%s", f"{counts.trainable:,}", f"{counts.total:,}", share, whole)
 
 
-def show_result(folder: RunFolder, config: RunConfig, record: RunRecord, already_done: bool = False) -> dict[str, Any]:
-    """Print the result table on standard error and give the record for `--json`; a failed one ends the process so."""
+def show_result(
+    folder: RunFolder, config: RunConfig, record: RunRecord, already_done: bool = False, num_shown: int = 0
+) -> dict[str, Any]:
+    """Print the result table, with the answers to the first rows of each set, on standard error.
+
+    Gives the record for `--json`; a failed one ends the process so.
+    """
     if is_main_process():
         if already_done:
             logger.info("%s: already done (the same configuration); --overwrite runs it again", folder.path)
         table = render_result_table(record, config.results.language, list_next_commands(folder.path, config, record))
-        build_console(stderr=True).print(table)
+        console = build_console(stderr=True)
+        for label in record.evaluation if num_shown else ():
+            for text in render_first_answers(label, folder.path / f"eval_{label}", num_shown):
+                console.print(text, soft_wrap=True)
+        console.print(table)
     answer = {**record.to_json(), "output_dir": str(folder.path), "already_done": already_done}
     if record.status == "success":
         return answer

@@ -49,6 +49,22 @@ def test_a_path_is_taken_whole(tmp_path):
     assert (cut.name, cut.split, cut.shown_label) == (str(odd), "train[:5]", "a_b_c_train_5")
 
 
+def test_keys_behind_a_question_mark(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("{}\n")
+    section = _read(
+        f"{file}@test[:2]?label=mine&max_samples=3&metrics=[token_f1]&answer_column=solution&on_bad_row=drop"
+    )
+    assert (section.name, section.split, section.label, section.max_samples) == (str(file), "test[:2]", "mine", 3)
+    assert section.metrics == ["token_f1"]
+    assert section.dataset == {"answer_column": "solution", "on_bad_row": "drop"}
+    other = _read(f"{file}?name=gsm8k")
+    assert (other.name, other.path, other.shown_label) == ("gsm8k", str(file), "rows")
+    for word, said in ((f"{file}?label", "no key=value"), (f"{file}?max_samples=0", "max_samples")):
+        with pytest.raises(UserError, match=said):
+            _read(word)
+
+
 def test_a_run_knows_its_own_sets():
     labelled = {"unseen": SetSection(name="gsm8k", split="test_unseen", label="unseen")}
     own = OwnSets("gsm8k", labelled)

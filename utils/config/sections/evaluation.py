@@ -42,6 +42,9 @@ class SetSection(Section):
     prompts_file: str | None = None
     """A file of prompts by subset, such as LongBench's official dataset2prompt.json; null: the dataset's own."""
 
+    dataset: dict[str, Any] = {}
+    """Keys of its dataset's section that say how these rows are read: {prompt_template: ..., answer_column: ...}."""
+
     @field_validator("metrics")
     @classmethod
     def _of_texts(cls, value: list[str] | None) -> list[str] | None:
