@@ -186,6 +186,7 @@ _BY_TASK = {
         "evaluation.max_samples",
         "evaluation.max_prompt_length",
         "evaluation.truthfulqa",
+        "evaluation.longbench",
         "evaluation.num_return_sequences",
         "evaluation.allow_code_execution",
     ),

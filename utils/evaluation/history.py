@@ -15,6 +15,7 @@ from utils.evaluation.files import read_object, write_object
 from utils.evaluation.identity import hash_json
 from utils.evaluation.score import SetScore
 from utils.evaluation.sets import EvaluationSet
+from utils.metrics.longbench_score import CODE_SIMILARITIES
 from utils.metrics.metric import load_metric
 
 logger = logging.getLogger(__name__)
@@ -183,7 +184,8 @@ def name_score(label: str, metric: str) -> str:
 def hash_asked(known: EvaluationSet) -> str:
     """Hash what is asked of a set: scores of one step and another compare only where it is the same."""
     names = [load_metric(name).name for name in known.metrics]
-    facts = [known.prompt_hash, known.fingerprint, len(known.ids), known.num_cut, known.prompt_limit, known.scorer]
+    scorer = None if known.scorer == CODE_SIMILARITIES[0] else known.scorer  # which earlier versions did not name
+    facts = [known.prompt_hash, known.fingerprint, len(known.ids), known.num_cut, known.prompt_limit, scorer]
     return hash_json([*facts, names])
 
 

@@ -25,6 +25,7 @@ from utils.evaluation.prompts import (
     describe_prompt,
     encode_prompts,
 )
+from utils.metrics.longbench_score import CODE_SIMILARITIES, is_code
 from utils.metrics.metric import Metric, Reference, load_metric
 from utils.metrics.pass_at_k import allow_code_execution, refuse_code_execution
 from utils.metrics.truthfulqa import REFERENCE_KEYS, load_scorer
@@ -244,6 +245,11 @@ def _resolve_references(
     metrics: Sequence[str], references: list[Reference], run: _Run
 ) -> tuple[list[Reference], str | None]:
     """Write the scorer's name into the references of metrics that leave it to choose, and see that it can be had."""
+    if any(map(is_code, references)):
+        by = run.evaluation.longbench.code_similarity
+        if by == CODE_SIMILARITIES[0]:  # not written, so that what earlier versions have answered goes on
+            return references, by
+        return [{**each, "code_similarity": by} if isinstance(each, dict) else each for each in references], by
     if not any(load_metric(name).reference_keys == REFERENCE_KEYS for name in metrics):
         return references, None
     scorer = run.evaluation.truthfulqa.scorer

@@ -13,12 +13,13 @@ from typing import Any
 from utils.cli.command_line import Answer, build_parser, run_cli
 from utils.core.errors import DataError
 from utils.core.json_files import NotJsonError, parse_json
-from utils.metrics.longbench_score import CLASSIFICATION, SUBSET_METRICS, score_prediction
+from utils.metrics.longbench_score import CLASSIFICATION, CODE_SIMILARITIES, SUBSET_METRICS, score_prediction
 
 DESCRIPTION = """Score LongBench predictions as the benchmark's own scorer does, 0 to 100.
 
   python -m utils.metrics.longbench pred/my-model
   python -m utils.metrics.longbench pred_e/my-model --e --json
+  python -m utils.metrics.longbench pred/my-model --code_similarity levenshtein
 
 FOLDER holds one file per subset, such as hotpotqa.jsonl, with a row per line:
 {"pred": "...", "answers": ["..."], "all_classes": null, "length": 1234}"""
@@ -53,22 +54,26 @@ class Prediction:
     """`file:line`."""
 
 
-def score_subset(subset: str, rows: Sequence[Prediction]) -> float:
+def score_subset(subset: str, rows: Sequence[Prediction], code_similarity: str = CODE_SIMILARITIES[0]) -> float:
     """Score a subset as the official scorer does: the mean over its rows, 0 to 100, with two digits.
+
+    `code_similarity`, one of CODE_SIMILARITIES, counts for the code subsets.
 
     Raises:
         DataError: A row cannot be scored; its place is named.
     """
-    values = _score_rows(subset, rows)
+    values = _score_rows(subset, rows, code_similarity)
     return round(100 * sum(values) / len(values), 2)
 
 
-def score_subset_by_length(subset: str, rows: Sequence[Prediction]) -> dict[str, float]:
+def score_subset_by_length(
+    subset: str, rows: Sequence[Prediction], code_similarity: str = CODE_SIMILARITIES[0]
+) -> dict[str, float]:
     """Score a subset as LongBench-E does: the mean, 0 to 100, in each bucket of lengths; nan for an empty one."""
     import numpy as np
 
     buckets: dict[str, list[float]] = {bucket: [] for bucket in BUCKETS}
-    for row, value in zip(rows, _score_rows(subset, rows), strict=True):
+    for row, value in zip(rows, _score_rows(subset, rows, code_similarity), strict=True):
         assert row.length is not None, f"no length at {row.place}"
         buckets[BUCKETS[(row.length >= 4000) + (row.length >= 8000)]].append(value)
     # numpy adds and rounds in ways of its own, and the official scores are its.
@@ -130,8 +135,8 @@ def find_files(folder: Path) -> list[Path]:
 def main(arguments: argparse.Namespace) -> Answer:
     """Score every file of the folder and print the table."""
     files = [(path, read_predictions(path, with_lengths=arguments.e)) for path in find_files(Path(arguments.folder))]
-    score: Callable[[str, Sequence[Prediction]], Any] = score_subset_by_length if arguments.e else score_subset
-    answer = {path.stem: score(path.stem, rows) for path, rows in files}
+    score: Callable[[str, Sequence[Prediction], str], Any] = score_subset_by_length if arguments.e else score_subset
+    answer = {path.stem: score(path.stem, rows, arguments.code_similarity) for path, rows in files}
     sys.stdout.write("".join(_list_lines(answer) if not arguments.e else _list_lines_by_length(answer)))
     return answer
 
@@ -141,6 +146,13 @@ def build() -> argparse.ArgumentParser:
     parser = build_parser("python -m utils.metrics.longbench", DESCRIPTION)
     parser.add_argument("folder", metavar="FOLDER", help="where the files of predictions are")
     parser.add_argument("--e", action="store_true", help="score LongBench-E: by length, below 4000, below 8000, more")
+    parser.add_argument(
+        "--code_similarity",
+        choices=CODE_SIMILARITIES,
+        default=CODE_SIMILARITIES[0],
+        help="what lcc and repobench-p are scored by: the official scorer takes the second where python-Levenshtein is "
+        "installed (default: difflib)",
+    )
     return parser
 
 
@@ -160,13 +172,13 @@ def _list_lines_by_length(values: Mapping[str, Mapping[str, float]]) -> Iterator
         yield "\n" if part is values else ""
 
 
-def _score_rows(subset: str, rows: Sequence[Prediction]) -> list[float]:
+def _score_rows(subset: str, rows: Sequence[Prediction], code_similarity: str) -> list[float]:
     # The official scorer takes the classes of the last row for all of them.
     classes = rows[-1].classes
     values = []
     for row in rows:
         try:
-            values.append(score_prediction(subset, row.text, row.answers, classes))
+            values.append(score_prediction(subset, row.text, row.answers, classes, code_similarity=code_similarity))
         except DataError as error:
             raise DataError(f"{row.place}: {error}") from error
     return values

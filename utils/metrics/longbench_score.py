@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from utils.core.errors import DataError
-from utils.metrics.metric import build_text_metric
+from utils.metrics.metric import Reference, build_text_metric
 
 CLASSIFICATION = "classification"
 SUBSET_METRICS = {
@@ -46,6 +46,10 @@ SUBSET_METRICS = {
 FIRST_LINE_SUBSETS = frozenset({"trec", "triviaqa", "samsum", "lsht"})
 """Of these only the first line of a prediction counts."""
 
+CODE_SIMILARITIES = ("difflib", "levenshtein")
+"""What the code subsets' similarity is computed by; the first where nothing is said. The official scorer takes the
+second where python-Levenshtein is installed; scores differ by up to 5 points."""
+
 _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 # The benchmark's own list: of the double angle brackets only the closing one is in it.
@@ -60,19 +64,33 @@ _COMMENT_MARKS = ("`", "#", "//")
 
 
 def score_longbench(prediction: str, reference: dict[str, Any]) -> float:
-    """Score an answer by a reference of `subset`, `answers` and, for classification, `all_classes`; 0 to 1.
+    """Score an answer by a reference of `subset`, `answers` and, where they count, `all_classes` and `code_similarity`.
 
-    The benchmark's own tables show the mean x100.
+    0 to 1; the benchmark's own tables show the mean x100.
     """
+    classes, by = reference.get("all_classes") or (), reference.get("code_similarity", CODE_SIMILARITIES[0])
     subset = str(reference["subset"]).removesuffix("_e")
-    return score_prediction(subset, prediction, reference["answers"], reference.get("all_classes") or ())
+    return score_prediction(subset, prediction, reference["answers"], classes, code_similarity=by)
 
 
-def score_prediction(subset: str, text: str, answers: Sequence[str], classes: Sequence[str] = ()) -> float:
+def is_code(reference: Reference) -> bool:
+    """Tell whether an answer is judged by the similarity of code."""
+    subset = str(reference.get("subset")).removesuffix("_e") if isinstance(reference, dict) else ""
+    return SUBSET_METRICS.get(subset) == "code_sim"
+
+
+def score_prediction(
+    subset: str,
+    text: str,
+    answers: Sequence[str],
+    classes: Sequence[str] = (),
+    *,
+    code_similarity: str = CODE_SIMILARITIES[0],
+) -> float:
     """Score one prediction by its subset's metric: the best over the answers, 0 to 1; 0 where there is none.
 
     The text is what was generated, with nothing taken off; the classes, in the benchmark's order, are for
-    classification only.
+    classification only, and `code_similarity`, one of CODE_SIMILARITIES, for the code subsets.
 
     Raises:
         DataError: A retrieval answer names no paragraph.
@@ -82,6 +100,8 @@ def score_prediction(subset: str, text: str, answers: Sequence[str], classes: Se
     name = SUBSET_METRICS[subset]
     if name == CLASSIFICATION:
         return max((score_classification(text, answer, classes) for answer in answers), default=0.0)
+    if name == "code_sim":
+        return max((score_code_similarity(text, answer, code_similarity) for answer in answers), default=0.0)
     return max((METRICS[name](text, answer) for answer in answers), default=0.0)
 
 
@@ -159,15 +179,22 @@ def score_count(prediction: str, answer: str) -> float:
     return numbers.count(answer) / len(numbers) if numbers else 0.0
 
 
-def score_code_similarity(prediction: str, answer: str) -> float:
+def score_code_similarity(prediction: str, answer: str, by: str = CODE_SIMILARITIES[0]) -> float:
     """Compute how much the prediction's first line without a comment resembles the answer, in whole hundredths.
 
-    It is fuzzywuzzy's ratio by difflib, which it takes where no faster library is installed; with python-Levenshtein
-    or rapidfuzz the values are others.
+    It is fuzzywuzzy's ratio: by difflib, or, as where python-Levenshtein is installed, by the insertions and deletions
+    that make one text of the other (`ratio` of package Levenshtein, `Indel.normalized_similarity` of rapidfuzz).
     """
     lines = prediction.lstrip("\n").split("\n")
     line = next((each for each in lines if not any(mark in each for mark in _COMMENT_MARKS)), "")
-    return round(100 * SequenceMatcher(None, line, answer).ratio()) / 100
+    ratio = SequenceMatcher(None, line, answer).ratio() if by == "difflib" else _indel_similarity(line, answer)
+    return round(100 * ratio) / 100
+
+
+def _indel_similarity(one: str, other: str) -> float:
+    size = len(one) + len(other)
+    common = _length(_tabulate(one, other)[-1], len(other))
+    return 1.0 - (size - 2 * common) / size if size else 1.0
 
 
 def _score_overlap(predicted: list[str], expected: list[str]) -> float:
@@ -212,20 +239,8 @@ def _split_sentences(text: str) -> list[list[str]]:
 
 
 def _common_words(one: Sequence[str], other: Sequence[str]) -> list[str]:
-    """Read off the longest common subsequence that the package would: up before left only where that is longer.
-
-    Column j of row i of the usual table is j minus the ones among the first j bits of `rows[i]` (Hyyro 2004).
-    """
-    places: dict[str, int] = {}
-    for place, word in enumerate(other):
-        places[word] = places.get(word, 0) | 1 << place
-    every = (1 << len(other)) - 1  # a row of ones: nothing is common yet
-    rows = [every]
-    for word in one:
-        kept = rows[-1] & places.get(word, 0)
-        # The sum carries each match up to the next one of the row; the difference keeps the other ones.
-        rows.append((rows[-1] + kept | rows[-1] - kept) & every)
-    words = []
+    """Read off the longest common subsequence that the package would: up before left only where that is longer."""
+    rows, words = _tabulate(one, other), []
     # Which of several longest subsequences is read off decides the package's score, so its order of steps is kept.
     i, j = len(one), len(other)
     while i and j:
@@ -237,6 +252,23 @@ def _common_words(one: Sequence[str], other: Sequence[str]) -> list[str]:
         else:
             j -= 1
     return words
+
+
+def _tabulate(one: Sequence[str], other: Sequence[str]) -> list[int]:
+    """Give the rows of the usual table of common subsequences, as bits.
+
+    Column j of row i of it is j minus the ones among the first j bits of `rows[i]` (Hyyro 2004).
+    """
+    places: dict[str, int] = {}
+    for place, word in enumerate(other):
+        places[word] = places.get(word, 0) | 1 << place
+    every = (1 << len(other)) - 1  # a row of ones: nothing is common yet
+    rows = [every]
+    for word in one:
+        kept = rows[-1] & places.get(word, 0)
+        # The sum carries each match up to the next one of the row; the difference keeps the other ones.
+        rows.append((rows[-1] + kept | rows[-1] - kept) & every)
+    return rows
 
 
 def _length(row: int, column: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from utils.config.sections.evaluation import EvaluationSection
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import ConfigError, DataError
+from utils.evaluation.history import hash_asked
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
 
 QUESTION = {"question": "Who is it?", "best_answer": "Ann", "correct_answers": ["Ann"], "incorrect_answers": ["Bob"]}
@@ -147,3 +149,20 @@ def test_what_counts_in_the_combined_score_is_what_is_scored(
     assert only.combined_metrics == ("truthfulqa_avg_max_score",)
     [own] = load("gsm8k").values()
     assert own.combined_metrics == ("em_strict",)
+
+
+def test_code_is_judged_by_the_similarity_that_is_asked_for(
+    load: Callable[..., dict[str, EvaluationSet]], tmp_path: Path
+) -> None:
+    for subset in ("lcc", "hotpotqa"):
+        (tmp_path / f"{subset}.jsonl").write_text(json.dumps(row(subset, 0, answers=["x + 1"])) + "\n")
+    entry = {"name": "longbench", "path": str(tmp_path), "subsets": "lcc,hotpotqa"}
+    plain = load(entry)
+    assert [plain[name].scorer for name in ("lcc", "hotpotqa")] == ["difflib", None]
+    assert "code_similarity" not in plain["lcc"].references[0], "what earlier versions have answered goes on"
+    other = load(entry, longbench={"code_similarity": "levenshtein"})
+    assert [other[name].scorer for name in ("lcc", "hotpotqa")] == ["levenshtein", None]
+    assert other["lcc"].references[0]["code_similarity"] == "levenshtein"
+    assert other["hotpotqa"].references == plain["hotpotqa"].references
+    assert hash_asked(plain["lcc"]) == hash_asked(dataclasses.replace(plain["lcc"], scorer=None))
+    assert hash_asked(plain["lcc"]) != hash_asked(other["lcc"])

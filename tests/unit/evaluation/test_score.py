@@ -55,6 +55,14 @@ def test_reasons(change: dict[str, Any], reason: str) -> None:
     assert comparable(other, SCORE) is not None
 
 
+def test_code_is_compared_by_one_similarity() -> None:
+    names = ("difflib", "levenshtein", None)
+    difflib, levenshtein, older = (dataclasses.replace(SCORE, scorer=name) for name in names)
+    assert comparable(difflib, older) is None, "earlier versions had no other and did not name it"
+    assert comparable(levenshtein, difflib) == "they have different scorers: levenshtein and difflib"
+    assert comparable(levenshtein, older) == "they have different scorers: levenshtein and None"
+
+
 def test_partial_scores_of_other_sizes_are_not_compared() -> None:
     small, large = (dataclasses.replace(SCORE, partial=True, n=n) for n in (10, 20))
     assert comparable(small, large) == "one is over 10 rows, the other over 20"

@@ -22,7 +22,7 @@ from utils.metrics.longbench import (
     score_subset,
     score_subset_by_length,
 )
-from utils.metrics.longbench_score import SUBSET_METRICS, score_prediction
+from utils.metrics.longbench_score import SUBSET_METRICS, score_code_similarity, score_prediction
 from utils.metrics.metric import load_metric
 
 ROOT = Path(__file__).parents[3]
@@ -161,6 +161,32 @@ def test_numbers(subset: str, prediction: str, answer: str, expected: float) -> 
 )
 def test_code_similarity(prediction: str, answer: str, expected: float) -> None:
     assert score_prediction("lcc", prediction, [answer]) == expected
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "percent"),
+    [
+        ("return x", "return x + 1", 80),
+        ("for i in range(10):", "while True:", 33),
+        ("aaaaaaab", "baaaaaaa", 88),
+        ("\u4e2d\u6587", "\u6587", 67),
+        ("x=1", "x = 1", 75),
+        ("abc", "xyz", 0),
+        ("", "x", 0),
+        ("", "", 100),
+    ],
+)
+def test_code_similarity_by_insertions_and_deletions(prediction: str, answer: str, percent: int) -> None:
+    """The values are rapidfuzz 3.14.6's, in whole percents."""
+    assert score_code_similarity(prediction, answer, "levenshtein") == percent / 100
+
+
+@pytest.mark.parametrize(("subset", "percent"), [("lcc", 56.88), ("repobench-p", 51.6)])
+def test_real_code_by_the_other_similarity(subset: str, percent: float) -> None:
+    """As rapidfuzz gives it; by difflib the official 54.57 and 48.74."""
+    if not REAL.is_dir():
+        pytest.skip(f"LongBench's scored predictions are not in {REAL} (LORA_NS_REAL_DATA)")
+    assert score_subset(subset, read_predictions(REAL / f"{subset}.jsonl"), "levenshtein") == percent
 
 
 def test_code_similarity_is_difflibs_and_not_an_edit_distance() -> None:

@@ -66,6 +66,14 @@ class TruthfulQASection(Section):
     BLEURT-large-128, whose package and checkpoint must be there. Scores of different scorers are never compared."""
 
 
+class LongBenchSection(Section):
+    """How answers to LongBench are judged."""
+
+    code_similarity: Literal["difflib", "levenshtein"] = "difflib"
+    """What lcc and repobench-p are scored by: the official scorer takes difflib, or the other where python-Levenshtein
+    happens to be installed; they differ by up to 5 points. Scores of different ones are never compared."""
+
+
 class EvaluationSection(Section):
     """Evaluation by generating; the loss is evaluated by `training.eval_steps`.
 
@@ -101,6 +109,8 @@ class EvaluationSection(Section):
     evaluate_model.py: its flag --allow_code_execution does."""
     truthfulqa: TruthfulQASection = TruthfulQASection()
     """The judge of TruthfulQA's answers."""
+    longbench: LongBenchSection = LongBenchSection()
+    """The judge of LongBench's answers."""
 
     @field_validator("sets", mode="before")
     @classmethod
