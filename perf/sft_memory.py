@@ -47,7 +47,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from utils.trainer.chunked_cross_entropy import install_trained_head
+    from utils.trainer.trained_head import install_trained_head
 
     torch.manual_seed(0)
     config = LlamaConfig(

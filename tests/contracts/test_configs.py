@@ -19,6 +19,7 @@ from utils.run_config.kinds import find_kind
 from utils.run_config.reader import Header, list_sections
 from utils.run_config.reference import build_schema
 from utils.tasks.sft.section import OwnSftSection
+from utils.tasks.task import all_tasks
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path for path in (ROOT / "configs").rglob("*") if path.suffix in (".yaml", ".yml", ".json"))
@@ -120,7 +121,11 @@ def test_the_templates_name_every_key_of_ours() -> None:
     for name in TEMPLATES:
         for section, keys in read_document(ROOT / "configs" / name).data.items():
             written[section] = written.get(section, set()) | (set(keys) if isinstance(keys, dict) else set())
-    assert set(Header.model_fields) | set(list_sections()) == set(written)
+    asking = {str(task.SECTION): task for task in all_tasks().values() if not task.IS_DEFAULT}
+    assert set(Header.model_fields) | set(list_sections()) - set(asking) == set(written)
+    for section, task in asking.items():
+        keys = read_document(ROOT / "configs" / f"template_{section}.yaml").data[section]
+        assert set(task.sections()[section]().model_fields) == set(keys), section
     config, causal = (load_run_config(ROOT / "configs" / name, files=False) for name in TEMPLATES)
     for name in ("model", "peft", "dataset", "results"):
         hidden = {"task_type"} if name == "peft" else set()
@@ -131,7 +136,7 @@ def test_the_templates_name_every_key_of_ours() -> None:
     assert set(OwnSftSection.model_fields) == written["sft"]
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", [*TEMPLATES, "template_dpo.yaml", "template_kto.yaml"])
 def test_a_template_shows_the_defaults(template: str) -> None:
     """What a template writes for a key is the default, but for the choices that make it run, which say so."""
     text = (ROOT / "configs" / template).read_text("utf-8")
@@ -139,7 +144,7 @@ def test_a_template_shows_the_defaults(template: str) -> None:
     config = load_run_config(ROOT / "configs" / template, files=False)
     chosen = {"path", "text_column", "label_names", "metrics", "max_length", "name_or_path"}
     chosen |= {"lora_r", "lora_alpha", "target_modules", "format", "prompt_template", "answer_column", "test_split"}
-    for name in ("model", "peft", "dataset", "results", "sft", "generation", "evaluation"):
+    for name in ("model", "peft", "dataset", "results", "sft", "dpo", "kto", "generation", "evaluation"):
         section = config.section_named(name)
         for key, field in type(section).model_fields.items() if section is not None else ():
             if key in written.get(name, {}) and key not in chosen and not _says_default(text, key):

@@ -18,6 +18,7 @@ from utils.core.errors import ConfigError, Problem
 from utils.core.project import find_config
 from utils.run_config.layers import find_shipped_paths, lay_over, open_extensions, read_layers
 from utils.run_config.older_table import name_today
+from utils.tasks.task import task_sections
 
 _NAME = re.compile(r"\w[\w.+-]*")
 _SET_BY_SUITE = {
@@ -168,7 +169,7 @@ class _Reader:
             return SuiteSection.model_validate(self.document.data)
         except ValidationError as error:
             homes = dict.fromkeys(
-                ("model", "peft", "dataset", "training", "sft", "generation", "evaluation", "task_type", "seed"),
+                ("model", "peft", "dataset", "training", *task_sections(), "task_type", "seed"),
                 "keys of a run stand under run:, in a task or in a method",
             )
             self.problems += explain_errors(error, SuiteSection, (), self.document, homes)

@@ -73,11 +73,16 @@ class Example:
     """Keys of turns that nothing reads."""
     groups: tuple[tuple[str, str], ...] = ()
     """What it is of kinds of rows that are also scored apart, such as ("level", "Level 3")."""
+    rejected: Example | None = None
+    """The same prompt with the answer that is liked less; None: the row is no pair."""
+    is_good: bool | None = None
+    """Whether the answer is a good one; None: the row does not say."""
 
     @property
     def whole_text(self) -> str:
         """All that is written in it."""
-        return self.prompt + self.answer + "".join(list_texts([self.messages, self.tools]))
+        other = self.rejected.whole_text if self.rejected is not None else ""
+        return self.prompt + self.answer + "".join(list_texts([self.messages, self.tools])) + other
 
     @property
     def reference(self) -> Reference:

@@ -50,6 +50,8 @@ class Drafter:
     """A system turn before every chat that has none."""
     train_on_prompt: bool = False
     split_long: bool = False
+    length_key: str = "sft.max_length"
+    """The setting that max_length is."""
     escape_special: bool = False
     """Read special tokens in a row's own text as ordinary characters."""
 

@@ -81,20 +81,20 @@ class EncodingCounts:
         self.prompts_cut += encoded.prompt_cut > 0
         self.answers_cut += encoded.answer_cut > 0
         self.conversations_cut += encoded.exchanges_cut > 0
-        self.num_tokens += len(encoded.input_ids)
+        self.num_tokens += encoded.num_tokens
         self.num_trained += encoded.num_trained
 
 
 def encode_rows(split: ReadSplit, positions: Sequence[int], encoder: ExampleEncoder) -> tuple[Dataset, EncodingCounts]:
     """Encode the examples at some positions of a split, in that order, and count what became of them.
 
-    Rows have input_ids, labels and length; those without a trained token or too long are left out.
+    Rows have the encoder's columns; those without a trained token or too long are left out.
     """
     import pyarrow as pa
     from datasets import Dataset
 
     ids = pa.list_(pa.int32())
-    schema = pa.schema({"input_ids": ids, "labels": ids, "length": pa.int32()})
+    schema = pa.schema({name: ids if holds_lists else pa.int32() for name, holds_lists in encoder.COLUMNS.items()})
 
     def write(folder: Path) -> None:
         if len(positions) >= _NUM_SAID:
@@ -104,12 +104,10 @@ def encode_rows(split: ReadSplit, positions: Sequence[int], encoder: ExampleEnco
         with pa.OSFile(str(folder / "rows.arrow"), "wb") as target, pa.ipc.new_stream(target, schema) as writer:
             for block, examples, encoded in _encode_ahead(split, positions, encoder):
                 used = _sort_out(block, examples, encoded, counts, encoder.truncation in ("keep_answer", "cut_answer"))
-                lengths = [len(row.input_ids) for row in used]
+                rows = [row.to_row() for row in used]
                 before.extend(row.full_length for row in used)
-                after.extend(lengths)
-                columns = [[row.input_ids for row in used], [row.labels for row in used], lengths]
-                arrays = [pa.array(column, type=kind) for column, kind in zip(columns, schema.types, strict=True)]
-                writer.write_batch(pa.record_batch(arrays, schema=schema))
+                after.extend(row["length"] for row in rows)
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
         counts.lengths_uncut, counts.lengths = summarise_lengths(before), summarise_lengths(after)
         (folder / "rows.json").write_text(json.dumps(asdict(counts)), "utf-8")
 
@@ -202,12 +200,20 @@ def _decode_rows(
 ) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
     """Give a title for every row, and its runs of trained and untrained text."""
     for index in range(min(count, len(rows))):
-        row: dict[str, Any] = rows[index]
-        labels = row["labels"]
-        num_trained = sum(label != MASKED for label in labels)
-        runs = groupby(zip(row["input_ids"], labels, strict=True), key=lambda pair: pair[1] != MASKED)
-        parts = [
-            (tokenizer.decode([token for token, _ in run], clean_up_tokenization_spaces=False), trained)
-            for trained, run in runs
-        ]
-        yield f"row {index + 1} of {len(rows)}: {len(labels)} tokens, {num_trained} trained on", parts
+        for side, ids, labels in _list_sides(rows[index]):
+            num_trained = sum(label != MASKED for label in labels)
+            runs = groupby(zip(ids, labels, strict=True), key=lambda pair: pair[1] != MASKED)
+            parts = [
+                (tokenizer.decode([token for token, _ in run], clean_up_tokenization_spaces=False), trained)
+                for trained, run in runs
+            ]
+            yield f"row {index + 1} of {len(rows)}{side}: {len(labels)} tokens, {num_trained} trained on", parts
+
+
+def _list_sides(row: dict[str, Any]) -> Iterator[tuple[str, list[int], list[int]]]:
+    """Give the texts of a row, one or the two of a pair, each with what it is."""
+    paired = "rejected_input_ids" in row
+    good = {None: "", 0: ", labelled bad", 1: ", labelled good"}[row.get("is_good")]
+    yield ", chosen" if paired else good, row["input_ids"], row["labels"]
+    if paired:
+        yield ", rejected", row["rejected_input_ids"], row["rejected_labels"]

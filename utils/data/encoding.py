@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from utils.config.sections.dataset import InstructionSection
 from utils.core.errors import DataError, ModelError
@@ -59,29 +59,41 @@ class Encoded:
         """Labels that are not -100; 0 when there is no answer to train on."""
         return len(self.labels) - self.labels.count(MASKED)
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the model reads of it."""
+        return len(self.input_ids)
+
+    def to_row(self) -> dict[str, Any]:
+        """Give the row that is kept; `length` is that of its longest text."""
+        return {"input_ids": self.input_ids, "labels": self.labels, "length": len(self.input_ids)}
+
 
 @dataclass(frozen=True)
 class ExampleEncoder(Drafter):
     """Encodes examples the way in which the model is trained, evaluated and used."""
 
+    COLUMNS: ClassVar[Mapping[str, bool]] = {"input_ids": True, "labels": True, "length": False}
+    """Columns of the rows, and whether each holds lists; all are whole numbers."""
+
     def __post_init__(self) -> None:
         if self.max_length < _LEAST_LENGTH:
-            raise DataError(f"sft.max_length: {self.max_length} leaves no room; set {_LEAST_LENGTH} at least")
+            raise DataError(f"{self.length_key}: {self.max_length} leaves no room; set {_LEAST_LENGTH} at least")
 
     @classmethod
     def build(
-        cls, tokenizer: PreTrainedTokenizerBase, section: InstructionSection, max_length: int, train_on_prompt: bool
+        cls, tokenizer: PreTrainedTokenizerBase, section: InstructionSection, max_length: int, **others: Any
     ) -> ExampleEncoder:
-        """Build the encoder of a run from its `dataset:` section."""
+        """Build the encoder of a run from its `dataset:` section; `others` are further fields."""
         return cls(
             tokenizer,
             max_length,
             truncation=section.truncation,
             as_chat=section.as_chat,
             system_prompt=section.system_prompt,
-            train_on_prompt=train_on_prompt,
             split_long=section.split_long,
             escape_special=section.special_tokens_in_text == "escape",
+            **others,
         )
 
     def encode(self, example: Example) -> Encoded:
@@ -145,7 +157,7 @@ class ExampleEncoder(Drafter):
         settings = [
             VERSION, fingerprint_tokenizer(self.tokenizer), self.tokenizer.chat_template, self.max_length,
             self.truncation, self.as_chat, self.system_prompt, self.train_on_prompt, self.split_long,
-            self.escape_special,
+            self.escape_special, list(self.COLUMNS),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 

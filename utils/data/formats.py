@@ -195,9 +195,9 @@ def find_preference(columns: Iterable[str]) -> str | None:
     if not {"chosen", "rejected"}.issubset(columns):
         return None
     return (
-        "the columns chosen and rejected belong to preference tuning (DPO and its like), which this version does not "
-        "have; to train on the chosen answers alone, set dataset.prompt_template and dataset.answer_column: chosen, or "
-        "make them the last turn of messages"
+        "the columns chosen and rejected belong to preference tuning; set the section dpo: for it. To train on the "
+        "chosen answers alone, set dataset.prompt_template and dataset.answer_column: chosen, or make them the last "
+        "turn of messages"
     )
 
 
@@ -207,8 +207,8 @@ def _refuse_bad_answer(row: Row) -> None:
         value = row.get(column)
         if value is False or (isinstance(value, str) and value.strip().lower() == "false"):
             raise RowError(
-                f"column {column} is false: KTO rows say so of answers that are not to be learnt, and this version has "
-                "no preference tuning"
+                f"column {column} is false: KTO rows say so of answers that are not to be learnt; set the section kto: "
+                "to learn from them"
             )
 
 

@@ -204,7 +204,7 @@ def _stop_at_odd_rows(
     split: ReadSplit, num_rows: int, counts: EncodingCounts, encoder: ExampleEncoder, section: InstructionSection
 ) -> None:
     """Stop when too many rows have nothing to train on, or one is too long and must not be cut."""
-    longer = f"longer than sft.max_length ({encoder.max_length} tokens)"
+    longer = f"longer than {encoder.length_key} ({encoder.max_length} tokens)"
     many_long = f"as are {counts.num_too_long} of {num_rows} rows of {split.name}"
     allowed = section.max_empty_share
     if counts.num_too_long and encoder.truncation == "error":
@@ -215,14 +215,15 @@ def _stop_at_odd_rows(
     if num_rows > 1 and counts.answers_cut == counts.num_rows > 0:
         raise DataError(
             f"{split.place(0)} and further: every answer or text of {split.name} loses its end, and with it the "
-            "end-of-text token: the model would not learn to stop; set sft.max_length to "
+            f"end-of-text token: the model would not learn to stop; set {encoder.length_key} to "
             f"{counts.lengths_uncut['p95']} or more, or for plain texts dataset.split_long: true"
         )
     if encoder.truncation == "keep_answer" and counts.num_too_long > allowed * num_rows:
         raise DataError(
             f"{split.place(counts.too_long[0])}: {longer} even without the middle of the prompt, {many_long}, more "
-            f"than dataset.max_empty_share ({allowed:g}) allows; raise sft.max_length, or dataset.max_empty_share to "
-            "leave them out, or set dataset.truncation: cut_answer to cut off the ends of answers"
+            f"than dataset.max_empty_share ({allowed:g}) allows; raise {encoder.length_key}, or "
+            "dataset.max_empty_share to leave them out, or set dataset.truncation: cut_answer to cut off the ends of "
+            "answers"
         )
     if counts.num_empty > allowed * num_rows:
         raise DataError(

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from utils.core.errors import DataError
@@ -172,6 +172,10 @@ def read_split(name: str, rows: Rows, spec: InstructionSet, on_bad_row: Literal[
 
 def _mark_example(example: Example, group: str | None) -> tuple[bytes, bytes, bytes]:
     """Hash an example's group, prompt and content; spaces and line breaks make no difference to the first two."""
+    if example.rejected is not None or example.is_good is not None:
+        alone = _mark_example(replace(example, rejected=None, is_good=None), group)
+        pair = "" if example.rejected is None else _mark_example(example.rejected, None)[-1].hex()
+        return (*alone[:2], _mark(f"{alone[-1].hex()} {pair} {example.is_good}"))
     if example.messages:
         prompt = first_request(example.messages)
         content = json.dumps([example.messages, example.tools], ensure_ascii=False)

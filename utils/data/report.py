@@ -120,7 +120,7 @@ class InstructionReport:
     bad_rows: int = _counted("rows bad and left out")
     bad_examples: list[str] = field(default_factory=list)
     empty_rows: int = _counted("rows left out without a token to train on")
-    too_long_rows: int = _counted("rows longer than sft.max_length and left out")
+    too_long_rows: int = _counted("rows longer than max_length and left out")
     prompts_cut: int = _counted("rows with the prompt's middle cut out")
     answers_cut: int = _counted("rows with the end cut off the answer or text (no end-of-text token)")
     conversations_cut: int = _counted("rows without their later exchanges")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config.sections.dataset import InstructionSection
 from utils.core.errors import UserError
-from utils.data.dataset import load_dataset_plugin
 from utils.data.instruction import read_training_rows
 from utils.evaluate_model.folders import (
     Earlier,
@@ -26,6 +25,7 @@ from utils.evaluation.score import comparable
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
 from utils.generation.model_state import find_window, place_model
 from utils.tasks.sft.section import build_encoder
+from utils.tasks.task import load_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -87,7 +87,7 @@ def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase, window: int | None 
             each.model_copy(update={"max_samples": most}) for each, most in zip(job.sections, limits, strict=True)
         ]
         evaluation = evaluation.model_copy(update={"sets": limited})
-    own = load_dataset_plugin(section.name).describe_instructions(section)
+    own = load_task(config.task).describe_rows(config)
     answers = Answers(config.generation, window)
     sets = load_evaluation_sets(evaluation, own, section, encoder, config.seed, answers)
     return [_Asked(each, config.generation, encoder.stop_token_ids) for each in sets]
@@ -138,7 +138,7 @@ def _find_run_leakage(evaluated: EvaluatedModel, sets: Sequence[EvaluationSet]) 
         return {}
     section: Any = config.dataset
     try:
-        spec = load_dataset_plugin(section.name).describe_instructions(section)
+        spec = load_task(config.task).describe_rows(config)
         rows, fingerprint = read_training_rows(spec, section, config.seed)
         recorded = evaluated.record.data.fingerprint if evaluated.record else None
         if recorded not in (None, fingerprint):

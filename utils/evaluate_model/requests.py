@@ -25,7 +25,7 @@ from utils.data.dataset import find_dataset_plugin, load_dataset_plugin
 from utils.data.row_files import is_local
 from utils.modeling.source import read_model_config
 from utils.run_config.load import inspect_document
-from utils.tasks.task import default_task
+from utils.tasks.task import default_task, task_sections
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,8 @@ def _explain(path: KeyPath, task_type: str, of_run: bool, allowed: Sequence[str]
         return "name the sets by --set, once for each"
     if path[0] in ("generation", "evaluation") and not default_task(task_type).GENERATES:
         return "has no effect on a classifier; dataset.max_eval_samples limits its rows"
-    if path[0] in ("training", "sft", "peft") or path[-1] in _NOT_EVALUATED:
+    trained = {"training", "peft", *task_sections()} - {"generation", "evaluation"}
+    if path[0] in trained or path[-1] in _NOT_EVALUATED:
         return "has no effect here, since nothing is trained; take it out"
     reason = "is settled by the run" if of_run else "has no effect here"
     return f"{reason}; an evaluation takes {', '.join(f'{key}.*' if key == 'generation' else key for key in allowed)}"

@@ -25,10 +25,11 @@ from utils.runs.open_model import (
     open_run,
     open_with_config,
 )
+from utils.tasks.task import task_sections
 
 logger = logging.getLogger(__name__)
 
-_RUN_WINS = ("dataset", "sft", "task_type")
+_RUN_WINS = frozenset({"dataset", "task_type", *task_sections()}) - {"generation", "evaluation"}
 _RUN_WINS_IN_MODEL = ("name_or_path", "revision", "chat_template", "extra_special_tokens", "pad_token")
 
 

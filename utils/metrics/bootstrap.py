@@ -73,14 +73,15 @@ def bootstrap_mean(
     if not defined.size:
         return undefined, undefined
     if np.isin(defined, (0.0, 1.0)).all():
-        return _wilson_interval(float(defined.mean()), defined.size, confidence)
+        return wilson_interval(float(defined.mean()), defined.size, confidence)
     rng = np.random.default_rng(seed)
     sizes = _chunk_sizes(num_resamples, len(defined))
     means = [defined[rng.integers(len(defined), size=(size, len(defined)))].mean(axis=1) for size in sizes]
     return _inner_interval(np.concatenate(means), confidence)
 
 
-def _wilson_interval(share: float, num_rows: int, confidence: float) -> tuple[float, float]:
+def wilson_interval(share: float, num_rows: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Compute Wilson's interval of a share of rows; see `bootstrap_mean`."""
     from scipy.stats import norm
 
     z = float(norm.ppf((1 + confidence) / 2))

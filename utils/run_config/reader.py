@@ -34,7 +34,8 @@ class Header(Section):
     task_name: str = Field(min_length=1)
     """Names the run in tables; null: the file's name."""
     task_type: str
-    """SEQ_CLS: classification and regression by HF Trainer. CAUSAL_LM: supervised fine-tuning by TRL's SFTTrainer."""
+    """SEQ_CLS: classification and regression by HF Trainer. CAUSAL_LM: supervised fine-tuning by TRL's SFTTrainer, or
+    what a section of its own asks for: dpo, kto, grpo."""
     extensions: list[str] = []
     """Folders of plug-ins of your own, laid out like utils/ (adapters/, datasets/, metrics/, optimizers/, schedules/,
     tasks/ ...), from this file's folder on; their code is run. A copy of what was used lies in the run's folder. Those
@@ -67,6 +68,7 @@ class SectionReader:
         """The task that the file asks for: by a section of its own, else by its task_type; None: there is none."""
         found = find_tasks(self.document.get(("task_type",)))
         named = [task for task in found.values() if task.SECTION and self.document.has((task.SECTION,))]
+        named.sort(key=lambda task: task.IS_DEFAULT)  # an extended file may bring the default's section along
         return named[0] if named else default_task(self.document.get(("task_type",))) if found else None
 
     def read(self) -> dict[str, Section]:

@@ -20,7 +20,7 @@ from utils.core import registry
 from utils.run_config.older_table import OLDER, LeftOut, Moved
 from utils.run_config.reader import header_class
 from utils.tasks.sft.section import OwnSftSection, sft_section
-from utils.tasks.task import task_sections, task_types
+from utils.tasks.task import all_tasks, task_sections, task_types
 
 _INTRODUCTION = """# Configuration
 
@@ -39,15 +39,8 @@ def write_reference() -> Iterator[str]:
     yield from _table("Top of the file", header_class(task_types()))
     yield from _table("model", ModelSection)
     yield from _table("model.quantization", QuantizationSection)
-    for section, package, key in (("peft", "adapters", "method"), ("dataset", "datasets", "name")):
-        for plugin in registry.names(package):
-            config = registry.load(package, plugin).Config
-            yield from _table(f"{section} ({key}: {config.model_fields[key].default})", config)
-            if (rate := getattr(config, "DEFAULT_LEARNING_RATE", None)) is not None:
-                yield f"\nWhere the file does not set training.learning_rate, {rate:g} is taken, and said."
-            for name, field in config.model_fields.items():
-                for nested in _nested_sections(field.annotation):
-                    yield from _table(f"{section}.{name}, as a mapping", nested)
+    yield from _write_plugins("peft", "adapters", "method")
+    yield from _write_plugins("dataset", "datasets", "name")
     yield from _table("training: our own keys", OwnTrainingSection)
     own = set(OwnTrainingSection.model_fields)
     for key, package in PLUGIN_KEYS.items():
@@ -58,11 +51,24 @@ def write_reference() -> Iterator[str]:
     own_sft = set(OwnSftSection.model_fields)
     yield from _table("sft (task_type: CAUSAL_LM): our own keys", OwnSftSection)
     yield from _table("sft: passed to SFTConfig", sft_section(), skip=own_sft)
+    for task in (each for each in all_tasks().values() if not each.IS_DEFAULT):
+        yield from _table(f"{task.SECTION} (task_type: {task.TASK_TYPE})", task.sections()[str(task.SECTION)]())
     yield from _table("generation (task_type: CAUSAL_LM)", GenerationSection)
     yield from _table("evaluation (task_type: CAUSAL_LM)", EvaluationSection)
     yield from _table("evaluation.sets, one of them", SetSection)
     yield from _table("evaluation.truthfulqa", TruthfulQASection)
     yield from _table("results", ResultsSection)
+
+
+def _write_plugins(section: str, package: str, key: str) -> Iterator[str]:
+    for plugin in registry.names(package):
+        config = registry.load(package, plugin).Config
+        yield from _table(f"{section} ({key}: {config.model_fields[key].default})", config)
+        if (rate := getattr(config, "DEFAULT_LEARNING_RATE", None)) is not None:
+            yield f"\nWhere the file does not set training.learning_rate, {rate:g} is taken, and said."
+        for name, field in config.model_fields.items():
+            for nested in _nested_sections(field.annotation):
+                yield from _table(f"{section}.{name}, as a mapping", nested)
 
 
 def _table(title: str, section: type[Section], skip: set[str] | None = None) -> Iterator[str]:

@@ -92,6 +92,7 @@ def find_idle_settings(config: RunConfig, task: type[Task], document: Document) 
             "training.report_to is not wandb",
         ),
         **dict(_idle_for_task(config)),
+        **{name: (name not in config.task_sections, f"the run's task is {config.task}") for name in task_sections()},
         **{f"peft.{name}": (True, why) for name, why in config.peft.find_unused().items()},
         **task.find_unused(config),
     }
@@ -116,6 +117,9 @@ def _check_task(header: Header, read: dict[str, Section], document: Document) ->
         if name in read and read[name].model_fields_set and not any(name in task.sections() for task in tasks.values()):
             readers = " or ".join(dict.fromkeys(t.TASK_TYPE for t in all_tasks().values() if name in t.sections()))
             yield document.problem(name, f"is for task_type: {readers} only; take the section out")
+    asking = [task.SECTION for task in tasks.values() if not task.IS_DEFAULT and document.has((str(task.SECTION),))]
+    for other in asking[1:]:
+        yield document.problem(str(other), f"asks for another task than {asking[0]}: does; take one of them out")
     if isinstance(dataset, DatasetSection) and header.task_type not in dataset.TASK_TYPES:
         kinds = " or ".join(dataset.TASK_TYPES)
         yield document.problem("dataset.name", f"{dataset.name} is for task_type: {kinds}, not {header.task_type}")
@@ -161,9 +165,8 @@ def _check_limits(
     for key, reason in _limited_settings(peft, model, read, arguments).items():
         yield document.problem(key, f"not with peft.method: {peft.method}; {reason}", "unsupported")
     if (base := read_model_config(model)) is not None:
-        length_key = "sft.max_length" if "sft" in read else "dataset.max_length"
-        section = read.get(length_key.split(".", maxsplit=1)[0])
-        asked = Asked(peft, model, length_key, getattr(section, "max_length", 0), arguments)
+        own = next((name for name in task_sections() if hasattr(read.get(name), "max_length")), "dataset")
+        asked = Asked(peft, model, f"{own}.max_length", getattr(read.get(own), "max_length", 0), arguments)
         for at, message in check_base(asked, base):
             yield document.problem(at, message, "unsupported")
 
@@ -172,12 +175,19 @@ def _limited_settings(
     peft: AdapterSection, model: ModelSection, read: dict[str, Section], arguments: dict[str, Any]
 ) -> dict[str, str]:
     """Give by key the settings that the method does not go with, each with the reason."""
-    limits, sft = peft.LIMITS, read.get("sft")
+    limits, tasks = peft.LIMITS, [(name, read[name]) for name in task_sections() if name in read]
     checkpointing = ("gradient_checkpointing", "activation_checkpointing")
     wanted = {
         "model.quantization": (model.quantization, limits.quantization),
-        **{f"sft.{key}": (getattr(sft, key, None), limits.packing) for key in ("packing", "padding_free")},
-        "sft.router_aux_loss_coef": (getattr(sft, "router_aux_loss_coef", None), limits.router_loss),
+        **{
+            f"{name}.{key}": (getattr(section, key, None), reason)
+            for name, section in tasks
+            for key, reason in (
+                ("packing", limits.packing),
+                ("padding_free", limits.packing),
+                ("router_aux_loss_coef", limits.router_loss),
+            )
+        },
         **{f"training.{key}": (arguments.get(key), limits.gradient_checkpointing) for key in checkpointing},
     }
     return {key: reason for key, (value, reason) in wanted.items() if value and reason}

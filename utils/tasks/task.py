@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
     from utils.config.run_config import RunConfig
+    from utils.data.dataset import InstructionSet
     from utils.modeling.head import HeadSpec
     from utils.modeling.sizes import ParameterCounts
     from utils.results.record import RunRecord
@@ -47,6 +48,9 @@ class Task:
     """The setting that bounds the tokens of a row."""
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}
     """Its own defaults of the `training:` section."""
+    LOSSES: ClassVar[Mapping[str, bool]] = {}
+    """What an evaluation of its rows gives beside answers that are written, and whether more of it is better; the first
+    is the headline of a run that writes none."""
     KEEPS_BEST: ClassVar[bool] = False
     """Whether the best checkpoint is the final model unless the file says otherwise."""
     PIPELINE: ClassVar[str]
@@ -120,6 +124,11 @@ class Task:
     def count_labels(cls, dataset: DatasetSection) -> int | None:
         """Count the outputs of the head that a dataset needs; None: there is no new head; 0: only the rows tell."""
         return None
+
+    @classmethod
+    def describe_rows(cls, config: RunConfig) -> InstructionSet:
+        """Say what the dataset's rows are to a run whose model writes text."""
+        raise NotImplementedError
 
     @classmethod
     def count_texts(cls, dataset: DatasetSection) -> int:

@@ -97,7 +97,7 @@ def _advise(arguments: TrainingArguments, length_key: str, library: str) -> str:
         else "training.optim: paged_adamw_8bit (optimizer states in 8 bits)",
         f"a smaller {length_key}",
     ]
-    if length_key.startswith("sft"):
+    if not length_key.startswith("dataset."):
         change.append("if it ran out while evaluating, training.per_device_eval_batch_size or generation.batch_size")
     return f"out of memory ({library}); change one of: {'; '.join(change)}; then --resume or --overwrite"
 

@@ -119,14 +119,14 @@ def separate_documents(model: Any) -> str | None:
     return reason
 
 
-def require_separate_documents(model: Any) -> None:
+def require_separate_documents(model: Any, key: str = "sft.packing") -> None:
     """Make the model keep documents apart.
 
     Raises:
         ModelError: It cannot, and why.
     """
     if reason := separate_documents(model):
-        raise ModelError(f"sft.packing: {reason}; set sft.packing: false")
+        raise ModelError(f"{key}: {reason}; set {key}: false")
 
 
 def _group_documents(boundaries: torch.Tensor, num_tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

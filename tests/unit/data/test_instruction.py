@@ -217,7 +217,7 @@ def test_an_answer_that_does_not_fit_is_left_out_unless_cutting_it_is_asked_for(
     report = prepare_room("custom", file, truncation=truncation).reports["train"]
     kept = truncation == "cut_answer"
     assert (report.rows_used, report.answers_cut, report.too_long_rows) == ((21, 1, 0) if kept else (20, 0, 1))
-    said = "1 rows with the end cut off the answer" if kept else "1 rows longer than sft.max_length and left out"
+    said = "1 rows with the end cut off the answer" if kept else "1 rows longer than max_length and left out"
     assert said in caplog.text
     if not kept:
         with pytest.raises(DataError, match=r"rows\.jsonl:12: longer .* even without .* as are 1 of 21 .* cut_answer"):

@@ -234,7 +234,7 @@ def test_an_answer_that_its_row_calls_bad_is_no_answer_to_learn(row):
 
 
 def test_chosen_and_rejected_answers_are_another_task(write_lines, prepare_room):
-    sentence = r"chosen and rejected belong to preference tuning .* dataset\.answer_column: chosen"
+    sentence = r"chosen and rejected belong to preference tuning; .* dpo: .* dataset\.answer_column: chosen"
     rows = [{"conversations": CHAT, "chosen": CHAT[1], "rejected": CHAT[1]}] * 3
     for keys in ({}, {"format": "sharegpt"}):
         with pytest.raises(DataError, match=sentence):

@@ -31,6 +31,8 @@ def test_it_knows_the_sections_and_documents_keys() -> None:
         "dataset",
         "training",
         "sft",
+        "dpo",
+        "kto",
         "generation",
         "evaluation",
         "results",

@@ -15,7 +15,8 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from utils.trainer import chunked_cross_entropy
-from utils.trainer.chunked_cross_entropy import ChunkedCrossEntropy, LossSpec, install_trained_head
+from utils.trainer.chunked_cross_entropy import ChunkedCrossEntropy, LossSpec
+from utils.trainer.trained_head import install_trained_head
 
 _SHAPE = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

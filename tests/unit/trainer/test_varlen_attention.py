@@ -10,7 +10,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from utils.core.errors import ModelError
-from utils.trainer.chunked_cross_entropy import install_trained_head
+from utils.trainer.trained_head import install_trained_head
 from utils.trainer.varlen_attention import (
     NAME,
     plain_attention,

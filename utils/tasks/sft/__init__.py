@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from utils.config.document import Document
 from utils.config.section import Section
@@ -19,13 +19,17 @@ from utils.modeling.sizes import has_position_table, length_problem
 from utils.modeling.source import read_model_config
 from utils.tasks import task
 from utils.tasks.sft.evaluation_rules import find_evaluation_mistakes, is_loss
-from utils.tasks.sft.section import WITHOUT_EFFECT, OwnSftSection, sft_section
+from utils.tasks.sft.section import WITHOUT_EFFECT, sft_section
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainingArguments
 
     from utils.config.run_config import RunConfig
+    from utils.data.dataset import InstructionSet
     from utils.tasks.task import TaskRun
+
+
+SectionBuilder: TypeAlias = "Callable[[], type[Section]]"
 
 
 class Task(task.Task):
@@ -36,11 +40,12 @@ class Task(task.Task):
     GENERATES = True
     LENGTH_KEY = "sft.max_length"
     # SFTConfig's own defaults turn on gradient checkpointing, and bfloat16 wherever fp16 is not asked for
+    LOSSES = {"loss": False, "perplexity": False, "token_accuracy": True}
     DEFAULTS = {"gradient_checkpointing": False, "bf16": False, "learning_rate": 2e-5}
     PIPELINE = "text-generation"
 
     @classmethod
-    def sections(cls) -> dict[str, Callable[[], type[Section]]]:
+    def sections(cls) -> dict[str, SectionBuilder]:
         """Give the sections of training on answers, of generating them, and of scoring what is generated."""
         return {"sft": sft_section, "generation": lambda: GenerationSection, "evaluation": lambda: EvaluationSection}
 
@@ -56,7 +61,7 @@ class Task(task.Task):
     @classmethod
     def evaluates_itself(cls, config: RunConfig) -> bool:
         """Tell whether it is not the loss that chooses."""
-        return not is_loss(config.arguments.get("metric_for_best_model"))
+        return not is_loss(config)
 
     @classmethod
     def headline(cls, config: RunConfig) -> str | None:
@@ -67,7 +72,7 @@ class Task(task.Task):
     @classmethod
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
         """Check metrics, what is evaluated during training, and the length against the model's positions."""
-        found = (*_check_metrics(config), *find_evaluation_mistakes(config, files), *_check_length(config))
+        found = (*_check_metrics(config), *find_evaluation_mistakes(config, files), *_check_length(config, cls.SECTION))
         for path, message in found:
             yield Problem(message, path, document.place_of(tuple(path.split("."))))
 
@@ -75,11 +80,12 @@ class Task(task.Task):
     def find_unused(cls, config: RunConfig) -> dict[str, tuple[bool, str]]:
         """Give by key whether its value has no effect, and why."""
         generation, training = config.generation, config.training
+        ignored = WITHOUT_EFFECT if cls.SECTION == Task.SECTION else {}
         greedy, idle = generation.temperature == 0, not config.arguments.get("do_train", True)
         return {
             "evaluation.steps": (idle and config.evaluation.steps is not None, "training.do_train is false"),
             "evaluation.at_start": (idle and config.evaluation.at_start, "training.do_train is false"),
-            **{f"sft.{name}": (True, why) for name, why in WITHOUT_EFFECT.items()},
+            **{f"sft.{name}": (True, why) for name, why in ignored.items()},
             **{
                 f"generation.{name}": (greedy and getattr(generation, name) is not None, "generation.temperature is 0")
                 for name in ("top_p", "top_k")
@@ -115,6 +121,11 @@ class Task(task.Task):
         return collator
 
     @classmethod
+    def describe_rows(cls, config: RunConfig) -> InstructionSet:
+        """Take them as the dataset describes them."""
+        return load_dataset_plugin(config.dataset.name).describe_instructions(config.dataset)
+
+    @classmethod
     def count_texts(cls, dataset: DatasetSection) -> int:
         """Count the columns that a prompt is made of."""
         template = getattr(dataset, "prompt_template", None)
@@ -129,13 +140,13 @@ def _check_metrics(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "dataset.metrics", wrong
 
 
-def _check_length(config: RunConfig) -> Iterator[tuple[str, str]]:
+def _check_length(config: RunConfig, section: str) -> Iterator[tuple[str, str]]:
     """Check that the model has positions for the length that the file asks for.
 
     The rows decide under the default, which a run's own run.yaml states too.
     """
-    length = config.section(OwnSftSection).max_length
-    if length == OwnSftSection.model_fields["max_length"].default:
+    length = config.max_length
+    if length == type(config.task_sections[section]).model_fields["max_length"].default:
         return
     base = read_model_config(config.model) or {}
     if config.peft.virtual_tokens and has_position_table(base):

@@ -64,10 +64,10 @@ def build_causal_trainer(
         UserError: Several GPUs are visible to one process, which trl does not train on.
     """
     sft = config.section(OwnSftSection)
-    flattened = _choose_layout(sft, config.peft, model)
-    arguments = build_arguments(
-        config, {**_OURS, **_fit_arguments(config, sft, best, evaluation is not None)}, SFTConfig
-    )
+    flattened = choose_layout(sft.packing or sft.padding_free, config.peft, model, "sft.packing")
+    passed = {name: value for name in _PASSED_ON if (value := getattr(sft, name, None)) is not None}
+    fitted = fit_arguments(config, best, evaluation is not None)
+    arguments = build_arguments(config, {**_OURS, **passed, **fitted}, SFTConfig)
     if arguments.n_gpu > 1 and config.model.device_map is None:
         raise UserError(
             f"{arguments.n_gpu} GPUs are visible to one process; use --gpu 0 for one of them, --gpu 0,1 for a process "
@@ -84,14 +84,16 @@ def build_causal_trainer(
         data_collator=DataCollatorForLanguageModeling(
             pad_token_id=tokenizer.pad_token_id,
             padding_free=flattened,
-            pad_to_multiple_of=_multiple(sft, flattened, arguments.bf16 or arguments.fp16),
+            pad_to_multiple_of=choose_multiple(
+                getattr(sft, "pad_to_multiple_of", None), flattened, arguments.bf16 or arguments.fp16
+            ),
         ),
     )
 
 
-def _fit_arguments(config: RunConfig, sft: OwnSftSection, best: BestMetric | None, evaluates: bool) -> dict[str, Any]:
-    fitted = {name: value for name in _PASSED_ON if (value := getattr(sft, name, None)) is not None}
-    fitted["ddp_find_unused_parameters"] = config.arguments.get("ddp_find_unused_parameters", False)
+def fit_arguments(config: RunConfig, best: BestMetric | None, evaluates: bool) -> dict[str, Any]:
+    """Change arguments by what is evaluated: rows or none, and what chooses the best checkpoint."""
+    fitted = {"ddp_find_unused_parameters": config.arguments.get("ddp_find_unused_parameters", False)}
     if not evaluates:
         fitted |= _without_evaluation(config.arguments, best)
     if best is not None and (best.is_generated or evaluates):
@@ -112,12 +114,16 @@ def _without_evaluation(resolved: dict[str, Any], best: BestMetric | None) -> di
     return {"eval_strategy": "no", "eval_on_start": False, **never}
 
 
-def _choose_layout(sft: OwnSftSection, peft: AdapterSection, model: PreTrainedModel) -> bool:
-    """Decide whether the rows of a batch stand one after another, without padding."""
-    if sft.packing or sft.padding_free:
-        require_separate_documents(model)
+def choose_layout(wanted: bool | None, peft: AdapterSection, model: PreTrainedModel, key: str) -> bool:
+    """Decide whether the rows of a batch stand one after another, without padding; None: where the model allows it.
+
+    Raises:
+        ModelError: It is asked for, by the key, and the model cannot keep the rows apart.
+    """
+    if wanted:
+        require_separate_documents(model, key)
         return True
-    if sft.padding_free is False or peft.LIMITS.packing:
+    if wanted is False or peft.LIMITS.packing:
         return False
     reason = separate_documents(model)
     if reason:
@@ -125,8 +131,8 @@ def _choose_layout(sft: OwnSftSection, peft: AdapterSection, model: PreTrainedMo
     return reason is None
 
 
-def _multiple(sft: OwnSftSection, flattened: bool, half: bool) -> int | None:
-    wanted = getattr(sft, "pad_to_multiple_of", None)
+def choose_multiple(wanted: int | None, flattened: bool, half: bool) -> int | None:
+    """Choose what padded lengths are multiples of: tensor cores like 8."""
     if wanted is not None or flattened:
         return int(wanted) if wanted is not None else None
     return 8 if half else None

@@ -16,6 +16,7 @@ from utils.evaluation.describing import DescribedSet, describe_sets
 from utils.evaluation.history import COMBINED, name_score
 from utils.evaluation.sets import check_metrics
 from utils.metrics.metric import load_metric
+from utils.tasks.task import load_task
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOSSES: Mapping[str, bool] = {"loss": False, "perplexity": False, "token_accuracy": True}
-"""What an evaluation of the loss gives, and whether more of it is better."""
 _SUM = f"{COMBINED}_score"
 
 
@@ -41,9 +40,15 @@ class BestMetric:
     """Whether it is a score of generated answers, which `evaluation.steps` measures."""
 
 
-def is_loss(chosen: Any) -> bool:
-    """Tell whether a value of `training.metric_for_best_model` is given by evaluations of the loss."""
-    return str(chosen).removeprefix("eval_") in LOSSES
+def list_losses(config: RunConfig) -> Mapping[str, bool]:
+    """List what an evaluation of the loss gives, and whether more of it is better; the first is the headline."""
+    losses: Mapping[str, bool] = load_task(config.task).LOSSES
+    return losses
+
+
+def is_loss(config: RunConfig) -> bool:
+    """Tell whether `training.metric_for_best_model` is given by evaluations of the loss."""
+    return str(config.arguments.get("metric_for_best_model")).removeprefix("eval_") in list_losses(config)
 
 
 def name_scores(sets: Mapping[str, Sequence[str]]) -> dict[str, bool]:
@@ -60,12 +65,12 @@ def find_score(chosen: str, known: Mapping[str, bool]) -> str | None:
     return next((each for each in (_SUM if name == COMBINED else name, dotted) if each in known), None)
 
 
-def explain_unknown(chosen: str, known: Mapping[str, bool]) -> str:
+def explain_unknown(chosen: str, known: Mapping[str, bool], losses: Mapping[str, bool]) -> str:
     """Say that there is no such result, and which there are."""
     scores = (COMBINED, *(each for each in known if each != _SUM))
     return (
-        f"no result called {chosen}{suggest(chosen, (*LOSSES, *scores))}; evaluations of the loss give "
-        f"{', '.join(LOSSES)}, those of generated answers {', '.join(scores)}"
+        f"no result called {chosen}{suggest(chosen, (*losses, *scores))}; evaluations of the loss give "
+        f"{', '.join(losses)}, those of generated answers {', '.join(scores)}"
     )
 
 
@@ -77,9 +82,8 @@ def find_best_metric(config: RunConfig, sets: Sequence[EvaluationSet]) -> BestMe
     if chosen is None:
         return None
     rising = config.arguments.get("greater_is_better")
-    if is_loss(chosen):
-        name = chosen.removeprefix("eval_")
-        return BestMetric(name, LOSSES[name] if rising is None else rising, is_generated=False)
+    if (name := str(chosen).removeprefix("eval_")) in (losses := list_losses(config)):
+        return BestMetric(name, losses[name] if rising is None else rising, is_generated=False)
     known = name_scores({each.label: each.metrics for each in sets})
     found = find_score(chosen, known)
     return BestMetric(found, known[found] if rising is None else rising, is_generated=True) if found else None
@@ -97,11 +101,13 @@ def require_best_metric(config: RunConfig, sets: Sequence[EvaluationSet]) -> Non
         ConfigError: There is no such score.
     """
     chosen = config.arguments.get("metric_for_best_model")
-    if chosen is None or is_loss(chosen):
+    if chosen is None or is_loss(config):
         return
     known = name_scores({each.label: each.metrics for each in sets})
     if find_score(chosen, known) is None:
-        raise ConfigError([Problem(explain_unknown(chosen, known), "training.metric_for_best_model")])
+        raise ConfigError(
+            [Problem(explain_unknown(chosen, known, list_losses(config)), "training.metric_for_best_model")]
+        )
     if not sets:
         logger.warning(
             "training.metric_for_best_model: %s has no effect: there is no set whose prompts are answered", chosen
@@ -121,7 +127,7 @@ def find_evaluation_mistakes(config: RunConfig, files: bool = True) -> Iterator[
     if files:
         yield from _find_set_mistakes(config, evaluation)
     chosen = config.arguments.get("metric_for_best_model")
-    if chosen is not None and not is_loss(chosen):
+    if chosen is not None and not is_loss(config):
         yield from _find_choice_mistakes(config, evaluation, str(chosen))
 
 
@@ -145,7 +151,7 @@ def _find_choice_mistakes(config: RunConfig, evaluation: EvaluationSection, chos
         return  # the sets themselves are wrong, which is said of them
     known = name_scores({each.label: each.spec.metrics for each in described})
     if find_score(chosen, known) is None:
-        yield "training.metric_for_best_model", explain_unknown(chosen, known)
+        yield "training.metric_for_best_model", explain_unknown(chosen, known, list_losses(config))
 
 
 def _find_set_mistakes(config: RunConfig, evaluation: EvaluationSection) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ from utils.evaluation.processes import FAILURES, describe_failure, find_rank, ru
 from utils.evaluation.score import SetScore
 from utils.generation.model_state import keep_random_state
 from utils.generation.server import ServedModel, serving_adapter
-from utils.tasks.sft.evaluation_rules import LOSSES
+from utils.tasks.sft.evaluation_rules import is_loss
 from utils.trainer.callbacks import EarlyStoppingCallback
 from utils.trainer.checkpoint_files import find_checkpoint, link_best, mark_checkpoint
 from utils.trainer.varlen_attention import plain_attention
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from utils.config.run_config import RunConfig
     from utils.evaluation.sets import EvaluationSet
-    from utils.tasks.sft.trainer import CausalTrainer
+    from utils.trainer.base import LoraNsTrainer
 
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class GeneratingCallback(TrainerCallback):
 
     def __init__(
         self,
-        trainer: CausalTrainer,
+        trainer: LoraNsTrainer,
         sets: Sequence[EvaluationSet],
         stop_token_ids: Sequence[int],
         settings: RunConfig,
@@ -89,7 +89,7 @@ class GeneratingCallback(TrainerCallback):
         self._saves = self._is_periodic and trainer.args.save_strategy != "no"
         self._section = settings.training
         self._metric = trainer.args.metric_for_best_model
-        self._chooses = self._is_periodic and self._metric is not None and self._metric not in LOSSES
+        self._chooses = self._is_periodic and self._metric is not None and not is_loss(settings)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from utils.evaluation.history import COMBINED, History, name_score
 from utils.results.record import BestMetric, DataCounts, RunRecord, Timing
 from utils.tasks.outcome import Outcome, fill_costs, last_metrics, session_metrics
-from utils.tasks.sft.evaluation_rules import LOSSES
 
 if TYPE_CHECKING:
     from utils.evaluation.score import SetScore
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from utils.modeling.sizes import ParameterCounts
     from utils.tasks.sft.generating import FinalScores
     from utils.tasks.sft.run import CausalData
-    from utils.tasks.sft.trainer import CausalTrainer
+    from utils.trainer.base import LoraNsTrainer
     from utils.trainer.progress import MeasuringCallback
 
 _LEFT_OUT = frozenset({"label", "metrics", "mean_tokens", "tokens_per_s", "identity"})
@@ -31,11 +30,15 @@ class CausalScores:
     """Of the validation rows, under the Trainer's names; empty where there are none."""
     final: FinalScores
     """Of generated answers."""
+    names: Mapping[str, bool]
+    """See `Task.LOSSES`."""
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Of some of the losses."""
 
 
 def collect_causal_outcome(
     record: RunRecord,
-    trainer: CausalTrainer,
+    trainer: LoraNsTrainer,
     data: CausalData,
     scores: CausalScores,
     counts: ParameterCounts,
@@ -48,17 +51,17 @@ def collect_causal_outcome(
     losses, final = scores.losses, scores.final
     written = final.scores
     main = written.get(data.sets[0].label) if data.sets else None
-    metrics = {name: losses[f"eval_{name}"] for name in LOSSES if f"eval_{name}" in losses}
+    metrics = {name: losses[f"eval_{name}"] for name in scores.names if f"eval_{name}" in losses}
     metrics |= main.metrics if main else {}
     filled = fill_costs(record, trainer, counts, measuring)
     filled = replace(
         filled,
         status="failed" if (unscored := _find_unscored(final)) else "success",
         metrics=metrics,
-        headline=(headline := _name_headline(data, metrics, final)),
-        best_metric=_find_best(trainer, metrics, final, headline),
+        headline=(headline := _name_headline(data, metrics, scores)),
+        best_metric=_find_best(trainer, metrics, scores, headline),
         metrics_last=_last_metrics(trainer, data, final),
-        interval={name: list(pair) for name, pair in main.interval.items()} if main else {},
+        interval={name: list(pair) for name, pair in {**scores.intervals, **(main.interval if main else {})}.items()},
         evaluation=describe_evaluation(data.sets, final),
         time=_count_documents(filled.time, data),
         data=_data_counts(data),
@@ -71,24 +74,25 @@ def collect_causal_outcome(
     return Outcome(filled, session_metrics(trainer), {"": hf} if hf else {}, ())
 
 
-def _name_headline(data: CausalData, metrics: Mapping[str, Any], final: FinalScores) -> str | None:
+def _name_headline(data: CausalData, metrics: Mapping[str, Any], scores: CausalScores) -> str | None:
     """Name the metric that the run is judged by: the first set's, or the loss where nothing was to be written."""
-    if data.sets and (final.scores or final.errors):
+    if data.sets and (scores.final.scores or scores.final.errors):
         return data.sets[0].metrics[0]
-    return "loss" if "loss" in metrics else None
+    return next((name for name in scores.names if name in metrics), None)
 
 
 def _find_best(
-    trainer: CausalTrainer, metrics: Mapping[str, Any], final: FinalScores, headline: str | None
+    trainer: LoraNsTrainer, metrics: Mapping[str, Any], scores: CausalScores, headline: str | None
 ) -> BestMetric | None:
     """Name what chose the weights that were kept, which may be another metric than the headline."""
+    final = scores.final
     step = final.step if final.history else final.step or None  # 0: the weights before training were the best
     if (chosen := final.chosen_by) is not None:  # a score is of its set, and the run's metrics are of the first one
-        return BestMetric(chosen, metrics[chosen] if chosen in LOSSES else trainer.state.best_metric, step)
+        return BestMetric(chosen, metrics[chosen] if chosen in scores.names else trainer.state.best_metric, step)
     return BestMetric(headline, metrics.get(headline), step) if headline else None
 
 
-def _last_metrics(trainer: CausalTrainer, data: CausalData, final: FinalScores) -> dict[str, float | None]:
+def _last_metrics(trainer: LoraNsTrainer, data: CausalData, final: FinalScores) -> dict[str, float | None]:
     """Give what the last step's weights scored, where another step's were kept."""
     last_step = trainer.state.global_step
     if final.step == last_step:

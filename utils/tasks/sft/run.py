@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from utils.config.sections.dataset import InstructionSection
 from utils.core.errors import ConfigError, Problem
-from utils.data.dataset import InstructionSet, load_dataset_plugin, spread
+from utils.data.dataset import InstructionSet, spread
 from utils.data.encoded_rows import format_preview, render_preview
 from utils.data.encoding import ExampleEncoder
 from utils.data.instruction import InstructionData, prepare_instructions, read_training_rows, resolve_set
@@ -21,11 +21,12 @@ from utils.evaluation.contamination import check_leakage
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
 from utils.modeling.sizes import count_text_positions, has_position_table, length_problem
 from utils.tasks.sft.building import build_causal_trainer, pack_rows
-from utils.tasks.sft.evaluation_rules import find_best_metric, require_best_metric
+from utils.tasks.sft.evaluation_rules import BestMetric, find_best_metric, list_losses, require_best_metric
 from utils.tasks.sft.generating import GeneratingCallback
 from utils.tasks.sft.outcome import CausalScores, collect_causal_outcome
 from utils.tasks.sft.probe import choose_reload_rows, open_probe
 from utils.tasks.sft.section import OwnSftSection, build_encoder
+from utils.tasks.task import load_task
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from utils.results.record import RunRecord
     from utils.tasks.outcome import Outcome
     from utils.tasks.probe import Ask, Probe
-    from utils.tasks.sft.trainer import CausalTrainer
+    from utils.trainer.base import LoraNsTrainer
     from utils.trainer.progress import MeasuringCallback
 
 
@@ -100,9 +101,10 @@ class CausalData:
     def probe_rows(self, count: int) -> list[dict[str, Any]]:
         """Give some prompts with their references, of the validation rows, an evaluation set, or the training rows."""
         if examples := self.instructions.validation_examples:
-            return [asdict(each) for each in spread(examples, count)]
+            return [asdict(replace(each, rejected=None, is_good=None)) for each in spread(examples, count)]
         if not self.sets:
-            return [asdict(each) for each in islice(self.instructions.read_train(), count)]
+            rows = islice(self.instructions.read_train(), count)
+            return [asdict(replace(each, rejected=None, is_good=None)) for each in rows]
         tokenizer, asked = self.encoder.tokenizer, self.sets[0]
         return [
             {"prompt": tokenizer.decode(ids, skip_special_tokens=True), "reference": reference}
@@ -111,7 +113,10 @@ class CausalData:
 
 
 class SftRun:
-    """CAUSAL_LM: see `utils.tasks.task.TaskRun`."""
+    """CAUSAL_LM: see `utils.tasks.task.TaskRun`. Other tasks of language models extend it."""
+
+    ANSWERS_OWN_ROWS: ClassVar[bool] = True
+    """Whether the validation rows' prompts are answered where no set is named."""
 
     def __init__(self, settings: RunConfig) -> None:
         self._settings = settings
@@ -125,9 +130,8 @@ class SftRun:
             ModelError: The tokenizer cannot serve them: no end-of-text token, no chat template.
         """
         settings = self._settings
-        section = settings.section(InstructionSection)
-        spec = resolve_set(load_dataset_plugin(section.name).describe_instructions(section))
-        encoder = build_encoder(settings, tokenizer)
+        spec = resolve_set(self.describe_rows())
+        encoder = self.build_encoder(tokenizer)
         found = DataProblems()
         with found.gather():
             return self._prepare(spec, encoder)
@@ -138,11 +142,24 @@ class SftRun:
         found.stop()
         raise AssertionError("what is wrong was gathered")
 
+    def describe_rows(self) -> InstructionSet:
+        """Say what the dataset's rows are to this task."""
+        return load_task(self._settings.task).describe_rows(self._settings)
+
+    def build_encoder(self, tokenizer: PreTrainedTokenizerBase) -> ExampleEncoder:
+        """Build what makes tokens of them."""
+        return build_encoder(self._settings, tokenizer)
+
+    def arrange(self, rows: Dataset) -> Dataset:
+        """Pack encoded rows where that is asked for."""
+        sft = self._settings.section(OwnSftSection)
+        return pack_rows(rows, sft.max_length) if sft.packing else rows
+
     def _prepare(self, spec: InstructionSet, encoder: ExampleEncoder) -> CausalData:
         settings = self._settings
-        section, sft = settings.section(InstructionSection), settings.section(OwnSftSection)
+        section = settings.section(InstructionSection)
         data = prepare_instructions(spec, section, encoder, settings.seed)
-        train = pack_rows(data.train, sft.max_length) if sft.packing else data.train
+        train = self.arrange(data.train)
         sets = self._load_sets(data, encoder)
         require_best_metric(settings, sets)
         leakage = check_leakage(data.train, data.read_train, sets, section.allow_leakage)
@@ -156,6 +173,9 @@ class SftRun:
         if not evaluation.at_end and evaluation.steps is None and not evaluation.at_start:
             return []
         own = evaluation.sets is None and data.spec.generation_split is None
+        if own and not self.ANSWERS_OWN_ROWS:
+            logger.info("no prompts are answered by generating: name sets for it under evaluation.sets")
+            return []
         if own and data.evals and not any(each.prompt or each.messages for each in data.validation_examples):
             logger.info("plain texts have no prompts to answer: the result is the loss, with its perplexity")
             return []
@@ -177,8 +197,7 @@ class SftRun:
     def fingerprint_rows(self) -> str:
         """Hash the rows as they are now."""
         section = self._settings.section(InstructionSection)
-        spec = load_dataset_plugin(section.name).describe_instructions(section)
-        return read_training_rows(spec, section, self._settings.seed)[1]
+        return read_training_rows(self.describe_rows(), section, self._settings.seed)[1]
 
     def preview(self, data: CausalData, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Any]:
         """Print the first rows, what is trained on marked."""
@@ -196,23 +215,34 @@ class SftRun:
 
     def build_trainer(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: CausalData
-    ) -> CausalTrainer:
-        """Build SFTTrainer with our loss, and the callback that lets the model write."""
+    ) -> LoraNsTrainer:
+        """Build the trainer, and the callback that lets the model write."""
         settings = self._settings
-        require_positions(model, data.longest_row, settings.peft.virtual_tokens)
+        require_positions(model, data.longest_row, settings.peft.virtual_tokens, settings.length_key)
         window = count_text_positions(model)
         if any(each.needs_cutting(window, settings.generation.max_new_tokens) for each in data.sets):
             data.sets = self._load_sets(data.instructions, data.encoder, window)
         best, validation = find_best_metric(settings, data.sets), data.instructions.evals.get("")
-        trainer = build_causal_trainer(settings, model, tokenizer, data.train, validation, best)
+        trainer = self.build_own_trainer(model, tokenizer, data.train, validation, best)
         stop_token_ids = data.encoder.stop_token_ids
         self._generating = GeneratingCallback(trainer, data.sets, stop_token_ids, settings, data.leakage)
         trainer.add_callback(self._generating)
         return trainer
 
+    def build_own_trainer(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        train: Dataset,
+        evaluation: Dataset | None,
+        best: BestMetric | None,
+    ) -> LoraNsTrainer:
+        """Build the task's trainer of encoded rows, without callbacks."""
+        return build_causal_trainer(self._settings, model, tokenizer, train, evaluation, best)
+
     def score(
         self,
-        trainer: CausalTrainer,
+        trainer: LoraNsTrainer,
         data: CausalData,
         record: RunRecord,
         counts: ParameterCounts,
@@ -222,7 +252,14 @@ class SftRun:
         assert self._generating is not None, "the trainer is built before it is scored"
         written = self._generating.score_all()
         losses = _evaluate_loss(trainer, written.step) if data.instructions.evals else {}
-        return collect_causal_outcome(record, trainer, data, CausalScores(losses, written), counts, measuring)
+        scores = CausalScores(losses, written, list_losses(self._settings), self.describe_losses(trainer, data, losses))
+        return collect_causal_outcome(record, trainer, data, scores, counts, measuring)
+
+    def describe_losses(
+        self, trainer: LoraNsTrainer, data: CausalData, losses: Mapping[str, Any]
+    ) -> dict[str, tuple[float, float]]:
+        """Give intervals of what an evaluation of the rows gave, by its name without prefix."""
+        return {}
 
     def choose_reload_rows(self, data: CausalData, tokenizer: PreTrainedTokenizerBase) -> Ask | None:
         """Choose validation (else training) rows."""
@@ -235,7 +272,7 @@ class SftRun:
         return open_probe(self._settings, run, tokenizer, with_loss=num_eval > 0)
 
 
-def require_positions(model: PreTrainedModel, length: int, virtual: int = 0) -> None:
+def require_positions(model: PreTrainedModel, length: int, virtual: int = 0, key: str = "sft.max_length") -> None:
     """Hold the longest row against the model as it is; what config.json says was checked before, where it was here.
 
     `virtual` tokens of the adapter's stand before each row.
@@ -249,11 +286,11 @@ def require_positions(model: PreTrainedModel, length: int, virtual: int = 0) -> 
     if virtual:
         message = f"{message} ({virtual} of them are peft.num_virtual_tokens)"
     if has_position_table(config):
-        raise ConfigError([Problem(message, "sft.max_length")])
-    logger.warning("sft.max_length: %s", message)
+        raise ConfigError([Problem(message, key)])
+    logger.warning("%s: %s", key, message)
 
 
-def _evaluate_loss(trainer: CausalTrainer, step: int) -> dict[str, Any]:
+def _evaluate_loss(trainer: LoraNsTrainer, step: int) -> dict[str, Any]:
     """Evaluate the loss; where the last evaluation was of these very weights, of that step, its figures are taken."""
     logs = [log for log in trainer.state.log_history if "eval_loss" in log]
     if logs and logs[-1]["step"] == step == trainer.state.global_step:

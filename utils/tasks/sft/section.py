@@ -75,12 +75,20 @@ def sft_section() -> type[OwnSftSection]:
     return create_model("SftSection", __base__=OwnSftSection, **fields)
 
 
-def build_encoder(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> ExampleEncoder:
-    """Build what makes token ids of examples as a run does."""
+def build_encoder(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, kind: type[ExampleEncoder] | None = None
+) -> ExampleEncoder:
+    """Build what makes token ids of examples as a run of any task does whose models write; None: of single examples."""
     from utils.data.encoding import ExampleEncoder
 
-    section, sft = config.section(InstructionSection), config.section(OwnSftSection)
-    return ExampleEncoder.build(tokenizer, section, sft.max_length, not sft.completion_only_loss)
+    sft = config.find_section(OwnSftSection)
+    return (kind or ExampleEncoder).build(
+        tokenizer,
+        config.section(InstructionSection),
+        config.max_length,
+        train_on_prompt=sft is not None and not sft.completion_only_loss,
+        length_key=config.length_key,
+    )
 
 
 def _describe(name: str, library: str) -> Any:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from trl import SFTTrainer
 
 from utils.trainer.base import LoraNsTrainer
-from utils.trainer.chunked_cross_entropy import install_trained_head
 from utils.trainer.processes import Sums, count_real_rows
+from utils.trainer.trained_head import install_trained_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

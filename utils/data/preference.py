@@ -1,0 +1,248 @@
+"""Rows of preferences: pairs of a chosen and a rejected answer, and answers labelled good or bad; read and encoded.
+
+Any prompt that a dataset reads serves for either. A pair is {"prompt", "chosen", "rejected"}, the prompt being whatever
+the set's prompts are made of (a text, turns, a template's columns, an instruction), the answers texts or turns; or
+{"chosen", "rejected"} alone as whole conversations, of which what they begin with in common is the prompt.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+from utils.core.errors import DataError
+from utils.core.texts import RowError, describe_kind, join_answer
+from utils.data.conversations import Conversation, as_context, build_chat, read_conversation
+from utils.data.dataset import Example, InstructionSet, Row, Turn
+from utils.data.encoding import MASKED, Encoded, ExampleEncoder
+from utils.data.text_tokens import cut_middle
+
+SIDES = ("chosen", "rejected")
+_LABELS = ("label", "kto_tag")
+_PROMPTS = ("prompt", "messages", "conversations", "instruction")
+"""Columns of prompts; where rows have several (UltraFeedback), the first of these counts."""
+
+_Complete = Callable[[InstructionSet, Sequence[str]], InstructionSet]
+
+
+def as_pairs(spec: InstructionSet, roles: Mapping[str, str]) -> InstructionSet:
+    """Make a set's rows pairs of answers to its prompts; `roles` as in `read_conversation`."""
+    return _when_resolved(spec, lambda known, _: _read_pairs(known, roles))
+
+
+def as_labelled(spec: InstructionSet) -> InstructionSet:
+    """Make a set's rows answers that are labelled good or bad; of a conversation the last answer is."""
+    return _when_resolved(spec, _read_labelled, answered=True)
+
+
+def _when_resolved(spec: InstructionSet, complete: _Complete, *, answered: bool = False) -> InstructionSet:
+    """Complete a set now, or when the columns of its rows are known."""
+
+    def resolve(own: InstructionSet, there: Sequence[str]) -> InstructionSet:
+        first = next((name for name in _PROMPTS if name in there), None)
+        kept = [name for name in there if name == first or name not in (*_PROMPTS, "text")]
+        how = spec.resolve if answered else spec.resolve_prompt
+        if how is None:
+            return complete(own, there)
+        try:
+            return complete(how(own, there if first is None else kept), there)
+        except DataError:
+            if first is not None or answered:
+                raise
+            return complete(replace(own, read_prompt=_refuse_prompt, prompt_columns=(), resolve=None), there)
+
+    return replace(spec, resolve=resolve, resolve_prompt=None)
+
+
+def _refuse_prompt(row: Row) -> Example:
+    raise RowError(f"there is no prompt: no column {', '.join(_PROMPTS)}, and chosen is no whole conversation")
+
+
+def _read_pairs(spec: InstructionSet, roles: Mapping[str, str]) -> InstructionSet:
+    read_prompt = spec.read_prompt
+    assert read_prompt is not None, "the set is resolved"
+    join = (lambda _, answer: answer) if spec.prompt_columns == ("prompt",) else join_answer
+
+    def read_row(row: Row) -> Example:
+        if all(map(_is_whole, (row.get(name) for name in SIDES))):
+            row.get("prompt")  # says again what both begin with
+            return _part_conversations(*(read_conversation(row, name, roles) for name in SIDES))
+        asked = read_prompt(row)
+        chosen, rejected = (_answer(asked, row, name, roles, join) for name in SIDES)
+        return replace(chosen, rejected=rejected)
+
+    return replace(spec, read_row=read_row, columns=(*spec.prompt_columns, *SIDES))
+
+
+def _read_labelled(spec: InstructionSet, there: Sequence[str]) -> InstructionSet:
+    def read_row(row: Row) -> Example:
+        name = next((each for each in _LABELS if each in row), _LABELS[0])
+        known = {"true": True, "false": False, "1": True, "0": False}
+        if (label := known.get(str(row.get(name)).strip().lower())) is None:
+            raise RowError(f"column {name} must say whether the answer is a good one: true or false")
+        bare = copy.copy(row)  # readers of answers to learn refuse those that are labelled bad
+        for each in set(_LABELS) & set(row):
+            del bare[each]
+        example = spec.read_row(bare)
+        *before, last = example.messages or [{}]
+        return replace(example, messages=(*as_context(before), last) if last else (), is_good=label)
+
+    label = next((each for each in _LABELS if each in there), _LABELS[0])
+    return replace(spec, read_row=read_row, columns=(*spec.columns, label))
+
+
+def _is_whole(value: Any) -> bool:
+    """Tell whether a value is a conversation from its start on."""
+    first = value[0] if isinstance(value, list) and value else None
+    said = str(first.get("role", first.get("from"))).lower() if isinstance(first, dict) else ""
+    return said in ("system", "developer", "user", "human", "prompter")
+
+
+def _part_conversations(chosen: Conversation, rejected: Conversation) -> Example:
+    """Make the turns that two conversations begin with their prompt."""
+    pairs = zip(chosen.turns, rejected.turns, strict=False)
+    shared = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
+    if shared is None:  # equal, or one goes on where the other ends
+        shared = min(len(chosen.turns), len(rejected.turns)) - 1
+    sides = [
+        build_chat(replace(each, turns=(*as_context(each.turns[:shared]), *each.turns[shared:])))
+        for each in (chosen, rejected)
+    ]
+    return replace(sides[0], rejected=sides[1])
+
+
+def _answer(asked: Example, row: Row, name: str, roles: Mapping[str, str], join: Callable[[str, str], str]) -> Example:
+    """Put a column's answer behind a prompt."""
+    value = row[name]
+    if isinstance(value, str) and not asked.messages:
+        return replace(asked, answer=join(asked.prompt, value))
+    said: tuple[Turn, ...] = ({"role": "assistant", "content": value},) if isinstance(value, str) else ()
+    unread: tuple[str, ...] = ()
+    if not isinstance(value, str):
+        if not isinstance(value, (dict, list)):
+            raise RowError(f"column {name} holds {describe_kind(value)} instead of an answer")
+        read = read_conversation({name: [value] if isinstance(value, dict) else value}, name, roles)
+        said, unread = read.turns, read.unread
+    before = asked.messages or ({"role": "user", "content": asked.user_turn or asked.prompt},)
+    turns = (*as_context(before), *said)
+    return replace(build_chat(Conversation(turns, asked.tools)), question=asked.question, unread=asked.unread + unread)
+
+
+@dataclass(frozen=True)
+class EncodedPair(Encoded):
+    """A pair as tokens: the chosen side by the fields of an encoded row, the rejected one beside it."""
+
+    rejected_ids: tuple[int, ...] = ()
+    rejected_labels: tuple[int, ...] = ()
+
+    @property
+    def num_trained(self) -> int:
+        """Trained tokens of both sides; 0 where one has none."""
+        sides = [sum(label != MASKED for label in labels) for labels in (self.labels, self.rejected_labels)]
+        return sum(sides) if all(sides) else 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of both sides."""
+        return len(self.input_ids) + len(self.rejected_ids)
+
+    def to_row(self) -> dict[str, Any]:
+        """Give the row; `length` is that of the longer side."""
+        length = max(len(self.input_ids), len(self.rejected_ids))
+        other = {"rejected_input_ids": self.rejected_ids, "rejected_labels": self.rejected_labels}
+        return {**super().to_row(), **other, "length": length}
+
+
+@dataclass(frozen=True)
+class PairEncoder(ExampleEncoder):
+    """Encodes both sides of pairs, with the same prompt: where one side's is cut, the other's is as well."""
+
+    COLUMNS: ClassVar[Mapping[str, bool]] = {
+        **ExampleEncoder.COLUMNS, "rejected_input_ids": True, "rejected_labels": True,
+    }  # fmt: skip
+
+    def encode_many(self, examples: Sequence[Example]) -> list[list[Encoded] | RowError]:
+        """Encode pairs together; other examples, such as prompts to answer, as they are."""
+        sides = [side for each in examples for side in (each, each.rejected) if side is not None]
+        encoded = iter(super().encode_many(sides))
+        return [next(encoded) if each.rejected is None else _pair(next(encoded), next(encoded)) for each in examples]
+
+
+def _pair(one: list[Encoded] | RowError, other: list[Encoded] | RowError) -> list[Encoded] | RowError:
+    if isinstance(one, RowError):
+        return one
+    if isinstance(other, RowError):
+        return other
+    chosen, rejected = _align(one[-1], other[-1])
+    notes = [f"with the end cut off the {name} answer" for name, side in zip(SIDES, (chosen, rejected), strict=True)
+             if side.answer_cut]  # fmt: skip
+    if chosen.input_ids == rejected.input_ids:
+        notes.append("whose chosen and rejected answers are equal: nothing is learnt from them")
+    most = {name: max(getattr(chosen, name), getattr(rejected, name))
+            for name in ("full_length", "prompt_cut", "answer_cut", "exchanges_cut", "untrained_turns")}  # fmt: skip
+    pair = EncodedPair(
+        chosen.input_ids,
+        chosen.labels,
+        **most,
+        too_long=chosen.too_long or rejected.too_long,
+        notes=tuple(dict.fromkeys([*chosen.notes, *rejected.notes, *notes])),
+        rejected_ids=tuple(rejected.input_ids),
+        rejected_labels=tuple(rejected.labels),
+    )
+    return [pair]
+
+
+def _align(chosen: Encoded, rejected: Encoded) -> tuple[Encoded, Encoded]:
+    """Cut the longer prompt to the shorter one, so that both answers are answers to the same."""
+    if not (chosen.prompt_cut or rejected.prompt_cut) or chosen.too_long or rejected.too_long:
+        return chosen, rejected
+    prompts = [find_prompt(each.labels) for each in (chosen, rejected)]
+    least = min(prompts)
+    chosen, rejected = (
+        each if length == least else replace(
+            each,
+            input_ids=cut_middle(each.input_ids[:length], least) + each.input_ids[length:],
+            labels=each.labels[length - least :],
+            prompt_cut=each.prompt_cut + length - least,
+        )
+        for each, length in zip((chosen, rejected), prompts, strict=True)
+    )  # fmt: skip
+    return chosen, rejected
+
+
+def find_prompt(labels: Sequence[int]) -> int:
+    """Count the tokens before the first trained one."""
+    return next((place for place, label in enumerate(labels) if label != MASKED), len(labels))
+
+
+@dataclass(frozen=True)
+class EncodedLabelled(Encoded):
+    """An answer with its label as tokens."""
+
+    is_good: bool = True
+
+    def to_row(self) -> dict[str, Any]:
+        """Give the row; `is_good` is 0 or 1."""
+        return {**super().to_row(), "is_good": int(self.is_good)}
+
+
+@dataclass(frozen=True)
+class LabelledEncoder(ExampleEncoder):
+    """Encodes answers that are labelled good or bad."""
+
+    COLUMNS: ClassVar[Mapping[str, bool]] = {**ExampleEncoder.COLUMNS, "is_good": False}
+
+    def encode_many(self, examples: Sequence[Example]) -> list[list[Encoded] | RowError]:
+        """Encode answers together; of an answer that becomes several rows, the one that ends it counts."""
+        return [
+            found if isinstance(found, RowError) or example.is_good is None else [_label(found[-1], example.is_good)]
+            for example, found in zip(examples, super().encode_many(examples), strict=True)
+        ]
+
+
+def _label(encoded: Encoded, is_good: bool) -> Encoded:
+    kept = {each.name: getattr(encoded, each.name) for each in fields(Encoded)}
+    return EncodedLabelled(**{**kept, "notes": (*encoded.notes, f"labelled {'good' if is_good else 'bad'}")},
+                           is_good=is_good)  # fmt: skip

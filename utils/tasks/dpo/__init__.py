@@ -1,0 +1,90 @@
+"""CAUSAL_LM with a section `dpo:`: direct preference optimization on pairs of answers (Rafailov et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from utils.config.document import Document
+from utils.core.errors import Problem
+from utils.tasks import preference
+
+if TYPE_CHECKING:
+    from utils.config.run_config import RunConfig
+    from utils.tasks.task import TaskRun
+
+LossType = Literal[
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+    "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+]  # fmt: skip
+_ON_RATIOS = ("nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down")
+"""Losses that no other divergence than reverse_kl is defined for."""
+
+
+class DpoSection(preference.PreferenceSection):
+    """The `dpo:` section."""
+
+    loss_type: LossType | list[LossType] = "sigmoid"
+    """The loss, as TRL names and defines it; several are summed with loss_weights. aot and aot_unpaired sort the pairs
+    of a batch, so that they depend on per_device_train_batch_size."""
+    loss_weights: list[float] | None = None
+    """Weights of several losses; null: 1 each."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """robust: the probability that a preference is the wrong way round, below 0.5; exo_pair: its epsilon, above 0; aot:
+    the share of the opposite preference."""
+    f_divergence_type: Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"] = "reverse_kl"
+    """The divergence that keeps the model near the reference (Wang et al. 2023, f-DPO)."""
+    f_alpha_divergence_coef: float = 0.5
+    """Alpha of alpha_divergence."""
+    ld_alpha: float | None = Field(None, ge=0, le=1)
+    """Weight of the tokens of the longer answer beyond the length of the shorter one (LD-DPO); null: as the others."""
+    discopop_tau: float = Field(0.05, gt=0)
+    """Temperature of discopop."""
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The losses with their weights."""
+        names = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type
+        return dict(zip(names, self.loss_weights or [1.0] * len(names), strict=True))
+
+
+class Task(preference.PreferenceTask):
+    """See `utils.tasks.task.Task`."""
+
+    SECTION = "dpo"
+    OWN_SECTION = DpoSection
+    LENGTH_KEY = "dpo.max_length"
+    LOSSES = {
+        "rewards/accuracies": True, "loss": False, "rewards/margins": True, "rewards/chosen": True,
+        "rewards/rejected": False, "logps/accuracies": True, "logps/chosen": True, "logps/rejected": False,
+    }  # fmt: skip
+
+    @classmethod
+    def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
+        """Check also that the losses' settings go together."""
+        yield from super().check(config, document, files)
+        for key, message in _find_mistakes(config.section(DpoSection)):
+            yield Problem(message, f"dpo.{key}", document.place_of(("dpo", key)))
+
+    @classmethod
+    def open(cls, config: RunConfig) -> TaskRun:
+        """Open one run."""
+        from utils.tasks.dpo.trainer import DpoRun
+
+        return DpoRun(config)
+
+
+def _find_mistakes(section: DpoSection) -> Iterator[tuple[str, str]]:
+    names = [section.loss_type] if isinstance(section.loss_type, str) else section.loss_type
+    if not names or len(set(names)) < len(names):
+        yield "loss_type", "names no loss, or one twice"
+    if section.loss_weights is not None and len(section.loss_weights) != len(names):
+        yield "loss_weights", f"holds {len(section.loss_weights)} weights for {len(names)} losses"
+    if "robust" in names and section.label_smoothing >= 0.5:
+        yield "label_smoothing", "must be below 0.5 for robust"
+    if "exo_pair" in names and section.label_smoothing == 0:
+        yield "label_smoothing", "must be above 0 for exo_pair; 1e-3 is usual"
+    if section.f_divergence_type != "reverse_kl" and (wrong := [name for name in names if name in _ON_RATIOS]):
+        yield "f_divergence_type", f"{section.f_divergence_type} is not defined for {', '.join(wrong)}"

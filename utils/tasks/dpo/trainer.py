@@ -1,0 +1,70 @@
+"""Trains on pairs of answers: the losses of DPO, and what they are told by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from utils.tasks.dpo.losses import Pairs, compute_losses
+from utils.tasks.preference.run import PreferenceRun
+from utils.tasks.preference.trainer import PreferenceTrainer
+
+if TYPE_CHECKING:
+    from utils.tasks.dpo import DpoSection
+
+
+class DpoTrainer(PreferenceTrainer):
+    """See the base; a batch holds all chosen texts, then all rejected ones.
+
+    Args:
+        section: The `dpo:` section.
+        **kwargs: As for the base.
+    """
+
+    TEXTS_PER_ROW = 2
+    references_per_row = 2
+
+    def __init__(self, *, section: DpoSection, **kwargs: Any) -> None:
+        self.section = section
+        super().__init__(disable_dropout=section.disable_dropout, **kwargs)
+
+    def reduce(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Sum each text's tokens; with ld_alpha those weigh less that the other answer has no counterpart of."""
+        if self.section.ld_alpha is None:
+            return super().reduce(parts)
+        half = len(parts) // 2
+        shared = [min(len(parts[row]), len(parts[row + half])) for row in range(half)] * 2
+        weight = self.section.ld_alpha
+        return torch.stack([part[:n].sum() + weight * part[n:].sum() for part, n in zip(parts, shared, strict=True)])
+
+    def compute_rows(self, model: Any, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
+        """Give each pair's loss, rewards, whether the chosen one is larger (1/2: equal), and the same of log-probs."""
+        parts = self.score(model, inputs)
+        half = len(parts) // 2
+        logps, reference = self.reduce(parts).view(2, -1), self.score_reference(inputs).view(2, -1)
+        pairs = Pairs(logps, reference, inputs["answer_tokens"].view(2, -1), self.section)
+        rewards = self.section.beta * pairs.ratios.detach()
+        logps = logps.detach()
+        return [
+            compute_losses(pairs, parts[:half]), *rewards, _compare(rewards), *logps, _compare(logps),
+        ]  # fmt: skip
+
+    def describe(self, num_rows: float, *totals: float) -> dict[str, float]:
+        """Turn sums over pairs into means, by TRL's names."""
+        means = [total / num_rows for total in totals]
+        names = ("rewards/chosen", "rewards/rejected", "rewards/accuracies",
+                 "logps/chosen", "logps/rejected", "logps/accuracies")  # fmt: skip
+        return {**dict(zip(names, means, strict=True)), "rewards/margins": means[0] - means[1]}
+
+
+def _compare(pairs: torch.Tensor) -> torch.Tensor:
+    """Tell of each pair whether the first is larger: 1, 0, or 1/2 where they are equal, as before training."""
+    return (pairs[0] > pairs[1]).float() + 0.5 * (pairs[0] == pairs[1]).float()
+
+
+class DpoRun(PreferenceRun):
+    """See `utils.tasks.task.TaskRun`."""
+
+    TRAINER = DpoTrainer

@@ -1,0 +1,117 @@
+"""Trains on answers labelled good or bad: KTO's loss as TRL 1.16 defines it, and what it is told by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from utils.config.sections.training import DEFAULT_ROWS
+from utils.data.encoding import MASKED
+from utils.data.preference import LabelledEncoder, find_prompt
+from utils.tasks.kto import KtoSection
+from utils.tasks.preference.run import PreferenceRun
+from utils.tasks.preference.trainer import PreferenceTrainer
+from utils.tasks.sft.section import build_encoder
+from utils.trainer.launch import count_launched
+from utils.trainer.processes import main_process_first
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from utils.data.encoding import ExampleEncoder
+
+
+class KtoTrainer(PreferenceTrainer):
+    """See the base.
+
+    Args:
+        section: The `kto:` section.
+        **kwargs: As for the base.
+    """
+
+    def __init__(self, *, section: KtoSection, **kwargs: Any) -> None:
+        self.section = section
+        self.references_per_row = 2 if section.loss_type == "kto" else 1
+        super().__init__(disable_dropout=section.disable_dropout, **kwargs)
+
+    def compute_rows(self, model: Any, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
+        """Give each row's loss; reward and log-probability of good and of bad answers, with their numbers; the KL."""
+        logps, is_good = self.reduce(self.score(model, inputs)), inputs["is_good"]
+        reference = self.score_reference(inputs)
+        ratios = logps - reference[: len(logps)]
+        kl = self._estimate_kl(model, inputs, reference[len(logps) :])
+        signs = torch.where(is_good, 1.0, -1.0)
+        losses = 1 - torch.sigmoid(self.section.beta * signs * (ratios - kl))
+        weights = torch.where(is_good, self.section.desirable_weight, self.section.undesirable_weight)
+        rewards, logps, good = self.section.beta * ratios.detach(), logps.detach(), is_good.float()
+        by_label = [each * chosen for chosen in (good, 1 - good) for each in (rewards, logps, torch.ones_like(good))]
+        return [losses * weights, *by_label, kl.expand_as(losses)]
+
+    def describe(self, num_rows: float, *totals: float) -> dict[str, float]:
+        """Turn sums over rows into means, by TRL's names; of a label that no row has there are none."""
+        found = {"kl": totals[-1] / num_rows}
+        for name, (reward, logp, count) in (("chosen", totals[:3]), ("rejected", totals[3:6])):
+            if count:
+                found |= {f"rewards/{name}": reward / count, f"logps/{name}": logp / count}
+        if totals[2] and totals[5]:
+            found["rewards/margins"] = found["rewards/chosen"] - found["rewards/rejected"]
+        return found
+
+    def reference_of(self, model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Compute the log-probabilities of the answers, then those of other rows' answers."""
+        found = [self.reduce(self.score(model, each)) for each in (inputs, inputs.get("kl")) if each is not None]
+        return torch.cat(found)
+
+    def _estimate_kl(self, model: Any, inputs: Mapping[str, Any], reference: torch.Tensor) -> torch.Tensor:
+        """Estimate how far the model is from the reference, by prompts with the answers of other rows, 0 at least."""
+        if "kl" not in inputs:
+            return torch.zeros((), device=self.args.device)
+        with torch.no_grad():
+            own = self.reduce(self.score(model, inputs["kl"]))
+        return self.accelerator.gather((own - reference).mean()[None]).mean().clamp(min=0)
+
+
+class KtoRun(PreferenceRun):
+    """See `utils.tasks.task.TaskRun`."""
+
+    TRAINER = KtoTrainer
+    SHARES = ()
+
+    def build_encoder(self, tokenizer: PreTrainedTokenizerBase) -> ExampleEncoder:
+        """Build what encodes labelled answers."""
+        return build_encoder(self._settings, tokenizer, LabelledEncoder)
+
+    def extend(self, rows: Dataset) -> Dataset:
+        """Give each row another one's answer, by which the KL is estimated: of the row before it in its step's batch.
+
+        As if rows were not shuffled; TRL goes by the batches of a process, which here would change with their number.
+        """
+        config = self._settings
+        if config.section(KtoSection).loss_type != "kto":
+            return rows
+        rows_at_once = config.arguments.get("per_device_train_batch_size", DEFAULT_ROWS) * count_launched()
+        block = rows_at_once * config.arguments.get("gradient_accumulation_steps", 1)
+        with main_process_first(config.training.output_dir):
+            return exchange_answers(rows, block, config.max_length)
+
+
+def exchange_answers(rows: Dataset, block: int, max_length: int) -> Dataset:
+    """Add columns of each prompt with the answer of the row before it, within blocks of so many rows."""
+
+    def exchange(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        starts = [find_prompt(labels) for labels in batch["labels"]]
+        answers = [ids[start:] for ids, start in zip(batch["input_ids"], starts, strict=True)]
+        pairs = [
+            (ids[:start], answer[: max(1, max_length - start)])
+            for ids, start, answer in zip(batch["input_ids"], starts, [*answers[-1:], *answers[:-1]], strict=True)
+        ]
+        return {
+            "kl_input_ids": [prompt + answer for prompt, answer in pairs],
+            "kl_labels": [[MASKED] * len(prompt) + answer for prompt, answer in pairs],
+        }
+
+    extended: Dataset = rows.map(exchange, batched=True, batch_size=block)
+    return extended

@@ -1,0 +1,49 @@
+"""Batches of answers: the texts of all rows in one batch, padded or one after another, and what belongs to each row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from utils.data.encoding import MASKED
+
+REFERENCE = "reference_log_probs"
+"""The column of what the reference gives a row's texts, in their order."""
+OF_BATCH = ("answer_tokens", REFERENCE, "is_good", "kl")
+"""Keys of a batch that the model is not given."""
+
+
+class PreferenceCollator:
+    """Makes a batch of rows: of pairs all chosen texts, then all rejected ones.
+
+    Beside what the model takes a batch has `answer_tokens`, the scored tokens of each text, the rows' `is_good` and
+    reference, and in `kl` a second batch, of their columns kl_input_ids and kl_labels.
+    """
+
+    def __init__(self, pad_id: int, padding_free: bool = False, multiple: int | None = None) -> None:
+        self._collate = DataCollatorForLanguageModeling(pad_id, padding_free=padding_free, pad_to_multiple_of=multiple)
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Collate encoded rows."""
+        texts = [_text(row["input_ids"], row["labels"]) for row in rows]
+        if "rejected_input_ids" in rows[0]:
+            texts += [_text(row["rejected_input_ids"], row["rejected_labels"]) for row in rows]
+        batch = self._build(texts)
+        if REFERENCE in rows[0]:
+            batch[REFERENCE] = torch.tensor([row[REFERENCE] for row in rows], dtype=torch.float32)
+        if "is_good" in rows[0]:
+            batch["is_good"] = torch.tensor([bool(row["is_good"]) for row in rows])
+        if "kl_input_ids" in rows[0]:
+            batch["kl"] = self._build([_text(row["kl_input_ids"], row["kl_labels"]) for row in rows])
+        return batch
+
+    def _build(self, texts: list[dict[str, list[int]]]) -> dict[str, Any]:
+        counts = [sum(label != MASKED for label in text["labels"][1:]) for text in texts]
+        return {**self._collate(texts), "answer_tokens": torch.tensor(counts)}
+
+
+def _text(ids: list[int], labels: list[int]) -> dict[str, list[int]]:
+    return {"input_ids": ids, "labels": labels}

@@ -1,0 +1,151 @@
+"""The trainer of preferences: log-probabilities of answers by the model and its reference, and a loss of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from trl.trainer.utils import disable_dropout_in_model
+
+from utils.core.signals import raise_if_interrupted
+from utils.tasks.preference.batches import OF_BATCH, REFERENCE
+from utils.trainer.base import LoraNsTrainer
+from utils.trainer.processes import Sums, any_interrupted, count_real_rows
+from utils.trainer.trained_head import install_trained_head
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class PreferenceTrainer(LoraNsTrainer):
+    """Trains on the mean of a loss that `compute_rows` gives for each row; a task extends it.
+
+    The loss is a mean over the rows of the whole optimizer step, whatever batches and processes they are split into.
+
+    Args:
+        model: With its adapter attached.
+        disable_dropout: As the section's.
+        **kwargs: As for `LoraNsTrainer`.
+    """
+
+    TEXTS_PER_ROW: ClassVar[int] = 1
+    references_per_row = 1
+    """Numbers that a reference gives for a row."""
+
+    def __init__(self, *, model: PreTrainedModel, disable_dropout: bool = True, **kwargs: Any) -> None:
+        super().__init__(model=model, **kwargs)
+        if disable_dropout:
+            disable_dropout_in_model(self.model)
+        install_trained_head(self.model)
+        self.model_accepts_loss_kwargs = True  # the loss is divided by the rows of the whole step
+        self._num_real: int | None = None
+
+    def compute_rows(self, model: Any, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
+        """Compute of each row, shape (n,): its loss, with gradients, and what `describe` is given the sums of."""
+        raise NotImplementedError
+
+    def describe(self, num_rows: float, *totals: float) -> dict[str, float]:
+        """Turn sums over rows, without the loss, into metrics."""
+        raise NotImplementedError
+
+    def reduce(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Give each text's log-probability, shape (texts,), of those of its answer's tokens."""
+        return torch.stack([part.sum() for part in parts])
+
+    def score(self, model: Any, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
+        """Compute the log-probabilities of the answers' tokens, one tensor for each text of a batch."""
+        given = {name: value for name, value in inputs.items() if name not in OF_BATCH}
+        found = model(**given, trained_positions=True, each=True).log_probs
+        return list(found.split(inputs["answer_tokens"].tolist()))
+
+    def score_reference(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Give the reference's log-probability of each text: computed before, else by the base under the adapter."""
+        if REFERENCE in inputs:
+            return inputs[REFERENCE].T.reshape(-1)  # type: ignore[no-any-return]
+        with self.as_base() as base:
+            return self.reference_of(base, inputs)
+
+    def reference_of(self, model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Compute what is kept of a reference: a number for each text, those of all first texts first."""
+        return self.reduce(self.score(model, inputs))
+
+    @contextmanager
+    def as_base(self) -> Iterator[Any]:
+        """Give the model without its adapter, in evaluation."""
+        unwrapped = self.accelerator.unwrap_model(self.model)
+        # Without an adapter nothing is trained: else settle_reference has seen to the reference.
+        off = unwrapped.disable_adapter() if hasattr(unwrapped, "disable_adapter") else nullcontext()
+        with torch.no_grad(), off, _evaluating(unwrapped):
+            yield self.model
+
+    @contextmanager
+    def as_start(self, other: Any = None) -> Iterator[Any]:
+        """Give the model as it is, or another one, in evaluation."""
+        model = self.model if other is None else other
+        with torch.no_grad(), _evaluating(model), self.compute_loss_context_manager():
+            yield model
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Compute the mean loss of a batch over the rows of its whole optimizer step."""
+        assert not return_outputs, "prediction_step asks for none"
+        rows = [each[: self._num_real] for each in self.compute_rows(model, inputs)]
+        num_rows = len(rows[0])
+        loss = rows[0].sum() / (max(num_rows, 1) if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # processes average their gradients
+        sums = self.sums if self.model.training else self.eval_sums
+        sums.add(*(each.detach().double().sum() for each in rows), float(num_rows))
+        return self.penalize(loss)
+
+    def describe_evaluation(self, *totals: float) -> dict[str, float]:
+        """Give the mean loss over all rows, and the task's own metrics."""
+        loss, *others, num_rows = totals
+        return {"loss": loss / max(num_rows, 1), **self.describe(max(num_rows, 1), *others)}
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Evaluate a batch; rows that only fill up the last one of several processes count once."""
+        if any_interrupted(self.args):
+            raise_if_interrupted()
+        inputs = self._prepare_inputs(inputs)
+        self._num_real = count_real_rows(self.accelerator, len(inputs["answer_tokens"]) // self.TEXTS_PER_ROW)
+        try:
+            with torch.no_grad(), self.compute_loss_context_manager():
+                return self.compute_loss(model, inputs).detach(), None, None
+        finally:
+            self._num_real = None
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, and with a training loss the task's metrics since the last one."""
+        if "loss" in logs and not self.sums.is_empty:
+            _, *totals, num_rows = self.sums.read(self.accelerator)
+            logs |= self.describe(max(num_rows, 1), *totals)
+            self.sums = Sums()
+        super().log(logs, *args, **kwargs)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
+        """Count the rows of an optimizer step, over all processes."""
+        count = sum(len(batch["answer_tokens"]) for batch in batch_samples) // self.TEXTS_PER_ROW
+        found = torch.tensor(count, device=device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            found = self.accelerator.gather(found).sum()
+        return found
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = [
+            "input_ids", "labels", "rejected_input_ids", "rejected_labels", "kl_input_ids", "kl_labels", "is_good",
+            REFERENCE,
+        ]  # fmt: skip
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
