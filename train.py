@@ -7,8 +7,18 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from utils.cli.command_line import Answer, add_overrides, add_show, build_parser, positive, run_cli, select_gpus
+from utils.cli.command_line import (
+    Answer,
+    add_overrides,
+    add_show,
+    build_parser,
+    positive,
+    read_number,
+    run_cli,
+    select_gpus,
+)
 from utils.core.signals import handling_signals
+from utils.planning.cards import CARDS
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
@@ -45,6 +55,8 @@ def run_training(arguments: argparse.Namespace, started: float) -> Answer:
     announce_run(config)
     if arguments.preview is not None:
         return show_preview(config, arguments.preview)
+    if arguments.plan:
+        return show_plan(config, arguments)
     folder, record = train(config, arguments.resume, arguments.overwrite, started)
     answer = show_result(folder, config, record, folder.finished is not None, arguments.show)
     return answer | push_run(folder.path, config, record, arguments.push_dry_run)
@@ -127,6 +139,14 @@ def show_preview(config: RunConfig, count: int) -> Answer:
     return task.preview(task.prepare_data(tokenizer), tokenizer, count)
 
 
+def show_plan(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    """Print what the run will take, and stop."""
+    from utils.planning import plan
+
+    rate = plan.measure_rate(config) if arguments.probe else arguments.rate
+    return plan.show_plan(plan.plan_run(config), config, arguments.card, rate)
+
+
 def build() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = build_parser("train.py", DESCRIPTION)
@@ -157,6 +177,15 @@ def build() -> argparse.ArgumentParser:
         metavar="N",
         help="print the first N rows as the model will see them, what is trained on marked, and stop",
     )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="print parameters, steps, tokens and memory by part, from the model's config.json, and stop",
+    )
+    told = f"with --plan, say what fits on it: {', '.join(CARDS)}"
+    parser.add_argument("--card", choices=CARDS, metavar="NAME", help=told)
+    parser.add_argument("--probe", action="store_true", help="with --plan, train three steps to estimate the time")
+    parser.add_argument("--rate", type=read_number, metavar="N", help="with --plan, the time at N tokens a second")
     parser.add_argument(
         "--push_dry_run",
         action="store_true",

@@ -135,7 +135,9 @@ def test_a_run_pushes_its_final_model_and_nothing_else(hub, tmp_path):
     assert hub.repos == {"me/sums": True}, "private unless said otherwise"
     pushed = hub.files["me/sums"]
     assert set(pushed) == FINAL
-    assert all(content == (folder / "final_model" / name).read_bytes() for name, content in pushed.items())
+    written = {name: (folder / "final_model" / name).read_bytes() for name in FINAL}
+    assert [name for name in sorted(FINAL) if pushed[name] != written[name]] == ["run.yaml"]
+    assert str(tmp_path).encode() not in pushed["run.yaml"], "the folders of this machine are nobody's business"
     assert sum(asked.startswith("POST /api/models/me/sums/commit") for asked in hub.asked) == 1
     card = pushed["README.md"].decode()
     assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "peft"

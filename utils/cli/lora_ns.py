@@ -12,6 +12,7 @@ _TAKES_CONFIG = ("train", "benchmark")
 _USAGE = f"""usage: lora-ns COMMAND ...
 
   lora-ns train FILE [key=value ...]     train one run; FILE may be a shipped one's name, such as quickstart
+  lora-ns plan FILE [--card a100-40g]    what a run will take: parameters, steps, memory by part
   lora-ns infer --run FOLDER ...         use a finished run, a merged model or one of the hub
   lora-ns evaluate --run FOLDER ...      score a model on sets
   lora-ns merge --run FOLDER ...         merge an adapter into its base
@@ -32,6 +33,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if command in ("version", "--version"):
         print(f"lora-ns {VERSION}  {ROOT}{'' if IS_INSTALLED else ' (a clone)'}")
         return 0
+    if command == "plan":
+        command, rest = "train", [*rest, "--plan"]
     if command not in COMMANDS:
         sys.stderr.write(f"lora-ns: no command is called {command}\n\n{_USAGE}\n")
         return 2

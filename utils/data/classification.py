@@ -70,6 +70,10 @@ class ClassificationData:
         shown = [*([self.train] if self.train else []), *self.evals.values()]
         return sum(len(each.dataset) for each in shown), sum(sum(each.dataset["length"][:]) for each in shown)
 
+    def list_training_lengths(self) -> list[int]:
+        """Count the tokens of every row of an epoch."""
+        return list(self.train.dataset["length"][:]) if self.train else []
+
     def draw_training_rows(self, count: int, seed: int) -> list[dict[str, Any]]:
         """Draw tokenised training rows with their labels by a seed; all of them where there are no more."""
         rows = self.train.dataset if self.train else []

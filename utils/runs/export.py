@@ -25,6 +25,7 @@ from utils.results.provenance import collect_provenance, write_provenance
 from utils.results.record import RunRecord, write_record
 from utils.results.workbook import write_workbook
 from utils.runs.inputs import record_inputs
+from utils.runs.model_card import write_card
 from utils.runs.opening import RunFolder
 from utils.trainer.checkpoint_files import find_checkpoints, flush_folder, link_best
 from utils.trainer.failures import explain_full_disk
@@ -153,6 +154,8 @@ def write_results(folder: RunFolder, config: RunConfig, outcome: Outcome, proven
         if "xlsx" in config.results.formats:
             path = folder.path / "results.xlsx"
             write_workbook(path, record, config.to_dict(), provenance, config.results.language)
+        if folder.final_model.is_dir():
+            write_card(folder.final_model, config, record)
         write_record(folder.path, record)
     return record
 

@@ -9,21 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.saved_adapter import ADAPTER_CONFIG
 from utils.config.run_config import RunConfig
 from utils.config.sections.model import is_local
+from utils.config.yaml_text import dump_yaml
 from utils.core.errors import LoraNsError
 from utils.core.logs import is_main_process
 from utils.core.secrets import mask_text
-from utils.results.json_file import replace_file
-from utils.results.labels import is_score, scale
 from utils.results.record import RunRecord
-from utils.tasks.task import load_task
+from utils.runs.model_card import write_card
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-CARD = "README.md"
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +38,8 @@ class Push:
     """Whether the repository must not be public."""
     revision: str | None
     """Branch; None: the main one."""
-    files: dict[str, Path]
-    """By the name that each gets."""
+    files: dict[str, Path | bytes]
+    """By the name that each gets; the run's configuration as bytes, without the paths of this machine."""
 
     def to_dict(self) -> dict[str, Any]:
         """Give it for `--json`."""
@@ -63,12 +59,11 @@ def push_run(path: Path, config: RunConfig, record: RunRecord, dry_run: bool) ->
     if record.status != "success":
         logger.warning("%s is not pushed: its status is %s", path, record.status)
         return {}
-    with replace_file(path / "final_model" / CARD) as beside:
-        whole = not (path / "final_model" / ADAPTER_CONFIG).is_file()
-        beside.write_text(build_card(config, record, whole), encoding="utf-8")
+    write_card(path / "final_model", config, record)
     push = plan_push(path, config)
     seen = "private" if push.private else "public"
-    listed = "".join(f"\n  {name}  ({file.stat().st_size:,} bytes)" for name, file in push.files.items())
+    sizes = {name: len(each) if isinstance(each, bytes) else each.stat().st_size for name, each in push.files.items()}
+    listed = "".join(f"\n  {name}  ({size:,} bytes)" for name, size in sizes.items())
     logger.info("%s to the %s repository %s:%s", "would push" if dry_run else "pushing", seen, push.repo, listed)
     if not dry_run:
         with _explain(path, push.repo):
@@ -80,7 +75,10 @@ def push_run(path: Path, config: RunConfig, record: RunRecord, dry_run: bool) ->
 def plan_push(path: Path, config: RunConfig) -> Push:
     """Choose what is pushed: the files of final_model/, and those of the run's folder that `hub_files` names."""
     final, arguments = path / "final_model", config.arguments
-    files = {each.relative_to(final).as_posix(): each for each in sorted(final.rglob("*")) if each.is_file()}
+    there = {each.relative_to(final).as_posix(): each for each in sorted(final.rglob("*")) if each.is_file()}
+    files: dict[str, Path | bytes] = {**there}
+    if "run.yaml" in files:
+        files["run.yaml"] = dump_yaml(_without_folders(config.to_dict())).encode()
     for pattern in config.training.hub_files:
         found = [each for each in sorted(path.glob(pattern)) if each.is_file()]
         if not found:
@@ -91,30 +89,15 @@ def plan_push(path: Path, config: RunConfig) -> Push:
     return Push(str(repo), private, arguments.get("hub_revision"), files)
 
 
-def build_card(config: RunConfig, record: RunRecord, whole: bool) -> str:
-    """Write the model's card: what it was made from and by, what it scored, how a whole model or an adapter is used."""
-    from huggingface_hub import ModelCardData
-
-    base = config.model.name_or_path
-    name = Path(base).name if is_local(base) else base
-    facts = ModelCardData(
-        base_model=None if is_local(base) else base,
-        library_name="transformers" if whole else "peft",
-        pipeline_tag=load_task(config.task).PIPELINE,
-        tags=["lora-ns", *([] if config.peft.method == "none" else [config.peft.method])],
-    )
-    scores = "".join(
-        f"| {key}{' x100' if is_score(key) else ''} | {scale(key, value):.4g} |\n"
-        for key, value in record.metrics.items()
-        if value is not None
-    )
-    made = "fine-tuned as a whole" if config.peft.method == "none" else f"fine-tuned by {config.peft.method}"
-    return (
-        f"---\n{facts.to_yaml()}\n---\n\n# {config.task_name}\n\n{name}, {made} with lora-ns "
-        f"(seed {config.seed}; run.yaml holds the whole configuration).\n\n"
-        + (f"| metric | value |\n|---|---|\n{scores}\n" if scores else "")
-        + '```bash\npython inference.py --run FOLDER --input_text "..."   # FOLDER: a copy of this repository\n```\n'
-    )
+def _without_folders(value: Any) -> Any:
+    """Leave of every path of this machine its last part: whoever loads the model names their own."""
+    if isinstance(value, dict):
+        return {key: _without_folders(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(each) for each in value]
+    if not isinstance(value, str) or "/" not in value or "\n" in value:
+        return value
+    return Path(value).name if is_local(value) or Path(value).exists() else value
 
 
 def _push(push: Push) -> str:

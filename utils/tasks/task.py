@@ -162,6 +162,9 @@ class PreparedData(Protocol):
     def count_shown(self) -> tuple[int, int]:
         """Count the rows that training and its evaluations show the model, each once, and their tokens."""
 
+    def list_training_lengths(self) -> list[int]:
+        """Count the tokens of every row of an epoch, as the trainer sees it."""
+
     def draw_training_rows(self, count: int, seed: int) -> list[dict[str, Any]]:
         """Draw tokenised training rows with their labels by a seed; all of them where there are no more."""
 

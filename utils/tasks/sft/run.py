@@ -88,6 +88,10 @@ class CausalData:
         shown = [self.instructions.train, *self.instructions.evals.values()]
         return sum(map(len, shown)), sum(sum(each["length"][:]) for each in shown)
 
+    def list_training_lengths(self) -> list[int]:
+        """Count the tokens of every row of an epoch; a packed row holds several."""
+        return list(map(len, self.train["input_ids"][:]))
+
     @property
     def longest_row(self) -> int:
         """Tokens of the longest row that is trained on, before packing."""

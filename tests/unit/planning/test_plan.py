@@ -1,0 +1,105 @@
+"""What a plan says beside what a real step holds, and which cards it fits on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.commands.in_process import command
+from utils.core.errors import UserError
+from utils.planning.memory import LiveBytes, Memory, measure_step, plan_memory
+from utils.planning.plan import GIB, Plan, show_plan
+from utils.run_config import load_run_config
+
+ROOT = Path(__file__).parents[3]
+
+
+def real_step(config, tokens: int) -> tuple[int, int]:
+    """Give the most bytes that a real step of the embedded base holds, and its weights' bytes."""
+    from transformers import AutoModelForCausalLM
+
+    from utils.adapters.adapter import AttachContext, load_adapter
+
+    base = AutoModelForCausalLM.from_pretrained(config.model.name_or_path, attn_implementation="sdpa")
+    model = load_adapter(config.peft.method).attach(base, config.peft, AttachContext("CAUSAL_LM", False, seed=0))
+    weights = sum(each.numel() * each.element_size() for each in model.parameters())
+    return measure_step(model.train(), True, (1, tokens), None), weights
+
+
+@pytest.mark.parametrize("method", ["lora", "none", "prefix-tuning", "qst"])
+def test_a_step_without_content_holds_what_a_real_one_holds(method):
+    config = load_run_config("quickstart_sft", [f"peft.method={method}", "training.learning_rate=null"])
+    counts, memory = plan_memory(config, None, (1, 200))
+    step, weights = real_step(config, 200)
+    assert memory.weights == weights
+    assert memory.step == pytest.approx(step, rel=0.2)  # kernels differ in what they keep
+    assert memory.optimizer == 2 * memory.gradients == 8 * counts.trainable
+
+
+def test_live_bytes_are_those_of_storages_that_are_alive():
+    with LiveBytes() as live:
+        first = torch.zeros(1000)
+        view = first[10:]
+        second = first + view.sum()
+        del first, view
+        third = second * 2
+    assert live.peak == 3 * 4000 - 4000 + 4  # at most two of them at once, and a sum
+    assert live.now == 8000
+    assert third.numel() == 1000
+
+
+def test_four_bits_are_counted_with_their_scales():
+    words = ["model.quantization=nf4", "peft.lora_r=1"]
+    config = load_run_config("quickstart_sft", words, files=False)
+    _, packed = plan_memory(config, None, (1, 32))
+    _, plain = plan_memory(load_run_config("quickstart_sft", ["model.dtype=bfloat16", "peft.lora_r=1"]), None, (1, 32))
+    linear = 4 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 320)  # the embedded base's layers; its head is not packed
+    assert plain.weights - packed.weights == pytest.approx(linear * (2 - 0.5 - 1 / 64 - 4 / 64 / 256), rel=0.01)
+
+
+def test_the_command_plans_rows_steps_and_time(capsys):
+    answer = command("train", "--config", "quickstart", "--plan", "--rate", "1000", "--card", "t4")
+    assert answer["params"]["trainable"] == 71_936
+    assert (answer["rows"], answer["steps"]) == (2400, 900)
+    assert answer["hours"] == pytest.approx(answer["tokens"] / 1000 / 3600, abs=1e-3)
+    assert answer["card"]["fits"]
+    assert "16 x 20 tokens at once" in capsys.readouterr().out
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody ask the hub, which would be tried again and again."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+
+
+def test_without_the_rows_the_full_length_is_assumed(offline):
+    nobody = ["dataset.path=nobody/has_this", "evaluation.sets=null"]
+    answer = command("train", "--config", "quickstart_sft", "--plan", *nobody)
+    assert answer["longest_batch"] == {"rows": 32, "tokens_of_each": 256}
+    assert "all are taken to be 256 tokens" in answer["note"]
+    assert "steps" not in answer
+
+
+@pytest.mark.parametrize(
+    ("weights", "step", "fits", "said"),
+    [
+        (4, 4, True, "fits; about 9 rows"),
+        (8, 16, False, "does not fit; 1 rows"),
+        (20, 4, False, "model.quantization: nf4"),
+    ],
+)
+def test_what_does_not_fit_is_said_with_what_would(weights, step, fits, said):
+    config = load_run_config("quickstart_sft", ["training.gradient_checkpointing=true"])
+    counts, _ = plan_memory(config, None, (1, 8))
+    memory = Memory(weights * GIB, 0, 0, step * GIB)
+    answer = show_plan(Plan(counts, memory, (4, 512), None, None, None), config, "v100-16g", None)
+    assert answer["card"]["fits"] == fits
+    assert said in answer["card"]["sentence"]
+
+
+def test_a_base_whose_shape_is_not_here_is_one_sentence(offline):
+    with pytest.raises(UserError, match="nobody/nothing"):
+        command("train", "--config", "quickstart_sft", "--plan", "model.name_or_path=nobody/nothing")

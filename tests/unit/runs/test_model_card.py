@@ -1,0 +1,64 @@
+"""The model's card: true, without paths, and read by the hub's own client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from utils.results.record import RunRecord
+from utils.run_config import load_run_config
+from utils.runs.hub import plan_push
+from utils.runs.model_card import build_card
+
+SET = {"em_strict": 0.5, "interval": {"em_strict": [0.4, 0.6]}, "num_scored": {"em_strict": 100}, "partial": True,
+       "protocol": "gsm8k zero-shot | lm-eval"}  # fmt: skip
+
+
+def read(tmp_path: Path, base: str, path: str | None, **peft: object) -> object:
+    file = tmp_path / "run.yaml"
+    dataset = {"name": "gsm8k", **({"path": path} if path else {})}
+    model = {"name_or_path": base}
+    file.write_text(yaml.safe_dump({"task_type": "CAUSAL_LM", "task_name": "sums", "model": model, "dataset": dataset,
+                                    "peft": peft, "training": {"output_dir": str(tmp_path / "run")}}))  # fmt: skip
+    return load_run_config(file, files=False)
+
+
+def test_scores_stand_in_the_hubs_metadata_with_their_protocol(tmp_path):
+    config = read(tmp_path, "Qwen/Qwen2.5-1.5B", None, method="lora", lora_r=16)
+    card = ModelCard(
+        build_card(config, RunRecord("success", "sums", "CAUSAL_LM", "lora", evaluation={"gsm8k": SET}), False)
+    )
+    assert (card.data.base_model, card.data.library_name) == ("Qwen/Qwen2.5-1.5B", "peft")
+    (result,) = card.data.eval_results
+    assert (result.dataset_name, result.metric_type, result.metric_value) == ("gsm8k", "em_strict", 0.5)
+    assert result.metric_args == {"protocol": SET["protocol"]}
+    assert "| gsm8k em_strict x100 | 50 | 40 .. 60 | gsm8k zero-shot \\| lm-eval (a part of the rows) |" in card.text
+    assert 'AutoModelForCausalLM.from_pretrained("Qwen/Qwen2.5-1.5B")' in card.text
+    assert "vllm serve Qwen/Qwen2.5-1.5B --enable-lora" in card.text
+
+
+@pytest.mark.parametrize("method", ["lora", "none", "qst", "prefix-tuning"])
+def test_no_path_of_this_machine_is_told(method, tmp_path):
+    config = read(tmp_path, str(tmp_path / "secret" / "base"), str(tmp_path / "secret" / "rows"), method=method)
+    record = RunRecord("success", "sums", "CAUSAL_LM", method, metrics={"loss": 1.0, "em_strict": 0.25})
+    card = build_card(config, record, method == "none")
+    assert str(tmp_path) not in card
+    assert "rows that are not public" in card
+    assert [each.metric_type for each in ModelCard(card).data.eval_results] == ["em_strict"]
+    assert ("PeftModel" in card) == (method in ("lora", "prefix-tuning"))
+    assert ("vllm" in card) == (method in ("lora", "none"))
+
+
+def test_the_configuration_that_is_pushed_names_no_folders(tmp_path):
+    config = read(tmp_path, str(tmp_path / "secret" / "base"), str(tmp_path / "secret" / "rows"), method="lora")
+    (tmp_path / "run" / "final_model").mkdir(parents=True)
+    (tmp_path / "run" / "final_model" / "run.yaml").write_text(config.to_yaml())
+    pushed = plan_push(tmp_path / "run", config).files["run.yaml"]
+    assert isinstance(pushed, bytes)
+    assert str(tmp_path).encode() not in pushed
+    (tmp_path / "pushed.yaml").write_bytes(pushed)
+    again = load_run_config(tmp_path / "pushed.yaml", files=False)
+    assert (again.model.name_or_path, again.dataset.path) == ("base", "rows")

@@ -1,0 +1,83 @@
+"""A run's model with its adapter on the meta device: every shape, no weights; from config.json alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from utils.adapters.adapter import AttachContext, load_adapter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from utils.config.run_config import RunConfig
+
+_ATTENTION = "lora_ns_plan"
+_ANY_STEPS = 1_000_000  # a schedule decides which parameters stay, not how many are trained at first
+
+
+class _Attention(torch.autograd.Function):
+    """Keeps what fused attention keeps for its backward pass: queries, keys, values, output; no scores."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Any, key: Any, value: Any) -> Any:  # type: ignore[override]
+        output = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:  # type: ignore[override]
+        return tuple(torch.empty_like(each) for each in ctx.saved_tensors[:3])
+
+
+def _attend(module: Any, query: Any, key: Any, value: Any, mask: Any, **_: Any) -> tuple[Any, None]:
+    return _Attention.apply(query, key, value).transpose(1, 2).contiguous(), None
+
+
+def build_on_meta(config: RunConfig, num_labels: int | None, dtype: torch.dtype) -> PreTrainedModel:
+    """Put the model of a run together, trainable, without weights.
+
+    Args:
+        config: The run.
+        num_labels: Outputs of the new head; None: a language model.
+        dtype: Of its weights.
+    """
+    # No mask is registered for it: masks are made by looking at values, and there are none.
+    ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attend)
+    section = config.model
+    shape = AutoConfig.from_pretrained(section.location, revision=section.revision, trust_remote_code=False)
+    if num_labels is not None:
+        shape.num_labels = num_labels
+    auto = AutoModelForCausalLM if num_labels is None else AutoModelForSequenceClassification
+    context = AttachContext(config.task_type, num_labels is not None, seed=0, num_training_steps=_ANY_STEPS)
+    with torch.device("meta"):
+        model = auto.from_config(shape, dtype=dtype, attn_implementation=_ATTENTION, trust_remote_code=False)
+        model = load_adapter(config.peft.method).attach(model, config.peft, context)
+    if config.arguments.get("gradient_checkpointing"):
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable(config.arguments.get("gradient_checkpointing_kwargs"))
+    model.train()
+    return model
+
+
+def move_to_fake_cpu(model: PreTrainedModel, mode: FakeTensorMode) -> None:
+    """Turn tensors of the meta device into ones that say they are on a CPU: autocast knows no meta device.
+
+    Under the mode itself a model cannot be built: its modules could not change their precision.
+    """
+    moved: dict[int, Any] = {}  # a tied weight stays one
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):
+            for name, each in held.items():
+                if each is None:
+                    continue
+                if id(each) not in moved:
+                    fake = FakeTensor(mode, each.detach().to("meta"), torch.device("cpu"))
+                    is_parameter = isinstance(each, nn.Parameter)
+                    moved[id(each)] = nn.Parameter(fake, each.requires_grad) if is_parameter else fake
+                held[name] = moved[id(each)]

@@ -1,0 +1,180 @@
+"""The plan of one run: parameters, steps, tokens, memory by part, what fits on a card, time at a known rate."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.core.errors import LoraNsError, UserError
+from utils.core.project import ROOT
+from utils.planning.cards import CARDS
+from utils.tasks.preparing import count_training_steps
+from utils.tasks.task import load_task, open_task
+
+if TYPE_CHECKING:
+    from utils.config.run_config import RunConfig
+    from utils.modeling.sizes import ParameterCounts
+    from utils.planning.memory import Memory
+
+GIB = 1024**3
+_KEPT_FREE_GB = 1.0
+"""What CUDA's context and its libraries take of a card, about."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is known of the rows that are trained on."""
+
+    lengths: list[int]
+    """Tokens of each, as the trainer sees it; empty: the rows are not at hand."""
+    num_labels: int | None
+    """Outputs of the new head; None: a language model."""
+    why_absent: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take."""
+
+    counts: ParameterCounts
+    memory: Memory
+    batch: tuple[int, int]
+    """Rows of the longest batch, and tokens of each."""
+    num_rows: int | None
+    """None: the rows are not at hand."""
+    num_steps: int | None
+    num_tokens: int | None
+    """Tokens of all steps, without padding."""
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it for `--json`; memory in GiB."""
+        parts = {name: round(size / GIB, 3) for name, size in vars(self.memory).items()}
+        known = {"rows": self.num_rows, "steps": self.num_steps, "tokens": self.num_tokens, "note": self.note or None}
+        return {
+            "status": "planned",
+            "params": vars(self.counts),
+            "longest_batch": {"rows": self.batch[0], "tokens_of_each": self.batch[1]},
+            **{name: value for name, value in known.items() if value is not None},
+            "memory_gb": {**parts, "total": round(self.memory.total / GIB, 3)},
+        }
+
+
+def plan_run(config: RunConfig) -> Plan:
+    """Plan a run from config.json, and from the rows where they are at hand.
+
+    Raises:
+        UserError: The base's shape is not on this machine, or the model cannot be run without weights.
+    """
+    from utils.planning.memory import plan_memory
+
+    rows = read_rows(config)
+    arguments = config.arguments
+    per_batch = int(arguments.get("per_device_train_batch_size", 8))
+    longest = sorted(rows.lengths)[-per_batch:] or [config.max_length] * per_batch
+    tokens = max(longest) + config.peft.virtual_tokens
+    # Without padding a batch is as long as its rows together: so many rows of the longest's length.
+    batch = (max(1, round(sum(longest) / max(longest))) if load_task(config.task).GENERATES else len(longest), tokens)
+    try:
+        counts, memory = plan_memory(config, rows.num_labels, batch)
+    except (OSError, RuntimeError, ValueError, NotImplementedError, TypeError, AttributeError) as error:
+        raise UserError(f"{config.model.name_or_path} with {config.peft.method} cannot be planned: {error}") from error
+    steps = count_training_steps(arguments, len(rows.lengths)) if rows.lengths or arguments.get("max_steps") else None
+    seen = steps * per_batch * int(arguments.get("gradient_accumulation_steps", 1)) if steps else 0
+    mean = sum(rows.lengths) / max(1, len(rows.lengths))
+    return Plan(
+        counts,
+        memory,
+        batch,
+        len(rows.lengths) or None,
+        steps,
+        round(seen * mean) if rows.lengths else None,
+        rows.why_absent,
+    )
+
+
+def read_rows(config: RunConfig) -> Rows:
+    """Read and encode the rows; where they or the tokenizer are not at hand, rows of the full length are assumed."""
+    from utils.modeling.tokenizer import load_tokenizer
+
+    task = open_task(config)
+    try:
+        data = task.prepare_data(load_tokenizer(config.model))
+    except LoraNsError as error:
+        num_labels = load_task(config.task).count_labels(config.dataset)
+        why = f"the rows are not at hand ({str(error).splitlines()[0]}): all are taken to be {config.max_length} tokens"
+        return Rows([], 2 if num_labels == 0 else num_labels, why)
+    return Rows(data.list_training_lengths(), None if data.label_names is None else max(1, len(data.label_names)))
+
+
+def show_plan(plan: Plan, config: RunConfig, card: str | None, rate: float | None) -> dict[str, Any]:
+    """Print a plan, and give it for `--json`."""
+    memory, lines = plan.memory, []
+    share = plan.counts.trainable_percent
+    lines += [("parameters", f"{plan.counts.trainable:,} trained of {plan.counts.total:,} ({share:.4g} %)")]
+    if plan.num_rows:
+        lines += [("rows", f"{plan.num_rows:,} an epoch, the longest {plan.batch[1]:,} tokens")]
+    if plan.num_steps:
+        tokens = f", {plan.num_tokens:,} tokens" if plan.num_tokens else ""
+        lines += [("steps", f"{plan.num_steps:,}{tokens}")]
+    lines += [("memory", f"{memory.total / GIB:.2f} GB, and what Python, torch and the allocator take")]
+    lines += [(f"  {name}", f"{size / GIB:.2f} GB") for name, size in vars(memory).items()]
+    lines += [("longest batch", f"{plan.batch[0]} x {plan.batch[1]:,} tokens at once")]
+    answer = plan.to_json()
+    if card is not None:
+        answer["card"] = _fit(plan, card, config)
+        lines += [(card, answer["card"]["sentence"])]
+    if rate is not None and plan.num_tokens:
+        answer["hours"] = round(plan.num_tokens / rate / 3600, 3)
+        lines += [("time", f"{_write_time(plan.num_tokens / rate)} at {rate:,.0f} tokens/s, evaluations not counted")]
+    if plan.note:
+        lines += [("note", plan.note)]
+    width = max(len(name) for name, _ in lines)
+    print("\n".join(f"{name:<{width}}  {text}" for name, text in lines))  # noqa: T201  the command's own output
+    return answer
+
+
+def _fit(plan: Plan, card: str, config: RunConfig) -> dict[str, Any]:
+    """Tell whether a run fits on a card, and how many rows of the longest would."""
+    room = (CARDS[card] * 1e9 / GIB - _KEPT_FREE_GB) * GIB
+    fixed = plan.memory.total - plan.memory.step
+    rows = math.floor((room - fixed) / (plan.memory.step / plan.batch[0]))
+    fits = plan.memory.total <= room
+    if fits:
+        sentence = f"fits; about {rows} rows of {plan.batch[1]:,} tokens would"
+    elif rows >= 1:
+        sentence = f"does not fit; {rows} rows of {plan.batch[1]:,} tokens would: training.per_device_train_batch_size"
+    else:
+        ways = ["training.gradient_checkpointing: true"] if not config.arguments.get("gradient_checkpointing") else []
+        ways += ["model.quantization: nf4"] if config.model.quantization is None and fixed > room / 2 else []
+        sentence = f"not even one row fits; {' or '.join([*ways, f'a smaller {config.length_key}'])} would help"
+    return {"name": card, "gb": CARDS[card], "fits": fits, "rows_that_fit": max(rows, 0), "sentence": sentence}
+
+
+def _write_time(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+
+
+def measure_rate(config: RunConfig) -> float:
+    """Train three steps in a folder that is thrown away, and give their tokens a second.
+
+    Raises:
+        UserError: The run cannot be trained here; its own message says why.
+    """
+    with tempfile.TemporaryDirectory(prefix="lora_ns_probe_") as folder:
+        file = Path(folder, "probe.yaml")
+        file.write_text(config.to_yaml(), "utf-8")
+        output = Path(folder, "run")
+        words = ["training.max_steps=3", f"training.output_dir={output}", "training.report_to=none"]
+        words += ["training.save_strategy=no", "training.eval_strategy=no", "training.push_to_hub=false"]
+        command = [sys.executable, str(ROOT / "train.py"), "--config", str(file), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own command
+        if done.returncode:
+            raise UserError(f"three steps could not be trained: {done.stderr.strip().splitlines()[-1]}")
+        return float(json.loads((output / "results.json").read_text("utf-8"))["time"]["tokens_per_s"])
