@@ -9,7 +9,7 @@ from typing import Literal
 from utils.benchmark.aggregate import Comparison
 from utils.benchmark.combining import shorten_keys
 from utils.benchmark.statistics import Average, Summary, SummaryRow
-from utils.results.columns import Cell, Form
+from utils.results.columns import RETENTION, Cell, Form, list_retention
 from utils.results.labels import Language, is_score, phrase, translate
 
 RowKind = Literal["runs", "baseline", "average"]
@@ -131,7 +131,8 @@ def _build_table(
     grid = {f"grid {key}": short for key, short in shorten_keys(summary.grid_keys).items()}
     several = len({(each.method, each.is_baseline) for each in summary.settings}) > 1
     fixed = ("task", *(["method"] if several else []), *grid)
-    keys = (*fixed, *keys)
+    kept = dict.fromkeys(key for cells, _ in rows for key in cells if key.startswith(RETENTION))
+    keys, own = (*fixed, *keys, *kept), {**grid, **{key: key for key in kept}}
     built = []
     for cells, source in rows:
         cells |= {"method": Cell(source.setting.method)}
@@ -142,11 +143,12 @@ def _build_table(
         else:
             kind: RowKind = "baseline" if source.setting.is_baseline else "runs"
             built.append(TableRow(placed, kind, source.task, source.num_done == len(source.outcomes)))
-    return ResultTable(keys, tuple(grid.get(key) or translate(key, language) for key in keys), tuple(built), len(fixed))
+    return ResultTable(keys, tuple(own.get(key) or translate(key, language) for key in keys), tuple(built), len(fixed))
 
 
 def _show_row(row: SummaryRow, language: Language) -> Cells:
     cells = {"task": Cell(row.task)} | _show_figures(row, _FIGURES, language) | _show_own_metric(row)
+    cells |= _show_retention(row)
     if row.score is not None:
         (low, high), over = _find_interval(row)
         form = cells["mean"].form
@@ -156,6 +158,19 @@ def _show_row(row: SummaryRow, language: Language) -> Cells:
         absent = Cell(show_absence(row, language))
         cells |= {"best_accuracy": absent, "task_metric_best": absent}
     return cells | {"status": Cell(show_status(row, language))}
+
+
+def _show_retention(row: SummaryRow) -> Cells:
+    """Show what the runs kept of their base: means over the seeds, of a single run with the interval over its rows."""
+    records = [each.record for each in row.outcomes if each.status == "success" and each.record is not None]
+    found: dict[str, list[Cell]] = {}
+    for label, cell in (each for record in records for each in list_retention(record)):
+        found.setdefault(label, []).append(cell)
+    return {
+        label: Cell(_neat(sum(each.value for each in cells) / len(cells), cells[0].form), cells[0].form)
+        for label, cells in found.items()
+        if len(cells) == len(records) and (len(records) == 1 or not label.endswith(("low", "high")))
+    }
 
 
 def _show_average(average: Average, language: Language) -> Cells:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -94,6 +95,8 @@ class Answers:
     """The run's settings."""
     window: int | None = None
     """Tokens that the model can hold; None: not known, and only evaluation.max_prompt_length cuts prompts."""
+    own_prompts: bool = False
+    """Whether every set is asked by its own prompt, whatever the run's is."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ def load_evaluation_sets(
     run = _Run(own, encoder, seed, evaluation, answers)
     found, sets = DataProblems(), []
     for each in describe_sets(evaluation, own, own_section):
+        each = dataclasses.replace(each, is_own=True) if answers.own_prompts else each
         with found.gather():
             sets.append(_load(each, run))
     found.stop()

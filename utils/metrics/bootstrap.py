@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from utils.metrics.classification import count_confusions
@@ -80,6 +80,39 @@ def bootstrap_mean(
     return _inner_interval(np.concatenate(means), confidence)
 
 
+def bootstrap_difference(
+    base: Array,
+    other: Array,
+    *,
+    weights: Array | None = None,
+    of: Callable[[Array], Array] | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Compute the 95 % percentile bootstrap interval of `other` minus `base`, scores (n,) of the same rows.
+
+    Rows are drawn in pairs. The scores are means; with `weights` (n,) they are sums over them, and `of` makes of both
+    weighted means what is compared, such as perplexities. Rows of nan in either are not drawn. Of scores that are all 0
+    or 1 it is Newcombe's interval of paired shares (1998, method 10), as that of one share is Wilson's.
+    """
+    import numpy as np
+
+    defined = ~(np.isnan(base) | np.isnan(other))
+    if not defined.any():
+        return 0.0, 0.0
+    base, other = base[defined], other[defined]
+    if weights is None and np.isin([base, other], (0.0, 1.0)).all():
+        return _newcombe_interval(other, base)
+    counts = np.ones(len(base)) if weights is None else weights[defined]
+    compute = of or np.asarray
+    rng, found = np.random.default_rng(seed), []
+    for size in _chunk_sizes(num_resamples, len(base)):
+        drawn = rng.integers(len(base), size=(size, len(base)))
+        total = counts[drawn].sum(axis=1)
+        found.append(compute(other[drawn].sum(axis=1) / total) - compute(base[drawn].sum(axis=1) / total))
+    return _inner_interval(np.concatenate(found), 0.95)
+
+
 def wilson_interval(share: float, num_rows: int, confidence: float = 0.95) -> tuple[float, float]:
     """Compute Wilson's interval of a share of rows; see `bootstrap_mean`."""
     from scipy.stats import norm
@@ -89,6 +122,23 @@ def wilson_interval(share: float, num_rows: int, confidence: float = 0.95) -> tu
     scale, center = 1 + z**2 / num_rows, share + z**2 / (2 * num_rows)
     # Rounding may put a bound a hair beyond the share itself, or beyond 0 and 1.
     return max(0.0, min(share, (center - spread) / scale)), min(1.0, max(share, (center + spread) / scale))
+
+
+def _newcombe_interval(one: Array, other: Array) -> tuple[float, float]:
+    """Compute the 95 % interval of the share of `one` minus that of `other`, both of 0 and 1 for the same rows."""
+    import numpy as np
+
+    shares = float(one.mean()), float(other.mean())
+    (low, high), (other_low, other_high) = (wilson_interval(share, len(one)) for share in shares)
+    spread = float(one.std() * other.std())
+    shared = float(((one - shares[0]) * (other - shares[1])).mean()) / spread if spread else 0.0
+
+    def join(side: float, other_side: float) -> float:
+        return float(np.sqrt(max(side**2 - 2 * shared * side * other_side + other_side**2, 0.0)))
+
+    middle = shares[0] - shares[1]
+    below, above = join(shares[0] - low, other_high - shares[1]), join(high - shares[0], shares[1] - other_low)
+    return middle - below, middle + above
 
 
 def _inner_interval(scores: Array, confidence: float) -> tuple[float, float]:

@@ -37,7 +37,23 @@ def list_columns(record: RunRecord, language: Language = "en") -> list[tuple[str
         *_metric_columns(record.metrics, ""),
         *_metric_columns(record.metrics_last, f", {translate('last', language)}"),
         *(each for name, values in record.evaluation.items() for each in _set_columns(name, values, language)),
+        *list_retention(record),
     ]
+
+
+RETENTION = "retention "
+"""What the labels of `list_retention` begin with."""
+
+
+def list_retention(record: RunRecord) -> Iterator[tuple[str, Cell]]:
+    """List by label what the base scored, the tuned model, and the difference with its interval."""
+    for name, values in record.retention.items():
+        for metric, found in values.get("metrics", {}).items():
+            form: Form = "percent" if is_score(metric) else "decimal"
+            shown = {which: found[which] for which in ("base", "tuned", "difference")}
+            shown |= dict(zip(("difference, low", "difference, high"), found["interval"], strict=True))
+            for which, value in shown.items():
+                yield f"{RETENTION}{name} {metric}, {which}", Cell(scale(metric, value), form)
 
 
 def count_places(value: float, form: Form) -> int:

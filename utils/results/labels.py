@@ -30,6 +30,7 @@ _LABELS: dict[str, tuple[str, str]] = {
     "best_combined": ("at the best combined score", "综合得分最佳时"),
     "chosen_by": ("chosen by", "选择依据"),
     "step": ("step", "步数"),
+    "retention": ("kept of the base", "保留能力"),
     "combined": ("combined", "总分"),
     "not_scored": ("not scored", "未评分"),
     "trainable": ("trainable parameters", "可训练参数"),

@@ -110,6 +110,8 @@ class RunRecord:
     """What always guessing the most frequent training label scores."""
     evaluation: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By evaluation set, what generating answers scored, with the protocol."""
+    retention: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By set: under `metrics`, by metric, the scores of the base and the tuned model, the difference, its interval."""
     params: ParamCounts = field(default_factory=ParamCounts)
     memory: PeakMemory = field(default_factory=PeakMemory)
     time: Timing = field(default_factory=Timing)

@@ -72,6 +72,8 @@ def _list_lines(record: RunRecord, language: Language) -> Iterator[tuple[str, st
     yield translate("task", language), f"{record.task_name} ({record.task_type})"
     yield translate("method", language), record.method
     yield from _list_scores(record, language)
+    for name, values in record.retention.items():
+        yield f"{translate('retention', language)}: {name}", _list_retention(values, language)
     yield from _list_costs(record, language)
     if record.warnings:
         yield translate("warnings", language), "\n".join(record.warnings)
@@ -99,6 +101,18 @@ def _list_scores(record: RunRecord, language: Language) -> Iterator[tuple[str, s
         if name != best and name in record.metrics:
             yield _label(name), _show(name, record.metrics[name])
     yield from _list_written(record, language)
+
+
+def _list_retention(values: Mapping[str, Any], language: Language) -> str:
+    """Show what the base scored and the tuned model, and how sure the difference is."""
+    if "error" in values:
+        return f"{translate('not_scored', language)}: {values['error']}"
+    parts = []
+    for name, each in values["metrics"].items():
+        base, tuned = _show(name, each["base"]), _show(name, each["tuned"])
+        change, low, high = (f"{scale(name, value):+.2f}" for value in (each["difference"], *each["interval"]))
+        parts.append(f"{_label(name)} {base} -> {tuned} ({change}; {translate('interval', language)} {low} .. {high})")
+    return ", ".join(parts)
 
 
 def _list_written(record: RunRecord, language: Language) -> Iterator[tuple[str, str]]:

@@ -156,7 +156,7 @@ def _check_sharding(config: RunConfig, sharding: str, document: Document) -> Ite
         message = f"8 bits not with {sharding}, which cannot cut them up; use 4 bits, or DDP"
         yield document.problem("model.quantization", message)
     evaluation = config.find_section(EvaluationSection)
-    for key in ("at_end", "steps") if evaluation is not None else ():
+    for key in ("at_end", "steps", "retention") if evaluation is not None else ():
         if getattr(evaluation, key):
             message = (
                 f"not with {sharding}: a model whose weights are spread over processes does not write; set "

@@ -16,6 +16,7 @@ from utils.modeling.source import resolved_commit
 from utils.modeling.tokenizer import added_token_ids
 from utils.modeling.writing import require_writable
 from utils.tasks.task import Task, load_task
+from utils.trainer.processes import main_process_first
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -58,6 +59,8 @@ def attach_adapter(
         message = "there are no rows to train on; set it to false to evaluate and predict only"
         raise ConfigError([Problem(message, "training.do_train")])
     require_trainable(model)
+    with main_process_first(settings.training.output_dir):  # the others find its scores on the disk
+        load_task(settings.task).measure_base(settings, model, tokenizer)
     num_steps = count_training_steps(resolved, data.num_train_rows)
     num_rows, num_tokens = data.count_shown()
     seed = settings.seed if section.init_seed is None else section.init_seed

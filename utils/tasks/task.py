@@ -98,6 +98,11 @@ class Task:
         return {}
 
     @classmethod
+    def measure_base(cls, config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Measure what is compared later on the base model, before an adapter is attached; it is left as it was."""
+        return
+
+    @classmethod
     def open(cls, config: RunConfig) -> TaskRun:
         """Open one run."""
         raise NotImplementedError

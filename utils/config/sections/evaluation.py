@@ -53,6 +53,12 @@ class SetSection(Section):
         return value
 
     @property
+    def held_text(self) -> str | None:
+        """The file of plain text that it is, whose perplexity is asked for; None: it is a set of prompts."""
+        file = self.path or self.name
+        return file if Path(file).suffix.lower() == ".txt" else None
+
+    @property
     def shown_label(self) -> str:
         """The label, or one made of the name: `openai/gsm8k` is `gsm8k`, `data/test.jsonl` is `test`."""
         return self.label or label_of(self.name)
@@ -97,6 +103,10 @@ class EvaluationSection(Section):
     max_prompt_length: int | None = Field(None, ge=1)
     """Tokens a prompt may have; longer ones lose their middle, which is counted and said. null: what the model's
     positions leave (sets of an official protocol, such as LongBench's: as that protocol has it)."""
+    retention: list[str | SetSection] | None = Field(None, min_length=1)
+    """What the model should not forget: sets, each asked by its own prompt, and `.txt` files, whose perplexity is
+    measured. The base is scored on them before training and the tuned model at its end, with the difference and its
+    interval over pairs of rows. null: nothing."""
     server: str | None = None
     """A vLLM server of the run's base, such as `http://127.0.0.1:8000/v1`, that writes the answers: it is handed the
     adapter as it is at each evaluation (docs/serving.md). null: the model writes itself."""
@@ -112,7 +122,7 @@ class EvaluationSection(Section):
     longbench: LongBenchSection = LongBenchSection()
     """The judge of LongBench's answers."""
 
-    @field_validator("sets", mode="before")
+    @field_validator("sets", "retention", mode="before")
     @classmethod
     def _explain_entries(cls, value: Any) -> Any:
         """Read mappings here, so that a mistake in one is told with its own key and not as a list's."""
@@ -122,7 +132,7 @@ class EvaluationSection(Section):
             return value
         return [entry if isinstance(entry, str) else as_section(entry) for entry in value]
 
-    @field_validator("sets")
+    @field_validator("sets", "retention")
     @classmethod
     def _labels_differ(cls, value: list[str | SetSection] | None) -> list[str | SetSection] | None:
         labels = [each.shown_label for each in map(as_section, value or ())]
@@ -140,6 +150,11 @@ class EvaluationSection(Section):
     def set_sections(self) -> tuple[SetSection, ...] | None:
         """The sets, each as a section; None: the run's own set."""
         return None if self.sets is None else tuple(map(as_section, self.sets))
+
+    @property
+    def retention_sections(self) -> tuple[SetSection, ...]:
+        """What should not be forgotten, each as a section."""
+        return tuple(map(as_section, self.retention or ()))
 
 
 def as_section(entry: Any) -> SetSection:

@@ -22,7 +22,7 @@ from utils.tasks.sft.evaluation_rules import find_evaluation_mistakes, is_loss
 from utils.tasks.sft.section import WITHOUT_EFFECT, sft_section
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, TrainingArguments
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
     from utils.config.run_config import RunConfig
     from utils.data.dataset import InstructionSet
@@ -84,6 +84,7 @@ class Task(task.Task):
         greedy, idle = generation.temperature == 0, not config.arguments.get("do_train", True)
         return {
             "evaluation.steps": (idle and config.evaluation.steps is not None, "training.do_train is false"),
+            "evaluation.retention": (idle and bool(config.evaluation.retention), "training.do_train is false"),
             "evaluation.at_start": (idle and config.evaluation.at_start, "training.do_train is false"),
             **{f"sft.{name}": (True, why) for name, why in ignored.items()},
             **{
@@ -96,6 +97,13 @@ class Task(task.Task):
                 "a language model has no new head",
             ),
         }
+
+    @classmethod
+    def measure_base(cls, config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Score the base on what should not be forgotten."""
+        from utils.tasks.sft.retention import Retention
+
+        Retention(config).score_base(model, tokenizer)
 
     @classmethod
     def open(cls, config: RunConfig) -> TaskRun:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import explain_unservable
 from utils.config.error_messages import suggest
+from utils.config.sections.model import is_local
 from utils.core import registry
 from utils.core.errors import ConfigError, DataError, Problem
 from utils.data.dataset import load_dataset_plugin
@@ -120,6 +122,8 @@ def find_evaluation_mistakes(config: RunConfig, files: bool = True) -> Iterator[
     if evaluation.steps is not None and saving == "best":
         message = "best saves by the loss alone, and not what evaluation.steps evaluates; use steps or epoch"
         yield "training.save_strategy", message
+    if files:
+        yield from _find_retention_mistakes(config, evaluation)
     if evaluation.server is not None and (reason := explain_unservable(config.peft)):
         yield "evaluation.server", f"{reason}; or leave evaluation.server out"
     if COMBINED in [each.shown_label for each in evaluation.set_sections or ()]:
@@ -166,6 +170,19 @@ def _find_set_mistakes(config: RunConfig, evaluation: EvaluationSection) -> Iter
             yield problem.path or "evaluation.sets", problem.message.removeprefix("evaluation.sets: ")
     except DataError as error:
         yield "evaluation.sets", str(error).removeprefix("evaluation.sets: ")
+
+
+def _find_retention_mistakes(config: RunConfig, evaluation: EvaluationSection) -> Iterator[tuple[str, str]]:
+    """Find texts that are not there, and sets as those of `evaluation.sets`."""
+    for each in evaluation.retention_sections:
+        file = each.held_text or each.path or each.name
+        if (each.held_text or is_local(file)) and not Path(file).expanduser().exists():
+            yield "evaluation.retention", f"{file}: no such file or folder; paths start at the working directory"
+    sets = [each for each in evaluation.retention_sections if each.held_text is None]
+    try:
+        _describe_sets(config, evaluation.model_copy(update={"sets": sets}))
+    except (ConfigError, DataError) as error:
+        yield "evaluation.retention", str(error).removeprefix("evaluation.sets: ")
 
 
 def _describe_sets(config: RunConfig, evaluation: EvaluationSection) -> list[DescribedSet]:

@@ -25,6 +25,7 @@ from utils.tasks.sft.evaluation_rules import BestMetric, find_best_metric, list_
 from utils.tasks.sft.generating import GeneratingCallback
 from utils.tasks.sft.outcome import CausalScores, collect_causal_outcome
 from utils.tasks.sft.probe import choose_reload_rows, open_probe
+from utils.tasks.sft.retention import find_retention
 from utils.tasks.sft.section import OwnSftSection, build_encoder
 from utils.tasks.task import load_task
 
@@ -256,6 +257,7 @@ class SftRun:
         assert self._generating is not None, "the trainer is built before it is scored"
         written = self._generating.score_all()
         losses = _evaluate_loss(trainer, written.step) if data.instructions.evals else {}
+        record = replace(record, retention=find_retention(trainer, data.encoder.tokenizer, self._settings))
         scores = CausalScores(losses, written, list_losses(self._settings), self.describe_losses(trainer, data, losses))
         return collect_causal_outcome(record, trainer, data, scores, counts, measuring)
 

@@ -117,3 +117,19 @@ def test_settings_have_names(folder: Any) -> None:
     folder.plan("rte", "lora", 1, {"peft.lora_r": 4, "training.learning_rate": 1e-4})
     summary = summarize(folder.facts(), collect_outcomes(folder.runs))
     assert summary.name_setting(summary.settings[0]) == "lora, lora_r=4, learning_rate=0.0001"
+
+
+def test_what_runs_kept_of_their_base_has_columns_of_its_own(folder: Any) -> None:
+    def kept(change: float) -> dict[str, Any]:
+        facts = {"base": 8.0, "tuned": 8.0 + change, "difference": change, "interval": [change - 1, change + 1]}
+        return {"held": {"n": 3, "metrics": {"perplexity": facts}}}
+
+    folder.finish(folder.plan("rte", "lora", 1), 0.8, retention=kept(2.0))
+    folder.finish(folder.plan("rte", "lora", 2), 0.8, retention=kept(4.0))
+    summary = summarize(folder.facts(), collect_outcomes(folder.runs))
+    means = cells_of(build_summary_table(summary, "en"), 0)
+    assert means["retention held perplexity, difference"].value == 3.0
+    assert "retention held perplexity, difference, low" not in means
+    single = cells_of(build_run_table(summary, "en"), 1)
+    assert single["retention held perplexity, tuned"].value == 12.0
+    assert single["retention held perplexity, difference, low"].value == 3.0
