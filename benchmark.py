@@ -35,21 +35,36 @@ def main(arguments: argparse.Namespace) -> Answer:
     if arguments.report and arguments.dry_run:
         raise UserError("--dry-run shows the plan and --report the results; give one of them")
     from utils.benchmark.dry_run import announce_plan, show_plan
+    from utils.benchmark.launchers.array_job import launch_array, load_scheduler, write_script
     from utils.benchmark.plan import Choices, plan_suite
-    from utils.benchmark.suite import read_suite
+    from utils.benchmark.suite_reader import read_suite
 
-    names = ("tasks", "methods", "only", "seeds", "epochs", "model", "output_dir", "shard")
+    if arguments.single:
+        arguments.only = (arguments.single,)
+    names = ("tasks", "methods", "only", "seeds", "epochs", "model", "output_dir", "shard", "launch")
     choices = Choices(**{name: getattr(arguments, name) for name in names}, overrides=tuple(arguments.overrides))
-    plan = plan_suite(read_suite(arguments.config), choices, files=not arguments.report)
-    announce_plan(plan)
+    suite = read_suite(arguments.config, arguments.launcher)
+    plan = plan_suite(suite, choices, files=not (arguments.report or arguments.status))
+    scheduler = load_scheduler(plan)
+    if not arguments.single:
+        announce_plan(plan)
     if arguments.dry_run:
-        return show_plan(plan)
-    from utils.benchmark.runner import SuiteOptions, report_suite, run_suite
+        return show_plan(plan, write_script(plan, _repeat_words(), scheduler) if scheduler else "")
+    from utils.benchmark.runner import SuiteOptions, report_suite, run_single, run_suite, show_status
 
     if arguments.report:
         return report_suite(plan, arguments.submission)
-    options = ("jobs", "retry", "shard", "submission", "fork")
-    return run_suite(plan, SuiteOptions(**{name: getattr(arguments, name) for name in options}))
+    if arguments.status:
+        return show_status(plan)
+    options = SuiteOptions(arguments.jobs, arguments.retry, arguments.shard, arguments.submission, arguments.fork)
+    if arguments.single:
+        return run_single(plan, options)
+    return launch_array(plan, arguments.retry, _repeat_words(), scheduler) if scheduler else run_suite(plan, options)
+
+
+def _repeat_words() -> list[str]:
+    """Give the words of this command line that its jobs repeat."""
+    return [word for word in sys.argv[1:] if word not in ("--dry-run", "--dry_run", "--json")]
 
 
 def build() -> argparse.ArgumentParser:
@@ -69,6 +84,10 @@ def build() -> argparse.ArgumentParser:
     add("--output_dir", metavar="FOLDER", help="the suite's folder")
     add("--jobs", type=positive, metavar="N", help="runs at the same time; default: one for each visible GPU, or one")
     add("--retry", type=positive, nargs="?", const=1, default=0, metavar="N", help="try failed runs again, N times (1)")
+    add("--launcher", metavar="NAME", help="work on the runs here (local), or as an array of slurm or pbs")
+    add("--status", action="store_true", help="say how every run stands, in its folder and in the queue, and stop")
+    add("--single", metavar="RUN", help="work on this run while others work on others, as the jobs of an array do")
+    add("--launch", metavar="COMMAND", help="start the processes of each run by this: 'torchrun --nproc_per_node 2'")
     add("--shard", type=read_shard, metavar="I/N", help="work on the I-th of N parts; the folder is shared")
     told = "start each run as a process that imports the libraries itself, as it is anyway where there is no Linux"
     add("--no_fork", action="store_false", dest="fork", help=told)

@@ -13,7 +13,7 @@ import pytest
 
 from utils.benchmark.plan import plan_suite
 from utils.benchmark.state import find_status
-from utils.benchmark.suite import read_suite
+from utils.benchmark.suite_reader import read_suite
 
 ROOT = Path(__file__).parents[2]
 SUITE = f"""suite: command

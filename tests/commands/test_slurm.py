@@ -1,10 +1,18 @@
-"""The Slurm script starts a process for each task with its numbers, queues a saved run again, and resumes it."""
+"""The Slurm script starts a process for each task with its numbers, queues a saved run again, and resumes it.
+
+And a suite as an array of a real Slurm, which is installed and started here where root can.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,3 +76,57 @@ def test_a_failed_run_is_not_queued_again(submit) -> None:
     code, said = submit(1)
     assert code == 1
     assert not any("requeue" in line for line in said)
+
+
+SUITE = f"""suite: array
+base: {ROOT}/configs/quickstart.yaml
+run:
+  model.name_or_path: {ROOT}/examples/quickstart/base
+  dataset: {{path: {ROOT}/examples/quickstart/acceptability, max_train_samples: 1200, max_eval_samples: 32}}
+  training: {{num_train_epochs: 6, use_cpu: true, report_to: none}}
+  results.formats: []
+tasks: {{a: {{}}}}
+methods: {{lora: {{peft.method: lora}}, head-only: {{peft.method: head-only}}}}
+launcher: {{name: slurm, time: 0:20:00, cpus: 1, environment: {{OMP_NUM_THREADS: "1"}}}}
+"""
+
+
+def benchmark(folder: Path, *words: str) -> Any:
+    command = [sys.executable, ROOT / "benchmark.py", "--config", "s.yaml", "--json", *words]
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_suite_as_an_array_of_a_real_slurm(tmp_path: Path) -> None:
+    """One job is killed and queued again; what comes out is what comes out here."""
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        pytest.skip("Slurm is installed and started by root on Debian alone")
+    started = subprocess.run([ROOT / "scripts" / "start_slurm.sh"], capture_output=True, text=True)
+    if started.returncode:
+        pytest.skip(f"Slurm cannot be had: {started.stderr.strip()[-200:]}")
+    (tmp_path / "s.yaml").write_text(SUITE)
+    job = benchmark(tmp_path, "--output_dir", "array")["job"]
+    deadline = time.monotonic() + 900
+    runs = tmp_path / "array" / "runs"
+    while not list(runs.glob("a-lora-s42/checkpoint-*/complete.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    subprocess.run(["scancel", f"{job}_1"], check=True)
+    while {run["status"] for run in benchmark(tmp_path, "--output_dir", "array", "--status")["runs"]} != {"done"}:
+        assert time.monotonic() < deadline
+        time.sleep(3)
+    log = (tmp_path / "array" / "jobs" / f"{job}_1.log").read_text()
+    assert "CANCELLED" in log
+    assert log.count("a-lora-s42: started") == 2
+    assert "--resume" in (tmp_path / "array" / "logs" / "a-lora-s42.log").read_text()
+    benchmark(tmp_path, "--output_dir", "here", "--launcher", "local")
+    benchmark(tmp_path, "--output_dir", "array", "--report")
+    tables = [json.loads((tmp_path / name / "results.json").read_text())["rows"] for name in ("array", "here")]
+    scores = [[(row["task"], row["method"], row["figures"]["best"]) for row in rows] for rows in tables]
+    assert scores[0] == scores[1]
+    assert benchmark(tmp_path, "--output_dir", "array")["runs"] == [], "nothing is missing"

@@ -1,5 +1,7 @@
 """Becomes a run that dies with the suite: `python child.py PARENT train.py --config ...`, PARENT the suite's process.
 
+`python child.py PARENT - srun ...` becomes another command than Python's.
+
 On Linux the kernel kills the run when the suite is gone, however that came about; the wish outlives the exec.
 Elsewhere a run whose suite is killed by force goes on to its own end.
 """
@@ -27,6 +29,8 @@ def main() -> None:
     parent, *command = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a suite in the background may have been started deaf to it
     die_with_parent(int(parent))
+    if command[0] == "-":
+        os.execvp(command[1], command[1:])  # noqa: S606  what the suite's file, or its job's script, names
     os.execv(sys.executable, [sys.executable, *command])  # noqa: S606  our own interpreter
 
 

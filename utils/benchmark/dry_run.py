@@ -56,11 +56,13 @@ def announce_plan(plan: Plan) -> None:
         logger.warning("%s", warning)
 
 
-def show_plan(plan: Plan) -> dict[str, Any]:
-    """Print the runs of this call, then the trainable parameters, which one process counts without weights."""
+def show_plan(plan: Plan, script: str = "") -> dict[str, Any]:
+    """Print the runs of this call and a scheduler's script; then the trainable parameters, counted without weights."""
     statuses = [find_status(run) for run in plan.shard]
     for line in _write_runs(plan, statuses):
         print(line, flush=True)  # noqa: T201  the command's own output
+    if script:
+        print(f"\n{script}", flush=True)  # noqa: T201
     counts = count_runs(plan.shard)
     for line in _write_counts(plan.shard, counts):
         print(line)  # noqa: T201

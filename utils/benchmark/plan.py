@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.benchmark.combining import Combination, combine, name_run, shorten_keys
-from utils.benchmark.suite import Suite, read_suite
+from utils.benchmark.suite import Suite
+from utils.benchmark.suite_reader import read_suite
 from utils.config.document import Document, SourceLocation
 from utils.config.error_messages import suggest
 from utils.config.run_config import RunConfig
@@ -46,6 +47,8 @@ class Choices:
     """`key=value` words, which win over everything."""
     shard: tuple[int, int] | None = None
     """Which part of how many, from 1."""
+    launch: str | None = None
+    """Command that starts the processes of each run, in place of the suite's."""
 
 
 _ALL = Choices()
@@ -70,6 +73,8 @@ class PlannedRun:
     fingerprint: str
     metric: str | None
     """The task's own metric, where it is known before the run."""
+    launch: str | None = None
+    """Command that starts its processes; None: it has one."""
 
     @property
     def config_file(self) -> Path:
@@ -197,7 +202,8 @@ def _inspect_runs(plan: Plan, choices: Choices, files: bool, combinations: Seque
             plan.warnings += config.warnings
             plan.notices += config.notices
             plan.unmet += check_machine(config).warnings
-            plan.runs.append(_plan_run(each, name, plan.output, config))
+            launch = choices.launch or plan.suite.section.launch
+            plan.runs.append(_plan_run(each, name, plan.output, config, launch))
     plan.problems += [_tell_runs(problem, names, len(combinations)) for problem, names in problems.items()]
     plan.warnings += _find_twins(plan.runs)
     for told in (plan.warnings, plan.notices, plan.unmet):
@@ -227,7 +233,7 @@ def _refuse_namesake(suite: Suite, name: str, first: Combination, each: Combinat
         yield Problem(message, "tasks", suite.source)
 
 
-def _plan_run(each: Combination, name: str, output: Path, config: RunConfig) -> PlannedRun:
+def _plan_run(each: Combination, name: str, output: Path, config: RunConfig, launch: str | None) -> PlannedRun:
     return PlannedRun(
         name=name,
         task=each.task,
@@ -239,6 +245,7 @@ def _plan_run(each: Combination, name: str, output: Path, config: RunConfig) -> 
         config=config.to_dict(),
         fingerprint=config.fingerprint(),
         metric=load_task(config.task).headline(config),
+        launch=launch,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.benchmark.launcher import Attempt
+from utils.benchmark.attempt import Attempt
 from utils.benchmark.outcomes import collect_outcomes, read_last_lines
 from utils.benchmark.plan import PlannedRun
 from utils.benchmark.state import PlannedStatus, RunState

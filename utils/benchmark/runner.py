@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,13 +15,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from utils.benchmark.launcher import Attempt, Slot, list_slots, start_attempt
+from utils.benchmark.attempt import GRACE_S, Attempt, Slot, list_slots, start_attempt
+from utils.benchmark.launchers.array_job import find_jobs, load_scheduler
 from utils.benchmark.outcomes import RunOutcome, SuiteFacts, collect_outcomes
 from utils.benchmark.plan import Plan, PlannedRun
 from utils.benchmark.progress import ProgressDisplay
 from utils.benchmark.state import LOCKS, find_status, is_finished, lock_suite, wait_for_lock
 from utils.benchmark.warm_start import WarmProcess, warm_process
-from utils.core.errors import EXIT_FAILED, EXIT_INTERRUPTED
+from utils.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REQUEUE, UserError
 from utils.core.secrets import mask_command
 from utils.core.signals import handling, leave_terminal
 
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from utils.cli.command_line import Answer
 
 _TICK_S = 0.1
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+GRACE_OF_JOB_S = 600.0
+"""Of a job's run: the scheduler ends it earlier where its time is over."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _WIDTH_OF_LOGS = 160
 
 logger = logging.getLogger(__name__)
@@ -59,7 +62,7 @@ def run_suite(plan: Plan, options: SuiteOptions) -> Answer:
     """
     from utils.core.terminal import build_console
 
-    slots = list_slots(options.jobs)
+    slots = list_slots(options.jobs, shares=not plan.suite.section.launch)
     minutes = plan.suite.section.timeout_minutes
     config = RunnerConfig(slots, minutes * 60 if minutes else None, options.retry, options.fork)
     with ExitStack() as stack:
@@ -71,6 +74,45 @@ def run_suite(plan: Plan, options: SuiteOptions) -> Answer:
         finally:
             display.close()
         return report_suite(plan, options.submission, interrupted=not finished)
+
+
+def run_single(plan: Plan, options: SuiteOptions) -> Answer:
+    """Work on one run while others may work on the suite's others, as each job of an array does; no reports.
+
+    Its exit code is 75 where the run saved itself and is to be queued again.
+
+    Raises:
+        UserError: A whole suite is at work in the folder.
+    """
+    from utils.core.terminal import build_console
+
+    minutes = plan.suite.section.timeout_minutes
+    limit = minutes * 60 if minutes else None
+    config = RunnerConfig([Slot(0)], limit, options.retry, fork=False, grace_s=GRACE_OF_JOB_S)
+    with ExitStack() as stack:
+        for lock in lock_suite(plan.output, None, single=True):
+            stack.enter_context(lock)
+        Runner(plan.shard, config, ProgressDisplay(1, build_console())).work()
+        answer = _answer(plan, collect_outcomes(plan.shard), {}, interrupted=False)
+    stopped = any(run["status"] == "interrupted" for run in answer["runs"])
+    return answer | ({"status": "interrupted", "exit_code": EXIT_REQUEUE} if stopped else {})
+
+
+def show_status(plan: Plan) -> Answer:
+    """Print how every run stands, by its files and by the scheduler's queue."""
+    scheduler, jobs = load_scheduler(plan), {}
+    try:
+        jobs = find_jobs(plan, scheduler) if scheduler else {}
+    except UserError as error:
+        logger.warning("the queue is not known: %s", error)
+    stands = {run.name: find_status(run) for run in plan.wanted}
+    width = max(map(len, stands))
+    for name, status in stands.items():
+        print(f"{name:<{width}}  {status:<11}  {jobs.get(name, '')}".rstrip())  # noqa: T201  the command's own output
+    counts = ", ".join(f"{count} {status}" for status, count in Counter(stands.values()).items())
+    print(f"\n{len(stands)} runs: {counts}; {len(jobs)} in the queue; folder: {plan.output}")  # noqa: T201
+    runs = [{"name": name, "status": status, "job": jobs.get(name)} for name, status in stands.items()]
+    return {"status": "planned", "output_dir": str(plan.output), "runs": runs}
 
 
 def report_suite(plan: Plan, submission: bool = False, interrupted: bool = False) -> Answer:
@@ -153,6 +195,8 @@ class RunnerConfig:
     retries: int = 0
     """Further attempts at a run that fails, and at one that failed in an earlier call."""
     fork: bool = True
+    grace_s: float = GRACE_S
+    """Seconds that a run has to save what it has, when it is stopped."""
 
 
 class Runner:
@@ -222,7 +266,7 @@ class Runner:
         """Stop the processes gently, at once when Ctrl-C comes a second time; what they had is kept."""
         self._display.stop(len(self._active))
         for attempt in self._active:
-            attempt.stop("interrupted")
+            attempt.stop("interrupted", self._config.grace_s)
         while self._active:
             if len(interruptions) > 1:
                 for attempt in self._active:

@@ -188,8 +188,8 @@ def take_lock(path: Path, shared: bool = False) -> IO[str] | None:
     return None
 
 
-def lock_suite(output: Path, shard: tuple[int, int] | None) -> list[IO[str]]:
-    """Keep other suites off a folder; shards share it, each part with one process.
+def lock_suite(output: Path, shard: tuple[int, int] | None, single: bool = False) -> list[IO[str]]:
+    """Keep other suites off a folder; shards share it, each part with one process, and so do single runs.
 
     `shard` says which part of how many, from 1. The locks hold as long as the files are open.
 
@@ -199,7 +199,7 @@ def lock_suite(output: Path, shard: tuple[int, int] | None) -> list[IO[str]]:
     require_no_links_out(output)
     locks = output / LOCKS
     # A whole suite takes the first lock alone; shards share it, and each takes its own beside it.
-    whole = take_lock(locks / "suite.lock", shared=shard is not None)
+    whole = take_lock(locks / "suite.lock", shared=single or shard is not None)
     if whole is None:
         raise UserError(f"{output} is in use by another suite; wait for it, or give another --output_dir")
     if shard is None:

@@ -1,35 +1,15 @@
-"""A suite's file: tasks, methods, a grid and seeds over one base configuration, read and checked key by key."""
+"""What stands in a suite's file: tasks, methods, a grid and seeds over one base configuration."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from utils.config.document import Document, KeyPath, SourceLocation
-from utils.config.error_messages import explain_errors, suggest
+from utils.config.document import Document, SourceLocation
 from utils.config.section import Section
-from utils.config.yaml_text import read_document
-from utils.core.errors import ConfigError, Problem
-from utils.core.project import find_config
-from utils.run_config.layers import find_shipped_paths, lay_over, open_extensions, read_layers
-from utils.run_config.older_table import name_today
-from utils.tasks.task import task_sections
-
-_NAME = re.compile(r"\w[\w.+-]*")
-_SET_BY_SUITE = {
-    "task_name": "the suite names its runs; take it out",
-    "training.output_dir": "every run has its own folder below the suite's; use output_dir at the top of the suite",
-    "training.logging_dir": "every run logs into its own folder; take it out",
-}
-_EXTENSIONS: KeyPath = ("extensions",)
-_SELECTORS = ("task", "method", "seed")
-
-T = TypeVar("T", dict[str, Any], list[Any])
 
 
 class ResultsOfSuite(Section):
@@ -74,6 +54,10 @@ class SuiteSection(Section):
     """A run that takes longer is stopped; null: never."""
     results: ResultsOfSuite = ResultsOfSuite()
     """Language of the columns and name of the workbook."""
+    launch: str | None = Field(None, min_length=1)
+    """Command that starts the processes of each run, such as `torchrun --nproc_per_node 2`; null: one process."""
+    launcher: dict[str, Any] = {"name": "local"}
+    """Where the runs are worked on: `name` is local, slurm or pbs, the other keys are the launcher's own."""
 
 
 @dataclass(frozen=True)
@@ -108,194 +92,10 @@ class Suite:
     """Of the grid's keys and of `seeds`."""
     include: list[Selector]
     exclude: list[Selector]
+    launcher: Section
+    """The section of the launcher that the suite names, or the command line."""
 
     @property
     def output_dir(self) -> Path:
         """The suite's folder."""
         return Path(self.section.output_dir or f"./outputs/benchmarks/{Path(self.source).stem}").expanduser()
-
-
-def read_suite(path: str | Path) -> Suite:
-    """Read a suite's file.
-
-    Raises:
-        ConfigError: With every mistake of the suite itself, each with its place and remedy.
-    """
-    path = find_config(path, "configs/benchmarks")
-    document = find_shipped_paths(read_document(path))
-    open_extensions(document)
-    if "suite" not in document.data:
-        hint = "a run's file is trained by train.py; a suite starts with suite: NAME and has tasks:"
-        raise ConfigError([Problem(f"not a suite; {hint}", place=str(path))])
-    return _Reader(document, path).read()
-
-
-class _Reader:
-    """Reads one document and collects every problem on the way."""
-
-    def __init__(self, document: Document, path: Path) -> None:
-        self.document = document
-        self.path = path
-        self.problems: list[Problem] = []
-
-    def read(self) -> Suite:
-        section = self._validate()
-        base = self._read_base()
-        tasks, task_methods, methods = {}, {}, {}
-        for name in self._names("methods"):
-            methods[name] = self._layer(("methods", name))
-        for name in self._names("tasks"):
-            for method in self._names("tasks", name, "methods"):
-                task_methods[name, method] = self._layer(("tasks", name, "methods", method))
-                if method not in methods:
-                    where = ("tasks", name, "methods", method)
-                    self._report(where, f"no method called {method}{suggest(method, sorted(methods))}")
-            tasks[name] = self._layer(("tasks", name), without="methods")
-        if self.document.get(("tasks",)) == {}:
-            self._report(("tasks",), "is empty; name at least one task, such as `rte: {dataset.subset: rte}`")
-        grid, places = self._read_grid()
-        places["seeds"] = self._locate(("seeds",))
-        self._check_seeds()
-        self._check_references(list(methods))
-        known = {"task": list(tasks), "method": list(methods), **grid}
-        include, exclude = (list(self._read_selectors(key, known)) for key in ("include", "exclude"))
-        if self.problems or section is None:
-            raise ConfigError(dict.fromkeys(self.problems))
-        source = self.document.source
-        return Suite(source, section, base, tasks, task_methods, methods, grid, places, include, exclude)
-
-    def _validate(self) -> SuiteSection | None:
-        try:
-            return SuiteSection.model_validate(self.document.data)
-        except ValidationError as error:
-            homes = dict.fromkeys(
-                ("model", "peft", "dataset", "training", *task_sections(), "task_type", "seed"),
-                "keys of a run stand under run:, in a task or in a method",
-            )
-            self.problems += explain_errors(error, SuiteSection, (), self.document, homes)
-            return None
-
-    def _read_base(self) -> Document:
-        """Read the base and lay `run:` over it."""
-        base = Document(source=self.document.source)
-        name = self.document.get(("base",))
-        if isinstance(name, str):
-            target = self.path.parent / name
-            if not target.is_file():
-                self._report(("base",), f"no such file: {target} (paths start at this file's folder)")
-            else:
-                try:
-                    base, _ = read_layers(target)
-                except ConfigError as error:
-                    self.problems += error.problems
-        if "suite" in base.data:
-            self._report(("base",), f"{name} is a suite itself; name a run's file")
-        if name is None and not self.document.get(("run",)):
-            self._report((), "has neither base: nor run:, so its runs have no model; name a run's file as base")
-        if self._get("run", dict):
-            lay_over(base, self._layer(("run",), own_seed=True))
-        if extensions := self.document.get(_EXTENSIONS):
-            place = self.document.places[_EXTENSIONS]
-            base.set(_EXTENSIONS, list(dict.fromkeys([*base.get(_EXTENSIONS, []), *extensions])), place)
-        return base
-
-    def _names(self, *path: str) -> list[str]:
-        """List the names below a key, each of which must be good for a folder."""
-        value = self.document.get(path)
-        if not isinstance(value, dict):
-            if value is not None and len(path) > 1:
-                self._report(path, f"must be a mapping of names to settings, found {value!r}")
-            return []
-        for name in value:
-            if not _NAME.fullmatch(name):
-                self._report((*path, name), "a name may hold letters, digits and . _ + -, since it names folders")
-            if not isinstance(value[name], dict | None):
-                self._report((*path, name), f"must be a mapping of settings, found {value[name]!r}")
-        return [name for name in value if isinstance(value[name], dict | None)]
-
-    def _layer(self, path: KeyPath, without: str = "", own_seed: bool = False) -> Document:
-        """Read settings with nested or dotted keys; only the first key of a path is split at its dots."""
-        layer = Document(source=self.document.source)
-        for full, value in self.document.leaves(path) if self.document.get(path) else ():
-            first, *rest = full[len(path) :]
-            if first == without:
-                continue
-            key = (*first.split("."), *rest)
-            if layer.has(key):
-                self._report(full, f"{'.'.join(key)} is set twice here, nested and dotted; keep one")
-            self._refuse_ours(".".join(key), full, own_seed)
-            layer.set(key, value, self._locate(full))
-        return layer
-
-    def _refuse_ours(self, key: str, path: KeyPath, own_seed: bool = False) -> None:
-        """Refuse keys that the suite itself sets for each run, by their older names too."""
-        key = name_today(key)
-        if key in _SET_BY_SUITE:
-            self._report(path, _SET_BY_SUITE[key])
-        elif key == "seed" and not own_seed:
-            self._report(path, "seeds stand in seeds: at the top of the suite")
-        elif key == "extensions":
-            self._report(path, "stands at the top of the suite, for all runs")
-        elif key == "extends":
-            self._report(path, "only a run's file can extend another; name it as base")
-
-    def _read_grid(self) -> tuple[dict[str, list[Any]], dict[str, SourceLocation]]:
-        grid: dict[str, list[Any]] = {}
-        places: dict[str, SourceLocation] = {}
-        for path, values in self.document.leaves(("grid",)) if self._get("grid", dict) else ():
-            key = ".".join(path[1:])
-            self._refuse_ours(key, path)
-            if not isinstance(values, list) or not values:
-                self._report(path, f"needs a list of values, such as [4, 8]; found {values!r}")
-            elif len({repr(value) for value in values}) < len(values):
-                self._report(path, "a value stands twice; keep one")
-            else:
-                grid[key] = values
-                places[key] = self._locate(path)
-        return grid, places
-
-    def _check_seeds(self) -> None:
-        seeds = self._get("seeds", list)
-        if self.document.get(("seeds",)) == []:
-            self._report(("seeds",), "is empty; name seeds, or leave the key out for the base's")
-        elif len({repr(seed) for seed in seeds}) < len(seeds):
-            self._report(("seeds",), "a seed stands twice; keep one")
-
-    def _check_references(self, methods: list[str]) -> None:
-        for name in dict.fromkeys(self._get("references", list)):
-            if isinstance(name, str) and name not in methods:
-                self._report(("references",), f"no method called {name}{suggest(name, sorted(methods))}")
-
-    def _read_selectors(self, name: str, known: dict[str, list[Any]]) -> Iterator[Selector]:
-        for index, entry in enumerate(self._get(name, list)):
-            if not isinstance(entry, dict):
-                continue
-            at = (name, str(index))
-            if not entry:
-                self._report((name,), "an entry is empty; name a task, a method, a seed or a key of the grid in it")
-            wanted = {}
-            for path, value in Document(entry).leaves():
-                key = ".".join(path)
-                wanted[key] = tuple(value) if isinstance(value, list) else (value,)
-                self._check_selector((*at, key), key, wanted[key], known)
-            yield Selector(wanted, self.document.place_of((*at, next(iter(entry), ""))))
-
-    def _check_selector(self, where: KeyPath, key: str, values: tuple[Any, ...], known: dict[str, list[Any]]) -> None:
-        names = list(dict.fromkeys((*_SELECTORS, *known)))
-        if key not in names:
-            self._report(where, f"{key} is neither task, method, seed nor a key of the grid{suggest(key, names)}")
-        for value in values if key in known else ():
-            if value not in known[key]:
-                given = ", ".join(map(str, known[key])) or "none, since the suite has no methods:"
-                self._report(where, f"{value!r} is none of the suite's; use one of: {given}")
-
-    def _get(self, key: str, kind: type[T]) -> T:
-        """Give what stands at a key of the top; a value of another kind is empty here: the section's check says it."""
-        value = self.document.get((key,))
-        return value if isinstance(value, kind) else kind()
-
-    def _locate(self, path: KeyPath) -> SourceLocation:
-        return self.document.places.get(path, SourceLocation(self.document.source))
-
-    def _report(self, path: KeyPath, message: str) -> None:
-        self.problems.append(Problem(message, ".".join(path), self.document.place_of(path)))

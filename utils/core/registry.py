@@ -31,6 +31,7 @@ _MARKERS = {
     "optimizers": r"^class Config\b",
     "schedules": r"^class Config\b",
     "generation.backends": r"^class Backend\b",
+    "benchmark.launchers": r"^class Config\b",
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from utils.benchmark.launcher import Slot
+from utils.benchmark.attempt import Slot
 from utils.benchmark.progress import ProgressDisplay
 from utils.benchmark.runner import Runner, RunnerConfig, _count_interruptions
 from utils.benchmark.state import RunState, lock_of_run, read_state, take_lock, write_state

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.benchmark.suite import read_suite
+from utils.benchmark.suite_reader import read_suite
 from utils.core.errors import ConfigError
 
 TASK = "tasks: {a: {}}\n"

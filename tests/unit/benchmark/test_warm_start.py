@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from utils.benchmark.launcher import Slot, _start_process, start_attempt
+from utils.benchmark.attempt import Slot, _start_process, start_attempt
 from utils.benchmark.warm_start import ForkedRun, WarmProcess, warm_process
 from utils.core.project import ROOT
 

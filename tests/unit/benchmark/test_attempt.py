@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from utils.benchmark.launcher import Attempt, Slot, list_slots, start_attempt
+from utils.benchmark.attempt import Attempt, Slot, list_slots, start_attempt
 from utils.benchmark.state import RunState, is_locked, lock_of_run, read_state, take_lock, write_state
 
 DEAF = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"

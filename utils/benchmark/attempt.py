@@ -44,6 +44,10 @@ _LAUNCHER_VARIABLES = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_NUM_TASKS", "PMI_SIZE",
 )  # fmt: skip
 
+_LAUNCH_MODULES = {"accelerate launch": "accelerate.commands.launch", "torchrun": "torch.distributed.run"}
+_PASSES_USR1_ON = ("srun", "mpirun", "mpiexec")
+"""These pass SIGUSR1 on to the processes of a run, and keep SIGINT for themselves."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -71,9 +75,12 @@ class Slot:
         return environment
 
 
-def list_slots(jobs: int | None) -> list[Slot]:
-    """List the slots of this machine for so many runs at the same time; None: one for each visible GPU, or one."""
-    gpus = list_gpus()
+def list_slots(jobs: int | None, shares: bool = True) -> list[Slot]:
+    """List the slots of this machine for so many runs at the same time; None: one for each visible GPU, or one.
+
+    Without `shares` a run sees all GPUs, since it trains on several, and it runs alone unless `jobs` says otherwise.
+    """
+    gpus = list_gpus() if shares else []
     count = jobs or max(len(gpus), 1)
     if gpus:
         if count > len(gpus):
@@ -128,7 +135,8 @@ class Attempt:
         """
         self._asked_to_stop = self._asked_to_stop or status
         self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
-        self._signal(signal.SIGINT if grace_s else signal.SIGKILL)
+        gentle = signal.SIGUSR1 if (self.run.launch or "").startswith(_PASSES_USR1_ON) else signal.SIGINT
+        self._signal(gentle if grace_s else signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
         """Reach the run and whatever it started: it leads a session of its own."""
@@ -181,14 +189,23 @@ def start_attempt(
         beside.write_text(dump_yaml(run.config), encoding="utf-8")
     now = format_time(datetime.now(timezone.utc))
     state = RunState("running", run.fingerprint, attempts=before.attempts if before else 0, started=now)
-    command = [str(ROOT / "train.py"), "--config", str(run.config_file), *flags]
+    command = [*_split_launch(run), str(ROOT / "train.py"), "--config", str(run.config_file), *flags]
     with run.log.open("ab") as log:
         log.write(f"--- {now}  {shlex.join(['python', *command])}\n".encode())
     write_state(run.folder, state)
     environment = slot.build_environment()
-    process = warm.start(command, run.log, environment) if warm else None
+    process = warm.start(command, run.log, environment) if warm and not run.launch else None
     started = process or _start_process(command, run.log, environment)
     return Attempt(run, slot, started, state, time.monotonic(), timeout_s, lock, retries_left)
+
+
+def _split_launch(run: PlannedRun) -> list[str]:
+    """Split what starts the processes of a run; accelerate and torchrun are those of this interpreter."""
+    words = shlex.split(run.launch or "")
+    for name, module in _LAUNCH_MODULES.items():
+        if words[: len(name.split())] == name.split():
+            return ["-m", module, *words[len(name.split()) :]]
+    return ["-", *words] if words else []  # child.py's sign of another command than Python's
 
 
 def _start_process(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:

@@ -1,0 +1,208 @@
+"""What schedulers have in common: an array with one index a run, whose script calls benchmark.py for that run.
+
+The script, and beside it the runs by their index, are written before anything is submitted; both stay as they are, so
+that what waits in the queue means the same whatever becomes of the suite's file.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from utils.benchmark.plan import Plan, PlannedRun
+from utils.benchmark.state import find_status
+from utils.config.section import Section
+from utils.core import registry
+from utils.core.errors import UserError
+from utils.core.project import ROOT
+from utils.results.json_file import read_json, replace_file, write_json
+
+if TYPE_CHECKING:
+    from utils.cli.command_line import Answer
+
+JOBS = "jobs"
+"""The folder of scripts, of what was submitted, and of the jobs' logs, in the suite's."""
+WARNING_S = 120
+"""So long before the end of its time a job is told to save."""
+
+logger = logging.getLogger(__name__)
+
+
+class ArraySection(Section):
+    """What is asked of a scheduler for each run."""
+
+    account: str | None = None
+    """Who pays."""
+    time: str | None = Field(None, pattern=r"^(\d+-)?\d+:\d\d:\d\d$")
+    """Wall time of a run, HH:MM:SS; shortly before its end the run saves and is queued again; null: the queue's."""
+    nodes: int = Field(1, ge=1)
+    """Machines of a run."""
+    gpus: int = Field(0, ge=0)
+    """GPUs of a run on each of its machines; a process trains on each."""
+    cpus: int | None = Field(None, ge=1)
+    """Cores of each process; null: the queue's."""
+    memory: str | None = Field(None, pattern=r"^\d+[KMGT]B?$")
+    """Memory of a run on each machine, such as 48G; null: the queue's."""
+    at_once: int | None = Field(None, ge=1)
+    """Runs at the same time; null: as many as the scheduler starts."""
+    modules: list[str] = []
+    """Environment modules that each job loads."""
+    environment: dict[str, str] = {}
+    """Variables that each job sets."""
+    setup: list[str] = []
+    """Lines of shell before the run, such as `source /scratch/env/bin/activate`."""
+    lines: list[str] = []
+    """Further directives, without #SBATCH or #PBS: `--constraint=a100`."""
+
+    @property
+    def processes(self) -> int:
+        """Processes of a run on each machine."""
+        return max(self.gpus, 1)
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """How a scheduler is spoken to."""
+
+    index: str
+    """Shell word of the array's index, from 1."""
+    write_directives: Callable[[Any, str, Path], list[str]]
+    """By the section, the suite's name and the folder of logs."""
+    write_launch: Callable[[Any], list[str]]
+    """Lines of shell that set `launch`, by which a run on several processes is started."""
+    start: Callable[[Any], str]
+    """What stands before benchmark.py."""
+    requeue: str
+    """Line of shell by which a job is queued again."""
+    build_submission: Callable[[Any, Path, int], list[str]]
+    """The command that submits the script for so many runs."""
+    list_queue: Callable[[Sequence[str]], dict[str, str]]
+    """State by `job[index]` of those that wait or run, of these jobs."""
+
+
+def load_scheduler(plan: Plan) -> Scheduler | None:
+    """Load how the suite's scheduler is spoken to; None: the runs are worked on here."""
+    found: Scheduler | None = registry.load("benchmark.launchers", plan.suite.launcher.model_dump()["name"]).SCHEDULER
+    return found
+
+
+def launch_array(plan: Plan, retry: int, words: list[str], scheduler: Scheduler) -> Answer:
+    """Write the script and submit what is neither done nor in the queue; `words` are the command line's.
+
+    Raises:
+        UserError: The scheduler's command is not here, or refuses the script.
+    """
+    queued = find_jobs(plan, scheduler)
+    runs = [run for run in plan.shard if run.name not in queued and _is_missing(run, retry)]
+    for name, job in queued.items():
+        logger.info("%s: is in the queue as %s", name, job)
+    if not runs:
+        logger.info("nothing to submit: of %d runs none is missing; --report writes the table", len(plan.shard))
+        return {"status": "submitted", "job": None, "runs": [], "output_dir": str(plan.output)}
+    script = _next_script(plan.output)
+    script.parent.mkdir(parents=True, exist_ok=True)
+    for path, text in (
+        (script.with_suffix(".txt"), "".join(f"{run.name}\n" for run in runs)),
+        (script, _write(plan, words, scheduler, script)),
+    ):
+        with replace_file(path) as beside:
+            beside.write_text(text, encoding="utf-8")
+    answered = call(scheduler.build_submission(plan.suite.launcher, script, len(runs)))
+    job = re.split(r"\D", answered.strip())[0]  # 7, 7;cluster, 7[].server
+    write_json(script.with_suffix(".json"), {"job": job, "runs": [run.name for run in runs]})
+    logger.info("submitted %d runs as job %s; script: %s", len(runs), job, script)
+    logger.info("--status says how they stand, --report writes the table from what is there")
+    return {
+        "status": "submitted",
+        "job": job,
+        "script": str(script),
+        "output_dir": str(plan.output),
+        "runs": [run.name for run in runs],
+    }
+
+
+def write_script(plan: Plan, words: list[str], scheduler: Scheduler) -> str:
+    """Write the script that would be submitted, with the command that submits it."""
+    script = _next_script(plan.output)
+    command = scheduler.build_submission(plan.suite.launcher, script, len(plan.shard))
+    return f"# {shlex.join(command)}\n{_write(plan, words, scheduler, script)}"
+
+
+def find_jobs(plan: Plan, scheduler: Scheduler) -> dict[str, str]:
+    """Name job and state of the runs that wait or run, by the run's name."""
+    noted = [found for path in sorted((plan.output / JOBS).glob("*.json")) if (found := read_json(path))]
+    states = scheduler.list_queue([each["job"] for each in noted]) if noted else {}
+    return {
+        name: f"{key} ({states[key]})"
+        for each in noted
+        for index, name in enumerate(each["runs"], start=1)
+        if (key := f"{each['job']}[{index}]") in states
+    }
+
+
+def call(command: Sequence[str]) -> str:
+    """Give what a scheduler's command prints.
+
+    Raises:
+        UserError: There is no such command, or it fails.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  the scheduler's own
+    except FileNotFoundError:
+        told = f"{command[0]} is not on this machine; submit where the scheduler is, or see the script with --dry-run"
+        raise UserError(told) from None
+    if done.returncode:
+        raise UserError(f"{shlex.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def _is_missing(run: PlannedRun, retry: int) -> bool:
+    status = find_status(run)
+    if status in ("failed", "timed out") and not retry:
+        logger.info("%s: %s before; --retry submits it again", run.name, status)
+        return False
+    return status != "done"
+
+
+def _next_script(output: Path) -> Path:
+    taken = [int(path.stem) for path in (output / JOBS).glob("*.sh") if path.stem.isdecimal()]
+    return (output / JOBS / f"{max(taken, default=0) + 1}.sh").resolve()
+
+
+def _write(plan: Plan, words: list[str], scheduler: Scheduler, script: Path) -> str:
+    """Write the script of one index: it hands signals on, and has a run that saved itself queued again."""
+    section = plan.suite.launcher
+    assert isinstance(section, ArraySection), "the launcher's own"
+    command = shlex.join([sys.executable, str(ROOT / "benchmark.py"), *words])
+    launch = scheduler.write_launch(section) if section.nodes * section.processes > 1 else []
+    single = '--single "$run"' + (' --launch "$launch"' if launch else "")
+    lines = [
+        "#!/usr/bin/env bash",
+        *scheduler.write_directives(section, plan.suite.section.suite, script.parent),
+        "set -euo pipefail",
+        f"cd {shlex.quote(str(Path.cwd()))}",
+        *(f"module load {shlex.quote(module)}" for module in section.modules),
+        *(f"export {name}={shlex.quote(value)}" for name, value in section.environment.items()),
+        *section.setup,
+        f"script={shlex.quote(str(script))}",
+        f'run="${{RUN:-$(sed -n "{scheduler.index}p" {shlex.quote(str(script.with_suffix(".txt")))})}}"',
+        *launch,
+        f"{scheduler.start(section)}{command} {single} &",
+        "pid=$!",
+        "trap 'kill -TERM \"$pid\"' TERM USR1",
+        'while wait "$pid"; [ $? -gt 128 ] && kill -0 "$pid" 2> /dev/null; do :; done  # a signal ends a wait',
+        "code=0",
+        'wait "$pid" || code=$?',
+        f'if [ "$code" -eq 75 ]; then {scheduler.requeue}; fi  # saved, to be continued',
+        'exit "$code"',
+    ]
+    return "\n".join(lines) + "\n"

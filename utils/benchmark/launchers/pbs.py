@@ -1,0 +1,95 @@
+"""A suite as an array of PBS jobs; the directives are those of OpenPBS' and PBS Professional's guides.
+
+PBS lets no user queue a job again, and tells none that its time ends: the script counts, and submits itself anew.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from utils.benchmark.launchers.array_job import WARNING_S, ArraySection, Scheduler, call
+
+
+class Config(ArraySection):
+    """The `launcher:` section of a suite."""
+
+    name: Literal["pbs"] = "pbs"
+    queue: str | None = None
+    """PBS's queue; null: its default."""
+
+
+def _write_directives(section: Config, suite: str, logs: Path) -> list[str]:
+    chunk = {
+        "ncpus": section.processes * (section.cpus or 1),
+        "mpiprocs": section.processes,
+        "ngpus": section.gpus or None,
+        "mem": f"{section.memory.removesuffix('B').lower()}b" if section.memory else None,
+    }
+    parts = [f"{name}={value}" for name, value in chunk.items() if value is not None]
+    seconds = _read_seconds(section)
+    lines = [
+        f"-N {re.sub(r'[^A-Za-z0-9_-]+', '_', suite)[:15]}",
+        f"-l select={':'.join([str(section.nodes), *parts])}",
+        *(["-l place=scatter"] if section.nodes > 1 else []),
+        *([f"-l walltime={seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"] if seconds else []),
+        *(f"-{flag} {value}" for flag, value in (("A", section.account), ("q", section.queue)) if value),
+        "-r y",
+        "-j oe",
+        f"-o {shlex.quote(f'{logs}/')}",
+        *section.lines,
+    ]
+    return [f"#PBS {line}" for line in lines]
+
+
+def _read_seconds(section: Config) -> int:
+    days, _, clock = (section.time or "0:00:00").rpartition("-")
+    hours, minutes, seconds = map(int, clock.split(":"))
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _write_launch(section: Config) -> list[str]:
+    numbers = "RANK=$OMPI_COMM_WORLD_RANK LOCAL_RANK=$OMPI_COMM_WORLD_LOCAL_RANK WORLD_SIZE=$OMPI_COMM_WORLD_SIZE"
+    task = shlex.quote(f'{numbers} exec {shlex.quote(sys.executable)} "$0" "$@"')
+    count = f"-np {section.nodes * section.processes} --map-by ppr:{section.processes}:node"
+    places = (
+        f"-x LOCAL_WORLD_SIZE={section.processes} -x MASTER_ADDR=$head "
+        "-x MASTER_PORT=$((20000 + ${PBS_JOBID%%[!0-9]*} % 20000))"
+    )
+    return ['head="$(head -n 1 "$PBS_NODEFILE")"', f'launch="mpirun {count} {places} bash -c "{shlex.quote(task)}']
+
+
+def _start(section: Config) -> str:
+    seconds = _read_seconds(section)
+    return f"timeout --preserve-status --signal=TERM {max(seconds - WARNING_S, 1)} " if seconds else ""
+
+
+def _build_submission(section: Config, script: Path, num_runs: int) -> list[str]:
+    most = f"%{section.at_once}" if section.at_once else ""
+    array = ["-J", f"1-{num_runs}{most}"] if num_runs > 1 else []  # PBS has no array of one
+    return ["qsub", *array, str(script)]
+
+
+def _list_queue(jobs: Sequence[str]) -> dict[str, str]:
+    lines = (line.split() for line in call(["qstat", "-t"]).splitlines())
+    found = ((re.match(r"(\d+)(?:\[(\d+)\])?", words[0]), words[4]) for words in lines if len(words) == 6)
+    states = {f"{key[1]}[{key[2] or 1}]": state for key, state in found if key and key[1] in jobs}
+    return {key: state for key, state in states.items() if state not in "XFE"}
+
+
+SCHEDULER = Scheduler(
+    index="${PBS_ARRAY_INDEX:-1}",
+    write_directives=_write_directives,
+    write_launch=_write_launch,
+    start=_start,
+    requeue=(
+        'job="$(qsub -v "RUN=$run" "$script")"; '
+        'printf \'{"job": "%s", "runs": ["%s"]}\\n\' "${job%%[!0-9]*}" "$run" > "${script%.sh}.${job%%[!0-9]*}.json"'
+    ),
+    build_submission=_build_submission,
+    list_queue=_list_queue,
+)
