@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from utils.cli.command_line import (
     Answer,
@@ -17,6 +18,9 @@ from utils.cli.command_line import (
     run_cli,
 )
 from utils.core.errors import UserError
+
+if TYPE_CHECKING:
+    from utils.benchmark.plan import Choices, Plan
 
 DESCRIPTION = """Run a suite of runs and put what they measured in one table.
 
@@ -35,22 +39,34 @@ def main(arguments: argparse.Namespace) -> Answer:
     if arguments.report and arguments.dry_run:
         raise UserError("--dry-run shows the plan and --report the results; give one of them")
     from utils.benchmark.dry_run import announce_plan, show_plan
-    from utils.benchmark.launchers.array_job import launch_array, load_scheduler, write_script
-    from utils.benchmark.plan import Choices, plan_suite
+    from utils.benchmark.launchers.array_job import load_scheduler, write_script
+    from utils.benchmark.search import plan_with_search
     from utils.benchmark.suite_reader import read_suite
+
+    suite, choices = read_suite(arguments.config, arguments.launcher), _read_choices(arguments)
+    plan = plan_with_search(suite, choices, files=not (arguments.report or arguments.status))
+    if not arguments.single:
+        announce_plan(plan)
+    if arguments.dry_run:
+        scheduler = load_scheduler(plan)
+        return show_plan(plan, write_script(plan, _repeat_words(), scheduler) if scheduler else "")
+    return _work(arguments, plan, choices)
+
+
+def _read_choices(arguments: argparse.Namespace) -> Choices:
+    from utils.benchmark.plan import Choices
 
     if arguments.single:
         arguments.only = (arguments.single,)
     names = ("tasks", "methods", "only", "seeds", "epochs", "model", "output_dir", "shard", "launch")
-    choices = Choices(**{name: getattr(arguments, name) for name in names}, overrides=tuple(arguments.overrides))
-    suite = read_suite(arguments.config, arguments.launcher)
-    plan = plan_suite(suite, choices, files=not (arguments.report or arguments.status))
-    scheduler = load_scheduler(plan)
-    if not arguments.single:
-        announce_plan(plan)
-    if arguments.dry_run:
-        return show_plan(plan, write_script(plan, _repeat_words(), scheduler) if scheduler else "")
+    return Choices(**{name: getattr(arguments, name) for name in names}, overrides=tuple(arguments.overrides))
+
+
+def _work(arguments: argparse.Namespace, plan: Plan, choices: Choices) -> Answer:
+    """Do what is asked for with a plan."""
+    from utils.benchmark.launchers.array_job import launch_array, load_scheduler
     from utils.benchmark.runner import SuiteOptions, report_suite, run_single, run_suite, show_status
+    from utils.benchmark.search import plan_with_search
 
     if arguments.report:
         return report_suite(plan, arguments.submission)
@@ -59,7 +75,15 @@ def main(arguments: argparse.Namespace) -> Answer:
     options = SuiteOptions(arguments.jobs, arguments.retry, arguments.shard, arguments.submission, arguments.fork)
     if arguments.single:
         return run_single(plan, options)
-    return launch_array(plan, arguments.retry, _repeat_words(), scheduler) if scheduler else run_suite(plan, options)
+    if scheduler := load_scheduler(plan):
+        return launch_array(plan, arguments.retry, _repeat_words(), scheduler)
+    answer, waited = run_suite(plan, options), plan.pending
+    while waited and answer["status"] != "interrupted":
+        plan = plan_with_search(plan.suite, choices)
+        if plan.pending == waited:
+            break  # the searches that are left have no result
+        answer, waited = run_suite(plan, options), plan.pending
+    return answer
 
 
 def _repeat_words() -> list[str]:
@@ -78,7 +102,7 @@ def build() -> argparse.ArgumentParser:
     add("--task", type=read_names, default=(), dest="tasks", metavar="A,B", help="only these tasks")
     add("--method", type=read_names, default=(), dest="methods", metavar="A,B", help="only these methods")
     add("--only", type=read_names, default=(), metavar="PATTERN", help="only runs of such names: 'rte-*-s1'")
-    add("--seeds", type=read_seeds, default=(), metavar="1,2,3", help="these seeds in place of the suite's")
+    add("--seeds", "--seed", type=read_seeds, default=(), metavar="1,2,3", help="these seeds in place of the suite's")
     add("--epochs", type=read_number, metavar="N", help="short for training.num_train_epochs=N")
     add("--model", metavar="NAME", help="short for model.name_or_path=NAME")
     add("--output_dir", metavar="FOLDER", help="the suite's folder")

@@ -32,6 +32,9 @@ class Combination:
     seed: int
     document: Document
     """Everything below the grid, laid together; several runs share it."""
+    searched: dict[str, Any] | None = None
+    """Of a run of a search, the values that it tries; {} of a run that waits for what the search will choose."""
+    is_search: bool = False
 
 
 @dataclass
@@ -52,12 +55,16 @@ def combine(suite: Suite, seeds: Sequence[int] = ()) -> Combined:
     crossed = Combined()
     used: set[int] = set()
     idle: dict[str, set[str]] = {}
+    if overlap := {*(seeds or suite.section.seeds or ())} & {*(suite.section.search_seeds or ())}:
+        told = f"{sorted(overlap)} are seeds of the suite too; what is chosen by a seed cannot be reported of it"
+        raise ConfigError([Problem(told, "search_seeds", suite.source)])
     for each in _cross(suite, seeds or suite.section.seeds or (), idle):
         values = {"task": each.task, "method": each.method, "seed": each.seed, **each.grid}
         included = [selector for selector in suite.include if selector.fits(values)]
         excluded = [selector for selector in suite.exclude if selector.fits(values)]
         used |= {id(selector) for selector in (*included, *excluded)}
-        if (included or not suite.include) and not excluded:
+        # What a search tries belongs to the runs that it is for, whichever seeds these have.
+        if each.is_search or ((included or not suite.include) and not excluded):
             crossed.combinations.append(each)
     for key, methods in idle.items():
         names = ", ".join(sorted(methods))
@@ -68,7 +75,9 @@ def combine(suite: Suite, seeds: Sequence[int] = ()) -> Combined:
 
 def _require_few(suite: Suite, num_seeds: int) -> None:
     """Refuse a suite that nobody can run, before its runs are put together one by one."""
-    count = len(suite.tasks) * max(1, len(suite.methods)) * num_seeds * math.prod(map(len, suite.grid.values()))
+    tried = sum(math.prod(map(len, each.values())) for each in suite.search.values() if each)
+    per_method = max(1, len(suite.methods)) * num_seeds + tried * len(suite.section.search_seeds or (1,))
+    count = len(suite.tasks) * per_method * math.prod(map(len, suite.grid.values()))
     if count > MOST_RUNS:
         message = (
             f"tasks, methods, grid and seeds make {count:,} runs; at most {MOST_RUNS:,} are planned: take some out"
@@ -80,9 +89,15 @@ def _cross(suite: Suite, seeds: Sequence[int], idle: dict[str, set[str]]) -> Ite
     for task, name in itertools.product(suite.tasks, suite.methods or [""]):
         document = _lay_together(suite, task, name)
         method = name or str(document.get(("peft", "method"), "lora" if document.has(("peft",)) else "none"))
+        search = suite.search.get(method, {})
+        own_seeds = seeds or [document.get(("seed",), 42)]
         for grid in _cross_grid(suite, document, method, idle):
-            for seed in seeds or [document.get(("seed",), 42)]:
-                yield Combination(task, method, grid, seed, document)
+            for values in itertools.product(*search.values()) if search else ():
+                tried = dict(zip(search, values, strict=True))
+                for seed in suite.section.search_seeds or [max(own_seeds) + 1]:
+                    yield Combination(task, method, grid, seed, document, tried, is_search=True)
+            for seed in own_seeds:
+                yield Combination(task, method, grid, seed, document, {} if search else None)
 
 
 def _lay_together(suite: Suite, task: str, method: str) -> Document:
@@ -135,7 +150,7 @@ def name_run(task: str, method: str, grid: dict[str, Any], seed: int, shorts: di
 
     The name is a folder's, so it holds nothing that a shell trips over.
     """
-    values = (f"{shorts[key]}={_write_value(value)}" for key, value in grid.items())
+    values = (f"{shorts[key]}={_write_value(value)}" if value != "" else key for key, value in grid.items())
     name = "-".join([task, method, *values, f"s{seed}"])
     return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}-{_digest(name)}"
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from utils.benchmark.combining import Combination, combine, name_run, shorten_keys
 from utils.benchmark.suite import Suite
@@ -54,6 +54,14 @@ class Choices:
 _ALL = Choices()
 
 
+SearchKey: TypeAlias = tuple[str, str, str]
+"""A search: task, method, grid values as text."""
+
+
+def _name_search(each: PlannedRun | Combination) -> SearchKey:
+    return each.task, each.method, ", ".join(f"{key}={value}" for key, value in each.grid.items())
+
+
 @dataclass(frozen=True)
 class PlannedRun:
     """One run of a suite."""
@@ -75,6 +83,15 @@ class PlannedRun:
     """The task's own metric, where it is known before the run."""
     launch: str | None = None
     """Command that starts its processes; None: it has one."""
+    is_search: bool = False
+    """It is run to choose by, and not reported."""
+    searched: dict[str, Any] | None = None
+    """Values by dotted key that it tries, or that a search has chosen; None: its method has no search."""
+
+    @property
+    def search_key(self) -> SearchKey:
+        """The search that it belongs to."""
+        return _name_search(self)
 
     @property
     def config_file(self) -> Path:
@@ -94,6 +111,8 @@ class Plan:
     """Those that the command line selects."""
     shard: list[PlannedRun] = field(default_factory=list)
     """Those of the wanted that fall to this shard; all of them without one."""
+    pending: dict[SearchKey, int] = field(default_factory=dict)
+    """Runs that wait for a search to choose their values."""
     num_combinations: int = 0
     """Runs that were looked at, those with mistakes included."""
     notices: list[str] = field(default_factory=list)
@@ -118,22 +137,39 @@ def plan_suite(suite: Suite, choices: Choices = _ALL, files: bool = True) -> Pla
         UserError: The command line names what the suite does not have, or leaves no run.
     """
     plan = inspect_plan(suite, choices, files)
+    require_runs(plan)
+    return plan
+
+
+def require_runs(plan: Plan) -> None:
+    """Refuse a plan with mistakes, or without a run."""
     if plan.problems:
         raise ConfigError(plan.problems)
     if not plan.wanted:
         raise UserError("no run is left of the suite; widen --task, --method, --only, or include and exclude")
-    return plan
 
 
-def inspect_plan(suite: Suite, choices: Choices = _ALL, files: bool = True) -> Plan:
-    """Plan as `plan_suite` does, with the mistakes in the plan instead of raised."""
+def inspect_plan(
+    suite: Suite,
+    choices: Choices = _ALL,
+    files: bool = True,
+    chosen: Mapping[SearchKey, dict[str, Any]] | None = None,
+) -> Plan:
+    """Plan as `plan_suite` does, with the mistakes in the plan instead of raised.
+
+    `chosen` are the values that searches have come to; the runs of other searches are pending.
+    """
     plan = Plan(suite, Path(choices.output_dir or suite.output_dir).expanduser())
     combined = combine(suite, choices.seeds)
     plan.notices += combined.notices
     plan.warnings += [*combined.warnings, *_find_idle_references(suite, combined.combinations)]
     plan.num_combinations = len(combined.combinations)
-    _inspect_runs(plan, choices, files, combined.combinations)
+    combinations = list(_fill_in(plan, combined.combinations, chosen or {}))
+    _inspect_runs(plan, choices, files, combinations)
     plan.wanted = _select(plan, choices, combined.combinations)
+    if plan.pending:
+        told = "runs wait for a search; the same command plans them when its runs have ended"
+        plan.notices.append(f"{sum(plan.pending.values())} {told}")
     # Every n-th run, so that each part gets some of every task, whose runs take differently long.
     plan.shard = plan.wanted[choices.shard[0] - 1 :: choices.shard[1]] if choices.shard else plan.wanted
     return plan
@@ -159,6 +195,20 @@ def inspect_suite(path: str | Path, overrides: Sequence[str] = ()) -> tuple[list
     if plan.problems:
         return checks, None
     return [*checks, Check("every setting has an effect", warnings=plan.warnings)], plan
+
+
+def _fill_in(
+    plan: Plan, combinations: Sequence[Combination], chosen: Mapping[SearchKey, dict[str, Any]]
+) -> Iterator[Combination]:
+    """Fill in what searches have chosen, and count the runs that wait for it."""
+    for each in combinations:
+        key = _name_search(each)
+        if each.searched is None or each.is_search:
+            yield each
+        elif key in chosen:
+            yield replace(each, searched=chosen[key])
+        else:
+            plan.pending[key] = plan.pending.get(key, 0) + 1
 
 
 def _find_idle_references(suite: Suite, combinations: Sequence[Combination]) -> list[str]:
@@ -191,7 +241,8 @@ def _inspect_runs(plan: Plan, choices: Choices, files: bool, combinations: Seque
     namesakes: dict[str, Combination] = {}
     problems: dict[Problem, list[str]] = {}
     for each in combinations:
-        name = name_run(each.task, each.method, each.grid, each.seed, shorts)
+        values = each.grid | ({"search": "", **(each.searched or {})} if each.is_search else {})
+        name = name_run(each.task, each.method, values, each.seed, shorts | shorten_keys([*values]))
         inspection = inspect_document(_put_together(plan, choices, command, each, name), files=files)
         for problem in [
             *inspection.problems,
@@ -214,9 +265,9 @@ def _put_together(plan: Plan, choices: Choices, command: Document, each: Combina
     """Lay grid, seed and command line over what the combination has; name and folder are the suite's to give."""
     suite, document = plan.suite, each.document.copy()
     over = Document(source=suite.source)
-    for key, value in each.grid.items():
-        over.set(tuple(key.split(".")), value, suite.places[key])
-    if choices.seeds or suite.section.seeds:
+    for key, value in (each.grid | (each.searched or {})).items():
+        over.set(tuple(key.split(".")), value, suite.places.get(key) or suite.places[f"{each.method} {key}"])
+    if choices.seeds or suite.section.seeds or each.is_search:
         over.set(("seed",), each.seed, SourceLocation(COMMAND_LINE) if choices.seeds else suite.places["seeds"])
     lay_over(document, over)
     lay_over(document, command)
@@ -246,6 +297,8 @@ def _plan_run(each: Combination, name: str, output: Path, config: RunConfig, lau
         fingerprint=config.fingerprint(),
         metric=load_task(config.task).headline(config),
         launch=launch,
+        is_search=each.is_search,
+        searched=each.searched,
     )
 
 

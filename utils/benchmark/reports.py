@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.benchmark.aggregate import Comparison, compare_settings
+from utils.benchmark.collapse import find_collapsed, measure_without
 from utils.benchmark.outcomes import FIGURES, RunOutcome, SuiteFacts
+from utils.benchmark.run_rows import render_runs
 from utils.benchmark.statistics import Stat, Summary, SummaryRow
 from utils.benchmark.tables import build_summary_table
 from utils.benchmark.text_reports import render_csv, render_latex, render_markdown
@@ -25,8 +27,12 @@ VERSION = 1
 _MOST_NAMED = 20
 
 
-def write_reports(folder: Path, suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOutcome]) -> dict[str, Path]:
-    """Write results.json, .csv, .md, .tex and the workbook, each whole or not at all; gives the files by their kind."""
+def write_reports(folder: Path, suite: SuiteFacts, summary: Summary, every: Sequence[RunOutcome]) -> dict[str, Path]:
+    """Write results.json, .csv, .md, .tex, the workbook and runs.csv, each whole or not at all.
+
+    `every` are all runs, those of searches too, which stand in runs.csv alone. Gives the files by their kind.
+    """
+    outcomes = [each for each in every if not each.run.is_search]
     assert outcomes, "a suite without runs has nothing to report"
     comparisons = compare_settings(summary)
     notes = list_notes(suite, summary, comparisons)
@@ -34,9 +40,11 @@ def write_reports(folder: Path, suite: SuiteFacts, summary: Summary, outcomes: S
     provenance = _read_provenance(outcomes)
     facts = _describe_report(suite)
     paths = {kind: folder / f"results.{kind}" for kind in ("json", "csv", "md", "tex")}
+    paths["runs"] = folder / "runs.csv"
     paths["xlsx"] = folder / f"{_name_workbook(suite, outcomes)}.xlsx"
     named = {kind: path.name for kind, path in paths.items()}
     write_json(paths["json"], _build_json(facts | {"files": named}, summary, comparisons, notes))
+    _write_text(paths["runs"], render_runs(every, summary), bom=suite.language == "zh")
     _write_text(paths["csv"], render_csv(table, suite.language), bom=suite.language == "zh")
     _write_text(paths["md"], render_markdown(suite, summary, table, comparisons, notes))
     _write_text(paths["tex"], render_latex(suite, summary))
@@ -120,7 +128,7 @@ def _build_json(
 
 
 def _describe_row(row: SummaryRow) -> dict[str, Any]:
-    figures = row.runs[list(FIGURES)]
+    figures, collapsed = row.runs[list(FIGURES)], find_collapsed(row)
     return {
         "task": row.task,
         "method": row.setting.method,
@@ -136,10 +144,13 @@ def _describe_row(row: SummaryRow) -> dict[str, Any]:
                 "seed": each.run.seed,
                 "status": each.status,
                 "note": each.note or None,
+                "collapsed": collapsed.get(each.run.seed),
+                **({"chosen": each.run.searched} if each.run.searched else {}),
                 "figures": figures.loc[each.run.seed].dropna().to_dict(),
             }
             for each in row.outcomes
         ],
+        "without_collapsed": _describe_stat(measure_without(row, collapsed)) if collapsed else None,
         "note": row.note or None,
     }
 
@@ -168,6 +179,8 @@ def list_notes(suite: SuiteFacts, summary: Summary, comparisons: Sequence[Compar
     language = suite.language
     return [
         *_list_unfinished(summary, language),
+        *_list_collapsed(summary, language),
+        *_list_chosen(summary, language),
         *_explain_figures(summary, language),
         *_explain_averages(summary, language),
         *_explain_claims(summary, comparisons, language),
@@ -187,6 +200,42 @@ def _list_unfinished(summary: Summary, language: Language) -> Iterator[str]:
     partial = [name for name, record in records.items() if record and record.extra.get("partial")]
     if partial:
         yield phrase("partial_scores", language, num=len(partial), runs=_name_some(partial, language))
+
+
+def _list_collapsed(summary: Summary, language: Language) -> Iterator[str]:
+    """Name the collapsed runs, and what each mean is with and without them."""
+    found = {row: collapsed for row in summary.rows if (collapsed := find_collapsed(row))}
+    if not found:
+        return
+    named = [
+        f"{row.outcomes_by_seed[seed].run.name} ({translate(why, language)})"
+        for row, collapsed in found.items()
+        for seed, why in collapsed.items()
+    ]
+    yield phrase("collapsed", language, runs=_name_some(named, language))
+    for row, collapsed in found.items():
+        without = measure_without(row, collapsed)
+        yield phrase(
+            "without_collapsed",
+            language,
+            place=f"{row.task}, {summary.name_setting(row.setting)}",
+            mean=f"{row.factor * (row.mean('best') or 0):.2f}",
+            n=row.num_measured,
+            without=f"{row.factor * without.mean:.2f}" if without else "-",
+            rest=row.num_measured - len(collapsed),
+        )
+
+
+def _list_chosen(summary: Summary, language: Language) -> Iterator[str]:
+    """Say which values a search has chosen."""
+    chosen = [
+        f"{row.task}, {summary.name_setting(row.setting)}: {key}={value}"
+        for row in summary.rows
+        if row.outcomes and not row.suffix
+        for key, value in (row.outcomes[0].run.searched or {}).items()
+    ]
+    if chosen:
+        yield phrase("searched", language, values="; ".join(chosen))
 
 
 def _explain_figures(summary: Summary, language: Language) -> Iterator[str]:

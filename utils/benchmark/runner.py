@@ -131,10 +131,14 @@ def report_suite(plan: Plan, submission: bool = False, interrupted: bool = False
 
     # No Ctrl-C tears the reports, and no other shard writes them at the same time.
     with handling(_SIGNALS, signal.SIG_IGN), wait_for_lock(plan.output / LOCKS / "reports.lock"):
-        outcomes = collect_outcomes(_choose_reported(plan))
+        every = collect_outcomes(_choose_reported(plan))
+        outcomes = [each for each in every if not each.run.is_search]
+        if not outcomes:
+            logger.info("nothing to report yet: the searches have not ended")
+            return _answer(plan, every, {}, interrupted)
         facts = _describe_suite(plan)
         summary = summarize(facts, outcomes)
-        written = write_reports(plan.output, facts, summary, outcomes)
+        written = write_reports(plan.output, facts, summary, every)
         console = build_console()
         if not console.is_terminal:
             console.width = _WIDTH_OF_LOGS
@@ -144,7 +148,7 @@ def report_suite(plan: Plan, submission: bool = False, interrupted: bool = False
             written |= {f"submission of {each.setting}": each.path for each in zips}
     for path in written.values():
         logger.info("%s", path)
-    return _answer(plan, outcomes, written, interrupted)
+    return _answer(plan, every, written, interrupted)
 
 
 def _describe_suite(plan: Plan) -> SuiteFacts:

@@ -77,6 +77,11 @@ class SummaryRow:
     note: str = ""
     """Why a baseline has no values."""
 
+    @property
+    def outcomes_by_seed(self) -> dict[int, RunOutcome]:
+        """The outcomes by their seeds."""
+        return {each.run.seed: each for each in self.outcomes}
+
     @cached_property
     def metrics(self) -> tuple[str, ...]:
         """The task's own metric; more than one where the runs disagree, none where no run tells."""

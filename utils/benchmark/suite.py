@@ -37,11 +37,14 @@ class SuiteSection(Section):
     tasks: dict[str, Any]
     """Rows of the table: by name, the settings of each; `methods:` in it holds settings of single methods."""
     methods: dict[str, Any] | None = None
-    """By name, the settings of each method; null: the base's own."""
+    """By name, the settings of each method; `search:` in it holds lists of values of which the best is chosen for each
+    task, on seeds that are not reported; null: the base's own."""
     grid: dict[str, Any] | None = None
     """Dotted keys with lists of values; every combination is a run."""
     seeds: list[int] | None = None
     """One run for each; null: the base's seed."""
+    search_seeds: list[int] | None = Field(None, min_length=1)
+    """Seeds of the runs by which `search:` of a method chooses, none of them one of `seeds`; null: the one above."""
     include: list[dict[str, Any]] | None = None
     """Only what one of these selects is run; keys: task, method, seed, or a key of the grid; a value or a list."""
     exclude: list[dict[str, Any]] | None = None
@@ -88,6 +91,8 @@ class Suite:
     """Empty: the base's own method."""
     grid: dict[str, list[Any]]
     """Values by dotted key."""
+    search: dict[str, dict[str, list[Any]]]
+    """By method, values by dotted key."""
     places: dict[str, SourceLocation]
     """Of the grid's keys and of `seeds`."""
     include: list[Selector]

@@ -65,7 +65,7 @@ class _Reader:
         base = self._read_base()
         tasks, task_methods, methods = {}, {}, {}
         for name in self._names("methods"):
-            methods[name] = self._layer(("methods", name))
+            methods[name] = self._layer(("methods", name), without="search")
         for name in self._names("tasks"):
             for method in self._names("tasks", name, "methods"):
                 task_methods[name, method] = self._layer(("tasks", name, "methods", method))
@@ -75,7 +75,8 @@ class _Reader:
             tasks[name] = self._layer(("tasks", name), without="methods")
         if self.document.get(("tasks",)) == {}:
             self._report(("tasks",), "is empty; name at least one task, such as `rte: {dataset.subset: rte}`")
-        grid, places = self._read_grid()
+        grid, places = self._read_grid(("grid",))
+        search = {name: self._read_search(name, grid, places) for name in methods}
         places["seeds"] = self._locate(("seeds",))
         self._check_seeds()
         self._check_references(list(methods))
@@ -84,7 +85,8 @@ class _Reader:
         if self.problems or section is None or launched is None:
             raise ConfigError(dict.fromkeys(self.problems))
         source = self.document.source
-        return Suite(source, section, base, tasks, task_methods, methods, grid, places, include, exclude, launched)
+        layers = (base, tasks, task_methods, methods)
+        return Suite(source, section, *layers, grid, search, places, include, exclude, launched)
 
     def _validate(self, section: type[S], path: KeyPath, homes: dict[str, str]) -> S | None:
         try:
@@ -170,11 +172,14 @@ class _Reader:
         elif key == "extends":
             self._report(path, "only a run's file can extend another; name it as base")
 
-    def _read_grid(self) -> tuple[dict[str, list[Any]], dict[str, SourceLocation]]:
+    def _read_grid(self, at: KeyPath) -> tuple[dict[str, list[Any]], dict[str, SourceLocation]]:
         grid: dict[str, list[Any]] = {}
         places: dict[str, SourceLocation] = {}
-        for path, values in self.document.leaves(("grid",)) if self._get("grid", dict) else ():
-            key = ".".join(path[1:])
+        written = self.document.get(at)
+        if len(at) > 1 and written is not None and not isinstance(written, dict):
+            self._report(at, f"needs keys with lists of values; found {written!r}")
+        for path, values in self.document.leaves(at) if isinstance(written, dict) else ():
+            key = ".".join(path[len(at) :])
             self._refuse_ours(key, path)
             if not isinstance(values, list) or not values:
                 self._report(path, f"needs a list of values, such as [4, 8]; found {values!r}")
@@ -184,6 +189,17 @@ class _Reader:
                 grid[key] = values
                 places[key] = self._locate(path)
         return grid, places
+
+    def _read_search(
+        self, method: str, grid: dict[str, Any], places: dict[str, SourceLocation]
+    ) -> dict[str, list[Any]]:
+        """Read what is searched for a method, and add the places of its keys."""
+        at = ("methods", method, "search")
+        search, own = self._read_grid(at)
+        places |= {f"{method} {key}": place for key, place in own.items()}
+        for key in own.keys() & grid.keys():
+            self._report(at, f"{key} stands in grid: too; keep one")
+        return search
 
     def _check_seeds(self) -> None:
         seeds = self._get("seeds", list)

@@ -11,6 +11,8 @@ Language = Literal["en", "zh"]
 # The only place with text that is not ASCII: what a Chinese reader sees as column names.
 _LABELS: dict[str, tuple[str, str]] = {
     "task": ("task", "任务"),
+    "at the majority baseline": ("at the majority baseline", "不高于多数类基线"),
+    "far below the other seeds": ("far below the other seeds", "远低于其他种子"),
     "task_type": ("task type", "任务类型"),
     "method": ("method", "方法"),
     "seed": ("seed", "随机种子"),
@@ -179,6 +181,20 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "unfinished": (
         "{num} of {planned} runs have no result; they count nowhere, and not as 0: {runs}.",
         "{planned}次运行中有{num}次没有结果; 不计入任何数值, 也不计为0: {runs}.",
+    ),
+    "collapsed": (
+        "Collapsed runs, which count in every figure: {runs}. A run has collapsed where it scores no more than the "
+        "majority baseline, or lies below the median of 3 seeds or more by over 5 robust deviations and over 5 points.",
+        "失败的运行(计入所有数值): {runs}. 得分不高于多数类基线, 或低于3个以上种子的中位数"
+        "超过5个稳健标准差且超过5分者, 视为失败.",
+    ),
+    "without_collapsed": (
+        "{place}: {mean} over {n} seeds, {without} over the {rest} that have not collapsed.",
+        "{place}: {n}个种子的平均值为{mean}; 去掉失败的运行后, {rest}个种子为{without}.",
+    ),
+    "searched": (
+        "Chosen on the validation rows by seeds that are not reported (their runs stand in runs.csv): {values}.",
+        "按未报告的种子在验证集上选出(这些运行见runs.csv): {values}.",
     ),
     "more": ("and {num} more", "另有{num}次"),
     "partial_scores": (

@@ -1,0 +1,65 @@
+"""runs.csv: a row for each run, with all keys in which runs differ and what each one measured, to go on with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from utils.benchmark.collapse import find_collapsed
+from utils.benchmark.outcomes import RunOutcome, read_figures
+from utils.benchmark.statistics import Summary
+from utils.results.workbook import flatten_values, guard_formula
+
+_FIGURES = {
+    "score": "best", "score_last_step": "last", "trainable_params": "trainable", "total_params": "total",
+    "trainable_percent": "trainable_percent", "peak_memory_gb": "memory", "train_runtime_s": "seconds",
+    "samples_per_s": "samples_per_s", "epochs": "epochs",
+}  # fmt: skip
+"""By column, the figure that it shows; scores are 0 to 1."""
+_NAMED = frozenset({"seed", "task_name", "training.output_dir", "training.logging_dir", "training.run_name"})
+"""Keys that differ by name alone, or have a column of their own."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def render_runs(outcomes: Sequence[RunOutcome], summary: Summary) -> str:
+    """Write the runs, in the plan's order, those of a search among them; what was not measured is empty."""
+    from pandas import DataFrame
+
+    collapsed = {
+        row.outcomes_by_seed[seed].run.name: why
+        for row in summary.rows
+        if not row.suffix
+        for seed, why in find_collapsed(row).items()
+    }
+    flat = [dict(flatten_values(each.run.config)) for each in outcomes]
+    keys = dict.fromkeys(key for values in flat for key in values if key not in _NAMED)
+    varied = [key for key in keys if len({repr(values.get(key)) for values in flat}) > 1]
+    rows: list[dict[str, Any]] = []
+    for each, values in zip(outcomes, flat, strict=True):
+        figures = read_figures(each)
+        rows.append(
+            {
+                "run": each.run.name,
+                "task": each.run.task,
+                "method": each.run.method,
+                "seed": each.run.seed,
+                "purpose": "search" if each.run.is_search else "report",
+                "status": each.status,
+                "metric": figures["metric"],
+                **{column: figures.get(name) for column, name in _FIGURES.items()},
+                "memory_is": figures.get("memory_is"),
+                "collapsed": collapsed.get(each.run.name),
+                **{key: values.get(key) for key in varied},
+                "note": each.note or None,
+            }
+        )
+    table = DataFrame(rows, dtype=object).map(_guard)
+    return str(table.to_csv(index=False, lineterminator="\n"))
+
+
+def _guard(value: Any) -> Any:
+    """Give numbers in full and whole ones as such, and texts that are no formula and have no line breaks."""
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return guard_formula(_CONTROL.sub(" ", value)) if isinstance(value, str) else value

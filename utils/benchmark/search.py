@@ -1,0 +1,76 @@
+"""Chooses a method's values of `search:` on seeds that are not reported, and plans the runs that use them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from utils.benchmark.outcomes import RunOutcome, collect_outcomes, read_figures
+from utils.benchmark.plan import Choices, Plan, SearchKey, inspect_plan, require_runs
+from utils.benchmark.statistics import is_more_better
+from utils.benchmark.suite import Suite
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a search has come to, for one task, method and set of grid values."""
+
+    values: dict[str, Any] | None
+    """By dotted key; None where no run of the search has a score."""
+    scores: dict[str, float]
+    """Mean of the task's own metric over the search's seeds, by the values that were tried."""
+
+
+def plan_with_search(suite: Suite, choices: Choices, files: bool = True) -> Plan:
+    """Plan the runs of the searches, and with the values that these have chosen those that are reported.
+
+    Raises:
+        ConfigError: With every distinct mistake in the runs' configurations.
+        UserError: The command line names what the suite does not have, or leaves no run.
+    """
+    plan = inspect_plan(suite, choices, files)
+    if plan.pending and not plan.problems:
+        chosen = {key: found for key, found in choose_values(plan).items() if found.values is not None}
+        plan = inspect_plan(suite, choices, files, {key: each.values or {} for key, each in chosen.items()})
+        plan.notices += [_tell(key, each) for key, each in chosen.items()]
+    require_runs(plan)
+    return plan
+
+
+def choose_values(plan: Plan) -> dict[SearchKey, Choice]:
+    """Choose the best values of every search whose runs have all ended; the first of equals."""
+    groups: dict[SearchKey, list[RunOutcome]] = defaultdict(list)
+    for outcome in collect_outcomes([run for run in plan.runs if run.is_search]):
+        groups[outcome.run.search_key].append(outcome)
+    ended = ("success", "failed", "timed out")
+    return {key: _choose(runs) for key, runs in groups.items() if all(each.status in ended for each in runs)}
+
+
+def _choose(runs: Sequence[RunOutcome]) -> Choice:
+    from pandas import DataFrame
+
+    figures = [read_figures(each) for each in runs]
+    tried = {repr(each.run.searched): each.run.searched for each in runs}
+    table = DataFrame({"tried": [repr(each.run.searched) for each in runs], "best": [f.get("best") for f in figures]})
+    # A candidate counts with all its seeds or not at all: the mean of an easy one would win.
+    means = table.astype({"best": float}).groupby("tried", sort=False)["best"].mean(skipna=False).dropna()
+    metric = next((str(f["metric"]) for f in figures if f.get("best") is not None), None)
+    if means.empty or metric is None:
+        return Choice(None, {})
+    best = means.idxmax() if is_more_better(metric) else means.idxmin()
+    scores = {_write(tried[each]): means[each] for each in means.index}
+    return Choice(tried[best], scores)
+
+
+def _tell(key: SearchKey, choice: Choice) -> str:
+    """Say what was chosen, of what."""
+    task, method, grid = key
+    values = _write(choice.values)
+    scores = "; ".join(f"{name}: {score:.4f}" for name, score in choice.scores.items())
+    return f"{task}, {method}{f', {grid}' if grid else ''}: the search has chosen {values} (on its own seeds: {scores})"
+
+
+def _write(values: dict[str, Any] | None) -> str:
+    return ", ".join(f"{name}={value}" for name, value in (values or {}).items())
