@@ -13,9 +13,13 @@ SOURCES = [
 ]
 RUN_NO_CODE = {"PeftModel"}
 """It puts weights on a model that is in memory, and has no such argument."""
-KNOWN = {"utils/metrics/truthfulqa.py evaluate.load", "utils/metrics/sandbox.py exec"}
-"""One script of evaluate's own authors, by its fixed name, and only where package bleurt is installed; and what runs
-programs of a model, where the user allows it, in a process without rights."""
+KNOWN = {
+    "utils/metrics/truthfulqa.py evaluate.load",
+    "utils/metrics/from_evaluate.py evaluate.load",
+    "utils/metrics/sandbox.py exec",
+}
+"""One script of evaluate's own authors, by its fixed name, where package bleurt is installed; those that are named; and
+what runs programs of a model, where the user allows it, in a process without rights."""
 
 
 def list_calls(file: Path) -> Iterator[ast.Call]:

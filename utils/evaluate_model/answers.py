@@ -93,10 +93,16 @@ def score_answers(arguments: argparse.Namespace) -> Entry:
     metrics = [load_metric(name) for name in names]
     if arguments.allow_code_execution:
         allow_code_execution()
-    columns = {metric.name: _score(metric, answered) for metric in metrics}
+    for metric in metrics:
+        _require_kind(metric, answered)
+    columns = {metric.name: _score(metric, answered) for metric in metrics if metric.score_rows is not None}
+    summary = summarize(columns)
+    of_all = {metric.name: _score_all(metric, answered) for metric in metrics if metric.score_rows is None}
+    every = {**summary["metrics"], **of_all}
+    summary["metrics"] = {metric.name: every[metric.name] for metric in metrics if metric.name in every}
     result: dict[str, Any] = {
         "label": label_of(arguments.answers),
-        **summarize(columns),
+        **summary,
         "n": len(answered),
         "num_total": len(answered),
         "partial": False,
@@ -216,16 +222,21 @@ def _read_id(rows: Rows, index: int, column: str) -> str:
     return str(row[column])
 
 
-def _score(metric: Metric, answered: Sequence[Answered]) -> Array:
-    """Score each row (n,): the nearest of its references counts, and what the metric makes of several answers."""
-    import numpy as np
-
-    pairs = [(text, each) for row in answered for text in row.texts for each in row.references]
+def _require_kind(metric: Metric, answered: Sequence[Answered]) -> None:
+    """Check that a metric can judge by what each row is judged by, and that what it needs is there."""
+    metric.prepare()
     for row in answered:
         if stray := [each for each in row.references if not metric.takes(each)]:
             keys = ", ".join(metric.reference_keys)
             needs = f"an object with {keys}" if keys else "a text"
             raise DataError(f"{row.place}: {metric.name} judges by {needs}; got {str(stray[0])[:60]!r}")
+
+
+def _score(metric: Metric, answered: Sequence[Answered]) -> Array:
+    """Score each row (n,): the nearest of its references counts, and what the metric makes of several answers."""
+    import numpy as np
+
+    pairs = [(text, each) for row in answered for text in row.texts for each in row.references]
     assert metric.score_rows is not None, f"got the metric {metric.name} of {metric.kind}"
     scores = metric.score_rows([text for text, _ in pairs], [reference for _, reference in pairs])
     found, start = [], 0
@@ -236,6 +247,13 @@ def _score(metric: Metric, answered: Sequence[Answered]) -> Array:
         nearest = np.fmax.reduce if metric.greater_is_better else np.fmin.reduce
         found.append(metric.join_answers(nearest(of_row, axis=1)))
     return np.array(found, dtype=np.float64)
+
+
+def _score_all(metric: Metric, answered: Sequence[Answered]) -> float:
+    """Score by a metric that sees all rows at once: each answer beside the one reference of its row, or all of them."""
+    texts = [text for row in answered for text in row.texts]
+    right: list[Any] = [list(row.references) for row in answered for _ in row.texts]
+    return float(metric.score(texts, [each[0] for each in right] if all(len(each) == 1 for each in right) else right))
 
 
 def _list_records(answered: Sequence[Answered], columns: Mapping[str, Array]) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.run_config import RunConfig
-from utils.config.sections.evaluation import EvaluationSection, SetSection
+from utils.config.sections.evaluation import EVALUATE_PREFIX, EvaluationSection, SetSection
 from utils.config.sections.model import ModelSection
 from utils.config.yaml_text import read_overrides
 from utils.core.errors import ModelError, UserError
@@ -182,6 +182,7 @@ def open_run(
     trained = replace(trained, config=config).with_section(section)
     evaluation = config.find_section(EvaluationSection)
     known = evaluation.set_sections if evaluation is not None else None
+    _refuse_scripts(trained.config, known or (), consent)
     own = OwnSets(config.dataset.name, {each.shown_label: each for each in known or ()}, config.task_type)
     if not words and known is None and is_row_file(path := str(checked.get(("dataset", "path")) or "")):
         words = (path,)
@@ -192,6 +193,18 @@ def open_run(
         require_no_links_out(trained.run, "eval_*")
     root = Path(output_dir).expanduser() if output_dir else trained.run
     return EvaluatedModel(trained, (job,), root, output_dir is not None, read_record(trained.run))
+
+
+def _refuse_scripts(config: RunConfig, known: Sequence[SetSection], consent: Consent) -> None:
+    """Refuse metrics that are code where the run's own file names them and nobody has allowed it."""
+    named = [*(getattr(config.dataset, "metrics", None) or ())]
+    named += [name for each in known for name in each.metrics or ()]
+    scripts = [name for name in named if name.startswith(EVALUATE_PREFIX)]
+    if scripts and not consent.allow_extensions:
+        raise UserError(
+            f"its own run.yaml scores by {scripts[0]}, a script that runs as code; a folder cannot allow that itself: "
+            "if you trust who made it, add --allow_extensions"
+        )
 
 
 def open_model(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from utils.evaluation.prompts import Asked
 from utils.metrics.bootstrap import bootstrap_mean
 from utils.metrics.longbench_score import CODE_SIMILARITIES
-from utils.metrics.metric import Array, average_rows, load_metric
+from utils.metrics.metric import Array, Reference, average_rows, compute_metrics, load_metric
 
 if TYPE_CHECKING:
     from utils.evaluation.files import Record
@@ -103,8 +103,8 @@ def score_records(records: list[Record], known: EvaluationSet) -> None:
     references = [known.references[record["row"]] for record in records]
     columns = {}
     for metric in map(load_metric, known.metrics):
-        assert metric.score_rows is not None, f"got the metric {metric.name} of {metric.kind}"
-        columns[metric.name] = metric.score_rows(predictions, references)
+        if metric.score_rows is not None:  # else it sees all rows at once, at the end
+            columns[metric.name] = metric.score_rows(predictions, references)
     for index, record in enumerate(records):
         scores = {name: float(column[index]) for name, column in columns.items()}
         record["scores"] = {name: None if np.isnan(score) else score for name, score in scores.items()}
@@ -150,7 +150,9 @@ class Summary:
     def __init__(self, known: EvaluationSet, identity: dict[str, Any]) -> None:
         self._known = known
         self._identity = identity
-        self._columns = {load_metric(name).name: array("d") for name in known.metrics}
+        self._metrics = [load_metric(name) for name in known.metrics]
+        self._columns = {each.name: array("d") for each in self._metrics if each.score_rows is not None}
+        self._texts: list[tuple[str, Reference]] = []  # for metrics that see all rows at once
         self._num_tokens = self._num_unfinished = self._n = 0
         self._seconds = 0.0
 
@@ -159,6 +161,8 @@ class Summary:
         for name, column in self._columns.items():
             score = record["scores"][name]
             column.append(float("nan") if score is None else score)
+        if len(self._columns) < len(self._metrics):
+            self._texts.append((record["prediction"], self._known.references[record["row"]]))
         self._n += 1
         self._num_tokens += record["num_tokens"]
         self._num_unfinished += not record["finished"]
@@ -177,6 +181,7 @@ class Summary:
                 scores = np.array([metric.join_answers(of_row) for of_row in scores.reshape(-1, size)])
             columns[name] = scores
         summary = summarize(columns)
+        summary["metrics"] = self._order(summary["metrics"])
         if absent := [name for name in columns if name not in summary["metrics"]]:
             logger.warning("%s: no reference has an answer for %s; left out", known.label, ", ".join(absent))
         seconds = self._seconds
@@ -194,3 +199,10 @@ class Summary:
             tokens_per_s=round(self._num_tokens / seconds, 1) if seconds else 0.0,
             identity={key: value for key, value in self._identity.items() if key != "generation"},
         )
+
+    def _order(self, found: dict[str, float]) -> dict[str, float]:
+        """Add the metrics that see all rows at once, and put all into the set's order."""
+        texts, references = zip(*self._texts, strict=True) if self._texts else ((), ())
+        of_all = [each.name for each in self._metrics if each.score_rows is None]
+        every = {**found, **(compute_metrics(of_all, texts, references, 1) if of_all else {})}
+        return {each.name: every[each.name] for each in self._metrics if each.name in every}

@@ -264,10 +264,13 @@ def _resolve_references(
 def _check_references(label: str, metrics: tuple[str, ...], references: list[Reference]) -> None:
     """See to it, before anything is written, that each metric has something to compare with."""
     for metric in map(load_metric, metrics):
+        metric.prepare()
         if not all(map(metric.takes, references)):
             raise DataError(f"{label}: its references are not of the kind that the metric {metric.name} judges by; "
                             "choose other metrics for this set")  # fmt: skip
-        num_undefined = 0 if metric.reference_keys else _count_undefined(metric, references)
+        num_undefined = (
+            0 if metric.reference_keys or metric.score_rows is None else _count_undefined(metric, references)
+        )
         if references and num_undefined == len(references):
             raise DataError(
                 f"{label}: no reference has an answer for the metric {metric.name}; choose other metrics for this set"

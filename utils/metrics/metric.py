@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Literal, TypeAlias
 
+from utils.config.sections.evaluation import EVALUATE_PREFIX
 from utils.core import registry
 from utils.core.errors import ConfigError, Problem
 
@@ -62,6 +63,14 @@ class Metric:
     Classification takes confusion matrices (r, labels, labels) with rows as references; regression takes
     predictions (r, n) and references (r, n).
     """
+    prepare: Callable[[], Any] = lambda: None
+    """Loads what it needs, so that what is missing is said before a model is loaded.
+
+    Raises:
+        ConfigError: Something is missing.
+    """
+    fits_any: bool = False
+    """Whether it takes labels and values as well as texts, and sees all rows at once: it has no score of a row."""
     many_labels: str | None = None
     """The metric that takes this one's place when there are more than two labels."""
     undefined: float = 0.0
@@ -69,6 +78,8 @@ class Metric:
 
     def for_labels(self, num_labels: int) -> Metric:
         """Give the metric that is meant for this number of labels: `f1` is `f1_macro` for three."""
+        if self.fits_any and num_labels > 1:
+            return replace(self, kind="classification")
         return load_metric(self.many_labels) if self.many_labels and num_labels > 2 else self
 
     def join_answers(self, scores: Array) -> float:
@@ -147,10 +158,20 @@ def load_metric(name: str) -> Metric:
     Raises:
         KeyError: There is no such metric; `registry.names("metrics")` names them all.
     """
+    if name.startswith(EVALUATE_PREFIX):
+        return _build_by_evaluate(name)
     name = registry.normalize(name)
     metric = registry.load("metrics", METRIC_ALIASES.get(name, name)).METRIC
     assert isinstance(metric, Metric), f"got {type(metric)} in the metric {name}"
     return metric
+
+
+def _build_by_evaluate(name: str) -> Metric:
+    from utils.metrics.from_evaluate import build_fields
+
+    described = "a metric of the library evaluate, over all rows at once"
+    infinite = float("inf")
+    return Metric(name, "generation", -infinite, infinite, description=described, fits_any=True, **build_fields(name))
 
 
 def metric_names(kind: Kind) -> tuple[str, ...]:
@@ -190,7 +211,8 @@ def compute_metrics(
     undefined: list[str] = []
     why = ""
     for metric in [load_metric(name).for_labels(num_labels) for name in names]:
-        predicted, expected = check_rows(metric.kind, predictions, references, num_labels)
+        kind = _fit_kind(metric, predictions)
+        predicted, expected = check_rows(kind, predictions, references, num_labels)
         value = _score(metric, predicted, expected)
         if value is None:
             undefined.append(f"{metric.name} counts as {metric.undefined:g}")
@@ -233,10 +255,17 @@ def majority_baseline(
     labels = np.asarray(train_labels).reshape(-1)
     if not labels.size:
         raise ValueError("a baseline needs at least one training label")
-    is_regression = load_metric(names[0]).kind == "regression"
+    is_regression = num_labels == 1
     guess = labels.mean(dtype=np.float64) if is_regression else np.bincount(labels.astype(np.int64)).argmax()
     predictions = np.full(np.asarray(references).size, guess)
     return compute_metrics(names, predictions, references, num_labels, quiet=True)
+
+
+def _fit_kind(metric: Metric, predictions: Array) -> Kind:
+    import numpy as np
+
+    fits = metric.fits_any and metric.kind == "generation" and np.asarray(predictions).dtype.kind in "fiu"
+    return "regression" if fits else metric.kind
 
 
 def _require_keys(name: str, reference: Reference, keys: tuple[str, ...]) -> Reference:

@@ -17,7 +17,7 @@ _MEANING = {
     "trust_remote_code": "run Python code that the checkpoint ships",
     "allow_pickle": "load pickled weights, which can hold code",
     "allow_hub_kernels": "run compiled code of the hub (model.attn_implementation)",
-    "allow_extensions": "run Python code that lies in a run's folder (extensions:)",
+    "allow_extensions": "run Python code that a run's own file names (extensions:, metrics of the library evaluate)",
 }
 
 

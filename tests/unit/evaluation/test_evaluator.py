@@ -113,6 +113,28 @@ def test_several_answers_are_one_rows(quickstart_model: tuple[Any, Any], known: 
     assert evaluate_set(*quickstart_model, several, SECTION, tmp_path) == score, "nothing is answered again"
 
 
+def test_a_metric_of_all_rows_at_once(quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path) -> None:
+    (tmp_path / "length").mkdir()
+    (tmp_path / "length" / "length.py").write_text(
+        "import datasets\nimport evaluate\n"
+        "class Length(evaluate.Metric):\n"
+        "    def _info(self):\n"
+        "        kinds = {name: datasets.Value('string') for name in ('predictions', 'references')}\n"
+        "        return evaluate.MetricInfo(description='', citation='', features=datasets.Features(kinds))\n"
+        "    def _compute(self, predictions, references):\n"
+        "        return {'score': sum(map(len, predictions)) / sum(map(len, references))}\n"
+    )
+    name = f"evaluate:{tmp_path / 'length'}"
+    both = dataclasses.replace(known, metrics=(name, "token_f1"))
+    score = evaluate_set(*quickstart_model, both, SECTION, tmp_path / "eval")
+    rows = read(tmp_path / "eval")
+    assert [*rows[0]["scores"]] == ["token_f1"]
+    length = sum(len(row["prediction"]) for row in rows) / sum(len(text) for text in known.references)
+    assert list(score.metrics) == [name, "token_f1"], "the headline first"
+    assert score.metrics[name] == pytest.approx(length)
+    assert list(score.interval) == ["token_f1"]
+
+
 def test_a_second_call_writes_nothing_more(
     quickstart_model: tuple[Any, Any], known: EvaluationSet, tmp_path: Path
 ) -> None:

@@ -11,8 +11,12 @@ from pydantic import Field, ValidationError, field_validator
 
 from utils.config.error_messages import suggest
 from utils.config.section import Section
+from utils.config.sections.model import is_local
 from utils.core import registry
 from utils.core.texts import FILE_KINDS
+
+EVALUATE_PREFIX = "evaluate:"
+"""Begins the name of a metric of the library evaluate."""
 
 
 class SetSection(Section):
@@ -31,7 +35,8 @@ class SetSection(Section):
     label: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Names the result and its folder; null: made of the name."""
     metrics: list[str] | None = Field(None, min_length=1)
-    """Metrics of the set; null: the dataset's own."""
+    """Metrics of the set, also of the library evaluate, whose scripts run as code: `evaluate:sacrebleu`,
+    `evaluate:rouge:rougeL`, `evaluate:./my_metric` (docs/metrics.md); null: the dataset's own."""
     max_new_tokens: int | None = Field(None, ge=1)
     """Tokens an answer may have; null: the set's own protocol, else `generation.max_new_tokens`."""
     max_samples: int | None = Field(None, ge=1)
@@ -174,12 +179,27 @@ def as_section(entry: Any) -> SetSection:
 
 
 def explain_metrics(names: Iterable[str]) -> str | None:
-    """Say which of some names is no metric of generated texts; None: all are."""
+    """Say which of some names is no metric of generated texts, nor one of the library evaluate; None: all are."""
     kinds = {name: registry.load("metrics", name).METRIC.kind for name in registry.names("metrics")}
     known = [name for name, kind in kinds.items() if kind == "generation"]
     for name in names:
-        if registry.normalize(name) not in known:
+        if name.startswith(EVALUATE_PREFIX):
+            if wrong := explain_script(name):
+                return wrong
+        elif registry.normalize(name) not in known:
             return f"no metric of generated texts called {name}{suggest(name, known)}"
+    return None
+
+
+def explain_script(name: str) -> str | None:
+    """Say what is wrong with the name of a metric of the library evaluate; None: nothing that is known before."""
+    path = name.removeprefix(EVALUATE_PREFIX).partition(":")[0]
+    folder = Path(path).expanduser()
+    script = folder if folder.suffix == ".py" else folder / f"{folder.name}.py"
+    if not path:
+        return f"{name}: name the metric, evaluate:sacrebleu, or a folder that holds its script, evaluate:./my_metric"
+    if is_local(path) and not script.is_file():
+        return f"{name}: there is no script {script}; a metric's script is called as its folder"
     return None
 
 

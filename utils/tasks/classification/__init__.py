@@ -9,6 +9,7 @@ from utils.config.document import Document
 from utils.config.error_messages import suggest
 from utils.config.section import Section
 from utils.config.sections.dataset import DatasetSection
+from utils.config.sections.evaluation import EVALUATE_PREFIX, explain_script
 from utils.core.errors import Problem
 from utils.data.dataset import ClassificationSet, load_dataset_plugin
 from utils.metrics.metric import Kind, metric_names
@@ -93,12 +94,15 @@ def _check_metrics(config: RunConfig, described: ClassificationSet) -> Iterator[
     kind: Kind = "regression" if described.num_labels == 1 else "classification"
     known = metric_names(kind)
     for name in described.metrics:
-        if name not in known:
+        if name.startswith(EVALUATE_PREFIX):
+            if wrong := explain_script(name):
+                yield "dataset.metrics", wrong
+        elif name not in known:
             yield "dataset.metrics", f"no {kind} metric called {name}{suggest(name, known)}"
     chosen = str(config.arguments.get("metric_for_best_model") or "loss").removeprefix("eval_")
     combined = ["combined_score"] if len(described.metrics) > 1 else []
     macro = [f"{name}_macro" for name in ("f1", "precision", "recall") if name in known]
-    allowed = ["loss", *combined, *known, *macro]
+    allowed = ["loss", *combined, *known, *macro, *described.metrics]
     if chosen not in allowed:
         message = f"no {kind} metric called {chosen}{suggest(chosen, allowed)}"
         yield "training.metric_for_best_model", message

@@ -80,8 +80,9 @@ def build_compute_metrics(
 
 
 def combined_score(values: dict[str, float], data: ClassificationData) -> dict[str, float]:
-    """Average the set's own metrics where it has several, as run_glue does."""
-    own = [values[result_key(name, data.num_labels)] for name in data.spec.metrics]
+    """Average the set's own metrics where it has several, as run_glue does; a script's value has any range."""
+    names = [name for name in data.spec.metrics if not load_metric(name).fits_any]
+    own = [values[result_key(name, data.num_labels)] for name in names]
     return {"combined_score": sum(own) / len(own)} if len(own) > 1 else {}
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.config.sections.evaluation import EVALUATE_PREFIX
 from utils.core.errors import UserError
 from utils.data.dataset import load_dataset_plugin, spread
 from utils.data.tokenizing import encode_texts
@@ -127,6 +128,7 @@ def _find_labels(probes: Probes, inputs: _Inputs) -> tuple[_Inputs, list[Any], s
 def _score(logits: np.ndarray[Any, Any], labels: list[Any], metrics: tuple[str, ...]) -> dict[str, float]:
     num_labels = logits.shape[-1]
     predicted = logits.reshape(-1) if num_labels == 1 else logits.argmax(axis=-1)
+    metrics = tuple(name for name in metrics if not name.startswith(EVALUATE_PREFIX))  # no code for a proof
     return compute_metrics(metrics, predicted, labels, num_labels, quiet=True)
 
 

@@ -12,6 +12,7 @@ from utils.config.sections.dataset import ClassificationSection
 from utils.data.classification import ClassificationData, fingerprint_set, prepare_classification
 from utils.data.dataset import load_dataset_plugin
 from utils.data.labels import keep_order_of
+from utils.metrics.metric import load_metric
 from utils.modeling.head import LABELS_FILE, HeadSpec, build_head_spec, read_label_names, read_label_order
 from utils.tasks.classification.building import build_classification_trainer
 from utils.tasks.classification.probe import draw_reload_rows, open_probe
@@ -45,6 +46,8 @@ class ClassificationRun:
         """
         section, model = self._settings.section(ClassificationSection), self._settings.model
         spec = load_dataset_plugin(section.name).describe_classification(section)
+        for name in spec.metrics:
+            load_metric(name).prepare()
         reorder = self._keep_adapters_order() or (lambda names: read_label_order(model, tuple(names)))
         return prepare_classification(spec, section, tokenizer, self._settings.seed, reorder)
 

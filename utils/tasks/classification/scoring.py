@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.data.classification import ClassificationData, PreparedSplit
 from utils.metrics.bootstrap import bootstrap_interval
-from utils.metrics.metric import majority_baseline, result_key
+from utils.metrics.metric import load_metric, majority_baseline, result_key
 from utils.results.record import BestMetric, DataCounts
 from utils.tasks.classification.building import best_metric_name, combined_score
 from utils.tasks.outcome import Outcome, best_step, fill_costs, last_metrics, session_metrics
@@ -109,6 +109,7 @@ def _score_split(trainer: ClassificationTrainer, data: ClassificationData, split
     intervals = {
         result_key(name, data.num_labels): bootstrap_interval(name, predictions, references, data.num_labels)
         for name in data.spec.metrics
+        if not load_metric(name).fits_any  # a script's 1000 resamples would take minutes
     }
     return SplitScore(metrics, hf, intervals, _score_majority(data, references), len(split.dataset))
 
