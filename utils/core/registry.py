@@ -1,8 +1,8 @@
 """Finds plug-ins by name: the configuration value is the file name, the directory is the registry.
 
 A module (or package) is a plug-in when its source defines the marker of its kind at top level, such as `class Config`
-in `utils/adapters`. What takes a few lines only stands in a table: a module with `TABLE = {name: ...}`, whose
-`load_plugin(name)` gives one. Nothing is imported to find that out.
+in `utils/adapters`. What takes a few lines only stands in a table: a module with `TABLE = {name: ...}`, of metrics, or
+whose `load_plugin(name)` gives one. Nothing is imported to find that out.
 """
 
 from __future__ import annotations
@@ -198,4 +198,6 @@ def load(package: str, value: str) -> Any:
     name = normalize(value)
     home = _find_homes(package)[name]
     module = importlib.import_module(home)
-    return module if home.endswith(f".{name}") else module.load_plugin(name)
+    if home.endswith(f".{name}"):
+        return module
+    return types.SimpleNamespace(METRIC=module.TABLE[name]) if package == "metrics" else module.load_plugin(name)

@@ -7,6 +7,7 @@ Source: Chen et al. 2021, arXiv:2107.03374; programs are put together as its own
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from utils.config.sections.dataset import InstructionSection
@@ -43,23 +44,25 @@ def describe_instructions(config: Config) -> InstructionSet:
     """Answer the four questions; there are only test rows, so training on them takes a file of one's own."""
     instruct = config.protocol == "instruct"
 
+    def read_prompt(row: Row) -> Example:
+        head = read_text(row, "prompt")
+        if instruct:
+            return Example(messages=({"role": "user", "content": ask_for_function(head)},))
+        return Example(head, plain=True)
+
     def read_row(row: Row) -> Example:
-        head, name = read_text(row, "prompt"), read_text(row, "entry_point")
-        judged_by: dict[str, Any] = {"before": head, "tests": f"{read_text(row, 'test')}\ncheck({name})"}
-        if not instruct:
-            answer = row.get("canonical_solution")
-            return Example(head, answer if isinstance(answer, str) else "", judged_by=judged_by, plain=True)
-        return Example(
-            messages=({"role": "user", "content": ask_for_function(head)},),
-            judged_by={**judged_by, "fenced": True, "entry_point": name},
-        )
+        name, answer = read_text(row, "entry_point"), row.get("canonical_solution")
+        judged_by: dict[str, Any] = {"before": row["prompt"], "tests": f"{read_text(row, 'test')}\ncheck({name})"}
+        if instruct:
+            return replace(read_prompt(row), judged_by={**judged_by, "fenced": True, "entry_point": name})
+        return replace(read_prompt(row), answer=answer if isinstance(answer, str) else "", judged_by=judged_by)
 
     return InstructionSet(
         path=config.path or HUB_ID,
         subset=config.subset,
         revision=config.revision,
         read_row=read_row,
-        read_prompt=lambda row: Example(read_text(row, "prompt"), plain=True),
+        read_prompt=read_prompt,
         ask=None,
         columns=("prompt", "test", "entry_point"),
         prompt_columns=("prompt",),

@@ -6,7 +6,6 @@ Each is computed by scikit-learn for one set of rows, and from confusion matrice
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 from utils.metrics.metric import Array, Metric
@@ -173,8 +172,3 @@ TABLE: dict[str, Metric] = {
     "recall": _of_label_1("recall", recall_of_confusions, "share of rows of label 1 that are found"),
     "recall_macro": _of_every_label("recall", recall_of_confusions),
 }
-
-
-def load_plugin(name: str) -> SimpleNamespace:
-    """Give a metric as what a metric's module offers."""
-    return SimpleNamespace(METRIC=TABLE[name])

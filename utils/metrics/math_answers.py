@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from types import SimpleNamespace
 
 from utils.metrics.metric import Metric, build_text_metric
 
@@ -125,8 +124,3 @@ TABLE: dict[str, Metric] = {
         "invalid_rate", score_invalid, "share of answers without a number after ####", greater_is_better=False
     ),
 }
-
-
-def load_plugin(name: str) -> SimpleNamespace:
-    """Give a metric as what a metric's module offers."""
-    return SimpleNamespace(METRIC=TABLE[name])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 from utils.core.errors import ConfigError, Problem
@@ -231,8 +230,3 @@ TABLE: dict[str, Metric] = {
         "math_verify", score_math_verify, "share of answers that package math-verify calls equal to the right one"
     ),
 }
-
-
-def load_plugin(name: str) -> SimpleNamespace:
-    """Give a metric as what a metric's module offers."""
-    return SimpleNamespace(METRIC=TABLE[name])

@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from utils.core.errors import ConfigError, Problem
@@ -149,8 +148,3 @@ def _build(k: int) -> Metric:
 
 
 TABLE: dict[str, Metric] = {"pass_at_1": _build(1), "pass_at_10": _build(10), "pass_at_100": _build(100)}
-
-
-def load_plugin(name: str) -> SimpleNamespace:
-    """Give a metric as what a metric's module offers."""
-    return SimpleNamespace(METRIC=TABLE[name])

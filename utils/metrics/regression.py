@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from types import SimpleNamespace
 
 from utils.metrics.metric import Array, Metric
 
@@ -97,8 +96,3 @@ TABLE: dict[str, Metric] = {
         "correlation of the ranks of predicted and right values", over_samples=spearmanr_of_samples,
     ),
 }  # fmt: skip
-
-
-def load_plugin(name: str) -> SimpleNamespace:
-    """Give a metric as what a metric's module offers."""
-    return SimpleNamespace(METRIC=TABLE[name])

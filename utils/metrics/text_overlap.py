@@ -7,7 +7,6 @@ import string
 from collections import Counter
 from collections.abc import Callable
 from functools import cache, lru_cache
-from types import SimpleNamespace
 from typing import Any
 
 from utils.metrics.metric import Metric, build_text_metric
@@ -98,8 +97,3 @@ TABLE: dict[str, Metric] = {
     "token_f1": build_text_metric("token_f1", score_token_f1, "words shared with the reference, as F1"),
     "rouge_l": build_text_metric("rouge_l", score_rouge_l, "longest common subsequence of words, as F1 (rouge_score)"),
 }
-
-
-def load_plugin(name: str) -> SimpleNamespace:
-    """Give a metric as what a metric's module offers."""
-    return SimpleNamespace(METRIC=TABLE[name])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from importlib.util import find_spec
-from types import SimpleNamespace
 from typing import Any
 
 from utils.core.errors import ConfigError
@@ -99,8 +98,3 @@ TABLE: dict[str, Metric] = {
         reference_keys=REFERENCE_KEYS,
     ),
 }  # fmt: skip
-
-
-def load_plugin(name: str) -> SimpleNamespace:
-    """Give a metric as what a metric's module offers."""
-    return SimpleNamespace(METRIC=TABLE[name])
