@@ -179,3 +179,17 @@ def test_a_run_that_was_killed_behind_a_checkpoint_continues_from_it(folder: Pat
     assert other["resumed_from_step"] > 0
     assert one["metrics"] == other["metrics"]
     assert one["best_metric"] == other["best_metric"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launch", "processes"), [("torchrun --nproc_per_node 2", 2), ("accelerate launch --num_processes 1", 1)]
+)
+def test_runs_may_have_several_processes_each(launch: str, processes: int, folder: Path, start: Start) -> None:
+    suite = start("--launch", launch, "--json")
+    out, err = suite.communicate(timeout=280)
+    logs = [path.read_text() for path in (folder / "out" / "logs").glob("*.log")]
+    assert suite.returncode == 0, err + "".join(logs)
+    assert [run["status"] for run in json.loads(out)["runs"]] == ["success", "success"]
+    said = "1 process trains on cpu" if processes == 1 else "2 processes train, this one on cpu"
+    assert all(said in log for log in logs)

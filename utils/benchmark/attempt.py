@@ -44,6 +44,7 @@ _LAUNCHER_VARIABLES = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_NUM_TASKS", "PMI_SIZE",
 )  # fmt: skip
 
+_SUITE_VARIABLES = ("WANDB_RUN_GROUP", "MLFLOW_EXPERIMENT_NAME", "TRACKIO_PROJECT")
 _LAUNCH_MODULES = {"accelerate launch": "accelerate.commands.launch", "torchrun": "torch.distributed.run"}
 _PASSES_USR1_ON = ("srun", "mpirun", "mpiexec")
 """These pass SIGUSR1 on to the processes of a run, and keep SIGINT for themselves."""
@@ -61,12 +62,17 @@ class Slot:
     """The GPU that a run sees there, as CUDA_VISIBLE_DEVICES names it; None: what there is."""
     num_threads: int | None = None
     """Threads of a run on the processor; None: as the libraries choose."""
+    suite: str | None = None
+    """Under which name trackers collect the runs; None: none that is given here."""
 
     def build_environment(self) -> dict[str, str]:
         """Build the environment of a run: its GPU, its threads, and nothing of a launcher around the suite."""
         # A launcher that started the suite must not make its runs believe that they are ranks of one job.
         environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES}
         environment["PYTHONUNBUFFERED"] = "1"
+        if self.suite is not None:
+            for name in _SUITE_VARIABLES:
+                environment.setdefault(name, self.suite)
         if self.gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpu
         if self.num_threads is not None:

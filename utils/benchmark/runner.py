@@ -10,7 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,8 @@ def run_suite(plan: Plan, options: SuiteOptions) -> Answer:
     """
     from utils.core.terminal import build_console
 
-    slots = list_slots(options.jobs, shares=not plan.suite.section.launch)
+    name, shares = plan.suite.section.suite, not plan.suite.section.launch
+    slots = [replace(slot, suite=name) for slot in list_slots(options.jobs, shares)]
     minutes = plan.suite.section.timeout_minutes
     config = RunnerConfig(slots, minutes * 60 if minutes else None, options.retry, options.fork)
     with ExitStack() as stack:
@@ -88,7 +89,9 @@ def run_single(plan: Plan, options: SuiteOptions) -> Answer:
 
     minutes = plan.suite.section.timeout_minutes
     limit = minutes * 60 if minutes else None
-    config = RunnerConfig([Slot(0)], limit, options.retry, fork=False, grace_s=GRACE_OF_JOB_S)
+    config = RunnerConfig(
+        [Slot(0, suite=plan.suite.section.suite)], limit, options.retry, fork=False, grace_s=GRACE_OF_JOB_S
+    )
     with ExitStack() as stack:
         for lock in lock_suite(plan.output, None, single=True):
             stack.enter_context(lock)

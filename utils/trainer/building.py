@@ -15,6 +15,7 @@ from utils.core.errors import ConfigError, Problem, UserError
 from utils.trainer.base import LoraNsTrainer
 from utils.trainer.callbacks import add_callbacks
 from utils.trainer.launch import count_launched, find_sharding, resolve_deepspeed, stand_alone
+from utils.trainer.tracking import name_run, tag_run
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
@@ -65,13 +66,13 @@ def build_arguments(
     _require_device(resolved)
     # Set behind the library's check, which knows evaluations of the loss alone; ours come when the file is read.
     loads_best, resolved["load_best_model_at_end"] = bool(resolved.get("load_best_model_at_end")), False
-    for name, value in (section.wandb.variables if section.wandb else {}).items():
-        os.environ.setdefault(name, value)
+    tag_run(config)
     os.environ["TENSORBOARD_LOGGING_DIR"] = section.logging_dir or str(Path(section.output_dir) / "logs")
     try:
         arguments = kind(
             **{
                 "restore_callback_states_from_checkpoint": True,
+                **name_run(config),
                 **_join_processes(),
                 **resolved,
                 "disable_tqdm": True,

@@ -106,7 +106,7 @@ class WandbSection(Section):
     group: str | None = None
     """Runs of one group are shown together."""
     tags: list[str] = []
-    """Tags of the run."""
+    """Tags of the run; []: its task, method, dataset and seed."""
     notes: str | None = None
     """A note to the run."""
     mode: Literal["online", "offline", "disabled"] | None = None
