@@ -8,7 +8,7 @@ from pathlib import Path
 
 from utils.cli.command_line import Answer, add_overrides, add_server, add_show, build_parser, check_server, run_cli
 from utils.core.errors import UserError
-from utils.evaluate_model.answers import add_answers, is_asked, score_answers
+from utils.evaluate_model.answers import add_answers, is_asked, score_answers, words_of_flags
 from utils.evaluate_model.evaluation import show_answers
 from utils.modeling.consent import Consent, add_consent
 
@@ -28,13 +28,13 @@ hub id, or a label under the run's evaluation.sets; @SPLIT alone is a split of t
 stand keys of the set or of its dataset's section: 'sums.jsonl?name=gsm8k', 'mine.csv?answer_column=solution'. Or it is
 a mapping: '{name: gsm8k, path: data/sums, split: test, label: sums}'. The prompt is the run's own, zero-shot; a model
 without a run gets the set's own (dataset.prompt_template=..., dataset.as_chat=true), and so do sets with a protocol of
-their own: longbench (each subset is a result, with averages by category), qmsum and truthfulqa."""
+their own: longbench (each subset is a result, with averages by category), qmsum, truthfulqa, humaneval, mbpp, and math
+with a protocol ('math?protocol=minerva_math')."""
 
 
 def main(arguments: argparse.Namespace) -> Answer:
     """Open the model, score it and print the table."""
-    if arguments.allow_code_execution:
-        arguments.overrides = [*arguments.overrides, "evaluation.allow_code_execution=true"]
+    arguments.overrides = [*arguments.overrides, *words_of_flags(arguments)]
     if is_asked(arguments):
         return show_answers(score_answers(arguments))
     if bool(arguments.run) == bool(arguments.model or arguments.adapter):
@@ -99,11 +99,6 @@ def build() -> argparse.ArgumentParser:
     add_show(parser)
     add_answers(parser)
     add_server(parser)
-    parser.add_argument(
-        "--allow_code_execution",
-        action="store_true",
-        help="run the programs that a model wrote, for pass_at_1 and its like (docs/security.md)",
-    )
     add_consent(parser)
     add_overrides(parser)
     parser.epilog = (

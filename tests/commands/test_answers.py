@@ -86,6 +86,11 @@ def test_references_of_a_set(tmp_path: Path) -> None:
         (("--set", "gsm8k", "--reference", "gold"), "one --set or one --reference"),
         (("--metric", "rouge_l", "--reference", "gold", "--id", "level"), "--id names the column"),
         (("--metric", "rouge_l", "--run", "outputs/x"), "--answers needs no model"),
+        (("--metric", "rouge_l", "--reference", "gold", "seed=1"), "seed: has no effect on answers that are there"),
+        (
+            ("--metric", "rouge_l", "--reference", "gold", "evaluation.longbench.code_similarity=x"),
+            "code_similarity: Inp",
+        ),
     ],
 )
 def test_what_cannot_be_scored_is_said(tmp_path: Path, words: tuple[str, ...], sentence: str) -> None:
@@ -100,6 +105,15 @@ def test_a_row_without_an_answer_is_named(tmp_path: Path) -> None:
         score(file, "--metric", "rouge_l")
     with pytest.raises(LoraNsError, match="--metric is for --answers FILE"):
         command("evaluate_model", "--model", "gpt2", "--metric", "rouge_l")
+
+
+def test_what_code_is_compared_by(tmp_path: Path) -> None:
+    row = {"prediction": "for i in range(10):", "reference": {"subset": "lcc", "answers": ["while True:"]}}
+    file = write(tmp_path / "mine.jsonl", [row])
+    flag, word = ("--code_similarity", "levenshtein"), ("evaluation.longbench.code_similarity=levenshtein",)
+    found = [score(file, "--metric", "longbench_score", *words) for words in ((), flag, word)]
+    assert [each["scorer"] for each in found] == ["difflib", "levenshtein", "levenshtein"]
+    assert [each["metrics"]["longbench_score"] for each in found] == [0.2, 0.33, 0.33]
 
 
 def test_torch_is_not_imported(tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from utils.config.sections.dataset import InstructionSection
-from utils.config.sections.evaluation import SetSection, explain_metrics, label_of
+from utils.config.sections.evaluation import EvaluationSection, SetSection, explain_metrics, label_of
+from utils.config.yaml_text import read_overrides
 from utils.core.errors import DataError, UserError
 from utils.core.texts import RowError, describe_kind, shorten_list
 from utils.data.dataset import find_dataset_plugin, load_dataset_plugin
@@ -20,9 +23,14 @@ from utils.evaluate_model.requests import read_requests
 from utils.evaluation.describing import choose_split
 from utils.evaluation.files import PREDICTIONS, RESULTS, write_object, write_records
 from utils.evaluation.score import summarize, summarize_groups
+from utils.evaluation.sets import resolve_references
+from utils.metrics.longbench_score import CODE_SIMILARITIES
 from utils.metrics.metric import Array, Metric, Reference, load_metric
 from utils.metrics.pass_at_k import allow_code_execution
 
+_JUDGES = (
+    ("evaluation", "allow_code_execution"), ("evaluation", "longbench"), ("evaluation", "truthfulqa"),
+)  # fmt: skip
 _ONLY_WITH = ("metrics", "prediction", "reference", "groups", "id")
 """Options that have a meaning beside --answers alone."""
 
@@ -52,6 +60,24 @@ def add_answers(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--id", metavar="COLUMN",
                        help="column of the name that a row has in --set; default: by order")  # fmt: skip
 
+    parser.add_argument(
+        "--allow_code_execution",
+        action="store_true",
+        help="run the programs that a model wrote, for pass_at_1 and its like (docs/security.md)",
+    )
+    parser.add_argument(
+        "--code_similarity",
+        choices=CODE_SIMILARITIES,
+        help="what LongBench's lcc and repobench-p are scored by (docs/longbench.md); default: difflib",
+    )
+
+
+def words_of_flags(arguments: argparse.Namespace) -> list[str]:
+    """Give what flags say as `key=value` words."""
+    words = ["evaluation.allow_code_execution=true"] if arguments.allow_code_execution else []
+    similarity = arguments.code_similarity
+    return words + ([f"evaluation.longbench.code_similarity={similarity}"] if similarity else [])
+
 
 def is_asked(arguments: argparse.Namespace) -> bool:
     """Tell whether answers are to be scored.
@@ -63,9 +89,26 @@ def is_asked(arguments: argparse.Namespace) -> bool:
         if stray := [each for each in _ONLY_WITH if getattr(arguments, each)]:
             raise UserError(f"--{stray[0].rstrip('s')} is for --answers FILE, which is not given")
         return False
-    if arguments.run or arguments.model or set(arguments.overrides) - {"evaluation.allow_code_execution=true"}:
-        raise UserError("--answers needs no model and no key=value words; take --run, --model and such words out")
+    if arguments.run or arguments.model or arguments.adapter:
+        raise UserError("--answers needs no model; take --run, --model or --adapter out")
     return True
+
+
+def _read_judges(words: Sequence[str]) -> EvaluationSection:
+    """Read the `key=value` words that say how answers are judged.
+
+    Raises:
+        UserError: One of them says something else.
+    """
+    document = read_overrides(words)
+    if stray := [".".join(path) for path, _ in document.leaves() if path[:2] not in _JUDGES]:
+        known = ", ".join(".".join(path) for path in _JUDGES)
+        raise UserError(f"{stray[0]}: has no effect on answers that are there already; they take {known}")
+    try:
+        return EvaluationSection.model_validate(document.get(("evaluation",), {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"evaluation.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def score_answers(arguments: argparse.Namespace) -> Entry:
@@ -75,7 +118,7 @@ def score_answers(arguments: argparse.Namespace) -> Entry:
         DataError: A row lacks a column, or holds what a metric cannot judge by; its place is named.
         UserError: The options do not say what to score.
     """
-    rows = open_file(arguments.answers)
+    rows, judges = open_file(arguments.answers), _read_judges(arguments.overrides)
     known = _read_set(arguments)
     names = tuple(arguments.metrics) or (known[1] if known else ())
     if not names:
@@ -90,9 +133,8 @@ def score_answers(arguments: argparse.Namespace) -> Entry:
     else:
         answered = _join(rows, known[0], prediction, arguments)
         against = arguments.sets[0]
+    answered, scorer = _resolve(answered, names, judges)
     metrics = [load_metric(name) for name in names]
-    if arguments.allow_code_execution:
-        allow_code_execution()
     for metric in metrics:
         _require_kind(metric, answered)
     columns = {metric.name: _score(metric, answered) for metric in metrics if metric.score_rows is not None}
@@ -107,6 +149,7 @@ def score_answers(arguments: argparse.Namespace) -> Entry:
         "num_total": len(answered),
         "partial": False,
         "num_answers": sum(len(each.texts) for each in answered),
+        "scorer": scorer,
         "protocol": f"answers in column {prediction} against {against}",
         "groups": summarize_groups(columns, [each.groups for each in answered]),
     }
@@ -116,6 +159,17 @@ def score_answers(arguments: argparse.Namespace) -> Entry:
         write_records(folder / PREDICTIONS, _list_records(answered, columns))
         write_object(folder / RESULTS, {"version": 1, **result})
     return Entry(result["label"], folder, result, tuple(result["metrics"]), reused=False)
+
+
+def _resolve(
+    answered: list[Answered], names: Sequence[str], judges: EvaluationSection
+) -> tuple[list[Answered], str | None]:
+    """Let answers be judged as is said, and programs be run where it is allowed."""
+    if judges.allow_code_execution:
+        allow_code_execution()
+    flat, scorer = resolve_references(names, [each for row in answered for each in row.references], judges)
+    rest = iter(flat)
+    return [replace(row, references=tuple(next(rest) for _ in row.references)) for row in answered], scorer
 
 
 def _read_set(arguments: argparse.Namespace) -> tuple[dict[str, Answered], tuple[str, ...]] | None:

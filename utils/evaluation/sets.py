@@ -170,8 +170,9 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
     ):  # else it was said before
         logger.warning("%s: its protocol is greedy; generation.temperature does not count here", label)
     _tell_unwritable(label, asked, run.encoder.tokenizer, as_chat)
-    metrics = order_metrics(spec.metrics, [example.reference for example in examples])
-    references, scorer = _resolve_references(metrics, [example.reference for example in examples], run)
+    references = [example.reference for example in examples]
+    metrics = order_metrics(spec.metrics, references)
+    references, scorer = resolve_references(metrics, references, run.evaluation)
     _check_references(label, metrics, references)
     each_row = [row for row in range(len(places)) for _ in range(num_answers)]
     return EvaluationSet(
@@ -245,18 +246,22 @@ def _ask(own: InstructionSet, example: Example, place: str, label: str) -> Examp
     return own.ask(example.question)
 
 
-def _resolve_references(
-    metrics: Sequence[str], references: list[Reference], run: _Run
+def resolve_references(
+    metrics: Sequence[str], references: list[Reference], evaluation: EvaluationSection
 ) -> tuple[list[Reference], str | None]:
-    """Write the scorer's name into the references of metrics that leave it to choose, and see that it can be had."""
+    """Write the scorer's name into the references of metrics that leave it to choose, and see that it can be had.
+
+    Raises:
+        ConfigError: It cannot.
+    """
     if any(map(is_code, references)):
-        by = run.evaluation.longbench.code_similarity
+        by = evaluation.longbench.code_similarity
         if by == CODE_SIMILARITIES[0]:  # not written, so that what earlier versions have answered goes on
             return references, by
         return [{**each, "code_similarity": by} if isinstance(each, dict) else each for each in references], by
     if not any(load_metric(name).reference_keys == REFERENCE_KEYS for name in metrics):
         return references, None
-    scorer = run.evaluation.truthfulqa.scorer
+    scorer = evaluation.truthfulqa.scorer
     load_scorer(scorer)
     return [{**each, "scorer": scorer} if isinstance(each, dict) else each for each in references], scorer
 

@@ -158,11 +158,11 @@ def test_code_is_judged_by_the_similarity_that_is_asked_for(
         (tmp_path / f"{subset}.jsonl").write_text(json.dumps(row(subset, 0, answers=["x + 1"])) + "\n")
     entry = {"name": "longbench", "path": str(tmp_path), "subsets": "lcc,hotpotqa"}
     plain = load(entry)
-    assert [plain[name].scorer for name in ("lcc", "hotpotqa")] == ["difflib", None]
-    assert "code_similarity" not in plain["lcc"].references[0], "what earlier versions have answered goes on"
+    assert [plain[name].scorer for name in ("longbench_lcc", "longbench_hotpotqa")] == ["difflib", None]
+    assert "code_similarity" not in plain["longbench_lcc"].references[0], "what earlier versions have answered goes on"
     other = load(entry, longbench={"code_similarity": "levenshtein"})
-    assert [other[name].scorer for name in ("lcc", "hotpotqa")] == ["levenshtein", None]
-    assert other["lcc"].references[0]["code_similarity"] == "levenshtein"
-    assert other["hotpotqa"].references == plain["hotpotqa"].references
-    assert hash_asked(plain["lcc"]) == hash_asked(dataclasses.replace(plain["lcc"], scorer=None))
-    assert hash_asked(plain["lcc"]) != hash_asked(other["lcc"])
+    assert [other[name].scorer for name in ("longbench_lcc", "longbench_hotpotqa")] == ["levenshtein", None]
+    assert other["longbench_lcc"].references[0]["code_similarity"] == "levenshtein"
+    assert other["longbench_hotpotqa"].references == plain["longbench_hotpotqa"].references
+    assert hash_asked(plain["longbench_lcc"]) == hash_asked(dataclasses.replace(plain["longbench_lcc"], scorer=None))
+    assert hash_asked(plain["longbench_lcc"]) != hash_asked(other["longbench_lcc"])
