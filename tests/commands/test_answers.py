@@ -82,6 +82,7 @@ def test_references_of_a_set(tmp_path: Path) -> None:
         (("--metric", "rouge_l", "--reference", "right"), "--reference: no column right in"),
         (("--metric", "rouge_l", "--reference", "gold", "--group", "kind"), "mine.jsonl:1: no column kind"),
         (("--metric", "truthfulqa_accuracy", "--reference", "gold"), "mine.jsonl:1: truthfulqa_accuracy judges by an"),
+        (("--metric", "em_strict", "--reference", "gold"), "no reference has an answer for the metric em_strict"),
         (("--set", "glue:cola"), "no dataset of texts"),
         (("--set", "gsm8k", "--reference", "gold"), "one --set or one --reference"),
         (("--metric", "rouge_l", "--reference", "gold", "--id", "level"), "--id names the column"),
@@ -105,6 +106,13 @@ def test_a_row_without_an_answer_is_named(tmp_path: Path) -> None:
         score(file, "--metric", "rouge_l")
     with pytest.raises(LoraNsError, match="--metric is for --answers FILE"):
         command("evaluate_model", "--model", "gpt2", "--metric", "rouge_l")
+
+
+def test_pass_at_k_takes_enough_answers(tmp_path: Path) -> None:
+    reference = {"before": "", "tests": ""}
+    file = write(tmp_path / "mine.jsonl", [{"prediction": ["x = 1"], "reference": reference}])
+    with pytest.raises(LoraNsError, match=r"mine.jsonl:1: pass_at_10 takes 10 answers at least; the row has 1"):
+        score(file, "--metric", "pass_at_10", "--allow_code_execution")
 
 
 def test_what_code_is_compared_by(tmp_path: Path) -> None:

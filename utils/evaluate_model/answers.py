@@ -1,49 +1,35 @@
-"""Scores answers that anything wrote, without a model: a file of rows, or a set's references, and the metrics."""
+"""Scores answers that anything wrote, without a model: the options of --answers, the metrics, the result."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from utils.config.sections.dataset import InstructionSection
-from utils.config.sections.evaluation import EvaluationSection, SetSection, explain_metrics, label_of
+from utils.config.sections.evaluation import EvaluationSection, explain_metrics, label_of
 from utils.config.yaml_text import read_overrides
 from utils.core.errors import DataError, UserError
-from utils.core.texts import RowError, describe_kind, shorten_list
-from utils.data.dataset import find_dataset_plugin, load_dataset_plugin
-from utils.data.instruction import load_generation_rows
-from utils.data.rows import RawRow, Rows, open_file
+from utils.evaluate_model.answered_rows import Answered, read_answered
 from utils.evaluate_model.folders import Entry
-from utils.evaluate_model.requests import read_requests
-from utils.evaluation.describing import choose_split
 from utils.evaluation.files import PREDICTIONS, RESULTS, write_object, write_records
 from utils.evaluation.score import summarize, summarize_groups
 from utils.evaluation.sets import resolve_references
 from utils.metrics.longbench_score import CODE_SIMILARITIES
-from utils.metrics.metric import Array, Metric, Reference, load_metric
+from utils.metrics.metric import Array, Metric, load_metric
 from utils.metrics.pass_at_k import allow_code_execution
+
+logger = logging.getLogger(__name__)
 
 _JUDGES = (
     ("evaluation", "allow_code_execution"), ("evaluation", "longbench"), ("evaluation", "truthfulqa"),
 )  # fmt: skip
 _ONLY_WITH = ("metrics", "prediction", "reference", "groups", "id")
 """Options that have a meaning beside --answers alone."""
-
-
-@dataclass(frozen=True)
-class Answered:
-    """One row: its answers, one or more, and what they are judged by."""
-
-    place: str
-    texts: tuple[str, ...]
-    references: tuple[Reference, ...]
-    """The nearest of them counts."""
-    groups: dict[str, str]
 
 
 def add_answers(parser: argparse.ArgumentParser) -> None:
@@ -118,21 +104,13 @@ def score_answers(arguments: argparse.Namespace) -> Entry:
         DataError: A row lacks a column, or holds what a metric cannot judge by; its place is named.
         UserError: The options do not say what to score.
     """
-    rows, judges = open_file(arguments.answers), _read_judges(arguments.overrides)
-    known = _read_set(arguments)
-    names = tuple(arguments.metrics) or (known[1] if known else ())
-    if not names:
-        raise UserError("--answers: name at least one --metric, or a --set that has its own")
-    if wrong := explain_metrics(names):
+    judges = _read_judges(arguments.overrides)
+    if wrong := explain_metrics(arguments.metrics):
         raise UserError(f"--metric: {wrong}")
-    prediction = _choose(rows, arguments.prediction, "prediction")
-    if known is None:
-        reference = _choose(rows, arguments.reference, "reference", "references")
-        answered = [_read_row(rows, index, prediction, reference, arguments.groups) for index in range(len(rows))]
-        against = f"column {reference}"
-    else:
-        answered = _join(rows, known[0], prediction, arguments)
-        against = arguments.sets[0]
+    if not arguments.metrics and not arguments.sets:
+        raise UserError("--answers: name at least one --metric, or a --set that has its own")
+    answered, protocol, own = read_answered(arguments)
+    names = tuple(arguments.metrics) or own
     answered, scorer = _resolve(answered, names, judges)
     metrics = [load_metric(name) for name in names]
     for metric in metrics:
@@ -141,6 +119,7 @@ def score_answers(arguments: argparse.Namespace) -> Entry:
     summary = summarize(columns)
     of_all = {metric.name: _score_all(metric, answered) for metric in metrics if metric.score_rows is None}
     every = {**summary["metrics"], **of_all}
+    _tell_undefined(columns, len(answered))
     summary["metrics"] = {metric.name: every[metric.name] for metric in metrics if metric.name in every}
     result: dict[str, Any] = {
         "label": label_of(arguments.answers),
@@ -150,7 +129,7 @@ def score_answers(arguments: argparse.Namespace) -> Entry:
         "partial": False,
         "num_answers": sum(len(each.texts) for each in answered),
         "scorer": scorer,
-        "protocol": f"answers in column {prediction} against {against}",
+        "protocol": protocol,
         "groups": summarize_groups(columns, [each.groups for each in answered]),
     }
     folder = Path(arguments.output_dir).expanduser() if arguments.output_dir else Path(arguments.answers)
@@ -172,114 +151,26 @@ def _resolve(
     return [replace(row, references=tuple(next(rest) for _ in row.references)) for row in answered], scorer
 
 
-def _read_set(arguments: argparse.Namespace) -> tuple[dict[str, Answered], tuple[str, ...]] | None:
-    """Read the references of the set by the names of its rows, and its own metrics."""
-    if not arguments.sets:
-        if arguments.id:
-            raise UserError("--id names the column by which rows of a --set are found; give one")
-        return None
-    if len(arguments.sets) > 1 or arguments.reference:
-        raise UserError("--answers takes one --set or one --reference: what the answers are judged by")
-    section = read_requests(arguments.sets, None)[0]
-    name = find_dataset_plugin(section.name)
-    kind = load_dataset_plugin(name).Config if name else None
-    if name is None or kind is None or not issubclass(kind, InstructionSection):
-        raise UserError(f"--set {arguments.sets[0]}: no dataset of texts; give --reference COLUMN of the file itself")
-    spec, config = _describe(section, name, kind)
-    found = load_generation_rows(spec, config, seed=0)
-    ids = found.ids if arguments.id else found.places
-    if arguments.id and not all(ids):
-        raise UserError(f"--id: rows of {section.name} have no names; leave it out, the rows in the set's order")
-    rows = zip(ids, found.places, found.examples, strict=True)
-    known = {each: Answered(place, (), (example.reference,), dict(example.groups)) for each, place, example in rows}
-    return known, spec.metrics
+def _tell_undefined(columns: Mapping[str, Array], num_rows: int) -> None:
+    """Say how many references have no answer for a metric, which is the mean over the others, or cannot be given."""
+    import numpy as np
 
-
-def _describe(section: SetSection, name: str, kind: Any) -> tuple[Any, Any]:
-    path = section.path or (section.name if section.name.lower() != name else None)
-    keys = {"path": path, "subset": section.subset, "subsets": section.subsets, "protocol": section.protocol,
-            "prompts_file": section.prompts_file, "max_eval_samples": section.max_samples}  # fmt: skip
-    given = {key: value for key, value in keys.items() if value is not None}
-    if stray := [key for key in given if key not in kind.model_fields]:
-        raise UserError(f"--set: {name} takes no {stray[0]}; leave it out")
-    config = kind(name=name, **given)
-    spec = load_dataset_plugin(name).describe_instructions(config)
-    return replace(spec, generation_split=choose_split(section, path, spec)), config
-
-
-def _choose(rows: Rows, asked: str | None, *defaults: str) -> str:
-    """Find the column that is asked for, or one of the usual name."""
-    there = rows.column_names()
-    found = [name for name in ((asked,) if asked else defaults) if name in there]
-    if not found:
-        what = f"no column {asked or ' or '.join(defaults)}"
-        raise UserError(f"--{defaults[0]}: {what} in {rows.place(0)}; there are: {shorten_list(there)}")
-    return found[0]
-
-
-def _read_row(rows: Rows, index: int, prediction: str, reference: str | None, groups: Sequence[str]) -> Answered:
-    try:
-        row = rows[index]
-        texts = tuple(_read_texts(row, prediction))
-        right = tuple(_read_references(row, reference)) if reference else ()
-        kinds = {name: str(row[name]) for name in groups if row.get(name) is not None}
-        if missing := [name for name in groups if name not in row]:
-            raise RowError(f"no column {missing[0]}; there are: {shorten_list(row)}")
-    except RowError as error:
-        raise DataError(f"{rows.place(index)}: {error}") from error
-    return Answered(rows.place(index), texts, right, kinds)
-
-
-def _read_texts(row: Mapping[str, Any], column: str) -> Iterator[str]:
-    """Read a text, a whole number, or a list of them."""
-    if column not in row:
-        raise RowError(f"no column {column}; there are: {shorten_list(row)}")
-    values = row[column] if isinstance(row[column], list) else [row[column]]
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise RowError(f"column {column} holds {describe_kind(value)} instead of a text")
-        yield str(value)
-    if not values:
-        raise RowError(f"column {column} holds an empty list")
-
-
-def _read_references(row: Mapping[str, Any], column: str) -> Iterator[Reference]:
-    if isinstance(row.get(column), dict):
-        yield row[column]
-    else:
-        yield from _read_texts(row, column)
-
-
-def _join(rows: Rows, known: Mapping[str, Answered], prediction: str, arguments: argparse.Namespace) -> list[Answered]:
-    """Put the file's answers, several of a row where it has several, behind the references of the set."""
-    read = [_read_row(rows, index, prediction, None, arguments.groups) for index in range(len(rows))]
-    if arguments.id is None and len(read) != len(known):
-        raise DataError(f"{arguments.answers}: {len(read)} rows for the set's {len(known)}; name the column by --id")
-    keys = list(known) if arguments.id is None else [_read_id(rows, index, arguments.id) for index in range(len(rows))]
-    found: dict[str, Answered] = {}
-    for index, (key, answer) in enumerate(zip(keys, read, strict=True)):
-        if key not in known:
-            raise DataError(f"{rows.place(index)}: the set has no row called {key}")
-        before = found.get(key) or known[key]
-        groups = {**before.groups, **answer.groups}
-        found[key] = replace(before, texts=(*before.texts, *answer.texts), groups=groups)
-    if missing := [key for key in known if key not in found]:
-        raise DataError(f"{arguments.answers}: no answer to {len(missing)} of the set's {len(known)} rows: "
-                        f"{shorten_list(missing, 5)}; a split such as test[:20] takes a part of a set")  # fmt: skip
-    return [found[key] for key in known]
-
-
-def _read_id(rows: Rows, index: int, column: str) -> str:
-    row: RawRow = rows[index]
-    if not isinstance(row.get(column), str | int):
-        raise DataError(f"{rows.place(index)}: no name in column {column}; there are: {shorten_list(row)}")
-    return str(row[column])
+    for name, column in columns.items():
+        num_undefined = int(np.isnan(column).sum())
+        if num_undefined == num_rows:
+            raise DataError(f"no reference has an answer for the metric {name}; choose others")
+        if num_undefined:
+            logger.warning("%d of %d references have no answer for %s; it is the mean over the others",
+                           num_undefined, num_rows, name)  # fmt: skip
 
 
 def _require_kind(metric: Metric, answered: Sequence[Answered]) -> None:
     """Check that a metric can judge by what each row is judged by, and that what it needs is there."""
     metric.prepare()
     for row in answered:
+        if len(row.texts) < metric.num_answers:
+            raise DataError(f"{row.place}: {metric.name} takes {metric.num_answers} answers at least; the row has "
+                            f"{len(row.texts)}")  # fmt: skip
         if stray := [each for each in row.references if not metric.takes(each)]:
             keys = ", ".join(metric.reference_keys)
             needs = f"an object with {keys}" if keys else "a text"
