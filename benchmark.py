@@ -40,11 +40,11 @@ def main(arguments: argparse.Namespace) -> Answer:
         raise UserError("--dry-run shows the plan and --report the results; give one of them")
     from utils.benchmark.dry_run import announce_plan, show_plan
     from utils.benchmark.launchers.array_job import load_scheduler, write_script
-    from utils.benchmark.search import plan_with_search
+    from utils.benchmark.search import plan_suite
     from utils.benchmark.suite_reader import read_suite
 
     suite, choices = read_suite(arguments.config, arguments.launcher), _read_choices(arguments)
-    plan = plan_with_search(suite, choices, files=not (arguments.report or arguments.status))
+    plan = plan_suite(suite, choices, files=not (arguments.report or arguments.status))
     if not arguments.single:
         announce_plan(plan)
     if arguments.dry_run:
@@ -66,7 +66,7 @@ def _work(arguments: argparse.Namespace, plan: Plan, choices: Choices) -> Answer
     """Do what is asked for with a plan."""
     from utils.benchmark.launchers.array_job import launch_array, load_scheduler
     from utils.benchmark.runner import SuiteOptions, report_suite, run_single, run_suite, show_status
-    from utils.benchmark.search import plan_with_search
+    from utils.benchmark.search import plan_suite
 
     if arguments.report:
         return report_suite(plan, arguments.submission)
@@ -79,7 +79,7 @@ def _work(arguments: argparse.Namespace, plan: Plan, choices: Choices) -> Answer
         return launch_array(plan, arguments.retry, _repeat_words(), scheduler)
     answer, waited = run_suite(plan, options), plan.pending
     while waited and answer["status"] != "interrupted":
-        plan = plan_with_search(plan.suite, choices)
+        plan = plan_suite(plan.suite, choices)
         if plan.pending == waited:
             break  # the searches that are left have no result
         answer, waited = run_suite(plan, options), plan.pending

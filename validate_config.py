@@ -68,7 +68,7 @@ def _find_files(arguments: argparse.Namespace) -> list[Path]:
 
 def _check(file: Path, arguments: argparse.Namespace) -> list[Check]:
     """Check one file as what it is and print its numbered steps."""
-    from utils.benchmark.plan import inspect_suite
+    from utils.benchmark.search import inspect_suite
     from utils.run_config.kinds import check_accelerate, check_deepspeed, find_kind
     from utils.run_config.load import MACHINE, Check, check_machine, inspect_run_config
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from utils.benchmark.plan import plan_suite
+from utils.benchmark.search import plan_suite
 from utils.benchmark.state import find_status
 from utils.benchmark.suite_reader import read_suite
 

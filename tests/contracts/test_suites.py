@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from utils.benchmark.plan import plan_suite
+from utils.benchmark.search import plan_suite
 from utils.benchmark.suite_reader import read_suite
 from utils.core import registry
 

@@ -10,14 +10,13 @@ from typing import Any, TypeAlias
 
 from utils.benchmark.combining import Combination, combine, name_run, shorten_keys
 from utils.benchmark.suite import Suite
-from utils.benchmark.suite_reader import read_suite
 from utils.config.document import Document, SourceLocation
 from utils.config.error_messages import suggest
 from utils.config.run_config import RunConfig
-from utils.config.yaml_text import read_document, read_overrides
+from utils.config.yaml_text import read_overrides
 from utils.core.errors import ConfigError, Problem, UserError
 from utils.run_config.layers import lay_over
-from utils.run_config.load import Check, check_machine, inspect_document
+from utils.run_config.load import check_machine, inspect_document
 from utils.run_config.older_table import name_today
 from utils.tasks.task import load_task
 
@@ -51,7 +50,7 @@ class Choices:
     """Command that starts the processes of each run, in place of the suite's."""
 
 
-_ALL = Choices()
+ALL = Choices()
 
 
 SearchKey: TypeAlias = tuple[str, str, str]
@@ -127,20 +126,6 @@ class Plan:
         return list(dict.fromkeys(run.method for run in self.runs))
 
 
-def plan_suite(suite: Suite, choices: Choices = _ALL, files: bool = True) -> Plan:
-    """Plan every run of a suite and check its configuration; nothing is started and nothing heavy imported.
-
-    With `files` the files and folders that the runs name must exist.
-
-    Raises:
-        ConfigError: With every distinct mistake in the runs' configurations, each with its place and remedy.
-        UserError: The command line names what the suite does not have, or leaves no run.
-    """
-    plan = inspect_plan(suite, choices, files)
-    require_runs(plan)
-    return plan
-
-
 def require_runs(plan: Plan) -> None:
     """Refuse a plan with mistakes, or without a run."""
     if plan.problems:
@@ -151,12 +136,13 @@ def require_runs(plan: Plan) -> None:
 
 def inspect_plan(
     suite: Suite,
-    choices: Choices = _ALL,
+    choices: Choices = ALL,
     files: bool = True,
     chosen: Mapping[SearchKey, dict[str, Any]] | None = None,
 ) -> Plan:
-    """Plan as `plan_suite` does, with the mistakes in the plan instead of raised.
+    """Plan every run of a suite and check its configuration; nothing is started and nothing heavy imported.
 
+    Mistakes stand in the plan. With `files` the files and folders that the runs name must exist.
     `chosen` are the values that searches have come to; the runs of other searches are pending.
     """
     plan = Plan(suite, Path(choices.output_dir or suite.output_dir).expanduser())
@@ -173,28 +159,6 @@ def inspect_plan(
     # Every n-th run, so that each part gets some of every task, whose runs take differently long.
     plan.shard = plan.wanted[choices.shard[0] - 1 :: choices.shard[1]] if choices.shard else plan.wanted
     return plan
-
-
-def inspect_suite(path: str | Path, overrides: Sequence[str] = ()) -> tuple[list[Check], Plan | None]:
-    """Check a suite's file step by step, as validate_config.py does.
-
-    Gives the numbered checks as far as they got, and the plan where no check failed.
-    """
-    checks = [Check("reads as YAML")]
-    try:
-        read_document(path)
-        checks.append(Check("tasks, methods, grid and seeds"))
-        suite = read_suite(path)
-        checks.append(Check("its runs"))
-        plan = inspect_plan(suite, Choices(overrides=tuple(overrides)))
-    except ConfigError as error:
-        checks[-1].problems += error.problems  # the step that has not ended
-        return checks, None
-    checks[-1].title = f"its {plan.num_combinations} runs"
-    checks[-1].problems += sorted(plan.problems, key=lambda problem: problem.position)
-    if plan.problems:
-        return checks, None
-    return [*checks, Check("every setting has an effect", warnings=plan.warnings)], plan
 
 
 def _fill_in(

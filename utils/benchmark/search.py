@@ -1,16 +1,21 @@
-"""Chooses a method's values of `search:` on seeds that are not reported, and plans the runs that use them."""
+"""Plans a suite: its runs, the values that searches choose on seeds of their own, and the runs that use these."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from utils.benchmark.outcomes import RunOutcome, collect_outcomes, read_figures
-from utils.benchmark.plan import Choices, Plan, SearchKey, inspect_plan, require_runs
+from utils.benchmark.plan import ALL, Choices, Plan, SearchKey, inspect_plan, require_runs
 from utils.benchmark.statistics import is_more_better
 from utils.benchmark.suite import Suite
+from utils.benchmark.suite_reader import read_suite
+from utils.config.yaml_text import read_document
+from utils.core.errors import ConfigError
+from utils.run_config.load import Check
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Choice:
     """Mean of the task's own metric over the search's seeds, by the values that were tried."""
 
 
-def plan_with_search(suite: Suite, choices: Choices, files: bool = True) -> Plan:
+def plan_suite(suite: Suite, choices: Choices = ALL, files: bool = True) -> Plan:
     """Plan the runs of the searches, and with the values that these have chosen those that are reported.
 
     Raises:
@@ -37,6 +42,28 @@ def plan_with_search(suite: Suite, choices: Choices, files: bool = True) -> Plan
         plan.notices += [_tell(key, each) for key, each in chosen.items()]
     require_runs(plan)
     return plan
+
+
+def inspect_suite(path: str | Path, overrides: Sequence[str] = ()) -> tuple[list[Check], Plan | None]:
+    """Check a suite's file step by step, as validate_config.py does.
+
+    Gives the numbered checks as far as they got, and the plan where no check failed.
+    """
+    checks = [Check("reads as YAML")]
+    try:
+        read_document(path)
+        checks.append(Check("tasks, methods, grid and seeds"))
+        suite = read_suite(path)
+        checks.append(Check("its runs"))
+        plan = inspect_plan(suite, Choices(overrides=tuple(overrides)))
+    except ConfigError as error:
+        checks[-1].problems += error.problems  # the step that has not ended
+        return checks, None
+    checks[-1].title = f"its {plan.num_combinations} runs"
+    checks[-1].problems += sorted(plan.problems, key=lambda problem: problem.position)
+    if plan.problems:
+        return checks, None
+    return [*checks, Check("every setting has an effect", warnings=plan.warnings)], plan
 
 
 def choose_values(plan: Plan) -> dict[SearchKey, Choice]:

@@ -33,7 +33,8 @@ def write_suite(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def plan_of(write_suite: Callable[..., Path]) -> Callable[..., Any]:
     """Give a function that writes a suite and plans it; further words are the command line's choices."""
-    from utils.benchmark.plan import Choices, plan_suite
+    from utils.benchmark.plan import Choices
+    from utils.benchmark.search import plan_suite
     from utils.benchmark.suite_reader import read_suite
 
     def plan(text: str, head: str = SMALL, base: Any = ROOT / "configs" / "quickstart.yaml", **choices: Any) -> Any:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.commands.in_process import command
 from utils.benchmark.plan import Choices, PlannedRun
-from utils.benchmark.search import plan_with_search
+from utils.benchmark.search import plan_suite
 from utils.benchmark.state import RunState, find_status, write_state
 from utils.benchmark.suite_reader import read_suite
 from utils.core.errors import ConfigError
@@ -24,7 +24,7 @@ SUITE = f"tasks: {{a: {{}}}}\n{METHODS}\nseeds: [1, 2]\n"
 
 @pytest.fixture
 def plan(write_suite: Callable[..., Path]) -> Callable[..., Any]:
-    return lambda text=SUITE: plan_with_search(read_suite(write_suite(text)), Choices())
+    return lambda text=SUITE: plan_suite(read_suite(write_suite(text)), Choices())
 
 
 def finish(run: PlannedRun, score: float, metric: str = "matthews_correlation") -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.benchmark.plan import inspect_suite
+from utils.benchmark.search import inspect_suite
 from utils.run_config import load_run_config
 from utils.run_config.kinds import find_kind
 from utils.run_config.load import inspect_run_config
