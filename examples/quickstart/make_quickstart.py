@@ -33,6 +33,7 @@ REPORT_EVERY = 100
 DOCUMENTS = 120_000
 ACCEPTABILITY_SIZES = {"train": 2400, "validation": 400, "test": 200}
 TRAIN_SIZE, TEST_SIZE, UNSEEN_SIZE = 2000, 300, 200
+PAIRS_SIZE = 800
 UNSEEN_SHARE = 0.12
 SHORTEST, LONGEST = 8, 16
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
@@ -123,6 +124,12 @@ def make_arithmetic(rng: random.Random, known: set[Pair], unseen: set[Pair]) -> 
         "test": make_problems(rng, known, TEST_SIZE, 0.3, seen),
         "test_unseen": make_problems(rng, unseen, UNSEEN_SIZE, 0.3, seen),
     }
+
+
+def make_preferences(rng: random.Random, problems: list[Problem]) -> dict[str, list[Row]]:
+    """Makes pairs of a right answer and one whose last sum is wrong."""
+    pairs: list[Row] = [{"question": one.question, "chosen": one.answer, "rejected": one.slip(rng)} for one in problems]
+    return {"train": pairs[:PAIRS_SIZE], "validation": pairs[PAIRS_SIZE : PAIRS_SIZE + PAIRS_SIZE // 4]}
 
 
 def make_base_text(rng: random.Random, known: set[Pair], kept: set[str]) -> list[str]:
@@ -351,6 +358,8 @@ def main() -> None:
     for name, problems in arithmetic.items():
         tasks: list[Row] = [{"question": one.question, "answer": one.answer} for one in problems]
         write_rows(options.output / "arithmetic" / f"{name}.jsonl", tasks)
+    for name, pairs in make_preferences(random.Random(SEED), arithmetic["train"]).items():
+        write_rows(options.output / "preference" / f"{name}.jsonl", pairs)
     documents = make_base_text(random.Random(SEED), known, {str(row["sentence"]) for row in rows})
     check_apart(documents, arithmetic, rows)
     if not options.skip_base:

@@ -94,6 +94,15 @@ class Problem:
         """The task's worked answer."""
         return f"{self.working} {self.ending}\n#### {self.steps[-1].result}"
 
+    def slip(self, rng: random.Random) -> str:
+        """The worked answer with its last sum wrong."""
+        right = self.steps[-1].result
+        wrong = rng.choice([each for each in (right - 10, right - 2, right - 1, right + 1, right + 2) if each >= 0])
+        text = self.answer
+        for mark in ("is {}. Now", " has {} ", "#### {}"):
+            text = text.replace(mark.format(right), mark.format(wrong))
+        return text
+
     def base_text(self, rng: random.Random) -> str:
         """Tells the story as the base text does, in one of several ways."""
         asked = rng.choice(("", f" How many {self.item} are there in the end?"))

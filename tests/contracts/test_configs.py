@@ -136,7 +136,7 @@ def test_the_templates_name_every_key_of_ours() -> None:
     assert set(OwnSftSection.model_fields) == written["sft"]
 
 
-@pytest.mark.parametrize("template", [*TEMPLATES, "template_dpo.yaml", "template_kto.yaml"])
+@pytest.mark.parametrize("template", [*TEMPLATES, "template_dpo.yaml", "template_kto.yaml", "template_grpo.yaml"])
 def test_a_template_shows_the_defaults(template: str) -> None:
     """What a template writes for a key is the default, but for the choices that make it run, which say so."""
     text = (ROOT / "configs" / template).read_text("utf-8")
@@ -144,7 +144,7 @@ def test_a_template_shows_the_defaults(template: str) -> None:
     config = load_run_config(ROOT / "configs" / template, files=False)
     chosen = {"path", "text_column", "label_names", "metrics", "max_length", "name_or_path"}
     chosen |= {"lora_r", "lora_alpha", "target_modules", "format", "prompt_template", "answer_column", "test_split"}
-    for name in ("model", "peft", "dataset", "results", "sft", "dpo", "kto", "generation", "evaluation"):
+    for name in ("model", "peft", "dataset", "results", "sft", "dpo", "kto", "grpo", "generation", "evaluation"):
         section = config.section_named(name)
         for key, field in type(section).model_fields.items() if section is not None else ():
             if key in written.get(name, {}) and key not in chosen and not _says_default(text, key):

@@ -93,8 +93,8 @@ def encode_rows(split: ReadSplit, positions: Sequence[int], encoder: ExampleEnco
     import pyarrow as pa
     from datasets import Dataset
 
-    ids = pa.list_(pa.int32())
-    schema = pa.schema({name: ids if holds_lists else pa.int32() for name, holds_lists in encoder.COLUMNS.items()})
+    types = {list: pa.list_(pa.int32()), int: pa.int32(), str: pa.string()}
+    schema = pa.schema({name: types[kind] for name, kind in encoder.COLUMNS.items()})
 
     def write(folder: Path) -> None:
         if len(positions) >= _NUM_SAID:
@@ -158,7 +158,7 @@ def _sort_out(
         if isinstance(encoded, RowError):
             counts.bad.append((position, str(encoded)))
             continue
-        fitting = [row for row in encoded if row.num_trained and not row.too_long]
+        fitting = [row for row in encoded if row.is_usable and not row.too_long]
         if fitting and (cuts or len(fitting) == len(encoded)):
             counts.add_example(example, encoded)
             for row in fitting:

@@ -60,6 +60,11 @@ class Encoded:
         return len(self.labels) - self.labels.count(MASKED)
 
     @property
+    def is_usable(self) -> bool:
+        """Whether there is something to train on."""
+        return self.num_trained > 0
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that the model reads of it."""
         return len(self.input_ids)
@@ -73,8 +78,8 @@ class Encoded:
 class ExampleEncoder(Drafter):
     """Encodes examples the way in which the model is trained, evaluated and used."""
 
-    COLUMNS: ClassVar[Mapping[str, bool]] = {"input_ids": True, "labels": True, "length": False}
-    """Columns of the rows, and whether each holds lists; all are whole numbers."""
+    COLUMNS: ClassVar[Mapping[str, type]] = {"input_ids": list, "labels": list, "length": int}
+    """Columns of the rows, and what each holds: a list of whole numbers (list), one (int), or a text (str)."""
 
     def __post_init__(self) -> None:
         if self.max_length < _LEAST_LENGTH:

@@ -159,8 +159,8 @@ class EncodedPair(Encoded):
 class PairEncoder(ExampleEncoder):
     """Encodes both sides of pairs, with the same prompt: where one side's is cut, the other's is as well."""
 
-    COLUMNS: ClassVar[Mapping[str, bool]] = {
-        **ExampleEncoder.COLUMNS, "rejected_input_ids": True, "rejected_labels": True,
+    COLUMNS: ClassVar[Mapping[str, type]] = {
+        **ExampleEncoder.COLUMNS, "rejected_input_ids": list, "rejected_labels": list,
     }  # fmt: skip
 
     def encode_many(self, examples: Sequence[Example]) -> list[list[Encoded] | RowError]:
@@ -232,7 +232,7 @@ class EncodedLabelled(Encoded):
 class LabelledEncoder(ExampleEncoder):
     """Encodes answers that are labelled good or bad."""
 
-    COLUMNS: ClassVar[Mapping[str, bool]] = {**ExampleEncoder.COLUMNS, "is_good": False}
+    COLUMNS: ClassVar[Mapping[str, type]] = {**ExampleEncoder.COLUMNS, "is_good": int}
 
     def encode_many(self, examples: Sequence[Example]) -> list[list[Encoded] | RowError]:
         """Encode answers together; of an answer that becomes several rows, the one that ends it counts."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -30,6 +30,8 @@ class Generated:
     """Tokens written, with the one that ends the answer."""
     finished: bool
     """Whether the answer came to its end; False: it ran into max_new_tokens or the model's last position."""
+    ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    """The tokens, with the one that ends it; empty where the backend does not tell them."""
 
 
 class GenerationBackend(Protocol):

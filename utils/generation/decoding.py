@@ -101,7 +101,7 @@ def read_generated(
     num_tokens = min([len(ids), *([end + 1] if end is not None else []), *([stopped_at] if stopped_at else [])])
     kept = ids[: num_tokens - 1] if end == num_tokens - 1 else ids[:num_tokens]
     text, has_stop = read_answer(tokenizer, kept, stop, num_open)
-    return Generated(text, num_tokens, end == num_tokens - 1 or has_stop)
+    return Generated(text, num_tokens, end == num_tokens - 1 or has_stop, tuple(ids[:num_tokens]))
 
 
 def find_stop_ids(tokenizer: PreTrainedTokenizerBase, stop: Collection[str]) -> tuple[int, ...]:

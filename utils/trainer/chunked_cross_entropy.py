@@ -32,6 +32,8 @@ class LossSpec:
     """Soft cap on logits (Gemma 2)."""
     label_smoothing: float = 0.0
     """Share of the target spread over the vocabulary, 0 to 1."""
+    temperature: float = 1.0
+    """Divides what is left of the logits."""
     weigh_by_probability: bool = False
     """Weigh every token by its own probability: DFT, Wu et al. 2025, arXiv:2508.05629."""
 
@@ -138,6 +140,8 @@ def _score(
     """Give the losses of one chunk, (n,), and turn its logits into their gradient in place."""
     logits = transform(raw.float(), spec)
     capped = logits.clone() if spec.softcap is not None and with_grad else None
+    if spec.temperature != 1.0:
+        logits = logits / spec.temperature
     mean = logits.mean(-1) if spec.label_smoothing else None
     top = logits.amax(-1, keepdim=True)
     at_target = logits.gather(-1, targets[:, None])
@@ -162,7 +166,8 @@ def _score(
     if capped is not None:
         assert spec.softcap is not None
         grad.mul_(1 - (capped / spec.softcap) ** 2)  # the derivative of softcap * tanh(x / softcap)
-    return weighed, right, grad.mul_(spec.scale) if spec.scale != 1.0 else grad
+    factor = spec.scale / spec.temperature
+    return weighed, right, grad.mul_(factor) if factor != 1.0 else grad
 
 
 def _collect(

@@ -39,13 +39,16 @@ class TrainedOutput(ModelOutput):  # type: ignore[misc]
     weights."""
 
 
-def install_trained_head(model: Any, label_smoothing: float = 0.0, weigh_by_probability: bool = False) -> None:
+def install_trained_head(
+    model: Any, label_smoothing: float = 0.0, weigh_by_probability: bool = False, temperature: float = 1.0
+) -> None:
     """Let the model's forward take `trained_positions=True`, and `each`, and give a `TrainedOutput`; else as before.
 
     Args:
         model: A causal language model, or a peft model around one.
         label_smoothing: Share of the target spread over the vocabulary, in training.
         weigh_by_probability: Weigh tokens by their own probability, in training.
+        temperature: Divides the logits of log-probabilities that `each` gives.
     """
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     original = plain.forward
@@ -54,11 +57,13 @@ def install_trained_head(model: Any, label_smoothing: float = 0.0, weigh_by_prob
 
     def score_hidden(self: Any, labels: torch.Tensor, each: bool, *args: Any, **kwargs: Any) -> TrainedOutput:
         hidden = self.base_model(*args, **{**kwargs, "use_cache": False})[0]
-        own = spec if self.training and not each else plain_spec
+        own = spec if self.training else plain_spec
+        own = replace(plain_spec, temperature=temperature) if each else own
         return _score_trained(hidden, self.get_output_embeddings(), labels, own, each)
 
     def score_logits(self: Any, labels: torch.Tensor, each: bool, *args: Any, **kwargs: Any) -> TrainedOutput:
-        own = replace(spec, scale=1.0, softcap=None) if self.training and not each else LossSpec()
+        own = replace(spec, scale=1.0, softcap=None) if self.training else LossSpec()
+        own = LossSpec(temperature=temperature) if each else own
         return _score_trained(original(*args, **kwargs).logits, nn.Identity(), labels, own, each)  # already scaled
 
     _install_forward(plain, original, score_hidden)
@@ -136,7 +141,7 @@ def _score_chunks(states: torch.Tensor, head: nn.Module, targets: torch.Tensor, 
 
 
 def _score_logits(head: Any, states: torch.Tensor, targets: torch.Tensor, spec: LossSpec) -> Any:
-    logits = transform(head(states).float(), spec)
+    logits = transform(head(states).float(), spec) / spec.temperature
     log_probs = torch.log_softmax(logits, -1)
     losses = -log_probs.gather(-1, targets[:, None]).squeeze(-1)
     right = (losses.detach() <= -log_probs.detach().amax(-1)).sum()

@@ -33,6 +33,7 @@ def test_it_knows_the_sections_and_documents_keys() -> None:
         "sft",
         "dpo",
         "kto",
+        "grpo",
         "generation",
         "evaluation",
         "results",

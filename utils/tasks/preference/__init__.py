@@ -51,7 +51,7 @@ class PreferenceTask(sft.Task):
 
     IS_DEFAULT = False
     DEFAULTS: ClassVar = {"learning_rate": 1e-6}
-    OWN_SECTION: ClassVar[type[PreferenceSection]]
+    OWN_SECTION: ClassVar[type[Section]]
 
     @classmethod
     def sections(cls) -> dict[str, sft.SectionBuilder]:

@@ -12,7 +12,7 @@ from utils.data.encoding import MASKED
 
 REFERENCE = "reference_log_probs"
 """The column of what the reference gives a row's texts, in their order."""
-OF_BATCH = ("answer_tokens", REFERENCE, "is_good", "kl")
+OF_BATCH = ("answer_tokens", REFERENCE, "is_good", "kl", "advantages", "rewards", "kept", "old", "step_tokens")
 """Keys of a batch that the model is not given."""
 
 

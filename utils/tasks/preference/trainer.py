@@ -27,6 +27,7 @@ class PreferenceTrainer(LoraNsTrainer):
     Args:
         model: With its adapter attached.
         disable_dropout: As the section's.
+        temperature: At which log-probabilities are those of answers that were drawn.
         **kwargs: As for `LoraNsTrainer`.
     """
 
@@ -34,11 +35,13 @@ class PreferenceTrainer(LoraNsTrainer):
     references_per_row = 1
     """Numbers that a reference gives for a row."""
 
-    def __init__(self, *, model: PreTrainedModel, disable_dropout: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self, *, model: PreTrainedModel, disable_dropout: bool = True, temperature: float = 1.0, **kwargs: Any
+    ) -> None:
         super().__init__(model=model, **kwargs)
         if disable_dropout:
             disable_dropout_in_model(self.model)
-        install_trained_head(self.model)
+        install_trained_head(self.model, temperature=temperature)
         self.model_accepts_loss_kwargs = True  # the loss is divided by the rows of the whole step
         self._num_real: int | None = None
 

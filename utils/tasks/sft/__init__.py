@@ -72,7 +72,7 @@ class Task(task.Task):
     @classmethod
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
         """Check metrics, what is evaluated during training, and the length against the model's positions."""
-        found = (*_check_metrics(config), *find_evaluation_mistakes(config, files), *_check_length(config, cls.SECTION))
+        found = (*_check_metrics(config), *find_evaluation_mistakes(config, files), *_check_length(config))
         for path, message in found:
             yield Problem(message, path, document.place_of(tuple(path.split("."))))
 
@@ -148,13 +148,14 @@ def _check_metrics(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "dataset.metrics", wrong
 
 
-def _check_length(config: RunConfig, section: str) -> Iterator[tuple[str, str]]:
+def _check_length(config: RunConfig) -> Iterator[tuple[str, str]]:
     """Check that the model has positions for the length that the file asks for.
 
     The rows decide under the default, which a run's own run.yaml states too.
     """
     length = config.max_length
-    if length == type(config.task_sections[section]).model_fields["max_length"].default:
+    section, _, key = config.length_key.partition(".")
+    if length == type(config.task_sections[section]).model_fields[key].default:
         return
     base = read_model_config(config.model) or {}
     if config.peft.virtual_tokens and has_position_table(base):

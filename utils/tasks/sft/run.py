@@ -58,11 +58,13 @@ class CausalData:
     """Sets whose prompts are answered by generating."""
     leakage: list[dict[str, Any]] = field(default_factory=list)
     """What sets have in common with the training rows: {"set", "rows", "documents"}."""
+    times: int = 1
+    """How often an epoch shows each of the training rows."""
 
     @property
     def num_train_rows(self) -> int:
-        """Rows, or packed rows, of an epoch."""
-        return len(self.train)
+        """Rows, packed rows or answers of an epoch."""
+        return len(self.train) * self.times
 
     @property
     def label_names(self) -> None:
@@ -256,10 +258,14 @@ class SftRun:
         """Score what the model writes, which settles whose step's weights are kept; then their loss."""
         assert self._generating is not None, "the trainer is built before it is scored"
         written = self._generating.score_all()
-        losses = _evaluate_loss(trainer, written.step) if data.instructions.evals else {}
+        losses = self.evaluate_losses(trainer, data, written.step)
         record = replace(record, retention=find_retention(trainer, data.encoder.tokenizer, self._settings))
         scores = CausalScores(losses, written, list_losses(self._settings), self.describe_losses(trainer, data, losses))
         return collect_causal_outcome(record, trainer, data, scores, counts, measuring)
+
+    def evaluate_losses(self, trainer: LoraNsTrainer, data: CausalData, step: int) -> dict[str, Any]:
+        """Evaluate the validation rows with that step's weights, under the Trainer's names; nothing without rows."""
+        return _evaluate_loss(trainer, step) if data.instructions.evals else {}
 
     def describe_losses(
         self, trainer: LoraNsTrainer, data: CausalData, losses: Mapping[str, Any]

@@ -1,0 +1,145 @@
+"""Prompts to be answered several times: their rows, their order, and what an answer is worth beside its group."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Sampler
+
+from utils.core.errors import ConfigError, Problem
+from utils.core.texts import RowError
+from utils.data.dataset import Example, Reference
+from utils.data.encoding import MASKED, Encoded, ExampleEncoder
+from utils.metrics.metric import load_metric
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class EncodedPrompt(Encoded):
+    """A prompt as tokens, none of which is trained on, and what answers to it are judged by."""
+
+    reference: str = ""
+    """As JSON."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can be answered."""
+        return bool(self.input_ids)
+
+    def to_row(self) -> dict[str, Any]:
+        """Give the row with its reference."""
+        return {**super().to_row(), "reference": self.reference}
+
+
+@dataclass(frozen=True)
+class PromptEncoder(ExampleEncoder):
+    """Encodes prompts alone; those longer than max_length lose their middle, unless rows are to be dropped."""
+
+    COLUMNS: ClassVar[Mapping[str, type]] = {**ExampleEncoder.COLUMNS, "reference": str}
+
+    def encode_many(self, examples: Sequence[Example]) -> list[list[Encoded] | RowError]:
+        """Encode the prompts of examples."""
+        return [self._encode(each) for each in examples]
+
+    def _encode(self, example: Example) -> list[Encoded] | RowError:
+        try:
+            ids = self.encode_prompt(example)
+            too_long = len(ids) > self.max_length and self.truncation in ("drop", "error")
+            kept = ids if too_long else self.encode_prompt(example, self.max_length)
+        except RowError as error:
+            return error
+        reference = json.dumps(example.reference, ensure_ascii=False)
+        cut = len(ids) - len(kept)
+        masked = [MASKED] * len(kept)
+        return [EncodedPrompt(kept, masked, len(ids), prompt_cut=cut, too_long=too_long, reference=reference)]
+
+
+class RepeatedPrompts(TorchDataset[dict[str, Any]]):
+    """Prompts so many times each: the row of number n is an answer to prompt n // num_generations."""
+
+    column_names: ClassVar[tuple[str, ...]] = ()
+    """None of which the length of a batch could be told: it depends on what is written."""
+
+    def __init__(self, rows: Dataset, num_generations: int) -> None:
+        self._rows, self._times = rows, num_generations
+
+    def __len__(self) -> int:
+        return len(self._rows) * self._times
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        row = self._rows[number // self._times]
+        return {"input_ids": row["input_ids"], "reference": json.loads(row["reference"]), "number": number}
+
+
+class GroupOrder(Sampler[int]):
+    """Shuffled prompts, each with all its answers in one optimizer step, which comes num_iterations times in a row.
+
+    The order is a function of seed and epoch alone. Prompts that do not fill a step are left out of their epoch.
+    """
+
+    def __init__(self, num_prompts: int, num_generations: int, per_step: int, num_iterations: int, seed: int) -> None:
+        self._num_prompts, self._times, self._per_step = num_prompts, num_generations, per_step
+        self._iterations, self._seed, self._epoch = num_iterations, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._num_prompts // self._per_step * self._per_step * self._times * self._iterations
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed * 100_003 + self._epoch)
+        order = torch.randperm(self._num_prompts, generator=generator).tolist()
+        for start in range(0, self._num_prompts - self._per_step + 1, self._per_step):
+            block = [prompt * self._times + each for prompt in order[start : start + self._per_step]
+                     for each in range(self._times)]  # fmt: skip
+            for _ in range(self._iterations):
+                yield from block
+
+
+class Rewards:
+    """Metrics as rewards."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self.names = tuple(weights)
+        self._weights = np.array([*weights.values()])
+        self._metrics = [load_metric(name) for name in weights]
+
+    def require(self, references: Sequence[Reference]) -> None:
+        """Check that the rows say what the metrics judge by.
+
+        Raises:
+            ConfigError: They do not.
+        """
+        for metric in self._metrics:
+            if not all(metric.takes(each) for each in references):
+                raise ConfigError([Problem(f"{metric.name} cannot judge answers to these rows", "grpo.rewards")])
+
+    def score(self, texts: Sequence[str], references: Sequence[Reference]) -> np.ndarray[Any, Any]:
+        """Score answers, shape (n, metrics + 1): by each metric, then their weighted sum; undefined ones count 0."""
+        columns = [metric.score_rows(texts, references) for metric in self._metrics if metric.score_rows is not None]
+        scores: np.ndarray[Any, Any] = np.nan_to_num(np.stack(columns, axis=1))
+        total: np.ndarray[Any, Any] = np.concatenate([scores, scores @ self._weights[:, None]], axis=1)
+        return total
+
+
+def compute_advantages(
+    rewards: torch.Tensor, num_generations: int, scale: Literal["group", "batch", "none"]
+) -> torch.Tensor:
+    """Compute how much better each answer is than its group, as TRL does; rewards (n,) stand group by group."""
+    groups = rewards.view(-1, num_generations)
+    advantages = groups - groups.mean(dim=1, keepdim=True)
+    if scale == "group":
+        advantages = advantages / (groups.std(dim=1, keepdim=True) + 1e-4)
+    elif scale == "batch":
+        advantages = advantages / (rewards.std() + 1e-4)
+    return advantages.flatten()

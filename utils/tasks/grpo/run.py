@@ -1,0 +1,79 @@
+"""A run that learns from rewards: prompts as rows, a trainer that writes, all else as in supervised fine-tuning."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from utils.tasks.grpo import GrpoSection
+from utils.tasks.grpo.groups import PromptEncoder, RepeatedPrompts, Rewards
+from utils.tasks.grpo.trainer import GrpoTrainer
+from utils.tasks.preference.batches import PreferenceCollator
+from utils.tasks.sft.building import choose_layout, choose_multiple, fit_arguments
+from utils.tasks.sft.run import CausalData, SftRun
+from utils.tasks.sft.section import build_encoder
+from utils.trainer.building import build_arguments, build_trainer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.data.encoding import ExampleEncoder
+    from utils.tasks.sft.evaluation_rules import BestMetric
+    from utils.trainer.base import LoraNsTrainer
+
+
+class GrpoRun(SftRun):
+    """See `utils.tasks.task.TaskRun`."""
+
+    def build_encoder(self, tokenizer: PreTrainedTokenizerBase) -> ExampleEncoder:
+        """Build what encodes prompts."""
+        return build_encoder(self._settings, tokenizer, PromptEncoder)
+
+    def arrange(self, rows: Dataset) -> Dataset:
+        """Leave the rows as they are, if the rewards can judge answers to them."""
+        section = self._settings.section(GrpoSection)
+        Rewards(section.rewards).require([json.loads(each) for each in rows["reference"][:]])
+        return rows
+
+    def prepare_data(self, tokenizer: PreTrainedTokenizerBase) -> CausalData:
+        """Encode prompts; a row of an epoch is an answer."""
+        data = super().prepare_data(tokenizer)
+        section = self._settings.section(GrpoSection)
+        data.times = section.num_generations * section.num_iterations
+        self._stop = (data.instructions.spec.stop, data.encoder.stop_token_ids)
+        return data
+
+    def build_own_trainer(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        train: Dataset,
+        evaluation: Dataset | None,
+        best: BestMetric | None,
+    ) -> LoraNsTrainer:
+        """Build the trainer that writes, rewards and learns."""
+        config = self._settings
+        section = config.section(GrpoSection)
+        flattened = choose_layout(section.padding_free, config.peft, model, "grpo.padding_free")
+        arguments = build_arguments(config, fit_arguments(config, best, False))
+        multiple = choose_multiple(section.pad_to_multiple_of, flattened, arguments.bf16 or arguments.fp16)
+        drawn = {"max_new_tokens": section.max_completion_length, "temperature": section.temperature,
+                 "top_p": section.top_p, "top_k": section.top_k, "min_new_tokens": 0}  # fmt: skip
+        return build_trainer(
+            GrpoTrainer,
+            config,
+            model=model,
+            section=section,
+            args=arguments,
+            train_dataset=RepeatedPrompts(train, section.num_generations),
+            processing_class=tokenizer,
+            generation=config.generation.model_copy(update=drawn),
+            stop=self._stop,
+            collate=PreferenceCollator(int(tokenizer.pad_token_id), flattened, multiple),
+            seed=config.seed,
+        )
+
+    def evaluate_losses(self, trainer: LoraNsTrainer, data: CausalData, step: int) -> dict[str, Any]:
+        """Evaluate nothing: rows have no loss."""
+        return {}

@@ -1,0 +1,183 @@
+"""Trains on answers that the model writes itself: draws them, rewards them, and learns from the better ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from utils.core.errors import UserError
+from utils.data.encoding import MASKED
+from utils.evaluation.processes import gather_lists
+from utils.generation.backend import Generated, open_backend
+from utils.generation.model_state import keep_random_state
+from utils.tasks.grpo.groups import GroupOrder, Rewards, compute_advantages
+from utils.tasks.grpo.losses import Answered, compute_losses
+from utils.tasks.preference.batches import PreferenceCollator
+from utils.tasks.preference.trainer import PreferenceTrainer
+from utils.trainer.varlen_attention import plain_attention
+
+if TYPE_CHECKING:
+    from utils.config.sections.generation import GenerationSection
+    from utils.tasks.grpo import GrpoSection
+
+_ROLLOUTS = "rollouts.pt"
+
+
+class GrpoTrainer(PreferenceTrainer):
+    """See the base. A batch of the data loader is rows to be answered; what the loss sees are the answers.
+
+    Answers are a function of the seed, the step, the row and the weights: a resumed run writes the same ones.
+
+    Args:
+        section: The `grpo:` section.
+        generation: How answers are drawn.
+        stop: Texts and tokens that end an answer.
+        collate: Makes batches of texts.
+        seed: Of the draws.
+        **kwargs: As for the base.
+    """
+
+    def __init__(
+        self,
+        *,
+        section: GrpoSection,
+        generation: GenerationSection,
+        stop: tuple[Sequence[str], Sequence[int]],
+        collate: PreferenceCollator,
+        seed: int,
+        **kwargs: Any,
+    ) -> None:
+        self.section, self._generation, self._stop = section, generation, stop
+        self._collate, self._seed, self._reward = collate, seed, Rewards(section.rewards)
+        self._rollouts: list[dict[str, Any]] | None = None
+        self._saved_rollouts: list[Any] = []
+        super().__init__(
+            disable_dropout=section.disable_dropout,
+            temperature=section.temperature,
+            data_collator=lambda rows: {"rows": rows},
+            **kwargs,
+        )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> GroupOrder:
+        args, times = self.args, self.section.num_generations
+        per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size // times
+        seed = args.seed if args.data_seed is None else args.data_seed
+        num_prompts = len(self.train_dataset) // times
+        self.row_order = GroupOrder(num_prompts, times, per_step, self.section.num_iterations, seed)
+        return self.row_order
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """Take the rows of an optimizer step, and give batches of answers to them."""
+        batches = list(islice(epoch_iterator, num_batches))
+        block, phase = divmod(self.state.global_step, self.section.num_iterations)
+        if phase == 0:
+            self._rollouts = self._write_answers([batch["rows"] for batch in batches], block)
+        elif self._rollouts is None:
+            assert self.resume.source is not None, "a run begins with answers"
+            saved = torch.load(Path(self.resume.source) / _ROLLOUTS, weights_only=True)
+            self._rollouts = saved[self.args.process_index]
+        assert self._rollouts is not None, "written or read"
+        return [dict(each) for each in self._rollouts], self._get_num_items_in_batch(self._rollouts, device)
+
+    def _write_answers(self, batches: list[list[dict[str, Any]]], block: int) -> list[dict[str, Any]]:
+        """Let the model answer rows, and make batches of the answers with their advantages."""
+        rows = [row for batch in batches for row in batch]
+        answers = self._generate(rows, block)
+        scores = self._reward.score([each.text for each in answers], [row["reference"] for row in rows])
+        known = dict(gather_lists(list(zip([row["number"] for row in rows], scores[:, -1].tolist(), strict=True))))
+        numbers = sorted(known)
+        rewards = torch.tensor([known[number] for number in numbers], dtype=torch.float32)
+        found = compute_advantages(rewards, self.section.num_generations, self.section.scale_rewards)
+        advantages = dict(zip(numbers, found.tolist(), strict=True))
+        kept = [each.finished or not self.section.mask_truncated_completions for each in answers]
+        mine = sum(len(each.ids) for each, counts in zip(answers, kept, strict=True) if counts)
+        step_tokens = float(sum(gather_lists([mine])))
+        made, start = [], 0
+        for batch in batches:
+            part = slice(start, start + len(batch))
+            start += len(batch)
+            made.append({
+                **self._collate([_join(row, answer) for row, answer in zip(batch, answers[part], strict=True)]),
+                "advantages": torch.tensor([advantages[row["number"]] for row in batch]),
+                "rewards": torch.tensor(scores[part], dtype=torch.float32),
+                "kept": torch.tensor(kept[part], dtype=torch.float32),
+                "step_tokens": torch.tensor(step_tokens),
+            })  # fmt: skip
+        return [self._remember(each) for each in made]
+
+    def _generate(self, rows: list[dict[str, Any]], block: int) -> list[Generated]:
+        model = self.accelerator.unwrap_model(self.model)
+        prompts, numbers = [row["input_ids"] for row in rows], [row["number"] for row in rows]
+        texts, tokens = self._stop
+        found: dict[int, Generated] = {}
+        with keep_random_state(), plain_attention(model), self.compute_loss_context_manager():
+            backend = open_backend(model, self.processing_class, self._generation, texts, tokens,
+                                   seed=self._seed * 100_003 + block)  # fmt: skip
+            for batch in backend.plan_batches(prompts):
+                found |= dict(backend.generate_batch(prompts, batch, numbers))
+        answers = [found[place] for place in range(len(rows))]
+        if not all(each.ids for each in answers):
+            raise UserError(f"generation.backend: {self._generation.backend} does not tell the tokens it writes")
+        return answers
+
+    def _remember(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Add the log-probabilities of the model that wrote a batch, where later steps learn from it too."""
+        if self.section.num_iterations == 1:
+            return batch
+        with self.as_start() as model:
+            return {**batch, "old": torch.cat(self.score(model, self._prepare_inputs(batch))).cpu()}
+
+    def compute_rows(self, model: Any, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
+        """Give each answer's loss and length, whether its group scores alike, KL, share clipped, and rewards."""
+        logps = torch.cat(self.score(model, inputs))
+        reference = None
+        if self.section.beta:
+            with self.as_base() as base:
+                reference = torch.cat(self.score(base, inputs))
+        batch = Answered(
+            logps=logps,
+            old=inputs.get("old", logps.detach()),
+            reference=reference,
+            counts=inputs["answer_tokens"],
+            advantages=inputs["advantages"],
+            kept=inputs["kept"],
+            step_tokens=inputs["step_tokens"],
+            step_rows=self._count_step_rows(),
+        )
+        losses, kl, clipped = compute_losses(batch, self.section)
+        alike = (batch.advantages == 0).float()
+        return [losses, batch.counts.float(), alike, kl, clipped, *inputs["rewards"].T]
+
+    def describe(self, num_rows: float, *totals: float) -> dict[str, float]:
+        """Turn sums over answers into means, by TRL's names."""
+        length, alike, kl, clipped, *rewards = (total / num_rows for total in totals)
+        found = {"reward": rewards[-1], "completions/mean_length": length, "frac_reward_zero_std": alike}
+        if len(self._reward.names) > 1:
+            found |= {f"rewards/{name}/mean": each for name, each in zip(self._reward.names, rewards, strict=False)}
+        found |= {"kl": kl} if self.section.beta else {}
+        return found | ({"clip_ratio/region_mean": clipped} if self.section.num_iterations > 1 else {})
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["input_ids", "reference", "number"]
+
+    def _count_step_rows(self) -> int:
+        return int(self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size)
+
+    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+        goes_on = self.state.global_step % self.section.num_iterations > 0
+        self._saved_rollouts = gather_lists([self._rollouts]) if goes_on else []
+        super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self._saved_rollouts:
+            torch.save(self._saved_rollouts, Path(output_dir or self.args.output_dir) / _ROLLOUTS)
+
+
+def _join(row: dict[str, Any], answer: Generated) -> dict[str, list[int]]:
+    ids = row["input_ids"]
+    return {"input_ids": [*ids, *answer.ids], "labels": [MASKED] * len(ids) + [*answer.ids]}
