@@ -1,7 +1,9 @@
 """Compares the memory that `train.py --plan` foretells with the peak of the resident memory of the run itself.
 
 Each shape has random weights and is trained for three steps on the CPU, in a process of its own. What Python, torch and
-the libraries take is measured once, by a run of the smallest model, and added to every plan.
+the libraries take is measured once, by a run of the smallest model, and added to every plan. glibc keeps memory that
+was freed, up to half as much again where batches are large; with MALLOC_MMAP_THRESHOLD_ it gives large tensors back, so
+that what is measured are tensors. `--allocator` measures without it.
 
   python perf/plan.py
 """
@@ -9,6 +11,7 @@ the libraries take is measured once, by a run of the smallest model, and added t
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -43,6 +46,8 @@ SHAPES: list[tuple[str, str, dict[str, Any], list[str]]] = [
 
 def main() -> None:
     """Print a line for each shape."""
+    if "--allocator" not in sys.argv:
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**20)
     floor = 0.0
     print(f"{'shape':<24}{'planned':>9}{'measured':>10}{'difference':>12}   GB")
     with tempfile.TemporaryDirectory() as folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from pathlib import Path
@@ -65,6 +66,30 @@ def _read_earlier(path: Path) -> dict[str, Any]:
     except UserError as error:
         logger.warning("%s; it is written anew", error)
         return {}
+
+
+def write_predictions(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write what a classifier answered to each row, and where the answers are names of classes how they are confused.
+
+    predictions.jsonl has the rows with `label` and `prediction`; confusion.csv counts predictions (columns) by label
+    (rows); classes.csv has each class's precision, recall, F1 (0 to 1) and rows.
+    """
+    import pandas as pd
+    from sklearn.metrics import classification_report
+
+    folder.mkdir(exist_ok=True)
+    with replace_file(folder / "predictions.jsonl") as beside:
+        beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    if not rows or not isinstance(rows[0]["label"], str):
+        return
+    table = pd.DataFrame(rows, columns=["label", "prediction"])
+    confusion = pd.crosstab(table["label"], table["prediction"], rownames=["label"])
+    report = classification_report(table["label"], table["prediction"], output_dict=True, zero_division=0)
+    classes = pd.DataFrame(report).T.drop(["accuracy", "macro avg", "weighted avg"], errors="ignore")
+    classes = classes.rename(columns={"f1-score": "f1", "support": "rows"}).astype({"rows": int})
+    for name, frame in (("confusion.csv", confusion), ("classes.csv", classes.rename_axis("label"))):
+        with replace_file(folder / name) as beside:
+            frame.to_csv(beside)
 
 
 def write_submission(

@@ -19,7 +19,7 @@ from utils.core.logs import is_main_process
 from utils.core.secrets import mask_text
 from utils.data.classification import ClassificationData
 from utils.modeling.head import LABELS_FILE
-from utils.results.exports import write_hf_results, write_submission
+from utils.results.exports import write_hf_results, write_predictions, write_submission
 from utils.results.json_file import replace_file
 from utils.results.provenance import collect_provenance, write_provenance
 from utils.results.record import RunRecord, write_record
@@ -154,6 +154,8 @@ def write_results(folder: RunFolder, config: RunConfig, outcome: Outcome, proven
         if "xlsx" in config.results.formats:
             path = folder.path / "results.xlsx"
             write_workbook(path, record, config.to_dict(), provenance, config.results.language)
+        for name, rows in outcome.answers.items():
+            write_predictions(folder.path / f"eval_{name}", rows)
         if folder.final_model.is_dir():
             write_card(folder.final_model, config, record)
         write_record(folder.path, record)

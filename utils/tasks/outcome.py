@@ -29,6 +29,8 @@ class Outcome:
     """The set's own metrics."""
     predicted: dict[str, dict[Any, Any]] = field(default_factory=dict)
     """Predictions of test splits that a benchmark's server scores, by the file's name."""
+    answers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Rows of evaluation splits, by the split's name, with `label` and `prediction`."""
     check: dict[str, Any] | None = None
     """What the reload check found."""
     total_s: float | None = None

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from utils.core.errors import DataError
-from utils.results.exports import write_hf_results, write_submission
+from utils.results.exports import write_hf_results, write_predictions, write_submission
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:
@@ -97,3 +97,21 @@ def test_wrong_values_are_refused_and_leave_no_file(value: float, kind: str, pro
     with pytest.raises(DataError, match=problem):
         write_submission(tmp_path, "RTE", {0: 0, 1: value}, kind, ["entailment", "not_entailment"])  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_classifier_answered_is_written_with_its_confusions(tmp_path):
+    pairs = [("b", "a"), ("a", "a"), ("b", "b"), ("b", "b"), ("c", "a")]
+    rows = [{"row": row, "text": "é", "label": label, "prediction": said} for row, (label, said) in enumerate(pairs)]
+    write_predictions(tmp_path / "eval", rows)
+    lines = (tmp_path / "eval" / "predictions.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == rows
+    assert (tmp_path / "eval" / "confusion.csv").read_text() == "label,a,b\na,1,0\nb,1,2\nc,1,0\n"
+    classes = (tmp_path / "eval" / "classes.csv").read_text().splitlines()
+    assert classes[0] == "label,precision,recall,f1,rows"
+    assert classes[1].startswith("a,0.333") and classes[1].endswith(",1.0,0.5,1")  # noqa: PT018
+    assert classes[3] == "c,0.0,0.0,0.0,1"
+
+
+def test_numbers_have_no_confusions(tmp_path):
+    write_predictions(tmp_path / "eval", [{"row": 0, "text": "a", "label": 1.5, "prediction": 1.25}])
+    assert [path.name for path in (tmp_path / "eval").iterdir()] == ["predictions.jsonl"]

@@ -37,6 +37,8 @@ class SplitScore:
     baseline: dict[str, float]
     """The set's own metrics for always answering the most frequent training label (the mean for regression)."""
     num_rows: int
+    answers: list[dict[str, Any]]
+    """Each row's texts, its label, and the model's, in the order of the file."""
 
 
 def score_classification(trainer: ClassificationTrainer, data: ClassificationData) -> dict[str, SplitScore]:
@@ -98,7 +100,8 @@ def collect_outcome(
         warnings=[*record.warnings, *partial],
     )
     evaluated = {suffix: score.hf for suffix, score in scores.items()}
-    return Outcome(filled, session_metrics(trainer), evaluated, data.spec.metrics)
+    answers = {f"validation{suffix}": score.answers for suffix, score in scores.items()}
+    return Outcome(filled, session_metrics(trainer), evaluated, data.spec.metrics, answers=answers)
 
 
 def _score_split(trainer: ClassificationTrainer, data: ClassificationData, split: PreparedSplit) -> SplitScore:
@@ -111,7 +114,27 @@ def _score_split(trainer: ClassificationTrainer, data: ClassificationData, split
         for name in data.spec.metrics
         if not load_metric(name).fits_any  # a script's 1000 resamples would take minutes
     }
-    return SplitScore(metrics, hf, intervals, _score_majority(data, references), len(split.dataset))
+    answers = _list_answers(data, split, predictions.tolist())
+    return SplitScore(metrics, hf, intervals, _score_majority(data, references), len(split.dataset), answers)
+
+
+def _list_answers(data: ClassificationData, split: PreparedSplit, predictions: list[Any]) -> list[dict[str, Any]]:
+    """Put each row's texts beside its label and the prediction: names of classes, or numbers."""
+    names = data.label_names
+
+    def name(value: float) -> str | float:
+        return names[int(value)] if names else value
+
+    answers = {
+        number: {
+            "row": number,
+            **{column: row[column] for column in data.spec.text_columns},
+            "label": name(row["labels"]),
+            "prediction": name(predicted),
+        }
+        for number, row, predicted in zip(split.order, split.texts.to_list(), predictions, strict=True)
+    }
+    return [answers[number] for number in sorted(answers)]
 
 
 def _score_majority(data: ClassificationData, references: np.ndarray[Any, Any]) -> dict[str, float]:
