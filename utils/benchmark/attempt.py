@@ -197,7 +197,8 @@ def start_attempt(
     state = RunState("running", run.fingerprint, attempts=before.attempts if before else 0, started=now)
     command = [*_split_launch(run), str(ROOT / "train.py"), "--config", str(run.config_file), *flags]
     with run.log.open("ab") as log:
-        log.write(f"--- {now}  {shlex.join(['python', *command])}\n".encode())
+        shown = command[1:] if command[0] == "-" else ["python", *command]
+        log.write(f"--- {now}  {shlex.join(shown)}\n".encode())
     write_state(run.folder, state)
     environment = slot.build_environment()
     process = warm.start(command, run.log, environment) if warm and not run.launch else None

@@ -229,7 +229,8 @@ class Runner:
 
         Tells whether all runs have come to their end.
         """
-        wanted = self._config.fork and len(self._waiting) > 1  # a single run would wait for the same imports
+        forked = [run for run, _ in self._waiting if not run.launch]
+        wanted = self._config.fork and len(forked) > 1  # a single run would wait for the same imports
         environment = self._config.slots[0].build_environment()
         with _count_interruptions() as interruptions, warm_process(environment, wanted) as warm:
             try:
