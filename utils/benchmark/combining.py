@@ -66,6 +66,11 @@ def combine(suite: Suite, seeds: Sequence[int] = ()) -> Combined:
         # What a search tries belongs to the runs that it is for, whichever seeds these have.
         if each.is_search or ((included or not suite.include) and not excluded):
             crossed.combinations.append(each)
+    # A search that is for no run is not made.
+    reported = {(each.task, each.method, repr(each.grid)) for each in crossed.combinations if not each.is_search}
+    crossed.combinations = [
+        each for each in crossed.combinations if (each.task, each.method, repr(each.grid)) in reported
+    ]
     for key, methods in idle.items():
         names = ", ".join(sorted(methods))
         crossed.notices.append(f"{suite.places[key]}  grid.{key}: not a key of {names}, which is run once without it")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from utils.benchmark.collapse import find_collapsed
 from utils.benchmark.outcomes import RunOutcome, read_figures
 from utils.benchmark.statistics import Summary
-from utils.results.workbook import flatten_values, guard_formula
+from utils.benchmark.text_reports import bare
+from utils.benchmark.workbook import PER_RUN
+from utils.results.workbook import flatten_values
 
 _FIGURES = {
     "score": "best", "score_last_step": "last", "trainable_params": "trainable", "total_params": "total",
@@ -17,9 +18,6 @@ _FIGURES = {
     "samples_per_s": "samples_per_s", "epochs": "epochs",
 }  # fmt: skip
 """By column, the figure that it shows; scores are 0 to 1."""
-_NAMED = frozenset({"seed", "task_name", "training.output_dir", "training.logging_dir", "training.run_name"})
-"""Keys that differ by name alone, or have a column of their own."""
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def render_runs(outcomes: Sequence[RunOutcome], summary: Summary) -> str:
@@ -33,7 +31,7 @@ def render_runs(outcomes: Sequence[RunOutcome], summary: Summary) -> str:
         for seed, why in find_collapsed(row).items()
     }
     flat = [dict(flatten_values(each.run.config)) for each in outcomes]
-    keys = dict.fromkeys(key for values in flat for key in values if key not in _NAMED)
+    keys = dict.fromkeys(key for values in flat for key in values if key not in PER_RUN)
     varied = [key for key in keys if len({repr(values.get(key)) for values in flat}) > 1]
     rows: list[dict[str, Any]] = []
     for each, values in zip(outcomes, flat, strict=True):
@@ -54,12 +52,5 @@ def render_runs(outcomes: Sequence[RunOutcome], summary: Summary) -> str:
                 "note": each.note or None,
             }
         )
-    table = DataFrame(rows, dtype=object).map(_guard)
+    table = DataFrame(rows, dtype=object).map(bare)
     return str(table.to_csv(index=False, lineterminator="\n"))
-
-
-def _guard(value: Any) -> Any:
-    """Give numbers in full and whole ones as such, and texts that are no formula and have no line breaks."""
-    if isinstance(value, float):
-        return f"{value:.12g}"
-    return guard_formula(_CONTROL.sub(" ", value)) if isinstance(value, str) else value

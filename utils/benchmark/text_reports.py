@@ -42,7 +42,7 @@ def render_csv(table: ResultTable, language: Language) -> str:
     for row in table.rows:
         named = zip(table.labels, row.cells, strict=True)
         marks = [f"{label}: {_tell_mark(cell.mark)}" for label, cell in named if cell.mark]
-        writer.writerow([*(_bare(cell.value) for cell in row.cells), "; ".join(marks)])
+        writer.writerow([*(bare(cell.value) for cell in row.cells), "; ".join(marks)])
     return text.getvalue()
 
 
@@ -220,7 +220,7 @@ def _tell_mark(mark: str) -> str:
     return "Pearson x100" if mark == PEARSON_MARK else mark.strip()
 
 
-def _bare(value: Any) -> Any:
+def bare(value: Any) -> Any:
     """Give a value as a CSV file holds it: numbers in full, texts that are no formula and have no line breaks."""
     if isinstance(value, float):
         return f"{value:.12g}"

@@ -22,7 +22,7 @@ from utils.results.workbook import display_width, fill_cell, fill_table, flatten
 if TYPE_CHECKING:
     from openpyxl.worksheet.worksheet import Worksheet
 
-_PER_RUN = frozenset({"seed", "task_name", "training.output_dir", "training.logging_dir", "training.run_name"})
+PER_RUN = frozenset({"seed", "task_name", "training.output_dir", "training.logging_dir", "training.run_name"})
 """Keys of a configuration that are each run's own and say nothing of its setting."""
 _PER_START = frozenset({"started", "ended", "command"})
 
@@ -114,7 +114,7 @@ def _join_configs(outcomes: Sequence[RunOutcome]) -> dict[str, Any]:
     """Write the configurations of a setting's seeds as one; a key in which seeds differ has all values."""
     flats = [dict(flatten_values(each.run.config)) for each in outcomes]
     joined: dict[str, Any] = {"seeds": ", ".join(str(each.run.seed) for each in outcomes)}
-    for key in dict.fromkeys(key for flat in flats for key in flat if key not in _PER_RUN):
+    for key in dict.fromkeys(key for flat in flats for key in flat if key not in PER_RUN):
         values = list({repr(flat.get(key)): flat.get(key) for flat in flats}.values())
         joined[key] = values[0] if len(values) == 1 else "; ".join(map(str, values))
     return joined

@@ -67,6 +67,12 @@ def test_a_candidate_counts_with_all_its_seeds(plan: Callable[..., Any]) -> None
     assert [run.searched for run in plan(text).runs if run.name == "a-lora-s1"] == [{"training.learning_rate": 3e-2}]
 
 
+def test_no_search_is_made_for_what_is_excluded(plan: Callable[..., Any]) -> None:
+    text = SUITE.replace("{a: {}}", "{a: {}, b: {}}") + "exclude: [{task: b, method: lora}]\n"
+    assert {run.task for run in plan(text).runs if run.is_search} == {"a"}
+    assert not [run for run in plan(SUITE + "include: [{seed: 1, method: full}]\n").runs if run.is_search]
+
+
 def test_less_of_a_loss_is_better(plan: Callable[..., Any]) -> None:
     for run, loss in zip((run for run in plan().runs if run.is_search), (0.5, 0.7, 0.6), strict=True):
         finish(run, loss, "loss")
