@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from utils.benchmark.attempt import GRACE_S, Attempt, Slot, list_slots, start_attempt
-from utils.benchmark.launchers.array_job import find_jobs, load_scheduler
+from utils.benchmark.launchers.array_job import find_jobs
 from utils.benchmark.outcomes import RunOutcome, SuiteFacts, collect_outcomes
 from utils.benchmark.plan import Plan, PlannedRun
 from utils.benchmark.progress import ProgressDisplay
@@ -103,9 +103,9 @@ def run_single(plan: Plan, options: SuiteOptions) -> Answer:
 
 def show_status(plan: Plan) -> Answer:
     """Print how every run stands, by its files and by the scheduler's queue."""
-    scheduler, jobs = load_scheduler(plan), {}
+    jobs: dict[str, str] = {}
     try:
-        jobs = find_jobs(plan, scheduler) if scheduler else {}
+        jobs = find_jobs(plan)
     except UserError as error:
         logger.warning("the queue is not known: %s", error)
     stands = {run.name: find_status(run) for run in plan.wanted}

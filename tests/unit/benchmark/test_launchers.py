@@ -133,10 +133,11 @@ def test_what_is_missing_is_submitted(
     names = [run.name for run in plan.runs]
     assert answer["runs"] == names
     assert Path(answer["script"]).with_suffix(".txt").read_text().split() == names
-    assert find_jobs(plan, scheduler) == {names[0]: "7[1] (RUNNING)", names[2]: "7[3] (PENDING)"}
+    assert find_jobs(plan) == {names[0]: "7[1] (RUNNING)", names[2]: "7[3] (PENDING)"}
     again = launch_array(plan, 0, ["--config", "s.yaml"], scheduler)
     assert again["runs"] == [names[1], names[3]]
-    assert json.loads((plan.output / "jobs" / "2.json").read_text()) == {"job": "7", "runs": [names[1], names[3]]}
+    noted = json.loads((plan.output / "jobs" / "2.json").read_text())
+    assert noted == {"launcher": "slurm", "job": "7", "runs": [names[1], names[3]]}
     assert "--array=1-2%3" in (tmp_path / "programs" / "said").read_text()
 
 
@@ -151,8 +152,8 @@ def test_what_qstat_prints(planned: Callable[[str], Any], programs: Callable[...
     programs(qsub="12[].head\\n", qstat=heads + lines + "15.head s me 0 H gpu\\n")
     answer = launch_array(plan, 0, [], scheduler)
     assert answer["job"] == "12"
-    (plan.output / "jobs" / "1.15.json").write_text(json.dumps({"job": "15", "runs": ["b-lora-s2"]}))
-    assert find_jobs(plan, scheduler) == {"a-lora-s1": "12[1] (R)", "a-lora-s2": "12[2] (Q)", "b-lora-s2": "15[1] (H)"}
+    (plan.output / "jobs" / "1.15.json").write_text(json.dumps({"launcher": "pbs", "job": "15", "runs": ["b-lora-s2"]}))
+    assert find_jobs(plan) == {"a-lora-s1": "12[1] (R)", "a-lora-s2": "12[2] (Q)", "b-lora-s2": "15[1] (H)"}
 
 
 def test_without_the_scheduler_that_is_said(planned: Callable[[str], Any], programs: Callable[..., None]) -> None:

@@ -101,7 +101,7 @@ def launch_array(plan: Plan, retry: int, words: list[str], scheduler: Scheduler)
     Raises:
         UserError: The scheduler's command is not here, or refuses the script.
     """
-    queued = find_jobs(plan, scheduler)
+    queued = find_jobs(plan)
     runs = [run for run in plan.shard if run.name not in queued and _is_missing(run, retry)]
     for name, job in queued.items():
         logger.info("%s: is in the queue as %s", name, job)
@@ -118,7 +118,8 @@ def launch_array(plan: Plan, retry: int, words: list[str], scheduler: Scheduler)
             beside.write_text(text, encoding="utf-8")
     answered = call(scheduler.build_submission(plan.suite.launcher, script, len(runs)))
     job = re.split(r"\D", answered.strip())[0]  # 7, 7;cluster, 7[].server
-    write_json(script.with_suffix(".json"), {"job": job, "runs": [run.name for run in runs]})
+    noted = {"launcher": plan.suite.launcher.model_dump()["name"], "job": job, "runs": [run.name for run in runs]}
+    write_json(script.with_suffix(".json"), noted)
     logger.info("submitted %d runs as job %s; script: %s", len(runs), job, script)
     logger.info("--status says how they stand, --report writes the table from what is there")
     return {
@@ -137,16 +138,21 @@ def write_script(plan: Plan, words: list[str], scheduler: Scheduler) -> str:
     return f"# {shlex.join(command)}\n{_write(plan, words, scheduler, script)}"
 
 
-def find_jobs(plan: Plan, scheduler: Scheduler) -> dict[str, str]:
-    """Name job and state of the runs that wait or run, by the run's name."""
-    noted = [found for path in sorted((plan.output / JOBS).glob("*.json")) if (found := read_json(path))]
-    states = scheduler.list_queue([each["job"] for each in noted]) if noted else {}
-    return {
-        name: f"{key} ({states[key]})"
-        for each in noted
-        for index, name in enumerate(each["runs"], start=1)
-        if (key := f"{each['job']}[{index}]") in states
-    }
+def find_jobs(plan: Plan) -> dict[str, str]:
+    """Name job and state of the runs that wait or run, by the run's name, whichever scheduler has them.
+
+    Raises:
+        UserError: A scheduler that was asked to run some of them does not answer.
+    """
+    noted = [note for path in sorted((plan.output / JOBS).glob("*.json")) if (note := read_json(path))]
+    found: dict[str, str] = {}
+    for launcher in dict.fromkeys(each["launcher"] for each in noted):
+        jobs = {each["job"]: each["runs"] for each in noted if each["launcher"] == launcher}
+        states = registry.load("benchmark.launchers", launcher).SCHEDULER.list_queue(list(jobs))
+        for job, names in jobs.items():
+            keys = {name: f"{job}[{index}]" for index, name in enumerate(names, start=1)}
+            found |= {name: f"{key} ({states[key]})" for name, key in keys.items() if key in states}
+    return found
 
 
 def call(command: Sequence[str]) -> str:

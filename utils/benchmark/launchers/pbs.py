@@ -88,7 +88,8 @@ SCHEDULER = Scheduler(
     start=_start,
     requeue=(
         'job="$(qsub -v "RUN=$run" "$script")"; '
-        'printf \'{"job": "%s", "runs": ["%s"]}\\n\' "${job%%[!0-9]*}" "$run" > "${script%.sh}.${job%%[!0-9]*}.json"'
+        'job="${job%%[!0-9]*}"; '
+        'printf \'{"launcher": "pbs", "job": "%s", "runs": ["%s"]}\\n\' "$job" "$run" > "${script%.sh}.$job.json"'
     ),
     build_submission=_build_submission,
     list_queue=_list_queue,
