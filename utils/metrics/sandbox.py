@@ -1,14 +1,14 @@
 """Runs one program that nobody trusts, and says how it ended: a script of its own that imports nothing of ours.
 
-On standard input it takes {"program", "seconds", "memory", "file_size", "processes"}; on standard output it gives
-{"result", "missing"}: `passed`, `timed out`, `failed: ...` or `ended early`, and which guards this system lacks. The
-working folder must be empty. docs/security.md says what each guard holds off, and what holds without it.
+It takes the program on standard input, and its limits as words: seconds=3 memory=BYTES file_size=BYTES processes=8. On
+standard output it gives a line with the guards that this system lacks, and the result: `passed`, `timed out`,
+`failed: ...` or `ended early`. The working folder must be empty. docs/security.md says what each guard holds off, and
+what holds without it.
 """
 
 import contextlib
 import ctypes
 import io
-import json
 import os
 import resource
 import select
@@ -38,7 +38,8 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 
 def main() -> None:
     """Run the program of standard input in a process below this one, and end all that it has left."""
-    asked = json.load(sys.stdin)
+    limits = {name: float(value) for name, value in (word.split("=") for word in sys.argv[1:])}
+    program = sys.stdin.buffer.read()
     _system("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     _system("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what a program puts into the background comes back to us
     missing = _leave_namespaces()
@@ -46,11 +47,11 @@ def main() -> None:
     child = os.fork()
     if not child:
         os.close(verdict)
-        _run_first(asked, told, missing)
+        _run_first(program, limits, told, missing)
     os.close(told)
-    result = _wait(verdict, child, asked["seconds"])
+    result = _wait(verdict, limits["seconds"])
     _end_all(child)
-    sys.stdout.write(json.dumps({"missing": missing, **result}))
+    sys.stdout.buffer.write(",".join(missing).encode() + b"\n" + result)
 
 
 def _system(name: str, *words: Any) -> int:
@@ -97,17 +98,17 @@ def _mount_small(folder: str) -> bool:
     return _system("mount", b"tmpfs", folder.encode(), b"tmpfs", 0x2 | 0x4, b"size=16m,nr_inodes=1k") == 0
 
 
-def _run_first(asked: dict[str, Any], told: int, missing: list[str]) -> None:
+def _run_first(program: bytes, limits: dict[str, float], told: int, missing: list[str]) -> None:
     """Be the first process of the new ones, with whose end all others end; the second one runs the program."""
     _system("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.setsid()
     if "processes" in missing:
-        _guard(asked, told)
-        _run(asked["program"], told)
+        _guard(limits, told)
+        _run(program)
     child = os.fork()
     if not child:
-        _guard(asked, told)
-        _run(asked["program"], told)
+        _guard(limits, told)
+        _run(program)
     os.close(told)
     while True:  # also of orphans
         try:
@@ -118,7 +119,7 @@ def _run_first(asked: dict[str, Any], told: int, missing: list[str]) -> None:
             os._exit(0)
 
 
-def _guard(asked: dict[str, Any], told: int) -> None:
+def _guard(limits: dict[str, float], told: int) -> None:
     """Give up all rights and take the limits upon oneself."""
     nothing = os.open(os.devnull, os.O_WRONLY)  # cannot be read: input() fails, as in the official evaluator
     for standard in range(3):
@@ -127,18 +128,18 @@ def _guard(asked: dict[str, Any], told: int) -> None:
     os.dup2(told, 3)
     os.closerange(4, 4096)
     kinds = {
-        resource.RLIMIT_AS: asked["memory"],
-        resource.RLIMIT_FSIZE: asked["file_size"],
-        resource.RLIMIT_NPROC: asked["processes"],
+        resource.RLIMIT_AS: limits["memory"],
+        resource.RLIMIT_FSIZE: limits["file_size"],
+        resource.RLIMIT_NPROC: limits["processes"],
         resource.RLIMIT_NOFILE: 64,
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_CPU: int(asked["seconds"]) + 2,
+        resource.RLIMIT_CPU: limits["seconds"] + 2,
     }
     _system("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _confine()
     for kind, most in kinds.items():
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(kind, (most, most))
+            resource.setrlimit(kind, (int(most), int(most)))
     header, empty = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     _system("syscall", _CAPSET.get(os.uname().machine, -1), ctypes.byref(header), ctypes.byref(empty))
 
@@ -172,10 +173,10 @@ def _confine() -> None:
     os.close(rules)
 
 
-def _run(program: str, told: int) -> None:
+def _run(program: bytes) -> None:
     """Run it and tell how it ended; what ends the process on its way tells nothing."""
     try:
-        exec(compile(program, "<program>", "exec"), {})  # noqa: S102 - what all of this is for
+        exec(compile(program.decode(), "<program>", "exec"), {})  # noqa: S102 - what all of this is for
         said = "passed"
     except BaseException as error:  # noqa: BLE001 - whatever the program raises
         said = f"failed: {type(error).__name__}: {error}"[:200]
@@ -183,13 +184,10 @@ def _run(program: str, told: int) -> None:
     os._exit(0)
 
 
-def _wait(verdict: int, child: int, seconds: float) -> dict[str, str]:
+def _wait(verdict: int, seconds: float) -> bytes:
     """Wait for the word of the program, for its end, or for the time."""
     ready, _, _ = select.select([verdict], [], [], seconds)
-    if not ready:
-        return {"result": "timed out"}
-    said = os.read(verdict, 1024).decode("utf-8", errors="replace")
-    return {"result": said or "ended early"}
+    return (os.read(verdict, 1024) or b"ended early") if ready else b"timed out"
 
 
 def _end_all(child: int) -> None:

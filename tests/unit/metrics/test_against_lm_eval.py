@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from utils.datasets import mbpp
 from utils.datasets.math import Config, describe_instructions
 from utils.metrics.longbench_score import FIRST_LINE_SUBSETS, SUBSET_METRICS
 from utils.metrics.metric import load_metric
@@ -108,20 +109,46 @@ def test_hendrycks_math() -> None:
     assert not count("hendrycks_math", rows, "math_equivalence", ask_lm_eval(rows), "exact_match")
 
 
-def test_the_prompt_of_minerva_math() -> None:
+def run_python(code: str) -> Any:
+    """Give what a program of the environment that has the package prints last, as JSON."""
     if PYTHON is None:
         pytest.skip("lm-evaluation-harness is not installed, and LORA_NS_LM_EVAL names no python that has it")
-    code = (
+    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_prompt_of_minerva_math() -> None:
+    prompt = run_python(
         "from pathlib import Path; import json, lm_eval.tasks; from lm_eval.tasks._yaml_loader import load_yaml\n"
         "c = load_yaml(Path(lm_eval.tasks.__file__).parent / 'minerva_math/minerva_math_algebra.yaml')\n"
         "ask = c['doc_to_text']\n"
         "shots = [ask(d) + ' ' + d['solution'] + '\\n\\n' for d in c['fewshot_config']['samples']()]\n"
         "print(json.dumps(''.join(shots) + ask({'problem': 'What?'})))"
     )
-    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True)
     spec = describe_instructions(Config(protocol="minerva_math"))
     assert spec.ask is not None
-    assert spec.ask("What?").prompt == json.loads(done.stdout.splitlines()[-1])
+    assert spec.ask("What?").prompt == prompt
+
+
+def test_the_prompt_of_mbpp() -> None:
+    """Its module asks the hub for a metric when it is imported, so that its function is read out of the source."""
+    doc = {"text": "Do it.", "test_list": ["assert a", "assert b", "assert c"]}
+    prompt = run_python(
+        "import json, jinja2, lm_eval.tasks; from pathlib import Path\n"
+        "from lm_eval.tasks._yaml_loader import load_yaml\n"
+        "home = Path(lm_eval.tasks.__file__).parent / 'mbpp'\n"
+        "c = load_yaml(home / 'mbpp.yaml', resolve_func=False)\n"
+        "source = (home / 'utils.py').read_text()\n"
+        "exec(source[source.index('def list_fewshot_samples'):])\n"
+        "env = jinja2.Environment(keep_trailing_newline=True)\n"
+        "ask = lambda d: env.from_string(c['doc_to_text']).render(**d)\n"
+        "tell = lambda d: env.from_string(c['doc_to_target']).render(**d)\n"
+        f"doc = {doc!r}\n"
+        "print(json.dumps(''.join(ask(d) + tell(d) + '\\n\\n' for d in list_fewshot_samples()) + ask(doc)))"
+    )
+    spec = mbpp.describe_instructions(mbpp.Config())
+    assert spec.read_prompt is not None
+    assert spec.read_prompt(doc).prompt == prompt
 
 
 def test_longbench() -> None:
