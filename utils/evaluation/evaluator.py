@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +125,7 @@ class _Work:
     files: SetFiles
 
     def answer(self, answered: set[int]) -> None:
-        """Answer what is not, in rounds of one batch per process, each written before the next.
+        """Answer what is not, in rounds in which each process has written something, each on the disk before the next.
 
         Raises:
             Interrupted: A process was asked to stop.
@@ -134,23 +134,28 @@ class _Work:
         run_together(lambda: self.backend.check_prompts(prompts))
         # The batches are those of the whole set, whatever is answered: rounding may differ with a row's neighbours.
         planned = self.backend.plan_batches(prompts)
-        batches = [kept for batch in planned if (kept := [row for row in batch if row not in answered])]
+        batches = [batch for batch in planned if not answered.issuperset(batch)]
         rank, step = find_rank(), count_processes()
-        mine = generate_batches(self.backend, prompts, batches[rank::step])
-        with show_progress(self.evaluation_set.label, len(prompts), len(answered), rank == 0) as advance:
-            for _ in range(0, len(batches), step):
-                if any(gather_lists([interruption_requested()])):
-                    raise_if_interrupted()  # what was answered is on the disk
-                written = self._answer_round(mine)
+        with (
+            show_progress(self.evaluation_set.label, len(prompts), len(answered), rank == 0) as advance,
+            closing(generate_batches(self.backend, prompts, batches[rank::step])) as mine,
+        ):
+            while (written := self._answer_round(mine, answered)) is not None:
                 advance(len(written), sum(num_tokens for _, num_tokens in written))
 
-    def _answer_round(self, mine: Iterator[Written]) -> list[tuple[int, int]]:
-        """Answer a batch in each process and write the answers of all; gives rows with their tokens."""
+    def _answer_round(self, mine: Iterator[Written], answered: set[int]) -> list[tuple[int, int]] | None:
+        """Let each process answer some rows and write what all have; gives rows with their tokens, None at the end."""
+        if any(gather_lists([interruption_requested()])):
+            raise_if_interrupted()  # what was answered is on the disk
         start = time.perf_counter()
-        records = gather_lists(run_together(lambda: self._record(next(mine, []))))
+        written = run_together(lambda: next(mine, None))
+        if not any(gather_lists([written is not None])):
+            return None
+        new = [(row, answer) for row, answer in written or () if row not in answered]
+        records = gather_lists(run_together(lambda: self._record(new)))
         seconds = (time.perf_counter() - start) / max(len(records), 1)
-        written = [{**record, "seconds": round(seconds, 6)} for record in records]
-        run_together(lambda: append_records(self.files.predictions, written) if find_rank() == 0 else None)
+        timed = [{**record, "seconds": round(seconds, 6)} for record in records]
+        run_together(lambda: append_records(self.files.predictions, timed) if find_rank() == 0 else None)
         return [(record["row"], record["num_tokens"]) for record in records]
 
     def _record(self, written: Written) -> list[Record]:

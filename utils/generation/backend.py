@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+_SECONDS = 1.0
 SERVER = "server"
 """The backend of models behind a server, which the model itself asks for."""
 
@@ -63,8 +65,8 @@ class GenerationBackend(Protocol):
 
     def generate_batch(
         self, prompts: Sequence[Sequence[int]], batch: Sequence[int], numbers: Sequence[int] | None = None
-    ) -> list[tuple[int, Generated]]:
-        """Write the answers of one planned batch, in its order, as places in `prompts` with their answers.
+    ) -> Iterable[tuple[int, Generated]]:
+        """Write the answers of one planned batch, in any order, as places in `prompts` with their answers.
 
         `explain_refusal` must refuse none of the prompts. The number of a prompt among all (None: its place) decides
         what it draws.
@@ -103,22 +105,26 @@ def generate_batches(
     prompts: Sequence[Sequence[int]],
     batches: Sequence[Sequence[int]],
     numbers: Sequence[int] | None = None,
-) -> Iterator[Written]:
+) -> Generator[Written, None, None]:
     """Write the answers of planned batches: one after another, or several at once where the backend has `num_parallel`.
 
-    Gives what `generate_batch` does, of each batch as soon as it is written. Where one fails no other is begun, and
-    those under way are given before its error is raised.
+    Gives what `generate_batch` does: each batch as soon as it is written, of a long one what a second has brought.
+    Where one fails no other is begun, and those under way are given before its error is raised.
     """
     num_parallel = getattr(backend, "num_parallel", 1)
     if num_parallel == 1:
-        yield from (backend.generate_batch(prompts, batch, numbers) for batch in batches)
+        for batch in batches:
+            yield from _cut_by_time(backend.generate_batch(prompts, batch, numbers))
         return
     failure: BaseException | None = None
     left = iter(batches)
     with ThreadPoolExecutor(num_parallel) as pool:
 
+        def write(batch: Sequence[int]) -> Written:
+            return list(backend.generate_batch(prompts, batch, numbers))
+
         def begin(count: int) -> set[Future[Written]]:
-            return {pool.submit(backend.generate_batch, prompts, batch, numbers) for batch in islice(left, count)}
+            return {pool.submit(write, batch) for batch in islice(left, count)}
 
         running = begin(num_parallel)
         while running:
@@ -128,3 +134,15 @@ def generate_batches(
             yield from (each.result() for each in done if each.exception() is None)
     if failure is not None:
         raise failure
+
+
+def _cut_by_time(answers: Iterable[tuple[int, Generated]]) -> Generator[Written, None, None]:
+    written: Written = []
+    told = time.monotonic()
+    for answer in answers:
+        written.append(answer)
+        if time.monotonic() - told > _SECONDS:
+            yield written
+            written, told = [], time.monotonic()
+    if written:
+        yield written

@@ -132,12 +132,13 @@ class StopTexts(StoppingCriteria):  # type: ignore[misc]  # the base class is no
         """Tell which rows have ended: (rows, padded length) to (rows,)."""
         answers = input_ids[:, self._prompt_length + self._num_open :].tolist()
         for row, ids in enumerate(answers):
-            if row not in self.lengths and self._holds_stop(ids):
+            if row not in self.lengths and self.holds_stop(ids):
                 self.lengths[row] = self._num_open + len(ids)
         ended = [row in self.lengths for row in range(len(answers))]
         return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
 
-    def _holds_stop(self, ids: list[int]) -> bool:
+    def holds_stop(self, ids: list[int]) -> bool:
+        """Tell whether a row's tokens hold a stop text that was not there before the last one."""
         # Decoding the whole answer at each step would take quadratic time: only where its end holds a stop text.
         return self._is_in(ids[-self._tail :]) and (len(ids) <= self._tail or self._is_in(ids))
 

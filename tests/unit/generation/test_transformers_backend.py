@@ -381,8 +381,8 @@ def test_processes_that_share_a_plan_answer_as_one(build_model: Callable[..., tu
     section = GenerationSection(batch_size=3, max_new_tokens=8, max_batch_tokens=75)
     generator = Backend(model, tokenizer, section)
     batches = generator.plan_batches(prompts)
-    assert 1 < max(map(len, batches)) <= 3
-    assert [len(batch) for batch in batches] != [3, 3, 3, 2], "the number of tokens must have ended some batches"
+    assert len(batches) > 1, "the number of tokens must have ended some batches"
+    assert 1 < max(map(len, batches)) <= 12
     shares = [
         [pair for batch in batches[rank::2] for pair in generator.generate_batch(prompts, batch)] for rank in (0, 1)
     ]
@@ -428,12 +428,14 @@ def test_batches_are_longest_first_and_no_larger_than_asked(
     widths: list[tuple[int, ...]] = []
     hook = model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: widths.append(inputs[0].shape))
     section = GenerationSection(batch_size=4, max_new_tokens=3)
-    order = list(answer_all(Backend(model, tokenizer, section), prompts))
+    generator = Backend(model, tokenizer, section)
+    answer_all(generator, prompts)
     hook.remove()
-    lengths = [len(prompts[row]) for row in order]
+    [planned] = generator.plan_batches(prompts)
+    lengths = [len(prompts[row]) for row in planned]
     assert lengths == sorted(lengths, reverse=True)
     assert next(shape for shape in widths if shape[1] > 1) == (4, max(lengths))
-    assert {shape[0] for shape in widths} == {4, 3}
+    assert {shape[0] for shape in widths} <= {1, 2, 3, 4}
 
 
 def test_half_precision_and_no_rows(build_model: Callable[..., tuple[Any, Any]]) -> None:
@@ -452,7 +454,7 @@ def test_batches_are_the_same_whatever_was_before(build_model: Callable[..., Any
     generator = Backend(model, tokenizer, section)
     planned = generator.plan_batches(prompts)
     batches = list(generate_batches(generator, prompts, planned, range(100, 113)))
-    assert [len(batch) for batch in batches] == [4, 4, 4, 1]
+    assert [len(batch) for batch in batches] == ([4, 4, 4, 1] if temperature else [13])
     assert list(generate_batches(generator, prompts, planned[2:], range(100, 113))) == batches[2:]
     answers = dict(pair for batch in batches for pair in batch)
     moved = dict(
@@ -466,8 +468,59 @@ def test_batches_keep_to_a_number_of_tokens(build_model: Callable[..., Any]) -> 
     model, tokenizer = build_model("llama")
     prompts = draw_prompts(len(tokenizer))
     generator = Backend(model, tokenizer, GenerationSection(batch_size=64, max_new_tokens=8, max_batch_tokens=80))
-    for batch in generate_batches(generator, prompts, generator.plan_batches(prompts)):
-        assert len(batch) == 1 or len(batch) * (len(prompts[batch[0][0]]) + 8) <= 80
+    for batch in generator.plan_batches(prompts):
+        assert len(batch) == 1 or len(batch) * (max(len(prompts[row]) for row in batch) + 8) <= 80
     assert generator.explain_refusal(0)
     assert generator.explain_refusal(64)
     assert generator.explain_refusal(63) is None
+
+
+def count_tokens(model: Any, run: Callable[[], Any]) -> int:
+    """Count what the model reads, padding and all."""
+    seen: list[int] = []
+    hook = model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].numel()))
+    try:
+        run()
+    finally:
+        hook.remove()
+    return sum(seen)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_shared_prefix_is_read_once_and_ended_rows_make_room(
+    build_model: Callable[..., Any], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = build_model(family)
+    few_shot = [7 + number % 40 for number in range(30)]
+    prompts = [few_shot + prompt[:20] for prompt in draw_prompts(len(tokenizer), 40)]
+    section = GenerationSection(batch_size=4, max_new_tokens=12)
+    generator = Backend(model, tokenizer, section, stop_token_ids=range(2, 30))
+    assert [len(batch) for batch in generator.plan_batches(prompts)] == [16, 16, 8]
+    found: dict[int, Any] = {}
+    num_read = count_tokens(model, lambda: found.update(answer_all(generator, prompts)))
+    assert len({each.num_tokens for each in found.values()}) > 3, "answers end at different lengths"
+    monkeypatch.setattr(generator, "_refills", False)
+    expected: dict[int, Any] = {}
+    num_before = count_tokens(model, lambda: expected.update(answer_all(generator, prompts)))
+    assert found == expected
+    num_written = sum(each.num_tokens for each in found.values())
+    assert num_before > 40 * 30 + num_written
+    assert num_read < num_before - 35 * 30
+
+
+def test_models_that_keep_more_than_keys_and_values_are_not_refilled(build_model: Callable[..., Any]) -> None:
+    import transformers as hf
+    from peft import LoraConfig, PromptTuningConfig
+
+    from utils.generation.refilling import can_refill
+
+    sliding = hf.MistralForCausalLM(hf.MistralConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        vocab_size=20, sliding_window=8,
+    ))  # fmt: skip
+    state = hf.MambaForCausalLM(hf.MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=20, state_size=4))
+    assert not can_refill(sliding)
+    assert not can_refill(state)
+    assert can_refill(build_model("llama")[0])
+    assert can_refill(build_model("llama", LoraConfig(task_type="CAUSAL_LM"))[0])
+    assert not can_refill(build_model("llama", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))[0])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,12 @@ from utils.generation.backend import Generated
 from utils.generation.batching import Batching, run_halved
 from utils.generation.decoding import AnswerStream, HoldOpen, StopTexts, build_sampler, find_stop_ids, read_generated
 from utils.generation.model_state import keep_random_state, ready_to_generate
+from utils.generation.refilling import can_refill, write_refilling
 from utils.modeling.sizes import count_text_positions, is_prompt_learning
+
+logger = logging.getLogger(__name__)
+
+_ROUNDS = 4
 
 
 class Backend:
@@ -40,6 +46,7 @@ class Backend:
         self._stop = tuple(dict.fromkeys([*section.stop, *stop]))
         self._end_ids = _find_end_ids(model, tokenizer, stop_token_ids)
         self._seed = seed
+        self._refills = section.temperature == 0 and not section.min_new_tokens and can_refill(model)
         self._batching = Batching(
             max_rows=section.batch_size,
             max_tokens=section.max_batch_tokens,
@@ -59,22 +66,60 @@ class Backend:
     def plan_batches(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Plan batches, longest prompts first, like lengths together.
 
-        A batch has `generation.batch_size` rows at most, and, unless it is one row, `generation.max_batch_tokens`
-        tokens with padding and answers.
+        At once there are `generation.batch_size` rows at most, and, unless it is one row, `generation.max_batch_tokens`
+        tokens with padding and answers. Where a batch is filled up as rows end, it has four times as many in all.
         """
-        return list(self._batching.plan(list(map(len, prompts))))
+        planned = list(self._batching.plan(list(map(len, prompts))))
+        if not self._refills or _count_processes() > 1:  # several processes share small batches more evenly
+            return planned
+        size, joined = self._section.batch_size, list[list[int]]()
+        for batch in planned:
+            if joined and len(joined[-1]) in range(size, _ROUNDS * size, size):
+                joined[-1] += batch
+            else:
+                joined.append(batch)
+        return joined
 
     def generate_batch(
         self, prompts: Sequence[Sequence[int]], batch: Sequence[int], numbers: Sequence[int] | None = None
-    ) -> list[tuple[int, Generated]]:
+    ) -> Iterator[tuple[int, Generated]]:
         """Write the answers of a batch; it is halved as often as the memory asks for it.
 
         The model's mode and the random generators are as before afterwards. Nothing is kept of what was written.
         """
+        if self._refills:
+            yield from self._refill(prompts, batch)
+            return
         answers = run_halved(
             lambda part: self._write(prompts, part, numbers), batch, "prompts", " (generation.max_batch_tokens)"
         )
-        return list(zip(batch, answers, strict=True))
+        yield from zip(batch, answers, strict=True)
+
+    def _refill(self, prompts: Sequence[Sequence[int]], batch: Sequence[int]) -> Iterator[tuple[int, Generated]]:
+        """Write a batch that is filled up as rows end; at half the rows at once as often as the memory asks for it."""
+        stopping = StopTexts(self._tokenizer, self._stop, 0) if self._stop else None
+        spaces = {row: self._batching.count_space(len(prompts[row])) for row in batch}
+
+        def has_ended(row: int, ids: list[int]) -> bool:
+            if ids[-1] in self._end_ids or len(ids) >= spaces[row]:
+                return True
+            return stopping is not None and stopping.holds_stop(ids)
+
+        left = {row: prompts[row] for row in sorted(batch, key=lambda row: -len(prompts[row]))}
+        num_slots = len(next(self._batching.plan([len(each) for each in left.values()])))
+        with keep_random_state(), ready_to_generate(self._model):
+            while left:
+                try:
+                    for row, ids in write_refilling(self._model, dict(left), num_slots, has_ended):
+                        del left[row]
+                        yield row, read_generated(self._tokenizer, ids, self._end_ids, self._stop, 0)
+                except torch.OutOfMemoryError:
+                    if num_slots == 1:
+                        raise
+                    logger.warning("%d prompts at once do not fit into memory; trying %d (generation.max_batch_tokens)",
+                                   num_slots, (num_slots + 1) // 2)  # fmt: skip
+                    num_slots = (num_slots + 1) // 2
+                torch.cuda.empty_cache()  # outside the handler, whose traceback holds the batch's tensors
 
     def stream(self, prompt: Sequence[int], show: Callable[[str], None]) -> Generated:
         """See GenerationBackend."""
@@ -143,6 +188,12 @@ class Backend:
     def _closing_ids(self) -> tuple[int, ...]:
         """Tokens any of which would end an answer at once."""
         return (*self._end_ids, *find_stop_ids(self._tokenizer, self._stop))
+
+
+def _count_processes() -> int:
+    from torch import distributed
+
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def _find_end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, more: Sequence[int]) -> tuple[int, ...]:

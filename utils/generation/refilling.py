@@ -1,0 +1,157 @@
+"""Greedy answers in a batch that is filled up as rows end, behind a prefix of all prompts that is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import signature
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import pad
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from utils.modeling.sizes import is_prompt_learning
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_LEAST_PREFIX = 16  # tokens; a shorter one saves less than the pass of its own costs
+_NEEDED = {"attention_mask", "position_ids", "past_key_values", "use_cache"}
+
+EndTest = Callable[[int, list[int]], bool]
+"""Tells of a row, and of the tokens written for it, whether its answer has ended."""
+
+
+def can_refill(model: PreTrainedModel) -> bool:
+    """Tell whether a model's cache is one of keys and values of all tokens, in which rows can come and go."""
+    if is_prompt_learning(model):
+        return False
+    if hasattr(model, "peft_config") and not type(model.base_model).__module__.startswith("peft."):
+        return False  # a method of our own, which may keep more than the cache
+    plain: Any = model.get_base_model() if hasattr(model, "peft_config") else model
+    if getattr(plain, "_is_stateful", False) or plain.config.is_encoder_decoder:
+        return False
+    layers = DynamicCache(config=plain.config.get_text_config(decoder=True)).layers
+    return set(signature(plain.forward).parameters) >= _NEEDED and {type(each) for each in layers} == {DynamicLayer}
+
+
+def write_refilling(
+    model: PreTrainedModel, prompts: Mapping[int, Sequence[int]], num_slots: int, has_ended: EndTest
+) -> Iterator[tuple[int, list[int]]]:
+    """Write to prompts, token ids by row, in their order; gives each row with its tokens as soon as it has ended.
+
+    At most `num_slots` rows are in the batch. New ones come when a quarter of it is free: a pass for each would cost
+    more than the empty places do.
+    """
+    batch, waiting = _Batch(model, list(prompts.values())), list(prompts)
+    while waiting or batch.rows:
+        num_free = num_slots - len(batch.rows)
+        if waiting and (not batch.rows or num_free >= max(num_slots // 4, 1)):
+            new, waiting = waiting[:num_free], waiting[num_free:]
+            batch.take({row: prompts[row] for row in new})
+        else:
+            batch.step()
+        yield from batch.drop(has_ended)
+
+
+class _Batch:
+    """Rows that are being written: the shared prefix, then left padding, the rest of each prompt, and its answer."""
+
+    def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
+        self.rows: list[int] = []
+        self._model: Any = model
+        self._written: list[list[int]] = []
+        self._cache = DynamicCache()
+        self._mask = torch.empty(0)
+        shared = _find_prefix(prompts) if len(prompts) > 1 else []
+        self._prefix = shared if len(shared) >= _LEAST_PREFIX else []
+        self._prefix_cache = DynamicCache()
+        if self._prefix:
+            ids = torch.tensor([self._prefix], device=model.device)
+            self._forward(ids, torch.ones_like(ids), self._prefix_cache)
+
+    def take(self, new: Mapping[int, Sequence[int]]) -> None:
+        """Read prompts, and write the first token of each answer."""
+        start, device = len(self._prefix), self._model.device
+        rest = [list(prompt[start:]) for prompt in new.values()]
+        width = max(map(len, rest))
+        gaps = [width - len(each) for each in rest]
+        ids = torch.tensor([[0] * gap + each for gap, each in zip(gaps, rest, strict=True)], device=device)
+        mask = torch.tensor([[1] * start + [0] * gap + [1] * (width - gap) for gap in gaps], device=device)
+        cache = DynamicCache()
+        for number, layer in enumerate(self._prefix_cache.layers):
+            kept = (each.expand(len(rest), -1, -1, -1) for each in (layer.keys, layer.values))
+            cache.update(*kept, number)
+        first = self._forward(ids, mask, cache)
+        if self.rows:
+            self._join(mask, cache)
+        else:
+            self._mask, self._cache = mask, cache
+        self.rows += new
+        self._written += [[token] for token in first]
+
+    def step(self) -> None:
+        """Write one more token of every answer."""
+        last = torch.tensor([[each[-1]] for each in self._written], device=self._model.device)
+        self._mask = pad(self._mask, (0, 1), value=1)
+        for written, token in zip(self._written, self._forward(last, self._mask, self._cache), strict=True):
+            written.append(token)
+
+    def drop(self, has_ended: EndTest) -> list[tuple[int, list[int]]]:
+        """Take out the rows that have ended, and the columns that only they needed."""
+        ended = [has_ended(row, ids) for row, ids in zip(self.rows, self._written, strict=True)]
+        if not any(ended):
+            return []
+        pairs = list(zip(self.rows, self._written, strict=True))
+        places = [place for place, end in enumerate(ended) if not end]
+        self.rows, self._written = [self.rows[place] for place in places], [self._written[place] for place in places]
+        if places:
+            kept, start = torch.tensor(places, device=self._mask.device), len(self._prefix)
+            self._mask = self._mask[kept]
+            idle = int(self._mask[:, start:].argmax(dim=1).min())
+            self._mask = _cut(self._mask, 1, start, idle)
+            for layer in self._cache.layers:
+                layer.keys, layer.values = (_cut(each[kept], 2, start, idle) for each in (layer.keys, layer.values))
+        return [pair for pair, end in zip(pairs, ended, strict=True) if end]
+
+    def _join(self, mask: torch.Tensor, cache: DynamicCache) -> None:
+        """Put rows below the others, both as wide as the wider of them."""
+        start, width = len(self._prefix), max(self._mask.shape[1], mask.shape[1])
+        self._mask = torch.cat([_widen(each, 1, start, width) for each in (self._mask, mask)])
+        for old, new in zip(self._cache.layers, cache.layers, strict=True):
+            old.keys = torch.cat([_widen(each, 2, start, width) for each in (old.keys, new.keys)])
+            old.values = torch.cat([_widen(each, 2, start, width) for each in (old.values, new.values)])
+
+    @torch.no_grad()
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> list[int]:
+        """Read tokens behind those of the cache, which grows by them; gives the likeliest next one of each row."""
+        places = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        output = self._model(
+            input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
+        )
+        return output.logits[:, -1].argmax(dim=-1).tolist()  # type: ignore[no-any-return]
+
+
+def _find_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Find the tokens with which all prompts begin, each of which keeps one of its own."""
+    first, last = min(map(list, prompts)), max(map(list, prompts))  # all others lie between these two
+    shortest = min(map(len, prompts)) - 1
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return [token for token, _ in same][:shortest]
+
+
+def _widen(values: torch.Tensor, axis: int, start: int, width: int) -> torch.Tensor:
+    """Put columns of zeros behind the prefix."""
+    head, rest = values.split([start, values.shape[axis] - start], dim=axis)
+    zeros = [*rest.shape]
+    zeros[axis] = width - values.shape[axis]
+    return torch.cat([head, rest.new_zeros(zeros), rest], dim=axis)
+
+
+def _cut(values: torch.Tensor, axis: int, start: int, count: int) -> torch.Tensor:
+    """Take columns behind the prefix away."""
+    if not count:
+        return values
+    head, _, rest = values.split([start, count, values.shape[axis] - start - count], dim=axis)
+    return torch.cat([head, rest], dim=axis)
