@@ -1,4 +1,4 @@
-"""Merges a trained adapter into its base: a plain model, proved to be the trained one."""
+"""Merges a trained adapter into its base, or converts it into LoRA; either is proved."""
 
 from __future__ import annotations
 
@@ -15,28 +15,33 @@ DESCRIPTION = """Merge a trained adapter into its base, and prove that the resul
   python merge_adapter.py --run outputs/gsm8k --output merged/gsm8k
   python merge_adapter.py --run outputs/gsm8k/checkpoint-500 --output merged/gsm8k_500 --dtype float16
   python merge_adapter.py --config configs/gsm8k.yaml --adapter_path my_adapter --output_path merged/mine
+  python merge_adapter.py --run outputs/lokr --output loras/lokr --as_lora 32
 
 The base is loaded unquantized. What is written is read back by plain transformers, and its logits are compared with
-those of the adapter on its base: merge_report.json holds the figures. A merge that fails leaves nothing."""
+those of the adapter on its base: merge_report.json holds the figures. A merge that fails leaves nothing.
+
+--as_lora writes no model but a LoRA of that rank, by peft's conversion, for servers that load no other adapters. What
+the rank loses is measured in the weights and in the logits: lora_report.json."""
 
 
 def main(arguments: argparse.Namespace) -> Answer:
     """Open the adapter, merge it, and show the proof."""
     _check_options(arguments)
-    from utils.merging.merging import (
-        MergeOptions,
-        merge_adapter,
-        open_adapter_folder,
-        open_adapter_run,
-        show_report,
-    )
+    from utils.merging.merging import MergeOptions, merge_adapter, show_report
+    from utils.merging.source import open_adapter_folder, open_adapter_run
 
-    consent = Consent.of_command(arguments)
+    consent, as_lora = Consent.of_command(arguments), arguments.as_lora is not None
     if arguments.run:
-        source = open_adapter_run(arguments.run, consent)
+        source = open_adapter_run(arguments.run, consent, as_lora)
     else:
-        source = open_adapter_folder(arguments.config, arguments.adapter_path, consent)
+        source = open_adapter_folder(arguments.config, arguments.adapter_path, consent, as_lora)
     options = MergeOptions(arguments.dtype, arguments.max_shard_size, arguments.overwrite, arguments.eval_rows)
+    if as_lora:
+        from utils.merging.as_lora import convert_adapter, show_conversion
+
+        report = convert_adapter(source, arguments.output, arguments.as_lora, options)
+        show_conversion(report)
+        return report
     report = merge_adapter(source, arguments.output, options)
     show_report(report)
     return report
@@ -56,6 +61,9 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument("--adapter_path", metavar="FOLDER", help="that adapter, in peft's layout")
     parser.add_argument(
         "--output", "--output_path", required=True, metavar="FOLDER", help="where the merged model goes"
+    )
+    parser.add_argument(
+        "--as_lora", type=_rank, metavar="RANK", help="write a LoRA of this rank, the nearest to the adapter, instead"
     )
     add_consent(parser)
     parser.add_argument("--overwrite", action="store_true", help="rename an output folder that is not empty")
@@ -87,6 +95,12 @@ def _size(word: str) -> str:
 def _count(word: str) -> int:
     if not word.isdecimal():
         raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 0")
+    return int(word)
+
+
+def _rank(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1")
     return int(word)
 
 

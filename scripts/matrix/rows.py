@@ -18,7 +18,9 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 
 _SMALL: dict[str, dict[str, Any]] = {
     "c3a": {"block_size": 16}, "fourierft": {"n_frequency": 64}, "waveft": {"n_frequency": 64}, "miss": {"r": 8},
-    "road": {"group_size": 16}, "qst": {"reduction_factor": 4},
+    "road": {"group_size": 16}, "qst": {"reduction_factor": 4}, "psoft": {"r": 8}, "shira": {"r": 4},
+    "vblora": {"vector_length": 16}, "adaption_prompt": {"adapter_len": 4, "adapter_layers": 2},
+    "trainable_tokens": {"token_indices": list(range(4, 60))},
 }  # fmt: skip
 """Keys of methods whose defaults are made for models wider than the tiny ones."""
 

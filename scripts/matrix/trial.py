@@ -28,10 +28,10 @@ _STORED: dict[str, Any] = {"none": None, "nf4": {"type": "nf4", "compute_dtype":
 
 _UNMOVED = re.compile(
     r"\b(k|k_proj|k_lin|key|key_proj)\.(base_layer\.)?bias$|\.1\.shadow_update_|"
-    r"\.shadow_backbone\.default\.\w+\.weight$|\.shadow_head\."
+    r"\.shadow_backbone\.default\.\w+\.weight$|\.shadow_head\.|\.glora_D\."
 )
 """Trained parameters without a gradient: a key's bias adds the same to every score of a query; of a shadow model, what
-is updated behind the last layer, its embeddings and its head are not read."""
+is updated behind the last layer, its embeddings and its head are not read; GLoRA's D scales biases, here zero."""
 _TEXTS = ("w1 w2 w3 w4", "w5 w6", "w7 w8 w9")
 
 

@@ -54,7 +54,7 @@ def test_variants_of_lora(variant: str, switches: tuple[bool, bool], tmp_path: P
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ("variant: qalora", "peft.variant: 'qalora'"),
+        ("variant: xlora", "peft.variant: 'xlora'"),
         ("variant: dora, use_dora: false", "peft.variant: dora contradicts"),
     ],
 )
@@ -151,7 +151,7 @@ def test_kaiming_is_true_here(tmp_path: Path) -> None:
         _read(tmp_path, BASE % ("SEQ_CLS", ", init_lora_weights: kaiming", "glue, subset: rte"))
 
 
-@pytest.mark.parametrize("key", ["use_qallora", "total_evals", "lora_init", "evl_times"])
+@pytest.mark.parametrize("key", ["use_qelbra", "total_evals", "lora_init", "evl_times"])
 def test_a_key_of_another_kind_is_no_hint(key: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         _read(tmp_path, BASE % ("SEQ_CLS", f", {key}: 1", "glue, subset: rte"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from utils.adapters.peft_tuners import TABLE
 from utils.core import registry
 from utils.core.registry import LIBRARY
 from utils.metrics import pass_at_k
@@ -19,11 +20,14 @@ TINY = {"llama": "LlamaForSequenceClassification", "bert": "BertForSequenceClass
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 SMALL = {
     "c3a": {"block_size": 16}, "fourierft": {"n_frequency": 50}, "miss": {"r": 8}, "road": {"group_size": 16},
-    "waveft": {"n_frequency": 50},
+    "waveft": {"n_frequency": 50}, "psoft": {"r": 8}, "pvera": {"d_initial": 2.0}, "shira": {"r": 4},
+    "vblora": {"vector_length": 16}, "adaption_prompt": {"adapter_len": 4, "adapter_layers": 2},
+    "trainable_tokens": {"token_indices": list(range(40))},
 }  # fmt: skip
 """Sizes that fit the tiny models, where the defaults do not."""
-NEVER_READ = ("position", "layers.1.shadow_update_")
-"""Positions beyond the rows' end; what the last layer of a shadow hands on, where there is no next one."""
+NEVER_READ = ("position", "layers.1.shadow_update_", "glora_D")
+"""Positions beyond the rows' end; what the last layer of a shadow hands on, where there is no next one; the scale of a
+bias, which is zero in these bases."""
 REQUIRED = {"glue": {"subset": "cola"}, "custom": {"path": "rows.jsonl"}}
 
 
@@ -44,12 +48,22 @@ def test_an_adapter_room_is_complete(name):
     assert plugin.Config.__doc__
     limits = plugin.Config.LIMITS
     assert callable(getattr(plugin, "merge", None)) != bool(limits.merge), "merge, or the sentence why not"
-    sentences = (limits.quantization, limits.causal_lm, limits.packing, limits.gradient_checkpointing, limits.merge)
+    sentences = (
+        limits.quantization,
+        limits.causal_lm,
+        limits.classification,
+        limits.packing,
+        limits.gradient_checkpointing,
+        limits.merge,
+    )
     assert all(sentence is None or len(sentence.split()) > 4 for sentence in sentences)
 
 
-@pytest.mark.parametrize("family", TINY)
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [(name, "llama") for name in ADAPTERS]
+    + [pytest.param(name, "bert", marks=[pytest.mark.slow] if name in TABLE else []) for name in ADAPTERS],
+)
 def test_an_adapter_trains_what_it_says_and_reloads(name, family, tiny_base, load_tokenizer_of, tmp_path):
     import torch
 
@@ -58,7 +72,8 @@ def test_an_adapter_trains_what_it_says_and_reloads(name, family, tiny_base, loa
     from utils.modeling.base_model import load_base_model
     from utils.modeling.head import build_head_spec
 
-    if reason := load_adapter(name).Config.LIMITS.model_types.get(family):
+    limits = load_adapter(name).Config.LIMITS
+    if reason := limits.classification or limits.model_types.get(family):
         pytest.skip(f"{name} not on {family}; {reason}")
     section, tokenizer = ModelSection(name_or_path=str(tiny_base(family))), load_tokenizer_of(family)
 

@@ -19,7 +19,7 @@ LoadBase: TypeAlias = "Callable[[str | None], PreTrainedModel]"
 _WRAPPED = ("gptq", "awq", "aqlm", "eetq", "hqq", "torchao")
 """Formats whose layers are peft's to wrap one by one; others keep layers that look like linear ones."""
 _ADAPTS = {**dict.fromkeys(("lora", "vera", "oft", "boft", "miss"), _WRAPPED), "adalora": ("gptq",)}
-_WRAP_NOTHING = ("qst", "prefix_tuning", "prompt_tuning", "p_tuning")
+_WRAP_NOTHING = ("qst", "prefix_tuning", "prompt_tuning", "p_tuning", "adaption_prompt", "trainable_tokens")
 """Methods that leave the packed layers as they are."""
 _WITHOUT_DORA = ("gptq", "awq", "aqlm", "eetq")
 
@@ -128,11 +128,16 @@ def load_whole(folder: Path, load_base: LoadBase) -> PreTrainedModel:
     return load_base(str(folder))
 
 
-def format_problem(section: AdapterSection, stored: str, name: str) -> str | None:
-    """Say why a method cannot be trained on a checkpoint stored as `gptq`, `awq`, `nf4` ...; None: it can.
+def format_problem(section: AdapterSection, stored: str | None, name: str) -> str | None:
+    """Say why a method cannot be trained on a checkpoint stored as `gptq`, `awq`, `nf4`, None ...; None: it can.
 
     That is told as far as it is known, by what the installed peft can wrap. `name` is the user's for the checkpoint.
     """
+    if getattr(section, "use_qalora", False) and stored != "gptq":
+        kind = f"is stored as {stored}" if stored else "is not quantized"
+        return f"QA-LoRA is for bases in GPTQ, and {name} {kind}; set peft.use_qalora: false, or name such a base"
+    if stored is None:
+        return None
     method = registry.normalize(section.method)
     unquantized = "name the unquantized checkpoint"
     if reason := section.LIMITS.quantization:

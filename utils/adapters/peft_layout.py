@@ -52,9 +52,19 @@ def wrap(model: PreTrainedModel, peft_config: Any, context: AttachContext, targe
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:
-    """Add the update to the base weights; the base must be unquantized and freshly loaded."""
+    """Add the update to the base weights; the base must be unquantized and freshly loaded.
+
+    Raises:
+        ModelError: It trained biases that the base has no place for.
+    """
     _unwrap_whole_modules(model)
-    return model.merge_and_unload(safe_merge=True)
+    try:
+        return model.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        if "has no bias" not in str(error):
+            raise
+        message = "the adapter trains biases of layers that have none in the base; use it on its base"
+        raise ModelError(f"{message}, or train by lora") from error
 
 
 def _unwrap_whole_modules(model: Any) -> None:
@@ -117,6 +127,9 @@ def explain_targets(model: PreTrainedModel, target_modules: Any) -> Iterator[Non
     except re.error as error:
         raise ModelError(f"peft: {error.pattern!r} is not a regular expression: {error.msg}") from error
     except (ValueError, TypeError) as error:
+        if "qalora_group_size" in str(error):
+            inputs, size = re.findall(r"\((\d+)\)", str(error))
+            raise ModelError(f"peft.qalora_group_size: {size} does not divide a layer's {inputs} inputs") from error
         if found := re.search(r"ParamWrapper does not work with (\w+)", str(error)):
             raise ModelError(
                 f"peft.{found[1]}: not on the experts of this model ({model.config.model_type}), which are no linear "

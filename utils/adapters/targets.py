@@ -105,7 +105,9 @@ def missing_layers(absent: Iterable[int], count: int) -> str:
 
 def warn_of_idle_layers(adapted: Any, section: AdapterSection) -> None:
     """Name layers that are asked for and hold none of the modules that are adapted."""
-    layers = _as_list(getattr(section, "layers_to_transform", None)) or []
+    layers = _as_list(getattr(section, "layers_to_transform", None))
+    if not layers:
+        return
     pattern = getattr(section, "layers_pattern", None)
     reached = {_find_layer(name, pattern) for name in adapted.base_model.targeted_module_names}
     if idle := [str(layer) for layer in layers if layer not in reached]:

@@ -21,7 +21,7 @@ from utils.benchmark.plan import Plan, PlannedRun
 from utils.benchmark.state import find_status
 from utils.config.sections.model import ModelSection
 from utils.core import registry
-from utils.core.errors import LoraNsError
+from utils.core.errors import LoraNsError, ModelError
 from utils.core.project import LIBRARY
 from utils.modeling.source import read_model_config
 from utils.tasks.task import default_task
@@ -217,7 +217,7 @@ def _build(request: dict[str, Any]) -> PreTrainedModel:
     try:
         with torch.device("meta"):
             return load_adapter(adapter.method).attach(model, adapter, context)
-    except (NotImplementedError, RuntimeError):  # it reads what it has drawn: only the base is without weights then
+    except (NotImplementedError, RuntimeError, ModelError):  # it reads what it draws: then the base alone is empty
         with torch.device("meta"):
             model = auto.from_config(config, trust_remote_code=False)
         return load_adapter(adapter.method).attach(model, adapter, context)

@@ -58,6 +58,7 @@ _NOT_IN_FINGERPRINT = _REPORTING | frozenset(
         "training.push_to_hub", "training.hub_files", "training.hub_model_id", "training.hub_private_repo",
         "training.hub_strategy", "training.hub_revision", "training.hub_always_push",
         "training.disable_tqdm", "training.save_total_limit", "results.formats", "results.language", "task_name",
+        "peft.init_cache",
     }
 )  # fmt: skip
 

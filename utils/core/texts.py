@@ -64,6 +64,17 @@ class PromptTemplate:
         return "".join(literal + ("" if column is None else _read_word(row, column)) for literal, column in self.parts)
 
 
+def require_columns(template: str) -> str:
+    """Give a prompt's template back where it can be read and names a column.
+
+    Raises:
+        ValueError: It cannot, or does not.
+    """
+    if not PromptTemplate.parse(template).columns:
+        raise ValueError("names no column in braces, so that every prompt would be the same; write {question}, say")
+    return template
+
+
 def read_text(row: Mapping[str, Any], column: str) -> str:
     """Read a column's text.
 

@@ -158,6 +158,8 @@ class InstructionSet(SourceSet):
     protocol: str
     """Names the way of prompting and scoring; stored with every score."""
     columns: tuple[str, ...] = ()
+    choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By column, values of it that the section has something to say of; one that no training row has is warned of."""
     read_prompt: Callable[[Row], Example] | None = None
     """Makes the prompt (an example without answer) of a row that needs no answer; None: not resolved yet."""
     prompt_columns: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from utils.data.conversations import first_request
 from utils.data.dataset import Example, InstructionSet, Row
 from utils.data.formats import find_preference
 from utils.data.rows import RawRow, Rows
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -152,8 +155,11 @@ def read_split(name: str, rows: Rows, spec: InstructionSet, on_bad_row: Literal[
         raise DataError(f"{where}: {problem}")
     split = ReadSplit(name, rows, spec, [], [], [], [], BadRows())
 
+    idle = {(column, value) for column, values in spec.choices.items() for value in values}
+
     def read(raw: RawRow) -> tuple[tuple[bytes, bytes, bytes], list[str]]:
         row = _WatchedRow(raw)
+        idle.difference_update([(column, row.get(column)) for column in spec.choices] if idle else ())
         example = spec.read_row(row)
         marks = _mark_example(example, spec.group(row) if spec.group else None)
         return marks, [*row.list_unread(), *(f"{key} of turns" for key in example.unread)]
@@ -164,6 +170,8 @@ def read_split(name: str, rows: Rows, spec: InstructionSet, on_bad_row: Literal[
         for marks_of_kind, mark in zip((split.groups, split.prompts, split.contents), marks, strict=True):
             marks_of_kind.append(mark)
     split.bad.stop(name, len(rows), on_bad_row)
+    for column, value in sorted(idle) if name == "train" else ():
+        logger.warning("dataset.prompt_template: no training row has %s %s; its prompt has no effect", column, value)
     if len(set(split.prompts)) == 1:  # rows that all have the same prompt are told apart by their whole content
         split.prompts[:] = split.contents
         split.groups[:] = split.contents

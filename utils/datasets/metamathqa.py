@@ -8,9 +8,11 @@ Source: Yu et al. 2023, arXiv:2309.12284; the prompt is that of its training (Al
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
-from utils.core.texts import join_answer, read_text
+from pydantic import field_validator
+
+from utils.core.texts import RowError, join_answer, read_text
 from utils.data.dataset import Example, InstructionSet, Row
 from utils.data.formats import QuestionSection
 
@@ -23,6 +25,10 @@ PROMPT = (
 HELD_OUT = 500
 
 
+DEFAULT = "default"
+"""Key of the prompt of rows whose type has none of its own."""
+
+
 class Config(QuestionSection):
     """MetaMathQA."""
 
@@ -30,13 +36,51 @@ class Config(QuestionSection):
 
     OWN_PROMPT = PROMPT
 
+    prompt_template: str | dict[str, str] | None = None  # type: ignore[assignment]  # wider, and only read
+    """The prompt with the column in braces, `Question: {query}\\nAnswer:`; null: that of MetaMathQA's own training. Or
+    a map from a row's `type` to one: {GSM_AnsAug: ..., default: ...}. `default` is for all other types, and for
+    questions of other sets; without it a row of another type is a bad row."""
+
+    @field_validator("prompt_template")
+    @classmethod
+    def _readable_template(cls, value: Any) -> Any:
+        if value == {}:
+            raise ValueError("is empty; name a type of rows and its prompt, or leave the key out")
+        for template in value.values() if isinstance(value, dict) else [value]:
+            QuestionSection._readable_template(template)
+        return value
+
+    def find_conflicts(self) -> dict[str, str]:
+        """Look at each prompt of a map as at one alone."""
+        found = {}
+        for section in self.by_type.values():
+            found.update(QuestionSection.find_conflicts(section))
+        return found
+
+    @property
+    def by_type(self) -> dict[str, Config]:
+        """Give the section of each type's rows, each with one prompt; that of all others under `default`."""
+        if not isinstance(self.prompt_template, dict):
+            return {DEFAULT: self}
+        return {kind: self.model_copy(update={"prompt_template": one}) for kind, one in self.prompt_template.items()}
+
 
 def describe_instructions(config: Config) -> InstructionSet:
     """Answer the four questions; there is no validation split, so 500 rows are held out by their original question."""
-    own_prompt = config.prompt_template is None
+    own_prompt, sections = config.prompt_template is None, config.by_type
+    default = sections.get(DEFAULT)
+    by_type = ("type",) if isinstance(config.prompt_template, dict) else ()
+
+    def read_prompt(row: Row) -> Example:
+        kind = read_text(row, "type") if by_type else DEFAULT
+        section = sections.get(kind, default)
+        if section is None:
+            known = ", ".join(sections)
+            raise RowError(f"is of type {kind}, and dataset.prompt_template is for {known}; add default to it")
+        return section.ask(read_text(row, "query"))
 
     def read_row(row: Row) -> Example:
-        asked, answer = config.ask(read_text(row, "query")), read_text(row, "response")
+        asked, answer = read_prompt(row), read_text(row, "response")
         return replace(asked, answer=answer if own_prompt else join_answer(asked.prompt, answer))
 
     return InstructionSet(
@@ -44,10 +88,11 @@ def describe_instructions(config: Config) -> InstructionSet:
         subset=config.subset,
         revision=config.revision,
         read_row=read_row,
-        ask=config.ask,
-        columns=("query", "response"),
-        read_prompt=lambda row: config.ask(read_text(row, "query")),
-        prompt_columns=("query",),
+        ask=None if default is None else default.ask,
+        columns=("query", "response", *by_type),
+        choices={column: tuple(kind for kind in sections if kind != DEFAULT) for column in by_type},
+        read_prompt=read_prompt,
+        prompt_columns=("query", *(by_type if default is None else ())),
         metrics=("em_strict", "em_flexible", "em_metamath", "invalid_rate"),
         protocol="metamathqa zero-shot, run's own prompt",
         train_split=config.train_split,

@@ -14,7 +14,7 @@ from utils.config.error_messages import suggest
 from utils.config.sections.dataset import InstructionSection
 from utils.config.sections.evaluation import EvaluationSection, SetSection, label_of
 from utils.core import registry
-from utils.core.errors import ConfigError
+from utils.core.errors import ConfigError, Problem
 from utils.data.dataset import InstructionSet, find_dataset_plugin, load_dataset_plugin
 from utils.data.row_files import is_local, is_row_file
 from utils.metrics.metric import load_metric
@@ -42,6 +42,18 @@ class DescribedSet:
         """Metrics that count in the combined score: those the dataset names, as far as they are scored."""
         named = tuple(load_metric(name).name for name in self.spec.combined_metrics)
         return tuple(name for name in named if name in self.spec.metrics) or self.spec.metrics[:1]
+
+
+def ask_otherwise(section: InstructionSection, template: str) -> InstructionSection:
+    """Give the run's set with another prompt, that of evaluation.prompt_template.
+
+    Raises:
+        ConfigError: The set cannot be asked by it.
+    """
+    changed = section.model_copy(update={"prompt_template": template})
+    if problem := changed.find_conflicts().get("prompt_template"):
+        raise ConfigError([Problem(problem, "evaluation.prompt_template")])
+    return changed
 
 
 def describe_sets(

@@ -6,17 +6,17 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.config.sections.dataset import InstructionSection
 from utils.config.sections.evaluation import EvaluationSection
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import ConfigError, DataError, Problem
 from utils.core.texts import list_texts
-from utils.data.dataset import Example, InstructionSet, order_metrics
+from utils.data.dataset import Example, InstructionSet, load_dataset_plugin, order_metrics
 from utils.data.reading import DataProblems
 from utils.data.report import MAX_ROWS, count_unwritable, show_characters
-from utils.evaluation.describing import DescribedSet, describe_sets
+from utils.evaluation.describing import DescribedSet, ask_otherwise, describe_sets
 from utils.evaluation.identity import hash_json
 from utils.evaluation.prompts import (
     Asked,
@@ -130,6 +130,9 @@ def load_evaluation_sets(
     """
     from utils.data.instruction import resolve_set
 
+    if evaluation.prompt_template is not None:
+        own_section = ask_otherwise(own_section, evaluation.prompt_template)
+        own = load_dataset_plugin(own_section.name).describe_instructions(own_section)
     own = resolve_set(own)
     run = _Run(own, encoder, seed, evaluation, answers)
     found, sets = DataProblems(), []
@@ -195,7 +198,7 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
         greedy=spec.greedy and num_answers == 1,
         combined_metrics=described.combined_metrics if spec.combined_metrics else metrics[:1],
         scorer=scorer,
-        facts=rows.facts,
+        facts=rows.facts | _tell_prompt(spec, run.evaluation),
         own_prompt=spec.own_prompt,
         official_truncation=spec.official_truncation,
         questions=[examples[row].question for row in each_row],
@@ -203,6 +206,12 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
         groups=[dict(examples[row].groups) for row in each_row],
         shots=spec.shots if described.is_own else 0,
     )
+
+
+def _tell_prompt(spec: InstructionSet, evaluation: EvaluationSection) -> dict[str, Any]:
+    """Put down the prompt where it is not the one of training."""
+    own = spec.own_prompt or evaluation.prompt_template is None
+    return {} if own else {"prompt_template": evaluation.prompt_template}
 
 
 def _tell_changes(label: str, prompts: EncodedPrompts, limits: PromptLimits) -> None:
@@ -239,7 +248,7 @@ def _ask(own: InstructionSet, example: Example, place: str, label: str) -> Examp
     if own.ask is None:
         raise DataError(
             f"evaluation.sets: {label}: the run's prompt is made of more than one text, so another set's questions "
-            "cannot be put into it; evaluate on sets of the run's own dataset"
+            "cannot be put into it; set evaluation.prompt_template, or evaluate on sets of the run's own dataset"
         )
     if not example.question:
         raise DataError(f"{place}: has no single question that the run's prompt could be made of ({label})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import shutil
 from collections.abc import Mapping
@@ -11,22 +10,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.saved_adapter import ADAPTER_CONFIG, explain_damage
-from utils.config.run_config import EXTENSIONS, RunConfig, find_differences
+from utils.config.run_config import EXTENSIONS
 from utils.core.errors import CheckError, ModelError, UserError
 from utils.merging.output import REPORT_FILE, check_output, open_output, render_report, require_space
+from utils.merging.source import describe_source, name_dtype, open_comparison, release_memory
 from utils.merging.weights import merge_weights, place, switched_off
-from utils.modeling.base_identity import fingerprint_base
-from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.source import resolved_commit
 from utils.modeling.verify import describe_difference, prove_merged
 from utils.modeling.writing import require_writable
 from utils.results.json_file import write_json
 from utils.results.provenance import collect_provenance
-from utils.run_config import load_run_config
 from utils.runs.model_ref import TrainedModel
-from utils.runs.open_model import MERGED_RUN, open_run, open_with_config
-from utils.runs.probe_record import compare_with_record, open_probe
+from utils.runs.open_model import MERGED_RUN
+from utils.runs.probe_record import compare_with_record
 from utils.tasks.probe import Answers, Probe, check_tokenizer
 
 if TYPE_CHECKING:
@@ -66,48 +62,6 @@ class _Merged:
     """How far the adapter on its base is from what the run measured; None where it measured nothing comparable."""
 
 
-def open_adapter_run(name: str, consent: Consent = NO_CONSENT) -> TrainedModel:
-    """Open a run for merging by its folder, its final_model/ or any of its checkpoints; nothing heavy is imported.
-
-    Raises:
-        UserError: It is none of these, or its method leaves nothing to merge.
-    """
-    with explain_damage(name):
-        if (Path(name).expanduser() / REPORT_FILE).is_file():
-            raise UserError(f"--run {name}: is a merged model already ({REPORT_FILE}); there is no adapter in it")
-        trained = open_run(name, consent)
-    _require_mergeable(trained.config, f"--run {name}")
-    if not trained.is_adapter:
-        raise UserError(f"--run {name}: {trained.weights} holds no {ADAPTER_CONFIG}, so there is no adapter to merge")
-    return trained
-
-
-def open_adapter_folder(config_file: str, adapter_path: str, consent: Consent = NO_CONSENT) -> TrainedModel:
-    """Open an adapter in peft's layout that was made elsewhere; nothing heavy is imported.
-
-    The file names its base, task and labels.
-
-    Raises:
-        UserError: There is no such adapter, it is of another method, or its classes are not known.
-    """
-    given = load_run_config(config_file, files=False)
-    with explain_damage(adapter_path):
-        trained = open_with_config(given, adapter_path, consent)
-    _require_mergeable(trained.config, f"--config {config_file}")
-    if not trained.is_adapter:
-        raise UserError(f"--adapter_path {adapter_path}: holds no {ADAPTER_CONFIG}; name a folder in peft's layout")
-    if trained.run is not None and find_differences(trained.config.to_dict(), given.to_dict()):
-        logger.warning(
-            "%s is merged by its own run.yaml; what %s says otherwise has no effect", adapter_path, config_file
-        )
-    return trained
-
-
-def _require_mergeable(config: RunConfig, option: str) -> None:
-    if sentence := config.peft.LIMITS.merge:
-        raise UserError(f"{option}: peft.method {config.peft.method}: {sentence}")
-
-
 def merge_adapter(source: TrainedModel, output: str, options: MergeOptions) -> dict[str, Any]:
     """Merge an adapter; the output appears under its name only when it is proved. No two models are held at a time.
 
@@ -122,18 +76,16 @@ def merge_adapter(source: TrainedModel, output: str, options: MergeOptions) -> d
     target = check_output(output, options.overwrite, [source.weights, source.run or source.weights, base])
     with open_output(target) as folder:
         tokenizer = source.load_tokenizer()
-        probe = open_probe(source, tokenizer, options.num_eval)
-        if not probe.num_rows:
-            raise UserError(f"{source.name}: no row of {probe.rows} gives the tokenizer a token to compare models by")
+        probe = open_comparison(source, tokenizer, options.num_eval)
         as_trained, measured = _answer_as_trained(source, probe, tokenizer)
         merged = _merge_and_write(source, probe, tokenizer, folder, options)
-        _release_memory()
+        release_memory()
         found = _read_back(source, probe, tokenizer, folder)
         proof = prove_merged(merged.trained.logits, merged.without, found.logits, merged.dtype)
         report = {
             "version": 1,
             "output": str(target),
-            "source": _describe_source(source, merged.commit),
+            "source": describe_source(source, merged.commit),
             **{name: getattr(merged, name) for name in ("dtype", "size_bytes", "num_parameters")},
             "tied_embeddings": merged.tied,
             "probe": {"rows": probe.num_rows, "source": probe.rows, **proof},
@@ -165,16 +117,12 @@ def _answer_as_trained(
     try:
         model = source.load_model(tokenizer)
         answers = probe.answer(model)
-        return answers, compare_with_record(source, probe, tokenizer, answers.logits, _name_dtype(model))
+        return answers, compare_with_record(source, probe, tokenizer, answers.logits, name_dtype(model))
     except ModelError as error:
         logger.warning("the adapter cannot be asked on its quantized base here (%s); only the merge is proved", error)
         return None, None
     finally:
-        _release_memory()
-
-
-def _name_dtype(model: PreTrainedModel) -> str:
-    return str(model.dtype).removeprefix("torch.")
+        release_memory()
 
 
 def _merge_and_write(
@@ -185,7 +133,7 @@ def _merge_and_write(
     require_writable(model, tokenizer)
     commit, trained, measured = resolved_commit(model), probe.answer(model), None
     if source.config.model.quantization is None:
-        measured = compare_with_record(source, probe, tokenizer, trained.logits, _name_dtype(model))
+        measured = compare_with_record(source, probe, tokenizer, trained.logits, name_dtype(model))
     with switched_off(model) as possible:
         without = probe.compute_logits(model) if possible else None
     merged, tied = merge_weights(source.config.peft.method, model)
@@ -194,7 +142,7 @@ def _merge_and_write(
     require_space(folder, size_bytes)
     _write(source, merged, tokenizer, folder, options.max_shard_size)
     num_parameters = sum(count for count, _ in sizes.values())
-    return _Merged(trained, without, _name_dtype(merged), size_bytes, num_parameters, tied, commit, measured)
+    return _Merged(trained, without, name_dtype(merged), size_bytes, num_parameters, tied, commit, measured)
 
 
 def _take_generation_config(source: TrainedModel, model: Any) -> None:
@@ -238,27 +186,6 @@ def _read_back(source: TrainedModel, probe: Probe, tokenizer: PreTrainedTokenize
         if info[kind]:
             raise CheckError(f"the written model is not whole: {kind.replace('_', ' ')} {sorted(info[kind])[:3]}")
     return probe.answer(place(model))
-
-
-def _release_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _describe_source(source: TrainedModel, commit: str | None) -> dict[str, Any]:
-    config = source.config
-    return {
-        "run": None if source.run is None else str(source.run),
-        "weights": str(source.weights),
-        "method": config.peft.method,
-        "task_type": config.task_type,
-        "base": config.model.name_or_path,
-        "base_commit": commit,
-        "base_fingerprint": fingerprint_base(config.model),
-    }
 
 
 def _describe_scores(probe: Probe, trained: Answers, merged: Answers) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from utils.core.errors import UserError
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Row: TypeAlias = tuple[str, Mapping[str, Any] | None, Mapping[str, Any] | None]
+"""Of the table: what it is about, how far it is from the first one, its scores."""
 REPORT_FILE = "merge_report.json"
 """The proof; what holds it is a merged model."""
 _SPARE = 64 * 2**20  # tokenizer, configuration, report
@@ -80,27 +82,31 @@ def _rename_away(output: Path) -> None:
 
 def render_report(report: Mapping[str, Any]) -> RenderableType:
     """Build the table: how far the merged model is from the adapter on its base, and both scores."""
+    scores, base = report["scores"], report["as_trained"]
+    rows: list[Row] = [
+        ("adapter on its base", None, scores["adapter"]),
+        ("merged, read back", report["probe"], scores["merged"]),
+    ]
+    if base is not None:
+        rows.append((f"adapter on the {base['quantization']} base, as trained", base, base["score"]))
+    return render_rows(_title(report), rows, scores["names"], _list_notes(report))
+
+
+def render_rows(title: str, rows: Iterable[Row], scored: Iterable[str], notes: Iterable[str]) -> RenderableType:
+    """Build a table of models, each with its distance from the first one and its scores, and notes under it."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    probe, base = report["probe"], report["as_trained"]
-    table = Table(title=Text(_title(report)), title_justify="left", box=box.SIMPLE, pad_edge=False)
-    heads = ["", "largest logit difference", "mean", "same top-1", *report["scores"]["names"]]
-    for index, head in enumerate(heads):
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for index, head in enumerate(["", "largest logit difference", "mean", "same top-1", *scored]):
         table.add_column(Text(head), justify="left" if index == 0 else "right")
-    rows: list[tuple[str, Mapping[str, Any] | None, Mapping[str, Any] | None]] = [
-        ("adapter on its base", None, report["scores"]["adapter"]),
-        ("merged, read back", probe, report["scores"]["merged"]),
-    ]
-    if base is not None:
-        rows.append((f"adapter on the {base['quantization']} base, as trained", base, base["score"]))
     for name, difference, score in rows:
         cells = ["", "", ""] if difference is None else _show_difference(difference)
-        values = [(score or {}).get(each) for each in report["scores"]["names"]]
+        values = [(score or {}).get(each) for each in scored]
         table.add_row(Text(name), *cells, *("-" if value is None else f"{value:.4f}" for value in values))
-    return Group(table, *(Text(each) for each in _list_notes(report)))
+    return Group(table, *(Text(each) for each in notes))
 
 
 def _title(report: Mapping[str, Any]) -> str:
@@ -123,7 +129,7 @@ def _list_notes(report: Mapping[str, Any]) -> list[str]:
     notes = [
         f"logits of {probe['rows']} rows ({probe['source']}), the largest {probe['largest_logit']:.3g}; rounding in "
         f"{report['dtype']} explains {probe['tolerance']:.2g}{share}",
-        f"score: {scores['rows']} rows, {scores['source']}" if scores["names"] else f"no score: {scores['source']}",
+        note_score(scores),
     ]
     if measured := report["as_measured"]:
         notes.append(
@@ -138,3 +144,8 @@ def _list_notes(report: Mapping[str, Any]) -> list[str]:
     if report["tied_embeddings"] is False:
         notes.append("input and output embeddings were tied in the base and differ now: both are written")
     return notes
+
+
+def note_score(scores: Mapping[str, Any]) -> str:
+    """Say on what the models were scored, or why they were not."""
+    return f"score: {scores['rows']} rows, {scores['source']}" if scores["names"] else f"no score: {scores['source']}"

@@ -53,7 +53,7 @@ def merge_weights(method: str, model: PreTrainedModel) -> tuple[PreTrainedModel,
     Gives the plain model, and whether its embeddings are still tied; None: the base's were not.
     """
     plugin: Any = load_adapter(method)
-    shared = _untie(model)
+    shared = untie(model)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"(?s).*(no longer tied|tie_word_embeddings)")  # done by us
@@ -65,7 +65,7 @@ def merge_weights(method: str, model: PreTrainedModel) -> tuple[PreTrainedModel,
     return merged, _tie_equal(merged) if shared else None
 
 
-def _untie(model: nn.Module) -> bool:
+def untie(model: nn.Module) -> bool:
     """Give every module a matrix of its own, and tell whether anything was shared.
 
     Merging into a shared matrix would change both modules, though in the trained model only one had the update.

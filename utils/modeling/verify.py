@@ -71,7 +71,9 @@ def prove_reloaded(trained: Logits, reloaded: Logits, dtype: str) -> dict[str, A
     return {"rows": rows, "largest_logit_difference": difference, "tolerance": tolerance}
 
 
-def prove_merged(trained: Logits, without: Logits | None, merged: Logits, dtype: str) -> dict[str, Any]:
+def prove_merged(
+    trained: Logits, without: Logits | None, merged: Logits, dtype: str, what: str = "merged model"
+) -> dict[str, Any]:
     """Prove that the merged model, read back from disk, answers as the adapter on its base does.
 
     Two figures are judged: the largest difference, and the share of the update that is found again (the
@@ -92,15 +94,35 @@ def prove_merged(trained: Logits, without: Logits | None, merged: Logits, dtype:
     report |= _measure_update(trained, without, merged, scale * _MEASURABLE[dtype])
     if not report["largest_difference"] <= tolerance:
         raise CheckError(
-            f"the merged model is not the trained one: read back from disk, its logits differ by "
+            f"the {what} is not the trained one: read back from disk, its logits differ by "
             f"{report['largest_difference']:.3g} (rounding in {dtype} explains {tolerance:.3g}); nothing was kept"
         )
     if report["update_kept"] is not None and report["update_kept"] < _LEAST_KEPT:
         raise CheckError(
-            f"the merged model keeps only {report['update_kept']:.0%} of what the adapter changes in the logits; if "
+            f"the {what} keeps only {report['update_kept']:.0%} of what the adapter changes in the logits; if "
             f"{dtype} rounds the update away, merge with --dtype float32; nothing was kept"
         )
     return report
+
+
+def prove_converted(
+    trained: Logits, without: Logits, whole: Logits, computed: Logits, found: Logits, dtype: str
+) -> dict[str, Any]:
+    """Prove that a LoRA that was read back is the one that was computed, and measure what it lost of the adapter.
+
+    `whole` are the logits of the base with the adapter's updates added to its weights before they lost rank, `computed`
+    those with the low-rank ones; no file was read for them. A loss by rank is no error: it is what the rank costs.
+
+    Raises:
+        CheckError: The updates are not all that the adapter does, the LoRA is another one than was computed, or numbers
+            are not finite.
+    """
+    prove_merged(trained, without, whole, dtype, "base with the updates that peft converts")
+    proof = prove_merged(computed, without, found, dtype, "written LoRA")
+    scale = proof["largest_logit"]
+    effect = _measure_update(trained, without, found, scale * _MEASURABLE[dtype])
+    rounding = {key: proof[key] for key in ("largest_difference", "tolerance")}
+    return describe_difference(trained, found) | {"largest_logit": scale, "reread": rounding} | effect
 
 
 def record_logits(logits: Logits, dtype: str) -> dict[str, Any]:

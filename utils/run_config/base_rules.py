@@ -87,10 +87,9 @@ def require_fitting_base(config: RunConfig) -> None:
 
 
 def _check_stored(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Check what a checkpoint that is quantized already allows."""
-    if (stored := read_format(base)) is None:
-        return
-    if asked.model.quantization is not None and (problem := checkpoint_problem(asked.model, base)):
+    """Check what a checkpoint that is quantized already allows, and what needs one."""
+    stored = read_format(base)
+    if asked.model.quantization is not None and stored and (problem := checkpoint_problem(asked.model, base)):
         yield "model.quantization", problem
     if problem := format_problem(asked.peft, stored, asked.model.name_or_path):
         yield "peft.method", problem

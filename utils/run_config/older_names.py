@@ -166,7 +166,8 @@ class OlderNames(Rewriter):
             return  # a field of another method's own
         place, value = self._place(path), self.document.remove(path)
         if not isinstance(value, str) or value.lower() not in VARIANTS:
-            self._report(path, place, f"{value!r} is not allowed; set use_dora, use_rslora or init_lora_weights")
+            switches = "use_dora, use_rslora, use_qalora or init_lora_weights"
+            self._report(path, place, f"{value!r} is not allowed; set {switches}")
         elif (switch := VARIANTS[value.lower()]) is None:
             self.notices.append(f"{place}  peft.variant: {value} is what peft.method: lora is; left out")
         elif self.document.get(("peft", switch)) in (None, True):

@@ -83,10 +83,6 @@ OLDER: dict[str, Moved | LeftOut | Refused] = {
     "dataset.strip_prompt": Refused("the prompt is what dataset.prompt_template writes; leave it out"),
     **{f"evaluation.{old}": rule for old, rule in _BEST.items()},
     "generation.output_dir": LeftOut("what a model writes stands in eval_<set>/ of training.output_dir"),
-    "peft.use_qalora": LeftOut(
-        "no group-wise scales are trained", (False, None),
-        "QA-LoRA is not offered; for LoRA on a 4-bit base set model.quantization: nf4, and leave it out",
-    ),
     "peft.lora_init_kwargs": Refused(f"write what is in it as {_INIT_KEYS}"),
     "loraga": Refused(f"set peft.init_lora_weights: lora_ga, and what is in it as {_INIT_KEYS}"),
     "trainer": Refused(
@@ -97,7 +93,7 @@ OLDER: dict[str, Moved | LeftOut | Refused] = {
 """By dotted key; a rule applies wherever the key is written."""
 
 
-VARIANTS = {"lora": None, "vanilla": None, "dora": "use_dora", "rslora": "use_rslora"}
+VARIANTS = {"lora": None, "vanilla": None, "dora": "use_dora", "rslora": "use_rslora", "qalora": "use_qalora"}
 """Values of peft.variant, and the switch that each is."""
 
 WANDB_KEYS = {"name": "training.run_name", "run_name": "training.run_name"}

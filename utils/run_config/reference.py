@@ -109,9 +109,9 @@ def _older_names() -> Iterator[str]:
     yield f"\nRefused, because they live elsewhere: {refused}."
     yield "\n## Keys of earlier versions and like-minded frameworks\n"
     yield "Each is mentioned once. Names of columns and splits are taken where they are those that the set has anyway."
-    yield "A prompt_template may end with the answer's column; peft.variant is lora, dora or rslora; peft.task_type"
-    yield "stands for a task_type at the top; a section `wandb:` is training.wandb; a classifier's `generation:` is"
-    yield "left out.\n"
+    yield "A prompt_template may end with the answer's column; peft.variant is lora, dora, rslora or qalora;"
+    yield "peft.task_type stands for a task_type at the top; a section `wandb:` is training.wandb; a classifier's"
+    yield "`generation:` is left out.\n"
     yield "| key | what becomes of it |"
     yield "|---|---|"
     yield from (f"| `{key}` | {_describe_rule(rule)} |" for key, rule in OLDER.items())

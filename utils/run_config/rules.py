@@ -158,9 +158,11 @@ def _check_limits(
     for key, message in peft.find_conflicts(find_storage(model)).items():
         yield document.problem(f"peft.{key}", message, "unsupported")
     header = read.get("")
-    if isinstance(header, Header) and default_task(header.task_type).GENERATES and peft.LIMITS.causal_lm:
-        message = f"{peft.method} not with task_type: {header.task_type}; {peft.LIMITS.causal_lm}"
-        yield document.problem("peft.method", message, "unsupported")
+    if isinstance(header, Header):
+        generates = default_task(header.task_type).GENERATES
+        if why := peft.LIMITS.causal_lm if generates else peft.LIMITS.classification:
+            message = f"{peft.method} not with task_type: {header.task_type}; {why}"
+            yield document.problem("peft.method", message, "unsupported")
     arguments = read["training"].model_dump(exclude_unset=True) if "training" in read else {}
     for key, reason in _limited_settings(peft, model, read, arguments).items():
         yield document.problem(key, f"not with peft.method: {peft.method}; {reason}", "unsupported")

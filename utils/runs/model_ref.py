@@ -223,7 +223,7 @@ ModelRef: TypeAlias = TrainedModel | PublishedModel
 def _holds_rows(adapted: Any, weights: Path, rows: range) -> bool:
     """Tell whether an adapter brings these embedding rows with it: one by one, or the whole matrix."""
     for config in adapted.peft_config.values():
-        indices = getattr(config, "trainable_token_indices", None) or {}
+        indices = getattr(config, "trainable_token_indices", None) or getattr(config, "token_indices", None) or {}
         listed = indices.values() if isinstance(indices, dict) else [indices]
         if any(set(rows) <= set(each) for each in listed):
             return True

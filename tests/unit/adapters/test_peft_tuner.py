@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from utils.core.errors import ConfigError, ModelError
 
+BASE = Path(__file__).parents[3] / "examples" / "quickstart" / "base"
 SMALL = {
     "vera": {"r": 16}, "oft": {"oft_block_size": 8}, "loha": {"r": 4}, "miss": {"r": 8}, "hra": {"r": 4},
     "fourierft": {"n_frequency": 50}, "road": {"group_size": 16}, "c3a": {"block_size": 16},
@@ -153,3 +155,42 @@ def test_a_resolved_file_means_the_same_run(make_config, tmp_path):
     file = tmp_path / "resolved.yaml"
     file.write_text(config.to_yaml(), encoding="utf-8")
     assert load_run_config(file).to_dict() == config.to_dict()
+
+
+def test_what_a_row_needs_refuses_and_cannot_do(make_config, make_sft):
+    assert "peft.use_asa: not here: its importances stand in no checkpoint" in _mistakes(
+        make_config, method="adamss", use_asa=True
+    )
+    assert "trainable_tokens not with task_type: SEQ_CLS; peft saves no new head" in _mistakes(
+        make_config, method="trainable_tokens", token_indices=[1]
+    )
+    with pytest.raises(ConfigError, match=r"peft\.adapter_len: missing; adaption_prompt needs it"):
+        make_sft(peft={"method": "adaption_prompt"})
+    with pytest.raises(ConfigError, match=r"adaption_prompt is for attention modules, and all-linear names none"):
+        make_sft(
+            peft={"method": "adaption_prompt", "adapter_len": 4, "adapter_layers": 1, "target_modules": "all-linear"}
+        )
+
+
+def test_layers_without_what_a_tuner_trains_are_a_sentence(attach):
+    with pytest.raises(ModelError, match="osf trains nothing in this model"):
+        attach("gpt2", "osf")
+    attached = attach("llama", "beft")
+    with pytest.raises(ModelError, match="the adapter trains biases of layers that have none in the base"):
+        attached.plugin.merge(attached.model)
+
+
+def test_single_tokens_are_trained_wherever_they_are_written(attach, read_logits, tmp_path):
+    base = {"name_or_path": str(BASE)}
+    with pytest.raises(ConfigError, match=r"peft\.token_indices: is empty; name ids of tokens to train"):
+        attach("llama", "trainable_tokens", base, num_labels=None)
+    with pytest.raises(ConfigError, match=r"peft\.token_indices: no token 100000: the model has"):
+        attach("llama", "trainable_tokens", base, num_labels=None, token_indices=[100000])
+    new = {**base, "extra_special_tokens": ["<note>"]}
+    attached = attach("llama", "trainable_tokens", new, num_labels=None, token_indices=[5])
+    chosen = attached.model.peft_config["default"].token_indices
+    assert list(chosen) == [5, attached.tokenizer.convert_tokens_to_ids("<note>")]
+    attached.plugin.save(attached.model, tmp_path)
+    loaded = attached.plugin.load(tmp_path, attached.load_base)
+    expected = read_logits(attached.model, attached.tokenizer)
+    assert (read_logits(loaded, attached.tokenizer) - expected).abs().max() < 1e-6

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.core.errors import DataError
+from utils.core.errors import ConfigError, DataError
 from utils.core.texts import RowError
 from utils.data.dataset import load_dataset_plugin
 from utils.data.instruction import load_generation_rows, resolve_set
@@ -320,3 +320,46 @@ def test_keys_that_agree_are_left_alone(keys):
 def test_metrics_of_ones_own():
     assert describe("custom", path="x", metrics=["em_strict"]).metrics == ("em_strict",)
     assert describe("custom", path="x").metrics == ("exact_match", "token_f1", "rouge_l")
+
+
+BY_TYPE = {"GSM_Rephrased": "Rephrased: {query}\nAnswer:", "GSM_AnsAug": "Q: {query}\nA:"}
+
+
+def test_metamath_asks_each_type_of_rows_by_its_own_prompt():
+    spec = describe("metamathqa", prompt_template={**BY_TYPE, "default": "{query} ="})
+    assert spec.read_row(META_ROW).prompt == "Rephrased: What is 2 plus 3?\nAnswer:"
+    assert spec.read_row({**META_ROW, "type": "GSM_AnsAug"}).prompt == "Q: What is 2 plus 3?\nA:"
+    assert spec.read_row({**META_ROW, "type": "MATH_FOBAR"}).prompt == "What is 2 plus 3? ="
+    assert spec.ask("1 + 1?").prompt == "1 + 1? ="
+    assert spec.prompt_columns == ("query",)
+    with pytest.raises(RowError, match="column type holds"):
+        spec.read_row({**META_ROW, "type": None})
+
+
+def test_a_type_without_a_prompt_is_a_bad_row():
+    spec = describe("metamathqa", prompt_template=BY_TYPE)
+    assert spec.ask is None
+    assert spec.prompt_columns == ("query", "type")
+    message = "is of type MATH_SV, and dataset.prompt_template is for GSM_Rephrased, GSM_AnsAug; add default to it"
+    with pytest.raises(RowError, match=message):
+        spec.read_row({**META_ROW, "type": "MATH_SV"})
+
+
+def test_a_prompt_that_no_row_has_is_warned_of(make_set, caplog):
+    from utils.data.instruction import read_training_rows
+
+    config = metamathqa.Config(path=str(make_set(train=[META_ROW] * 3)), validation_size=0, prompt_template=BY_TYPE)
+    read_training_rows(metamathqa.describe_instructions(config), config, 42)
+    assert "no training row has type GSM_AnsAug; its prompt has no effect" in caplog.text
+    assert "GSM_Rephrased; its" not in caplog.text
+
+
+def test_mistakes_in_a_map_of_prompts(make_config):
+    def mistakes(prompts):
+        with pytest.raises(ConfigError) as caught:
+            make_config("llama", task="CAUSAL_LM", dataset={"name": "metamathqa", "prompt_template": prompts})
+        return str(caught.value)
+
+    assert "is empty; name a type" in mistakes({})
+    assert "names no column in braces" in mistakes({"GSM_SV": "Say something."})
+    assert "the prompt can be made of one column: {query}" in mistakes({"default": "{response}"})

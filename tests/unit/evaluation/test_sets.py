@@ -206,3 +206,20 @@ def test_programs_need_consent_and_answers_enough(
     [known] = load(own, sets=[entry], allow_code_execution=True)
     assert known.references == [{"before": "def f():\n", "tests": "def check(f): pass\ncheck(f)"}]
     assert pass_at_k._Consent.given
+
+
+def test_evaluation_may_ask_by_a_prompt_of_its_own(
+    load: Callable[..., Any], describe: Callable[..., Any], arithmetic: Path, make_set: Any, encoder: Any
+) -> None:
+    row = {"type": "GSM_SV", "query": "2 + 3?", "original_question": "2 + 3?", "response": "The answer is: 5"}
+    own = describe("metamathqa", path=make_set(train=[row] * 3), validation_size=0)
+    [known] = load(own, sets=[{"name": "gsm8k", "path": str(arithmetic)}])
+    [other] = load(own, sets=[{"name": "gsm8k", "path": str(arithmetic)}], prompt_template="Solve {query} =")
+    question = read(arithmetic / "test.jsonl")[0]["question"]
+    assert other.prompts[0] == encoder.tokenizer(f"Solve {question} =")["input_ids"]
+    assert other.prompt_hash != known.prompt_hash
+    assert other.facts["prompt_template"] == "Solve {query} ="
+    assert "prompt_template" not in known.facts
+    assert other.stop == ()
+    with pytest.raises(ConfigError, match=r"evaluation\.prompt_template: the prompt can be made of one column"):
+        load(own, prompt_template="{response}")

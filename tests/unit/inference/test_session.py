@@ -343,7 +343,8 @@ def test_the_runs_own_configuration_wins(sums_run, ask, make_config, caplog, tmp
 
 def test_a_merged_model_is_asked_as_its_run(sums_run, ask, sums, make_run, draw_rows, make_set, tmp_path, read, write):
     """Also where the run's base was quantized: what was written is plain."""
-    from utils.merging.merging import MergeOptions, merge_adapter, open_adapter_run
+    from utils.merging.merging import MergeOptions, merge_adapter
+    from utils.merging.source import open_adapter_run
 
     question = ("--input_text", sums[0]["question"], "--json")
     expected = ask("--run", sums_run, *question)["answers"]

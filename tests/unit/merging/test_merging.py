@@ -8,7 +8,8 @@ import logging
 import pytest
 
 from utils.core.errors import CheckError, UserError
-from utils.merging.merging import MergeOptions, merge_adapter, open_adapter_run
+from utils.merging.merging import MergeOptions, merge_adapter
+from utils.merging.source import open_adapter_run
 
 TEXTS = ["good w1 w2 w3", "the film was not bad", "w9", "a bad bad film w40 w41 w42 w43 w44 w45 w46"]
 SUMS = ["Question: Tom has 4 apples and buys 3 more. How many?\nAnswer: 7", "the 12 birds", "Anna lost 5 of 9 pens."]
@@ -181,6 +182,15 @@ def test_added_tokens_on_an_untied_base(make_sft, train_run, tiny_base, tmp_path
     require_equal(expected, ask_language_model(merged, tokenizer))
     assert report["tied_embeddings"] is None
     assert not torch.equal(merged.lm_head.weight, merged.get_input_embeddings().weight)
+
+
+def test_single_tokens_are_merged(make_sft, train_run, tmp_path):
+    peft = {"method": "trainable_tokens", "token_indices": [5, 9]}
+    run = train_run(make_sft(peft=peft, model__extra_special_tokens=NEW, training__learning_rate=0.1))
+    expected = ask_language_model(run.trainer.model, run.tokenizer)
+    merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "merged"), MergeOptions())
+    model, tokenizer = read_plainly(tmp_path / "merged", classifier=False)
+    require_equal(expected, ask_language_model(model, tokenizer))
 
 
 @pytest.mark.parametrize("bits", ["nf4", "int8"])

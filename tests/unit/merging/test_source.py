@@ -7,7 +7,8 @@ import json
 import pytest
 
 from utils.core.errors import ModelError, UserError
-from utils.merging.merging import MergeOptions, merge_adapter, open_adapter_folder, open_adapter_run
+from utils.merging.merging import MergeOptions, merge_adapter
+from utils.merging.source import open_adapter_folder, open_adapter_run
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from utils.core.errors import ConfigError
 from utils.run_config.load import inspect_run_config
 
 FORMATS = {
@@ -68,3 +69,13 @@ def test_what_peft_cannot_wrap_is_refused(inspect, method, stored):
 def test_dora_is_refused_where_peft_has_none(inspect):
     assert "set peft.use_dora: false" in inspect("gptq", method="lora", use_dora=True)["peft.method"]
     assert inspect("hqq", method="lora", use_dora=True) == {}
+
+
+def test_qalora_is_for_gptq_alone(inspect, make_config):
+    assert inspect("gptq", method="lora", use_qalora=True, qalora_group_size=32) == {}
+    assert "QA-LoRA is for bases in GPTQ" in inspect("hqq", method="lora", use_qalora=True)["peft.method"]
+    found = inspect("gptq", method="lora", use_qalora=True, use_dora=True, init_lora_weights="gaussian")
+    assert "is not with use_dora" in found["peft.use_qalora"]
+    assert "peft draws A anew" in found["peft.init_lora_weights"]
+    with pytest.raises(ConfigError, match=r"QA-LoRA is for bases in GPTQ, and \S+ is not quantized; set peft\.use_q"):
+        make_config("bert", peft={"method": "lora", "use_qalora": True})

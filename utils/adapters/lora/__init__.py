@@ -1,7 +1,8 @@
-"""LoRA and its variants DoRA, rsLoRA and LoRA+, with every initialisation of peft.
+"""LoRA and its variants DoRA, rsLoRA, QA-LoRA and LoRA+, with every initialisation of peft.
 
 Source: Hu et al. 2021, arXiv:2106.09685; DoRA: Liu et al. 2024, arXiv:2402.09353; rsLoRA: Kalajdzievski 2023,
-arXiv:2312.03732; LoRA+: Hayou et al. 2024, arXiv:2402.12354. Of the initialisations see `inits`.
+arXiv:2312.03732; QA-LoRA: Xu et al. 2023, arXiv:2309.14717; LoRA+: Hayou et al. 2024, arXiv:2402.12354. Of the
+initialisations see `inits`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Config(AdapterSection):
     }  # fmt: skip
 
     SAVED_AS: ClassVar[str | None] = "lora"
-    LIMITS: ClassVar[Limits] = Limits(serving=None)
+    LIMITS: ClassVar[Limits] = Limits(serving=None, as_lora=None)
 
     method: Literal["lora"] = "lora"
     lora_r: int = Field(8, ge=1)
@@ -81,6 +82,9 @@ class Config(AdapterSection):
     """Training rows, drawn by the seed, that eva, corda and lora_ga look at."""
     init_batch_size: int = Field(8, ge=1)
     """Rows that eva and lora_ga look at together."""
+    init_cache: bool = False
+    """Keep what eva, corda and lora_ga find in the rows in the cache folder (LORA_NS_CACHE), and take it from there
+    where base, rows and settings are the same."""
     eva_rho: float = Field(2.0, ge=1)
     """eva: a layer's rank may grow to lora_r * eva_rho where its inputs vary most, at the cost of others; 1: none."""
     corda_method: Literal["ipm", "kpm"] = "ipm"
@@ -99,6 +103,10 @@ class Config(AdapterSection):
     """Learn magnitude and direction apart (DoRA)."""
     use_rslora: bool = False
     """Scale by 1 / sqrt(lora_r), which keeps high ranks stable (rsLoRA)."""
+    use_qalora: bool = False
+    """Let A read means over groups of inputs, as a GPTQ base scales its weights in groups (QA-LoRA); for such bases."""
+    qalora_group_size: int = Field(16, ge=1)
+    """use_qalora: inputs in a group; it has to divide the layers' sizes."""
 
     _filled = field_validator("target_modules", "modules_to_save", mode="before")(reject_empty)
     _listed = field_validator("target_modules", mode="before")(split_names)
@@ -134,6 +142,10 @@ class Config(AdapterSection):
             found["init_lora_weights"] = conflict
         if init == "mica" and self.loraplus_lr_ratio is not None:
             found["loraplus_lr_ratio"] = "is not with init_lora_weights: mica, which freezes B; leave it out"
+        if self.use_qalora and self.use_dora:
+            found["use_qalora"] = "is not with use_dora, which peft cannot join with it; leave one of them out"
+        if self.use_qalora and init is not True:
+            found["init_lora_weights"] = "peft draws A anew for use_qalora; leave it out"
         return found
 
     def find_unused(self) -> dict[str, str]:
@@ -146,6 +158,8 @@ class Config(AdapterSection):
         }
         if self.loraplus_lr_ratio is None:
             idle["loraplus_lr_embedding"] = "loraplus_lr_ratio is not set"
+        if not self.use_qalora:
+            idle["qalora_group_size"] = "use_qalora is not set"
         fields = type(self).model_fields
         return {key: why for key, why in idle.items() if getattr(self, key) != fields[key].default}
 
@@ -199,6 +213,8 @@ def _build_peft_config(model: PreTrainedModel, config: Config, context: AttachCo
         init_lora_weights=True if config.init_lora_weights == "loftq" else config.init_lora_weights,  # type: ignore[arg-type]
         use_dora=config.use_dora,
         use_rslora=config.use_rslora,
+        use_qalora=config.use_qalora,
+        qalora_group_size=config.qalora_group_size,
         trainable_token_indices=_find_new_tokens(model, context, config.modules_to_save),
         revision=context.base_commit,
         **_choose_data_pass(config),

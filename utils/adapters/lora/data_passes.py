@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from peft import get_eva_state_dict
-from peft.tuners.lora.corda import preprocess_corda
+from peft.tuners.lora.corda import CordaEigens, preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 
 from utils.adapters.adapter import AttachContext
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
+_EIGENS = ("S_WC", "U_WC", "V_WC")
 _SIMILARITIES = (0.99, 0.9, 0.5)
 """How alike a component has to be to itself before one more batch; looser where two of like size keep turning."""
 _MOST_STEPS = 300
@@ -87,8 +88,8 @@ def _run_eva(
 
 def look_at_inputs(
     model: PreTrainedModel, peft_config: LoraConfig, config: Config, context: AttachContext, names: list[str]
-) -> None:
-    """Leave at every layer what corda needs: its weight's singular vectors seen through the inputs' covariance.
+) -> dict[str, torch.Tensor]:
+    """Find what corda needs of every layer: its weight's singular vectors seen through the inputs' covariance.
 
     Raises:
         ConfigError: There are no rows.
@@ -108,12 +109,13 @@ def look_at_inputs(
             "peft.target_modules: corda cannot see the inputs of one of these modules: no row reaches it, or it reads "
             "one vector for each row, as a pooler does; leave it out by peft.exclude_modules"
         ) from None
+    return {f"{name}.{part}": getattr(model.get_submodule(name).eigens, part) for name in names for part in _EIGENS}
 
 
 def look_at_gradients(
     model: PreTrainedModel, peft_config: LoraConfig, config: Config, context: AttachContext, names: list[str]
-) -> None:
-    """Leave at every layer what lora_ga needs: its weight's mean gradient over the rows.
+) -> dict[str, torch.Tensor]:
+    """Find what lora_ga needs of every layer that learns: its weight's mean gradient over the rows.
 
     Raises:
         ConfigError: There are no rows.
@@ -124,6 +126,18 @@ def look_at_gradients(
             model(**_to(batch, model)).loss.backward()
 
     preprocess_loraga(model, peft_config, run_rows)
+    layers = {name: model.get_submodule(name) for name in names}
+    return {name: layer._peft_loraga_grad for name, layer in layers.items() if hasattr(layer, "_peft_loraga_grad")}
+
+
+def leave_at_layers(model: PreTrainedModel, found: dict[str, torch.Tensor], names: list[str]) -> None:
+    """Leave at the layers, where peft looks for it, what corda or lora_ga found."""
+    for name in names:
+        layer: Any = model.get_submodule(name)
+        if name in found:
+            layer._peft_loraga_grad = found[name]
+        elif f"{name}.{_EIGENS[0]}" in found:
+            layer.eigens = CordaEigens(**{part: found[f"{name}.{part}"] for part in _EIGENS})
 
 
 def _draw(config: Config, context: AttachContext, batch_size: int) -> list[Batch]:

@@ -21,7 +21,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from utils.adapters.adapter import AttachContext
-from utils.adapters.lora.data_passes import find_eva_start, look_at_gradients, look_at_inputs
+from utils.adapters.lora.data_passes import find_eva_start, leave_at_layers, look_at_gradients, look_at_inputs
+from utils.adapters.lora.init_cache import keep
 from utils.adapters.lora.inits import kind_of, refuse_quantized, rewrites_base
 from utils.adapters.lora.plain_saving import ADAPTER, LoraInitClassifier, LoraInitLanguageModel
 from utils.adapters.targets import shape_of
@@ -61,8 +62,7 @@ def attach_started(
     if not context.num_rows and next(model.parameters()).is_meta:
         return _attach_uncomputed(model, peft_config, kind, {sum(shape_of(layer)) for _, layer in layers})
     with _on_device(model, context):
-        look: Any = {"eva": find_eva_start, "corda": look_at_inputs, "lora_ga": look_at_gradients}.get(kind_of(init))
-        found = look(model, peft_config, config, context, [name for name, _ in layers]) if look else None
+        found = _look_at_rows(model, peft_config, config, context, [name for name, _ in layers])
         adapted = kind(model, peft_config)
         if found is not None:
             _give_start(adapted, found)
@@ -71,6 +71,20 @@ def attach_started(
         if rewrites_base(init):
             adapted.keep_start()
     return adapted  # type: ignore[no-any-return]
+
+
+def _look_at_rows(
+    model: PreTrainedModel, peft_config: LoraConfig, config: Config, context: AttachContext, names: list[str]
+) -> dict[str, torch.Tensor] | None:
+    """Learn from rows what the initialisation starts from; only eva's start is given to an adapter that is there."""
+    looks: Any = {"eva": find_eva_start, "corda": look_at_inputs, "lora_ga": look_at_gradients}
+    if (look := looks.get(kind_of(config.init_lora_weights))) is None:
+        return None
+    found = keep(lambda: look(model, peft_config, config, context, names), model, config, context, names)
+    if look is find_eva_start:
+        return found
+    leave_at_layers(model, found, names)
+    return None
 
 
 def _attach_uncomputed(model: PreTrainedModel, peft_config: LoraConfig, kind: Any, sizes: set[int]) -> PreTrainedModel:

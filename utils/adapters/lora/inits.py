@@ -17,9 +17,9 @@ INITS = (
 )  # fmt: skip
 """Every name; the number in `pissa_niter_16` may be another."""
 ONLY_FOR = {
-    "init_rows": ("eva", "corda", "lora_ga"), "init_batch_size": ("eva", "lora_ga"), "eva_rho": ("eva",),
-    "corda_method": ("corda",), "lora_ga_direction": ("lora_ga",), "lora_ga_scale": ("lora_ga",),
-    "lora_ga_stable_gamma": ("lora_ga",),
+    **dict.fromkeys(("init_rows", "init_cache"), ("eva", "corda", "lora_ga")),
+    **dict.fromkeys(("lora_ga_direction", "lora_ga_scale", "lora_ga_stable_gamma"), ("lora_ga",)),
+    "init_batch_size": ("eva", "lora_ga"), "eva_rho": ("eva",), "corda_method": ("corda",),
 }  # fmt: skip
 """Settings that some initialisations read."""
 _REWRITE = ("pissa", "olora", "corda", "lora_ga")

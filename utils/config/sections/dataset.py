@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from utils.config.section import Section
-from utils.core.texts import PromptTemplate, parse_split
+from utils.core.texts import parse_split, require_columns
 
 
 class DatasetSection(Section):
@@ -85,7 +85,7 @@ class InstructionSection(DatasetSection):
 
     prompt_template: str | None = None
     """CAUSAL_LM: the prompt with columns in braces, `Question: {question}\\nAnswer:`; null: the dataset's own. It is
-    the prompt in training, evaluation and inference."""
+    the prompt in training and inference, and in evaluation unless evaluation.prompt_template is another."""
     as_chat: bool = False
     """CAUSAL_LM: put prompt and answer through the model's chat template, as a user's and an assistant's turn."""
     system_prompt: str | None = None
@@ -121,9 +121,7 @@ class InstructionSection(DatasetSection):
     @field_validator("prompt_template")
     @classmethod
     def _readable_template(cls, value: str | None) -> str | None:
-        if value is not None and not PromptTemplate.parse(value).columns:
-            raise ValueError("names no column in braces, so that every prompt would be the same; write {question}, say")
-        return value
+        return value if value is None else require_columns(value)
 
     @field_validator("train_split", "validation_split")
     @classmethod

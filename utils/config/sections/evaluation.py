@@ -13,7 +13,7 @@ from utils.config.error_messages import suggest
 from utils.config.section import Section
 from utils.config.sections.model import is_local
 from utils.core import registry
-from utils.core.texts import FILE_KINDS
+from utils.core.texts import FILE_KINDS, require_columns
 
 EVALUATE_PREFIX = "evaluate:"
 """Begins the name of a metric of the library evaluate."""
@@ -103,6 +103,9 @@ class EvaluationSection(Section):
     """Evaluate after training."""
     sets: list[str | SetSection] | None = Field(None, min_length=1)
     """Sets by name, or as {name, path, subset, split, label, metrics ...}; null: the run's own set."""
+    prompt_template: str | None = None
+    """Ask by this prompt, written as dataset.prompt_template is, instead of the one that is trained on; sets with a
+    prompt of their own keep it. Scores by different prompts are never compared. null: the prompt of training."""
     max_samples: int | None = Field(None, ge=1)
     """Answer the first so many prompts of each set; such results are marked partial. null: all."""
     max_prompt_length: int | None = Field(None, ge=1)
@@ -126,6 +129,11 @@ class EvaluationSection(Section):
     """The judge of TruthfulQA's answers."""
     longbench: LongBenchSection = LongBenchSection()
     """The judge of LongBench's answers."""
+
+    @field_validator("prompt_template")
+    @classmethod
+    def _readable_template(cls, value: str | None) -> str | None:
+        return value if value is None else require_columns(value)
 
     @field_validator("sets", "retention", mode="before")
     @classmethod

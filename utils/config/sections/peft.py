@@ -19,6 +19,8 @@ class Limits:
     """On a 4-bit or 8-bit base."""
     causal_lm: str | None = None
     """For a language model, which has no new head."""
+    classification: str | None = None
+    """For a classifier, whose new head is trained whole."""
     packing: str | None = None
     """With several documents in one row."""
     gradient_checkpointing: str | None = None
@@ -27,6 +29,8 @@ class Limits:
     """With the weights spread over processes (FSDP, ZeRO-3)."""
     merge: str | None = None
     """Merging into the base weights."""
+    as_lora: str | None = "peft converts no adapter of this method into LoRA"
+    """Being converted into a LoRA of some rank."""
     serving: str | None = (
         "it takes adapters of lora alone; merge it into its base by merge_adapter.py, and serve the merged model"
     )

@@ -137,7 +137,7 @@ class Task(task.Task):
     def count_texts(cls, dataset: DatasetSection) -> int:
         """Count the columns that a prompt is made of."""
         template = getattr(dataset, "prompt_template", None)
-        if template is not None and len(columns := PromptTemplate.parse(template).columns) > 1:
+        if isinstance(template, str) and len(columns := PromptTemplate.parse(template).columns) > 1:
             return len(columns)
         spec = load_dataset_plugin(dataset.name).describe_instructions(dataset)
         return 1 if spec.ask is not None or spec.resolve is not None else max(1, len(spec.prompt_columns))

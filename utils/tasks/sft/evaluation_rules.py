@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import explain_unservable
 from utils.config.error_messages import suggest
+from utils.config.sections.dataset import InstructionSection
 from utils.config.sections.model import is_local
 from utils.core import registry
 from utils.core.errors import ConfigError, DataError, Problem
 from utils.data.dataset import load_dataset_plugin
-from utils.evaluation.describing import DescribedSet, describe_sets
+from utils.evaluation.describing import DescribedSet, ask_otherwise, describe_sets
 from utils.evaluation.history import COMBINED, name_score
 from utils.evaluation.sets import check_metrics
 from utils.metrics.metric import load_metric
@@ -122,17 +123,26 @@ def find_evaluation_mistakes(config: RunConfig, files: bool = True) -> Iterator[
     if evaluation.steps is not None and saving == "best":
         message = "best saves by the loss alone, and not what evaluation.steps evaluates; use steps or epoch"
         yield "training.save_strategy", message
-    if files:
-        yield from _find_retention_mistakes(config, evaluation)
     if evaluation.server is not None and (reason := explain_unservable(config.peft)):
         yield "evaluation.server", f"{reason}; or leave evaluation.server out"
     if COMBINED in [each.shown_label for each in evaluation.set_sections or ()]:
         yield "evaluation.sets", f"{COMBINED} is the name of the sum of all sets; give the set another label"
+    yield from _find_prompt_mistakes(config, evaluation)
     if files:
+        yield from _find_retention_mistakes(config, evaluation)
         yield from _find_set_mistakes(config, evaluation)
     chosen = config.arguments.get("metric_for_best_model")
     if chosen is not None and not is_loss(config):
         yield from _find_choice_mistakes(config, evaluation, str(chosen))
+
+
+def _find_prompt_mistakes(config: RunConfig, evaluation: EvaluationSection) -> Iterator[tuple[str, str]]:
+    if evaluation.prompt_template is None:
+        return
+    try:
+        ask_otherwise(config.section(InstructionSection), evaluation.prompt_template)
+    except ConfigError as error:
+        yield "evaluation.prompt_template", error.problems[0].message
 
 
 def _find_choice_mistakes(config: RunConfig, evaluation: EvaluationSection, chosen: str) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,160 @@
+"""Computes the LoRA of some rank that comes nearest to an adapter, by peft's conversion, and what the rank costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from utils.core.errors import CheckError, ModelError, UserError
+from utils.merging.weights import untie
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+    from torch import nn
+    from transformers import PreTrainedModel
+
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A LoRA in memory."""
+
+    config: LoraConfig
+    tensors: dict[str, torch.Tensor]
+    """As adapter_model.safetensors holds them, modules that were trained whole among them."""
+    kept: dict[str, Any]
+    """Shares of the update's squared size that the rank holds: of all layers, and of the layer that lost most."""
+
+
+def convert(model: PreTrainedModel, rank: int) -> Converted:
+    """Compute the LoRA; alpha is the rank, so that a server scales it by 1.
+
+    Raises:
+        ModelError: peft cannot convert what this adapter holds.
+        UserError: A layer has no such rank.
+        CheckError: The adapter holds numbers that are not finite.
+    """
+    from peft.tuners.lora.conversion import convert_to_lora
+
+    layers = dict(_find_layers(model))
+    if getattr(model.peft_config["default"], "use_dora", False):  # type: ignore[index]
+        raise ModelError("peft's conversion leaves out the magnitudes of DoRA; merge it instead")
+    try:
+        config, tensors = convert_to_lora(model, rank)
+    except TypeError as error:
+        raise ModelError(f"peft converts no such adapter into LoRA ({error}); merge it instead") from error
+    except ValueError as error:
+        if "rank" in str(error):
+            raise UserError(f"--as_lora {rank}: is more than a layer's own size; choose a lower rank") from error
+        raise ModelError(f"peft does not convert this adapter into LoRA ({error}); merge it instead") from error
+    tensors = {key: each for key, each in tensors.items() if ".lora_" in key}
+    ranks = {name: int(tensors[f"{name}.lora_A.weight"].shape[0]) for name in layers}
+    _settle(config, model, ranks)
+    return Converted(config, tensors | dict(_list_whole(model)), _measure(layers, tensors))
+
+
+def put_in_place(model: PreTrainedModel, converted: Converted) -> Iterator[str]:
+    """Add updates to the base's own weights, for a model whose adapters are switched off.
+
+    Gives its turn at each step: `whole` when the updates are in as peft converts them, `converted` when the low-rank
+    ones are. The first has to answer as the adapter does: what is no update of weights is not converted.
+    """
+    import torch
+
+    untie(model)
+    layers = dict(_find_layers(model))
+    own = {name: layer.get_base_layer().weight.detach().to("cpu", copy=True) for name, layer in layers.items()}
+    with torch.no_grad():
+        for step in ("whole", "converted"):
+            for name, layer in layers.items():
+                weight = layer.get_base_layer().weight
+                weight.copy_(own[name])
+                update = _find_update(layer) if step == "whole" else _multiply(layer, name, converted.tensors)
+                weight.copy_((weight.float() + update.to(weight.device)).to(weight.dtype))
+            yield step
+
+
+def _find_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Find the layers that hold an update.
+
+    Raises:
+        ModelError: One of them is no linear layer.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            if not isinstance(module.get_base_layer(), (nn.Linear, Conv1D)):
+                raise ModelError(f"{name.removeprefix(_PREFIX)} is no linear layer, and peft converts no others")
+            yield name, module
+
+
+def _settle(config: LoraConfig, model: nn.Module, ranks: dict[str, int]) -> None:
+    """Name the layers and their ranks as shortly as they can be, so that servers understand them."""
+    most: int = max(set(ranks.values()), key=list(ranks.values()).count)
+    made: Any = model.peft_config["default"]  # type: ignore[union-attr, index]
+    names = {name.removeprefix(_PREFIX): each for name, each in ranks.items()}
+    short = {name.rpartition(".")[2] for name in names}
+    paths = {name.removeprefix(_PREFIX) for name, _ in model.named_modules()}
+    alike = {each for each in paths if each.rpartition(".")[2] in short}
+    config.target_modules = short if alike == set(names) else set(names)
+    config.r = config.lora_alpha = most
+    config.rank_pattern = {name: each for name, each in names.items() if each != most}
+    config.alpha_pattern = dict(config.rank_pattern)
+    config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+    config.task_type, config.revision = made.task_type, made.revision
+
+
+def _list_whole(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Give the tensors of modules that are trained whole, by the names that peft saves them under."""
+    from peft import get_peft_model_state_dict
+    from peft.utils import ModulesToSaveWrapper
+
+    whole = [f"{name}." for name, each in model.named_modules() if isinstance(each, ModulesToSaveWrapper)]
+    for key, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items():
+        if key.startswith(tuple(whole)):
+            yield key, tensor.contiguous()
+
+
+def _measure(layers: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    import torch
+
+    shares, total, lost = {}, 0.0, 0.0
+    with torch.no_grad():
+        for name, layer in layers.items():
+            update = _find_update(layer)
+            size = float(update.square().sum())
+            missing = float((update - _multiply(layer, name, tensors).to(update.device)).square().sum())
+            total, lost = total + size, lost + missing
+            shares[name.removeprefix(_PREFIX)] = 1 - missing / size if size else 1.0
+    if not math.isfinite(total):
+        raise CheckError("the adapter holds numbers that are not finite: its training diverged")
+    if not total:
+        raise UserError("the adapter changes no weight, so there is nothing to convert; was it trained?")
+    least = min(shares, key=shares.__getitem__)
+    return {"share": 1 - lost / total, "least": shares[least], "layer": least}
+
+
+def _find_update(layer: Any) -> torch.Tensor:
+    """Compute what an adapter adds to a layer's weight, in float32."""
+    weight = layer.get_base_layer().weight.float()
+    if not hasattr(layer, "miss_fn"):
+        return layer.get_delta_weight("default").float()  # type: ignore[no-any-return]
+    if layer.miss_fn == "bat":
+        return layer.get_delta_weight("default", weight).float()  # type: ignore[no-any-return]
+    return layer.get_delta_weight_miss("default", weight).float() - weight  # type: ignore[no-any-return]
+
+
+def _multiply(layer: Any, name: str, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Multiply a layer's two matrices, laid out as its weight is."""
+    from torch import nn
+
+    first, second = (tensors[f"{name}.lora_{each}.weight"].float() for each in "AB")
+    update = second @ first
+    return update if isinstance(layer.get_base_layer(), nn.Linear) else update.T

@@ -1,0 +1,112 @@
+"""What is merged or converted: an adapter and its base, found before anything heavy is imported."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.adapters.saved_adapter import ADAPTER_CONFIG, explain_damage
+from utils.config.run_config import RunConfig, find_differences
+from utils.core.errors import UserError
+from utils.merging.output import REPORT_FILE
+from utils.modeling.base_identity import fingerprint_base
+from utils.modeling.consent import NO_CONSENT, Consent
+from utils.run_config import load_run_config
+from utils.runs.model_ref import TrainedModel
+from utils.runs.open_model import open_run, open_with_config
+from utils.runs.probe_record import open_probe
+from utils.tasks.probe import Probe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+
+def open_adapter_run(name: str, consent: Consent = NO_CONSENT, as_lora: bool = False) -> TrainedModel:
+    """Open a run by its folder, its final_model/ or any of its checkpoints; nothing heavy is imported.
+
+    It is for merging, or with `as_lora` for being converted.
+
+    Raises:
+        UserError: It is none of these, or its method leaves nothing to merge, or to convert.
+    """
+    with explain_damage(name):
+        if (Path(name).expanduser() / REPORT_FILE).is_file():
+            raise UserError(f"--run {name}: is a merged model already ({REPORT_FILE}); there is no adapter in it")
+        trained = open_run(name, consent)
+    _require_able(trained.config, f"--run {name}", as_lora)
+    if not trained.is_adapter:
+        raise UserError(f"--run {name}: {trained.weights} holds no {ADAPTER_CONFIG}, so there is no adapter to merge")
+    return trained
+
+
+def open_adapter_folder(
+    config_file: str, adapter_path: str, consent: Consent = NO_CONSENT, as_lora: bool = False
+) -> TrainedModel:
+    """Open an adapter in peft's layout that was made elsewhere; nothing heavy is imported.
+
+    The file names its base, task and labels.
+
+    Raises:
+        UserError: There is no such adapter, it is of another method, or its classes are not known.
+    """
+    given = load_run_config(config_file, files=False)
+    with explain_damage(adapter_path):
+        trained = open_with_config(given, adapter_path, consent)
+    _require_able(trained.config, f"--config {config_file}", as_lora)
+    if not trained.is_adapter:
+        raise UserError(f"--adapter_path {adapter_path}: holds no {ADAPTER_CONFIG}; name a folder in peft's layout")
+    if trained.run is not None and find_differences(trained.config.to_dict(), given.to_dict()):
+        logger.warning(
+            "%s is read by its own run.yaml; what %s says otherwise has no effect", adapter_path, config_file
+        )
+    return trained
+
+
+def _require_able(config: RunConfig, option: str, as_lora: bool) -> None:
+    limits = config.peft.LIMITS
+    if sentence := limits.as_lora if as_lora else limits.merge:
+        raise UserError(f"{option}: peft.method {config.peft.method}: {sentence}")
+
+
+def open_comparison(source: TrainedModel, tokenizer: PreTrainedTokenizerBase, num_eval: int) -> Probe:
+    """Open the rows by whose answers models are compared.
+
+    Raises:
+        UserError: The tokenizer makes no token of them.
+    """
+    probe = open_probe(source, tokenizer, num_eval)
+    if not probe.num_rows:
+        raise UserError(f"{source.name}: no row of {probe.rows} gives the tokenizer a token to compare models by")
+    return probe
+
+
+def name_dtype(model: PreTrainedModel) -> str:
+    """Name the type of a model's weights, without `torch.`."""
+    return str(model.dtype).removeprefix("torch.")
+
+
+def release_memory() -> None:
+    """Free what a model held that nobody refers to any more."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def describe_source(source: TrainedModel, commit: str | None) -> dict[str, Any]:
+    """Say for a report what was read."""
+    config = source.config
+    return {
+        "run": None if source.run is None else str(source.run),
+        "weights": str(source.weights),
+        "method": config.peft.method,
+        "task_type": config.task_type,
+        "base": config.model.name_or_path,
+        "base_commit": commit,
+        "base_fingerprint": fingerprint_base(config.model),
+    }
