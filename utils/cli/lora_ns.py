@@ -6,7 +6,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 
-from utils.core.project import COMMANDS, IS_INSTALLED, ROOT, VERSION
+from utils.core.project import COMMANDS, IS_INSTALLED, PACKAGE, ROOT, VERSION
 
 _TAKES_CONFIG = ("train", "benchmark")
 _USAGE = f"""usage: lora-ns COMMAND ...
@@ -18,6 +18,7 @@ _USAGE = f"""usage: lora-ns COMMAND ...
   lora-ns merge --run FOLDER ...         merge an adapter into its base
   lora-ns benchmark SUITE ...            run tasks x methods x seeds into one table
   lora-ns validate FILE ...              check configuration files
+  lora-ns compare RUN RUN ...            in what finished runs differ: settings, scores, costs
   lora-ns version                        name the version and where it lies
 
 lora-ns COMMAND --help says more. lora-ns {VERSION}"""
@@ -33,6 +34,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if command in ("version", "--version"):
         print(f"lora-ns {VERSION}  {ROOT}{'' if IS_INSTALLED else ' (a clone)'}")
         return 0
+    if command == "compare":
+        sys.argv = ["lora-ns compare", *rest]
+        runpy.run_module(f"{PACKAGE}.runs.compare", run_name="__main__")
     if command == "plan":
         command, rest = "train", [*rest, "--plan"]
     if command not in COMMANDS:

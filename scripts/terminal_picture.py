@@ -1,0 +1,40 @@
+"""Draws the end of the quickstart as the terminal shows it: docs/pictures/quickstart.svg, from a real run.
+
+python scripts/terminal_picture.py
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+ROOT = Path(__file__).parent.parent
+PICTURE = ROOT / "docs" / "pictures" / "quickstart.svg"
+COMMAND = "python train.py --config configs/quickstart.yaml"
+WIDTH, NUM_LINES = 104, 33
+
+
+def main() -> None:
+    """Run the quickstart in a folder that is thrown away, and draw what it said last."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [sys.executable, *COMMAND.split()[1:], f"training.output_dir={folder}/outputs/quickstart"]
+        environment = {**os.environ, "COLUMNS": str(WIDTH)}
+        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        shown = done.stderr.replace(f"{folder}/", "").replace(sys.executable, "python")
+    lines = [re.sub(r"\.venv/bin/", "", line) for line in shown.splitlines() if "tensorboard" not in line]
+    console = Console(record=True, width=WIDTH, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    console.print(Text.from_ansi("\n".join([f"$ {COMMAND}", "...", *lines[-NUM_LINES:]])))
+    svg = re.sub(r"\s*@font-face \{.*?\}", "", console.export_svg(title="lora-ns"), flags=re.DOTALL)
+    PICTURE.parent.mkdir(exist_ok=True)
+    PICTURE.write_text(svg, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What differs between runs, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from utils.core.errors import UserError
+from utils.results.record import ParamCounts, RunRecord, write_record
+from utils.run_config import load_run_config
+from utils.runs.compare import compare_runs
+
+
+def make_run(folder: Path, score: float, *words: str) -> Path:
+    folder.mkdir()
+    config = load_run_config("quickstart", [f"training.output_dir={folder}", *words])
+    (folder / "run.yaml").write_text(config.to_yaml())
+    interval = {"accuracy": [score - 0.1, score + 0.1]}
+    metrics = {"accuracy": score, "loss": 0.3}
+    counts = ParamCounts(trainable=7)
+    method = config.peft.method
+    write_record(
+        folder, RunRecord("success", "q", "SEQ_CLS", method, metrics=metrics, interval=interval, params=counts)
+    )
+    return folder
+
+
+def test_settings_that_differ_stand_beside_scores(tmp_path):
+    runs = [make_run(tmp_path / "one", 0.8), make_run(tmp_path / "two", 0.9, "peft.lora_r=16", "seed=1"),
+            make_run(tmp_path / "three", 0.7, "peft.method=none")]  # fmt: skip
+    answer = compare_runs(runs)
+    assert answer["configuration"]["peft.lora_r"] == [8, 16, None]
+    assert answer["configuration"]["seed"] == [42, 1, 42]
+    assert answer["configuration"]["peft.method"] == ["lora", "lora", "none"]
+    assert "training.output_dir" not in answer["configuration"], "a folder decides no number"
+    assert "dataset.path" not in answer["configuration"]
+    assert answer["measured"]["accuracy x100"] == [
+        "80.00 [70.00, 90.00]",
+        "90.00 [80.00, 100.00]",
+        "70.00 [60.00, 80.00]",
+    ]
+    assert answer["measured"]["trainable parameters"] == [7, 7, 7]
+
+
+def test_a_folder_without_a_record_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no results\.json here"):
+        compare_runs([tmp_path])

@@ -1,0 +1,103 @@
+"""`lora-ns compare RUN...`: in what runs differ, their configuration and what was measured, as one table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from utils.cli.command_line import Answer, build_parser, run_cli
+from utils.config.run_config import find_differences, flatten
+from utils.core.errors import UserError
+from utils.core.terminal import build_console
+from utils.results.labels import is_score, scale
+from utils.results.record import RunRecord, read_record
+from utils.run_config import load_run_config
+
+DESCRIPTION = """Compare finished runs: settings that differ, scores with their intervals, costs.
+
+  lora-ns compare outputs/lora outputs/full
+  lora-ns compare outputs/*/ --json"""
+_ABSENT = "-"
+
+
+def main(arguments: argparse.Namespace) -> Answer:
+    """Print the table, and give it for `--json`."""
+    answer = compare_runs([Path(each).expanduser() for each in arguments.runs])
+    if not arguments.json:
+        _print(answer)
+    return answer
+
+
+def compare_runs(folders: list[Path]) -> Answer:
+    """Put beside each other what differs between runs; each row has a value for each folder.
+
+    Raises:
+        UserError: A folder holds no finished run.
+    """
+    records, configs = [], []
+    for folder in folders:
+        record = read_record(folder)
+        if record is None:
+            raise UserError(f"{folder}: no results.json here; name the training.output_dir of a finished run")
+        records.append(record)
+        configs.append(load_run_config(folder / "run.yaml", files=False))
+    written = [each.to_dict() for each in configs]
+    # Against the first: what two others differ in, one of them differs in from it.
+    keys = {key for each in written[1:] for key in find_differences(written[0], each)}
+    # What a method alone has is told where it is not its default.
+    chosen = {f"peft.{key}" for each in configs for key in each.peft.model_dump(exclude_defaults=True)} | {
+        "peft.method"
+    }
+    keys = {key for key in keys if not key.startswith("peft.") or ".".join(key.split(".")[:2]) in chosen}
+    flat = [flatten(each) for each in written]
+    measured = [_list_measured(each) for each in records]
+    rows = list(dict.fromkeys(name for each in measured for name in each))
+    return {
+        "status": "success",
+        "runs": [str(folder) for folder in folders],
+        "configuration": {key: [each.get(key) for each in flat] for key in sorted(keys)},
+        "measured": {name: [each.get(name) for each in measured] for name in rows},
+    }
+
+
+def _list_measured(record: RunRecord) -> dict[str, Any]:
+    """List a record's scores, x100 where they are shares, with their intervals; and its costs."""
+    rows: dict[str, Any] = {"status": record.status}
+    for name, value in record.metrics.items():
+        if value is not None:
+            bounds = [f"{scale(name, each):.2f}" for each in record.interval.get(name, ())]
+            shown = f"{scale(name, value):.2f}" if is_score(name) else f"{value:.4g}"
+            rows[f"{name}{' x100' if is_score(name) else ''}"] = f"{shown} [{', '.join(bounds)}]" if bounds else shown
+    costs = {
+        "trainable parameters": record.params.trainable,
+        "peak memory (GB)": record.memory.peak_vram_gb or record.memory.peak_rss_gb,
+        "training time (s)": record.time.train_runtime_s,
+    }
+    return rows | {name: round(value, 2) for name, value in costs.items() if value is not None}
+
+
+def _print(answer: Answer) -> None:
+    from rich.table import Table
+
+    table = Table(show_lines=False)
+    table.add_column("", style="bold", overflow="fold")
+    for name in answer["runs"]:
+        table.add_column(name, overflow="fold")
+    for part in ("configuration", "measured"):
+        for key, values in answer[part].items():
+            table.add_row(key, *(_ABSENT if value is None else str(value) for value in values))
+        table.add_section()
+    build_console().print(table)
+
+
+def build() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = build_parser("lora-ns compare", DESCRIPTION)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of finished runs, the first to compare with")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main, build(), sys.argv[1:]))
