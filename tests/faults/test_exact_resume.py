@@ -122,6 +122,31 @@ def test_a_language_model(method, step, prepare_run, make_sft, tmp_path):
     compare(prepare_run, tmp_path, _Ask(step), step, configure)
 
 
+PAIRS = {
+    "name": "custom", "path": str(Path(__file__).parents[2] / "examples" / "quickstart" / "preference"),
+    "prompt_template": "Question: {question}\nAnswer:", "max_train_samples": 48, "max_eval_samples": 8,
+}  # fmt: skip
+OTHER_TASKS: dict[str, dict[str, Any]] = {
+    "dpo": {"dataset": PAIRS, "dpo": {"max_length": 128, "loss_type": ["sigmoid", "sft"]}, "peft": LORA},
+    "dpo-full": {"dataset": PAIRS, "dpo": {"max_length": 128}, "peft": METHODS["full"]},
+    "grpo": {
+        "grpo": {"rewards": {"em_flexible": 1.0, "token_f1": 1.0}, "max_completion_length": 24, "num_generations": 4,
+                 "num_iterations": 3, "max_prompt_length": 128},
+        "peft": LORA,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["dpo", pytest.param("dpo-full", marks=pytest.mark.slow), "grpo"])
+def test_preferences_and_rewards(task, prepare_run, make_sft, tmp_path):
+    """The reference's log-probabilities, and answers that are learnt from three times, are those of before."""
+
+    def configure(run: Path) -> Any:
+        return make_sft(**{**SFT, "training__output_dir": str(run), **OTHER_TASKS[task]})
+
+    compare(prepare_run, tmp_path, _Ask(5), 5, configure)
+
+
 @pytest.mark.parametrize("step", [5, 10])
 def test_an_evaluation_that_is_cut_off_is_made_up_for(step, prepare_run, make_config, tmp_path):
     """At the end of an epoch, and of the last one: the best step is found as if nothing had happened."""

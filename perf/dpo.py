@@ -1,0 +1,163 @@
+"""Measures preference tuning: pairs per second and peak memory of our DPO and of TRL's DPOTrainer.
+
+Both train LoRA on all linear layers of a Llama shape of 26 M parameters besides the embeddings' with random weights,
+float32, on the same pairs in the same order. Each run is a process of its own; they take turns, and medians are printed
+with the losses, which must agree. `padded` pads batches, `precomputed` takes the reference from before training.
+
+  python perf/dpo.py --rows ../shared/data/preference/dpo_en_demo.json --tokenizer ../shared/data/tokenizers/qwen2.5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+KINDS = ("trl", "padded", "ours", "precomputed")
+
+
+def main() -> None:
+    """Run the kinds in turn and print one JSON object."""
+    options = _parse()
+    if options.kind:
+        print("RESULT " + json.dumps(_train(options)))
+        return
+    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in options.kinds}
+    for _ in range(options.repeat):
+        for kind in options.kinds:
+            runs[kind].append(_run_process(kind))
+    answer = {
+        kind: {
+            "pairs_per_s": round(statistics.median(each["pairs_per_s"] for each in results), 3),
+            "all": [round(each["pairs_per_s"], 3) for each in results],
+            "peak_rss_gb": round(statistics.median(each["peak_rss_gb"] for each in results), 2),
+            "losses": [round(loss, 5) for loss in results[0]["losses"][:3]],
+        }
+        for kind, results in runs.items()
+    }
+    print(json.dumps(answer, indent=1))
+
+
+def _train(options: argparse.Namespace) -> dict[str, Any]:
+    """Train one kind; the first step is not timed."""
+    from transformers import AutoTokenizer, TrainerCallback
+
+    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer, trust_remote_code=False)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    times: list[float] = []
+
+    class Clock(TrainerCallback):
+        """Reads the clock after every step."""
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            """Note the time."""
+            times.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _build(options, _encode(options, tokenizer), tokenizer, folder)
+        trainer.add_callback(Clock())
+        trainer.train()
+    return {
+        "pairs_per_s": (len(times) - 1) * options.batch / (times[-1] - times[0]),
+        "losses": [log["loss"] for log in trainer.state.log_history if "loss" in log],
+        "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2,
+    }
+
+
+def _encode(options: argparse.Namespace, tokenizer: Any) -> list[tuple[list[int], list[int], list[int]]]:
+    """Encode prompts with their two answers, in the order in which every kind takes them."""
+    rows = json.loads(Path(options.rows).read_text("utf-8"))[: options.steps * options.batch]
+    encoded = []
+    for row in rows:
+        prompt = tokenizer(row["conversations"][-1]["value"])["input_ids"][: options.length // 2]
+        room = options.length - len(prompt) - 1
+        answers = [tokenizer(row[side]["value"])["input_ids"][:room] for side in ("chosen", "rejected")]
+        encoded.append((prompt, *([*answer, tokenizer.eos_token_id] for answer in answers)))
+    return encoded
+
+
+def _build(options: argparse.Namespace, rows: list[Any], tokenizer: Any, folder: str) -> Any:
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
+    from trl import DPOConfig, DPOTrainer
+
+    from utils.tasks.dpo import DpoSection
+    from utils.tasks.dpo.trainer import DpoTrainer
+    from utils.tasks.preference.batches import REFERENCE, PreferenceCollator
+    from utils.trainer.varlen_attention import require_separate_documents
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=320, intermediate_size=864, num_hidden_layers=8,
+        num_attention_heads=5, tie_word_embeddings=True, max_position_embeddings=2048,
+    )  # fmt: skip
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(LlamaForCausalLM(config), lora)
+    shared = {
+        "output_dir": folder, "per_device_train_batch_size": options.batch, "num_train_epochs": 1, "logging_steps": 1,
+        "learning_rate": 1e-4, "lr_scheduler_type": "constant", "use_cpu": True, "save_strategy": "no",
+        "report_to": "none", "disable_tqdm": True, "train_sampling_strategy": "sequential",
+        "dataloader_pin_memory": False,
+    }  # fmt: skip
+    if options.kind == "trl":
+        pairs = Dataset.from_list([{"prompt_ids": p, "chosen_ids": c, "rejected_ids": r} for p, c, r in rows])
+        DPOTrainer._prepare_dataset = lambda self, given, *_: given  # they are encoded
+        arguments = DPOConfig(**shared, bf16=False, gradient_checkpointing=False, max_length=None)
+        return DPOTrainer(model=model, args=arguments, train_dataset=pairs, processing_class=tokenizer)
+    masked = [[-100] * len(prompt) for prompt, _, _ in rows]
+    pairs = Dataset.from_list([
+        {"input_ids": p + c, "labels": m + c, "rejected_input_ids": p + r, "rejected_labels": m + r}
+        for (p, c, r), m in zip(rows, masked, strict=True)
+    ])  # fmt: skip
+    if options.kind != "padded":
+        require_separate_documents(model)
+    trainer = DpoTrainer(
+        model=model, section=DpoSection(), args=TrainingArguments(**shared), train_dataset=pairs,
+        data_collator=PreferenceCollator(tokenizer.pad_token_id, padding_free=options.kind != "padded"),
+    )  # fmt: skip
+    if options.kind == "precomputed":  # what the reference gives is not timed: it is computed once, before
+        found = []
+        with trainer.as_start() as start:
+            for row in pairs:
+                found.append(trainer.reference_of(start, trainer.data_collator([row])).tolist())
+        trainer.train_dataset = pairs.add_column(REFERENCE, found)
+    return trainer
+
+
+def _run_process(kind: str) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, *sys.argv, "--kind", kind], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
+    answer: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
+    print(f"{kind}: {answer['pairs_per_s']:.3f} pairs/s", file=sys.stderr)
+    return answer
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", required=True, help="JSON list of rows with conversations, chosen and rejected")
+    parser.add_argument("--tokenizer", required=True, help="a folder or hub name")
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
