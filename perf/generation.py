@@ -40,10 +40,12 @@ def main() -> None:
     from utils.generation.backends.transformers import Backend
 
     torch.set_num_threads(options.threads)
-    model: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        options.model, dtype=torch.float32, trust_remote_code=False
+    ).eval()
     if options.width:
         _widen(model, options.width)
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    tokenizer = AutoTokenizer.from_pretrained(options.model, trust_remote_code=False)
     section = GenerationSection(max_new_tokens=options.max_new_tokens)
     kinds = {"to_their_end": False, "filled_up": True}
     backend = Backend(model, tokenizer, section, ("Question:",))

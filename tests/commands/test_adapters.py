@@ -102,3 +102,15 @@ def test_what_is_no_adapter_or_has_another_base_is_told(
         command("evaluate_model", "--adapter", tmp_path / "none*", "--set", SET)
     with pytest.raises(UserError, match="needs a --set"):
         command("evaluate_model", "--adapter", adapters / "one")
+
+
+def test_a_server_has_to_have_the_adapter_itself(adapters: Path) -> None:
+    from tests.model_server import serve
+
+    words = ["inference", "--input_text", "Tom", "--json", "--adapter"]
+    with serve() as server:
+        with pytest.raises(UserError, match="alone, without the adapter"):
+            command(*words, adapters / "one", "--server", server.url)
+        server.models.append({"id": "two", "root": str(adapters / "two"), "parent": "base"})
+        with pytest.raises(UserError, match="cannot load what ia3 saves"):
+            command(*words, adapters / "two", "--server", server.url, "--served_model", "two")

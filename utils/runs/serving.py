@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
-from utils.adapters.adapter import explain_unservable
+from utils.adapters.adapter import explain_unservable, load_adapter
 from utils.config.sections.model import ModelSection, is_local
+from utils.config.sections.peft import AdapterSection
 from utils.core.errors import UserError
 from utils.generation.server import ServedModel, open_server
 from utils.modeling.base_identity import fingerprint_base, is_same_base
@@ -23,16 +25,17 @@ def find_served(url: str, name: str | None, model: ModelRef) -> ServedModel:
     """
     if not model.generates:
         raise UserError(f"--server: {model.title} is a classifier, which writes nothing; leave --server out")
-    refusal = explain_unservable(model.config.peft) if isinstance(model, TrainedModel) and model.is_adapter else None
-    if refusal and isinstance(model, TrainedModel) and model.config.peft.LIMITS.merge:
+    method, folder, base = _find_adapter(model)
+    refusal = explain_unservable(method) if method is not None else None
+    if refusal and method is not None and method.LIMITS.merge:
         raise UserError(f"--server: {model.title}: {refusal}")
     served = open_server(url, name)
     if served.parent and refusal:
         raise UserError(f"--server: {model.title}: {refusal}")
-    if isinstance(model, TrainedModel) and _is_base_alone(served, model):
+    if method is not None and served.root and not served.parent and is_same_base(served.root, base):
         raise UserError(
             f"--server: {served.name} is the base {served.root} alone, without the adapter of {model.title}; start "
-            f"vLLM with --enable-lora --lora-modules NAME={model.weights}, and name it by --served_model NAME"
+            f"vLLM with --enable-lora --lora-modules NAME={folder}, and name it by --served_model NAME"
         )
     if served.root and is_local(served.root):
         served = replace(served, weights=fingerprint_base(ModelSection(name_or_path=served.root)))
@@ -41,6 +44,11 @@ def find_served(url: str, name: str | None, model: ModelRef) -> ServedModel:
     return served
 
 
-def _is_base_alone(served: ServedModel, model: TrainedModel) -> bool:
-    same = served.root is not None and is_same_base(served.root, model.config.model.name_or_path)
-    return model.is_adapter and same and not served.parent
+def _find_adapter(model: ModelRef) -> tuple[AdapterSection | None, Path | None, str]:
+    """Give an adapter's method and folder, None for a whole model, and the base's name."""
+    if isinstance(model, TrainedModel):
+        found = (model.config.peft, model.weights) if model.is_adapter else (None, None)
+        return *found, model.config.model.name_or_path
+    if model.adapter is None:
+        return None, None, model.section.name_or_path
+    return load_adapter(model.method).Config(method=model.method), model.adapter, model.section.name_or_path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import zlib
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError
+from utils.core.json_files import NotJsonError, parse_json
 from utils.generation.backend import Generated
 from utils.generation.batching import Batching
 from utils.generation.decoding import cut_at_stop, read_generated
@@ -81,7 +81,7 @@ class Backend:
         for line in response.iter_lines():
             if not line.startswith(b"data: {"):
                 continue
-            for choice in json.loads(line.removeprefix(b"data: ")).get("choices", ()):
+            for choice in _read_piece(line).get("choices", ()):
                 text, num_pieces = text + choice["text"], num_pieces + bool(choice["text"])
                 ended_by = choice.get("finish_reason") or ended_by
                 show(choice["text"])
@@ -140,3 +140,12 @@ class Backend:
         text, has_stop = cut_at_stop(text, self._stop)
         num_tokens = (answer.get("usage") or {}).get("completion_tokens") or len(self._tokenizer(text)["input_ids"])
         return Generated(text, int(num_tokens), has_stop or ended_by == "stop")
+
+
+def _read_piece(line: bytes) -> dict[str, Any]:
+    """Read one event of a stream."""
+    try:
+        found: dict[str, Any] = parse_json(line.removeprefix(b"data: "))
+    except NotJsonError:
+        raise ServerError(f"the server sent what is no piece of an answer: {line[:200]!r}") from None
+    return found
