@@ -21,7 +21,7 @@ from utils.benchmark.plan import Plan, PlannedRun
 from utils.benchmark.state import find_status
 from utils.config.sections.model import ModelSection
 from utils.core import registry
-from utils.core.errors import LoraNsError, ModelError
+from utils.core.errors import LoraNsError
 from utils.core.project import LIBRARY
 from utils.modeling.source import read_model_config
 from utils.tasks.task import default_task
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _HOME = LIBRARY.parent
 _START = "import sys; sys.path.insert(0, sys.argv[1]); from utils.benchmark.dry_run import answer; answer()"
 _TIMEOUT_S = 300
-_ANY_STEPS = 1_000_000  # a schedule decides which parameters stay, not how many are trained at first
 
 logger = logging.getLogger(__name__)
 
@@ -197,27 +196,8 @@ def _count(request: dict[str, Any]) -> Count:
 
 def _build(request: dict[str, Any]) -> PreTrainedModel:
     """Put a model with its adapter together on the meta device."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
-
-    from utils.adapters.adapter import AttachContext, load_adapter
+    from utils.runs.meta_model import build_on_meta
 
     section = ModelSection.model_validate(request["model"])
-    config = AutoConfig.from_pretrained(
-        section.location, revision=section.revision, local_files_only=True, trust_remote_code=False
-    )
-    causal = request["num_labels"] is None
-    if not causal:
-        config.num_labels = request["num_labels"]
-    adapter = registry.load("adapters", request["peft"]["method"]).Config.model_validate(request["peft"])
-    with torch.device("meta"):
-        auto = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
-        model = auto.from_config(config, trust_remote_code=False)
-    context = AttachContext(request["task_type"], not causal, seed=0, num_training_steps=_ANY_STEPS)
-    try:
-        with torch.device("meta"):
-            return load_adapter(adapter.method).attach(model, adapter, context)
-    except (NotImplementedError, RuntimeError, ModelError):  # it reads what it draws: then the base alone is empty
-        with torch.device("meta"):
-            model = auto.from_config(config, trust_remote_code=False)
-        return load_adapter(adapter.method).attach(model, adapter, context)
+    peft = registry.load("adapters", request["peft"]["method"]).Config.model_validate(request["peft"])
+    return build_on_meta(section, peft, request["task_type"], request["num_labels"])

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from utils.modeling.sizes import count_parameters
 from utils.modeling.source import read_model_config
-from utils.planning.meta_model import build_on_meta, move_to_fake_cpu
+from utils.runs.meta_model import build_on_meta, move_to_fake_cpu
 from utils.trainer.chunked_cross_entropy import ChunkedCrossEntropy, LossSpec
 
 if TYPE_CHECKING:
@@ -91,7 +91,11 @@ def plan_memory(config: RunConfig, num_labels: int | None, batch: tuple[int, int
         batch: Rows of the longest batch, and tokens of each.
     """
     dtype, autocast = _choose_dtypes(config)
-    model = build_on_meta(config, num_labels, dtype)
+    model = build_on_meta(config.model, config.peft, config.task_type, num_labels, dtype)
+    if config.arguments.get("gradient_checkpointing"):
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable(config.arguments.get("gradient_checkpointing_kwargs"))
+    model.train()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:  # tensors of a CPU with shapes and no content
         move_to_fake_cpu(model, mode)
         step = measure_step(model, num_labels is None, batch, autocast)

@@ -41,7 +41,8 @@ published for the first two and the last)."""
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Give the suite's runs on a folder with the base's config.json alone, by method."""
-    from utils.benchmark.plan import Choices, plan_suite
+    from utils.benchmark.plan import Choices
+    from utils.benchmark.search import plan_suite
     from utils.benchmark.suite import read_suite
 
     base = tmp_path_factory.mktemp("llama")

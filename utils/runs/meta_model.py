@@ -1,4 +1,4 @@
-"""A run's model with its adapter on the meta device: every shape, no weights; from config.json alone."""
+"""A base with its adapter on the meta device: every shape, no weights; from config.json alone."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from utils.adapters.adapter import AttachContext, load_adapter
+from utils.config.sections.model import ModelSection
+from utils.config.sections.peft import AdapterSection
+from utils.core.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from utils.config.run_config import RunConfig
 
 _ATTENTION = "lora_ns_plan"
 _ANY_STEPS = 1_000_000  # a schedule decides which parameters stay, not how many are trained at first
@@ -39,30 +40,40 @@ def _attend(module: Any, query: Any, key: Any, value: Any, mask: Any, **_: Any) 
     return _Attention.apply(query, key, value).transpose(1, 2).contiguous(), None
 
 
-def build_on_meta(config: RunConfig, num_labels: int | None, dtype: torch.dtype) -> PreTrainedModel:
-    """Put the model of a run together, trainable, without weights.
+def build_on_meta(
+    section: ModelSection,
+    peft: AdapterSection,
+    task_type: str,
+    num_labels: int | None,
+    dtype: torch.dtype | None = None,
+) -> PreTrainedModel:
+    """Put a base and its adapter together without weights.
 
     Args:
-        config: The run.
+        section: The base; only its config.json is read.
+        peft: The method.
+        task_type: As peft spells it.
         num_labels: Outputs of the new head; None: a language model.
-        dtype: Of its weights.
+        dtype: Of the weights, for a step that is run without them; None: they are only counted.
     """
-    # No mask is registered for it: masks are made by looking at values, and there are none.
-    ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attend)
-    section = config.model
-    shape = AutoConfig.from_pretrained(section.location, revision=section.revision, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(section.location, revision=section.revision, trust_remote_code=False)
     if num_labels is not None:
-        shape.num_labels = num_labels
+        config.num_labels = num_labels
     auto = AutoModelForCausalLM if num_labels is None else AutoModelForSequenceClassification
-    context = AttachContext(config.task_type, num_labels is not None, seed=0, num_training_steps=_ANY_STEPS)
-    with torch.device("meta"):
-        model = auto.from_config(shape, dtype=dtype, attn_implementation=_ATTENTION, trust_remote_code=False)
-        model = load_adapter(config.peft.method).attach(model, config.peft, context)
-    if config.arguments.get("gradient_checkpointing"):
-        model.enable_input_require_grads()
-        model.gradient_checkpointing_enable(config.arguments.get("gradient_checkpointing_kwargs"))
-    model.train()
-    return model
+    own: dict[str, Any] = {}
+    if dtype is not None:
+        # No mask is registered for it: masks are made by looking at values, and there are none.
+        ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attend)
+        own = {"dtype": dtype, "attn_implementation": _ATTENTION}
+    context = AttachContext(task_type, num_labels is not None, seed=0, num_training_steps=_ANY_STEPS)
+    adapter = load_adapter(peft.method)
+    try:
+        with torch.device("meta"):
+            return adapter.attach(auto.from_config(config, trust_remote_code=False, **own), peft, context)
+    except (NotImplementedError, RuntimeError, ModelError):  # it reads what it draws: then the base alone is empty
+        with torch.device("meta"):
+            model = auto.from_config(config, trust_remote_code=False, **own)
+        return adapter.attach(model, peft, context)
 
 
 def move_to_fake_cpu(model: PreTrainedModel, mode: FakeTensorMode) -> None:
