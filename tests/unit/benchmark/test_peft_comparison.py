@@ -43,7 +43,7 @@ def runs(tmp_path_factory):
     """Give the suite's runs on a folder with the base's config.json alone, by method."""
     from utils.benchmark.plan import Choices
     from utils.benchmark.search import plan_suite
-    from utils.benchmark.suite import read_suite
+    from utils.benchmark.suite_reader import read_suite
 
     base = tmp_path_factory.mktemp("llama")
     (base / "config.json").write_text(json.dumps(LLAMA_3_2_3B), encoding="utf-8")
