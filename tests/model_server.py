@@ -25,7 +25,7 @@ class ModelServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.model = AutoModelForCausalLM.from_pretrained(BASE)
         self.tokenizer = AutoTokenizer.from_pretrained(BASE)
-        self.takes_ids, self.gives_ids = takes_ids, gives_ids
+        self.takes_ids, self.gives_ids, self.takes_more = takes_ids, gives_ids, True
         self.models: list[dict[str, Any]] = [{"id": "base", "root": str(BASE), "parent": None, "max_model_len": 256}]
         self.adapters: dict[str, Any] = {}
         self.faults: list[Fault] = []
@@ -38,6 +38,16 @@ class ModelServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/v1"
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count the requests that are answered at the same time."""
+        with self.lock:
+            self.num_at_once += 1
+            self.most_at_once = max(self.most_at_once, self.num_at_once)
+        yield
+        with self.lock:
+            self.num_at_once -= 1
 
     def write(self, body: dict[str, Any]) -> tuple[str, list[int], str]:
         """Write greedily; gives the text before the first stop text, its tokens, and what ended it."""
@@ -64,7 +74,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self.reply(200, {"object": "list", "data": self.server.models})
+        listed = {"object": "list", "data": self.server.models}
+        self.reply(200, listed) if self.server.models else self.reply(500, "Internal Server Error")
 
     def do_POST(self) -> None:
         server = self.server
@@ -73,22 +84,18 @@ class Handler(BaseHTTPRequestHandler):
             fault = server.faults.pop(0) if server.faults else None
             server.bodies.append(body)
             server.keys.append(self.headers.get("Authorization"))
-            server.num_at_once += 1
-            server.most_at_once = max(server.most_at_once, server.num_at_once)
-        try:
-            if fault is not None:
-                fault(self)
-            elif self.path.endswith("load_lora_adapter"):
-                self.change_adapters(body)
-            elif server.dies_behind is not None and len(server.bodies) > server.dies_behind:
-                self.connection.close()
-            elif isinstance(body["prompt"], list) and not server.takes_ids:
-                self.reply(400, {"error": {"message": "prompt must be a string"}})
-            else:
-                self.answer(body)
-        finally:
-            with server.lock:
-                server.num_at_once -= 1
+        if fault is not None:
+            fault(self)
+        elif self.path.endswith("load_lora_adapter"):
+            self.change_adapters(body)
+        elif server.dies_behind is not None and len(server.bodies) > server.dies_behind:
+            self.connection.close()
+        elif isinstance(body["prompt"], list) and not server.takes_ids:
+            self.reply(400, {"error": {"message": "prompt must be a string"}})
+        elif not server.takes_more and body.keys() & {"stop_token_ids", "return_token_ids", "min_tokens", "top_k"}:
+            self.reply(422, {"detail": "unexpected fields"})
+        else:
+            self.answer(body)
 
     def change_adapters(self, body: dict[str, str]) -> None:
         from peft import PeftModel
@@ -102,7 +109,8 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200, "done")
 
     def answer(self, body: dict[str, Any]) -> None:
-        text, ids, ended_by = self.server.write(body)
+        with self.server.counted():
+            text, ids, ended_by = self.server.write(body)
         choice = {"text": text, "finish_reason": ended_by, "index": 0}
         if body.get("stream"):
             pieces = [{**choice, "text": each, "finish_reason": None} for each in (text[:3], text[3:])]

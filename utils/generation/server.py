@@ -37,6 +37,10 @@ class RefusedError(ServerError):
     """The server says that a request is wrong."""
 
 
+class BusyError(ServerError):
+    """The server answers, time after time, that it cannot."""
+
+
 @dataclass(frozen=True)
 class ServedModel:
     """One model of a server."""
@@ -82,7 +86,7 @@ def send(method: str, url: str, **given: Any) -> requests.Response:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     shown = mask_text(url)
     for wait in (*_WAITS, None):
-        told = 0.0
+        told, response = 0.0, None
         try:
             response = requests.request(
                 method, url, headers=headers, timeout=_TIMEOUTS, allow_redirects=False, **given
@@ -102,19 +106,26 @@ def send(method: str, url: str, **given: Any) -> requests.Response:
             break
         logger.info("%s: %s; trying again", shown, reason)
         time.sleep(max(wait, told))
-    raise ServerError(f"{shown}: no answer after {len(_WAITS) + 1} tries: {reason}; what was answered is kept")
+    kind = ServerError if response is None else BusyError
+    raise kind(f"{shown}: no answer after {len(_WAITS) + 1} tries: {reason}; what was answered is kept")
 
 
 def open_server(url: str, name: str | None = None) -> ServedModel:
     """Look which models a server has, and take the one of a name, or the only one.
 
     Raises:
-        UserError: There is no such server, or no such model.
+        UserError: There is no such server, or no such model; one that lists none is taken by its name.
     """
     url = url.rstrip("/")
     if not url.startswith(("http://", "https://")):
         raise UserError(f"--server {mask_text(url)}: give an address such as http://127.0.0.1:8000/v1")
-    models = list_models(url)
+    try:
+        models = list_models(url)
+    except (RefusedError, BusyError) as error:
+        if name is None:
+            raise UserError(f"{error}; name the model by --served_model, or end the address with /v1") from None
+        logger.warning("%s: lists no models, so it is not known what %s was loaded from", mask_text(url), name)
+        return ServedModel(url, name)
     names = [str(each["id"]) for each in models]
     if name is None and len(names) != 1:
         raise UserError(f"--server {mask_text(url)} serves {', '.join(names) or 'no model'}; choose by --served_model")
@@ -127,10 +138,7 @@ def open_server(url: str, name: str | None = None) -> ServedModel:
 
 def list_models(url: str) -> list[dict[str, Any]]:
     """List a server's models as it describes them."""
-    try:
-        models = read_json(send("GET", f"{url}/models")).get("data")
-    except RefusedError as error:
-        raise UserError(f"{error}; is {mask_text(url)} an OpenAI-compatible server, with /v1 at its end?") from None
+    models = read_json(send("GET", f"{url}/models")).get("data")
     if not isinstance(models, list) or not all(isinstance(each, dict) and "id" in each for each in models):
         raise UserError(f"--server {mask_text(url)}: lists no models; give an address such as http://127.0.0.1:8000/v1")
     return models

@@ -35,7 +35,7 @@ def server() -> Iterator[ModelServer]:
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch, server: ModelServer) -> None:
     monkeypatch.setattr(connection, "_WAITS", (0.01, 0.01))
-    server.takes_ids = server.gives_ids = True
+    server.takes_ids = server.gives_ids = server.takes_more = True
     server.faults.clear()
     server.bodies.clear()
 
@@ -50,7 +50,10 @@ def encode(server: ModelServer) -> list[list[int]]:
     return [list(server.tokenizer(text)["input_ids"]) for text in TEXTS]
 
 
-@pytest.mark.parametrize("changed", [{}, {"gives_ids": False}, {"takes_ids": False, "gives_ids": False}])
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"gives_ids": False}, {"takes_ids": False, "gives_ids": False}, {"takes_ids": False, "takes_more": False}],
+)
 def test_answers_are_those_of_the_model_here(
     server: ModelServer, changed: dict[str, bool], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -66,6 +69,11 @@ def test_answers_are_those_of_the_model_here(
     assert 1 < server.most_at_once <= 3
     assert f"prompts go as {'token ids' if server.takes_ids else 'texts'}" in caplog.text
     assert isinstance(server.bodies[-1]["prompt"], list if server.takes_ids else str)
+    assert server.takes_more == ("stop_token_ids" in server.bodies[-1])
+    if not server.takes_more:
+        assert "its own end tokens count" in caplog.text
+        with pytest.raises(UserError, match=r"neither min_tokens nor top_k; leave generation"):
+            ask(server, prompts, min_new_tokens=1)
 
 
 def drop(handler: Handler) -> None:
@@ -102,9 +110,9 @@ def test_what_does_not_pass_is_told_in_a_sentence(server: ModelServer, monkeypat
     for faults, kind, said in (
         ([refuse(500)] * 3, ServerError, "no answer after 3 tries: 500 so busy; what was answered is kept"),
         ([drop] * 3, ServerError, "the connection was lost"),
-        ([refuse(404)] * 2, RefusedError, "404 so busy"),
+        ([refuse(404)] * 4, RefusedError, "404 so busy"),
         ([lambda handler: handler.reply(200, "<html>")], ServerError, "no JSON object: '<html>'"),
-        ([lambda handler: handler.reply(302, "", Location="http://127.0.0.1:9/")] * 2, RefusedError, "302"),
+        ([lambda handler: handler.reply(302, "", Location="http://127.0.0.1:9/")] * 4, RefusedError, "302"),
     ):
         server.faults[:] = faults
         with pytest.raises(kind, match=said):
@@ -137,7 +145,7 @@ def test_the_key_goes_with_every_request_and_into_no_message(
 ) -> None:
     monkeypatch.setenv("LORA_NS_API_KEY", "very-secret-key")
     caplog.set_level("DEBUG", "utils")
-    server.faults[:] = [refuse(401)] * 2
+    server.faults[:] = [refuse(401)] * 4
     server.faults[0] = lambda handler: handler.reply(401, {"error": "bad key very-secret-key"})
     with pytest.raises(RefusedError) as error:
         ask(server, encode(server))
@@ -157,6 +165,17 @@ def test_a_server_that_is_none_is_told(server: ModelServer, monkeypatch: pytest.
     monkeypatch.setattr(server, "models", [*server.models, {"id": "lora"}])
     with pytest.raises(UserError, match=r"serves base, lora; choose by --served_model"):
         open_server(server.url)
+
+
+def test_a_server_that_lists_no_models_is_asked_by_a_name(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = ask(server, encode(server))
+    monkeypatch.setattr(server, "models", [])
+    with pytest.raises(UserError, match=r"500 Internal Server Error.*name the model by --served_model"):
+        open_server(server.url)
+    served = open_server(server.url, "base")
+    backend = open_backend(served, server.tokenizer, SECTION, STOP)
+    assert dict(backend.generate_batch(encode(server), range(5))) == expected  # type: ignore[arg-type]
+    assert served.window is None
 
 
 def _answer_file(server: ModelServer, folder: Path) -> Path:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from utils.config.sections.generation import GenerationSection
-from utils.core.errors import DataError
+from utils.core.errors import DataError, UserError
 from utils.core.json_files import NotJsonError, parse_json
 from utils.generation.backend import Generated
 from utils.generation.batching import Batching
@@ -48,7 +49,7 @@ class Backend:
         self._seed = seed
         self._batching = Batching(section.max_batch_tokens, 1, section.max_new_tokens, model.window)
         self.num_parallel = section.batch_size
-        self._takes_ids = self._find_form()
+        self._takes_ids, self._takes_more = self._find_form()
 
     def check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
         """See GenerationBackend."""
@@ -87,25 +88,45 @@ class Backend:
                 show(choice["text"])
         return Generated(text, num_pieces, ended_by == "stop")
 
-    def _find_form(self) -> bool:
-        """Find out, by one token, whether the server takes token ids, and say it."""
+    def _find_form(self) -> tuple[bool, bool]:
+        """Find out, by one token, whether the server takes token ids, and vLLM's fields beside OpenAI's; say it."""
         ids = [int(each) for each in self._tokenizer("The")["input_ids"]] or [*self._end_ids[:1]]
         request = {"model": self._model.name, "max_tokens": 1, "temperature": 0.0}
-        try:
-            read_json(self._model.post("completions", {**request, "prompt": ids}))
-        except RefusedError as refused:
+        refused: RefusedError | None = None
+        for takes_ids, takes_more in product((True, False), repeat=2):
+            body = {**request, "prompt": ids if takes_ids else self._as_text(ids)}
             try:
-                answer = read_json(self._model.post("completions", {**request, "prompt": self._as_text(ids)}))
-            except RefusedError:
-                raise refused from None
-            logger.info("%s: prompts go as texts, since the server takes no token ids", self._model.name)
-            counted = (answer.get("usage") or {}).get("prompt_tokens")
-            if counted not in (None, len(ids)):
-                logger.warning("%s: the server makes %s tokens of a text that has %d here; its answers may differ",
-                               self._model.name, counted, len(ids))  # fmt: skip
-            return False
-        logger.info("%s: prompts go as token ids", self._model.name)
-        return True
+                answer = read_json(self._model.post("completions", body | (self._list_more() if takes_more else {})))
+            except RefusedError as error:
+                refused = refused or error
+                continue
+            self._tell_form(takes_ids, takes_more, len(ids), (answer.get("usage") or {}).get("prompt_tokens"))
+            return takes_ids, takes_more
+        assert refused is not None, "nothing else ends the loop"
+        raise refused
+
+    def _tell_form(self, takes_ids: bool, takes_more: bool, num_ours: int, num_theirs: int | None) -> None:
+        name, section = self._model.name, self._section
+        if not takes_more and (section.min_new_tokens or (section.temperature and section.top_k)):
+            raise UserError(f"{name}: the server takes neither min_tokens nor top_k; leave generation.min_new_tokens "
+                            "and generation.top_k out")  # fmt: skip
+        if takes_ids:
+            logger.info("%s: prompts go as token ids", name)
+        else:
+            logger.info("%s: prompts go as texts, since the server takes no token ids", name)
+        if not takes_more:
+            logger.warning("%s: the server takes no stop_token_ids and gives no token ids: its own end tokens count, "
+                           "and its texts are taken as they come", name)  # fmt: skip
+        if not takes_ids and num_theirs not in (None, num_ours):
+            logger.warning("%s: the server makes %s tokens of a text that has %d here; its answers may differ",
+                           name, num_theirs, num_ours)  # fmt: skip
+
+    def _list_more(self) -> dict[str, Any]:
+        """List the fields that vLLM has beside OpenAI's."""
+        section, drawn = self._section, bool(self._section.temperature)
+        more = {"stop_token_ids": list(self._end_ids), "min_tokens": section.min_new_tokens,
+                "top_k": section.top_k if drawn else None, "return_token_ids": True}  # fmt: skip
+        return {key: value for key, value in more.items() if value}
 
     def _as_text(self, ids: Sequence[int]) -> str:
         """Give a prompt as text; the server puts the token before every text there itself."""
@@ -120,15 +141,15 @@ class Backend:
             "max_tokens": self._batching.count_space(len(prompt)),
             "temperature": section.temperature,
         }
-        more = {"min_tokens": section.min_new_tokens, "stop": list(self._stop), "stop_token_ids": list(self._end_ids)}
+        if self._stop:
+            body["stop"] = list(self._stop)
         if section.temperature:
-            more |= {"top_p": section.top_p, "top_k": section.top_k}
             body["seed"] = zlib.crc32(f"{self._seed} {number}".encode()) >> 1
-        return body | {key: value for key, value in more.items() if value}
+            body |= {"top_p": section.top_p} if section.top_p else {}
+        return body | (self._list_more() if self._takes_more else {})
 
     def _ask(self, prompt: Sequence[int], number: int) -> Generated:
-        body = {**self._build_body(prompt, number), "return_token_ids": True}
-        answer = read_json(self._model.post("completions", body))
+        answer = read_json(self._model.post("completions", self._build_body(prompt, number)))
         try:
             choice = answer["choices"][0]
             text, ended_by, ids = str(choice["text"]), choice.get("finish_reason"), choice.get("token_ids")
