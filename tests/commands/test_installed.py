@@ -129,3 +129,7 @@ def test_the_python_api_trains_and_predicts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         load_config("quickstart", {"peft.lora_rr": 1})
     assert [problem.code for problem in refused.value.problems] == ["unknown_key"]
+
+
+def test_the_version_is_one() -> None:
+    assert f"\nversion: {project.VERSION}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
