@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from inspect import signature
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import torch
 from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from utils.generation.classification import input_names
 from utils.modeling.sizes import is_prompt_learning
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def can_refill(model: PreTrainedModel) -> bool:
     if getattr(plain, "_is_stateful", False) or plain.config.is_encoder_decoder:
         return False
     layers = DynamicCache(config=plain.config.get_text_config(decoder=True)).layers
-    return set(signature(plain.forward).parameters) >= _NEEDED and {type(each) for each in layers} == {DynamicLayer}
+    return input_names(model) >= _NEEDED and {type(each) for each in layers} == {DynamicLayer}
 
 
 def write_refilling(
@@ -61,6 +61,8 @@ class _Batch:
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
         self.rows: list[int] = []
         self._model: Any = model
+        # The logits of whole prompts would take more memory than all else.
+        self._last = {"logits_to_keep": 1} if "logits_to_keep" in input_names(model) else {}
         self._written: list[list[int]] = []
         self._cache = DynamicCache()
         self._mask = torch.empty(0)
@@ -107,12 +109,12 @@ class _Batch:
         places = [place for place, end in enumerate(ended) if not end]
         self.rows, self._written = [self.rows[place] for place in places], [self._written[place] for place in places]
         if places:
-            kept, start = torch.tensor(places, device=self._mask.device), len(self._prefix)
-            self._mask = self._mask[kept]
+            start = len(self._prefix)
+            self._mask = self._mask[places]
             idle = int(self._mask[:, start:].argmax(dim=1).min())
             self._mask = _cut(self._mask, 1, start, idle)
             for layer in self._cache.layers:
-                layer.keys, layer.values = (_cut(each[kept], 2, start, idle) for each in (layer.keys, layer.values))
+                layer.keys, layer.values = (_cut(each[places], 2, start, idle) for each in (layer.keys, layer.values))
         return [pair for pair, end in zip(pairs, ended, strict=True) if end]
 
     def _join(self, mask: torch.Tensor, cache: DynamicCache) -> None:
@@ -128,7 +130,7 @@ class _Batch:
         """Read tokens behind those of the cache, which grows by them; gives the likeliest next one of each row."""
         places = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         output = self._model(
-            input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
+            input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True, **self._last
         )
         return output.logits[:, -1].argmax(dim=-1).tolist()  # type: ignore[no-any-return]
 
