@@ -56,3 +56,14 @@ def test_readme_names_the_two_commands() -> None:
         assert f"make {command}" in readme
         assert re.search(rf"^{command}:", makefile, re.MULTILINE)
     assert "make test" in (ROOT / ".ci/run").read_text()
+
+
+def test_the_chinese_readme_says_the_same() -> None:
+    english, chinese = ((ROOT / name).read_text("utf-8") for name in ("README.md", "README.zh-CN.md"))
+    headings = [re.findall(r"^(#+) ", text, re.MULTILINE) for text in (english, chinese)]
+    assert headings[0] == headings[1]
+    links = [{*re.findall(r"\]\(([^)]+)\)", text)} - {"README.md", "README.zh-CN.md"} for text in (english, chinese)]
+    assert links[0] == links[1]
+    blocks = [re.findall(r"^ *```.*?^ *```", text, re.MULTILINE | re.DOTALL) for text in (english, chinese)]
+    commands = [[re.sub(r"\s+#.*", "", line) for block in each for line in block.splitlines()] for each in blocks]
+    assert commands[0] == commands[1]
