@@ -31,11 +31,14 @@ PUBLISHED = {
     "ptuning-default": 28_382_208, "pvera-default": 143_360, "randlora-default": 9_289_728, "road-lr_0.001": 229_376,
     "shadow-default": 8_659_488, "supertuning-s974-topk": 9_160_312, "supertuning-s99-supra-r32": 12_698_224,
     "tinylora-default": 3_584, "trainable_tokens-sos+eos": 6_144, "unilora-default": 256, "vblora-default": 1_212_416,
-    "vera-default": 129_024, "waveft-n_frequency-5000": 280_000,
+    "vera-default": 129_024, "waveft-n_frequency-5000": 280_000, "fourierft-n_frequency-5000": 280_000,
+    "glora-vector-paths": 229_376, "ia3-all-attn-5k-lr0.005": 630_784, "lily-rank896-a2-b2-s2.0": 18_450_432,
+    "lokr-rank32-factor4-lr0.003": 2_294_656, "osf-default": 2_099_492_864, "tinylora-weight-tying": 64,
+    "vblora-bank1024-lr5e4": 4_849_664,
 }  # fmt: skip
 UNKNOWN = {"adamss-rank32", "frod-default", "frod-sparse0.02-lr_0.001", "shira-lr_0.0003-random_seed_42"}
-"""They read the weights, or entries of them, before they know what they train (293,888, 5,456,808 and 9,175,040 are
-published for the first two and the last)."""
+"""They read the weights, or entries of them, before they know what they train (293,888, 5,456,808, 10,741,640 and
+9,175,040 are published)."""
 
 
 @pytest.fixture(scope="module")
