@@ -6,10 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from utils.cli.answers_options import add_answers, is_asked, words_of_flags
 from utils.cli.command_line import Answer, add_overrides, add_server, add_show, build_parser, check_server, run_cli
 from utils.core.errors import UserError
-from utils.evaluate_model.answers import add_answers, is_asked, score_answers, words_of_flags
-from utils.evaluate_model.evaluation import show_answers
 from utils.modeling.consent import Consent, add_consent
 
 DESCRIPTION = """Score a trained run, or a model as it was published.
@@ -36,6 +35,9 @@ def main(arguments: argparse.Namespace) -> Answer:
     """Open the model, score it and print the table."""
     arguments.overrides = [*arguments.overrides, *words_of_flags(arguments)]
     if is_asked(arguments):
+        from utils.evaluate_model.answers import score_answers
+        from utils.evaluate_model.evaluation import show_answers
+
         return show_answers(score_answers(arguments))
     if bool(arguments.run) == bool(arguments.model or arguments.adapter):
         raise UserError("give either --run (a trained run), --model (a model as it is) or --adapter, with its --model")

@@ -1,4 +1,4 @@
-"""Scores answers that anything wrote, without a model: the options of --answers, the metrics, the result."""
+"""Scores answers that anything wrote, without a model: the metrics and the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from utils.evaluate_model.folders import Entry
 from utils.evaluation.files import PREDICTIONS, RESULTS, write_object, write_records
 from utils.evaluation.score import summarize, summarize_groups
 from utils.evaluation.sets import resolve_references
-from utils.metrics.longbench_score import CODE_SIMILARITIES
 from utils.metrics.metric import Array, Metric, load_metric
 from utils.metrics.pass_at_k import allow_code_execution
 
@@ -28,56 +27,6 @@ logger = logging.getLogger(__name__)
 _JUDGES = (
     ("evaluation", "allow_code_execution"), ("evaluation", "longbench"), ("evaluation", "truthfulqa"),
 )  # fmt: skip
-_ONLY_WITH = ("metrics", "prediction", "reference", "groups", "id")
-"""Options that have a meaning beside --answers alone."""
-
-
-def add_answers(parser: argparse.ArgumentParser) -> None:
-    """Let the command take a file of answers in place of a model."""
-    group = parser.add_argument_group("answers that are there already (no model is loaded)")
-    group.add_argument("--answers", metavar="FILE", help="rows with answers: .jsonl, .json, .csv, .tsv or .parquet")
-    group.add_argument("--metric", action="append", default=[], dest="metrics", metavar="NAME",
-                       help="how they are scored; repeatable; default: the metrics of --set")  # fmt: skip
-    group.add_argument("--prediction", metavar="COLUMN", help="column of the answer, or of a list of answers")
-    group.add_argument("--reference", metavar="COLUMN",
-                       help="column of what is right, or of a list of it; default: as --set has it")  # fmt: skip
-    group.add_argument("--group", action="append", default=[], dest="groups", metavar="COLUMN",
-                       help="score the rows of each value of this column apart; repeatable")  # fmt: skip
-    group.add_argument("--id", metavar="COLUMN",
-                       help="column of the name that a row has in --set; default: by order")  # fmt: skip
-
-    parser.add_argument(
-        "--allow_code_execution",
-        action="store_true",
-        help="run the programs that a model wrote, for pass_at_1 and its like (docs/security.md)",
-    )
-    parser.add_argument(
-        "--code_similarity",
-        choices=CODE_SIMILARITIES,
-        help="what LongBench's lcc and repobench-p are scored by (docs/longbench.md); default: difflib",
-    )
-
-
-def words_of_flags(arguments: argparse.Namespace) -> list[str]:
-    """Give what flags say as `key=value` words."""
-    words = ["evaluation.allow_code_execution=true"] if arguments.allow_code_execution else []
-    similarity = arguments.code_similarity
-    return words + ([f"evaluation.longbench.code_similarity={similarity}"] if similarity else [])
-
-
-def is_asked(arguments: argparse.Namespace) -> bool:
-    """Tell whether answers are to be scored.
-
-    Raises:
-        UserError: There are none, but options that only they have.
-    """
-    if arguments.answers is None:
-        if stray := [each for each in _ONLY_WITH if getattr(arguments, each)]:
-            raise UserError(f"--{stray[0].rstrip('s')} is for --answers FILE, which is not given")
-        return False
-    if arguments.run or arguments.model or arguments.adapter:
-        raise UserError("--answers needs no model; take --run, --model or --adapter out")
-    return True
 
 
 def _read_judges(words: Sequence[str]) -> EvaluationSection:

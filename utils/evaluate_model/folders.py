@@ -55,9 +55,14 @@ class Earlier:
 def open_result_folder(folder: Path, identity: Mapping[str, Any]) -> Earlier:
     """Look what is in a result's folder, which may be missing; what is of other weights, rows or settings is renamed.
 
-    `identity` is what identity.json will hold. Results of something else altogether are refused.
+    `identity` is what identity.json will hold. Results of something else altogether are refused; what a classifier's
+    training wrote of its validation rows is set aside.
     """
     before, result = read_object(folder / IDENTITY), read_object(folder / RESULTS)
+    if before is None and _is_of_training(folder):
+        kept = folder.rename(folder.with_name(f"{folder.name}.of_training"))
+        logger.info("%s: what training wrote of these rows is now %s", folder, kept.name)
+        return Earlier(None, None)
     if before is None:
         for name in (RESULTS, PREDICTIONS):
             if (folder / name).exists():
@@ -71,6 +76,13 @@ def open_result_folder(folder: Path, identity: Mapping[str, Any]) -> Earlier:
     folder.rename(target)
     logger.warning("%s: an earlier result had other %s; it is now %s", folder, changed, target.name)
     return Earlier(None, result)
+
+
+def _is_of_training(folder: Path) -> bool:
+    """Tell whether a folder of a run holds a classifier's answers that no evaluation wrote."""
+    kept = folder.with_name(f"{folder.name}.of_training")
+    own = (folder.parent / "run.yaml").is_file() and not kept.exists()
+    return own and (folder / PREDICTIONS).exists() and not (folder / RESULTS).exists()
 
 
 def write_facts(
