@@ -142,3 +142,34 @@ def test_a_step_holds_whole_groups_as_often_as_asked_for():
     assert list(order) == rows
     order.set_epoch(1)
     assert list(order) != rows
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"grpo": {}}, "grpo.rewards: names no metric"),
+        ({"grpo": {"rewards": {"em_strikt": 1.0}}}, "no metric of generated texts called em_strikt"),
+        ({"grpo": {"rewards": {"em_strict": 1.0}, "num_generations": 3}}, "3 does not divide the 8 answers"),
+        ({"grpo": {"rewards": {"em_strict": 1.0}, "beta": 0.1}, "peft": {"method": "none"}}, "needs an adapter"),
+        ({"grpo": {"rewards": {"em_strict": 1.0}}, "peft": {"method": "qst", "cache": "ram"}}, "not with grpo"),
+        ({"grpo": {"rewards": {"em_strict": 1.0}}, "dpo": {}}, "asks for another task"),
+        ({"grpo": {"rewards": {"em_strict": 1.0}}, "peft": {"method": "qst"}}, None),
+        ({"dpo": {"loss_type": "exo_pair"}}, "must be above 0 for exo_pair"),
+        (
+            {"dpo": {"loss_type": ["sigmoid", "apo_zero"], "f_divergence_type": "forward_kl"}},
+            "not defined for apo_zero",
+        ),
+        ({"dpo": {"loss_type": ["sigmoid"], "loss_weights": [1.0, 2.0]}}, "2 weights for 1 losses"),
+        ({"kto": {"beta": 0}}, "use a number above 0"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_loaded(sections, said, write_run):
+    from utils.core.errors import ConfigError
+    from utils.run_config import load_run_config
+
+    file = write_run(task_type="CAUSAL_LM", dataset={"name": "gsm8k", "subset": None}, **sections)
+    if said is None:
+        assert load_run_config(file).task == "grpo"
+        return
+    with pytest.raises(ConfigError, match=said):
+        load_run_config(file)

@@ -140,7 +140,7 @@ def _find_mistakes(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "grpo.num_generations", f"{message} (per_device_train_batch_size * gradient_accumulation_steps)"
     if section.beta and config.peft.method == "none":
         yield "grpo.beta", "needs an adapter: the base under it is what the distance is to"
-    if getattr(config.peft, "cache", None) is not None:
+    if getattr(config.peft, "cache", "off") != "off":
         yield "peft.cache", "not with grpo: answers are new in each step, and nothing is read twice"
 
 

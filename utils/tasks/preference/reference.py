@@ -12,10 +12,9 @@ import numpy as np
 import torch
 
 from utils.core.errors import UserError
-from utils.core.signals import raise_if_interrupted
+from utils.core.signals import interruption_requested, raise_if_interrupted
 from utils.tasks.preference import PreferenceSection
 from utils.tasks.preference.batches import REFERENCE
-from utils.trainer.processes import any_interrupted
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -107,7 +106,7 @@ def _compute(trainer: PreferenceTrainer, rows: Dataset, path: Path, size: int, o
         whole = int(np.searchsorted(ends, done, side="right")) - 1  # a batch that was cut off is computed again
         file.truncate(4 * width * int(ends[whole]))
         for batch in mine[whole:]:
-            if any_interrupted(trainer.args):
+            if interruption_requested():  # each process for itself: they have unlike numbers of batches
                 raise_if_interrupted()
             inputs = trainer._prepare_inputs(trainer.data_collator([plain[row] for row in batch]))
             found = trainer.reference_of(model, inputs).reshape(width, -1).T
