@@ -160,13 +160,13 @@ def refused(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("neither", "error: give either --run (a trained run) or --model (a model without adapter)\n"),
-        ("both", "error: give either --run (a trained run) or --model (a model without adapter)\n"),
-        ("no set", "error: --model needs a --set to be scored on"),
+        ("neither", "error: give either --run (a trained run), --model (a model as it is) or --adapter"),
+        ("both", "error: give either --run (a trained run), --model (a model as it is) or --adapter"),
+        ("no set", "needs a --set to be scored on"),
         ("no folder", "error: nowhere: no such folder"),
         ("unknown set", "gsm9k is neither a dataset nor a hub id, file or folder; did you mean gsm8k"),
         ("unknown set of a run", "error: --set gsm9k: gsm9k is neither a dataset nor a hub id, file or folder"),
-        ("adapter", "the folder holds an adapter; name it by --run"),
+        ("adapter", "the folder holds an adapter; name it by --adapter"),
         ("no model", "does not exist; name a folder that holds config.json"),
         ("idle", "error: command line  training.learning_rate: has no effect here, since nothing is trained"),
         ("settled", "error: command line  dataset.prompt_template: is settled by the run"),
