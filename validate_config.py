@@ -57,7 +57,8 @@ def main(arguments: argparse.Namespace) -> Answer:
 def _find_files(arguments: argparse.Namespace) -> list[Path]:
     files = [find_config(name) for name in arguments.files]
     if arguments.all is not None:
-        folder = Path(arguments.all) if arguments.all else ROOT / "configs"
+        own = Path(arguments.all or "configs")
+        folder = own if arguments.all or own.is_dir() else ROOT / "configs"
         if not folder.is_dir():
             raise UserError(f"--all {folder}: no such folder")
         files += sorted(path for path in folder.rglob("[!.]*") if path.suffix in (".yaml", ".yml", ".json"))
@@ -124,7 +125,11 @@ def build() -> argparse.ArgumentParser:
     parser = build_parser("validate_config.py", DESCRIPTION)
     parser.add_argument("files", nargs="*", metavar="FILE", help="configuration files")
     parser.add_argument(
-        "--all", nargs="?", const="", metavar="DIR", help="every file below DIR (default: the shipped configs/)"
+        "--all",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="every file below DIR (default: configs/ here, else the shipped ones)",
     )
     parser.add_argument(
         "--show",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from utils.core.errors import LoraNsError, UserError
 from utils.core.project import ROOT
 from utils.planning.cards import CARDS
+from utils.results.record import read_record
 from utils.tasks.preparing import count_training_steps
 from utils.tasks.task import load_task, open_task
 
@@ -177,4 +177,6 @@ def measure_rate(config: RunConfig) -> float:
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own command
         if done.returncode:
             raise UserError(f"three steps could not be trained: {done.stderr.strip().splitlines()[-1]}")
-        return float(json.loads((output / "results.json").read_text("utf-8"))["time"]["tokens_per_s"])
+        record = read_record(output)
+        assert record is not None, "the command has succeeded"
+        return float(record.time.tokens_per_s or 0)

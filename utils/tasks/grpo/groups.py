@@ -13,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
 from utils.core.errors import ConfigError, Problem
+from utils.core.json_files import parse_json
 from utils.core.texts import RowError
 from utils.data.dataset import Example, Reference
 from utils.data.encoding import MASKED, Encoded, ExampleEncoder
@@ -76,7 +77,7 @@ class RepeatedPrompts(TorchDataset[dict[str, Any]]):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         row = self._rows[number // self._times]
-        return {"input_ids": row["input_ids"], "reference": json.loads(row["reference"]), "number": number}
+        return {"input_ids": row["input_ids"], "reference": parse_json(row["reference"]), "number": number}
 
 
 class GroupOrder(Sampler[int]):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
+from utils.core.json_files import parse_json
 from utils.tasks.grpo import GrpoSection
 from utils.tasks.grpo.groups import PromptEncoder, RepeatedPrompts, Rewards
 from utils.tasks.grpo.trainer import GrpoTrainer
@@ -33,7 +33,7 @@ class GrpoRun(SftRun):
     def arrange(self, rows: Dataset) -> Dataset:
         """Leave the rows as they are, if the rewards can judge answers to them."""
         section = self._settings.section(GrpoSection)
-        Rewards(section.rewards).require([json.loads(each) for each in rows["reference"][:]])
+        Rewards(section.rewards).require([parse_json(each) for each in rows["reference"][:]])
         return rows
 
     def prepare_data(self, tokenizer: PreTrainedTokenizerBase) -> CausalData:
