@@ -28,7 +28,7 @@ class DpoSection(preference.PreferenceSection):
 
     loss_type: LossType | list[LossType] = "sigmoid"
     """The loss, as TRL names and defines it; several are summed with loss_weights. aot and aot_unpaired sort the pairs
-    of a batch, so that they depend on per_device_train_batch_size."""
+    of a batch, and sft is a mean over its tokens, so that they depend on per_device_train_batch_size."""
     loss_weights: list[float] | None = None
     """Weights of several losses; null: 1 each."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
