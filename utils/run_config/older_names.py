@@ -218,8 +218,14 @@ class OlderNames(Rewriter):
         if causal and isinstance(self.document.get(("sft",), {}), dict):
             self._move(("sft", "max_seq_length"), ("sft", "max_length"))
         is_field = "max_length" in section.model_fields  # of rows for either task, which a resolved file always has
-        if causal and not (is_field and self.document.has(("sft", "max_length"))):
-            self._move(length, ("sft", "max_length"), agreeing=True)
+        if causal and not (is_field and self.document.has(self._length_home)):
+            self._move(length, self._length_home, agreeing=True)
+
+    @property
+    def _length_home(self) -> KeyPath:
+        """Where the task has its rows' length."""
+        assert self._task is not None, "asked of a task"
+        return tuple(self._task.LENGTH_KEY.split("."))
 
     def _move_length(self) -> None:
         """`max_seq_length` is the dataset's in SEQ_CLS and the trainer's in CAUSAL_LM."""
