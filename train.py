@@ -184,7 +184,7 @@ def build() -> argparse.ArgumentParser:
     )
     told = f"with --plan, say what fits on it: {', '.join(CARDS)}"
     parser.add_argument("--card", choices=CARDS, metavar="NAME", help=told)
-    parser.add_argument("--probe", action="store_true", help="with --plan, train three steps to estimate the time")
+    parser.add_argument("--probe", action="store_true", help="with --plan, train a few steps to estimate the time")
     parser.add_argument("--rate", type=read_number, metavar="N", help="with --plan, the time at N tokens a second")
     parser.add_argument(
         "--push_dry_run",

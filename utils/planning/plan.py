@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.core.errors import LoraNsError, UserError
-from utils.core.project import ROOT
+from utils.core.project import PACKAGE, ROOT
 from utils.planning.cards import CARDS
-from utils.results.record import read_record
+from utils.planning.step_times import FILE
+from utils.results.json_file import read_json
 from utils.tasks.preparing import count_training_steps
 from utils.tasks.task import load_task, open_task
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from utils.planning.memory import Memory
 
 GIB = 1024**3
+_NUM_PROBED = 8
+"""Steps; the first is slower than the others, and is left out."""
 _KEPT_FREE_GB = 1.0
 """What CUDA's context and its libraries take of a card, about."""
 
@@ -162,21 +165,25 @@ def _write_time(seconds: float) -> str:
 
 
 def measure_rate(config: RunConfig) -> float:
-    """Train three steps in a folder that is thrown away, and give their tokens a second.
+    """Train some steps in a folder that is thrown away, and give their tokens a second without the first of them.
 
     Raises:
         UserError: The run cannot be trained here; its own message says why.
     """
+    callbacks = [*config.training.callbacks, f"{PACKAGE}.planning.step_times:StepTimes"]
     with tempfile.TemporaryDirectory(prefix="lora_ns_probe_") as folder:
         file = Path(folder, "probe.yaml")
         file.write_text(config.to_yaml(), "utf-8")
         output = Path(folder, "run")
-        words = ["training.max_steps=3", f"training.output_dir={output}", "training.report_to=none"]
-        words += ["training.save_strategy=no", "training.eval_strategy=no", "training.push_to_hub=false"]
+        words = [f"training.max_steps={_NUM_PROBED}", f"training.output_dir={output}", "training.report_to=none"]
+        words += ["training.save_strategy=no", "training.eval_strategy=no", "training.load_best_model_at_end=false"]
+        words += ["training.push_to_hub=false", f"training.callbacks=[{', '.join(callbacks)}]"]
+        if load_task(config.task).GENERATES:
+            words += ["evaluation.at_end=false", "evaluation.steps=null", "evaluation.at_start=false"]
         command = [sys.executable, str(ROOT / "train.py"), "--config", str(file), *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own command
         if done.returncode:
-            raise UserError(f"three steps could not be trained: {done.stderr.strip().splitlines()[-1]}")
-        record = read_record(output)
-        assert record is not None, "the command has succeeded"
-        return float(record.time.tokens_per_s or 0)
+            raise UserError(f"{_NUM_PROBED} steps could not be trained: {done.stderr.strip().splitlines()[-1]}")
+        steps = (read_json(output / FILE) or {"steps": []})["steps"]
+    (begin, before), (end, after) = steps[min(1, len(steps) - 1)], steps[-1]
+    return float((after - before) / max(end - begin, 1e-9))
