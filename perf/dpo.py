@@ -93,7 +93,7 @@ def _build(options: argparse.Namespace, rows: list[Any], tokenizer: Any, folder:
     from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
     from trl import DPOConfig, DPOTrainer
 
-    from utils.tasks.dpo import DpoSection
+    from utils.tasks.dpo.section import DpoSection
     from utils.tasks.dpo.trainer import DpoTrainer
     from utils.tasks.preference.batches import REFERENCE, PreferenceCollator
     from utils.trainer.varlen_attention import require_separate_documents

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.unit.tasks.preference.conftest import VOCABULARY, build_model  # noqa: F401  a fixture
-from utils.tasks.grpo import GrpoSection
 from utils.tasks.grpo.groups import GroupOrder, compute_advantages
 from utils.tasks.grpo.losses import Answered, compute_losses
+from utils.tasks.grpo.section import GrpoSection
 from utils.tasks.preference.batches import PreferenceCollator
 from utils.trainer.trained_head import install_trained_head
 from utils.trainer.varlen_attention import require_separate_documents

@@ -3,51 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from utils.config.document import Document
 from utils.core.errors import Problem
 from utils.tasks import preference
+from utils.tasks.dpo.section import DpoSection
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
     from utils.tasks.task import TaskRun
 
-LossType = Literal[
-    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
-    "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
-]  # fmt: skip
 _ON_RATIOS = ("nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down")
 """Losses that no other divergence than reverse_kl is defined for."""
-
-
-class DpoSection(preference.PreferenceSection):
-    """The `dpo:` section."""
-
-    loss_type: LossType | list[LossType] = "sigmoid"
-    """The loss, as TRL names and defines it; several are summed with loss_weights. aot and aot_unpaired sort the pairs
-    of a batch, and sft is a mean over its tokens, so that they depend on per_device_train_batch_size."""
-    loss_weights: list[float] | None = None
-    """Weights of several losses; null: 1 each."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """robust: the probability that a preference is the wrong way round, below 0.5; exo_pair: its epsilon, above 0; aot:
-    the share of the opposite preference."""
-    f_divergence_type: Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"] = "reverse_kl"
-    """The divergence that keeps the model near the reference (Wang et al. 2023, f-DPO)."""
-    f_alpha_divergence_coef: float = 0.5
-    """Alpha of alpha_divergence."""
-    ld_alpha: float | None = Field(None, ge=0, le=1)
-    """Weight of the tokens of the longer answer beyond the length of the shorter one (LD-DPO); null: as the others."""
-    discopop_tau: float = Field(0.05, gt=0)
-    """Temperature of discopop."""
-
-    @property
-    def losses(self) -> dict[str, float]:
-        """The losses with their weights."""
-        names = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type
-        return dict(zip(names, self.loss_weights or [1.0] * len(names), strict=True))
 
 
 class Task(preference.PreferenceTask):

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 if TYPE_CHECKING:
-    from utils.tasks.dpo import DpoSection
+    from utils.tasks.dpo.section import DpoSection
 
 
 @dataclass(frozen=True)

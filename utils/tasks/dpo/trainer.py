@@ -12,7 +12,7 @@ from utils.tasks.preference.run import PreferenceRun
 from utils.tasks.preference.trainer import PreferenceTrainer
 
 if TYPE_CHECKING:
-    from utils.tasks.dpo import DpoSection
+    from utils.tasks.dpo.section import DpoSection
 
 
 class DpoTrainer(PreferenceTrainer):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from utils.tasks.grpo import GrpoSection
+    from utils.tasks.grpo.section import GrpoSection
 
 
 @dataclass(frozen=True)

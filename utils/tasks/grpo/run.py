@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from utils.core.json_files import parse_json
-from utils.tasks.grpo import GrpoSection
 from utils.tasks.grpo.groups import PromptEncoder, RepeatedPrompts, Rewards
+from utils.tasks.grpo.section import GrpoSection
 from utils.tasks.grpo.trainer import GrpoTrainer
 from utils.tasks.preference.batches import PreferenceCollator
 from utils.tasks.sft.building import choose_layout, choose_multiple, fit_arguments

@@ -22,7 +22,7 @@ from utils.trainer.varlen_attention import plain_attention
 
 if TYPE_CHECKING:
     from utils.config.sections.generation import GenerationSection
-    from utils.tasks.grpo import GrpoSection
+    from utils.tasks.grpo.section import GrpoSection
 
 _ROLLOUTS = "rollouts.pt"
 

@@ -10,7 +10,7 @@ import torch
 from utils.config.sections.training import DEFAULT_ROWS
 from utils.data.encoding import MASKED
 from utils.data.preference import LabelledEncoder, find_prompt
-from utils.tasks.kto import KtoSection
+from utils.tasks.kto.section import KtoSection
 from utils.tasks.preference.run import PreferenceRun
 from utils.tasks.preference.trainer import PreferenceTrainer
 from utils.tasks.sft.section import build_encoder
