@@ -11,7 +11,7 @@ from utils.config.sections.training import DROPPED
 from utils.run_config.older_dataset_keys import OwnColumns
 from utils.run_config.older_table import OLDER, VARIANTS, WANDB_KEYS, LeftOut, Moved
 from utils.run_config.rewriter import Rewriter
-from utils.tasks.task import Task, find_tasks
+from utils.tasks.task import Task, choose_task
 
 _QUANTIZATION: KeyPath = ("model", "quantization")
 _QUANTIZATION_PARENTS: tuple[KeyPath, ...] = ((), ("training",), ("model",), _QUANTIZATION)
@@ -156,8 +156,7 @@ class OlderNames(Rewriter):
     @property
     def _task(self) -> type[Task] | None:
         value = self.document.get(("task_type",))
-        found = find_tasks(TASK_SPELLINGS.get(value.lower(), value) if isinstance(value, str) else value)
-        return next(iter(found.values()), None)
+        return choose_task(self.document, TASK_SPELLINGS.get(value.lower(), value) if isinstance(value, str) else value)
 
     def _read_variant(self) -> None:
         """Read `variant: dora` as the switch of LoRA that it is."""

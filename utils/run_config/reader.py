@@ -22,7 +22,7 @@ from utils.data.dataset import find_dataset_plugin
 from utils.data.row_files import is_local
 from utils.run_config.older_names import TASK_SPELLINGS, OlderNames
 from utils.tasks.sft.section import OURS as SFT_OURS
-from utils.tasks.task import Task, default_task, find_tasks, task_sections, task_types
+from utils.tasks.task import Task, choose_task, task_sections, task_types
 
 _STAND_INS = {"model": {"name_or_path": "none/named"}, "": {"task_name": "none"}}
 """Values of required keys while other mistakes are looked for; the run is refused in any case."""
@@ -65,11 +65,8 @@ class SectionReader:
 
     @property
     def task(self) -> type[Task] | None:
-        """The task that the file asks for: by a section of its own, else by its task_type; None: there is none."""
-        found = find_tasks(self.document.get(("task_type",)))
-        named = [task for task in found.values() if task.SECTION and self.document.has((task.SECTION,))]
-        named.sort(key=lambda task: task.IS_DEFAULT)  # an extended file may bring the default's section along
-        return named[0] if named else default_task(self.document.get(("task_type",))) if found else None
+        """The task that the file asks for; None: there is none."""
+        return choose_task(self.document, self.document.get(("task_type",)))
 
     def read(self) -> dict[str, Section]:
         """Read the header and all sections; one with mistakes is given without them, so that they hide no others.

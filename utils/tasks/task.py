@@ -248,6 +248,14 @@ def default_task(task_type: str) -> type[Task]:
     return next(task for task in find_tasks(task_type).values() if task.IS_DEFAULT)
 
 
+def choose_task(document: Document, task_type: Any) -> type[Task] | None:
+    """Choose the task that a file asks for: by a section of its own, else by its task_type; None: there is none."""
+    found = find_tasks(task_type)
+    named = [task for task in found.values() if task.SECTION and document.has((task.SECTION,))]
+    named.sort(key=lambda task: task.IS_DEFAULT)  # an extended file may bring the default's section along
+    return named[0] if named else default_task(task_type) if found else None
+
+
 def open_task(config: RunConfig) -> TaskRun:
     """Open the kind of run that a configuration asks for."""
     return load_task(config.task).open(config)
