@@ -92,7 +92,10 @@ def find_idle_settings(config: RunConfig, task: type[Task], document: Document) 
             "training.report_to is not wandb",
         ),
         **dict(_idle_for_task(config)),
-        **{name: (name not in config.task_sections, f"the run's task is {config.task}") for name in task_sections()},
+        **{
+            name: (name not in config.task_sections and bool(document.get((name,))), f"the run's task is {config.task}")
+            for name in task_sections()
+        },
         **{f"peft.{name}": (True, why) for name, why in config.peft.find_unused().items()},
         **task.find_unused(config),
     }

@@ -12,6 +12,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from utils.config.yaml_text import dump_yaml
+from utils.generation.backends.transformers import Backend
 from utils.results.record import BestMetric
 from utils.results.table import render_result_table
 from utils.runs.opening import open_run_folder
@@ -38,23 +39,25 @@ class _Killed(BaseException):
 
 def _train(prepare_run, make_sft, resume=None, kill_after=None, **keys):
     run = prepare_run(config=make_sft(**{**KEYS, "evaluation": EVALUATION, **keys}))
-    if kill_after is not None:
-        _kill_after(run.model, kill_after)
-    run.trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    with pytest.MonkeyPatch.context() as patch:
+        if kill_after is not None:
+            _kill_after(patch, kill_after)
+        run.trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     return run
 
 
-def _kill_after(model, num_batches):
-    """End training when so many batches were answered."""
-    generate, calls = model.generate, []
+def _kill_after(patch, num_answers):
+    """End training when so many prompts were answered."""
+    write, answered = Backend.generate_batch, []
 
-    def count(**inputs):
-        calls.append(1)
-        if len(calls) > num_batches:
-            raise _Killed
-        return generate(**inputs)
+    def count(*given):
+        for answer in write(*given):
+            if len(answered) == num_answers:
+                raise _Killed
+            answered.append(answer)
+            yield answer
 
-    model.generate = count
+    patch.setattr(Backend, "generate_batch", count)
 
 
 def _finish(run):
@@ -111,8 +114,9 @@ def run_folder(tmp_path):
 
 
 def test_a_run_killed_inside_evaluations_has_the_same_history(prepare_run, make_sft, run_folder, tmp_path, caplog):
-    """Killed at the start, in the middle, and in the evaluation of the last step; an evaluation takes six batches."""
+    """Killed at the start, in the middle, and in the evaluation of the last step; an evaluation has 2 x 5 prompts."""
     short = {"training__max_steps": 4, "training__early_stopping_patience": 9}
+    short["generation"] = {"max_new_tokens": 6, "batch_size": 1}  # four batches are written together: 4 rows, then 1
     whole = _train(prepare_run, make_sft, **short)
     whole_record = _finish(whole)
     expected, written = _history(run_folder), _files(run_folder)
@@ -124,10 +128,11 @@ def test_a_run_killed_inside_evaluations_has_the_same_history(prepare_run, make_
     kept = _steps(run_folder)
     run_folder.rename(tmp_path / "whole")
 
-    for resume, num_batches in ((None, 3), (0, 3 + 4), (2, 2 + 2)):
+    # What was begun of four batches is answered again.
+    for resume, num_answers in ((None, 8), (0, 5 + 8), (2, 5 + 4)):
         checkpoint = None if resume is None else run_folder / f"checkpoint-{resume}"
         with pytest.raises(_Killed):
-            _train(prepare_run, make_sft, checkpoint, num_batches, **short)
+            _train(prepare_run, make_sft, checkpoint, num_answers, **short)
     caplog.clear()
     caplog.set_level("INFO")
     resumed = _train(prepare_run, make_sft, run_folder / "checkpoint-4", **short)
