@@ -11,8 +11,7 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from tests.unit.tasks.preference.conftest import draw_pairs
-from utils.tasks.dpo import LossType
-from utils.tasks.dpo.section import DpoSection
+from utils.tasks.dpo.section import DpoSection, LossType
 from utils.tasks.dpo.trainer import DpoTrainer
 from utils.tasks.kto.section import KtoSection
 from utils.tasks.kto.trainer import KtoTrainer, exchange_answers
