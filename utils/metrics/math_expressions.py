@@ -163,7 +163,7 @@ def score_math_minerva(prediction: str, reference: str) -> float:
 
 def score_math_verify(prediction: str, reference: str) -> float:
     """Compare the formulas that package math-verify reads out of both: `math_verify` of lm-eval's `minerva_math`."""
-    library = require_package("math_verify", "math-verify[antlr4_11_0]", "the metric math_verify")
+    library = require_package("math_verify", "math-verify[antlr4-11-0]", "the metric math_verify")
     boxed = reference if find_boxed(reference) is not None else f"\\boxed{{{reference.strip()}}}"
     return float(library.verify(gold=library.parse(boxed), target=library.parse(prediction)))
 
