@@ -5,6 +5,7 @@ python scripts/terminal_picture.py
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -29,7 +30,7 @@ def main() -> None:
         done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         shown = done.stderr.replace(f"{folder}/", "").replace(sys.executable, "python")
     lines = [re.sub(r"\.venv/bin/", "", line) for line in shown.splitlines() if "tensorboard" not in line]
-    console = Console(record=True, width=WIDTH, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    console = Console(record=True, width=WIDTH, file=io.StringIO())
     console.print(Text.from_ansi("\n".join([f"$ {COMMAND}", "...", *lines[-NUM_LINES:]])))
     svg = re.sub(r"\s*@font-face \{.*?\}", "", console.export_svg(title="lora-ns"), flags=re.DOTALL)
     PICTURE.parent.mkdir(exist_ok=True)

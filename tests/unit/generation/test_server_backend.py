@@ -174,7 +174,7 @@ def test_a_server_that_lists_no_models_is_asked_by_a_name(server: ModelServer, m
         open_server(server.url)
     served = open_server(server.url, "base")
     backend = open_backend(served, server.tokenizer, SECTION, STOP)
-    assert dict(backend.generate_batch(encode(server), range(5))) == expected  # type: ignore[arg-type]
+    assert dict(backend.generate_batch(encode(server), range(5))) == expected
     assert served.window is None
 
 
@@ -229,5 +229,5 @@ def test_streamed_pieces_are_the_answer(server: ModelServer) -> None:
     ],
 )  # fmt: skip
 def test_methods_declare_what_no_server_loads(method: str, given: dict[str, Any], said: str | None) -> None:
-    found = explain_unservable(load_adapter(method).Config(method=method, **given))  # type: ignore[call-arg]
+    found = explain_unservable(load_adapter(method).Config(method=method, **given))
     assert found is None if said is None else said in str(found)
