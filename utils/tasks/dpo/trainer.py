@@ -9,26 +9,18 @@ import torch
 
 from utils.tasks.dpo.losses import Pairs, compute_losses
 from utils.tasks.preference.run import PreferenceRun
-from utils.tasks.preference.trainer import PreferenceTrainer
+from utils.tasks.preference.trainer import PreferenceTrainer, compare_sides
 
 if TYPE_CHECKING:
     from utils.tasks.dpo.section import DpoSection
 
 
 class DpoTrainer(PreferenceTrainer):
-    """See the base; a batch holds all chosen texts, then all rejected ones.
-
-    Args:
-        section: The `dpo:` section.
-        **kwargs: As for the base.
-    """
+    """See the base; a batch holds all chosen texts, then all rejected ones."""
 
     TEXTS_PER_ROW = 2
     references_per_row = 2
-
-    def __init__(self, *, section: DpoSection, **kwargs: Any) -> None:
-        self.section = section
-        super().__init__(disable_dropout=section.disable_dropout, **kwargs)
+    section: DpoSection
 
     def reduce(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """Sum each text's tokens; with ld_alpha those weigh less that the other answer has no counterpart of."""
@@ -48,7 +40,7 @@ class DpoTrainer(PreferenceTrainer):
         rewards = self.section.beta * pairs.ratios.detach()
         logps = logps.detach()
         return [
-            compute_losses(pairs, parts[:half]), *rewards, _compare(rewards), *logps, _compare(logps),
+            compute_losses(pairs, parts[:half]), *rewards, compare_sides(rewards), *logps, compare_sides(logps),
         ]  # fmt: skip
 
     def describe(self, num_rows: float, *totals: float) -> dict[str, float]:
@@ -57,11 +49,6 @@ class DpoTrainer(PreferenceTrainer):
         names = ("rewards/chosen", "rewards/rejected", "rewards/accuracies",
                  "logps/chosen", "logps/rejected", "logps/accuracies")  # fmt: skip
         return {**dict(zip(names, means, strict=True)), "rewards/margins": means[0] - means[1]}
-
-
-def _compare(pairs: torch.Tensor) -> torch.Tensor:
-    """Tell of each pair whether the first is larger: 1, 0, or 1/2 where they are equal, as before training."""
-    return (pairs[0] > pairs[1]).float() + 0.5 * (pairs[0] == pairs[1]).float()
 
 
 class DpoRun(PreferenceRun):

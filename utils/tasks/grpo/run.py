@@ -8,23 +8,23 @@ from utils.core.json_files import parse_json
 from utils.tasks.grpo.groups import PromptEncoder, RepeatedPrompts, Rewards
 from utils.tasks.grpo.section import GrpoSection
 from utils.tasks.grpo.trainer import GrpoTrainer
-from utils.tasks.preference.batches import PreferenceCollator
-from utils.tasks.sft.building import choose_layout, choose_multiple, fit_arguments
-from utils.tasks.sft.run import CausalData, SftRun
+from utils.tasks.preference.run import RowsRun
+from utils.tasks.sft.run import CausalData
 from utils.tasks.sft.section import build_encoder
-from utils.trainer.building import build_arguments, build_trainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from utils.data.encoding import ExampleEncoder
-    from utils.tasks.sft.evaluation_rules import BestMetric
+    from utils.tasks.preference.batches import PreferenceCollator
     from utils.trainer.base import LoraNsTrainer
 
 
-class GrpoRun(SftRun):
+class GrpoRun(RowsRun):
     """See `utils.tasks.task.TaskRun`."""
+
+    TRAINER = GrpoTrainer
 
     def build_encoder(self, tokenizer: PreTrainedTokenizerBase) -> ExampleEncoder:
         """Build what encodes prompts."""
@@ -44,35 +44,21 @@ class GrpoRun(SftRun):
         self._stop = (data.instructions.spec.stop, data.encoder.stop_token_ids)
         return data
 
-    def build_own_trainer(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        train: Dataset,
-        evaluation: Dataset | None,
-        best: BestMetric | None,
-    ) -> LoraNsTrainer:
-        """Build the trainer that writes, rewards and learns."""
+    def choose_parts(self, train: Dataset, evaluation: Dataset | None, collate: PreferenceCollator) -> dict[str, Any]:
+        """Give what the trainer writes by, and rewards by."""
         config = self._settings
         section = config.section(GrpoSection)
-        flattened = choose_layout(section.padding_free, config.peft, model, "grpo.padding_free")
-        arguments = build_arguments(config, fit_arguments(config, best, False))
-        multiple = choose_multiple(section.pad_to_multiple_of, flattened, arguments.bf16 or arguments.fp16)
         drawn = {"max_new_tokens": section.max_completion_length, "temperature": section.temperature,
                  "top_p": section.top_p, "top_k": section.top_k, "min_new_tokens": 0}  # fmt: skip
-        return build_trainer(
-            GrpoTrainer,
-            config,
-            model=model,
-            section=section,
-            args=arguments,
-            train_dataset=RepeatedPrompts(train, section.num_generations),
-            processing_class=tokenizer,
-            generation=config.generation.model_copy(update=drawn),
-            stop=self._stop,
-            collate=PreferenceCollator(int(tokenizer.pad_token_id), flattened, multiple),
-            seed=config.seed,
-        )
+        return {
+            "train_dataset": RepeatedPrompts(train, section.num_generations),
+            "generation": config.generation.model_copy(update=drawn),
+            "stop": self._stop,
+            "collate": collate,
+            "rewards": Rewards(section.rewards),
+            "seed": config.seed,
+            "temperature": section.temperature,
+        }
 
     def evaluate_losses(self, trainer: LoraNsTrainer, data: CausalData, step: int) -> dict[str, Any]:
         """Evaluate nothing: rows have no loss."""

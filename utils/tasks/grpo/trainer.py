@@ -33,34 +33,31 @@ class GrpoTrainer(PreferenceTrainer):
     Answers are a function of the seed, the step, the row and the weights: a resumed run writes the same ones.
 
     Args:
-        section: The `grpo:` section.
         generation: How answers are drawn.
         stop: Texts and tokens that end an answer.
         collate: Makes batches of texts.
+        rewards: What an answer is worth.
         seed: Of the draws.
         **kwargs: As for the base.
     """
 
+    section: GrpoSection
+
     def __init__(
         self,
         *,
-        section: GrpoSection,
         generation: GenerationSection,
         stop: tuple[Sequence[str], Sequence[int]],
         collate: PreferenceCollator,
+        rewards: Rewards,
         seed: int,
         **kwargs: Any,
     ) -> None:
-        self.section, self._generation, self._stop = section, generation, stop
-        self._collate, self._seed, self._reward = collate, seed, Rewards(section.rewards)
+        self._generation, self._stop = generation, stop
+        self._collate, self._seed, self._reward = collate, seed, rewards
         self._rollouts: list[dict[str, Any]] | None = None
         self._saved_rollouts: list[Any] = []
-        super().__init__(
-            disable_dropout=section.disable_dropout,
-            temperature=section.temperature,
-            data_collator=lambda rows: {"rows": rows},
-            **kwargs,
-        )
+        super().__init__(data_collator=lambda rows: {"rows": rows}, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> GroupOrder:
         args, times = self.args, self.section.num_generations

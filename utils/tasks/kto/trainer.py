@@ -25,17 +25,14 @@ if TYPE_CHECKING:
 
 
 class KtoTrainer(PreferenceTrainer):
-    """See the base.
+    """See the base."""
 
-    Args:
-        section: The `kto:` section.
-        **kwargs: As for the base.
-    """
+    section: KtoSection
 
-    def __init__(self, *, section: KtoSection, **kwargs: Any) -> None:
-        self.section = section
-        self.references_per_row = 2 if section.loss_type == "kto" else 1
-        super().__init__(disable_dropout=section.disable_dropout, **kwargs)
+    @property
+    def references_per_row(self) -> int:  # type: ignore[override]  # others declare it
+        """Give two where the KL is estimated: of the answer, and of another row's."""
+        return 2 if self.section.loss_type == "kto" else 1
 
     def compute_rows(self, model: Any, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
         """Give each row's loss; reward and log-probability of good and of bad answers, with their numbers; the KL."""

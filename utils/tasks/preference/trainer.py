@@ -1,4 +1,4 @@
-"""The trainer of preferences: log-probabilities of answers by the model and its reference, and a loss of each row."""
+"""Trainers with a loss for each row: any, and those that compare an answer's log-probability with a reference's."""
 
 from __future__ import annotations
 
@@ -19,29 +19,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class PreferenceTrainer(LoraNsTrainer):
+class RowsTrainer(LoraNsTrainer):
     """Trains on the mean of a loss that `compute_rows` gives for each row; a task extends it.
 
     The loss is a mean over the rows of the whole optimizer step, whatever batches and processes they are split into.
 
     Args:
         model: With its adapter attached.
-        disable_dropout: As the section's.
-        temperature: At which log-probabilities are those of answers that were drawn.
+        section: The task's own.
         **kwargs: As for `LoraNsTrainer`.
     """
 
     TEXTS_PER_ROW: ClassVar[int] = 1
-    references_per_row = 1
-    """Numbers that a reference gives for a row."""
+    section: Any
 
-    def __init__(
-        self, *, model: PreTrainedModel, disable_dropout: bool = True, temperature: float = 1.0, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, model: PreTrainedModel, section: Any, **kwargs: Any) -> None:
+        self.section = section
         super().__init__(model=model, **kwargs)
-        if disable_dropout:
+        if section.disable_dropout:
             disable_dropout_in_model(self.model)
-        install_trained_head(self.model, temperature=temperature)
         self.model_accepts_loss_kwargs = True  # the loss is divided by the rows of the whole step
         self._num_real: int | None = None
 
@@ -52,43 +48,6 @@ class PreferenceTrainer(LoraNsTrainer):
     def describe(self, num_rows: float, *totals: float) -> dict[str, float]:
         """Turn sums over rows, without the loss, into metrics."""
         raise NotImplementedError
-
-    def reduce(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Give each text's log-probability, shape (texts,), of those of its answer's tokens."""
-        return torch.stack([part.sum() for part in parts])
-
-    def score(self, model: Any, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
-        """Compute the log-probabilities of the answers' tokens, one tensor for each text of a batch."""
-        given = {name: value for name, value in inputs.items() if name not in OF_BATCH}
-        found = model(**given, trained_positions=True, each=True).log_probs
-        return list(found.split(inputs["answer_tokens"].tolist()))
-
-    def score_reference(self, inputs: Mapping[str, Any]) -> torch.Tensor:
-        """Give the reference's log-probability of each text: computed before, else by the base under the adapter."""
-        if REFERENCE in inputs:
-            return inputs[REFERENCE].T.reshape(-1)  # type: ignore[no-any-return]
-        with self.as_base() as base:
-            return self.reference_of(base, inputs)
-
-    def reference_of(self, model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
-        """Compute what is kept of a reference: a number for each text, those of all first texts first."""
-        return self.reduce(self.score(model, inputs))
-
-    @contextmanager
-    def as_base(self) -> Iterator[Any]:
-        """Give the model without its adapter, in evaluation."""
-        unwrapped = self.accelerator.unwrap_model(self.model)
-        # Without an adapter nothing is trained: else settle_reference has seen to the reference.
-        off = unwrapped.disable_adapter() if hasattr(unwrapped, "disable_adapter") else nullcontext()
-        with torch.no_grad(), off, _evaluating(unwrapped):
-            yield self.model
-
-    @contextmanager
-    def as_start(self, other: Any = None) -> Iterator[Any]:
-        """Give the model as it is, or another one, in evaluation."""
-        model = self.model if other is None else other
-        with torch.no_grad(), _evaluating(model), self.compute_loss_context_manager():
-            yield model
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -140,8 +99,66 @@ class PreferenceTrainer(LoraNsTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = [
             "input_ids", "labels", "rejected_input_ids", "rejected_labels", "kl_input_ids", "kl_labels", "is_good",
-            REFERENCE,
+            "margin", REFERENCE,
         ]  # fmt: skip
+
+
+class PreferenceTrainer(RowsTrainer):
+    """Gives the log-probabilities of answers, by the model and by its reference.
+
+    Args:
+        temperature: At which log-probabilities are those of answers that were drawn.
+        **kwargs: As for the base.
+    """
+
+    references_per_row = 1
+    """Numbers that a reference gives for a row."""
+
+    def __init__(self, *, temperature: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        install_trained_head(self.model, temperature=temperature)
+
+    def reduce(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Give each text's log-probability, shape (texts,), of those of its answer's tokens."""
+        return torch.stack([part.sum() for part in parts])
+
+    def score(self, model: Any, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
+        """Compute the log-probabilities of the answers' tokens, one tensor for each text of a batch."""
+        given = {name: value for name, value in inputs.items() if name not in OF_BATCH}
+        found = model(**given, trained_positions=True, each=True).log_probs
+        return list(found.split(inputs["answer_tokens"].tolist()))
+
+    def score_reference(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Give the reference's log-probability of each text: computed before, else by the base under the adapter."""
+        if REFERENCE in inputs:
+            return inputs[REFERENCE].T.reshape(-1)  # type: ignore[no-any-return]
+        with self.as_base() as base:
+            return self.reference_of(base, inputs)
+
+    def reference_of(self, model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Compute what is kept of a reference: a number for each text, those of all first texts first."""
+        return self.reduce(self.score(model, inputs))
+
+    @contextmanager
+    def as_base(self) -> Iterator[Any]:
+        """Give the model without its adapter, in evaluation."""
+        unwrapped = self.accelerator.unwrap_model(self.model)
+        # Without an adapter nothing is trained: else settle_reference has seen to the reference.
+        off = unwrapped.disable_adapter() if hasattr(unwrapped, "disable_adapter") else nullcontext()
+        with torch.no_grad(), off, _evaluating(unwrapped):
+            yield self.model
+
+    @contextmanager
+    def as_start(self, other: Any = None) -> Iterator[Any]:
+        """Give the model as it is, or another one, in evaluation."""
+        model = self.model if other is None else other
+        with torch.no_grad(), _evaluating(model), self.compute_loss_context_manager():
+            yield model
+
+
+def compare_sides(pairs: torch.Tensor) -> torch.Tensor:
+    """Tell of each pair, (2, n), whether the first is larger: 1, 0, or 1/2 where they are equal, as before training."""
+    return (pairs[0] > pairs[1]).float() + 0.5 * (pairs[0] == pairs[1]).float()
 
 
 @contextmanager
