@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,54 +19,54 @@ from utils.config.yaml_text import read_overrides
 from utils.run_config import load_run_config
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = {
-    "from_longbench_flags.md": "longbench_sft", "from_run_glue.md": "glue_bert", "from_glue_script.md": "glue_mrpc",
-}  # fmt: skip
 FLAGS_OF = {
-    "from_longbench_flags.md": {
+    "docs/longbench.md": {
         "model_name", "gpu", "use_lora", "no_lora", "lora_r", "lora_alpha", "learning_rate", "num_epochs", "batch_size",
         "gradient_accumulation_steps", "max_length", "warmup_ratio", "eval_steps", "train_datasets",
         "max_train_samples", "output_dir", "save_steps", "resume_from_checkpoint",
     },
-    "from_run_glue.md": {
+    "docs/from_run_glue.md": {
         "model_name_or_path", "task_name", "max_seq_length", "per_device_train_batch_size", "learning_rate",
         "num_train_epochs", "output_dir", "overwrite_output_dir", "seed", "weight_decay", "warmup_ratio", "fp16",
+        "task", "epochs", "model", "method", "use_lora", "rank", "lr", "batch_size", "max_len",
     },
-    "from_glue_script.md": {"task", "epochs", "model", "method", "use_lora", "rank", "lr", "batch_size", "seed",
-                            "max_len"},
 }  # fmt: skip
 """Flags that each page has to map, at the least."""
 
 
 class Row(NamedTuple):
     page: str
+    config: str
+    """The shipped file that the table's section names first."""
     flag: str
     value: str
     ours: str
 
 
-ROWS = [
-    Row(page, *found)
-    for page in CONFIGS
-    for found in re.findall(
-        r"^\| `--(\w+) ?([^`]*)`[^|]*\| `([^`]+)` \|$", (ROOT / "examples" / page).read_text("utf-8"), re.MULTILINE
-    )
-]
+def _read_rows(page: str) -> Iterator[Row]:
+    for section in (ROOT / page).read_text("utf-8").split("\n## "):
+        named = re.search(r"configs/\w+\.yaml", section)
+        for found in re.findall(r"^\| `--(\w+) ?([^`]*)`[^|]*\| `([^`]+)` \|$", section, re.MULTILINE):
+            assert named, f"{page}: a table without a configuration"
+            yield Row(page, named[0], *found)
+
+
+ROWS = [row for page in PAGES for row in _read_rows(page)]
 
 
 def test_every_page_is_named_and_has_its_usual_flags() -> None:
-    assert set(PAGES) == set(CONFIGS)
+    assert set(PAGES) == set(FLAGS_OF)
     for page, flags in FLAGS_OF.items():
         found = {row.flag for row in ROWS if row.page == page}
         assert flags <= found
-        lines = (ROOT / "examples" / page).read_text("utf-8").count("\n| `--")
+        lines = (ROOT / page).read_text("utf-8").count("\n| `--")
         assert lines == len([row for row in ROWS if row.page == page]), "a row that no test reads"
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[f"{row.page}-{row.flag}" for row in ROWS])
+@pytest.mark.parametrize("row", ROWS, ids=[f"{Path(row.config).stem}-{row.flag}" for row in ROWS])
 def test_the_row_sets_what_it_says(row: Row) -> None:
     words = shlex.split(row.ours)
-    config_file = ROOT / "configs" / f"{CONFIGS[row.page]}.yaml"
+    config_file = ROOT / row.config
     if row.ours.startswith("--"):
         options = train.build().parse_args(["--config", str(config_file), *words])
         expected = {"gpu": options.gpu, "gpus": options.gpu, "overwrite_output_dir": ""}.get(row.flag, options.resume)
@@ -86,7 +87,7 @@ def test_the_row_sets_what_it_says(row: Row) -> None:
         assert before.get(key) != expected, "the row shows no change"
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[f"{row.page}-{row.flag}" for row in ROWS])
+@pytest.mark.parametrize("row", ROWS, ids=[f"{Path(row.config).stem}-{row.flag}" for row in ROWS])
 def test_the_command_line_says_the_same(row: Row) -> None:
     if row.flag in ("gpu", "resume_from_checkpoint"):
         return  # options of ours
@@ -126,7 +127,7 @@ def test_flags_of_others_are_explained(words: list[str], said: list[str], capsys
     assert caught.value.code == 2
     text = capsys.readouterr().err
     assert all(line in text for line in said), text
-    assert "examples/from_run_glue.md" in text
+    assert "docs/from_run_glue.md" in text
     assert "Ab12" not in text
 
 
@@ -136,4 +137,4 @@ def test_a_flag_that_nobody_knows_gets_no_page(capsys: pytest.CaptureFixture[str
     )
     assert done.returncode == 2
     assert "unrecognized arguments: --nonsense 1" in done.stderr
-    assert "examples/" not in done.stderr
+    assert "docs/" not in done.stderr

@@ -221,8 +221,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Refuse a command line; for flags of other scripts say how they are written here."""
         if hints := [*explain_flags(self.words, frozenset(self._option_string_actions))]:
-            pages = ", ".join(f"examples/{page}" for page in PAGES)
-            lines = [message, "settings are words of the form key=value here:", *hints, f"more of them: {pages}"]
+            more = f"more of them: {', '.join(PAGES)}"
+            lines = [message, "settings are words of the form key=value here:", *hints, more]
             message = "\n  ".join(lines)
         super().error(message)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-PAGES = ("from_run_glue.md", "from_glue_script.md", "from_longbench_flags.md")
-"""The pages in examples/ that map such flags one by one."""
+PAGES = ("docs/from_run_glue.md", "docs/longbench.md")
+"""The pages that map such flags one by one."""
 
 _LENGTH = ("dataset.max_length={}", "sft.max_length={}")
 _ROWS = ("training.per_device_train_batch_size={}",)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import initialize_lora_eva_weights
-from peft.tuners.lora import Linear4bit, LoraModel
+from peft.tuners import lora
+from peft.tuners.lora import LoraModel
 from peft.tuners.tuners_utils import (
     _maybe_include_all_linear_layers,
     cast_adapter_dtype,
@@ -171,7 +172,8 @@ def _start_from_error(adapted: Any, revision: str | None) -> None:
     quantize the base anew, and the adapter would fit no base that others have. The update's scale is divided out,
     which peft leaves to alpha. The base's own weights are read again, unquantized, on the CPU.
     """
-    layers = {name: layer for name, layer in adapted.named_modules() if isinstance(layer, Linear4bit)}
+    kind = getattr(lora, "Linear4bit", ())  # peft has it only where bitsandbytes is installed
+    layers = {name: layer for name, layer in adapted.named_modules() if isinstance(layer, kind)}
     if not layers:
         message = "loftq starts from the error of a 4-bit base; set model.quantization: nf4"
         raise ConfigError([Problem(message, "peft.init_lora_weights")])
