@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from utils.core.project import COMMANDS, IS_INSTALLED, PACKAGE, ROOT, VERSION
 
 _TAKES_CONFIG = ("train", "benchmark")
+_MODULES = ("compare", "report")
+"""Commands that are modules of utils/runs."""
 _USAGE = f"""usage: lora-ns COMMAND ...
 
   lora-ns train FILE [key=value ...]     train one run; FILE may be a shipped one's name, such as quickstart
@@ -19,6 +21,7 @@ _USAGE = f"""usage: lora-ns COMMAND ...
   lora-ns benchmark SUITE ...            run tasks x methods x seeds into one table
   lora-ns validate FILE ...              check configuration files
   lora-ns compare RUN RUN ...            in what finished runs differ: settings, scores, costs
+  lora-ns report RUN                     write a run's report.html and curves again
   lora-ns version                        name the version and where it lies
 
 lora-ns COMMAND --help says more. lora-ns {VERSION}"""
@@ -34,9 +37,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if command in ("version", "--version"):
         print(f"lora-ns {VERSION}  {ROOT}{'' if IS_INSTALLED else ' (a clone)'}")
         return 0
-    if command == "compare":
-        sys.argv = ["lora-ns compare", *rest]
-        runpy.run_module(f"{PACKAGE}.runs.compare", run_name="__main__")
+    if command in _MODULES:
+        sys.argv = [f"lora-ns {command}", *rest]
+        runpy.run_module(f"{PACKAGE}.runs.{command}", run_name="__main__")
     if command == "plan":
         command, rest = "train", [*rest, "--plan"]
     if command not in COMMANDS:

@@ -48,7 +48,7 @@ def show_scores(evaluated: EvaluatedModel, entries: list[Entry], num_shown: int 
         console.print(render_averages(averages))
         answer["longbench"] = averages
     for entry in entries:
-        for text in render_first_answers(entry.label, entry.folder, num_shown):
+        for text in render_first_answers(entry.label, entry.folder, num_shown, language):
             console.print(text, soft_wrap=True)
     return answer
 

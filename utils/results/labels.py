@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Literal
 
 from utils.metrics.metric import load_metric
@@ -59,6 +60,7 @@ _LABELS: dict[str, tuple[str, str]] = {
     "set": ("set", "评测集"),
     "metric": ("metric", "指标"),
     "score": ("score", "得分"),
+    "row": ("row", "样本"),
     "rows": ("rows", "样本数"),
     "protocol": ("protocol", "评测方式"),
     "partial": ("partial", "部分样本"),
@@ -123,6 +125,52 @@ _LABELS: dict[str, tuple[str, str]] = {
     "worse": ("worse", "更差"),
     "not told apart": ("not told apart", "无法区分"),
     "no claim": ("no claim", "不作结论"),
+    "accuracies": ("accuracies", "准确率"),
+    "asked": ("asked", "输入"),
+    "answered": ("answered", "模型回答"),
+    "expected": ("expected", "参考答案"),
+    "answers": ("Answers", "回答示例"),
+    "first_rows": ("first rows", "前几行"),
+    "mistakes": ("rows that were answered wrongly", "答错的样本"),
+    "class": ("class", "类别"),
+    "classes": ("scores of each class", "各类别得分"),
+    "combined_score": ("combined score", "总分"),
+    "command": ("command", "命令"),
+    "commit": ("commit", "提交"),
+    "confusion": ("confusion matrix: rows are labels, columns predictions", "混淆矩阵: 行为标签, 列为预测"),
+    "curves": ("Curves", "曲线"),
+    "data": ("Data", "数据"),
+    "split": ("split", "划分"),
+    "longest": ("longest (tokens)", "最长(词元)"),
+    "typical": ("median (tokens)", "中位数(词元)"),
+    "environment": ("Environment", "环境"),
+    "error": ("error", "错误"),
+    "evaluation": ("evaluation", "评估"),
+    "training": ("training", "训练"),
+    "grad_norm": ("gradient norm", "梯度范数"),
+    "hardware": ("hardware", "硬件"),
+    "learning_rate": ("learning rate", "学习率"),
+    "precision": ("precision", "精确率"),
+    "recall": ("recall", "召回率"),
+    "report": ("report", "报告"),
+    "right": ("right", "正确"),
+    "wrong": ("wrong", "错误"),
+    "reward": ("reward", "奖励"),
+    "rewards": ("rewards", "奖励"),
+    "runs": ("Runs", "运行"),
+    "scores_of_sets": ("Scores", "得分"),
+    "differences": ("Differences", "差异"),
+    "costs": ("Costs", "开销"),
+    "notes": ("Notes", "说明"),
+    "smoothed": ("smoothed", "平滑"),
+    "setting": ("setting", "设置"),
+    "software": ("software", "软件版本"),
+    "started": ("started", "开始时间"),
+    "unmeasured": ("nothing was measured", "没有测量结果"),
+    "all_settings": ("all settings of this run", "本次运行的全部设置"),
+    "kind_of_rows": ("kind of rows", "样本类别"),
+    "category": ("category", "类别"),
+    "parameter_note": ("of", "共"),
     "same_in_all": ("the same in all runs", "全部运行相同"),
 }
 
@@ -216,7 +264,9 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     ),
 }
 
-_NOT_SCORES = frozenset({"loss", "perplexity", "runtime", "seconds"})
+_NOT_SCORES = frozenset(
+    {"loss", "perplexity", "runtime", "seconds", "kl", "entropy", "reward", "reward_std", "grad_norm"}
+)
 
 
 def translate(key: str, language: Language) -> str:
@@ -229,12 +279,19 @@ def phrase(key: str, language: Language, **parts: object) -> str:
     return _SENTENCES[key][1 if language == "zh" else 0].format(**parts)
 
 
+def count_columns(text: str) -> int:
+    """Count the columns of a fixed font that a text takes; an East Asian character takes two."""
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
 def is_score(name: str) -> bool:
     """Tell whether a quantity is a score of 0 to 1 (or -1 to 1), which tables show x100."""
     name = name.removesuffix("_mm")  # mismatched MNLI
     try:
         return load_metric(name).high <= 1
     except KeyError:
+        if "/" in name:  # TRL's groups: rewards/margins, logps/chosen, rewards/accuracies
+            return name.endswith("/accuracies")
         return name not in _NOT_SCORES and not name.endswith(("_loss", "_s", "_seconds"))
 
 

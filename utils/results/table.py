@@ -83,23 +83,24 @@ def _list_scores(record: RunRecord, language: Language) -> Iterator[tuple[str, s
     """The task's metric with interval and baseline, accuracy beside it, then what generating scored."""
     best, value = record.read_headline()
     if best:
-        text = _show(best, value)
+        text = show_value(best, value)
         if bounds := record.interval.get(best):
-            low, high = (_show(best, bound) for bound in bounds)
+            low, high = (show_value(best, bound) for bound in bounds)
             text += f" ({translate('interval', language)} {low} .. {high})"
         yield _label(best), text
     if record.best_metric and record.best_metric.name != best:
         chosen = record.best_metric
-        text = f"{_label(chosen.name)} {_show(chosen.name, chosen.value)} ({translate('step', language)} {chosen.step})"
+        step = f"{translate('step', language)} {chosen.step}"
+        text = f"{_label(chosen.name)} {show_value(chosen.name, chosen.value)} ({step})"
         yield translate("chosen_by", language), text
     if best in record.metrics_last:
-        yield f"{_label(best)}, {translate('last', language)}", _show(best, record.metrics_last[best])
+        yield f"{_label(best)}, {translate('last', language)}", show_value(best, record.metrics_last[best])
     if best in record.baseline:
-        yield translate("majority", language), _show(best, record.baseline[best])
+        yield translate("majority", language), show_value(best, record.baseline[best])
     others = ["accuracy", *(_LOSSES if "perplexity" in record.metrics else ())] if best else list(record.metrics)
     for name in others:
         if name != best and name in record.metrics:
-            yield _label(name), _show(name, record.metrics[name])
+            yield _label(name), show_value(name, record.metrics[name])
     yield from _list_written(record, language)
 
 
@@ -109,7 +110,7 @@ def _list_retention(values: Mapping[str, Any], language: Language) -> str:
         return f"{translate('not_scored', language)}: {values['error']}"
     parts = []
     for name, each in values["metrics"].items():
-        base, tuned = _show(name, each["base"]), _show(name, each["tuned"])
+        base, tuned = show_value(name, each["base"]), show_value(name, each["tuned"])
         change, low, high = (f"{scale(name, value):+.2f}" for value in (each["difference"], *each["interval"]))
         parts.append(f"{_label(name)} {base} -> {tuned} ({change}; {translate('interval', language)} {low} .. {high})")
     return ", ".join(parts)
@@ -135,7 +136,7 @@ def _list_written(record: RunRecord, language: Language) -> Iterator[tuple[str, 
 
 def _join_scores(values: Mapping[str, Any]) -> str:
     return ", ".join(
-        f"{_label(name)} {_show(name, each)}" for name, each in values.items() if registry.has("metrics", name)
+        f"{_label(name)} {show_value(name, each)}" for name, each in values.items() if registry.has("metrics", name)
     )
 
 
@@ -157,7 +158,7 @@ def _name_step(which: str, step: int, language: Language) -> str:
 def _list_costs(record: RunRecord, language: Language) -> Iterator[tuple[str, str]]:
     params, time = record.params, record.time
     if params.trainable is not None:
-        share = "" if params.trainable_percent is None else f" ({_show_share(params.trainable_percent)} %)"
+        share = "" if params.trainable_percent is None else f" ({show_share(params.trainable_percent)} %)"
         total = "" if params.total is None else f" / {params.total:,}"
         yield translate("trainable", language), f"{params.trainable:,}{total}{share}"
     if memory := _describe_memory(record, language):
@@ -185,10 +186,11 @@ def _label(name: str) -> str:
     return f"{name} x100" if is_score(name) else name
 
 
-def _show(name: str, value: float | None) -> str:
+def show_value(name: str, value: float | None) -> str:
+    """Show a quantity: scores x100 with two places, others as they are with four."""
     return "-" if value is None else f"{scale(name, value):.2f}" if is_score(name) else f"{value:.4f}"
 
 
-def _show_share(percent: float) -> str:
+def show_share(percent: float) -> str:
     """Two places, more for a share so small that they would read 0.00."""
     return f"{percent:.2f}" if percent >= 0.1 else f"{percent:.2g}"

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import re
-import unicodedata
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from utils.core.secrets import mask_value
 from utils.results.columns import Cell, count_places, list_columns
 from utils.results.json_file import replace_file
-from utils.results.labels import translate
+from utils.results.labels import count_columns, translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -137,8 +136,7 @@ def display_width(cell: SheetCell | MergedCell) -> int:
     if isinstance(value, int | float) and not isinstance(value, bool) and cell.number_format != "General":
         return len(f"{value:,.2f}") + cell.number_format.count('"') * 3  # a mark stands between quotes
     longest = max(str(value).splitlines() or [""], key=len)
-    width = sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in longest)
-    return width + (3 if cell.row == 1 else 0)
+    return count_columns(longest) + (3 if cell.row == 1 else 0)
 
 
 def warn_of_losses(name: str, losses: Iterable[tuple[int, int]]) -> None:

@@ -168,6 +168,7 @@ _NEEDS: tuple[tuple[str, str, Need], ...] = (
         ("training.report_to", name, _package(name))
         for name in ("clearml", "codecarbon", "dvclive", "mlflow", "neptune", "swanlab", "trackio", "wandb")
     ),
+    ("results.formats", "png", _package("matplotlib")),
     ("training.optim", r"adamw_torch_[48]bit", _package("torchao", at_least="0.15.0")),
     ("training.optim", r"adamw_torch_xla", _package("torch_xla")),
     ("training.optim", r"adamw_torch_npu_fused", _package("torch_npu")),

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,6 +27,7 @@ from utils.results.workbook import write_workbook
 from utils.runs.inputs import record_inputs
 from utils.runs.model_card import write_card
 from utils.runs.opening import RunFolder
+from utils.runs.report import write_report
 from utils.trainer.checkpoint_files import find_checkpoints, flush_folder, link_best
 from utils.trainer.failures import explain_full_disk
 from utils.trainer.launch import is_sharded
@@ -156,6 +157,7 @@ def write_results(folder: RunFolder, config: RunConfig, outcome: Outcome, proven
             write_workbook(path, record, config.to_dict(), provenance, config.results.language)
         for name, rows in outcome.answers.items():
             write_predictions(folder.path / f"eval_{name}", rows)
+        write_report(folder.path, config, record, provenance)
         if folder.final_model.is_dir():
             write_card(folder.final_model, config, record)
         write_record(folder.path, record)
@@ -197,7 +199,10 @@ class Recording:
             hint = f"--resume continues from {kept[-1].name}" if kept else "it has no checkpoint yet: start it again"
             logger.warning("%s is interrupted; %s", self._folder.path, hint)
         extra = {"error": mask_text(f"{type(error).__name__}: {error}")[:2000]}
-        write_record(self._folder.path, replace(self.record, status=status, extra=extra))  # type: ignore[arg-type]
+        record = replace(self.record, status=status, extra=extra)  # type: ignore[arg-type]
+        write_record(self._folder.path, record)
+        with suppress(OSError):  # the run's own error is what has to be told
+            write_report(self._folder.path, self._config, record, collect_provenance(started=self.started))
 
     def provenance(self, data: PreparedData, model_commit: str | None) -> dict[str, Any]:
         """Collect what is needed to repeat the run."""

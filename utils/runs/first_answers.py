@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.evaluation.files import PREDICTIONS, scan_records
+from utils.core.json_files import parse_json
+from utils.evaluation.files import PREDICTIONS
+from utils.results.labels import Language, count_columns, translate
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -16,31 +20,73 @@ _LONGEST = 400
 _OF_NO_TEXT = ("row", "label", "prediction", "probabilities")
 
 
-def render_first_answers(label: str, folder: Path, count: int = NUM_SHOWN) -> list[Text]:
-    """Build a paragraph for each of the first rows in a result's folder; of long texts the end, or the beginning."""
-    return [_render(label, record) for _, record in islice(scan_records(folder / PREDICTIONS), count)]
+@dataclass(frozen=True)
+class ShownAnswer:
+    """A row of a set, what was answered and expected, and how it scored."""
+
+    place: str
+    scores: dict[str, float]
+    asked: str
+    answered: str
+    expected: str
+    is_right: bool | None
+    """None: there are answers between right and wrong."""
+
+    @property
+    def title(self) -> str:
+        """Its place and scores."""
+        told = ", ".join(f"{name} {value:.2f}" for name, value in self.scores.items())
+        return f"{self.place}{': ' + told if told else ''}"
+
+    def list_parts(self, language: Language) -> list[tuple[str, str]]:
+        """List its texts by their names; of long ones the end, or the beginning."""
+        asked = self.asked if len(self.asked) <= _LONGEST else f"...{self.asked[-_LONGEST:]}"
+        texts = {"asked": asked, "answered": _cut(self.answered), "expected": _cut(self.expected)}
+        return [(translate(name, language), text.strip()) for name, text in texts.items()]
 
 
-def _render(label: str, record: dict[str, Any]) -> Text:
+def read_answers(folder: Path, language: Language = "en") -> Iterator[ShownAnswer]:
+    """Read the answers of a result's folder, row by row; none where there is no file."""
+    file = folder / PREDICTIONS
+    if not file.is_file():
+        return
+    with file.open("rb") as lines:
+        for line in lines:
+            if line.endswith(b"\n"):  # a last line without is being written
+                yield _read(parse_json(line), language)
+
+
+def _read(record: dict[str, Any], language: Language) -> ShownAnswer:
+    answered = str(record["prediction"])
+    if "references" not in record:  # of a classifier
+        texts = " | ".join(str(value) for key, value in record.items() if key not in _OF_NO_TEXT)
+        is_right = record["label"] == record["prediction"] if isinstance(record["label"], str) else None
+        place = f"{translate('row', language)} {record['row']}"
+        return ShownAnswer(place, {}, texts, answered, str(record["label"]), is_right)
+    expected = record["references"]
+    wanted = expected[0] if isinstance(expected, list) and expected else str(expected)
+    scores = {name: value for name, value in record.get("scores", {}).items() if value is not None}
+    first = next(iter(scores.values()), None)
+    is_right = first == 1 if first in (0, 1) else None
+    return ShownAnswer(str(record["id"]), scores, str(record["prompt"]), answered, str(wanted), is_right)
+
+
+def render_first_answers(label: str, folder: Path, count: int = NUM_SHOWN, language: Language = "en") -> list[Text]:
+    """Build a paragraph for each of the first rows in a result's folder."""
+    return [_render(label, answer, language) for answer in islice(read_answers(folder, language), count)]
+
+
+def _render(label: str, answer: ShownAnswer, language: Language) -> Text:
     from rich.text import Text
 
-    if "references" in record:
-        expected = record["references"]
-        wanted = expected[0] if isinstance(expected, list) and expected else str(expected)
-        scores = {name: value for name, value in record.get("scores", {}).items() if value is not None}
-        asked, place = str(record["prompt"]), str(record["id"])
-    else:  # of a classifier
-        wanted, scores, place = record["label"], {}, f"row {record['row']}"
-        asked = " | ".join(str(value) for key, value in record.items() if key not in _OF_NO_TEXT)
-    told = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
-    shown = asked if len(asked) <= _LONGEST else f"...{asked[-_LONGEST:]}"
-    text = Text(f"{label}, {place}{': ' + told if told else ''}\n", style="bold")
-    for name, value in (("asked", shown), ("answered", record["prediction"]), ("expected", wanted)):
-        text.append(f"  {name:9}", style="dim")
-        text.append(f"{_shorten(str(value))}\n", style="not bold")
+    parts = answer.list_parts(language)
+    width = 1 + max(count_columns(name) for name, _ in parts)
+    text = Text(f"{label}, {answer.title}\n", style="bold")
+    for name, value in parts:
+        text.append(f"  {name}{' ' * (width - count_columns(name))}", style="dim")
+        text.append(value.replace("\n", f"\n{' ' * (width + 2)}") + "\n", style="not bold")
     return text
 
 
-def _shorten(value: str) -> str:
-    kept = value if len(value) <= _LONGEST + 3 else f"{value[:_LONGEST]}..."
-    return kept.strip().replace("\n", f"\n{'':11}")
+def _cut(value: str) -> str:
+    return value if len(value) <= _LONGEST + 3 else f"{value[:_LONGEST]}..."

@@ -16,9 +16,10 @@ from utils.config.sections.model import is_local
 from utils.core.project import VERSION, as_called
 from utils.data.dataset import load_dataset_plugin
 from utils.results.json_file import replace_file
-from utils.results.labels import is_score, scale
+from utils.results.labels import is_score
 from utils.results.provenance import list_versions
 from utils.results.record import RunRecord
+from utils.results.table import show_value
 from utils.tasks.task import load_task
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def build_card(config: RunConfig, record: RunRecord, whole: bool) -> str:
     sections = [
         f"---\n{head}\n---\n\n# {config.task_name}\n",
         f"{name}, {way} on {dataset or 'rows that are not public'} by lora-ns {VERSION}.\n",
-        _table(["metric", "value", "95 % interval", "protocol"], _list_scores(record)),
+        _table(["metric", "value", "95 % interval", "protocol"], list_scores(record)),
         f"## How to load it\n\n{_write_loading(config, base, whole)}",
         "## Training\n",
         _table(["setting", "value"], [*_list_settings(config), *_list_costs(record)]),
@@ -79,7 +80,7 @@ def _build_metadata(config: RunConfig, record: RunRecord, whole: bool, dataset: 
 def _list_results(record: RunRecord, pipeline: str, dataset: str) -> Iterator[EvalResult]:
     from huggingface_hub import EvalResult
 
-    scored = record.evaluation or {"": dict(record.metrics)}
+    scored = _find_sets(record) or {"": dict(record.metrics)}
     for label, scores in scored.items():
         for metric in (name for name in _scored_metrics(scores) if name != "loss"):
             yield EvalResult(
@@ -98,16 +99,28 @@ def _scored_metrics(scores: Mapping[str, Any]) -> list[str]:
     return [name for name in known if isinstance(scores.get(name), (int, float))]
 
 
-def _list_scores(record: RunRecord) -> list[list[str]]:
-    sets = record.evaluation or {"": {**record.metrics, "interval": record.interval}}
+def _find_sets(record: RunRecord) -> dict[str, dict[str, Any]]:
+    """Give what was scored by evaluation set, without the sum over them."""
+    return {label: scores for label, scores in record.evaluation.items() if label != "combined"}
+
+
+def list_scores(record: RunRecord) -> list[list[str]]:
+    """List every set's metrics, x100 where they are shares, with interval and protocol."""
+    sets = _find_sets(record) or {"": {**record.metrics, "interval": record.interval}}
     rows = []
     for label, scores in sets.items():
         for metric in _scored_metrics({key: value for key, value in scores.items() if key != "interval"}):
-            low_high = [f"{scale(metric, each):.4g}" for each in scores.get("interval", {}).get(metric, ())]
+            low_high = [show_value(metric, each) for each in scores.get("interval", {}).get(metric, ())]
             name = f"{label} {metric}".strip() + (" x100" if is_score(metric) else "")
             partial = " (a part of the rows)" if scores.get("partial") else ""
-            value = f"{scale(metric, scores[metric]):.4g}"
-            rows.append([name, value, " .. ".join(low_high), f"{scores.get('protocol', '')}{partial}"])
+            rows.append(
+                [
+                    name,
+                    show_value(metric, scores[metric]),
+                    " .. ".join(low_high),
+                    f"{scores.get('protocol', '')}{partial}",
+                ]
+            )
     return rows
 
 

@@ -15,6 +15,7 @@ from utils.core.errors import EXIT_FAILED
 from utils.core.logs import is_main_process
 from utils.core.project import IS_INSTALLED, ROOT, as_called
 from utils.core.terminal import build_console
+from utils.evaluation.files import PREDICTIONS
 from utils.results.record import RunRecord
 from utils.results.table import render_result_table
 from utils.runs.first_answers import render_first_answers
@@ -54,8 +55,9 @@ def show_result(
             logger.info("%s: already done (the same configuration); --overwrite runs it again", folder.path)
         table = render_result_table(record, config.results.language, list_next_commands(folder.path, config, record))
         console = build_console(stderr=True)
-        for label in record.evaluation if num_shown else ():
-            for text in render_first_answers(label, folder.path / f"eval_{label}", num_shown):
+        for file in sorted(folder.path.glob(f"eval_*/{PREDICTIONS}")) if num_shown else ():
+            label, language = file.parent.name.removeprefix("eval_"), config.results.language
+            for text in render_first_answers(label, file.parent, num_shown, language):
                 console.print(text, soft_wrap=True)
         console.print(table)
     answer = {**record.to_json(), "output_dir": str(folder.path), "already_done": already_done}

@@ -28,14 +28,15 @@ def read(tmp_path: Path, base: str, path: str | None, **peft: object) -> object:
 
 def test_scores_stand_in_the_hubs_metadata_with_their_protocol(tmp_path):
     config = read(tmp_path, "Qwen/Qwen2.5-1.5B", None, method="lora", lora_r=16)
-    card = ModelCard(
-        build_card(config, RunRecord("success", "sums", "CAUSAL_LM", "lora", evaluation={"gsm8k": SET}), False)
-    )
+    sets = {"gsm8k": SET, "combined": {"combined_score": 1.5, "kept_step": 30}}  # the last one is no set
+    card = ModelCard(build_card(config, RunRecord("success", "sums", "CAUSAL_LM", "lora", evaluation=sets), False))
     assert (card.data.base_model, card.data.library_name) == ("Qwen/Qwen2.5-1.5B", "peft")
     (result,) = card.data.eval_results
     assert (result.dataset_name, result.metric_type, result.metric_value) == ("gsm8k", "em_strict", 0.5)
     assert result.metric_args == {"protocol": SET["protocol"]}
-    assert "| gsm8k em_strict x100 | 50 | 40 .. 60 | gsm8k zero-shot \\| lm-eval (a part of the rows) |" in card.text
+    row = "| gsm8k em_strict x100 | 50.00 | 40.00 .. 60.00 | gsm8k zero-shot \\| lm-eval (a part of the rows) |"
+    assert row in card.text
+    assert "combined" not in card.text
     assert 'AutoModelForCausalLM.from_pretrained("Qwen/Qwen2.5-1.5B")' in card.text
     assert "vllm serve Qwen/Qwen2.5-1.5B --enable-lora" in card.text
 

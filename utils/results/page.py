@@ -1,0 +1,157 @@
+"""A report as one page of HTML that needs nothing else: its blocks, and how they are written by page.html.jinja.
+
+The texts of a page are data: rows, answers, settings. The template escapes every one of them, and a browser is told to
+run no script and to load nothing (Content-Security-Policy).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from utils.core.project import VERSION
+from utils.core.secrets import mask_text
+from utils.core.terminal import show_controls
+from utils.results import svg
+from utils.results.json_file import replace_file
+from utils.results.labels import Language
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+TEMPLATE = "page.html.jinja"
+_LANGUAGES = {"en": "en", "zh": "zh-CN"}
+
+Tone = Literal["good", "bad", "other", ""]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Figures that are read first, each with its name and a note."""
+
+    facts: tuple[tuple[str, str, str], ...]
+    kind: str = "facts"
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """A cell that is more than a text."""
+
+    text: str
+    share: float | None = None
+    """0 to 1: how strongly it is tinted."""
+    link: str = ""
+    """A file beside the page."""
+    tone: Tone = ""
+    is_marked: bool = False
+    """On the diagonal of a confusion matrix."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under heads; the first column heads its row."""
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[TableCell | str, ...], ...]
+    numeric: frozenset[int] = frozenset()
+    """Columns of numbers."""
+    is_folded: bool = False
+    """Shown when it is opened."""
+    kind: str = "table"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Charts beside each other."""
+
+    charts: tuple[svg.Chart | svg.BarChart, ...]
+    kind: str = "figures"
+
+    def render(self) -> list[str]:
+        """Draw them."""
+        return [svg.render(chart) for chart in self.charts]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a model answered to one row."""
+
+    title: str
+    parts: tuple[tuple[str, str], ...]
+    """What was asked, answered, expected: each with its name."""
+    tone: Tone = ""
+    verdict: str = ""
+    """The tone in a word, since not everybody sees colours."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Answers below a heading."""
+
+    title: str
+    samples: tuple[Sample, ...]
+    kind: str = "samples"
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Notes, as a list."""
+
+    sentences: tuple[str, ...]
+    tone: Tone = ""
+    kind: str = "sentences"
+
+
+Block: TypeAlias = Facts | Table | Figures | Samples | Sentences
+
+
+@dataclass(frozen=True)
+class PartOfPage:
+    """Blocks under a heading; without blocks it is left out."""
+
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report."""
+
+    title: str
+    status: tuple[str, Tone]
+    subtitle: str
+    parts: Sequence[PartOfPage]
+    language: Language = "en"
+
+
+def render_page(page: Page) -> str:
+    """Write a page, as one text of HTML."""
+    parts = [part for part in page.parts if part.blocks]
+    return _load_template().render(
+        page=page, parts=parts, lang=_LANGUAGES[page.language], colors=svg.colors(), style=svg.STYLE, version=VERSION
+    )
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write a page whole or not at all."""
+    with replace_file(path) as beside:
+        beside.write_text(render_page(page), encoding="utf-8", errors="backslashreplace")
+
+
+@cache
+def _load_template() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, finalize=_clean
+    )
+    return environment.from_string(Path(__file__).with_name(TEMPLATE).read_text(encoding="utf-8"))
+
+
+def _clean(value: Any) -> Any:
+    """Show control codes, which a page cannot hold, and hide secrets; what is HTML already is let be."""
+    return value if hasattr(value, "__html__") or not isinstance(value, str) else show_controls(mask_text(value))

@@ -1,0 +1,89 @@
+"""The charts as PNG, for papers and slides, by matplotlib (the extra `plots`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.results.json_file import replace_file
+from utils.results.svg import LIGHT, Chart
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_STYLES = ("-", "--", ":", "-.")
+_DPI = 150
+
+
+def write_charts(path: Path, charts: Sequence[Chart]) -> Path:
+    """Draw charts beside and below each other."""
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(charts))
+    rows = math.ceil(len(charts) / columns)
+    figure = Figure(figsize=(5.6 * columns, 3.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis, chart in zip(axes, charts, strict=False):
+        _draw(axis, chart)
+    for axis in list(axes)[len(charts) :]:
+        axis.set_axis_off()
+    return _save(figure, path)
+
+
+def write_confusion(path: Path, table: Sequence[Sequence[str]]) -> Path:
+    """Draw a confusion matrix, as it stands in its table: rows are labels, columns predictions."""
+    from matplotlib.figure import Figure
+
+    (_, *predicted), *body = table
+    counts = [[int(each) for each in row[1:]] for row in body]
+    shares = [[each / (sum(row) or 1) for each in row] for row in counts]
+    size = 2.2 + 0.7 * len(predicted)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set_xticks(range(len(predicted)), predicted, rotation=30, ha="right")
+    axis.set_yticks(range(len(body)), [row[0] for row in body])
+    axis.set_xlabel("prediction")
+    axis.set_ylabel("label")
+    for y, row in enumerate(counts):
+        for x, count in enumerate(row):
+            color = "white" if shares[y][x] > 0.5 else "black"
+            axis.text(x, y, f"{count:,}", ha="center", va="center", color=color)
+    return _save(figure, path)
+
+
+def _draw(axis: Axes, chart: Chart) -> None:
+    for each in chart.series:
+        xs, ys = zip(*each.points, strict=True)
+        faint = each.kind == "faint"
+        axis.plot(
+            xs, ys,
+            label=_plain(each.name),
+            color=LIGHT[each.color],
+            alpha=0.4 if faint else 1,
+            linewidth=0.8 if faint else 1.6,
+            linestyle="-" if faint else _STYLES[each.color % len(_STYLES)],
+            marker="o" if len(each.points) <= 40 and not faint else None,
+            markersize=3.5,
+        )  # fmt: skip
+    axis.set_title(_plain(chart.title), loc="left", fontsize=11)
+    axis.set_xlabel(_plain(chart.x_label))
+    axis.set_yscale("log" if chart.is_log_y else "linear")
+    axis.grid(axis="y", linewidth=0.5, alpha=0.4)
+    axis.spines[["top", "right"]].set_visible(False)
+    if len(chart.series) > 1:
+        axis.legend(frameon=False, fontsize=8)
+
+
+def _plain(text: str) -> str:
+    """Let a text be no formula."""
+    return text.replace("$", r"\$")
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    with replace_file(path) as beside:
+        figure.savefig(beside, dpi=_DPI)
+    return path
