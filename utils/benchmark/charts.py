@@ -32,7 +32,7 @@ _SCATTERS = (("score_by_share", "trainable_percent", "A18"), ("score_by_memory",
 
 
 @dataclass(frozen=True)
-class _Point:
+class Point:
     """One mark of the charts of score against cost."""
 
     name: str
@@ -60,7 +60,7 @@ def add_charts(sheet: Worksheet, summary: Summary, language: Language) -> None:
     second = _write_block(sheet, first + len(names) + 2, translate("deviation", language), heads, spreads)
     has_spread = any(value is not None for row in spreads for value in row[1:])
     sheet.add_chart(_build_bars(sheet, first, len(names), len(tasks), second if has_spread else None, language), "A1")
-    points = list(_list_points(summary))
+    points = list(list_points(summary))
     costs = [translate(key, language) for key in ("trainable_percent", "peak_memory_gb", "mean", "series")]
     data = [[point.name, *point.costs, point.score, point.group] for point in points]
     third = _write_block(sheet, second + len(names) + 2, translate("points", language), ["", *costs], data)
@@ -97,7 +97,7 @@ def _choose_tasks(summary: Summary) -> list[str]:
     return [task for task in summary.tasks if task in scored] or summary.tasks
 
 
-def _list_points(summary: Summary) -> Iterator[_Point]:
+def list_points(summary: Summary) -> Iterator[Point]:
     """List the settings; the tasks where there is just one setting."""
     totals = [total for total in summary.totals if not total.setting.is_baseline]
     sources: list[tuple[str, str, SummaryRow | Average | None]]
@@ -108,7 +108,7 @@ def _list_points(summary: Summary) -> Iterator[_Point]:
     for name, group, source in sources:
         score = source.score if source else None
         share, memory = (source.mean(figure) if source else None for figure in ("trainable_percent", "memory"))
-        yield _Point(name, group, (share, memory), score.mean if score else None)
+        yield Point(name, group, (share, memory), score.mean if score else None)
 
 
 def _write_block(sheet: Worksheet, row: int, title: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
@@ -168,7 +168,7 @@ def _build_bars(
 
 
 def _build_scatter(
-    sheet: Worksheet, points: Sequence[_Point], heads: int, cost: int, language: Language, is_average: bool
+    sheet: Worksheet, points: Sequence[Point], heads: int, cost: int, language: Language, is_average: bool
 ) -> ScatterChart:
     """Draw scores over a cost; each group of points that stand together is a series.
 

@@ -13,22 +13,24 @@ from utils.benchmark.collapse import find_collapsed, measure_without
 from utils.benchmark.outcomes import FIGURES, RunOutcome, SuiteFacts
 from utils.benchmark.run_rows import render_runs
 from utils.benchmark.statistics import Stat, Summary, SummaryRow
+from utils.benchmark.suite_page import build_suite_page
 from utils.benchmark.tables import build_summary_table
-from utils.benchmark.text_reports import render_csv, render_latex, render_markdown
+from utils.benchmark.text_reports import name_some, render_csv, render_latex, render_markdown
 from utils.benchmark.workbook import WorkbookParts, write_suite_workbook
 from utils.core.errors import UserError
 from utils.core.project import ROOT
 from utils.results.json_file import read_json, replace_file, write_json
 from utils.results.labels import Language, phrase, translate
+from utils.results.page import write_page
 from utils.results.provenance import PROVENANCE_FILE, find_git_state, format_time, list_versions
 from utils.results.record import RESULTS_FILE
+from utils.runs.report import REPORT
 
 VERSION = 1
-_MOST_NAMED = 20
 
 
 def write_reports(folder: Path, suite: SuiteFacts, summary: Summary, every: Sequence[RunOutcome]) -> dict[str, Path]:
-    """Write results.json, .csv, .md, .tex, the workbook and runs.csv, each whole or not at all.
+    """Write results.json, .csv, .md, .tex, the workbook, runs.csv and report.html, each whole or not at all.
 
     `every` are all runs, those of searches too, which stand in runs.csv alone. Gives the files by their kind.
     """
@@ -40,7 +42,7 @@ def write_reports(folder: Path, suite: SuiteFacts, summary: Summary, every: Sequ
     provenance = _read_provenance(outcomes)
     facts = _describe_report(suite)
     paths = {kind: folder / f"results.{kind}" for kind in ("json", "csv", "md", "tex")}
-    paths["runs"] = folder / "runs.csv"
+    paths |= {"runs": folder / "runs.csv", "html": folder / REPORT}
     paths["xlsx"] = folder / f"{_name_workbook(suite, outcomes)}.xlsx"
     named = {kind: path.name for kind, path in paths.items()}
     write_json(paths["json"], _build_json(facts | {"files": named}, summary, comparisons, notes))
@@ -50,6 +52,7 @@ def write_reports(folder: Path, suite: SuiteFacts, summary: Summary, every: Sequ
     _write_text(paths["tex"], render_latex(suite, summary))
     parts = WorkbookParts(summary, table, comparisons, notes, facts, provenance)
     write_suite_workbook(paths["xlsx"], parts, suite.language)
+    write_page(paths["html"], build_suite_page(folder, suite, parts, every))
     return paths
 
 
@@ -194,12 +197,12 @@ def _list_unfinished(summary: Summary, language: Language) -> Iterator[str]:
     missing = [each for each in runs if each.status != "success"]
     if missing:
         told = [f"{each.run.name} ({_tell_status(each, language)})" for each in missing]
-        named = _name_some(told, language)
+        named = name_some(told, language)
         yield phrase("unfinished", language, num=len(missing), planned=len(runs), runs=named)
     records = {each.run.name: each.record for each in runs if each.status == "success"}
     partial = [name for name, record in records.items() if record and record.extra.get("partial")]
     if partial:
-        yield phrase("partial_scores", language, num=len(partial), runs=_name_some(partial, language))
+        yield phrase("partial_scores", language, num=len(partial), runs=name_some(partial, language))
 
 
 def _list_collapsed(summary: Summary, language: Language) -> Iterator[str]:
@@ -212,7 +215,7 @@ def _list_collapsed(summary: Summary, language: Language) -> Iterator[str]:
         for row, collapsed in found.items()
         for seed, why in collapsed.items()
     ]
-    yield phrase("collapsed", language, runs=_name_some(named, language))
+    yield phrase("collapsed", language, runs=name_some(named, language))
     for row, collapsed in found.items():
         without = measure_without(row, collapsed)
         yield phrase(
@@ -280,9 +283,3 @@ def _explain_claims(summary: Summary, comparisons: Sequence[Comparison], languag
 
 def _tell_status(outcome: RunOutcome, language: Language) -> str:
     return ": ".join(filter(None, (translate(outcome.status, language), outcome.note)))
-
-
-def _name_some(names: Sequence[str], language: Language) -> str:
-    rest = len(names) - _MOST_NAMED
-    more = [phrase("more", language, num=rest)] if rest > 0 else []
-    return "; ".join([*names[:_MOST_NAMED], *more])

@@ -150,7 +150,7 @@ def _show_row(row: SummaryRow, language: Language) -> Cells:
     cells = {"task": Cell(row.task)} | _show_figures(row, _FIGURES, language) | _show_own_metric(row)
     cells |= _show_retention(row)
     if row.score is not None:
-        (low, high), over = _find_interval(row)
+        (low, high), over = find_interval(row)
         form = cells["mean"].form
         cells |= {"interval_low": Cell(low, form), "interval_high": Cell(high, form)}
         cells["interval_over"] = Cell(translate(over, language) if over else None)
@@ -219,7 +219,7 @@ def _show_own_metric(source: SummaryRow | Average) -> Cells:
     }
 
 
-def _find_interval(row: SummaryRow) -> tuple[tuple[float | None, float | None], str]:
+def find_interval(row: SummaryRow) -> tuple[tuple[float | None, float | None], str]:
     """Find the 95 % interval: over seeds where there are several, else that of the run's evaluation rows."""
     score, low, high = row.score, row.mean("interval_low"), row.mean("interval_high")
     if score is not None and (over_seeds := score.interval()) is not None:

@@ -14,7 +14,7 @@ from utils.benchmark.outcomes import SuiteFacts
 from utils.benchmark.statistics import Average, Stat, Summary, SummaryRow
 from utils.benchmark.tables import PEARSON_MARK, ResultTable, build_comparison_table, mark_kind, show_absence
 from utils.results.columns import Cell, Form, count_places
-from utils.results.labels import Language, translate
+from utils.results.labels import Language, phrase, translate
 from utils.results.workbook import guard_formula
 
 _BRIEF = (
@@ -31,6 +31,7 @@ _LATEX = {
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _NUMERIC = re.compile(r"-$|missing|[-+]?\d")
 _NO_VALUE = "-"
+_MOST_NAMED = 20
 _PLUS_MINUS = " \u00b1 "
 
 
@@ -55,10 +56,12 @@ def render_markdown(
 ) -> str:
     """Write the report as Markdown: scores by setting and task, paired differences, the table, notes."""
     language = suite.language
-    heads, rows = _build_scores(summary, language, has_metrics=True)
+    heads, rows = build_scores(summary, language, has_metrics=True)
     parts = [f"# {escape_markdown(suite.name)}", f"## {translate('scores', language)}", _markdown_table(heads, rows)]
     if comparisons:
-        parts.append(_show_comparisons(build_comparison_table(summary, comparisons, language), language))
+        parts.append(
+            _markdown_table(*show_comparisons(build_comparison_table(summary, comparisons, language), language))
+        )
     kept = [index for index, key in enumerate(table.keys) if key in _BRIEF or key.startswith("grid ")]
     shown = [[show_cell(row.cells[index]) for index in kept] for row in table.rows]
     parts += [f"## {translate('summary', language)}", _markdown_table([table.labels[index] for index in kept], shown)]
@@ -68,7 +71,7 @@ def render_markdown(
 
 def render_latex(suite: SuiteFacts, summary: Summary) -> str:
     r"""Write the scores as a LaTeX table for \input; of packages it needs booktabs only. Its words are English."""
-    heads, rows = _build_scores(summary, "en", has_metrics=False)
+    heads, rows = build_scores(summary, "en", has_metrics=False)
     heads[:3], rows = _shorten_costs(heads[:3], rows)
     num_settings = sum(not setting.is_baseline for setting in summary.settings)
     lines = [" & ".join(map(_write_latex_cell, row)) + r" \\" for row in rows]
@@ -124,6 +127,13 @@ def show_score(row: SummaryRow, language: Language) -> str:
     return _show_stat(row.score, ".2f" if row.factor == 100 else ".4f") + tail
 
 
+def name_some(names: Sequence[str], language: Language) -> str:
+    """Name the first ones, and say how many more there are."""
+    rest = len(names) - _MOST_NAMED
+    more = [phrase("more", language, num=rest)] if rest > 0 else []
+    return "; ".join([*names[:_MOST_NAMED], *more])
+
+
 def escape_markdown(text: str) -> str:
     """Escape a text so that it stands in a table's cell as it is."""
     return _MARKDOWN.sub(r"\\\1", _CONTROL.sub(" ", text))
@@ -134,7 +144,7 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(char, char) for char in _CONTROL.sub(" ", text))
 
 
-def _build_scores(summary: Summary, language: Language, has_metrics: bool) -> tuple[list[str], list[list[str]]]:
+def build_scores(summary: Summary, language: Language, has_metrics: bool) -> tuple[list[str], list[list[str]]]:
     """Build the matrix of scores: settings by tasks, with what they cost before and the average after."""
     metrics = [f" ({summary.name_metrics(task)})" if has_metrics else "" for task in summary.tasks]
     heads = [
@@ -165,14 +175,14 @@ def _show_stat(stat: Stat, places: str) -> str:
     return f"{stat.mean:{places}}" + ("" if stat.deviation is None else f"{_PLUS_MINUS}{stat.deviation:{places}}")
 
 
-def _show_comparisons(table: ResultTable, language: Language) -> str:
-    """Write paired differences with their signs, and each interval as one text."""
+def show_comparisons(table: ResultTable, language: Language) -> tuple[list[str], list[list[str]]]:
+    """Give heads and rows of paired differences, with their signs, and each interval as one text."""
     rows = []
     for row in table.rows:
         *texts, _, difference, low, high, finding = row.cells
         rows.append([*map(show_cell, texts), _show_signed(difference), _show_signed(low, high), show_cell(finding)])
     *heads, _, difference_head, _, _, finding_head = table.labels
-    return _markdown_table([*heads, difference_head, translate("interval", language), finding_head], rows)
+    return [*heads, difference_head, translate("interval", language), finding_head], rows
 
 
 def _show_signed(*cells: Cell) -> str:

@@ -71,7 +71,9 @@ def write_suite_workbook(path: Path, parts: WorkbookParts, language: Language) -
         lost.append(_fill_sheet(book.create_sheet("paired differences"), table.labels, _list_cells(table), num_fixed=2))
     add_charts(book.create_sheet("charts"), parts.summary, language)
     lost.append(_fill_table(book.create_sheet("per run"), build_run_table(parts.summary, language)))
-    lost.append(_fill_configuration(book.create_sheet("configuration"), parts.summary, language))
+    heads, rows = tabulate_configuration(parts.summary, language)
+    cells = [[Cell(value) for value in row] for row in rows]
+    lost.append(_fill_sheet(book.create_sheet("configuration"), heads, cells))
     lost.append(_fill_provenance(book.create_sheet("provenance"), parts, language))
     warn_of_losses(path.name, lost)
     with replace_file(path) as beside:
@@ -95,8 +97,8 @@ def _fill_sheet(sheet: Worksheet, labels: Sequence[str], rows: Sequence[Sequence
     return lost
 
 
-def _fill_configuration(sheet: Worksheet, summary: Summary, language: Language) -> Losses:
-    """Fill in the settings' configurations: first the keys that tell them apart, then the others."""
+def tabulate_configuration(summary: Summary, language: Language) -> tuple[list[str], list[list[Any]]]:
+    """Give heads and rows of the settings' configurations: first the keys that tell them apart, then the others."""
     rows = [row for row in summary.rows if row.outcomes and not row.suffix]
     flat = [_join_configs(row.outcomes) for row in rows]
     keys = list(dict.fromkeys(key for values in flat for key in values))
@@ -105,9 +107,9 @@ def _fill_configuration(sheet: Worksheet, summary: Summary, language: Language) 
     for key in sorted(keys, key=same.__contains__):
         shared = flat[0].get(key) if key in same else translate("varies", language)
         own = [None if key in same else values.get(key) for values in flat]
-        table.append([Cell(value) for value in (key, shared, *own)])
+        table.append([key, shared, *own])
     heads = [f"{row.task}: {summary.name_setting(row.setting)}" for row in rows]
-    return _fill_sheet(sheet, [translate("key", language), translate("same_in_all", language), *heads], table)
+    return [translate("key", language), translate("same_in_all", language), *heads], table
 
 
 def _join_configs(outcomes: Sequence[RunOutcome]) -> dict[str, Any]:

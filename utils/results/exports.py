@@ -83,7 +83,9 @@ def write_predictions(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows or not isinstance(rows[0]["label"], str):
         return
     table = pd.DataFrame(rows, columns=["label", "prediction"])
+    names = sorted({*table["label"], *table["prediction"]})  # a class that was never answered too
     confusion = pd.crosstab(table["label"], table["prediction"], rownames=["label"])
+    confusion = confusion.reindex(index=names, columns=names, fill_value=0)
     report = classification_report(table["label"], table["prediction"], output_dict=True, zero_division=0)
     classes = pd.DataFrame(report).T.drop(["accuracy", "macro avg", "weighted avg"], errors="ignore")
     classes = classes.rename(columns={"f1-score": "f1", "support": "rows"}).astype({"rows": int})

@@ -16,10 +16,10 @@ from utils.results.labels import count_columns
 Point = tuple[float, float]
 Kind = Literal["line", "faint", "dots"]
 
-WIDTH, HEIGHT = 480, 280
+WIDTH, HEIGHT = 440, 264
 _GAP = 24  # between charts of a file
 _LEFT_MOST, _RIGHT, _BOTTOM, _LINE = 150, 16, 40, 17
-_CHARACTER = 6.3  # px of one in the labels' size
+_CHARACTER = 6.6  # px of one in the labels' size
 _MOST_POINTS = 400  # of a line: more cannot be seen, and make the page slow
 _MOST_MARKED = 40
 _NUM_TICKS = 5
@@ -114,7 +114,7 @@ def colors() -> str:
 _SERIES_STYLE = "".join(f".s{i}{{stroke:var(--c{i})}}.f{i}{{fill:var(--c{i})}}" for i in range(len(LIGHT)))
 STYLE = (
     ".chart{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans','PingFang SC','Noto Sans CJK SC',"
-    "'Microsoft YaHei',sans-serif;font-size:11px;font-variant-numeric:tabular-nums}"
+    "'Microsoft YaHei',sans-serif;font-size:11.5px;font-variant-numeric:tabular-nums}"
     ".chart text{fill:var(--muted)}.chart .title{fill:var(--ink);font-size:13px;font-weight:600}"
     ".chart .name{fill:var(--ink)}.chart .ground{fill:var(--paper)}.chart .grid{stroke:var(--line)}"
     ".chart .axis{stroke:var(--muted)}.chart path,.chart line{fill:none}.chart .curve{stroke-width:1.8;"
@@ -131,7 +131,11 @@ class _Axis:
         finite = [value for value in values if math.isfinite(value) and (value > 0 or not is_log)]
         self.is_log = is_log and bool(finite)
         low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
-        self.ticks = _choose_powers(low, high) if self.is_log else _choose_ticks(low, high)
+        self.ticks = (
+            _choose_powers(low, high)
+            if self.is_log
+            else _choose_ticks(low, high, is_tight and all(value.is_integer() for value in map(float, finite)))
+        )
         self.step = self.ticks[1] - self.ticks[0]
         if is_tight and not self.is_log and high > self.ticks[-2] >= low:  # it ends where the values do
             self.ticks = [tick for tick in self.ticks if tick <= high]
@@ -155,14 +159,17 @@ class _Axis:
         return math.log10(value) if self.is_log else value
 
 
-def _choose_ticks(low: float, high: float) -> list[float]:
+def _choose_ticks(low: float, high: float, is_whole: bool = False) -> list[float]:
     """Choose round values around a range; it begins at 0 where that wastes little."""
     if low > 0 and low < 0.4 * high:
         low = 0.0
-    span = high - low or abs(high) or 1.0
-    rough = span / _NUM_TICKS
+    if low == high:  # a single value stands in the middle
+        half = abs(high) / _NUM_TICKS or 0.5
+        low, high = (max(low - half, 0.0) if low >= 0 else low - half), high + half
+    rough = max((high - low) / _NUM_TICKS, 1.0 if is_whole else 0.0)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * each for each in (1, 2, 2.5, 5, 10) if power * each >= rough * 0.999)
+    factors = (1, 2, 5, 10) if is_whole else (1, 2, 2.5, 5, 10)
+    step = next(power * each for each in factors if power * each >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first, max(last, first + 1) + 1)]
 

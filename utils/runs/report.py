@@ -236,7 +236,7 @@ def _show_environment(provenance: Mapping[str, Any], language: Language) -> Iter
         "started": provenance.get("started"),
         "commit": git.get("commit"),
         "hardware": ", ".join(f"{key} {value}" for key, value in hardware.items()),
-        "device": provenance.get("platform"),
+        "platform": provenance.get("platform"),
     }
     rows = [(translate(key, language), str(value)) for key, value in facts.items() if value]
     if rows:

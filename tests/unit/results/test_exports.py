@@ -105,7 +105,7 @@ def test_what_a_classifier_answered_is_written_with_its_confusions(tmp_path):
     write_predictions(tmp_path / "eval", rows)
     lines = (tmp_path / "eval" / "predictions.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line) for line in lines] == rows
-    assert (tmp_path / "eval" / "confusion.csv").read_text() == "label,a,b\na,1,0\nb,1,2\nc,1,0\n"
+    assert (tmp_path / "eval" / "confusion.csv").read_text() == "label,a,b,c\na,1,0,0\nb,1,2,0\nc,1,0,0\n"
     classes = (tmp_path / "eval" / "classes.csv").read_text().splitlines()
     assert classes[0] == "label,precision,recall,f1,rows"
     assert classes[1].startswith("a,0.333") and classes[1].endswith(",1.0,0.5,1")  # noqa: PT018

@@ -30,9 +30,10 @@ def test_files(folder: Any, fill: Any) -> None:
     fill(folder, ("rte", "mnli"), ("lora",), (1, 3))
     paths = write(folder)
     names = {kind: path.name for kind, path in paths.items()}
-    assert names.pop("runs") == "runs.csv"
+    others = {names.pop("runs"), names.pop("html")}
+    assert others == {"runs.csv", "report.html"}
     assert names == {kind: f"results.{kind}" for kind in ("json", "csv", "md", "tex", "xlsx")}
-    assert {each.name for each in folder.path.iterdir() if each.is_file()} == {"runs.csv", *names.values()}
+    assert {each.name for each in folder.path.iterdir() if each.is_file()} == {*others, *names.values()}
     texts = {kind: paths[kind].read_bytes() for kind in ("csv", "md", "tex")}
     assert write(folder) == paths
     assert {kind: paths[kind].read_bytes() for kind in texts} == texts
