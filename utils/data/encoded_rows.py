@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.core.json_files import load_object
+from utils.core.progress import RowProgress
 from utils.core.texts import RowError
 from utils.data.dataset import Example
 from utils.data.encoding import MASKED, Encoded, ExampleEncoder
@@ -101,13 +102,18 @@ def encode_rows(split: ReadSplit, positions: Sequence[int], encoder: ExampleEnco
             logger.info("data %s: encoding %d rows", split.name, len(positions))
         counts = EncodingCounts()
         before, after = array("q"), array("q")
-        with pa.OSFile(str(folder / "rows.arrow"), "wb") as target, pa.ipc.new_stream(target, schema) as writer:
+        with (
+            pa.OSFile(str(folder / "rows.arrow"), "wb") as target,
+            pa.ipc.new_stream(target, schema) as writer,
+            RowProgress(f"encoding {split.name}", lambda: len(positions)) as progress,
+        ):
             for block, examples, encoded in _encode_ahead(split, positions, encoder):
                 used = _sort_out(block, examples, encoded, counts, encoder.truncation in ("keep_answer", "cut_answer"))
                 rows = [row.to_row() for row in used]
                 before.extend(row.full_length for row in used)
                 after.extend(row["length"] for row in rows)
                 writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
+                progress.advance(len(block), sum(row["length"] for row in rows))
         counts.lengths_uncut, counts.lengths = summarise_lengths(before), summarise_lengths(after)
         (folder / "rows.json").write_text(json.dumps(asdict(counts)), "utf-8")
 

@@ -42,10 +42,10 @@ def show_scores(evaluated: EvaluatedModel, entries: list[Entry], num_shown: int 
     console.print(render_scores(evaluated.title, entries, language))
     answer = {"weights": evaluated.describe_weights(), "sets": {entry.label: entry.to_dict() for entry in entries}}
     if any(entry.result.get("groups") for entry in entries):
-        console.print(render_groups(entries))
+        console.print(render_groups(entries, language))
     averages = average_longbench(entries)
     if averages:
-        console.print(render_averages(averages))
+        console.print(render_averages(averages, language))
         answer["longbench"] = averages
     for entry in entries:
         for text in render_first_answers(entry.label, entry.folder, num_shown, language):
@@ -95,15 +95,16 @@ def render_scores(title: str, entries: Sequence[Entry], language: Language = "en
     return Group(table, *notes)
 
 
-def render_groups(entries: Sequence[Entry]) -> RenderableType:
+def render_groups(entries: Sequence[Entry], language: Language = "en") -> RenderableType:
     """Build the table of the headline of each kind of rows, x100 with its interval."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False)
-    for name in ("set", "kind of rows", "metric", "score x100", "interval", "rows"):
-        table.add_column(name, justify="left" if name in ("set", "kind of rows", "metric") else "right", no_wrap=True)
+    for name in ("set", "kind_of_rows", "metric", "score", "interval", "rows"):
+        head = translate(name, language) + (" x100" if name == "score" else "")
+        table.add_column(head, justify="left" if name in ("set", "kind_of_rows", "metric") else "right", no_wrap=True)
     for entry in entries:
         metric = entry.shown[0]
         for kind, parts in entry.result.get("groups", {}).items():
@@ -115,14 +116,14 @@ def render_groups(entries: Sequence[Entry]) -> RenderableType:
     return table
 
 
-def render_averages(averages: Mapping[str, float]) -> RenderableType:
+def render_averages(averages: Mapping[str, float], language: Language = "en") -> RenderableType:
     """Build the table of LongBench's averages, x100."""
     from rich import box
     from rich.table import Table
 
     table = Table(title="LongBench", title_justify="left", box=box.SIMPLE, collapse_padding=True, pad_edge=False)
-    table.add_column("category")
-    table.add_column("average x100", justify="right")
+    table.add_column(translate("category", language))
+    table.add_column(f"{translate('average', language)} x100", justify="right")
     for category, value in averages.items():
         table.add_row(category, f"{100 * value:.2f}")
     return table
@@ -136,7 +137,7 @@ def _list_lines(entry: Entry, language: Language, baseline: bool) -> Iterator[li
         guessed = result.get("baseline", {}).get(name)
         yield [
             entry.label if index == 0 else "",
-            name if is_score(name) else f"{name} (as it is)",
+            name if is_score(name) else f"{name} ({translate('as_it_is', language)})",
             _show(name, result["metrics"][name]),
             interval,
             *([] if not baseline else ["" if guessed is None else _show(name, guessed)]),

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import UserError
+from utils.core.progress import RowProgress
 from utils.core.signals import interruption_requested, raise_if_interrupted
-from utils.core.terminal import build_console
 from utils.evaluation.files import (
     Record,
     SetFiles,
@@ -41,7 +38,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CHUNK = 64  # records held at once while a file is put into order
-_SECONDS_BETWEEN_LINES = 30.0
 
 
 def evaluate_set(
@@ -137,11 +133,11 @@ class _Work:
         batches = [batch for batch in planned if not answered.issuperset(batch)]
         rank, step = find_rank(), count_processes()
         with (
-            show_progress(self.evaluation_set.label, len(prompts), len(answered), rank == 0) as advance,
+            RowProgress(f"evaluating {self.evaluation_set.label}", lambda: len(prompts), len(answered)) as progress,
             closing(generate_batches(self.backend, prompts, batches[rank::step])) as mine,
         ):
             while (written := self._answer_round(mine, answered)) is not None:
-                advance(len(written), sum(num_tokens for _, num_tokens in written))
+                progress.advance(len(written), sum(num_tokens for _, num_tokens in written))
 
     def _answer_round(self, mine: Iterator[Written], answered: set[int]) -> list[tuple[int, int]] | None:
         """Let each process answer some rows and write what all have; gives rows with their tokens, None at the end."""
@@ -237,37 +233,3 @@ def _finish(files: SetFiles, known: EvaluationSet, identity: dict[str, Any], res
     score = summary.close()
     write_object(files.results, {"version": 1, **score.to_dict()})
     return score
-
-
-@contextmanager
-def show_progress(label: str, total: int, done: int, is_main: bool) -> Iterator[Callable[[int, int], None]]:
-    """Show how many rows are answered: a live line on a terminal, elsewhere a plain one now and then.
-
-    Gives the function to call with the rows and tokens of each batch. Other processes than the first show nothing.
-    """
-    started = told = time.monotonic()
-    num_tokens = 0
-
-    def rate(new_tokens: int) -> str:
-        nonlocal num_tokens
-        num_tokens += new_tokens
-        return f"{num_tokens / max(time.monotonic() - started, 1e-9):,.0f} tokens/s"
-
-    def tell(new_rows: int, new_tokens: int) -> None:
-        nonlocal done, told
-        done, shown = done + new_rows, rate(new_tokens)
-        if time.monotonic() - told >= _SECONDS_BETWEEN_LINES:
-            logger.info("evaluating %s: %d of %d rows, %s", label, done, total, shown)
-            told = time.monotonic()
-
-    if not is_main:
-        yield lambda new_rows, new_tokens: None
-    elif not sys.stderr.isatty():
-        yield tell
-    else:
-        with Progress(
-            TextColumn(f"evaluating {label}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(), TimeRemainingColumn(), console=build_console(stderr=True),
-        ) as bar:  # fmt: skip
-            task = bar.add_task(label, total=total, completed=done, rate="")
-            yield lambda new_rows, new_tokens: bar.update(task, advance=new_rows, rate=rate(new_tokens))

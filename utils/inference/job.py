@@ -1,15 +1,13 @@
-"""Answers rows window by window: bad ones are told, good ones answered in batches; says how far it is."""
+"""Answers rows window by window: bad ones are told, good ones answered in batches."""
 
 from __future__ import annotations
 
-import logging
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from utils.core.errors import DataError
+from utils.core.progress import RowProgress
 from utils.core.texts import RowError
 from utils.data.report import MAX_ROWS, count_unwritable
 from utils.inference.partial import PartialFile
@@ -17,61 +15,9 @@ from utils.inference.predictor import Predictor
 from utils.inference.prompt_builder import PromptBuilder
 from utils.inference.row_io import InputRow, Source
 
-logger = logging.getLogger(__name__)
-
 _WINDOW_CHARACTERS = 8_000_000  # a window of very long rows ends earlier, so that memory stays bounded
-_SECONDS_BETWEEN = {True: 0.2, False: 10.0}
-_WIDTH = 79
 
 Row = dict[str, Any]
-
-
-class Progress:
-    """Counts rows and tokens on standard error, behind the rows that an earlier call answered."""
-
-    def __init__(self, num_kept: int = 0) -> None:
-        self._is_live = sys.stderr.isatty()
-        self._num_kept = num_kept
-        self._start = self._last = time.monotonic()
-        self.num_rows = 0
-        """Rows of this call, those too that could not be answered."""
-        self.num_tokens = 0
-        """Tokens read (classification) or written (generation) in this call."""
-
-    def add(self, num_rows: int, num_tokens: int) -> None:
-        """Count the rows and tokens of a batch."""
-        self.num_rows += num_rows
-        self.num_tokens += num_tokens
-        now = time.monotonic()
-        if now - self._last >= _SECONDS_BETWEEN[self._is_live]:
-            self._last = now
-            self._show(self._describe())
-
-    def finish(self) -> dict[str, float]:
-        """Say what was done; gives the rates."""
-        if self._is_live:
-            sys.stderr.write(f"\r{'':{_WIDTH}}\r")
-        if self.num_rows:
-            logger.info("%s", self._describe())
-        seconds = self._seconds
-        rates = {"rows_per_s": self.num_rows / seconds, "tokens_per_s": self.num_tokens / seconds}
-        return {"seconds": round(seconds, 3), **{name: round(rate, 1) for name, rate in rates.items()}}
-
-    @property
-    def _seconds(self) -> float:
-        return max(time.monotonic() - self._start, 1e-9)
-
-    def _describe(self) -> str:
-        rows = f"{self._num_kept + self.num_rows:,} rows done"
-        rates = f"{self.num_rows / self._seconds:,.1f} rows/s, {self.num_tokens / self._seconds:,.0f} tokens/s"
-        return f"{rows}, {rates}"
-
-    def _show(self, line: str) -> None:
-        if self._is_live:
-            sys.stderr.write(f"\r{line:{_WIDTH}}")
-            sys.stderr.flush()
-        else:
-            logger.info("%s", line)
 
 
 class OrderedResultWriter:
@@ -105,7 +51,7 @@ class InferenceJob:
     prompt_builder: PromptBuilder
     predictor: Predictor
     writer: ResultWriter
-    progress: Progress
+    progress: RowProgress
     strict: bool = False
     window: int | None = None
     """Rows looked at together; None: as many as suit the model."""
@@ -152,7 +98,7 @@ class InferenceJob:
             for each in (each for each in new if "error" in each.answer):
                 self._note(good[each.place], each.answer["error"])
             self.writer.add((numbers[each.place], self.lay_out(good[each.place], each.answer)) for each in new)
-            self.progress.add(len(new), sum(each.num_tokens for each in new))
+            self.progress.advance(len(new), sum(each.num_tokens for each in new))
 
     def _read_window(self, window: Sequence[InputRow]) -> tuple[list[InputRow], list[Any]]:
         """Give the rows that can be answered, and what is asked of the model; the others are told at once."""
@@ -172,7 +118,7 @@ class InferenceJob:
                     refused.append((row.number, self.lay_out(row, {"error": str(error)})))
         if refused:
             self.writer.add(refused)
-            self.progress.add(len(refused), 0)
+            self.progress.advance(len(refused), 0)
         return good, questions
 
     def _ask(self, row: InputRow) -> Any:

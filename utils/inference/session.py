@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError, LoraNsError
+from utils.core.progress import RowProgress
 from utils.core.terminal import write_data
 from utils.core.texts import RowError
 from utils.data.dataset import load_dataset_plugin
@@ -122,7 +123,7 @@ class _Session:
             write_results(partial.results, target := Path(name).expanduser())
             partial.remove()
         except (KeyboardInterrupt, LoraNsError):
-            job.progress.finish()
+            job.progress.close()
             if num_done := partial.num_kept + job.progress.num_rows:
                 end = "the same command goes on" if identity is not None else "standard input cannot be gone on with"
                 logger.info("%d answers are kept in %s; %s", num_done, partial.path, end)
@@ -160,9 +161,12 @@ class _Session:
     def _build_job(
         self, source: Source, builder: PromptBuilder, predictor: Predictor, writer: ResultWriter, num_kept: int = 0
     ) -> InferenceJob:
-        from utils.inference.job import InferenceJob, Progress
+        from utils.inference.job import InferenceJob
 
-        return InferenceJob(source, builder, predictor, writer, Progress(num_kept), self.request.strict)
+        # Rows on a terminal show by themselves how far it is.
+        live = self.request.output_file is not None or not sys.stdout.isatty()
+        progress = RowProgress("answering", lambda: _count_rows(source), num_kept, live)
+        return InferenceJob(source, builder, predictor, writer, progress, self.request.strict)
 
     def _build_identity(self, builder: PromptBuilder, predictor: Predictor, source: Source) -> dict[str, Any] | None:
         """Name all that decides the answers; None for standard input, which cannot be read again."""
@@ -193,7 +197,7 @@ def _stream(builder: PromptBuilder, predictor: Predictor, row: InputRow) -> Answ
 
 def _tell_end(job: InferenceJob) -> Answer:
     """Say what was done and what was bad; where not one row could be answered, that is an error."""
-    rates = job.progress.finish()
+    rates = _close(job.progress)
     if job.num_bad == job.num_rows:
         raise DataError(f"none of {job.num_rows} rows could be answered; the first: {job.bad[0]}")
     if job.num_bad:
@@ -203,6 +207,21 @@ def _tell_end(job: InferenceJob) -> Answer:
         shown = show_characters(unknown)
         logger.warning("the tokenizer does not know these characters, which the model cannot read: %s", shown)
     return {"status": "success", "rows": job.num_rows, "errors": job.num_bad, **rates}
+
+
+def _close(progress: RowProgress) -> dict[str, float]:
+    """Say what was done; gives the rates."""
+    progress.close()
+    if progress.num_rows:
+        logger.info("%s rows done, %s", f"{progress.num_done:,}", progress.describe_rates())
+    rates = {"rows_per_s": progress.num_rows, "tokens_per_s": progress.num_tokens}
+    seconds = progress.seconds
+    return {"seconds": round(seconds, 3), **{name: round(count / seconds, 1) for name, count in rates.items()}}
+
+
+def _count_rows(source: Source) -> int | None:
+    """Count the rows of a file by reading it through; None for standard input."""
+    return None if source.path is None else sum(1 for _ in read_rows(source))
 
 
 def _require_rows(rows: Iterator[InputRow], source: Source) -> Iterator[InputRow]:

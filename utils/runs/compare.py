@@ -11,7 +11,7 @@ from utils.cli.command_line import Answer, build_parser, run_cli
 from utils.config.run_config import find_differences, flatten
 from utils.core.errors import UserError
 from utils.core.terminal import build_console
-from utils.results.labels import is_score, scale
+from utils.results.labels import Language, is_score, scale, translate
 from utils.results.record import RunRecord, read_record
 from utils.run_config import load_run_config
 
@@ -20,13 +20,17 @@ DESCRIPTION = """Compare finished runs: settings that differ, scores with their 
   lora-ns compare outputs/lora outputs/full
   lora-ns compare outputs/*/ --json"""
 _ABSENT = "-"
+_LABELS = {
+    "trainable parameters": "trainable", "peak memory (GB)": "peak_memory_gb", "training time (s)": "train_runtime",
+    "status": "status",
+}  # fmt: skip
 
 
 def main(arguments: argparse.Namespace) -> Answer:
     """Print the table, and give it for `--json`."""
     answer = compare_runs([Path(each).expanduser() for each in arguments.runs])
     if not arguments.json:
-        _print(answer)
+        _print(answer, load_run_config(Path(arguments.runs[0]).expanduser() / "run.yaml", files=False).results.language)
     return answer
 
 
@@ -78,7 +82,7 @@ def _list_measured(record: RunRecord) -> dict[str, Any]:
     return rows | {name: round(value, 2) for name, value in costs.items() if value is not None}
 
 
-def _print(answer: Answer) -> None:
+def _print(answer: Answer, language: Language) -> None:
     from rich.table import Table
 
     table = Table(show_lines=False)
@@ -87,7 +91,9 @@ def _print(answer: Answer) -> None:
         table.add_column(name, overflow="fold")
     for part in ("configuration", "measured"):
         for key, values in answer[part].items():
-            table.add_row(key, *(_ABSENT if value is None else str(value) for value in values))
+            name = translate(_LABELS[key], language) if key in _LABELS else key
+            shown = (translate(each, language) if key == "status" else str(each) for each in values)
+            table.add_row(name, *(_ABSENT if each == "None" else each for each in shown))
         table.add_section()
     build_console().print(table)
 

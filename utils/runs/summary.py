@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 
 
 def announce_run(config: RunConfig) -> None:
-    """Say what was read under an older name, and which settings have no effect."""
+    """Say what was read under an older name, and which settings have no effect; hide bars that are not wanted."""
+    if config.arguments.get("disable_tqdm"):
+        os.environ["TQDM_DISABLE"] = "1"  # the libraries' bars as well
     for notice in config.notices:
         logger.info("note: %s", notice)
     for warning in config.warnings:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerState
 
+from utils.core.progress import build_bar, shows_bars
 from utils.core.terminal import build_console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 GIB = 1024**3
 _NOT_SCORES = ("runtime", "per_second", "samples", "preparation_time")
@@ -27,6 +30,7 @@ class ProgressCallback(TrainerCallback):
         self._console = build_console(stderr=True)
         self._bar: Progress | None = None
         self._task: Any = None
+        self._evaluation: Any = None
         self._start = 0.0
         self._start_step = 0
         self._start_tokens = 0
@@ -40,16 +44,12 @@ class ProgressCallback(TrainerCallback):
             return
         if state.global_step:
             self._say(f"goes on at step {state.global_step + 1} of {state.max_steps}")
-        if sys.stderr.isatty():
-            shown = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"))
-            times = (TimeElapsedColumn(), TimeRemainingColumn())
-            self._bar = Progress(TextColumn("training"), *shown, *times, console=self._console)
-            self._task = self._bar.add_task("training", total=state.max_steps, completed=state.global_step, numbers="")
-            self._bar.start()
+        if bar := self._open_bar():
+            self._task = bar.add_task("training", total=state.max_steps, completed=state.global_step, numbers="")
 
     def on_step_end(self, args: Any, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         """Move the bar."""
-        if self._bar is not None:
+        if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=state.global_step, numbers=self._numbers(state))
 
     def on_log(self, args: Any, state: TrainerState, *_: Any, logs: dict[str, float], **kwargs: Any) -> None:
@@ -64,6 +64,27 @@ class ProgressCallback(TrainerCallback):
         elif any(key.startswith("eval_") for key in logs):
             self._say(f"{step}  evaluation: {_format_scores(logs)}")
 
+    def on_prediction_step(
+        self, args: Any, state: TrainerState, *_: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        """Move the line of an evaluation, which stands below that of training."""
+        if state.is_world_process_zero and hasattr(eval_dataloader, "__len__") and (bar := self._open_bar()):
+            if self._evaluation is None:
+                self._evaluation = bar.add_task("evaluating", total=len(eval_dataloader), numbers="")
+            bar.advance(self._evaluation)
+
+    def on_evaluate(self, *_: Any, **kwargs: Any) -> None:
+        """Take the evaluation's line away."""
+        if self._bar is not None and self._evaluation is not None:
+            self._bar.remove_task(self._evaluation)
+            self._evaluation = None
+            if self._task is None:
+                self.close()
+
+    def on_predict(self, *_: Any, **kwargs: Any) -> None:
+        """Take the evaluation's line away."""
+        self.on_evaluate()
+
     def on_train_end(self, *_: Any, **kwargs: Any) -> None:
         """Close the live line."""
         self.close()
@@ -72,7 +93,13 @@ class ProgressCallback(TrainerCallback):
         """Give the terminal back; also after a failure."""
         if self._bar is not None:
             self._bar.stop()
-            self._bar = None
+            self._bar = self._task = self._evaluation = None
+
+    def _open_bar(self) -> Progress | None:
+        if self._bar is None and shows_bars():
+            self._bar = build_bar()
+            self._bar.start()
+        return self._bar
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)

@@ -248,21 +248,6 @@ def test_identity_of_a_model_sees_weights_and_switches(quickstart_model: tuple[A
     assert hash_model(adapted) != first
 
 
-def test_progress_is_told_in_lines_where_there_is_no_terminal(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    from utils.evaluation import evaluator
-
-    monkeypatch.setattr(evaluator, "_SECONDS_BETWEEN_LINES", 0.0)
-    with caplog.at_level(logging.INFO):
-        with evaluator.show_progress("gsm8k", 100, 20, True) as advance:
-            advance(16, 900)
-        with evaluator.show_progress("gsm8k", 100, 20, False) as advance:
-            advance(16, 900)
-    [line] = [record.message for record in caplog.records]
-    assert line.startswith("evaluating gsm8k: 36 of 100 rows, ")
-
-
 PROCESS = """
 import json, os, pickle, sys
 from pathlib import Path

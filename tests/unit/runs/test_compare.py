@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from utils.cli.command_line import _parse
 from utils.core.errors import UserError
 from utils.results.record import ParamCounts, RunRecord, write_record
 from utils.run_config import load_run_config
-from utils.runs.compare import compare_runs
+from utils.runs.compare import build, compare_runs, main
 
 
 def make_run(folder: Path, score: float, *words: str) -> Path:
@@ -41,6 +42,13 @@ def test_settings_that_differ_stand_beside_scores(tmp_path):
         "70.00 [60.00, 80.00]",
     ]
     assert answer["measured"]["trainable parameters"] == [7, 7, 7]
+
+
+def test_the_table_speaks_the_language_of_the_first_run(tmp_path, capsys):
+    runs = [make_run(tmp_path / "one", 0.8, "results.language=zh"), make_run(tmp_path / "two", 0.9)]
+    main(_parse(build(), [str(run) for run in runs]))
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("可训练参数", "成功", "accuracy x100"))
 
 
 def test_a_folder_without_a_record_is_named(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+from utils.results.exports import write_predictions
 from utils.results.record import RunRecord
 from utils.runs.opening import RunFolder
 from utils.runs.summary import announce_run, show_result
@@ -23,6 +24,21 @@ def test_the_next_commands_are_those_that_work(make_config, tmp_path, capfd):
     assert "inference.py" in shown
     assert "--run" in shown
     assert (answer["already_done"], answer["output_dir"], answer["status"]) == (True, str(tmp_path), "success")
+
+
+def test_answers_and_table_in_the_language_of_the_results(make_config, tmp_path, capfd):
+    rows = [{"row": number, "text": f"text {number}", "label": "good", "prediction": "bad"} for number in range(5)]
+    write_predictions(tmp_path / "eval_validation", rows)
+    show_result(RunFolder(tmp_path), make_config("bert", results={"language": "zh"}), RECORD, num_shown=3)
+    shown = capfd.readouterr().err
+    assert [shown.count(word) for word in ("validation, 样本 0", "模型回答", "参考答案", "text 3", "状态")] == [
+        1,
+        3,
+        3,
+        0,
+        1,
+    ]
+    assert "成功" in shown
 
 
 def test_notices_and_warnings_are_said_once(make_config, caplog):

@@ -86,6 +86,10 @@ _CHOICES = {
 
 
 _HELP = {
+    "disable_tqdm": (
+        "Show no progress bars, neither ours (training, evaluation, encoding) nor the libraries'; null: shown on a "
+        "terminal, unless TQDM_DISABLE is set."
+    ),
     "metric_for_best_model": (
         "The result that chooses the best checkpoint and ends training early: of evaluations by eval_strategy a metric "
         "of the set, or loss, perplexity, token_accuracy; of a language model's by evaluation.steps combined, or "

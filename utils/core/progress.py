@@ -1,0 +1,124 @@
+"""How far a piece of work is: a live line on a terminal, elsewhere a plain one now and then.
+
+The live line is not shown where TQDM_DISABLE is set, tqdm's own switch, or `training.disable_tqdm`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from utils.core.logs import is_main_process
+from utils.core.terminal import build_console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 15.0
+_SECONDS_BEFORE_BAR = 0.5  # what is done sooner has no live line
+
+
+def shows_bars() -> bool:
+    """Tell whether live lines are shown: standard error is a terminal, and nobody has switched them off."""
+    return is_main_process() and sys.stderr.isatty() and os.environ.get("TQDM_DISABLE", "0") in ("", "0", "false")
+
+
+def build_bar() -> Progress:
+    """Build live lines: a task's name, a bar, counts, its field `numbers`, the time gone and the time left."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(), console=build_console(stderr=True), transient=True,
+    )  # fmt: skip
+
+
+class RowProgress:
+    """Counts rows and tokens, and shows them; used as a context manager, which gives the terminal back at its end.
+
+    Rows that an earlier call has done, `num_done`, count in what is left, not in the rates. `count_all` gives the
+    number of all rows, None where nobody knows; it is called when something is shown for the first time.
+    """
+
+    def __init__(self, what: str, count_all: Callable[[], int | None], num_done: int = 0, live: bool = True) -> None:
+        self._what, self._count_all, self._num_before = what, count_all, num_done
+        self._is_live = live and shows_bars()
+        self._start = self._last = time.monotonic()
+        self._total: int | None = None
+        self._is_counted = False
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self.num_rows = 0
+        """Rows since the start."""
+        self.num_tokens = 0
+
+    def __enter__(self) -> RowProgress:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    @property
+    def num_done(self) -> int:
+        """All rows that are done, those of an earlier call too."""
+        return self._num_before + self.num_rows
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start; never 0."""
+        return max(time.monotonic() - self._start, 1e-9)
+
+    def advance(self, num_rows: int, num_tokens: int = 0) -> None:
+        """Count the rows and tokens of a batch."""
+        self.num_rows += num_rows
+        self.num_tokens += num_tokens
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self.num_done, numbers=self.describe_rates())
+        elif self._is_live:
+            if self.seconds >= _SECONDS_BEFORE_BAR:
+                self._open_bar()
+        elif time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES and is_main_process():
+            self._last = time.monotonic()
+            logger.info("%s", self._describe())
+
+    def close(self) -> None:
+        """Take the live line away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar, self._is_live = None, False
+
+    def describe_rates(self) -> str:
+        """Say how fast it is."""
+        tokens = f", {self.num_tokens / self.seconds:,.0f} tokens/s" if self.num_tokens else ""
+        return f"{self.num_rows / self.seconds:,.1f} rows/s{tokens}"
+
+    def _open_bar(self) -> None:
+        self._bar = build_bar()
+        total, numbers = self._find_total(), self.describe_rates()
+        self._task = self._bar.add_task(self._what, total=total, completed=self.num_done, numbers=numbers)
+        self._bar.start()
+
+    def _find_total(self) -> int | None:
+        if not self._is_counted:
+            self._total, self._is_counted = self._count_all(), True
+        return self._total
+
+    def _describe(self) -> str:
+        total, done = self._find_total(), self.num_done
+        if total is None:
+            return f"{self._what}: {done:,} rows, {self.describe_rates()}"
+        left = int(self.seconds / max(self.num_rows, 1) * max(total - done, 0))
+        return f"{self._what}: {done:,} of {total:,} rows, {self.describe_rates()}, eta {left // 60}:{left % 60:02d}"
