@@ -59,6 +59,9 @@ format:  ## Format and mend what can be mended
 docs:  ## Rebuild docs/configuration.md from the sections' own words
 	$(BIN)/python -m utils.run_config.reference > docs/configuration.md
 
+site:  ## Build the documentation as a site, into outputs/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet -f docs/site/mkdocs.yml
+
 matrix:  ## Run every method on every family on tiny models and rewrite docs/support_matrix.md (under 25 minutes)
 	$(BIN)/python scripts/support_matrix.py
 

@@ -4,8 +4,8 @@ The plain script is what a careful user would write by hand: dynamic padding, th
 same data, seed and hyper-parameters. With --losses both train on the same order of rows, without dropout, in
 float32, and the first losses must agree; without it they run in turn and the medians are printed.
 
-  python perf/compare_trainer.py --model FOLDER --data ../shared/data/glue --subset mrpc --method lora --losses
-  python perf/compare_trainer.py --model FOLDER --data ../shared/data/glue --subset rte --method none --repeat 3
+  python perf/compare_trainer.py --model FOLDER --data $LORA_NS_REAL_DATA/glue --subset mrpc --method lora --losses
+  python perf/compare_trainer.py --model FOLDER --data $LORA_NS_REAL_DATA/glue --subset rte --method none --repeat 3
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ Both train LoRA on all linear layers of a Llama shape of 26 M parameters besides
 float32, on the same pairs in the same order. Each run is a process of its own; they take turns, and medians are printed
 with the losses, which must agree. `padded` pads batches, `precomputed` takes the reference from before training.
 
-  python perf/dpo.py --rows ../shared/data/preference/dpo_en_demo.json --tokenizer ../shared/data/tokenizers/qwen2.5
+DATA is the folder of real rows (LORA_NS_REAL_DATA):
+
+  python perf/dpo.py --rows DATA/preference/dpo_en_demo.json --tokenizer DATA/tokenizers/qwen2.5
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Prompts are GSM8K's questions, with `--shots N` behind N examples of the trainin
 model's end token or at `Question:`. Both kinds take turns in one process; CPU seconds, which other work on the machine
 does not change, and seconds are printed, with how many answers differ.
 
-  python perf/generation.py --model merged/quickstart_sft --rows ../shared/data/gsm8k --num 400 --shots 4
+  python perf/generation.py --model merged/quickstart_sft --rows $LORA_NS_REAL_DATA/gsm8k --num 400 --shots 4
 """
 
 from __future__ import annotations

@@ -6,8 +6,10 @@ pipeline, one at a time (its default) and at batch 16, and by inference.py. Each
 turns, and medians are printed with how many answers are the same. Loading is not timed; reading, encoding, decoding and
 writing are. Weights are computed in float32, so that padding rounds no answer away.
 
-  python perf/inference.py --generate ../shared/data/gsm8k/test.jsonl --model ../shared/data/models/TinyStories-656K
-  python perf/inference.py --classify ../shared/data/glue/cola/test-00000-of-00001.parquet --model MINILM
+DATA is the folder of real rows (LORA_NS_REAL_DATA):
+
+  python perf/inference.py --generate DATA/gsm8k/test.jsonl --model DATA/models/TinyStories-656K
+  python perf/inference.py --classify DATA/glue/cola/test-00000-of-00001.parquet --model MINILM
   python perf/inference.py --memory 10000 100000 1000000
 """
 

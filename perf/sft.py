@@ -4,7 +4,7 @@ All train the same rows in the same order with the same seed and hyper-parameter
 Llama shape with random weights, float32. Each run is a process of its own; they take turns, and medians are printed
 with the losses, which must agree. `packed` fills rows instead, so that a step holds about as many tokens.
 
-  python perf/sft.py --rows ../shared/data/gsm8k/train.jsonl --tokenizer ../shared/data/tokenizers/gpt2
+  python perf/sft.py --rows $LORA_NS_REAL_DATA/gsm8k/train.jsonl --tokenizer $LORA_NS_REAL_DATA/tokenizers/gpt2
   python perf/sft.py --rows FILE --tokenizer FOLDER --steps 20 --repeat 5 --kinds plain ours packed
 """
 

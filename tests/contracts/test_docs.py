@@ -1,11 +1,16 @@
-"""What the pages say lies somewhere, lies there."""
+"""What the pages say lies somewhere, lies there; each has a place in the site, and the container what it copies."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tomllib
+import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md")]
@@ -19,3 +24,38 @@ def test_every_path_is_there(page: Path) -> None:
     named = {match.rstrip(".") for match in PATH.findall(page.read_text("utf-8"))}
     gone = [path for path in sorted(named) if not (ROOT / path).exists() and not list(ROOT.glob(f"{path}.py"))]
     assert gone == []
+
+
+def _list_pages(nav: list[Any]) -> list[str]:
+    parts = (next(iter(each.values())) for each in nav)
+    return [page for part in parts for page in (_list_pages(part) if isinstance(part, list) else [part])]
+
+
+def test_every_page_has_a_place_in_the_site() -> None:
+    nav = _list_pages(yaml.safe_load((ROOT / "docs" / "site" / "mkdocs.yml").read_text("utf-8"))["nav"])
+    assert not {page.name for page in (ROOT / "docs").glob("*.md")} - set(nav), "add it to nav in docs/site/mkdocs.yml"
+    assert not [page for page in nav if not (ROOT / "docs" / page).exists() and not (ROOT / page).exists()]
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_warnings(tmp_path: Path) -> None:
+    words = ["build", "--strict", "-f", "docs/site/mkdocs.yml", "-d", str(tmp_path / "site")]
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not included in the" not in done.stderr
+    home = (tmp_path / "site" / "index.html").read_text("utf-8")
+    assert "lora-ns train quickstart" in home
+    assert (tmp_path / "site" / "configs" / "glue_bert.yaml").is_file(), "linked files are there"
+
+
+def test_the_image_is_built_of_what_is_there() -> None:
+    lines = (ROOT / "docker" / "Dockerfile").read_text("utf-8").splitlines()
+    assert [line.rpartition(" ")[2] for line in lines if line.startswith("FROM")] == ["base", "cpu", "cuda"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    asked = {name for line in lines for found in re.findall(r"'\.\[([\w,]+)\]'", line) for name in found.split(",")}
+    assert asked
+    assert asked <= set(extras)
+    kept = (ROOT / "docker" / "Dockerfile.dockerignore").read_text("utf-8").splitlines()
+    assert all(list(ROOT.glob(line[1:])) for line in kept if line.startswith("!"))

@@ -1,4 +1,4 @@
-"""Every test that docs/reliability.md names exists, and every fault has one."""
+"""Every test that the docs name exists; so does one for every fault of reliability.md and every row of pitfalls.md."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "reliability.md").read_text("utf-8")
-NAMED = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", PAGE)
+PAGES = {page.name: page.read_text("utf-8") for page in ROOT.glob("docs/*.md")}
+TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+NAMED = [found for page in PAGES.values() for found in TEST.findall(page)]
 
 
 def list_tests(file: Path) -> set[str]:
@@ -17,13 +20,13 @@ def list_tests(file: Path) -> set[str]:
 
 def test_every_test_named_exists():
     assert len(NAMED) > 25
-    missing = [f"{file}::{name}" for file, name in NAMED if name and name not in list_tests(ROOT / file)]
-    assert not missing
-    assert all((ROOT / file).is_file() for file, _ in NAMED)
+    there = {file: list_tests(ROOT / file) for file in {file for file, _ in NAMED}}
+    assert not [f"{file}::{name}" for file, name in NAMED if name and name not in there[file]]
 
 
-def test_every_fault_has_a_test():
-    rows = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith(("| fault", "|---"))]
+@pytest.mark.parametrize(("page", "head"), [("reliability.md", "| fault"), ("pitfalls.md", "| what goes wrong")])
+def test_every_row_has_a_test(page: str, head: str) -> None:
+    rows = [line for line in PAGES[page].splitlines() if line.startswith("| ") and not line.startswith(head)]
     assert len(rows) > 20
     assert not [row for row in rows if "`tests/" not in row.rpartition(" | ")[2]]
 
@@ -31,5 +34,5 @@ def test_every_fault_has_a_test():
 def test_every_test_of_a_fault_is_named():
     """What is shown is also promised."""
     files = sorted((ROOT / "tests" / "faults").glob("test_*.py"))
-    unnamed = [each.name for each in files if f"tests/faults/{each.name}" not in {file for file, _ in NAMED}]
+    unnamed = [each.name for each in files if f"`tests/faults/{each.name}" not in PAGES["reliability.md"]]
     assert not unnamed

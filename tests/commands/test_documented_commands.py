@@ -1,0 +1,140 @@
+"""Every command in a shell block of the documentation is run here, or named in a list with what it needs.
+
+What is not run is checked as far as that goes: its flags, its file with its overrides, the plan of its suite. The slow
+test runs all others, as they stand, in a folder that looks like a clone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils.cli.command_line import _parse
+from utils.run_config import load_run_config
+
+ROOT = Path(__file__).parents[2]
+PAGES = [page for folder in (".", "docs", "examples") for page in sorted((ROOT / folder).rglob("*.md"))
+         if folder != "." or page.parent == ROOT]  # fmt: skip
+SCRIPTS = ("train", "inference", "evaluate_model", "merge_adapter", "validate_config", "benchmark")
+BLOCK = re.compile(r"^ *```(?:bash|sh)\n(.*?)^ *```\s*$", re.MULTILINE | re.DOTALL)
+
+HUB = "models or rows of the hub"
+GPU = "GPUs; tests/commands/test_processes.py runs two processes on CPUs"
+SERVER = "a server; tests/commands/test_server.py"
+NOT_RUN = {
+    r"make (setup|quickstart|test|test-all|check|coverage|site)\b.*": "the environment anew; CI runs them",
+    r"make (docs|format|matrix)": "rewrites files of the clone; tests/contracts compares docs and matrix",
+    r"(lora-ns|accelerate launch -m lora_ns) .*": "the package installed; tests/commands/test_installed.py",
+    r"(torchrun|accelerate launch) .*": GPU,
+    r"python train.py .* --gpu 0,1": GPU,
+    r"examples/train_multi_gpu.sh .*": GPU,
+    r"sbatch .*": "Slurm; tests/commands/test_slurm.py",
+    r"python benchmark.py .* --launcher slurm": "Slurm; tests/commands/test_slurm.py",
+    r"python (inference|evaluate_model).py .* --server .*": SERVER,
+    r"(vllm serve|vllm_env/bin/pip|python -m venv vllm_env|LORA_NS_VLLM_PYTHON=).*": SERVER,
+    r"(lm_eval |LORA_NS_LM_EVAL=|python -m venv lm_eval_env).*": "lm_eval; tests/unit/metrics/test_against_lm_eval.py",
+    r"python train.py --config configs/(glue|gsm8k|metamath|longbench|dpo_ultra|grpo_gsm8k).*": HUB,
+    r"python benchmark.py --config configs/benchmarks/glue\S+(?!.*(--dry-run|--launcher)).*": HUB,
+    r"python evaluate_model.py .*--set .*": HUB,
+    r"cat lines.txt \| python inference.py --model Qwen/.*": HUB,
+    r"python perf/.*": "real rows and quiet minutes",
+    r"python examples/quickstart/make_quickstart.py": "rewrites files of the clone; tests/unit/data compares its rows",
+}
+"""What a command, as a whole, needs that is not here."""
+
+
+def _read_commands() -> dict[str, str]:
+    """Give each command with the first page that has it."""
+    found: dict[str, str] = {}
+    for page in PAGES:
+        for block in BLOCK.findall(re.sub(r"\\\n\s*", "", page.read_text("utf-8"))):
+            for line in block.splitlines():
+                words = re.split(r"\s+#", line)[0].strip()
+                if words:
+                    found.setdefault(words, str(page.relative_to(ROOT)))
+    return found
+
+
+COMMANDS = _read_commands()
+
+
+def _find_need(words: str) -> str | None:
+    return next((need for pattern, need in NOT_RUN.items() if re.fullmatch(pattern, words)), None)
+
+
+RUN = [words for words in COMMANDS if _find_need(words) is None]
+
+
+def test_the_pages_hold_commands_and_the_list_no_idle_line() -> None:
+    assert len(RUN) > 20
+    scripts = {script for script in SCRIPTS for words in RUN if f"python {script}.py" in words}
+    assert scripts == set(SCRIPTS)
+    idle = [pattern for pattern in NOT_RUN if not any(re.fullmatch(pattern, words) for words in COMMANDS)]
+    assert not idle
+
+
+def _split(words: str) -> tuple[str, list[str]] | None:
+    """Give a command's script and its words, where it is one of ours."""
+    found = re.search(
+        rf"\b({'|'.join(SCRIPTS)})\.py (.*)", re.split(r" [|>] ", words.replace("cat lines.txt | ", ""))[0]
+    )
+    return (found[1], shlex.split(found[2])) if found else None
+
+
+def test_what_is_not_run_is_understood() -> None:
+    ours = [found for words in COMMANDS if words not in RUN and (found := _split(words))]
+    assert len(ours) > 25
+    for script, words in ours:
+        arguments = _parse(importlib.import_module(script).build(), words)
+        if script == "train":
+            load_run_config(ROOT / arguments.config, arguments.overrides, files=False)
+        elif script == "benchmark":
+            from utils.benchmark.search import plan_suite
+            from utils.benchmark.suite_reader import read_suite
+
+            choices = importlib.import_module(script)._read_choices(arguments)
+            assert plan_suite(read_suite(arguments.config, arguments.launcher), choices).runs
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder like a clone, with the runs and files that the commands name."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("utils", "configs", "examples", *(f"{script}.py" for script in SCRIPTS)):
+        (folder / name).symlink_to(ROOT / name)
+    few = "training.report_to=none training.max_steps=20"
+    for config, run in (
+        ("quickstart", "quickstart"),
+        ("quickstart_sft", "quickstart_sft"),
+        ("quickstart_sft", "gsm8k"),
+    ):
+        _run(folder, f"python train.py --config configs/{config}.yaml training.output_dir=outputs/{run} {few}")
+    (folder / "questions.csv").write_text("question\nTom has 4 apples and buys 3 more. How many?\n")
+    (folder / "mine.jsonl").write_text('{"prediction": "$\\\\boxed{4}$", "reference": "\\\\boxed{4}"}\n')
+    (folder / "answers.jsonl").write_text('{"response": "\\\\boxed{4}", "gold": "\\\\boxed{4}", "level": 1}\n')
+    (folder / "pred" / "my-model").mkdir(parents=True)
+    row = '{"pred": "Paris", "answers": ["Paris"], "all_classes": null, "length": 10}\n'
+    (folder / "pred" / "my-model" / "hotpotqa.jsonl").write_text(row)
+    return folder
+
+
+def _run(folder: Path, words: str) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        ["bash", "-c", words], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{words}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("words", RUN)
+def test_what_the_pages_show_runs(words: str, clone: Path) -> None:
+    _run(clone, words)
