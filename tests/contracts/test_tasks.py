@@ -17,7 +17,7 @@ NAMES = registry.names("tasks")
 
 def test_the_folders_are_the_tasks() -> None:
     folders = {path.parent.name for path in (ROOT / "utils" / "tasks").glob("*/__init__.py")}
-    assert {"classification", "sft", "dpo", "kto", "grpo"} <= set(NAMES) == folders - {"preference"}, (
+    assert {"classification", "sft", "dpo", "kto", "grpo", "reward"} <= set(NAMES) == folders - {"preference"}, (
         "what dpo and kto share"
     )
 

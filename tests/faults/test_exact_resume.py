@@ -129,6 +129,8 @@ PAIRS = {
 OTHER_TASKS: dict[str, dict[str, Any]] = {
     "dpo": {"dataset": PAIRS, "dpo": {"max_length": 128, "loss_type": ["sigmoid", "sft"]}, "peft": LORA},
     "dpo-full": {"dataset": PAIRS, "dpo": {"max_length": 128}, "peft": METHODS["full"]},
+    "reward": {"dataset": PAIRS, "reward": {"max_length": 128}, "peft": LORA, "task_type": "SEQ_CLS", "sft": None,
+               "generation": None, "evaluation": None},
     "grpo": {
         "grpo": {"rewards": {"em_flexible": 1.0, "token_f1": 1.0}, "max_completion_length": 24, "num_generations": 4,
                  "num_iterations": 3, "max_prompt_length": 128},
@@ -137,7 +139,7 @@ OTHER_TASKS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("task", ["dpo", pytest.param("dpo-full", marks=pytest.mark.slow), "grpo"])
+@pytest.mark.parametrize("task", ["dpo", pytest.param("dpo-full", marks=pytest.mark.slow), "reward", "grpo"])
 def test_preferences_and_rewards(task, prepare_run, make_sft, tmp_path):
     """The reference's log-probabilities, and answers that are learnt from three times, are those of before."""
 

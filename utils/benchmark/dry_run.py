@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from utils.benchmark.plan import Plan, PlannedRun
 from utils.benchmark.state import find_status
+from utils.config.document import Document
 from utils.config.sections.model import ModelSection
 from utils.core import registry
 from utils.core.errors import LoraNsError
 from utils.core.project import LIBRARY
 from utils.modeling.source import read_model_config
-from utils.tasks.task import default_task
+from utils.tasks.task import choose_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -145,7 +146,9 @@ def _describe_model(run: PlannedRun) -> tuple[dict[str, Any] | None, str]:
     if section.extra_special_tokens or section.trust_remote_code:
         return None, "it depends on the tokenizer or on the checkpoint's own code"
     dataset = registry.load("datasets", run.config["dataset"]["name"]).Config.model_validate(run.config["dataset"])
-    num_labels = default_task(run.config["task_type"]).count_labels(dataset)
+    task = choose_task(Document(run.config), run.config["task_type"])
+    assert task is not None, "the run was read"
+    num_labels = task.count_labels(dataset)
     if num_labels == 0:
         return None, "the number of labels is read from the data"
     request = {"model": model, "peft": peft, "task_type": run.config["task_type"], "num_labels": num_labels}

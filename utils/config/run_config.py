@@ -114,13 +114,13 @@ class RunConfig:
 
     @property
     def generation(self) -> GenerationSection:
-        """The `generation:` section of a task that generates."""
-        return self.section(GenerationSection)
+        """The `generation:` section."""
+        return self.find_section(GenerationSection) or GenerationSection()
 
     @property
     def evaluation(self) -> EvaluationSection:
-        """The `evaluation:` section of a task that generates."""
-        return self.section(EvaluationSection)
+        """The `evaluation:` section; of a task that generates nothing, one that asks for nothing."""
+        return self.find_section(EvaluationSection) or EvaluationSection(at_end=False)
 
     @property
     def max_length(self) -> int:

@@ -75,6 +75,8 @@ class Example:
     """What it is of kinds of rows that are also scored apart, such as ("level", "Level 3")."""
     rejected: Example | None = None
     """The same prompt with the answer that is liked less; None: the row is no pair."""
+    margin: float | None = None
+    """How much more the chosen answer is liked than the rejected one; None: nobody asked for it."""
     is_good: bool | None = None
     """Whether the answer is a good one; None: the row does not say."""
 

@@ -94,7 +94,7 @@ def encode_rows(split: ReadSplit, positions: Sequence[int], encoder: ExampleEnco
     import pyarrow as pa
     from datasets import Dataset
 
-    types = {list: pa.list_(pa.int32()), int: pa.int32(), str: pa.string()}
+    types = {list: pa.list_(pa.int32()), int: pa.int32(), float: pa.float64(), str: pa.string()}
     schema = pa.schema({name: types[kind] for name, kind in encoder.COLUMNS.items()})
 
     def write(folder: Path) -> None:

@@ -79,7 +79,7 @@ class ExampleEncoder(Drafter):
     """Encodes examples the way in which the model is trained, evaluated and used."""
 
     COLUMNS: ClassVar[Mapping[str, type]] = {"input_ids": list, "labels": list, "length": int}
-    """Columns of the rows, and what each holds: a list of whole numbers (list), one (int), or a text (str)."""
+    """Columns of the rows, and what each holds: whole numbers (list), a number (int, float), or a text (str)."""
 
     def __post_init__(self) -> None:
         if self.max_length < _LEAST_LENGTH:

@@ -195,9 +195,9 @@ def find_preference(columns: Iterable[str]) -> str | None:
     if not {"chosen", "rejected"}.issubset(columns):
         return None
     return (
-        "the columns chosen and rejected belong to preference tuning; set the section dpo: for it. To train on the "
-        "chosen answers alone, set dataset.prompt_template and dataset.answer_column: chosen, or make them the last "
-        "turn of messages"
+        "the columns chosen and rejected belong to preference tuning; set the section dpo: or reward: for it. To train "
+        "on the chosen answers alone, set dataset.prompt_template and dataset.answer_column: chosen, or make them the "
+        "last turn of messages"
     )
 
 

@@ -8,6 +8,7 @@ the set's prompts are made of (a text, turns, a template's columns, an instructi
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from utils.core.texts import RowError, describe_kind, join_answer
 from utils.data.conversations import Conversation, as_context, build_chat, read_conversation
 from utils.data.dataset import Example, InstructionSet, Row, Turn
 from utils.data.encoding import MASKED, Encoded, ExampleEncoder
+from utils.data.formats import ANSWER_COLUMNS, find_answer_column
 from utils.data.text_tokens import cut_middle
 
 SIDES = ("chosen", "rejected")
@@ -24,12 +26,26 @@ _LABELS = ("label", "kto_tag")
 _PROMPTS = ("prompt", "messages", "conversations", "instruction")
 """Columns of prompts; where rows have several (UltraFeedback), the first of these counts."""
 
+_CONVERSATIONS = ("messages", "conversations")
+
 _Complete = Callable[[InstructionSet, Sequence[str]], InstructionSet]
 
 
-def as_pairs(spec: InstructionSet, roles: Mapping[str, str]) -> InstructionSet:
-    """Make a set's rows pairs of answers to its prompts; `roles` as in `read_conversation`."""
-    return _when_resolved(spec, lambda known, _: _read_pairs(known, roles))
+def as_pairs(spec: InstructionSet, roles: Mapping[str, str], *, margins: bool = False) -> InstructionSet:
+    """Make a set's rows pairs of answers to its prompts; `roles` as in `read_conversation`.
+
+    With `margins` a column of that name says how much more the chosen answer is liked; 0 where there is none.
+    """
+    return _when_resolved(spec, lambda known, _: _read_pairs(known, roles, margins))
+
+
+def as_scored(spec: InstructionSet, roles: Mapping[str, str]) -> InstructionSet:
+    """Make a set's rows answers to be scored: pairs, one answer to a prompt, or a conversation that ends with one.
+
+    A single answer stands in the column answer, completion, output or response.
+    """
+    found = _when_resolved(spec, lambda known, _: _read_scored(known, roles))
+    return replace(found, resolve_prompt=found.resolve)  # where the rows that were trained on are gone
 
 
 def as_labelled(spec: InstructionSet) -> InstructionSet:
@@ -60,12 +76,13 @@ def _refuse_prompt(row: Row) -> Example:
     raise RowError(f"there is no prompt: no column {', '.join(_PROMPTS)}, and chosen is no whole conversation")
 
 
-def _read_pairs(spec: InstructionSet, roles: Mapping[str, str]) -> InstructionSet:
-    read_prompt = spec.read_prompt
-    assert read_prompt is not None, "the set is resolved"
-    join = (lambda _, answer: answer) if spec.prompt_columns == ("prompt",) else join_answer
+def _read_pairs(spec: InstructionSet, roles: Mapping[str, str], margins: bool = False) -> InstructionSet:
+    read_prompt, join = _read_prompt(spec), _choose_join(spec)
 
     def read_row(row: Row) -> Example:
+        return replace(read_pair(row), margin=_read_margin(row)) if margins else read_pair(row)
+
+    def read_pair(row: Row) -> Example:
         if all(map(_is_whole, (row.get(name) for name in SIDES))):
             row.get("prompt")  # says again what both begin with
             return _part_conversations(*(read_conversation(row, name, roles) for name in SIDES))
@@ -74,6 +91,55 @@ def _read_pairs(spec: InstructionSet, roles: Mapping[str, str]) -> InstructionSe
         return replace(chosen, rejected=rejected)
 
     return replace(spec, read_row=read_row, columns=(*spec.prompt_columns, *SIDES))
+
+
+def _read_scored(spec: InstructionSet, roles: Mapping[str, str]) -> InstructionSet:
+    pairs, read_prompt, join = _read_pairs(spec, roles), _read_prompt(spec), _choose_join(spec)
+    own = spec.prompt_columns
+    missing = (
+        f"needs chosen and rejected, or {' and '.join(own or ('prompt',))} with an answer ({', '.join(ANSWER_COLUMNS)})"
+    )
+
+    def read_row(row: Row) -> Example:
+        if all(name in row for name in SIDES):
+            return pairs.read_row(row)
+        name = find_answer_column(row, own)
+        chat = next((each for each in _CONVERSATIONS if isinstance(row.get(each), list)), None)
+        if name is None and chat is not None:
+            return _end_with_answer(read_conversation(row, chat, roles))
+        if name is not None and own and all(each in row for each in own):
+            return _answer(read_prompt(row), row, name, roles, join)
+        if name is None or not isinstance(row.get("prompt"), str):
+            raise RowError(f"{missing}, or messages that end with one")
+        return _answer(Example(messages=({"role": "user", "content": row["prompt"]},)), row, name, roles, join)
+
+    return replace(spec, read_row=read_row, columns=(*(own or ("prompt",)), ANSWER_COLUMNS[0]))
+
+
+def _end_with_answer(conversation: Conversation) -> Example:
+    *before, last = conversation.turns
+    if last["role"] != "assistant":
+        raise RowError("the conversation does not end with the assistant's turn, which is what is scored")
+    return build_chat(replace(conversation, turns=(*as_context(before), {**last, "train": True})))
+
+
+def _read_prompt(spec: InstructionSet) -> Callable[[Row], Example]:
+    assert spec.read_prompt is not None, "the set is resolved"
+    return spec.read_prompt
+
+
+def _choose_join(spec: InstructionSet) -> Callable[[str, str], str]:
+    """Choose how an answer follows its prompt: a `prompt` directly, others as a template's does."""
+    return (lambda _, answer: answer) if spec.prompt_columns == ("prompt",) else join_answer
+
+
+def _read_margin(row: Row) -> float:
+    value = row.get("margin")
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise RowError(f"column margin holds {describe_kind(value)} instead of a number")
+    return float(value)
 
 
 def _read_labelled(spec: InstructionSet, there: Sequence[str]) -> InstructionSet:
@@ -136,6 +202,7 @@ class EncodedPair(Encoded):
 
     rejected_ids: tuple[int, ...] = ()
     rejected_labels: tuple[int, ...] = ()
+    margin: float | None = None
 
     @property
     def num_trained(self) -> int:
@@ -152,7 +219,8 @@ class EncodedPair(Encoded):
         """Give the row; `length` is that of the longer side."""
         length = max(len(self.input_ids), len(self.rejected_ids))
         other = {"rejected_input_ids": self.rejected_ids, "rejected_labels": self.rejected_labels}
-        return {**super().to_row(), **other, "length": length}
+        margin = {} if self.margin is None else {"margin": self.margin}
+        return {**super().to_row(), **other, **margin, "length": length}
 
 
 @dataclass(frozen=True)
@@ -167,10 +235,22 @@ class PairEncoder(ExampleEncoder):
         """Encode pairs together; other examples, such as prompts to answer, as they are."""
         sides = [side for each in examples for side in (each, each.rejected) if side is not None]
         encoded = iter(super().encode_many(sides))
-        return [next(encoded) if each.rejected is None else _pair(next(encoded), next(encoded)) for each in examples]
+        return [
+            next(encoded) if each.rejected is None else _pair(next(encoded), next(encoded), each.margin)
+            for each in examples
+        ]
 
 
-def _pair(one: list[Encoded] | RowError, other: list[Encoded] | RowError) -> list[Encoded] | RowError:
+@dataclass(frozen=True)
+class MarginEncoder(PairEncoder):
+    """Encodes pairs with how much more their chosen answers are liked."""
+
+    COLUMNS: ClassVar[Mapping[str, type]] = {**PairEncoder.COLUMNS, "margin": float}
+
+
+def _pair(
+    one: list[Encoded] | RowError, other: list[Encoded] | RowError, margin: float | None
+) -> list[Encoded] | RowError:
     if isinstance(one, RowError):
         return one
     if isinstance(other, RowError):
@@ -190,6 +270,7 @@ def _pair(one: list[Encoded] | RowError, other: list[Encoded] | RowError) -> lis
         notes=tuple(dict.fromkeys([*chosen.notes, *rejected.notes, *notes])),
         rejected_ids=tuple(rejected.input_ids),
         rejected_labels=tuple(rejected.labels),
+        margin=margin,
     )
     return [pair]
 

@@ -183,7 +183,8 @@ def open_run(
     evaluation = config.find_section(EvaluationSection)
     known = evaluation.set_sections if evaluation is not None else None
     _refuse_scripts(trained.config, known or (), consent)
-    own = OwnSets(config.dataset.name, {each.shown_label: each for each in known or ()}, config.task_type)
+    labelled = {each.shown_label: each for each in known or ()}
+    own = OwnSets(config.dataset.name, labelled, load_task(config.task).row_type())
     if not words and known is None and is_row_file(path := str(checked.get(("dataset", "path")) or "")):
         words = (path,)
     job = Job(trained.config, read_requests(words, own) if words else None, checked.get(_LIMIT),

@@ -25,10 +25,15 @@ def evaluate(evaluated: EvaluatedModel) -> list[Entry]:
     """Evaluate a model on all sets that it is asked."""
     for notice in dict.fromkeys(notice for job in evaluated.jobs for notice in job.config.notices):
         logger.info("note: %s", notice)
-    if load_task(evaluated.jobs[0].config.task).GENERATES:
+    task = load_task(evaluated.jobs[0].config.task)
+    if task.GENERATES:
         from utils.evaluate_model.causal import evaluate_language_model
 
         return evaluate_language_model(evaluated)
+    if task.JUDGES:
+        from utils.evaluate_model.rewards import evaluate_reward_model
+
+        return evaluate_reward_model(evaluated)
     from utils.evaluate_model.classifier import evaluate_classifier
 
     return evaluate_classifier(evaluated)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from inspect import signature
@@ -83,6 +83,16 @@ class TextClassifier:
         if not rows:
             return
         encoded, cut = encode_texts(list(zip(*rows, strict=True)), self._tokenizer, self._max_length)
+        for batch in self.run_encoded(encoded, done):
+            yield [(row, self._read(each, cut[row], len(encoded["input_ids"][row]))) for row, each in batch]
+
+    def run_encoded(
+        self, encoded: Mapping[str, Sequence[Any]], done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, list[float]]]]:
+        """Give rows of token ids by their number, batch by batch, with their probabilities, or one value each.
+
+        `encoded` has the rows by the model's inputs, as a tokenizer gives them; `done` is as in `classify_batches`.
+        """
         lengths = [len(ids) for ids in encoded["input_ids"]]
         wanted = [batch for batch in self._batching.plan(lengths) if not all(row in done for row in batch)]
 
@@ -90,7 +100,7 @@ class TextClassifier:
             return run_halved(lambda part: self._forward(encoded, part), batch, "rows")
 
         for batch, found in zip(wanted, run_side_by_side(self._model, run, wanted), strict=True):
-            yield [(row, self._read(each, cut[row], lengths[row])) for row, each in zip(batch, found, strict=True)]
+            yield list(zip(batch, found, strict=True))
 
     def _classify_chunk(self, rows: list[tuple[str, ...]]) -> list[Classified]:
         answers = {row: answer for batch in self.classify_batches(rows) for row, answer in batch}

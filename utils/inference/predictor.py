@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,7 +13,8 @@ from utils.config.sections.dataset import ClassificationSection
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import LoraNsError, ModelError
 from utils.core.texts import RowError
-from utils.data.encoding import ExampleEncoder
+from utils.data.encoding import Encoded, ExampleEncoder
+from utils.data.preference import EncodedPair, PairEncoder
 from utils.data.tokenizing import fingerprint_tokenizer
 from utils.evaluation.identity import hash_model
 from utils.evaluation.prompts import PromptLimits, encode_within
@@ -53,6 +54,7 @@ class Prompt:
     """Whether its middle was cut out."""
 
 
+_NO_NUMBER = {"error": "the model's answer is not a number (NaN or infinite)"}
 _WINDOW = 1024  # rows that are looked at together, to find rows of like length
 
 
@@ -88,6 +90,62 @@ class ClassifyingModel:
     def describe(self) -> dict[str, Any]:
         """Name the weights, the tokenizer, the labels and the length."""
         return {"model": hash_model(self._model), "settings": self._settings}
+
+
+class RewardModel:
+    """Rewards of answers to prompts, or of both answers of pairs."""
+
+    window = _WINDOW
+
+    def __init__(self, model: PreTrainedModel, encoder: ExampleEncoder) -> None:
+        self.tokenizer = encoder.tokenizer
+        self._classifier = TextClassifier(model, encoder.tokenizer, (), encoder.max_length)
+        self._model, self._encoder = model, encoder
+
+    def encode(self, question: Example) -> Encoded:
+        """Make token ids of a prompt with its answer, or with both."""
+        try:
+            found = self._encoder.encode(question)
+        except ModelError as error:  # no chat template: other rows may be no conversations
+            raise RowError(str(error)) from error
+        if found.too_long:
+            raise RowError(f"is longer than {self._encoder.length_key} ({self._encoder.max_length} tokens)")
+        if not found.is_usable:
+            raise RowError("has an empty answer")
+        return found
+
+    def answer(
+        self, questions: Sequence[Encoded], numbers: Sequence[int], done: Collection[int]
+    ) -> Iterator[list[Answered]]:
+        """Score a window, batch by batch; a row is answered as soon as all its texts are."""
+        texts = [(place, ids) for place, each in enumerate(questions) for ids in _list_texts(each)]
+        known = [number for number, (place, _) in enumerate(texts) if place in done]
+        found: dict[int, dict[int, float]] = {}
+        with _explain_memory():
+            for batch in self._classifier.run_encoded({"input_ids": [ids for _, ids in texts]}, known):
+                for number, [reward] in batch:
+                    found.setdefault(texts[number][0], {})[number] = reward
+                whole = [place for place in dict.fromkeys(texts[number][0] for number, _ in batch)
+                         if len(found[place]) == len(_list_texts(questions[place]))]  # fmt: skip
+                yield [_read_rewards(place, questions[place], found[place]) for place in whole]
+
+    def describe(self) -> dict[str, Any]:
+        """Name the weights, and all that decides what a text becomes."""
+        return {"model": hash_model(self._model), "settings": ["rewards", self._encoder.fingerprint]}
+
+
+def _list_texts(question: Encoded) -> list[list[int]]:
+    return [question.input_ids, *([[*question.rejected_ids]] if isinstance(question, EncodedPair) else [])]
+
+
+def _read_rewards(place: int, question: Encoded, found: Mapping[int, float]) -> Answered:
+    names = ("reward_chosen", "reward_rejected") if len(found) > 1 else ("reward",)
+    answer: dict[str, Any] = dict(zip(names, (found[number] for number in sorted(found)), strict=True))
+    if not all(map(math.isfinite, found.values())):
+        answer = _NO_NUMBER
+    elif question.prompt_cut or question.answer_cut:
+        answer |= {"truncated": True}
+    return Answered(place, answer, question.num_tokens)
 
 
 class WritingModel:
@@ -153,7 +211,7 @@ class WritingModel:
         return Prompt(*encode_within(self._encoder, question, self._limits, as_chat))
 
 
-Predictor: TypeAlias = ClassifyingModel | WritingModel
+Predictor: TypeAlias = ClassifyingModel | RewardModel | WritingModel
 
 
 def _find_ends(encoder: ExampleEncoder) -> tuple[int, ...]:
@@ -166,7 +224,7 @@ def _find_ends(encoder: ExampleEncoder) -> tuple[int, ...]:
 def _read_classified(answer: Classified) -> dict[str, Any]:
     numbers = [*answer.probabilities.values(), *([] if answer.value is None else [answer.value])]
     if not all(map(math.isfinite, numbers)):
-        return {"error": "the model's answer is not a number (NaN or infinite)"}
+        return _NO_NUMBER
     return answer.to_dict()
 
 
@@ -199,6 +257,9 @@ def load_predictor(
     """Load a model and put it where it answers, or, of one that is `served`, no more than its tokenizer."""
     tokenizer = model.load_tokenizer()
     loaded: Any = served or place_model(model.load_model(tokenizer))
+    if model.judges:
+        assert model.config is not None, "of a run"
+        return RewardModel(loaded, build_encoder(model.config, tokenizer, PairEncoder))
     if not model.generates:
         return ClassifyingModel(loaded, tokenizer, model.label_names, _find_max_length(model, loaded, tokenizer))
     assert isinstance(prompt_builder, ChatPromptBuilder), f"got {type(prompt_builder)}"

@@ -10,6 +10,7 @@ from utils.core.errors import DataError, UserError
 from utils.core.texts import RowError, describe_kind, read_text, shorten_list
 from utils.data.conversations import open_chat, read_conversation
 from utils.data.dataset import ClassificationSet, Example, InstructionSet
+from utils.data.preference import as_scored
 
 Row = dict[str, Any]
 
@@ -133,7 +134,40 @@ class ChatPromptBuilder:
         return example
 
 
-PromptBuilder: TypeAlias = TextPromptBuilder | ChatPromptBuilder
+@dataclass(frozen=True)
+class RewardPromptBuilder:
+    """Asks a reward model: an answer to a prompt, a conversation that ends with one, or the two answers of a pair."""
+
+    columns: tuple[str, ...]
+    """Columns that a prompt is made of, and that of an answer."""
+    read_row: Callable[[Row], Example]
+    renamed: tuple[tuple[str, str], ...] = ()
+    """As in ChatPromptBuilder."""
+    keys = frozenset({"reward", "reward_chosen", "reward_rejected", "truncated"})
+
+    @property
+    def text_column(self) -> str:
+        """Name the first column."""
+        return self.columns[0]
+
+    def read(self, row: Row) -> Example:
+        """Give the prompt of a row with its answer, or with both; one without is a RowError."""
+        if problem := _tell_missing([there for _, there in self.renamed], list(row)):
+            raise RowError(problem)
+        example = self.read_row({**row, **{own: row[there] for own, there in self.renamed}})
+        _check_text(example.whole_text, "the text")
+        return example
+
+    def lay_out(self, texts: Sequence[str]) -> list[Row]:
+        """Make rows of a prompt and an answer."""
+        return _lay_out(self.columns, texts)
+
+    def find_missing(self, columns: Iterable[str]) -> str | None:
+        """Leave it to the rows, which may be of several shapes."""
+        return None
+
+
+PromptBuilder: TypeAlias = TextPromptBuilder | ChatPromptBuilder | RewardPromptBuilder
 
 
 def build_text_prompt_builder(described: ClassificationSet | None, chosen: Sequence[str]) -> TextPromptBuilder:
@@ -189,6 +223,17 @@ def build_chat_prompt_builder(
         official_truncation=spec.official_truncation,
         chat_exempt=spec.chat_exempt,
     )
+
+
+def build_reward_prompt_builder(
+    described: InstructionSet, roles: Mapping[str, str], chosen: Sequence[str], there: Sequence[str]
+) -> RewardPromptBuilder:
+    """Build what asks a reward model; `roles` as in `read_conversation`, else as for a language model."""
+    spec = resolve(as_scored(described, roles), there)
+    if chosen and len(chosen) != len(spec.columns):
+        names = ", ".join(spec.columns)
+        raise UserError(f"--text_column: the run reads {len(spec.columns)} columns ({names}); name as many")
+    return RewardPromptBuilder(spec.columns, spec.read_row, tuple(zip(spec.columns, chosen, strict=False)))
 
 
 def resolve(spec: InstructionSet, there: Sequence[str]) -> InstructionSet:

@@ -26,6 +26,7 @@ from utils.inference.prompt_builder import (
     ChatPromptBuilder,
     PromptBuilder,
     build_chat_prompt_builder,
+    build_reward_prompt_builder,
     build_text_prompt_builder,
 )
 from utils.inference.request import Request, partial_path
@@ -146,6 +147,10 @@ class _Session:
         section = self.model.config.dataset if self.model.config is not None else None
         plugin = load_dataset_plugin(section.name) if section is not None else None
         columns = self.request.text_columns
+        if self.model.judges:
+            assert plugin is not None, "of a run"
+            roles = getattr(section, "roles", {})
+            return build_reward_prompt_builder(plugin.describe_instructions(section), roles, columns, there)
         if not self.model.generates:
             described = plugin.describe_classification(section) if plugin is not None else None
             return build_text_prompt_builder(described, columns)

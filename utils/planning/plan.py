@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.config.sections.evaluation import EvaluationSection
 from utils.core.errors import LoraNsError, UserError
 from utils.core.project import PACKAGE, ROOT
 from utils.planning.cards import CARDS
@@ -178,7 +179,7 @@ def measure_rate(config: RunConfig) -> float:
         words = [f"training.max_steps={_NUM_PROBED}", f"training.output_dir={output}", "training.report_to=none"]
         words += ["training.save_strategy=no", "training.eval_strategy=no", "training.load_best_model_at_end=false"]
         words += ["training.push_to_hub=false", f"training.callbacks=[{', '.join(callbacks)}]"]
-        if load_task(config.task).GENERATES:
+        if config.find_section(EvaluationSection) is not None:
             words += ["evaluation.at_end=false", "evaluation.steps=null", "evaluation.at_start=false"]
         command = [sys.executable, str(ROOT / "train.py"), "--config", str(file), *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own command

@@ -263,8 +263,9 @@ _SENTENCES: dict[str, tuple[str, str]] = {
 }
 
 _NOT_SCORES = frozenset(
-    {"loss", "perplexity", "runtime", "seconds", "kl", "entropy", "reward", "reward_std", "grad_norm"}
-)
+    {"loss", "perplexity", "runtime", "seconds", "kl", "entropy", "reward", "reward_std", "grad_norm", "margin",
+     "mean_reward", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected"}
+)  # fmt: skip
 
 
 def translate(key: str, language: Language) -> str:

@@ -111,7 +111,7 @@ def _can_be_composed(read: dict[str, Section], task: type[Task]) -> bool:
     if not isinstance(header, Header) or not isinstance(dataset, DatasetSection):
         return False
     needed = ("model", "peft", "training", "results", *task.sections())
-    return header.task_type in dataset.TASK_TYPES and all(name in read for name in needed)
+    return task.row_type() in dataset.TASK_TYPES and all(name in read for name in needed)
 
 
 def _leave_known(problems: Iterable[Problem], mistaken: set[str]) -> list[Problem]:

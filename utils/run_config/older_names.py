@@ -193,7 +193,7 @@ class OlderNames(Rewriter):
 
     def _rewrite_dataset(self, section: type[Section]) -> None:
         """Take keys that agree with what a set is anyway, and the length that is `sft:`'s for a language model."""
-        causal = self._task is not None and self._task.GENERATES
+        causal = self._task is not None and self._task.reads_answers()
         own = OwnColumns.of(section, self.document, causal)
         for path, reason in own.agreeing():
             self._leave_out(path, reason)
@@ -227,9 +227,8 @@ class OlderNames(Rewriter):
         return tuple(self._task.LENGTH_KEY.split("."))
 
     def _move_length(self) -> None:
-        """`max_seq_length` is the dataset's in SEQ_CLS and the trainer's in CAUSAL_LM."""
-        causal = self._task is not None and self._task.GENERATES
-        home = ("sft", "max_length") if causal else ("dataset", "max_length")
+        """Read `max_seq_length` as the key of the task's own that bounds a row."""
+        home = self._length_home if self._task is not None else ("dataset", "max_length")
         for name in ("max_seq_length", "max_length"):
             for parent in (("training",), ("model",), ()):
                 self._move((*parent, name), home)

@@ -34,8 +34,8 @@ class Header(Section):
     task_name: str = Field(min_length=1)
     """Names the run in tables; null: the file's name."""
     task_type: str
-    """SEQ_CLS: classification and regression by HF Trainer. CAUSAL_LM: supervised fine-tuning by TRL's SFTTrainer, or
-    what a section of its own asks for: dpo, kto, grpo."""
+    """SEQ_CLS: classification and regression by HF Trainer, or a reward model where there is a section reward.
+    CAUSAL_LM: supervised fine-tuning by TRL's SFTTrainer, or what a section of its own asks for: dpo, kto, grpo."""
     extensions: list[str] = []
     """Folders of plug-ins of your own, laid out like utils/ (adapters/, datasets/, metrics/, optimizers/, schedules/,
     tasks/ ...), from this file's folder on; their code is run. A copy of what was used lies in the run's folder. Those

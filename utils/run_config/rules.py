@@ -19,7 +19,7 @@ from utils.modeling.source import local_problems, read_model_config
 from utils.run_config.base_rules import Asked, check_base
 from utils.run_config.reader import Header
 from utils.run_config.training_rules import as_list, check_training
-from utils.tasks.task import Task, all_tasks, default_task, find_tasks, task_sections
+from utils.tasks.task import Task, all_tasks, choose_task, default_task, find_tasks, task_sections
 from utils.trainer.launch import names_optimizer
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def find_idle_settings(config: RunConfig, task: type[Task], document: Document) 
             own.wandb is not None and not {"wandb", "all"} & {*as_list(reports)},
             "training.report_to is not wandb",
         ),
-        **dict(_idle_for_task(config)),
+        **dict(_idle_for_task(config, task)),
         **{
             name: (name not in config.task_sections and bool(document.get((name,))), f"the run's task is {config.task}")
             for name in task_sections()
@@ -105,27 +105,30 @@ def find_idle_settings(config: RunConfig, task: type[Task], document: Document) 
             yield f"{document.place_of(path)}  {key}: has no effect; {why}"
 
 
-def _idle_for_task(config: RunConfig) -> Iterator[tuple[str, tuple[bool, str]]]:
-    """Name keys of the dataset that only the other task type reads, where they are not the default."""
+def _idle_for_task(config: RunConfig, task: type[Task]) -> Iterator[tuple[str, tuple[bool, str]]]:
+    """Name keys of the dataset that only the other kind of task reads, where they are not the default."""
     for key, task_type in config.dataset.ONLY_FOR.items():
         changed = getattr(config.dataset, key) != type(config.dataset).model_fields[key].default
-        remedy = "; the length of CAUSAL_LM is sft.max_length" if key == "max_length" else ""
-        yield f"dataset.{key}", (changed and task_type != config.task_type, f"it is for {task_type}{remedy}")
+        remedy = f"; the rows' length is {task.LENGTH_KEY}" if key == "max_length" else ""
+        yield f"dataset.{key}", (changed and task_type != task.row_type(), f"it is for {task_type}{remedy}")
 
 
 def _check_task(header: Header, read: dict[str, Section], document: Document) -> Iterator[Problem]:
     dataset, peft = read.get("dataset"), read.get("peft")
     tasks = find_tasks(header.task_type)
+    choosing = {task.SECTION for task in all_tasks().values() if not task.IS_DEFAULT}  # by being there, also empty
     for name in task_sections():
-        if name in read and read[name].model_fields_set and not any(name in task.sections() for task in tasks.values()):
+        said = name in read and (read[name].model_fields_set or (name in choosing and document.has((name,))))
+        if said and not any(name in task.sections() for task in tasks.values()):
             readers = " or ".join(dict.fromkeys(t.TASK_TYPE for t in all_tasks().values() if name in t.sections()))
             yield document.problem(name, f"is for task_type: {readers} only; take the section out")
     asking = [task.SECTION for task in tasks.values() if not task.IS_DEFAULT and document.has((str(task.SECTION),))]
     for other in asking[1:]:
         yield document.problem(str(other), f"asks for another task than {asking[0]}: does; take one of them out")
-    if isinstance(dataset, DatasetSection) and header.task_type not in dataset.TASK_TYPES:
-        kinds = " or ".join(dataset.TASK_TYPES)
-        yield document.problem("dataset.name", f"{dataset.name} is for task_type: {kinds}, not {header.task_type}")
+    task = choose_task(document, header.task_type)
+    if isinstance(dataset, DatasetSection) and task is not None and task.row_type() not in dataset.TASK_TYPES:
+        kinds, asked = " or ".join(dataset.TASK_TYPES), header.task_type if task.IS_DEFAULT else f"{task.SECTION}:"
+        yield document.problem("dataset.name", f"{dataset.name} is for task_type: {kinds}, not {asked}")
     if isinstance(peft, AdapterSection) and peft.task_type not in (None, header.task_type):
         yield document.problem("peft.task_type", f"{peft.task_type} contradicts task_type: {header.task_type}")
 

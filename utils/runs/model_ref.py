@@ -98,6 +98,11 @@ class TrainedModel:
         return load_task(self.config.task).GENERATES
 
     @property
+    def judges(self) -> bool:
+        """Whether it gives numbers to answers that others wrote."""
+        return load_task(self.config.task).JUDGES
+
+    @property
     def head(self) -> HeadSpec | None:
         """The classifier's labels; None for a language model."""
         return load_task(self.config.task).build_head(self.label_names)
@@ -174,6 +179,7 @@ class PublishedModel:
     name: str
     section: ModelSection
     generates: bool
+    judges = False  # its rows would be texts: nothing says what a prompt is
     label_names: tuple[str, ...] = ()
     """The checkpoint's own, in the order of the ids; empty for regression and language models."""
     adapter: Path | None = None

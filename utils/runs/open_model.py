@@ -222,9 +222,11 @@ def _find_labels(weights: Path, config: RunConfig) -> tuple[str, ...]:
         if (each / LABELS_FILE).is_file():
             return read_label_names(each / LABELS_FILE)
     section: Any = config.dataset
+    if load_task(config.task).count_labels(section) == 1:
+        return ()
     spec = load_dataset_plugin(section.name).describe_classification(section)
-    if spec.label_names or spec.num_labels == 1:
-        return tuple(spec.label_names or ())
+    if spec.label_names:
+        return tuple(spec.label_names)
     if named := _own_labels(read_model_config(ModelSection(name_or_path=str(weights))) or {}):
         return named
     if spec.num_labels is None:

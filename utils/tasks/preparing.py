@@ -95,7 +95,8 @@ def collate_training_rows(
 ) -> list[dict[str, Any]]:
     """Make batches of tensors as training does, in the rows' order; the last may have fewer rows."""
     collate = task.build_collator(tokenizer)
-    kept = [{key: each for key, each in row.items() if key in (*tokenizer.model_input_names, "labels")} for row in rows]
+    wanted = (*tokenizer.model_input_names, "labels", "rejected_input_ids")
+    kept = [{key: each for key, each in row.items() if key in wanted} for row in rows]
     return [dict(collate(kept[start : start + batch_size])) for start in range(0, len(kept), batch_size)]
 
 

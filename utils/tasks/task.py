@@ -44,6 +44,10 @@ class Task:
     """Whether it is the one of its task_type where the file has no other's section."""
     GENERATES: ClassVar[bool] = False
     """Whether its models write text; those of others answer with labels or numbers."""
+    JUDGES: ClassVar[bool] = False
+    """Whether its models give a number to answers that others wrote."""
+    ROW_TYPE: ClassVar[str | None] = None
+    """The task_type whose datasets it reads; None: its own."""
     LENGTH_KEY: ClassVar[str]
     """The setting that bounds the tokens of a row."""
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}
@@ -60,6 +64,16 @@ class Task:
     def name(cls) -> str:
         """Name the module that it stands in: a folder, or a file, of `utils/tasks`."""
         return cls.__module__.rpartition(".")[2]
+
+    @classmethod
+    def row_type(cls) -> str:
+        """Name the task_type whose datasets it reads."""
+        return cls.ROW_TYPE or cls.TASK_TYPE
+
+    @classmethod
+    def reads_answers(cls) -> bool:
+        """Tell whether its rows are prompts with answers, not texts with labels."""
+        return cls.GENERATES or cls.JUDGES
 
     @classmethod
     def sections(cls) -> dict[str, Callable[[], type[Section]]]:

@@ -34,6 +34,7 @@ def test_it_knows_the_sections_and_documents_keys() -> None:
         "dpo",
         "kto",
         "grpo",
+        "reward",
         "generation",
         "evaluation",
         "results",

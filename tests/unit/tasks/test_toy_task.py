@@ -29,7 +29,7 @@ def test_a_section_of_its_own_asks_for_it(make_config: Callable[..., Any]) -> No
     config = make_config("bert", toy={"unit": 5})
     assert (config.task, config.task_type) == ("counting", "SEQ_CLS")
     assert load_task("counting").name() == "counting"
-    assert list(find_tasks("SEQ_CLS")) == ["classification", "counting"]
+    assert list(find_tasks("SEQ_CLS")) == ["classification", "counting", "reward"]
     assert default_task("SEQ_CLS").name() == "classification"
     assert make_config("bert").task == "classification"
 

@@ -57,7 +57,7 @@ def build_classification_trainer(
         compute_loss_func=_build_loss(section, arguments, data),
         compute_metrics=build_compute_metrics(data, arguments.metric_for_best_model),
         preprocess_logits_for_metrics=keep_predictions,
-        learning_rates=_head_rates(section, model),
+        learning_rates=head_rates(section, model),
     )
 
 
@@ -126,7 +126,7 @@ def _build_loss(
     return ClassificationLoss(data.num_labels, weights, arguments.label_smoothing_factor)
 
 
-def _head_rates(section: OwnTrainingSection, model: PreTrainedModel) -> dict[str, float]:
+def head_rates(section: OwnTrainingSection, model: PreTrainedModel) -> dict[str, float]:
     """Give the head's own learning rate by parameter."""
     if (rate := section.head_learning_rate) is None:
         return {}

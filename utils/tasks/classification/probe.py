@@ -56,13 +56,13 @@ def open_probe(
     )
 
     def compute_logits(model: PreTrainedModel) -> np.ndarray[Any, Any]:
-        return _run(model, inputs, tokenizer)
+        return run_rows(model, inputs, tokenizer)
 
     def answer(model: PreTrainedModel) -> Answers:
         logits = compute_logits(model)
         if not labels:
             return Answers(logits)
-        return Answers(logits, _score(_run(model, scored_inputs, tokenizer), labels, spec.metrics))
+        return Answers(logits, _score(run_rows(model, scored_inputs, tokenizer), labels, spec.metrics))
 
     return Probe(
         probes.source,
@@ -86,7 +86,7 @@ def draw_reload_rows(data: ClassificationData, tokenizer: PreTrainedTokenizerBas
     labels = [row["labels"] for row in rows]
 
     def ask(model: PreTrainedModel) -> Answers:
-        logits = _run(model, rows, tokenizer)
+        logits = run_rows(model, rows, tokenizer)
         return Answers(logits, _score(logits, labels, data.spec.metrics))
 
     return ask
@@ -132,8 +132,8 @@ def _score(logits: np.ndarray[Any, Any], labels: list[Any], metrics: tuple[str, 
     return compute_metrics(metrics, predicted, labels, num_labels, quiet=True)
 
 
-def _run(model: PreTrainedModel, rows: _Inputs, tokenizer: PreTrainedTokenizerBase) -> np.ndarray[Any, Any]:
-    """Run rows in batches of like length, padded: whether the model knows its padding is a part of the proof."""
+def run_rows(model: PreTrainedModel, rows: _Inputs, tokenizer: PreTrainedTokenizerBase) -> np.ndarray[Any, Any]:
+    """Give rows' logits, in padded batches of like length: whether the model knows its padding is part of the proof."""
     import numpy as np
     import torch
 

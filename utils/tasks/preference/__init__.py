@@ -78,6 +78,11 @@ class PreferenceTask(sft.Task):
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
         """Check also that long rows and prompts are asked for what they can be."""
         yield from super().check(config, document, files)
-        if getattr(config.dataset, "split_long", False):
-            yield Problem("only plain texts are cut into pieces; leave it out", "dataset.split_long",
-                          document.place_of(("dataset", "split_long")))  # fmt: skip
+        yield from check_rows(config, document)
+
+
+def check_rows(config: RunConfig, document: Document) -> Iterator[Problem]:
+    """Check that nothing is asked of rows that they cannot be."""
+    if getattr(config.dataset, "split_long", False):
+        yield Problem("only plain texts are cut into pieces; leave it out", "dataset.split_long",
+                      document.place_of(("dataset", "split_long")))  # fmt: skip

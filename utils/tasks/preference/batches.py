@@ -12,7 +12,18 @@ from utils.data.encoding import MASKED
 
 REFERENCE = "reference_log_probs"
 """The column of what the reference gives a row's texts, in their order."""
-OF_BATCH = ("answer_tokens", REFERENCE, "is_good", "kl", "advantages", "rewards", "kept", "old", "step_tokens")
+OF_BATCH = (
+    "answer_tokens",
+    REFERENCE,
+    "is_good",
+    "kl",
+    "margin",
+    "advantages",
+    "rewards",
+    "kept",
+    "old",
+    "step_tokens",
+)
 """Keys of a batch that the model is not given."""
 
 
@@ -20,7 +31,7 @@ class PreferenceCollator:
     """Makes a batch of rows: of pairs all chosen texts, then all rejected ones.
 
     Beside what the model takes a batch has `answer_tokens`, the scored tokens of each text, the rows' `is_good` and
-    reference, and in `kl` a second batch, of their columns kl_input_ids and kl_labels.
+    reference, their `margin`, and in `kl` a second batch, of their columns kl_input_ids and kl_labels.
     """
 
     def __init__(self, pad_id: int, padding_free: bool = False, multiple: int | None = None) -> None:
@@ -34,6 +45,8 @@ class PreferenceCollator:
         batch = self._build(texts)
         if REFERENCE in rows[0]:
             batch[REFERENCE] = torch.tensor([row[REFERENCE] for row in rows], dtype=torch.float32)
+        if "margin" in rows[0]:
+            batch["margin"] = torch.tensor([row["margin"] for row in rows], dtype=torch.float32)
         if "is_good" in rows[0]:
             batch["is_good"] = torch.tensor([bool(row["is_good"]) for row in rows])
         if "kl_input_ids" in rows[0]:

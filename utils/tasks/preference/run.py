@@ -54,7 +54,7 @@ class RowsRun(SftRun):
         config = self._settings
         name = str(load_task(config.task).SECTION)
         section: Any = config.section_named(name)
-        flattened = choose_layout(section.padding_free, config.peft, model, f"{name}.padding_free")
+        flattened = choose_layout(getattr(section, "padding_free", False), config.peft, model, f"{name}.padding_free")
         evaluates = evaluation is not None and bool(load_task(config.task).LOSSES)
         arguments = build_arguments(config, fit_arguments(config, best, evaluates))
         multiple = choose_multiple(section.pad_to_multiple_of, flattened, arguments.bf16 or arguments.fp16)

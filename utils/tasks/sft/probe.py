@@ -36,14 +36,14 @@ def open_probe(config: RunConfig, run: Path | None, tokenizer: PreTrainedTokeniz
         with_loss: Whether to score at all.
     """
     probes = read_probes(run, ("prompt",))
-    rows = _encode(probes, config, tokenizer)
+    rows = encode_probes(probes, config, tokenizer)
     answered = sum(any(label != MASKED for label in labels[1:]) for _, labels in rows)
     return Probe(
         probes.source,
         len(rows),
         f"loss on the answers of {probes.source}" if answered else f"{probes.source} hold no answers",
         answered if with_loss else 0,
-        lambda other: [ids for ids, _ in _encode(probes, config, other)],
+        lambda other: [ids for ids, _ in encode_probes(probes, config, other)],
         lambda model: _run(model, rows, _NUM_POSITIONS).logits,
         lambda model: _run(model, rows, _NUM_POSITIONS, with_loss),
     )
@@ -79,7 +79,8 @@ def _run(model: PreTrainedModel, rows: list[_Tokens], num_positions: int, with_l
     return Answers(np.concatenate(kept), {"loss": total / count} if count else None)
 
 
-def _encode(probes: Probes, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[_Tokens]:
+def encode_probes(probes: Probes, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[_Tokens]:
+    """Encode probe rows as tokens and labels, without those that the chat template refuses."""
     encoder = build_encoder(config, tokenizer)
     with explain_damaged_rows(probes.source):
         return [tokens for row in probes.rows if (tokens := _encode_row(row, encoder))[0]]

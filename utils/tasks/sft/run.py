@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from utils.config.run_config import RunConfig
+    from utils.modeling.head import HeadSpec
     from utils.modeling.sizes import ParameterCounts
     from utils.results.record import RunRecord
     from utils.tasks.outcome import Outcome
@@ -60,16 +61,13 @@ class CausalData:
     """What sets have in common with the training rows: {"set", "rows", "documents"}."""
     times: int = 1
     """How often an epoch shows each of the training rows."""
+    label_names: tuple[str, ...] | None = None
+    """None: there is no head; none: it gives a number."""
 
     @property
     def num_train_rows(self) -> int:
         """Rows, packed rows or answers of an epoch."""
         return len(self.train) * self.times
-
-    @property
-    def label_names(self) -> None:
-        """There are no classes."""
-        return
 
     @property
     def fingerprint(self) -> str:
@@ -106,12 +104,15 @@ class CausalData:
         return [dict(rows[index]) for index in draw_rows(range(len(rows)), count, seed)]
 
     def probe_rows(self, count: int) -> list[dict[str, Any]]:
-        """Give some prompts with their references, of the validation rows, an evaluation set, or the training rows."""
-        if examples := self.instructions.validation_examples:
-            return [asdict(replace(each, rejected=None, is_good=None)) for each in spread(examples, count)]
-        if not self.sets:
-            rows = islice(self.instructions.read_train(), count)
-            return [asdict(replace(each, rejected=None, is_good=None)) for each in rows]
+        """Give some prompts with their references, of the validation rows, an evaluation set, or the training rows.
+
+        Where answers are given numbers, a rejected one is a row behind its pair's chosen one.
+        """
+        if (examples := self.instructions.validation_examples) or not self.sets:
+            rows = spread(examples, count) if examples else islice(self.instructions.read_train(), count)
+            sides = [side for each in rows for side in (each, each.rejected if self.label_names == () else None)]
+            plain = [replace(each, rejected=None, is_good=None, margin=None) for each in sides if each is not None]
+            return [asdict(each) for each in plain[:count]]
         tokenizer, asked = self.encoder.tokenizer, self.sets[0]
         return [
             {"prompt": tokenizer.decode(ids, skip_special_tokens=True), "reference": reference}
@@ -217,8 +218,9 @@ class SftRun:
             sys.stdout.write(format_preview(rows, tokenizer, count))
         return {"rows": rows.select(range(min(count, len(rows)))).to_list()}
 
-    def describe_head(self, data: CausalData) -> None:
+    def describe_head(self, data: CausalData) -> HeadSpec | None:
         """Say that a language model gets no new head."""
+        return None
 
     def build_trainer(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: CausalData

@@ -1,0 +1,80 @@
+"""A run of a reward model: pairs as rows, a head of one number, all else as in supervised fine-tuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.data.dataset import spread
+from utils.data.preference import MarginEncoder
+from utils.modeling.head import build_head_spec
+from utils.tasks.classification.building import head_rates
+from utils.tasks.classification.probe import run_rows
+from utils.tasks.preference.run import RowsRun
+from utils.tasks.probe import Answers, Ask, Probe, read_probes
+from utils.tasks.reward.trainer import RewardTrainer
+from utils.tasks.sft.probe import NUM_RELOAD_ROWS, encode_probes
+from utils.tasks.sft.section import build_encoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.data.encoding import ExampleEncoder
+    from utils.modeling.head import HeadSpec
+    from utils.tasks.sft.run import CausalData
+    from utils.trainer.base import LoraNsTrainer
+
+
+class RewardRun(RowsRun):
+    """See `utils.tasks.task.TaskRun`."""
+
+    TRAINER = RewardTrainer
+    SHARES = ("accuracy",)
+
+    def prepare_data(self, tokenizer: PreTrainedTokenizerBase) -> CausalData:
+        """Encode the pairs; there are no classes."""
+        data = super().prepare_data(tokenizer)
+        data.label_names = ()
+        return data
+
+    def build_encoder(self, tokenizer: PreTrainedTokenizerBase) -> ExampleEncoder:
+        """Build what encodes both sides."""
+        return build_encoder(self._settings, tokenizer, MarginEncoder)
+
+    def describe_head(self, data: CausalData) -> HeadSpec:
+        """Describe a head of one number."""
+        return build_head_spec(())
+
+    def build_trainer(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: CausalData
+    ) -> LoraNsTrainer:
+        """Build the trainer, with the head's own learning rate."""
+        trainer = super().build_trainer(model, tokenizer, data)
+        trainer.learning_rates |= head_rates(self._settings.training, model)
+        return trainer
+
+    def choose_reload_rows(self, data: CausalData, tokenizer: PreTrainedTokenizerBase) -> Ask | None:
+        """Choose both sides of validation (else training) rows."""
+        rows = data.instructions.evals.get("") or data.instructions.train
+        texts = [row[name] for row in spread(rows, NUM_RELOAD_ROWS) for name in ("input_ids", "rejected_input_ids")]
+        return lambda model: _answer(model, texts, tokenizer)
+
+    def open_probe(
+        self, label_names: tuple[str, ...], run: Path | None, tokenizer: PreTrainedTokenizerBase, num_eval: int
+    ) -> Probe:
+        """Make the probe of a reward model: its rewards are what is compared."""
+        probes = read_probes(run, ("prompt",))
+        rows = [ids for ids, _ in encode_probes(probes, self._settings, tokenizer)]
+        return Probe(
+            probes.source,
+            len(rows),
+            "rewards are compared, not scored",
+            0,
+            lambda other: [ids for ids, _ in encode_probes(probes, self._settings, other)],
+            lambda model: _answer(model, rows, tokenizer).logits,
+            lambda model: _answer(model, rows, tokenizer),
+        )
+
+
+def _answer(model: PreTrainedModel, texts: list[list[int]], tokenizer: PreTrainedTokenizerBase) -> Answers:
+    return Answers(run_rows(model, [{"input_ids": ids} for ids in texts], tokenizer))
