@@ -61,7 +61,9 @@ def build() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = build_parser("inference.py", DESCRIPTION)
     which = parser.add_argument_group("the model, in one of four ways")
-    which.add_argument("--run", metavar="FOLDER", help="a run folder, its final_model/, a checkpoint, a merged model")
+    which.add_argument(
+        "--run", metavar="FOLDER", help="a run folder, its final_model/, a checkpoint, a merged model, hub:OWNER/NAME"
+    )
     which.add_argument("--best", action="store_true", help="the run's best checkpoint")
     which.add_argument("--checkpoint", type=positive, metavar="N", help="the run's checkpoint-N")
     which.add_argument("--config", metavar="FILE", help="a configuration, for the weights of --model_path")

@@ -56,7 +56,9 @@ def _check_options(arguments: argparse.Namespace) -> None:
 def build() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = build_parser("merge_adapter.py", DESCRIPTION)
-    parser.add_argument("--run", metavar="FOLDER", help="a run folder, its final_model/ or a checkpoint")
+    parser.add_argument(
+        "--run", metavar="FOLDER", help="a run folder, its final_model/, a checkpoint; hub:OWNER/NAME[@REVISION]"
+    )
     parser.add_argument("--config", metavar="FILE", help="YAML file of an adapter that was made elsewhere")
     parser.add_argument("--adapter_path", metavar="FOLDER", help="that adapter, in peft's layout")
     parser.add_argument(

@@ -44,7 +44,7 @@ def main(arguments: argparse.Namespace) -> Answer:
 def run_training(arguments: argparse.Namespace, started: float) -> Answer:
     """Read the file, run what it describes, and show what came of it."""
     from utils.run_config import load_run_config
-    from utils.runs.hub import push_run
+    from utils.runs.push import push_run
     from utils.runs.summary import announce_run, show_result
     from utils.trainer.launch import find_launcher_file, require_launched
 

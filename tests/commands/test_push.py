@@ -2,112 +2,51 @@
 
 from __future__ import annotations
 
-import base64
-import http.server
 import json
 import logging
 import os
-import re
+import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from utils.core.errors import ConfigError
-from utils.results.record import RunRecord
+from tests.commands.in_process import command
+from tests.hub_server import Hub, commit_of, serve_hub
+from utils.core.errors import ConfigError, UserError
+from utils.results.record import RunRecord, write_record
 from utils.run_config import load_run_config
-from utils.runs import hub as pushing
+from utils.runs import push as pushing
+from utils.runs.hub import PushError
+from utils.runs.model_card import write_card
 from utils.runs.open_model import open_run
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"
-FINAL = {"README.md", "adapter_config.json", "adapter_model.safetensors", "run.yaml", "tokenizer.json",
-         "tokenizer_config.json"}  # fmt: skip
-
-
-@dataclass
-class Hub:
-    """What the hub was asked, and what it has."""
-
-    url: str = ""
-    repos: dict[str, bool] = field(default_factory=dict)
-    """By name, whether it is private."""
-    files: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    """By repository (and branch, where it is not main)."""
-    asked: list[str] = field(default_factory=list)
-    status: int = 200
-    """Of a commit."""
+FINAL = {"README.md", "adapter_config.json", "adapter_model.safetensors", "results.json", "run.yaml",
+         "tokenizer.json", "tokenizer_config.json"}  # fmt: skip
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    known = Hub()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def answer(self, data: Any, status: int = 200, code: str = "") -> None:
-            body = json.dumps(data).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            if code:
-                self.send_header("X-Error-Code", code)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_GET(self) -> None:
-            known.asked.append(f"GET {self.path}")
-            if self.path == "/api/whoami-v2":
-                return self.answer({"type": "user", "name": "me", "auth": {"accessToken": {"role": "write"}}})
-            name = self.path.partition("?")[0].removeprefix("/api/models/")
-            if name not in known.repos:
-                return self.answer({"error": "Repository not found"}, 404, "RepoNotFound")
-            return self.answer({"id": name, "modelId": name, "private": known.repos[name], "tags": [], "siblings": []})
-
-        def do_POST(self) -> None:
-            known.asked.append(f"POST {self.path}")
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if self.path == "/api/repos/create":
-                asked = json.loads(body)
-                name = f"{asked.get('organization', 'me')}/{asked['name']}"
-                known.repos[name] = asked.get("private", False) or asked.get("visibility") == "private"
-                return self.answer({"url": f"{known.url}/{name}"})
-            if self.path == "/api/validate-yaml":
-                return self.answer({"errors": [], "warnings": []})
-            found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit|branch)/(.+)", self.path)
-            assert found, self.path
-            repo, what, revision = found.groups()
-            if what == "preupload":
-                files = [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False}
-                         for each in json.loads(body)["files"]]  # fmt: skip
-                return self.answer({"files": files})
-            if what == "commit" and known.status == 200:
-                kept = known.files.setdefault(repo if revision == "main" else f"{repo}@{revision}", {})
-                for line in map(json.loads, body.splitlines()):
-                    if line["key"] == "file":
-                        kept[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            done = {"success": True, "commitOid": "a" * 40, "commitUrl": f"{known.url}/{repo}/commit/{'a' * 40}"}
-            return self.answer(done, known.status if what == "commit" else 200)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    known.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield known
-    server.shutdown()
-    server.server_close()
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    with serve_hub() as served:
+        for name, value in {"ENDPOINT": served.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True,
+                            "HUGGINGFACE_CO_URL_TEMPLATE": served.url + "/{repo_id}/resolve/{revision}/{filename}",
+                            "HF_HUB_CACHE": str(tmp_path / "cache")}.items():  # fmt: skip
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", served.url)
+        monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 30)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield served
 
 
 def environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_" + "x" * 30,
-            "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}  # fmt: skip
+            "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}  # fmt: skip
 
 
 def settings(folder: Path, **training: Any) -> dict[str, Any]:
@@ -123,6 +62,11 @@ def settings(folder: Path, **training: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def write(folder: Path, content: dict[str, Any]) -> Path:
+    (folder / "run.yaml").write_text(yaml.safe_dump(content))
+    return folder / "run.yaml"
+
+
 def test_a_run_pushes_its_final_model_and_nothing_else(hub, tmp_path):
     """The whole command, with the hub's own client; afterwards, and after a push by others, --run reads final_model."""
     folder, file = tmp_path / "run", tmp_path / "run.yaml"
@@ -135,13 +79,19 @@ def test_a_run_pushes_its_final_model_and_nothing_else(hub, tmp_path):
     assert hub.repos == {"me/sums": True}, "private unless said otherwise"
     pushed = hub.files["me/sums"]
     assert set(pushed) == FINAL
-    written = {name: (folder / "final_model" / name).read_bytes() for name in FINAL}
-    assert [name for name in sorted(FINAL) if pushed[name] != written[name]] == ["run.yaml"]
-    assert str(tmp_path).encode() not in pushed["run.yaml"], "the folders of this machine are nobody's business"
+    written = {name: (folder / "final_model" / name).read_bytes() for name in FINAL - {"results.json"}}
+    rewritten = [name for name in sorted(written) if pushed[name] != written[name]]
+    assert rewritten == ["README.md", "adapter_config.json", "run.yaml"]
+    for name, content in pushed.items():
+        assert str(ROOT).encode() not in content, f"{name}: the folders of this machine are nobody's business"
+        assert str(tmp_path).encode() not in content, name
+    assert json.loads(pushed["adapter_config.json"])["base_model_name_or_path"] == "base"
     assert sum(asked.startswith("POST /api/models/me/sums/commit") for asked in hub.asked) == 1
     card = pushed["README.md"].decode()
     assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "peft"
     assert "| loss |" in card
+    assert 'PeftModel.from_pretrained(base, "me/sums")' in card
+    assert "--run hub:me/sums" in card
     assert "More Information Needed" not in card
     assert str(tmp_path) not in card
     assert "reload check" in done.stderr
@@ -157,18 +107,17 @@ def test_a_run_pushes_its_final_model_and_nothing_else(hub, tmp_path):
 @pytest.fixture
 def finished(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Give a function that pushes a finished run with these settings of `training:`."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 30)
     folder = tmp_path / "my run"
     for name in ("final_model/adapter_config.json", "results.json", "logs/events", "checkpoint-1/optimizer.pt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("{}")
+    (folder / "results.json").unlink()
     record = RunRecord("success", "sums", "CAUSAL_LM", "lora", metrics={"loss": 1.5, "em_strict": 0.25})
+    write_record(folder, record)
+    write_card(folder / "final_model", load_run_config(write(tmp_path, settings(folder))), record)
 
     def push(dry_run: bool = False, **training: Any) -> dict[str, Any]:
-        file = tmp_path / "run.yaml"
-        file.write_text(yaml.safe_dump(settings(folder, **training)))
+        file = write(tmp_path, settings(folder, **training))
         return pushing.push_run(folder, load_run_config(file), record, dry_run)
 
     return push
@@ -178,23 +127,24 @@ def test_a_dry_run_shows_the_files_and_asks_nobody(hub, finished, caplog):
     with caplog.at_level(logging.INFO, "utils"):
         answer = finished(dry_run=True, hub_model_id="me/sums")
     assert hub.asked == []
-    assert answer["pushed"]["files"] == ["README.md", "adapter_config.json"]
-    assert "would push to the private repository me/sums:\n  README.md  (" in caplog.text
+    assert list(answer["pushed"]["files"]) == ["README.md", "adapter_config.json", "results.json"]
+    assert answer["pushed"]["withheld"].keys() == {"checkpoint-1/", "logs/"}
+    assert "would push to the private repository me/sums:\n  README.md  " in caplog.text
     assert finished() == {}, "nothing is pushed that was not asked for"
 
 
 def test_what_is_named_goes_with_it_under_ones_own_name_and_branch(hub, finished, caplog):
     finished(push_to_hub=True, hub_model_id="sums", hub_revision="try", hub_private_repo=False,
-             hub_files=["results.json", "logs/*", "nothing*"])  # fmt: skip
+             hub_files=["logs/*", "nothing*"])  # fmt: skip
     assert hub.repos == {"me/sums": False}
     assert set(hub.files["me/sums@try"]) == {"README.md", "adapter_config.json", "results.json", "logs/events"}
-    assert b"em_strict x100 | 25 |" in hub.files["me/sums@try"]["README.md"]
+    assert b"em_strict x100 | 25.00 |" in hub.files["me/sums@try"]["README.md"]
     assert "hub_files: nothing* names no file" in caplog.text
 
 
 def test_a_public_repository_that_is_there_is_not_written_by_default(hub, finished):
     hub.repos["me/sums"] = False
-    with pytest.raises(pushing.PushError, match=r"there already, and public: set training.hub_private_repo: false"):
+    with pytest.raises(PushError, match=r"there already, and public: set training.hub_private_repo: false"):
         finished(push_to_hub=True, hub_model_id="me/sums")
     assert hub.files == {}
     finished(push_to_hub=True, hub_model_id="me/sums", hub_private_repo=False)
@@ -203,7 +153,7 @@ def test_a_public_repository_that_is_there_is_not_written_by_default(hub, finish
 
 def test_a_hub_that_refuses_is_one_sentence(hub, finished):
     hub.status = 403
-    with pytest.raises(pushing.PushError, match=r"is done and kept, and was not pushed to me/sums: .*403") as caught:
+    with pytest.raises(PushError, match=r"is kept, and was not pushed to me/sums: .*403") as caught:
         finished(push_to_hub=True, hub_model_id="me/sums")
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 1
@@ -215,7 +165,7 @@ def test_a_folder_whose_name_is_no_repository_is_said_before_the_run(tmp_path):
     with pytest.raises(ConfigError, match=r"training\.hub_model_id: 'my run' is no name of a repository"):
         load_run_config(file)
     file.write_text(yaml.safe_dump(settings(tmp_path / "my_run", push_to_hub=True)))
-    assert pushing.plan_push(tmp_path / "my_run", load_run_config(file)).repo == "my_run"
+    load_run_config(file)
 
 
 @pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints", "end"])
@@ -229,3 +179,128 @@ def test_strategies_are_honoured_or_refused(strategy, tmp_path):
         return
     with pytest.raises(ConfigError, match=f"{strategy} is not done: final_model is pushed once it is proved"):
         load_run_config(file)
+
+
+ASK = ("--input_text", "Tom has 4 apples and buys 3 more. How many?", "--max_new_tokens", "4", "--json")
+
+
+@pytest.fixture
+def pushed(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Train on a base of the hub, and push by the command; gives the run's folder."""
+    monkeypatch.chdir(tmp_path)
+    hub.repos["acme/tiny"] = False
+    hub.files["acme/tiny"] = {each.name: each.read_bytes() for each in (QUICKSTART / "base").iterdir()}
+    content = settings(tmp_path / "run")
+    content["model"]["name_or_path"] = "acme/tiny"
+    command("train", "--config", write(tmp_path, content))
+    command("utils.runs.push", tmp_path / "run", "sums")
+    return tmp_path / "run"
+
+
+def answer(run: str | Path) -> Any:
+    return command("inference", "--run", run, *ASK)["answers"]
+
+
+def test_what_was_pushed_is_read_back_and_answers_the_same(hub, pushed, tmp_path):
+    assert hub.repos["me/sums"]
+    assert answer("hub:me/sums") == answer(pushed)
+    merged = command("merge_adapter", "--run", "hub:me/sums", "--output", tmp_path / "merged")
+    assert merged["probe"]["top1_agreement"] == 1
+    check_cards(tmp_path / "merged")
+    rows = tmp_path / "sums.jsonl"
+    rows.write_text(json.dumps({"question": "Tom has 4 apples and buys 3 more. How many?", "answer": "#### 7"}) + "\n")
+    command("evaluate_model", "--run", "hub:me/sums", "--set", f"{rows}?name=gsm8k")
+    assert (tmp_path / "outputs" / "eval_hub_me_sums").is_dir(), "the hub's cache is no place for results"
+
+    command("utils.runs.push", tmp_path / "merged", "me/merged", "--public", "--revision", "v1")
+    there = hub.files["me/merged@v1"]
+    assert there.keys() >= {"README.md", "model.safetensors", "tokenizer.json", "merged_run.yaml"}
+    assert "merge_report.json" not in there
+    assert not [name for name, content in there.items() if str(tmp_path).encode() in content]
+    shutil.rmtree(tmp_path / "merged")
+    assert answer("hub:me/merged@v1") == answer(pushed)
+    hub.repos.clear()
+    assert answer("hub:me/sums@" + commit_of(hub.files["me/sums"])) == answer(pushed), "the cache needs no hub"
+
+
+def check_cards(merged: Path) -> None:
+    """Read both cards by the hub's own client."""
+    from huggingface_hub import ModelCard, metadata_load
+
+    pushed, card = ModelCard.load("me/sums"), ModelCard.load(merged / "README.md")
+    assert (pushed.data.base_model, pushed.data.base_model_relation) == ("acme/tiny", "adapter")
+    assert (card.data.base_model_relation, card.data.library_name) == ("finetune", "transformers")
+    assert metadata_load(merged / "README.md")["pipeline_tag"] == "text-generation"
+    assert "| largest difference of a logit |" in card.text
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (
+            "hub:me/none",
+            "the hub has no model me/none that you may read; check the spelling, or, if it is",
+        ),
+        ("hub:acme/gated", r"acme/gated is gated: accept its licence on .*/acme/gated\), then run `hf auth login`"),
+        ("hub:acme/tiny@v9", "acme/tiny has no revision v9; choose one listed on"),
+        ("hub:acme/tiny", "hub:acme/tiny: holds no run.yaml, so it is no run; a whole model is named by --model"),
+        ("hub:a/b/c", "'a/b/c' is no name of a repository"),
+    ],
+)
+def test_what_cannot_be_read_back_is_one_sentence(name, sentence, hub):
+    hub.repos |= {"acme/tiny": False, "acme/gated": False}
+    hub.files["acme/tiny"] = {"config.json": b"{}"}
+    hub.gated.add("acme/gated")
+    with pytest.raises(UserError, match=sentence) as caught:
+        answer(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_is_away_is_one_sentence(hub, finished, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(UserError, match=r"me/sums is not in the local cache and the hub .* cannot be reached"):
+        answer("hub:me/sums")
+    with pytest.raises(PushError, match=r"my run is kept, and was not pushed to me/x: .* cannot be reached"):
+        command("utils.runs.push", tmp_path / "my run", "me/x")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(PushError, match="HF_HUB_OFFLINE forbids"):
+        command("utils.runs.push", tmp_path / "my run", "me/x")
+
+
+def test_the_command_says_what_goes_and_what_stays(hub, finished, monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("HF_TOKEN")
+    folder = tmp_path / "my run"
+    (folder / "final_model" / "model.bin").write_text("pickled")
+    (folder / "final_model" / "rows.jsonl").symlink_to(write(tmp_path, {}))
+    words = (folder, "me/sums", "--dry-run", "--include", "logs/*")
+    told = command("utils.runs.push", *words)["pushed"]
+    assert hub.asked == []
+    assert told["files"].keys() == {"README.md", "adapter_config.json", "logs/events", "results.json"}
+    assert told["files"]["logs/events"] == 2
+    assert told["withheld"]["model.bin"] == "pickled: loading it runs code"
+    assert told["withheld"]["rows.jsonl"] == "a link out of the folder"
+    assert told["withheld"]["checkpoint-1/"] == "a checkpoint, with the state of its optimizer"
+    assert "would push to the private repository me/sums:" in capsys.readouterr().out
+    with pytest.raises(PushError, match="there is no login to the hub; run `hf auth login` or set HF_TOKEN"):
+        command("utils.runs.push", folder, "me/sums")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "sentence"),
+    [
+        ("my run", ("me/a b",), "'me/a b' is no name of a repository"),
+        ("none", ("me/x",), "no such folder"),
+        ("my run/checkpoint-1", ("me/x",), "is a checkpoint, which nothing has proved; push the run"),
+        ("my run/logs", ("me/x",), "holds no final_model; name a run, or a merged model"),
+        ("my run", ("me/x", "--include", "nothing*"), r"--include nothing\*: names no file in"),
+        ("my run", ("me/x", "--include", "link"), "is a link out of the folder"),
+        ("failed", ("me/x",), r"is not finished \(its status is failed\)"),
+    ],
+)
+def test_what_is_not_pushed_is_refused_in_a_sentence(name, words, sentence, finished, tmp_path):
+    (tmp_path / "my run" / "checkpoint-1" / "complete.json").write_text("{}")
+    (tmp_path / "my run" / "link").symlink_to("/etc/hostname")
+    shutil.copytree(tmp_path / "my run", tmp_path / "failed", ignore=shutil.ignore_patterns("link"))
+    write_record(tmp_path / "failed", RunRecord("failed", "sums", "CAUSAL_LM", "lora"))
+    with pytest.raises(UserError, match=sentence):
+        command("utils.runs.push", tmp_path / name, *words, "--dry-run")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from utils.core.project import COMMANDS, IS_INSTALLED, PACKAGE, ROOT, VERSION
 
 _TAKES_CONFIG = ("train", "benchmark")
-_MODULES = ("compare", "report")
+_MODULES = ("compare", "report", "push")
 """Commands that are modules of utils/runs."""
 _USAGE = f"""usage: lora-ns COMMAND ...
 
@@ -22,6 +22,7 @@ _USAGE = f"""usage: lora-ns COMMAND ...
   lora-ns validate FILE ...              check configuration files
   lora-ns compare RUN RUN ...            in what finished runs differ: settings, scores, costs
   lora-ns report RUN                     write a run's report.html and curves again
+  lora-ns push RUN NAME [--dry-run]      push a run, or a merged model, to the hub; --run hub:NAME reads it back
   lora-ns version                        name the version and where it lies
 
 lora-ns COMMAND --help says more. lora-ns {VERSION}"""

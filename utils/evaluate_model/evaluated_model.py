@@ -29,6 +29,7 @@ from utils.results.provenance import PROVENANCE_FILE
 from utils.results.record import RunRecord, read_record
 from utils.run_config import load_run_config
 from utils.runs import open_model as runs
+from utils.runs.hub import is_on_hub
 from utils.runs.model_ref import ModelRef, PublishedModel
 from utils.runs.own_folder import require_no_links_out
 from utils.tasks.task import default_task, load_task
@@ -190,6 +191,8 @@ def open_run(
     job = Job(trained.config, read_requests(words, own) if words else None, checked.get(_LIMIT),
               checked.get(_RUN_CODE) is True)  # fmt: skip
     assert trained.run is not None, "only runs are opened so"
+    if output_dir is None and is_on_hub(name):
+        output_dir = f"outputs/eval_{stem_of(name)}"
     if output_dir is None:
         require_no_links_out(trained.run, "eval_*")
     root = Path(output_dir).expanduser() if output_dir else trained.run

@@ -22,6 +22,7 @@ from utils.modeling.source import resolved_commit
 from utils.modeling.verify import prove_converted
 from utils.results.json_file import write_json
 from utils.results.provenance import collect_provenance
+from utils.runs.model_card import Made, write_made_card
 from utils.runs.model_ref import TrainedModel
 from utils.runs.probe_record import compare_with_record
 from utils.tasks.probe import Answers, Probe, check_tokenizer
@@ -53,6 +54,7 @@ def convert_adapter(source: TrainedModel, output: str, rank: int, options: Merge
         report |= _convert_and_prove(source, probe, tokenizer, folder, rank, options.dtype)
         report["provenance"] = collect_provenance(started=started, ended=datetime.now(timezone.utc))
         write_json(folder / REPORT_FILE, report)
+        _write_card(source, report, folder)
     return report
 
 
@@ -104,6 +106,20 @@ def _convert_and_prove(
             "lora": found.score,
         },
     }
+
+
+def _write_card(source: TrainedModel, report: Mapping[str, Any], folder: Path) -> None:
+    probe, kept = report["probe"], report["kept"]
+    facts = {
+        "rank": report["rank"],
+        "share of the adapter's update": f"{kept['share']:.2%}",
+        "compared with the adapter": f"{probe['rows']} rows, after reading the files back",
+        "largest difference of a logit": f"{probe['largest_difference']:.2g} (the largest is "
+        f"{probe['largest_logit']:.3g})",
+        "same top-1 answer": None if probe["top1_agreement"] is None else f"{probe['top1_agreement']:.1%}",
+    }
+    made = Made("adapter", "converting", f"converted into a LoRA of rank {report['rank']}", facts)
+    write_made_card(folder, source, made, report["scores"]["lora"], report["scores"]["rows"], holds=False)
 
 
 def _build_config(source: TrainedModel, converted: Converted) -> RunConfig:

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config.run_config import EXTENSIONS
 from utils.core.errors import CheckError, ModelError, UserError
-from utils.merging.output import REPORT_FILE, check_output, open_output, render_report, require_space
+from utils.merging.output import (
+    REPORT_FILE,
+    check_output,
+    describe_merge,
+    open_output,
+    render_report,
+    require_space,
+)
 from utils.merging.source import describe_source, name_dtype, open_comparison, release_memory
 from utils.merging.weights import merge_weights, place, switched_off
 from utils.modeling.source import resolved_commit
@@ -20,6 +27,7 @@ from utils.modeling.verify import describe_difference, prove_merged
 from utils.modeling.writing import require_writable
 from utils.results.json_file import write_json
 from utils.results.provenance import collect_provenance
+from utils.runs.model_card import write_made_card
 from utils.runs.model_ref import TrainedModel
 from utils.runs.open_model import MERGED_RUN
 from utils.runs.probe_record import compare_with_record
@@ -95,6 +103,7 @@ def merge_adapter(source: TrainedModel, output: str, options: MergeOptions) -> d
             "provenance": collect_provenance(started=started, ended=datetime.now(timezone.utc)),
         }
         write_json(folder / REPORT_FILE, report)
+        write_made_card(folder, source, describe_merge(report), found.score, probe.num_scored, _holds(source, report))
     return report
 
 
@@ -186,6 +195,12 @@ def _read_back(source: TrainedModel, probe: Probe, tokenizer: PreTrainedTokenize
         if info[kind]:
             raise CheckError(f"the written model is not whole: {kind.replace('_', ' ')} {sorted(info[kind])[:3]}")
     return probe.answer(place(model))
+
+
+def _holds(source: TrainedModel, report: Mapping[str, Any]) -> bool:
+    """Tell whether what the run measured holds of the merged model: nothing but rounding lies between the two."""
+    same = report["probe"]["top1_agreement"] in (None, 1.0) and report["as_measured"] is not None
+    return same and source.config.model.quantization is None
 
 
 def _describe_scores(probe: Probe, trained: Answers, merged: Answers) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from utils.core.errors import UserError
+from utils.runs.model_card import Made
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -144,6 +145,24 @@ def _list_notes(report: Mapping[str, Any]) -> list[str]:
     if report["tied_embeddings"] is False:
         notes.append("input and output embeddings were tied in the base and differ now: both are written")
     return notes
+
+
+def describe_merge(report: Mapping[str, Any]) -> Made:
+    """Tell for the model's card how it was merged."""
+    probe, base = report["probe"], report["as_trained"]
+    facts = {
+        "commit of the base": report["source"]["base_commit"],
+        "weights in": report["dtype"],
+        "parameters": f"{report['num_parameters']:,}",
+        "compared with the adapter on its base": f"{probe['rows']} rows, after reading the files back",
+        "largest difference of a logit": f"{probe['largest_difference']:.2g} (the largest logit is "
+        f"{probe['largest_logit']:.3g}; rounding explains {probe['tolerance']:.2g})",
+        "same top-1 answer": None if probe["top1_agreement"] is None else f"{probe['top1_agreement']:.1%}",
+        "trained on": base
+        and f"the base in {base['quantization']}, whose rounding is not in this model: its logits "
+        f"differ by up to {base['largest_difference']:.2g}",
+    }
+    return Made("whole", "merging", "the adapter merged into the weights", facts)
 
 
 def note_score(scores: Mapping[str, Any]) -> str:

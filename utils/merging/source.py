@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.saved_adapter import ADAPTER_CONFIG, explain_damage
@@ -14,6 +13,7 @@ from utils.merging.output import REPORT_FILE
 from utils.modeling.base_identity import fingerprint_base
 from utils.modeling.consent import NO_CONSENT, Consent
 from utils.run_config import load_run_config
+from utils.runs.hub import find_run_folder
 from utils.runs.model_ref import TrainedModel
 from utils.runs.open_model import open_run, open_with_config
 from utils.runs.probe_record import open_probe
@@ -34,7 +34,7 @@ def open_adapter_run(name: str, consent: Consent = NO_CONSENT, as_lora: bool = F
         UserError: It is none of these, or its method leaves nothing to merge, or to convert.
     """
     with explain_damage(name):
-        if (Path(name).expanduser() / REPORT_FILE).is_file():
+        if (find_run_folder(name) / REPORT_FILE).is_file():
             raise UserError(f"--run {name}: is a merged model already ({REPORT_FILE}); there is no adapter in it")
         trained = open_run(name, consent)
     _require_able(trained.config, f"--run {name}", as_lora)

@@ -6,10 +6,14 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from utils.config.sections.model import ModelSection, is_local
-from utils.core.errors import ModelError
+from utils.core.errors import LoraNsError, ModelError
 from utils.core.library_errors import describe, is_of_library
+
+LOGIN = "run `hf auth login` or set HF_TOKEN"
+"""What helps where there is no login."""
 
 # transformers raises plain OSError and ValueError for these; only the message tells them apart.
 _BY_MESSAGE = (
@@ -69,42 +73,82 @@ def explain_loading(section: ModelSection) -> Iterator[None]:
         raise ModelError(sentence) from error
 
 
-def _hub_sentence(section: ModelSection, error: BaseException) -> str | None:
-    """Explain what the hub answered, or that it did not."""
-    from huggingface_hub import errors
+@contextmanager
+def explain_hub(name: str, revision: str | None, *, error: type[LoraNsError], writes: bool = False) -> Iterator[None]:
+    """Translate what the hub answers about a repository, or that it does not answer.
 
+    `writes` says that it is to be written to: what the token may not do is told otherwise then.
+
+    Raises:
+        LoraNsError: Of the given class, with one sentence.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+
+    try:
+        yield
+    except (HfHubHTTPError, HFValidationError, HTTPError, OSError, ValueError) as caught:
+        login = f"is the token allowed to write to it? {LOGIN} to one that is" if writes else LOGIN
+        sentence = _say_of_hub(_Wanted(name, revision, login), caught)
+        if sentence is None:
+            raise
+        raise error(sentence) from caught
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What was asked of the hub."""
+
+    name: str
+    revision: str | None = None
+    login: str = LOGIN
+    """What helps where the hub does not let this user in."""
+    asked: str = ""
+    """What of the user's asks for a login."""
+    missing: str = ""
+    """Where else it was looked for."""
+    instead: str = ""
+    """What else could be named."""
+
+
+def _hub_sentence(section: ModelSection, error: BaseException) -> str | None:
+    """Explain what the hub answered about a model, or that it did not."""
     if is_local(section.name_or_path):
         return None
-    name, page = section.name_or_path, f"its page on the hub ({_endpoint()}/{section.name_or_path})"
-    login = "run `hf auth login` or set HF_TOKEN, and leave model.token unset or true"
+    login = f"{LOGIN}, and leave model.token unset or true"
+    instead = ", or give a local folder as model.name_or_path"
+    asked, missing = "model.token is true but ", ", and there is no such folder here"
+    return _say_of_hub(_Wanted(section.name_or_path, section.revision, login, asked, missing, instead), error)
+
+
+def _say_of_hub(wanted: _Wanted, error: BaseException) -> str | None:
+    from huggingface_hub import errors
+
+    name, login, page = wanted.name, wanted.login, f"its page on the hub ({_endpoint()}/{wanted.name})"
     sentences: tuple[tuple[type[BaseException], str], ...] = (
-        (errors.LocalTokenNotFoundError, f"model.token is true but there is no login; {login}"),
+        (errors.LocalTokenNotFoundError, f"{wanted.asked}there is no login; {login}"),
         (errors.GatedRepoError, f"{name} is gated: accept its licence on {page}, then {login}"),
-        (
-            errors.RevisionNotFoundError,
-            f"{name} has no revision {section.revision}; choose one listed on {page}",
-        ),
+        (errors.RevisionNotFoundError, f"{name} has no revision {wanted.revision}; choose one listed on {page}"),
         (
             errors.RepositoryNotFoundError,
-            f"the hub has no model {name} that you may read, and there is no such folder here; check the "
-            f"spelling, or, if it is private, {login}",
+            f"the hub has no model {name} that you may read{wanted.missing}; check the spelling, or, if it is private, "
+            f"{login}",
         ),
         (
             errors.HFValidationError,
             f"{name} is neither an existing folder nor a hub name (owner/name); check the spelling",
         ),
-        (errors.OfflineModeIsEnabled, _absent(section)),
-        (errors.LocalEntryNotFoundError, _absent(section)),
-        (errors.RevisionResolutionError, _absent(section)),
+        (errors.OfflineModeIsEnabled, _absent(wanted)),
+        (errors.LocalEntryNotFoundError, _absent(wanted)),
+        (errors.RevisionResolutionError, _absent(wanted)),
     )
     chain = list(_chain(error))
     for kind, sentence in sentences:
         if any(isinstance(each, kind) for each in chain):
             return sentence
-    return _http_sentence(section, chain, login)
+    return _http_sentence(wanted, chain)
 
 
-def _http_sentence(section: ModelSection, chain: list[BaseException], login: str) -> str | None:
+def _http_sentence(wanted: _Wanted, chain: list[BaseException]) -> str | None:
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError
 
     for each in chain:
@@ -112,26 +156,23 @@ def _http_sentence(section: ModelSection, chain: list[BaseException], login: str
             return None
         if isinstance(each, HfHubHTTPError):
             status = each.response.status_code
-            remedy = login if status in (401, 403) else "try again later, or name a mirror in HF_ENDPOINT"
-            return f"the hub answered {status} for {section.name_or_path}; {remedy}"
+            remedy = wanted.login if status in (401, 403) else "try again later, or name a mirror in HF_ENDPOINT"
+            return f"the hub answered {status} for {wanted.name}; {remedy}"
         if isinstance(each, HTTPError):
-            return _absent(section)
+            return _absent(wanted)
     return None
 
 
-def _absent(section: ModelSection) -> str:
+def _absent(wanted: _Wanted) -> str:
     from huggingface_hub.constants import is_offline_mode
 
-    name = section.name_or_path
-    at = f" at revision {section.revision}" if section.revision else ""
+    name = wanted.name
+    at = f" at revision {wanted.revision}" if wanted.revision else ""
     if is_offline_mode():
-        return (
-            f"{name}{at} is not in the local cache and HF_HUB_OFFLINE forbids to fetch it; unset it, or give "
-            "a local folder as model.name_or_path"
-        )
+        return f"{name}{at} is not in the local cache and HF_HUB_OFFLINE forbids to fetch it; unset it{wanted.instead}"
     return (
         f"{name}{at} is not in the local cache and the hub ({_endpoint()}) cannot be reached; check the "
-        "network, name a mirror in HF_ENDPOINT, or give a local folder as model.name_or_path"
+        f"network, name a mirror in HF_ENDPOINT{wanted.instead}"
     )
 
 

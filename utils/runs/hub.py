@@ -1,31 +1,28 @@
-"""Pushes a finished run to the hub: its final_model with a card, and nothing else unless it is named."""
+"""Talks to the hub: pushes files as one commit, and fetches a run that was pushed."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.config.run_config import RunConfig
-from utils.config.sections.model import is_local
-from utils.config.yaml_text import dump_yaml
-from utils.core.errors import LoraNsError
-from utils.core.logs import is_main_process
+from utils.core.errors import LoraNsError, ModelError, UserError
 from utils.core.secrets import mask_text
-from utils.results.record import RunRecord
-from utils.runs.model_card import write_card
+from utils.modeling.hub_errors import LOGIN, explain_hub
+from utils.runs.model_card import CARD, name_place
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-logger = logging.getLogger(__name__)
+PREFIX = "hub:"
+"""Opens the name of a run that is on the hub: `hub:owner/name`, or `hub:owner/name@revision`."""
+_NOT_FETCHED = ["checkpoint-*/*", "*.pt", "*.pth", "*.pkl", "*.gguf", "logs/*"]
 
 
 class PushError(LoraNsError):
-    """The run is done, and could not be pushed."""
+    """Everything is here and kept, and could not be pushed."""
 
 
 @dataclass(frozen=True)
@@ -39,82 +36,95 @@ class Push:
     revision: str | None
     """Branch; None: the main one."""
     files: dict[str, Path | bytes]
-    """By the name that each gets; the run's configuration as bytes, without the paths of this machine."""
+    """By the name that each gets; as bytes what is rewritten, without the paths of this machine."""
+    withheld: dict[str, str] = field(default_factory=dict)
+    """What lies beside them and stays here, and why."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes of the files in bytes."""
+        return {
+            name: len(each) if isinstance(each, bytes) else each.stat().st_size for name, each in self.files.items()
+        }
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it for `--json`."""
-        return {"repo": self.repo, "private": self.private, "revision": self.revision, "files": list(self.files)}
+        """Give it for `--json`, with the files' sizes in bytes."""
+        kept = {name: getattr(self, name) for name in ("repo", "private", "revision", "withheld")}
+        return {**kept, "files": self.sizes}
 
 
-def push_run(path: Path, config: RunConfig, record: RunRecord, dry_run: bool) -> dict[str, Any]:
-    """Push a run's final_model where its file says so, or show what would be pushed, asking nobody.
+def require_repository_name(name: str) -> None:
+    """Check the name of a repository without asking the hub.
 
-    Gives what goes where, for `--json`; empty where nothing does.
+    Raises:
+        UserError: It is none.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"{name!r} is no name of a repository ({error}); give NAME, or OWNER/NAME") from None
+
+
+def send(push: Push, source: str, public_by: str) -> tuple[str, str]:
+    """Push as one commit, and give its address and the repository's whole name.
+
+    Args:
+        push: What goes where.
+        source: What is pushed, as the user calls it.
+        public_by: The words that allow a public repository.
 
     Raises:
         PushError: The hub refused it, or it cannot be reached.
     """
-    if not is_main_process() or not (dry_run or config.arguments.get("push_to_hub")):
-        return {}
-    if record.status != "success":
-        logger.warning("%s is not pushed: its status is %s", path, record.status)
-        return {}
-    write_card(path / "final_model", config, record)
-    push = plan_push(path, config)
-    seen = "private" if push.private else "public"
-    sizes = {name: len(each) if isinstance(each, bytes) else each.stat().st_size for name, each in push.files.items()}
-    listed = "".join(f"\n  {name}  ({size:,} bytes)" for name, size in sizes.items())
-    logger.info("%s to the %s repository %s:%s", "would push" if dry_run else "pushing", seen, push.repo, listed)
-    if not dry_run:
-        with _explain(path, push.repo):
-            url = _push(push)
-        logger.info("pushed: %s", url)
-    return {"pushed": {**push.to_dict(), "dry_run": dry_run}}
-
-
-def plan_push(path: Path, config: RunConfig) -> Push:
-    """Choose what is pushed: the files of final_model/, and those of the run's folder that `hub_files` names."""
-    final, arguments = path / "final_model", config.arguments
-    there = {each.relative_to(final).as_posix(): each for each in sorted(final.rglob("*")) if each.is_file()}
-    files: dict[str, Path | bytes] = {**there}
-    if "run.yaml" in files:
-        files["run.yaml"] = dump_yaml(_without_folders(config.to_dict())).encode()
-    for pattern in config.training.hub_files:
-        found = [each for each in sorted(path.glob(pattern)) if each.is_file()]
-        if not found:
-            logger.warning("training.hub_files: %s names no file in %s", pattern, path)
-        files |= {each.relative_to(path).as_posix(): each for each in found}
-    private = arguments.get("hub_private_repo") is not False
-    repo = arguments.get("hub_model_id") or path.resolve().name
-    return Push(str(repo), private, arguments.get("hub_revision"), files)
-
-
-def _without_folders(value: Any) -> Any:
-    """Leave of every path of this machine its last part: whoever loads the model names their own."""
-    if isinstance(value, dict):
-        return {key: _without_folders(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(each) for each in value]
-    if not isinstance(value, str) or "/" not in value or "\n" in value:
-        return value
-    return Path(value).name if is_local(value) or Path(value).exists() else value
-
-
-def _push(push: Push) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    api = HfApi()
-    repo = push.repo if "/" in push.repo else f"{api.whoami()['name']}/{push.repo}"
-    _open_repository(api, repo, push.private)
-    if push.revision is not None:
-        api.create_branch(repo, branch=push.revision, exist_ok=True)
-    # not upload_folder: it would take all that lies there, and leave files of its own
-    operations = [CommitOperationAdd(name, file) for name, file in push.files.items()]
-    message = "Push the final model by lora-ns"
-    return str(api.create_commit(repo, operations, commit_message=message, revision=push.revision).commit_url)
+    with _explained(source, push.repo):
+        api = HfApi()
+        repo = push.repo if "/" in push.repo else f"{api.whoami()['name']}/{push.repo}"
+        _open_repository(api, repo, push.private, public_by)
+        if push.revision is not None:
+            api.create_branch(repo, branch=push.revision, exist_ok=True)
+        # not upload_folder: it would take all that lies there, and leave files of its own
+        files = {name: _name_repository(file, repo) if name == CARD else file for name, file in push.files.items()}
+        operations = [CommitOperationAdd(name, file) for name, file in files.items()]
+        message = "Push the model by lora-ns"
+        commit = api.create_commit(repo, operations, commit_message=message, revision=push.revision)
+        return str(commit.commit_url), repo
 
 
-def _open_repository(api: HfApi, repo: str, private: bool) -> None:
+def find_run_folder(name: str | Path) -> Path:
+    """Give the folder that a run's name means; one of the hub is downloaded into the hub's cache.
+
+    Raises:
+        ModelError: The hub has no such repository for this user, or it holds no run, or the hub cannot be reached.
+    """
+    if not is_on_hub(name):
+        return Path(name).expanduser()
+    from huggingface_hub import snapshot_download
+
+    repo, _, revision = str(name).removeprefix(PREFIX).partition("@")
+    require_repository_name(repo)
+    with explain_hub(repo, revision or None, error=ModelError):
+        folder = Path(snapshot_download(repo, revision=revision or None, ignore_patterns=_NOT_FETCHED))
+    if not any((folder / each).is_file() for each in ("run.yaml", "merged_run.yaml")):
+        raise ModelError(f"{name}: holds no run.yaml, so it is no run; a whole model is named by --model OWNER/NAME")
+    return folder
+
+
+def is_on_hub(name: str | Path) -> bool:
+    """Tell whether a run is named as one of the hub."""
+    return str(name).startswith(PREFIX)
+
+
+def _name_repository(card: Path | bytes, repo: str) -> bytes:
+    written = card if isinstance(card, bytes) else card.read_bytes()
+    return name_place(written.decode("utf-8"), repo).encode()
+
+
+def _open_repository(api: HfApi, repo: str, private: bool, public_by: str) -> None:
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
@@ -123,20 +133,24 @@ def _open_repository(api: HfApi, repo: str, private: bool) -> None:
         api.create_repo(repo, private=private)
         return
     if private and not is_private:
-        raise PushError(
-            f"{repo} is there already, and public: set training.hub_private_repo: false to push to it, or name another "
-            "one by training.hub_model_id"
-        )
+        raise PushError(f"{repo} is there already, and public: {public_by} to push to it, or name another one")
 
 
 @contextmanager
-def _explain(path: Path, repo: str) -> Iterator[None]:
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
+def _explained(source: str, repo: str) -> Iterator[None]:
+    from huggingface_hub import get_token
+    from huggingface_hub.constants import is_offline_mode
+    from huggingface_hub.errors import BadRequestError
 
+    if is_offline_mode():
+        raise PushError(f"{source} was not pushed to {repo}: HF_HUB_OFFLINE forbids to ask the hub; unset it")
+    if get_token() is None:
+        raise PushError(f"{source} was not pushed to {repo}: there is no login to the hub; {LOGIN}")
     try:
-        yield
-    except (HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError, OSError) as error:
+        with explain_hub(repo, None, error=PushError, writes=True):
+            yield
+    except PushError as error:
+        raise PushError(f"{source} is kept, and was not pushed to {repo}: {error}") from error
+    except (BadRequestError, OSError) as error:
         reason = mask_text(" ".join(str(error).split())[:300])
-        raise PushError(
-            f"{path} is done and kept, and was not pushed to {repo}: {reason}; the same command pushes it again"
-        ) from error
+        raise PushError(f"{source} is kept, and was not pushed to {repo}: {reason}") from error

@@ -7,67 +7,160 @@ or configured; paths of this machine, rows and provenance stay out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from utils.adapters.saved_adapter import ADAPTER_CONFIG
 from utils.config.run_config import RunConfig
 from utils.config.sections.model import is_local
 from utils.core.project import VERSION, as_called
 from utils.data.dataset import load_dataset_plugin
+from utils.modeling.head import LABELS_FILE, read_label_names
 from utils.results.json_file import replace_file
 from utils.results.labels import is_score
 from utils.results.provenance import list_versions
-from utils.results.record import RunRecord
+from utils.results.record import RunRecord, read_record
 from utils.results.table import show_value
+from utils.runs.model_ref import TrainedModel
 from utils.tasks.task import load_task
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 CARD = "README.md"
+PLACE = "THIS_REPOSITORY"
+"""Stands in a card's code for where its files are, until that is known."""
+_PLACE_NOTE = f"`{PLACE}` is its name on the hub, or a folder with its files."
 _FACTS = (
     "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay",
     "bf16", "fp16",
 )  # fmt: skip
+_SIZES = {"lora_r", "lora_alpha", "lora_dropout", "r", "alpha", "num_virtual_tokens", "target_modules"}
+"""Of a method, told though they are the default."""
 _VERSIONS = ("lora-ns", "torch", "transformers", "peft", "trl")
 _AUTO = {"text-classification": "AutoModelForSequenceClassification", "text-generation": "AutoModelForCausalLM"}
 
 
+@dataclass(frozen=True)
+class Made:
+    """What a trained model was made into."""
+
+    kind: Literal["adapter", "whole", "gguf"]
+    """How its files are loaded."""
+    done: str
+    """What was done: `merging`."""
+    way: str
+    """What was done, as a clause: `the adapter merged into the weights`."""
+    facts: Mapping[str, Any]
+    """Told in a table; what is None is left out."""
+    file: str = ""
+    """Of a gguf: its name."""
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The rows of that table."""
+        return [[name, str(value)] for name, value in self.facts.items() if value is not None]
+
+
 def write_card(folder: Path, config: RunConfig, record: RunRecord) -> None:
     """Write the card into a folder of weights: an adapter's, or a whole model's."""
-    with replace_file(folder / CARD) as beside:
-        beside.write_text(build_card(config, record, not (folder / ADAPTER_CONFIG).is_file()), encoding="utf-8")
+    labels = read_label_names(folder / LABELS_FILE) if (folder / LABELS_FILE).is_file() else ()
+    _write(folder, build_card(config, record, not (folder / ADAPTER_CONFIG).is_file(), num_labels=len(labels)))
 
 
-def build_card(config: RunConfig, record: RunRecord, whole: bool) -> str:
-    """Write the card of a whole model, or of an adapter."""
+def write_made_card(
+    folder: Path, source: TrainedModel, made: Made, scores: Mapping[str, Any] | None, num_rows: int, holds: bool
+) -> None:
+    """Write the card of what a trained model was made into.
+
+    Args:
+        folder: Where the made model is.
+        source: The trained one.
+        made: What was made of it.
+        scores: By metric, what was measured of the made model; None where there were no rows.
+        num_rows: On how many rows.
+        holds: Whether what the run measured holds of the made model too: nothing but rounding lies between the two.
+    """
+    config = source.config
+    found = read_record(source.run) if source.run is not None else None
+    blank = RunRecord("success", config.task_name, config.task_type, config.peft.method, seed=config.seed)
+    record = replace(found or blank, reload_check={})
+    if not (found and holds and source.weights.name == "final_model"):
+        own = dict(scores or {})
+        measured = {
+            **own,
+            "num_scored": dict.fromkeys(own, num_rows),
+            "protocol": f"{num_rows} rows, after {made.done}",
+        }
+        record = replace(record, metrics={}, interval={}, evaluation={"validation": measured} if own else {})
+    _write(folder, build_card(config, record, made.kind != "adapter", num_labels=len(source.label_names), made=made))
+
+
+def build_card(
+    config: RunConfig,
+    record: RunRecord,
+    whole: bool,
+    *,
+    num_labels: int = 0,
+    made: Made | None = None,
+) -> str:
+    """Write the card of a whole model, or of an adapter, as the hub shows it.
+
+    Where the code in it needs the repository's name stands `PLACE`; `name_place` fills it in.
+
+    Args:
+        config: How it was trained.
+        record: What was measured of it; nothing else is told as its score.
+        whole: Whether it is a whole model.
+        num_labels: Of a classifier's adapter; 0: unknown, or a value.
+        made: What was made of it after the training.
+    """
     base, dataset = _name_base(config), _name_dataset(config)
-    head = _build_metadata(config, record, whole, dataset)
-    name = base or f"a local model ({Path(config.model.name_or_path).name})"
-    way = "trained as a whole" if config.peft.method == "none" else f"fine-tuned with `{config.peft.method}`"
-    method = {key: value for key, value in config.peft.model_dump(exclude_defaults=True).items() if _is_shown(value)}
+    library = "gguf" if made and made.kind == "gguf" else "transformers" if whole else "peft"
+    head = _build_metadata(config, record, library, dataset)
+    settings = {name: value for name, value in config.peft.model_dump(exclude={"method"}).items() if _is_shown(value)}
+    method = {name: value for name, value in settings.items() if name in config.peft.model_fields_set | _SIZES}
     sections = [
         f"---\n{head}\n---\n\n# {config.task_name}\n",
-        f"{name}, {way} on {dataset or 'rows that are not public'} by lora-ns {VERSION}.\n",
+        f"{_describe(config, base, dataset, made)}\n",
         _table(["metric", "value", "95 % interval", "protocol"], list_scores(record)),
-        f"## How to load it\n\n{_write_loading(config, base, whole)}",
+        *(["## How it was made\n", _table(["", ""], made.rows)] if made else []),
+        f"## How to load it\n\n{_PLACE_NOTE}\n\n{_write_loading(config, base, whole, num_labels, made)}",
         "## Training\n",
         _table(["setting", "value"], [*_list_settings(config), *_list_costs(record)]),
-        f"Method: `{method}`\n" if method else "",
+        f"Method `{config.peft.method}`: `{method}`\n" if method else "",
     ]
     return "\n".join(each for each in sections if each)
 
 
-def _build_metadata(config: RunConfig, record: RunRecord, whole: bool, dataset: str | None) -> str:
+def name_place(card: str, repo: str) -> str:
+    """Fill the repository's name into a card."""
+    return card.replace(f"{_PLACE_NOTE}\n\n", "").replace(f"--run {PLACE}", f"--run hub:{repo}").replace(PLACE, repo)
+
+
+def _write(folder: Path, card: str) -> None:
+    with replace_file(folder / CARD) as beside:
+        beside.write_text(card, encoding="utf-8")
+
+
+def _describe(config: RunConfig, base: str | None, dataset: str | None, made: Made | None) -> str:
+    name = base or f"a local model ({Path(config.model.name_or_path).name})"
+    way = "trained as a whole" if config.peft.method == "none" else f"fine-tuned with `{config.peft.method}`"
+    then = f", {made.way}" if made else ""
+    return f"{name}, {way} on {dataset or 'rows that are not public'} by lora-ns {VERSION}{then}."
+
+
+def _build_metadata(config: RunConfig, record: RunRecord, library: str, dataset: str | None) -> str:
     from huggingface_hub import ModelCardData
 
     tags = ["lora-ns", *([] if config.peft.method == "none" else [config.peft.method])]
     pipeline = load_task(config.task).PIPELINE
     facts = ModelCardData(
-        base_model=_name_base(config),
+        base_model=(base := _name_base(config)),
+        base_model_relation=base and ("adapter" if library == "peft" else "finetune"),
         datasets=None if dataset is None or "/" not in dataset else [dataset],
-        library_name="transformers" if whole else "peft",
+        library_name=library,
         pipeline_tag=pipeline,
         tags=tags,
         model_name=config.task_name,
@@ -80,7 +173,7 @@ def _build_metadata(config: RunConfig, record: RunRecord, whole: bool, dataset: 
 def _list_results(record: RunRecord, pipeline: str, dataset: str) -> Iterator[EvalResult]:
     from huggingface_hub import EvalResult
 
-    scored = _find_sets(record) or {"": dict(record.metrics)}
+    scored = _find_sets(record) or {"": {**record.metrics, "interval": record.interval}}
     for label, scores in scored.items():
         for metric in (name for name in _scored_metrics(scores) if name != "loss"):
             yield EvalResult(
@@ -89,8 +182,18 @@ def _list_results(record: RunRecord, pipeline: str, dataset: str) -> Iterator[Ev
                 dataset_name=label or dataset,
                 metric_type=metric,
                 metric_value=round(float(scores[metric]), 6),
-                metric_args={"protocol": scores["protocol"]} if "protocol" in scores else None,
+                metric_args=_describe_measuring(metric, scores) or None,
             )
+
+
+def _describe_measuring(metric: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Say by which protocol a score was measured, on how many rows, and how sure it is."""
+    known: dict[str, Any] = {
+        "protocol": scores.get("protocol"),
+        "num_rows": scores.get("num_scored", {}).get(metric),
+        "interval_95": [round(each, 6) for each in scores.get("interval", {}).get(metric, ())] or None,
+    }
+    return {key: value for key, value in known.items() if value is not None}
 
 
 def _scored_metrics(scores: Mapping[str, Any]) -> list[str]:
@@ -113,22 +216,17 @@ def list_scores(record: RunRecord) -> list[list[str]]:
             low_high = [show_value(metric, each) for each in scores.get("interval", {}).get(metric, ())]
             name = f"{label} {metric}".strip() + (" x100" if is_score(metric) else "")
             partial = " (a part of the rows)" if scores.get("partial") else ""
-            rows.append(
-                [
-                    name,
-                    show_value(metric, scores[metric]),
-                    " .. ".join(low_high),
-                    f"{scores.get('protocol', '')}{partial}",
-                ]
-            )
+            value, protocol = show_value(metric, scores[metric]), f"{scores.get('protocol', '')}{partial}"
+            rows.append([name, value, " .. ".join(low_high), protocol])
     return rows
 
 
 def _list_settings(config: RunConfig) -> list[list[str]]:
     written = {name: config.arguments[name] for name in _FACTS if config.arguments.get(name) not in (None, False, -1)}
     quantization = config.model.quantization
-    kept = {"seed": config.seed, "base in": quantization.type if quantization else config.model.dtype, **written}
-    return [[name, str(value)] for name, value in kept.items()]
+    stored = quantization.type if quantization else config.model.dtype
+    kept = {"seed": config.seed, "base in": None if stored == "auto" else stored, **written}
+    return [[name, str(value)] for name, value in kept.items() if value is not None]
 
 
 def _list_costs(record: RunRecord) -> list[list[str]]:
@@ -145,23 +243,25 @@ def _list_costs(record: RunRecord) -> list[list[str]]:
     return [[name, str(value)] for name, value in shown.items() if value is not None]
 
 
-def _write_loading(config: RunConfig, base: str | None, whole: bool) -> str:
-    auto = _AUTO.get(load_task(config.task).PIPELINE, "AutoModel")
-    named = base or "BASE"
-    ours = as_called('python inference.py --run FOLDER --input_text "..."') + "   # FOLDER: a copy of this repository"
-    serve = ""
+def _write_loading(config: RunConfig, base: str | None, whole: bool, num_labels: int, made: Made | None) -> str:
+    ours = as_called(f'python inference.py --run {PLACE} --input_text "..."')
+    if made and made.kind == "gguf":
+        ollama = "\nollama create NAME -f Modelfile   # in the folder with its files"
+        return f"```bash\nllama-cli -m {made.file}{ollama}\n```\n"
+    auto, named = _AUTO.get(load_task(config.task).PIPELINE, "AutoModel"), base or "BASE"
     if whole:
-        lines = [f"from transformers import {auto}", "", f'model = {auto}.from_pretrained("FOLDER")']
+        lines = [f"from transformers import {auto}, AutoTokenizer", "", f'model = {auto}.from_pretrained("{PLACE}")']
     else:
-        lines = ["from peft import PeftModel", f"from transformers import {auto}", ""]
-        labels = ", num_labels=..." if "Sequence" in auto else ""
+        lines = ["from peft import PeftModel", f"from transformers import {auto}, AutoTokenizer", ""]
+        labels = f", num_labels={num_labels or 1}" if "Sequence" in auto else ""
         lines += [
             f'base = {auto}.from_pretrained("{named}"{labels})',
-            'model = PeftModel.from_pretrained(base, "FOLDER")',
+            f'model = PeftModel.from_pretrained(base, "{PLACE}")',
         ]
-    if auto == "AutoModelForCausalLM" and (whole or config.peft.method == "lora"):
-        options = "FOLDER" if whole else f"{named} --enable-lora --lora-modules tuned=FOLDER"
-        serve = f"```bash\nvllm serve {options}\n```\n"
+    lines.append(f'tokenizer = AutoTokenizer.from_pretrained("{PLACE}")')
+    options = PLACE if whole else f"{named} --enable-lora --lora-modules tuned={PLACE}"
+    serves = auto == "AutoModelForCausalLM" and (whole or config.peft.method == "lora" or made is not None)
+    serve = f"```bash\nvllm serve {options}\n```\n\n" if serves else ""
     if not whole and config.peft.method == "qst":  # peft knows the method only once it is imported
         lines = []
     code = "```python\n" + "\n".join(lines) + "\n```\n\n" if lines else ""
@@ -197,4 +297,4 @@ def _name_dataset(config: RunConfig) -> str | None:
 
 def _is_shown(value: Any) -> bool:
     """Tell whether a setting may be shown: no path of this machine."""
-    return value is not None and not (isinstance(value, str) and value.startswith(("/", "~", ".")))
+    return value not in (None, False, {}, []) and not (isinstance(value, str) and value.startswith(("/", "~", ".")))

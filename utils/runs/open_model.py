@@ -24,6 +24,7 @@ from utils.modeling.consent import NO_CONSENT, Consent
 from utils.modeling.head import LABELS_FILE, read_label_names
 from utils.modeling.source import folder_problem, load_config, read_model_config
 from utils.run_config import load_run_config
+from utils.runs.hub import find_run_folder
 from utils.runs.model_ref import PublishedModel, TrainedModel
 from utils.tasks.task import default_task, load_task, task_types
 
@@ -38,7 +39,7 @@ def open_run(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedModel:
     Raises:
         UserError: It is none of these, has no model yet, or asks to run code without the user's word.
     """
-    path = Path(name).expanduser().resolve()
+    path = find_run_folder(name).resolve()
     if not path.is_dir():
         raise UserError(f"{name}: no such folder; give the training.output_dir of a run{_name_runs(path.parent)}")
     places = (path, path.parent, path / "final_model")  # the last has a copy, should the run's own be gone
@@ -64,7 +65,7 @@ def open_run(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedModel:
 
 def choose_weights(name: str, checkpoint: int | None = None, best: bool = False) -> Path:
     """Name the folder of a run's checkpoint, by its step or the best one; the run's own where neither is asked for."""
-    run = Path(name).expanduser()
+    run = find_run_folder(name)
     if best:
         if not (run / "best_model").exists():
             raise UserError(f"--run {run} --best: the run marked no checkpoint as its best; name one by --checkpoint")
@@ -111,7 +112,7 @@ def open_with_config(given: RunConfig, name: str, consent: Consent = NO_CONSENT)
         UserError: There is no such model, or folder and file name different tasks, methods or bases.
     """
     consent = consent.joined(Consent.of_config(given))
-    path = Path(name).expanduser().resolve()
+    path = find_run_folder(name).resolve()
     if any((each / "run.yaml").is_file() for each in (path, path.parent)):
         trained = open_run(name, consent)
         _require_agreement(trained.config, given, name)

@@ -10,8 +10,8 @@ from huggingface_hub import ModelCard
 
 from utils.results.record import RunRecord
 from utils.run_config import load_run_config
-from utils.runs.hub import plan_push
 from utils.runs.model_card import build_card
+from utils.runs.push import plan_push
 
 SET = {"em_strict": 0.5, "interval": {"em_strict": [0.4, 0.6]}, "num_scored": {"em_strict": 100}, "partial": True,
        "protocol": "gsm8k zero-shot | lm-eval"}  # fmt: skip
@@ -33,7 +33,7 @@ def test_scores_stand_in_the_hubs_metadata_with_their_protocol(tmp_path):
     assert (card.data.base_model, card.data.library_name) == ("Qwen/Qwen2.5-1.5B", "peft")
     (result,) = card.data.eval_results
     assert (result.dataset_name, result.metric_type, result.metric_value) == ("gsm8k", "em_strict", 0.5)
-    assert result.metric_args == {"protocol": SET["protocol"]}
+    assert result.metric_args == {"protocol": SET["protocol"], "num_rows": 100, "interval_95": [0.4, 0.6]}
     row = "| gsm8k em_strict x100 | 50.00 | 40.00 .. 60.00 | gsm8k zero-shot \\| lm-eval (a part of the rows) |"
     assert row in card.text
     assert "combined" not in card.text
@@ -56,8 +56,9 @@ def test_no_path_of_this_machine_is_told(method, tmp_path):
 def test_the_configuration_that_is_pushed_names_no_folders(tmp_path):
     config = read(tmp_path, str(tmp_path / "secret" / "base"), str(tmp_path / "secret" / "rows"), method="lora")
     (tmp_path / "run" / "final_model").mkdir(parents=True)
+    (tmp_path / "run" / "final_model" / "adapter_config.json").write_text("{}")
     (tmp_path / "run" / "final_model" / "run.yaml").write_text(config.to_yaml())
-    pushed = plan_push(tmp_path / "run", config).files["run.yaml"]
+    pushed = plan_push(tmp_path / "run", "me/sums", True, None, []).files["run.yaml"]
     assert isinstance(pushed, bytes)
     assert str(tmp_path).encode() not in pushed
     (tmp_path / "pushed.yaml").write_bytes(pushed)
