@@ -64,6 +64,10 @@ def test_the_chinese_readme_says_the_same() -> None:
     assert headings[0] == headings[1]
     links = [{*re.findall(r"\]\(([^)]+)\)", text)} - {"README.md", "README.zh-CN.md"} for text in (english, chinese)]
     assert links[0] == links[1]
+    sources = [(re.findall(r"\]\[([\w-]+)\]", text), re.findall(r"^\[([\w-]+)\]: (\S+)$", text, re.MULTILINE))
+               for text in (english, chinese)]  # fmt: skip
+    assert sources[0] == sources[1]
+    assert set(sources[0][0]) == {name for name, _ in sources[0][1]}, "every cell's source is named, and used"
     blocks = [re.findall(r"^ *```.*?^ *```", text, re.MULTILINE | re.DOTALL) for text in (english, chinese)]
     commands = [[re.sub(r"\s+#.*", "", line) for block in each for line in block.splitlines()] for each in blocks]
     assert commands[0] == commands[1]
