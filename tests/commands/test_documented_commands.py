@@ -43,6 +43,7 @@ NOT_RUN = {
     r"python train.py --config configs/(glue|gsm8k|metamath|longbench|dpo_ultra|grpo_gsm8k).*": HUB,
     r"python benchmark.py --config configs/benchmarks/glue\S+(?!.*(--dry-run|--launcher)).*": HUB,
     r"python evaluate_model.py .*--set .*": HUB,
+    r"python \w+.py --run hub:.*": HUB,
     r"cat lines.txt \| python inference.py --model Qwen/.*": HUB,
     r"python perf/.*": "real rows and quiet minutes",
     r"python examples/quickstart/make_quickstart.py": "rewrites files of the clone; tests/unit/data compares its rows",
