@@ -70,6 +70,7 @@ def train(config: RunConfig, resume: str | None, overwrite: bool, started: float
     from utils.tasks.rehearsal import rehearse
     from utils.trainer.failures import explain_full_disk
     from utils.trainer.processes import destroy_process_group_on_exit
+    from utils.trainer.tracking import report_run
 
     require_machine(config)
     folder = open_run_folder(config, resume, overwrite)
@@ -78,7 +79,9 @@ def train(config: RunConfig, resume: str | None, overwrite: bool, started: float
     require_fitting_base(config)
     with destroy_process_group_on_exit(), explain_full_disk(folder.path):
         rehearse(config)
-        return folder, run(config, folder, started)
+        record = run(config, folder, started)
+        report_run(config, record)
+        return folder, record
 
 
 def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:

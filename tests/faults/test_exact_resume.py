@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from utils.core.signals import Interrupted, deferred, handling_signals
+from utils.results.curves import render_csv
 from utils.trainer import watchdogs
 
 SEQ_CLS = {
@@ -80,6 +81,8 @@ def interrupt(run: Any, asking: TrainerCallback) -> Path:
 def check_same(whole: Any, resumed: Any) -> None:
     assert resumed.trainer.state.global_step == whole.trainer.state.global_step
     assert read_log(resumed.trainer) == read_log(whole.trainer)
+    tables = [render_csv(run.trainer.state.log_history) for run in (whole, resumed)]
+    assert tables[0] == tables[1], "curves.csv, to the last digit"
     expected, actual = read_weights(whole.trainer), read_weights(resumed.trainer)
     assert expected
     assert all(torch.equal(expected[name], actual[name]) for name in expected)

@@ -36,6 +36,7 @@ from utils.core.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 from utils.core.project import ROOT
 from utils.results.json_file import replace_file
 from utils.results.provenance import format_time
+from utils.trainer.tracking import SUITE_VARIABLES
 
 GRACE_S = 15.0
 """Seconds that a run has to end by itself after it was asked to."""
@@ -44,7 +45,6 @@ _LAUNCHER_VARIABLES = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_NUM_TASKS", "PMI_SIZE",
 )  # fmt: skip
 
-_SUITE_VARIABLES = ("WANDB_RUN_GROUP", "MLFLOW_EXPERIMENT_NAME", "TRACKIO_PROJECT")
 _LAUNCH_MODULES = {"accelerate launch": "accelerate.commands.launch", "torchrun": "torch.distributed.run"}
 _PASSES_USR1_ON = ("srun", "mpirun", "mpiexec")
 """These pass SIGUSR1 on to the processes of a run, and keep SIGINT for themselves."""
@@ -71,7 +71,7 @@ class Slot:
         environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES}
         environment["PYTHONUNBUFFERED"] = "1"
         if self.suite is not None:
-            for name in _SUITE_VARIABLES:
+            for name in SUITE_VARIABLES:
                 environment.setdefault(name, self.suite)
         if self.gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpu

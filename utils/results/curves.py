@@ -35,7 +35,8 @@ def tabulate(logs: Logs) -> dict[str, list[Point]]:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if is_number and isinstance(step, int) and key not in _NO_CURVES and not key.endswith(_TIMES):
                 found.setdefault(key, {})[step] = float(value)
-    return {key: sorted(values.items()) for key, values in found.items()}
+    # The Trainer writes an entry's keys in another order than it logs them: a resumed run has both.
+    return {key: sorted(found[key].items()) for key in sorted(found, key=lambda key: (key.startswith("eval_"), key))}
 
 
 def render_csv(logs: Logs) -> str:

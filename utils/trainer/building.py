@@ -15,7 +15,7 @@ from utils.core.errors import ConfigError, Problem, UserError
 from utils.trainer.base import LoraNsTrainer
 from utils.trainer.callbacks import add_callbacks
 from utils.trainer.launch import count_launched, find_sharding, resolve_deepspeed, stand_alone
-from utils.trainer.tracking import name_run, tag_run
+from utils.trainer.tracking import name_run, open_swanlab, tag_run
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
@@ -37,6 +37,7 @@ def build_trainer(kind: type[_Trainer], config: RunConfig, **parts: Any) -> _Tra
     Raises:
         ConfigError: A callback of the user's cannot be had.
     """
+    open_swanlab(config)
     trainer = kind(**parts)
     section = config.training
     add_callbacks(trainer, section)

@@ -1,16 +1,30 @@
-"""Tells trackers what a run is called and tagged: through the variables of the environment that they read."""
+"""Tells trackers what a run is called and tagged, and at its end how it was configured and what it scored."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.config.run_config import RunConfig
+from utils.config.yaml_text import dump_yaml
+from utils.core.logs import is_main_process
+from utils.core.secrets import mask_text
+
+if TYPE_CHECKING:
+    from utils.results.record import RunRecord
 
 PROJECT_VARIABLE = "TRACKIO_PROJECT"
+SUITE_VARIABLES = ("WANDB_RUN_GROUP", "MLFLOW_EXPERIMENT_NAME", PROJECT_VARIABLE, "SWANLAB_PROJ_NAME")
+"""What the runs of a suite stand together under: its name, where the user has set no other."""
+FINAL = "final"
+_OF_SWANLAB = {"project": "PROJ_NAME", "id": "RUN_ID", "resume": "RESUME"}
 _set_here: dict[str, str] = {}
+
+logger = logging.getLogger(__name__)
 
 
 def name_run(config: RunConfig) -> dict[str, Any]:
@@ -20,7 +34,7 @@ def name_run(config: RunConfig) -> dict[str, Any]:
 
 
 def tag_run(config: RunConfig) -> None:
-    """Tag a run with its task, method, dataset and seed for W&B and MLflow; what the user has set wins."""
+    """Tag a run with its task, method, dataset and seed for the trackers that have tags; what the user has set wins."""
     section = config.training.wandb
     tags = {
         "task": config.task_name,
@@ -28,8 +42,10 @@ def tag_run(config: RunConfig) -> None:
         "dataset": config.dataset.name,
         "seed": str(config.seed),
     }
+    joined = ",".join(f"{name}:{value}" for name, value in tags.items())
     variables = {
-        "WANDB_TAGS": ",".join(f"{name}:{value}" for name, value in tags.items()),
+        "WANDB_TAGS": joined,
+        "SWANLAB_TAGS": joined,
         "MLFLOW_TAGS": json.dumps(tags),
         **(section.variables if section else {}),
     }
@@ -37,3 +53,114 @@ def tag_run(config: RunConfig) -> None:
         # What an earlier run of this process has left is not the user's.
         if os.environ.get(name) in (None, _set_here.get(name)):
             os.environ[name] = _set_here[name] = value
+
+
+def open_swanlab(config: RunConfig) -> None:
+    """Open SwanLab's run, where a run reports there.
+
+    transformers' callback asks whether one is open, and SwanLab says from 0.8 on that there is none by an error.
+    """
+    if "swanlab" not in _list_trackers(config) or not is_main_process():
+        return
+    import swanlab
+
+    try:
+        is_open = swanlab.get_run() is not None
+    except RuntimeError:
+        is_open = False
+    if not is_open:
+        name = config.arguments.get("run_name") or name_run(config)["run_name"]
+        found = {key: os.environ.get(f"SWANLAB_{variable}") for key, variable in _OF_SWANLAB.items()}
+        swanlab.init(experiment_name=name, **{key: value for key, value in found.items() if value})
+
+
+def report_run(config: RunConfig, record: RunRecord) -> None:
+    """Log once how a run was configured (its file, secrets masked) and what the kept weights scored, `final/<metric>`.
+
+    Scores are 0 to 1, at the step whose weights were kept. Trackers without such a place are passed over; one that
+    cannot be reached is a warning.
+    """
+    if not is_main_process():
+        return
+    for name in _list_trackers(config):
+        if report := _REPORTERS.get(name):
+            try:
+                report(config, mask_text(dump_yaml(config.to_dict())), _list_scores(record), _find_step(record))
+            except (OSError, RuntimeError, ValueError) as error:
+                logger.warning("%s: the final scores could not be logged: %s", name, error)
+
+
+def _list_trackers(config: RunConfig) -> list[str]:
+    named = config.arguments.get("report_to") or []
+    return [named] if isinstance(named, str) else list(named)
+
+
+def _list_scores(record: RunRecord) -> dict[str, float]:
+    sets = {label: scores for label, scores in record.evaluation.items() if label != "combined"}
+    values = {f"{FINAL}/{name}": value for name, value in record.metrics.items()}
+    for label, scores in sets.items():
+        values |= {f"{FINAL}/{label}/{name}": scores.get(name) for name in scores.get("num_scored", ())}
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def _find_step(record: RunRecord) -> int:
+    return (record.best_metric.step if record.best_metric else None) or 0
+
+
+def _report_tensorboard(config: RunConfig, text: str, scores: dict[str, float], step: int) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = config.training.logging_dir or str(Path(config.training.output_dir) / "logs")
+    with SummaryWriter(log_dir=folder) as writer:
+        writer.add_text("configuration", "".join(f"    {line}\n" for line in text.splitlines()), step)
+        for name, value in scores.items():
+            writer.add_scalar(name, value, step)
+
+
+def _report_wandb(config: RunConfig, text: str, scores: dict[str, float], step: int) -> None:
+    import wandb
+
+    if wandb.run is not None:
+        wandb.run.config.update({"configuration": text}, allow_val_change=True)
+        wandb.run.summary.update(scores)
+
+
+def _report_mlflow(config: RunConfig, text: str, scores: dict[str, float], step: int) -> None:
+    import mlflow
+
+    run = mlflow.active_run() or mlflow.last_active_run()  # the callback has ended it with the training
+    if run is None:
+        return
+    client = mlflow.MlflowClient()
+    try:
+        client.log_text(run.info.run_id, text, "configuration.yaml")
+        for name, value in scores.items():
+            client.log_metric(run.info.run_id, name, value, step=step)
+    except mlflow.MlflowException as error:
+        raise OSError(str(error)) from error
+
+
+def _report_trackio(config: RunConfig, text: str, scores: dict[str, float], step: int) -> None:
+    import trackio
+
+    arguments = {**name_run(config), **config.arguments}
+    named = {"project": arguments.get("project", "huggingface"), "name": arguments["run_name"]}
+    trackio.init(**named, resume="allow", space_id=arguments.get("trackio_space_id"), config={"configuration": text})
+    trackio.log(scores)
+    trackio.finish()
+
+
+def _report_swanlab(config: RunConfig, text: str, scores: dict[str, float], step: int) -> None:
+    import swanlab
+
+    swanlab.config.update({"configuration": text})
+    swanlab.log(scores)
+
+
+_REPORTERS: dict[str, Callable[[RunConfig, str, dict[str, float], int], None]] = {
+    "tensorboard": _report_tensorboard,
+    "wandb": _report_wandb,
+    "mlflow": _report_mlflow,
+    "trackio": _report_trackio,
+    "swanlab": _report_swanlab,
+}

@@ -24,13 +24,13 @@ LOGS = [
 def test_the_table_holds_every_step_once_and_no_times():
     head, *rows = csv.reader(render_csv(LOGS).splitlines())
     assert head == [
-        "step", "epoch", "eval_sums_em_strict", "eval_combined_score", "loss", "learning_rate", "rewards/chosen",
-        "rewards/accuracies", "eval_loss",
+        "step", "epoch", "learning_rate", "loss", "rewards/accuracies", "rewards/chosen", "eval_combined_score",
+        "eval_loss", "eval_sums_em_strict",
     ]  # fmt: skip
     assert rows == [
-        ["0", "0", "0.25", "1.25", "", "", "", "", ""],
-        ["10", "0.5", "", "", "2.0", "0.001", "0.5", "0.75", ""],
-        ["20", "1.0", "0.5", "", "nan", "0.0005", "0.75", "1.0", "1.5"],
+        ["0", "0", "", "", "", "", "1.25", "", "0.25"],
+        ["10", "0.5", "0.001", "2.0", "0.75", "0.5", "", "", ""],
+        ["20", "1.0", "0.0005", "nan", "1.0", "0.75", "", "1.5", "0.5"],
     ]
 
 

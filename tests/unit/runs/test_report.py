@@ -48,7 +48,7 @@ def test_a_finished_run(make_config, tmp_path):
     assert page.count(">wrong<") == 2  # the second row, and of the later ones the fifth
     assert HOSTILE not in (tmp_path / REPORT).read_text()
     assert 'class="tinted marked" style="--share:0.600">3<' in page
-    assert (tmp_path / "curves.csv").read_text().splitlines()[-1] == "2,1.0,1.0,0.0005,1.25,0.75"
+    assert (tmp_path / "curves.csv").read_text().splitlines()[-1] == "2,1.0,0.0005,1.0,0.75,1.25"
 
 
 def test_a_failed_run_says_why_and_has_the_curves_of_its_last_checkpoint(make_config, tmp_path):

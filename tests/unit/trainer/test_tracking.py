@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+from pathlib import Path
 
 import pytest
 
+from utils.core.secrets import learn_value
+from utils.results.record import BestMetric, RunRecord
 from utils.run_config import load_run_config
 from utils.trainer import tracking
-from utils.trainer.tracking import name_run, tag_run
+from utils.trainer.tracking import name_run, report_run, tag_run
 
 
 @pytest.fixture(autouse=True)
 def _without_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "_set_here", {})
-    for name in ("WANDB_TAGS", "WANDB_PROJECT", "MLFLOW_TAGS", "TRACKIO_PROJECT"):
+    for name in ("WANDB_TAGS", "SWANLAB_TAGS", "WANDB_PROJECT", "MLFLOW_TAGS", "TRACKIO_PROJECT"):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
 
@@ -37,3 +41,33 @@ def test_a_run_is_called_as_its_folder_and_tagged_as_it_is(monkeypatch: pytest.M
     monkeypatch.setenv("WANDB_TAGS", "by hand")
     tag_run(first)
     assert os.environ["WANDB_TAGS"] == "by hand"
+
+
+SET = {"em_strict": 0.5, "num_scored": {"em_strict": 4}, "n": 4}
+RECORD = RunRecord(
+    "success", "tiny", "CAUSAL_LM", "lora", metrics={"loss": 1.25, "em_strict": 0.5},
+    best_metric=BestMetric("loss", 1.25, 30), evaluation={"sums": SET, "combined": {"combined_score": 0.5}},
+)  # fmt: skip
+
+
+def test_tensorboard_has_the_configuration_and_the_final_scores(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    learn_value("token", "a-secret-in-a-name")
+    config = load_run_config("quickstart", [f"training.output_dir={tmp_path}", "task_name=a-secret-in-a-name"])
+    report_run(config, RECORD)
+    board = EventAccumulator(str(tmp_path / "logs")).Reload()
+    found = {name: [(each.step, each.value) for each in board.Scalars(name)] for name in board.Tags()["scalars"]}
+    assert found == {
+        "final/loss": [(30, 1.25)], "final/em_strict": [(30, 0.5)], "final/sums/em_strict": [(30, 0.5)],
+    }  # fmt: skip
+    text = board.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "    peft:\n      method: lora\n" in text
+    assert "a-secret" not in text
+
+
+def test_a_tracker_that_cannot_be_reached_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "logs").write_text("in the way")
+    with caplog.at_level(logging.WARNING):
+        report_run(load_run_config("quickstart", [f"training.output_dir={tmp_path}"]), RECORD)
+    assert "tensorboard: the final scores could not be logged" in caplog.text
