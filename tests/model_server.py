@@ -28,6 +28,7 @@ class ModelServer(ThreadingHTTPServer):
         self.takes_ids, self.gives_ids, self.takes_more = takes_ids, gives_ids, True
         self.models: list[dict[str, Any]] = [{"id": "base", "root": str(BASE), "parent": None, "max_model_len": 256}]
         self.adapters: dict[str, Any] = {}
+        self.handed: list[dict[str, Any]] = []
         self.faults: list[Fault] = []
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -50,8 +51,10 @@ class ModelServer(ThreadingHTTPServer):
             self.num_at_once -= 1
 
     def write(self, body: dict[str, Any]) -> tuple[str, list[int], str]:
-        """Write greedily; gives the text before the first stop text, its tokens, and what ended it."""
+        """Write greedily, or draw by the seed; gives the text before the first stop text, its tokens, what ended it."""
         import torch
+
+        draw = torch.Generator().manual_seed(body.get("seed", 0))
 
         model, prompt = self.adapters.get(body["model"], self.model), body["prompt"]
         ids = prompt if isinstance(prompt, list) else self.tokenizer(prompt)["input_ids"]
@@ -59,7 +62,9 @@ class ModelServer(ThreadingHTTPServer):
         given: list[int] = []
         with torch.no_grad():
             while len(given) < body["max_tokens"]:
-                given.append(int(model(torch.tensor([[*ids, *given]])).logits[0, -1].argmax()))
+                logits = model(torch.tensor([[*ids, *given]])).logits[0, -1]
+                drawn = torch.softmax(logits / (body["temperature"] or 1), -1).multinomial(1, generator=draw)
+                given.append(int(drawn if body["temperature"] else logits.argmax()))
                 text = self.tokenizer.decode(given, skip_special_tokens=True)
                 found = [place for each in body.get("stop", []) if (place := text.find(each)) >= 0]
                 if found or given[-1] in ends:
@@ -99,11 +104,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def change_adapters(self, body: dict[str, str]) -> None:
         from peft import PeftModel
+        from safetensors.torch import load_file
         from transformers import AutoModelForCausalLM
 
         name, adapters = body["lora_name"], self.server.adapters
         if self.path.endswith("/load_lora_adapter"):
             adapters[name] = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), body["lora_path"])
+            self.server.handed.append(load_file(f"{body['lora_path']}/adapter_model.safetensors"))
         else:
             adapters.pop(name)
         self.reply(200, "done")

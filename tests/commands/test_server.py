@@ -41,6 +41,41 @@ def test_a_server_is_handed_the_adapter_as_it_is(tmp_path: Path) -> None:
     assert _read(tmp_path / "here/test/predictions.jsonl") == _read(run / "eval_test/predictions.jsonl")
 
 
+LEARNT = ["--config", ROOT / "configs/quickstart_grpo.yaml", "training.max_steps=2", "dataset.max_train_samples=16",
+          "training.per_device_train_batch_size=8", "training.gradient_accumulation_steps=1", "grpo.num_generations=4",
+          "grpo.max_completion_length=16", "grpo.rewards={rouge_l: 1}", "grpo.temperature=1", "results.formats=[json]",
+          "evaluation.at_end=false", "evaluation.steps=null", "evaluation.at_start=false", "training.logging_steps=1",
+          "training.save_strategy=steps", "training.save_steps=1"]  # fmt: skip
+
+
+def test_a_server_writes_what_is_learnt_from_with_the_adapter_of_the_step(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    run = tmp_path / "run"
+    with serve() as server:
+        command("train", *LEARNT, f"training.output_dir={run}", f"grpo.server={server.url}")
+        assert not server.adapters, "what was handed over is forgotten again"
+    asked = [body for body in server.bodies if body.get("seed") is not None]
+    assert len(asked) == 16 == len({body["seed"] for body in asked})
+    assert all(body["top_p"] == 1 and body["top_k"] == -1 and body["repetition_penalty"] == 1 for body in asked)
+    start, after_one = server.handed
+    saved = load_file(run / "checkpoint-1/adapter_model.safetensors")
+    assert all(after_one[name].equal(weight) for name, weight in saved.items()), "not that of an earlier step"
+    assert not all(start[name].equal(weight) for name, weight in saved.items()), "something was learnt"
+    logs = json.loads((run / "trainer_state.json").read_text("utf-8"))["log_history"]
+    assert any(log.get("completions/mean_length", 0) > 1 for log in logs)
+
+
+def test_a_server_that_gives_no_tokens_is_not_learnt_from(tmp_path: Path) -> None:
+    from utils.core.errors import ConfigError, UserError
+
+    with serve(gives_ids=False) as server, pytest.raises(UserError, match="does not tell the tokens that it writes"):
+        command("train", *LEARNT, f"training.output_dir={tmp_path}/run", f"grpo.server={server.url}")
+    with pytest.raises(ConfigError, match=r"grpo\.server: a server cannot load what lora saves: not with use_dora"):
+        command("train", *LEARNT, f"training.output_dir={tmp_path}/other", "grpo.server=http://127.0.0.1:9/v1",
+                "peft.use_dora=true", "peft.adapter_path=null")  # fmt: skip
+
+
 def test_what_no_server_loads_is_told_before_anything_is_sent(tmp_path: Path) -> None:
     from utils.core.errors import ConfigError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -122,10 +123,10 @@ class Backend:
                            name, num_theirs, num_ours)  # fmt: skip
 
     def _list_more(self) -> dict[str, Any]:
-        """List the fields that vLLM has beside OpenAI's."""
+        """List vLLM's fields beside OpenAI's; what is left out it takes from generation_config.json."""
         section, drawn = self._section, bool(self._section.temperature)
-        more = {"stop_token_ids": list(self._end_ids), "min_tokens": section.min_new_tokens,
-                "top_k": section.top_k if drawn else None, "return_token_ids": True}  # fmt: skip
+        more = {"stop_token_ids": list(self._end_ids), "min_tokens": section.min_new_tokens, "repetition_penalty": 1.0,
+                "top_k": (section.top_k or -1) if drawn else None, "return_token_ids": True}  # fmt: skip
         return {key: value for key, value in more.items() if value}
 
     def _as_text(self, ids: Sequence[int]) -> str:
@@ -145,7 +146,7 @@ class Backend:
             body["stop"] = list(self._stop)
         if section.temperature:
             body["seed"] = zlib.crc32(f"{self._seed} {number}".encode()) >> 1
-            body |= {"top_p": section.top_p} if section.top_p else {}
+            body["top_p"] = section.top_p or 1.0
         return body | (self._list_more() if self._takes_more else {})
 
     def _ask(self, prompt: Sequence[int], number: int) -> Generated:
@@ -157,7 +158,7 @@ class Backend:
             raise ServerError(f"{self._model.name}: answered what is no completion: {str(answer)[:200]}") from None
         if ids:
             read = read_generated(self._tokenizer, ids, self._end_ids, self._stop, self._section.min_new_tokens)
-            return Generated(read.text, read.num_tokens, read.finished or ended_by == "stop")
+            return replace(read, finished=read.finished or ended_by == "stop")
         text, has_stop = cut_at_stop(text, self._stop)
         num_tokens = (answer.get("usage") or {}).get("completion_tokens") or len(self._tokenizer(text)["input_ids"])
         return Generated(text, int(num_tokens), has_stop or ended_by == "stop")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from utils.adapters.adapter import explain_unservable
 from utils.config.document import Document
 from utils.config.error_messages import suggest
 from utils.config.sections.training import DEFAULT_ROWS
@@ -41,7 +42,7 @@ class Task(preference.PreferenceTask):
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
         """Check also rewards, groups, and what the reference is."""
         yield from super().check(config, document, files)
-        for path, message in _find_mistakes(config):
+        for path, message in (*_find_reward_mistakes(config.section(GrpoSection)), *_find_mistakes(config)):
             yield Problem(message, path, document.place_of(tuple(path.split("."))))
 
     @classmethod
@@ -70,8 +71,8 @@ class Task(preference.PreferenceTask):
         return GrpoRun(config)
 
 
-def _find_mistakes(config: RunConfig) -> Iterator[tuple[str, str]]:
-    section, known = config.section(GrpoSection), metric_names("generation")
+def _find_reward_mistakes(section: GrpoSection) -> Iterator[tuple[str, str]]:
+    known = metric_names("generation")
     if not section.rewards:
         yield "grpo.rewards", "names no metric; {em_strict: 1.0}, say"
     for name in section.rewards:
@@ -79,12 +80,17 @@ def _find_mistakes(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield "grpo.rewards", f"no metric of generated texts called {name}{suggest(name, known)}"
         elif (metric := load_metric(name)).runs_code or metric.num_answers > 1:
             yield "grpo.rewards", f"{name} cannot be a reward: it runs what was written, or judges several answers"
-    rows = count_step_rows(config.arguments)
+
+
+def _find_mistakes(config: RunConfig) -> Iterator[tuple[str, str]]:
+    section, rows = config.section(GrpoSection), count_step_rows(config.arguments)
     if rows % section.num_generations:
         message = f"{section.num_generations} does not divide the {rows} answers of an optimizer step"
         yield "grpo.num_generations", f"{message} (per_device_train_batch_size * gradient_accumulation_steps)"
     if section.beta and config.peft.method == "none":
         yield "grpo.beta", "needs an adapter: the base under it is what the distance is to"
+    if section.server is not None and (reason := explain_unservable(config.peft)):
+        yield "grpo.server", f"{reason}; or leave grpo.server out"
     if getattr(config.peft, "cache", "off") != "off":
         yield "peft.cache", "not with grpo: answers are new in each step, and nothing is read twice"
 

@@ -56,6 +56,7 @@ class GrpoRun(RowsRun):
             "stop": self._stop,
             "collate": collate,
             "rewards": Rewards(section.rewards),
+            "method": config.peft.method,
             "seed": config.seed,
             "temperature": section.temperature,
         }

@@ -19,6 +19,9 @@ class GrpoSection(Section):
     """Tokens that a prompt may have; longer ones lose their middle, or what dataset.truncation says."""
     max_completion_length: int = Field(256, ge=1)
     """Tokens that an answer may have."""
+    server: str | None = None
+    """A vLLM server of the run's base, such as `http://127.0.0.1:8000/v1`, that writes the answers; each time it is
+    handed the adapter as it is then. Log-probabilities are computed here. null: the model itself writes."""
     num_generations: int = Field(8, ge=2)
     """Answers to each prompt, which are compared with each other. The rows of an optimizer step
     (per_device_train_batch_size * gradient_accumulation_steps * processes) are answers, a multiple of this."""

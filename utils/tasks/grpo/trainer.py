@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import torch
 
 from utils.core.errors import UserError
 from utils.data.encoding import MASKED
-from utils.evaluation.processes import gather_lists
-from utils.generation.backend import Generated, open_backend
+from utils.evaluation.processes import gather_lists, share_from_first
+from utils.generation.backend import Generated, generate_batches, open_backend
 from utils.generation.model_state import keep_random_state
 from utils.tasks.grpo.groups import GroupOrder, Rewards, compute_advantages
 from utils.tasks.grpo.losses import Answered, compute_losses
 from utils.tasks.preference.batches import PreferenceCollator
 from utils.tasks.preference.trainer import PreferenceTrainer
+from utils.tasks.serving import handed_over
 from utils.trainer.varlen_attention import plain_attention
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ class GrpoTrainer(PreferenceTrainer):
         stop: Texts and tokens that end an answer.
         collate: Makes batches of texts.
         rewards: What an answer is worth.
+        method: The adapter's, as a server is handed it.
         seed: Of the draws.
         **kwargs: As for the base.
     """
@@ -50,11 +54,12 @@ class GrpoTrainer(PreferenceTrainer):
         stop: tuple[Sequence[str], Sequence[int]],
         collate: PreferenceCollator,
         rewards: Rewards,
+        method: str,
         seed: int,
         **kwargs: Any,
     ) -> None:
         self._generation, self._stop = generation, stop
-        self._collate, self._seed, self._reward = collate, seed, rewards
+        self._collate, self._seed, self._reward, self._method = collate, seed, rewards, method
         self._rollouts: list[dict[str, Any]] | None = None
         self._saved_rollouts: list[Any] = []
         super().__init__(data_collator=lambda rows: {"rows": rows}, **kwargs)
@@ -111,15 +116,32 @@ class GrpoTrainer(PreferenceTrainer):
         prompts, numbers = [row["input_ids"] for row in rows], [row["number"] for row in rows]
         texts, tokens = self._stop
         found: dict[int, Generated] = {}
-        with keep_random_state(), plain_attention(model), self.compute_loss_context_manager():
-            backend = open_backend(model, self.processing_class, self._generation, texts, tokens,
+        with (
+            keep_random_state(),
+            plain_attention(model),
+            self.compute_loss_context_manager(),
+            self._choose_writer(model, block) as writer,
+        ):
+            backend = open_backend(writer, self.processing_class, self._generation, texts, tokens,
                                    seed=self._seed * 100_003 + block)  # fmt: skip
-            for batch in backend.plan_batches(prompts):
-                found |= dict(backend.generate_batch(prompts, batch, numbers))
+            for written in generate_batches(backend, prompts, backend.plan_batches(prompts), numbers):
+                found |= dict(written)
         answers = [found[place] for place in range(len(rows))]
         if not all(each.ids for each in answers):
-            raise UserError(f"generation.backend: {self._generation.backend} does not tell the tokens it writes")
+            writer = self.section.server or f"generation.backend: {self._generation.backend}"
+            raise UserError(f"{writer} does not tell the tokens that it writes, which are what is learnt from")
         return answers
+
+    @contextmanager
+    def _choose_writer(self, model: Any, block: int) -> Iterator[Any]:
+        """Give the model itself, or a server's that has the adapter of this very step."""
+        url = self.section.server
+        if url is None:
+            yield model
+            return
+        named = share_from_first(f"{block}-{uuid4().hex[:8]}")  # one that was killed has left its names behind
+        with handed_over(model, url, self._method, Path(self.args.output_dir), named) as served:
+            yield served
 
     def _remember(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Add the log-probabilities of the model that wrote a batch, where later steps learn from it too."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from utils.adapters.adapter import load_adapter
 from utils.core.errors import LoraNsError
 from utils.evaluation.evaluator import evaluate_set
 from utils.evaluation.files import FINAL_RESULTS, SetFiles, copy_answers, name_model, step_folder, write_object
@@ -21,7 +19,7 @@ from utils.evaluation.identity import hash_model
 from utils.evaluation.processes import FAILURES, describe_failure, find_rank, run_together, share_from_first
 from utils.evaluation.score import SetScore
 from utils.generation.model_state import keep_random_state
-from utils.generation.server import ServedModel, serving_adapter
+from utils.tasks.serving import handed_over
 from utils.tasks.sft.evaluation_rules import is_loss
 from utils.trainer.callbacks import EarlyStoppingCallback
 from utils.trainer.checkpoint_files import find_checkpoint, link_best, mark_checkpoint
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
 
     from utils.config.run_config import RunConfig
     from utils.evaluation.sets import EvaluationSet
+    from utils.generation.server import ServedModel
     from utils.trainer.base import LoraNsTrainer
 
 
@@ -299,15 +298,7 @@ class GeneratingCallback(TrainerCallback):
         if url is None:
             yield model
             return
-        hashed, is_first = hash_model(model), find_rank() == 0
-        name = f"{self._folder.name}-{hashed}"
-        with tempfile.TemporaryDirectory(prefix=".served_", dir=self._folder) as folder, ExitStack() as stack:
-
-            def hand_over() -> ServedModel:
-                load_adapter(self._method).save(model, Path(folder))
-                return stack.enter_context(serving_adapter(url, name, Path(folder), hashed))
-
-            served: ServedModel = share_from_first(run_together(lambda: hand_over() if is_first else None))
+        with handed_over(model, url, self._method, self._folder, hash_model(model)) as served:
             yield served
 
 

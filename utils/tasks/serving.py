@@ -1,0 +1,44 @@
+"""Lets a server write in the model's place, which is handed the adapter as it is."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.adapters.adapter import load_adapter
+from utils.evaluation.processes import find_rank, run_together, share_from_first
+from utils.generation.server import ServedModel, serving_adapter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@contextmanager
+def handed_over(model: PreTrainedModel, url: str, method: str, run: Path, named: str) -> Iterator[ServedModel]:
+    """Give the server's model that has the adapter as it is now, and let it be forgotten afterwards.
+
+    All processes come here, and ask the same one; the first hands over.
+
+    Args:
+        model: Has the adapter.
+        url: Of a vLLM server, which sees the run's folder.
+        method: The adapter's.
+        run: The run's folder.
+        named: What tells these weights from others of the run.
+
+    Raises:
+        ServerError: It cannot load the adapter.
+    """
+    is_first = find_rank() == 0
+    with tempfile.TemporaryDirectory(prefix=".served_", dir=run) as folder, ExitStack() as stack:
+
+        def hand_over() -> ServedModel:
+            load_adapter(method).save(model, Path(folder))
+            return stack.enter_context(serving_adapter(url, f"{run.name}-{named}", Path(folder), named))
+
+        served: ServedModel = share_from_first(run_together(lambda: hand_over() if is_first else None))
+        yield served
+        run_together(lambda: None)  # others may still be asking
