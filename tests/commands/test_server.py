@@ -43,7 +43,7 @@ def test_a_server_is_handed_the_adapter_as_it_is(tmp_path: Path) -> None:
 
 LEARNT = ["--config", ROOT / "configs/quickstart_grpo.yaml", "training.max_steps=2", "dataset.max_train_samples=16",
           "training.per_device_train_batch_size=8", "training.gradient_accumulation_steps=1", "grpo.num_generations=4",
-          "grpo.max_completion_length=16", "grpo.rewards={rouge_l: 1}", "grpo.temperature=1", "results.formats=[json]",
+          "grpo.max_completion_length=20", "grpo.rewards={rouge_l: 1}", "grpo.temperature=1", "results.formats=[json]",
           "evaluation.at_end=false", "evaluation.steps=null", "evaluation.at_start=false", "training.logging_steps=1",
           "training.save_strategy=steps", "training.save_steps=1"]  # fmt: skip
 
