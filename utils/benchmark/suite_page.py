@@ -16,10 +16,11 @@ from utils.benchmark.summary import list_totals
 from utils.benchmark.tables import build_comparison_table, find_interval, show_absence
 from utils.benchmark.text_reports import build_scores, name_some, show_comparisons
 from utils.benchmark.workbook import WorkbookParts, tabulate_configuration
+from utils.results.charts import Bar, BarChart, Chart, Series, spans_powers
 from utils.results.curves import tabulate
 from utils.results.labels import Language, is_score, phrase, scale, translate
 from utils.results.page import Block, Facts, Figures, Page, PartOfPage, Sentences, Table, TableCell, Tone
-from utils.results.svg import LIGHT, Bar, BarChart, Chart, Series, spans_powers
+from utils.results.svg import LIGHT
 from utils.results.workbook import flatten_values
 from utils.runs.report import REPORT, read_logs
 

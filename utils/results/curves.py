@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from utils.core import registry
+from utils.results.charts import Chart, Point, Series, smooth, spans_powers
 from utils.results.labels import Language, is_score, translate
-from utils.results.svg import Chart, Point, Series, smooth, spans_powers
 
 Logs = Sequence[Mapping[str, Any]]
 """The Trainer's log_history."""

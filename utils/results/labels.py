@@ -154,6 +154,7 @@ _LABELS: dict[str, tuple[str, str]] = {
     "platform": ("platform", "系统"),
     "precision": ("precision", "精确率"),
     "recall": ("recall", "召回率"),
+    "report": ("Report", "报告"),
     "right": ("right", "正确"),
     "wrong": ("wrong", "错误"),
     "reward": ("reward", "奖励"),

@@ -16,6 +16,7 @@ from utils.core.project import VERSION
 from utils.core.secrets import mask_text
 from utils.core.terminal import show_controls
 from utils.results import svg
+from utils.results.charts import BarChart, Chart
 from utils.results.json_file import replace_file
 from utils.results.labels import Language
 
@@ -68,7 +69,7 @@ class Table:
 class Figures:
     """Charts beside each other."""
 
-    charts: tuple[svg.Chart | svg.BarChart, ...]
+    charts: tuple[Chart | BarChart, ...]
     kind: str = "figures"
 
     def render(self) -> list[str]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.results.charts import Chart
 from utils.results.json_file import replace_file
-from utils.results.svg import LIGHT, Chart
+from utils.results.svg import LIGHT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,71 +7,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from html import escape
-from typing import Literal
 
+from utils.results.charts import (
+    Bar,
+    BarChart,
+    Chart,
+    Point,
+    Series,
+    choose_powers,
+    choose_ticks,
+    thin_out,
+    write_number,
+)
 from utils.results.labels import count_columns
-
-Point = tuple[float, float]
-Kind = Literal["line", "faint", "dots"]
 
 WIDTH, HEIGHT = 440, 264
 _GAP = 24  # between charts of a file
 _LEFT_MOST, _RIGHT, _BOTTOM, _LINE = 150, 16, 40, 17
 _CHARACTER = 6.6  # px of one in the labels' size
-_MOST_POINTS = 400  # of a line: more cannot be seen, and make the page slow
 _MOST_MARKED = 40
-_NUM_TICKS = 5
-_LOG_FROM = 100  # times the least value
 LIGHT = ("#2f5c8f", "#b85c00", "#2e7d4f", "#b23a55", "#6f5ba7", "#7a5c3e", "#1b7a87", "#666666")
 DARK = ("#7fb2e5", "#f0a75a", "#7ccb97", "#f08fa2", "#b9a8ee", "#cdb391", "#6fccd9", "#b4b4b4")
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
-
-
-@dataclass(frozen=True)
-class Series:
-    """Points under one name."""
-
-    name: str
-    points: tuple[Point, ...]
-    """Where a value is not finite the line has a gap."""
-    kind: Kind = "line"
-    """faint: drawn thin and pale, behind the others."""
-    color: int = 0
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Series over one axis."""
-
-    title: str
-    """What the vertical axis shows."""
-    x_label: str
-    series: tuple[Series, ...]
-    is_log_x: bool = False
-    is_log_y: bool = False
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A value with its interval, in a chart of such."""
-
-    name: str
-    value: float | None
-    interval: tuple[float, float] | None = None
-    note: str = ""
-    """What is shown where there is no value."""
-    color: int = 0
-
-
-@dataclass(frozen=True)
-class BarChart:
-    """Values with their intervals below each other on one axis."""
-
-    title: str
-    x_label: str
-    bars: tuple[Bar, ...]
 
 
 def render(chart: Chart | BarChart) -> str:
@@ -132,9 +90,9 @@ class _Axis:
         self.is_log = is_log and bool(finite)
         low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
         self.ticks = (
-            _choose_powers(low, high)
+            choose_powers(low, high)
             if self.is_log
-            else _choose_ticks(low, high, is_tight and all(value.is_integer() for value in map(float, finite)))
+            else choose_ticks(low, high, is_tight and all(value.is_integer() for value in map(float, finite)))
         )
         self.step = self.ticks[1] - self.ticks[0]
         if is_tight and not self.is_log and high > self.ticks[-2] >= low:  # it ends where the values do
@@ -153,43 +111,10 @@ class _Axis:
 
     def label(self, value: float) -> str:
         """Write a tick's value."""
-        return _write_number(value, value if self.is_log else self.step)
+        return write_number(value, value if self.is_log else self.step)
 
     def _scale(self, value: float) -> float:
         return math.log10(value) if self.is_log else value
-
-
-def _choose_ticks(low: float, high: float, is_whole: bool = False) -> list[float]:
-    """Choose round values around a range; it begins at 0 where that wastes little."""
-    if low > 0 and low < 0.4 * high:
-        low = 0.0
-    if low == high:  # a single value stands in the middle
-        half = abs(high) / _NUM_TICKS or 0.5
-        low, high = (max(low - half, 0.0) if low >= 0 else low - half), high + half
-    rough = max((high - low) / _NUM_TICKS, 1.0 if is_whole else 0.0)
-    power = 10.0 ** math.floor(math.log10(rough))
-    factors = (1, 2, 5, 10) if is_whole else (1, 2, 2.5, 5, 10)
-    step = next(power * each for each in factors if power * each >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [index * step for index in range(first, max(last, first + 1) + 1)]
-
-
-def _choose_powers(low: float, high: float) -> list[float]:
-    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
-    last = max(last, first + 1)
-    step = max(1, math.ceil((last - first) / 6))
-    return [10.0**power for power in range(first, last + step, step)]
-
-
-def _write_number(value: float, step: float) -> str:
-    """Write a tick with the digits that its step needs."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 1e6 or abs(value) < 1e-3:
-        mantissa, _, power = f"{value:.2e}".partition("e")
-        return f"{mantissa.rstrip('0').rstrip('.')}e{int(power)}"
-    places = next((places for places in range(6) if math.isclose(step * 10**places, round(step * 10**places))), 6)
-    return f"{value:,.{places}f}"
 
 
 def _draw_lines(chart: Chart) -> str:
@@ -286,38 +211,6 @@ def _draw_bar(bar: Bar, axis: _Axis, y: float, left: float) -> Iterator[str]:
         yield _line((axis.place(low), y), (axis.place(high), y), f"whisker s{bar.color}")
     yield f'<circle class="f{bar.color}" cx="{axis.place(bar.value):.1f}" cy="{y:g}" r="5"/>'
     yield _text(WIDTH, y + 4, f"{bar.value:.2f}", "name", "end")
-
-
-def thin_out(points: Sequence[Point]) -> Sequence[Point]:
-    """Take the least and the greatest of every stretch of a long line, so that no spike is lost."""
-    if len(points) <= _MOST_POINTS:
-        return points
-    size = math.ceil(len(points) / (_MOST_POINTS // 2))
-    kept = []
-    for first in range(0, len(points), size):
-        stretch = points[first : first + size]
-        finite = [each for each in stretch if math.isfinite(each[1])] or stretch[:1]
-        ends = {min(finite, key=lambda each: each[1]), max(finite, key=lambda each: each[1])}
-        kept += sorted(ends)
-    return kept
-
-
-def smooth(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Smooth a line by an exponential average over about a twentieth of it, as TensorBoard does, without its bias."""
-    weight = 1 - min(1.0, 20 / max(len(points), 1))
-    total = norm = 0.0
-    smoothed = []
-    for x, y in points:
-        if math.isfinite(y):
-            total, norm = weight * total + (1 - weight) * y, weight * norm + (1 - weight)
-            smoothed.append((x, total / norm))
-    return tuple(smoothed)
-
-
-def spans_powers(values: Iterable[float]) -> bool:
-    """Tell whether values lie so far apart that only a logarithmic axis shows all of them."""
-    finite = [value for value in values if math.isfinite(value)]
-    return bool(finite) and min(finite) > 0 and max(finite) > _LOG_FROM * min(finite)
 
 
 def _build_path(points: Sequence[Point]) -> str:

@@ -208,7 +208,8 @@ def _set_aside_later(path: Path, checkpoint: Path) -> None:
 def _keep_results(path: Path) -> None:
     target = path / f"earlier_results_{_stamp()}"
     target.mkdir()
-    for name in ("results.json", "results.xlsx", "all_results.json", "train_results.json", "eval_results.json"):
+    names = ("results.json", "results.xlsx", "all_results.json", "train_results.json", "eval_results.json")
+    for name in (*names, "report.html", "curves.csv", "curves.svg", "curves.png"):
         if (path / name).exists():
             (path / name).rename(target / name)
     logger.info("the finished run's results are now in %s", target)

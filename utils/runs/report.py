@@ -171,7 +171,7 @@ def _show_confusion(file: Path, language: Language) -> Iterator[Block]:
             (label, *(f"{float(each) * 100:.2f}" for each in values[:3]), values[3])
             for label, *values in _read_table(classes)[1:]
         ]
-        yield _build_table("classes", keys, rows_of, {1, 2, 3, 4}, language)
+        yield _build_table("classes", keys, rows_of, {1, 2, 3, 4}, language, len(rows_of) > _MOST_CLASSES)
 
 
 def _find_confusions(folder: Path) -> list[Path]:

@@ -16,10 +16,12 @@ from utils.core.logs import is_main_process
 from utils.core.project import IS_INSTALLED, ROOT, as_called
 from utils.core.terminal import build_console
 from utils.evaluation.files import PREDICTIONS
+from utils.results.labels import translate
 from utils.results.record import RunRecord
 from utils.results.table import render_result_table
 from utils.runs.first_answers import render_first_answers
 from utils.runs.opening import RunFolder
+from utils.runs.report import REPORT
 from utils.tasks.task import load_task
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ def show_result(
             for text in render_first_answers(label, file.parent, num_shown, language):
                 console.print(text, soft_wrap=True)
         console.print(table)
+        if (page := folder.path / REPORT).is_file():
+            console.print(f"{translate('report', config.results.language)}: {page}", soft_wrap=True, highlight=False)
     answer = {**record.to_json(), "output_dir": str(folder.path), "already_done": already_done}
     if record.status == "success":
         return answer

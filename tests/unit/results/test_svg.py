@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from utils.results.svg import HEIGHT, Bar, BarChart, Chart, Series, render, render_file, smooth, thin_out
+from utils.results.charts import Bar, BarChart, Chart, Series, smooth, thin_out
+from utils.results.svg import HEIGHT, render, render_file
 
 HOSTILE = "<script>alert(1)</script>\"'&]]>"
 
