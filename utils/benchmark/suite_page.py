@@ -20,12 +20,12 @@ from utils.results.charts import Bar, BarChart, Chart, Series, spans_powers
 from utils.results.curves import tabulate
 from utils.results.labels import Language, is_score, phrase, scale, translate
 from utils.results.page import Block, Facts, Figures, Page, PartOfPage, Sentences, Table, TableCell, Tone
-from utils.results.svg import LIGHT
 from utils.results.workbook import flatten_values
 from utils.runs.report import REPORT, read_logs
 
 _TONES: dict[str, Tone] = {"success": "good", "failed": "bad", "timed out": "bad"}
-_MOST_CURVES = 200  # runs whose logs are read
+_MOST_CURVES = 500  # runs whose logs are read
+_MOST_ROWS = 60  # of a table that is shown without being opened
 _COSTS = (("score_by_share", "trainable_percent"), ("score_by_memory", "peak_memory_gb"))
 """Titles of the charts of score against a cost, and of their axes, in the order of a point's costs."""
 
@@ -46,10 +46,12 @@ def build_suite_page(folder: Path, suite: SuiteFacts, parts: WorkbookParts, ever
         *_chart_costs(summary, language),
         *_chart_losses(outcomes, language),
     )
+    too_many = phrase("no_losses", language, most=_MOST_CURVES)
+    left_out = [Sentences((too_many,))] if len(outcomes) > _MOST_CURVES else []
     contents: dict[str, Sequence[Block]] = {
         "": first,
         "scores_of_sets": [_show_scores(summary, language)],
-        "charts": [Figures(charts)],
+        "charts": [Figures(charts), *left_out],
         "differences": _show_differences(parts, language),
         "runs": [_show_runs(folder, every, language)],
         "notes": [Sentences(tuple(parts.notes))],
@@ -84,9 +86,8 @@ def _chart_scores(summary: Summary, language: Language) -> Iterator[BarChart]:
             name, (low, high) = summary.name_setting(setting), find_interval(row)[0]
             interval = None if low is None or high is None else (low, high)
             value = row.score.mean if row.score else None
-            color = len(LIGHT) - 1 if setting.is_baseline else index % (len(LIGHT) - 1)
             note = "" if row.score else row.note or show_absence(row, language)
-            bars.append(Bar(name, value, interval, note, color))
+            bars.append(Bar(name, value, interval, note, index))
         if any(bar.value is not None for bar in bars):
             metric = summary.name_metrics(task)
             is_x100 = bool(metric) and is_score(metric.partition(",")[0])
@@ -100,7 +101,7 @@ def _chart_costs(summary: Summary, language: Language) -> Iterator[Chart]:
     groups = [list(each) for _, each in groupby(list_points(summary), key=lambda point: point.group)]
     for cost, (title, axis) in enumerate(_COSTS):
         series = [
-            Series(group[0].group, points, "dots", index % len(LIGHT))
+            Series(group[0].group, points, "dots", index)
             for index, group in enumerate(groups)
             if (points := tuple(_place(group, cost)))
         ]
@@ -120,7 +121,7 @@ def _place(group: Sequence[Point], cost: int) -> Iterator[tuple[float, float]]:
 def _chart_losses(outcomes: Sequence[RunOutcome], language: Language) -> Iterator[Chart]:
     """The training loss of every task's methods, each the mean of its runs at a step."""
     done = [each for each in outcomes if each.status == "success"]
-    if len(done) > _MOST_CURVES:
+    if len(outcomes) > _MOST_CURVES:
         return
     by_task: dict[str, dict[str, dict[float, list[float]]]] = {}
     for each in done:
@@ -132,7 +133,7 @@ def _chart_losses(outcomes: Sequence[RunOutcome], language: Language) -> Iterato
             Series(method, tuple((step, fmean(losses)) for step, losses in sorted(values.items())), color=index)
             for index, (method, values) in enumerate(methods.items())
             if values
-        ][: len(LIGHT)]
+        ]
         if series:
             title = f"{task}: {translate('training_loss', language)}"
             is_log = spans_powers(y for each in series for _, y in each.points)
@@ -143,7 +144,15 @@ def _show_differences(parts: WorkbookParts, language: Language) -> list[Block]:
     if not parts.comparisons:
         return []
     heads, rows = show_comparisons(build_comparison_table(parts.summary, parts.comparisons, language), language)
-    return [Table(translate("differences", language), tuple(heads), tuple(map(tuple, rows)), frozenset({5}))]
+    return [
+        Table(
+            translate("differences", language),
+            tuple(heads),
+            tuple(map(tuple, rows)),
+            frozenset({5}),
+            len(rows) > _MOST_ROWS,
+        )
+    ]
 
 
 def _show_runs(folder: Path, every: Sequence[RunOutcome], language: Language) -> Table:
@@ -166,7 +175,7 @@ def _show_runs(folder: Path, every: Sequence[RunOutcome], language: Language) ->
             )
         )
     heads = tuple(translate(key, language) for key in ("run", "status", "metric", "score", "train_runtime", "note"))
-    return Table(translate("runs", language), heads, tuple(rows), frozenset({3, 4}))
+    return Table(translate("runs", language), heads, tuple(rows), frozenset({3, 4}), len(rows) > _MOST_ROWS)
 
 
 def _show_configuration(summary: Summary, language: Language) -> Table:

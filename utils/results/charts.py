@@ -25,6 +25,7 @@ class Series:
     kind: Kind = "line"
     """faint: drawn thin and pale, behind the others."""
     color: int = 0
+    """Which of the colours; behind the last one they come again, with other marks and dashes."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,11 @@ def choose_powers(low: float, high: float) -> list[float]:
     return [10.0**power for power in range(first, last + step, step)]
 
 
-def write_number(value: float, step: float) -> str:
-    """Write a tick with the digits that its step needs."""
+def write_number(value: float, step: float, largest: float) -> str:
+    """Write a tick with the digits that its step needs; all of an axis in powers of ten where the largest is."""
     if value == 0:
         return "0"
-    if abs(value) >= 1e6 or abs(value) < 1e-3:
+    if not 1e-3 <= largest < 1e6:
         mantissa, _, power = f"{value:.2e}".partition("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(power)}"
     places = next((places for places in range(6) if math.isclose(step * 10**places, round(step * 10**places))), 6)

@@ -22,6 +22,8 @@ _MOST_SERIES = 6
 _SMOOTHED_FROM = 60
 _FIRST = ("loss", "scores", "combined_score", "rewards", "accuracies", "learning_rate", "grad_norm")
 """The charts that come first, in this order."""
+_REWARDS = ("reward", "reward_std", "mean_reward", "min_reward", "max_reward", "margin")
+"""What stands in a chart with `rewards/...`."""
 _SHARES = ("scores", "accuracies")
 """Charts of what is 0 to 1."""
 
@@ -73,11 +75,11 @@ def _find_family(key: str, points: Sequence[Point]) -> tuple[str, float]:
     name = key.removeprefix("eval_")
     if name in ("loss", "learning_rate", "grad_norm", "combined_score"):
         return name, 1.0
-    if name.endswith(("accuracies", "token_accuracy")):
+    if name.endswith(("accuracies", "token_accuracy")) or key == "accuracy":
         return "accuracies", 100.0
     if key.startswith("eval_") and is_score(name) and all(abs(y) <= 1 for _, y in points if math.isfinite(y)):
         return f"scores {_find_set(name)}".strip(), 100.0
-    return ("rewards" if name in ("reward", "reward_std") else name.partition("/")[0]), 1.0
+    return ("rewards" if name in _REWARDS else name.partition("/")[0]), 1.0
 
 
 def _find_set(name: str) -> str:

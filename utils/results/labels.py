@@ -257,6 +257,10 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "(Student's t, not widened for the number of comparisons) leaves out 0.",
         "差值按随机种子与{reference}逐一配对; 仅当95%区间(t区间, 未按比较次数校正)不含0时才称更好或更差.",
     ),
+    "no_losses": (
+        "The losses of a suite of more than {most} runs are not drawn; each run's report.html shows its own.",
+        "运行数超过{most}时不绘制Loss曲线; 各次运行的report.html中有各自的曲线.",
+    ),
     "no_claims": (
         "Nothing is called better: no two settings have two seeds in common.",
         "不作优劣结论: 没有两个设置共有两个随机种子.",

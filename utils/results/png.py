@@ -63,7 +63,7 @@ def _draw(axis: Axes, chart: Chart) -> None:
         axis.plot(
             xs, ys,
             label=_plain(each.name),
-            color=LIGHT[each.color],
+            color=LIGHT[each.color % len(LIGHT)],
             alpha=0.4 if faint else 1,
             linewidth=0.8 if faint else 1.6,
             linestyle="-" if faint else _STYLES[each.color % len(_STYLES)],

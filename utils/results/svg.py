@@ -111,7 +111,8 @@ class _Axis:
 
     def label(self, value: float) -> str:
         """Write a tick's value."""
-        return write_number(value, value if self.is_log else self.step)
+        step, largest = (value, value) if self.is_log else (self.step, max(map(abs, self.ticks)))
+        return write_number(value, step, largest)
 
     def _scale(self, value: float) -> float:
         return math.log10(value) if self.is_log else value
@@ -145,7 +146,7 @@ def _draw_legend(shown: Sequence[Series]) -> tuple[str, float]:
             x, top = 0.0, top + _LINE
         middle = top - 2
         if each.kind == "dots":
-            parts.append(f'<circle class="f{each.color}" cx="{x + 9:g}" cy="{middle:g}" r="4"/>')
+            parts.append(_mark(each.color, x + 9, middle, 4))
         else:
             parts.append(_line((x, middle), (x + 18, middle), _class_of(each), _dash(each)))
         parts.append(_text(x + 23, top + 2, each.name, "name"))
@@ -181,7 +182,7 @@ def _draw_series(series: Series, x_axis: _Axis, y_axis: _Axis) -> Iterator[str]:
             if math.isfinite(px := x_axis.place(x)) and math.isfinite(py := y_axis.place(y)):
                 told = f"<title>{escape(f'{series.name}: {_short(y)} ({_short(x)})')}</title>"
                 radius = 4.5 if series.kind == "dots" or alone else 2.6
-                yield f'<circle class="f{series.color}" cx="{px:.1f}" cy="{py:.1f}" r="{radius}">{told}</circle>'
+                yield _mark(series.color, px, py, radius, told)
 
 
 def _draw_bars(chart: BarChart) -> tuple[str, float]:
@@ -208,8 +209,8 @@ def _draw_bar(bar: Bar, axis: _Axis, y: float, left: float) -> Iterator[str]:
         return
     if bar.interval:
         low, high = bar.interval
-        yield _line((axis.place(low), y), (axis.place(high), y), f"whisker s{bar.color}")
-    yield f'<circle class="f{bar.color}" cx="{axis.place(bar.value):.1f}" cy="{y:g}" r="5"/>'
+        yield _line((axis.place(low), y), (axis.place(high), y), f"whisker s{bar.color % len(LIGHT)}")
+    yield _mark(bar.color, axis.place(bar.value), y, 5)
     yield _text(WIDTH, y + 4, f"{bar.value:.2f}", "name", "end")
 
 
@@ -243,12 +244,24 @@ def _short(value: float) -> str:
 
 
 def _class_of(series: Series) -> str:
-    return f"{'faint' if series.kind == 'faint' else 'curve'} s{series.color}"
+    return f"{'faint' if series.kind == 'faint' else 'curve'} s{series.color % len(LIGHT)}"
 
 
 def _dash(series: Series) -> str:
-    dash = DASHES[series.color % len(DASHES)] if series.kind == "line" else ""
+    turn = series.color // len(LIGHT)
+    dash = DASHES[(series.color + turn) % len(DASHES)] if series.kind == "line" else ""
     return f' stroke-dasharray="{dash}"' if dash else ""
+
+
+def _mark(color: int, x: float, y: float, radius: float, inside: str = "") -> str:
+    """Draw a circle; where the colours begin anew a square, then a diamond."""
+    turn, style = color // len(LIGHT), f'class="f{color % len(LIGHT)}"'
+    if turn % 3 == 0:
+        return f'<circle {style} cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}">{inside}</circle>'
+    turned = f' transform="rotate(45 {x:.1f} {y:.1f})"' if turn % 3 == 2 else ""
+    left, top, side = x - radius * 0.9, y - radius * 0.9, radius * 1.8
+    place = f'x="{left:.1f}" y="{top:.1f}" width="{side:.1f}" height="{side:.1f}"'
+    return f"<rect {style}{turned} {place}>{inside}</rect>"
 
 
 def _line(start: Point, end: Point, style: str, dash: str = "") -> str:

@@ -85,3 +85,23 @@ def test_smoothing_is_the_exponential_average_without_bias():
         last = last * weight + (1 - weight) * y
         found.append(last / (1 - weight**count))
     assert [y for _, y in smooth(points)] == pytest.approx(found)
+
+
+def test_no_two_of_many_series_look_alike():
+    kinds = ("line", "dots")
+    for kind in kinds:
+        series = tuple(Series(f"method {index}", ((0, index), (1, index)), kind, index) for index in range(20))
+        drawn = ElementTree.fromstring(render(Chart("loss", "step", series)))
+        marks = [each for each in drawn.iter() if each.tag in ("path", "circle", "rect") and each.get("d", "x")]
+        looks = {(each.tag, each.get("class"), each.get("stroke-dasharray"), "rotate" in (each.get("transform") or ""))
+                 for each in marks if kind == "dots" or each.tag == "path"}  # fmt: skip
+        assert len(looks) == 20
+
+
+@pytest.mark.parametrize(
+    ("high", "expected"),
+    [(0.002, ["0", "0.0005", "0.0010", "0.0015", "0.0020"]), (4e-4, ["0", "1e-4", "2e-4", "3e-4", "4e-4"])],
+)
+def test_ticks_of_an_axis_are_written_alike(high, expected):
+    drawn = _draw((0, 0), (1, high))
+    assert [text.text for text in drawn.iter("text") if text.get("text-anchor") == "end"][: len(expected)] == expected
