@@ -2,7 +2,8 @@
 
 All train the same rows in the same order with the same seed and hyper-parameters: LoRA on all linear layers of a
 Llama shape with random weights, float32. Each run is a process of its own; they take turns, and medians are printed
-with the losses, which must agree. `packed` fills rows instead, so that a step holds about as many tokens.
+with the losses, which must agree. `packed` fills rows instead, so that a step holds about as many tokens. `bf16` is
+`packed` as training.bf16: true computes it.
 
   python perf/sft.py --rows $LORA_NS_REAL_DATA/gsm8k/train.jsonl --tokenizer $LORA_NS_REAL_DATA/tokenizers/gpt2
   python perf/sft.py --rows FILE --tokenizer FOLDER --steps 20 --repeat 5 --kinds plain ours packed
@@ -23,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-KINDS = ("plain", "trl", "padded", "ours", "packed")
+KINDS = ("plain", "trl", "padded", "ours", "packed", "bf16")
 LENGTH = 512
 
 
@@ -114,7 +115,7 @@ def _build(options: argparse.Namespace, rows: Any, tokenizer: Any, folder: str) 
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(LlamaForCausalLM(config), lora)
     kind, batch = options.kind, options.batch
-    if kind == "packed":
+    if kind in ("packed", "bf16"):
         rows = pack_rows(rows, LENGTH)
         batch = max(1, round(options.batch * len(rows) / (options.steps * options.batch)))
     shared = {
@@ -123,13 +124,13 @@ def _build(options: argparse.Namespace, rows: Any, tokenizer: Any, folder: str) 
         "report_to": "none", "disable_tqdm": True, "train_sampling_strategy": "sequential",
         "include_num_input_tokens_seen": "non_padding", "dataloader_pin_memory": False,
     }  # fmt: skip
-    own: dict[str, Any] = {"bf16": False, "gradient_checkpointing": False, "max_length": None}
+    own: dict[str, Any] = {"bf16": kind == "bf16", "gradient_checkpointing": False, "max_length": None}
     own["dataset_kwargs"] = {"skip_prepare_dataset": True}
     if kind == "plain":
         collate: Any = DataCollatorForSeq2Seq(tokenizer)
         trainer: Any = Trainer(model, TrainingArguments(**shared), collate, rows.remove_columns("length"))
     else:
-        flattened = kind in ("ours", "packed")
+        flattened = kind in ("ours", "packed", "bf16")
         if flattened:
             require_separate_documents(model)
         collate = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id, padding_free=flattened)

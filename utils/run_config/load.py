@@ -19,7 +19,7 @@ from utils.config.sections.training import DEFAULT_ROWS, OwnTrainingSection
 from utils.core.errors import ConfigError, Problem
 from utils.run_config.base_rules import settle_adapter
 from utils.run_config.layers import read_layers
-from utils.run_config.machine import Machine, find_unmet
+from utils.run_config.machine import Machine, choose_bf16, find_unmet
 from utils.run_config.reader import Header, SectionReader
 from utils.run_config.rules import (
     check_files,
@@ -159,6 +159,8 @@ def _compose(document: Document, read: dict[str, Section], task: type[Task], not
     if rate is not None and "learning_rate" not in training.arguments:
         said = f"training.learning_rate is not set; {rate:g} is taken, the default of peft.method: {peft.method}"
         notices = (*notices, said)
+    if training.arguments.get("bf16") == "auto":
+        notices = (*notices, f"training.bf16: auto is {str(arguments['bf16']).lower()} on this machine")
     ceiling = training.arguments.get("per_device_train_batch_size", DEFAULT_ROWS)
     rows = arguments.get("per_device_train_batch_size", DEFAULT_ROWS)
     if rows != ceiling:
@@ -206,6 +208,8 @@ def resolve_arguments(
     if learning_rate is not None:
         ours["learning_rate"] = learning_rate
     resolved = {**ours, **section.arguments}
+    if resolved.get("bf16") == "auto":
+        resolved |= choose_bf16(resolved)
     if resolved.get("gradient_accumulation_steps", 1) is None:
         del resolved["gradient_accumulation_steps"]
     if section.global_batch_size:

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
 
 _ON = ("1", "on", "yes", "true")
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Of x86 processors, and of ARM's."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,25 @@ class Machine:
         has_gpu = bool(list_gpus()) and not _is_cpu_build()
         is_new = has_gpu and max(_compute_capabilities(), default=8.0) >= 8
         return cls(gpu=has_gpu, bf16=is_new, tf32=is_new)
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:  # another system than Linux
+        return set()
+    return set(next((line for line in lines if line.lower().startswith(("flags", "features"))), "").split())
+
+
+def choose_bf16(arguments: Mapping[str, Any]) -> dict[str, bool]:
+    """Give the arguments that stand for `training.bf16: auto` on this machine."""
+    machine = Machine.look()
+    if arguments.get("fp16"):
+        return {"bf16": False}
+    if not machine.gpu or arguments.get("use_cpu"):
+        chosen = bool(_BF16_FLAGS & _cpu_flags())
+        return {"bf16": chosen, "use_cpu": True} if chosen else {"bf16": False}
+    return {"bf16": machine.bf16}
 
 
 Need = Callable[["RunConfig", Machine], str | None]

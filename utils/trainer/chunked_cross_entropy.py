@@ -7,19 +7,19 @@ Source: the in-forward gradient of Hsu et al. 2024 (Liger Kernel, arXiv:2410.109
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
 
-logger = logging.getLogger(__name__)
-
-CHUNK_ELEMENTS = 2**23
-"""Logits held at once: 32 MiB in float32."""
-_PROBE_TOKENS = 6
-_TOLERANCE = 2e-3
+CPU_LOGITS = 2**24
+"""Logits held at once on a CPU: 64 MiB in float32. More of them are multiplied no faster."""
+_GPU_ROWS = 1024
+"""Positions at once on a GPU, which reads the whole head for each chunk: with few it would wait for its memory."""
+_GPU_SHARE = 32
+"""A chunk's logits, in float32 and in the head's precision, take at most one part in so many of a GPU's memory. Of its
+whole memory, not of what is free: a resumed run divides rows as the run before it did."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,12 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         ]
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         num_right = torch.zeros((), dtype=torch.long, device=hidden.device)
-        for rows in list_chunks(hidden.shape[0], weight.shape[0]):
-            part = hidden[rows].to(weight.dtype)
-            raw = functional.linear(part, weight, bias)
-            losses, right, grad = _score(raw, targets[rows], spec, any(wanted[:3]))
+        for rows, part, logits, raw in _compute_logits(hidden, weight, bias):
+            losses, right, grad = _score(logits, targets[rows], spec, any(wanted[:3]))
             total += losses.sum()
             num_right += right
             if grad is not None:
-                _collect(grads, grad.to(weight.dtype), part, weight, rows)
+                _collect(grads, _round_into(raw, grad), part, weight, rows)
         ctx.save_for_backward(*grads)  # those of the loss's sum: the backward pass has only to scale them
         ctx.dtypes = [None if each is None else each.dtype for each in (hidden, weight, bias)]
         ctx.mark_non_differentiable(num_right)
@@ -103,12 +101,11 @@ class ChunkedLogProbs(torch.autograd.Function):
         trains_hidden, *trains_head = ctx.needs_input_grad[:3]
         found = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         slopes = torch.empty_like(hidden) if trains_hidden else None
-        for rows in list_chunks(hidden.shape[0], weight.shape[0]):
-            raw = functional.linear(hidden[rows].to(weight.dtype), weight, bias)
-            losses, _, grad = _score(raw, targets[rows], spec, trains_hidden)
+        for rows, _, logits, raw in _compute_logits(hidden, weight, bias):
+            losses, _, grad = _score(logits, targets[rows], spec, trains_hidden)
             found[rows] = -losses
             if slopes is not None and grad is not None:
-                slopes[rows] = -(grad.to(weight.dtype) @ weight)
+                slopes[rows] = -(_round_into(raw, grad) @ weight)
         ctx.spec = spec
         ctx.save_for_backward(slopes, *((hidden, weight, bias, targets) if any(trains_head) else ()))
         return found
@@ -125,31 +122,55 @@ class ChunkedLogProbs(torch.autograd.Function):
             torch.zeros_like(each, dtype=torch.float32) if want else None
             for each, want in zip((weight, bias), ctx.needs_input_grad[1:3], strict=True)
         ]
-        for rows in list_chunks(hidden.shape[0], weight.shape[0]):
-            part = hidden[rows].to(weight.dtype)
-            grad = _score(functional.linear(part, weight, bias), targets[rows], ctx.spec, True)[-1]
+        for rows, part, logits, raw in _compute_logits(hidden, weight, bias):
+            grad = _score(logits, targets[rows], ctx.spec, True)[-1]
             assert grad is not None, "asked for"
-            _collect([None, *grads], grad.mul_(-grad_found[rows, None]).to(weight.dtype), part, weight, rows)
+            _collect([None, *grads], _round_into(raw, grad.mul_(-grad_found[rows, None])), part, weight, rows)
         of_head = [None if g is None else g.to(each.dtype) for g, each in zip(grads, (weight, bias), strict=True)]
         return of_hidden, *of_head, None, None
 
 
+def _compute_logits(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Give the positions of each chunk, their hidden states, their logits in float32, and these as they came.
+
+    Every chunk lies where the one before it lay: to be given memory anew takes a fifth of the product's time.
+    """
+    chunks = list_chunks(hidden.shape[0], weight.shape[0], weight.device)
+    place = weight.new_empty((min(hidden.shape[0], chunks[0].stop) if chunks else 0, weight.shape[0]))
+    in_float32 = place if place.dtype == torch.float32 else torch.empty_like(place, dtype=torch.float32)
+    for rows in chunks:
+        part = hidden[rows].to(weight.dtype)
+        raw = place[: len(part)]
+        if bias is None:
+            torch.mm(part, weight.t(), out=raw)
+        else:
+            torch.addmm(bias, part, weight.t(), out=raw)
+        yield rows, part, raw if in_float32 is place else in_float32[: len(part)].copy_(raw), raw
+
+
+def _round_into(raw: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+    """Bring a gradient to the head's precision, in the place of the logits that are no longer needed."""
+    return grad if grad.dtype == raw.dtype else raw.copy_(grad)
+
+
 def _score(
-    raw: torch.Tensor, targets: torch.Tensor, spec: LossSpec, with_grad: bool
+    logits: torch.Tensor, targets: torch.Tensor, spec: LossSpec, with_grad: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Give the losses of one chunk, (n,), and turn its logits into their gradient in place."""
-    logits = transform(raw.float(), spec)
+    logits = transform(logits, spec)
     capped = logits.clone() if spec.softcap is not None and with_grad else None
     if spec.temperature != 1.0:
-        logits = logits / spec.temperature
+        logits = logits.div_(spec.temperature)
     mean = logits.mean(-1) if spec.label_smoothing else None
     top = logits.amax(-1, keepdim=True)
     at_target = logits.gather(-1, targets[:, None])
-    exponents = logits.sub_(top).exp_()  # in place from here on: a chunk's logits are held once
-    norm = exponents.sum(-1, keepdim=True)
-    log_norm = (norm.log() + top).squeeze(-1)
-    losses = log_norm - at_target.squeeze(-1)
     right = (at_target >= top).sum()
+    grad = torch.softmax(logits, -1, out=logits)  # in place: the probabilities
+    # The largest probability is at least one in the vocabulary's size, so its logarithm is exact where others' is not.
+    log_norm = (top - grad.amax(-1, keepdim=True).log()).squeeze(-1)
+    losses = log_norm - at_target.squeeze(-1)
     weights = torch.exp(-losses) if spec.weigh_by_probability else None
     share = spec.label_smoothing
     if mean is not None:  # the mean over the vocabulary of -log p: log_norm less the mean logit
@@ -157,8 +178,7 @@ def _score(
     weighed = losses if weights is None else losses * weights
     if not with_grad:
         return weighed, right, None
-    grad = exponents.div_(norm)  # the probabilities; less the target's share they are the gradient
-    grad.scatter_add_(-1, targets[:, None], torch.full_like(at_target, share - 1.0))
+    grad.scatter_add_(-1, targets[:, None], torch.full_like(at_target, share - 1.0))  # less the target's share
     if share:
         grad.sub_(share / grad.shape[-1])
     if weights is not None:
@@ -193,7 +213,12 @@ def transform(logits: torch.Tensor, spec: LossSpec) -> torch.Tensor:
     return logits if spec.softcap is None else spec.softcap * torch.tanh(logits / spec.softcap)
 
 
-def list_chunks(num_rows: int, vocabulary: int) -> list[slice]:
+def list_chunks(num_rows: int, vocabulary: int, device: torch.device) -> list[slice]:
     """Divide positions so that only so many logits are held at once."""
-    size = max(1, CHUNK_ELEMENTS // vocabulary)
+    if device.type == "cuda":
+        room = torch.cuda.get_device_properties(device).total_memory // _GPU_SHARE
+        size = min(_GPU_ROWS, room // (6 * vocabulary))
+    else:
+        size = CPU_LOGITS // vocabulary
+    size = max(1, size)
     return [slice(start, start + size) for start in range(0, num_rows, size)]

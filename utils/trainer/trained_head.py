@@ -136,7 +136,7 @@ def _score_by_module(
 
 
 def _score_chunks(states: torch.Tensor, head: nn.Module, targets: torch.Tensor, spec: LossSpec) -> Iterator[Any]:
-    for rows in list_chunks(max(states.shape[0], 1), getattr(head, "out_features", 2**16)):
+    for rows in list_chunks(max(states.shape[0], 1), getattr(head, "out_features", 2**16), states.device):
         yield checkpoint(_score_logits, head, states[rows], targets[rows], spec, use_reentrant=False)
 
 

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 NAME = "documents"
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 _GROUPS = "lora_ns_groups"
+_LONGEST = "lora_ns_longest"
+_LARGEST_HEAD = 256
+_AMPERE = (8, 0)
 _PROBE_LENGTHS = (5, 9, 2)
 _LARGEST_PROBE = 512
 _TOLERANCE = 1e-4
@@ -50,12 +53,15 @@ def attend_within_documents(  # noqa: PLR0913, PLR0917  the signature is the lib
     """
     if cu_seq_lens_q is None or attention_mask is not None:
         raise NotImplementedError("the layer is not told where documents begin")
-    groups = _group_documents(cu_seq_lens_q, query.shape[2])
     _refuse_other_attention(kwargs)
+    window = kwargs.get("sliding_window")
+    if _has_kernel(query, value, dropout):
+        return _attend_by_kernel(query, key, value, cu_seq_lens_q, scaling, window)[None], None
+    groups = _group_documents(cu_seq_lens_q, query.shape[2])
     parts = []
     for index, is_real in groups:
         queries, keys, values = (each[0][:, index].transpose(0, 1) for each in (query, key, value))
-        mask = _window_mask(kwargs.get("sliding_window"), index)
+        mask = _window_mask(window, index)
         attended = scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
@@ -127,6 +133,39 @@ def require_separate_documents(model: Any, key: str = "sft.packing") -> None:
     """
     if reason := separate_documents(model):
         raise ModelError(f"{key}: {reason}; set {key}: false")
+
+
+def _has_kernel(query: torch.Tensor, value: torch.Tensor, dropout: float) -> bool:
+    """Tell whether torch's flash attention for documents of any length can be used: on NVIDIA GPUs from Ampere on."""
+    size = query.shape[-1]
+    fits = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and size == value.shape[-1] and not dropout
+    fits = fits and size <= _LARGEST_HEAD and size % 8 == 0
+    return fits and torch.cuda.get_device_capability(query.device) >= _AMPERE
+
+
+def _attend_by_kernel(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    boundaries: torch.Tensor,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """Attend within documents in one call, without index or mask; the result has shape (tokens, heads, head_dim)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = getattr(boundaries, _LONGEST, None)
+    if longest is None:  # once for a batch: it waits for the GPU
+        if int(boundaries[-1]) != query.shape[2]:
+            raise NotImplementedError("there are tokens outside of the documents")
+        longest = int(boundaries.diff().max())
+        setattr(boundaries, _LONGEST, longest)
+    places = boundaries.to(torch.int32)
+    attended: torch.Tensor = varlen_attn(
+        *(each[0].transpose(0, 1).contiguous() for each in (query, key, value)), places, places, longest, longest,
+        scale=scaling, window_size=(-1 if window is None else window - 1, 0), enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
+    return attended
 
 
 def _group_documents(boundaries: torch.Tensor, num_tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -14,7 +14,7 @@ import pytest
 from utils.core.errors import ConfigError
 from utils.run_config import load_run_config
 from utils.run_config.load import check_machine
-from utils.run_config.machine import Machine, find_unmet, require_machine, tracker_names
+from utils.run_config.machine import Machine, choose_bf16, find_unmet, require_machine, tracker_names
 
 Write = Callable[..., Path]
 ROOT = Path(__file__).parents[3]
@@ -218,3 +218,23 @@ def test_train_refuses_before_torch_is_imported(tmp_path: Path) -> None:
         assert f"error: command line  training.{name}" in answer["err"]
         assert "Traceback" not in answer["err"]
     assert not (tmp_path / "out").exists()
+
+
+def test_bf16_auto_is_what_the_device_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    machines = {
+        "GPU": (Machine(gpu=True, bf16=True, tf32=True), set(), {"bf16": True}),
+        "old GPU": (Machine(gpu=True, bf16=False, tf32=False), {"avx512_bf16"}, {"bf16": False}),
+        "new CPU": (NOTHING, {"avx2", "avx512_bf16"}, {"bf16": True, "use_cpu": True}),
+        "old CPU": (NOTHING, {"avx2"}, {"bf16": False}),
+    }
+    for machine, flags, chosen in machines.values():
+        monkeypatch.setattr(Machine, "look", lambda machine=machine: machine)
+        monkeypatch.setattr("utils.run_config.machine._cpu_flags", lambda flags=flags: flags)
+        assert choose_bf16({}) == chosen
+    assert choose_bf16({"fp16": True}) == {"bf16": False}
+
+
+def test_bf16_auto_stands_resolved_in_the_run(write_run: Write) -> None:
+    config = load_run_config(write_run(training={"bf16": "auto"}))
+    assert config.arguments["bf16"] == bool(choose_bf16({}).get("bf16"))
+    assert any("training.bf16: auto is" in each for each in config.notices)

@@ -92,7 +92,7 @@ def test_loss_and_gradients_equal_those_of_whole_logits(kind, options, monkeypat
     torch.manual_seed(0)
     model = _without_dropout(KINDS[kind]()).train()
     expected = copy.deepcopy(model)
-    monkeypatch.setattr(chunked_cross_entropy, "CHUNK_ELEMENTS", 97 * 5)  # several chunks
+    monkeypatch.setattr(chunked_cross_entropy, "CPU_LOGITS", 97 * 5)  # several chunks
     install_trained_head(model, **options)
     ids, labels = _batch()
     output = model(input_ids=ids, labels=labels, trained_positions=True)
@@ -216,7 +216,7 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(training, monkeypatch):
     model.get_output_embeddings().requires_grad_(False)
     model.get_input_embeddings().requires_grad_(False)
     install_trained_head(model)
-    monkeypatch.setattr(chunked_cross_entropy, "CHUNK_ELEMENTS", 20_000 * 4)
+    monkeypatch.setattr(chunked_cross_entropy, "CPU_LOGITS", 20_000 * 4)
     ids = torch.randint(3, 20_000, (1, 200))
     with torch.set_grad_enabled(training), _LargestTensor() as largest:
         output = model(input_ids=ids, labels=ids, trained_positions=True)

@@ -80,6 +80,7 @@ _CHOICES = {
     "train_sampling_strategy": Literal["random", "sequential", "group_by_length"],
     "log_level": Literal["detail", "debug", "info", "warning", "error", "critical", "passive"],
     "learning_rate": float | None,  # null: the method's own, whatever the file below says
+    "bf16": bool | Literal["auto"],
     "gradient_accumulation_steps": int | None,  # null: global_batch_size decides, whatever the file says
 }
 """Values that transformers checks only when the Trainer is built, or that we read in another way."""
@@ -89,6 +90,10 @@ _HELP = {
     "disable_tqdm": (
         "Show no progress bars, neither ours (training, evaluation, encoding) nor the libraries'; null: shown on a "
         "terminal, unless TQDM_DISABLE is set."
+    ),
+    "bf16": (
+        "Multiply in bfloat16 (mixed precision: trained weights, their gradients and sums stay float32). auto: where "
+        "the GPU, or a CPU's AVX512-BF16 or AMX, does it; what was chosen stands in run.yaml."
     ),
     "metric_for_best_model": (
         "The result that chooses the best checkpoint and ends training early: of evaluations by eval_strategy a metric "
