@@ -57,12 +57,14 @@ def run_training(arguments: argparse.Namespace, started: float) -> Answer:
         return show_preview(config, arguments.preview)
     if arguments.plan:
         return show_plan(config, arguments)
-    folder, record = train(config, arguments.resume, arguments.overwrite, started)
+    folder, record = train(config, arguments.resume, arguments.overwrite, started, arguments.profile)
     answer = show_result(folder, config, record, folder.finished is not None, arguments.show)
     return answer | push_run(folder.path, config, record, arguments.push_dry_run)
 
 
-def train(config: RunConfig, resume: str | None, overwrite: bool, started: float) -> tuple[RunFolder, RunRecord]:
+def train(
+    config: RunConfig, resume: str | None, overwrite: bool, started: float, profile: bool = False
+) -> tuple[RunFolder, RunRecord]:
     """Open the run's folder and run in it; what was run there before by the same configuration is given as it is."""
     from utils.run_config.base_rules import require_fitting_base
     from utils.run_config.machine import require_machine
@@ -79,12 +81,12 @@ def train(config: RunConfig, resume: str | None, overwrite: bool, started: float
     require_fitting_base(config)
     with destroy_process_group_on_exit(), explain_full_disk(folder.path):
         rehearse(config)
-        record = run(config, folder, started)
+        record = run(config, folder, started, profile)
         report_run(config, record)
         return folder, record
 
 
-def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
+def run(config: RunConfig, folder: RunFolder, started: float, profile: bool = False) -> RunRecord:
     """Train, score, export, and prove that the export is what was trained."""
     from utils.core.seeding import seed_everything
     from utils.modeling.base_model import load_base_model
@@ -100,7 +102,7 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
     from utils.trainer.failures import guard_training
     from utils.trainer.launch import is_sharded
     from utils.trainer.processes import main_process_first
-    from utils.trainer.progress import MeasuringCallback
+    from utils.trainer.progress import measure_training
 
     with export.Recording(folder, config) as recording:
         seed_everything(config.seed)
@@ -116,7 +118,7 @@ def run(config: RunConfig, folder: RunFolder, started: float) -> RunRecord:
         counts, commit = count_parameters(model), resolved_commit(model)
         announce_parameters(counts)
         trainer = task.build_trainer(model, tokenizer, data)
-        trainer.add_callback(measuring := MeasuringCallback(started))
+        measuring = measure_training(trainer, started, profile)
         del model  # the trainer's alone: the reload check has to be able to let go of it
 
         with guard_training(trainer, config.length_key):
@@ -189,6 +191,11 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument("--card", choices=CARDS, metavar="NAME", help=told)
     parser.add_argument("--probe", action="store_true", help="with --plan, train a few steps to estimate the time")
     parser.add_argument("--rate", type=read_number, metavar="N", help="with --plan, the time at N tokens a second")
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="show where the time goes, and write it with a trace of three steps into the run's folder",
+    )
     parser.add_argument(
         "--push_dry_run",
         action="store_true",

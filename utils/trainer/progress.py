@@ -15,6 +15,7 @@ from utils.core.terminal import build_console
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+    from transformers import Trainer
 
 GIB = 1024**3
 _NOT_SCORES = ("runtime", "per_second", "samples", "preparation_time")
@@ -173,3 +174,13 @@ class MeasuringCallback(TrainerCallback):
             "peak_vram_reserved_gb": max(torch.cuda.max_memory_reserved(device) for device in devices) / GIB,
             "peak_rss_gb": rss,
         }
+
+
+def measure_training(trainer: Trainer, started: float, profile: bool) -> MeasuringCallback:
+    """Let the trainer be measured, and tell with `profile` where its time goes; `started` is as for the callback."""
+    trainer.add_callback(measuring := MeasuringCallback(started))
+    if profile:
+        from utils.trainer.profiling import ProfilingCallback
+
+        trainer.add_callback(ProfilingCallback(trainer))
+    return measuring
