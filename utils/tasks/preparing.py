@@ -72,7 +72,7 @@ def attach_adapter(
         num_epochs=count_epochs(resolved, data.num_train_rows),
         num_rows=num_rows,
         num_tokens=num_tokens,
-        device=_choose_device(resolved),
+        device=choose_device(resolved),
         training_batches=lambda count, size: collate_training_rows(
             data.draw_training_rows(count, seed), size, tokenizer, load_task(settings.task)
         ),
@@ -113,7 +113,7 @@ def count_epochs(resolved: dict[str, Any], num_rows: int) -> float:
     return count_training_steps(resolved, num_rows) / per_epoch if per_epoch else 0.0
 
 
-def _choose_device(resolved: dict[str, Any]) -> str:
+def choose_device(resolved: dict[str, Any]) -> str:
     """Name the device that the trainer will take, so that what looks at data before need not wait for a CPU."""
     import torch
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from utils.config.error_messages import suggest
+from utils.config.sections.training import DEFAULT_ROWS
 from utils.config.yaml_text import read_document
 from utils.core.errors import UserError
 from utils.core.json_files import find_object
@@ -29,6 +30,12 @@ _YES = ("1", "true", "yes", "on", "y", "t")
 def count_launched() -> int:
     """Count the processes that were started together, on all machines; 1 where no launcher has set WORLD_SIZE."""
     return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def count_step_rows(arguments: Mapping[str, Any]) -> int:
+    """Count the rows of an optimizer step, over all processes."""
+    at_once = int(arguments.get("per_device_train_batch_size", DEFAULT_ROWS)) * count_launched()
+    return at_once * int(arguments.get("gradient_accumulation_steps", 1))
 
 
 def require_launched() -> None:

@@ -148,6 +148,11 @@ def test_a_step_holds_whole_groups_as_often_as_asked_for():
     ("sections", "said"),
     [
         ({"grpo": {}}, "grpo.rewards: names no metric"),
+        ({"grpo": {"reward_models": {"./no_such": 1.0}}}, "no_such: holds no model; of a reward: run merge_adapter.py"),
+        (
+            {"grpo": {"rewards": {"em_strict": 1.0}, "server": "http://127.0.0.1:9/v1"}, "peft": {"method": "ia3"}},
+            "grpo.server: a server cannot load what ia3 saves",
+        ),
         ({"grpo": {"rewards": {"em_strikt": 1.0}}}, "no metric of generated texts called em_strikt"),
         ({"grpo": {"rewards": {"em_strict": 1.0}, "num_generations": 3}}, "3 does not divide the 8 answers"),
         ({"grpo": {"rewards": {"em_strict": 1.0}, "beta": 0.1}, "peft": {"method": "none"}}, "needs an adapter"),

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from utils.config.document import Document
 from utils.core.errors import Problem
+from utils.data.preference import as_pairs
 from utils.tasks import preference
 from utils.tasks.dpo.section import DpoSection
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
+    from utils.data.dataset import InstructionSet
     from utils.tasks.task import TaskRun
 
 _ON_RATIOS = ("nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down")
@@ -28,6 +30,11 @@ class Task(preference.PreferenceTask):
         "rewards/accuracies": True, "loss": False, "rewards/margins": True, "rewards/chosen": True,
         "rewards/rejected": False, "logps/accuracies": True, "logps/chosen": True, "logps/rejected": False,
     }  # fmt: skip
+
+    @classmethod
+    def describe_rows(cls, config: RunConfig) -> InstructionSet:
+        """Make the dataset's rows pairs."""
+        return as_pairs(super().describe_rows(config), getattr(config.dataset, "roles", {}))
 
     @classmethod
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from utils.adapters.adapter import explain_unservable
 from utils.config.document import Document
 from utils.config.error_messages import suggest
-from utils.config.sections.training import DEFAULT_ROWS
+from utils.config.sections.model import ModelSection, is_local
 from utils.core.errors import Problem
 from utils.metrics.metric import load_metric, metric_names
-from utils.tasks import preference, sft
+from utils.modeling.source import read_model_config
+from utils.tasks import preference
 from utils.tasks.grpo.section import GrpoSection
+from utils.trainer.launch import count_step_rows
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
-    from utils.data.dataset import InstructionSet
     from utils.tasks.task import TaskRun
 
 
@@ -27,16 +28,6 @@ class Task(preference.PreferenceTask):
     OWN_SECTION = GrpoSection
     LENGTH_KEY = "grpo.max_prompt_length"
     LOSSES = {}
-
-    @classmethod
-    def describe_rows(cls, config: RunConfig) -> InstructionSet:
-        """Take them as the dataset describes them: a prompt, and what its answers are judged by."""
-        return sft.Task.describe_rows(config)
-
-    @classmethod
-    def headline(cls, config: RunConfig) -> str | None:
-        """Name the first metric that the dataset's own section asks for."""
-        return sft.Task.headline(config)
 
     @classmethod
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
@@ -73,13 +64,20 @@ class Task(preference.PreferenceTask):
 
 def _find_reward_mistakes(section: GrpoSection) -> Iterator[tuple[str, str]]:
     known = metric_names("generation")
-    if not section.rewards:
+    if not (section.rewards or section.reward_models):
         yield "grpo.rewards", "names no metric; {em_strict: 1.0}, say"
     for name in section.rewards:
         if name not in known:
             yield "grpo.rewards", f"no metric of generated texts called {name}{suggest(name, known)}"
         elif (metric := load_metric(name)).runs_code or metric.num_answers > 1:
             yield "grpo.rewards", f"{name} cannot be a reward: it runs what was written, or judges several answers"
+    for name in section.reward_models:
+        made = read_model_config(ModelSection(name_or_path=name))
+        if made is None and is_local(name):
+            message = f"{name}: holds no model; of a reward: run merge_adapter.py makes one"
+            yield "grpo.reward_models", message
+        elif made is not None and not str((made.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
+            yield "grpo.reward_models", f"{name}: is no reward model, which has a head of one number"
 
 
 def _find_mistakes(config: RunConfig) -> Iterator[tuple[str, str]]:
@@ -93,11 +91,3 @@ def _find_mistakes(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "grpo.server", f"{reason}; or leave grpo.server out"
     if getattr(config.peft, "cache", "off") != "off":
         yield "peft.cache", "not with grpo: answers are new in each step, and nothing is read twice"
-
-
-def count_step_rows(arguments: Mapping[str, Any]) -> int:
-    """Count the answers of an optimizer step, over all processes."""
-    import os
-
-    at_once = int(arguments.get("per_device_train_batch_size", DEFAULT_ROWS)) * int(os.environ.get("WORLD_SIZE", "1"))
-    return at_once * int(arguments.get("gradient_accumulation_steps", 1))

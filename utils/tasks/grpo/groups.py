@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -17,10 +18,13 @@ from utils.core.json_files import parse_json
 from utils.core.texts import RowError
 from utils.data.dataset import Example, Reference
 from utils.data.encoding import MASKED, Encoded, ExampleEncoder
+from utils.generation.judging import Judge, describe_asked
 from utils.metrics.metric import load_metric
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from utils.tasks.grpo.section import GrpoSection
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class EncodedPrompt(Encoded):
 
     reference: str = ""
     """As JSON."""
+    asked: str = ""
+    """What a reward model reads beside an answer, as JSON."""
 
     @property
     def is_usable(self) -> bool:
@@ -37,14 +43,14 @@ class EncodedPrompt(Encoded):
 
     def to_row(self) -> dict[str, Any]:
         """Give the row with its reference."""
-        return {**super().to_row(), "reference": self.reference}
+        return {**super().to_row(), "reference": self.reference, "asked": self.asked}
 
 
 @dataclass(frozen=True)
 class PromptEncoder(ExampleEncoder):
     """Encodes prompts alone; those longer than max_length lose their middle, unless rows are to be dropped."""
 
-    COLUMNS: ClassVar[Mapping[str, type]] = {**ExampleEncoder.COLUMNS, "reference": str}
+    COLUMNS: ClassVar[Mapping[str, type]] = {**ExampleEncoder.COLUMNS, "reference": str, "asked": str}
 
     def encode_many(self, examples: Sequence[Example]) -> list[list[Encoded] | RowError]:
         """Encode the prompts of examples."""
@@ -57,10 +63,9 @@ class PromptEncoder(ExampleEncoder):
             kept = ids if too_long else self.encode_prompt(example, self.max_length)
         except RowError as error:
             return error
-        reference = json.dumps(example.reference, ensure_ascii=False)
-        cut = len(ids) - len(kept)
-        masked = [MASKED] * len(kept)
-        return [EncodedPrompt(kept, masked, len(ids), prompt_cut=cut, too_long=too_long, reference=reference)]
+        judged = [json.dumps(each, ensure_ascii=False) for each in (example.reference, describe_asked(example))]
+        row = EncodedPrompt(kept, [MASKED] * len(kept), len(ids), prompt_cut=len(ids) - len(kept), too_long=too_long)
+        return [replace(row, reference=judged[0], asked=judged[1])]
 
 
 class RepeatedPrompts(TorchDataset[dict[str, Any]]):
@@ -77,7 +82,8 @@ class RepeatedPrompts(TorchDataset[dict[str, Any]]):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         row = self._rows[number // self._times]
-        return {"input_ids": row["input_ids"], "reference": parse_json(row["reference"]), "number": number}
+        judged = {name: parse_json(row[name]) for name in ("reference", "asked")}
+        return {"input_ids": row["input_ids"], **judged, "number": number}
 
 
 class GroupOrder(Sampler[int]):
@@ -108,12 +114,14 @@ class GroupOrder(Sampler[int]):
 
 
 class Rewards:
-    """Metrics as rewards."""
+    """Metrics and reward models as rewards; the judges are those of the section's models, in their order."""
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        self.names = tuple(weights)
+    def __init__(self, section: GrpoSection, judges: Sequence[Judge] = ()) -> None:
+        weights = {**section.rewards, **(section.reward_models if judges else {})}
+        self.names = tuple(Path(name).name for name in weights)
         self._weights = np.array([*weights.values()])
-        self._metrics = [load_metric(name) for name in weights]
+        self._metrics = [load_metric(name) for name in section.rewards]
+        self._judges = judges
 
     def require(self, references: Sequence[Reference]) -> None:
         """Check that the rows say what the metrics judge by.
@@ -125,9 +133,11 @@ class Rewards:
             if not all(metric.takes(each) for each in references):
                 raise ConfigError([Problem(f"{metric.name} cannot judge answers to these rows", "grpo.rewards")])
 
-    def score(self, texts: Sequence[str], references: Sequence[Reference]) -> np.ndarray[Any, Any]:
-        """Score answers, shape (n, metrics + 1): by each metric, then their weighted sum; undefined ones count 0."""
+    def score(self, texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> np.ndarray[Any, Any]:
+        """Score answers to rows, shape (n, rewards + 1): each reward, then their weighted sum; undefined ones are 0."""
+        references, asked = ([row[name] for row in rows] for name in ("reference", "asked"))
         columns = [metric.score_rows(texts, references) for metric in self._metrics if metric.score_rows is not None]
+        columns += [np.array(judge(asked, texts)) for judge in self._judges]
         scores: np.ndarray[Any, Any] = np.nan_to_num(np.stack(columns, axis=1))
         total: np.ndarray[Any, Any] = np.concatenate([scores, scores @ self._weights[:, None]], axis=1)
         return total

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from utils.config.sections.dataset import InstructionSection
 from utils.core.json_files import parse_json
+from utils.generation.judging import load_judge
 from utils.tasks.grpo.groups import PromptEncoder, RepeatedPrompts, Rewards
 from utils.tasks.grpo.section import GrpoSection
 from utils.tasks.grpo.trainer import GrpoTrainer
 from utils.tasks.preference.run import RowsRun
+from utils.tasks.preparing import choose_device
 from utils.tasks.sft.run import CausalData
 from utils.tasks.sft.section import build_encoder
 
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
 
     from utils.data.encoding import ExampleEncoder
     from utils.tasks.preference.batches import PreferenceCollator
-    from utils.trainer.base import LoraNsTrainer
 
 
 class GrpoRun(RowsRun):
@@ -33,7 +35,7 @@ class GrpoRun(RowsRun):
     def arrange(self, rows: Dataset) -> Dataset:
         """Leave the rows as they are, if the rewards can judge answers to them."""
         section = self._settings.section(GrpoSection)
-        Rewards(section.rewards).require([parse_json(each) for each in rows["reference"][:]])
+        Rewards(section).require([parse_json(each) for each in rows["reference"][:]])
         return rows
 
     def prepare_data(self, tokenizer: PreTrainedTokenizerBase) -> CausalData:
@@ -50,17 +52,15 @@ class GrpoRun(RowsRun):
         section = config.section(GrpoSection)
         drawn = {"max_new_tokens": section.max_completion_length, "temperature": section.temperature,
                  "top_p": section.top_p, "top_k": section.top_k, "min_new_tokens": 0}  # fmt: skip
+        rows, device = config.section(InstructionSection), choose_device(config.arguments)
+        judges = [load_judge(name, rows, device) for name in section.reward_models]
         return {
             "train_dataset": RepeatedPrompts(train, section.num_generations),
             "generation": config.generation.model_copy(update=drawn),
             "stop": self._stop,
             "collate": collate,
-            "rewards": Rewards(section.rewards),
+            "rewards": Rewards(section, judges),
             "method": config.peft.method,
             "seed": config.seed,
             "temperature": section.temperature,
         }
-
-    def evaluate_losses(self, trainer: LoraNsTrainer, data: CausalData, step: int) -> dict[str, Any]:
-        """Evaluate nothing: rows have no loss."""
-        return {}

@@ -15,6 +15,9 @@ class GrpoSection(Section):
     rewards: dict[str, float] = {}
     """Metrics of generated texts with their weights, `{em_strict: 1.0}`: an answer's reward is the weighted sum of its
     scores. One of your own is a metric in a folder that `extensions:` names."""
+    reward_models: dict[str, float] = {}
+    """Trained reward models with their weights, added to that sum: a hub id, or a folder that merge_adapter.py wrote of
+    a `reward:` run. Each is in memory beside the model."""
     max_prompt_length: int = Field(512, ge=8)
     """Tokens that a prompt may have; longer ones lose their middle, or what dataset.truncation says."""
     max_completion_length: int = Field(256, ge=1)

@@ -13,6 +13,7 @@ import torch
 
 from utils.core.errors import UserError
 from utils.data.encoding import MASKED
+from utils.evaluation.handing_over import handed_over
 from utils.evaluation.processes import gather_lists, share_from_first
 from utils.generation.backend import Generated, generate_batches, open_backend
 from utils.generation.model_state import keep_random_state
@@ -20,7 +21,6 @@ from utils.tasks.grpo.groups import GroupOrder, Rewards, compute_advantages
 from utils.tasks.grpo.losses import Answered, compute_losses
 from utils.tasks.preference.batches import PreferenceCollator
 from utils.tasks.preference.trainer import PreferenceTrainer
-from utils.tasks.serving import handed_over
 from utils.trainer.varlen_attention import plain_attention
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class GrpoTrainer(PreferenceTrainer):
         """Let the model answer rows, and make batches of the answers with their advantages."""
         rows = [row for batch in batches for row in batch]
         answers = self._generate(rows, block)
-        scores = self._reward.score([each.text for each in answers], [row["reference"] for row in rows])
+        scores = self._reward.score([each.text for each in answers], rows)
         known = dict(gather_lists(list(zip([row["number"] for row in rows], scores[:, -1].tolist(), strict=True))))
         numbers = sorted(known)
         rewards = torch.tensor([known[number] for number in numbers], dtype=torch.float32)
@@ -165,7 +165,7 @@ class GrpoTrainer(PreferenceTrainer):
             advantages=inputs["advantages"],
             kept=inputs["kept"],
             step_tokens=inputs["step_tokens"],
-            step_rows=self._count_step_rows(),
+            step_rows=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
         )
         losses, kl, clipped = compute_losses(batch, self.section)
         alike = (batch.advantages == 0).float()
@@ -181,10 +181,7 @@ class GrpoTrainer(PreferenceTrainer):
         return found | ({"clip_ratio/region_mean": clipped} if self.section.num_iterations > 1 else {})
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["input_ids", "reference", "number"]
-
-    def _count_step_rows(self) -> int:
-        return int(self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size)
+        self._signature_columns = ["input_ids", "reference", "asked", "number"]
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
         goes_on = self.state.global_step % self.section.num_iterations > 0

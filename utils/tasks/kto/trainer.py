@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from utils.config.sections.training import DEFAULT_ROWS
 from utils.data.encoding import MASKED
 from utils.data.preference import LabelledEncoder, find_prompt
 from utils.tasks.kto.section import KtoSection
 from utils.tasks.preference.run import PreferenceRun
 from utils.tasks.preference.trainer import PreferenceTrainer
 from utils.tasks.sft.section import build_encoder
-from utils.trainer.launch import count_launched
+from utils.trainer.launch import count_step_rows
 from utils.trainer.processes import main_process_first
 
 if TYPE_CHECKING:
@@ -89,10 +88,8 @@ class KtoRun(PreferenceRun):
         config = self._settings
         if config.section(KtoSection).loss_type != "kto":
             return rows
-        rows_at_once = config.arguments.get("per_device_train_batch_size", DEFAULT_ROWS) * count_launched()
-        block = rows_at_once * config.arguments.get("gradient_accumulation_steps", 1)
         with main_process_first(config.training.output_dir):
-            return exchange_answers(rows, block, config.max_length)
+            return exchange_answers(rows, count_step_rows(config.arguments), config.max_length)
 
 
 def exchange_answers(rows: Dataset, block: int, max_length: int) -> Dataset:

@@ -10,14 +10,12 @@ from pydantic import Field
 from utils.config.document import Document
 from utils.config.section import Section
 from utils.core.errors import Problem
-from utils.data.preference import as_pairs
 from utils.tasks import sft, task
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from utils.config.run_config import RunConfig
-    from utils.data.dataset import InstructionSet
 
 
 class PreferenceSection(Section):
@@ -65,14 +63,9 @@ class PreferenceTask(sft.Task):
         return task.Task.arguments_class()
 
     @classmethod
-    def describe_rows(cls, config: RunConfig) -> InstructionSet:
-        """Make the dataset's rows pairs."""
-        return as_pairs(super().describe_rows(config), getattr(config.dataset, "roles", {}))
-
-    @classmethod
     def headline(cls, config: RunConfig) -> str | None:
-        """Leave it to the run's record: the first set's metric, else the first of LOSSES."""
-        return None
+        """Leave it to the run's record, where rows are evaluated: the first set's metric, else the first of LOSSES."""
+        return None if cls.LOSSES else super().headline(config)
 
     @classmethod
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:

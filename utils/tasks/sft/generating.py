@@ -14,12 +14,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from utils.core.errors import LoraNsError
 from utils.evaluation.evaluator import evaluate_set
 from utils.evaluation.files import FINAL_RESULTS, SetFiles, copy_answers, name_model, step_folder, write_object
+from utils.evaluation.handing_over import handed_over
 from utils.evaluation.history import COMBINED, Entry, History, build_entry, name_score, open_history
 from utils.evaluation.identity import hash_model
 from utils.evaluation.processes import FAILURES, describe_failure, find_rank, run_together, share_from_first
 from utils.evaluation.score import SetScore
 from utils.generation.model_state import keep_random_state
-from utils.tasks.serving import handed_over
 from utils.tasks.sft.evaluation_rules import is_loss
 from utils.trainer.callbacks import EarlyStoppingCallback
 from utils.trainer.checkpoint_files import find_checkpoint, link_best, mark_checkpoint

@@ -260,14 +260,11 @@ class SftRun:
         """Score what the model writes, which settles whose step's weights are kept; then their loss."""
         assert self._generating is not None, "the trainer is built before it is scored"
         written = self._generating.score_all()
-        losses = self.evaluate_losses(trainer, data, written.step)
+        has_loss = data.instructions.evals and list_losses(self._settings)
+        losses = _evaluate_loss(trainer, written.step) if has_loss else {}
         record = replace(record, retention=find_retention(trainer, data.encoder.tokenizer, self._settings))
         scores = CausalScores(losses, written, list_losses(self._settings), self.describe_losses(trainer, data, losses))
         return collect_causal_outcome(record, trainer, data, scores, counts, measuring)
-
-    def evaluate_losses(self, trainer: LoraNsTrainer, data: CausalData, step: int) -> dict[str, Any]:
-        """Evaluate the validation rows with that step's weights, under the Trainer's names; nothing without rows."""
-        return _evaluate_loss(trainer, step) if data.instructions.evals else {}
 
     def describe_losses(
         self, trainer: LoraNsTrainer, data: CausalData, losses: Mapping[str, Any]

@@ -153,3 +153,29 @@ def test_mistakes_are_said_before_anything_is_loaded(sections, said, write_run):
     file = write_run(**{**given, **sections})
     with pytest.raises(ConfigError, match=said):
         load_run_config(file)
+
+
+def test_a_merged_one_is_a_reward_of_grpo(run: Path, tmp_path: Path) -> None:
+    """What is learnt from is what inference.py gives for the same answers."""
+    from utils.config.sections.dataset import InstructionSection
+    from utils.data.dataset import Example
+    from utils.generation.judging import describe_asked, load_judge
+
+    merged = tmp_path / "merged"
+    command("merge_adapter", "--run", run, "--output", merged)
+    plugin = load_dataset_plugin("custom")
+    rows: InstructionSection = plugin.Config(path=str(PAIRS), prompt_template="Question: {question}\nAnswer:")
+    asked = describe_asked(Example(prompt=f"Question: {QUESTION}\nAnswer:", question=QUESTION))
+    found = load_judge(str(merged), rows, "cpu")([asked, asked], [f" {ANSWER}", " 24"])
+    for reward, text in zip(found, (ANSWER, "24"), strict=True):
+        given = ["--input_text", QUESTION, "--input_text", text]
+        assert command("inference", "--run", run, *given)["answers"][0]["reward"] == pytest.approx(reward, abs=1e-4)
+    learnt = tmp_path / "learnt"
+    command("train", "--config", ROOT / "configs/quickstart_grpo.yaml", "training.max_steps=1", "grpo.rewards={}",
+            f"grpo.reward_models={{{merged}: 2.0}}", "dataset.max_train_samples=8", "grpo.max_completion_length=8",
+            "training.per_device_train_batch_size=8", "grpo.num_generations=4", "evaluation.at_end=false",
+            "evaluation.steps=null", "evaluation.at_start=false", "training.logging_steps=1", "grpo.temperature=2",
+            "results.formats=[json]", f"training.output_dir={learnt}")  # fmt: skip
+    log = json.loads((learnt / "trainer_state.json").read_text("utf-8"))["log_history"][0]
+    assert log["reward"] != 0
+    assert log["frac_reward_zero_std"] < 1
