@@ -50,7 +50,8 @@ def test_a_whole_run(make_config, make_set, draw_rows, made):
     names = {path.name for path in run.iterdir()}
     assert names >= {
         "run.yaml", "provenance.json", "final_model", "best_model", "all_results.json", "train_results.json",
-        "eval_results.json", "results.json", "results.xlsx", "probe_rows.jsonl", "logs", "labels.json",
+        "eval_results.json", "results.json", "results.xlsx", "report.html", "curves.csv", "curves.svg",
+        "probe_rows.jsonl", "logs", "labels.json",
     }  # fmt: skip
     final = {path.name for path in (run / "final_model").iterdir()}
     assert final >= {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "run.yaml", "labels.json"}

@@ -92,7 +92,12 @@ def report_run(config: RunConfig, record: RunRecord) -> None:
 
 def _list_trackers(config: RunConfig) -> list[str]:
     named = config.arguments.get("report_to") or []
-    return [named] if isinstance(named, str) else list(named)
+    listed = [named] if isinstance(named, str) else list(named)
+    if "all" not in listed:
+        return listed
+    from transformers.integrations import get_available_reporting_integrations
+
+    return list(get_available_reporting_integrations())
 
 
 def _list_scores(record: RunRecord) -> dict[str, float]:

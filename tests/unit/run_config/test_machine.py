@@ -146,6 +146,13 @@ def test_compiling_needs_a_compiler(write_run: Write, monkeypatch: pytest.Monkey
     assert _unmet(eager) == []
 
 
+def test_pictures_need_matplotlib(write_run: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.run_config.machine._is_installed", lambda module: module != "matplotlib")
+    assert _unmet(write_run(results={"formats": ["html", "svg"]})) == []
+    said = "results.formats: png needs a package that is not installed; run pip install matplotlib"
+    assert _unmet(write_run(results={"formats": ["png"]})) == [said]
+
+
 @pytest.mark.parametrize(("capability", "has_bf16"), [("7.5", False), ("9.0", True)])
 def test_a_gpu_tells_what_it_can_do(
     capability: str, has_bf16: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
