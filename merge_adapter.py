@@ -16,12 +16,18 @@ DESCRIPTION = """Merge a trained adapter into its base, and prove that the resul
   python merge_adapter.py --run outputs/gsm8k/checkpoint-500 --output merged/gsm8k_500 --dtype float16
   python merge_adapter.py --config configs/gsm8k.yaml --adapter_path my_adapter --output_path merged/mine
   python merge_adapter.py --run outputs/lokr --output loras/lokr --as_lora 32
+  python merge_adapter.py --run outputs/gsm8k --output gguf/gsm8k --format gguf --gguf_type q8_0
+  python merge_adapter.py --run merged/gsm8k --output packed/gsm8k --quantize nf4
 
 The base is loaded unquantized. What is written is read back by plain transformers, and its logits are compared with
 those of the adapter on its base: merge_report.json holds the figures. A merge that fails leaves nothing.
 
 --as_lora writes no model but a LoRA of that rank, by peft's conversion, for servers that load no other adapters. What
-the rank loses is measured in the weights and in the logits: lora_report.json."""
+the rank loses is measured in the weights and in the logits: lora_report.json.
+
+--format gguf writes a file for llama.cpp, with an Ollama Modelfile; --quantize packs the weights by bitsandbytes. What
+was written is read back, and its size, logits and score stand beside the merged model's. Either takes a merged model
+too, and a run that trained the whole model."""
 
 
 def main(arguments: argparse.Namespace) -> Answer:
@@ -32,10 +38,15 @@ def main(arguments: argparse.Namespace) -> Answer:
 
     consent, as_lora = Consent.of_command(arguments), arguments.as_lora is not None
     if arguments.run:
-        source = open_adapter_run(arguments.run, consent, as_lora)
+        may_be_whole = arguments.format == "gguf" or arguments.quantize is not None
+        source = open_adapter_run(arguments.run, consent, as_lora, may_be_whole)
     else:
         source = open_adapter_folder(arguments.config, arguments.adapter_path, consent, as_lora)
-    options = MergeOptions(arguments.dtype, arguments.max_shard_size, arguments.overwrite, arguments.eval_rows)
+    gguf_type = (arguments.gguf_type or "f16") if arguments.format == "gguf" else None
+    options = MergeOptions(
+        arguments.dtype, arguments.max_shard_size, arguments.overwrite, arguments.eval_rows, gguf_type,
+        arguments.quantize,
+    )  # fmt: skip
     if as_lora:
         from utils.merging.as_lora import convert_adapter, show_conversion
 
@@ -51,6 +62,15 @@ def _check_options(arguments: argparse.Namespace) -> None:
     pair = bool(arguments.config), bool(arguments.adapter_path)
     if bool(arguments.run) == any(pair) or (any(pair) and not all(pair)):
         raise UserError("give either --run (a trained run), or --config and --adapter_path (an adapter made elsewhere)")
+    if arguments.gguf_type is not None and arguments.format != "gguf":
+        raise UserError("--gguf_type is for --format gguf; give that too")
+    named = {
+        "--as_lora": arguments.as_lora,
+        "--format gguf": arguments.format == "gguf",
+        "--quantize": arguments.quantize,
+    }
+    if len(several := [name for name, value in named.items() if value]) > 1:
+        raise UserError(f"{' and '.join(several)} make different things; give one of them")
 
 
 def build() -> argparse.ArgumentParser:
@@ -67,6 +87,14 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument(
         "--as_lora", type=_rank, metavar="RANK", help="write a LoRA of this rank, the nearest to the adapter, instead"
     )
+    parser.add_argument(
+        "--format",
+        default="safetensors",
+        choices=["safetensors", "gguf"],
+        help="gguf: one file for llama.cpp and Ollama",
+    )
+    parser.add_argument("--gguf_type", choices=["f16", "bf16", "f32", "q8_0"], help="of its weights; default: f16")
+    parser.add_argument("--quantize", choices=["nf4", "int8"], help="pack the merged model's weights by bitsandbytes")
     add_consent(parser)
     parser.add_argument("--overwrite", action="store_true", help="rename an output folder that is not empty")
     parser.add_argument(

@@ -118,7 +118,7 @@ def _write_card(source: TrainedModel, report: Mapping[str, Any], folder: Path) -
         f"{probe['largest_logit']:.3g})",
         "same top-1 answer": None if probe["top1_agreement"] is None else f"{probe['top1_agreement']:.1%}",
     }
-    made = Made("adapter", "converting", f"converted into a LoRA of rank {report['rank']}", facts)
+    made = Made("adapter", "after converting", f"converted into a LoRA of rank {report['rank']}", facts)
     write_made_card(folder, source, made, report["scores"]["lora"], report["scores"]["rows"], holds=False)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config.run_config import EXTENSIONS
 from utils.core.errors import CheckError, ModelError, UserError
+from utils.merging.formats import describe_cost, describe_made, make_gguf, pack, require_possible
 from utils.merging.output import (
     REPORT_FILE,
     check_output,
@@ -52,6 +53,10 @@ class MergeOptions:
     """Rename an output that is there."""
     num_eval: int = 256
     """Rows to score a classifier on, at most; 0: no score."""
+    gguf_type: str | None = None
+    """Write a GGUF file in this type in place of safetensors; None: no."""
+    quantize: str | None = None
+    """Pack the weights: `nf4` or `int8`."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ def merge_adapter(source: TrainedModel, output: str, options: MergeOptions) -> d
     target = check_output(output, options.overwrite, [source.weights, source.run or source.weights, base])
     with open_output(target) as folder:
         tokenizer = source.load_tokenizer()
+        require_possible(source, tokenizer, options.gguf_type, options.quantize)
         probe = open_comparison(source, tokenizer, options.num_eval)
         as_trained, measured = _answer_as_trained(source, probe, tokenizer)
         merged = _merge_and_write(source, probe, tokenizer, folder, options)
@@ -102,9 +108,31 @@ def merge_adapter(source: TrainedModel, output: str, options: MergeOptions) -> d
             "as_trained": _compare_as_trained(source, as_trained, found),
             "provenance": collect_provenance(started=started, ended=datetime.now(timezone.utc)),
         }
+        made, score = describe_merge(report), found.score
+        release_memory()
+        if options.gguf_type or options.quantize:
+            answers, facts = _make(folder, target.name, source, tokenizer, probe, options)
+            report["made"] = describe_cost(merged.trained, answers, facts)
+            made, score = describe_made(report, made), answers.score
         write_json(folder / REPORT_FILE, report)
-        write_made_card(folder, source, describe_merge(report), found.score, probe.num_scored, _holds(source, report))
+        holds = "made" not in report and _holds(source, report)
+        write_made_card(folder, source, made, score, probe.num_scored, holds)
     return report
+
+
+def _make(
+    folder: Path,
+    stem: str,
+    source: TrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    probe: Probe,
+    options: MergeOptions,
+) -> tuple[Answers, dict[str, Any]]:
+    """Make the merged model into what the options ask for; gives what that answers, and facts of it."""
+    if options.gguf_type is not None:
+        return make_gguf(folder, stem, source, tokenizer, probe, options.gguf_type)
+    assert options.quantize is not None, "one of both is asked for"
+    return pack(folder, source, tokenizer, probe, options.quantize)
 
 
 def show_report(report: Mapping[str, Any]) -> None:
@@ -145,7 +173,7 @@ def _merge_and_write(
         measured = compare_with_record(source, probe, tokenizer, trained.logits, name_dtype(model))
     with switched_off(model) as possible:
         without = probe.compute_logits(model) if possible else None
-    merged, tied = merge_weights(source.config.peft.method, model)
+    merged, tied = merge_weights(source.config.peft.method, model) if source.is_adapter else (model, None)
     sizes = {id(each): (each.numel(), each.element_size()) for each in merged.parameters()}
     size_bytes = sum(count * width for count, width in sizes.values())
     require_space(folder, size_bytes)
@@ -158,7 +186,7 @@ def _take_generation_config(source: TrainedModel, model: Any) -> None:
     """Let the settings that were saved with the adapter stand in place of the base's."""
     from transformers import GenerationConfig
 
-    if (source.weights / "generation_config.json").is_file():
+    if source.is_adapter and (source.weights / "generation_config.json").is_file():
         model.get_base_model().generation_config = GenerationConfig.from_pretrained(
             source.weights, trust_remote_code=False
         )
@@ -173,8 +201,9 @@ def _write(
         merged.save_pretrained(folder, max_shard_size=shard)
         tokenizer.save_pretrained(folder)
         for each in (source.weights, source.run):
-            if each is not None and (each / "run.yaml").is_file():
-                shutil.copyfile(each / "run.yaml", folder / MERGED_RUN)
+            own = [each / name for name in ("run.yaml", MERGED_RUN)] if each is not None else []
+            if each is not None and (file := next(filter(Path.is_file, own), None)):
+                shutil.copyfile(file, folder / MERGED_RUN)
                 if (each / EXTENSIONS).is_dir():
                     shutil.copytree(each / EXTENSIONS, folder / EXTENSIONS)
         for each in filter(Path.is_file, folder.iterdir()):  # safetensors lets nobody but the owner read its files

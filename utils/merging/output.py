@@ -88,6 +88,8 @@ def render_report(report: Mapping[str, Any]) -> RenderableType:
         ("adapter on its base", None, scores["adapter"]),
         ("merged, read back", report["probe"], scores["merged"]),
     ]
+    if made := report.get("made"):
+        rows.append((f"in {made['type']}, read back", made["probe"], made["score"]))
     if base is not None:
         rows.append((f"adapter on the {base['quantization']} base, as trained", base, base["score"]))
     return render_rows(_title(report), rows, scores["names"], _list_notes(report))
@@ -142,6 +144,11 @@ def _list_notes(report: Mapping[str, Any]) -> list[str]:
             f"the adapter was trained on a base in {base['quantization']}, whose rounding the merged model does not "
             f"have: logits differ by up to {base['largest_difference']:.2g}, which is no error"
         )
+    if made := report.get("made"):
+        after, before = (f"{made[name] / 2**20:,.1f} MiB" for name in ("size_bytes", "size_before"))
+        notes.append(f"{made['format']} {made['type']}: {after}, {before} before")
+    if others := (made or {}).get("stored_as_f16"):
+        notes.append(f"stored as f16, as their rows are no multiple of 32 long: {len(others)} tensors")
     if report["tied_embeddings"] is False:
         notes.append("input and output embeddings were tied in the base and differ now: both are written")
     return notes
@@ -162,7 +169,7 @@ def describe_merge(report: Mapping[str, Any]) -> Made:
         and f"the base in {base['quantization']}, whose rounding is not in this model: its logits "
         f"differ by up to {base['largest_difference']:.2g}",
     }
-    return Made("whole", "merging", "the adapter merged into the weights", facts)
+    return Made("whole", "after merging", "the adapter merged into the weights", facts)
 
 
 def note_score(scores: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from utils.modeling.consent import NO_CONSENT, Consent
 from utils.run_config import load_run_config
 from utils.runs.hub import find_run_folder
 from utils.runs.model_ref import TrainedModel
-from utils.runs.open_model import open_run, open_with_config
+from utils.runs.open_model import MERGED_RUN, as_whole_model, open_merged, open_run, open_with_config
 from utils.runs.probe_record import open_probe
 from utils.tasks.probe import Probe
 
@@ -25,18 +25,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def open_adapter_run(name: str, consent: Consent = NO_CONSENT, as_lora: bool = False) -> TrainedModel:
+def open_adapter_run(
+    name: str, consent: Consent = NO_CONSENT, as_lora: bool = False, may_be_whole: bool = False
+) -> TrainedModel:
     """Open a run by its folder, its final_model/ or any of its checkpoints; nothing heavy is imported.
 
-    It is for merging, or with `as_lora` for being converted.
+    It is for merging, or with `as_lora` for being converted. With `may_be_whole` it may be a merged model, or a run
+    that trained the whole model, of which another format is to be made.
 
     Raises:
         UserError: It is none of these, or its method leaves nothing to merge, or to convert.
     """
     with explain_damage(name):
-        if (find_run_folder(name) / REPORT_FILE).is_file():
+        folder = find_run_folder(name)
+        if may_be_whole and (folder / MERGED_RUN).is_file():
+            return as_whole_model(open_merged(folder, consent))
+        if (folder / REPORT_FILE).is_file():
             raise UserError(f"--run {name}: is a merged model already ({REPORT_FILE}); there is no adapter in it")
         trained = open_run(name, consent)
+    if may_be_whole and trained.config.peft.method == "none" and not trained.is_adapter:
+        return trained
     _require_able(trained.config, f"--run {name}", as_lora)
     if not trained.is_adapter:
         raise UserError(f"--run {name}: {trained.weights} holds no {ADAPTER_CONFIG}, so there is no adapter to merge")

@@ -104,7 +104,7 @@ class _Wanted:
     """What helps where the hub does not let this user in."""
     asked: str = ""
     """What of the user's asks for a login."""
-    missing: str = ""
+    missing: str = "that you may read"
     """Where else it was looked for."""
     instead: str = ""
     """What else could be named."""
@@ -116,7 +116,7 @@ def _hub_sentence(section: ModelSection, error: BaseException) -> str | None:
         return None
     login = f"{LOGIN}, and leave model.token unset or true"
     instead = ", or give a local folder as model.name_or_path"
-    asked, missing = "model.token is true but ", ", and there is no such folder here"
+    asked, missing = "model.token is true but ", "that you may read, and there is no such folder here"
     return _say_of_hub(_Wanted(section.name_or_path, section.revision, login, asked, missing, instead), error)
 
 
@@ -130,8 +130,7 @@ def _say_of_hub(wanted: _Wanted, error: BaseException) -> str | None:
         (errors.RevisionNotFoundError, f"{name} has no revision {wanted.revision}; choose one listed on {page}"),
         (
             errors.RepositoryNotFoundError,
-            f"the hub has no model {name} that you may read{wanted.missing}; check the spelling, or, if it is private, "
-            f"{login}",
+            f"the hub has no model {name} {wanted.missing}; check the spelling, or, if it is private, {login}",
         ),
         (
             errors.HFValidationError,

@@ -24,6 +24,8 @@ _TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest difference of a logit, relative to the largest logit, that rounding explains."""
 _TOLERANCE_ELSEWHERE = {"float32": 1e-2, "float16": 5e-2, "bfloat16": 2e-1}
 """The same where another device or precision computes."""
+_TOLERANCE_PACKED = {"f32": 1e-2, "f16": 2e-2, "bf16": 1e-1, "q8_0": 2e-1, "int8": 5e-1, "nf4": 1.0}
+"""The same for weights that are stored in fewer bits: what is more was not lost by rounding."""
 _MEASURABLE = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 2e-2}
 """What the update has to change, relative to the largest logit, to stand out of rounding."""
 _LEAST_KEPT = 0.5
@@ -101,6 +103,27 @@ def prove_merged(
         raise CheckError(
             f"the {what} keeps only {report['update_kept']:.0%} of what the adapter changes in the logits; if "
             f"{dtype} rounds the update away, merge with --dtype float32; nothing was kept"
+        )
+    return report
+
+
+def prove_compressed(trained: Logits, found: Logits, kind: str) -> dict[str, Any]:
+    """Measure what fewer bits cost a model, read back from disk, and refuse what they do not explain.
+
+    `kind` is one of the types that a model is written in: f32, f16, bf16, q8_0, int8, nf4.
+
+    Raises:
+        CheckError: The difference is more than so many bits explain, or numbers are not finite.
+    """
+    scale = max(float(abs(trained).max()), 1e-3)
+    report = describe_difference(trained, found) | {
+        "largest_logit": scale,
+        "tolerance": _TOLERANCE_PACKED[kind] * scale,
+    }
+    if not report["largest_difference"] <= report["tolerance"]:
+        raise CheckError(
+            f"the model in {kind} is not the trained one: read back from disk, its logits differ by "
+            f"{report['largest_difference']:.3g} (so many bits explain {report['tolerance']:.3g}); nothing was kept"
         )
     return report
 

@@ -49,7 +49,7 @@ class Made:
     kind: Literal["adapter", "whole", "gguf"]
     """How its files are loaded."""
     done: str
-    """What was done: `merging`."""
+    """When scores were measured: `after merging`."""
     way: str
     """What was done, as a clause: `the adapter merged into the weights`."""
     facts: Mapping[str, Any]
@@ -91,7 +91,7 @@ def write_made_card(
         measured = {
             **own,
             "num_scored": dict.fromkeys(own, num_rows),
-            "protocol": f"{num_rows} rows, after {made.done}",
+            "protocol": f"{num_rows} rows, {made.done}",
         }
         record = replace(record, metrics={}, interval={}, evaluation={"validation": measured} if own else {})
     _write(folder, build_card(config, record, made.kind != "adapter", num_labels=len(source.label_names), made=made))

@@ -1,0 +1,156 @@
+"""Makes a merged model into a GGUF file, or packs its weights into few bits; reads it back, and measures the cost."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from utils.config.sections.model import ModelSection
+from utils.core.errors import CheckError, UserError
+from utils.merging.gguf_file import GgufModel, find_arch, read_gguf, require_gguf, write_gguf
+from utils.merging.gguf_tokenizer import GgufVocabulary, cut_by_scores, map_vocabulary
+from utils.merging.modelfile import write_modelfile
+from utils.merging.source import release_memory
+from utils.merging.weights import place
+from utils.modeling.source import load_config
+from utils.modeling.verify import prove_compressed
+from utils.runs.model_card import Made
+from utils.runs.model_ref import TrainedModel
+from utils.tasks.probe import Answers, Probe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def require_possible(
+    source: TrainedModel, tokenizer: PreTrainedTokenizerBase, gguf_type: str | None, quantize: str | None
+) -> None:
+    """See to it, before weights are read, that a model can be written as is asked for.
+
+    Raises:
+        UserError: It is a classifier, a package is missing, or llama.cpp does not compute what this model does.
+    """
+    if quantize is not None and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            "--quantize needs the package bitsandbytes, which is not installed; run pip install bitsandbytes"
+        )
+    if gguf_type is None:
+        return
+    require_gguf()
+    if source.head is not None:
+        raise UserError(f"{source.name}: is a classifier, and --format gguf is for language models alone")
+    name, config = source.config.model.name_or_path, load_config(source.config.model)
+    find_arch(config, name)
+    map_vocabulary(tokenizer, max(config.vocab_size, len(tokenizer)), name)
+
+
+def make_gguf(
+    folder: Path, stem: str, source: TrainedModel, tokenizer: PreTrainedTokenizerBase, probe: Probe, kind: str
+) -> tuple[Answers, dict[str, Any]]:
+    """Write a merged model's GGUF and Modelfile, let what was read back answer, and take the other files away.
+
+    Gives its answers, and facts for the report.
+
+    Raises:
+        ModelError: It holds what a GGUF cannot.
+        CheckError: llama.cpp would cut the probe rows otherwise than the tokenizer does.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    vocabulary = map_vocabulary(tokenizer, config.vocab_size, source.name)
+    model = GgufModel(find_arch(config, source.name), config, vocabulary, source.config.task_name)
+    if vocabulary.scores is not None:
+        _check_cutting(tokenizer, probe, vocabulary)
+    file = folder / f"{stem}-{kind}.gguf"
+    before = _measure(folder, "*.safetensors")
+    try:
+        others = write_gguf(file, model, folder, kind)
+        (folder / "Modelfile").write_text(write_modelfile(file.name, source.config, tokenizer), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error}") from None
+    answers = probe.answer(place(read_gguf(file, model)))
+    for each in folder.iterdir():
+        if each not in (file, folder / "Modelfile"):
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
+    return answers, {"format": "gguf", "type": kind, "file": file.name, "architecture": model.arch,
+                     "pre_tokenizer": vocabulary.pre, "stored_as_f16": others,
+                     "size_before": before, "size_bytes": file.stat().st_size}  # fmt: skip
+
+
+def pack(
+    folder: Path, source: TrainedModel, tokenizer: PreTrainedTokenizerBase, probe: Probe, kind: str
+) -> tuple[Answers, dict[str, Any]]:
+    """Pack a merged model's weights as transformers stores a bitsandbytes model, and let what was read back answer.
+
+    Raises:
+        ModelError: bitsandbytes is not installed, or cannot pack it here.
+        CheckError: What was written is not whole.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    from utils.modeling.base_model import load_base_model
+
+    before, packed = _measure(folder, "*.safetensors"), folder / "packed"
+    section = ModelSection.model_validate({"name_or_path": str(folder), "quantization": kind, "dtype": "auto"})
+    model: Any = load_base_model(section, tokenizer, source.head)
+    model.save_pretrained(packed)
+    del model
+    release_memory()
+    for each in [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]:
+        each.unlink()
+    for each in packed.iterdir():
+        each.replace(folder / each.name)
+    packed.rmdir()
+    auto = AutoModelForCausalLM if source.head is None else AutoModelForSequenceClassification
+    read, info = auto.from_pretrained(folder, output_loading_info=True, use_safetensors=True, trust_remote_code=False)
+    for problem in ("missing_keys", "mismatched_keys"):
+        if info[problem]:
+            raise CheckError(f"the packed model is not whole: {problem.replace('_', ' ')} {sorted(info[problem])[:3]}")
+    after = _measure(folder, "*.safetensors")
+    return probe.answer(read), {"format": "bitsandbytes", "type": kind, "size_before": before, "size_bytes": after}
+
+
+def describe_cost(trained: Answers, answers: Answers, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare what was made with the trained model: `made` of the report.
+
+    Raises:
+        CheckError: The difference is more than so many bits explain.
+    """
+    return {**facts, "probe": prove_compressed(trained.logits, answers.logits, facts["type"]), "score": answers.score}
+
+
+def describe_made(report: Mapping[str, Any], merged: Made) -> Made:
+    """Tell for the model's card what was made of the merged model."""
+    made, probe = report["made"], report["made"]["probe"]
+    way = f"as GGUF in {made['type']}" if made["format"] == "gguf" else f"packed in {made['type']} by bitsandbytes"
+    facts = {
+        **merged.facts,
+        "written": way,
+        "size": f"{made['size_bytes'] / 2**20:,.1f} MiB; {made['size_before'] / 2**20:,.1f} MiB before",
+        f"largest difference of a logit in {made['type']}": f"{probe['largest_difference']:.2g}",
+        f"same top-1 answer in {made['type']}": None
+        if probe["top1_agreement"] is None
+        else f"{probe['top1_agreement']:.1%}",
+    }
+    kind: Literal["gguf", "whole"] = "gguf" if made["format"] == "gguf" else "whole"
+    return Made(kind, f"in {made['type']}", f"{merged.way}, written {way}", facts, made.get("file", ""))
+
+
+def _check_cutting(tokenizer: PreTrainedTokenizerBase, probe: Probe, vocabulary: GgufVocabulary) -> None:
+    """See to it that joining SentencePiece's pieces by their scores comes to what the tokenizer's merges do."""
+    special, added = set(tokenizer.all_special_ids), tokenizer.get_added_vocab()
+    for ids in probe.encode(tokenizer):
+        # transformers puts no second space before a text that begins with one, SentencePiece and llama.cpp do
+        text = tokenizer.decode([each for each in ids if each not in special]).lstrip()
+        if any(token in text for token in added):
+            continue
+        if cut_by_scores(vocabulary, text) != tokenizer(text, add_special_tokens=False)["input_ids"]:
+            raise CheckError(f"llama.cpp would cut {text[:60]!r} otherwise than the tokenizer does; nothing was kept")
+
+
+def _measure(folder: Path, pattern: str) -> int:
+    return sum(each.stat().st_size for each in folder.glob(pattern))

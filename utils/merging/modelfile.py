@@ -1,0 +1,112 @@
+"""Writes an Ollama Modelfile: the GGUF file, the chat template in Ollama's own language, what ends an answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from utils.config.sections.generation import GenerationSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from utils.config.run_config import RunConfig
+
+
+@dataclass(frozen=True)
+class _Format:
+    """A way to write a conversation, as a chat template does it and in Ollama's language."""
+
+    write: Callable[[Sequence[tuple[str, str]]], str]
+    """Writes turns of (role, text), and what opens the answer; without the token that opens a text."""
+    template: str
+    stop: tuple[str, ...]
+
+
+def _write_turns(opening: str, closing: str, answer: str = "assistant") -> Callable[[Sequence[tuple[str, str]]], str]:
+    """Write each turn as role, text and closing."""
+
+    def write(turns: Sequence[tuple[str, str]]) -> str:
+        named = [(answer if role == "assistant" else role, text) for role, text in turns]
+        return "".join(opening.format(role) + text + closing for role, text in named) + opening.format(answer)
+
+    return write
+
+
+def _write_instructions(turns: Sequence[tuple[str, str]]) -> str:
+    """Write turns as Mistral does."""
+    return "".join(f"[INST] {text} [/INST]" if role == "user" else f" {text}</s>" for role, text in turns)
+
+
+def _template(opening: str, closing: str, answer: str = "assistant") -> str:
+    turns = [("System", "system"), ("Prompt", "user")]
+    written = "".join(f"{{{{ if .{key} }}}}{opening.format(role)}{{{{ .{key} }}}}{closing}{{{{ end }}}}"
+                      for key, role in turns)  # fmt: skip
+    return f"{written}{opening.format(answer)}{{{{ .Response }}}}{closing}"
+
+
+_CHATML = "<|im_start|>{}\n", "<|im_end|>\n"
+_LLAMA3 = "<|start_header_id|>{}<|end_header_id|>\n\n", "<|eot_id|>"
+_GEMMA = "<start_of_turn>{}\n", "<end_of_turn>\n", "model"
+_FORMATS = {
+    "chatml": _Format(_write_turns(*_CHATML), _template(*_CHATML), ("<|im_start|>", "<|im_end|>")),
+    "llama3": _Format(_write_turns(*_LLAMA3), _template(*_LLAMA3), ("<|start_header_id|>", "<|eot_id|>")),
+    "gemma": _Format(_write_turns(*_GEMMA), _template(*_GEMMA), ("<start_of_turn>", "<end_of_turn>")),
+    "mistral": _Format(
+        _write_instructions,
+        "[INST] {{ if .System }}{{ .System }}\n\n{{ end }}{{ .Prompt }} [/INST] {{ .Response }}</s>",
+        ("[INST]", "[/INST]"),
+    ),
+}  # fmt: skip
+_TURNS = (("user", "How many?"), ("assistant", "Seven."), ("user", "And then?"))
+
+
+def write_modelfile(file: str, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Write the Modelfile for a GGUF file of this name, that lies beside it."""
+    lines = [f"FROM ./{file}"]
+    stop: list[str] = []
+    if tokenizer.chat_template is None:
+        lines.append(f'TEMPLATE """{_read_prompt(config)}"""')
+    elif (name := find_format(tokenizer)) is None:
+        lines += [
+            "# The chat template is none that is known here in Ollama's language (" + ", ".join(_FORMATS) + "):",
+            "# Ollama takes the one in the file where it knows it; else write it here by TEMPLATE.",
+        ]
+    else:
+        lines.append(f'TEMPLATE """{_FORMATS[name].template}"""')
+        stop += _FORMATS[name].stop
+    generation = config.find_section(GenerationSection)
+    if generation is not None:
+        stop += generation.stop or []
+        lines.append(f"PARAMETER temperature {generation.temperature:g}")
+        lines.append(f"PARAMETER num_predict {generation.max_new_tokens}")
+    lines += [f'PARAMETER stop "{_escape(each)}"' for each in dict.fromkeys(stop)]
+    return "\n".join(lines) + "\n"
+
+
+def _read_prompt(config: RunConfig) -> str:
+    """Give the run's own prompt where it is made of one column, else the request as it is."""
+    template = getattr(config.dataset, "prompt_template", None)
+    columns = re.findall(r"\{(\w+)\}", template) if isinstance(template, str) else []
+    if len(columns) != 1:
+        return "{{ .Prompt }}"
+    return str(template).replace(f"{{{columns[0]}}}", "{{ .Prompt }}")
+
+
+def find_format(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Find the format that a chat template writes, by writing a conversation with it; None: none that is known."""
+    from jinja2 import TemplateError
+
+    turns = [{"role": role, "content": text} for role, text in _TURNS]
+    try:
+        written = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except TemplateError:
+        return None
+    written = written.removeprefix(str(tokenizer.bos_token or ""))
+    return next((name for name, each in _FORMATS.items() if each.write(_TURNS) == written), None)
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
