@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.core.json_files import parse_json
+from utils.core.json_files import NotJsonError, parse_json
 from utils.evaluation.files import PREDICTIONS
 from utils.results.labels import Language, count_columns, translate
 
@@ -38,37 +38,44 @@ class ShownAnswer:
         told = ", ".join(f"{name} {value:.2f}" for name, value in self.scores.items())
         return f"{self.place}{': ' + told if told else ''}"
 
-    def list_parts(self, language: Language) -> list[tuple[str, str]]:
-        """List its texts by their names; of long ones the end, or the beginning."""
-        asked = self.asked if len(self.asked) <= _LONGEST else f"...{self.asked[-_LONGEST:]}"
-        texts = {"asked": asked, "answered": _cut(self.answered), "expected": _cut(self.expected)}
+    def list_parts(self, language: Language, longest: int = _LONGEST) -> list[tuple[str, str]]:
+        """List its texts by their names; of long ones the end of what was asked, the beginning of what was answered."""
+        asked = self.asked if len(self.asked) <= longest else f"...{self.asked[-longest:]}"
+        texts = {"asked": asked, "answered": _cut(self.answered, longest), "expected": _cut(self.expected, longest)}
         return [(translate(name, language), text.strip()) for name, text in texts.items()]
 
 
 def read_answers(folder: Path, language: Language = "en") -> Iterator[ShownAnswer]:
-    """Read the answers of a result's folder, row by row; none where there is no file."""
+    """Read the answers of a result's folder, row by row, up to a torn line; none where there is no file."""
     file = folder / PREDICTIONS
     if not file.is_file():
         return
     with file.open("rb") as lines:
         for line in lines:
-            if line.endswith(b"\n"):  # a last line without is being written
-                yield _read(parse_json(line), language)
+            try:
+                record = parse_json(line)
+            except NotJsonError:  # the last line, which is being written
+                return
+            if not isinstance(record, dict) or "prediction" not in record:
+                return
+            yield _read(record, language)
 
 
 def _read(record: dict[str, Any], language: Language) -> ShownAnswer:
     answered = str(record["prediction"])
     if "references" not in record:  # of a classifier
         texts = " | ".join(str(value) for key, value in record.items() if key not in _OF_NO_TEXT)
-        is_right = record["label"] == record["prediction"] if isinstance(record["label"], str) else None
-        place = f"{translate('row', language)} {record['row']}"
-        return ShownAnswer(place, {}, texts, answered, str(record["label"]), is_right)
+        label = record.get("label")
+        is_right = label == record["prediction"] if isinstance(label, str) else None
+        place = f"{translate('row', language)} {record.get('row', '')}"
+        return ShownAnswer(place, {}, texts, answered, str(label), is_right)
     expected = record["references"]
     wanted = expected[0] if isinstance(expected, list) and expected else str(expected)
     scores = {name: value for name, value in record.get("scores", {}).items() if value is not None}
     first = next(iter(scores.values()), None)
     is_right = first == 1 if first in (0, 1) else None
-    return ShownAnswer(str(record["id"]), scores, str(record["prompt"]), answered, str(wanted), is_right)
+    asked = str(record.get("prompt", ""))
+    return ShownAnswer(str(record.get("id", "")), scores, asked, answered, str(wanted), is_right)
 
 
 def render_first_answers(label: str, folder: Path, count: int = NUM_SHOWN, language: Language = "en") -> list[Text]:
@@ -88,5 +95,5 @@ def _render(label: str, answer: ShownAnswer, language: Language) -> Text:
     return text
 
 
-def _cut(value: str) -> str:
-    return value if len(value) <= _LONGEST + 3 else f"{value[:_LONGEST]}..."
+def _cut(value: str, longest: int) -> str:
+    return value if len(value) <= longest + 3 else f"{value[:longest]}..."

@@ -42,6 +42,7 @@ DESCRIPTION = """Write a finished run's report.html and curves again, as they we
   lora-ns report outputs/quickstart results.language=zh"""
 _NUM_MISTAKES = 5
 _ROWS_FOR_MISTAKES = 2000  # in which they are looked for
+_LONGEST_ANSWER = 4000  # characters; more is cut, which is seen
 _MOST_CLASSES = 30  # of a confusion matrix that can be read
 _TONES: dict[str, page.Tone] = {"success": "good", "failed": "bad", "interrupted": "other"}
 
@@ -163,7 +164,7 @@ def _show_confusion(file: Path, language: Language) -> Iterator[Block]:
             rows.append(
                 (label, *(TableCell(count, int(count) / total, is_marked=name == label) for name, count in cells))
             )
-        caption = f"{file.parent.name}: {translate('confusion', language)}"
+        caption = f"{file.parent.name.removeprefix('eval_')}: {translate('confusion', language)}"
         yield Table(caption, ("", *head[1:]), tuple(rows), frozenset(range(1, len(head))))
     if (classes := file.with_name("classes.csv")).is_file():
         keys = ("class", "precision", "recall", "f1", "rows")
@@ -196,7 +197,7 @@ def _show_answers(folder: Path, language: Language) -> Iterator[Block]:
 
 
 def _show_answer(answer: ShownAnswer, language: Language) -> Sample:
-    parts = tuple(answer.list_parts(language))
+    parts = tuple(answer.list_parts(language, _LONGEST_ANSWER))
     if answer.is_right is None:
         return Sample(answer.title, parts)
     tone: page.Tone = "good" if answer.is_right else "bad"

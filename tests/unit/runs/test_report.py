@@ -71,6 +71,16 @@ def test_a_run_without_a_log_has_no_curves(make_config, tmp_path, torn):
     assert "<svg" not in page
 
 
+@pytest.mark.parametrize("line", ['{"row": 1, "te', "3", '{"row": 1}'])
+def test_answers_end_before_a_line_that_is_none(make_config, tmp_path, line):
+    rows = [{"row": 0, "text": "first", "label": "good", "prediction": "good"}]
+    write_predictions(tmp_path / "eval_validation", rows)
+    with (tmp_path / "eval_validation" / "predictions.jsonl").open("a") as file:
+        file.write(line)
+    _, page = _write(tmp_path, make_config("bert"))
+    assert page.count("<article") == 1
+
+
 def test_a_run_of_one_step_in_chinese(make_config, tmp_path):
     _log(tmp_path, LOGS[:1], step=1)
     _, page = _write(tmp_path, make_config("bert", results={"language": "zh"}))
