@@ -134,6 +134,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "evaluation": {"steps": 4, "max_samples": 8},
     },
 }  # fmt: skip
+_PAIRS = {"name": "custom", "path": str(QUICKSTART / "preference"), "prompt_template": "Question: {question}\nAnswer:",
+          "max_train_samples": 48, "max_eval_samples": 8}  # fmt: skip
+_SHARED = {key: value for key, value in SETTINGS["language model"].items() if key not in ("sft", "evaluation")}
+SETTINGS["dpo"] = {**_SHARED, "dataset": _PAIRS, "dpo": {"max_length": 128, "loss_type": ["sigmoid", "sft"]}}
+SETTINGS["grpo"] = {
+    **_SHARED,
+    "grpo": {"rewards": {"rouge_l": 1.0}, "max_completion_length": 16, "num_generations": 4, "num_iterations": 2},
+    "evaluation": {"at_end": False},
+}
+SETTINGS["reward"] = {key: value for key, value in _SHARED.items() if key != "generation"}
+SETTINGS["reward"] |= {"task_type": "SEQ_CLS", "dataset": _PAIRS, "reward": {"max_length": 128}}
 
 
 @pytest.fixture

@@ -41,10 +41,15 @@ def test_killed_while_a_checkpoint_is_written(run_whole, start_run, write_run, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["classifier", "language model"])
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        *((number, kind) for number in range(10) for kind in ("classifier", "language model")),
+        *((number, kind) for number in range(5) for kind in ("dpo", "grpo", "reward")),
+    ],
+)
 def test_killed_at_a_random_moment(number, kind, run_whole, start_run, write_run, check_outcome):
-    """Twenty moments, drawn by a seed, over a run's whole length: loading, training, evaluation, saving, export.
+    """Moments drawn by a seed, over a run's whole length: loading, training, evaluation, saving, export.
 
     A moment is a line that the run says, so that a slow machine meets the same ones, and a little while after it.
     """
