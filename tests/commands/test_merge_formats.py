@@ -80,7 +80,10 @@ def test_a_merged_model_is_packed_and_used_from_its_folder(kind, share, run, tmp
     assert {"nf4": "Linear4bit", "int8": "Linear8bitLt"}[kind] in packed
     words = ("--input_text", "Tom has 4 apples and buys 3 more. How many?", "--max_new_tokens", "4", "--json")
     assert len(command("inference", "--run", tmp_path / "it", *words)["answers"]) == 1
-    assert f"packed in {kind} by bitsandbytes" in (tmp_path / "it" / "README.md").read_text()
+    card = (tmp_path / "it" / "README.md").read_text()
+    assert f"packed in {kind} by bitsandbytes" in card
+    assert "fine-tuned with `lora`" in card
+    assert report["source"]["is_adapter"] == (kind == "int8")
 
 
 def test_more_than_so_many_bits_explain_is_refused(run, tmp_path, monkeypatch):

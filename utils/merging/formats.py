@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from utils.config.sections.model import ModelSection
 from utils.core.errors import CheckError, UserError
-from utils.merging.gguf_file import GgufModel, find_arch, read_gguf, require_gguf, write_gguf
+from utils.merging.gguf_facts import GgufModel, find_arch, require_gguf
+from utils.merging.gguf_file import read_gguf, write_gguf
 from utils.merging.gguf_tokenizer import GgufVocabulary, cut_by_scores, map_vocabulary
 from utils.merging.modelfile import write_modelfile
 from utils.merging.source import release_memory
@@ -137,7 +138,9 @@ def describe_made(report: Mapping[str, Any], merged: Made) -> Made:
         else f"{probe['top1_agreement']:.1%}",
     }
     kind: Literal["gguf", "whole"] = "gguf" if made["format"] == "gguf" else "whole"
-    return Made(kind, f"in {made['type']}", f"{merged.way}, written {way}", facts, made.get("file", ""))
+    return Made(
+        kind, f"in {made['type']}", ", ".join(filter(None, (merged.way, f"written {way}"))), facts, made.get("file", "")
+    )
 
 
 def _check_cutting(tokenizer: PreTrainedTokenizerBase, probe: Probe, vocabulary: GgufVocabulary) -> None:

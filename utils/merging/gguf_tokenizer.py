@@ -27,6 +27,8 @@ _PRE_TOKENIZERS: dict[tuple[Any, ...], str] = {
     (("Split", _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST), ("ByteLevel", False)): "qwen2",
     (("Split", _TEKKEN), ("ByteLevel", False)): "tekken",
 }
+_WHOLE_WORDS = ("llama-bpe", "tekken")
+"""Of these llama.cpp takes a word that is a token as it is, whatever the merges: `ignore_merges`."""
 _SPACE = "\u2581"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _NUM_BYTES = 256
@@ -135,9 +137,10 @@ def _list_tokens(written: dict[str, Any], size: int, spaced: bool, name: str) ->
         tokens[id_] = token
         types[id_] = _BYTE_TYPE if spaced and _BYTE.fullmatch(token) else _NORMAL
     for each in added:
-        # llama.cpp looks for these in the text as it is, before spaces are rewritten
-        tokens[each["id"]] = each["content"].replace(_SPACE, " ") if not each["special"] else each["content"]
-        types[each["id"]] = _CONTROL if each["special"] else _USER_DEFINED
+        special = each["special"] or re.fullmatch(r"<\|.*\|>", each["content"]) is not None  # as llama.cpp's converter
+        # llama.cpp looks for the others in the text as it is, before spaces are rewritten
+        tokens[each["id"]] = each["content"] if special else each["content"].replace(_SPACE, " ")
+        types[each["id"]] = _CONTROL if special else _USER_DEFINED
     unknown = written["model"].get("unk_token")
     if spaced and unknown in tokens:
         types[tokens.index(unknown)] = _UNKNOWN
@@ -162,6 +165,8 @@ def _name_pre_tokenizer(written: dict[str, Any], name: str) -> str:
     found = _PRE_TOKENIZERS.get(tuple(map(_describe_part, parts)))
     if found is None or any(each.get("add_prefix_space") for each in parts):
         raise ModelError(f"{name}: its tokenizer cuts texts into words by rules that have no name in llama.cpp: {pre}")
+    if bool(written["model"].get("ignore_merges")) != (found in _WHOLE_WORDS):
+        raise ModelError(f"{name}: its tokenizer looks up whole words otherwise than llama.cpp does for {found}")
     if normalizer is not None and normalizer["type"] != "NFC":
         raise ModelError(f"{name}: its tokenizer rewrites texts ({normalizer['type']}), which llama.cpp does not")
     return found

@@ -30,7 +30,7 @@ from utils.results.json_file import write_json
 from utils.results.provenance import collect_provenance
 from utils.runs.model_card import write_made_card
 from utils.runs.model_ref import TrainedModel
-from utils.runs.open_model import MERGED_RUN
+from utils.runs.open_model import MERGED_RUN, open_merged
 from utils.runs.probe_record import compare_with_record
 from utils.tasks.probe import Answers, Probe, check_tokenizer
 
@@ -116,7 +116,9 @@ def merge_adapter(source: TrainedModel, output: str, options: MergeOptions) -> d
             made, score = describe_made(report, made), answers.score
         write_json(folder / REPORT_FILE, report)
         holds = "made" not in report and _holds(source, report)
-        write_made_card(folder, source, made, score, probe.num_scored, holds)
+        # a merged model is opened as a whole one; how it was trained is told by what lies beside it
+        trained = open_merged(source.weights) if (source.weights / MERGED_RUN).is_file() else source
+        write_made_card(folder, trained, made, score, probe.num_scored, holds)
     return report
 
 

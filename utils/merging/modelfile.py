@@ -40,26 +40,31 @@ def _write_instructions(turns: Sequence[tuple[str, str]]) -> str:
     return "".join(f"[INST] {text} [/INST]" if role == "user" else f" {text}</s>" for role, text in turns)
 
 
-def _template(opening: str, closing: str, answer: str = "assistant") -> str:
+def _template(opening: str, closing: str) -> str:
     turns = [("System", "system"), ("Prompt", "user")]
     written = "".join(f"{{{{ if .{key} }}}}{opening.format(role)}{{{{ .{key} }}}}{closing}{{{{ end }}}}"
                       for key, role in turns)  # fmt: skip
-    return f"{written}{opening.format(answer)}{{{{ .Response }}}}{closing}"
+    return f"{written}{opening.format('assistant')}{{{{ .Response }}}}{closing}"
 
 
 _CHATML = "<|im_start|>{}\n", "<|im_end|>\n"
 _LLAMA3 = "<|start_header_id|>{}<|end_header_id|>\n\n", "<|eot_id|>"
-_GEMMA = "<start_of_turn>{}\n", "<end_of_turn>\n", "model"
 _FORMATS = {
     "chatml": _Format(_write_turns(*_CHATML), _template(*_CHATML), ("<|im_start|>", "<|im_end|>")),
     "llama3": _Format(_write_turns(*_LLAMA3), _template(*_LLAMA3), ("<|start_header_id|>", "<|eot_id|>")),
-    "gemma": _Format(_write_turns(*_GEMMA), _template(*_GEMMA), ("<start_of_turn>", "<end_of_turn>")),
+    "gemma": _Format(
+        _write_turns("<start_of_turn>{}\n", "<end_of_turn>\n", "model"),
+        "<start_of_turn>user\n{{ if .System }}{{ .System }}\n\n{{ end }}{{ .Prompt }}<end_of_turn>\n"
+        "<start_of_turn>model\n{{ .Response }}<end_of_turn>\n",
+        ("<start_of_turn>", "<end_of_turn>"),
+    ),
     "mistral": _Format(
         _write_instructions,
         "[INST] {{ if .System }}{{ .System }}\n\n{{ end }}{{ .Prompt }} [/INST] {{ .Response }}</s>",
         ("[INST]", "[/INST]"),
     ),
 }  # fmt: skip
+_SYSTEM = "Count well."
 _TURNS = (("user", "How many?"), ("assistant", "Seven."), ("user", "And then?"))
 
 
@@ -69,13 +74,15 @@ def write_modelfile(file: str, config: RunConfig, tokenizer: PreTrainedTokenizer
     stop: list[str] = []
     if tokenizer.chat_template is None:
         lines.append(f'TEMPLATE """{_read_prompt(config)}"""')
-    elif (name := find_format(tokenizer)) is None:
+    elif (found := find_format(tokenizer)) is None:
         lines += [
             "# The chat template is none that is known here in Ollama's language (" + ", ".join(_FORMATS) + "):",
             "# Ollama takes the one in the file where it knows it; else write it here by TEMPLATE.",
         ]
     else:
+        name, system = found
         lines.append(f'TEMPLATE """{_FORMATS[name].template}"""')
+        lines += [f'SYSTEM """{system}"""'] if system else []
         stop += _FORMATS[name].stop
     generation = config.find_section(GenerationSection)
     if generation is not None:
@@ -95,17 +102,31 @@ def _read_prompt(config: RunConfig) -> str:
     return str(template).replace(f"{{{columns[0]}}}", "{{ .Prompt }}")
 
 
-def find_format(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Find the format that a chat template writes, by writing a conversation with it; None: none that is known."""
+def find_format(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None] | None:
+    """Find the format that a chat template writes, by writing conversations with it, and its own system prompt.
+
+    None: none that is known. Qwen's templates put a system prompt of their own before a conversation without one.
+    """
+    plain, asked = _write_by(tokenizer, _TURNS), _write_by(tokenizer, (("system", _SYSTEM), *_TURNS))
+    for name, each in _FORMATS.items():
+        if plain == each.write(_TURNS):
+            return name, None
+        expected = each.write((("system", _SYSTEM), *_TURNS))
+        before, _, after = expected.partition(_SYSTEM)
+        if plain is not None and asked == expected and plain.startswith(before) and plain.endswith(after):
+            return name, plain.removeprefix(before).removesuffix(after)
+    return None
+
+
+def _write_by(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]]) -> str | None:
     from jinja2 import TemplateError
 
-    turns = [{"role": role, "content": text} for role, text in _TURNS]
+    messages = [{"role": role, "content": text} for role, text in turns]
     try:
-        written = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        written = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     except TemplateError:
         return None
-    written = written.removeprefix(str(tokenizer.bos_token or ""))
-    return next((name for name, each in _FORMATS.items() if each.write(_TURNS) == written), None)
+    return written.removeprefix(str(tokenizer.bos_token or ""))
 
 
 def _escape(text: str) -> str:

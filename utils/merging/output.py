@@ -84,10 +84,8 @@ def _rename_away(output: Path) -> None:
 def render_report(report: Mapping[str, Any]) -> RenderableType:
     """Build the table: how far the merged model is from the adapter on its base, and both scores."""
     scores, base = report["scores"], report["as_trained"]
-    rows: list[Row] = [
-        ("adapter on its base", None, scores["adapter"]),
-        ("merged, read back", report["probe"], scores["merged"]),
-    ]
+    names = ("adapter on its base", "merged, read back") if _was_merged(report) else ("the model", "written, read back")
+    rows: list[Row] = [(names[0], None, scores["adapter"]), (names[1], report["probe"], scores["merged"])]
     if made := report.get("made"):
         rows.append((f"in {made['type']}, read back", made["probe"], made["score"]))
     if base is not None:
@@ -110,6 +108,10 @@ def render_rows(title: str, rows: Iterable[Row], scored: Iterable[str], notes: I
         values = [(score or {}).get(each) for each in scored]
         table.add_row(Text(name), *cells, *("-" if value is None else f"{value:.4f}" for value in values))
     return Group(table, *(Text(each) for each in notes))
+
+
+def _was_merged(report: Mapping[str, Any]) -> bool:
+    return bool(report["source"].get("is_adapter", True))
 
 
 def _title(report: Mapping[str, Any]) -> str:
@@ -156,12 +158,13 @@ def _list_notes(report: Mapping[str, Any]) -> list[str]:
 
 def describe_merge(report: Mapping[str, Any]) -> Made:
     """Tell for the model's card how it was merged."""
-    probe, base = report["probe"], report["as_trained"]
+    probe, base, merged = report["probe"], report["as_trained"], _was_merged(report)
     facts = {
         "commit of the base": report["source"]["base_commit"],
         "weights in": report["dtype"],
         "parameters": f"{report['num_parameters']:,}",
-        "compared with the adapter on its base": f"{probe['rows']} rows, after reading the files back",
+        f"compared with the {'adapter on its base' if merged else 'trained model'}": f"{probe['rows']} rows, after "
+        "reading the files back",
         "largest difference of a logit": f"{probe['largest_difference']:.2g} (the largest logit is "
         f"{probe['largest_logit']:.3g}; rounding explains {probe['tolerance']:.2g})",
         "same top-1 answer": None if probe["top1_agreement"] is None else f"{probe['top1_agreement']:.1%}",
@@ -169,7 +172,7 @@ def describe_merge(report: Mapping[str, Any]) -> Made:
         and f"the base in {base['quantization']}, whose rounding is not in this model: its logits "
         f"differ by up to {base['largest_difference']:.2g}",
     }
-    return Made("whole", "after merging", "the adapter merged into the weights", facts)
+    return Made("whole", "after merging", "the adapter merged into the weights" if merged else "", facts)
 
 
 def note_score(scores: Mapping[str, Any]) -> str:

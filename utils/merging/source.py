@@ -113,6 +113,7 @@ def describe_source(source: TrainedModel, commit: str | None) -> dict[str, Any]:
         "run": None if source.run is None else str(source.run),
         "weights": str(source.weights),
         "method": config.peft.method,
+        "is_adapter": source.is_adapter,
         "task_type": config.task_type,
         "base": config.model.name_or_path,
         "base_commit": commit,

@@ -93,7 +93,8 @@ def write_made_card(
             "num_scored": dict.fromkeys(own, num_rows),
             "protocol": f"{num_rows} rows, {made.done}",
         }
-        record = replace(record, metrics={}, interval={}, evaluation={"validation": measured} if own else {})
+        label = "probe rows" if source.generates else "validation"
+        record = replace(record, metrics={}, interval={}, evaluation={label: measured} if own else {})
     _write(folder, build_card(config, record, made.kind != "adapter", num_labels=len(source.label_names), made=made))
 
 

@@ -44,6 +44,8 @@ def open_run(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedModel:
         raise UserError(f"{name}: no such folder; give the training.output_dir of a run{_name_runs(path.parent)}")
     places = (path, path.parent, path / "final_model")  # the last has a copy, should the run's own be gone
     run = next((each for each in places if (each / "run.yaml").is_file()), None)
+    if run is None and (path / MERGED_RUN).is_file():
+        raise UserError(f"{name}: is a merged model; inference.py takes it by --run, evaluate_model.py by --model")
     if run is None:
         raise UserError(f"{name}: no run.yaml here or above; give the training.output_dir of a run{_name_runs(path)}")
     inner = path / "final_model"  # before what other tools, such as the hub's client, may have put beside it

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from utils.core.errors import ModelError
-from utils.merging.gguf_file import GgufModel, find_arch, read_gguf, write_gguf
+from utils.merging.gguf_facts import GgufModel, find_arch
+from utils.merging.gguf_file import read_gguf, write_gguf
 from utils.merging.gguf_tokenizer import cut_by_scores, map_vocabulary
 from utils.merging.modelfile import find_format, write_modelfile
 
@@ -236,8 +237,48 @@ def test_the_modelfile_has_the_chat_template(template, format_, stop, text_token
     if template is None:
         assert "{{ .Prompt }}" in written
         return
-    assert find_format(tokenizer) == format_
+    assert find_format(tokenizer) == (format_ and (format_, None))
     assert ("# The chat template is none that is known here" in written) == (format_ is None)
     if stop is not None:
         assert f'PARAMETER stop "{stop}"' in written
         assert "<|im_start|>user\n{{ .Prompt }}<|im_end|>\n{{ end }}<|im_start|>assistant\n{{ .Response }}" in written
+
+
+LLAMA3_CHAT = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' }}"
+    "{{ m.content | trim + '<|eot_id|>' }}{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+)
+GEMMA_CHAT = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' + m.content + '<end_of_turn>\n' }}"
+    "{% endfor %}{{ '<start_of_turn>model\n' }}"
+)
+MISTRAL_CHAT = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+)
+QWEN_CHAT = (
+    "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{{ '<|im_start|>assistant\n' }}"
+)
+
+
+def test_usual_chat_templates_are_known_by_what_they_write(text_tokenizer, make_sft):
+    tokenizer, config = text_tokenizer(None), make_sft()
+    templates = {"llama3": LLAMA3_CHAT, "gemma": GEMMA_CHAT, "mistral": MISTRAL_CHAT}
+    for name, template in templates.items():
+        tokenizer.chat_template = template
+        assert find_format(tokenizer) == (name, None)
+    tokenizer.chat_template = QWEN_CHAT
+    assert find_format(tokenizer) == ("chatml", "Be kind.")
+    assert 'SYSTEM """Be kind."""' in write_modelfile("it.gguf", config, tokenizer)
+
+
+def test_a_tokenizer_that_looks_up_words_otherwise_is_refused(tokenizer):
+    other = copy.deepcopy(tokenizer)
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["model"]["ignore_merges"] = True
+    other._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(content))
+    with pytest.raises(ModelError, match="looks up whole words otherwise than llama.cpp does for smollm"):  # noqa: RUF043
+        map_vocabulary(other, 768, "it")
