@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,29 @@ if TYPE_CHECKING:
 
 _STYLES = ("-", "--", ":", "-.")
 _DPI = 150
+_CHINESE = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "PingFang SC", "Microsoft YaHei", "SimHei",
+            "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Arial Unicode MS")  # fmt: skip
 
 
+def find_chinese_font() -> str | None:
+    """Find an installed font that has Chinese characters; matplotlib brings none."""
+    from matplotlib.font_manager import get_font_names
+
+    installed = set(get_font_names())
+    return next((name for name in _CHINESE if name in installed), None)
+
+
+@contextmanager
+def _with_fonts() -> Iterator[None]:
+    """Let texts that are made meanwhile, classes' names among them, have Chinese characters where a font has them."""
+    from matplotlib import rc_context
+
+    font = find_chinese_font()
+    with rc_context({"font.family": ["DejaVu Sans", *([font] if font else [])]}):
+        yield
+
+
+@_with_fonts()
 def write_charts(path: Path, charts: Sequence[Chart]) -> Path:
     """Draw charts beside and below each other."""
     from matplotlib.figure import Figure
@@ -34,6 +56,7 @@ def write_charts(path: Path, charts: Sequence[Chart]) -> Path:
     return _save(figure, path)
 
 
+@_with_fonts()
 def write_confusion(path: Path, table: Sequence[Sequence[str]]) -> Path:
     """Draw a confusion matrix, as it stands in its table: rows are labels, columns predictions."""
     from matplotlib.figure import Figure
@@ -45,8 +68,8 @@ def write_confusion(path: Path, table: Sequence[Sequence[str]]) -> Path:
     figure = Figure(figsize=(size, size), layout="constrained")
     axis = figure.subplots()
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set_xticks(range(len(predicted)), predicted, rotation=30, ha="right")
-    axis.set_yticks(range(len(body)), [row[0] for row in body])
+    axis.set_xticks(range(len(predicted)), [_plain(name) for name in predicted], rotation=30, ha="right")
+    axis.set_yticks(range(len(body)), [_plain(row[0]) for row in body])
     axis.set_xlabel("prediction")
     axis.set_ylabel("label")
     for y, row in enumerate(counts):

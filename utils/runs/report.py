@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -33,6 +34,8 @@ from utils.run_config import load_run_config
 from utils.runs.first_answers import NUM_SHOWN, ShownAnswer, read_answers
 from utils.runs.model_card import list_scores
 from utils.trainer.checkpoint_files import STATE, list_checkpoints
+
+logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
 CURVES = "curves"
@@ -64,8 +67,11 @@ def write_report(folder: Path, config: RunConfig, record: RunRecord, provenance:
             beside.write_text(text, encoding="utf-8", errors="backslashreplace")
     written = [folder / name for name in texts]
     if "png" in formats:
-        from utils.results.png import write_charts, write_confusion
+        from utils.results.png import find_chinese_font, write_charts, write_confusion
 
+        if charts and language == "zh" and find_chinese_font() is None:
+            logger.warning("curves.png: no font with Chinese characters is installed; it is written in English")
+            charts = curves.build_charts(logs)
         written += [write_charts(folder / f"{CURVES}.png", charts)] if charts else []
         written += [write_confusion(each.with_suffix(".png"), _read_table(each)) for each in _find_confusions(folder)]
     return written

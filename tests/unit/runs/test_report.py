@@ -95,10 +95,22 @@ def test_nothing_but_the_table_unless_it_is_asked_for(make_config, tmp_path):
     assert [path.name for path in written] == ["curves.csv"]
 
 
+def test_a_picture_without_a_chinese_font_is_english(make_config, tmp_path, caplog, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("utils.results.png._CHINESE", ())
+    _log(tmp_path, LOGS)
+    config = make_config("bert", results={"formats": ["png"], "language": "zh"})
+    write_report(tmp_path, config, RECORD, {})
+    assert "no font with Chinese characters" in caplog.text
+    assert not [each for each in caplog.records if "Glyph" in each.getMessage()]
+
+
 def test_pictures_by_matplotlib(make_config, tmp_path):
     pytest.importorskip("matplotlib")
     _log(tmp_path, LOGS)
-    write_predictions(tmp_path / "eval_validation", [{"row": 0, "text": "$x", "label": "$a", "prediction": "b"}])
+    write_predictions(
+        tmp_path / "eval_validation", [{"row": 0, "text": "$x", "label": "$\\nothing$", "prediction": "b"}]
+    )
     written = write_report(tmp_path, make_config("bert", results={"formats": ["png"]}), RECORD, {})
     pictures = [path for path in written if path.suffix == ".png"]
     assert [path.name for path in pictures] == ["curves.png", "confusion.png"]
