@@ -25,7 +25,7 @@ from utils.data.dataset import find_dataset_plugin, load_dataset_plugin
 from utils.data.row_files import is_local
 from utils.modeling.source import read_model_config
 from utils.run_config.load import inspect_document
-from utils.tasks.task import default_task, task_sections
+from utils.tasks.task import default_task, find_tasks, task_sections
 
 
 @dataclass(frozen=True)
@@ -286,6 +286,8 @@ def _allowed_keys(task_type: str, of_run: bool) -> Iterator[str]:
     yield from (f"model.{key}" for key in _MODEL)
     yield from (f"dataset.{key}" for key in _DATASET)
     yield from _OF_RUN if of_run else _WITHOUT_RUN
+    if not of_run:  # asks for another task than the default of a model without run
+        yield from (str(task.SECTION) for task in find_tasks(task_type).values() if task.JUDGES)
 
 
 def _is_allowed(path: KeyPath, allowed: Sequence[str], of_run: bool) -> bool:

@@ -22,6 +22,7 @@ from utils.evaluation.identity import hash_json, hash_model
 from utils.generation.classification import TextClassifier
 from utils.generation.model_state import place_model
 from utils.metrics.bootstrap import wilson_interval
+from utils.modeling.head import build_head_spec
 from utils.results.json_file import write_json
 from utils.tasks.sft.section import build_encoder
 
@@ -54,7 +55,7 @@ def evaluate_reward_model(evaluated: EvaluatedModel) -> list[Entry]:
     sets = [each for job in evaluated.jobs for each in _load_sets(job, tokenizer)]
     for each in sets:
         logger.info("%s: %d of %d pairs", each.described.label, len(each.places), each.rows.num_total)
-    model = place_model(evaluated.load_model(tokenizer, None))
+    model = place_model(evaluated.load_model(tokenizer, build_head_spec(())))
     return [_evaluate(evaluated, model, tokenizer, each) for each in sets]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -49,7 +50,7 @@ def open_chosen_model(choice: ModelChoice) -> ModelRef:
             return as_whole_model(trained)
     if choice.adapter is not None:
         adapted = open_adapter(choice.adapter, choice.model, choice.consent)
-        if not adapted.generates and not adapted.label_names:
+        if not adapted.generates and not (Path(choice.adapter).expanduser() / LABELS_FILE).is_file():
             raise UserError(f"--adapter {choice.adapter}: a classifier without {LABELS_FILE}, so its classes are not "
                             "known; name it by --model_path, and a --config that has dataset.label_names")  # fmt: skip
         return adapted

@@ -84,6 +84,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def merged(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Merge it."""
+    folder = tmp_path_factory.mktemp("merged") / "whole"
+    command("merge_adapter", "--run", run, "--output", folder)
+    return folder
+
+
 def test_a_run_says_how_often_the_better_answer_wins(run: Path, tmp_path: Path) -> None:
     record = json.loads((run / "results.json").read_text("utf-8"))
     metrics = record["metrics"]
@@ -100,7 +108,7 @@ def test_a_run_says_how_often_the_better_answer_wins(run: Path, tmp_path: Path) 
     assert sum(wins) / len(wins) == metrics["accuracy"]
 
 
-def test_texts_get_a_reward_each_and_a_merged_model_gives_the_same(run: Path, tmp_path: Path) -> None:
+def test_texts_get_a_reward_each_and_a_merged_model_gives_the_same(run: Path, merged: Path, tmp_path: Path) -> None:
     pairs = [json.loads(line) for line in (PAIRS / "validation.jsonl").read_text("utf-8").splitlines()[:4]]
     rows = [*pairs, {"question": pairs[0]["question"], "answer": pairs[0]["rejected"]}, {"question": QUESTION}]
     source, target = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
@@ -111,10 +119,18 @@ def test_texts_get_a_reward_each_and_a_merged_model_gives_the_same(run: Path, tm
     assert "question with an answer" in found[5]["error"]
     assert found[4]["reward"] == pytest.approx(found[0]["reward_rejected"], abs=1e-5)
     assert found[0]["reward_chosen"] != found[0]["reward_rejected"]
-    command("merge_adapter", "--run", run, "--output", tmp_path / "merged")
     given = ["--input_text", pairs[0]["question"], "--input_text", pairs[0]["chosen"]]
-    merged = command("inference", "--run", tmp_path / "merged", *given)["answers"][0]
-    assert merged["reward"] == pytest.approx(found[0]["reward_chosen"], abs=1e-4)
+    again = command("inference", "--run", merged, *given)["answers"][0]
+    assert again["reward"] == pytest.approx(found[0]["reward_chosen"], abs=1e-4)
+    whole = f"Question: {pairs[0]['question']}\nAnswer: {pairs[0]['chosen']}"
+    plain = command("inference", "--adapter", run / "final_model", "--input_text", whole)["answers"][0]
+    assert "value" in plain, "asked a text as it is"
+    source.write_text("\n".join(map(json.dumps, pairs)))
+    words = ['dataset.prompt_template="Question: {question}\\nAnswer:"', "reward.max_length=256"]
+    scored = command("evaluate_model", "--model", merged, "--set", source, "--output_dir", tmp_path / "of",
+                     *words)["sets"]["rows"]  # fmt: skip
+    chosen = [row["reward_chosen"] for row in found[:4]]
+    assert scored["metrics"]["rewards/chosen"] == pytest.approx(sum(chosen) / 4, abs=1e-4)
 
 
 def test_rows_to_be_scored():
@@ -155,14 +171,12 @@ def test_mistakes_are_said_before_anything_is_loaded(sections, said, write_run):
         load_run_config(file)
 
 
-def test_a_merged_one_is_a_reward_of_grpo(run: Path, tmp_path: Path) -> None:
+def test_a_merged_one_is_a_reward_of_grpo(run: Path, merged: Path, tmp_path: Path) -> None:
     """What is learnt from is what inference.py gives for the same answers."""
     from utils.config.sections.dataset import InstructionSection
     from utils.data.dataset import Example
     from utils.generation.judging import describe_asked, load_judge
 
-    merged = tmp_path / "merged"
-    command("merge_adapter", "--run", run, "--output", merged)
     plugin = load_dataset_plugin("custom")
     rows: InstructionSection = plugin.Config(path=str(PAIRS), prompt_template="Question: {question}\nAnswer:")
     asked = describe_asked(Example(prompt=f"Question: {QUESTION}\nAnswer:", question=QUESTION))
