@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,11 +41,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield served
 
 
-def environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_" + "x" * 30,
-            "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}  # fmt: skip
-
-
 def settings(folder: Path, **training: Any) -> dict[str, Any]:
     return {
         "task_name": "sums", "task_type": "CAUSAL_LM",
@@ -67,15 +59,11 @@ def write(folder: Path, content: dict[str, Any]) -> Path:
     return folder / "run.yaml"
 
 
-def test_a_run_pushes_its_final_model_and_nothing_else(hub, tmp_path):
+def test_a_run_pushes_its_final_model_and_nothing_else(hub, tmp_path, caplog):
     """The whole command, with the hub's own client; afterwards, and after a push by others, --run reads final_model."""
-    folder, file = tmp_path / "run", tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(settings(folder, push_to_hub=True, hub_model_id="me/sums")))
-    command = [sys.executable, "train.py", "--config", str(file)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment(hub, tmp_path), capture_output=True, text=True, timeout=280, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "run"
+    with caplog.at_level(logging.INFO, "utils"):
+        command("train", "--config", write(tmp_path, settings(folder, push_to_hub=True, hub_model_id="me/sums")))
     assert hub.repos == {"me/sums": True}, "private unless said otherwise"
     pushed = hub.files["me/sums"]
     assert set(pushed) == FINAL
@@ -85,7 +73,7 @@ def test_a_run_pushes_its_final_model_and_nothing_else(hub, tmp_path):
     for name, content in pushed.items():
         assert str(ROOT).encode() not in content, f"{name}: the folders of this machine are nobody's business"
         assert str(tmp_path).encode() not in content, name
-    assert json.loads(pushed["adapter_config.json"])["base_model_name_or_path"] == "base"
+    assert json.loads(pushed["adapter_config.json"])["base_model_name_or_path"] == "./base"
     assert sum(asked.startswith("POST /api/models/me/sums/commit") for asked in hub.asked) == 1
     card = pushed["README.md"].decode()
     assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "peft"
@@ -94,8 +82,8 @@ def test_a_run_pushes_its_final_model_and_nothing_else(hub, tmp_path):
     assert "--run hub:me/sums" in card
     assert "More Information Needed" not in card
     assert str(tmp_path) not in card
-    assert "reload check" in done.stderr
-    assert f"pushed: {hub.url}/me/sums/commit/" in done.stderr
+    assert "reload check" in caplog.text
+    assert f"pushed: {hub.url}/me/sums/commit/" in caplog.text
     for name in (".cache", ".gitattributes", "README.md"):
         assert not (folder / name).exists()
     for name in ("adapter_config.json", "adapter_model.safetensors", "README.md", ".gitattributes", "config.json"):
@@ -304,3 +292,16 @@ def test_what_is_not_pushed_is_refused_in_a_sentence(name, words, sentence, fini
     write_record(tmp_path / "failed", RunRecord("failed", "sums", "CAUSAL_LM", "lora"))
     with pytest.raises(UserError, match=sentence):
         command("utils.runs.push", tmp_path / name, *words, "--dry-run")
+
+
+def test_a_base_that_was_a_folder_is_named_by_the_reader(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = write(tmp_path, settings(tmp_path / "run"))
+    command("train", "--config", file)
+    command("utils.runs.push", tmp_path / "run", "me/sums")
+    with pytest.raises(UserError, match=r"base does not exist; name a folder that holds config\.json, or a hub name"):
+        answer("hub:me/sums")
+    words = ("--config", file, "--model_path", "hub:me/sums", *ASK)
+    assert command("inference", *words)["answers"] == answer(tmp_path / "run")
+    merged = ("--config", file, "--adapter_path", "hub:me/sums", "--output", tmp_path / "merged")
+    assert command("merge_adapter", *merged)["probe"]["top1_agreement"] == 1

@@ -6,6 +6,7 @@ What llama.cpp would compute otherwise than transformers does is refused: it wou
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from utils.merging.gguf_tokenizer import GgufVocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+logger = logging.getLogger(__name__)
 
 _FAMILIES = {
     "LlamaForCausalLM": "llama",
@@ -66,6 +69,11 @@ def find_arch(config: PreTrainedConfig, name: str) -> str:
     arch, facts = _FAMILIES[made_as], config.to_dict()
     for problem in _find_problems(arch, facts):
         raise ModelError(f"{name}: {problem}, which a GGUF of {made_as} cannot say")
+    if arch == "llama" and (window := facts.get("sliding_window")):
+        logger.warning(
+            "%s: its sliding window of %d tokens is left out, as by llama.cpp's converter: it attends to all tokens",
+            name, window,
+        )  # fmt: skip
     return arch
 
 

@@ -221,14 +221,17 @@ def _write_figures(record: RunRecord) -> bytes:
 
 
 def _without_folders(value: Any) -> Any:
-    """Leave of every path of this machine its last part: whoever loads the model names their own."""
+    """Leave of every path of this machine its last part: whoever loads the model names their own.
+
+    It stays written as a path: a bare `base` would be asked of the hub, where it may be a stranger's.
+    """
     if isinstance(value, dict):
         return {key: _without_folders(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_without_folders(each) for each in value]
     if not isinstance(value, str) or "/" not in value or "\n" in value:
         return value
-    return Path(value).name if is_local(value) or Path(value).exists() else value
+    return f"./{Path(value).name}" if is_local(value) or Path(value).exists() else value
 
 
 def build() -> argparse.ArgumentParser:

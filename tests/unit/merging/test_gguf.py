@@ -30,6 +30,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {"tie_word_embeddings": False, "attention_bias": True}),
     "llama 3": ("Llama", {"rope_parameters": LLAMA3, "tie_word_embeddings": True, "head_dim": 32}),
     "llama linear": ("Llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}),
+    "llama yarn": (
+        "Llama",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "rope_theta": 1e4,
+                "original_max_position_embeddings": 64,
+            }
+        },
+    ),
     "mistral": ("Mistral", {"sliding_window": None}),
     "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3", {"head_dim": 32}),
@@ -110,6 +121,19 @@ def test_what_is_read_back_is_the_model(family, build, tokenizer, tmp_path):
     kinds = {each.name: each.tensor_type.name for each in gguf.GGUFReader(tmp_path / "q8.gguf").tensors}
     assert {kinds["token_embd.weight"], kinds["blk.0.attn_q.weight"]} == {"Q8_0"}
     assert {kind for name, kind in kinds.items() if "norm" in name} == {"F32"}
+
+
+def test_rows_that_no_blocks_fill_are_float16_and_named(build, tokenizer, tmp_path):
+    model, folder = build("llama", intermediate_size=80)
+    described = describe(model, tokenizer)
+    others = write_gguf(tmp_path / "it.gguf", described, folder, "q8_0")
+    assert others == ["blk.0.ffn_down.weight", "blk.1.ffn_down.weight"]
+    assert (ask(read_gguf(tmp_path / "it.gguf", described), [1, 5, 9]) - ask(model, [1, 5, 9])).abs().max() < 0.5
+
+
+def test_a_window_that_is_left_out_is_said(build, caplog):
+    find_arch(build("mistral", sliding_window=128)[0].config, "it")
+    assert "it: its sliding window of 128 tokens is left out, as by llama.cpp's converter" in caplog.text
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma2", "gemma3"])

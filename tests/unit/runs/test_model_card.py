@@ -63,4 +63,4 @@ def test_the_configuration_that_is_pushed_names_no_folders(tmp_path):
     assert str(tmp_path).encode() not in pushed
     (tmp_path / "pushed.yaml").write_bytes(pushed)
     again = load_run_config(tmp_path / "pushed.yaml", files=False)
-    assert (again.model.name_or_path, again.dataset.path) == ("base", "rows")
+    assert (again.model.name_or_path, again.dataset.path) == ("./base", "./rows")
