@@ -28,7 +28,7 @@ def _commands() -> list[tuple[str, str, str]]:
     for page in PAGES:
         text = re.sub(r"\\\n#?\s*", " ", page.read_text("utf-8"))
         for script, words in COMMAND.findall(text):
-            command = re.split(r"\s{3,}| #|[|>;]", words)[0].strip()
+            command = re.split(r"\s{3,}| #|[|>;](?=(?:[^']*'[^']*')*[^']*$)", words)[0].strip()
             if command != "--help" and "..." not in command.replace('"..."', ""):
                 found.append((page.name, script, command))
     return found
