@@ -9,7 +9,7 @@ from utils.config.sections.results import ResultsSection
 
 
 def test_defaults_and_refusals() -> None:
-    assert ResultsSection().model_dump() == {"formats": ["json", "xlsx"], "language": "en"}
+    assert ResultsSection().model_dump() == {"formats": ["json", "xlsx", "html", "svg"], "language": "en"}
     assert ResultsSection(formats=["json"], language="zh").language == "zh"
     for wrong in ({"formats": ["csv"]}, {"language": "de"}, {"format": ["json"]}):
         with pytest.raises(ValidationError):
