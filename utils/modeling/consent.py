@@ -83,6 +83,15 @@ NO_CONSENT = Consent()
 
 def add_consent(parser: argparse.ArgumentParser) -> None:
     """Let a command that reads a folder be told what of it may run."""
-    group = parser.add_argument_group("code of the model's folder (only if you trust who made it)")
-    for name, meaning in _MEANING.items():
-        group.add_argument(f"--{name}", action="store_true", help=meaning)
+    _add(parser, "code of the model's folder (only if you trust who made it)", *_MEANING)
+
+
+def add_extensions_consent(parser: argparse.ArgumentParser) -> None:
+    """Let a command that reads a run, and no model, be told whether its extensions may run."""
+    _add(parser, "code of the run's folder (only if you trust who made it)", "allow_extensions")
+
+
+def _add(parser: argparse.ArgumentParser, title: str, *names: str) -> None:
+    group = parser.add_argument_group(title)
+    for name in names:
+        group.add_argument(f"--{name}", action="store_true", help=_MEANING[name])

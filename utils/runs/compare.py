@@ -11,6 +11,7 @@ from utils.cli.command_line import Answer, build_parser, run_cli
 from utils.config.run_config import find_differences, flatten
 from utils.core.errors import UserError
 from utils.core.terminal import build_console
+from utils.modeling.consent import add_extensions_consent
 from utils.results.labels import Language, is_score, scale, translate
 from utils.results.record import RunRecord, read_record
 from utils.run_config import load_run_config
@@ -28,14 +29,18 @@ _LABELS = {
 
 def main(arguments: argparse.Namespace) -> Answer:
     """Print the table, and give it for `--json`."""
-    answer = compare_runs([Path(each).expanduser() for each in arguments.runs])
+    folders, may_extend = [Path(each).expanduser() for each in arguments.runs], arguments.allow_extensions
+    answer = compare_runs(folders, may_extend)
     if not arguments.json:
-        _print(answer, load_run_config(Path(arguments.runs[0]).expanduser() / "run.yaml", files=False).results.language)
+        first = load_run_config(folders[0] / "run.yaml", files=False, may_extend=may_extend)
+        _print(answer, first.results.language)
     return answer
 
 
-def compare_runs(folders: list[Path]) -> Answer:
+def compare_runs(folders: list[Path], may_extend: bool = True) -> Answer:
     """Put beside each other what differs between runs; each row has a value for each folder.
+
+    `may_extend` lets the code run that a run's folder brings along (`extensions:`).
 
     Raises:
         UserError: A folder holds no finished run.
@@ -46,7 +51,7 @@ def compare_runs(folders: list[Path]) -> Answer:
         if record is None:
             raise UserError(f"{folder}: no results.json here; name the training.output_dir of a finished run")
         records.append(record)
-        configs.append(load_run_config(folder / "run.yaml", files=False))
+        configs.append(load_run_config(folder / "run.yaml", files=False, may_extend=may_extend))
     written = [each.to_dict() for each in configs]
     # Against the first: what two others differ in, one of them differs in from it.
     keys = {key for each in written[1:] for key in find_differences(written[0], each)}
@@ -102,6 +107,7 @@ def build() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = build_parser("lora-ns compare", DESCRIPTION)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of finished runs, the first to compare with")
+    add_extensions_consent(parser)
     return parser
 
 

@@ -20,6 +20,7 @@ from utils.config.run_config import RunConfig
 from utils.core.errors import UserError
 from utils.core.json_files import find_object
 from utils.core.project import as_called
+from utils.modeling.consent import add_extensions_consent
 from utils.results import curves, page
 from utils.results.columns import list_retention
 from utils.results.json_file import read_json, replace_file
@@ -279,7 +280,7 @@ def main(arguments: argparse.Namespace) -> Answer:
     if record is None:
         raise UserError(f"{folder}: no results.json here; name the training.output_dir of a run")
     overrides = ["results.formats=[html,svg]", *arguments.overrides]  # whatever was asked for when it was trained
-    config = load_run_config(folder / "run.yaml", overrides, files=False)
+    config = load_run_config(folder / "run.yaml", overrides, files=False, may_extend=arguments.allow_extensions)
     written = write_report(folder, config, record, read_json(folder / PROVENANCE_FILE) or {})
     if not arguments.json:
         sys.stdout.write("".join(f"{path}\n" for path in written))
@@ -290,6 +291,7 @@ def build() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = build_parser("lora-ns report", DESCRIPTION)
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    add_extensions_consent(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as results.formats=[html,png]")
     return parser
 

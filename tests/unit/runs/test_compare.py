@@ -51,6 +51,23 @@ def test_the_table_speaks_the_language_of_the_first_run(tmp_path, capsys):
     assert all(word in shown for word in ("可训练参数", "成功", "accuracy x100"))
 
 
+def test_code_of_a_run_needs_the_option(tmp_path):
+    from utils.core.errors import ConfigError
+    from utils.runs import report
+
+    run, marker = make_run(tmp_path / "one", 0.8), tmp_path / "it_ran"
+    plugin = run / "extensions" / "lab" / "adapters" / "mine.py"
+    plugin.parent.mkdir(parents=True)
+    plugin.write_text(f"from pathlib import Path\nPath({str(marker)!r}).touch()\nfrom utils.adapters.lora import *\n")
+    file = run / "run.yaml"
+    file.write_text(f"extensions: [extensions/lab]\n{file.read_text()}".replace("method: lora", "method: mine"))
+    for command, words in ((build, [str(run), str(run)]), (report.build, [str(run)])):
+        program = main if command is build else report.main
+        with pytest.raises(ConfigError, match="--allow_extensions"):
+            program(_parse(command(), words))
+        assert not marker.exists()
+
+
 def test_a_folder_without_a_record_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no results\.json here"):
         compare_runs([tmp_path])
