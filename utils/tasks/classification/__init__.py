@@ -50,7 +50,7 @@ class Task(task.Task):
         """Check metrics and class weights against the set."""
         described = _describe(config.dataset)
         for path, message in (*_check_metrics(config, described), *_check_weights(config, described)):
-            yield Problem(message, path, document.place_of(tuple(path.split("."))))
+            yield document.problem(path, message)
 
     @classmethod
     def open(cls, config: RunConfig) -> TaskRun:

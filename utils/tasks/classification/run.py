@@ -77,17 +77,14 @@ class ClassificationRun:
         """Print the first rows decoded, each with its label."""
         from utils.core.terminal import build_console
 
-        split = data.train or next(iter(data.evals.values()))
+        split, names = data.train or next(iter(data.evals.values())), data.label_names
         rows = [
-            {"text": tokenizer.decode(row["input_ids"]), "label": self._name_label(data, row["labels"])}
+            {"text": tokenizer.decode(row["input_ids"]), "label": names[row["labels"]] if names else row["labels"]}
             for row in split.dataset.select(range(min(count, len(split.dataset))))
         ]
         for row in rows:
             build_console().print(f"{row['label']}  {row['text']}", markup=False, highlight=False, soft_wrap=True)
         return {"rows": rows}
-
-    def _name_label(self, data: ClassificationData, label: Any) -> Any:
-        return data.label_names[label] if data.label_names else label
 
     def describe_head(self, data: ClassificationData) -> HeadSpec:
         """Describe the head that the data needs."""

@@ -41,7 +41,7 @@ class Task(preference.PreferenceTask):
         """Check also that the losses' settings go together."""
         yield from super().check(config, document, files)
         for key, message in _find_mistakes(config.section(DpoSection)):
-            yield Problem(message, f"dpo.{key}", document.place_of(("dpo", key)))
+            yield document.problem(f"dpo.{key}", message)
 
     @classmethod
     def open(cls, config: RunConfig) -> TaskRun:

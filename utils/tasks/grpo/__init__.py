@@ -34,7 +34,7 @@ class Task(preference.PreferenceTask):
         """Check also rewards, groups, and what the reference is."""
         yield from super().check(config, document, files)
         for path, message in (*_find_reward_mistakes(config.section(GrpoSection)), *_find_mistakes(config)):
-            yield Problem(message, path, document.place_of(tuple(path.split("."))))
+            yield document.problem(path, message)
 
     @classmethod
     def find_unused(cls, config: RunConfig) -> dict[str, tuple[bool, str]]:

@@ -68,6 +68,11 @@ class PreferenceTask(sft.Task):
         return None if cls.LOSSES else super().headline(config)
 
     @classmethod
+    def find_unused(cls, config: RunConfig) -> dict[str, tuple[bool, str]]:
+        """Give by key whether its value has no effect, and why."""
+        return {**super().find_unused(config), **find_idle(config)}
+
+    @classmethod
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
         """Check also that long rows and prompts are asked for what they can be."""
         yield from super().check(config, document, files)
@@ -77,5 +82,10 @@ class PreferenceTask(sft.Task):
 def check_rows(config: RunConfig, document: Document) -> Iterator[Problem]:
     """Check that nothing is asked of rows that they cannot be."""
     if getattr(config.dataset, "split_long", False):
-        yield Problem("only plain texts are cut into pieces; leave it out", "dataset.split_long",
-                      document.place_of(("dataset", "split_long")))  # fmt: skip
+        yield document.problem("dataset.split_long", "only plain texts are cut into pieces; leave it out")
+
+
+def find_idle(config: RunConfig) -> dict[str, tuple[bool, str]]:
+    """Give by key what losses of rows do not read, and why."""
+    said = f"the loss is that of {config.length_key.split('.')[0]}:, which has no classes to spread over"
+    return {"training.label_smoothing_factor": (bool(config.arguments.get("label_smoothing_factor")), said)}

@@ -38,9 +38,14 @@ class RowsRun(SftRun):
         """Leave the rows as they are: they are not packed."""
         return rows
 
+    def extend(self, rows: Dataset) -> Dataset:
+        """Add what a task's loss needs of other rows."""
+        return rows
+
     def choose_parts(self, train: Dataset, evaluation: Dataset | None, collate: PreferenceCollator) -> dict[str, Any]:
         """Give what this trainer is built of beside the others' parts."""
-        return {"train_dataset": train, "eval_dataset": evaluation, "data_collator": collate}
+        held_out = None if evaluation is None else self.extend(evaluation)
+        return {"train_dataset": self.extend(train), "eval_dataset": held_out, "data_collator": collate}
 
     def build_own_trainer(
         self,
@@ -88,16 +93,6 @@ class PreferenceRun(RowsRun):
     def build_encoder(self, tokenizer: PreTrainedTokenizerBase) -> ExampleEncoder:
         """Build what encodes both sides."""
         return build_encoder(self._settings, tokenizer, PairEncoder)
-
-    def extend(self, rows: Dataset) -> Dataset:
-        """Add what a task's loss needs of other rows."""
-        return rows
-
-    def choose_parts(self, train: Dataset, evaluation: Dataset | None, collate: PreferenceCollator) -> dict[str, Any]:
-        """Extend the rows."""
-        return super().choose_parts(
-            self.extend(train), None if evaluation is None else self.extend(evaluation), collate
-        )
 
     def build_trainer(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: CausalData

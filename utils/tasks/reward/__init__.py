@@ -50,14 +50,14 @@ class Task(task.Task):
         yield from preference.check_rows(config, document)
         chosen = str(config.arguments.get("metric_for_best_model") or "loss").removeprefix("eval_")
         if chosen not in cls.LOSSES:
-            path = ("training", "metric_for_best_model")
             message = f"no result called {chosen}{suggest(chosen, [*cls.LOSSES])}; there are {', '.join(cls.LOSSES)}"
-            yield Problem(message, ".".join(path), document.place_of(path))
+            yield document.problem("training.metric_for_best_model", message)
 
     @classmethod
     def find_unused(cls, config: RunConfig) -> dict[str, tuple[bool, str]]:
         """Give by key whether its value has no effect, and why."""
-        return {"training.class_weights": (config.training.class_weights is not None, "rewards have no classes")}
+        weights = {"training.class_weights": (config.training.class_weights is not None, "rewards have no classes")}
+        return {**weights, **preference.find_idle(config)}
 
     @classmethod
     def open(cls, config: RunConfig) -> TaskRun:

@@ -74,7 +74,7 @@ class Task(task.Task):
         """Check metrics, what is evaluated during training, and the length against the model's positions."""
         found = (*_check_metrics(config), *find_evaluation_mistakes(config, files), *_check_length(config))
         for path, message in found:
-            yield Problem(message, path, document.place_of(tuple(path.split("."))))
+            yield document.problem(path, message)
 
     @classmethod
     def find_unused(cls, config: RunConfig) -> dict[str, tuple[bool, str]]:

@@ -193,3 +193,15 @@ def test_a_merged_one_is_a_reward_of_grpo(run: Path, merged: Path, tmp_path: Pat
     log = json.loads((learnt / "trainer_state.json").read_text("utf-8"))["log_history"][0]
     assert log["reward"] != 0
     assert log["frac_reward_zero_std"] < 1
+
+
+def test_settings_without_effect_are_said(write_run):
+    from utils.run_config import load_run_config
+
+    file = write_run(task_type="SEQ_CLS", dataset={"name": "custom", "path": str(PAIRS), "subset": None},
+                     reward={}, training={"label_smoothing_factor": 0.1, "class_weights": "balanced"})  # fmt: skip
+    config = load_run_config(file)
+    assert (config.task, config.arguments["learning_rate"]) == ("reward", 1e-4)
+    said = "\n".join(config.warnings)
+    assert "training.class_weights: has no effect; rewards have no classes" in said
+    assert "training.label_smoothing_factor: has no effect; the loss is that of reward:" in said
