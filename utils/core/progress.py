@@ -47,7 +47,7 @@ def build_bar() -> Progress:
 
 
 class RowProgress:
-    """Counts rows and tokens, and shows them; used as a context manager, which gives the terminal back at its end.
+    """Counts rows and tokens, and shows them; as a context manager from its beginning, and until its end.
 
     Rows that an earlier call has done, `num_done`, count in what is left, not in the rates. `count_all` gives the
     number of all rows, None where nobody knows; it is called when something is shown for the first time.
@@ -66,6 +66,8 @@ class RowProgress:
         self.num_tokens = 0
 
     def __enter__(self) -> RowProgress:
+        if self._is_live:
+            self._open_bar()
         return self
 
     def __exit__(self, *_: Any) -> None:

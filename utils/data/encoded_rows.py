@@ -105,7 +105,7 @@ def encode_rows(split: ReadSplit, positions: Sequence[int], encoder: ExampleEnco
         with (
             pa.OSFile(str(folder / "rows.arrow"), "wb") as target,
             pa.ipc.new_stream(target, schema) as writer,
-            RowProgress(f"encoding {split.name}", lambda: len(positions)) as progress,
+            RowProgress(f"encoding {split.name}", lambda: len(positions), live=len(positions) > _BLOCK) as progress,
         ):
             for block, examples, encoded in _encode_ahead(split, positions, encoder):
                 used = _sort_out(block, examples, encoded, counts, encoder.truncation in ("keep_answer", "cut_answer"))
