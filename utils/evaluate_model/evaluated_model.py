@@ -145,7 +145,7 @@ class EvaluatedModel:
             named = {"model": base} if self.model.adapter is None else {"adapter": self.title, "base": base}
             return named | ({"commit": commit} if commit else {}) | served
         facts = {
-            "run": str(self.model.run),
+            "run": self.model.name if is_on_hub(self.model.name) else str(self.model.run),
             "weights": self.model.weights.name,
             "step": self._step,
             "base": self.model.config.model.name_or_path,

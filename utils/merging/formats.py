@@ -14,6 +14,7 @@ from utils.merging.gguf_facts import GgufModel, find_arch, require_gguf
 from utils.merging.gguf_file import read_gguf, write_gguf
 from utils.merging.gguf_tokenizer import GgufVocabulary, cut_by_scores, map_vocabulary
 from utils.merging.modelfile import write_modelfile
+from utils.merging.output import require_space
 from utils.merging.source import release_memory
 from utils.merging.weights import place
 from utils.modeling.source import load_config
@@ -68,6 +69,7 @@ def make_gguf(
         _check_cutting(tokenizer, probe, vocabulary)
     file = folder / f"{stem}-{kind}.gguf"
     before = _measure(folder, "*.safetensors")
+    require_space(folder, before)
     try:
         others = write_gguf(file, model, folder, kind)
         (folder / "Modelfile").write_text(write_modelfile(file.name, source.config, tokenizer), encoding="utf-8")
@@ -83,7 +85,7 @@ def make_gguf(
 
 
 def pack(
-    folder: Path, source: TrainedModel, tokenizer: PreTrainedTokenizerBase, probe: Probe, kind: str
+    folder: Path, source: TrainedModel, tokenizer: PreTrainedTokenizerBase, probe: Probe, kind: str, shard: str
 ) -> tuple[Answers, dict[str, Any]]:
     """Pack a merged model's weights as transformers stores a bitsandbytes model, and let what was read back answer.
 
@@ -97,8 +99,9 @@ def pack(
 
     before, packed = _measure(folder, "*.safetensors"), folder / "packed"
     section = ModelSection.model_validate({"name_or_path": str(folder), "quantization": kind, "dtype": "auto"})
+    require_space(folder, before)
     model: Any = load_base_model(section, tokenizer, source.head)
-    model.save_pretrained(packed)
+    model.save_pretrained(packed, max_shard_size=shard)
     del model
     release_memory()
     for each in [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]:

@@ -134,7 +134,7 @@ def _make(
     if options.gguf_type is not None:
         return make_gguf(folder, stem, source, tokenizer, probe, options.gguf_type)
     assert options.quantize is not None, "one of both is asked for"
-    return pack(folder, source, tokenizer, probe, options.quantize)
+    return pack(folder, source, tokenizer, probe, options.quantize, options.max_shard_size)
 
 
 def show_report(report: Mapping[str, Any]) -> None:

@@ -88,11 +88,8 @@ def write_made_card(
     record = replace(found or blank, reload_check={})
     if not (found and holds and source.weights.name == "final_model"):
         own = dict(scores or {})
-        measured = {
-            **own,
-            "num_scored": dict.fromkeys(own, num_rows),
-            "protocol": f"{num_rows} rows, {made.done}",
-        }
+        protocol = f"{num_rows} rows, {made.done}"
+        measured = {**own, "num_scored": dict.fromkeys(own, num_rows), "protocol": protocol}
         label = "probe rows" if source.generates else "validation"
         record = replace(record, metrics={}, interval={}, evaluation={label: measured} if own else {})
     _write(folder, build_card(config, record, made.kind != "adapter", num_labels=len(source.label_names), made=made))
@@ -120,8 +117,8 @@ def build_card(
     base, dataset = _name_base(config), _name_dataset(config)
     library = "gguf" if made and made.kind == "gguf" else "transformers" if whole else "peft"
     head = _build_metadata(config, record, library, dataset)
-    settings = {name: value for name, value in config.peft.model_dump(exclude={"method"}).items() if _is_shown(value)}
-    method = {name: value for name, value in settings.items() if name in config.peft.model_fields_set | _SIZES}
+    chosen = {*config.peft.model_dump(exclude_defaults=True), *_SIZES} - {"method"}
+    method = {name: value for name, value in config.peft.model_dump().items() if name in chosen and _is_shown(value)}
     sections = [
         f"---\n{head}\n---\n\n# {config.task_name}\n",
         f"{_describe(config, base, dataset, made)}\n",

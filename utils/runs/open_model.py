@@ -70,14 +70,14 @@ def choose_weights(name: str, checkpoint: int | None = None, best: bool = False)
     run = find_run_folder(name)
     if best:
         if not (run / "best_model").exists():
-            raise UserError(f"--run {run} --best: the run marked no checkpoint as its best; name one by --checkpoint")
+            raise UserError(f"--run {name} --best: the run marked no checkpoint as its best; name one by --checkpoint")
         return run / "best_model"
     if checkpoint is not None:
         folder = run / f"checkpoint-{checkpoint}"
         if run.is_dir() and not folder.is_dir():
             there = sorted(int(each.name.split("-")[1]) for each in run.glob("checkpoint-*"))
             known = f"there are: {', '.join(map(str, there))}" if there else "it has none"
-            raise UserError(f"--run {run} --checkpoint {checkpoint}: no such checkpoint; {known}")
+            raise UserError(f"--run {name} --checkpoint {checkpoint}: no such checkpoint; {known}")
         return folder
     return run
 
