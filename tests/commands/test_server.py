@@ -147,6 +147,20 @@ def test_vllm_writes_what_transformers_writes(vllm: Vllm, trained: Path, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+def test_vllm_writes_what_is_learnt_from(vllm: Vllm, tmp_path: Path) -> None:
+    """Greedily it writes what the model writes here: both come to the same rewards and lengths."""
+    logs = []
+    for name, words in (("there", [f"grpo.server={vllm.url}"]), ("here", [])):
+        run = tmp_path / name
+        command("train", *LEARNT, "grpo.top_k=1", "training.max_steps=3", *words, f"training.output_dir={run}")
+        history = json.loads((run / "trainer_state.json").read_text("utf-8"))["log_history"]
+        logs.append([(log["reward"], log["completions/mean_length"]) for log in history if "reward" in log])
+    assert len(logs[0]) == 3
+    assert logs[0] == [pytest.approx(each) for each in logs[1]]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_server_and_a_killed_client_lose_nothing(vllm: Vllm, trained: Path, tmp_path: Path) -> None:
     def answer(name: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
