@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.results.charts import Chart
 from utils.results.json_file import replace_file
@@ -48,10 +48,10 @@ def write_charts(path: Path, charts: Sequence[Chart]) -> Path:
     columns = min(2, len(charts))
     rows = math.ceil(len(charts) / columns)
     figure = Figure(figsize=(5.6 * columns, 3.4 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes: list[Any] = [*figure.subplots(rows, columns, squeeze=False).flat]
     for axis, chart in zip(axes, charts, strict=False):
         _draw(axis, chart)
-    for axis in list(axes)[len(charts) :]:
+    for axis in axes[len(charts) :]:
         axis.set_axis_off()
     return _save(figure, path)
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from packaging.version import Version
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import Trainer
+from transformers import Trainer, __version__
 
 from utils.adapters.training_hooks import TrainingHooks, save_training_state
 from utils.config.section import Section
@@ -24,6 +25,9 @@ from utils.trainer.watchdogs import NanGuard
 
 if TYPE_CHECKING:
     import torch
+
+_COUNTS_ALL_STEPS = Version(__version__) < Version("5.19")
+"""Whether transformers takes the rows of all steps for those of a session that made some of them."""
 
 
 class LoraNsTrainer(Trainer):
@@ -263,6 +267,9 @@ class LoraNsTrainer(Trainer):
         """End the training; transformers counts this session's steps and seconds alone, and here all count."""
         if self.resume.totals is not None:
             self._initial_global_step = 0  # the loss is divided by the steps since
+        if _COUNTS_ALL_STEPS:
+            first_step = 0 if self.resume.totals is not None else self.resume.first_step
+            num_train_samples *= (self.state.global_step - first_step) / max(self.state.max_steps, 1)
         return super()._finalize_training(trial, num_train_samples, start_time - self.resume.seconds_before)
 
     @property

@@ -75,6 +75,8 @@ class Resume:
         """Of all sessions before this one; None: there are none, or the checkpoint does not say."""
         self._session: Session | None = None
         self._started = 0.0
+        self.first_step = 0
+        """The step that this session went on from."""
 
     @property
     def knows_all_sessions(self) -> bool:
@@ -116,7 +118,7 @@ class Resume:
 
     def take_up_session(self, trainer: Trainer) -> None:
         """Go on where the resumed checkpoint was written; an evaluation that was cut off there is made up for."""
-        self._started = time.time()
+        self._started, self.first_step = time.time(), trainer.state.global_step
         if self.totals is not None:
             trainer._total_loss_scalar = self.totals["loss"]
         session, self._session = self._session, None

@@ -214,7 +214,7 @@ def _refuse_other_attention(kwargs: dict[str, Any]) -> None:
 @torch.no_grad()
 def _measure_leak(model: Any) -> float:
     """Give the largest difference between logits of documents in one row and of each alone, relative to the largest."""
-    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+    from utils.trainer.flat_batches import FlatCollator
 
     embeddings = model.get_input_embeddings().weight
     was_training, _ = model.training, model.eval()
@@ -222,7 +222,7 @@ def _measure_leak(model: Any) -> float:
         generator = torch.Generator().manual_seed(0)
         lengths = [*_PROBE_LENGTHS, *_window_lengths(model.config.get_text_config())]
         documents = [torch.randint(0, embeddings.shape[0], (n,), generator=generator).tolist() for n in lengths]
-        collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
+        collate = FlatCollator(pad_token_id=0, padding_free=True)
         batch = collate([{"input_ids": each} for each in documents])
         batch.pop("labels")
         moved = {key: each.to(embeddings.device) if torch.is_tensor(each) else each for key, each in batch.items()}

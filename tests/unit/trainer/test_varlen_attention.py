@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from utils.core.errors import ModelError
+from utils.trainer.flat_batches import FlatCollator
 from utils.trainer.trained_head import install_trained_head
 from utils.trainer.varlen_attention import (
     NAME,
@@ -37,7 +37,7 @@ def _documents(lengths=(3, 17, 8, 9, 1, 2)):
 
 def _losses(model, flattened):
     """Give the summed loss and the gradients of one batch of documents."""
-    collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=flattened)
+    collate = FlatCollator(pad_token_id=0, padding_free=flattened)
     output = model(**collate(_documents()), trained_positions=True)
     output.loss.backward()
     grads = {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}

@@ -219,7 +219,7 @@ def _build_section(
     offered = dict(zip(PLUGIN_KEYS, known, strict=True))
     fields: dict[str, Any] = {}
     for name, field in read_fields("transformers.training_args", "TrainingArguments").items():
-        if name not in OURS:
+        if name not in OURS and name not in RENAMED:  # older libraries have fields that newer ones call otherwise
             annotation = _CHOICES.get(name, field.annotation)
             if name in offered:
                 names = (*_choices(annotation), *offered[name])

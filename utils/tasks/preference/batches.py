@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from utils.data.encoding import MASKED
+from utils.trainer.flat_batches import FlatCollator
 
 REFERENCE = "reference_log_probs"
 """The column of what the reference gives a row's texts, in their order."""
@@ -35,7 +35,7 @@ class PreferenceCollator:
     """
 
     def __init__(self, pad_id: int, padding_free: bool = False, multiple: int | None = None) -> None:
-        self._collate = DataCollatorForLanguageModeling(pad_id, padding_free=padding_free, pad_to_multiple_of=multiple)
+        self._collate = FlatCollator(pad_id, padding_free=padding_free, pad_to_multiple_of=multiple)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Collate encoded rows."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from trl import SFTConfig
 from trl.data_utils import pack_dataset
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from utils.config.sections.peft import AdapterSection
 from utils.core.errors import UserError
@@ -15,6 +14,7 @@ from utils.tasks.sft.evaluation_rules import BestMetric
 from utils.tasks.sft.section import OwnSftSection
 from utils.tasks.sft.trainer import CausalTrainer
 from utils.trainer.building import build_arguments, build_trainer
+from utils.trainer.flat_batches import FlatCollator
 from utils.trainer.varlen_attention import require_separate_documents, separate_documents
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def build_causal_trainer(
         train_dataset=train if train is not None else evaluation,
         eval_dataset=evaluation,
         processing_class=tokenizer,
-        data_collator=DataCollatorForLanguageModeling(
+        data_collator=FlatCollator(
             pad_token_id=tokenizer.pad_token_id,
             padding_free=flattened,
             pad_to_multiple_of=choose_multiple(
