@@ -90,8 +90,9 @@ class CausalData:
         return sum(map(len, shown)), sum(sum(each["length"][:]) for each in shown)
 
     def list_training_lengths(self) -> list[int]:
-        """Count the tokens of every row of an epoch; a packed row holds several."""
-        return list(map(len, self.train["input_ids"][:]))
+        """Count the tokens of every row of an epoch; a packed row holds several documents, a pair both its sides."""
+        texts = [self.train[name][:] for name in ("input_ids", "rejected_input_ids") if name in self.train.column_names]
+        return [sum(map(len, row)) for row in zip(*texts, strict=True)]
 
     @property
     def longest_row(self) -> int:

@@ -17,6 +17,8 @@ from tests.unit.tasks.preference.test_losses import ROWS, SHARED, STEPS, train
 from utils.core.texts import RowError
 from utils.data.dataset import load_dataset_plugin
 from utils.data.preference import as_scored
+from utils.planning.plan import plan_run
+from utils.run_config import load_run_config
 from utils.tasks.preference.batches import PreferenceCollator
 from utils.tasks.reward.section import RewardSection
 from utils.tasks.reward.trainer import RewardTrainer
@@ -99,6 +101,8 @@ def test_a_run_says_how_often_the_better_answer_wins(run: Path, tmp_path: Path) 
     assert 0 <= record["interval"]["accuracy"][0] <= metrics["accuracy"] <= record["interval"]["accuracy"][1] <= 1
     assert metrics["margin"] == pytest.approx(metrics["rewards/chosen"] - metrics["rewards/rejected"])
     assert record["reload_check"]["rows"] == 40
+    seen = json.loads((run / "trainer_state.json").read_text("utf-8"))["num_input_tokens_seen"]
+    assert plan_run(load_run_config(run / "run.yaml")).num_tokens == seen, "both sides are planned for"
     answer = command("evaluate_model", "--run", run, "--output_dir", tmp_path / "scores")
     again = answer["sets"]["validation"]
     assert again["metrics"] == pytest.approx({name: metrics[name] for name in again["metrics"]}, abs=1e-5)
@@ -163,7 +167,6 @@ def test_rows_to_be_scored():
 )
 def test_mistakes_are_said_before_anything_is_loaded(sections, said, write_run):
     from utils.core.errors import ConfigError
-    from utils.run_config import load_run_config
 
     given = {"task_type": "SEQ_CLS", "dataset": {"name": "custom", "path": str(PAIRS), "subset": None}, "reward": {}}
     file = write_run(**{**given, **sections})
@@ -196,8 +199,6 @@ def test_a_merged_one_is_a_reward_of_grpo(run: Path, merged: Path, tmp_path: Pat
 
 
 def test_settings_without_effect_are_said(write_run):
-    from utils.run_config import load_run_config
-
     file = write_run(task_type="SEQ_CLS", dataset={"name": "custom", "path": str(PAIRS), "subset": None},
                      reward={}, training={"label_smoothing_factor": 0.1, "class_weights": "balanced"})  # fmt: skip
     config = load_run_config(file)
