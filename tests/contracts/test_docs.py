@@ -45,7 +45,10 @@ def test_the_site_is_built_without_warnings(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "not included in the" not in done.stderr
-    home = (tmp_path / "site" / "index.html").read_text("utf-8")
+    pages = {page: page.read_text("utf-8") for page in (tmp_path / "site").rglob("index.html")}
+    raw = [str(page) for page, text in pages.items() if re.search(r"^(- |\| )", text, re.MULTILINE)]
+    assert not raw, "a list or table is shown as it is written; a blank line or four spaces are missing"
+    home = pages[tmp_path / "site" / "index.html"]
     assert "lora-ns train quickstart" in home
     assert (tmp_path / "site" / "configs" / "glue_bert.yaml").is_file(), "linked files are there"
 
