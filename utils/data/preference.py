@@ -39,12 +39,13 @@ def as_pairs(spec: InstructionSet, roles: Mapping[str, str], *, margins: bool = 
     return _when_resolved(spec, lambda known, _: _read_pairs(known, roles, margins))
 
 
-def as_scored(spec: InstructionSet, roles: Mapping[str, str]) -> InstructionSet:
+def as_scored(spec: InstructionSet, roles: Mapping[str, str], conversational: bool | None) -> InstructionSet:
     """Make a set's rows answers to be scored: pairs, one answer to a prompt, or a conversation that ends with one.
 
-    A single answer stands in the column answer, completion, output or response.
+    A single answer stands in the column answer, completion, output or response. `conversational` says whether the rows
+    that were trained on are conversations, so that the text of a column `prompt` is a user's turn; None: not known.
     """
-    found = _when_resolved(spec, lambda known, _: _read_scored(known, roles))
+    found = _when_resolved(spec, lambda known, _: _read_scored(known, roles, conversational))
     return replace(found, resolve_prompt=found.resolve)  # where the rows that were trained on are gone
 
 
@@ -93,9 +94,10 @@ def _read_pairs(spec: InstructionSet, roles: Mapping[str, str], margins: bool = 
     return replace(spec, read_row=read_row, columns=(*spec.prompt_columns, *SIDES))
 
 
-def _read_scored(spec: InstructionSet, roles: Mapping[str, str]) -> InstructionSet:
-    pairs, read_prompt, join = _read_pairs(spec, roles), _read_prompt(spec), _choose_join(spec)
+def _read_scored(spec: InstructionSet, roles: Mapping[str, str], conversational: bool | None) -> InstructionSet:
+    pairs, join = _read_pairs(spec, roles), _choose_join(spec)
     own = spec.prompt_columns
+    is_turn = conversational if own == ("prompt",) else True
     missing = (
         f"needs chosen and rejected, or {' and '.join(own or ('prompt',))} with an answer ({', '.join(ANSWER_COLUMNS)})"
     )
@@ -107,11 +109,14 @@ def _read_scored(spec: InstructionSet, roles: Mapping[str, str]) -> InstructionS
         chat = next((each for each in _CONVERSATIONS if isinstance(row.get(each), list)), None)
         if name is None and chat is not None:
             return _end_with_answer(read_conversation(row, chat, roles))
-        if name is not None and own and all(each in row for each in own):
-            return _answer(read_prompt(row), row, name, roles, join)
-        if name is None or not isinstance(row.get("prompt"), str):
+        is_text = isinstance(row.get("prompt"), str)
+        is_own = bool(own) and all(each in row for each in own) and not (own == ("prompt",) and is_text and is_turn)
+        if name is None or not (is_own or is_text):
             raise RowError(f"{missing}, or messages that end with one")
-        return _answer(Example(messages=({"role": "user", "content": row["prompt"]},)), row, name, roles, join)
+        if is_turn is None and is_text:
+            raise RowError("it is not known whether a prompt is a user's turn to this model; give messages")
+        asked = _read_prompt(spec)(row) if is_own else Example(messages=({"role": "user", "content": row["prompt"]},))
+        return _answer(asked, row, name, roles, join)
 
     return replace(spec, read_row=read_row, columns=(*(own or ("prompt",)), ANSWER_COLUMNS[0]))
 

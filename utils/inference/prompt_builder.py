@@ -226,10 +226,14 @@ def build_chat_prompt_builder(
 
 
 def build_reward_prompt_builder(
-    described: InstructionSet, roles: Mapping[str, str], chosen: Sequence[str], there: Sequence[str]
+    described: InstructionSet,
+    roles: Mapping[str, str],
+    conversational: bool | None,
+    chosen: Sequence[str],
+    there: Sequence[str],
 ) -> RewardPromptBuilder:
-    """Build what asks a reward model; `roles` as in `read_conversation`, else as for a language model."""
-    spec = resolve(as_scored(described, roles), there)
+    """Build what asks a reward model; `roles` and `conversational` as in `as_scored`, else as for a language model."""
+    spec = resolve(as_scored(described, roles, conversational), there)
     if chosen and len(chosen) != len(spec.columns):
         names = ", ".join(spec.columns)
         raise UserError(f"--text_column: the run reads {len(spec.columns)} columns ({names}); name as many")

@@ -31,8 +31,9 @@ from utils.inference.prompt_builder import (
 )
 from utils.inference.request import Request, partial_path
 from utils.inference.row_io import TABLE_KINDS, InputRow, Source, open_source, read_rows, write_results
-from utils.runs.model_ref import ModelRef
+from utils.runs.model_ref import ModelRef, PublishedModel
 from utils.runs.serving import find_served
+from utils.tasks.probe import PROBE_FILE, read_probes
 
 if TYPE_CHECKING:
     from utils.inference.job import InferenceJob, ResultWriter
@@ -149,8 +150,8 @@ class _Session:
         columns = self.request.text_columns
         if self.model.judges:
             assert plugin is not None, "of a run"
-            roles = getattr(section, "roles", {})
-            return build_reward_prompt_builder(plugin.describe_instructions(section), roles, columns, there)
+            known, roles = plugin.describe_instructions(section), getattr(section, "roles", {})
+            return build_reward_prompt_builder(known, roles, _reads_conversations(self.model), columns, there)
         if not self.model.generates:
             described = plugin.describe_classification(section) if plugin is not None else None
             return build_text_prompt_builder(described, columns)
@@ -198,6 +199,14 @@ def _stream(builder: PromptBuilder, predictor: Predictor, row: InputRow) -> Answ
         raise DataError(f"--input_text: {error}") from None
     write_data("\n")
     return {"status": "success", "answers": [{**row.row, **answered.answer}]}
+
+
+def _reads_conversations(model: ModelRef) -> bool | None:
+    """Tell by its run's probe rows whether a model was trained on conversations; None: there are none."""
+    run = None if isinstance(model, PublishedModel) else model.run
+    if run is None or not (run / PROBE_FILE).is_file():
+        return None
+    return bool(read_probes(run, ("prompt",)).rows[0].get("messages"))
 
 
 def _tell_end(job: InferenceJob) -> Answer:

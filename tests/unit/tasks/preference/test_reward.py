@@ -140,14 +140,19 @@ def test_texts_get_a_reward_each_and_a_merged_model_gives_the_same(run: Path, me
 def test_rows_to_be_scored():
     plugin = load_dataset_plugin("custom")
 
-    def read(row: dict[str, Any], trained: tuple[str, ...], **keys: Any) -> Any:
-        spec = as_scored(plugin.describe_instructions(plugin.Config(path="rows.jsonl", **keys)), {})
+    def read(row: dict[str, Any], trained: tuple[str, ...], conversational: bool | None = True) -> Any:
+        spec = as_scored(plugin.describe_instructions(plugin.Config(path="rows.jsonl")), {}, conversational)
         return spec.resolve(spec, trained).read_row(row)
 
     turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
     for trained in (("prompt", "chosen", "rejected"), ("chosen", "rejected"), ("messages", "chosen", "rejected")):
         assert [turn["content"] for turn in read({"messages": turns}, trained).messages] == [QUESTION, ANSWER]
-        assert read({"prompt": QUESTION, "answer": ANSWER}, trained).whole_text.endswith(ANSWER)
+        assert read({"prompt": QUESTION, "answer": ANSWER}, trained).messages[-1]["content"] == ANSWER
+    trained = ("prompt", "chosen", "rejected")
+    plain = read({"prompt": QUESTION, "answer": ANSWER}, trained, conversational=False)
+    assert (plain.prompt, plain.answer, plain.messages) == (QUESTION, ANSWER, ())
+    with pytest.raises(RowError, match="not known whether a prompt is a user's turn"):
+        read({"prompt": QUESTION, "answer": ANSWER}, trained, conversational=None)
     pair = read({"prompt": QUESTION, "chosen": ANSWER, "rejected": "24"}, ("prompt", "chosen", "rejected"))
     assert (pair.answer, pair.rejected.answer) == (ANSWER, "24")
     with pytest.raises(RowError, match="does not end with the assistant's turn"):
