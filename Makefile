@@ -11,7 +11,7 @@ RUN_ARGS ?=
 # Processes of pytest; 0 runs the tests in one.
 TEST_WORKERS ?= 2
 
-.PHONY: help setup quickstart test test-all check coverage lint format types layers validate docs matrix clean
+.PHONY: help setup quickstart test test-all check gpu coverage lint format types layers validate docs matrix clean
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | sort
@@ -35,6 +35,10 @@ check: lint layers types validate  ## The check itself, in an environment that i
 
 test-all: setup check  ## The default check and the slow tests
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope -m 'slow and not gpu and not network'
+
+gpu: setup  ## On a machine with an NVIDIA GPU: compare with the CPU, then measure beside the peers
+	$(BIN)/python -m pytest -n 0 -m gpu tests/gpu
+	$(BIN)/python perf/gpu.py --output outputs/gpu.json
 
 coverage: setup  ## Which lines of utils/ the default tests run
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope --cov=utils --cov-report=term-missing:skip-covered

@@ -51,6 +51,7 @@ def _compare(expected, folders):
             assert (logits - expected[folder]).abs().max() < 1e-4, (folder.name, name)
 
 
+@pytest.mark.slow
 def test_a_classifier_in_a_new_process(prepare_run, tmp_path):
     expected, base = {}, tmp_path / "base"
     for init in TRAINED:

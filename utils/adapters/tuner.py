@@ -27,6 +27,7 @@ from utils.adapters.targets import (
     warn_of_idle_layers,
 )
 from utils.config.installed import InstalledField, installed_version, read_fields
+from utils.config.section import GENERATED
 from utils.config.sections.peft import AdapterSection, Limits
 from utils.core import registry
 from utils.core.errors import ConfigError, ModelError, Problem, UserError
@@ -132,7 +133,9 @@ def build_config(method: str, tuner: Tuner) -> type[PeftTunerSection]:
         checked = Annotated[kind, _CHECKED[each.name]] if each.name in _CHECKED else kind
         lowest = 0 if each.name in (tuner.one_of or ()) else 1 if each.name in _FROM_ONE else None
         fields[each.name] = (checked, Field(default=each.default, description=each.help or None, ge=lowest))
-    config: type[PeftTunerSection] = create_model("Config", __base__=PeftTunerSection, **fields)
+    config: type[PeftTunerSection] = create_model(
+        "Config", __base__=PeftTunerSection, __cls_kwargs__=GENERATED, **fields
+    )
     config.__doc__ = tuner.description
     config.TUNER = tuner
     config.MISSING = None if found else _explain_missing(tuner)

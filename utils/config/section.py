@@ -10,6 +10,9 @@ from pydantic_core import PydanticCustomError
 
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
+GENERATED: dict[str, Any] = {"use_attribute_docstrings": False}
+"""Class keywords of sections that are made at run time: pydantic would look for a source that they do not have."""
+
 
 class Section(BaseModel):
     """One section of the YAML file; its fields' docstrings become the documentation."""

@@ -77,15 +77,18 @@ class Format:
 def template_format(template: str, answer_column: str) -> Format:
     """Rows whose prompt is a template over columns and whose answer stands in a column."""
     parsed = PromptTemplate.parse(template)
+    columns = parsed.columns
+
+    def read(row: Row, answer: str | None) -> Example:
+        prompt = parsed.render(row)
+        only = row.get(columns[0]) if len(columns) == 1 else None
+        return Example(prompt, "" if answer is None else join_answer(prompt, answer), "" if only is None else str(only))
 
     def read_prompt(row: Row) -> Example:
-        prompt = parsed.render(row)
-        only = row.get(parsed.columns[0]) if len(parsed.columns) == 1 else None
-        return Example(prompt, question="" if only is None else str(only))
+        return read(row, None)
 
     def read_row(row: Row) -> Example:
-        asked, answer = read_prompt(row), read_text(row, answer_column)
-        return replace(asked, answer=join_answer(asked.prompt, answer))
+        return read(row, read_text(row, answer_column))
 
     def ask(question: str) -> Example:
         return Example(parsed.render({parsed.columns[0]: question}), question=question)

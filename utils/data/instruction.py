@@ -38,6 +38,8 @@ class InstructionData:
     read_train: Callable[[], Iterator[Example]]
     """Reads the training rows again, as texts, those too that dataset.max_train_samples leaves out."""
     reports: dict[str, InstructionReport] = field(default_factory=dict)
+    splits: Splits | None = None
+    """The rows as they were read, so that they are read once."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def prepare_instructions(
         commit=splits.train.rows.commit,
         read_train=lambda: splits.train.examples(splits.train_positions),
         reports=reports,
+        splits=splits,
     )
 
 
@@ -119,10 +122,13 @@ def read_training_rows(spec: InstructionSet, section: InstructionSection, seed: 
     return splits.train.examples(wanted), _fingerprint(splits, wanted, chosen)
 
 
-def load_generation_rows(spec: InstructionSet, section: InstructionSection, seed: int) -> GenerationRows:
+def load_generation_rows(
+    spec: InstructionSet, section: InstructionSection, seed: int, read: Splits | None = None
+) -> GenerationRows:
     """Load the rows whose prompts are answered by generating: a split of their own, or the validation rows.
 
-    max_eval_samples takes the first rows; with the run's seed, rows are held out exactly as in training.
+    max_eval_samples takes the first rows; with the run's seed, rows are held out exactly as in training. Splits that
+    were `read` are not read again, where they are this set's.
     """
     spec = resolve_set(spec)
     if spec.generation_split is not None:
@@ -132,7 +138,7 @@ def load_generation_rows(spec: InstructionSet, section: InstructionSection, seed
         split = read_split(spec.generation_split, rows, spec, section.on_bad_row)
         positions = list(range(len(split.good)))
     else:
-        splits = load_splits(spec, section, seed)
+        splits = read if read is not None and read.train.spec is spec else load_splits(spec, section, seed)
         if splits.validation is None:
             raise DataError(
                 f"{spec.path}: there are no rows to answer; hold some out by dataset.validation_size, or name a split"

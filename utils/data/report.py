@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from utils.data.tokenizing import read_column
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
@@ -81,7 +83,7 @@ def check_split(
     name: str, tokens: Dataset, rows: Dataset, text_columns: tuple[str, ...], label_names: tuple[str, ...]
 ) -> SplitReport:
     """Count what a split holds: its tokens, and its rows as texts, none missing, with `labels` where there are any."""
-    empty = {row for column in text_columns for row, text in enumerate(rows[column]) if not text.strip()}
+    empty = {row for column in text_columns for row, text in enumerate(read_column(rows, column)) if not text.strip()}
     labelled = "labels" in rows.column_names and label_names
     counts = Counter(rows["labels"][:]) if labelled else Counter()
     return SplitReport(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+_ROWS_AT_ONCE = 2000
 VERSION = "2"
 """Counts changes of this module's output; part of the cache's fingerprint."""
 
@@ -25,9 +27,17 @@ def fingerprint_rows(dataset: Dataset | Mapping[str, Sequence[Any]], columns: tu
     digest = hashlib.sha256()
     for column in columns:
         digest.update(f"\x1d{column}\x1e".encode())
-        for value in dataset[column]:
+        for value in read_column(dataset, column):
             digest.update(f"{value}\x1f".encode())
     return digest.hexdigest()
+
+
+def read_column(dataset: Dataset | Mapping[str, Sequence[Any]], column: str) -> Iterator[Any]:
+    """Give a column's values, read thousands at once: a Dataset takes nearly as long for one."""
+    if isinstance(dataset, Mapping):
+        return iter(dataset[column])
+    batches = dataset.select_columns([column]).iter(_ROWS_AT_ONCE)
+    return chain.from_iterable(batch[column] for batch in batches)
 
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

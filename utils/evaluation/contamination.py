@@ -98,9 +98,9 @@ def warn_of_known_prompts(train: Dataset, sets: Iterable[EvaluationSet]) -> dict
     In rows of `input_ids` and `labels` a prompt is what stands before the first trained token.
     """
     sets = list(sets)
-    wanted = {hash(tuple(prompt)) for each in sets for prompt in each.prompts}
-    known = wanted.intersection(_hash_prompts(train)) if wanted else set()
-    counts = {each.label: sum(hash(tuple(prompt)) in known for prompt in each.prompts) for each in sets}
+    wanted = {tuple(prompt) for each in sets for prompt in each.prompts}
+    known = wanted.intersection(_read_prompts(train, {len(prompt) for prompt in wanted})) if wanted else set()
+    counts = {each.label: sum(tuple(prompt) in known for prompt in each.prompts) for each in sets}
     for each in sets:
         if counts[each.label]:
             logger.warning(
@@ -110,12 +110,21 @@ def warn_of_known_prompts(train: Dataset, sets: Iterable[EvaluationSet]) -> dict
     return {label: count for label, count in counts.items() if count}
 
 
-def _hash_prompts(train: Dataset) -> Iterator[int]:
-    for start in range(0, len(train), _BATCH):
-        rows = train[start : start + _BATCH]
-        for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True):
-            trained = next((place for place, label in enumerate(labels) if label != -100), len(labels))
-            yield hash(tuple(ids[:trained]))
+def _read_prompts(train: Dataset, lengths: set[int]) -> Iterator[tuple[int, ...]]:
+    """Give the training rows' prompts of these lengths; the others are passed over without being read."""
+    import numpy as np
+
+    wanted = np.array(sorted(lengths))
+    for batch in train.with_format("arrow").iter(_BATCH):
+        ids, labels = (batch[name].combine_chunks() for name in ("input_ids", "labels"))
+        bounds = labels.offsets.to_numpy()
+        trained = np.flatnonzero(labels.flatten().to_numpy() != -100) + bounds[0]
+        first = np.append(trained, bounds[-1])[np.searchsorted(trained, bounds[:-1])]
+        sizes = np.minimum(first, bounds[1:]) - bounds[:-1]
+        tokens, starts = ids.flatten().to_numpy(), ids.offsets.to_numpy()
+        starts = starts[:-1] - starts[0]
+        for row in np.flatnonzero(np.isin(sizes, wanted)):
+            yield tuple(tokens[starts[row] : starts[row] + sizes[row]].tolist())
 
 
 def find_leakage(train: Iterable[Example], sets: Sequence[EvaluationSet]) -> list[Contamination]:

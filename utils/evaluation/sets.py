@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from utils.data.encoding import ExampleEncoder
+    from utils.data.splits import Splits
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ class Answers:
     """Tokens that the model can hold; None: not known, and only evaluation.max_prompt_length cuts prompts."""
     own_prompts: bool = False
     """Whether every set is asked by its own prompt, whatever the run's is."""
+    read: Splits | None = None
+    """The rows of the run's own set, where they have been read."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
     from utils.data.instruction import load_generation_rows
 
     spec, label = described.spec, described.label
-    rows = load_generation_rows(spec, described.section, run.seed)
+    rows = load_generation_rows(spec, described.section, run.seed, run.answers.read)
     if rows.bad.count:
         logger.warning("%s: %d rows cannot be read and are left out: %s", label, rows.bad.count, rows.bad.shown[0])
     if not rows.examples:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, create_model
 
 from utils.config.document import Document, SourceLocation
 from utils.config.error_messages import MOST_SHOWN, explain_errors, find_misspelt, name_all, suggest
-from utils.config.section import Section
+from utils.config.section import GENERATED, Section
 from utils.config.sections.model import ModelSection
 from utils.config.sections.peft import AdapterSection
 from utils.config.sections.results import ResultsSection
@@ -49,7 +49,7 @@ def header_class(types: tuple[str, ...]) -> type[Header]:
     """Build the class of the header, whose task_type is one of the tasks'."""
     described = Field(description=Header.model_fields["task_type"].description)
     allowed: Any = Literal[types]
-    return create_model("Header", __base__=Header, task_type=(allowed, described))
+    return create_model("Header", __base__=Header, __cls_kwargs__=GENERATED, task_type=(allowed, described))
 
 
 class SectionReader:

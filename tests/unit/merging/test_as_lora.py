@@ -85,7 +85,14 @@ def test_the_head_of_a_classifier_comes_along(family, method, train, tmp_path):
     assert type(model).__name__.startswith("PeftModel")
 
 
-@pytest.mark.parametrize("method", [name for name, tuner in TABLE.items() if tuner.as_lora])
+@pytest.mark.parametrize(
+    "method",
+    [
+        name if name in ("vera", "lokr", "miss") else pytest.param(name, marks=pytest.mark.slow)
+        for name, tuner in TABLE.items()
+        if tuner.as_lora
+    ],
+)
 def test_every_method_that_says_so_is_converted(method, train, tmp_path):
     run = train(method)
     report = convert_adapter(open_run(run), str(tmp_path / "lora"), 16, MergeOptions(num_eval=0))

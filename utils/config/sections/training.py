@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 from pydantic import Field, create_model, field_validator
 
 from utils.config.installed import read_fields
-from utils.config.section import Section
+from utils.config.section import GENERATED, Section
 from utils.core import registry
 
 OURS = {
@@ -231,7 +231,7 @@ def _build_section(
             )
     configs = tuple(registry.load(package, name).Config for package, name in plugins)
     create: Any = create_model  # of bases that are known at run time alone
-    built: Any = create("TrainingSection", __base__=(OwnTrainingSection, *configs), **fields)
+    built: Any = create("TrainingSection", __base__=(OwnTrainingSection, *configs), __cls_kwargs__=GENERATED, **fields)
     built.PLUGIN_FIELDS = frozenset(field for config in configs for field in config.model_fields)
     section: type[OwnTrainingSection] = built
     return section

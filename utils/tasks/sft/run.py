@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from utils.config.run_config import RunConfig
+    from utils.data.splits import Splits
     from utils.modeling.head import HeadSpec
     from utils.modeling.sizes import ParameterCounts
     from utils.results.record import RunRecord
@@ -192,13 +193,13 @@ class SftRun:
             logger.info("no rows to answer by generating: hold some out by dataset.validation_size, or name a set "
                         "under evaluation.sets")  # fmt: skip
             return []
-        return self._load_named_sets(data.spec, encoder, window)
+        return self._load_named_sets(data.spec, encoder, window, data.splits)
 
     def _load_named_sets(
-        self, spec: InstructionSet, encoder: ExampleEncoder, window: int | None = None
+        self, spec: InstructionSet, encoder: ExampleEncoder, window: int | None = None, read: Splits | None = None
     ) -> list[EvaluationSet]:
         settings = self._settings
-        answers = Answers(settings.generation, window)
+        answers = Answers(settings.generation, window, read=read)
         return load_evaluation_sets(
             settings.evaluation, spec, settings.section(InstructionSection), encoder, settings.seed, answers
         )

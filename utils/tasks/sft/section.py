@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, create_model
 
 from utils.config.installed import read_fields
-from utils.config.section import Section
+from utils.config.section import GENERATED, Section
 from utils.config.sections.dataset import InstructionSection
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def sft_section() -> type[OwnSftSection]:
         for name, field in read_fields("trl.trainer.sft_config", "SFTConfig").items()
         if name not in shared and name not in OURS and name not in own
     }
-    return create_model("SftSection", __base__=OwnSftSection, **fields)
+    return create_model("SftSection", __base__=OwnSftSection, __cls_kwargs__=GENERATED, **fields)
 
 
 def build_encoder(
