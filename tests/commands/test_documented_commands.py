@@ -39,6 +39,7 @@ NOT_RUN = {
     r"python benchmark.py .* --launcher slurm": "Slurm; tests/commands/test_slurm.py",
     r"python (inference|evaluate_model).py .* --server .*": SERVER,
     r"(vllm serve|vllm_env/bin/pip|python -m venv vllm_env|LORA_NS_VLLM_PYTHON=).*": SERVER,
+    r"(ollama|llama-cli) .*": "Ollama, llama.cpp; LORA_NS_LLAMA_CPP in tests/unit/merging/test_gguf.py",
     r"(lm_eval |LORA_NS_LM_EVAL=|python -m venv lm_eval_env).*": "lm_eval; tests/unit/metrics/test_against_lm_eval.py",
     r"python train.py --config configs/(glue|gsm8k|metamath|longbench|dpo_ultra|grpo_gsm8k).*": HUB,
     r"python benchmark.py --config configs/benchmarks/glue\S+(?!.*(--dry-run|--launcher)).*": HUB,

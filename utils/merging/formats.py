@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_NUM_CHARACTERS = 400  # of a text: joining pieces by scores takes the square of their number
+
+
 def require_possible(
     source: TrainedModel, tokenizer: PreTrainedTokenizerBase, gguf_type: str | None, quantize: str | None
 ) -> None:
@@ -118,13 +121,17 @@ def pack(
     return probe.answer(read), {"format": "bitsandbytes", "type": kind, "size_before": before, "size_bytes": after}
 
 
-def describe_cost(trained: Answers, answers: Answers, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare what was made with the trained model: `made` of the report.
+def describe_cost(trained: Answers, answers: Answers, facts: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Compare what was made with the trained model, whose weights are `dtype`: `made` of the report.
 
     Raises:
         CheckError: The difference is more than so many bits explain.
     """
-    return {**facts, "probe": prove_compressed(trained.logits, answers.logits, facts["type"]), "score": answers.score}
+    return {
+        **facts,
+        "probe": prove_compressed(trained.logits, answers.logits, facts["type"], dtype),
+        "score": answers.score,
+    }
 
 
 def describe_made(report: Mapping[str, Any], merged: Made) -> Made:
@@ -151,7 +158,7 @@ def _check_cutting(tokenizer: PreTrainedTokenizerBase, probe: Probe, vocabulary:
     special, added = set(tokenizer.all_special_ids), tokenizer.get_added_vocab()
     for ids in probe.encode(tokenizer):
         # transformers puts no second space before a text that begins with one, SentencePiece and llama.cpp do
-        text = tokenizer.decode([each for each in ids if each not in special]).lstrip()
+        text = tokenizer.decode([each for each in ids if each not in special]).lstrip()[:_NUM_CHARACTERS]
         if any(token in text for token in added):
             continue
         if cut_by_scores(vocabulary, text) != tokenizer(text, add_special_tokens=False)["input_ids"]:

@@ -57,7 +57,7 @@ def write_gguf(file: Path, model: GgufModel, folder: Path, kind: str) -> list[st
 
 
 def read_gguf(file: Path, model: GgufModel) -> PreTrainedModel:
-    """Build the model of transformers from what a file holds, in float32.
+    """Build the model of transformers from what a file holds, in the type of its config.
 
     Raises:
         ModelError: The file lacks a tensor, or holds one of another shape.
@@ -65,9 +65,12 @@ def read_gguf(file: Path, model: GgufModel) -> PreTrainedModel:
     import gguf
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
 
     stored = {each.name: each for each in gguf.GGUFReader(file).tensors}
-    loaded: PreTrainedModel = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+    with no_init_weights():
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_config(model.config, dtype=model.config.dtype)
+    loaded.tie_weights()
     loaded.eval()
     names = _name_tensors(model)
     with torch.no_grad():

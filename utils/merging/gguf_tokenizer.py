@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from utils.core.errors import ModelError
@@ -56,6 +57,11 @@ class GgufVocabulary:
     """Whether bos and eos are put around a text."""
     chat_template: str | None
 
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Ids by token."""
+        return {token: id_ for id_, token in enumerate(self.tokens)}
+
 
 def map_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, name: str) -> GgufVocabulary:
     """Map a tokenizer, whose tokens are filled up to the number of the model's embeddings.
@@ -98,7 +104,7 @@ def cut_by_scores(vocabulary: GgufVocabulary, text: str) -> list[int]:
     Of all neighbours whose join is a piece those with the highest score are joined first, the leftmost among equals.
     """
     assert vocabulary.scores is not None, "only of SentencePiece"
-    known = {token: id_ for id_, token in enumerate(vocabulary.tokens)}
+    known = vocabulary.ids
     if not text:
         return []
     parts = list((_SPACE if vocabulary.add_space_prefix else "") + text.replace(" ", _SPACE))

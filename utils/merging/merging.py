@@ -112,7 +112,7 @@ def merge_adapter(source: TrainedModel, output: str, options: MergeOptions) -> d
         release_memory()
         if options.gguf_type or options.quantize:
             answers, facts = _make(folder, target.name, source, tokenizer, probe, options)
-            report["made"] = describe_cost(merged.trained, answers, facts)
+            report["made"] = describe_cost(merged.trained, answers, facts, merged.dtype)
             made, score = describe_made(report, made), answers.score
         write_json(folder / REPORT_FILE, report)
         holds = "made" not in report and _holds(source, report)

@@ -107,19 +107,18 @@ def prove_merged(
     return report
 
 
-def prove_compressed(trained: Logits, found: Logits, kind: str) -> dict[str, Any]:
+def prove_compressed(trained: Logits, found: Logits, kind: str, dtype: str) -> dict[str, Any]:
     """Measure what fewer bits cost a model, read back from disk, and refuse what they do not explain.
 
-    `kind` is one of the types that a model is written in: f32, f16, bf16, q8_0, int8, nf4.
+    `kind` is one of the types that a model is written in: f32, f16, bf16, q8_0, int8, nf4; `dtype` what both models
+    compute in.
 
     Raises:
         CheckError: The difference is more than so many bits explain, or numbers are not finite.
     """
     scale = max(float(abs(trained).max()), 1e-3)
-    report = describe_difference(trained, found) | {
-        "largest_logit": scale,
-        "tolerance": _TOLERANCE_PACKED[kind] * scale,
-    }
+    tolerance = max(_TOLERANCE_PACKED[kind], _TOLERANCE[dtype]) * scale
+    report = describe_difference(trained, found) | {"largest_logit": scale, "tolerance": tolerance}
     if not report["largest_difference"] <= report["tolerance"]:
         raise CheckError(
             f"the model in {kind} is not the trained one: read back from disk, its logits differ by "
