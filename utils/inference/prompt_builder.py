@@ -186,7 +186,7 @@ def build_text_prompt_builder(described: ClassificationSet | None, chosen: Seque
 
 
 def build_chat_prompt_builder(
-    described: InstructionSet | None, chosen: Sequence[str], there: Sequence[str]
+    described: InstructionSet | None, chosen: Sequence[str], there: Sequence[str], conversational: bool | None = None
 ) -> ChatPromptBuilder:
     """Build what asks a language model.
 
@@ -194,13 +194,14 @@ def build_chat_prompt_builder(
         described: The run's set; None: a model without run, which is asked a text as it is.
         chosen: Columns to read in place of the run's.
         there: Columns of the first row, by which rows of no stated format are told where the set is gone.
+        conversational: Whether the rows that were trained on are conversations; None: not known.
     """
     if described is None:
         if len(chosen) > 1:
             raise UserError("--text_column: a model without run reads one column; name one")
         column = chosen[0] if chosen else "text"
         return ChatPromptBuilder((column,), lambda row: _plain(read_text(row, column)), _plain, column)
-    spec = resolve(described, there)
+    spec = resolve(described, there, conversational)
     columns, read_prompt = spec.prompt_columns, spec.read_prompt
     assert read_prompt is not None, f"{spec.path} is settled"
     if chosen and len(chosen) != len(columns):
@@ -240,8 +241,11 @@ def build_reward_prompt_builder(
     return RewardPromptBuilder(spec.columns, spec.read_row, tuple(zip(spec.columns, chosen, strict=False)))
 
 
-def resolve(spec: InstructionSet, there: Sequence[str]) -> InstructionSet:
-    """Complete a dataset's answers by its own rows, or, where they are gone, by the columns of those to be answered."""
+def resolve(spec: InstructionSet, there: Sequence[str], conversational: bool | None = None) -> InstructionSet:
+    """Complete a dataset's answers by its own rows, or, where they are gone, by the columns of those to be answered.
+
+    Rows of preferences do not say either what a bare request is: after conversations, it is a user's turn.
+    """
     from utils.data.instruction import resolve_set
 
     if spec.resolve is None:
@@ -251,7 +255,8 @@ def resolve(spec: InstructionSet, there: Sequence[str]) -> InstructionSet:
     except DataError:
         if spec.resolve_prompt is None:
             raise
-    return spec.resolve_prompt(spec, there)
+    is_bare = not {_MESSAGES, "conversations"} & set(there)
+    return spec.resolve_prompt(spec, (_MESSAGES,) if conversational and is_bare else there)
 
 
 def _plain(text: str) -> Example:

@@ -156,7 +156,7 @@ class _Session:
             described = plugin.describe_classification(section) if plugin is not None else None
             return build_text_prompt_builder(described, columns)
         spec = plugin.describe_instructions(section) if plugin is not None else None
-        return build_chat_prompt_builder(spec, columns, there)
+        return build_chat_prompt_builder(spec, columns, there, _reads_conversations(self.model))
 
     def _load_predictor(self, builder: PromptBuilder) -> Predictor:
         """Load the model; from here on the ML libraries are needed."""

@@ -151,3 +151,14 @@ def test_a_tasks_own_download_is_asked_by_its_columns():
     assert prompt_builder.read({"index": "0", "#1 String": "a", "#2 String": "b"}) == ("a", "b")
     assert prompt_builder.find_missing(("#1 String", "#2 String")) is None
     assert prompt_builder.find_missing(("#1 String", "x")) == "no column sentence2; there are: #1 String, x"
+
+
+@pytest.mark.parametrize("there", [(), ("prompt",), ("text",)])
+def test_after_pairs_of_conversations_a_bare_request_is_a_users_turn(write, there):
+    row = {"prompt": "Hello", "chosen": CHAT, "rejected": [*CHAT[:1], {"role": "assistant", "content": "Go away"}]}
+    spec = _describe(write, {}, row)
+    prompt_builder = build_chat_prompt_builder(spec, (), there, conversational=True)
+    for asked in ({"prompt": "Hello"}, {"messages": CHAT[:1]}, prompt_builder.lay_out(["Hello"])[0]):
+        assert prompt_builder.read(asked).messages == (CHAT[0],)
+    if there == ("prompt",):
+        assert build_chat_prompt_builder(spec, (), there, conversational=False).read({"prompt": "Hello"}).messages == ()
