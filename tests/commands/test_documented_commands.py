@@ -46,7 +46,8 @@ NOT_RUN = {
     r"python evaluate_model.py .*--set (gsm8k|qmsum|humaneval).*": HUB,
     r"python \w+.py --run hub:.*": HUB,
     r"cat lines.txt \| python inference.py --model Qwen/.*": HUB,
-    r"python perf/.*": "real rows and quiet minutes",
+    r"python perf/.*|.* model.name_or_path=TinyStories.*": "real rows and quiet minutes",
+    r"tensorboard .*": "a page that is served until it is ended; tests/commands/test_trackers.py",
     r"python examples/quickstart/make_quickstart.py": "rewrites files of the clone; tests/unit/data compares its rows",
 }
 """What a command, as a whole, needs that is not here."""
@@ -59,7 +60,7 @@ def _read_commands() -> dict[str, str]:
         for block in BLOCK.findall(re.sub(r"\\\n\s*", "", page.read_text("utf-8"))):
             for line in block.splitlines():
                 words = re.split(r"\s+#", line)[0].strip()
-                if words:
+                if words and not words.startswith("("):  # a remark
                     found.setdefault(words, str(page.relative_to(ROOT)))
     return found
 

@@ -133,3 +133,15 @@ def test_the_python_api_trains_and_predicts(tmp_path: Path) -> None:
 
 def test_the_version_is_one() -> None:
     assert f"\nversion: {project.VERSION}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["quickstart", "quickstart_dpo"])
+def test_the_core_trains_without_its_extras(config: str, tmp_path: Path) -> None:
+    extras = ("bitsandbytes", "deepspeed", "jieba", "math_verify", "matplotlib")
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({extras}))\n")
+    words = [sys.executable, "train.py", "--config", f"configs/{config}.yaml", "training.max_steps=2",
+             "training.report_to=none", f"training.output_dir={tmp_path / 'run'}"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
