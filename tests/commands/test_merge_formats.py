@@ -65,8 +65,10 @@ def test_a_gguf_has_its_modelfile_card_and_proof(run, tmp_path, capsys):
 @pytest.mark.parametrize(("kind", "share"), [("nf4", 0.3), ("int8", 0.4)])
 def test_a_merged_model_is_packed_and_used_from_its_folder(kind, share, run, tmp_path):
     pytest.importorskip("bitsandbytes")
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, __version__
 
+    if kind == "int8" and __version__.startswith("5.8."):
+        pytest.skip("transformers 5.8 reads int8 weights back without their scales, and the proof refuses it")
     if kind == "nf4":  # of a merged model, and of the run at once: the same
         command("merge_adapter", "--run", run, "--output", tmp_path / "merged")
     source = tmp_path / "merged" if kind == "nf4" else run
