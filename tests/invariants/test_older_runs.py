@@ -29,8 +29,9 @@ def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["classifier", "language_model"])
-def test_one_is_resumed_to_the_same_weights(older: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "tolerance"), [("classifier", 0.0), ("language_model", 1e-6)])
+def test_one_is_resumed_to_the_same_weights(older: Path, name: str, tolerance: float) -> None:
+    """The loss of language models is summed in another order since, which rounds differently."""
     run = older / name
     wanted = load_file(run / "final_model" / "adapter_model.safetensors")
     scores = json.loads((run / "results.json").read_text())["metrics"]
@@ -40,8 +41,9 @@ def test_one_is_resumed_to_the_same_weights(older: Path, name: str) -> None:
     command("train", "--config", run / "run.yaml", f"training.output_dir={run}", "--resume")
     found = load_file(run / "final_model" / "adapter_model.safetensors")
     assert found.keys() == wanted.keys()
-    assert all((found[key] == wanted[key]).all() for key in wanted), "resumed, it is another model"
-    assert json.loads((run / "results.json").read_text())["metrics"] == scores
+    furthest = max(float(abs(found[key] - wanted[key]).max()) for key in wanted)
+    assert furthest <= tolerance, "resumed, it is another model"
+    assert json.loads((run / "results.json").read_text())["metrics"] == pytest.approx(scores, rel=tolerance)
 
 
 def test_a_classifier_is_used_and_merged(older: Path) -> None:
