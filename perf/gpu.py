@@ -169,7 +169,11 @@ def _build_model(case: dict[str, Any]) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             model = AutoModelForCausalLM.from_pretrained(
-                folder, quantization_config=settings, dtype=torch.bfloat16, device_map={"": case["device"]}
+                folder,
+                quantization_config=settings,
+                dtype=torch.bfloat16,
+                device_map={"": case["device"]},
+                trust_remote_code=False,
             )
     method = {"qlora": "lora", "dpo": "lora", "full": "none"}.get(case["method"], case["method"])
     section = {"method": method} | ({"lora_r": 16, "target_modules": "all-linear"} if method == "lora" else {})

@@ -64,6 +64,7 @@ def test_a_run_is_scored_on_its_own_sets_and_others(make_sft, tmp_path):
     assert _hash_record(run) == before
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     overrides = (IN_WORDS, "generation.batch_size=2", "generation.max_new_tokens=24", "evaluation.max_samples=200")

@@ -70,6 +70,7 @@ def test_the_run_folder_explains_itself(whole: Path) -> None:
     assert provenance["data"]["splits"] == {"train": 200, "validation": 20}
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_end(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     process = subprocess.Popen(_command(folder), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -89,16 +89,17 @@ def status_of(folder: Path, name: str) -> str | None:
 
 
 def test_killed_by_force_its_run_dies_and_is_told_as_interrupted(folder: Path, start: Start) -> None:
-    suite = start()
+    long = "training.num_train_epochs=400"  # longer than a second suite needs to start, on a busy machine too
+    suite = start(long)
     child = wait_for(lambda: training_child(suite.pid), suite)
-    second = start()
+    second = start(long)
     assert second.wait(timeout=60) == 2
     assert "out is in use by another suite" in second.communicate()[1]
     suite.kill()
     suite.communicate()
     wait_for(lambda: is_gone(child), seconds=5)
     assert status_of(folder, "a-lora-s1") == "running", "nobody was left to note anything else"
-    report = start("--report", "--json")
+    report = start("--report", "--json", long)
     out, err = report.communicate(timeout=60)
     assert report.returncode == 0, err
     runs = {run["name"]: run["status"] for run in json.loads(out)["runs"]}

@@ -65,6 +65,7 @@ def test_a_classifier_in_a_new_process(prepare_run, tmp_path):
     _compare(expected, expected)
 
 
+@pytest.mark.slow
 def test_a_language_model_in_a_new_process(prepare_run, make_sft, tmp_path):
     expected = {}
     for init in TRAINED:
@@ -81,8 +82,8 @@ def test_a_language_model_in_a_new_process(prepare_run, make_sft, tmp_path):
         {"init_lora_weights": "pissa_niter_2", "loraplus_lr_ratio": 4},
         {"init_lora_weights": "corda", "lora_dropout": 0.1},
         {"init_lora_weights": "lora_ga", "use_dora": True},
-        {"init_lora_weights": "eva"},
-        {"init_lora_weights": "mica"},
+        pytest.param({"init_lora_weights": "eva"}, marks=pytest.mark.slow),
+        pytest.param({"init_lora_weights": "mica"}, marks=pytest.mark.slow),
     ],
     ids=lambda peft: peft["init_lora_weights"],
 )

@@ -7,6 +7,8 @@ import re
 import pytest
 import torch
 
+from tests.slow_cases import mostly_slow
+
 METHODS = {
     "lora": ({"peft__method": "lora"}, ("lora_A", "lora_B")),
     "dora": ({"peft__method": "lora", "peft__use_dora": True}, ("lora_B", "lora_magnitude_vector")),
@@ -47,7 +49,7 @@ def train(run, names):
 
 
 @pytest.mark.parametrize("quantization", [None, pytest.param("nf4", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly_slow(METHODS, "lora", "qst", "prefix-tuning"))
 def test_what_a_classifier_trains_is_float32_and_moves(prepare_run, method, quantization):
     if method == "head-only" and quantization:
         pytest.skip("head-only is refused on a quantized base")
@@ -58,7 +60,9 @@ def test_what_a_classifier_trains_is_float32_and_moves(prepare_run, method, quan
 
 
 @pytest.mark.parametrize("quantization", [None, pytest.param("nf4", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "head-only"])
+@pytest.mark.parametrize(
+    "method", mostly_slow([each for each in METHODS if each != "head-only"], "dora", "qst", "p-tuning")
+)
 def test_what_a_language_model_trains_is_float32_and_moves(prepare_run, make_sft, method, quantization):
     keys, names = METHODS[method]
     config = make_sft(model__quantization=quantization, **SETTINGS, **{"peft": {}, **keys})

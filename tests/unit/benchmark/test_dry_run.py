@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from utils.benchmark.dry_run import count_runs
 from utils.core import registry
 
@@ -42,6 +44,7 @@ def test_counted_as_training_counts_them(plan_of: Callable[..., Any], tmp_path: 
     assert counts["far-lora-s42"].note == "the config.json of nobody/nothing-here is not on this machine yet"
 
 
+@pytest.mark.slow
 def test_every_method_and_initialisation_can_be_counted(plan_of: Callable[..., Any]) -> None:
     """All in one process; one that fails there would take the others' counts away.
 

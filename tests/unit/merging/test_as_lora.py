@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.slow_cases import mostly_slow
 from utils.adapters.peft_tuners import TABLE
 from utils.core.errors import CheckError, ModelError, UserError
 from utils.merging.as_lora import convert_adapter, show_conversion
@@ -87,11 +88,7 @@ def test_the_head_of_a_classifier_comes_along(family, method, train, tmp_path):
 
 @pytest.mark.parametrize(
     "method",
-    [
-        name if name in ("vera", "lokr", "miss") else pytest.param(name, marks=pytest.mark.slow)
-        for name, tuner in TABLE.items()
-        if tuner.as_lora
-    ],
+    mostly_slow([name for name, tuner in TABLE.items() if tuner.as_lora], "vera", "lokr", "miss"),
 )
 def test_every_method_that_says_so_is_converted(method, train, tmp_path):
     run = train(method)

@@ -113,8 +113,10 @@ def test_the_best_checkpoint_is_linked(train):
     [
         {"training__bf16": True, "peft": {"method": "none"}},
         {"model__dtype": "bfloat16", "training__bf16": True},
-        {"training__gradient_checkpointing": True},
-        {"training__save_strategy": "best", "training__dataloader_drop_last": True},
+        pytest.param({"training__gradient_checkpointing": True}, marks=pytest.mark.slow),
+        pytest.param(
+            {"training__save_strategy": "best", "training__dataloader_drop_last": True}, marks=pytest.mark.slow
+        ),
         {"training__eval_strategy": "no", "training__save_strategy": "no", "training__max_steps": 2},
     ],
     ids=lambda keys: "-".join(key.split("__")[-1] for key in keys),

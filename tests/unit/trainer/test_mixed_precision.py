@@ -6,6 +6,8 @@ import logging
 
 import pytest
 
+from tests.slow_cases import mostly_slow
+
 CASES = {
     "head": ("llama", {"modules_to_save": ["lm_head"]}),
     "embeddings": ("llama", {"modules_to_save": ["embed_tokens"]}),
@@ -47,7 +49,7 @@ def train(prepare_run, make_sft, make_set, tiny_base, untied):
     return run
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", mostly_slow(CASES, "head", "all weights"))
 def test_half_precision_trains_as_single_precision(name, train, caplog):
     family, peft = CASES[name]
     expected = train(family, peft, model__dtype="float32")[1]

@@ -39,6 +39,7 @@ def _start(rank: int, folder: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_the_first_prepares_and_the_others_read(tmp_path: Path) -> None:
     workers = [_start(rank, tmp_path) for rank in range(3)]
     said = [worker.communicate(timeout=120)[0].strip() for worker in workers]

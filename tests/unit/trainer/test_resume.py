@@ -12,6 +12,8 @@ import torch
 from torch.optim import lr_scheduler as schedules
 from transformers import TrainerCallback
 
+from tests.slow_cases import mostly_slow
+
 RATE = 1e-2
 BASE = {
     "training__num_train_epochs": 1, "training__logging_steps": 1, "training__save_strategy": "epoch",
@@ -75,7 +77,7 @@ def resume(prepare_run: Any, make_config: Any, first: dict[str, Any], then: dict
     return short, longer, checkpoint
 
 
-@pytest.mark.parametrize("kind", TORCH)
+@pytest.mark.parametrize("kind", mostly_slow(TORCH, "cosine", "linear, warmup by share"))
 def test_a_finished_run_made_longer_follows_the_new_schedule(kind, prepare_run, make_config, caplog):
     own, build = TORCH[kind]
     keys = {**BASE, "training__lr_scheduler_type": kind, **{f"training__{key}": value for key, value in own.items()}}

@@ -113,6 +113,7 @@ def run_folder(tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_run_killed_inside_evaluations_has_the_same_history(prepare_run, make_sft, run_folder, tmp_path, caplog):
     """Killed at the start, in the middle, and in the evaluation of the last step; an evaluation has 2 x 5 prompts."""
     short = {"training__max_steps": 4, "training__early_stopping_patience": 9}
