@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -139,8 +141,18 @@ def _has_kernel(query: torch.Tensor, value: torch.Tensor, dropout: float) -> boo
     """Tell whether torch's flash attention for documents of any length can be used: on NVIDIA GPUs from Ampere on."""
     size = query.shape[-1]
     fits = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and size == value.shape[-1] and not dropout
-    fits = fits and size <= _LARGEST_HEAD and size % 8 == 0
+    fits = fits and size <= _LARGEST_HEAD and size % 8 == 0 and _find_kernel() is not None
     return fits and torch.cuda.get_device_capability(query.device) >= _AMPERE
+
+
+@cache
+def _find_kernel() -> Any:
+    """Find torch's attention for documents of any length; None where it is not there, or not yet for grouped heads."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn if "enable_gqa" in signature(varlen_attn).parameters else None
 
 
 def _attend_by_kernel(
@@ -152,8 +164,6 @@ def _attend_by_kernel(
     window: int | None,
 ) -> torch.Tensor:
     """Attend within documents in one call, without index or mask; the result has shape (tokens, heads, head_dim)."""
-    from torch.nn.attention.varlen import varlen_attn
-
     longest = getattr(boundaries, _LONGEST, None)
     if longest is None:  # once for a batch: it waits for the GPU
         if int(boundaries[-1]) != query.shape[2]:
@@ -161,7 +171,7 @@ def _attend_by_kernel(
         longest = int(boundaries.diff().max())
         setattr(boundaries, _LONGEST, longest)
     places = boundaries.to(torch.int32)
-    attended: torch.Tensor = varlen_attn(
+    attended: torch.Tensor = _find_kernel()(
         *(each[0].transpose(0, 1).contiguous() for each in (query, key, value)), places, places, longest, longest,
         scale=scaling, window_size=(-1 if window is None else window - 1, 0), enable_gqa=query.shape[1] != key.shape[1],
     )  # fmt: skip
