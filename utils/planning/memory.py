@@ -95,10 +95,13 @@ def plan_memory(config: RunConfig, num_labels: int | None, batch: tuple[int, int
     if config.arguments.get("gradient_checkpointing"):
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable(config.arguments.get("gradient_checkpointing_kwargs"))
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = 0  # in a run it is the tokenizer's
     model.train()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:  # tensors of a CPU with shapes and no content
         move_to_fake_cpu(model, mode)
-        step = measure_step(model, num_labels is None, batch, autocast)
+        is_summed = int(config.arguments.get("gradient_accumulation_steps") or 1) > 1
+        step = measure_step(model, num_labels is None, batch, autocast, is_summed)
     counts = count_parameters(model)
     trained = [each for each in model.parameters() if each.requires_grad]
     trained_bytes = sum(each.numel() * each.element_size() for each in trained)
@@ -114,24 +117,30 @@ def plan_memory(config: RunConfig, num_labels: int | None, batch: tuple[int, int
     )
 
 
-def measure_step(model: PreTrainedModel, writes: bool, batch: tuple[int, int], dtype: torch.dtype | None) -> int:
-    """Run a step without content and give the most bytes that it holds, parameters and gradients not counted.
+def measure_step(
+    model: PreTrainedModel, writes: bool, batch: tuple[int, int], dtype: torch.dtype | None, is_summed: bool
+) -> int:
+    """Run a step without content and give the most bytes that it holds beside parameters and gradients.
+
+    Gradients come while activations go: only where they are summed over batches do both stand there whole.
 
     Args:
         model: From `build_on_meta`, under the mode that is active still.
         writes: Whether it is a language model.
         batch: Rows, and tokens of each.
         dtype: Of autocast; None: there is none.
+        is_summed: Whether gradients of an earlier batch are there already.
     """
-    for each in model.parameters():
-        each.grad = torch.zeros_like(each) if each.requires_grad else None
+    trained = [each for each in model.parameters() if each.requires_grad]
+    for each in trained:
+        each.grad = torch.zeros_like(each) if is_summed else None
     ids = torch.zeros(batch, dtype=torch.long)
     live = LiveBytes()
     with live:
         with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
             loss = _write_loss(model, ids) if writes else model(input_ids=ids).logits.float().sum()
         loss.backward()
-    return live.peak
+    return live.peak if is_summed else max(0, live.peak - sum(each.numel() * each.element_size() for each in trained))
 
 
 def _write_loss(model: Any, ids: torch.Tensor) -> torch.Tensor:

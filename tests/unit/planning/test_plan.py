@@ -25,7 +25,7 @@ def real_step(config, tokens: int) -> tuple[int, int]:
     base = AutoModelForCausalLM.from_pretrained(config.model.name_or_path, attn_implementation="sdpa")
     model = load_adapter(config.peft.method).attach(base, config.peft, AttachContext("CAUSAL_LM", False, seed=0))
     weights = sum(each.numel() * each.element_size() for each in model.parameters())
-    return measure_step(model.train(), True, (1, tokens), None), weights
+    return measure_step(model.train(), True, (1, tokens), None, is_summed=False), weights
 
 
 @pytest.mark.parametrize("method", ["lora", "none", "prefix-tuning", "qst"])
