@@ -199,7 +199,7 @@ class Recording:
             hint = f"--resume continues from {kept[-1].name}" if kept else "it has no checkpoint yet: start it again"
             logger.warning("%s is interrupted; %s", self._folder.path, hint)
         extra = {"error": mask_text(f"{type(error).__name__}: {error}")[:2000]}
-        record = replace(self.record, status=status, extra=extra)  # type: ignore[arg-type]
+        record = replace(self.record, status=status, extra=extra)  # type: ignore[arg-type]  # one of these two
         write_record(self._folder.path, record)
         with suppress(OSError):  # the run's own error is what has to be told
             write_report(self._folder.path, self._config, record, collect_provenance(started=self.started))

@@ -304,5 +304,5 @@ def test_a_tokenizer_that_looks_up_words_otherwise_is_refused(tokenizer):
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     content["model"]["ignore_merges"] = True
     other._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(content))
-    with pytest.raises(ModelError, match="looks up whole words otherwise than llama.cpp does for smollm"):  # noqa: RUF043
+    with pytest.raises(ModelError, match=r"looks up whole words otherwise than llama\.cpp does for smollm"):
         map_vocabulary(other, 768, "it")

@@ -131,7 +131,7 @@ class PreferenceTrainer(RowsTrainer):
     def score_reference(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Give the reference's log-probability of each text: computed before, else by the base under the adapter."""
         if REFERENCE in inputs:
-            return inputs[REFERENCE].T.reshape(-1)  # type: ignore[no-any-return]
+            return inputs[REFERENCE].T.reshape(-1)  # type: ignore[no-any-return]  # a batch holds Any
         with self.as_base() as base:
             return self.reference_of(base, inputs)
 
