@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from utils.core.errors import UserError
-from utils.results.json_file import replace_file
+from utils.core.replace_file import replace_file
 from utils.runs.open_model import open_run
 from utils.runs.opening import open_run_folder
 from utils.runs.own_folder import require_no_links_out

@@ -34,7 +34,7 @@ from utils.cli.command_line import list_gpus
 from utils.config.yaml_text import dump_yaml
 from utils.core.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 from utils.core.project import ROOT
-from utils.results.json_file import replace_file
+from utils.core.replace_file import replace_file
 from utils.results.provenance import format_time
 from utils.trainer.tracking import SUITE_VARIABLES
 

@@ -19,7 +19,8 @@ from utils.benchmark.text_reports import name_some, render_csv, render_latex, re
 from utils.benchmark.workbook import WorkbookParts, write_suite_workbook
 from utils.core.errors import UserError
 from utils.core.project import ROOT
-from utils.results.json_file import read_json, replace_file, write_json
+from utils.core.replace_file import replace_file
+from utils.results.json_file import read_json, write_json
 from utils.results.labels import Language, phrase, translate
 from utils.results.page import write_page
 from utils.results.provenance import PROVENANCE_FILE, find_git_state, format_time, list_versions

@@ -13,8 +13,8 @@ from pathlib import Path
 from utils.benchmark.outcomes import RunOutcome
 from utils.benchmark.statistics import Setting, Summary, SummaryRow, is_more_better
 from utils.core.errors import UserError
+from utils.core.replace_file import replace_file
 from utils.datasets.glue import TASKS
-from utils.results.json_file import replace_file
 
 # Lines of test rows, without the head (nyu-mll/GLUE-baselines).
 TEST_ROWS = {

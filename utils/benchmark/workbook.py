@@ -14,8 +14,8 @@ from utils.benchmark.charts import FONT, add_charts, fit_pages
 from utils.benchmark.outcomes import RunOutcome
 from utils.benchmark.statistics import Summary
 from utils.benchmark.tables import ResultTable, TableRow, build_comparison_table, build_run_table
+from utils.core.replace_file import replace_file
 from utils.results.columns import Cell
-from utils.results.json_file import replace_file
 from utils.results.labels import Language, translate
 from utils.results.workbook import display_width, fill_cell, fill_table, flatten_values, list_pairs, warn_of_losses
 

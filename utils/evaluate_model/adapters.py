@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import EXIT_FAILED, LoraNsError, UserError
-from utils.results.json_file import replace_file
+from utils.core.replace_file import replace_file
 from utils.results.workbook import guard_formula
 
 TABLE = "adapters.csv"

@@ -13,6 +13,7 @@ from typing import Any
 
 from utils.config.sections.model import is_local
 from utils.core.json_files import NotJsonError, find_object, parse_json
+from utils.core.replace_file import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -114,13 +115,15 @@ def append_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write a file anew: a reader sees the old one or the new one."""
-    _replace(path, map(_encode, records))
+    with replace_file(path) as beside, beside.open("wb") as file:
+        file.writelines(map(_encode, records))
 
 
 def write_object(path: Path, data: Mapping[str, Any]) -> None:
     """Write one JSON object, whole or not at all."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    _replace(path, [(text + "\n").encode("utf-8", errors="backslashreplace")])
+    with replace_file(path) as beside:
+        beside.write_text(text + "\n", "utf-8", errors="backslashreplace")
 
 
 def read_object(path: Path) -> Record | None:
@@ -139,15 +142,3 @@ def _parse(line: bytes) -> Record | None:
     except NotJsonError:
         return None
     return data if isinstance(data, dict) else None
-
-
-def _replace(path: Path, content: Iterable[bytes]) -> None:
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        with beside.open("wb") as file:
-            file.writelines(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

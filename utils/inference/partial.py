@@ -17,7 +17,7 @@ from typing import IO, Any
 from utils.core.errors import UserError
 from utils.core.json_files import NotJsonError, parse_json
 from utils.core.locks import try_lock
-from utils.results.json_file import replace_file
+from utils.core.replace_file import replace_file
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from typing import IO, Any
 
 from utils.core.errors import DataError, UserError
 from utils.core.json_files import parse_json
+from utils.core.replace_file import replace_file
 from utils.core.texts import RowError
 from utils.data.row_files import FileFormat, RowReader, explain_unreadable, spool
-from utils.results.json_file import replace_file
 from utils.results.workbook import guard_formula
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from utils.core.errors import DataError, UserError
-from utils.results.json_file import read_json, replace_file, write_json
+from utils.core.replace_file import replace_file
+from utils.results.json_file import read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from utils.core.json_files import load_object
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+from utils.core.replace_file import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -42,23 +38,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.exists() and not path.is_symlink():
         return None
     return load_object(path, "it was cut off or edited; delete it, or run again with --overwrite")
-
-
-@contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
-    """Give the path of a file beside this one to write to, and put it in place when all went well.
-
-    A reader sees the old file or the new one, and so does who comes after a power cut.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield beside
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _to_plain(value: Any, name: str, broken: list[str]) -> Any:

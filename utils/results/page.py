@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from utils.core.project import VERSION
+from utils.core.replace_file import replace_file
 from utils.core.secrets import mask_text
 from utils.core.terminal import show_controls
 from utils.results import svg
 from utils.results.charts import BarChart, Chart
-from utils.results.json_file import replace_file
 from utils.results.labels import Language
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.core.replace_file import replace_file
 from utils.results.charts import Chart
-from utils.results.json_file import replace_file
 from utils.results.svg import LIGHT
 
 if TYPE_CHECKING:

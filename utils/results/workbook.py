@@ -11,9 +11,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.core.replace_file import replace_file
 from utils.core.secrets import mask_value
 from utils.results.columns import Cell, count_places, list_columns
-from utils.results.json_file import replace_file
 from utils.results.labels import count_columns, translate
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from utils.adapters.adapter import load_adapter
 from utils.adapters.saved_adapter import describe_start, require_whole_tensors
 from utils.config.run_config import RunConfig
 from utils.core.logs import is_main_process
+from utils.core.replace_file import replace_file
 from utils.core.secrets import mask_text
 from utils.data.classification import ClassificationData
 from utils.modeling.head import LABELS_FILE
 from utils.results.exports import write_hf_results, write_predictions, write_submission
-from utils.results.json_file import replace_file
 from utils.results.provenance import collect_provenance, write_provenance
 from utils.results.record import RunRecord, write_record
 from utils.results.workbook import write_workbook

@@ -15,8 +15,9 @@ from utils.config.sections.model import ModelSection
 from utils.config.yaml_text import read_document
 from utils.core.errors import ConfigError, LoraNsError, ModelError, UserError
 from utils.core.logs import is_main_process
+from utils.core.replace_file import replace_file
 from utils.modeling.base_identity import fingerprint_base
-from utils.results.json_file import read_json, replace_file, write_json
+from utils.results.json_file import read_json, write_json
 from utils.run_config.older_names import OlderNames
 from utils.tasks.task import open_task
 from utils.trainer.checkpoint_files import RUN_COPY, list_checkpoints

@@ -15,9 +15,9 @@ from utils.adapters.saved_adapter import ADAPTER_CONFIG
 from utils.config.run_config import RunConfig
 from utils.config.sections.model import is_local
 from utils.core.project import VERSION, as_called
+from utils.core.replace_file import replace_file
 from utils.data.dataset import load_dataset_plugin
 from utils.modeling.head import LABELS_FILE, read_label_names
-from utils.results.json_file import replace_file
 from utils.results.labels import is_score
 from utils.results.provenance import list_versions
 from utils.results.record import RunRecord, read_record

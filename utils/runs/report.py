@@ -20,10 +20,11 @@ from utils.config.run_config import RunConfig
 from utils.core.errors import UserError
 from utils.core.json_files import find_object
 from utils.core.project import as_called
+from utils.core.replace_file import replace_file
 from utils.modeling.consent import add_extensions_consent
 from utils.results import curves, page
 from utils.results.columns import list_retention
-from utils.results.json_file import read_json, replace_file
+from utils.results.json_file import read_json
 from utils.results.labels import Language, is_score, translate
 from utils.results.page import Block, Facts, Figures, Page, PartOfPage, Sample, Samples, Sentences, Table, TableCell
 from utils.results.provenance import PROVENANCE_FILE

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from utils.core.errors import UserError
-from utils.results.json_file import replace_file, write_json
+from utils.core.replace_file import replace_file
+from utils.results.json_file import write_json
 from utils.results.record import BestMetric, ParamCounts, RunRecord, read_record, write_record
 
 SMALL = RunRecord(status="failed", task_name="t", task_type="SEQ_CLS", method="none")

@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +23,7 @@ from utils.adapters.adapter import AttachContext
 from utils.adapters.lora.inits import kind_of
 from utils.core.cache_folder import cache_folder
 from utils.core.json_files import parse_json
+from utils.core.replace_file import replace_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -91,17 +90,13 @@ def _set_random_state(found: Tensors) -> None:
 
 
 def _write(file: Path, tensors: Tensors) -> None:
-    """Write beside the file and rename; where the disk is full or not ours, the run goes on without."""
+    """Write the file; where the disk is full or not ours, the run goes on without."""
     stored = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
     devices = {name: str(each.device) for name, each in tensors.items()}
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(stored, partial, {"devices": json.dumps(devices), "sha256": _checksum(stored)})
-        partial.replace(file)
+        with replace_file(file) as beside:
+            save_file(stored, beside, {"devices": json.dumps(devices), "sha256": _checksum(stored)})
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         logger.warning("peft.init_cache: %s cannot be written (%s)", file, error)
 
 

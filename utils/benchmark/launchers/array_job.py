@@ -24,7 +24,8 @@ from utils.config.section import Section
 from utils.core import registry
 from utils.core.errors import UserError
 from utils.core.project import ROOT
-from utils.results.json_file import read_json, replace_file, write_json
+from utils.core.replace_file import replace_file
+from utils.results.json_file import read_json, write_json
 
 if TYPE_CHECKING:
     from utils.cli.command_line import Answer
