@@ -113,8 +113,8 @@ def build() -> argparse.ArgumentParser:
     add("--single", metavar="RUN", help="work on this run while others work on others, as the jobs of an array do")
     add("--launch", metavar="COMMAND", help="start the processes of each run by this: 'torchrun --nproc_per_node 2'")
     add("--shard", type=read_shard, metavar="I/N", help="work on the I-th of N parts; the folder is shared")
-    told = "start each run as a process that imports the libraries itself, as it is anyway where there is no Linux"
-    add("--no_fork", action="store_false", dest="fork", help=told)
+    no_fork = "start each run as a process that imports the libraries itself, as it is anyway where there is no Linux"
+    add("--no_fork", action="store_false", dest="fork", help=no_fork)
     add_overrides(parser)
     return parser
 

@@ -158,7 +158,7 @@ def _build_bars(
         chart.series.append(series)
     names = (2, heads, num_tasks + 1, heads) if by_setting else (1, first, 1, last)
     chart.set_categories(Reference(sheet, *names))
-    _dress(chart, translate("score_by_method", language), "", translate("score_axis", language), _WIDE)
+    _style_chart(chart, translate("score_by_method", language), "", translate("score_axis", language), _WIDE)
     shown = [cell.value for row in sheet.iter_rows(first, last, 2, num_tasks + 1) for cell in row]
     if not any(isinstance(value, int | float) and value < 0 for value in shown):
         chart.y_axis.scaling.min = 0  # a bar's length is its value
@@ -196,7 +196,7 @@ def _build_scatter(
         chart.series.append(series)
     title, axis, _ = _SCATTERS[cost]
     score = translate("average_axis" if is_average else "score_axis", language)
-    _dress(chart, translate(title, language), translate(axis, language), score, _HALF)
+    _style_chart(chart, translate(title, language), translate(axis, language), score, _HALF)
     costs = [value for point in points if (value := point.costs[cost])]
     if costs and max(costs) > _LOG_FROM * min(costs):
         chart.x_axis.scaling.logBase = 10
@@ -232,7 +232,7 @@ def _label_values(chart: BarChart) -> None:
         setattr(chart.dataLabels, part, False)
 
 
-def _dress(chart: BarChart | ScatterChart, title: str, x_title: str, y_title: str, width: float) -> None:
+def _style_chart(chart: BarChart | ScatterChart, title: str, x_title: str, y_title: str, width: float) -> None:
     """Give a chart its titles, size, light grid and visible axes."""
     from openpyxl.chart.axis import ChartLines
     from openpyxl.chart.legend import Legend

@@ -51,14 +51,15 @@ def combine(suite: Suite, seeds: Sequence[int] = ()) -> Combined:
 
     `seeds` are those of the command line, in place of the suite's.
     """
-    _require_few(suite, len(seeds or suite.section.seeds or (42,)))
     crossed = Combined()
     used: set[int] = set()
     idle: dict[str, set[str]] = {}
-    if overlap := {*(seeds or suite.section.seeds or ())} & {*(suite.section.search_seeds or ())}:
-        told = f"{sorted(overlap)} are seeds of the suite too; what is chosen by a seed cannot be reported of it"
-        raise ConfigError([Problem(told, "search_seeds", suite.source)])
-    for each in _cross(suite, seeds or suite.section.seeds or (), idle):
+    own_seeds = seeds or suite.section.seeds or ()
+    _require_few(suite, len(own_seeds) or 1)
+    if overlap := {*own_seeds} & {*(suite.section.search_seeds or ())}:
+        message = f"{sorted(overlap)} are seeds of the suite too; what is chosen by a seed cannot be reported of it"
+        raise ConfigError([Problem(message, "search_seeds", suite.source)])
+    for each in _cross(suite, own_seeds, idle):
         values = {"task": each.task, "method": each.method, "seed": each.seed, **each.grid}
         included = [selector for selector in suite.include if selector.fits(values)]
         excluded = [selector for selector in suite.exclude if selector.fits(values)]
@@ -167,7 +168,7 @@ def shorten_keys(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _write_value(value: Any) -> str:
-    """Write a value so that it can stand in a folder's name; what is lost on the way is told apart by a hash."""
+    """Write a value so that it can stand in a folder's name; a hash tells apart what this makes alike."""
     text = value if isinstance(value, str) else json.dumps(value)
     plain = re.sub(r"[^\w.+-]+", "_", text).strip("_")
     return plain if plain == text and len(plain) <= 40 else f"{plain[:30]}_{_digest(text)}"

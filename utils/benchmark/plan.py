@@ -154,8 +154,8 @@ def inspect_plan(
     _inspect_runs(plan, choices, files, combinations)
     plan.wanted = _select(plan, choices, combined.combinations)
     if plan.pending:
-        told = "runs wait for a search; the same command plans them when its runs have ended"
-        plan.notices.append(f"{sum(plan.pending.values())} {told}")
+        notice = "runs wait for a search; the same command plans them when its runs have ended"
+        plan.notices.append(f"{sum(plan.pending.values())} {notice}")
     # Every n-th run, so that each part gets some of every task, whose runs take differently long.
     plan.shard = plan.wanted[choices.shard[0] - 1 :: choices.shard[1]] if choices.shard else plan.wanted
     return plan
@@ -219,10 +219,10 @@ def _inspect_runs(plan: Plan, choices: Choices, files: bool, combinations: Seque
             plan.unmet += check_machine(config).warnings
             launch = choices.launch or plan.suite.section.launch
             plan.runs.append(_plan_run(each, name, plan.output, config, launch))
-    plan.problems += [_tell_runs(problem, names, len(combinations)) for problem, names in problems.items()]
+    plan.problems += [_name_runs(problem, names, len(combinations)) for problem, names in problems.items()]
     plan.warnings += _find_twins(plan.runs)
-    for told in (plan.warnings, plan.notices, plan.unmet):
-        told[:] = dict.fromkeys(told)
+    for sentences in (plan.warnings, plan.notices, plan.unmet):
+        sentences[:] = dict.fromkeys(sentences)
 
 
 def _put_together(plan: Plan, choices: Choices, command: Document, each: Combination, name: str) -> Document:
@@ -266,7 +266,7 @@ def _plan_run(each: Combination, name: str, output: Path, config: RunConfig, lau
     )
 
 
-def _tell_runs(problem: Problem, names: list[str], total: int) -> Problem:
+def _name_runs(problem: Problem, names: list[str], total: int) -> Problem:
     """Say which runs a mistake concerns, where those are not all."""
     if len(names) == total or problem.place == COMMAND_LINE:
         return problem

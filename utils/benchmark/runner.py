@@ -62,10 +62,9 @@ def run_suite(plan: Plan, options: SuiteOptions) -> Answer:
     """
     from utils.core.terminal import build_console
 
-    name, shares = plan.suite.section.suite, not plan.suite.section.launch
-    slots = [replace(slot, suite=name) for slot in list_slots(options.jobs, shares)]
-    minutes = plan.suite.section.timeout_minutes
-    config = RunnerConfig(slots, minutes * 60 if minutes else None, options.retry, options.fork)
+    section = plan.suite.section
+    slots = [replace(slot, suite=section.suite) for slot in list_slots(options.jobs, shares=not section.launch)]
+    config = RunnerConfig(slots, section.timeout_s, options.retry, options.fork)
     with ExitStack() as stack:
         for lock in lock_suite(plan.output, options.shard):
             stack.enter_context(lock)
@@ -87,11 +86,9 @@ def run_single(plan: Plan, options: SuiteOptions) -> Answer:
     """
     from utils.core.terminal import build_console
 
-    minutes = plan.suite.section.timeout_minutes
-    limit = minutes * 60 if minutes else None
-    config = RunnerConfig(
-        [Slot(0, suite=plan.suite.section.suite)], limit, options.retry, fork=False, grace_s=GRACE_OF_JOB_S
-    )
+    section = plan.suite.section
+    slots = [Slot(0, suite=section.suite)]
+    config = RunnerConfig(slots, section.timeout_s, options.retry, fork=False, grace_s=GRACE_OF_JOB_S)
     with ExitStack() as stack:
         for lock in lock_suite(plan.output, None, single=True):
             stack.enter_context(lock)
@@ -108,13 +105,13 @@ def show_status(plan: Plan) -> Answer:
         jobs = find_jobs(plan)
     except UserError as error:
         logger.warning("the queue is not known: %s", error)
-    stands = {run.name: find_status(run) for run in plan.wanted}
-    width = max(map(len, stands))
-    for name, status in stands.items():
+    statuses = {run.name: find_status(run) for run in plan.wanted}
+    width = max(map(len, statuses))
+    for name, status in statuses.items():
         print(f"{name:<{width}}  {status:<11}  {jobs.get(name, '')}".rstrip())  # noqa: T201  the command's own output
-    counts = ", ".join(f"{count} {status}" for status, count in Counter(stands.values()).items())
-    print(f"\n{len(stands)} runs: {counts}; {len(jobs)} in the queue; folder: {plan.output}")  # noqa: T201
-    runs = [{"name": name, "status": status, "job": jobs.get(name)} for name, status in stands.items()]
+    counts = ", ".join(f"{count} {status}" for status, count in Counter(statuses.values()).items())
+    print(f"\n{len(statuses)} runs: {counts}; {len(jobs)} in the queue; folder: {plan.output}")  # noqa: T201
+    runs = [{"name": name, "status": status, "job": jobs.get(name)} for name, status in statuses.items()]
     return {"status": "planned", "output_dir": str(plan.output), "runs": runs}
 
 

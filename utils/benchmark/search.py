@@ -39,7 +39,7 @@ def plan_suite(suite: Suite, choices: Choices = ALL, files: bool = True) -> Plan
     if plan.pending and not plan.problems:
         chosen = {key: found for key, found in choose_values(plan).items() if found.values is not None}
         plan = inspect_plan(suite, choices, files, {key: each.values or {} for key, each in chosen.items()})
-        plan.notices += [_tell(key, each) for key, each in chosen.items()]
+        plan.notices += [_describe_choice(key, each) for key, each in chosen.items()]
     require_runs(plan)
     return plan
 
@@ -91,7 +91,7 @@ def _choose(runs: Sequence[RunOutcome]) -> Choice:
     return Choice(tried[best], scores)
 
 
-def _tell(key: SearchKey, choice: Choice) -> str:
+def _describe_choice(key: SearchKey, choice: Choice) -> str:
     """Say what was chosen, of what."""
     task, method, grid = key
     values = _write(choice.values)

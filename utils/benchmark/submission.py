@@ -61,8 +61,8 @@ def write_submission_zips(folder: Path, summary: Summary) -> list[SubmissionZip]
         _write_zip(path, found)
         written.append(SubmissionZip(path, name, {file: run for file, (_, run) in found.items()}, missing))
         if missing:
-            told = "; ".join(f"{file}: {why}" for file, why in missing.items())
-            logger.warning("the server's zip of %s lacks %d files: %s", name, len(missing), told)
+            reasons = "; ".join(f"{file}: {why}" for file, why in missing.items())
+            logger.warning("the server's zip of %s lacks %d files: %s", name, len(missing), reasons)
     if not written:
         raise UserError(
             "--submission: no run wrote a file for the server; GLUE runs write them where the data has a test split"

@@ -62,6 +62,11 @@ class SuiteSection(Section):
     launcher: dict[str, Any] = {"name": "local"}
     """Where the runs are worked on: `name` is local, slurm or pbs, the other keys are the launcher's own."""
 
+    @property
+    def timeout_s(self) -> float | None:
+        """The limit in seconds."""
+        return None if self.timeout_minutes is None else self.timeout_minutes * 60
+
 
 @dataclass(frozen=True)
 class Selector:

@@ -59,8 +59,8 @@ class _Reader:
 
     def read(self, launcher: str | None) -> Suite:
         of_a_run = ("model", "peft", "dataset", "training", *task_sections(), "task_type", "seed")
-        told = "keys of a run stand under run:, in a task or in a method"
-        section = self._validate(SuiteSection, (), dict.fromkeys(of_a_run, told))
+        message = "keys of a run stand under run:, in a task or in a method"
+        section = self._validate(SuiteSection, (), dict.fromkeys(of_a_run, message))
         launched = self._read_launcher(launcher)
         base = self._read_base()
         tasks, task_methods, methods = {}, {}, {}

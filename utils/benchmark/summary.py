@@ -105,24 +105,24 @@ def _list_means(rows: Sequence[SummaryRow], language: Language) -> Iterator[tupl
         shown = f"{mean * 100:.2f}" if figure == "accuracy" else show_cell(Cell(mean, "share"))
         pearson = dict.fromkeys(row.task for row in found if row.find_kinds(figure) == {"pearson"})
         mixed = f"; {phrase('pearson_in', language, tasks=', '.join(pearson))}" if pearson else ""
-        yield translate(key, language), f"{shown} ({_tell_runs([s.n for s in found.values()], rows, language)}){mixed}"
+        yield translate(key, language), f"{shown} ({_count_runs([s.n for s in found.values()], rows, language)}){mixed}"
     yield from _list_memory(rows, language)
 
 
 def _list_memory(rows: Sequence[SummaryRow], language: Language) -> Iterator[tuple[str, str]]:
-    """Give mean and largest peak memory of the single runs; GPU and RAM are told apart, not mixed."""
+    """Give mean and largest peak memory of the single runs; GPU and RAM are not mixed."""
     import pandas
 
     planned = sum(len(row.outcomes) for row in rows)
     runs = pandas.concat([row.runs for row in rows]).dropna(subset="memory")
     for kind, values in runs.groupby("memory_is")["memory"]:
         mark = f" {translate(kind, language)}"
-        told = phrase("runs_of", language, done=len(values), planned=planned)
-        yield translate("mean_memory", language), f"{values.mean():.2f}{mark} ({told})"
+        counted = phrase("runs_of", language, done=len(values), planned=planned)
+        yield translate("mean_memory", language), f"{values.mean():.2f}{mark} ({counted})"
         yield translate("largest_memory", language), f"{values.max():.2f}{mark}"
 
 
-def _tell_runs(counts: Sequence[int], rows: Sequence[SummaryRow], language: Language) -> str:
+def _count_runs(counts: Sequence[int], rows: Sequence[SummaryRow], language: Language) -> str:
     planned = sum(len(row.outcomes) for row in rows)
     runs = phrase("runs_of", language, done=sum(counts), planned=planned)
     return phrase("mean_of", language, rows=len(counts), planned=len(rows), runs=runs)

@@ -1,4 +1,4 @@
-"""The columns of a suite's tables, in the order that users of QST know, and the rows under them."""
+"""The columns of a suite's tables, in the order that users of QST know, and their rows."""
 
 from __future__ import annotations
 
@@ -176,14 +176,14 @@ def _show_retention(row: SummaryRow) -> Cells:
 def _show_average(average: Average, language: Language) -> Cells:
     """Show what can be averaged over tasks, and what stands behind it."""
     done, planned = average.num_runs
-    told = [] if average.setting.is_baseline else [phrase("runs_of", language, done=done, planned=planned)]
+    remarks = [] if average.setting.is_baseline else [phrase("runs_of", language, done=done, planned=planned)]
     cells = {"task": Cell(phrase("average_of", language, tasks=len(average.tasks)))}
     cells |= _show_figures(average, _AVERAGED, language) | _show_own_metric(average)
     if average.missing:
         absent = Cell(translate("missing", language))
-        told.append(phrase("without", language, tasks=", ".join(average.missing)))
+        remarks.append(phrase("without", language, tasks=", ".join(average.missing)))
         cells |= {"best_accuracy": absent, "task_metric_best": absent}
-    return cells | {"status": Cell("; ".join(told))}
+    return cells | {"status": Cell("; ".join(remarks))}
 
 
 def _show_figures(source: SummaryRow | Average, keys: Iterable[str], language: Language) -> Cells:

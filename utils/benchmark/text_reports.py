@@ -42,7 +42,7 @@ def render_csv(table: ResultTable, language: Language) -> str:
     writer.writerow([guard_formula(label) for label in (*table.labels, translate("note", language))])
     for row in table.rows:
         named = zip(table.labels, row.cells, strict=True)
-        marks = [f"{label}: {_tell_mark(cell.mark)}" for label, cell in named if cell.mark]
+        marks = [f"{label}: {_explain_mark(cell.mark)}" for label, cell in named if cell.mark]
         writer.writerow([*(bare(cell.value) for cell in row.cells), "; ".join(marks)])
     return text.getvalue()
 
@@ -226,7 +226,7 @@ def _write_caption(summary: Summary) -> str:
     return escape_latex(" ".join(parts))
 
 
-def _tell_mark(mark: str) -> str:
+def _explain_mark(mark: str) -> str:
     return "Pearson x100" if mark == PEARSON_MARK else mark.strip()
 
 

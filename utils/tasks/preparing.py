@@ -1,4 +1,4 @@
-"""Attaches the adapter that a run asks for, told what it may need to know: the task, the steps, the new tokens."""
+"""Attaches the adapter that a run asks for, and gives it what it may need: the task, the steps, the new tokens."""
 
 from __future__ import annotations
 
@@ -44,50 +44,62 @@ def attach_adapter(
     """
     from utils.core.seeding import seed_everything
 
-    resolved, section = settings.arguments, settings.peft
-    if not resolved.get("do_train", True):
-        if getattr(model, "is_quantized", False):
-            message = (
-                "not with training.do_train: false, which transformers' Trainer refuses; leave it out, or score a "
-            )
-            raise ConfigError([Problem(f"{message}language model by evaluate_model.py --model", "model.quantization")])
-        if section.method != "none":
-            logger.warning("training.do_train is false: the base model is evaluated as it is; peft has no effect")
-        model.requires_grad_(False)
-        return model
+    if not settings.arguments.get("do_train", True):
+        return _leave_untrained(model, settings)
     if not data.num_train_rows:
         message = "there are no rows to train on; set it to false to evaluate and predict only"
         raise ConfigError([Problem(message, "training.do_train")])
     require_trainable(model)
     with main_process_first(settings.training.output_dir):  # the others find its scores on the disk
         load_task(settings.task).measure_base(settings, model, tokenizer)
-    num_steps = count_training_steps(resolved, data.num_train_rows)
-    num_rows, num_tokens = data.count_shown()
-    seed = settings.seed if section.init_seed is None else section.init_seed
-    context = AttachContext(
-        task_type=settings.task_type,
-        has_new_head=not load_task(settings.task).GENERATES,
-        seed=seed,
-        num_training_steps=num_steps,
-        num_epochs=count_epochs(resolved, data.num_train_rows),
-        num_rows=num_rows,
-        num_tokens=num_tokens,
-        device=choose_device(resolved),
-        training_batches=lambda count, size: collate_training_rows(
-            data.draw_training_rows(count, seed), size, tokenizer, load_task(settings.task)
-        ),
-        added_token_ids=tuple(added_token_ids(tokenizer, model)),
-        mixed_precision=bool(resolved.get("bf16") or resolved.get("fp16")),
-        new_modules=tuple(list_new_modules(model)),
-        base_commit=resolved_commit(model),
-    )
-    seed_everything(seed)
+    section, context = settings.peft, _build_context(model, settings, tokenizer, data)
+    seed_everything(context.seed)
     adapted = load_adapter(section.method).attach(model, section, context)
     if section.adapter_path is not None:
         load_start(adapted, section, settings.model.name_or_path, settings.model.allow_pickle)
         logger.info("training goes on from the adapter in %s", section.adapter_path)
     require_writable(adapted, tokenizer)
     return adapted
+
+
+def _leave_untrained(model: PreTrainedModel, settings: RunConfig) -> PreTrainedModel:
+    """Freeze the base of a run that only evaluates."""
+    if getattr(model, "is_quantized", False):
+        message = (
+            "not with training.do_train: false, which transformers' Trainer refuses; leave it out, or score a "
+            "language model by evaluate_model.py --model"
+        )
+        raise ConfigError([Problem(message, "model.quantization")])
+    if settings.peft.method != "none":
+        logger.warning("training.do_train is false: the base model is evaluated as it is; peft has no effect")
+    model.requires_grad_(False)
+    return model
+
+
+def _build_context(
+    model: PreTrainedModel, settings: RunConfig, tokenizer: PreTrainedTokenizerBase, data: PreparedData
+) -> AttachContext:
+    """Gather what a method may need to know of the run when it is attached."""
+    resolved, task = settings.arguments, load_task(settings.task)
+    num_rows, num_tokens = data.count_shown()
+    seed = settings.seed if settings.peft.init_seed is None else settings.peft.init_seed
+    return AttachContext(
+        task_type=settings.task_type,
+        has_new_head=not task.GENERATES,
+        seed=seed,
+        num_training_steps=count_training_steps(resolved, data.num_train_rows),
+        num_epochs=count_epochs(resolved, data.num_train_rows),
+        num_rows=num_rows,
+        num_tokens=num_tokens,
+        device=choose_device(resolved),
+        training_batches=lambda count, size: collate_training_rows(
+            data.draw_training_rows(count, seed), size, tokenizer, task
+        ),
+        added_token_ids=tuple(added_token_ids(tokenizer, model)),
+        mixed_precision=bool(resolved.get("bf16") or resolved.get("fp16")),
+        new_modules=tuple(list_new_modules(model)),
+        base_commit=resolved_commit(model),
+    )
 
 
 def collate_training_rows(

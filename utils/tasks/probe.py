@@ -137,7 +137,7 @@ def check_tokenizer(probe: Probe, trained: PreTrainedTokenizerBase, written: Pre
 def check_reload(trainer: Trainer, ask: Ask | None, load_saved: Callable[[], PreTrainedModel]) -> dict[str, Any] | None:
     """Prove that what was saved is what was trained: reload it from disk as a user would, and compare the answers.
 
-    The trainer holds the trained model; afterwards it holds the one read back.
+    The trainer holds the trained model before, and the one read back afterwards.
 
     Returns:
         The figures of the check; None where there are no rows to ask.

@@ -1,4 +1,4 @@
-"""Tries of a run what can be tried before it is trained: its rows, and what `training:` asks of the libraries."""
+"""Tries what can be tried of a run before anything is trained: its rows, and what `training:` asks of the libraries."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 JOBS = "jobs"
 """The folder of scripts, of what was submitted, and of the jobs' logs, in the suite's."""
 WARNING_S = 120
-"""So long before the end of its time a job is told to save."""
+"""Seconds before the end of its time at which a job is told to save."""
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class ArraySection(Section):
 
 @dataclass(frozen=True)
 class Scheduler:
-    """How a scheduler is spoken to."""
+    """The commands and directives of a scheduler."""
 
     index: str
     """Shell word of the array's index, from 1."""
@@ -91,7 +91,7 @@ class Scheduler:
 
 
 def load_scheduler(plan: Plan) -> Scheduler | None:
-    """Load how the suite's scheduler is spoken to; None: the runs are worked on here."""
+    """Load the suite's scheduler; None: the runs are worked on here."""
     found: Scheduler | None = registry.load("benchmark.launchers", plan.suite.launcher.model_dump()["name"]).SCHEDULER
     return found
 
@@ -165,8 +165,10 @@ def call(command: Sequence[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  the scheduler's own
     except FileNotFoundError:
-        told = f"{command[0]} is not on this machine; submit where the scheduler is, or see the script with --dry-run"
-        raise UserError(told) from None
+        message = (
+            f"{command[0]} is not on this machine; submit where the scheduler is, or see the script with --dry-run"
+        )
+        raise UserError(message) from None
     if done.returncode:
         raise UserError(f"{shlex.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
@@ -186,7 +188,7 @@ def _next_script(output: Path) -> Path:
 
 
 def _write(plan: Plan, words: list[str], scheduler: Scheduler, script: Path) -> str:
-    """Write the script of one index: it hands signals on, and has a run that saved itself queued again."""
+    """Write the script of one index: it passes signals on, and queues a run that saved itself again."""
     section = plan.suite.launcher
     assert isinstance(section, ArraySection), "the launcher's own"
     command = shlex.join([sys.executable, str(ROOT / "benchmark.py"), *words])

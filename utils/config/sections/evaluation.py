@@ -160,6 +160,11 @@ class EvaluationSection(Section):
         return self.steps is not None or self.at_start
 
     @property
+    def is_used(self) -> bool:
+        """Whether prompts are answered at all, at the end or during training."""
+        return self.at_end or self.is_periodic
+
+    @property
     def set_sections(self) -> tuple[SetSection, ...] | None:
         """The sets, each as a section; None: the run's own set."""
         return None if self.sets is None else tuple(map(as_section, self.sets))

@@ -65,13 +65,13 @@ def open_probe(
         return Answers(logits, _score(run_rows(model, scored_inputs, tokenizer), labels, spec.metrics))
 
     return Probe(
-        probes.source,
-        len(inputs),
-        scored,
-        len(labels),
-        lambda other: [row["input_ids"] for row in encode(other)],
-        compute_logits,
-        answer,
+        rows=probes.source,
+        num_rows=len(inputs),
+        scored=scored,
+        num_scored=len(labels),
+        encode=lambda other: [row["input_ids"] for row in encode(other)],
+        compute_logits=compute_logits,
+        answer=answer,
     )
 
 

@@ -1,4 +1,4 @@
-"""Trains on pairs of answers: the losses of DPO, and what they are told by."""
+"""Trains on pairs of answers: the losses of DPO, and their metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DpoTrainer(PreferenceTrainer):
     section: DpoSection
 
     def reduce(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Sum each text's tokens; with ld_alpha those weigh less that the other answer has no counterpart of."""
+        """Sum each text's tokens; with ld_alpha those beyond the other answer's length weigh less."""
         if self.section.ld_alpha is None:
             return super().reduce(parts)
         half = len(parts) // 2
@@ -39,9 +39,8 @@ class DpoTrainer(PreferenceTrainer):
         pairs = Pairs(logps, reference, inputs["answer_tokens"].view(2, -1), self.section)
         rewards = self.section.beta * pairs.ratios.detach()
         logps = logps.detach()
-        return [
-            compute_losses(pairs, parts[:half]), *rewards, compare_sides(rewards), *logps, compare_sides(logps),
-        ]  # fmt: skip
+        losses = compute_losses(pairs, parts[:half])
+        return [losses, *rewards, compare_sides(rewards), *logps, compare_sides(logps)]
 
     def describe(self, num_rows: float, *totals: float) -> dict[str, float]:
         """Turn sums over pairs into means, by TRL's names."""

@@ -12,14 +12,12 @@ from utils.tasks.grpo.section import GrpoSection
 from utils.tasks.grpo.trainer import GrpoTrainer
 from utils.tasks.preference.run import RowsRun
 from utils.tasks.preparing import choose_device
-from utils.tasks.sft.run import CausalData
-from utils.tasks.sft.section import build_encoder
+from utils.tasks.sft.data import CausalData
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from utils.data.encoding import ExampleEncoder
     from utils.tasks.preference.batches import PreferenceCollator
 
 
@@ -27,10 +25,7 @@ class GrpoRun(RowsRun):
     """See `utils.tasks.task.TaskRun`."""
 
     TRAINER = GrpoTrainer
-
-    def build_encoder(self, tokenizer: PreTrainedTokenizerBase) -> ExampleEncoder:
-        """Build what encodes prompts."""
-        return build_encoder(self._settings, tokenizer, PromptEncoder)
+    ENCODER = PromptEncoder
 
     def arrange(self, rows: Dataset) -> Dataset:
         """Leave the rows as they are, if the rewards can judge answers to them."""

@@ -60,7 +60,7 @@ class GrpoTrainer(PreferenceTrainer):
     ) -> None:
         self._generation, self._stop = generation, stop
         self._collate, self._seed, self._reward, self._method = collate, seed, rewards, method
-        self._rollouts: list[dict[str, Any]] | None = None
+        self._rollouts: list[dict[str, Any]] = []  # the batches of answers that steps are learning from
         self._saved_rollouts: list[Any] = []
         super().__init__(data_collator=lambda rows: {"rows": rows}, **kwargs)
 
@@ -78,11 +78,10 @@ class GrpoTrainer(PreferenceTrainer):
         block, phase = divmod(self.state.global_step, self.section.num_iterations)
         if phase == 0:
             self._rollouts = self._write_answers([batch["rows"] for batch in batches], block)
-        elif self._rollouts is None:
+        elif not self._rollouts:
             assert self.resume.source is not None, "a run begins with answers"
             saved = torch.load(Path(self.resume.source) / _ROLLOUTS, weights_only=True)
             self._rollouts = saved[self.args.process_index]
-        assert self._rollouts is not None, "written or read"
         return [dict(each) for each in self._rollouts], self._get_num_items_in_batch(self._rollouts, device)
 
     def _write_answers(self, batches: list[list[dict[str, Any]]], block: int) -> list[dict[str, Any]]:
@@ -90,26 +89,30 @@ class GrpoTrainer(PreferenceTrainer):
         rows = [row for batch in batches for row in batch]
         answers = self._generate(rows, block)
         scores = self._reward.score([each.text for each in answers], rows)
-        known = dict(gather_lists(list(zip([row["number"] for row in rows], scores[:, -1].tolist(), strict=True))))
-        numbers = sorted(known)
-        rewards = torch.tensor([known[number] for number in numbers], dtype=torch.float32)
-        found = compute_advantages(rewards, self.section.num_generations, self.section.scale_rewards)
-        advantages = dict(zip(numbers, found.tolist(), strict=True))
+        advantages = self._compare_groups([row["number"] for row in rows], scores[:, -1].tolist())
         kept = [each.finished or not self.section.mask_truncated_completions for each in answers]
-        mine = sum(len(each.ids) for each, counts in zip(answers, kept, strict=True) if counts)
-        step_tokens = float(sum(gather_lists([mine])))
+        num_kept = sum(len(each.ids) for each, is_kept in zip(answers, kept, strict=True) if is_kept)
+        step_tokens = float(sum(gather_lists([num_kept])))
         made, start = [], 0
         for batch in batches:
             part = slice(start, start + len(batch))
-            start += len(batch)
+            start = part.stop
             made.append({
                 **self._collate([_join(row, answer) for row, answer in zip(batch, answers[part], strict=True)]),
-                "advantages": torch.tensor([advantages[row["number"]] for row in batch]),
+                "advantages": torch.tensor(advantages[part]),
                 "rewards": torch.tensor(scores[part], dtype=torch.float32),
                 "kept": torch.tensor(kept[part], dtype=torch.float32),
                 "step_tokens": torch.tensor(step_tokens),
             })  # fmt: skip
         return [self._remember(each) for each in made]
+
+    def _compare_groups(self, numbers: list[int], rewards: list[float]) -> list[float]:
+        """Compute the advantages of answers to rows, given by number; a group may be spread over processes."""
+        by_number = dict(sorted(gather_lists(list(zip(numbers, rewards, strict=True)))))
+        every = torch.tensor([*by_number.values()], dtype=torch.float32)
+        found = compute_advantages(every, self.section.num_generations, self.section.scale_rewards)
+        advantages = dict(zip(by_number, found.tolist(), strict=True))
+        return [advantages[number] for number in numbers]
 
     def _generate(self, rows: list[dict[str, Any]], block: int) -> list[Generated]:
         model = self.accelerator.unwrap_model(self.model)
@@ -184,8 +187,8 @@ class GrpoTrainer(PreferenceTrainer):
         self._signature_columns = ["input_ids", "reference", "asked", "number"]
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
-        goes_on = self.state.global_step % self.section.num_iterations > 0
-        self._saved_rollouts = gather_lists([self._rollouts]) if goes_on else []
+        still_used = self.state.global_step % self.section.num_iterations > 0
+        self._saved_rollouts = gather_lists([self._rollouts]) if still_used else []
         super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

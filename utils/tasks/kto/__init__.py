@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from utils.data.preference import as_labelled
-from utils.tasks import preference, sft
+from utils.tasks import preference
 from utils.tasks.kto.section import KtoSection
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Task(preference.PreferenceTask):
     @classmethod
     def describe_rows(cls, config: RunConfig) -> InstructionSet:
         """Make the dataset's rows labelled answers."""
-        return as_labelled(sft.Task.describe_rows(config))
+        return as_labelled(super().describe_rows(config))
 
     @classmethod
     def open(cls, config: RunConfig) -> TaskRun:

@@ -1,4 +1,4 @@
-"""Trains on answers labelled good or bad: KTO's loss as TRL 1.16 defines it, and what it is told by."""
+"""Trains on answers labelled good or bad: KTO's loss as TRL 1.16 defines it, and its metrics."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ from utils.data.preference import LabelledEncoder, find_prompt
 from utils.tasks.kto.section import KtoSection
 from utils.tasks.preference.run import PreferenceRun
 from utils.tasks.preference.trainer import PreferenceTrainer
-from utils.tasks.sft.section import build_encoder
 from utils.trainer.launch import count_step_rows
 from utils.trainer.processes import main_process_first
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
-
-    from utils.data.encoding import ExampleEncoder
 
 
 class KtoTrainer(PreferenceTrainer):
@@ -30,7 +26,7 @@ class KtoTrainer(PreferenceTrainer):
 
     @property
     def references_per_row(self) -> int:  # type: ignore[override]  # others declare it
-        """Give two where the KL is estimated: of the answer, and of another row's."""
+        """Count two where the KL is estimated: of the answer, and of another row's."""
         return 2 if self.section.loss_type == "kto" else 1
 
     def compute_rows(self, model: Any, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
@@ -43,7 +39,8 @@ class KtoTrainer(PreferenceTrainer):
         losses = 1 - torch.sigmoid(self.section.beta * signs * (ratios - kl))
         weights = torch.where(is_good, self.section.desirable_weight, self.section.undesirable_weight)
         rewards, logps, good = self.section.beta * ratios.detach(), logps.detach(), is_good.float()
-        by_label = [each * chosen for chosen in (good, 1 - good) for each in (rewards, logps, torch.ones_like(good))]
+        bad = 1 - good
+        by_label = [rewards * good, logps * good, good, rewards * bad, logps * bad, bad]
         return [losses * weights, *by_label, kl.expand_as(losses)]
 
     def describe(self, num_rows: float, *totals: float) -> dict[str, float]:
@@ -74,11 +71,8 @@ class KtoRun(PreferenceRun):
     """See `utils.tasks.task.TaskRun`."""
 
     TRAINER = KtoTrainer
+    ENCODER = LabelledEncoder
     SHARES = ()
-
-    def build_encoder(self, tokenizer: PreTrainedTokenizerBase) -> ExampleEncoder:
-        """Build what encodes labelled answers."""
-        return build_encoder(self._settings, tokenizer, LabelledEncoder)
 
     def extend(self, rows: Dataset) -> Dataset:
         """Give each row another one's answer, by which the KL is estimated: of the row before it in its step's batch.

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ _NUM_PROBED = 8
 _TOLERANCE = 1e-3
 
 
-def settle_reference(trainer: PreferenceTrainer, config: RunConfig, fingerprint: str) -> None:
+def prepare_reference(trainer: PreferenceTrainer, config: RunConfig, fingerprint: str) -> None:
     """Compute the reference's log-probabilities now, where they are not those of the base under the adapter.
 
     The reference is the model that training starts from, which the trainer holds, or the section's ref_model.
@@ -93,7 +93,7 @@ def _load_other(trainer: PreferenceTrainer, config: RunConfig, name: str) -> Any
 
 
 def _compute(trainer: PreferenceTrainer, rows: Dataset, path: Path, size: int, other: Any) -> Dataset:
-    """Add the column; each process computes every so many batches, and goes on where a file of its own ends."""
+    """Add the column; each process computes its share of the batches into a file, and goes on where that ends."""
     rank, world = trainer.args.process_index, trainer.args.world_size
     files = [path.with_name(f"{path.name}-{number}of{world}.f32") for number in range(world)]
     plain = trainer._remove_unused_columns(rows)
@@ -102,10 +102,7 @@ def _compute(trainer: PreferenceTrainer, rows: Dataset, path: Path, size: int, o
     width = trainer.references_per_row
     path.parent.mkdir(parents=True, exist_ok=True)
     with files[rank].open("ab") as file, trainer.as_start(other) as model:
-        done, ends = file.tell() // (4 * width), np.cumsum([0, *map(len, mine)])
-        whole = int(np.searchsorted(ends, done, side="right")) - 1  # a batch that was cut off is computed again
-        file.truncate(4 * width * int(ends[whole]))
-        for batch in mine[whole:]:
+        for batch in mine[_count_finished(file, mine, width) :]:
             if interruption_requested():  # each process for itself: they have unlike numbers of batches
                 raise_if_interrupted()
             inputs = trainer._prepare_inputs(trainer.data_collator([plain[row] for row in batch]))
@@ -119,3 +116,11 @@ def _compute(trainer: PreferenceTrainer, rows: Dataset, path: Path, size: int, o
         values[places] = np.fromfile(each, np.float32).reshape(-1, width)
     torch.cuda.empty_cache()
     return rows.add_column(REFERENCE, values.astype(np.float64).tolist())
+
+
+def _count_finished(file: BinaryIO, batches: list[range], width: int) -> int:
+    """Count the batches whose float32 numbers, `width` a row, are in the file; one that was cut off is cut away."""
+    ends = np.cumsum([0, *map(len, batches)])
+    finished = int(np.searchsorted(ends, file.tell() // (4 * width), side="right")) - 1
+    file.truncate(4 * width * int(ends[finished]))
+    return finished

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from utils.data.preference import PairEncoder
 from utils.metrics.bootstrap import wilson_interval
 from utils.tasks.preference.batches import PreferenceCollator
-from utils.tasks.preference.reference import settle_reference
+from utils.tasks.preference.reference import prepare_reference
 from utils.tasks.preference.trainer import PreferenceTrainer, RowsTrainer
 from utils.tasks.sft.building import choose_layout, choose_multiple, fit_arguments
 from utils.tasks.sft.run import SftRun
-from utils.tasks.sft.section import build_encoder
 from utils.tasks.task import load_task
 from utils.trainer.building import build_arguments, build_trainer
 
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from utils.data.encoding import ExampleEncoder
+    from utils.tasks.sft.data import CausalData
     from utils.tasks.sft.evaluation_rules import BestMetric
-    from utils.tasks.sft.run import CausalData
     from utils.trainer.base import LoraNsTrainer
 
 
@@ -87,19 +86,16 @@ class PreferenceRun(RowsRun):
     """See `utils.tasks.task.TaskRun`; rows are pairs unless a task says otherwise."""
 
     ANSWERS_OWN_ROWS = False
+    ENCODER: ClassVar[type[ExampleEncoder]] = PairEncoder
     TRAINER: ClassVar[type[PreferenceTrainer]]
     SHARES: ClassVar[tuple[str, ...]] = ("rewards/accuracies", "logps/accuracies")
-
-    def build_encoder(self, tokenizer: PreTrainedTokenizerBase) -> ExampleEncoder:
-        """Build what encodes both sides."""
-        return build_encoder(self._settings, tokenizer, PairEncoder)
 
     def build_trainer(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: CausalData
     ) -> LoraNsTrainer:
-        """Build the trainer, and settle where the reference's log-probabilities come from."""
+        """Build the trainer, and compute the reference's log-probabilities where the base cannot give them."""
         trainer = super().build_trainer(model, tokenizer, data)
         if self._settings.arguments.get("do_train", True):
             assert isinstance(trainer, PreferenceTrainer), "its own"
-            settle_reference(trainer, self._settings, f"{data.fingerprint} {data.encoder.fingerprint}")
+            prepare_reference(trainer, self._settings, f"{data.fingerprint} {data.encoder.fingerprint}")
         return trainer

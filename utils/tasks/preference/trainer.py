@@ -143,7 +143,7 @@ class PreferenceTrainer(RowsTrainer):
     def as_base(self) -> Iterator[Any]:
         """Give the model without its adapter, in evaluation."""
         unwrapped = self.accelerator.unwrap_model(self.model)
-        # Without an adapter nothing is trained: else settle_reference has seen to the reference.
+        # Without an adapter nothing is trained; where something is, prepare_reference has computed the reference.
         off = unwrapped.disable_adapter() if hasattr(unwrapped, "disable_adapter") else nullcontext()
         with torch.no_grad(), off, _evaluating(unwrapped):
             yield self.model

@@ -14,14 +14,12 @@ from utils.tasks.preference.run import RowsRun
 from utils.tasks.probe import Answers, Ask, Probe, read_probes
 from utils.tasks.reward.trainer import RewardTrainer
 from utils.tasks.sft.probe import NUM_RELOAD_ROWS, encode_probes
-from utils.tasks.sft.section import build_encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from utils.data.encoding import ExampleEncoder
     from utils.modeling.head import HeadSpec
-    from utils.tasks.sft.run import CausalData
+    from utils.tasks.sft.data import CausalData
     from utils.trainer.base import LoraNsTrainer
 
 
@@ -29,6 +27,7 @@ class RewardRun(RowsRun):
     """See `utils.tasks.task.TaskRun`."""
 
     TRAINER = RewardTrainer
+    ENCODER = MarginEncoder
     SHARES = ("accuracy",)
 
     def prepare_data(self, tokenizer: PreTrainedTokenizerBase) -> CausalData:
@@ -36,10 +35,6 @@ class RewardRun(RowsRun):
         data = super().prepare_data(tokenizer)
         data.label_names = ()
         return data
-
-    def build_encoder(self, tokenizer: PreTrainedTokenizerBase) -> ExampleEncoder:
-        """Build what encodes both sides."""
-        return build_encoder(self._settings, tokenizer, MarginEncoder)
 
     def describe_head(self, data: CausalData) -> HeadSpec:
         """Describe a head of one number."""
@@ -66,13 +61,13 @@ class RewardRun(RowsRun):
         probes = read_probes(run, ("prompt",))
         rows = [ids for ids, _ in encode_probes(probes, self._settings, tokenizer)]
         return Probe(
-            probes.source,
-            len(rows),
-            "rewards are compared, not scored",
-            0,
-            lambda other: [ids for ids, _ in encode_probes(probes, self._settings, other)],
-            lambda model: _answer(model, rows, tokenizer).logits,
-            lambda model: _answer(model, rows, tokenizer),
+            rows=probes.source,
+            num_rows=len(rows),
+            scored="rewards are compared, not scored",
+            num_scored=0,
+            encode=lambda other: [ids for ids, _ in encode_probes(probes, self._settings, other)],
+            compute_logits=lambda model: _answer(model, rows, tokenizer).logits,
+            answer=lambda model: _answer(model, rows, tokenizer),
         )
 
 

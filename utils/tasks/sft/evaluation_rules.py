@@ -170,7 +170,7 @@ def _find_choice_mistakes(config: RunConfig, evaluation: EvaluationSection, chos
 
 def _find_set_mistakes(config: RunConfig, evaluation: EvaluationSection) -> Iterator[tuple[str, str]]:
     """Find sets that nothing is called, subsets that a set does not have, and prompts that are not there."""
-    if evaluation.sets is None or not (evaluation.at_end or evaluation.at_start or evaluation.steps):
+    if evaluation.sets is None or not evaluation.is_used:
         return
     try:
         for each in _describe_sets(config, evaluation):

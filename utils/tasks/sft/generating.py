@@ -1,38 +1,27 @@
-"""Lets the model write during training and at its end, scores what it wrote, and keeps track of the best step."""
+"""Scores what the model writes during training and at its end, and keeps track of the best step."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from utils.core.errors import LoraNsError
-from utils.evaluation.evaluator import evaluate_set
-from utils.evaluation.files import FINAL_RESULTS, SetFiles, copy_answers, name_model, step_folder, write_object
-from utils.evaluation.handing_over import handed_over
+from utils.evaluation.files import FINAL_RESULTS, write_object
 from utils.evaluation.history import COMBINED, Entry, History, build_entry, name_score, open_history
-from utils.evaluation.identity import hash_model
-from utils.evaluation.processes import FAILURES, describe_failure, find_rank, run_together, share_from_first
+from utils.evaluation.processes import find_rank, run_together, share_from_first
 from utils.evaluation.score import SetScore
-from utils.generation.model_state import keep_random_state
 from utils.tasks.sft.evaluation_rules import is_loss
+from utils.tasks.sft.set_scoring import SetScorer
 from utils.trainer.callbacks import EarlyStoppingCallback
 from utils.trainer.checkpoint_files import find_checkpoint, link_best, mark_checkpoint
-from utils.trainer.varlen_attention import plain_attention
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from transformers import PreTrainedModel
-
     from utils.config.run_config import RunConfig
-    from utils.evaluation.sets import EvaluationSet
-    from utils.generation.server import ServedModel
     from utils.trainer.base import LoraNsTrainer
 
 
@@ -60,31 +49,22 @@ class GeneratingCallback(TrainerCallback):
 
     A step that is evaluated is saved first, so that a run that is killed in the middle of it goes on there. The scores
     are metrics of an evaluation as the loss is: the trainer compares them, keeps the best checkpoint and ends early.
-    Answers go to eval_step_N in the run's folder and, at the end, to eval_<set>; what of the sets was trained on
-    (`leakage`) stands in the history.
+    `leakage`, what of the sets was trained on, is written into the history.
     """
 
     def __init__(
-        self,
-        trainer: LoraNsTrainer,
-        sets: Sequence[EvaluationSet],
-        stop_token_ids: Sequence[int],
-        settings: RunConfig,
-        leakage: Sequence[Any] = (),
+        self, trainer: LoraNsTrainer, scorer: SetScorer, settings: RunConfig, leakage: Sequence[Any] = ()
     ) -> None:
         self._trainer = trainer
-        self._sets = tuple(sets)
-        self._generation = settings.generation
+        self._scorer = scorer
+        self._sets = scorer.sets
         self._evaluation = settings.evaluation
-        self._method = settings.peft.method
-        self._stop_token_ids = tuple(stop_token_ids)
         self._folder = Path(settings.training.output_dir).expanduser()
-        self._model_name = name_model(settings.model.name_or_path)
         self._leakage = list(leakage)
         self._history: History | None = None
         self._saved_step: int | None = None
         self._waiting: tuple[int, bool] | None = None  # to be evaluated as soon as it is saved; saved only for that?
-        self._is_periodic = bool(sets) and self._evaluation.is_periodic
+        self._is_periodic = bool(self._sets) and self._evaluation.is_periodic
         self._saves = self._is_periodic and trainer.args.save_strategy != "no"
         self._section = settings.training
         self._metric = trainer.args.metric_for_best_model
@@ -169,9 +149,7 @@ class GeneratingCallback(TrainerCallback):
         assert self._history is not None
         self._waiting = None
         step = state.global_step
-        folder = step_folder(self._folder, step)
-        scores = {each.label: self._score(each, SetFiles(folder, self._prefix(each))) for each in self._sets}
-        entry = build_entry(step, scores, self._sets)
+        entry = build_entry(step, self._scorer.score_step(step), self._sets)
         self._history.add(entry)
         history = self._history
         run_together(lambda: history.write(self._folder) if find_rank() == 0 else None)
@@ -237,9 +215,6 @@ class GeneratingCallback(TrainerCallback):
         if find_rank() == 0:
             mark_checkpoint(self._folder, step, only_for_evaluation)
 
-    def _prefix(self, known: EvaluationSet) -> str:
-        return f"{self._model_name}_{known.label}_"
-
     def score_all(self) -> FinalScores:
         """Score every set with the weights that are kept: the last step's, or the best one's where that is asked for.
 
@@ -252,11 +227,7 @@ class GeneratingCallback(TrainerCallback):
             chosen_by = COMBINED if self._metric == f"{COMBINED}_score" else str(self._metric).removeprefix("eval_")
         if not self._evaluation.at_end:
             return FinalScores({}, {}, kept, self._history, chosen_by)
-        found: dict[str, SetScore | str] = {}
-        for each in self._sets:
-            source = SetFiles(step_folder(self._folder, kept), self._prefix(each))
-            own = SetFiles(self._folder / f"eval_{each.label}")
-            found[each.label] = self._score(each, own, source if self._history else None)
+        found = self._scorer.score_kept(kept, was_evaluated=self._history is not None)
         if self._sets and find_rank() == 0:
             self._write_final(kept, found)
         scores = {label: score for label, score in found.items() if isinstance(score, SetScore)}
@@ -268,38 +239,6 @@ class GeneratingCallback(TrainerCallback):
         facts = {"scorer": self._evaluation.truthfulqa.scorer, "leakage": self._leakage}
         final = {"step": step, "combined_score": entry.combined_score, **facts, "results": entry.results}
         write_object(self._folder / FINAL_RESULTS, final)
-
-    def _score(self, known: EvaluationSet, files: SetFiles, source: SetFiles | None = None) -> SetScore | str:
-        """Score one set with the model as it is now; what fails gives the reason, and the run goes on.
-
-        Answers that stand in `source`, the files of a step's evaluation, are taken where the weights are the same.
-        """
-        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
-        tokenizer = self._trainer.processing_class
-        try:
-            if source is not None:
-                run_together(lambda: copy_answers(source, files) if find_rank() == 0 else None)
-            with (
-                keep_random_state(),
-                plain_attention(model),
-                self._trainer.compute_loss_context_manager(),
-                self._served(model) as writer,
-            ):
-                return evaluate_set(writer, tokenizer, known, self._generation, files, self._stop_token_ids)
-        except FAILURES as error:
-            reason = describe_failure(error)
-            logger.warning("%s: no score: %s", known.label, reason, exc_info=not isinstance(error, LoraNsError))
-            return reason
-
-    @contextmanager
-    def _served(self, model: PreTrainedModel) -> Iterator[PreTrainedModel | ServedModel]:
-        """Give what writes: the model itself, or a server that is handed the adapter as it is now."""
-        url = self._evaluation.server
-        if url is None:
-            yield model
-            return
-        with handed_over(model, url, self._method, self._folder, hash_model(model)) as served:
-            yield served
 
 
 def _flatten(entry: Entry) -> dict[str, float]:

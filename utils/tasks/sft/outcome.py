@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from utils.evaluation.score import SetScore
     from utils.evaluation.sets import EvaluationSet
     from utils.modeling.sizes import ParameterCounts
+    from utils.tasks.sft.data import CausalData
     from utils.tasks.sft.generating import FinalScores
-    from utils.tasks.sft.run import CausalData
     from utils.trainer.base import LoraNsTrainer
     from utils.trainer.progress import MeasuringCallback
 

@@ -39,13 +39,13 @@ def open_probe(config: RunConfig, run: Path | None, tokenizer: PreTrainedTokeniz
     rows = encode_probes(probes, config, tokenizer)
     answered = sum(any(label != MASKED for label in labels[1:]) for _, labels in rows)
     return Probe(
-        probes.source,
-        len(rows),
-        f"loss on the answers of {probes.source}" if answered else f"{probes.source} hold no answers",
-        answered if with_loss else 0,
-        lambda other: [ids for ids, _ in encode_probes(probes, config, other)],
-        lambda model: _run(model, rows, _NUM_POSITIONS).logits,
-        lambda model: _run(model, rows, _NUM_POSITIONS, with_loss),
+        rows=probes.source,
+        num_rows=len(rows),
+        scored=f"loss on the answers of {probes.source}" if answered else f"{probes.source} hold no answers",
+        num_scored=answered if with_loss else 0,
+        encode=lambda other: [ids for ids, _ in encode_probes(probes, config, other)],
+        compute_logits=lambda model: _run(model, rows, _NUM_POSITIONS).logits,
+        answer=lambda model: _run(model, rows, _NUM_POSITIONS, with_loss),
     )
 
 

@@ -85,10 +85,8 @@ class Retention:
             return
         section = settings.section(InstructionSection)
         own = resolve_set(load_dataset_plugin(section.name).describe_instructions(section))
-        encoder, answers = (
-            build_encoder(settings, tokenizer),
-            Answers(settings.generation, find_window(model), own_prompts=True),
-        )
+        encoder = build_encoder(settings, tokenizer)
+        answers = Answers(settings.generation, find_window(model), own_prompts=True)
         named = evaluation.model_copy(update={"sets": [asked]})
         for known in load_evaluation_sets(named, own, section, encoder, settings.seed, answers):
             evaluate_set(model, tokenizer, known, settings.generation, root / known.label, encoder.stop_token_ids)
@@ -114,21 +112,18 @@ def find_retention(trainer: LoraNsTrainer, tokenizer: PreTrainedTokenizerBase, s
 
 
 def _compare_rows(base: Path, tuned: Path) -> dict[str, Any]:
-    results = [read_object(each / RESULTS) for each in (base, tuned)]
-    if results[0] is None or results[1] is None:
-        return {"error": f"the {BASE if results[0] is None else TUNED} model has no score"}
+    before, after = read_object(base / RESULTS), read_object(tuned / RESULTS)
+    if before is None or after is None:
+        return {"error": f"the {BASE if before is None else TUNED} model has no score"}
     rows = [[record for _, record in scan_records(each / PREDICTIONS)] for each in (base, tuned)]
     if len(rows[0]) != len(rows[1]):
         return {"error": f"the base was scored on {len(rows[0])} rows, the tuned model on {len(rows[1])}"}
-    facts = {name: results[1][name] for name in ("n", "protocol")}
     metrics = {}
-    for name in results[1]["metrics"]:
-        if (before := results[0]["metrics"].get(name)) is None:
-            continue
-        after = results[1]["metrics"][name]
-        interval = list(_find_interval(name, *rows))
-        metrics[name] = {BASE: before, TUNED: after, "difference": after - before, "interval": interval}
-    return {**facts, "metrics": metrics}
+    for name, score in after["metrics"].items():
+        if (own := before["metrics"].get(name)) is not None:
+            interval = list(_find_interval(name, *rows))
+            metrics[name] = {BASE: own, TUNED: score, "difference": score - own, "interval": interval}
+    return {"n": after["n"], "protocol": after["protocol"], "metrics": metrics}
 
 
 def _find_interval(metric: str, base: Sequence[Record], tuned: Sequence[Record]) -> tuple[float, float]:

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from utils.config.sections.dataset import InstructionSection
 from utils.core.errors import ConfigError, Problem
-from utils.data.dataset import InstructionSet, spread
+from utils.data.dataset import InstructionSet
 from utils.data.encoded_rows import format_preview, render_preview
 from utils.data.encoding import ExampleEncoder
 from utils.data.instruction import InstructionData, prepare_instructions, read_training_rows, resolve_set
 from utils.data.reading import DataProblems
-from utils.data.splits import draw_rows
 from utils.evaluation.contamination import check_leakage
 from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
 from utils.modeling.sizes import count_text_positions, has_position_table, length_problem
 from utils.tasks.sft.building import build_causal_trainer, pack_rows
+from utils.tasks.sft.data import CausalData
 from utils.tasks.sft.evaluation_rules import BestMetric, find_best_metric, list_losses, require_best_metric
 from utils.tasks.sft.generating import GeneratingCallback
 from utils.tasks.sft.outcome import CausalScores, collect_causal_outcome
 from utils.tasks.sft.probe import choose_reload_rows, open_probe
 from utils.tasks.sft.retention import find_retention
 from utils.tasks.sft.section import OwnSftSection, build_encoder
+from utils.tasks.sft.set_scoring import SetScorer
 from utils.tasks.task import load_task
 
 logger = logging.getLogger(__name__)
@@ -48,85 +48,13 @@ if TYPE_CHECKING:
     from utils.trainer.progress import MeasuringCallback
 
 
-@dataclass
-class CausalData:
-    """Everything that training a language model needs to know of the data."""
-
-    instructions: InstructionData
-    encoder: ExampleEncoder
-    train: Dataset
-    """Training rows, packed where that is asked for."""
-    sets: list[EvaluationSet]
-    """Sets whose prompts are answered by generating."""
-    leakage: list[dict[str, Any]] = field(default_factory=list)
-    """What sets have in common with the training rows: {"set", "rows", "documents"}."""
-    times: int = 1
-    """How often an epoch shows each of the training rows."""
-    label_names: tuple[str, ...] | None = None
-    """None: there is no head; none: it gives a number."""
-
-    @property
-    def num_train_rows(self) -> int:
-        """Rows, packed rows or answers of an epoch."""
-        return len(self.train) * self.times
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of all rows used."""
-        return self.instructions.fingerprint
-
-    @property
-    def commit(self) -> str | None:
-        """Resolved commit of a hub dataset."""
-        return self.instructions.commit
-
-    @property
-    def reports(self) -> Mapping[str, Any]:
-        """What was found in each split."""
-        return self.instructions.reports
-
-    def count_shown(self) -> tuple[int, int]:
-        """Count the rows that training and its evaluations show the model, each once, and their tokens."""
-        shown = [self.instructions.train, *self.instructions.evals.values()]
-        return sum(map(len, shown)), sum(sum(each["length"][:]) for each in shown)
-
-    def list_training_lengths(self) -> list[int]:
-        """Count the tokens of every row of an epoch; a packed row holds several documents, a pair both its sides."""
-        texts = [self.train[name][:] for name in ("input_ids", "rejected_input_ids") if name in self.train.column_names]
-        return [sum(map(len, row)) for row in zip(*texts, strict=True)]
-
-    @property
-    def longest_row(self) -> int:
-        """Tokens of the longest row that is trained on, before packing."""
-        return max(self.instructions.train["length"][:], default=0)
-
-    def draw_training_rows(self, count: int, seed: int) -> list[dict[str, Any]]:
-        """Draw encoded training rows by a seed, each alone also where they are packed; all where there are no more."""
-        rows = self.instructions.train
-        return [dict(rows[index]) for index in draw_rows(range(len(rows)), count, seed)]
-
-    def probe_rows(self, count: int) -> list[dict[str, Any]]:
-        """Give some prompts with their references, of the validation rows, an evaluation set, or the training rows.
-
-        Where answers are given numbers, a rejected one is a row behind its pair's chosen one.
-        """
-        if (examples := self.instructions.validation_examples) or not self.sets:
-            rows = spread(examples, count) if examples else islice(self.instructions.read_train(), count)
-            sides = [side for each in rows for side in (each, each.rejected if self.label_names == () else None)]
-            plain = [replace(each, rejected=None, is_good=None, margin=None) for each in sides if each is not None]
-            return [asdict(each) for each in plain[:count]]
-        tokenizer, asked = self.encoder.tokenizer, self.sets[0]
-        return [
-            {"prompt": tokenizer.decode(ids, skip_special_tokens=True), "reference": reference}
-            for ids, reference in spread(list(zip(asked.prompts, asked.references, strict=True)), count)
-        ]
-
-
 class SftRun:
     """CAUSAL_LM: see `utils.tasks.task.TaskRun`. Other tasks of language models extend it."""
 
     ANSWERS_OWN_ROWS: ClassVar[bool] = True
     """Whether the validation rows' prompts are answered where no set is named."""
+    ENCODER: ClassVar[type[ExampleEncoder]] = ExampleEncoder
+    """What makes tokens of the rows."""
 
     def __init__(self, settings: RunConfig) -> None:
         self._settings = settings
@@ -141,24 +69,20 @@ class SftRun:
         """
         settings = self._settings
         spec = resolve_set(self.describe_rows())
-        encoder = self.build_encoder(tokenizer)
-        found = DataProblems()
-        with found.gather():
-            return self._prepare(spec, encoder)
-        evaluation = settings.evaluation
-        if evaluation.sets is not None and (evaluation.at_end or evaluation.steps or evaluation.at_start):
-            with found.gather():  # their problems are told with those of the rows that are trained on
+        encoder = build_encoder(settings, tokenizer, self.ENCODER)
+        problems, data = DataProblems(), None
+        with problems.gather():
+            data = self._prepare(spec, encoder)
+        if data is None and settings.evaluation.sets is not None and settings.evaluation.is_used:
+            with problems.gather():  # the sets' problems are reported together with the training rows'
                 self._load_named_sets(spec, encoder)
-        found.stop()
-        raise AssertionError("what is wrong was gathered")
+        problems.stop()
+        assert data is not None, "a problem was raised"
+        return data
 
     def describe_rows(self) -> InstructionSet:
         """Say what the dataset's rows are to this task."""
         return load_task(self._settings.task).describe_rows(self._settings)
-
-    def build_encoder(self, tokenizer: PreTrainedTokenizerBase) -> ExampleEncoder:
-        """Build what makes tokens of them."""
-        return build_encoder(self._settings, tokenizer)
 
     def arrange(self, rows: Dataset) -> Dataset:
         """Pack encoded rows where that is asked for."""
@@ -180,7 +104,7 @@ class SftRun:
     ) -> list[EvaluationSet]:
         """Load what the model will be asked, before anything is trained; prompts beyond a window lose their middle."""
         evaluation = self._settings.evaluation
-        if not evaluation.at_end and evaluation.steps is None and not evaluation.at_start:
+        if not evaluation.is_used:
             return []
         own = evaluation.sets is None and data.spec.generation_split is None
         if own and not self.ANSWERS_OWN_ROWS:
@@ -235,8 +159,8 @@ class SftRun:
             data.sets = self._load_sets(data.instructions, data.encoder, window)
         best, validation = find_best_metric(settings, data.sets), data.instructions.evals.get("")
         trainer = self.build_own_trainer(model, tokenizer, data.train, validation, best)
-        stop_token_ids = data.encoder.stop_token_ids
-        self._generating = GeneratingCallback(trainer, data.sets, stop_token_ids, settings, data.leakage)
+        scorer = SetScorer(trainer, data.sets, data.encoder.stop_token_ids, settings)
+        self._generating = GeneratingCallback(trainer, scorer, settings, data.leakage)
         trainer.add_callback(self._generating)
         return trainer
 

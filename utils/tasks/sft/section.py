@@ -78,7 +78,7 @@ def sft_section() -> type[OwnSftSection]:
 def build_encoder(
     config: RunConfig, tokenizer: PreTrainedTokenizerBase, kind: type[ExampleEncoder] | None = None
 ) -> ExampleEncoder:
-    """Build what makes token ids of examples as a run of any task does whose models write; None: of single examples."""
+    """Build the run's encoder of examples into token ids; of single examples unless another kind is named."""
     from utils.data.encoding import ExampleEncoder
 
     sft = config.find_section(OwnSftSection)
