@@ -51,14 +51,15 @@ def _list_collapsed(summary: Summary, language: Language) -> Iterator[str]:
     ]
     yield phrase("collapsed", language, runs=name_some(named, language))
     for row, collapsed in found.items():
-        without = measure_without(row, collapsed)
+        if (without := measure_without(row, collapsed)) is None:
+            continue  # all have collapsed
         yield phrase(
             "without_collapsed",
             language,
             place=f"{row.task}, {summary.name_setting(row.setting)}",
             mean=f"{row.factor * (row.mean('best') or 0):.2f}",
             n=row.num_measured,
-            without=f"{row.factor * without.mean:.2f}" if without else "-",
+            without=f"{row.factor * without.mean:.2f}",
             rest=row.num_measured - len(collapsed),
         )
 

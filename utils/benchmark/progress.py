@@ -67,7 +67,7 @@ class ProgressDisplay:
 
     def stop(self, active: int) -> None:
         """Say that the processes are being stopped."""
-        self._say("", "interrupted", f"stopping {active} runs; Ctrl-C again kills them at once")
+        self._say("", "interrupted", f"stopping what runs ({active}); Ctrl-C again kills at once")
 
     def show(self, active: Sequence[Attempt], waiting: int) -> None:
         """Draw the table anew, twice a second."""

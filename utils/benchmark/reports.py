@@ -50,7 +50,7 @@ def write_reports(folder: Path, suite: SuiteFacts, summary: Summary, every: Sequ
     _write_text(paths["runs"], render_runs(every, summary), bom=suite.language == "zh")
     _write_text(paths["csv"], render_csv(table, suite.language), bom=suite.language == "zh")
     _write_text(paths["md"], render_markdown(suite, summary, table, comparisons, notes))
-    _write_text(paths["tex"], render_latex(suite, summary))
+    _write_text(paths["tex"], render_latex(suite, summary, comparisons))
     parts = WorkbookParts(summary, table, comparisons, notes, facts, provenance)
     write_suite_workbook(paths["xlsx"], parts, suite.language)
     write_page(paths["html"], build_suite_page(folder, suite, parts, every))

@@ -214,7 +214,7 @@ class Runner:
         for run in runs:
             status = find_status(run)
             if status == "done":
-                display.skip(run, "done", "done already (the same configuration)")
+                display.skip(run, "done", "before, by the same configuration")
             elif status in ("failed", "timed out") and not config.retries:
                 display.skip(run, status, f"{status} before; --retry tries it again")
             else:

@@ -7,9 +7,11 @@ from statistics import fmean
 from textwrap import wrap
 from typing import TYPE_CHECKING, Literal
 
+from utils.benchmark.aggregate import compare_settings
 from utils.benchmark.outcomes import RunOutcome, SuiteFacts
 from utils.benchmark.statistics import Summary, SummaryRow
-from utils.benchmark.text_reports import show_cell, show_figure, show_score
+from utils.benchmark.tables import build_comparison_table
+from utils.benchmark.text_reports import show_cell, show_comparisons, show_figure, show_score
 from utils.results.columns import Cell
 from utils.results.labels import Language, phrase, translate
 
@@ -22,16 +24,18 @@ _STYLES = {"success": "green", "failed": "red", "timed out": "red", "interrupted
 
 
 def render_summary(suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOutcome]) -> RenderableType:
-    """Build what is printed when a suite ends: a line per row of the table, then how much is done and what it cost."""
+    """Build what is printed when a suite ends: the table, paired differences, how much is done and what it cost."""
     from rich.console import Group
 
-    return Group(_render_rows(suite, summary), _render_totals(suite, summary, outcomes))
+    differences = _render_differences(summary, suite.language)
+    return Group(_render_rows(suite, summary), *differences, _render_totals(suite, summary, outcomes))
 
 
 def list_totals(suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOutcome]) -> list[tuple[str, str]]:
     """List the figures over all tasks, each with what it is of; one that was not measured anywhere has no line.
 
-    Means here are over what has a result, each task and setting counted once, MNLI by its matched set.
+    Means here are over what has a result, each task counted once, MNLI by its matched set; of settings that are
+    compared there are none.
     """
     language = suite.language
     rows = [row for row in summary.rows if row.outcomes and not row.suffix]
@@ -40,7 +44,8 @@ def list_totals(suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOutco
     return [
         (translate("tasks_done", language), f"{len(done_tasks)} / {len({row.task for row in rows})}"),
         (translate("runs_done", language), f"{done} / {len(outcomes)}"),
-        *_list_means(rows, language),
+        *(_list_means(rows, language) if len({summary.name_setting(row.setting) for row in rows}) == 1 else ()),
+        *_list_memory(rows, language),
     ]
 
 
@@ -73,6 +78,24 @@ def _render_rows(suite: SuiteFacts, summary: Summary) -> Table:
     return table
 
 
+def _render_differences(summary: Summary, language: Language) -> Iterator[Table]:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    comparisons = compare_settings(summary)
+    if not any(each.interval for each in comparisons):
+        return
+    heads, rows = show_comparisons(build_comparison_table(summary, comparisons, language), language)
+    kept = [index for index in range(len(heads)) if index not in (3, 4)]  # metric and seeds stand in results.md
+    table = Table(box=box.SIMPLE)
+    for index in kept:
+        table.add_column(Text(heads[index]), overflow="fold", justify="right" if index in (5, 6) else "left")
+    for row in rows:
+        table.add_row(*(Text(row[index]) for index in kept))
+    yield table
+
+
 def _render_totals(suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOutcome]) -> Table:
     from rich.table import Table
     from rich.text import Text
@@ -96,7 +119,7 @@ def _show_status(row: SummaryRow, language: Language) -> str:
 
 
 def _list_means(rows: Sequence[SummaryRow], language: Language) -> Iterator[tuple[str, str]]:
-    """Average accuracy, trainable share and peak memory over rows, each time saying over how many and of what."""
+    """Average accuracy and trainable share over rows, each time saying over how many and of what."""
     for figure, key in (("accuracy", "mean_accuracy"), ("trainable_percent", "mean_share")):
         found = {row: stat for row in rows if (stat := row.measure(figure))}
         if not found:
@@ -106,7 +129,6 @@ def _list_means(rows: Sequence[SummaryRow], language: Language) -> Iterator[tupl
         pearson = dict.fromkeys(row.task for row in found if row.find_kinds(figure) == {"pearson"})
         mixed = f"; {phrase('pearson_in', language, tasks=', '.join(pearson))}" if pearson else ""
         yield translate(key, language), f"{shown} ({_count_runs([s.n for s in found.values()], rows, language)}){mixed}"
-    yield from _list_memory(rows, language)
 
 
 def _list_memory(rows: Sequence[SummaryRow], language: Language) -> Iterator[tuple[str, str]]:

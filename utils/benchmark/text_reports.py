@@ -12,7 +12,14 @@ from typing import Any
 from utils.benchmark.aggregate import Comparison
 from utils.benchmark.outcomes import SuiteFacts
 from utils.benchmark.statistics import Average, Stat, Summary, SummaryRow
-from utils.benchmark.tables import PEARSON_MARK, ResultTable, build_comparison_table, mark_kind, show_absence
+from utils.benchmark.tables import (
+    PEARSON_MARK,
+    ResultTable,
+    build_comparison_table,
+    find_interval,
+    mark_kind,
+    show_absence,
+)
 from utils.results.columns import Cell, Form, count_places
 from utils.results.labels import Language, phrase, translate
 from utils.results.workbook import guard_formula
@@ -30,6 +37,8 @@ _LATEX = {
 }  # fmt: skip
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _NUMERIC = re.compile(r"-$|missing|[-+]?\d")
+_INTERVAL = re.compile(r"([-+]?[\d.]+) \.\. ([-+]?[\d.]+)")
+_SIGNED = re.compile(r"[-+][\d.]+")
 _NO_VALUE = "-"
 _MOST_NAMED = 20
 _PLUS_MINUS = " \u00b1 "
@@ -58,6 +67,9 @@ def render_markdown(
     language = suite.language
     heads, rows = build_scores(summary, language, has_metrics=True)
     parts = [f"# {escape_markdown(suite.name)}", f"## {translate('scores', language)}", _markdown_table(heads, rows)]
+    heads, rows = build_intervals(summary, language)
+    if rows:
+        parts.append(_markdown_table(heads, rows))
     if comparisons:
         parts.append(
             _markdown_table(*show_comparisons(build_comparison_table(summary, comparisons, language), language))
@@ -69,28 +81,47 @@ def render_markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def render_latex(suite: SuiteFacts, summary: Summary) -> str:
-    r"""Write the scores as a LaTeX table for \input; of packages it needs booktabs only. Its words are English."""
+def render_latex(suite: SuiteFacts, summary: Summary, comparisons: Sequence[Comparison]) -> str:
+    r"""Write scores, their intervals and paired differences as LaTeX tables for \input, in English.
+
+    Of packages they need booktabs only.
+    """
     heads, rows = build_scores(summary, "en", has_metrics=False)
     heads[:3], rows = _shorten_costs(heads[:3], rows)
     num_settings = sum(not setting.is_baseline for setting in summary.settings)
-    lines = [" & ".join(map(_write_latex_cell, row)) + r" \\" for row in rows]
-    baselines = [r"\midrule", *lines[num_settings:]] if lines[num_settings:] else []
+    scores = [_write_latex_lines(rows[:num_settings]), _write_latex_lines(rows[num_settings:])]
+    tables = [("", _write_caption(summary), "l" + "r" * (len(heads) - 1), heads, [each for each in scores if each])]
+    heads, rows = build_intervals(summary, "en")
+    if rows:
+        tables.append(("-intervals", phrase("intervals", "en"), "lllrrl", heads, [_write_latex_lines(rows)]))
+    if comparisons:
+        heads, rows = show_comparisons(build_comparison_table(summary, comparisons, "en"), "en")
+        caption = phrase("comparisons", "en", reference="the method it is compared with")
+        tables.append(("-differences", caption, "lllllrrl", heads, [_write_latex_lines(rows)]))
+    written = [_write_latex_table(suite.name, *table) for table in tables]
+    return "\n".join([r"% Needs \usepackage{booktabs}; written from the run records.", *written])
+
+
+def _write_latex_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    return [" & ".join(map(_write_latex_cell, row)) + r" \\" for row in rows]
+
+
+def _write_latex_table(
+    name: str, part: str, caption: str, columns: str, heads: Sequence[str], groups: Sequence[Sequence[str]]
+) -> str:
+    """Write one table, a rule before each group of its lines."""
     return "\n".join(
         [
-            r"% Needs \usepackage{booktabs}; written from the run records.",
             r"\begin{table}[t]",
             r"\centering",
             r"\footnotesize",
             r"\setlength{\tabcolsep}{3pt}",
-            rf"\caption{{{escape_latex(suite.name)}. {_write_caption(summary)}}}",
-            rf"\label{{tab:{re.sub(r'[^A-Za-z0-9]+', '-', suite.name)}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+            rf"\caption{{{escape_latex(f'{name}. {caption}')}}}",
+            rf"\label{{tab:{re.sub(r'[^A-Za-z0-9]+', '-', name)}{part}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             " & ".join(map(escape_latex, heads)) + r" \\",
-            r"\midrule",
-            *lines[:num_settings],
-            *baselines,
+            *(line for group in groups for line in (r"\midrule", *group)),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
@@ -171,6 +202,22 @@ def _build_score_row(summary: Summary, total: Average, language: Language) -> li
     return [*cells, _show_stat(total.score, ".2f") + (f" ({done}/{planned})" if done < planned else "")]
 
 
+def build_intervals(summary: Summary, language: Language) -> tuple[list[str], list[list[str]]]:
+    """Build the 95 % intervals of the scores, a row for each task and setting that has one."""
+    rows = []
+    for row in summary.rows:
+        (low, high), over = find_interval(row)
+        if row.score is None or low is None or high is None:
+            continue
+        places = ".2f" if row.factor == 100 else ".4f"
+        interval = f"{low:{places}} .. {high:{places}}"
+        metric = ", ".join(row.metrics)
+        name = summary.name_setting(row.setting)
+        rows.append([row.task, name, metric, f"{row.score.mean:{places}}", interval, translate(over, language)])
+    keys = ("task", "method", "task_metric", "mean", "interval", "interval_over")
+    return [translate(key, language) for key in keys], rows
+
+
 def _show_stat(stat: Stat, places: str) -> str:
     return f"{stat.mean:{places}}" + ("" if stat.deviation is None else f"{_PLUS_MINUS}{stat.deviation:{places}}")
 
@@ -207,7 +254,11 @@ def _shorten_costs(heads: Sequence[str], rows: Sequence[list[str]]) -> tuple[lis
 
 
 def _write_latex_cell(text: str) -> str:
-    """Write `88.75 +- 0.61 (2/3)` with its deviation small."""
+    """Write `88.75 +- 0.61 (2/3)` with its deviation small; intervals and signed numbers as formulas."""
+    if _SIGNED.fullmatch(text):
+        return f"${text}$"
+    if interval := _INTERVAL.fullmatch(text):
+        return f"$[{interval[1]}, {interval[2]}]$"
     mean, plus_minus, rest = text.partition(_PLUS_MINUS)
     deviation, space, count = rest.partition(" ")
     return escape_latex(mean) + (f"$_{{\\pm {deviation}}}$" if plus_minus else "") + space + count
@@ -223,7 +274,7 @@ def _write_caption(summary: Summary) -> str:
         parts.append("The average counts each task once and mixes their metrics; missing: a task has no result.")
     if any("ram" in row.find_kinds("memory") for row in summary.rows):
         parts.append("RAM: resident memory of the process, where no GPU was used.")
-    return escape_latex(" ".join(parts))
+    return " ".join(parts)
 
 
 def _explain_mark(mark: str) -> str:

@@ -108,7 +108,7 @@ def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Name
         return EXIT_FAILED
     except LoraNsError as error:
         answer = _report(error)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ModuleNotFoundError) as error:
         if (refused := explain_machine(error)) is None:
             raise
         answer = _report(refused)

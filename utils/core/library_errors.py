@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,8 +78,10 @@ def explain_library(say: Callable[[str], LoraNsError]) -> Iterator[None]:
         raise say(describe(error)) from error
 
 
-def explain_machine(error: OSError | RuntimeError) -> UserError | None:
-    """Say what the machine refused, or why a path means nothing on it; None for errors that are not of this kind."""
+def explain_machine(error: OSError | RuntimeError | ModuleNotFoundError) -> UserError | None:
+    """Say what the machine refused or lacks, or why a path means nothing on it; None for errors of no such kind."""
+    if isinstance(error, ModuleNotFoundError):
+        return _explain_missing(error)
     if isinstance(error, RuntimeError):
         return _explain_path(error)
     if error.errno not in _REMEDIES:
@@ -86,6 +89,16 @@ def explain_machine(error: OSError | RuntimeError) -> UserError | None:
     name = f"{error.filename}"[:120]
     where = f"{name}: " if error.filename is not None else ""
     return UserError(f"{where}{error.strerror}; {_REMEDIES[error.errno]}")
+
+
+def _explain_missing(error: ModuleNotFoundError) -> UserError | None:
+    """Explain that a library of ours is not there: mostly another Python than the one set up was called."""
+    if is_of_library(error) or error.name is None or error.name.startswith(__name__.partition(".")[0]):
+        return None
+    return UserError(
+        f"{error.name} is not installed for {sys.executable}: run `make setup` once, and `source .venv/bin/activate` "
+        "in each new shell (INSTALL.md)"
+    )
 
 
 def _explain_path(error: RuntimeError) -> UserError | None:

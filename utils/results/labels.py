@@ -232,12 +232,12 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "collapsed": (
         "Collapsed runs, which count in every figure: {runs}. A run has collapsed where it scores no more than the "
         "majority baseline, or lies below the median of 3 seeds or more by over 5 robust deviations and over 5 points.",
-        "失败的运行(计入所有数值): {runs}. 得分不高于多数类基线, 或低于3个以上种子的中位数"
-        "超过5个稳健标准差且超过5分者, 视为失败.",
+        "崩塌的运行(计入所有数值): {runs}. 得分不高于多数类基线, 或在3个以上种子中比中位数"
+        "低5个稳健标准差以上且低5分以上者, 视为崩塌.",
     ),
     "without_collapsed": (
-        "{place}: {mean} over {n} seeds, {without} over the {rest} that have not collapsed.",
-        "{place}: {n}个种子的平均值为{mean}; 去掉失败的运行后, {rest}个种子为{without}.",
+        "{place}: {mean} over all {n} seeds, {without} without the collapsed ({rest} left).",
+        "{place}: 全部{n}个种子的平均值为{mean}; 去掉崩塌的运行后(剩{rest}个)为{without}.",
     ),
     "searched": (
         "Chosen on the validation rows by seeds that are not reported (their runs stand in runs.csv): {values}.",

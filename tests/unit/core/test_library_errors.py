@@ -6,6 +6,7 @@ import argparse
 import fcntl
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from utils.core import locks
 from utils.core.errors import DataError
 from utils.core.library_errors import explain_library, is_of_library
 from utils.core.locks import try_lock
+from utils.trainer.launch import require_launched
 
 
 def _gone(folder: Path) -> None:
@@ -59,6 +61,17 @@ def test_what_the_machine_refuses(act: Callable[[Path], Any], said: str, tmp_pat
     shown = capsys.readouterr().err
     assert said in shown
     assert shown.startswith("error: ")
+
+
+def test_a_missing_library_is_said(monkeypatch, capsys):
+    def main(_: argparse.Namespace) -> dict[str, Any]:
+        require_launched()
+        return {}
+
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert run_cli(main, build_parser("x.py", "x"), []) == 2
+    assert capsys.readouterr().err.startswith(f"error: psutil is not installed for {sys.executable}: run `make setup`")
 
 
 @pytest.mark.parametrize("error", [OSError("without a number"), KeyError("a")])

@@ -180,7 +180,6 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     from utils.adapters.lora.init_model import attach_started
     from utils.adapters.peft_layout import explain_targets, keep_unpacked
 
-    _warn_of_idle_names(model, config)
     with explain_targets(model, config.target_modules):
         peft_config = _build_peft_config(model, config, context)
         _refuse_nested(model, peft_config.modules_to_save or [])
@@ -189,6 +188,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
             adapted = get_peft_model(keep_unpacked(model), peft_config)
         else:
             adapted = attach_started(keep_unpacked(model), peft_config, config, context)
+    _warn_of_idle_names(adapted, config)
     warn_of_idle_layers(adapted, config)
     keep_float32(adapted, context)
     return adapted

@@ -52,7 +52,7 @@ def test_means_stand_with_and_without_them(folder: Any) -> None:
     paths = write(folder)
     text = paths["md"].read_text()
     assert "cola-lora-s3 (at the majority baseline)" in text
-    assert "40.67 over 3 seeds, 61.00 over the 2 that have not collapsed" in text
+    assert "40.67 over all 3 seeds, 61.00 without the collapsed (2 left)" in text
     (row,) = json.loads(paths["json"].read_text())["rows"]
     assert [run["collapsed"] for run in row["runs"]] == [None, None, BASELINE]
     assert row["without_collapsed"]["mean"] == pytest.approx(0.61)

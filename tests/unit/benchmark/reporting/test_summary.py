@@ -49,3 +49,19 @@ def test_table(folder: Any) -> None:
     assert "full missing - - missing" in lines
     assert "majority 52.70 - -" in lines
     assert "task metric rte: accuracy" in lines
+
+
+def test_differences(folder: Any) -> None:
+    for method, add in (("lora", 0.0), ("full", 0.01)):
+        for seed in (1, 2, 3):
+            folder.finish(folder.plan("rte", method, seed), 0.6 + add * (9 + seed) + seed / 1000, "cpu")
+    file = io.StringIO()
+    suite, outcomes = folder.facts(), collect_outcomes(folder.runs)
+    summary = summarize(suite, outcomes)
+    Console(file=file, width=80).print(render_summary(suite, summary, outcomes))
+    lines = [" ".join(line.split()) for line in file.getvalue().splitlines()]
+    assert "rte full lora +11.00 +8.52 .. +13.48 better" in lines
+    assert [label for label, _ in list_totals(suite, summary, outcomes)][2:] == [
+        "mean peak memory (GB)",
+        "largest peak memory (GB)",
+    ]

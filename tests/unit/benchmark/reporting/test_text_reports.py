@@ -30,7 +30,7 @@ def render(folder: Any, **facts: Any) -> dict[str, str]:
     return {
         "csv": render_csv(table, suite.language),
         "md": render_markdown(suite, summary, table, comparisons, notes),
-        "tex": render_latex(suite, summary),
+        "tex": render_latex(suite, summary, comparisons),
     }
 
 
@@ -48,7 +48,7 @@ def small(folder: Any) -> Any:
 def test_latex(small: Any) -> None:
     lines = render(small)["tex"].splitlines()
     start = lines.index(r"\toprule")
-    assert lines[start:] == [
+    assert lines[start : lines.index(r"\end{table}") + 1] == [
         r"\toprule",
         r"method & trained (\%) & RAM (GB) & rte & stsb & average \\",
         r"\midrule",
@@ -59,6 +59,10 @@ def test_latex(small: Any) -> None:
         r"\end{table}",
     ]
     assert r"\caption{glue\_methods. Task metrics on the evaluation sets, scores x100 (rte: accuracy; " in lines[5]
+    assert r"rte & lora & accuracy & 62.00 & $[49.29, 74.71]$ & seeds \\" in lines
+    assert r"rte & full\_ft & lora & accuracy & 1, 3 & $+2.00$ & $[-10.71, +14.71]$ & not told apart \\" in lines
+    labels = [line for line in lines if line.startswith(r"\label")]
+    assert labels == [rf"\label{{tab:glue-methods{part}}}" for part in ("", "-intervals", "-differences")]
 
 
 def test_markdown(small: Any) -> None:
@@ -71,6 +75,7 @@ def test_markdown(small: Any) -> None:
         r"| full\_ft | - | - | 64.00 " + "\u00b1 2.83 | missing | missing |",
     ]
     assert r"| rte | full\_ft | lora | accuracy | 1, 3 | +2.00 | -10.71 .. +14.71 | not told apart |" in text
+    assert "| rte | lora | accuracy | 62.00 | 49.29 .. 74.71 | seeds |" in text
     assert r"| stsb | lora | 88.00\* | 1.34 | 0.80 RAM | 22,000,000 | 294,912 |" in text
     assert "2 of 5 runs have no result" not in text
     assert "2 of 7 runs have no result; they count nowhere, and not as 0: stsb-lora-s3 (failed: it ran out of" in text
