@@ -1,4 +1,4 @@
-"""Builds the package `lora_ns` from utils/, the commands, configs/ and examples/: `pip install .`."""
+"""Builds the package `lora_ns` from utils/, the commands, configs/, docs/ and examples/: `pip install .`."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 SHIPPED = ["train.py", "inference.py", "evaluate_model.py", "merge_adapter.py", "benchmark.py", "validate_config.py"]
-SHIPPED += ["configs", "examples"]
+SHIPPED += ["configs", "examples", "README.md", *(str(page.relative_to(HERE)) for page in HERE.glob("docs/*.md"))]
 IMPORT = re.compile(r"\b(from|import) utils(?=[. ])")
 
 

@@ -68,6 +68,9 @@ def test_the_wheel_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> 
                  "--task", "few_rows", "--method", "head-only")  # fmt: skip
     assert suite.returncode == 0, suite.stderr
     assert call(tmp_path, lora_ns, "validate", "--all").returncode == 0
+    assert call(tmp_path, lora_ns, "copy", "template_sft", "my_run.yaml").returncode == 0
+    assert call(tmp_path, lora_ns, "validate", "my_run.yaml", "configs/quickstart.yaml").returncode == 0
+    assert "lora-ns evaluate" in call(tmp_path, lora_ns, "docs", "serving").stdout
 
 
 @pytest.mark.slow
@@ -91,9 +94,40 @@ def test_shipped_files_are_found_by_name(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     assert project.find_config("quickstart") == ROOT / "configs" / "quickstart.yaml"
     assert project.find_config("quickstart", "configs/benchmarks").parent.name == "benchmarks"
+    assert project.find_config("configs/quickstart.yaml") == ROOT / "configs" / "quickstart.yaml"
     (tmp_path / "quickstart").write_text("mine")
     assert project.find_config("quickstart") == Path("quickstart"), "a user's own file wins"
     assert project.find_config("nothing.yaml") == Path("nothing.yaml")
+
+
+def test_a_shipped_file_is_copied_to_start_from(tmp_path: Path) -> None:
+    own = tmp_path / "mine.yaml"
+    words = (sys.executable, "-m", "utils", "copy")
+    assert call(ROOT, *words, "benchmarks/quickstart", own).returncode == 0
+    assert f"\nbase: {ROOT / 'configs' / 'quickstart.yaml'}\n" in own.read_text("utf-8")
+    again = call(ROOT, *words, "quickstart", own)
+    assert (again.returncode, "is there already" in again.stderr) == (2, True)
+    assert "template_sft  " in call(ROOT, *words).stdout
+    assert "did you mean template_sft?" in call(ROOT, *words, "template_sf").stderr
+
+
+def test_pages_are_printed_by_name() -> None:
+    words = (sys.executable, "-m", "utils", "docs")
+    assert call(ROOT, *words, "serving").stdout == (ROOT / "docs" / "serving.md").read_text("utf-8")
+    assert "serving  " in call(ROOT, *words).stdout
+
+
+def test_texts_name_commands_and_pages_as_they_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(project, "IS_INSTALLED", True)
+    text = "accelerate launch --num_processes 2 train.py --config a.yaml, python train.py (docs/serving.md)"
+    called = "accelerate launch --num_processes 2 -m lora_ns train --config a.yaml, lora-ns train (lora-ns docs serving)"
+    assert project.as_called(text) == called
+
+
+def test_a_command_without_a_file_says_so() -> None:
+    for words, told in ((["trian"], "did you mean train?"), (["train", "--plan"], "name a file first")):
+        answer = call(ROOT, sys.executable, "-m", "utils", *words)
+        assert (answer.returncode, told in answer.stderr) == (2, True), answer.stderr
 
 
 def test_dependencies_are_those_of_requirements_txt() -> None:

@@ -37,9 +37,7 @@ Answer = dict[str, Any]
 def build_parser(script: str, description: str) -> argparse.ArgumentParser:
     """Build the parser of a command, with the options that all of them take."""
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(
-        prog=as_called(script), description=as_called(description), formatter_class=formatter, allow_abbrev=False
-    )
+    parser = _Parser(prog=as_called(script), description=description, formatter_class=formatter, allow_abbrev=False)
     told = "print one JSON object on standard output, all else on standard error"
     parser.add_argument("--json", action="store_true", help=told)
     parser.add_argument("--version", action="version", version=f"lora-ns {VERSION}")
@@ -218,13 +216,17 @@ class _Parser(argparse.ArgumentParser):
     words: Sequence[str] = ()
     """The command line of a command that takes overrides, without them."""
 
+    def format_help(self) -> str:
+        """Name commands and pages in it as they are called here."""
+        return as_called(super().format_help())
+
     def error(self, message: str) -> NoReturn:
         """Refuse a command line; for flags of other scripts say how they are written here."""
         if hints := [*explain_flags(self.words, frozenset(self._option_string_actions))]:
             more = f"more of them: {', '.join(PAGES)}"
             lines = [message, "settings are words of the form key=value here:", *hints, more]
             message = "\n  ".join(lines)
-        super().error(message)
+        super().error(as_called(message))
 
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:

@@ -12,6 +12,7 @@ import yaml
 
 from utils.config.document import Document, KeyPath, SourceLocation
 from utils.core.errors import ConfigError, Problem
+from utils.core.project import ROOT
 from utils.core.secrets import learn_text, learn_value
 
 _MAX_NODES = 20_000  # far above any configuration, far below what nested aliases can blow up to
@@ -159,10 +160,12 @@ def _unreadable(message: str, place: str) -> Problem:
 def _similar_file(path: Path) -> str:
     from difflib import get_close_matches
 
-    folder = path.parent if path.parent.is_dir() else Path("configs")
-    names = [file.name for file in folder.glob("*.y*ml")]
+    is_name = not path.suffix and len(path.parts) == 1  # such as quickstart
+    folder = ROOT / "configs" if is_name else path.parent if path.parent.is_dir() else Path("configs")
+    names = [file.stem if is_name else file.name for file in folder.glob("[!.]*.y*ml")]
     near = get_close_matches(path.name, names, n=1)
-    return f"; did you mean {folder / near[0]}?" if near else ""
+    hint = f"; did you mean {near[0] if is_name else folder / near[0]}?" if near else ""
+    return hint or (f"; the shipped ones are {', '.join(sorted(names))}" if is_name else "")
 
 
 def _compose(text: str, source: str) -> yaml.Node | None:

@@ -1,7 +1,7 @@
 """Where the project lies, and how its commands are called: in a clone, or as the installed package `lora_ns`.
 
 In a clone the library is `utils`, and the commands are scripts beside it. Installed it is `lora_ns`, the scripts,
-configs/ and examples/ lie in its folder shipped/, and `lora-ns` runs them.
+configs/, docs/ and examples/ lie in its folder shipped/, and `lora-ns` runs them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PACKAGE = __name__.partition(".")[0]
 _INSTALLED = "lora_ns"
 IS_INSTALLED = PACKAGE == _INSTALLED
 ROOT = LIBRARY / "shipped" if IS_INSTALLED else LIBRARY.parent
-"""The folder of the commands, of configs/ and of examples/."""
+"""The folder of the commands, of configs/, docs/ and examples/."""
 
 COMMANDS = {
     "train": "train.py",
@@ -35,19 +35,26 @@ COMMANDS = {
 }
 """The scripts, by the words that `lora-ns` takes."""
 _SCRIPT = re.compile(rf"(?:python )?\b({'|'.join(map(re.escape, COMMANDS.values()))})")
+_LAUNCHED = re.compile(r"((?:accelerate launch|torchrun)(?: \S+)*?) train\.py")
+_PAGE = re.compile(r"\bdocs/(\w+)\.md")
 _WORDS = {script: word for word, script in COMMANDS.items()}
 
 
 def as_called(text: str) -> str:
-    """Name the commands in a text as they are called here: `python train.py` is `lora-ns train` where installed."""
-    return _SCRIPT.sub(lambda found: f"lora-ns {_WORDS[found[1]]}", text) if IS_INSTALLED else text
+    """Name commands and pages as they are called here: `python train.py` is `lora-ns train` where installed."""
+    if not IS_INSTALLED:
+        return text
+    text = _LAUNCHED.sub(rf"\1 -m {_INSTALLED} train", text)  # launchers take a module, and no command
+    text = _SCRIPT.sub(lambda found: f"lora-ns {_WORDS[found[1]]}", text)
+    return _PAGE.sub(r"lora-ns docs \1", text)
 
 
 def find_config(name: str | Path, folder: str = "configs") -> Path:
-    """Find a file by its path, or a shipped one by its name alone: `quickstart` is `configs/quickstart.yaml`."""
-    shipped = ROOT / folder / f"{name}.yaml"
-    is_name = Path(name).name == str(name) and not Path(name).exists()
-    return shipped if is_name and shipped.is_file() else Path(name)
+    """Find a file by its path, or a shipped one: `quickstart` is `configs/quickstart.yaml`, found from anywhere."""
+    given = Path(name)
+    inside = Path(folder, f"{name}.yaml") if given.name == str(name) else given
+    is_shipped = inside.parts[:1] == ("configs",) and not given.exists() and (ROOT / inside).is_file()
+    return ROOT / inside if is_shipped else given
 
 
 class _InstalledName(importlib.abc.MetaPathFinder, importlib.abc.Loader):

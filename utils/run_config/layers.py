@@ -11,7 +11,7 @@ from utils.config.document import Document, KeyPath
 from utils.config.yaml_text import read_document, read_overrides
 from utils.core import registry
 from utils.core.errors import ConfigError, Problem
-from utils.core.project import ROOT, find_config
+from utils.core.project import IS_INSTALLED, ROOT, find_config
 from utils.run_config.extensions import add_extension
 
 _METHOD: KeyPath = ("peft", "method")
@@ -174,9 +174,10 @@ def find_shipped_paths(document: Document) -> Document:
     Outputs are left alone: they go where the user stands.
 
     Args:
-        document: Read from one file; changed where that lies in the project's folder, and given back.
+        document: Read from one file; changed where that lies in the project's folder, or where a copy of a shipped file
+            may lie anywhere, as with the installed package; and given back.
     """
-    if ROOT in Path(document.source).resolve().parents:
+    if IS_INSTALLED or ROOT in Path(document.source).resolve().parents:
         document.data = _look_in(document.data)
     return document
 
