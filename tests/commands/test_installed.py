@@ -119,8 +119,8 @@ def test_pages_are_printed_by_name() -> None:
 
 def test_texts_name_commands_and_pages_as_they_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(project, "IS_INSTALLED", True)
-    text = "accelerate launch --num_processes 2 train.py --config a.yaml, python train.py (docs/serving.md)"
-    called = "accelerate launch --num_processes 2 -m lora_ns train --config a.yaml, lora-ns train (lora-ns docs serving)"
+    text = "accelerate launch --num_processes 2 train.py, python train.py (docs/serving.md)"
+    called = "accelerate launch --num_processes 2 -m lora_ns train, lora-ns train (lora-ns docs serving)"
     assert project.as_called(text) == called
 
 
