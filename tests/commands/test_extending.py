@@ -53,13 +53,14 @@ def classifier(lab: Path, make_config: Any) -> Path:
         training__callbacks=["my_lab.recording:Recorder"],
         training__logging_steps=1,
         training__learning_rate=1e-3,
+        training__metric_for_best_model="balanced_accuracy",
         training__report_to="none",
         training__max_steps=4,
     )
     return file
 
 
-def test_a_method_an_optimizer_a_schedule_and_a_callback(classifier: Path, lab: Path) -> None:
+def test_a_method_an_optimizer_a_schedule_a_callback_and_a_metric_of_labels(classifier: Path, lab: Path) -> None:
     run = Path(command("train", "--config", classifier)["output_dir"])
     logs = [log for log in json.loads((run / "trainer_state.json").read_text())["log_history"] if "loss" in log]
     assert [log["learning_rate"] for log in logs] == [1e-3, 1e-3, 5e-4, 5e-4], "the staircase"
@@ -69,6 +70,17 @@ def test_a_method_an_optimizer_a_schedule_and_a_callback(classifier: Path, lab: 
     steps = (b / 5e-4).round(decimals=3)
     assert (steps == steps.round()).all(), "each step moves every weight by plus or minus the rate"
     assert b.abs().max() <= 3e-3 + 1e-9
+    record = json.loads((run / "results.json").read_text())
+    answers = [json.loads(line) for line in (run / "eval_validation" / "predictions.jsonl").read_text().splitlines()]
+    recalls = [
+        sum(each["prediction"] == label for each in rows) / len(rows)
+        for label in {each["label"] for each in answers}
+        for rows in [[each for each in answers if each["label"] == label]]
+    ]
+    assert record["metrics"]["balanced_accuracy"] == pytest.approx(sum(recalls) / len(recalls))
+    assert record["headline"] == "balanced_accuracy"
+    assert record["baseline"]["balanced_accuracy"] == 1 / len(recalls)
+    assert len(record["interval"]["balanced_accuracy"]) == 2
     assert yaml.safe_load((run / "run.yaml").read_text())["extensions"] == ["extensions/my_lab"]
     assert json.loads((run / "provenance.json").read_text())["extensions"] == {"my_lab": registry.hash_folder(lab)}
 

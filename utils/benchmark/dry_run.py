@@ -150,7 +150,7 @@ def _describe_model(run: PlannedRun) -> tuple[dict[str, Any] | None, str]:
     assert task is not None, "the run was read"
     num_labels = task.count_labels(dataset)
     if num_labels == 0:
-        return None, "the number of labels is read from the data"
+        return None, "the number of labels is read from the data; dataset.num_labels states it"
     request = {"model": model, "peft": peft, "task_type": run.config["task_type"], "num_labels": num_labels}
     return {**request, "extensions": run.config.get("extensions", [])}, ""
 

@@ -33,6 +33,7 @@ def render_runs(outcomes: Sequence[RunOutcome], summary: Summary) -> str:
     flat = [dict(flatten_values(each.run.config)) for each in outcomes]
     keys = dict.fromkeys(key for values in flat for key in values if key not in PER_RUN)
     varied = [key for key in keys if len({repr(values.get(key)) for values in flat}) > 1]
+    metrics = dict.fromkeys(name for each in outcomes if each.record for name in each.record.metrics)
     rows: list[dict[str, Any]] = []
     for each, values in zip(outcomes, flat, strict=True):
         figures = read_figures(each)
@@ -47,6 +48,7 @@ def render_runs(outcomes: Sequence[RunOutcome], summary: Summary) -> str:
                 "metric": figures["metric"],
                 **{column: figures.get(name) for column, name in _FIGURES.items()},
                 "memory_is": figures.get("memory_is"),
+                **{f"metrics.{name}": each.record.metrics.get(name) if each.record else None for name in metrics},
                 "collapsed": collapsed.get(each.run.name),
                 **{key: values.get(key) for key in varied},
                 "note": each.note or None,

@@ -80,14 +80,10 @@ def _list_lines(record: RunRecord, language: Language) -> Iterator[tuple[str, st
 
 
 def _list_scores(record: RunRecord, language: Language) -> Iterator[tuple[str, str]]:
-    """The task's metric with interval and baseline, accuracy beside it, then what generating scored."""
+    """The task's metric with interval and baseline, its other metrics and accuracy, then what generating scored."""
     best, value = record.read_headline()
     if best:
-        text = show_value(best, value)
-        if bounds := record.interval.get(best):
-            low, high = (show_value(best, bound) for bound in bounds)
-            text += f" ({translate('interval', language)} {low} .. {high})"
-        yield _label(best), text
+        yield _label(best), _show_score(record, best, value, language)
     if record.best_metric and record.best_metric.name != best:
         chosen = record.best_metric
         step = f"{translate('step', language)} {chosen.step}"
@@ -97,11 +93,18 @@ def _list_scores(record: RunRecord, language: Language) -> Iterator[tuple[str, s
         yield f"{_label(best)}, {translate('last', language)}", show_value(best, record.metrics_last[best])
     if best in record.baseline:
         yield translate("majority", language), show_value(best, record.baseline[best])
-    others = ["accuracy", *(_LOSSES if "perplexity" in record.metrics else ())] if best else list(record.metrics)
-    for name in others:
+    others = ["accuracy", *record.interval, *(_LOSSES if "perplexity" in record.metrics else ())]
+    for name in dict.fromkeys(others if best else record.metrics):
         if name != best and name in record.metrics:
-            yield _label(name), show_value(name, record.metrics[name])
+            yield _label(name), _show_score(record, name, record.metrics[name], language)
     yield from _list_written(record, language)
+
+
+def _show_score(record: RunRecord, name: str, value: float | None, language: Language) -> str:
+    if not (bounds := record.interval.get(name)):
+        return show_value(name, value)
+    low, high = (show_value(name, bound) for bound in bounds)
+    return f"{show_value(name, value)} ({translate('interval', language)} {low} .. {high})"
 
 
 def _list_retention(values: Mapping[str, Any], language: Language) -> str:

@@ -69,14 +69,19 @@ def build_compute_metrics(
     `best`, the result by which checkpoints are compared, may be none of the usual metrics.
     """
     every = metric_names("regression" if data.num_labels == 1 else "classification")
-    chosen = [best] if best and best not in _NOT_METRICS else []
-    names = list(dict.fromkeys([*data.spec.metrics, *every, *chosen]))
+    names = list(dict.fromkeys([*data.spec.metrics, *every, *chosen_metric(best)]))
 
     def score(prediction: EvalPrediction) -> dict[str, float]:
         values = compute_metrics(names, prediction.predictions, prediction.label_ids, data.num_labels)
         return values | combined_score(values, data)
 
     return score
+
+
+def chosen_metric(best: str | None) -> list[str]:
+    """Give the metric of which `metric_for_best_model` is the name; none where it is the loss, say."""
+    name = (best or "").removeprefix("eval_")
+    return [name] if name and name not in _NOT_METRICS else []
 
 
 def combined_score(values: dict[str, float], data: ClassificationData) -> dict[str, float]:

@@ -9,10 +9,12 @@ from utils.data.classification import ClassificationData, PreparedSplit
 from utils.metrics.bootstrap import bootstrap_interval
 from utils.metrics.metric import load_metric, majority_baseline, result_key
 from utils.results.record import BestMetric, DataCounts
-from utils.tasks.classification.building import best_metric_name, combined_score
+from utils.tasks.classification.building import best_metric_name, chosen_metric, combined_score
 from utils.tasks.outcome import Outcome, best_step, fill_costs, last_metrics, session_metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
     from utils.modeling.sizes import ParameterCounts
@@ -33,9 +35,9 @@ class SplitScore:
     hf: dict[str, float]
     """The Trainer's own keys: eval_accuracy, eval_runtime, ..."""
     interval: dict[str, tuple[float, float]]
-    """95 % bootstrap interval of the set's own metrics."""
+    """95 % bootstrap interval of the set's own metrics, and of the one that chose the checkpoint."""
     baseline: dict[str, float]
-    """The set's own metrics for always answering the most frequent training label (the mean for regression)."""
+    """The same metrics for always answering the most frequent training label (the mean for regression)."""
     num_rows: int
     answers: list[dict[str, Any]]
     """Each row's texts, its label, and the model's, in the order of the file."""
@@ -109,13 +111,14 @@ def _score_split(trainer: ClassificationTrainer, data: ClassificationData, split
     predictions, references = output.predictions, output.label_ids
     hf = {**output.metrics, "eval_samples": len(split.dataset)}
     metrics = {key.removeprefix("eval_"): value for key, value in hf.items() if key not in _NOT_SCORES}
+    names = list(dict.fromkeys([*data.spec.metrics, *chosen_metric(trainer.args.metric_for_best_model)]))
     intervals = {
         result_key(name, data.num_labels): bootstrap_interval(name, predictions, references, data.num_labels)
-        for name in data.spec.metrics
+        for name in names
         if not load_metric(name).fits_any  # a script's 1000 resamples would take minutes
     }
     answers = _list_answers(data, split, predictions.tolist())
-    return SplitScore(metrics, hf, intervals, _score_majority(data, references), len(split.dataset), answers)
+    return SplitScore(metrics, hf, intervals, _score_majority(names, data, references), len(split.dataset), answers)
 
 
 def _list_answers(data: ClassificationData, split: PreparedSplit, predictions: list[Any]) -> list[dict[str, Any]]:
@@ -137,10 +140,12 @@ def _list_answers(data: ClassificationData, split: PreparedSplit, predictions: l
     return [answers[number] for number in sorted(answers)]
 
 
-def _score_majority(data: ClassificationData, references: np.ndarray[Any, Any]) -> dict[str, float]:
+def _score_majority(
+    names: Sequence[str], data: ClassificationData, references: np.ndarray[Any, Any]
+) -> dict[str, float]:
     if data.train is None:
         return {}
-    values = majority_baseline(data.spec.metrics, data.train.dataset["labels"][:], references, data.num_labels)
+    values = majority_baseline(names, data.train.dataset["labels"][:], references, data.num_labels)
     return values | combined_score(values, data)
 
 

@@ -67,6 +67,8 @@ def test_every_run_has_a_row_with_what_differs(folder: Any) -> None:
     assert float(first["score"]) == 0.7
     assert (int(first["trainable_params"]), first["memory_is"]) == (record.params.trainable, "vram")
     assert float(first["train_runtime_s"]) == record.time.train_runtime_s
-    assert {key for key in first if "." in key} == {"peft.method", "training.learning_rate"}
+    assert float(first["metrics.f1"]) == record.metrics["f1"]
+    varied = {key for key in first if "." in key and not key.startswith("metrics.")}
+    assert varied == {"peft.method", "training.learning_rate"}
     assert (first["training.learning_rate"], second["training.learning_rate"]) == ("0.001", "1e-05")
     assert (second["status"], second["score"], second["note"]) == ("failed", "", "'=1+1 killed")
