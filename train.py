@@ -187,8 +187,8 @@ def build() -> argparse.ArgumentParser:
         action="store_true",
         help="print parameters, steps, tokens and memory by part, from the model's config.json, and stop",
     )
-    told = f"with --plan, say what fits on it: {', '.join(CARDS)}"
-    parser.add_argument("--card", choices=CARDS, metavar="NAME", help=told)
+    card = f"with --plan, say what fits on it: {', '.join(CARDS)}"
+    parser.add_argument("--card", choices=CARDS, metavar="NAME", help=card)
     parser.add_argument("--probe", action="store_true", help="with --plan, train a few steps to estimate the time")
     parser.add_argument("--rate", type=read_number, metavar="N", help="with --plan, the time at N tokens a second")
     parser.add_argument(

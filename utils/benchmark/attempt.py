@@ -34,7 +34,7 @@ from utils.cli.command_line import list_gpus
 from utils.config.yaml_text import dump_yaml
 from utils.core.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 from utils.core.project import ROOT
-from utils.core.replace_file import replace_file
+from utils.core.replace_file import replace_text
 from utils.results.provenance import format_time
 from utils.trainer.tracking import SUITE_VARIABLES
 
@@ -191,8 +191,7 @@ def start_attempt(
     flags = choose_resume_flags(run)
     before = find_state(run)
     run.log.parent.mkdir(parents=True, exist_ok=True)
-    with replace_file(run.config_file) as beside:
-        beside.write_text(dump_yaml(run.config), encoding="utf-8")
+    replace_text(run.config_file, dump_yaml(run.config))
     now = format_time(datetime.now(timezone.utc))
     state = RunState("running", run.fingerprint, attempts=before.attempts if before else 0, started=now)
     command = [*_split_launch(run), str(ROOT / "train.py"), "--config", str(run.config_file), *flags]

@@ -12,6 +12,7 @@ from utils.benchmark.attempt import Attempt
 from utils.benchmark.outcomes import collect_outcomes, read_last_lines
 from utils.benchmark.plan import PlannedRun
 from utils.benchmark.state import PlannedStatus, RunState
+from utils.core.progress import format_duration
 from utils.results.labels import is_score, scale
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class ProgressDisplay:
             text += "; it is tried again"
         else:
             self._counts[state.status] += 1
-        self._say(attempt.run.name, state.status, text, _write_seconds(attempt.seconds))
+        self._say(attempt.run.name, state.status, text, format_duration(attempt.seconds))
 
     def stop(self, active: int) -> None:
         """Say that the processes are being stopped."""
@@ -94,7 +95,7 @@ class ProgressDisplay:
             table.add_column(column, no_wrap=True, overflow="ellipsis")
         rows = [*self._last]
         for each in active:
-            rows.append((each.run.name, "at work", _write_seconds(each.seconds), _read_progress(each.run.log)))
+            rows.append((each.run.name, "at work", format_duration(each.seconds), _read_progress(each.run.log)))
         for name, status, seconds, text in rows:
             table.add_row(name, Text(status, style=_STYLES.get(status, "")), seconds, Text(text))
         return table
@@ -107,12 +108,6 @@ def _write_outcome(run: PlannedRun) -> str:
     if outcome.status != "success" or name is None or value is None:
         return outcome.note
     return f"{name} {scale(name, value):.2f}{' %' if is_score(name) else ''}"
-
-
-def _write_seconds(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _read_progress(log: Path) -> str:

@@ -20,7 +20,7 @@ from utils.benchmark.text_reports import render_csv, render_latex, render_markdo
 from utils.benchmark.workbook import WorkbookParts, write_suite_workbook
 from utils.core.errors import UserError
 from utils.core.project import ROOT
-from utils.core.replace_file import replace_file
+from utils.core.replace_file import replace_text
 from utils.results.json_file import read_json, write_json
 from utils.results.page import write_page
 from utils.results.provenance import PROVENANCE_FILE, find_git_state, format_time, list_versions
@@ -101,8 +101,7 @@ def _read_provenance(outcomes: Sequence[RunOutcome]) -> dict[str, dict[str, Any]
 
 def _write_text(path: Path, text: str, bom: bool = False) -> None:
     """Write a text whole or not at all; with a byte order mark, by which spreadsheet programs know UTF-8."""
-    with replace_file(path) as beside:
-        beside.write_text(text, encoding="utf-8-sig" if bom else "utf-8", errors="backslashreplace", newline="\n")
+    replace_text(path, text, encoding="utf-8-sig" if bom else "utf-8", errors="backslashreplace")
 
 
 def _build_json(

@@ -46,6 +46,13 @@ def build_bar() -> Progress:
     )  # fmt: skip
 
 
+def format_duration(seconds: float) -> str:
+    """Write seconds as `9:05`, from an hour on as `1:09:05`."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 class RowProgress:
     """Counts rows and tokens, and shows them; as a context manager from its beginning, and until its end.
 
@@ -123,4 +130,4 @@ class RowProgress:
         if total is None:
             return f"{self._what}: {done:,} rows, {self.describe_rates()}"
         left = int(self.seconds / max(self.num_rows, 1) * max(total - done, 0))
-        return f"{self._what}: {done:,} of {total:,} rows, {self.describe_rates()}, eta {left // 60}:{left % 60:02d}"
+        return f"{self._what}: {done:,} of {total:,} rows, {self.describe_rates()}, eta {format_duration(left)}"

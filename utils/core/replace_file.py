@@ -23,3 +23,9 @@ def replace_file(path: Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str, encoding: str = "utf-8", errors: str = "strict") -> None:
+    """Write a text in the place of a file, as `replace_file` does."""
+    with replace_file(path) as beside:
+        beside.write_text(text, encoding=encoding, errors=errors, newline="\n")

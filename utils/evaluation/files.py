@@ -13,7 +13,7 @@ from typing import Any
 
 from utils.config.sections.model import is_local
 from utils.core.json_files import NotJsonError, find_object, parse_json
-from utils.core.replace_file import replace_file
+from utils.core.replace_file import replace_file, replace_text
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +122,7 @@ def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 def write_object(path: Path, data: Mapping[str, Any]) -> None:
     """Write one JSON object, whole or not at all."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    with replace_file(path) as beside:
-        beside.write_text(text + "\n", "utf-8", errors="backslashreplace")
+    replace_text(path, text + "\n", errors="backslashreplace")
 
 
 def read_object(path: Path) -> Record | None:

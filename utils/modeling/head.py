@@ -65,6 +65,11 @@ def own_label_names(model_config: PreTrainedConfig) -> tuple[str, ...]:
     return () if any(_UNNAMED.fullmatch(name) for name in names) else names
 
 
+def find_label_file(*folders: Path) -> Path | None:
+    """Find the file of the classes' names in the first of some folders that has one."""
+    return next((folder / LABELS_FILE for folder in folders if (folder / LABELS_FILE).is_file()), None)
+
+
 def read_label_names(file: Path) -> tuple[str, ...]:
     """Read the classes' names in the order of their ids; none for regression.
 

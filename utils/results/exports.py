@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from utils.core.errors import DataError, UserError
-from utils.core.replace_file import replace_file
+from utils.core.replace_file import replace_file, replace_text
 from utils.results.json_file import read_json, write_json
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ def write_predictions(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     from sklearn.metrics import classification_report
 
     folder.mkdir(exist_ok=True)
-    with replace_file(folder / "predictions.jsonl") as beside:
-        beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    replace_text(folder / "predictions.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     if not rows or not isinstance(rows[0]["label"], str):
         return
     table = pd.DataFrame(rows, columns=["label", "prediction"])
@@ -113,8 +112,7 @@ def write_submission(
     """
     path = Path(folder) / f"{name.removesuffix('.tsv')}.tsv"
     rows = [f"{index}\t{_format(value, kind, label_names, index)}" for index, value in values.items()]
-    with replace_file(path) as beside:
-        beside.write_bytes("\n".join(["index\tprediction", *rows, ""]).encode())
+    replace_text(path, "\n".join(["index\tprediction", *rows, ""]))
     return path
 
 

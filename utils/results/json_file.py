@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.json_files import load_object
-from utils.core.replace_file import replace_file
+from utils.core.replace_file import replace_text
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,7 @@ def write_json(path: Path, data: Mapping[str, Any], *, indent: int = 2, sort_key
     if broken:
         logger.warning("%s: not a finite number, written as null: %s", path.name, ", ".join(broken))
     text = json.dumps(plain, indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
-    with replace_file(path) as beside:
-        beside.write_text(text + "\n", "utf-8", errors="backslashreplace")
+    replace_text(path, text + "\n", errors="backslashreplace")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from utils.core.project import VERSION
-from utils.core.replace_file import replace_file
+from utils.core.replace_file import replace_text
 from utils.core.secrets import mask_text
 from utils.core.terminal import show_controls
 from utils.results import svg
@@ -139,8 +139,7 @@ def render_page(page: Page) -> str:
 
 def write_page(path: Path, page: Page) -> None:
     """Write a page whole or not at all."""
-    with replace_file(path) as beside:
-        beside.write_text(render_page(page), encoding="utf-8", errors="backslashreplace")
+    replace_text(path, render_page(page), errors="backslashreplace")
 
 
 @cache

@@ -180,9 +180,9 @@ def _draw_series(series: Series, x_axis: _Axis, y_axis: _Axis) -> Iterator[str]:
     if series.kind == "dots" or alone or (series.kind == "line" and len(points) <= _MOST_MARKED):
         for x, y in points:
             if math.isfinite(px := x_axis.place(x)) and math.isfinite(py := y_axis.place(y)):
-                told = f"<title>{escape(f'{series.name}: {_short(y)} ({_short(x)})')}</title>"
+                title = f"<title>{escape(f'{series.name}: {_short(y)} ({_short(x)})')}</title>"
                 radius = 4.5 if series.kind == "dots" or alone else 2.6
-                yield _mark(series.color, px, py, radius, told)
+                yield _mark(series.color, px, py, radius, title)
 
 
 def _draw_bars(chart: BarChart) -> tuple[str, float]:
@@ -228,10 +228,10 @@ def _build_path(points: Sequence[Point]) -> str:
 def _describe(chart: Chart | BarChart) -> str:
     """Say in words what a chart shows, for who cannot see it."""
     if isinstance(chart, BarChart):
-        told = [f"{each.name} {each.note or '-' if each.value is None else f'{each.value:.2f}'}" for each in chart.bars]
+        shown = [f"{bar.name} {bar.note or '-' if bar.value is None else f'{bar.value:.2f}'}" for bar in chart.bars]
     else:
-        told = [_describe_series(each) for each in chart.series if each.kind != "faint" and each.points]
-    return f"{chart.title}: {'; '.join(told)}"
+        shown = [_describe_series(each) for each in chart.series if each.kind != "faint" and each.points]
+    return f"{chart.title}: {'; '.join(shown)}"
 
 
 def _describe_series(series: Series) -> str:

@@ -16,7 +16,7 @@ from utils.adapters.adapter import load_adapter
 from utils.adapters.saved_adapter import describe_start, require_whole_tensors
 from utils.config.run_config import RunConfig
 from utils.core.logs import is_main_process
-from utils.core.replace_file import replace_file
+from utils.core.replace_file import replace_text
 from utils.core.secrets import mask_text
 from utils.data.classification import ClassificationData
 from utils.modeling.head import LABELS_FILE
@@ -28,6 +28,7 @@ from utils.runs.inputs import record_inputs
 from utils.runs.model_card import write_card
 from utils.runs.opening import RunFolder
 from utils.runs.report import write_report
+from utils.tasks.probe import PROBE_FILE
 from utils.trainer.checkpoint_files import find_checkpoints, flush_folder, link_best
 from utils.trainer.failures import explain_full_disk
 from utils.trainer.launch import is_sharded
@@ -126,8 +127,7 @@ def write_data_facts(folder: RunFolder, config: RunConfig, data: PreparedData) -
     record_inputs(folder.path, folder.resume_from, config, data.fingerprint)
     _write_labels(folder.path, data)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in data.probe_rows(NUM_PROBE_ROWS))
-    with replace_file(folder.path / "probe_rows.jsonl") as beside:
-        beside.write_text(lines, encoding="utf-8")
+    replace_text(folder.path / PROBE_FILE, lines)
 
 
 def write_submissions(folder: RunFolder, data: Any, predicted: dict[str, dict[Any, Any]]) -> None:
@@ -222,5 +222,4 @@ class Recording:
 
 def _write_labels(folder: Path, data: PreparedData) -> None:
     if data.label_names is not None:
-        with replace_file(folder / LABELS_FILE) as beside:
-            beside.write_text(json.dumps(data.label_names, ensure_ascii=False), encoding="utf-8")
+        replace_text(folder / LABELS_FILE, json.dumps(data.label_names, ensure_ascii=False))

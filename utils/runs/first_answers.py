@@ -35,8 +35,8 @@ class ShownAnswer:
     @property
     def title(self) -> str:
         """Its place and scores."""
-        told = ", ".join(f"{name} {value:.2f}" for name, value in self.scores.items())
-        return f"{self.place}{': ' + told if told else ''}"
+        scores = ", ".join(f"{name} {value:.2f}" for name, value in self.scores.items())
+        return f"{self.place}{': ' + scores if scores else ''}"
 
     def list_parts(self, language: Language, longest: int = _LONGEST) -> list[tuple[str, str]]:
         """List its texts by their names; of long ones the end of what was asked, the beginning of what was answered."""

@@ -15,7 +15,7 @@ from utils.config.sections.model import ModelSection
 from utils.config.yaml_text import read_document
 from utils.core.errors import ConfigError, LoraNsError, ModelError, UserError
 from utils.core.logs import is_main_process
-from utils.core.replace_file import replace_file
+from utils.core.replace_file import replace_text
 from utils.modeling.base_identity import fingerprint_base
 from utils.results.json_file import read_json, write_json
 from utils.run_config.older_names import OlderNames
@@ -30,8 +30,7 @@ logger = logging.getLogger(__name__)
 
 def write_resolved(path: Path, text: str) -> None:
     """Write a run's run.yaml: whoever reads it, also after a power cut, sees the old one or the new one."""
-    with replace_file(path / RUN_FILE) as beside:
-        beside.write_text(text, encoding="utf-8")
+    replace_text(path / RUN_FILE, text)
 
 
 def holds_resolved(path: Path) -> bool:

@@ -15,9 +15,9 @@ from utils.adapters.saved_adapter import ADAPTER_CONFIG
 from utils.config.run_config import RunConfig
 from utils.config.sections.model import is_local
 from utils.core.project import VERSION, as_called
-from utils.core.replace_file import replace_file
+from utils.core.replace_file import replace_text
 from utils.data.dataset import load_dataset_plugin
-from utils.modeling.head import LABELS_FILE, read_label_names
+from utils.modeling.head import find_label_file, read_label_names
 from utils.results.labels import is_score
 from utils.results.provenance import list_versions
 from utils.results.record import RunRecord, read_record
@@ -65,8 +65,11 @@ class Made:
 
 def write_card(folder: Path, config: RunConfig, record: RunRecord) -> None:
     """Write the card into a folder of weights: an adapter's, or a whole model's."""
-    labels = read_label_names(folder / LABELS_FILE) if (folder / LABELS_FILE).is_file() else ()
-    _write(folder, build_card(config, record, not (folder / ADAPTER_CONFIG).is_file(), num_labels=len(labels)))
+    file = find_label_file(folder)
+    labels = read_label_names(file) if file else ()
+    replace_text(
+        folder / CARD, build_card(config, record, not (folder / ADAPTER_CONFIG).is_file(), num_labels=len(labels))
+    )
 
 
 def write_made_card(
@@ -92,7 +95,9 @@ def write_made_card(
         measured = {**own, "num_scored": dict.fromkeys(own, num_rows), "protocol": protocol}
         label = "probe rows" if source.generates else "validation"
         record = replace(record, metrics={}, interval={}, evaluation={label: measured} if own else {})
-    _write(folder, build_card(config, record, made.kind != "adapter", num_labels=len(source.label_names), made=made))
+    replace_text(
+        folder / CARD, build_card(config, record, made.kind != "adapter", num_labels=len(source.label_names), made=made)
+    )
 
 
 def build_card(
@@ -135,11 +140,6 @@ def build_card(
 def name_place(card: str, repo: str) -> str:
     """Fill the repository's name into a card."""
     return card.replace(f"{_PLACE_NOTE}\n\n", "").replace(f"--run {PLACE}", f"--run hub:{repo}").replace(PLACE, repo)
-
-
-def _write(folder: Path, card: str) -> None:
-    with replace_file(folder / CARD) as beside:
-        beside.write_text(card, encoding="utf-8")
 
 
 def _describe(config: RunConfig, base: str | None, dataset: str | None, made: Made | None) -> str:

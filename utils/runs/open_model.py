@@ -21,7 +21,7 @@ from utils.core.json_files import load_object
 from utils.data.dataset import load_dataset_plugin
 from utils.modeling.base_identity import is_same_base, require_same_base
 from utils.modeling.consent import NO_CONSENT, Consent
-from utils.modeling.head import LABELS_FILE, read_label_names
+from utils.modeling.head import LABELS_FILE, find_label_file, read_label_names
 from utils.modeling.source import folder_problem, load_config, read_model_config
 from utils.run_config import load_run_config
 from utils.runs.hub import find_run_folder
@@ -56,7 +56,7 @@ def open_run(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedModel:
         )
     config = load_run_config(run / "run.yaml", files=False, may_extend=consent.allow_extensions)
     config = replace(config, model=consent.apply(config.model, str(name)))
-    labels = next((each / LABELS_FILE for each in (weights, run) if (each / LABELS_FILE).is_file()), None)
+    labels = find_label_file(weights, run)
     if labels is None and not load_task(config.task).GENERATES:
         raise UserError(f"{name}: no {LABELS_FILE}, so the classes' names are not known; name the run folder itself")
     config = replace(config, model=_pin_base(config.model, _read_adapter_config(weights), weights, str(run)))
@@ -184,8 +184,8 @@ def open_adapter(name: str, base: str | None = None, consent: Consent = NO_CONSE
     section = _pin_base(consent.apply(ModelSection(name_or_path=found), found), made, folder, "--model")
     task_type = made.get("task_type")
     generates = task_type not in task_types() or default_task(str(task_type)).GENERATES
-    labels = read_label_names(folder / LABELS_FILE) if (folder / LABELS_FILE).is_file() else ()
-    return PublishedModel(name, section, generates, labels, folder, method)
+    labels = find_label_file(folder)
+    return PublishedModel(name, section, generates, read_label_names(labels) if labels else (), folder, method)
 
 
 def refuse_own_folder(name: str) -> None:
@@ -221,9 +221,8 @@ def _require_agreement(own: RunConfig, given: RunConfig, name: str) -> None:
 
 def _find_labels(weights: Path, config: RunConfig) -> tuple[str, ...]:
     """Take the classes from labels.json beside the weights, else the dataset's, the model's own, else number them."""
-    for each in (weights, weights.parent):
-        if (each / LABELS_FILE).is_file():
-            return read_label_names(each / LABELS_FILE)
+    if file := find_label_file(weights, weights.parent):
+        return read_label_names(file)
     section: Any = config.dataset
     if load_task(config.task).count_labels(section) == 1:
         return ()

@@ -242,8 +242,8 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", "--dry_run", action="store_true", help="list the files and push nothing, offline")
     parser.add_argument("--public", action="store_true", help="let the repository be public")
     parser.add_argument("--revision", metavar="BRANCH", help="push to this branch; default: main")
-    told = "push files of the folder too, such as 'eval_*/predictions.jsonl'; repeatable"
-    parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help=told)
+    include = "push files of the folder too, such as 'eval_*/predictions.jsonl'; repeatable"
+    parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help=include)
     return parser
 
 

@@ -39,8 +39,8 @@ def find_served(url: str, name: str | None, model: ModelRef) -> ServedModel:
         )
     if served.root and is_local(served.root):
         served = replace(served, weights=fingerprint_base(ModelSection(name_or_path=served.root)))
-    told = f" (loaded from {served.root})" if served.root else ""
-    logger.info("%s writes as %s%s; its prompts and its tokenizer are %s's", url, served.name, told, model.title)
+    source = f" (loaded from {served.root})" if served.root else ""
+    logger.info("%s writes as %s%s; its prompts and its tokenizer are %s's", url, served.name, source, model.title)
     return served
 
 

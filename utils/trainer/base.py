@@ -64,7 +64,8 @@ class LoraNsTrainer(Trainer):
         self.restarts: frozenset[int] = frozenset()
         """Optimizer steps after which that schedule starts over."""
         self.row_order: Sampler[int] | None = None
-        self._penalties: list[torch.Tensor] = []
+        self.penalties: list[torch.Tensor] = []
+        """Of the batches since the last logged step."""
         self.resume = Resume()
         self.guard = NanGuard(self)
         self.writer = CheckpointWriter(self)
@@ -188,7 +189,7 @@ class LoraNsTrainer(Trainer):
         if not model.training or (penalty := self.hooks.compute_penalty(model)) is None:
             return loss
         num_batches = getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
-        self._penalties.append(penalty.detach())
+        self.penalties.append(penalty.detach())
         return loss + (penalty / num_batches).to(loss.device)  # the losses of a step's batches are summed
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
@@ -198,9 +199,9 @@ class LoraNsTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, and beside a training loss the part of it that was the adapter's penalty."""
-        if "loss" in logs and self._penalties:
-            logs[self.hooks.penalty_name] = sum(each.item() for each in self._penalties) / len(self._penalties)
-            self._penalties.clear()
+        if "loss" in logs and self.penalties:
+            logs[self.hooks.penalty_name] = sum(each.item() for each in self.penalties) / len(self.penalties)
+            self.penalties.clear()
         super().log(logs, *args, **kwargs)
 
     # A step ends: log, evaluate, save, and stop where that was asked for.

@@ -133,7 +133,7 @@ class LossWatch(TrainerCallback):
 
     def __init__(self, on_divergence: Literal["warn", "stop"]) -> None:
         self._on_divergence = on_divergence
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def on_log(self, args: Any, state: TrainerState, *_: Any, logs: dict[str, float], **kwargs: Any) -> None:
         """Look at the newest training loss.
@@ -144,7 +144,7 @@ class LossWatch(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         if logs["loss"] == 0.0:
-            self._tell(
+            self._warn_once(
                 "zero",
                 f"step {state.global_step}: the training loss is exactly 0: no token is trained on (see --preview), or "
                 "all of them are known by heart",
@@ -158,11 +158,11 @@ class LossWatch(TrainerCallback):
             )
             if self._on_divergence == "stop":
                 raise DivergedError(f"{text} (training.on_divergence: stop)")
-            self._tell("diverges", text)
+            self._warn_once("diverges", text)
 
-    def _tell(self, what: str, text: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
+    def _warn_once(self, what: str, text: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
             logger.warning("%s", text)
 
 

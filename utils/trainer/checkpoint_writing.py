@@ -77,7 +77,7 @@ class CheckpointWriter:
         if failure := next((each for each in failures if each), None):
             shutil.rmtree(partial, ignore_errors=True)
             state.best_model_checkpoint = before
-            self._tell_failure(target, failure)
+            self._report_failure(target, failure)
             return
         self.saved = state.global_step, len(state.log_history)
         self._best_saved = state.best_metric, state.best_global_step
@@ -161,7 +161,7 @@ class CheckpointWriter:
         trained = sum(p.numel() * p.element_size() for p in self._trainer.model.parameters() if p.requires_grad)
         return int(trained * (1 if args.save_only_model else 3)) + _SLACK  # Adam keeps two numbers for each weight
 
-    def _tell_failure(self, target: Path, failure: str) -> None:
+    def _report_failure(self, target: Path, failure: str) -> None:
         """Say that there is no checkpoint of this step; a best step that was not saved is forgotten."""
         state, run = self._trainer.state, target.parent
         state.best_metric, state.best_global_step = self._best_saved

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainerState
 
-from utils.core.progress import build_bar, shows_bars
+from utils.core.progress import build_bar, format_duration, shows_bars
 from utils.core.terminal import build_console
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class ProgressCallback(TrainerCallback):
     def _time_left(self, state: TrainerState) -> str:
         done = state.global_step - self._start_step
         seconds = (time.monotonic() - self._start) / max(done, 1) * (state.max_steps - state.global_step)
-        return f"eta {int(seconds) // 60}:{int(seconds) % 60:02d}"
+        return f"eta {format_duration(seconds)}"
 
 
 def _format_scores(logs: dict[str, float]) -> str:

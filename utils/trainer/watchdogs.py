@@ -113,7 +113,7 @@ def _show_row(trainer: Trainer, row: int) -> str:
 def try_longest_batch(trainer: Trainer, dataloader: DataLoader[Any], wanted: bool | Literal["auto"]) -> None:
     """Compute the gradients of the longest rows, with room for the optimizer's states, and forget them.
 
-    Nothing is left changed: random numbers, weights, gradients, sums. Neither weights spread over processes are tried
+    Nothing is left changed: random numbers, weights, gradients, sums, penalties. Neither weights spread over processes are tried
     nor rows of which only the task's trainer knows how long they are. It is `wanted` on GPUs alone where it is `auto`.
     """
     if wanted == "auto":
@@ -123,12 +123,13 @@ def try_longest_batch(trainer: Trainer, dataloader: DataLoader[Any], wanted: boo
     if not (rows := _find_longest(trainer)):
         return
     batch = dataloader.collate_fn([dataloader.dataset[row] for row in rows])
-    sums = trainer.sums.to_list()
+    sums, num_penalties = trainer.sums.to_list(), len(trainer.penalties)
     with keep_random_state(), trainer.accelerator.no_sync(trainer.model_wrapped):
         room = _reserve_optimizer(trainer)
         _compute_gradients(trainer, trainer._prepare_inputs(batch))
         del room
     trainer.sums = type(trainer.sums)(sums, trainer.args.device)
+    del trainer.penalties[num_penalties:]
     trainer.model_wrapped.zero_grad()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

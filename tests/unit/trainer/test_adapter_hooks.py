@@ -66,6 +66,17 @@ def test_accumulated_batches_count_the_penalty_once(kind, prepare_run, make_sft)
     assert trained[0] == [pytest.approx(pair, rel=1e-4) for pair in trained[1]]
 
 
+def test_the_longest_batch_that_was_tried_is_in_no_logged_penalty(prepare_run):
+    logged = []
+    for tried in (False, True):
+        keys = {"training__max_steps": 2, "training__logging_steps": 2, "training__try_longest_batch": tried}
+        prepared = prepare_run("llama", peft={**ADALORA["peft"], "orth_reg_weight": 5.0}, **keys)
+        prepared.trainer.train()
+        logged.append([log["orthogonal_penalty"] for log in prepared.trainer.state.log_history if "loss" in log])
+    assert logged[0] == logged[1]
+    assert len(logged[0]) == 1
+
+
 def _ranks(model):
     return {name: int((part != 0).sum()) for name, part in model.named_parameters() if "lora_E" in name}
 

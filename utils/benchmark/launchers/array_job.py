@@ -24,7 +24,7 @@ from utils.config.section import Section
 from utils.core import registry
 from utils.core.errors import UserError
 from utils.core.project import ROOT
-from utils.core.replace_file import replace_file
+from utils.core.replace_file import replace_text
 from utils.results.json_file import read_json, write_json
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ def launch_array(plan: Plan, retry: int, words: list[str], scheduler: Scheduler)
         (script.with_suffix(".txt"), "".join(f"{run.name}\n" for run in runs)),
         (script, _write(plan, words, scheduler, script)),
     ):
-        with replace_file(path) as beside:
-            beside.write_text(text, encoding="utf-8")
+        replace_text(path, text)
     answered = call(scheduler.build_submission(plan.suite.launcher, script, len(runs)))
     job = re.split(r"\D", answered.strip())[0]  # 7, 7;cluster, 7[].server
     noted = {"launcher": plan.suite.launcher.model_dump()["name"], "job": job, "runs": [run.name for run in runs]}

@@ -13,7 +13,14 @@ from utils.data.classification import ClassificationData, fingerprint_set, prepa
 from utils.data.dataset import load_dataset_plugin
 from utils.data.labels import keep_order_of
 from utils.metrics.metric import load_metric
-from utils.modeling.head import LABELS_FILE, HeadSpec, build_head_spec, read_label_names, read_label_order
+from utils.modeling.head import (
+    LABELS_FILE,
+    HeadSpec,
+    build_head_spec,
+    find_label_file,
+    read_label_names,
+    read_label_order,
+)
 from utils.tasks.classification.building import build_classification_trainer
 from utils.tasks.classification.probe import draw_reload_rows, open_probe
 from utils.tasks.classification.scoring import collect_outcome, predict_tests, score_classification
@@ -57,8 +64,7 @@ class ClassificationRun:
         if peft.adapter_path is None:
             return None
         folder = find_adapter(peft)
-        file = next((each / LABELS_FILE for each in (folder, folder.parent) if (each / LABELS_FILE).is_file()), None)
-        if file is None:
+        if (file := find_label_file(folder, folder.parent)) is None:
             logger.warning(
                 "peft.adapter_path: %s does not say which class is which (%s); the data's order is taken",
                 folder, LABELS_FILE,
