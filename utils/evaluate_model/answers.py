@@ -17,8 +17,8 @@ from utils.core.errors import DataError, UserError
 from utils.evaluate_model.answered_rows import Answered, read_answered
 from utils.evaluate_model.folders import Entry
 from utils.evaluation.files import PREDICTIONS, RESULTS, write_object, write_records
+from utils.evaluation.references import report_undefined, resolve_references
 from utils.evaluation.score import summarize, summarize_groups
-from utils.evaluation.sets import resolve_references
 from utils.metrics.metric import Array, Metric, load_metric
 from utils.metrics.pass_at_k import allow_code_execution
 
@@ -53,6 +53,8 @@ def score_answers(arguments: argparse.Namespace) -> Entry:
         DataError: A row lacks a column, or holds what a metric cannot judge by; its place is named.
         UserError: The options do not say what to score.
     """
+    import numpy as np
+
     judges = _read_judges(arguments.overrides)
     if wrong := explain_metrics(arguments.metrics):
         raise UserError(f"--metric: {wrong}")
@@ -68,7 +70,8 @@ def score_answers(arguments: argparse.Namespace) -> Entry:
     summary = summarize(columns)
     of_all = {metric.name: _score_all(metric, answered) for metric in metrics if metric.score_rows is None}
     every = {**summary["metrics"], **of_all}
-    _tell_undefined(columns, len(answered))
+    for name, column in columns.items():
+        report_undefined(name, int(np.isnan(column).sum()), len(answered), arguments.answers)
     summary["metrics"] = {metric.name: every[metric.name] for metric in metrics if metric.name in every}
     result: dict[str, Any] = {
         "label": label_of(arguments.answers),
@@ -98,19 +101,6 @@ def _resolve(
     flat, scorer = resolve_references(names, [each for row in answered for each in row.references], judges)
     rest = iter(flat)
     return [replace(row, references=tuple(next(rest) for _ in row.references)) for row in answered], scorer
-
-
-def _tell_undefined(columns: Mapping[str, Array], num_rows: int) -> None:
-    """Say how many references have no answer for a metric, which is the mean over the others, or cannot be given."""
-    import numpy as np
-
-    for name, column in columns.items():
-        num_undefined = int(np.isnan(column).sum())
-        if num_undefined == num_rows:
-            raise DataError(f"no reference has an answer for the metric {name}; choose others")
-        if num_undefined:
-            logger.warning("%d of %d references have no answer for %s; it is the mean over the others",
-                           num_undefined, num_rows, name)  # fmt: skip
 
 
 def _require_kind(metric: Metric, answered: Sequence[Answered]) -> None:

@@ -14,9 +14,9 @@ from utils.data.instruction import read_training_rows
 from utils.evaluate_model.folders import (
     Earlier,
     Entry,
+    log_difference,
+    log_reused,
     open_result_folder,
-    tell_difference,
-    tell_reused,
     write_facts,
 )
 from utils.evaluation.contamination import find_leakage
@@ -106,7 +106,7 @@ def _evaluate(
     earlier = open_result_folder(folder, identity)
     reused = earlier.same is not None and list(earlier.same["metrics"]) == list(known.metrics)
     if reused:
-        tell_reused(folder)
+        log_reused(folder)
     else:  # goes on behind answers that are there already
         evaluate_set(model, tokenizer, known, asked.generation, folder, asked.stop_token_ids)
     more = {"leakage": leakage[known.label]} if known.label in leakage else {}
@@ -123,7 +123,7 @@ def _compare(evaluated: EvaluatedModel, result: Mapping[str, Any], headline: str
     if reference is None:
         return None
     value = reference.get("metrics", reference).get(headline)
-    return tell_difference(result, headline, value, whose, comparable(result, reference))
+    return log_difference(result, headline, value, whose, comparable(result, reference))
 
 
 def _find_run_leakage(evaluated: EvaluatedModel, sets: Sequence[EvaluationSet]) -> Leakage:
@@ -142,10 +142,10 @@ def _find_run_leakage(evaluated: EvaluatedModel, sets: Sequence[EvaluationSet]) 
         rows, fingerprint = read_training_rows(spec, section, config.seed)
         recorded = evaluated.record.data.fingerprint if evaluated.record else None
         if recorded not in (None, fingerprint):
-            return _tell_unchecked(asked, f"{spec.path}: the rows are no longer those that the run was trained on")
+            return _warn_unchecked(asked, f"{spec.path}: the rows are no longer those that the run was trained on")
         found = {leak.label: leak.describe() for leak in find_leakage(rows, asked)}
     except UserError as error:
-        return _tell_unchecked(asked, str(error))
+        return _warn_unchecked(asked, str(error))
     for each in asked:
         if leak := found.get(each.label):
             logger.warning(
@@ -155,7 +155,7 @@ def _find_run_leakage(evaluated: EvaluatedModel, sets: Sequence[EvaluationSet]) 
     return {each.label: [found[each.label]] if each.label in found else [] for each in asked}
 
 
-def _tell_unchecked(sets: Sequence[EvaluationSet], reason: str) -> Leakage:
+def _warn_unchecked(sets: Sequence[EvaluationSet], reason: str) -> Leakage:
     labels = [each.label for each in sets]
     logger.warning("%s: not checked whether the run was trained on these rows: %s", ", ".join(labels), reason)
     return dict.fromkeys(labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,9 +15,9 @@ from utils.evaluate_model.classification_sets import ScoredSplits, check_classes
 from utils.evaluate_model.folders import (
     Earlier,
     Entry,
+    log_difference,
+    log_reused,
     open_result_folder,
-    tell_difference,
-    tell_reused,
     write_facts,
 )
 from utils.evaluation.files import IDENTITY, PREDICTIONS, RESULTS, write_object, write_records
@@ -102,7 +102,7 @@ def _evaluate(evaluated: EvaluatedModel, prepared: _Prepared, tokenizer: PreTrai
             rows = probabilities.take(score.num_rows)
             if earlier[key].same is None:
                 write_object(_make(folders[key]) / IDENTITY, identities[key])
-                write_records(folders[key] / PREDICTIONS, _list_answers(data, data.evals[key], rows))
+                write_records(folders[key] / PREDICTIONS, _list_answers(data.evals[key], score, data.coder.names, rows))
                 write_json(folders[key] / RESULTS, _describe(prepared, key, score, identities[key]))
     return [_finish(evaluated, prepared, key, folders[key], earlier[key], started) for key in data.evals]
 
@@ -142,21 +142,15 @@ class _Probabilities:
         return taken
 
 
-def _list_answers(data: ClassificationData, split: PreparedSplit, rows: list[list[float]]) -> list[dict[str, Any]]:
-    """Lay out every row with its label and the answer, in the order in which the split was read."""
-    names, labels = data.coder.names, split.dataset["labels"][:]
-    texts = split.texts.select_columns(list(data.spec.text_columns)).to_list()
-    answers = []
-    for position, text, label, values in zip(split.order, texts, labels, rows, strict=True):
-        answer: dict[str, Any] = {"row": position, **text}
-        if names:
-            best = max(range(len(values)), key=values.__getitem__)
-            shares = dict(zip(names, (round(value, 6) for value in values), strict=True))
-            answer |= {"label": names[label], "prediction": names[best], "probabilities": shares}
-        else:
-            answer |= {"label": label, "prediction": values[0]}
-        answers.append(answer)
-    return sorted(answers, key=lambda each: each["row"])
+def _list_answers(split: PreparedSplit, score: SplitScore, names: Sequence[str], rows: list[list[float]]) -> list[Any]:
+    """Give every row with its label and the answer and, of classes, the probability of each."""
+    if not names:
+        return score.answers
+    shares = {
+        row: dict(zip(names, (round(value, 6) for value in values), strict=True))
+        for row, values in zip(split.order, rows, strict=True)
+    }
+    return [{**answer, "probabilities": shares[answer["row"]]} for answer in score.answers]
 
 
 def _describe(prepared: _Prepared, key: str, score: SplitScore, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,7 +185,7 @@ def _finish(
     own = [result_key(name, data.num_labels) for name in data.spec.metrics]
     shown = tuple(dict.fromkeys(name for name in (*own, "combined_score", "accuracy") if name in result["metrics"]))
     if reused:
-        tell_reused(folder)
+        log_reused(folder)
     suffix = prepared.splits.suffixes.get(key)
     difference = None if reused else _compare(evaluated, result, shown[0], suffix, earlier)
     return Entry(result["label"], folder, result, shown, reused, difference)
@@ -213,8 +207,8 @@ def _compare(
     here = result["split"]
     facts = (each for each in ("rows", "label_counts", "token_lengths") if rows.get(each) != here[each])
     other = next(facts, None)
-    told = other and f"the {other.replace('_', ' ')} differ: {rows.get(other)} there, {here[other]} here"
-    return tell_difference(result, headline, value, whose, told)
+    reason = other and f"the {other.replace('_', ' ')} differ: {rows.get(other)} there, {here[other]} here"
+    return log_difference(result, headline, value, whose, reason)
 
 
 def _make(folder: Path) -> Path:

@@ -14,14 +14,8 @@ from utils.config.sections.model import ModelSection
 from utils.config.yaml_text import read_overrides
 from utils.core.errors import ModelError, UserError
 from utils.data.row_files import is_row_file
-from utils.evaluate_model.requests import (
-    OwnSets,
-    build_model_config,
-    check_overrides,
-    find_task_type,
-    read_requests,
-    require_local_rows,
-)
+from utils.evaluate_model.overrides import build_model_config, check_overrides, find_task_type, require_local_rows
+from utils.evaluate_model.requests import OwnSets, read_requests
 from utils.generation.server import ServedModel
 from utils.modeling.consent import NO_CONSENT, Consent
 from utils.results.json_file import read_json

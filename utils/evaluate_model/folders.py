@@ -103,7 +103,7 @@ def write_facts(
     return result
 
 
-def tell_difference(
+def log_difference(
     result: Mapping[str, Any], name: str, reference: float | None, whose: str, reason: str | None
 ) -> float | None:
     """Say how a score, 0-1, differs from an earlier one, or for which reason it is not set against it."""
@@ -119,6 +119,6 @@ def tell_difference(
     return float(value - reference)
 
 
-def tell_reused(folder: Path) -> None:
+def log_reused(folder: Path) -> None:
     """Say that a result was there."""
     logger.info("%s: already done with these weights, rows and settings; nothing was computed again", folder)

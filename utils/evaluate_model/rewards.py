@@ -15,7 +15,7 @@ from utils.core.texts import RowError
 from utils.data.dataset import load_dataset_plugin
 from utils.data.instruction import GenerationRows, load_generation_rows
 from utils.data.preference import EncodedPair, PairEncoder, as_pairs
-from utils.evaluate_model.folders import Entry, open_result_folder, tell_difference, tell_reused, write_facts
+from utils.evaluate_model.folders import Entry, log_difference, log_reused, open_result_folder, write_facts
 from utils.evaluation.describing import DescribedSet, describe_sets
 from utils.evaluation.files import IDENTITY, PREDICTIONS, RESULTS, write_object, write_records
 from utils.evaluation.identity import hash_json, hash_model
@@ -95,7 +95,7 @@ def _evaluate(
     identity = {"rows": hash_json(pairs.texts), "model": hash_model(model)}
     earlier = open_result_folder(folder, identity)
     if earlier.same is not None:
-        tell_reused(folder)
+        log_reused(folder)
     else:
         begun = time.monotonic()
         classifier = TextClassifier(model, tokenizer, (), pairs.max_length)
@@ -153,4 +153,4 @@ def _compare(evaluated: EvaluatedModel, result: dict[str, Any], pairs: _Pairs) -
     if record is None or result["label"] != _OWN or "accuracy" not in record.metrics:
         return None
     differ = None if record.data.eval_rows == len(pairs.places) else "the rows differ"
-    return tell_difference(result, "accuracy", record.metrics["accuracy"], "the run's own record", differ)
+    return log_difference(result, "accuracy", record.metrics["accuracy"], "the run's own record", differ)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,8 +54,6 @@ def score_held_text(
 
 def find_perplexity(records: Sequence[Record]) -> float:
     """Give e to the mean negative log-likelihood of a token; infinity is the largest number that a file holds."""
-    import math
-
     mean = sum(each["nll"] for each in records) / sum(each["num_tokens"] for each in records)
     return math.exp(min(mean, 700.0))
 

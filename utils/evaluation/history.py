@@ -38,14 +38,6 @@ class Entry:
     """By the set's label."""
     timestamp: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
-    def read_score(self, name: str) -> float | None:
-        """Give a score by its name: `combined` or `<label>.<metric>`; None: it could not be measured."""
-        if name == COMBINED:
-            return self.combined_score
-        label, _, metric = name.rpartition(".")
-        value = self.results.get(label, {}).get(metric)
-        return float(value) if value is not None else None
-
     def list_metrics(self) -> dict[str, dict[str, float]]:
         """Give the metrics of the sets that were scored, by label."""
         return {
@@ -70,11 +62,8 @@ class History:
     @property
     def best(self) -> Entry | None:
         """The entry of the highest combined score, the first of equal ones; None: there is no score."""
-        found: Entry | None = None
-        for entry in self.entries:
-            if entry.combined_score is not None and entry.combined_score > _score_of(found):
-                found = entry
-        return found
+        scored = [entry for entry in self.entries if entry.combined_score is not None]
+        return max(scored, key=lambda entry: entry.combined_score or 0.0, default=None)
 
     def find(self, step: int) -> Entry | None:
         """Find the evaluation of a step."""
@@ -187,10 +176,6 @@ def hash_asked(known: EvaluationSet) -> str:
     scorer = None if known.scorer == CODE_SIMILARITIES[0] else known.scorer  # which earlier versions did not name
     facts = [known.prompt_hash, known.fingerprint, len(known.ids), known.num_cut, known.prompt_limit, scorer]
     return hash_json([*facts, names])
-
-
-def _score_of(entry: Entry | None) -> float:
-    return -math.inf if entry is None or entry.combined_score is None else entry.combined_score
 
 
 def _is_of(entry: Entry, asked: Mapping[str, str]) -> bool:

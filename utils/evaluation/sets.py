@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from utils.config.sections.dataset import InstructionSection
 from utils.config.sections.evaluation import EvaluationSection
 from utils.config.sections.generation import GenerationSection
-from utils.core.errors import ConfigError, DataError, Problem
+from utils.core.errors import DataError
 from utils.core.texts import list_texts
 from utils.data.dataset import Example, InstructionSet, load_dataset_plugin, order_metrics
 from utils.data.reading import DataProblems
@@ -26,10 +26,9 @@ from utils.evaluation.prompts import (
     describe_prompt,
     encode_prompts,
 )
-from utils.metrics.longbench_score import CODE_SIMILARITIES, is_code
-from utils.metrics.metric import Metric, Reference, load_metric
-from utils.metrics.pass_at_k import allow_code_execution, refuse_code_execution
-from utils.metrics.truthfulqa import REFERENCE_KEYS, load_scorer
+from utils.evaluation.references import check_metrics, check_references, resolve_references
+from utils.metrics.metric import Reference
+from utils.metrics.pass_at_k import allow_code_execution
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -158,28 +157,20 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
     if not rows.examples:
         raise DataError(f"{label}: there is no row to evaluate on in {spec.path}")
     examples, places = rows.examples[: described.max_samples], list(rows.places[: described.max_samples])
-    asked = list(examples)
-    if not described.is_own:
-        asked = [_ask(run.own, example, place, label) for example, place in zip(examples, places, strict=True)]
+    asked = _ask(described, run.own, examples, places)
     as_chat = run.encoder.as_chat and not spec.chat_exempt
     limits = _find_limits(described, run)
     prompts = encode_prompts(run.encoder, asked, places, limits, as_chat, described.section.on_bad_row == "drop")
+    _warn_of_changes(label, prompts, limits)
     examples, asked = [examples[number] for number in prompts.kept], [asked[number] for number in prompts.kept]
     places = [places[number] for number in prompts.kept]
-    _tell_changes(label, prompts, limits)
-    num_answers = run.evaluation.num_return_sequences
-    check_metrics(label, spec.metrics, run.evaluation, run.answers.generation.temperature)
-    if run.evaluation.allow_code_execution:
-        allow_code_execution()
-    if (
-        spec.greedy and num_answers == 1 and run.answers.generation.temperature and run.answers.window is None
-    ):  # else it was said before
-        logger.warning("%s: its protocol is greedy; generation.temperature does not count here", label)
-    _tell_unwritable(label, asked, run.encoder.tokenizer, as_chat)
+    _warn_of_unknown_characters(label, asked, run.encoder.tokenizer, as_chat)
+    _check_settings(described, run)
     references = [example.reference for example in examples]
     metrics = order_metrics(spec.metrics, references)
     references, scorer = resolve_references(metrics, references, run.evaluation)
-    _check_references(label, metrics, references)
+    check_references(label, metrics, references)
+    num_answers = run.evaluation.num_return_sequences
     each_row = [row for row in range(len(places)) for _ in range(num_answers)]
     return EvaluationSet(
         label=label,
@@ -201,7 +192,7 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
         greedy=spec.greedy and num_answers == 1,
         combined_metrics=described.combined_metrics if spec.combined_metrics else metrics[:1],
         scorer=scorer,
-        facts=rows.facts | _tell_prompt(spec, run.evaluation),
+        facts=rows.facts | _describe_prompt(spec, run.evaluation),
         own_prompt=spec.own_prompt,
         official_truncation=spec.official_truncation,
         questions=[examples[row].question for row in each_row],
@@ -211,13 +202,44 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
     )
 
 
-def _tell_prompt(spec: InstructionSet, evaluation: EvaluationSection) -> dict[str, Any]:
-    """Put down the prompt where it is not the one of training."""
+def _ask(
+    described: DescribedSet, own: InstructionSet, examples: Sequence[Example], places: Sequence[str]
+) -> list[Example]:
+    """Put the questions of another dataset into the run's own prompt."""
+    if described.is_own:
+        return list(examples)
+    if own.ask is None:
+        raise DataError(
+            f"evaluation.sets: {described.label}: the run's prompt is made of more than one text, so another set's "
+            "questions cannot be put into it; set evaluation.prompt_template, or evaluate on sets of the run's own "
+            "dataset"
+        )
+    for example, place in zip(examples, places, strict=True):
+        if not example.question:
+            raise DataError(
+                f"{place}: has no single question that the run's prompt could be made of ({described.label})"
+            )
+    return [own.ask(example.question) for example in examples]
+
+
+def _check_settings(described: DescribedSet, run: _Run) -> None:
+    """Check that the run's settings suit the set's metrics and protocol, and allow code where they say so."""
+    spec, evaluation, temperature = described.spec, run.evaluation, run.answers.generation.temperature
+    check_metrics(described.label, spec.metrics, evaluation, temperature)
+    if evaluation.allow_code_execution:
+        allow_code_execution()
+    said_before = run.answers.window is not None
+    if spec.greedy and evaluation.num_return_sequences == 1 and temperature and not said_before:
+        logger.warning("%s: its protocol is greedy; generation.temperature does not count here", described.label)
+
+
+def _describe_prompt(spec: InstructionSet, evaluation: EvaluationSection) -> dict[str, Any]:
+    """Give the prompt where it is not the one of training."""
     own = spec.own_prompt or evaluation.prompt_template is None
     return {} if own else {"prompt_template": evaluation.prompt_template}
 
 
-def _tell_changes(label: str, prompts: EncodedPrompts, limits: PromptLimits) -> None:
+def _warn_of_changes(label: str, prompts: EncodedPrompts, limits: PromptLimits) -> None:
     """Say how many prompts are left out, and how many are cut."""
     num_kept, refused = len(prompts.kept), prompts.refused
     if refused and not num_kept:
@@ -229,7 +251,9 @@ def _tell_changes(label: str, prompts: EncodedPrompts, limits: PromptLimits) -> 
                        label, prompts.num_cut, num_kept, limits.target)  # fmt: skip
 
 
-def _tell_unwritable(label: str, asked: Sequence[Example], tokenizer: PreTrainedTokenizerBase, as_chat: bool) -> None:
+def _warn_of_unknown_characters(
+    label: str, asked: Sequence[Example], tokenizer: PreTrainedTokenizerBase, as_chat: bool
+) -> None:
     """Warn of characters in prompts that the tokenizer does not know: the model is asked something else."""
     texts = ("".join(list_texts(describe_prompt(each, as_chat))) for each in asked[:MAX_ROWS])
     if found := count_unwritable(texts, tokenizer, to_read=True):
@@ -244,84 +268,6 @@ def _find_limits(described: DescribedSet, run: _Run) -> PromptLimits:
         asked=run.evaluation.max_prompt_length,
         official=described.spec.official_truncation,
     )
-
-
-def _ask(own: InstructionSet, example: Example, place: str, label: str) -> Example:
-    """Put another dataset's question into the run's own prompt."""
-    if own.ask is None:
-        raise DataError(
-            f"evaluation.sets: {label}: the run's prompt is made of more than one text, so another set's questions "
-            "cannot be put into it; set evaluation.prompt_template, or evaluate on sets of the run's own dataset"
-        )
-    if not example.question:
-        raise DataError(f"{place}: has no single question that the run's prompt could be made of ({label})")
-    return own.ask(example.question)
-
-
-def resolve_references(
-    metrics: Sequence[str], references: list[Reference], evaluation: EvaluationSection
-) -> tuple[list[Reference], str | None]:
-    """Write the scorer's name into the references of metrics that leave it to choose, and see that it can be had.
-
-    Raises:
-        ConfigError: It cannot.
-    """
-    if any(map(is_code, references)):
-        by = evaluation.longbench.code_similarity
-        if by == CODE_SIMILARITIES[0]:  # not written, so that what earlier versions have answered goes on
-            return references, by
-        return [{**each, "code_similarity": by} if isinstance(each, dict) else each for each in references], by
-    if not any(load_metric(name).reference_keys == REFERENCE_KEYS for name in metrics):
-        return references, None
-    scorer = evaluation.truthfulqa.scorer
-    load_scorer(scorer)
-    return [{**each, "scorer": scorer} if isinstance(each, dict) else each for each in references], scorer
-
-
-def _check_references(label: str, metrics: tuple[str, ...], references: list[Reference]) -> None:
-    """See to it, before anything is written, that each metric has something to compare with."""
-    for metric in map(load_metric, metrics):
-        metric.prepare()
-        if not all(map(metric.takes, references)):
-            raise DataError(f"{label}: its references are not of the kind that the metric {metric.name} judges by; "
-                            "choose other metrics for this set")  # fmt: skip
-        num_undefined = (
-            0 if metric.reference_keys or metric.score_rows is None else _count_undefined(metric, references)
-        )
-        if references and num_undefined == len(references):
-            raise DataError(
-                f"{label}: no reference has an answer for the metric {metric.name}; choose other metrics for this set"
-            )
-        if num_undefined:
-            logger.warning(
-                "%s: %d of %d references have no answer for %s; it is the mean over the others",
-                label, num_undefined, len(references), metric.name,
-            )  # fmt: skip
-
-
-def check_metrics(label: str, metrics: Sequence[str], evaluation: EvaluationSection, temperature: float) -> None:
-    """See to it that metrics may run what they run, and get as many answers as they take.
-
-    Raises:
-        ConfigError: They may not, or do not.
-    """
-    num_answers = evaluation.num_return_sequences
-    if num_answers > 1 and not temperature:
-        message = f"{num_answers} answers at generation.temperature 0 are all the same; set a temperature, or 1 here"
-        raise ConfigError([Problem(message, "evaluation.num_return_sequences")])
-    for metric in map(load_metric, metrics):
-        if metric.num_answers > num_answers:
-            message = f"{metric.name} of {label} takes {metric.num_answers} answers to each prompt at least"
-            raise ConfigError([Problem(message, "evaluation.num_return_sequences")])
-        if metric.runs_code and not evaluation.allow_code_execution:
-            raise refuse_code_execution(f"{metric.name} of {label}")
-
-
-def _count_undefined(metric: Metric, references: list[Reference]) -> int:
-    import numpy as np
-
-    assert metric.score_rows is not None, f"got the metric {metric.name} of {metric.kind}"
-    return int(np.isnan(metric.score_rows([""] * len(references), references)).sum())
 
 
 def _hash_prompts(examples: list[Example], encoder: ExampleEncoder, as_chat: bool) -> str:

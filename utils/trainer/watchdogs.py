@@ -113,8 +113,8 @@ def _show_row(trainer: Trainer, row: int) -> str:
 def try_longest_batch(trainer: Trainer, dataloader: DataLoader[Any], wanted: bool | Literal["auto"]) -> None:
     """Compute the gradients of the longest rows, with room for the optimizer's states, and forget them.
 
-    Nothing is left changed: random numbers, weights, gradients, sums, penalties. Neither weights spread over processes are tried
-    nor rows of which only the task's trainer knows how long they are. It is `wanted` on GPUs alone where it is `auto`.
+    Nothing is left changed: random numbers, weights, gradients, sums, penalties. Weights that are spread over processes
+    are not tried, nor rows of which only the task's trainer knows how long they are. `auto` tries it on GPUs alone.
     """
     if wanted == "auto":
         wanted = torch.cuda.is_available()

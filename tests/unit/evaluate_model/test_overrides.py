@@ -8,7 +8,7 @@ import pytest
 
 from utils.config.sections.evaluation import SetSection
 from utils.core.errors import ConfigError, UserError
-from utils.evaluate_model.requests import build_model_config, check_overrides, find_task_type, require_local_rows
+from utils.evaluate_model.overrides import build_model_config, check_overrides, find_task_type, require_local_rows
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart"
 BASE, SUMS = str(QUICKSTART / "base"), str(QUICKSTART / "arithmetic")

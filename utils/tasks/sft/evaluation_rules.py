@@ -17,7 +17,7 @@ from utils.core.errors import ConfigError, DataError, Problem
 from utils.data.dataset import load_dataset_plugin
 from utils.evaluation.describing import DescribedSet, ask_otherwise, describe_sets
 from utils.evaluation.history import COMBINED, name_score
-from utils.evaluation.sets import check_metrics
+from utils.evaluation.references import check_metrics
 from utils.metrics.metric import load_metric
 from utils.tasks.task import load_task
 
