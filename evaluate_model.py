@@ -76,7 +76,9 @@ def build() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = build_parser("evaluate_model.py", DESCRIPTION)
     parser.add_argument(
-        "--run", metavar="FOLDER", help="a run folder, its final_model/, a checkpoint; hub:OWNER/NAME[@REVISION]"
+        "--run",
+        metavar="FOLDER",
+        help="a run folder, its final_model/, a checkpoint, a merged model; hub:OWNER/NAME[@REVISION]",
     )
     parser.add_argument(
         "--model", metavar="NAME", help="a hub name or folder of a whole model; with --adapter: its base"

@@ -1,4 +1,13 @@
-"""The library that the commands open: its layers stand in CONTRIBUTING.md; `api` is what Python code may use."""
+"""Fine-tune language models with few trained parameters, from one YAML file.
+
+    from lora_ns import load_config, load_run, train
+
+    run = train(load_config("my_run.yaml", {"peft.lora_r": 16}))
+    print(run.record.metrics)
+    load_run("outputs/my_run").predict(["How many is 2 + 3?"], max_new_tokens=64)
+
+What is named here is what Python code may use; the layers of the rest stand in CONTRIBUTING.md.
+"""
 
 from __future__ import annotations
 
@@ -21,3 +30,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"lora_ns has no {name}")
+
+
+def __dir__() -> list[str]:
+    """Name the API too, so that help() shows it."""
+    return [*globals(), *__all__]

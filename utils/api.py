@@ -16,6 +16,7 @@ from utils.core.logs import silence_libraries, start_logs
 from utils.core.project import ROOT
 from utils.results.record import RunRecord, read_record
 from utils.run_config import load_run_config
+from utils.runs.hub import find_run_folder
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,23 @@ class Run:
     record: RunRecord
     """What was measured: `metrics`, `interval`, `params`, `memory`, `time`, `status`; as in results.json."""
 
-    def predict(self, texts: Sequence[str], **generation: Any) -> list[dict[str, Any]]:
+    def predict(self, texts: Sequence[str | Mapping[str, Any]], **generation: Any) -> list[dict[str, Any]]:
         """Answer texts with the kept weights, as inference.py does.
 
         Args:
-            texts: Sentences, or requests to a language model; of a task with two texts the two of one row.
+            texts: Sentences, or requests to a language model; of a task with two texts the two of one row. Or rows, as
+                a file for inference.py has them: `{"messages": [...], "tools": [...]}`.
             **generation: Of a language model: max_new_tokens, temperature, top_p, top_k, stop.
 
         Returns:
-            A dict for each: `label` with `probabilities`, `value`, or `answer`.
+            A dict for each: `label` with `probabilities`, `value`, or `answer`; `error` where a row cannot be answered.
+
+        Raises:
+            DataError: None can be answered.
         """
+        kinds = {next((kind for kind in (str, Mapping) if isinstance(each, kind)), None) for each in texts}
+        if isinstance(texts, (str, Mapping)) or len(kinds) != 1 or None in kinds:
+            raise UserError('predict takes a list of texts, or of rows such as {"messages": [...]}')
         from utils.inference.request import ModelChoice, Request
         from utils.inference.session import answer_request
 
@@ -72,12 +80,13 @@ def train(config: RunConfig, *, resume: str | None = None, overwrite: bool = Fal
 
 
 def load_run(folder: str | Path) -> Run:
-    """Open a finished run.
+    """Open a finished run by its folder, or one of the hub: `hub:owner/name`.
 
     Raises:
         UserError: It is none, or was never scored.
+        ModelError: The hub has no such run, or cannot be reached.
     """
-    path = Path(folder).expanduser()
+    path = find_run_folder(folder)
     record = read_record(path)
     if record is None:
         raise UserError(f"{path}: no results.json here; name the training.output_dir of a finished run")

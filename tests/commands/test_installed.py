@@ -158,6 +158,11 @@ def test_the_python_api_trains_and_predicts(tmp_path: Path) -> None:
     again = load_run(tmp_path / "run")
     assert again.record.metrics == run.record.metrics
     assert again.predict(["The dog sleeps."]) == run.predict(["The dog sleeps."])
+    rows = run.predict([{"sentence": "The dog sleeps."}])
+    assert [each["label"] for each in rows] == [each["label"] for each in run.predict(["The dog sleeps."])]
+    for wrong in ("The dog sleeps.", [["The dog sleeps."]], []):
+        with pytest.raises(UserError, match="predict takes a list"):
+            run.predict(wrong)
     with pytest.raises(UserError):
         load_run(tmp_path)
     with pytest.raises(ConfigError) as refused:

@@ -133,3 +133,19 @@ def test_the_commit_that_an_adapter_was_trained_on_is_taken(make_sft, tmp_path):
         made = {"peft_type": "LORA", "base_model_name_or_path": "owner/base", "revision": commit}
         (weights / "adapter_config.json").write_text(json.dumps(made))
         assert open_run(tmp_path / "run").config.model.revision == expected
+
+
+def test_a_run_is_used_from_another_folder(make_sft, tmp_path, monkeypatch, capsys):
+    shutil.copytree(make_sft().model.name_or_path, tmp_path / "models" / "base")
+    monkeypatch.chdir(tmp_path)
+    config = make_sft(model__name_or_path="models/base", training__max_steps=2, training__output_dir="out/run")
+    assert _open("train", "--config", config.source) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert _open("merge_adapter", "--run", "../out/run", "--output", "merged") == 0
+    capsys.readouterr()
+    asked = ("--set", "@test[:4]", "generation.max_new_tokens=4", "--json")
+    assert _open("evaluate_model", "--run", "merged", *asked) == 0, "a merged model is scored as its run is"
+    assert _open("inference", "--run", "me/model", "--input_text", "a") == 2
+    assert "or hub:me/model for one of the hub" in capsys.readouterr().err
+    assert (tmp_path / "elsewhere" / "outputs" / "eval_merged").is_dir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -105,11 +106,12 @@ class ChatTemplate:
         close = after.rpartition(_PROBE[1]["content"])[2]
         found = next(iter(self._find_tokens(close)), None)
         if found is None:
+            known = self.tokenizer.get_vocab()
+            tokens = [each for each in dict.fromkeys(re.findall(r"<[^<>\s]+>", after)) if each not in known]
             raise ModelError(
                 f"the chat template ends an assistant's turn by {close!r}, which the tokenizer does not know as a "
-                "special token, so the model could not learn to stop; add the template's tokens under "
-                "model.extra_special_tokens (for chatml: <|im_start|> and <|im_end|>), or use another "
-                "model.chat_template"
+                "special token, so the model could not learn to stop; set model.extra_special_tokens: "
+                f"{tokens or '[the tokens of the template]'}, or use another model.chat_template"
             )
         return found
 
@@ -150,7 +152,7 @@ class ChatTemplate:
         if not self.tokenizer.chat_template:
             raise ModelError(
                 "the rows are conversations, and the tokenizer has no chat template; set model.chat_template to "
-                "chatml or to a template file"
+                "chatml, to qwen2_5 where rows have tools, or to a template file"
             )
         if self.tokenizer.chat_template in _endless:
             raise _broken_template(_ENDLESS)

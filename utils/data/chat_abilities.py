@@ -61,7 +61,7 @@ class Abilities:
             if not self._takes_calls:
                 raise ModelError(
                     "the rows have tools, and the chat template writes no tool calls; take a base whose template does "
-                    "(Qwen2.5, Llama 3.1 and later ones), or set model.chat_template to a template file that does"
+                    "(Qwen2.5, Llama 3.1 and later ones), or set model.chat_template to qwen2_5 or a template file"
                 )
             notes += [TOOLS_UNLISTED] if tools and not self._lists_tools else []
         # Each step is tried on what the one before has left; only a change is told.

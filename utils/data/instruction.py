@@ -180,7 +180,7 @@ def _encode(
         bad.add(split.place(position), reason)
     if counts.bad:
         bad.stop(name, num_rows, section.on_bad_row)
-    _stop_at_odd_rows(split, len(positions), counts, encoder, section)
+    _stop_at_odd_rows(name, split, positions, counts, encoder, section)
     report = InstructionReport(
         name=name,
         rows_read=len(split.rows) if own else len(positions),
@@ -207,11 +207,17 @@ def _encode(
 
 
 def _stop_at_odd_rows(
-    split: ReadSplit, num_rows: int, counts: EncodingCounts, encoder: ExampleEncoder, section: InstructionSection
+    name: str,
+    split: ReadSplit,
+    positions: Sequence[int],
+    counts: EncodingCounts,
+    encoder: ExampleEncoder,
+    section: InstructionSection,
 ) -> None:
     """Stop when too many rows have nothing to train on, or one is too long and must not be cut."""
+    num_rows = len(positions)
     longer = f"longer than {encoder.length_key} ({encoder.max_length} tokens)"
-    many_long = f"as are {counts.num_too_long} of {num_rows} rows of {split.name}"
+    many_long = f"as are {counts.num_too_long} of {num_rows} rows of {name}"
     allowed = section.max_empty_share
     if counts.num_too_long and encoder.truncation == "error":
         raise DataError(
@@ -220,7 +226,7 @@ def _stop_at_odd_rows(
         )
     if num_rows > 1 and counts.answers_cut == counts.num_rows > 0:
         raise DataError(
-            f"{split.place(0)} and further: every answer or text of {split.name} loses its end, and with it the "
+            f"{split.place(0)} and further: every answer or text of {name} loses its end, and with it the "
             f"end-of-text token: the model would not learn to stop; set {encoder.length_key} to "
             f"{counts.lengths_uncut['p95']} or more, or for plain texts dataset.split_long: true"
         )
@@ -234,11 +240,11 @@ def _stop_at_odd_rows(
     if counts.num_empty > allowed * num_rows:
         raise DataError(
             f"{split.place(counts.empty[0])}: no answer to train on, as in {counts.num_empty} of {num_rows} rows of "
-            f"{split.name}, more than dataset.max_empty_share ({allowed:g}) allows"
+            f"{name}, more than dataset.max_empty_share ({allowed:g}) allows"
         )
     if counts.num_empty + counts.num_too_long + len(counts.bad) == num_rows:
         raise DataError(
-            f"{split.place(0)} and further: none of {num_rows} rows of {split.name} can be used; "
+            f"{split.place(0)} and further: none of {num_rows} rows of {name} can be used; "
             f"{counts.num_too_long} are {longer}, {counts.num_empty} have no answer"
         )
 

@@ -139,7 +139,7 @@ class EvaluatedModel:
             named = {"model": base} if self.model.adapter is None else {"adapter": self.title, "base": base}
             return named | ({"commit": commit} if commit else {}) | served
         facts = {
-            "run": self.model.name if is_on_hub(self.model.name) else str(self.model.run),
+            "run": self.model.name if is_on_hub(self.model.name) else str(self.model.run or self.model.weights),
             "weights": self.model.weights.name,
             "step": self._step,
             "base": self.model.config.model.name_or_path,
@@ -156,25 +156,27 @@ class EvaluatedModel:
 def open_run(
     name: str, words: Sequence[str], overrides: Sequence[str], output_dir: str | None, consent: Consent = NO_CONSENT
 ) -> EvaluatedModel:
-    """Open a trained run for evaluation; nothing heavy is imported.
+    """Open a trained run, or a merged model, for evaluation; nothing heavy is imported.
 
     Args:
-        name: The run folder, its final_model/ or a checkpoint.
+        name: The run folder, its final_model/ or a checkpoint; a merged model's folder.
         words: What `--set` says; none: the run's own sets.
         overrides: `key=value` words.
-        output_dir: Where results go; None: into the run's folder.
+        output_dir: Where results go; None: into the run's folder, or `outputs/eval_<name>` of another.
         consent: What of it may run, beside what the words allow.
     """
     consent = consent.with_words(read_overrides(overrides))
-    trained = runs.open_run(name, consent)
+    trained = runs.open_trained(name, consent)
     checked = check_overrides(overrides, trained.config.task_type, of_run=True)
     require_local_rows(checked)
     # Read again with the words, which lie over the run's file; the base stays the one that was found and checked.
     config = load_run_config(trained.config.source, overrides, files=False)
     base = runs.require_base(trained, config.model, "the command line").config.model
-    update = {"name_or_path": base.name_or_path, "revision": base.revision}
+    update: dict[str, Any] = {"name_or_path": base.name_or_path, "revision": base.revision}
+    if trained.run is None:  # merged: stored as it is used
+        update |= {"quantization": None, "dtype": checked.get(("model", "dtype")) or "auto"}
     section = consent.apply(config.model, name).model_copy(update=update)
-    trained = replace(trained, config=config).with_section(section)
+    trained = runs.as_whole_model(replace(trained, config=config).with_section(section))
     evaluation = config.find_section(EvaluationSection)
     known = evaluation.set_sections if evaluation is not None else None
     _refuse_scripts(trained.config, known or (), consent)
@@ -184,7 +186,8 @@ def open_run(
         words = (path,)
     job = Job(trained.config, read_requests(words, own) if words else None, checked.get(_LIMIT),
               checked.get(_RUN_CODE) is True)  # fmt: skip
-    assert trained.run is not None, "only runs are opened so"
+    if trained.run is None:
+        return EvaluatedModel(trained, (job,), Path(output_dir or f"outputs/eval_{stem_of(name)}").expanduser())
     if output_dir is None and is_on_hub(name):
         output_dir = f"outputs/eval_{stem_of(name)}"
     if output_dir is None:

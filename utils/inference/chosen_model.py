@@ -17,13 +17,11 @@ from utils.modeling.head import LABELS_FILE
 from utils.run_config import load_run_config
 from utils.runs.model_ref import ModelRef
 from utils.runs.open_model import (
-    MERGED_RUN,
     as_whole_model,
     choose_weights,
     open_adapter,
-    open_merged,
     open_published,
-    open_run,
+    open_trained,
     open_with_config,
 )
 from utils.tasks.task import task_sections
@@ -39,8 +37,7 @@ def open_chosen_model(choice: ModelChoice) -> ModelRef:
     if choice.run is not None:
         with explain_damage(choice.run):
             weights = choose_weights(choice.run, choice.checkpoint, choice.best)
-            opened = open_merged if (weights / MERGED_RUN).is_file() else open_run
-            return replace(as_whole_model(opened(weights, choice.consent)), name=choice.run)
+            return replace(open_trained(weights, choice.consent), name=choice.run)
     if choice.config is not None and choice.model_path is not None:
         with explain_damage(choice.model_path):
             given = load_run_config(choice.config, files=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,8 @@ class Request:
     """One call."""
 
     choice: ModelChoice
-    texts: tuple[str, ...] = ()
-    """Texts of the command line."""
+    texts: tuple[str | Mapping[str, Any], ...] = ()
+    """Texts of the command line, or of Python code whole rows."""
     input_file: str | None = None
     """None with no texts: standard input."""
     input_format: str | None = None

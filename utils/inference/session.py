@@ -65,11 +65,12 @@ class _Session:
     """What writes in the model's place."""
 
     def answer_texts(self) -> Answer:
-        """Answer texts of the command line, on standard output unless one JSON object is wanted."""
+        """Answer texts of the command line, or rows, on standard output unless one JSON object is wanted."""
         from utils.inference.job import OrderedResultWriter
 
-        builder = self._build_prompt_builder(())
-        laid = builder.lay_out(self.request.texts)
+        given = [dict(each) for each in self.request.texts if isinstance(each, Mapping)]
+        builder = self._build_prompt_builder(tuple(given[0]) if given else ())
+        laid = given or builder.lay_out([each for each in self.request.texts if isinstance(each, str)])
         rows = [InputRow(number, {"row": number}, row) for number, row in enumerate(laid)]
         predictor = self._load_predictor(builder)
         if self.request.stream:

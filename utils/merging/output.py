@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -50,6 +50,7 @@ def open_output(output: Path) -> Iterator[Path]:
     output's name by then is renamed, not deleted.
     """
     partial = output.with_name(f"{output.name}.partial")
+    new = [each for each in output.parents if not each.exists()]
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -64,6 +65,9 @@ def open_output(output: Path) -> Iterator[Path]:
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # one that holds the output stays, and those above it
+            for each in new:
+                each.rmdir()
 
 
 def require_space(folder: Path, num_bytes: int) -> None:

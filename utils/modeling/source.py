@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from transformers import PreTrainedConfig
 
+OWN_TEMPLATES = ("chatml", "r1")
 TEMPLATES = "chatml, r1, the name of a template that trl ships (qwen3_training ...), or the path of a Jinja template"
 """What model.chat_template takes."""
 
@@ -39,7 +40,7 @@ def local_problems(section: ModelSection) -> list[str]:
     if is_local(section.name_or_path) and (problem := folder_problem(section)):
         problems.append(problem)
     template = section.chat_template
-    if template is not None and template not in ("chatml", "r1") and find_template(template) is None:
+    if template is not None and template not in OWN_TEMPLATES and find_template(template) is None:
         problems.append(f"chat_template: no file {template}; use {TEMPLATES}")
     return problems
 

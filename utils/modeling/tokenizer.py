@@ -57,6 +57,7 @@ def load_tokenizer(section: ModelSection, source: str | None = None) -> PreTrain
         tokenizer = AutoTokenizer.from_pretrained(
             section.location, trust_remote_code=section.trust_remote_code, **arguments
         )
+    _require_vocabulary(tokenizer, section)
     _compare_with_file(tokenizer, section)
     _add_special_tokens(tokenizer, section)
     _set_pad_token(tokenizer, section)
@@ -74,6 +75,15 @@ def added_token_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) 
     num_rows = model.get_input_embeddings().weight.shape[0]
     assert not ids or ids[-1] < num_rows, f"token {ids[-1]} has no row among {num_rows}"
     return ids
+
+
+def _require_vocabulary(tokenizer: PreTrainedTokenizerBase, section: ModelSection) -> None:
+    """Refuse the tokenizer of special tokens alone that transformers makes of some folders without one's files."""
+    if len(tokenizer.get_vocab()) <= len(tokenizer.added_tokens_decoder):
+        raise ModelError(
+            f"{section.name_or_path}: holds no tokenizer's vocabulary, so that no text can be read; copy its files "
+            "(tokenizer.json or the like, tokenizer_config.json) beside config.json"
+        )
 
 
 def _compare_with_file(tokenizer: PreTrainedTokenizerBase, section: ModelSection) -> None:

@@ -48,6 +48,7 @@ def collect_provenance(
         "started": format_time(started),
         "ended": format_time(ended) if ended else None,
         "command": shlex.join(mask_command(sys.argv if command is None else command)),
+        "working_directory": str(Path.cwd()),
         "git": find_git_state(project),
         "versions": list_versions(),
         "platform": platform.platform(),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -24,10 +25,12 @@ from utils.config.document import Document
 from utils.config.section import Section
 from utils.config.sections.model import ModelSection
 from utils.config.sections.peft import AdapterSection
+from utils.config.yaml_text import read_document
 from utils.core.errors import ConfigError, Problem, UserError
 from utils.modeling.base_identity import require_same_base
 from utils.modeling.quantization import checkpoint_problem, load_model_config, read_format
 from utils.modeling.sizes import count_layers, count_positions, has_position_table, layers_problem
+from utils.modeling.source import OWN_TEMPLATES, find_template
 from utils.run_config.reader import Header
 
 if TYPE_CHECKING:
@@ -142,12 +145,16 @@ def _check_half(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, st
     )
 
 
-def settle_adapter(read: dict[str, Section], document: Document) -> list[Problem]:
+_TOKENIZER_KEYS = ("chat_template", "extra_special_tokens", "pad_token")
+
+
+def settle_adapter(read: dict[str, Section], document: Document, notices: list[str]) -> list[Problem]:
     """Put the adapter's own settings where the file has none; `read` is changed.
 
     Args:
         read: The sections that were read without mistakes.
         document: The file.
+        notices: Gets a sentence where the tokenizer becomes the one that the adapter was trained with.
 
     Returns:
         What the file and the adapter do not agree in.
@@ -166,6 +173,8 @@ def settle_adapter(read: dict[str, Section], document: Document) -> list[Problem
         recorded = made.get("base_model_name_or_path")
         if isinstance(model, ModelSection) and isinstance(recorded, str) and recorded:
             require_same_base(recorded, str(find_adapter(peft) / ADAPTER_CONFIG), model, document.source)
+        if isinstance(model, ModelSection):
+            read["model"] = _take_tokenizer(model, find_adapter(peft), document, notices)
         if not problems:
             read["peft"] = settle_section(peft, made)
     except UserError as error:
@@ -175,3 +184,19 @@ def settle_adapter(read: dict[str, Section], document: Document) -> list[Problem
         where = ".".join(map(str, first["loc"]))
         return [report("adapter_path", f"the adapter's {where} cannot be trained on here: {first['msg']}")]
     return problems
+
+
+def _take_tokenizer(model: ModelSection, adapter: Path, document: Document, notices: list[str]) -> ModelSection:
+    """Take the template and the tokens with which an adapter of ours was trained, where the file names none."""
+    file = next((each for each in (adapter / "run.yaml", adapter.parent / "run.yaml") if each.is_file()), None)
+    trained = read_document(file) if file is not None else Document()
+    wanted = {key: trained.get(("model", key)) for key in _TOKENIZER_KEYS}
+    taken = {key: value for key, value in wanted.items() if value and not document.has(("model", key))}
+    template = taken.get("chat_template")
+    if template and template not in OWN_TEMPLATES and find_template(template) is None:
+        taken["chat_template"] = str(adapter / "chat_template.jinja")  # a file of its own, which has gone
+    if not taken:
+        return model
+    told = ", ".join(f"model.{key}: {value}" for key, value in taken.items())
+    notices.append(f"{document.place_of(('peft', 'adapter_path'))}  peft.adapter_path: taken from its run: {told}")
+    return ModelSection.model_validate({**model.model_dump(exclude_unset=True), **taken})

@@ -11,7 +11,9 @@ from utils.config.document import Document, KeyPath
 from utils.config.yaml_text import read_document, read_overrides
 from utils.core import registry
 from utils.core.errors import ConfigError, Problem
+from utils.core.json_files import find_object
 from utils.core.project import IS_INSTALLED, ROOT, find_config
+from utils.results.provenance import PROVENANCE_FILE
 from utils.run_config.extensions import add_extension
 
 _METHOD: KeyPath = ("peft", "method")
@@ -19,6 +21,8 @@ _EXTENSIONS: KeyPath = ("extensions",)
 _RATES: tuple[KeyPath, ...] = (("training", "learning_rate"), ("training", "lr"))
 _SWITCHES: dict[KeyPath, str] = {_METHOD: "adapters", ("dataset", "name"): "datasets"}
 """Keys that choose a section's class, and the layer of its datasets."""
+_NAMES = ("name_or_path", "path", "adapter_path")
+"""Keys that name a folder or file, though there is no slash in it."""
 
 
 def read_layers(path: str | Path, overrides: Sequence[str] = (), may_extend: bool = True) -> tuple[Document, list[str]]:
@@ -169,23 +173,35 @@ def _drop_stale_keys(base: Document, over: Document, switch: KeyPath, package: s
 
 
 def find_shipped_paths(document: Document) -> Document:
-    """Let a path start at the project's folder where the working directory has nothing of that name.
+    """Let a path that leads to nothing from the working directory start where the file's writer stood.
 
-    Outputs are left alone: they go where the user stands.
+    That is the project's folder for a shipped file, or where a copy of one may lie anywhere as with the installed
+    package, and for a run's own file the folder in which it was trained, which its provenance tells. Outputs are left
+    alone: they go where the user stands.
 
     Args:
-        document: Read from one file; changed where that lies in the project's folder, or where a copy of a shipped file
-            may lie anywhere, as with the installed package; and given back.
+        document: Read from one file; changed where there is such a folder, and given back.
     """
-    if IS_INSTALLED or ROOT in Path(document.source).resolve().parents:
-        document.data = _look_in(document.data)
+    source = Path(document.source).resolve()
+    if source.name == "run.yaml":
+        beside = (find_object(folder / PROVENANCE_FILE) for folder in source.parents[:2])  # a copy is in final_model/
+        homes = (each.get("working_directory") for each in beside)
+        if home := next((each for each in homes if isinstance(each, str)), None):
+            document.data = _look_in(document.data, Path(home))
+    if IS_INSTALLED or ROOT in source.parents:
+        document.data = _look_in(document.data, ROOT)
     return document
 
 
-def _look_in(value: Any) -> Any:
+def _look_in(value: Any, root: Path, is_name: bool = False) -> Any:
+    """Put the root before what is there, and not here; `is_name`: it names a folder also without a slash."""
     if isinstance(value, dict):
-        return {key: each if key.endswith("_dir") else _look_in(each) for key, each in value.items()}
+        return {
+            key: each if key.endswith("_dir") else _look_in(each, root, key in _NAMES) for key, each in value.items()
+        }
     if isinstance(value, list):
-        return [_look_in(each) for each in value]
-    is_path = isinstance(value, str) and "/" in value and len(value) < 1000 and not value.startswith("/")
-    return str(ROOT / value) if is_path and not os.path.exists(value) and os.path.exists(ROOT / value) else value
+        return [_look_in(each, root) for each in value]
+    is_path = isinstance(value, str) and 0 < len(value) < 1000 and (is_name or "/" in value)
+    if not is_path or value.startswith("/"):
+        return value
+    return str(root / value) if not os.path.exists(value) and os.path.exists(root / value) else value

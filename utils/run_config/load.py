@@ -90,7 +90,7 @@ def inspect_document(document: Document, notices: Sequence[str] = (), files: boo
     crossed = [*check_sections(read, document)]
     if files:
         found.problems += _leave_known(check_files(read, document), reader.mistaken)
-        crossed += settle_adapter(read, document)
+        crossed += settle_adapter(read, document, reader.notices)
     if reader.problems or crossed or found.problems:
         if reader.task is not None and _can_be_composed(read, reader.task):
             config = _compose(document, read, reader.task, ())

@@ -16,6 +16,7 @@ from utils.config.run_config import RunConfig
 from utils.config.sections.model import is_local
 from utils.core.project import VERSION, as_called
 from utils.core.replace_file import replace_text
+from utils.data import row_files
 from utils.data.dataset import load_dataset_plugin
 from utils.modeling.head import find_label_file, read_label_names
 from utils.results.labels import is_score
@@ -122,7 +123,7 @@ def build_card(
     base, dataset = _name_base(config), _name_dataset(config)
     library = "gguf" if made and made.kind == "gguf" else "transformers" if whole else "peft"
     head = _build_metadata(config, record, library, dataset)
-    chosen = {*config.peft.model_dump(exclude_defaults=True), *_SIZES} - {"method"}
+    chosen = {*config.peft.model_dump(exclude_defaults=True), *_SIZES} - {"method", "adapter_path"}
     method = {name: value for name, value in config.peft.model_dump().items() if name in chosen and _is_shown(value)}
     sections = [
         f"---\n{head}\n---\n\n# {config.task_name}\n",
@@ -286,7 +287,7 @@ def _name_dataset(config: RunConfig) -> str | None:
     section = config.dataset
     path = getattr(section, "path", None)
     subset = getattr(section, "subset", None)
-    if path is not None and is_local(path):
+    if path is not None and row_files.is_local(path):
         return None
     hub_names = getattr(load_dataset_plugin(section.name), "HUB_NAMES", ())
     named = path or (hub_names[0] if hub_names else section.name)

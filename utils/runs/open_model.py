@@ -41,11 +41,13 @@ def open_run(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedModel:
     """
     path = find_run_folder(name).resolve()
     if not path.is_dir():
-        raise UserError(f"{name}: no such folder; give the training.output_dir of a run{_name_runs(path.parent)}")
+        on_hub = f", or hub:{name} for one of the hub" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) else ""
+        near = _name_runs(path.parent)
+        raise UserError(f"{name}: no such folder; give the training.output_dir of a run{on_hub}{near}")
     places = (path, path.parent, path / "final_model")  # the last has a copy, should the run's own be gone
     run = next((each for each in places if (each / "run.yaml").is_file()), None)
     if run is None and (path / MERGED_RUN).is_file():
-        raise UserError(f"{name}: is a merged model; inference.py takes it by --run, evaluate_model.py by --model")
+        raise UserError(f"{name}: is a merged model, and a run is wanted here")
     if run is None:
         raise UserError(f"{name}: no run.yaml here or above; give the training.output_dir of a run{_name_runs(path)}")
     inner = path / "final_model"  # before what other tools, such as the hub's client, may have put beside it
@@ -80,6 +82,14 @@ def choose_weights(name: str, checkpoint: int | None = None, best: bool = False)
             raise UserError(f"--run {name} --checkpoint {checkpoint}: no such checkpoint; {known}")
         return folder
     return run
+
+
+def open_trained(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedModel:
+    """Open a run as `open_run` does, or a merged model by its folder."""
+    folder = find_run_folder(name)
+    is_merged = (folder / MERGED_RUN).is_file() and not (folder / "run.yaml").is_file()
+    opened = open_merged(folder, consent) if is_merged else open_run(name, consent)
+    return replace(as_whole_model(opened), name=str(name))
 
 
 def open_merged(folder: Path, consent: Consent = NO_CONSENT) -> TrainedModel:

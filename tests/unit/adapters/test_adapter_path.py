@@ -144,6 +144,18 @@ def test_another_base_task_or_field_is_refused(foreign, make_sft, make_config, t
         make_sft(peft=_start(folder))
 
 
+def test_the_template_and_tokens_of_an_adapters_run_are_taken(foreign, make_sft, tmp_path):
+    folder, _ = foreign
+    run = {"model": {"chat_template": "my.jinja", "extra_special_tokens": ["<|turn|>"], "pad_token": None}}
+    (folder / "run.yaml").write_text(json.dumps(run))
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    config = make_sft(peft=_start(folder))
+    assert config.model.chat_template == str(folder / "chat_template.jinja"), "my.jinja lies nowhere any more"
+    assert config.model.extra_special_tokens == ["<|turn|>"]
+    assert any("taken from its run: model.chat_template" in each for each in config.notices)
+    assert make_sft(peft=_start(folder), model__chat_template="chatml").model.chat_template == "chatml", "the file's"
+
+
 @pytest.mark.parametrize("family", ["bert", pytest.param("sft", marks=pytest.mark.slow)])
 def test_a_run_of_ours_goes_on_in_another(family, make_config, make_sft, tmp_path):
     import shutil

@@ -180,3 +180,10 @@ def test_a_tokenizer_that_transformers_reads_wrongly_is_said(make_checkpoint, to
         folder = make_checkpoint("qwen2", seed=1, tokenizer=tokenizer_of())
         load_tokenizer(ModelSection(name_or_path=str(folder)))
     assert "as Qwen2Tokenizer, which cuts text otherwise" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["bert", "qwen2", "gpt2"])
+def test_a_folder_without_a_tokenizer_is_refused(kind, tmp_path):
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{kind}"}}')
+    with pytest.raises(ModelError, match="holds no tokenizer's vocabulary"):
+        load_tokenizer(ModelSection(name_or_path=str(tmp_path)))

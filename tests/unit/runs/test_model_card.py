@@ -64,3 +64,11 @@ def test_the_configuration_that_is_pushed_names_no_folders(tmp_path):
     (tmp_path / "pushed.yaml").write_bytes(pushed)
     again = load_run_config(tmp_path / "pushed.yaml", files=False)
     assert (again.model.name_or_path, again.dataset.path) == ("./base", "./rows")
+
+
+def test_a_file_below_a_folder_is_no_dataset_of_the_hub(tmp_path):
+    config = read(tmp_path, "Qwen/Qwen2.5-1.5B", "data/rows.json", method="lora", adapter_path="outputs/first")
+    card = build_card(config, RunRecord("success", "sums", "CAUSAL_LM", "lora"), False)
+    assert ModelCard(card).data.datasets is None
+    assert "data/rows.json" not in card
+    assert "outputs/first" not in card

@@ -69,8 +69,8 @@ class AdapterSection(Section):
     """Accepted from older files; it must agree with the file's `task_type`."""
     adapter_path: str | None = None
     """Train on from this adapter: a run, or any folder in peft's layout. What the section leaves out is the adapter's
-    (its rank, its modules ...), and what it says must agree; the base has to be the adapter's own. null: from new
-    weights."""
+    (its rank, its modules ...), and what it says must agree; the base has to be the adapter's own. The chat template,
+    added tokens and pad token of a run are taken too where the section model names none. null: from new weights."""
 
     init_seed: int | None = Field(None, ge=0, lt=2**32)
     """Seed of the adapter's initial weights, and of the rows that an initialisation looks at; null: the run's seed."""
