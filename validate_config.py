@@ -68,7 +68,7 @@ def _find_files(arguments: argparse.Namespace) -> list[Path]:
 
 
 def _check(file: Path, arguments: argparse.Namespace) -> list[Check]:
-    """Check one file as what it is and print its numbered steps."""
+    """Check one file as what it is and print its numbered steps; of --all, those of files with something to say."""
     from utils.benchmark.search import inspect_suite
     from utils.run_config.kinds import check_accelerate, check_deepspeed, find_kind
     from utils.run_config.load import MACHINE, Check, check_machine, inspect_run_config
@@ -86,7 +86,8 @@ def _check(file: Path, arguments: argparse.Namespace) -> list[Check]:
         notices, shown = (tuple(plan.notices), "".join(f"{run.name}\n" for run in plan.runs)) if plan else ((), "")
     else:
         checks = check_accelerate(file) if kind == "accelerate" else check_deepspeed(file)
-    _print_checks(f"{file} ({kind})", checks, notices, _report_stream(arguments))
+    is_silent = arguments.all is not None and not notices and not any(each.problems or each.warnings for each in checks)
+    _print_checks(f"{file} ({kind})", [] if is_silent else checks, notices, _report_stream(arguments))
     if arguments.show:
         print(shown, end="")
     return checks
@@ -110,7 +111,7 @@ def _report_stream(arguments: argparse.Namespace) -> TextIO:
 def _print_checks(title: str, checks: list[Check], notices: Sequence[str], stream: TextIO) -> None:
     from utils.run_config.load import MACHINE
 
-    print(title, file=stream)
+    print(title if checks else f"{title}: ok", file=stream)
     for number, check in enumerate(checks, start=1):
         print(f"  [{number}/{len(checks)}] {check.title}: {'FAIL' if check.problems else 'ok'}", file=stream)
         word = "warning (this machine)" if check.title == MACHINE else "warning"

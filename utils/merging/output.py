@@ -106,7 +106,7 @@ def render_rows(title: str, rows: Iterable[Row], scored: Iterable[str], notes: I
 
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, pad_edge=False)
     for index, head in enumerate(["", "largest logit difference", "mean", "same top-1", *scored]):
-        table.add_column(Text(head), justify="left" if index == 0 else "right")
+        table.add_column(Text(head), justify="left" if index == 0 else "right", overflow="fold")
     for name, difference, score in rows:
         cells = ["", "", ""] if difference is None else _show_difference(difference)
         values = [(score or {}).get(each) for each in scored]

@@ -93,7 +93,9 @@ def _list_scores(record: RunRecord, language: Language) -> Iterator[tuple[str, s
         yield f"{_label(best)}, {translate('last', language)}", show_value(best, record.metrics_last[best])
     if best in record.baseline:
         yield translate("majority", language), show_value(best, record.baseline[best])
-    others = ["accuracy", *record.interval, *(_LOSSES if "perplexity" in record.metrics else ())]
+    written = {name for values in record.evaluation.values() for name in values}
+    others = ["accuracy", *(name for name in record.interval if name not in written)]
+    others += _LOSSES if "perplexity" in record.metrics else ()
     for name in dict.fromkeys(others if best else record.metrics):
         if name != best and name in record.metrics:
             yield _label(name), _show_score(record, name, record.metrics[name], language)

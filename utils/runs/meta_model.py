@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from utils.adapters.adapter import AttachContext, load_adapter
 from utils.config.sections.model import ModelSection
 from utils.config.sections.peft import AdapterSection
 from utils.core.errors import ModelError
+from utils.modeling.source import load_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,7 +57,7 @@ def build_on_meta(
         num_labels: Outputs of the new head; None: a language model.
         dtype: Of the weights, for a step that is run without them; None: they are only counted.
     """
-    config = AutoConfig.from_pretrained(section.location, revision=section.revision, trust_remote_code=False)
+    config = load_config(section.model_copy(update={"trust_remote_code": False}))
     if num_labels is not None:
         config.num_labels = num_labels
     auto = AutoModelForCausalLM if num_labels is None else AutoModelForSequenceClassification
