@@ -11,6 +11,7 @@ Language = Literal["en", "zh"]
 
 # The only place with text that is not ASCII: what a Chinese reader sees as column names.
 _LABELS: dict[str, tuple[str, str]] = {
+    "dataset": ("dataset", "数据集"),
     "task": ("task", "任务"),
     "at the majority baseline": ("at the majority baseline", "不高于多数类基线"),
     "far below the other seeds": ("far below the other seeds", "远低于其他种子"),

@@ -70,6 +70,8 @@ def _break_command(command: str, width: int) -> list[str]:
 def _list_lines(record: RunRecord, language: Language) -> Iterator[tuple[str, str]]:
     yield translate("status", language), translate(record.status, language)
     yield translate("task", language), f"{record.task_name} ({record.task_type})"
+    if dataset := record.extra.get("dataset"):
+        yield translate("dataset", language), " ".join(filter(None, (dataset["path"], dataset["subset"])))
     yield translate("method", language), record.method
     yield from _list_scores(record, language)
     for name, values in record.retention.items():
