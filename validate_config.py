@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from utils.cli.command_line import Answer, add_overrides, build_parser, run_cli
 from utils.core.errors import EXIT_FAILED, UserError
-from utils.core.project import ROOT, find_config
+from utils.core.project import ROOT, as_called, find_config
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
@@ -116,9 +116,9 @@ def _print_checks(title: str, checks: list[Check], notices: Sequence[str], strea
         print(f"  [{number}/{len(checks)}] {check.title}: {'FAIL' if check.problems else 'ok'}", file=stream)
         word = "warning (this machine)" if check.title == MACHINE else "warning"
         for line in (*check.problems, *(f"{word}: {warning}" for warning in check.warnings)):
-            print(f"        {line}", file=stream)
+            print(as_called(f"        {line}"), file=stream)
     for notice in notices:
-        print(f"        note: {notice}", file=stream)
+        print(as_called(f"        note: {notice}"), file=stream)
 
 
 def build() -> argparse.ArgumentParser:

@@ -95,6 +95,10 @@ def test_a_run_is_used_where_its_folder_is_not(classifier: Path, lab: Path, tmp_
         command("inference", *ask)
     assert command("inference", *ask, "--allow_extensions")["answers"] == answer
     assert (run / "extensions" / "my_lab" / "adapters" / "orthogonal_lora.py").is_file()
+    alone = tmp_path / "alone"
+    shutil.copytree(run / "final_model", alone)
+    with pytest.raises(ConfigError, match="copy extensions/ of the run's folder beside this file"):
+        command("inference", "--run", alone, "--input_text", "good", "--allow_extensions")
     merged = tmp_path / "merged"
     command("merge_adapter", "--run", run, "--output", merged, "--allow_extensions")
     found = command("inference", "--run", merged, "--input_text", "good", "--allow_extensions")["answers"]

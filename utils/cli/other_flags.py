@@ -1,4 +1,4 @@
-"""Flags of other training scripts, and how what they say is written here: by keys of the run's file."""
+"""Flags of other training scripts, keys of their files, and how what they say is written here."""
 
 from __future__ import annotations
 
@@ -65,6 +65,21 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "cache_dir": ("HF_HOME={} in the environment",), "hub_token": ("HF_TOKEN in the environment",),
 }  # fmt: skip
 """By flag: the words for it, with the flag's value put in; of a language model the second; empty: it is so anyway."""
+
+
+PROGRAMS = {
+    "LLaMA-Factory": {"finetuning_type", "cutoff_len", "template", "stage", "lora_target"},
+    "axolotl": {"base_model", "sequence_len", "micro_batch_size", "adapter", "val_set_size"},
+}
+"""Keys at the top of other programs' files that tell whose they are."""
+
+
+def explain_key(key: str) -> str | None:
+    """Say how a key of another program's file is written here; None: it is not known."""
+    if (forms := FLAGS.get(key)) is None:
+        return None
+    names = [form.partition("=")[0] for form in forms]
+    return f"it is {' or '.join(names)} here" if all("." in name for name in names) else None
 
 
 def explain_flags(words: Sequence[str], known: frozenset[str]) -> Iterator[str]:

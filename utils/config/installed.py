@@ -53,7 +53,9 @@ def read_fields(module: str, class_name: str) -> dict[str, InstalledField]:
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == class_name:
             return {field.name: field for field in _fields(node, module)}
-    raise UserError(f"the installed {module.split('.', maxsplit=1)[0]} has no {class_name}; see requirements.txt")
+    raise UserError(
+        f"the installed {module.split('.', maxsplit=1)[0]} has no {class_name}; `pip check` names the one to install"
+    )
 
 
 def installed_version(package: str) -> str | None:
@@ -75,7 +77,7 @@ def source_of(module: str) -> Path:
     package, *inner = module.split(".")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"{package} is not installed; run `make setup`, or pip install -r requirements.txt")
+        raise UserError(f"{package} is not installed; run pip install {package}")
     path = Path(next(iter(spec.submodule_search_locations))).joinpath(*inner)
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils.core.errors import LoraNsError, UserError
+from utils.core.project import IS_INSTALLED
 
 _OURS = str(Path(__file__).parents[1])
 _REMEDIES = {
@@ -95,10 +96,9 @@ def _explain_missing(error: ModuleNotFoundError) -> UserError | None:
     """Explain that a library of ours is not there: mostly another Python than the one set up was called."""
     if is_of_library(error) or error.name is None or error.name.startswith(__name__.partition(".")[0]):
         return None
-    return UserError(
-        f"{error.name} is not installed for {sys.executable}: run `make setup` once, and `source .venv/bin/activate` "
-        "in each new shell (INSTALL.md)"
-    )
+    remedy = "run `make setup` once, and `source .venv/bin/activate` in each new shell (INSTALL.md)"
+    remedy = f"run pip install {error.name}, in the environment of lora-ns" if IS_INSTALLED else remedy
+    return UserError(f"{error.name} is not installed for {sys.executable}: {remedy}")
 
 
 def _explain_path(error: RuntimeError) -> UserError | None:

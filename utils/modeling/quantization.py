@@ -186,7 +186,7 @@ def build_quantization(
             leave_unpacked(config, skip)
         return None
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError("model.quantization needs bitsandbytes; run pip install -r requirements.txt, or remove it")
+        raise ModelError("model.quantization needs bitsandbytes; run pip install bitsandbytes, or remove it")
     import torch
     from transformers import BitsAndBytesConfig
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.document import Document, KeyPath
+from utils.config.run_config import EXTENSIONS
 from utils.config.yaml_text import read_document, read_overrides
 from utils.core import registry
 from utils.core.errors import ConfigError, Problem
@@ -97,11 +98,13 @@ def open_extensions(document: Document, allowed: bool = True) -> None:
     place = document.places.get(_EXTENSIONS)
     home = Path(place.source).parent if place is not None and place.line else Path()
     folders = [_find_extension(home, each) for each in names]
-    for folder in folders:
+    for name, folder in zip(names, folders, strict=True):
         try:
             add_extension(folder)
         except ConfigError as error:
-            raise ConfigError([document.problem("extensions", str(error))]) from None
+            is_lost = name.startswith(f"{EXTENSIONS}/") and not folder.is_dir()
+            hint = f"; copy {EXTENSIONS}/ of the run's folder beside this file, or name that folder" if is_lost else ""
+            raise ConfigError([document.problem("extensions", f"{error}{hint}")]) from None
     document.data["extensions"] = [str(folder.resolve()) for folder in folders]
 
 

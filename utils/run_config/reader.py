@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, create_model
 
+from utils.cli.other_flags import PROGRAMS, explain_key
 from utils.config.document import Document, SourceLocation
 from utils.config.error_messages import MOST_SHOWN, explain_errors, find_misspelt, name_all, suggest
 from utils.config.section import GENERATED, Section
@@ -185,10 +186,15 @@ class SectionReader:
     def _refuse_unknown_sections(self, elsewhere: dict[str, str]) -> None:
         known = [*list_sections(), *Header.model_fields, "extends"]
         unknown = [key for key in self.document.data if key not in known]
+        theirs = next((name for name, signs in PROGRAMS.items() if len(signs.intersection(unknown)) > 1), None)
+        if theirs:
+            page = f"docs/from_{theirs.replace('-', '').lower()}.md"
+            self._report("", f"the keys are {theirs}'s; {page} says how they are written here", "unknown_key")
         for key in unknown[:MOST_SHOWN]:
             near = find_misspelt(key, known)
-            message = f"unknown section{f'; did you mean {near}?' if near else name_all(known)}"
-            self._report(key, f"not a section; {elsewhere[key]}" if key in elsewhere else message, "unknown_key")
+            message = f"unknown section{f'; did you mean {near}?' if near else '' if theirs else name_all(known)}"
+            place = elsewhere.get(key) or explain_key(key)
+            self._report(key, f"not a section; {place}" if place else message, "unknown_key")
         if (left := len(unknown) - MOST_SHOWN) > 0:
             self._report("", f"{left:,} unknown sections more; only the first are named", "unknown_key")
 
