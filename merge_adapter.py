@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 
-from utils.cli.command_line import Answer, build_parser, run_cli
+from utils.cli.command_line import Answer, build_parser, positive, run_cli
 from utils.core.errors import UserError
 from utils.modeling.consent import Consent, add_consent
 
@@ -85,7 +85,10 @@ def build() -> argparse.ArgumentParser:
         "--output", "--output_path", required=True, metavar="FOLDER", help="where the merged model goes"
     )
     parser.add_argument(
-        "--as_lora", type=_rank, metavar="RANK", help="write a LoRA of this rank, the nearest to the adapter, instead"
+        "--as_lora",
+        type=positive,
+        metavar="RANK",
+        help="write a LoRA of this rank, the nearest to the adapter, instead",
     )
     parser.add_argument(
         "--format",
@@ -125,12 +128,6 @@ def _size(word: str) -> str:
 def _count(word: str) -> int:
     if not word.isdecimal():
         raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 0")
-    return int(word)
-
-
-def _rank(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1")
     return int(word)
 
 

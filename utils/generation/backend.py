@@ -138,11 +138,11 @@ def generate_batches(
 
 def _cut_by_time(answers: Iterable[tuple[int, Generated]]) -> Generator[Written, None, None]:
     written: Written = []
-    told = time.monotonic()
+    last = time.monotonic()
     for answer in answers:
         written.append(answer)
-        if time.monotonic() - told > _SECONDS:
+        if time.monotonic() - last > _SECONDS:
             yield written
-            written, told = [], time.monotonic()
+            written, last = [], time.monotonic()
     if written:
         yield written

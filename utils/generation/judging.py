@@ -29,8 +29,8 @@ def describe_asked(example: Example) -> dict[str, Any]:
     """Give the fields of an example that say what is asked; of a conversation all before the last answer."""
     turns = example.messages
     before = turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
-    told = {"prompt": example.prompt, "user_turn": example.user_turn, "plain": example.plain}
-    return {**told, "messages": before, "tools": example.tools}
+    asked = {"prompt": example.prompt, "user_turn": example.user_turn, "plain": example.plain}
+    return {**asked, "messages": before, "tools": example.tools}
 
 
 def load_judge(name: str, rows: InstructionSection, device: str) -> Judge:

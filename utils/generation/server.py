@@ -86,7 +86,7 @@ def send(method: str, url: str, **given: Any) -> requests.Response:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     shown = mask_text(url)
     for wait in (*_WAITS, None):
-        told, response = 0.0, None
+        asked, response = 0.0, None
         try:
             response = requests.request(
                 method, url, headers=headers, timeout=_TIMEOUTS, allow_redirects=False, **given
@@ -101,11 +101,11 @@ def send(method: str, url: str, **given: Any) -> requests.Response:
             reason = f"{response.status_code} {_explain(response)}"
             if response.status_code not in _BUSY:
                 raise RefusedError(f"{shown}: the server refused a request: {reason}")
-            told = _read_wait(response)
+            asked = _read_wait(response)
         if wait is None:
             break
         logger.info("%s: %s; trying again", shown, reason)
-        time.sleep(max(wait, told))
+        time.sleep(max(wait, asked))
     kind = ServerError if response is None else BusyError
     raise kind(f"{shown}: no answer after {len(_WAITS) + 1} tries: {reason}; what was answered is kept")
 
@@ -190,5 +190,5 @@ def _explain(response: requests.Response) -> str:
 
 def _read_wait(response: requests.Response) -> float:
     """Read how many seconds the server asks to wait; dates, which it may also give, count for nothing."""
-    told = response.headers.get("Retry-After", "")
-    return min(float(told), _LONGEST_WAIT) if told.isdecimal() else 0.0
+    asked = response.headers.get("Retry-After", "")
+    return min(float(asked), _LONGEST_WAIT) if asked.isdecimal() else 0.0

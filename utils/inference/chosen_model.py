@@ -43,7 +43,7 @@ def open_chosen_model(choice: ModelChoice) -> ModelRef:
             given = load_run_config(choice.config, files=False)
             trained = open_with_config(given, choice.model_path, choice.consent)
             if trained.run is not None:
-                trained = replace(trained, config=_settle_differences(trained.config, given))
+                trained = replace(trained, config=_resolve_differences(trained.config, given))
             return as_whole_model(trained)
     if choice.adapter is not None:
         adapted = open_adapter(choice.adapter, choice.model, choice.consent)
@@ -75,7 +75,7 @@ def choose_generation(model: ModelRef, request: Request) -> GenerationSection:
     return section
 
 
-def _settle_differences(own: RunConfig, given: RunConfig) -> RunConfig:
+def _resolve_differences(own: RunConfig, given: RunConfig) -> RunConfig:
     """Say where the file differs from the run, and take from each what is its to say."""
     for key, (before, after) in find_differences(own.to_dict(), given.to_dict()).items():
         section, _, name = key.partition(".")

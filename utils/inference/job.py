@@ -1,4 +1,4 @@
-"""Answers rows window by window: bad ones are told, good ones answered in batches."""
+"""Answers rows window by window: bad ones are reported, good ones answered in batches."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class InferenceJob:
             self.progress.advance(len(new), sum(each.num_tokens for each in new))
 
     def _read_window(self, window: Sequence[InputRow]) -> tuple[list[InputRow], list[Any]]:
-        """Give the rows that can be answered, and what is asked of the model; the others are told at once."""
+        """Give the rows that can be answered, and what is asked of the model; the others are reported at once."""
         good: list[InputRow] = []
         questions: list[Any] = []
         refused: list[tuple[int, Row]] = []

@@ -49,7 +49,7 @@ class TextPromptBuilder:
     def find_missing(self, columns: Iterable[str]) -> str | None:
         """Name the columns that are missing and those that are there."""
         there = list(columns)
-        return _tell_missing(self._name_columns(there), there)
+        return _explain_missing(self._name_columns(there), there)
 
     def _name_columns(self, there: Iterable[str]) -> list[str]:
         """Give the columns by the names that they have here."""
@@ -85,7 +85,7 @@ class ChatPromptBuilder:
         if self.request_column is not None:
             return self._check(self._read_chosen(row, self.request_column))
         if self.renamed:
-            if problem := _tell_missing([there for _, there in self.renamed], list(row)):
+            if problem := _explain_missing([there for _, there in self.renamed], list(row)):
                 raise RowError(problem)
             row = {**row, **{own: row[there] for own, there in self.renamed}}
         # The run's own columns come first: a row of its set may hold a column `text` or `messages` as well.
@@ -106,11 +106,11 @@ class ChatPromptBuilder:
         """Name the columns that are missing, those that are there, and what would do as well."""
         there = list(columns)
         if self.request_column is not None:
-            return _tell_missing((self.request_column,), there)
+            return _explain_missing((self.request_column,), there)
         needed = [dict(self.renamed).get(column, column) for column in self.columns]
         if any(column in there for column in (_MESSAGES, *(_REQUESTS if self.ask else ()))) and not self.renamed:
             return None
-        problem = _tell_missing(needed or _REQUESTS[-1:], there)
+        problem = _explain_missing(needed or _REQUESTS[-1:], there)
         others = [name for name in ((*_REQUESTS, _MESSAGES) if self.ask else (_MESSAGES,)) if name not in needed]
         return None if problem is None else f"{problem} (instead, a column {' or '.join(others)} would do)"
 
@@ -152,7 +152,7 @@ class RewardPromptBuilder:
 
     def read(self, row: Row) -> Example:
         """Give the prompt of a row with its answer, or with both; one without is a RowError."""
-        if problem := _tell_missing([there for _, there in self.renamed], list(row)):
+        if problem := _explain_missing([there for _, there in self.renamed], list(row)):
             raise RowError(problem)
         example = self.read_row({**row, **{own: row[there] for own, there in self.renamed}})
         _check_text(example.whole_text, "the text")
@@ -271,7 +271,7 @@ def _lay_out(columns: tuple[str, ...], texts: Sequence[str]) -> list[Row]:
     return [dict(zip(columns, texts[at : at + width], strict=True)) for at in range(0, len(texts), width)]
 
 
-def _tell_missing(needed: Iterable[str], there: Sequence[str]) -> str | None:
+def _explain_missing(needed: Iterable[str], there: Sequence[str]) -> str | None:
     missing = [column for column in needed if column not in there]
     return f"no column {', '.join(missing)}; there are: {shorten_list(there)}" if missing else None
 

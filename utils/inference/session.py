@@ -113,7 +113,7 @@ class _Session:
         job = self._build_job(source, builder, self._load_predictor(builder), OrderedResultWriter(_print))
         job.window = 1 if source.path is None and sys.stdin.isatty() else _WINDOW_OF_A_STREAM
         job.answer_all(rows)
-        return _tell_end(job)
+        return _report_end(job)
 
     def _answer_to_file(self, name: str, builder: PromptBuilder, source: Source, rows: Iterator[InputRow]) -> Answer:
         """Answer rows into a file that appears whole; what is done survives in a file beside it."""
@@ -133,7 +133,7 @@ class _Session:
             raise
         finally:
             partial.close()
-        answer = _tell_end(job)
+        answer = _report_end(job)
         logger.info("%d rows: %s", job.num_rows, target)
         return {**answer, "num_kept": partial.num_kept, "output_file": name}
 
@@ -210,7 +210,7 @@ def _reads_conversations(model: ModelRef) -> bool | None:
     return bool(read_probes(run, ("prompt",)).rows[0].get("messages"))
 
 
-def _tell_end(job: InferenceJob) -> Answer:
+def _report_end(job: InferenceJob) -> Answer:
     """Say what was done and what was bad; where not one row could be answered, that is an error."""
     rates = _close(job.progress)
     if job.num_bad == job.num_rows:

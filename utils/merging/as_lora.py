@@ -14,7 +14,8 @@ from utils.config.run_config import EXTENSIONS, RunConfig
 from utils.core.errors import UserError
 from utils.merging.conversion import Converted, convert, put_in_place
 from utils.merging.merging import MergeOptions
-from utils.merging.output import check_output, note_score, open_output, render_rows, require_space
+from utils.merging.output import check_output, open_output, require_space
+from utils.merging.report import note_score, render_rows
 from utils.merging.source import describe_source, name_dtype, open_comparison, release_memory
 from utils.merging.weights import place, switched_off
 from utils.modeling.head import LABELS_FILE

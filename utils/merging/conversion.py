@@ -53,7 +53,7 @@ def convert(model: PreTrainedModel, rank: int) -> Converted:
         raise ModelError(f"peft does not convert this adapter into LoRA ({error}); merge it instead") from error
     tensors = {key: each for key, each in tensors.items() if ".lora_" in key}
     ranks = {name: int(tensors[f"{name}.lora_A.weight"].shape[0]) for name in layers}
-    _settle(config, model, ranks)
+    _name_layers(config, model, ranks)
     return Converted(config, tensors | dict(_list_whole(model)), _measure(layers, tensors))
 
 
@@ -95,7 +95,7 @@ def _find_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
-def _settle(config: LoraConfig, model: nn.Module, ranks: dict[str, int]) -> None:
+def _name_layers(config: LoraConfig, model: nn.Module, ranks: dict[str, int]) -> None:
     """Name the layers and their ranks as shortly as they can be, so that servers understand them."""
     most: int = max(set(ranks.values()), key=list(ranks.values()).count)
     made: Any = model.peft_config["default"]  # type: ignore[union-attr, index]

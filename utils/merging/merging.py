@@ -13,14 +13,8 @@ from typing import TYPE_CHECKING, Any
 from utils.config.run_config import EXTENSIONS
 from utils.core.errors import CheckError, ModelError, UserError
 from utils.merging.formats import describe_cost, describe_made, make_gguf, pack, require_possible
-from utils.merging.output import (
-    REPORT_FILE,
-    check_output,
-    describe_merge,
-    open_output,
-    render_report,
-    require_space,
-)
+from utils.merging.output import REPORT_FILE, check_output, open_output, require_space
+from utils.merging.report import describe_merge, render_report
 from utils.merging.source import describe_source, name_dtype, open_comparison, release_memory
 from utils.merging.weights import merge_weights, place, switched_off
 from utils.modeling.source import resolved_commit

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 GIB = 1024**3
 _NUM_PROBED = 8
 """Steps; the first is slower than the others, and is left out."""
+_BY_EVALUATIONS = ("reduce_lr_on_plateau", "greedy")
+"""Schedules that go by evaluations, which a probe does not make."""
 _KEPT_FREE_GB = 1.0
 """What CUDA's context and its libraries take of a card, about."""
 
@@ -171,20 +173,29 @@ def measure_rate(config: RunConfig) -> float:
     Raises:
         UserError: The run cannot be trained here; its own message says why.
     """
-    callbacks = [*config.training.callbacks, f"{PACKAGE}.planning.step_times:StepTimes"]
     with tempfile.TemporaryDirectory(prefix="lora_ns_probe_") as folder:
         file = Path(folder, "probe.yaml")
         file.write_text(config.to_yaml(), "utf-8")
         output = Path(folder, "run")
-        words = [f"training.max_steps={_NUM_PROBED}", f"training.output_dir={output}", "training.report_to=none"]
-        words += ["training.save_strategy=no", "training.eval_strategy=no", "training.load_best_model_at_end=false"]
-        words += ["training.push_to_hub=false", f"training.callbacks=[{', '.join(callbacks)}]"]
-        if config.find_section(EvaluationSection) is not None:
-            words += ["evaluation.at_end=false", "evaluation.steps=null", "evaluation.at_start=false"]
-        command = [sys.executable, str(ROOT / "train.py"), "--config", str(file), *words]
+        command = [sys.executable, str(ROOT / "train.py"), "--config", str(file), *shorten_run(config, output)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own command
         if done.returncode:
             raise UserError(f"{_NUM_PROBED} steps could not be trained: {done.stderr.strip().splitlines()[-1]}")
         steps = (read_json(output / FILE) or {"steps": []})["steps"]
     (begin, before), (end, after) = steps[min(1, len(steps) - 1)], steps[-1]
     return float((after - before) / max(end - begin, 1e-9))
+
+
+def shorten_run(config: RunConfig, output: Path) -> list[str]:
+    """Give the `key=value` words that leave a few steps of a run: nothing is evaluated, saved or reported."""
+    callbacks = [*config.training.callbacks, f"{PACKAGE}.planning.step_times:StepTimes"]
+    words = [f"training.max_steps={_NUM_PROBED}", f"training.output_dir={output}", "training.report_to=none"]
+    words += ["training.save_strategy=no", "training.eval_strategy=no", "training.load_best_model_at_end=false"]
+    words += ["training.eval_on_start=false", "training.early_stopping_patience=null", "training.push_to_hub=false"]
+    words += [f"training.callbacks=[{', '.join(callbacks)}]"]
+    if config.arguments.get("lr_scheduler_type") in _BY_EVALUATIONS:
+        words += ["training.lr_scheduler_type=constant", "training.lr_scheduler_kwargs=null"]
+    if config.find_section(EvaluationSection) is not None:
+        words += ["evaluation.at_end=false", "evaluation.steps=null", "evaluation.at_start=false"]
+        words += ["evaluation.retention=null"]
+    return words

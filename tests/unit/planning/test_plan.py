@@ -10,7 +10,7 @@ import torch
 from tests.commands.in_process import command
 from utils.core.errors import UserError
 from utils.planning.memory import LiveBytes, Memory, measure_step, plan_memory
-from utils.planning.plan import GIB, Plan, show_plan
+from utils.planning.plan import GIB, Plan, shorten_run, show_plan
 from utils.run_config import load_run_config
 
 ROOT = Path(__file__).parents[3]
@@ -103,3 +103,21 @@ def test_what_does_not_fit_is_said_with_what_would(weights, step, fits, said):
 def test_a_base_whose_shape_is_not_here_is_one_sentence(offline):
     with pytest.raises(UserError, match="nobody/nothing"):
         command("train", "--config", "quickstart_sft", "--plan", "model.name_or_path=nobody/nothing")
+
+
+def test_a_run_that_goes_by_its_evaluations_can_be_probed(tmp_path):
+    evaluated = ["training.eval_strategy=epoch", "training.save_strategy=epoch", "training.eval_on_start=true",
+                 "training.early_stopping_patience=3", "training.lr_scheduler_type=reduce_lr_on_plateau"]  # fmt: skip
+    written = {
+        "quickstart": evaluated,
+        "quickstart_sft": ["evaluation.steps=5", "training.save_steps=5", "training.early_stopping_patience=3",
+                           "evaluation.retention=[{name: gsm8k, path: examples/quickstart/sums}]"],
+    }  # fmt: skip
+    for name, words in written.items():
+        config = load_run_config(name, words, files=False)
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(config.to_yaml())
+        probed = load_run_config(file, shorten_run(config, tmp_path / "run"), files=False)
+        assert probed.arguments["eval_strategy"] == "no"
+        assert not probed.evaluation.is_used
+        assert not probed.evaluation.retention_sections

@@ -101,12 +101,12 @@ class Backend:
             except RefusedError as error:
                 refused = refused or error
                 continue
-            self._tell_form(takes_ids, takes_more, len(ids), (answer.get("usage") or {}).get("prompt_tokens"))
+            self._report_form(takes_ids, takes_more, len(ids), (answer.get("usage") or {}).get("prompt_tokens"))
             return takes_ids, takes_more
         assert refused is not None, "nothing else ends the loop"
         raise refused
 
-    def _tell_form(self, takes_ids: bool, takes_more: bool, num_ours: int, num_theirs: int | None) -> None:
+    def _report_form(self, takes_ids: bool, takes_more: bool, num_ours: int, num_theirs: int | None) -> None:
         name, section = self._model.name, self._section
         if not takes_more and (section.min_new_tokens or (section.temperature and section.top_k)):
             raise UserError(f"{name}: the server takes neither min_tokens nor top_k; leave generation.min_new_tokens "
