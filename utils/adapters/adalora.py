@@ -10,25 +10,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from utils.adapters import peft_layout
 from utils.adapters.adapter import AttachContext, LoadBase
 from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 from utils.adapters.targets import (
+    LayersSection,
     choose_layers,
     choose_targets,
     find_layer_conflict,
     list_head,
     refuse_new_tokens,
-    reject_empty,
-    split_names,
     train_whole,
     warn_of_idle_layers,
 )
 from utils.adapters.training_hooks import TrainingHooks
-from utils.config.sections.peft import AdapterSection, Limits
+from utils.config.sections.peft import Limits
 from utils.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ _IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 _ALLOCATIONS = 500  # about as many as in the paper's runs, whatever the number of steps
 
 
-class Config(AdapterSection):
+class Config(LayersSection):
     """W + B diag(E) A beside frozen weights: starts at rank init_r everywhere and ends at target_r on average."""
 
     LIMITS: ClassVar[Limits] = Limits(
@@ -77,19 +76,6 @@ class Config(AdapterSection):
     """The update is scaled by lora_alpha / init_r."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the update's input."""
-    target_modules: str | list[str] | None = None
-    """Module names, a regular expression, or `all-linear`; null: as peft maps the architecture."""
-    exclude_modules: str | list[str] | None = None
-    """Module names or a regular expression to leave out."""
-    layers_to_transform: int | list[int] | None = None
-    """Only these layers; null: all."""
-    bias: Literal["none", "all", "lora_only"] = "none"
-    """Which biases are trained too."""
-    modules_to_save: list[str] | None = None
-    """Modules trained whole and saved with the adapter; the task head is always among them."""
-
-    _filled = field_validator("target_modules", "modules_to_save", mode="before")(reject_empty)
-    _listed = field_validator("target_modules", mode="before")(split_names)
 
     def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
         """Find an end that is no smaller than the start, which leaves nothing to share out, and impossible layers."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
 
-from utils.config.sections.peft import AdapterSection
+from utils.config.sections.peft import AdapterSection, Limits
 from utils.core import registry
 
 if TYPE_CHECKING:
@@ -116,6 +117,31 @@ def head_modules(model: PreTrainedModel, new_modules: Iterable[str] = ()) -> lis
     body = model.base_model_prefix
     head = [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
     return [*head, *(name for name in new_modules if name.split(".")[0] not in head)]
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Take a model out of training, without dropout, for a while."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+class WholeModelSection(AdapterSection):
+    """The `peft:` section of methods that train weights of the model itself, and save it whole."""
+
+    LIMITS: ClassVar[Limits] = Limits(
+        merge="there is no adapter to merge: final_model/ is the whole model already",
+        adapter_path="there is no adapter: name the whole model in model.name_or_path",
+    )
+
+    def find_unused(self) -> dict[str, str]:
+        """Say that there are no initial weights to draw: a head's are the run's."""
+        reason = "there is no adapter; a new head is drawn by the run's seed"
+        return {} if self.init_seed is None else {"init_seed": reason}
 
 
 def save_whole(model: PreTrainedModel, folder: Path) -> None:

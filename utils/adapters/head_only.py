@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from utils.adapters.adapter import AttachContext, head_modules, keep_float32, load_whole, save_whole
+from utils.adapters.adapter import AttachContext, WholeModelSection, head_modules, keep_float32, load_whole, save_whole
 from utils.adapters.targets import refuse_new_tokens
-from utils.config.sections.peft import AdapterSection, Limits
+from utils.config.sections.peft import Limits
 from utils.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -15,25 +16,16 @@ if TYPE_CHECKING:
 save, load = save_whole, load_whole
 
 
-class Config(AdapterSection):
+class Config(WholeModelSection):
     """Only the new task head is trained."""
 
-    LIMITS: ClassVar[Limits] = Limits(
+    LIMITS: ClassVar[Limits] = replace(
+        WholeModelSection.LIMITS,
         quantization="head-only saves the whole model, which a quantized base cannot be; drop model.quantization",
         causal_lm="a language model has no new head to train; use lora, or none for all weights",
-        merge="there is no adapter to merge: final_model/ is the whole model already",
-        adapter_path="there is no adapter: name the whole model in model.name_or_path",
     )
 
     method: Literal["head-only", "head_only"] = "head-only"
-
-    def find_unused(self) -> dict[str, str]:
-        """Say that there are no initial weights to draw: a head's are the run's."""
-        return (
-            {}
-            if self.init_seed is None
-            else {"init_seed": "there is no adapter; a new head is drawn by the run's seed"}
-        )
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:

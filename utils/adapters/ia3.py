@@ -15,14 +15,13 @@ from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 from utils.adapters.peft_layout import wrap
 from utils.adapters.targets import (
+    TargetsSection,
     choose_targets,
     list_head,
     refuse_new_tokens,
-    reject_empty,
     split_names,
     train_whole,
 )
-from utils.config.sections.peft import AdapterSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,7 +40,7 @@ _TARGETS = {
 _FEEDFORWARD = ("ffn_output", "lin2", "mlp.Wo", "output.dense", "down_proj")
 
 
-class Config(AdapterSection):
+class Config(TargetsSection):
     """Every target's output, or input where it is a feed-forward layer, is multiplied by a trained vector from 1."""
 
     DEFAULT_LEARNING_RATE: ClassVar[float | None] = 3e-2
@@ -51,13 +50,8 @@ class Config(AdapterSection):
     """Module names, a regular expression, or `all-linear`; null: key, value and the second feed-forward layer."""
     feedforward_modules: str | list[str] | None = None
     """Those of target_modules whose input is rescaled instead of their output; null: the feed-forward layers."""
-    exclude_modules: str | list[str] | None = None
-    """Module names or a regular expression to leave out."""
-    modules_to_save: list[str] | None = None
-    """Modules trained whole and saved with the adapter; the task head is always among them."""
 
-    _filled = field_validator("target_modules", "modules_to_save", mode="before")(reject_empty)
-    _listed = field_validator("target_modules", "feedforward_modules", mode="before")(split_names)
+    _split = field_validator("feedforward_modules", mode="before")(split_names)
 
     def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
         """Find feed-forward modules that are not adapted."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from utils.adapters.adapter import AttachContext, keep_float32, load_whole, save_whole
-from utils.config.sections.peft import AdapterSection, Limits
+from utils.adapters.adapter import AttachContext, WholeModelSection, keep_float32, load_whole, save_whole
+from utils.config.sections.peft import Limits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -13,24 +14,15 @@ if TYPE_CHECKING:
 save, load = save_whole, load_whole
 
 
-class Config(AdapterSection):
+class Config(WholeModelSection):
     """Full fine-tuning."""
 
-    LIMITS: ClassVar[Limits] = Limits(
+    LIMITS: ClassVar[Limits] = replace(
+        WholeModelSection.LIMITS,
         quantization="the weights of a quantized base cannot be trained; drop model.quantization, or use lora",
-        merge="there is no adapter to merge: final_model/ is the whole model already",
-        adapter_path="there is no adapter: name the whole model in model.name_or_path",
     )
 
     method: Literal["none"] = "none"
-
-    def find_unused(self) -> dict[str, str]:
-        """Say that there are no initial weights to draw: a head's are the run's."""
-        return (
-            {}
-            if self.init_seed is None
-            else {"init_seed": "there is no adapter; a new head is drawn by the run's seed"}
-        )
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:

@@ -6,14 +6,14 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from utils.adapters import peft_layout
 from utils.adapters.adapter import AttachContext, LoadBase, keep_float32
 from utils.adapters.peft_layout import save as save
-from utils.adapters.targets import list_head, refuse_new_tokens, reject_empty, train_whole
+from utils.adapters.targets import ModulesSection, list_head, refuse_new_tokens, train_whole
 from utils.adapters.training_hooks import TrainingHooks
-from utils.config.sections.peft import AdapterSection, Limits
+from utils.config.sections.peft import Limits
 from utils.core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -33,17 +33,13 @@ _SHARDING = (
 LIMITS = Limits(packing=_PACKING, sharding=_SHARDING, merge=_MERGE, model_types={"albert": _ALBERT})
 
 
-class PromptSection(AdapterSection):
+class PromptSection(ModulesSection):
     """The keys that all three methods take."""
 
     LIMITS: ClassVar[Limits] = LIMITS
 
     num_virtual_tokens: int = Field(20, ge=1)
     """Virtual tokens before every text; they take positions of the model."""
-    modules_to_save: list[str] | None = None
-    """Modules trained whole and saved with the adapter; the task head is always among them."""
-
-    _filled = field_validator("modules_to_save", mode="before")(reject_empty)
 
     @property
     def virtual_tokens(self) -> int:

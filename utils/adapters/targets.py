@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import field_validator
 
 from utils.adapters.adapter import AttachContext, head_modules
 from utils.config.sections.peft import AdapterSection
@@ -27,6 +29,9 @@ QUERY_AND_VALUE = {
 """Query and value, as in the LoRA paper, by model_type; where peft has no mapping of its own."""
 
 
+_NAMES = re.compile(r"[\w.]+(\s*,\s*[\w.]+)+")
+
+
 def reject_empty(value: Any) -> Any:
     """Refuse a list of modules without a name in it; for pydantic's validators."""
     if value in ([], ""):
@@ -35,8 +40,39 @@ def reject_empty(value: Any) -> Any:
 
 
 def split_names(value: Any) -> Any:
-    """Read `q_proj,v_proj` as other tools write lists; a regular expression holds no comma."""
-    return [name.strip() for name in value.split(",")] if isinstance(value, str) and "," in value else value
+    """Read `q_proj, v_proj` as other tools write lists; a regular expression stays one."""
+    is_list = isinstance(value, str) and _NAMES.fullmatch(value.strip())
+    return [name.strip() for name in value.split(",")] if is_list else value
+
+
+class ModulesSection(AdapterSection):
+    """The `peft:` section of methods beside which modules can be trained whole."""
+
+    modules_to_save: list[str] | None = None
+    """Modules trained whole and saved with the adapter; the task head is always among them."""
+
+    _named = field_validator("modules_to_save", mode="before")(reject_empty)
+
+
+class TargetsSection(ModulesSection):
+    """The `peft:` section of methods that adapt some of the model's modules."""
+
+    target_modules: str | list[str] | None = None
+    """Module names, a regular expression, or `all-linear`; null: as peft maps the architecture."""
+    exclude_modules: str | list[str] | None = None
+    """Module names or a regular expression to leave out."""
+
+    _filled = field_validator("target_modules", mode="before")(reject_empty)
+    _listed = field_validator("target_modules", "exclude_modules", mode="before")(split_names)
+
+
+class LayersSection(TargetsSection):
+    """The `peft:` section of methods that can be kept to some layers."""
+
+    layers_to_transform: int | list[int] | None = None
+    """Only these layers; null: all."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases are trained too."""
 
 
 def choose_targets(
@@ -55,11 +91,16 @@ def choose_targets(
     return None if model_type in known else ours.get(model_type, "all-linear")
 
 
+def list_layers(section: AdapterSection) -> list[int] | None:
+    """List the layers that the method is kept to; None: all, or it cannot be."""
+    layers: int | list[int] | None = getattr(section, "layers_to_transform", None)
+    return [layers] if isinstance(layers, int) else layers
+
+
 def find_layer_conflict(section: AdapterSection) -> dict[str, str]:
     """Say what is wrong with `layers_to_transform` whatever the model; by key, empty where nothing is."""
+    key, layers = "layers_to_transform", list_layers(section)
     targets, pattern = getattr(section, "target_modules", None), getattr(section, "layers_pattern", None)
-    layers = _as_list(getattr(section, "layers_to_transform", None))
-    key = "layers_to_transform"
     if layers is None:
         return {"layers_pattern": "needs layers_to_transform, which says the numbers; leave it out"} if pattern else {}
     if not layers:
@@ -82,7 +123,7 @@ def choose_layers(
     Raises:
         ConfigError: The model has no such layer.
     """
-    layers = _as_list(getattr(section, "layers_to_transform", None))
+    layers = list_layers(section)
     if layers is None:
         return {"target_modules": targets}
     pattern = getattr(section, "layers_pattern", None)
@@ -105,7 +146,7 @@ def missing_layers(absent: Iterable[int], count: int) -> str:
 
 def warn_of_idle_layers(adapted: Any, section: AdapterSection) -> None:
     """Name layers that are asked for and hold none of the modules that are adapted."""
-    layers = _as_list(getattr(section, "layers_to_transform", None))
+    layers = list_layers(section)
     if not layers:
         return
     pattern = getattr(section, "layers_pattern", None)
@@ -116,13 +157,10 @@ def warn_of_idle_layers(adapted: Any, section: AdapterSection) -> None:
 
 def _find_layer(name: str, pattern: str | list[str] | None) -> int | None:
     """Read the number of a module's layer as peft does: the first number in its name, or that behind a pattern."""
-    patterns = [rf"(?:^|.*?\.){each}" for each in _as_list(pattern or [])] or [r".*?\.[^.]*"]
+    behind = [pattern] if isinstance(pattern, str) else pattern or []
+    patterns = [rf"(?:^|.*?\.){each}" for each in behind if each] or [r".*?\.[^.]*"]
     found = next((match for each in patterns if (match := re.match(rf"{each}\.(\d+)\.", f"{name}."))), None)
     return int(found[1]) if found else None
-
-
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list) or value is None else [value]
 
 
 def list_head(model: PreTrainedModel, context: AttachContext) -> list[str]:

@@ -42,6 +42,7 @@ _CONVERTED: dict[str, Any] = {
 }
 _CHECKED = {
     "target_modules": BeforeValidator(lambda value: split_names(reject_empty(value))),
+    "exclude_modules": BeforeValidator(split_names),
     "modules_to_save": BeforeValidator(reject_empty),
 }
 _FROM_ONE = frozenset(
@@ -107,16 +108,16 @@ class PeftTunerSection(AdapterSection):
 
     def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
         """Find two sizes that are both set, or neither, where each follows from the other; and impossible targets."""
-        tuner, adapts = self.TUNER, self.TUNER.adapts
-        if adapts != "linear layers" and getattr(self, "target_modules", None) == "all-linear":
-            return {"target_modules": f"{self.method} is for {adapts}, and all-linear names none; leave it out"}
+        tuner = self.TUNER
+        if tuner.adapts != "linear layers" and getattr(self, "target_modules", None) == "all-linear":
+            return {"target_modules": f"{self.method} is for {tuner.adapts}, and all-linear names none; leave it out"}
         if refused := {key: f"not here: {why}" for key, why in tuner.refuses.items() if getattr(self, key, None)}:
             return refused
         if missing := [key for key in tuner.needs if getattr(self, key, None) is None]:
             return dict.fromkeys(missing, f"missing; {self.method} needs it, and peft has no default")
-        if (found := find_layer_conflict(self)) or self.TUNER.one_of is None:
+        if (found := find_layer_conflict(self)) or tuner.one_of is None:
             return found
-        one, other = self.TUNER.one_of
+        one, other = tuner.one_of
         sizes = [getattr(self, name) for name in (one, other)]
         if all(sizes):
             remedy = f"set peft.{other}: 0, or leave peft.{one} at 0"
@@ -163,32 +164,43 @@ def find_fields(method: str, tuner: Tuner) -> dict[str, InstalledField]:
 
 def attach(model: PreTrainedModel, config: PeftTunerSection, context: AttachContext) -> PreTrainedModel:
     """Wrap the model by peft's tuner; a new head is trained whole."""
+    if config.TUNER.adapts != "embeddings":
+        refuse_new_tokens(config.method, context)
+    linear = set(list_linear(model, []))
+    adapted = _wrap(model, config, _fields_for_peft(model, config, context))
+    _require_meant(adapted, config, linear)
+    warn_of_idle_layers(adapted, config)
+    keep_float32(adapted, context)
+    if config.TUNER.adapts == "attention modules":
+        # peft keeps hold of the forward of today, which our loss will replace.
+        adapted.base_model.forward = lambda *args, **kwargs: adapted.base_model.model.forward(*args, **kwargs)
+    return adapted  # type: ignore[no-any-return]  # Any: its parts are made at run time
+
+
+def _wrap(model: PreTrainedModel, config: PeftTunerSection, fields: dict[str, Any]) -> Any:
     from peft import get_peft_model
 
-    tuner = config.TUNER
-    if tuner.adapts != "embeddings":
-        refuse_new_tokens(config.method, context)
-    fields = _fields_for_peft(model, config, context)
-    targets = getattr(config, "target_modules", None)
-    linear = set(list_linear(model, []))
     try:
-        with peft_layout.explain_targets(model, targets):
-            peft_config = getattr(importlib.import_module(_module_of(config.method)), tuner.class_name)(**fields)
-            adapted: Any = get_peft_model(peft_layout.keep_unpacked(model), peft_config)
+        with peft_layout.explain_targets(model, getattr(config, "target_modules", None)):
+            peft_config = getattr(importlib.import_module(_module_of(config.method)), config.TUNER.class_name)(**fields)
+            return get_peft_model(peft_layout.keep_unpacked(model), peft_config)
     except (ValueError, AssertionError, AttributeError, NotImplementedError, ImportError) as error:  # odd sizes, say
         raise ModelError(f"peft refuses {config.method} on this model: {' '.join(str(error).split())}") from error
-    adapted_names = set(getattr(adapted.base_model, "targeted_module_names", ()))  # adaption_prompt's keeps none
-    if tuner.adapts in ("norms", "decoder blocks") and (wrong := linear & adapted_names):
-        message = f"{min(wrong)} is a linear layer, and {config.method} is for {tuner.adapts}; leave it out"
+
+
+def _require_meant(adapted: Any, config: PeftTunerSection, linear: set[str]) -> None:
+    """See to it that the tuner trains something, and of the plain model's linear layers none that it is not for.
+
+    Raises:
+        ModelError: It does not.
+    """
+    adapts, names = config.TUNER.adapts, getattr(adapted.base_model, "targeted_module_names", ())  # or it keeps none
+    if adapts in ("norms", "decoder blocks") and (wrong := linear & set(names)):
+        message = f"{min(wrong)} is a linear layer, and {config.method} is for {adapts}; leave it out"
         raise ModelError(f"peft.target_modules: {message}")
     if not any(part.requires_grad and "modules_to_save" not in name for name, part in adapted.named_parameters()):
         kinds = "layers that it can adapt, or only transformers' Conv1D"  # which OSF passes over in silence
         raise ModelError(f"peft.target_modules: {config.method} trains nothing in this model, which has no {kinds}")
-    warn_of_idle_layers(adapted, config)
-    keep_float32(adapted, context)
-    if tuner.adapts == "attention modules":  # peft keeps hold of the forward of today, which our loss will replace
-        adapted.base_model.forward = lambda *args, **kwargs: adapted.base_model.model.forward(*args, **kwargs)
-    return adapted  # type: ignore[no-any-return]  # Any: its parts are made at run time
 
 
 def _fields_for_peft(model: PreTrainedModel, config: PeftTunerSection, context: AttachContext) -> dict[str, Any]:
@@ -240,10 +252,8 @@ def _known_types(method: str) -> frozenset[str]:
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
     from peft.utils import PeftType
 
-    mapping = getattr(
-        PEFT_TYPE_TO_TUNER_MAPPING[PeftType(registry.normalize(method).upper())], "target_module_mapping", None
-    )
-    return frozenset(mapping or ())
+    model_class = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(registry.normalize(method).upper())]
+    return frozenset(getattr(model_class, "target_module_mapping", None) or ())
 
 
 def _module_of(method: str) -> str:

@@ -20,7 +20,7 @@ from utils.adapters.saved_adapter import (
     read_adapter_config,
     settle_section,
 )
-from utils.adapters.targets import missing_layers
+from utils.adapters.targets import list_layers, missing_layers
 from utils.config.document import Document
 from utils.config.section import Section
 from utils.config.sections.model import ModelSection
@@ -52,15 +52,7 @@ class Asked:
 
 
 def check_base(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Check a run against its base.
-
-    Args:
-        asked: What the run asks.
-        base: The parsed config.json.
-
-    Yields:
-        A key and the sentence that says why not, and what works instead.
-    """
+    """Check a run against its base's config.json: keys, each with why not, and what works instead."""
     if too_many := layers_problem(base):
         yield "model.name_or_path", too_many
         return
@@ -108,23 +100,15 @@ def _check_positions(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[st
         return
     room = positions - virtual
     remedy = f"set it to {room}" if room > 0 else "lower peft.num_virtual_tokens"
-    yield (
-        asked.length_key,
-        (
-            f"{asked.length} tokens and {virtual} virtual ones (peft.num_virtual_tokens) are more than the model's "
-            f"{positions} positions; {remedy}"
-        ),
-    )
+    message = f"{asked.length} tokens and {virtual} virtual ones (peft.num_virtual_tokens) are more than the model's "
+    yield asked.length_key, f"{message}{positions} positions; {remedy}"
 
 
 def _check_layers(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Check that the layers that the method is limited to are there, as far as config.json counts them."""
-    layers: Any = getattr(asked.peft, "layers_to_transform", None)
-    count = count_layers(base)
-    if layers is None or count is None:
+    if (count := count_layers(base)) is None:
         return
-    absent = [layer for layer in (layers if isinstance(layers, list) else [layers]) if layer >= count]
-    if absent:
+    if absent := [layer for layer in list_layers(asked.peft) or () if layer >= count]:
         yield "peft.layers_to_transform", missing_layers(absent, count)
 
 
@@ -136,28 +120,21 @@ def _check_half(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, st
     if dtype.removeprefix("torch.") != "float16" or asked.arguments.get("fp16") or asked.arguments.get("bf16"):
         return
     stored = " (as the checkpoint is stored)" if asked.model.dtype == "auto" else ""
-    yield (
-        "model.dtype",
-        (
-            f"what is trained would be float16{stored}, which loses small updates; set bfloat16 or float32, or keep it "
-            "with training.fp16: true (on a GPU), under which what is trained stays float32"
-        ),
+    message = (
+        f"what is trained would be float16{stored}, which loses small updates; set bfloat16 or float32, or keep it "
+        "with training.fp16: true (on a GPU), under which what is trained stays float32"
     )
+    yield "model.dtype", message
 
 
 _TOKENIZER_KEYS = ("chat_template", "extra_special_tokens", "pad_token")
 
 
 def settle_adapter(read: dict[str, Section], document: Document, notices: list[str]) -> list[Problem]:
-    """Put the adapter's own settings where the file has none; `read` is changed.
+    """Put the adapter's own settings into the sections that were read, where the file has none.
 
-    Args:
-        read: The sections that were read without mistakes.
-        document: The file.
-        notices: Gets a sentence where the tokenizer becomes the one that the adapter was trained with.
-
-    Returns:
-        What the file and the adapter do not agree in.
+    Given back is in what the file and the adapter do not agree; `notices` gets a sentence where the tokenizer becomes
+    the one that the adapter was trained with.
     """
     header, model, peft = (read.get(name) for name in ("", "model", "peft"))
     if not isinstance(peft, AdapterSection) or peft.adapter_path is None or not isinstance(header, Header):

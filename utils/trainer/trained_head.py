@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
+from utils.adapters.adapter import evaluating
 from utils.trainer.chunked_cross_entropy import ChunkedCrossEntropy, ChunkedLogProbs, LossSpec, list_chunks, transform
 from utils.trainer.varlen_attention import plain_attention, probing_precision
 
@@ -174,17 +175,14 @@ def _agrees(model: Any, spec: LossSpec) -> bool:
         return True  # sharded: nothing can be run before training starts
     embeddings = model.get_input_embeddings().weight
     device = embeddings.device
-    was_training, _ = model.training, model.eval()
     ids = torch.arange(_PROBE_TOKENS, device=device)[None] % embeddings.shape[0]
     try:
-        with plain_attention(model), probing_precision(model):
+        with evaluating(model), plain_attention(model), probing_precision(model):
             hidden = model.base_model(input_ids=ids, use_cache=False)[0]
             logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
             ours = _score_trained(hidden, model.get_output_embeddings(), ids, spec)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # a body or head of another make
         return False
-    finally:
-        model.train(was_training)
     theirs = functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1), reduction="sum")
     assert ours.loss is not None, "a score holds a loss"
     tolerance = _TOLERANCE if hidden.dtype == torch.float32 else 5e-2

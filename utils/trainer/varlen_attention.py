@@ -18,6 +18,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from utils.adapters.adapter import evaluating
 from utils.core.errors import ModelError
 
 logger = logging.getLogger(__name__)
@@ -227,23 +228,20 @@ def _measure_leak(model: Any) -> float:
     from utils.trainer.flat_batches import FlatCollator
 
     embeddings = model.get_input_embeddings().weight
-    was_training, _ = model.training, model.eval()
-    try:
-        generator = torch.Generator().manual_seed(0)
-        lengths = [*_PROBE_LENGTHS, *_window_lengths(model.config.get_text_config())]
-        documents = [torch.randint(0, embeddings.shape[0], (n,), generator=generator).tolist() for n in lengths]
-        collate = FlatCollator(pad_token_id=0, padding_free=True)
-        batch = collate([{"input_ids": each} for each in documents])
-        batch.pop("labels")
-        moved = {key: each.to(embeddings.device) if torch.is_tensor(each) else each for key, each in batch.items()}
+    generator = torch.Generator().manual_seed(0)
+    lengths = [*_PROBE_LENGTHS, *_window_lengths(model.config.get_text_config())]
+    documents = [torch.randint(0, embeddings.shape[0], (n,), generator=generator).tolist() for n in lengths]
+    collate = FlatCollator(pad_token_id=0, padding_free=True)
+    batch = collate([{"input_ids": each} for each in documents])
+    batch.pop("labels")
+    moved = {key: each.to(embeddings.device) if torch.is_tensor(each) else each for key, each in batch.items()}
+    with evaluating(model):
         together = model(**moved, use_cache=False).logits[0].float()
         with plain_attention(model):
             alone = [
                 model(input_ids=torch.tensor([each], device=embeddings.device), use_cache=False).logits[0].float()
                 for each in documents
             ]
-    finally:
-        model.train(was_training)
     whole = torch.cat(alone)
     return float((together - whole).abs().max() / whole.abs().max().clamp(min=1e-6))
 

@@ -28,9 +28,10 @@ def attach(tiny_base: Callable[..., Path]) -> Callable[..., Any]:
     def run(
         family: str, method: str, model: dict[str, Any] | None = None, num_labels: int | None = 3, **keys: Any
     ) -> Any:
+        from transformers import set_seed
+
         from utils.adapters.adapter import AttachContext, load_adapter
         from utils.config.sections.model import ModelSection
-        from utils.core.seeding import seed_everything
         from utils.modeling.base_model import load_base_model
         from utils.modeling.head import build_head_spec, list_new_modules
         from utils.modeling.tokenizer import added_token_ids, load_tokenizer
@@ -65,7 +66,7 @@ def attach(tiny_base: Callable[..., Path]) -> Callable[..., Any]:
             new_modules=tuple(list_new_modules(base)),
             **{"training_batches": draw_batches, **context_keys},
         )
-        seed_everything(42)
+        set_seed(42)
         adapted = plugin.attach(base, plugin.Config(**keys), context)
         return SimpleNamespace(
             model=adapted, plugin=plugin, tokenizer=tokenizer, load_base=load_base, batches=draw_batches

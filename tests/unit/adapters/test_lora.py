@@ -107,10 +107,16 @@ def test_rank_pattern_changes_single_modules(attach):
     assert [name.endswith("layer.1.attention.self.value") for name in odd] == [True]
 
 
-@pytest.mark.parametrize("excluded", [["value"], r".*\.value", ["self.value"]])
+@pytest.mark.parametrize("excluded", [["value"], r".*\.value", ["self.value"], "key, value", r".*\.val[a-z]{1,2}"])
 def test_excluded_modules_are_left_out(attach, excluded):
     model = attach("bert", "lora", exclude_modules=excluded).model
     assert {name.rsplit(".", 1)[-1] for name in _lora_modules(model)} == {"query"}
+
+
+@pytest.mark.parametrize("written", [r".*layer\.\d{1,2}\..*\.(query|value)", "query ,value"])
+def test_a_comma_within_an_expression_parts_no_names(attach, written):
+    model = attach("bert", "lora", target_modules=written).model
+    assert {name.rsplit(".", 1)[-1] for name in _lora_modules(model)} == {"query", "value"}
 
 
 def test_excluding_keeps_the_head_free_of_lora(attach):

@@ -14,21 +14,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from utils.adapters.adapter import AttachContext, keep_float32
-from utils.adapters.lora.inits import ONLY_FOR, find_conflict, kind_of, parse_init, refuse_quantized
+from utils.adapters.lora.inits import ONLY_FOR, find_conflict, kind_of, parse_init
 from utils.adapters.peft_layout import load as load
 from utils.adapters.peft_layout import merge as merge
 from utils.adapters.peft_layout import save as save
 from utils.adapters.targets import (
+    LayersSection,
     choose_layers,
     choose_targets,
     find_layer_conflict,
     list_head,
-    reject_empty,
-    split_names,
     train_whole,
     warn_of_idle_layers,
 )
-from utils.config.sections.peft import AdapterSection, Limits
+from utils.config.sections.peft import Limits
 from utils.core.errors import ConfigError, ModelError, Problem
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Config(AdapterSection):
+class Config(LayersSection):
     """Low-rank adaptation: W + (lora_alpha / lora_r) * B @ A beside frozen weights."""
 
     ALIASES: ClassVar[dict[str, str]] = {
@@ -59,14 +58,6 @@ class Config(AdapterSection):
     """Dropout on the update's input."""
     target_modules: str | list[str] | None = None
     """Module names, a regular expression, or `all-linear`; null: query and value, as peft maps the architecture."""
-    exclude_modules: str | list[str] | None = None
-    """Module names or a regular expression to leave out."""
-    layers_to_transform: int | list[int] | None = None
-    """Only these layers; null: all."""
-    bias: Literal["none", "all", "lora_only"] = "none"
-    """Which biases are trained too."""
-    modules_to_save: list[str] | None = None
-    """Modules trained whole and saved with the adapter; the task head is always among them."""
     rank_pattern: dict[str, int] = Field(default_factory=dict)
     """Ranks of single modules: {'model.layers.0.self_attn.q_proj': 16}."""
     alpha_pattern: dict[str, float] = Field(default_factory=dict)
@@ -108,9 +99,6 @@ class Config(AdapterSection):
     qalora_group_size: int = Field(16, ge=1)
     """use_qalora: inputs in a group; it has to divide the layers' sizes."""
 
-    _filled = field_validator("target_modules", "modules_to_save", mode="before")(reject_empty)
-    _listed = field_validator("target_modules", mode="before")(split_names)
-
     @field_validator("init_lora_weights", mode="before")
     @classmethod
     def _spell_init(cls, value: Any) -> Any:
@@ -125,27 +113,13 @@ class Config(AdapterSection):
 
     def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
         """Say what the chosen initialisation cannot stand beside, and which layers cannot be meant."""
-        init, found = self.init_lora_weights, find_layer_conflict(self)
-        if quantization is not None and (why := refuse_quantized(init)):
-            found["init_lora_weights"] = why
-        elif init == "loftq" and quantization not in ("nf4", "fp4"):
-            found["init_lora_weights"] = (
-                "loftq starts from the error of a 4-bit base; set model.quantization: nf4, or choose pissa"
-            )
-        elif conflict := find_conflict(
-            init,
-            ranks=[self.lora_r, *self.rank_pattern.values()],
-            use_dora=self.use_dora,
-            use_rslora=self.use_rslora,
-            has_patterns=bool(self.rank_pattern or self.alpha_pattern),
-        ):
+        found = find_layer_conflict(self)
+        if conflict := find_conflict(self, quantization):
             found["init_lora_weights"] = conflict
-        if init == "mica" and self.loraplus_lr_ratio is not None:
+        if self.init_lora_weights == "mica" and self.loraplus_lr_ratio is not None:
             found["loraplus_lr_ratio"] = "is not with init_lora_weights: mica, which freezes B; leave it out"
         if self.use_qalora and self.use_dora:
             found["use_qalora"] = "is not with use_dora, which peft cannot join with it; leave one of them out"
-        if self.use_qalora and init is not True:
-            found["init_lora_weights"] = "peft draws A anew for use_qalora; leave it out"
         return found
 
     def find_unused(self) -> dict[str, str]:

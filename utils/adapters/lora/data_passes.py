@@ -12,7 +12,7 @@ from peft import get_eva_state_dict
 from peft.tuners.lora.corda import CordaEigens, preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 
-from utils.adapters.adapter import AttachContext
+from utils.adapters.adapter import AttachContext, evaluating
 from utils.core.errors import ConfigError, LoraNsError, ModelError, Problem
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _run_eva(
             raise _NotSettledError
         run(batch)
 
-    with _without_training(model), _without_hooks(model, names):
+    with evaluating(model), _without_hooks(model, names):
         found: dict[str, torch.Tensor] = get_eva_state_dict(
             model,
             batches,
@@ -102,7 +102,7 @@ def look_at_inputs(
             run(_to(row, model))
 
     try:
-        with _without_training(model):
+        with evaluating(model):
             preprocess_corda(model, peft_config, run_model=run_rows)
     except (ZeroDivisionError, IndexError):
         raise ModelError(
@@ -182,16 +182,6 @@ def _body_of(model: PreTrainedModel, names: list[str]) -> Callable[[Batch], Any]
 
 def _to(batch: Batch, model: PreTrainedModel) -> Batch:
     return {key: each.to(model.device) for key, each in batch.items()}
-
-
-@contextmanager
-def _without_training(model: PreTrainedModel) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 @contextmanager

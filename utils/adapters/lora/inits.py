@@ -8,9 +8,12 @@ al. 2023, arXiv:2310.08659; MiCA: arXiv:2604.01694.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from utils.config.error_messages import suggest
+
+if TYPE_CHECKING:
+    from utils.adapters.lora import Config
 
 INITS = (
     "gaussian", "pissa", "pissa_niter_16", "olora", "orthogonal", "eva", "corda", "lora_ga", "loftq", "mica",
@@ -67,18 +70,23 @@ def refuse_quantized(init: bool | str) -> str | None:
     return f"{init} is not with a quantized base: it {why}; use eva, loftq (4 bits) or true" if why else None
 
 
-def find_conflict(
-    init: bool | str, *, ranks: Iterable[int], use_dora: bool, use_rslora: bool, has_patterns: bool
-) -> str | None:
-    """Say what an initialisation cannot stand beside, whichever of the section's ranks it is; None: all is well."""
-    kind = kind_of(init)
-    if kind == "orthogonal" and any(rank % 2 for rank in ranks):
-        return f"orthogonal needs even ranks, found {', '.join(str(rank) for rank in ranks if rank % 2)}"
-    if rewrites_base(init) and use_rslora and has_patterns:
+def find_conflict(section: Config, quantization: str | None) -> str | None:
+    """Say what the section's initialisation cannot stand beside, on a base stored so; None: all is well."""
+    init, kind = section.init_lora_weights, kind_of(section.init_lora_weights)
+    if section.use_qalora and init is not True:
+        return "peft draws A anew for use_qalora; leave it out"
+    if quantization is not None and (why := refuse_quantized(init)):
+        return why
+    if kind == "loftq" and quantization not in ("nf4", "fp4"):
+        return "loftq starts from the error of a 4-bit base; set model.quantization: nf4, or choose pissa"
+    odd = [str(rank) for rank in (section.lora_r, *section.rank_pattern.values()) if rank % 2]
+    if kind == "orthogonal" and odd:
+        return f"orthogonal needs even ranks, found {', '.join(odd)}"
+    if rewrites_base(init) and section.use_rslora and (section.rank_pattern or section.alpha_pattern):
         return (
             f"{init} is not with use_rslora beside rank_pattern or alpha_pattern: it is saved at twice the rank, and "
             "these scales would not come along; take one of them out"
         )
-    if kind in ("mica", "loftq") and use_dora:
+    if kind in ("mica", "loftq") and section.use_dora:
         return f"{init} is not with use_dora, which peft cannot join with it; use eva or true"
     return None

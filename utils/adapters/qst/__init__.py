@@ -16,8 +16,8 @@ from pydantic import Field, field_validator
 from utils.adapters.adapter import AttachContext, LoadBase, keep_float32
 from utils.adapters.peft_layout import save as save
 from utils.adapters.qst.cache import CacheChoice, read_cache, settings
-from utils.adapters.targets import list_head, refuse_new_tokens, train_whole
-from utils.config.sections.peft import AdapterSection, Limits
+from utils.adapters.targets import ModulesSection, list_head, refuse_new_tokens, train_whole
+from utils.config.sections.peft import Limits
 from utils.core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _LAZY = {"QSTConfig": "config", "QSTModel": "model"}
 
 
-class Config(AdapterSection):
+class Config(ModulesSection):
     """A side network of hidden_size / reduction_factor beside the frozen backbone; only it is trained."""
 
     LIMITS: ClassVar[Limits] = Limits(
@@ -77,8 +77,6 @@ class Config(AdapterSection):
     (exactly, in memory), or a mapping of where, dtype, budget_gb and dir."""
     layers_path: str | None = None
     """Path of the list of layers, for an architecture in which it is not found."""
-    modules_to_save: list[str] | None = None
-    """Modules trained whole and saved with the adapter; the task head is always among them."""
 
     @field_validator("cache", mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from utils.data.preference import PairEncoder
+from utils.data.preference_encoding import PairEncoder
 from utils.metrics.bootstrap import wilson_interval
 from utils.tasks.preference.batches import PreferenceCollator
 from utils.tasks.preference.reference import prepare_reference

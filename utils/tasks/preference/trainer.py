@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from trl.trainer.utils import disable_dropout_in_model
 
+from utils.adapters.adapter import evaluating
 from utils.core.signals import raise_if_interrupted
 from utils.tasks.preference.batches import OF_BATCH, REFERENCE
 from utils.trainer.base import LoraNsTrainer
@@ -145,27 +146,17 @@ class PreferenceTrainer(RowsTrainer):
         unwrapped = self.accelerator.unwrap_model(self.model)
         # Without an adapter nothing is trained; where something is, prepare_reference has computed the reference.
         off = unwrapped.disable_adapter() if hasattr(unwrapped, "disable_adapter") else nullcontext()
-        with torch.no_grad(), off, _evaluating(unwrapped):
+        with torch.no_grad(), off, evaluating(unwrapped):
             yield self.model
 
     @contextmanager
     def as_start(self, other: Any = None) -> Iterator[Any]:
         """Give the model as it is, or another one, in evaluation."""
         model = self.model if other is None else other
-        with torch.no_grad(), _evaluating(model), self.compute_loss_context_manager():
+        with torch.no_grad(), evaluating(model), self.compute_loss_context_manager():
             yield model
 
 
 def compare_sides(pairs: torch.Tensor) -> torch.Tensor:
     """Tell of each pair, (2, n), whether the first is larger: 1, 0, or 1/2 where they are equal, as before training."""
     return (pairs[0] > pairs[1]).float() + 0.5 * (pairs[0] == pairs[1]).float()
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
