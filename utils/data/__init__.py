@@ -1,1 +1,1 @@
-"""Dataset plug-ins: where the rows are, how a row becomes model input, how it is judged; and what prepares them."""
+"""Rows: where they are, how they are read, split and encoded, and the report of what was found in them."""

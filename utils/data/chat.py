@@ -12,8 +12,8 @@ from utils.core.errors import ModelError
 from utils.core.library_errors import explain_library
 from utils.core.texts import RowError
 from utils.core.time_limit import time_limit
-from utils.data.chat_abilities import OWN_KEYS, THOUGHT_KEYS, Abilities
-from utils.data.conversations import is_trained
+from utils.data.chat_abilities import OWN_KEYS, Abilities
+from utils.data.conversations import THOUGHT_KEYS, is_trained
 from utils.data.dataset import Turn
 
 if TYPE_CHECKING:

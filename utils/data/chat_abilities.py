@@ -10,6 +10,7 @@ from typing import Any
 
 from utils.core.errors import ModelError
 from utils.core.texts import RowError
+from utils.data.conversations import THOUGHT_KEYS
 from utils.data.dataset import Turn
 
 SYSTEM_FOLDED = "whose system turn was put into the first user's turn, as the chat template has none"
@@ -18,9 +19,6 @@ OPENING_LEFT_OUT = "without the assistant's first turn, as the chat template wan
 THOUGHTS_WRITTEN = "with reasoning written as <think> ... </think> before the answer, as the chat template has none"
 CALLS_NUMBERED = "with new ids of their calls and results, as the chat template wants nine letters and digits"
 TOOLS_UNLISTED = "with tools that the chat template does not list; it writes their calls and results"
-THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
-"""Keys by which templates read a thought."""
-
 OWN_KEYS = ("train", "context")
 """Keys of a turn that are ours, not the template's."""
 

@@ -141,7 +141,7 @@ def _limit(rows: LabelledRows, section: ClassificationSection, seed: int) -> Lab
     import numpy as np
 
     limit = section.max_train_samples if rows.name == "train" else section.max_eval_samples
-    if limit is None or len(rows) <= limit or rows.name.startswith("test"):
+    if limit is None or len(rows) <= limit or rows.is_test:
         return rows
     order = np.random.default_rng(seed).permutation(len(rows)).tolist() if rows.name == "train" else range(len(rows))
     return rows.select(order[:limit])

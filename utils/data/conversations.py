@@ -21,7 +21,8 @@ ROLES = {
 _CALLS = ("function_call", "tool_call")
 """Roles whose text is the JSON of the assistant's calls."""
 _SYSTEM_COLUMNS = ("system", "system_prompt")
-_REASONING = ("reasoning_content", "thinking", "reasoning")
+THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
+"""Keys under which rows have a thought, and templates read it."""
 _WEIGHTS = ("weight", "loss_weight", "loss", "train")
 _KEPT = ("name", "tool_call_id")
 """Keys of a turn that reach the chat template as they are."""
@@ -169,7 +170,7 @@ class _TurnReader:
 
     def _read_content(self, turn: Turn, content: Any, given: dict[str, Any], number: int) -> None:
         where = f"turn {number}"
-        thoughts = [given.pop(key) for key in _REASONING if key in given and turn["role"] == "assistant"]
+        thoughts = [given.pop(key) for key in THOUGHT_KEYS if key in given and turn["role"] == "assistant"]
         calls = _read_calls(given.pop("tool_calls", None) or [], where)
         calls += _read_calls(given.pop("function_call", None) or [], where)
         if isinstance(content, list):
@@ -199,7 +200,7 @@ class _TurnReader:
             value = next((given.pop(key) for key in ("text", "value", kind) if key in given), None)
             if kind == "tool_call":
                 calls += _read_calls(value, where)
-            elif kind in ("text", *_REASONING) and isinstance(value, str):
+            elif kind in ("text", *THOUGHT_KEYS) and isinstance(value, str):
                 (texts if kind == "text" else thoughts).append(value)
             else:
                 raise RowError(f"{where}: content holds a part of type {kind}; only texts can be trained on")

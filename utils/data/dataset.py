@@ -11,12 +11,12 @@ from utils.config.sections.dataset import DatasetSection
 from utils.core import registry
 from utils.core.texts import list_texts
 from utils.data.row_files import AS_NAMED, FileFormat
+from utils.data.row_files import Row as Row
 
 if TYPE_CHECKING:
     from utils.data.rows import Rows
     from utils.data.sources import Source
 
-Row = dict[str, Any]
 Turn = dict[str, Any]
 """One turn of a conversation: role (system, user, assistant, tool) and content, a text; where a row has them:
 reasoning_content, tool_calls, name, tool_call_id; `train: False` on an answer that its row excludes from training, and
@@ -220,7 +220,7 @@ class DatasetPlugin(Protocol):
 
 
 def load_dataset_plugin(name: str) -> DatasetPlugin:
-    """Open a dataset plug-in.
+    """Load a dataset plug-in.
 
     Raises:
         KeyError: There is no such dataset.

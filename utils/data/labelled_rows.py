@@ -11,10 +11,10 @@ from typing import Any
 from utils.config.sections.dataset import ClassificationSection
 from utils.core.errors import DataError
 from utils.core.texts import RowError, describe_kind
-from utils.data.dataset import ClassificationSet
+from utils.data.dataset import ClassificationSet, Row
 from utils.data.labels import LabelCoder, Reorder, build_label_coder, point_out_alike, type_labels
 from utils.data.reading import BadRows, DataProblems, read_each, require_columns
-from utils.data.rows import RawRow, Rows
+from utils.data.rows import Rows
 from utils.data.splits import hold_out, open_split, open_train, open_validation
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,11 @@ class LabelledRows:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    @property
+    def is_test(self) -> bool:
+        """Tell whether only a benchmark's server knows their labels."""
+        return self.name.startswith("test")
 
     def place(self, index: int) -> str:
         """Name a row."""
@@ -94,21 +99,14 @@ def read_classification(
     """Read a set and encode its labels; one DataError has all that is wrong: columns, splits and labels."""
     found = DataProblems()
     read = _read_splits(spec, found)
-    if (spec.train_split is not None and "train" not in read) or all(name.startswith("test") for name in read):
+    if (spec.train_split is not None and "train" not in read) or all(rows.is_test for rows in read.values()):
         found.stop()  # the classes would be told by too few rows
     with found.gather():
         coder = _build_coder(spec, read, reorder)
-        encoded = {}
-        for name, rows in read.items():
-            with found.gather():
-                encoded[name] = rows if name.startswith("test") else rows.encode(coder)
-                if not name.startswith("test"):
-                    encoded[name].bad.stop(name, len(rows.rows), section.on_bad_row)
-        found.stop()
-        commit = next((rows.rows.commit for name, rows in read.items() if not name.startswith("test")), None)
-        return LabelledSet(coder, _hold_out_rows(encoded, spec, coder, seed), commit)
+        encoded = _encode_labels(read, coder, section, found)
     found.stop()
-    raise AssertionError("what is missing was gathered")
+    commit = next((rows.rows.commit for rows in read.values() if not rows.is_test), None)
+    return LabelledSet(coder, _hold_out_rows(encoded, spec, coder, seed), commit)
 
 
 def _read_splits(spec: ClassificationSet, found: DataProblems) -> dict[str, LabelledRows]:
@@ -155,15 +153,12 @@ def _read_split(name: str, rows: Rows, spec: ClassificationSet, found: DataProbl
 def _read_rows(name: str, rows: Rows, spec: ClassificationSet) -> LabelledRows:
     if len(rows) == 0:
         raise DataError(f"{spec.path}: the split {name} is empty")
-    there, is_test = rows.column_names(), name.startswith("test")
-    needed = [*spec.text_columns, *([] if is_test else [spec.label_column])]
-    require_columns(there, needed, f"{spec.path}, split {name}", "dataset.text_column and dataset.label_column")
-    id_column = next((column for column in _ID_COLUMNS if column in there), None) if is_test else None
     read = LabelledRows(name, rows, [], {column: [] for column in spec.text_columns}, [], [])
-
-    for index, row in read_each(
-        rows, partial(_require_values, columns=(*spec.text_columns, spec.label_column)), read.bad
-    ):
+    there, columns = rows.column_names(), (*spec.text_columns, spec.label_column)
+    needed = spec.text_columns if read.is_test else columns
+    require_columns(there, needed, f"{spec.path}, split {name}", "dataset.text_column and dataset.label_column")
+    id_column = next((column for column in _ID_COLUMNS if column in there), None) if read.is_test else None
+    for index, row in read_each(rows, partial(_require_values, columns=columns), read.bad):
         read.positions.append(index)
         for column, values in read.texts.items():
             values.append(row.get(column))
@@ -174,7 +169,7 @@ def _read_rows(name: str, rows: Rows, spec: ClassificationSet) -> LabelledRows:
     return read
 
 
-def _require_values(row: RawRow, columns: Sequence[str]) -> RawRow:
+def _require_values(row: Row, columns: Sequence[str]) -> Row:
     """Give a row back that holds one text or label in each column."""
     for column in columns:
         if isinstance(value := row.get(column), (list, dict)):
@@ -204,9 +199,21 @@ def _read_tests(spec: ClassificationSet) -> dict[str, LabelledRows]:
     return read
 
 
+def _encode_labels(
+    read: dict[str, LabelledRows], coder: LabelCoder, section: ClassificationSection, found: DataProblems
+) -> dict[str, LabelledRows]:
+    encoded = dict(read)
+    for name, rows in read.items():
+        if not rows.is_test:
+            encoded[name] = rows.encode(coder)
+            with found.gather():
+                encoded[name].bad.stop(name, len(rows.rows), section.on_bad_row)
+    return encoded
+
+
 def _build_coder(spec: ClassificationSet, read: dict[str, LabelledRows], reorder: Reorder) -> LabelCoder:
     """Tell the classes by all rows to train on, held-out ones included; without any, by those to score on."""
-    labelled = [rows for name, rows in read.items() if not name.startswith("test")]
+    labelled = [rows for rows in read.values() if not rows.is_test]
     if not labelled and not spec.label_names:
         raise DataError(f"{spec.path}: there are only unlabelled rows, and the classes are not known")
     if not labelled:

@@ -1,4 +1,4 @@
-"""Rows of preferences: pairs of a chosen and a rejected answer, and answers labelled good or bad; read and encoded.
+"""Rows of preferences: pairs of a chosen and a rejected answer, and answers labelled good or bad.
 
 Any prompt that a dataset reads serves for either. A pair is {"prompt", "chosen", "rejected"}, the prompt being whatever
 the set's prompts are made of (a text, turns, a template's columns, an instruction), the answers texts or turns; or
@@ -10,16 +10,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 from utils.core.errors import DataError
 from utils.core.texts import RowError, describe_kind, join_answer
 from utils.data.conversations import Conversation, as_context, build_chat, read_conversation
 from utils.data.dataset import Example, InstructionSet, Row, Turn
-from utils.data.encoding import MASKED, Encoded, ExampleEncoder
 from utils.data.formats import ANSWER_COLUMNS, find_answer_column
-from utils.data.text_tokens import cut_middle
 
 SIDES = ("chosen", "rejected")
 _LABELS = ("label", "kto_tag")
@@ -199,136 +197,3 @@ def _answer(asked: Example, row: Row, name: str, roles: Mapping[str, str], join:
     before = asked.messages or ({"role": "user", "content": asked.user_turn or asked.prompt},)
     turns = (*as_context(before), *said)
     return replace(build_chat(Conversation(turns, asked.tools)), question=asked.question, unread=asked.unread + unread)
-
-
-@dataclass(frozen=True)
-class EncodedPair(Encoded):
-    """A pair as tokens: the chosen side by the fields of an encoded row, the rejected one beside it."""
-
-    rejected_ids: tuple[int, ...] = ()
-    rejected_labels: tuple[int, ...] = ()
-    margin: float | None = None
-
-    @property
-    def num_trained(self) -> int:
-        """Trained tokens of both sides; 0 where one has none."""
-        sides = [sum(label != MASKED for label in labels) for labels in (self.labels, self.rejected_labels)]
-        return sum(sides) if all(sides) else 0
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of both sides."""
-        return len(self.input_ids) + len(self.rejected_ids)
-
-    def to_row(self) -> dict[str, Any]:
-        """Give the row; `length` is that of the longer side."""
-        length = max(len(self.input_ids), len(self.rejected_ids))
-        other = {"rejected_input_ids": self.rejected_ids, "rejected_labels": self.rejected_labels}
-        margin = {} if self.margin is None else {"margin": self.margin}
-        return {**super().to_row(), **other, **margin, "length": length}
-
-
-@dataclass(frozen=True)
-class PairEncoder(ExampleEncoder):
-    """Encodes both sides of pairs, with the same prompt: where one side's is cut, the other's is as well."""
-
-    COLUMNS: ClassVar[Mapping[str, type]] = {
-        **ExampleEncoder.COLUMNS, "rejected_input_ids": list, "rejected_labels": list,
-    }  # fmt: skip
-
-    def encode_many(self, examples: Sequence[Example]) -> list[list[Encoded] | RowError]:
-        """Encode pairs together; other examples, such as prompts to answer, as they are."""
-        sides = [side for each in examples for side in (each, each.rejected) if side is not None]
-        encoded = iter(super().encode_many(sides))
-        return [
-            next(encoded) if each.rejected is None else _pair(next(encoded), next(encoded), each.margin)
-            for each in examples
-        ]
-
-
-@dataclass(frozen=True)
-class MarginEncoder(PairEncoder):
-    """Encodes pairs with how much more their chosen answers are liked."""
-
-    COLUMNS: ClassVar[Mapping[str, type]] = {**PairEncoder.COLUMNS, "margin": float}
-
-
-def _pair(
-    one: list[Encoded] | RowError, other: list[Encoded] | RowError, margin: float | None
-) -> list[Encoded] | RowError:
-    if isinstance(one, RowError):
-        return one
-    if isinstance(other, RowError):
-        return other
-    chosen, rejected = _align(one[-1], other[-1])
-    notes = [f"with the end cut off the {name} answer" for name, side in zip(SIDES, (chosen, rejected), strict=True)
-             if side.answer_cut]  # fmt: skip
-    if chosen.input_ids == rejected.input_ids:
-        notes.append("whose chosen and rejected answers are equal: nothing is learnt from them")
-    most = {name: max(getattr(chosen, name), getattr(rejected, name))
-            for name in ("full_length", "prompt_cut", "answer_cut", "exchanges_cut", "untrained_turns")}  # fmt: skip
-    pair = EncodedPair(
-        chosen.input_ids,
-        chosen.labels,
-        **most,
-        too_long=chosen.too_long or rejected.too_long,
-        notes=tuple(dict.fromkeys([*chosen.notes, *rejected.notes, *notes])),
-        rejected_ids=tuple(rejected.input_ids),
-        rejected_labels=tuple(rejected.labels),
-        margin=margin,
-    )
-    return [pair]
-
-
-def _align(chosen: Encoded, rejected: Encoded) -> tuple[Encoded, Encoded]:
-    """Cut the longer prompt to the shorter one, so that both answers are answers to the same."""
-    if not (chosen.prompt_cut or rejected.prompt_cut) or chosen.too_long or rejected.too_long:
-        return chosen, rejected
-    prompts = [find_prompt(each.labels) for each in (chosen, rejected)]
-    least = min(prompts)
-    chosen, rejected = (
-        each if length == least else replace(
-            each,
-            input_ids=cut_middle(each.input_ids[:length], least) + each.input_ids[length:],
-            labels=each.labels[length - least :],
-            prompt_cut=each.prompt_cut + length - least,
-        )
-        for each, length in zip((chosen, rejected), prompts, strict=True)
-    )  # fmt: skip
-    return chosen, rejected
-
-
-def find_prompt(labels: Sequence[int]) -> int:
-    """Count the tokens before the first trained one."""
-    return next((place for place, label in enumerate(labels) if label != MASKED), len(labels))
-
-
-@dataclass(frozen=True)
-class EncodedLabelled(Encoded):
-    """An answer with its label as tokens."""
-
-    is_good: bool = True
-
-    def to_row(self) -> dict[str, Any]:
-        """Give the row; `is_good` is 0 or 1."""
-        return {**super().to_row(), "is_good": int(self.is_good)}
-
-
-@dataclass(frozen=True)
-class LabelledEncoder(ExampleEncoder):
-    """Encodes answers that are labelled good or bad."""
-
-    COLUMNS: ClassVar[Mapping[str, type]] = {**ExampleEncoder.COLUMNS, "is_good": int}
-
-    def encode_many(self, examples: Sequence[Example]) -> list[list[Encoded] | RowError]:
-        """Encode answers together; of an answer that becomes several rows, the one that ends it counts."""
-        return [
-            found if isinstance(found, RowError) or example.is_good is None else [_label(found[-1], example.is_good)]
-            for example, found in zip(examples, super().encode_many(examples), strict=True)
-        ]
-
-
-def _label(encoded: Encoded, is_good: bool) -> Encoded:
-    kept = {each.name: getattr(encoded, each.name) for each in fields(Encoded)}
-    return EncodedLabelled(**{**kept, "notes": (*encoded.notes, f"labelled {'good' if is_good else 'bad'}")},
-                           is_good=is_good)  # fmt: skip

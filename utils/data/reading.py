@@ -16,7 +16,7 @@ from utils.core.texts import RowError, shorten_list
 from utils.data.conversations import first_request
 from utils.data.dataset import Example, InstructionSet, Row
 from utils.data.formats import find_preference
-from utils.data.rows import RawRow, Rows
+from utils.data.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class BadRows:
             raise DataError(f"{self.shown[0]}\n{self.count} of {num_rows} rows of {name} cannot be used{hint}{more}")
 
 
-def read_each(rows: Rows, read: Callable[[RawRow], T], bad: BadRows) -> Iterator[tuple[int, T]]:
+def read_each(rows: Rows, read: Callable[[Row], T], bad: BadRows) -> Iterator[tuple[int, T]]:
     """Read every row: give the good ones with their index, and add the others to the bad ones."""
     for index in range(len(rows)):
         try:
@@ -157,7 +157,7 @@ def read_split(name: str, rows: Rows, spec: InstructionSet, on_bad_row: Literal[
 
     idle = {(column, value) for column, values in spec.choices.items() for value in values}
 
-    def read(raw: RawRow) -> tuple[tuple[bytes, bytes, bytes], list[str]]:
+    def read(raw: Row) -> tuple[tuple[bytes, bytes, bytes], list[str]]:
         row = _WatchedRow(raw)
         idle.difference_update([(column, row.get(column)) for column in spec.choices] if idle else ())
         example = spec.read_row(row)

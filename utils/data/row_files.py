@@ -32,6 +32,9 @@ _QUOTED = re.compile(rb'(?:^|\t)"[^\t]*""[^\t]*"(?:\t|\r?\n|$)')
 
 logger = logging.getLogger(__name__)
 
+Row = dict[str, Any]
+"""A row's values by column."""
+
 
 @dataclass(frozen=True)
 class FileFormat:
@@ -76,7 +79,7 @@ class RowReader:
         """Give the records of all rows, once."""
         return self._records
 
-    def read(self, record: Record) -> dict[str, Any]:
+    def read(self, record: Record) -> Row:
         """Make a row of a record."""
         if record.problem is not None:
             raise RowError(record.problem)
@@ -131,7 +134,7 @@ class RowReader:
             raise DataError(f"{where}: the header names a column twice: {shorten_list(twice)}")
         self.columns = fields
 
-    def _read_fields(self, text: str) -> dict[str, Any]:
+    def _read_fields(self, text: str) -> Row:
         fields = self._cut(text)
         if len(fields) != len(self.columns):
             hint = "; put texts with separators in quotes" if self._is_quoted else ""
@@ -174,7 +177,7 @@ class FileTable:
     def __len__(self) -> int:
         return len(self._lines)
 
-    def read(self, index: int) -> dict[str, Any]:
+    def read(self, index: int) -> Row:
         """Read a row."""
         start, raw = self._starts[index], self._bytes[self._starts[index] : self._ends[index]]
         return self._reader.read(Record(self._lines[index], start, raw, self._problems.get(index)))
@@ -190,7 +193,7 @@ def _say_quoted(name: str, count: int) -> None:
                    "taken as written, unless dataset.quoting: true says otherwise", name, count)  # fmt: skip
 
 
-def _read_object(text: str) -> dict[str, Any]:
+def _read_object(text: str) -> Row:
     try:
         row = _DECODER.decode(text)
     except json.JSONDecodeError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from utils.core.errors import DataError
 from utils.core.library_errors import explain_library
 from utils.core.texts import FILE_KINDS, RowError, cut_range, parse_split
-from utils.data.row_files import AS_NAMED, FileFormat, FileTable, is_stream, spool
+from utils.data.row_files import AS_NAMED, FileFormat, FileTable, Row, is_stream, spool
 from utils.data.sources import Source, find_files, load_parquet, load_split, resolved_commit
 
 if TYPE_CHECKING:
@@ -19,15 +19,13 @@ if TYPE_CHECKING:
 _BATCH = 1000
 _NUM_LOOKED_AT = 100
 
-RawRow = dict[str, Any]
-
 
 class Table(Protocol):
     """One file's rows, or one split's."""
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> RawRow:
+    def read(self, index: int) -> Row:
         """Give a row; a RowError says why it cannot be read."""
 
     def place(self, index: int) -> str:
@@ -45,7 +43,7 @@ class DatasetTable:
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def read(self, index: int) -> RawRow:
+    def read(self, index: int) -> Row:
         """Give a row."""
         if not self._block or not self._first <= index < self._first + _BATCH:
             self._first = index - index % _BATCH
@@ -75,7 +73,7 @@ class DerivedTable:
     table: Table
     origins: Sequence[int]
     """The row of which each is made."""
-    change: Callable[[int, RawRow], RawRow]
+    change: Callable[[int, Row], Row]
     """Makes a row, by its index here, of that row."""
     describe: Callable[[int], str] = lambda _: ""
     """What its place has behind that of the row that it is made of."""
@@ -83,7 +81,7 @@ class DerivedTable:
     def __len__(self) -> int:
         return len(self.origins)
 
-    def read(self, index: int) -> RawRow:
+    def read(self, index: int) -> Row:
         """Give a row."""
         return self.change(index, self.table.read(self.origins[index]))
 
@@ -105,12 +103,12 @@ class Rows:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> RawRow:
+    def __getitem__(self, index: int) -> Row:
         """Give a row."""
         table, inner = self._find(index)
         return table.read(inner)
 
-    def __iter__(self) -> Iterator[RawRow]:
+    def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
 
     def place(self, index: int) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Literal
 
 from utils.config.sections.dataset import InstructionSection
-from utils.data.conversations import build_chat, first_request, open_chat, read_conversation
-from utils.data.dataset import FREE_METRICS, Example, InstructionSet
+from utils.data.dataset import FREE_METRICS, InstructionSet
+from utils.data.formats import conversations_format
 
 HUB_ID = "m-a-p/Code-Feedback"
 HUB_NAMES = ("code-feedback", "m-a-p/code-feedback")  # lower case, as names are looked up
@@ -35,18 +35,8 @@ class Config(InstructionSection):
 def describe_instructions(config: Config) -> InstructionSet:
     """Answer the four questions; there is no validation split, so 500 rows are held out by their first request."""
     return InstructionSet(
-        path=config.path or HUB_ID,
-        subset=config.subset,
-        revision=config.revision,
-        read_row=lambda row: build_chat(read_conversation(row, "messages")),
-        ask=lambda question: Example(question=question, messages=({"role": "user", "content": question},)),
-        columns=("messages",),
-        read_prompt=lambda row: open_chat(read_conversation(row, "messages")),
-        prompt_columns=("messages",),
+        **config.locate(HUB_ID, validation_size=HELD_OUT),
+        **vars(conversations_format("messages", {})),
         metrics=FREE_METRICS,
         protocol="code_feedback last answer, run's own chat template",
-        train_split=config.train_split,
-        validation_split=config.validation_split,
-        validation_size=HELD_OUT if config.validation_size is None else config.validation_size,
-        group=lambda row: first_request(read_conversation(row, "messages").turns),
     )

@@ -162,17 +162,12 @@ def describe_classification(config: Config) -> ClassificationSet:
 def describe_instructions(config: Config) -> InstructionSet:
     """Answer the four questions from the YAML, or, by `resolve`, from the YAML and the rows' columns."""
     blank = InstructionSet(
-        path=config.path,
-        subset=config.subset,
-        revision=config.revision,
+        **config.locate(config.path),
         read_row=_read_unresolved,
         ask=None,
         metrics=tuple(config.metrics) if config.metrics else FREE_METRICS,
         protocol="custom zero-shot, run's own prompt",
-        train_split=config.train_split,
-        validation_split=config.validation_split,
         validation_path=config.validation_path,
-        validation_size=config.validation_size,
         generation_split=config.test_split,
         form=FileFormat(quoting=config.quoting),
     )

@@ -36,9 +36,7 @@ def describe_instructions(config: Config) -> InstructionSet:
         return replace(asked, answer=join_answer(asked.prompt, read_text(row, "answer")))
 
     return InstructionSet(
-        path=config.path or HUB_ID,
-        subset=config.subset or "main",
-        revision=config.revision,
+        **config.locate(HUB_ID, subset="main"),
         read_row=read_row,
         ask=config.ask,
         columns=("question", "answer"),
@@ -46,9 +44,6 @@ def describe_instructions(config: Config) -> InstructionSet:
         prompt_columns=("question",),
         metrics=("em_strict", "em_flexible", "em_metamath", "invalid_rate"),
         protocol="gsm8k zero-shot, run's own prompt",
-        train_split=config.train_split,
-        validation_split=config.validation_split,
-        validation_size=config.validation_size,
         generation_split="test",
         stop=("Question:",) if config.prompt_template is None and not config.as_chat else (),
     )

@@ -58,9 +58,7 @@ def describe_instructions(config: Config) -> InstructionSet:
         return replace(read_prompt(row), answer=answer if isinstance(answer, str) else "", judged_by=judged_by)
 
     return InstructionSet(
-        path=config.path or HUB_ID,
-        subset=config.subset,
-        revision=config.revision,
+        **config.locate(HUB_ID),
         read_row=read_row,
         read_prompt=read_prompt,
         ask=None,
@@ -68,9 +66,6 @@ def describe_instructions(config: Config) -> InstructionSet:
         prompt_columns=("prompt",),
         metrics=("pass_at_1",),
         protocol=f"humaneval {config.protocol}, zero-shot",
-        train_split=config.train_split,
-        validation_split=config.validation_split,
-        validation_size=config.validation_size,
         generation_split="test",
         identify=lambda row: str(row.get("task_id") or ""),
         stop=() if instruct else _STOP,

@@ -104,8 +104,7 @@ def describe_instructions(config: Config) -> InstructionSet:
     if held_out:
         facts["held_out"] = {"size": held_out, "by": "seed, rows of one context together"}
     return InstructionSet(
-        path=config.path or HUB_ID,
-        revision=config.revision,
+        **config.locate(HUB_ID, validation_size=HELD_OUT),
         read_row=lambda row: read_longbench_row(row, prompts),
         read_prompt=lambda row: read_longbench_prompt({**row, "dataset": only.name} if only else row, prompts),
         prompt_columns=("context", "input") if only else ("context", "input", "dataset"),
@@ -113,9 +112,6 @@ def describe_instructions(config: Config) -> InstructionSet:
         metrics=("longbench_score",),
         protocol="longbench official, zero-shot",
         columns=("context",),
-        train_split=config.train_split,
-        validation_split=config.validation_split,
-        validation_size=held_out,
         generation_split=None if held_out else "test",
         group=lambda row: read_text(row, "context") or read_input(row),
         identify=lambda row: str(row.get("_id") or ""),

@@ -85,16 +85,11 @@ def describe_instructions(config: Config) -> InstructionSet:
         return replace(asked, answer=answer, judged_by=gold.strip(), groups=_read_groups(row))
 
     return InstructionSet(
-        path=config.path or HUB_ID,
-        subset=config.subset,
-        revision=config.revision,
+        **config.locate(HUB_ID),
         read_row=read_row,
         ask=ask,
         read_prompt=lambda row: ask(_read(row, _QUESTIONS)),
         prompt_columns=("problem",),
-        train_split=config.train_split,
-        validation_split=config.validation_split,
-        validation_size=config.validation_size,
         generation_split="test",
         identify=lambda row: str(row.get("unique_id") or ""),
         open_split=_open_split,

@@ -43,9 +43,7 @@ def describe_instructions(config: Config) -> InstructionSet:
         return Example(_EXAMPLES.read_bytes().decode("utf-8") + asked, plain=True)  # with the set's own line ends
 
     return InstructionSet(
-        path=config.path or HUB_ID,
-        subset=config.subset or (None if config.path else "full"),
-        revision=config.revision,
+        **config.locate(HUB_ID, **({} if config.path else {"subset": "full", "validation_split": "validation"})),
         read_row=lambda row: _read_row(row, read_prompt(row), instruct),
         read_prompt=read_prompt,
         ask=None,
@@ -54,9 +52,6 @@ def describe_instructions(config: Config) -> InstructionSet:
         metrics=("pass_at_1",),
         protocol=f"mbpp {config.protocol}",
         shots=0 if instruct else 3,
-        train_split=config.train_split,
-        validation_split=config.validation_split or (None if config.path else "validation"),
-        validation_size=config.validation_size,
         generation_split="test",
         identify=lambda row: str(row.get("task_id") or ""),
         stop=() if instruct else ("[DONE]",),

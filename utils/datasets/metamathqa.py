@@ -84,9 +84,7 @@ def describe_instructions(config: Config) -> InstructionSet:
         return replace(asked, answer=answer if own_prompt else join_answer(asked.prompt, answer))
 
     return InstructionSet(
-        path=config.path or HUB_ID,
-        subset=config.subset,
-        revision=config.revision,
+        **config.locate(HUB_ID, validation_size=HELD_OUT),
         read_row=read_row,
         ask=None if default is None else default.ask,
         columns=("query", "response", *by_type),
@@ -95,9 +93,6 @@ def describe_instructions(config: Config) -> InstructionSet:
         prompt_columns=("query", *(by_type if default is None else ())),
         metrics=("em_strict", "em_flexible", "em_metamath", "invalid_rate"),
         protocol="metamathqa zero-shot, run's own prompt",
-        train_split=config.train_split,
-        validation_split=config.validation_split,
-        validation_size=HELD_OUT if config.validation_size is None else config.validation_size,
         group=_find_group,
         stop=("### Instruction", "Instruction:", "Response:") if own_prompt and not config.as_chat else (),
     )

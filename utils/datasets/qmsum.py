@@ -17,7 +17,7 @@ from utils.core.errors import DataError
 from utils.core.texts import RowError, describe_kind, read_text
 from utils.data.dataset import Example, InstructionSet, Row
 from utils.data.row_files import is_local, is_row_file
-from utils.data.rows import DerivedTable, RawRow, Rows, Table, cut_rows, join_tables, name_split, open_rows
+from utils.data.rows import DerivedTable, Rows, Table, cut_rows, join_tables, name_split, open_rows
 from utils.data.sources import Source, find_files
 from utils.datasets.longbench import load_prompts, read_longbench_prompt, read_longbench_row
 from utils.datasets.longbench_rows import MIRROR, open_longbench
@@ -48,8 +48,7 @@ def describe_instructions(config: Config) -> InstructionSet:
         return replace(example, judged_by=example.answer.strip())
 
     return InstructionSet(
-        path=config.path or HUB_ID,
-        revision=config.revision,
+        **config.locate(HUB_ID),
         read_row=read_row,
         read_prompt=lambda row: read_longbench_prompt({**row, "dataset": _NAME}, prompts),
         prompt_columns=("context", "input"),
@@ -57,9 +56,6 @@ def describe_instructions(config: Config) -> InstructionSet:
         metrics=("rouge_l",),
         protocol="qmsum zero-shot",
         columns=("context",),
-        train_split=config.train_split,
-        validation_split=config.validation_split,
-        validation_size=config.validation_size,
         generation_split="test",
         group=lambda row: read_text(row, "context"),
         identify=lambda row: str(row.get("_id") or ""),
@@ -102,7 +98,7 @@ def _list_queries(meetings: Table) -> DerivedTable:
         except RowError as error:
             raise DataError(f"{meetings.place(index)}: {error}") from error
 
-    def read(index: int, row: RawRow) -> RawRow:
+    def read(index: int, row: Row) -> Row:
         meeting, key, number = queries[index]
         asked = _read_list(row, key)[number]
         turns = [f"{read_text(turn, 'speaker')}: {read_text(turn, 'content')}" for turn in _read_list(row, _TRANSCRIPT)]
@@ -117,7 +113,7 @@ def _list_queries(meetings: Table) -> DerivedTable:
     return DerivedTable(meetings, origins, read, lambda index: ", {1} {2}".format(*queries[index]))
 
 
-def _read_list(row: RawRow, key: str) -> list[dict[str, Any]]:
+def _read_list(row: Row, key: str) -> list[dict[str, Any]]:
     value = row.get(key, [])
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
         raise RowError(f"column {key} holds {describe_kind(value)} instead of a list of objects")

@@ -48,18 +48,13 @@ def describe_instructions(config: Config) -> InstructionSet:
         return replace(asked, answer=join_answer(asked.prompt, _read(row, "best_answer")), judged_by=judged_by)
 
     return InstructionSet(
-        path=config.path or HUB_ID,
-        subset=config.subset or "generation",
-        revision=config.revision,
+        **config.locate(HUB_ID, subset="generation"),
         read_row=read_row,
         ask=ask,
         read_prompt=lambda row: ask(_read(row, "question")),
         prompt_columns=("question",),
         metrics=("truthfulqa_accuracy", "truthfulqa_avg_max_score"),
         protocol="truthfulqa generation, zero-shot",
-        train_split=config.train_split,
-        validation_split=config.validation_split,
-        validation_size=config.validation_size,
         generation_split="validation",
         own_prompt=True,
         max_new_tokens=128,

@@ -11,9 +11,9 @@ from utils.config.sections.dataset import InstructionSection
 from utils.config.sections.evaluation import SetSection
 from utils.core.errors import DataError, UserError
 from utils.core.texts import RowError, describe_kind, shorten_list
-from utils.data.dataset import find_dataset_plugin, load_dataset_plugin
+from utils.data.dataset import Row, find_dataset_plugin, load_dataset_plugin
 from utils.data.instruction import load_generation_rows
-from utils.data.rows import RawRow, Rows, open_file
+from utils.data.rows import Rows, open_file
 from utils.evaluate_model.requests import read_requests
 from utils.evaluation.describing import choose_split
 from utils.metrics.metric import Reference
@@ -149,7 +149,7 @@ def _join(rows: Rows, known: Mapping[str, Answered], prediction: str, arguments:
 
 
 def _read_id(rows: Rows, index: int, column: str) -> str:
-    row: RawRow = rows[index]
+    row: Row = rows[index]
     if not isinstance(row.get(column), str | int):
         raise DataError(f"{rows.place(index)}: no name in column {column}; there are: {shorten_list(row)}")
     return str(row[column])

@@ -14,7 +14,8 @@ from utils.core.errors import DataError
 from utils.core.texts import RowError
 from utils.data.dataset import load_dataset_plugin
 from utils.data.instruction import GenerationRows, load_generation_rows
-from utils.data.preference import EncodedPair, PairEncoder, as_pairs
+from utils.data.preference import as_pairs
+from utils.data.preference_encoding import EncodedPair, PairEncoder
 from utils.evaluate_model.folders import Entry, log_difference, log_reused, open_result_folder, write_facts
 from utils.evaluation.describing import DescribedSet, describe_sets
 from utils.evaluation.files import IDENTITY, PREDICTIONS, RESULTS, write_object, write_records

@@ -14,7 +14,7 @@ from utils.config.sections.generation import GenerationSection
 from utils.core.errors import LoraNsError, ModelError
 from utils.core.texts import RowError
 from utils.data.encoding import Encoded, ExampleEncoder
-from utils.data.preference import EncodedPair, PairEncoder
+from utils.data.preference_encoding import EncodedPair, PairEncoder
 from utils.data.tokenizing import fingerprint_tokenizer
 from utils.evaluation.identity import hash_model
 from utils.evaluation.prompts import PromptLimits, encode_within

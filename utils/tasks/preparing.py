@@ -42,7 +42,7 @@ def attach_adapter(
         ConfigError: There are no rows to train on.
         ModelError: The base is stored in a format that cannot be trained on, or could not be saved afterwards.
     """
-    from utils.core.seeding import seed_everything
+    from transformers import set_seed
 
     if not settings.arguments.get("do_train", True):
         return _leave_untrained(model, settings)
@@ -53,7 +53,7 @@ def attach_adapter(
     with main_process_first(settings.training.output_dir):  # the others find its scores on the disk
         load_task(settings.task).measure_base(settings, model, tokenizer)
     section, context = settings.peft, _build_context(model, settings, tokenizer, data)
-    seed_everything(context.seed)
+    set_seed(context.seed)  # again: what is drawn does not depend on how many numbers loading this base has taken
     adapted = load_adapter(section.method).attach(model, section, context)
     if section.adapter_path is not None:
         load_start(adapted, section, settings.model.name_or_path, settings.model.allow_pickle)

@@ -14,7 +14,8 @@ from utils.core.texts import RowError
 from utils.data.dataset import load_dataset_plugin
 from utils.data.encoded_rows import format_preview
 from utils.data.instruction import prepare_instructions
-from utils.data.preference import LabelledEncoder, PairEncoder, as_labelled, as_pairs
+from utils.data.preference import as_labelled, as_pairs
+from utils.data.preference_encoding import LabelledEncoder, PairEncoder
 
 REAL = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data"))
 ASKED = {"role": "user", "content": "Why?"}

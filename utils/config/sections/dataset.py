@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -136,6 +136,18 @@ class InstructionSection(DatasetSection):
         if value is not None and value >= 1 and value != int(value):
             raise ValueError("is a whole number of rows, or a share below 1")
         return value
+
+    def locate(self, path: str, **own: Any) -> dict[str, Any]:
+        """Give, as an InstructionSet takes it, where the rows lie and which of them train and validate.
+
+        Args:
+            path: Where the set itself lies.
+            **own: Its own subset, validation_split or validation_size, where the file names none.
+        """
+        written = {"path": self.path, "subset": self.subset, "revision": self.revision, "train_split": self.train_split,
+                   "validation_split": self.validation_split, "validation_size": self.validation_size}  # fmt: skip
+        chosen = {name: value for name, value in written.items() if value not in (None, "")}
+        return {"path": path, **own, **chosen}
 
     def find_conflicts(self) -> dict[str, str]:
         """Find keys that have no effect here, each with what is right."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from utils.data.encoding import MASKED
-from utils.data.preference import LabelledEncoder, find_prompt
+from utils.data.preference_encoding import LabelledEncoder, find_prompt
 from utils.tasks.kto.section import KtoSection
 from utils.tasks.preference.run import PreferenceRun
 from utils.tasks.preference.trainer import PreferenceTrainer

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.data.dataset import spread
-from utils.data.preference import MarginEncoder
+from utils.data.preference_encoding import MarginEncoder
 from utils.modeling.head import build_head_spec
 from utils.tasks.classification.building import head_rates
 from utils.tasks.classification.probe import run_rows
