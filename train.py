@@ -88,7 +88,8 @@ def train(
 
 def run(config: RunConfig, folder: RunFolder, started: float, profile: bool = False) -> RunRecord:
     """Train, score, export, and prove that the export is what was trained."""
-    from utils.core.seeding import seed_everything
+    from transformers import set_seed
+
     from utils.modeling.base_model import load_base_model
     from utils.modeling.consent import Consent
     from utils.modeling.sizes import count_parameters
@@ -105,7 +106,7 @@ def run(config: RunConfig, folder: RunFolder, started: float, profile: bool = Fa
     from utils.trainer.progress import measure_training
 
     with export.Recording(folder, config) as recording:
-        seed_everything(config.seed)
+        set_seed(config.seed)
         task = open_task(config)
         tokenizer = load_tokenizer(config.model)
         with main_process_first(config.training.output_dir):

@@ -243,7 +243,8 @@ def prepare_run(make_config: Callable[..., Any]) -> Callable[..., Any]:
     from types import SimpleNamespace
 
     def prepare(family: str = "bert", data: Path | None = None, config: Any = None, **overrides: Any) -> Any:
-        from utils.core.seeding import seed_everything
+        from transformers import set_seed
+
         from utils.modeling.base_model import load_base_model
         from utils.modeling.tokenizer import load_tokenizer
         from utils.tasks.preparing import attach_adapter
@@ -251,7 +252,7 @@ def prepare_run(make_config: Callable[..., Any]) -> Callable[..., Any]:
         from utils.trainer.progress import MeasuringCallback
 
         config = config or make_config(family, data, **overrides)
-        seed_everything(config.seed)
+        set_seed(config.seed)
         tokenizer = load_tokenizer(config.model)
         task = open_task(config)
         prepared = task.prepare_data(tokenizer)

@@ -154,8 +154,8 @@ def _write_rows(folder: Path, rows: list[dict[str, str]]) -> None:
 def _train(cell: Cell, folder: Path, prepared: dict[str, Any]) -> Result | None:
     import torch
     import yaml
+    from transformers import set_seed
 
-    from utils.core.seeding import seed_everything
     from utils.modeling.base_model import load_base_model
     from utils.modeling.tokenizer import load_tokenizer
     from utils.run_config import load_run_config
@@ -167,7 +167,7 @@ def _train(cell: Cell, folder: Path, prepared: dict[str, Any]) -> Result | None:
     file = folder / f"{cell.name}.yaml"
     file.write_text(yaml.safe_dump(describe_run(cell, folder)), encoding="utf-8")
     config = load_run_config(file)
-    seed_everything(config.seed)
+    set_seed(config.seed)
     task = open_task(config)
     tokenizer = load_tokenizer(config.model)
     if cell.task not in prepared:

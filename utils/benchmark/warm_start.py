@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.benchmark.child import die_with_parent
+from utils.config.installed import is_installed
 from utils.core.project import LIBRARY, PACKAGE, ROOT
 
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -171,7 +172,7 @@ def _import_libraries() -> None:
     silence_libraries()
     names = [*_LIBRARIES]
     # peft imports bitsandbytes, which asks each GPU what it can do.
-    if not list_gpus() or importlib.util.find_spec("bitsandbytes") is None:
+    if not list_gpus() or not is_installed("bitsandbytes"):
         found = pkgutil.walk_packages([str(LIBRARY)], f"{PACKAGE}.")
         names += [each.name for each in found if not each.name.endswith("__main__")]
     for name in names:

@@ -45,14 +45,9 @@ def explain_errors(
     document: Document,
     elsewhere: dict[str, str],
 ) -> Iterator[Problem]:
-    """Explain every mistake in one section, one problem per key.
+    """Explain every mistake in the section at `path`, one problem per key.
 
-    Args:
-        error: What pydantic found.
-        section: The section's class.
-        path: Where the section stands, such as `("peft",)`.
-        document: The file, for places.
-        elsewhere: Keys of other sections and where they belong, for misplaced keys.
+    `elsewhere` says of keys of other sections where they belong, for misplaced ones.
     """
     seen: set[KeyPath] = set()
     errors = error.errors()

@@ -40,11 +40,7 @@ class InstalledField:
 
 @cache
 def read_fields(module: str, class_name: str) -> dict[str, InstalledField]:
-    """Read the fields that a dataclass itself declares (not those it inherits).
-
-    Args:
-        module: Dotted module, such as `transformers.training_args`.
-        class_name: The dataclass in it.
+    """Read the fields that a dataclass of a module itself declares (not those it inherits).
 
     Raises:
         UserError: The library is not installed, or its version has no such class.
@@ -66,6 +62,15 @@ def installed_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+@cache
+def is_installed(module: str) -> bool:
+    """Tell whether a module could be imported; only packages above it are."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package above it
+        return False
 
 
 def source_of(module: str) -> Path:

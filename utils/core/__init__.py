@@ -1,1 +1,1 @@
-"""What every layer stands on: errors, logging, secrets, signals, files, seeds and the registry of plug-ins."""
+"""What every layer stands on: errors, logging, secrets, signals, files and the registry of plug-ins."""

@@ -41,11 +41,7 @@ def normalize(value: str) -> str:
 
 
 def names(package: str) -> tuple[str, ...]:
-    """Name every plug-in of a package, sorted.
-
-    Args:
-        package: A package of the library: `adapters`, `datasets`, `metrics`, `tasks` or `generation.backends`.
-    """
+    """Name every plug-in of a package (`adapters`, `generation.backends` ...), sorted."""
     return tuple(sorted(_find_homes(package)))
 
 
@@ -155,10 +151,8 @@ def _search(root: Path, package: str) -> dict[str, str]:
     sources = [*folder.glob("*.py"), *folder.glob("*/__init__.py")]
     homes: dict[str, str] = {}
     for path in (path for path in sources if path.stem != "__init__" or path.parent != folder):
-        name, text = (
-            path.parent.name if path.stem == "__init__" else path.stem,
-            path.read_text("utf-8", errors="replace"),
-        )
+        name = path.parent.name if path.stem == "__init__" else path.stem
+        text = path.read_text("utf-8", errors="replace")
         if name != normalize(name) or not name.isidentifier():
             raise ConfigError(f"{path}: a plug-in's file is called by small letters, digits and _: {normalize(name)}")
         if _TABLE.search(text):

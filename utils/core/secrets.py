@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 MASK = "***"
@@ -39,15 +39,9 @@ _learnt: set[str] = set()
 
 def learn_command(words: Iterable[str]) -> None:
     """Learn the secrets of a command line: values of token-like keys and options, and logins in addresses."""
-    is_secret_next = False
-    for word in words:
-        key, equals, value = word.partition("=")
+    for word, key, value in _name_values(words):
         learn_text(word)
-        if equals:
-            learn_value(key, value)
-        elif is_secret_next and not word.startswith("--"):
-            learn_value("token", word)
-        is_secret_next = not equals and word.startswith("-") and is_secret_key(word)
+        learn_value(key, value)
 
 
 def learn_value(key: str, value: str) -> None:
@@ -81,18 +75,27 @@ def _learn(*secrets: str) -> None:
 
 def mask_command(words: Iterable[str]) -> list[str]:
     """Hide secrets in a command line: values of token-like keys and options, and tokens anywhere."""
-    shown: list[str] = []
-    is_secret_next = False
+    return [
+        mask_text(word.removesuffix(value)) + MASK if mask_value(key, value) == MASK else mask_text(word)
+        for word, key, value in _name_values(words)
+    ]
+
+
+def _name_values(words: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Give each word of a command line with the key or option that it has a value of, if any, and that value.
+
+    What stands behind an option that names a secret is one, also with a = in it, as padded keys have.
+    """
+    option = ""
     for word in words:
         key, equals, value = word.partition("=")
-        if is_secret_next and not word.startswith("--"):
-            shown.append(mask_value("token", word))
+        if option and not word.startswith("--"):
+            yield word, option, word
         elif equals:
-            shown.append(f"{key}={mask_value(key, value)}")
+            yield word, key, value
         else:
-            shown.append(mask_value("", word))
-        is_secret_next = not equals and word.startswith("-") and is_secret_key(word)
-    return shown
+            yield word, "", word
+        option = word if not equals and word.startswith("-") and is_secret_key(word) else ""
 
 
 def mask_value(key: str, value: Any) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from utils.config.installed import is_installed
 from utils.config.sections.model import ModelSection
 from utils.core.errors import CheckError, UserError
 from utils.merging.gguf_facts import GgufModel, find_arch, require_gguf
@@ -38,7 +38,7 @@ def require_possible(
     Raises:
         UserError: It is a classifier, a package is missing, or llama.cpp does not compute what this model does.
     """
-    if quantize is not None and importlib.util.find_spec("bitsandbytes") is None:
+    if quantize is not None and not is_installed("bitsandbytes"):
         raise UserError(
             "--quantize needs the package bitsandbytes, which is not installed; run pip install bitsandbytes"
         )

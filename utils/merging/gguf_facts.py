@@ -5,13 +5,13 @@ What llama.cpp would compute otherwise than transformers does is refused: it wou
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from utils.config.installed import is_installed
 from utils.core.errors import ModelError, UserError
 from utils.merging.gguf_tokenizer import GgufVocabulary
 
@@ -52,7 +52,7 @@ def require_gguf() -> None:
     Raises:
         UserError: It is not.
     """
-    if importlib.util.find_spec("gguf") is None:
+    if not is_installed("gguf"):
         raise UserError("--format gguf needs the package gguf, which is not installed; run pip install gguf")
 
 

@@ -12,6 +12,7 @@ from functools import cache, partial
 from typing import Any
 
 from utils.config.sections.evaluation import EVALUATE_PREFIX
+from utils.config.sections.model import is_local
 from utils.core.errors import ConfigError, Problem
 from utils.core.library_errors import describe, is_of_library
 
@@ -46,21 +47,17 @@ def compute_by_evaluate(name: str, predictions: Any, references: Any) -> float:
     return _choose(name, path.rstrip("/").rpartition("/")[2], key, found or {})
 
 
+@cache
 def load_script(path: str) -> Any:
     """Load a metric's script, which runs it; says so once.
 
     Raises:
         ConfigError: It cannot be had.
     """
-    return _load(path)
-
-
-@cache
-def _load(path: str) -> Any:
     import evaluate
 
-    logger.warning("%s%s is a script of %s, which runs as code", EVALUATE_PREFIX, path,
-                   "a local folder" if "/" in path else "the hub (evaluate-metric)")  # fmt: skip
+    home = "a local folder" if is_local(path) else "the hub"
+    logger.warning("%s%s is a script of %s, which runs as code", EVALUATE_PREFIX, path, home)
     try:
         return evaluate.load(path, keep_in_memory=True)
     except ImportError as error:

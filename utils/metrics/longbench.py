@@ -13,7 +13,13 @@ from typing import Any
 from utils.cli.command_line import Answer, build_parser, run_cli
 from utils.core.errors import DataError
 from utils.core.json_files import NotJsonError, parse_json
-from utils.metrics.longbench_score import CLASSIFICATION, CODE_SIMILARITIES, SUBSET_METRICS, score_prediction
+from utils.metrics.longbench_score import (
+    CATEGORIES,
+    CLASSIFICATION,
+    CODE_SIMILARITIES,
+    SUBSET_METRICS,
+    score_prediction,
+)
 
 DESCRIPTION = """Score LongBench predictions as the benchmark's own scorer does, 0 to 100.
 
@@ -23,16 +29,6 @@ DESCRIPTION = """Score LongBench predictions as the benchmark's own scorer does,
 
 FOLDER holds one file per subset, such as hotpotqa.jsonl, with a row per line:
 {"pred": "...", "answers": ["..."], "all_classes": null, "length": 1234}"""
-
-CATEGORIES = {
-    "single-doc QA": ("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
-    "multi-doc QA": ("hotpotqa", "2wikimqa", "musique", "dureader"),
-    "summarization": ("gov_report", "qmsum", "multi_news", "vcsum"),
-    "few-shot": ("trec", "triviaqa", "samsum", "lsht"),
-    "synthetic": ("passage_count", "passage_retrieval_en", "passage_retrieval_zh"),
-    "code": ("lcc", "repobench-p"),
-}
-"""Subsets by what they ask, in the benchmark's order."""
 
 BUCKETS = ("0-4k", "4-8k", "8k+")
 """Lengths of LongBench-E: below 4000, below 8000, and the rest."""

@@ -43,6 +43,16 @@ SUBSET_METRICS = {
 }
 """How each subset is scored, in the benchmark's order."""
 
+CATEGORIES = {
+    "single-doc QA": ("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
+    "multi-doc QA": ("hotpotqa", "2wikimqa", "musique", "dureader"),
+    "summarization": ("gov_report", "qmsum", "multi_news", "vcsum"),
+    "few-shot": ("trec", "triviaqa", "samsum", "lsht"),
+    "synthetic": ("passage_count", "passage_retrieval_en", "passage_retrieval_zh"),
+    "code": ("lcc", "repobench-p"),
+}
+"""Subsets by what they ask, in the benchmark's order."""
+
 FIRST_LINE_SUBSETS = frozenset({"trec", "triviaqa", "samsum", "lsht"})
 """Of these only the first line of a prediction counts."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from utils.config.installed import is_installed
 from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError
 from utils.modeling.source import load_config, read_model_config
@@ -94,7 +94,7 @@ def checkpoint_problem(section: ModelSection, config: Mapping[str, Any]) -> str 
 def missing_packages(config: Mapping[str, Any]) -> str | None:
     """Give the words for pip of what reading a quantized checkpoint needs and is not installed; None: nothing."""
     modules, words = _NEEDS.get(read_format(config) or "", ((), ""))
-    return words if any(importlib.util.find_spec(module) is None for module in modules) else None
+    return None if all(map(is_installed, modules)) else words
 
 
 def leave_unpacked(config: PreTrainedConfig, modules: list[str]) -> None:
@@ -185,7 +185,7 @@ def build_quantization(
         if skip is not None:
             leave_unpacked(config, skip)
         return None
-    if importlib.util.find_spec("bitsandbytes") is None:
+    if not is_installed("bitsandbytes"):
         raise ModelError("model.quantization needs bitsandbytes; run pip install bitsandbytes, or remove it")
     import torch
     from transformers import BitsAndBytesConfig

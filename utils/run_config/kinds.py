@@ -51,11 +51,7 @@ _DEEPSPEED_KEYS = (
 
 
 def find_kind(path: Path) -> Kind:
-    """Tell what a file configures; what cannot be read counts as a run, whose check says why.
-
-    Args:
-        path: A YAML or JSON file.
-    """
+    """Tell what a file configures; what cannot be read counts as a run, whose check says why."""
     if path.suffix == ".json":
         return "deepspeed"
     try:

@@ -21,21 +21,16 @@ _METHOD: KeyPath = ("peft", "method")
 _EXTENSIONS: KeyPath = ("extensions",)
 _RATES: tuple[KeyPath, ...] = (("training", "learning_rate"), ("training", "lr"))
 _SWITCHES: dict[KeyPath, str] = {_METHOD: "adapters", ("dataset", "name"): "datasets"}
-"""Keys that choose a section's class, and the layer of its datasets."""
+"""Keys that choose a section's class, and the package of its plug-ins."""
 _NAMES = ("name_or_path", "path", "adapter_path")
 """Keys that name a folder or file, though there is no slash in it."""
 
 
 def read_layers(path: str | Path, overrides: Sequence[str] = (), may_extend: bool = True) -> tuple[Document, list[str]]:
-    """Read a file with what it extends, and lay the overrides over it.
+    """Read a file, or a shipped one by its name, with what it extends, and lay `key=value` words over it.
 
-    Args:
-        path: The file, or a shipped one's name.
-        overrides: `key=value` words.
-        may_extend: Whether the file may bring code of its own (`extensions:`).
-
-    Returns:
-        The document, and notices about inherited keys that a switched method or dataset cannot use, or should not.
+    Code of its own (`extensions:`) it may bring where it `may_extend`. With the document come notices about inherited
+    keys that a switched method or dataset cannot use, or should not.
 
     Raises:
         ConfigError: A file or an override cannot be read.
@@ -146,7 +141,7 @@ def _find_kept_rate(base: Document, over: Document) -> list[str]:
 
 
 def _find_switch(base: Document, over: Document, switch: KeyPath, package: str) -> tuple[str, str] | None:
-    """Name the datasets that are switched from and to; None where that is one dataset, or one is unknown."""
+    """Name the plug-ins that are switched from and to; None where they are one, or one of them is unknown."""
     implied = "lora" if package == "adapters" and base.has(switch[:1]) else "custom"
     old, new = (str(source.get(switch, implied)) for source in (base, over))
     is_other = (
@@ -180,10 +175,7 @@ def find_shipped_paths(document: Document) -> Document:
 
     That is the project's folder for a shipped file, or where a copy of one may lie anywhere as with the installed
     package, and for a run's own file the folder in which it was trained, which its provenance tells. Outputs are left
-    alone: they go where the user stands.
-
-    Args:
-        document: Read from one file; changed where there is such a folder, and given back.
+    alone: they go where the user stands. The document is changed, and given back.
     """
     source = Path(document.source).resolve()
     if source.name == "run.yaml":

@@ -18,8 +18,9 @@ from utils.config.sections.results import ResultsSection
 from utils.config.sections.training import DEFAULT_ROWS, OwnTrainingSection
 from utils.core.errors import ConfigError, Problem
 from utils.run_config.base_rules import settle_adapter
+from utils.run_config.devices import Machine, choose_bf16
 from utils.run_config.layers import read_layers
-from utils.run_config.machine import Machine, choose_bf16, find_unmet
+from utils.run_config.machine import find_unmet
 from utils.run_config.reader import Header, SectionReader
 from utils.run_config.rules import (
     check_files,
@@ -60,14 +61,7 @@ class Inspection:
 def inspect_run_config(
     path: str | Path, overrides: Sequence[str] = (), files: bool = True, may_extend: bool = True
 ) -> Inspection:
-    """Inspect a run's file.
-
-    Args:
-        path: The YAML file.
-        overrides: `key=value` words from the command line, which win.
-        files: Check that the files and folders it names exist.
-        may_extend: Whether it may bring code of its own.
-    """
+    """Inspect a run's file; what is given is as for `load_run_config`."""
     try:
         document, notices = read_layers(path, overrides, may_extend)
     except ConfigError as error:
@@ -76,13 +70,7 @@ def inspect_run_config(
 
 
 def inspect_document(document: Document, notices: Sequence[str] = (), files: bool = True) -> Inspection:
-    """Inspect a configuration that was read, or put together, already.
-
-    Args:
-        document: Its keys and where they were written.
-        notices: What was said when it was read.
-        files: Check that the files and folders it names exist.
-    """
+    """Inspect a configuration that was read, or put together, already; `notices` is what was said meanwhile."""
     _, typed, combined, found, effective = checks = [Check(title) for title in TITLES]
     reader = SectionReader(document)
     read = reader.read()

@@ -5,73 +5,27 @@ validate_config.py warns of what is missing here, since a file may be for anothe
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.cli.command_line import list_gpus
-from utils.config.installed import installed_version, source_of
+from utils.config.installed import installed_version, is_installed, source_of
 from utils.config.sections.model import is_local
-from utils.core.errors import ConfigError, Problem, UserError
+from utils.core.errors import ConfigError, Problem
 from utils.modeling.quantization import missing_packages
 from utils.modeling.source import read_model_config
+from utils.run_config.devices import Machine
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
 
 _ON = ("1", "on", "yes", "true")
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-"""Of x86 processors, and of ARM's."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What the devices of a machine can do."""
-
-    gpu: bool
-    """Whether torch finds an accelerator."""
-    bf16: bool
-    """Whether it computes in bfloat16."""
-    tf32: bool
-    """Whether it computes in TF32 (NVIDIA, from Ampere)."""
-
-    @classmethod
-    @cache
-    def look(cls) -> Machine:
-        """Look without importing torch; where devices other than NVIDIA's may be, they count as there."""
-        if _may_have_other_devices():
-            return cls(gpu=True, bf16=True, tf32=True)
-        has_gpu = bool(list_gpus()) and not _is_cpu_build()
-        is_new = has_gpu and max(_compute_capabilities(), default=8.0) >= 8
-        return cls(gpu=has_gpu, bf16=is_new, tf32=is_new)
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:  # another system than Linux
-        return set()
-    return set(next((line for line in lines if line.lower().startswith(("flags", "features"))), "").split())
-
-
-def choose_bf16(arguments: Mapping[str, Any]) -> dict[str, bool]:
-    """Give the arguments that stand for `training.bf16: auto` on this machine."""
-    machine = Machine.look()
-    if arguments.get("fp16"):
-        return {"bf16": False}
-    if not machine.gpu or arguments.get("use_cpu"):
-        chosen = bool(_BF16_FLAGS & _cpu_flags())
-        return {"bf16": chosen, "use_cpu": True} if chosen else {"bf16": False}
-    return {"bf16": machine.bf16}
 
 
 Need = Callable[["RunConfig", Machine], str | None]
@@ -90,7 +44,7 @@ def _package(module: str, install: str = "", at_least: str = "", distribution: s
     words = install or module.partition(".")[0].replace("_", "-")
 
     def check(*_: Any) -> str | None:
-        if not _is_installed(module) or (distribution and distribution not in _providers(module)):
+        if not is_installed(module) or (distribution and distribution not in _providers(module)):
             return f"needs a package that is not installed; run pip install {words}"
         found = installed_version(words) if at_least else None
         if found and _numbers(found) < _numbers(at_least):
@@ -269,14 +223,6 @@ def _values(config: RunConfig, key: str) -> Iterator[str]:
 
 
 @cache
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a package above it
-        return False
-
-
-@cache
 def _providers(module: str) -> tuple[str, ...]:
     from importlib.metadata import packages_distributions
 
@@ -285,30 +231,3 @@ def _providers(module: str) -> tuple[str, ...]:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-
-
-def _may_have_other_devices() -> bool:
-    """Tell whether torch may find devices that nvidia-smi does not list: Apple's, AMD's, or by a plug-in."""
-    plug_ins = ("torch_npu", "torch_mlu", "torch_musa", "torch_xla", "habana_frameworks")
-    other = re.search(r"^(hip|xpu)\b.*= '", _torch_build(), re.MULTILINE) is not None
-    return sys.platform != "linux" or Path("/dev/dxg").exists() or other or any(map(_is_installed, plug_ins))
-
-
-def _is_cpu_build() -> bool:
-    return re.search(r"^cuda\b.*= None$", _torch_build(), re.MULTILINE) is not None
-
-
-def _torch_build() -> str:
-    """Read what the installed torch was built for, from its own file."""
-    try:
-        return source_of("torch.version").read_text("utf-8")
-    except (UserError, OSError):
-        return ""
-
-
-def _compute_capabilities() -> list[float]:
-    if shutil.which("nvidia-smi") is None:
-        return []
-    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return [float(line) for line in listed.stdout.split() if re.fullmatch(r"\d+\.\d+", line)]

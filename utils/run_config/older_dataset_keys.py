@@ -33,12 +33,9 @@ class OwnColumns:
 
     @classmethod
     def of(cls, section: type[Section], document: Document, causal: bool) -> OwnColumns:
-        """Look at the document's set; it describes itself where its keys can be read.
+        """Look at the document's set, whose values are not checked yet; it describes itself where they can be read.
 
-        Args:
-            section: The class of `dataset:`.
-            document: Sections are chosen, values not yet checked.
-            causal: Whether it is read as prompts with answers.
+        `section` is the class of `dataset:`; `causal` says whether its rows are prompts with answers.
         """
         written: Any = {**document.get(("dataset",), {})}
         kept = {key: value for key, value in written.items() if key in ("name", "subset", "path")}

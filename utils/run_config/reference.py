@@ -127,7 +127,7 @@ def _describe_rule(rule: Any) -> str:
 
 
 def build_schema() -> dict[str, Any]:
-    """Build the schema; `peft` and `dataset` take the fields of whichever dataset is chosen."""
+    """Build the schema; `peft` and `dataset` take the fields of whichever plug-in is chosen."""
     single: dict[str, type[Section]] = {
         "model": ModelSection,
         "training": training_section(),

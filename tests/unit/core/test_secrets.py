@@ -32,6 +32,9 @@ TOKEN = "hf_" + "AbCd1234" * 4
         ["--password", "short"],
         ["env.WANDB_API_KEY=0123456789"],
         ["dataset.path=https://user:short@example.org/x"],
+        ["--server", "https://user:short@example.org/v1?page=2"],
+        ["https://example.org/x?token=short"],
+        ["--hf_token", "short="],
     ],
 )
 def test_secrets_are_hidden(words: list[str]) -> None:
@@ -76,6 +79,11 @@ def test_values_that_are_no_text_stay() -> None:
 def test_texts(text: str, shown: str) -> None:
     assert mask_text(text) == shown
     assert holds_secret(text) is (text != shown)
+
+
+def test_a_padded_key_behind_its_option_is_learnt() -> None:
+    learn_command(["--hub_token", "c2hvcnQtc2VjcmV0=="])
+    assert mask_text("refused: c2hvcnQtc2VjcmV0==") == "refused: ***"
 
 
 def test_what_was_learnt_is_hidden_wherever_it_turns_up() -> None:

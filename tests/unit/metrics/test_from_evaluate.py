@@ -71,15 +71,18 @@ def test_less_is_better_for_errors() -> None:
     assert [load_metric(f"evaluate:{each}").greater_is_better for each in ("wer", "sacrebleu")] == [False, True]
 
 
-def test_what_goes_wrong_is_said(scripts: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_goes_wrong_is_said(
+    scripts: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(ConfigError, match=r"bad: cannot score these rows: .*division by zero"):
         load_metric(scripts["bad_string"]).compute(["a"], ["a"], 1)
     with pytest.raises(ConfigError, match=r"torn: its script needs more: .*no_such_package"):
         load_metric(scripts["torn"]).prepare()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", True)
-    with pytest.raises(ConfigError, match="evaluate:no_such_metric: cannot be had"):
-        load_metric("evaluate:no_such_metric").prepare()
+    with pytest.raises(ConfigError, match="evaluate:nobody/no_such_metric: cannot be had"):
+        load_metric("evaluate:nobody/no_such_metric").prepare()
+    assert "evaluate:nobody/no_such_metric is a script of the hub, which runs as code" in caplog.text
 
 
 def test_names_are_checked_before_anything_is_loaded(scripts: dict[str, str]) -> None:

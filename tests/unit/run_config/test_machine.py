@@ -13,8 +13,9 @@ import pytest
 
 from utils.core.errors import ConfigError
 from utils.run_config import load_run_config
+from utils.run_config.devices import Machine, choose_bf16
 from utils.run_config.load import check_machine
-from utils.run_config.machine import Machine, choose_bf16, find_unmet, require_machine, tracker_names
+from utils.run_config.machine import find_unmet, require_machine, tracker_names
 
 Write = Callable[..., Path]
 ROOT = Path(__file__).parents[3]
@@ -147,7 +148,7 @@ def test_compiling_needs_a_compiler(write_run: Write, monkeypatch: pytest.Monkey
 
 
 def test_pictures_need_matplotlib(write_run: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utils.run_config.machine._is_installed", lambda module: module != "matplotlib")
+    monkeypatch.setattr("utils.run_config.machine.is_installed", lambda module: module != "matplotlib")
     assert _unmet(write_run(results={"formats": ["html", "svg"]})) == []
     said = "results.formats: png needs a package that is not installed; run pip install matplotlib"
     assert _unmet(write_run(results={"formats": ["png"]})) == [said]
@@ -162,7 +163,7 @@ def test_a_gpu_tells_what_it_can_do(
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("utils.run_config.machine._torch_build", lambda: "cuda: Optional[str] = '12.8'\n")
+    monkeypatch.setattr("utils.run_config.devices._torch_build", lambda: "cuda: Optional[str] = '12.8'\n")
     monkeypatch.setattr("sys.platform", "linux")
     assert Machine.look.__wrapped__(Machine) == Machine(gpu=True, bf16=has_bf16, tf32=has_bf16)
 
@@ -236,7 +237,7 @@ def test_bf16_auto_is_what_the_device_multiplies(monkeypatch: pytest.MonkeyPatch
     }
     for machine, flags, chosen in machines.values():
         monkeypatch.setattr(Machine, "look", lambda machine=machine: machine)
-        monkeypatch.setattr("utils.run_config.machine._cpu_flags", lambda flags=flags: flags)
+        monkeypatch.setattr("utils.run_config.devices._cpu_flags", lambda flags=flags: flags)
         assert choose_bf16({}) == chosen
     assert choose_bf16({"fp16": True}) == {"bf16": False}
 

@@ -90,11 +90,7 @@ class AdapterSection(Section):
         return 0
 
     def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
-        """Give by key what cannot stand beside this section's other keys, each as a sentence.
-
-        Args:
-            quantization: How the base is stored: nf4, fp4, int8, or None.
-        """
+        """Give by key what cannot stand beside this section's other keys, or on a base stored as nf4, fp4, int8 ..."""
         return {}
 
     def find_unused(self) -> dict[str, str]:
@@ -102,10 +98,5 @@ class AdapterSection(Section):
         return {}
 
     def learning_rates(self, model: Any, learning_rate: float) -> dict[str, float]:
-        """Give by name the parameters that learn at a rate of their own.
-
-        Args:
-            model: With the adapter attached.
-            learning_rate: The run's.
-        """
+        """Give by name the parameters of the adapted model that learn at another rate than the run's."""
         return {}
