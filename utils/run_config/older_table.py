@@ -1,6 +1,7 @@
 """Keys of earlier versions and like-minded frameworks: moved, left out or refused, each with our way to say it.
 
-Other names within a section stand with that section (`ALIASES`); what depends on several keys is in `older_names`.
+Other names within a section stand with that section (`ALIASES`); what depends on several keys, in the modules beside
+this one.
 """
 
 from __future__ import annotations

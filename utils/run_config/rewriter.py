@@ -6,6 +6,7 @@ from typing import Any
 
 from utils.config.document import Document, KeyPath, SourceLocation
 from utils.core.errors import Problem
+from utils.run_config.older_table import LeftOut, Moved, Refused
 
 
 class Rewriter:
@@ -16,19 +17,26 @@ class Rewriter:
         self.notices: list[str] = []
         self.problems: list[Problem] = []
 
-    def _leave_out(self, path: KeyPath, reason: str) -> tuple[SourceLocation, Any]:
-        place, value = self._place(path), self.document.remove(path)
-        self.notices.append(f"{place}  {'.'.join(path)}: {reason}")
-        return place, value
+    def apply(self, path: KeyPath, rule: Moved | LeftOut | Refused) -> None:
+        """Do with a key, where it is written, what the table says."""
+        if not self.document.has(path):
+            return
+        value = self.document.get(path)
+        if isinstance(rule, Moved) and value in rule.nothing:
+            self.document.remove(path)
+        elif isinstance(rule, Moved):
+            self.move(path, tuple(rule.to.split(".")), agreeing=True)
+        elif isinstance(rule, LeftOut) and (not rule.values or value in rule.values):
+            self.leave_out(path, f"has no effect; {rule.why}")
+        else:
+            share = f"{1 / value:.3g}" if isinstance(value, int) and value > 0 else "0.05"
+            said = rule.otherwise if isinstance(rule, LeftOut) else rule.why
+            self.refuse(path, said.replace("{share}", share))
 
-    def _move(self, old: KeyPath, new: KeyPath, *value: Any, agreeing: bool = False) -> None:
-        """Move a key, with another value where one is given; of two keys the one in the upper layer counts.
+    def move(self, old: KeyPath, new: KeyPath, *value: Any, agreeing: bool = False) -> None:
+        """Move a key, where it is written, with another value where one is given; the one in the upper layer counts.
 
-        Args:
-            old: Where it may be written.
-            new: Where it belongs.
-            *value: What is written there instead.
-            agreeing: Two keys of one layer with the same value are no mistake.
+        Two keys of one layer with the same value are no mistake where they are `agreeing`.
         """
         if not self.document.has(old):
             return
@@ -38,18 +46,40 @@ class Rewriter:
             self._fill_gaps(old, new)
             return
         if agreeing and self.document.has(new) and self.document.get(new) == self.document.get(old):
-            self._leave_out(old, f"the same as {'.'.join(new)}; left out")
+            self.leave_out(old, f"the same as {'.'.join(new)}; left out")
             return
-        place, written = self._place(old), self.document.get(new[:-1], {})
+        place, written = self.place(old), self.document.get(new[:-1], {})
         if self.document.has(new) or not isinstance(written, (dict, type(None))):
-            self.document.remove(old)
             taken = new if self.document.has(new) else new[:-1]
-            self._report(old, place, f"two names for one setting; {'.'.join(taken)} is written too: keep that one")
+            self.refuse(old, f"two names for one setting; {'.'.join(taken)} is written too: keep that one")
             return
         self.document.move(old, new)
         if value:
             self.document.set(new, value[0], place)
-        self.notices.append(f"{place}  {'.'.join(old)}: now called {'.'.join(new)}; read as that")
+        self.notice(old, place, f"now called {'.'.join(new)}; read as that")
+
+    def leave_out(self, path: KeyPath, reason: str) -> tuple[SourceLocation, Any]:
+        """Take a key out, with a notice; its place and its value are given back."""
+        place, value = self.place(path), self.document.remove(path)
+        self.notice(path, place, reason)
+        return place, value
+
+    def refuse(self, path: KeyPath, message: str) -> None:
+        """Take a key out, as a mistake."""
+        self.report(path, self.place(path), message)
+        self.document.remove(path)
+
+    def notice(self, path: KeyPath, place: SourceLocation, text: str) -> None:
+        """Say what was done to a key."""
+        self.notices.append(f"{place}  {'.'.join(path)}: {text}")
+
+    def report(self, path: KeyPath, place: SourceLocation, message: str) -> None:
+        """Say what is wrong with a key."""
+        self.problems.append(Problem(message, ".".join(path), str(place)))
+
+    def place(self, path: KeyPath) -> SourceLocation:
+        """Tell where a key was written."""
+        return self.document.places.get(path, SourceLocation(self.document.source))
 
     def _fill_gaps(self, old: KeyPath, new: KeyPath) -> None:
         """Take out of a lower mapping what the upper one does not say."""
@@ -58,9 +88,3 @@ class Rewriter:
             if not self.document.has((*new, key)):
                 self.document.move((*old, key), (*new, key))
         self.document.remove(old)
-
-    def _report(self, path: KeyPath, place: SourceLocation, message: str) -> None:
-        self.problems.append(Problem(message, ".".join(path), str(place)))
-
-    def _place(self, path: KeyPath) -> SourceLocation:
-        return self.document.places.get(path, SourceLocation(self.document.source))

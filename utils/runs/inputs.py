@@ -18,7 +18,8 @@ from utils.core.logs import is_main_process
 from utils.core.replace_file import replace_text
 from utils.modeling.base_identity import fingerprint_base
 from utils.results.json_file import read_json, write_json
-from utils.run_config.older_names import OlderNames
+from utils.run_config.older_best import rewrite_best
+from utils.run_config.rewriter import Rewriter
 from utils.tasks.task import open_task
 from utils.trainer.checkpoint_files import RUN_COPY, list_checkpoints
 
@@ -80,7 +81,7 @@ def _read_copy(path: Path) -> tuple[Path | None, dict[str, Any] | None]:
 def _read_keys(path: Path) -> dict[str, Any]:
     """Read a file under the names of today, so that it can be compared with what is asked for."""
     document = read_document(path)
-    OlderNames(document).rewrite_best()
+    rewrite_best(Rewriter(document))
     return document.data
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from utils.config.document import Document
 from utils.run_config import load_run_config
-from utils.run_config.older_names import OlderNames
+from utils.run_config.older_best import rewrite_best
+from utils.run_config.rewriter import Rewriter
 
 CONFIG = Path(__file__).parents[3] / "configs" / "quickstart_sft.yaml"
 OLD_DEFAULTS = {
@@ -52,8 +53,8 @@ def test_the_keys_move(evaluation: object, training: object, expected: object, s
         evaluation, training = {**OLD_DEFAULTS, **evaluation}, {**OLD_TRAINING, **training}
         expected = {**OLD_TRAINING, **expected}
     document = Document({"evaluation": dict(evaluation), "training": dict(training)})
-    older = OlderNames(document)
-    older.rewrite_best()
+    older = Rewriter(document)
+    rewrite_best(older)
     assert not older.problems
     assert document.data == {"evaluation": {}, "training": expected}
     assert said in "\n".join(older.notices)
