@@ -5,7 +5,7 @@ Source: Lester et al. 2021, arXiv:2104.08691.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from utils.adapters.adapter import AttachContext
 from utils.adapters.prompt_learning import PromptSection, attach_prompt
@@ -47,8 +47,9 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     """Put trained embeddings before every text."""
     from peft import PromptTuningConfig
 
-    fields = {"prompt_tuning_init": _PEFT_NAMES.get(config.prompt_init, config.prompt_init)}
+    fields: dict[str, Any] = {"prompt_tuning_init": _PEFT_NAMES.get(config.prompt_init, config.prompt_init)}
     if fields["prompt_tuning_init"] == "TEXT":
-        fields["prompt_tuning_init_text"] = str(config.prompt_text)
+        fields["prompt_tuning_init_text"] = config.prompt_text
         fields["tokenizer_name_or_path"] = model.name_or_path
+        fields["tokenizer_kwargs"] = {"revision": context.base_commit} if context.base_commit else None
     return attach_prompt(model, config, context, PromptTuningConfig, **fields)

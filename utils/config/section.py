@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, get_args, get_origin
+from types import UnionType
+from typing import Any, ClassVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -56,13 +57,6 @@ def _read_number(value: Any, kinds: set[Any]) -> Any:
 
 def _plain_types(annotation: Any) -> set[Any]:
     """Flatten `float | list[int] | None` to the scalar types it holds at its top level."""
-    arguments = get_args(annotation)
-    if not arguments or not _is_union(annotation):
+    if get_origin(annotation) not in (Union, UnionType):
         return {annotation}
-    return set().union(*(_plain_types(argument) for argument in arguments))
-
-
-def _is_union(annotation: Any) -> bool:
-    return not isinstance(annotation, type) and "Union" in type(annotation).__name__ + str(
-        getattr(annotation, "__origin__", "")
-    )
+    return set().union(*map(_plain_types, get_args(annotation)))

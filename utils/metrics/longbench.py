@@ -162,10 +162,8 @@ def _list_lines_by_length(values: Mapping[str, Mapping[str, float]]) -> Iterator
     averages = {key: average_by_category({subset: each[key] for subset, each in values.items()}) for key in BUCKETS}
     names = [name for name in (*CATEGORIES, "average") if any(name in each for each in averages.values())]
     rows = {name: {key: averages[key].get(name, math.nan) for key in BUCKETS} for name in names}
-    for part in (values, rows):
-        for name, each in part.items():
-            yield "  ".join([f"{name:<20}", *(f"{key} {value:6.2f}" for key, value in each.items())]) + "\n"
-        yield "\n" if part is values else ""
+    for name, each in [*values.items(), ("", {}), *rows.items()]:
+        yield "  ".join([f"{name:<20}", *(f"{key} {value:6.2f}" for key, value in each.items())]).rstrip() + "\n"
 
 
 def _score_rows(subset: str, rows: Sequence[Prediction], code_similarity: str) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,15 +35,13 @@ def find_template(name: str) -> Path | None:
     return next((file for file in shipped if own.name == name and file.is_file()), None)
 
 
-def local_problems(section: ModelSection) -> list[str]:
-    """Check what can be checked without network and ML libraries; one sentence per problem."""
-    problems = []
+def local_problems(section: ModelSection) -> Iterator[tuple[str, str]]:
+    """Check what can be checked without network and ML libraries: keys of the section, each with what is wrong."""
     if is_local(section.name_or_path) and (problem := folder_problem(section)):
-        problems.append(problem)
+        yield "name_or_path", problem
     template = section.chat_template
     if template is not None and template not in OWN_TEMPLATES and find_template(template) is None:
-        problems.append(f"chat_template: no file {template}; use {TEMPLATES}")
-    return problems
+        yield "chat_template", f"no file {template}; use {TEMPLATES}"
 
 
 def folder_problem(section: ModelSection) -> str | None:

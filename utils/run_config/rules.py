@@ -41,11 +41,8 @@ def check_sections(read: dict[str, Section], document: Document) -> Iterator[Pro
 def check_files(read: dict[str, Section], document: Document) -> Iterator[Problem]:
     """Check that the files and folders that the configuration names are there."""
     model, dataset = read.get("model"), read.get("dataset")
-    for message in local_problems(model) if isinstance(model, ModelSection) else ():
-        key, _, rest = message.partition(": ")
-        in_template = key == "chat_template"
-        at = "model.chat_template" if in_template else "model.name_or_path"
-        yield document.problem(at, rest if in_template else message, "not_found")
+    for key, message in local_problems(model) if isinstance(model, ModelSection) else ():
+        yield document.problem(f"model.{key}", message, "not_found")
     for key in ("path", "validation_path", "prompts_file") if dataset is not None else ():
         path = getattr(dataset, key, None)
         if path and is_local(path) and not Path(path).expanduser().exists():

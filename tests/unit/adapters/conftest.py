@@ -38,7 +38,9 @@ def attach(tiny_base: Callable[..., Path]) -> Callable[..., Any]:
 
         model = {"name_or_path": str(tiny_base(family)), **(model or {})}
         context_keys = {
-            key: keys.pop(key) for key in ("mixed_precision", "training_batches", "num_training_steps") if key in keys
+            key: keys.pop(key)
+            for key in ("mixed_precision", "training_batches", "num_training_steps", "base_commit")
+            if key in keys
         }
         section, plugin = ModelSection(**model), load_adapter(method)
         tokenizer = load_tokenizer(section)

@@ -68,7 +68,9 @@ def test_prompts_start_at_words_of_the_vocabulary(attach):
 
 
 def test_prompts_start_at_a_text(attach):
-    attached = attach("llama", "prompt-tuning", num_virtual_tokens=5, prompt_init="text", prompt_text="good film")
+    keys = {"num_virtual_tokens": 5, "prompt_init": "text", "prompt_text": "good film", "base_commit": "0" * 40}
+    attached = attach("llama", "prompt-tuning", **keys)
+    assert attached.model.active_peft_config.tokenizer_kwargs == {"revision": "0" * 40}, "the base's own state"
     ids = attached.tokenizer("good film")["input_ids"]
     words = attached.model.get_input_embeddings().weight[(ids * 3)[:5]]
     assert bool((attached.model.prompt_encoder["default"].embedding.weight == words).all())

@@ -94,7 +94,7 @@ def test_every_field_is_documented():
 
 def test_folder_problems(tmp_path: Path):
     def problems(path):
-        return local_problems(ModelSection(name_or_path=str(path)))
+        return [problem for _, problem in local_problems(ModelSection(name_or_path=str(path)))]
 
     assert "does not exist" in problems(tmp_path / "none")[0]
     assert "holds no config.json" in problems(tmp_path)[0]
@@ -111,9 +111,11 @@ def test_folder_problems(tmp_path: Path):
 
 def test_missing_template_is_a_problem(tmp_path: Path):
     def problems(template):
-        return local_problems(ModelSection(name_or_path="a/b", chat_template=template))
+        return list(local_problems(ModelSection(name_or_path="a/b", chat_template=template)))
 
-    assert "no file" in problems("nowhere.jinja")[0]
+    [(key, problem)] = problems("nowhere.jinja")
+    assert key == "chat_template"
+    assert problem.startswith("no file nowhere.jinja")
     assert problems("chatml") == problems("r1") == problems("qwen3_training") == []
     assert problems("../chat_templates/qwen3_training"), "a path is a path"
     (tmp_path / "t.jinja").write_text("x")
