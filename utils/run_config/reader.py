@@ -189,7 +189,8 @@ class SectionReader:
         theirs = next((name for name, signs in PROGRAMS.items() if len(signs.intersection(unknown)) > 1), None)
         if theirs:
             page = f"docs/from_{theirs.replace('-', '').lower()}.md"
-            self._report("", f"the keys are {theirs}'s; {page} says how they are written here", "unknown_key")
+            message = f"the keys are {theirs}'s; {page} says how they are written here"
+            self.problems.insert(0, Problem(message, "", self.document.place_of((unknown[0],)), "unknown_key"))
         for key in unknown[:MOST_SHOWN]:
             near = find_misspelt(key, known)
             message = f"unknown section{f'; did you mean {near}?' if near else '' if theirs else name_all(known)}"
