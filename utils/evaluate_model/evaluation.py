@@ -40,10 +40,13 @@ def evaluate(evaluated: EvaluatedModel) -> list[Entry]:
 
 
 def show_scores(evaluated: EvaluatedModel, entries: list[Entry], num_shown: int = 0) -> dict[str, Any]:
-    """Print the tables, with the answers to the first rows, on standard output, and give everything for `--json`."""
+    """Print the answers to the first rows, then the tables, and give everything for `--json`."""
     from utils.core.terminal import build_console
 
     language, console = evaluated.jobs[0].config.results.language, build_console()
+    for entry in entries:
+        for text in render_first_answers(entry.label, entry.folder, num_shown, language):
+            console.print(text, soft_wrap=True)
     console.print(render_scores(evaluated.title, entries, language))
     answer = {"weights": evaluated.describe_weights(), "sets": {entry.label: entry.to_dict() for entry in entries}}
     if any(entry.result.get("groups") for entry in entries):
@@ -52,9 +55,6 @@ def show_scores(evaluated: EvaluatedModel, entries: list[Entry], num_shown: int 
     if averages:
         console.print(render_averages(averages, language))
         answer["longbench"] = averages
-    for entry in entries:
-        for text in render_first_answers(entry.label, entry.folder, num_shown, language):
-            console.print(text, soft_wrap=True)
     return answer
 
 
