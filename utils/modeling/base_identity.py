@@ -29,6 +29,8 @@ def require_same_base(recorded: str, where: str, given: ModelSection, file: str)
         return
     config = read_model_config(ModelSection(name_or_path=recorded))
     name = given.name_or_path
+    if config is None and not is_local(recorded) and _ends_with(given.location, recorded):
+        return  # a path from the folder in which the run was trained
     if config is None:
         logger.warning("%s names the base %s, which is not here; %s of %s is taken for it", where, recorded, name, file)
         return
@@ -40,6 +42,11 @@ def require_same_base(recorded: str, where: str, given: ModelSection, file: str)
         f"{where} names the base {recorded}, and {file} names {name}: an adapter is right on the base that it was "
         f"trained on; set model.name_or_path: {recorded}"
     )
+
+
+def _ends_with(folder: str, path: str) -> bool:
+    parts = Path(path).parts
+    return Path(folder).is_absolute() and Path(folder).is_dir() and Path(folder).parts[-len(parts) :] == parts
 
 
 def is_same_base(one: str, other: str) -> bool:

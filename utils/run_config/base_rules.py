@@ -150,10 +150,13 @@ def settle_adapter(read: dict[str, Section], document: Document, notices: list[s
         recorded = made.get("base_model_name_or_path")
         if isinstance(model, ModelSection) and isinstance(recorded, str) and recorded:
             require_same_base(recorded, str(find_adapter(peft) / ADAPTER_CONFIG), model, document.source)
+        trained = _read_own_run(find_adapter(peft))
         if isinstance(model, ModelSection):
-            read["model"] = _take_tokenizer(model, find_adapter(peft), document, notices)
+            read["model"] = _take_tokenizer(model, find_adapter(peft), trained, document, notices)
         if not problems:
-            read["peft"] = settle_section(peft, made)
+            # peft writes the modules that all-linear came to, one by one.
+            named = trained.get(("peft", "target_modules"))
+            read["peft"] = settle_section(peft, {**made, "target_modules": named} if isinstance(named, str) else made)
     except UserError as error:
         return [report("adapter_path", str(error))]
     except ValidationError as error:
@@ -163,10 +166,16 @@ def settle_adapter(read: dict[str, Section], document: Document, notices: list[s
     return problems
 
 
-def _take_tokenizer(model: ModelSection, adapter: Path, document: Document, notices: list[str]) -> ModelSection:
-    """Take the template and the tokens with which an adapter of ours was trained, where the file names none."""
+def _read_own_run(adapter: Path) -> Document:
+    """Read the configuration of the run that an adapter is of; an empty one where it was made elsewhere."""
     file = next((each for each in (adapter / "run.yaml", adapter.parent / "run.yaml") if each.is_file()), None)
-    trained = read_document(file) if file is not None else Document()
+    return read_document(file) if file is not None else Document()
+
+
+def _take_tokenizer(
+    model: ModelSection, adapter: Path, trained: Document, document: Document, notices: list[str]
+) -> ModelSection:
+    """Take the template and the tokens with which an adapter of ours was trained, where the file names none."""
     wanted = {key: trained.get(("model", key)) for key in _TOKENIZER_KEYS}
     taken = {key: value for key, value in wanted.items() if value and not document.has(("model", key))}
     template = taken.get("chat_template")

@@ -147,11 +147,13 @@ def test_another_base_task_or_field_is_refused(foreign, make_sft, make_config, t
 def test_the_template_and_tokens_of_an_adapters_run_are_taken(foreign, make_sft, tmp_path):
     folder, _ = foreign
     run = {"model": {"chat_template": "my.jinja", "extra_special_tokens": ["<|turn|>"], "pad_token": None}}
+    run["peft"] = {"target_modules": "all-linear"}
     (folder / "run.yaml").write_text(json.dumps(run))
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     config = make_sft(peft=_start(folder))
     assert config.model.chat_template == str(folder / "chat_template.jinja"), "my.jinja lies nowhere any more"
     assert config.model.extra_special_tokens == ["<|turn|>"]
+    assert config.peft.target_modules == "all-linear", "and not the list that peft makes of it"
     assert any("taken from its run: model.chat_template" in each for each in config.notices)
     assert make_sft(peft=_start(folder), model__chat_template="chatml").model.chat_template == "chatml", "the file's"
 
