@@ -21,6 +21,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from perf.processes import give_result, read_result  # noqa: E402  after the path of the library
+
 KEYS = {"mrpc": ("sentence1", "sentence2"), "rte": ("sentence1", "sentence2"), "cola": ("sentence",)}
 METRIC = {"mrpc": "f1", "rte": "accuracy", "cola": "matthews_correlation"}
 
@@ -29,7 +33,7 @@ def main() -> None:
     """Run the comparison and print one JSON object."""
     options = _parse()
     if options.plain:
-        print("RESULT " + json.dumps(run_plain(options)))
+        give_result(run_plain(options))
         return
     if options.losses:
         ours, plain = _run_ours(options), _run_plain_process(options)
@@ -153,8 +157,7 @@ def _run_ours(options: argparse.Namespace) -> dict[str, Any]:
 
 def _run_plain_process(options: argparse.Namespace) -> dict[str, Any]:
     output = _run([__file__, *sys.argv[1:], "--plain"], "the plain script")
-    line = next(line for line in output.splitlines() if line.startswith("RESULT "))
-    answer: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
+    answer: dict[str, Any] = read_result(output)
     return answer
 
 
@@ -204,5 +207,4 @@ def _parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

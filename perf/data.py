@@ -15,7 +15,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,12 +24,14 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from perf.processes import give_result, run_process  # noqa: E402  after the path of the library
+
 
 def main() -> None:
     """Write the rows, start twice, print one JSON object."""
     options = _parse()
     if options.config:
-        print("RESULT " + json.dumps(_prepare(options.config)))
+        give_result(_prepare(options.config))
         return
     with tempfile.TemporaryDirectory() as folder:
         config = _write(options, Path(folder))
@@ -68,12 +69,7 @@ def _write(options: argparse.Namespace, folder: Path) -> Path:
 
 
 def _start(config: Path, environment: dict[str, str]) -> dict[str, float]:
-    words = [sys.executable, __file__, "--config", str(config)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
-    answer: dict[str, float] = json.loads(line.removeprefix("RESULT "))
+    answer: dict[str, float] = run_process([__file__, "--config", str(config)], environment)
     return answer
 
 

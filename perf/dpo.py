@@ -15,7 +15,6 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,9 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from perf.processes import give_result, run_process  # noqa: E402  after the path of the library
+from perf.small_llama import build_small_llama, list_arguments  # noqa: E402
+
 KINDS = ("trl", "padded", "ours", "precomputed")
 
 
@@ -32,12 +34,12 @@ def main() -> None:
     """Run the kinds in turn and print one JSON object."""
     options = _parse()
     if options.kind:
-        print("RESULT " + json.dumps(_train(options)))
+        give_result(_train(options))
         return
     runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in options.kinds}
     for _ in range(options.repeat):
         for kind in options.kinds:
-            runs[kind].append(_run_process(kind))
+            runs[kind].append(_run_kind(kind))
     answer = {
         kind: {
             "pairs_per_s": round(statistics.median(each["pairs_per_s"] for each in results), 3),
@@ -89,10 +91,8 @@ def _encode(options: argparse.Namespace, tokenizer: Any) -> list[tuple[list[int]
 
 
 def _build(options: argparse.Namespace, rows: list[Any], tokenizer: Any, folder: str) -> Any:
-    import torch
     from datasets import Dataset
-    from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
+    from transformers import TrainingArguments
     from trl import DPOConfig, DPOTrainer
 
     from utils.tasks.dpo.section import DpoSection
@@ -100,19 +100,7 @@ def _build(options: argparse.Namespace, rows: list[Any], tokenizer: Any, folder:
     from utils.tasks.preference.batches import REFERENCE, PreferenceCollator
     from utils.trainer.varlen_attention import require_separate_documents
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=320, intermediate_size=864, num_hidden_layers=8,
-        num_attention_heads=5, tie_word_embeddings=True, max_position_embeddings=2048,
-    )  # fmt: skip
-    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(LlamaForCausalLM(config), lora)
-    shared = {
-        "output_dir": folder, "per_device_train_batch_size": options.batch, "num_train_epochs": 1, "logging_steps": 1,
-        "learning_rate": 1e-4, "lr_scheduler_type": "constant", "use_cpu": True, "save_strategy": "no",
-        "report_to": "none", "disable_tqdm": True, "train_sampling_strategy": "sequential",
-        "dataloader_pin_memory": False,
-    }  # fmt: skip
+    model, shared = build_small_llama(len(tokenizer)), list_arguments(folder, options.batch)
     if options.kind == "trl":
         pairs = Dataset.from_list([{"prompt_ids": p, "chosen_ids": c, "rejected_ids": r} for p, c, r in rows])
         DPOTrainer._prepare_dataset = lambda self, given, *_: given  # they are encoded
@@ -138,12 +126,8 @@ def _build(options: argparse.Namespace, rows: list[Any], tokenizer: Any, folder:
     return trainer
 
 
-def _run_process(kind: str) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, *sys.argv, "--kind", kind], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
-    answer: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
+def _run_kind(kind: str) -> dict[str, Any]:
+    answer: dict[str, Any] = run_process([*sys.argv, "--kind", kind])
     print(f"{kind}: {answer['pairs_per_s']:.3f} pairs/s", file=sys.stderr)
     return answer
 

@@ -20,7 +20,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +30,8 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+
+from perf.processes import give_result, run_process  # noqa: E402  after the path of the library
 
 KINDS = {
     "generate": ("one_by_one", "pipeline_16", "ours"),
@@ -44,7 +45,7 @@ def main() -> None:
     """Run the kinds in turn and print what was measured."""
     options = _parse()
     if options.kind:
-        print("RESULT " + json.dumps(_run_kind(options)))
+        give_result(_run_kind(options))
         return
     with tempfile.TemporaryDirectory() as folder:
         options.folder = folder
@@ -60,7 +61,7 @@ def _compare(options: argparse.Namespace) -> Result:
     runs: dict[str, list[Result]] = {kind: [] for kind in kinds}
     for _ in range(options.repeat):
         for kind in kinds:
-            runs[kind].append(_run_process(options, kind))
+            runs[kind].append(_run_alone(options, kind))
     ours = runs["ours"][0]["answers"]
     answer: Result = {"task": task, "rows": len(texts), "threads": os.environ.get("OMP_NUM_THREADS", "all")}
     for kind, results in runs.items():
@@ -115,7 +116,7 @@ def _run_kind(options: argparse.Namespace) -> Result:
     """Answer all rows by one kind, in this process."""
     folder = Path(options.folder)
     if options.kind == "memory":
-        said = _open_door(folder, "--output_file", str(folder / "out.jsonl"))
+        said = _call_inference(folder, "--output_file", str(folder / "out.jsonl"))
         return {**said, "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
     if options.kind == "ours":
         return _run_ours(options, folder)
@@ -135,7 +136,7 @@ def _run_ours(options: argparse.Namespace, folder: Path) -> Result:
     words = ["--output_file", str(folder / "out.jsonl")]
     words += ["--max_new_tokens", str(options.max_new_tokens)] if options.generate else []
     words += ["--batch_size", str(options.batch_size)] if options.generate and options.batch_size else []
-    said = _open_door(folder, *words)
+    said = _call_inference(folder, *words)
     rows = [json.loads(line) for line in (folder / "out.jsonl").read_text("utf-8").splitlines()]
     if options.generate:
         answers: list[Any] = [row["answer"] for row in rows]
@@ -146,7 +147,7 @@ def _run_ours(options: argparse.Namespace, folder: Path) -> Result:
     return {"seconds": said["seconds"], "answers": answers, "num_tokens": num_tokens}
 
 
-def _open_door(folder: Path, *words: str) -> Result:
+def _call_inference(folder: Path, *words: str) -> Result:
     """Do what the command line does; give its JSON object."""
     from utils.core.logs import silence_libraries
 
@@ -223,7 +224,7 @@ def _measure_memory(options: argparse.Namespace) -> Result:
         with (Path(options.folder) / "rows.jsonl").open("w", encoding="utf-8") as file:
             for index in range(number):
                 file.write(f'{{"id": {index}, "text": "w{index % 50} w{index % 47} w{index % 7}"}}\n')
-        found = _run_process(options, "memory")
+        found = _run_alone(options, "memory")
         answer[f"{number} rows"] = {name: found[name] for name in ("peak_rss_mib", "rows_per_s", "seconds")}
     return answer
 
@@ -245,15 +246,9 @@ def _make_tiny(folder: Path) -> None:
     ).save_pretrained(folder)  # fmt: skip
 
 
-def _run_process(options: argparse.Namespace, kind: str) -> Result:
+def _run_alone(options: argparse.Namespace, kind: str) -> Result:
     given = [each for each in sys.argv if each != "--json"]
-    command = [sys.executable, *given, "--kind", kind, "--folder", options.folder]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    out, err = process.communicate()
-    if process.returncode:
-        raise SystemExit(err[-3000:])
-    line = next(line for line in out.splitlines() if line.startswith("RESULT "))
-    answer: Result = json.loads(line.removeprefix("RESULT "))
+    answer: Result = run_process([*given, "--kind", kind, "--folder", options.folder])
     print(f"{kind}: {answer['seconds']:.2f} s", file=sys.stderr)
     return answer
 

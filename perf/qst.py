@@ -16,7 +16,6 @@ import copy
 import gc
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,8 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+
+from perf.processes import give_result, run_process  # noqa: E402  after the path of the library
 
 KINDS = ("lora", "lora_checkpointed", "qst", "qst_cached", "qst_cached_int8")
 LORA = {"method": "lora", "lora_r": 16, "target_modules": "all-linear"}
@@ -42,11 +43,11 @@ def main() -> None:
     """Measure and print."""
     options = _parse()
     if options.memory_of:
-        print("RESULT " + json.dumps(_measure_memory(options)))
+        give_result(_measure_memory(options))
         return
     answer = _measure_times(options)
     if options.device == "cpu" and not options.no_memory:
-        answer["peak_rss_gb"] = {kind: _run_process(kind) for kind in ("backbone", *options.kinds)}
+        answer["peak_rss_gb"] = {kind: _measure_peak(kind) for kind in ("backbone", *options.kinds)}
     if options.json:
         print(json.dumps(answer, indent=2))
         return
@@ -217,13 +218,9 @@ def _bytes_per_token(models: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def _run_process(kind: str) -> float:
+def _measure_peak(kind: str) -> float:
     words = [word for word in sys.argv[1:] if word != "--json"]
-    done = subprocess.run(
-        [sys.executable, __file__, *words, "--memory-of", kind], capture_output=True, text=True, check=True
-    )
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
-    return float(json.loads(line.removeprefix("RESULT "))["peak_gb"])
+    return float(run_process([__file__, *words, "--memory-of", kind])["peak_gb"])
 
 
 def _measure_memory(options: argparse.Namespace) -> dict[str, float]:

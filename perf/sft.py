@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +23,9 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from perf.processes import give_result, run_process  # noqa: E402  after the path of the library
+from perf.small_llama import build_small_llama, list_arguments  # noqa: E402
+
 KINDS = ("plain", "trl", "padded", "ours", "packed", "bf16")
 LENGTH = 512
 
@@ -32,12 +34,12 @@ def main() -> None:
     """Run the kinds in turn and print one JSON object."""
     options = _parse()
     if options.kind:
-        print("RESULT " + json.dumps(_train(options)))
+        give_result(_train(options))
         return
     runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in options.kinds}
     for _ in range(options.repeat):
         for kind in options.kinds:
-            runs[kind].append(_run_process(kind))
+            runs[kind].append(_run_kind(kind))
     answer: dict[str, Any] = {}
     for kind, results in runs.items():
         answer[kind] = {
@@ -90,16 +92,7 @@ def _encode(options: argparse.Namespace, tokenizer: Any) -> Any:
 
 
 def _build(options: argparse.Namespace, rows: Any, tokenizer: Any, folder: str) -> Any:
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import (
-        DataCollatorForSeq2Seq,
-        LlamaConfig,
-        LlamaForCausalLM,
-        PrinterCallback,
-        Trainer,
-        TrainingArguments,
-    )
+    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
     from trl import SFTConfig, SFTTrainer
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -107,23 +100,12 @@ def _build(options: argparse.Namespace, rows: Any, tokenizer: Any, folder: str) 
     from utils.tasks.sft.trainer import CausalTrainer
     from utils.trainer.varlen_attention import require_separate_documents
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=320, intermediate_size=864, num_hidden_layers=8,
-        num_attention_heads=5, tie_word_embeddings=True, max_position_embeddings=2048,
-    )  # fmt: skip
-    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(LlamaForCausalLM(config), lora)
+    model = build_small_llama(len(tokenizer))
     kind, batch = options.kind, options.batch
     if kind in ("packed", "bf16"):
         rows = pack_rows(rows, LENGTH)
         batch = max(1, round(options.batch * len(rows) / (options.steps * options.batch)))
-    shared = {
-        "output_dir": folder, "per_device_train_batch_size": batch, "num_train_epochs": 1, "logging_steps": 1,
-        "learning_rate": 1e-4, "lr_scheduler_type": "constant", "use_cpu": True, "save_strategy": "no",
-        "report_to": "none", "disable_tqdm": True, "train_sampling_strategy": "sequential",
-        "include_num_input_tokens_seen": "non_padding", "dataloader_pin_memory": False,
-    }  # fmt: skip
+    shared = {**list_arguments(folder, batch), "include_num_input_tokens_seen": "non_padding"}
     own: dict[str, Any] = {"bf16": kind == "bf16", "gradient_checkpointing": False, "max_length": None}
     own["dataset_kwargs"] = {"skip_prepare_dataset": True}
     if kind == "plain":
@@ -165,12 +147,8 @@ def _add_clock(trainer: Any) -> Any:
     return clock
 
 
-def _run_process(kind: str) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, *sys.argv, "--kind", kind], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
-    answer: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
+def _run_kind(kind: str) -> dict[str, Any]:
+    answer: dict[str, Any] = run_process([*sys.argv, "--kind", kind])
     print(f"{kind}: {answer['tokens_per_s']:.0f} tokens/s", file=sys.stderr)
     return answer
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -22,20 +21,19 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from perf.processes import give_result, run_process  # noqa: E402  after the path of the library
+
 
 def main() -> None:
     """Run every kind in a process of its own and print one JSON object."""
     options = _parse()
     if options.kind:
-        print("RESULT " + json.dumps(_measure(options)))
+        give_result(_measure(options))
         return
     answer: dict[str, Any] = {"vocabulary": options.vocabulary, "length": options.length, "trained": options.trained}
     for kind in ("whole", "ours"):
         for mode in ("training", "evaluation"):
-            words = [sys.executable, *sys.argv, "--kind", kind, "--mode", mode]
-            done = subprocess.run(words, capture_output=True, text=True, check=True)
-            line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
-            answer[f"{kind}_{mode}"] = json.loads(line.removeprefix("RESULT "))
+            answer[f"{kind}_{mode}"] = run_process([*sys.argv, "--kind", kind, "--mode", mode])
     for mode in ("training", "evaluation"):
         ratio = answer[f"whole_{mode}"]["peak_gb"] / max(answer[f"ours_{mode}"]["peak_gb"], 1e-3)
         answer[f"whole_over_ours_{mode}"] = round(ratio, 1)

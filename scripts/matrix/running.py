@@ -19,31 +19,31 @@ ROOT = Path(__file__).parents[2]
 TIME_LIMIT = 1200
 """Seconds that one process may take."""
 
-Tell = Callable[[Result], None]
+Report = Callable[[Result], None]
 
 
-def run_matrix(rows: list[Row], units: list[tuple[str, str]], jobs: int, tell: Tell) -> None:
+def run_matrix(rows: list[Row], units: list[tuple[str, str]], jobs: int, report: Report) -> None:
     """Try all cells.
 
     Args:
         rows: The methods.
         units: Family and quantization, each a pair of processes.
         jobs: Pairs at the same time.
-        tell: Is given each result.
+        report: Is given each result.
     """
     with ThreadPoolExecutor(jobs) as pool:
         for results in pool.map(lambda unit: _run_unit(rows, *unit), units):
             for result in results:
-                tell(result)
+                report(result)
 
 
 def run_half(half: str, rows: list[Row], family: str, quantization: str, folder: Path) -> None:
     """Run one half of a unit in this process: `train` or `reload`; results go to standard output, a line each."""
     cells = list_cells(rows, family, quantization)
-    for_all = {"train": train_cells, "reload": reload_cells}[half]
     if half == "train":
         prepare_folder(family, folder)
-    for_all(cells, folder, lambda result: print(f"RESULT {write_result(result)}", flush=True))
+    run = {"train": train_cells, "reload": reload_cells}[half]
+    run(cells, folder, lambda result: print(f"RESULT {write_result(result)}", flush=True))
 
 
 def _run_unit(rows: list[Row], family: str, quantization: str) -> list[Result]:

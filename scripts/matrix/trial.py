@@ -52,16 +52,16 @@ class Result:
     seconds: float = 0.0
 
 
-def train_cells(cells: list[Cell], folder: Path, tell: Callable[[Result], None]) -> None:
+def train_cells(cells: list[Cell], folder: Path, report: Callable[[Result], None]) -> None:
     """Attach, train three steps and save each cell; what has to be equal after reloading is put beside it.
 
     Args:
         cells: Of one family and one quantization.
         folder: Takes the base, the rows and a run's folder for each cell.
-        tell: Is given each result that is final: refusals and crashes.
+        report: Is given each result that is final: refusals and crashes.
     """
     prepared: dict[str, Any] = {}
-    _settle()
+    _import_libraries()
     for cell in cells:
         started = time.monotonic()
         try:
@@ -72,16 +72,16 @@ def train_cells(cells: list[Cell], folder: Path, tell: Callable[[Result], None])
             result = _crash(cell, error)
         if result is not None:
             result.seconds = round(time.monotonic() - started, 2)
-            tell(result)
+            report(result)
 
 
-def reload_cells(cells: list[Cell], folder: Path, tell: Callable[[Result], None]) -> None:
+def reload_cells(cells: list[Cell], folder: Path, report: Callable[[Result], None]) -> None:
     """Load what was saved, in a process that has not trained it, and compare the logits.
 
     Args:
         cells: As in `train_cells`; those that were not saved are passed over.
         folder: As in `train_cells`.
-        tell: Is given each result.
+        report: Is given each result.
     """
     for cell in cells:
         run = folder / cell.name
@@ -91,7 +91,7 @@ def reload_cells(cells: list[Cell], folder: Path, tell: Callable[[Result], None]
             result = _reload(cell, run)
         except Exception as error:  # noqa: BLE001  a refusal, too, comes too late here
             result = _crash(cell, error)
-        tell(result)
+        report(result)
 
 
 def prepare_folder(family: str, folder: Path) -> None:
@@ -132,7 +132,7 @@ def describe_run(cell: Cell, folder: Path) -> dict[str, Any]:
     }
 
 
-def _settle() -> None:
+def _import_libraries() -> None:
     """Import what is large, and keep it out of the garbage collections that every training ends with (0.3 s each)."""
     import gc
 
