@@ -138,6 +138,7 @@ def _build_majority(name: str, shown: str, suffix: str, outcomes: Sequence[RunOu
     values = {key: scores[key + suffix] for key in _BASELINE_FIGURES if key + suffix in scores}
     # A task whose metric is a loss, or of whose metric guessing has no value, has no own metric in this row.
     if f"{metric}{suffix}" in scores:
+        note = ""
         values |= dict.fromkeys(("best", "last"), scores[f"{metric}{suffix}"])
     facts = {"metric": metric, "accuracy_is": "accuracy" if "accuracy" in values else "pearson"}
     return SummaryRow(shown, Setting(name, is_baseline=True), (), _build_runs({_NO_SEED: values | facts}), suffix, note)

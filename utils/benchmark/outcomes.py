@@ -165,15 +165,14 @@ def read_majority(outcomes: Sequence[RunOutcome]) -> tuple[dict[str, float | Non
     """Read what always guessing the most frequent training label scores in a task, or why nobody knows it.
 
     Each run scores it on the rows that it is scored on itself, so the runs of a task agree unless their data differ;
-    then nothing is shown, since it would stand beside scores of other rows.
+    a score in which they then differ is not shown, since it would stand beside scores of other rows.
     """
     found = [each.record.baseline for each in outcomes if each.status == "success" and each.record is not None]
     found = [each for each in found if each]
     if not found:
         return {}, "no finished run has measured it"
-    if any(each != found[0] for each in found):
-        return {}, "the runs differ in their data, and so in this"
-    return found[0], ""
+    same = {name: value for name, value in found[0].items() if all(each.get(name, ...) == value for each in found)}
+    return same, "" if all(each == same for each in found) else "not the same in all runs: their data differ"
 
 
 def has_mismatched(outcome: RunOutcome) -> bool:

@@ -20,4 +20,9 @@ def test_majority_from_the_records(plan_of: Callable[..., Any]) -> None:
     assert read_majority(outcomes) == ({"accuracy": 0.5, "loss": None}, "")
     assert read_majority([RunOutcome(other, "missing", None)]) == ({}, "no finished run has measured it")
     outcomes[1] = RunOutcome(second, "success", replace(record, baseline={"accuracy": 0.6}))
-    assert read_majority(outcomes) == ({}, "the runs differ in their data, and so in this")
+    assert read_majority(outcomes) == ({}, "not the same in all runs: their data differ")
+    both = [{"accuracy": score, "f1": 0.7} for score in (0.5, 0.6)]
+    outcomes = [
+        RunOutcome(each.run, "success", replace(record, baseline=own)) for each, own in zip(outcomes, both, strict=True)
+    ]
+    assert read_majority(outcomes) == ({"f1": 0.7}, "not the same in all runs: their data differ")
