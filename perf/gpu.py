@@ -1,7 +1,7 @@
 """Measures fine-tuning on a GPU: tokens a second, share of the card's matrix rate, peak memory, beside the peers.
 
 Model shapes with random weights, rows of random tokens of mixed lengths, of which a third is prompt. Every case is a
-process of its own. What does not fit is said as such. One JSON is written, and a table printed for docs/performance.md.
+process of its own. What does not fit is reported. One JSON is written, and a table printed for docs/performance.md.
 
   python perf/gpu.py --output outputs/gpu.json
   python perf/gpu.py --shapes llama-3.2-1b --lengths 2048 --methods lora qst

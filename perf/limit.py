@@ -108,7 +108,7 @@ def _measure(kind: str, options: argparse.Namespace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     options.kind = kind
-    rows = sft._encode(options, tokenizer)
+    rows = sft.encode_rows(options, tokenizer)
     times: list[float] = []
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
 
@@ -127,7 +127,7 @@ def _measure(kind: str, options: argparse.Namespace) -> None:
                 profiler.stop()
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = sft._build(options, rows, tokenizer, folder)
+        trainer = sft.build_trainer(options, rows, tokenizer, folder)
         trainer.add_callback(Clock())
         trainer.train()
         steps = len(times)
@@ -141,6 +141,10 @@ def _measure(kind: str, options: argparse.Namespace) -> None:
         f"{kind}: {tokens / seconds:.0f} tokens/s ({operations / tokens / 1e6:.0f} MFLOP a token), its products alone "
         f"{tokens / least:.0f} ({operations / least / 1e9:.0f} GFLOP/s): {least / seconds:.0%} of the limit"
     )
+    _print_shares(profiler)
+
+
+def _print_shares(profiler: Any) -> None:
     groups: Counter[str] = Counter()
     for event in profiler.key_averages():
         groups[_group(event.key)] += event.self_cpu_time_total

@@ -63,9 +63,9 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
 
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    rows = _encode(options, tokenizer)
+    rows = encode_rows(options, tokenizer)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = _build(options, rows, tokenizer, folder)
+        trainer = build_trainer(options, rows, tokenizer, folder)
         clock = _add_clock(trainer)
         trainer.train()
     losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
@@ -76,7 +76,7 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _encode(options: argparse.Namespace, tokenizer: Any) -> Any:
+def encode_rows(options: argparse.Namespace, tokenizer: Any) -> Any:
     """Encode the rows that are trained on, in the order in which every kind takes them."""
     from datasets import Dataset
 
@@ -91,7 +91,8 @@ def _encode(options: argparse.Namespace, tokenizer: Any) -> Any:
     return Dataset.from_list(encoded)
 
 
-def _build(options: argparse.Namespace, rows: Any, tokenizer: Any, folder: str) -> Any:
+def build_trainer(options: argparse.Namespace, rows: Any, tokenizer: Any, folder: str) -> Any:
+    """Build the trainer of a kind."""
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
     from trl import SFTConfig, SFTTrainer
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling

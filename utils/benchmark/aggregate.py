@@ -1,4 +1,4 @@
-"""Puts the runs of a suite into rows, and compares settings: higher is only claimed from the seeds that both have."""
+"""Puts the runs of a suite into rows, and compares settings by the seeds that both have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where and how a run is worked on: a GPU or some cores of this machine, and a process with a log, forked or new.
+"""An attempt at a run: on a GPU or some cores of this machine, in a process with a log, forked or new.
 
 Each attempt has its time limit, and leaves a note of how it ended.
 """
@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Slot:
-    """One place."""
+    """A place where one run at a time is worked on."""
 
     index: int
     """From 0."""

@@ -107,7 +107,7 @@ def _cross(suite: Suite, seeds: Sequence[int], idle: dict[str, set[str]]) -> Ite
 
 
 def _lay_together(suite: Suite, task: str, method: str) -> Document:
-    """Lay the task, the method and the task's word on the method over the base."""
+    """Lay the task, the method, and the task's own settings of the method over the base."""
     document = suite.base.copy()
     for layer in (suite.tasks[task], suite.methods.get(method), suite.task_methods.get((task, method))):
         if layer is not None:

@@ -282,7 +282,7 @@ class Runner:
 
 @contextmanager
 def _count_interruptions() -> Iterator[list[int]]:
-    """Note a signal for the loop to see, so that none falls between a process and its note."""
+    """Note signals for the loop, so that none arrives between the start of a process and the note of it."""
     seen: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

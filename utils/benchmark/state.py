@@ -1,4 +1,4 @@
-"""The status of each run, what a suite notes of it beside its folder, and the locks that part suites and shards.
+"""The status of each run, what a suite notes of it beside its folder, and the locks that keep suites and shards apart.
 
 A run's own record (results.json) says what it measured; the note says what only the suite knows: that a run was
 stopped for its time, killed by a signal, or is being worked on now.

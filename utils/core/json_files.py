@@ -39,6 +39,15 @@ def parse_json(content: str | bytes, parse_constant: Callable[[str], Any] | None
         raise NotJsonError("not JSON: a number of thousands of digits") from None
 
 
+def is_json(content: str | bytes) -> bool:
+    """Tell whether a text is JSON."""
+    try:
+        parse_json(content)
+    except NotJsonError:
+        return False
+    return True
+
+
 def load_json(file: Path) -> Any:
     """Read a file of JSON."""
     return parse_json(file.read_bytes())

@@ -95,7 +95,7 @@ def score_answers(arguments: argparse.Namespace) -> Entry:
 def _resolve(
     answered: list[Answered], names: Sequence[str], judges: EvaluationSection
 ) -> tuple[list[Answered], str | None]:
-    """Let answers be judged as is said, and programs be run where it is allowed."""
+    """Apply the settings by which answers are judged, and allow programs to run where they say so."""
     if judges.allow_code_execution:
         allow_code_execution()
     flat, scorer = resolve_references(names, [each for row in answered for each in row.references], judges)

@@ -40,7 +40,7 @@ class Contamination:
     rows: set[int] = field(default_factory=set)
     """Rows whose question and answer are trained on."""
     documents: set[int] = field(default_factory=set)
-    """Rows about a document that is trained on, be it with other questions."""
+    """Rows about a document that is trained on, even with other questions."""
 
     def describe(self) -> dict[str, Any]:
         """Give the numbers for the record."""
@@ -183,7 +183,7 @@ class _Index:
             yield from self._holders[document]
 
     def is_same(self, number: int, row: int, question: str, answers: list[str]) -> bool:
-        """Tell whether a row about the same document asks and is answered the same, be it without a question."""
+        """Tell whether a row about the same document has the same question, or none, and the same answer."""
         asked, right = self._rows[number, row]
         return asked == question and not right.isdisjoint(answers)
 

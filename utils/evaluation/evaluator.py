@@ -1,4 +1,4 @@
-"""Has a model answer the prompts of a set, row by row on the disk, and scores the answers."""
+"""Lets a model answer the prompts of a set, stores the answers row by row, and scores them."""
 
 from __future__ import annotations
 

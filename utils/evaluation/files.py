@@ -106,7 +106,7 @@ def read_at(path: Path, places: Iterable[int]) -> Iterator[Record]:
 
 
 def append_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Append records and see to it that they are on the disk."""
+    """Append records and flush them to the disk."""
     with path.open("ab") as file:
         file.write(b"".join(_encode(record) for record in records))
         file.flush()

@@ -1,4 +1,4 @@
-"""Lets a server write in the model's place, which is handed the adapter as it is."""
+"""Lets a server write in place of the model, after giving it the current adapter."""
 
 from __future__ import annotations
 

@@ -116,8 +116,8 @@ def open_history(
 ) -> History:
     """Open the history of a run that starts, or goes on, at a step; what does not belong to it is set aside.
 
-    Entries of later steps, which this session will come to again, and those of other rows or prompts go to a file of
-    their own, which is said.
+    Entries of later steps, which this session will reach again, and those of other rows or prompts are moved to a
+    file of their own, with a warning.
 
     Raises:
         UserError: The history is of another scorer.

@@ -1,4 +1,4 @@
-"""What answers are judged by: references that suit the metrics, and metrics that may and can be had."""
+"""What answers are judged by: references that suit the metrics, and metrics that are allowed and available."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 def resolve_references(
     metrics: Sequence[str], references: list[Reference], evaluation: EvaluationSection
 ) -> tuple[list[Reference], str | None]:
-    """Write the scorer's name into the references of metrics that leave it to choose, and see that it can be had.
+    """Write the scorer's name into the references of metrics that leave a choice, and check that it is available.
 
     Raises:
         ConfigError: It cannot.
@@ -36,7 +36,7 @@ def resolve_references(
 
 
 def check_references(label: str, metrics: tuple[str, ...], references: list[Reference]) -> None:
-    """See to it, before anything is written, that each metric has something to compare with."""
+    """Check, before anything is written, that each metric has something to compare with."""
     for metric in map(load_metric, metrics):
         metric.prepare()
         if not all(map(metric.takes, references)):
@@ -60,7 +60,7 @@ def report_undefined(name: str, num_undefined: int, num_rows: int, label: str) -
 
 
 def check_metrics(label: str, metrics: Sequence[str], evaluation: EvaluationSection, temperature: float) -> None:
-    """See to it that metrics may run what they run, and get as many answers as they take.
+    """Check that metrics may run code where they do, and get as many answers as they need.
 
     Raises:
         ConfigError: They may not, or do not.

@@ -169,7 +169,7 @@ class Summary:
         self._seconds += record["seconds"]
 
     def close(self) -> SetScore:
-        """Average what was taken in; a metric that is defined on no row is left out, which is said."""
+        """Average what was added; a metric that is defined on no row is left out, with a warning."""
         import numpy as np
 
         known = self._known

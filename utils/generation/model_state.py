@@ -1,4 +1,4 @@
-"""Puts a model into the state for generating: placed, frozen, and back as if nothing had happened."""
+"""Prepares a model for generating (device, frozen, evaluation), and restores it afterwards."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from utils.core.errors import UserError
-from utils.core.json_files import NotJsonError, parse_json
+from utils.core.json_files import NotJsonError, is_json, parse_json
 from utils.core.locks import try_lock
 from utils.core.replace_file import replace_file
 
@@ -75,7 +75,7 @@ class PartialFile:
         assert not ahead, f"row {expected} is missing"
 
     def close(self) -> None:
-        """Let the file be."""
+        """Close the file, and keep it."""
         with suppress(OSError):  # on a full disk: what could not be written was told when it was tried
             self._file.close()
 
@@ -110,7 +110,7 @@ class PartialFile:
         end = len(first)
         for line in self._file:
             found = _LINE.fullmatch(line)
-            if found is None or not _is_json(found[2]):
+            if found is None or not is_json(found[2]):
                 logger.warning("%s: its last line was not written whole and is cut off", self.path)
                 break
             self._done.add(int(found[1]))
@@ -174,14 +174,6 @@ class _Numbers:
         while self._next in self._above:
             self._above.remove(self._next)
             self._next += 1
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        parse_json(text)
-    except NotJsonError:
-        return False
-    return True
 
 
 def _read_identity(line: bytes) -> Any:

@@ -203,7 +203,7 @@ def build_chat_prompt_builder(
         return ChatPromptBuilder((column,), lambda row: _plain(read_text(row, column)), _plain, column)
     spec = resolve(described, there, conversational)
     columns, read_prompt = spec.prompt_columns, spec.read_prompt
-    assert read_prompt is not None, f"{spec.path} is settled"
+    assert read_prompt is not None, f"{spec.path} is resolved"
     if chosen and len(chosen) != len(columns):
         raise UserError(f"--text_column: the run reads {len(columns)} columns ({', '.join(columns)}); name as many")
     ask = spec.ask

@@ -33,7 +33,7 @@ _NUM_CHARACTERS = 400  # of a text: joining pieces by scores takes the square of
 def require_possible(
     source: TrainedModel, tokenizer: PreTrainedTokenizerBase, gguf_type: str | None, quantize: str | None
 ) -> None:
-    """See to it, before weights are read, that a model can be written as is asked for.
+    """Check, before weights are read, that a model can be written in the format that is asked for.
 
     Raises:
         UserError: It is a classifier, a package is missing, or llama.cpp does not compute what this model does.
@@ -154,7 +154,7 @@ def describe_made(report: Mapping[str, Any], merged: Made) -> Made:
 
 
 def _check_cutting(tokenizer: PreTrainedTokenizerBase, probe: Probe, vocabulary: GgufVocabulary) -> None:
-    """See to it that joining SentencePiece's pieces by their scores comes to what the tokenizer's merges do."""
+    """Check that joining SentencePiece's pieces by score gives the same tokens as the tokenizer's merges."""
     special, added = set(tokenizer.all_special_ids), tokenizer.get_added_vocab()
     for ids in probe.encode(tokenizer):
         # transformers puts no second space before a text that begins with one, SentencePiece and llama.cpp do

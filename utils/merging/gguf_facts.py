@@ -47,7 +47,7 @@ class GgufModel:
 
 
 def require_gguf() -> None:
-    """See to it that the package is here.
+    """Check that the package gguf is installed.
 
     Raises:
         UserError: It is not.

@@ -186,7 +186,7 @@ def _describe_part(part: dict[str, Any]) -> tuple[str, Any]:
 
 
 def _adds_space(written: dict[str, Any], name: str) -> bool:
-    """Tell whether a text gets a space before it, and see to it that spaces are all that is rewritten."""
+    """Tell whether a text gets a space before it, and check that nothing but spaces is rewritten."""
     normalizer, pre = written.get("normalizer") or {}, written.get("pre_tokenizer") or {}
     steps = normalizer["normalizers"] if normalizer.get("type") == "Sequence" else [normalizer] if normalizer else []
     kinds = [each["type"] for each in steps]

@@ -55,7 +55,7 @@ class MergeOptions:
 
 @dataclass(frozen=True)
 class _Merged:
-    """What was measured before the merged model was let go of."""
+    """What was measured while the merged model was in memory."""
 
     trained: Answers
     without: np.ndarray[Any, Any] | None

@@ -153,5 +153,5 @@ def _load_template() -> Template:
 
 
 def _clean(value: Any) -> Any:
-    """Show control codes, which a page cannot hold, and hide secrets; what is HTML already is let be."""
+    """Show control codes, which a page cannot hold, and hide secrets; HTML stays as it is."""
     return value if hasattr(value, "__html__") or not isinstance(value, str) else show_controls(mask_text(value))

@@ -108,7 +108,7 @@ def record_inputs(path: Path, resume_from: str | None, config: RunConfig, rows: 
 
 
 def require_same_inputs(path: Path, config: RunConfig, what: str) -> None:
-    """See to it that a run's rows and base are those that it was started with; where it does not say, it is let be.
+    """Check that a run's rows and base are those that it was started with, where it says what they were.
 
     Raises:
         UserError: They have changed, so that the run `what`.
@@ -125,7 +125,7 @@ def require_same_inputs(path: Path, config: RunConfig, what: str) -> None:
 
 
 def require_unchanged_base(run: Path | None, model: ModelSection, name: str) -> None:
-    """See to it that an adapter is put on the very weights that it was trained on, where its run says what they were.
+    """Check that an adapter is put on the weights that it was trained on, where its run says what they were.
 
     Raises:
         ModelError: The base has other weights now.

@@ -58,7 +58,7 @@ class _Saved:
         return model
 
     def _require_trained(self, model: PreTrainedModel) -> None:
-        """See to it that nothing of a loaded model is random that was trained, because a file lacks it."""
+        """Check that no trained part of the loaded model is random because a file lacks it."""
         require_every_tensor(model, self.weights, self.name, self.section.name_or_path)
         plain: Any = model.get_base_model() if hasattr(model, "peft_config") else model
         # An adapter brings the head that its base lacks; embedding rows that were added to it must come from there too.

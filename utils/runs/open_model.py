@@ -110,7 +110,7 @@ def as_whole_model(trained: TrainedModel) -> TrainedModel:
 
 
 def open_with_config(given: RunConfig, name: str, consent: Consent = NO_CONSENT) -> TrainedModel:
-    """Find the weights in a folder, and see to it that the user's file does not contradict what it says of itself.
+    """Find the weights in a folder, and check that the user's file does not contradict what the folder says of itself.
 
     Args:
         given: The user's file.
@@ -199,7 +199,7 @@ def open_adapter(name: str, base: str | None = None, consent: Consent = NO_CONSE
 
 
 def refuse_own_folder(name: str) -> None:
-    """See to it that `--model` names no run and no adapter: its own record says how it is asked."""
+    """Check that `--model` names no run and no adapter, whose own record says how it is prompted."""
     folder = Path(name).expanduser()
     for file, what, flag in (("run.yaml", "a run", "--run"), (ADAPTER_CONFIG, "an adapter", "--adapter")):
         if is_local(name) and (folder / file).is_file():
@@ -207,7 +207,7 @@ def refuse_own_folder(name: str) -> None:
 
 
 def require_base(trained: TrainedModel, given: ModelSection, file: str) -> TrainedModel:
-    """See to it that the user's `file` names no other base than the one that a run's adapter was trained on.
+    """Check that the user's `file` names no other base than the one that a run's adapter was trained on.
 
     Gives the run, on the user's base where the recorded one is not on this machine.
     """

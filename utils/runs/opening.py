@@ -51,7 +51,7 @@ class RunFolder:
 
 
 def open_run_folder(config: RunConfig, resume: str | None = None, overwrite: bool = False) -> RunFolder:
-    """Open the folder of a run; one that is resumed or done must have the rows and the base of now.
+    """Open the folder of a run; the rows and the base of one that is resumed or done must not have changed.
 
     Args:
         config: The run.

@@ -1,4 +1,4 @@
-"""Keeps a folder to one run, and what is written in it inside: a folder handed over may hold links to other files."""
+"""Keeps a folder to one run, and writes inside it only: a folder from elsewhere may hold links to other files."""
 
 from __future__ import annotations
 

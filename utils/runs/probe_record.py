@@ -1,4 +1,4 @@
-"""What the trained model answered to its run's probe rows, so that it is known again, and on another base is not."""
+"""What the trained model answered to its run's probe rows, by which it is recognised, and another base is noticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which model of a server stands for the one that a user names, and whether it can."""
+"""Finds the server's model that is the one a user names, and checks that it can be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a finished run has to say, and the part of it that is measured in the same way whatever the task."""
+"""What a finished run reports, and how the part that does not depend on the task is measured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """All that a finished run has to say, before it is written."""
+    """Everything that a finished run reports, before it is written."""
 
     record: RunRecord
     """Metrics, costs and counts."""

@@ -1,4 +1,4 @@
-"""What a model is known again by: logits of a run's probe rows, or of a few texts where it left none, and a score.
+"""How a model is recognised: by logits on a run's probe rows, or on a few texts where it left none, and by a score.
 
 A task makes a Probe of the rows that a run left, for a merge; and of validation rows what `check_reload` asks the model
 in memory and the one that was read back from disk.
@@ -147,7 +147,7 @@ def check_reload(trainer: Trainer, ask: Ask | None, load_saved: Callable[[], Pre
     """
     if ask is None or _is_spread(trainer):
         return None
-    # Before the model is let go of: the dtype is read from its weights.
+    # While the model is still there: the dtype is read from its weights.
     dtype = _compute_dtype(trainer)
     before = _answer_in_training(trainer, ask)
     _replace_model(trainer, load_saved)
@@ -195,7 +195,7 @@ def _compute_dtype(trainer: Trainer) -> str:
 
 
 def _replace_model(trainer: Trainer, load_saved: Callable[[], PreTrainedModel]) -> None:
-    """Let go of the trained model before the saved one is loaded: two would not fit a full GPU."""
+    """Release the trained model before the saved one is loaded: two would not fit on a full GPU."""
     import torch
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 

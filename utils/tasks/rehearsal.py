@@ -43,7 +43,7 @@ def check_rows(settings: RunConfig) -> tuple[list[str], list[str]]:
 
 
 def rehearse(config: RunConfig) -> None:
-    """Build arguments, optimizer and schedule for a model of one weight, and callbacks: what they refuse is said now.
+    """Build arguments, callbacks, and optimizer and schedule for a model of one weight, to learn now what they refuse.
 
     Raises:
         ConfigError: The installed libraries, or this machine, cannot do what is asked.

@@ -97,13 +97,13 @@ class EarlyStoppingCallback(transformers.EarlyStoppingCallback):  # type: ignore
 
     @property
     def is_at_its_end(self) -> bool:
-        """Whether its patience is."""
+        """Whether its patience is exhausted."""
         return bool(self.early_stopping_patience_counter >= self.early_stopping_patience)
 
     def count_again(
         self, section: OwnTrainingSection, args: TrainingArguments, state: TrainerState, scores: Sequence[float]
     ) -> bool:
-        """Count the evaluations of earlier sessions anew, by the settings of now; tell whether training is to end."""
+        """Count the evaluations of earlier sessions again, by the current settings; tell whether training is to end."""
         assert section.early_stopping_patience is not None, "without it there is no such callback"
         self.early_stopping_patience = section.early_stopping_patience
         self.early_stopping_threshold = section.early_stopping_threshold
@@ -173,7 +173,7 @@ class RunEvents(TrainerCallback):
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Run out of memory now or never; then take up what the resumed checkpoint left."""
+        """Try the longest batch, so that memory runs out now or never; then go on where the checkpoint was written."""
         if state.global_step < state.max_steps:
             try_longest_batch(self._trainer, kwargs["train_dataloader"], self._trainer.try_longest)
         self._trainer.resume.take_up_session(self._trainer)
@@ -197,5 +197,5 @@ class RunEvents(TrainerCallback):
             self._trainer.hooks.on_learning_rate_restart(model, optimizer, state.global_step)
 
     def on_epoch_end(self, *_: Any, **kwargs: Any) -> None:
-        """Note that it has ended."""
+        """Note that the epoch has ended."""
         self._trainer.epoch_ended = True

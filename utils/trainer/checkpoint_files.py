@@ -1,4 +1,4 @@
-"""The checkpoints in a run's folder: which are whole, which may go, and how one takes its place at a stroke.
+"""The checkpoints in a run's folder: which are whole, which may be deleted, how a new one is put in place atomically.
 
 A checkpoint is written beside its place, listed with the sizes of its files, flushed to the disk, and renamed. The
 standard library only: a run is opened before anything heavy is imported.
@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from utils.core.json_files import NotJsonError, load_json, parse_json
+from utils.core.json_files import NotJsonError, is_json, load_json, parse_json
 
 MANIFEST = "complete.json"
 STATE = "trainer_state.json"
@@ -84,20 +84,12 @@ def _find_flaw_inside(checkpoint: Path) -> str | None:
         return f"{STATE} is missing"
     for each in sorted(_list_files(checkpoint)):
         if (
-            (each.suffix == ".json" and not _is_json(each))
+            (each.suffix == ".json" and not is_json(each.read_bytes()))
             or (each.suffix == ".safetensors" and not _is_whole_safetensors(each))
             or (each.suffix in _ZIPPED and not zipfile.is_zipfile(each))
         ):
             return f"{each.relative_to(checkpoint).as_posix()} is cut off"
     return None
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        load_json(path)
-    except NotJsonError:
-        return False
-    return True
 
 
 def _is_whole_safetensors(path: Path) -> bool:
@@ -147,7 +139,7 @@ def publish_checkpoint(partial: Path, target: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """See to it that a folder's files are on the disk: a power cut leaves none that has its length and no content.
+    """Flush a folder's files to the disk: a power cut leaves none that has its length and no content.
 
     Weights get their neighbours' mode: safetensors makes them for their owner alone, whatever the umask.
     """
@@ -203,7 +195,7 @@ def rotate_checkpoints(run: Path, limit: int | None, keep: Collection[str | Path
 
 
 def delete_checkpoint(checkpoint: Path) -> None:
-    """Delete a folder so that a kill in the midst of it leaves no checkpoint that lacks files."""
+    """Delete a checkpoint so that a kill half-way leaves none that lacks files."""
     doomed = checkpoint.with_name(f".{checkpoint.name}.deleted")
     shutil.rmtree(doomed, ignore_errors=True)
     checkpoint.rename(doomed)

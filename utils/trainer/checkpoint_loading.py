@@ -1,4 +1,4 @@
-"""Loads a checkpoint whole or says in a sentence why not: what stands in its files is not taken on trust."""
+"""Loads a checkpoint completely, or says in a sentence why not: its files are not trusted."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _describe_states(trainer: Trainer) -> dict[str, Any]:
 
 
 def require_like(found: Any, fresh: Any, checkpoint: str, where: str = "") -> None:
-    """See to it that loaded states, nested mappings, lists and values, are of the kinds of those that were there.
+    """Check that loaded states (nested mappings, lists and values) are of the same kinds as those that were there.
 
     Training would break on others, in a place that says nothing.
 
@@ -105,7 +105,7 @@ def _follow_schedule(scheduler: Any, num_steps: int) -> None:
         return  # a schedule that goes by the loss has no length
     before = schedule.get_last_lr()
     schedule.last_epoch -= 1
-    schedule.step()  # the same place once more, by the schedule of now
+    schedule.step()  # the same step once more, by the current schedule
     if (after := schedule.get_last_lr()) != before:
         said = "the learning rate continues at %.3g (step %d of the %d-step schedule); the checkpoint ended at %.3g"
         logger.info(said, after[0], schedule.last_epoch, num_steps, before[0])

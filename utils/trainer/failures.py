@@ -1,4 +1,4 @@
-"""What stands around training: signals obeyed where nothing is lost, and the machine's failures as one sentence."""
+"""Guards training: signals are obeyed where nothing is lost, and failures of the machine become one sentence."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def explain_full_disk(folder: Path) -> Iterator[None]:
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Tell whether a write failed for want of room.
+    """Tell whether a write failed because the disk is full.
 
     torch, safetensors and tokenizers raise errors of their own, which say it in their texts or, torch's, hardly.
     """

@@ -39,7 +39,7 @@ def count_step_rows(arguments: Mapping[str, Any]) -> int:
 
 
 def require_launched() -> None:
-    """See to it that `accelerate launch` has started as many processes as it was asked for.
+    """Check that `accelerate launch` has started as many processes as it was asked for.
 
     Without a GPU, or with `--cpu`, it starts one alone and does not say so. It is known by its command line: this
     process is its child then.

@@ -1,4 +1,4 @@
-"""What the processes of one run do together: data prepared by one first, sums, signals, the group left cleanly."""
+"""What the processes of a run do together: one prepares the data first; sums, signals, and a clean end of the group."""
 
 from __future__ import annotations
 

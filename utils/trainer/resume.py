@@ -1,4 +1,4 @@
-"""What a checkpoint keeps so that a run that is stopped and resumed comes to the same end, and transformers does not.
+"""What a checkpoint keeps beyond transformers' own state, so that a resumed run ends in the same weights.
 
 Kept are sums and loss since the last logged step, by process; loss and seconds of all sessions; and an evaluation that
 was cut off.

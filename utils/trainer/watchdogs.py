@@ -1,4 +1,4 @@
-"""Stops a run whose numbers are no numbers, naming step and rows, and tries the longest batch before the first step."""
+"""Stops a run at numbers that are not finite, naming step and rows; tries the longest batch before the first step."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _SHOWN_LETTERS = 80
 
 
 class NotFiniteError(LoraNsError):
-    """A loss, a gradient or a weight is no number."""
+    """A loss, a gradient or a weight is not finite."""
 
 
 def require_finite_weights(trainer: Trainer) -> None:
-    """See to it that trained weights are fit to be saved.
+    """Check that trained weights are finite before they are saved.
 
     Raises:
         NotFiniteError: One is not finite.
@@ -47,7 +47,7 @@ def has_overflowed(model: nn.Module) -> bool:
 
 
 class NanGuard:
-    """Lets a trainer make no step from a loss or gradient that is not finite."""
+    """Keeps a trainer from making a step with a loss or gradient that is not finite."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer

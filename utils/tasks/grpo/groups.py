@@ -1,4 +1,4 @@
-"""Prompts to be answered several times: their rows, their order, and what an answer is worth beside its group."""
+"""Prompts that are answered several times: their rows, their order, and the advantage of an answer over its group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trainers with a loss for each row: any, and those that compare an answer's log-probability with a reference's."""
+"""Trainers with a loss for each row, and those that compare an answer's log-probability with a reference's."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def _find_choice_mistakes(config: RunConfig, evaluation: EvaluationSection, chos
     try:
         described = _describe_sets(config, evaluation)
     except (ConfigError, DataError):
-        return  # the sets themselves are wrong, which is said of them
+        return  # the sets themselves are wrong, which is reported for them
     known = name_scores({each.label: each.spec.metrics for each in described})
     if find_score(chosen, known) is None:
         yield "training.metric_for_best_model", explain_unknown(chosen, known, list_losses(config))

@@ -63,7 +63,7 @@ class Retention:
             placed.to("cpu")
 
     def score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, which: str) -> None:
-        """Score one of both; what fails is said, and the run goes on."""
+        """Score the base or the tuned model; a failure is a warning, and the run goes on."""
         for each in self._sections:
             try:
                 self._score_set(each, model, tokenizer, self._root / which)

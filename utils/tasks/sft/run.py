@@ -183,7 +183,7 @@ class SftRun:
         counts: ParameterCounts,
         measuring: MeasuringCallback,
     ) -> Outcome:
-        """Score what the model writes, which settles whose step's weights are kept; then their loss."""
+        """Score what the model writes, which decides whose step's weights are kept; then their loss."""
         assert self._generating is not None, "the trainer is built before it is scored"
         written = self._generating.score_all()
         has_loss = data.instructions.evals and list_losses(self._settings)

@@ -94,7 +94,7 @@ def _means(loss: float, num_targets: float, num_right: float) -> tuple[float, fl
 
 @contextmanager
 def _unseen_head(model: Any) -> Iterator[None]:
-    """Keep TRL from refusing a head with an adapter or new tokens: its loss would pass over them, ours does not."""
+    """Keep TRL from refusing a head with an adapter or new tokens: its loss would ignore them, ours does not."""
     model.get_output_embeddings = lambda: None
     try:
         yield
