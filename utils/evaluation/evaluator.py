@@ -25,7 +25,7 @@ from utils.evaluation.files import (
     write_records,
 )  # fmt: skip
 from utils.evaluation.identity import hash_model, hash_rows
-from utils.evaluation.processes import count_processes, find_rank, gather_lists, run_together, share_from_first
+from utils.evaluation.processes import count_processes, find_rank, gather_lists, run_on_first, run_together
 from utils.evaluation.score import SetScore, Summary, describe_asked, score_records
 from utils.evaluation.sets import EvaluationSet
 from utils.generation.backend import SERVER, GenerationBackend, Written, generate_batches, open_backend
@@ -66,16 +66,13 @@ def evaluate_set(
     files = folder if isinstance(folder, SetFiles) else SetFiles(folder)
     section = resolve_generation(generation, evaluation_set)
     identity = run_together(lambda: build_identity(model, evaluation_set, generation, stop_token_ids))
-    opened = run_together(lambda: _open_files(files, identity, evaluation_set) if find_rank() == 0 else None)
-    found: SetScore | set[int] = share_from_first(opened)
+    found = run_on_first(lambda: _open_files(files, identity, evaluation_set))
     if isinstance(found, SetScore):
         return found
     stop, seed = evaluation_set.stop, evaluation_set.seed
     backend = run_together(lambda: open_backend(model, tokenizer, section, stop, stop_token_ids, seed=seed))
     _Work(backend, tokenizer, evaluation_set, files).answer(found)
-    score = run_together(lambda: _finish(files, evaluation_set, identity, rescored=found) if find_rank() == 0 else None)
-    shared: SetScore = share_from_first(score)
-    return shared
+    return run_on_first(lambda: _finish(files, evaluation_set, identity, rescored=found))
 
 
 def build_identity(
@@ -151,7 +148,7 @@ class _Work:
         records = gather_lists(run_together(lambda: self._record(new)))
         seconds = (time.perf_counter() - start) / max(len(records), 1)
         timed = [{**record, "seconds": round(seconds, 6)} for record in records]
-        run_together(lambda: append_records(self.files.predictions, timed) if find_rank() == 0 else None)
+        run_on_first(lambda: append_records(self.files.predictions, timed))
         return [(record["row"], record["num_tokens"]) for record in records]
 
     def _record(self, written: Written) -> list[Record]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.adapters.adapter import load_adapter
-from utils.evaluation.processes import find_rank, run_together, share_from_first
+from utils.evaluation.processes import run_on_first, run_together
 from utils.generation.server import ServedModel, serving_adapter
 
 if TYPE_CHECKING:
@@ -32,13 +32,11 @@ def handed_over(model: PreTrainedModel, url: str, method: str, run: Path, named:
     Raises:
         ServerError: It cannot load the adapter.
     """
-    is_first = find_rank() == 0
     with tempfile.TemporaryDirectory(prefix=".served_", dir=run) as folder, ExitStack() as stack:
 
         def hand_over() -> ServedModel:
             load_adapter(method).save(model, Path(folder))
             return stack.enter_context(serving_adapter(url, f"{run.name}-{named}", Path(folder), named))
 
-        served: ServedModel = share_from_first(run_together(lambda: hand_over() if is_first else None))
-        yield served
+        yield run_on_first(hand_over)
         run_together(lambda: None)  # others may still be asking

@@ -75,6 +75,16 @@ def run_together(work: Callable[[], _Value]) -> _Value:
     return box[0]
 
 
+def run_on_first(work: Callable[[], _Value]) -> _Value:
+    """Do a piece of work in the first process alone, and give its result to all; what fails there fails in all.
+
+    Raises:
+        UserError: It failed in the first process, and this is another one.
+    """
+    found: _Value = share_from_first(run_together(lambda: work() if find_rank() == 0 else None))
+    return found
+
+
 def describe_failure(error: BaseException) -> str:
     """Say in one line what failed; a sentence for the user stands as it is."""
     text = " ".join(str(error).split())[:500]

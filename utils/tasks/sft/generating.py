@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from utils.evaluation.files import FINAL_RESULTS, write_object
 from utils.evaluation.history import COMBINED, Entry, History, build_entry, name_score, open_history
-from utils.evaluation.processes import find_rank, run_together, share_from_first
+from utils.evaluation.processes import find_rank, run_on_first, run_together, share_from_first
 from utils.evaluation.score import SetScore
 from utils.tasks.sft.evaluation_rules import is_loss
 from utils.tasks.sft.set_scoring import SetScorer
@@ -135,14 +135,8 @@ class GeneratingCallback(TrainerCallback):
             control.should_save = True
 
     def _open_history(self, step: int) -> History:
-        def read() -> History | None:
-            if find_rank() != 0:
-                return None
-            scorer = self._evaluation.truthfulqa.scorer
-            return open_history(self._folder, scorer, self._leakage, self._sets, step)
-
-        found: History = share_from_first(run_together(read))
-        return found
+        scorer = self._evaluation.truthfulqa.scorer
+        return run_on_first(lambda: open_history(self._folder, scorer, self._leakage, self._sets, step))
 
     def _evaluate(self, state: TrainerState, control: TrainerControl) -> None:
         """Evaluate all sets now; scores go to the history, and to the log under eval_<set>_<metric>."""
@@ -152,7 +146,7 @@ class GeneratingCallback(TrainerCallback):
         entry = build_entry(step, self._scorer.score_step(step), self._sets)
         self._history.add(entry)
         history = self._history
-        run_together(lambda: history.write(self._folder) if find_rank() == 0 else None)
+        run_on_first(lambda: history.write(self._folder))
         due = control.should_log, control.should_evaluate  # what follows must not swallow the step's own loss
         if flat := _flatten(entry):
             self._trainer.log(flat)
@@ -228,8 +222,8 @@ class GeneratingCallback(TrainerCallback):
         if not self._evaluation.at_end:
             return FinalScores({}, {}, kept, self._history, chosen_by)
         found = self._scorer.score_kept(kept, was_evaluated=self._history is not None)
-        if self._sets and find_rank() == 0:
-            self._write_final(kept, found)
+        if self._sets:
+            run_on_first(lambda: self._write_final(kept, found))
         scores = {label: score for label, score in found.items() if isinstance(score, SetScore)}
         errors = {label: reason for label, reason in found.items() if isinstance(reason, str)}
         return FinalScores(scores, errors, kept, self._history, chosen_by)

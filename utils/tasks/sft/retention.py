@@ -17,7 +17,7 @@ from utils.data.instruction import resolve_set
 from utils.evaluation.evaluator import evaluate_set
 from utils.evaluation.files import PREDICTIONS, RESULTS, Record, read_object, scan_records
 from utils.evaluation.held_text import score_held_text
-from utils.evaluation.processes import FAILURES, describe_failure, find_rank, run_together, share_from_first
+from utils.evaluation.processes import FAILURES, describe_failure, run_on_first
 from utils.evaluation.sets import Answers, load_evaluation_sets
 from utils.generation.model_state import find_window, keep_random_state
 from utils.metrics.bootstrap import bootstrap_difference
@@ -79,9 +79,7 @@ class Retention:
         if (file := asked.held_text) is not None:
             most = asked.max_samples or evaluation.max_samples
             folder = root / asked.shown_label
-            run_together(
-                lambda: score_held_text(model, tokenizer, Path(file), folder, most) if find_rank() == 0 else None
-            )
+            run_on_first(lambda: score_held_text(model, tokenizer, Path(file), folder, most))
             return
         section = settings.section(InstructionSection)
         own = resolve_set(load_dataset_plugin(section.name).describe_instructions(section))
@@ -93,8 +91,7 @@ class Retention:
 
     def compare(self) -> Compared:
         """Compare what was scored; in all processes."""
-        found: Compared = share_from_first(self._compare() if find_rank() == 0 else None)
-        return found
+        return run_on_first(self._compare)
 
     def _compare(self) -> Compared:
         labels = dict.fromkeys(each.name for which in (BASE, TUNED) for each in sorted(self._root.glob(f"{which}/*")))

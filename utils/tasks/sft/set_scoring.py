@@ -13,7 +13,7 @@ from utils.evaluation.evaluator import evaluate_set
 from utils.evaluation.files import SetFiles, copy_answers, name_model, step_folder
 from utils.evaluation.handing_over import handed_over
 from utils.evaluation.identity import hash_model
-from utils.evaluation.processes import FAILURES, describe_failure, find_rank, run_together
+from utils.evaluation.processes import FAILURES, describe_failure, run_on_first
 from utils.evaluation.score import SetScore
 from utils.generation.model_state import keep_random_state
 from utils.trainer.varlen_attention import plain_attention
@@ -71,7 +71,7 @@ class SetScorer:
         tokenizer = self._trainer.processing_class
         try:
             if source is not None:
-                run_together(lambda: copy_answers(source, files) if find_rank() == 0 else None)
+                run_on_first(lambda: copy_answers(source, files))
             with (
                 keep_random_state(),
                 plain_attention(model),
