@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.scoring import compute_metric
 from utils.data.dataset import load_dataset_plugin
 from utils.datasets.longbench_rows import SUBSETS
 from utils.metrics.longbench_score import CATEGORIES, SUBSET_METRICS
@@ -41,7 +42,7 @@ def test_each_subset_is_scored_by_what_its_dataset_makes_of_a_row(name: str):
     [metric] = map(load_metric, spec.metrics)
     assert label == f"longbench_{name}"
     assert metric.takes(reference)
-    assert metric.compute([right, "\n%"], [reference, reference], 1) == pytest.approx(0.5, abs=1e-6)
+    assert compute_metric(metric.name, [right, "\n%"], [reference, reference], 1) == pytest.approx(0.5, abs=1e-6)
     assert spec.facts["subsets"] == [name]
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from utils.evaluation.prompts import Asked
 from utils.metrics.bootstrap import bootstrap_mean
 from utils.metrics.longbench_score import CODE_SIMILARITIES
-from utils.metrics.metric import Array, Reference, average_rows, compute_metrics, load_metric
+from utils.metrics.metric import Array, Reference, average_rows, load_metric
+from utils.metrics.scoring import compute_metrics
 
 if TYPE_CHECKING:
     from utils.evaluation.files import Record

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from utils.metrics.classification import count_confusions
-from utils.metrics.metric import Array, Metric, check_rows, load_metric
+from utils.metrics.metric import Array, Metric, load_metric
+from utils.metrics.scoring import check_rows
 
 if TYPE_CHECKING:
     import numpy as np

@@ -26,7 +26,7 @@ from utils.evaluation.score import SetScore, comparable
 from utils.evaluation.sets import EvaluationSet
 from utils.generation.backends.transformers import Backend
 from utils.metrics.bootstrap import bootstrap_interval, bootstrap_mean
-from utils.metrics.metric import compute_metrics
+from utils.metrics.scoring import compute_metrics
 
 ROOT = Path(__file__).parents[3]
 SECTION = GenerationSection(max_new_tokens=24, batch_size=8)

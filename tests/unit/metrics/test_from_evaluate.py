@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.scoring import compute_metric
 from utils.config.sections.evaluation import SetSection, explain_metrics
 from utils.core.errors import ConfigError, UserError
-from utils.metrics.metric import compute_metrics, load_metric, majority_baseline
+from utils.metrics.metric import load_metric
+from utils.metrics.scoring import compute_metrics, majority_baseline
 from utils.results.labels import is_score
 
 SCRIPT = """
@@ -59,12 +61,12 @@ def test_texts_labels_and_values(scripts: dict[str, str], caplog: pytest.LogCapt
 
 def test_one_of_several_values(scripts: dict[str, str]) -> None:
     name = scripts["two_string"]
-    assert load_metric(f"{name}:rows").compute(["a", "b"], ["a", "c"], 1) == 2
-    assert load_metric(f"{name}:same").compute(["a", "b"], ["a", "c"], 1) == 1
+    assert compute_metric(f"{name}:rows", ["a", "b"], ["a", "c"], 1) == 2
+    assert compute_metric(f"{name}:same", ["a", "b"], ["a", "c"], 1) == 1
     with pytest.raises(ConfigError, match=r"gives same, rows; name one of them: evaluate:.*two:KEY"):
-        load_metric(name).compute(["a"], ["a"], 1)
+        compute_metric(name, ["a"], ["a"], 1)
     with pytest.raises(ConfigError, match="gives same, rows; name one of them"):
-        load_metric(f"{name}:of").compute(["a"], ["a"], 1)
+        compute_metric(f"{name}:of", ["a"], ["a"], 1)
 
 
 def test_less_is_better_for_errors() -> None:
@@ -75,7 +77,7 @@ def test_what_goes_wrong_is_said(
     scripts: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ConfigError, match=r"bad: cannot score these rows: .*division by zero"):
-        load_metric(scripts["bad_string"]).compute(["a"], ["a"], 1)
+        compute_metric(scripts["bad_string"], ["a"], ["a"], 1)
     with pytest.raises(ConfigError, match=r"torn: its script needs more: .*no_such_package"):
         load_metric(scripts["torn"]).prepare()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -11,8 +11,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from tests.scoring import compute_metric
 from utils.metrics.math_answers import find_flexible, find_meta_math, find_strict, find_whole_reference
-from utils.metrics.metric import compute_metrics, load_metric
+from utils.metrics.metric import load_metric
+from utils.metrics.scoring import compute_metrics
 
 STRICT = [
     ("so 3.\n#### 18", "18"),
@@ -193,10 +195,10 @@ def test_references_without_an_answer_are_left_out_and_a_set_of_them_is_undefine
     scores = load_metric("em_strict").score_rows
     assert scores is not None
     np.testing.assert_array_equal(scores(["#### 1", "#### 1", "", "#### 3"], references), [1, np.nan, 0, 1])
-    assert load_metric("em_strict").compute(["#### 1", "#### 1", "", "#### 3"], references, 1) == 2 / 3
+    assert compute_metric("em_strict", ["#### 1", "#### 1", "", "#### 3"], references, 1) == 2 / 3
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
-        assert load_metric("em_strict").compute(["#### 1"], ["one"], 1) == 0.0
+        assert compute_metric("em_strict", ["#### 1"], ["one"], 1) == 0.0
     assert [record.message for record in caplog.records] == [
         "none of 1 references has an answer: em_strict counts as 0"
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.scoring import compute_metric
 from utils.metrics.math_expressions import (
     clean_expression,
     find_boxed,
@@ -131,9 +132,9 @@ def test_minervas_form(answer: str, normal: str) -> None:
 def test_each_metric_reads_the_answer_where_its_source_does(prediction: str, right: set[str]) -> None:
     pytest.importorskip("math_verify")
     names = ("math_equivalence", "math_metamath", "math_minerva", "math_verify")
-    scores = {name: load_metric(name).compute([prediction], [GOLD], 1) for name in names}
+    scores = {name: compute_metric(name, [prediction], [GOLD], 1) for name in names}
     assert {name for name, score in scores.items() if score} == right
-    bare = {name: load_metric(name).compute([prediction], [r"\frac{1}{2}"], 1) for name in names}
+    bare = {name: compute_metric(name, [prediction], [r"\frac{1}{2}"], 1) for name in names}
     assert bare == scores, "a reference is a solution, or its answer alone"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.scoring import compute_metric
 from utils.core.errors import ConfigError
 from utils.metrics import pass_at_k
 from utils.metrics.metric import load_metric
@@ -45,7 +46,7 @@ def test_fewer_answers_than_k_have_no_estimate() -> None:
 def test_nothing_runs_without_consent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pass_at_k._Consent, "given", False)
     with pytest.raises(ConfigError, match=r"evaluation.allow_code_execution: .*--allow_code_execution"):
-        load_metric("pass_at_1").compute(["x = 1"], [{"before": "", "tests": ""}], 1)
+        compute_metric("pass_at_1", ["x = 1"], [{"before": "", "tests": ""}], 1)
 
 
 def test_programs_of_a_chat(allowed: None) -> None:

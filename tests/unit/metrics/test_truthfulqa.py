@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
+from tests.scoring import compute_metric
 from utils.core.errors import ConfigError
 from utils.metrics import truthfulqa
-from utils.metrics.metric import load_metric
 from utils.metrics.truthfulqa import load_scorer, score_nearness
 
 REAL = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / "truthfulqa" / "TruthfulQA.csv"
@@ -21,7 +21,7 @@ REAL = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / "truthfulqa
 def judge(prediction: str, correct: list[str], incorrect: list[str], **more: Any) -> tuple[float, float]:
     reference = {"correct": correct, "incorrect": incorrect, **more}
     names = ("truthfulqa_accuracy", "truthfulqa_avg_max_score")
-    accuracy, nearest = (load_metric(name).compute([prediction], [reference], 1) for name in names)
+    accuracy, nearest = (compute_metric(name, [prediction], [reference], 1) for name in names)
     return accuracy, nearest
 
 
@@ -44,8 +44,8 @@ def test_by_hand(prediction: str, correct: list[str], incorrect: list[str], expe
 def test_the_mean_over_questions() -> None:
     rows = [{"correct": ["red"], "incorrect": ["green"]}] * 4
     texts = ["red", "green", "red green", "red"]
-    assert load_metric("truthfulqa_accuracy").compute(texts, rows, 1) == 0.5
-    assert load_metric("truthfulqa_avg_max_score").compute(texts, rows, 1) == pytest.approx((1 + 0 + 2 / 3 + 1) / 4)
+    assert compute_metric("truthfulqa_accuracy", texts, rows, 1) == 0.5
+    assert compute_metric("truthfulqa_avg_max_score", texts, rows, 1) == pytest.approx((1 + 0 + 2 / 3 + 1) / 4)
 
 
 def test_a_row_is_compared_once_for_all_metrics(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from utils.adapters.adapter import head_modules
 from utils.config.sections.training import OwnTrainingSection
 from utils.core.errors import DataError
 from utils.data.classification import ClassificationData
-from utils.metrics.metric import compute_metrics, load_metric, metric_names, result_key
+from utils.metrics.metric import load_metric, metric_names, result_key
+from utils.metrics.scoring import compute_metrics
 from utils.modeling.head import list_new_modules
 from utils.tasks.classification.trainer import (
     ClassificationLoss,

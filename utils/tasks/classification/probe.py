@@ -14,7 +14,7 @@ from utils.data.dataset import load_dataset_plugin, spread
 from utils.data.tokenizing import encode_texts
 from utils.generation.batching import Batching
 from utils.generation.classification import input_names
-from utils.metrics.metric import compute_metrics
+from utils.metrics.scoring import compute_metrics
 from utils.tasks.probe import Answers, Ask, Probe, Probes, explain_damaged_rows, read_probes
 from utils.tasks.task import open_task
 

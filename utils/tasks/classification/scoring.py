@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from utils.data.classification import ClassificationData, PreparedSplit
 from utils.metrics.bootstrap import bootstrap_interval
-from utils.metrics.metric import load_metric, majority_baseline, result_key
+from utils.metrics.metric import load_metric, result_key
+from utils.metrics.scoring import majority_baseline
 from utils.results.record import BestMetric, DataCounts
 from utils.tasks.classification.building import best_metric_name, chosen_metric, combined_score
 from utils.tasks.outcome import Outcome, best_step, fill_costs, last_metrics, session_metrics
