@@ -54,18 +54,20 @@ def as_labelled(spec: InstructionSet) -> InstructionSet:
 
 def _when_resolved(spec: InstructionSet, complete: _Complete, *, answered: bool = False) -> InstructionSet:
     """Complete a set now, or when the columns of its rows are known."""
+    how = spec.resolve if answered else spec.resolve_prompt
 
     def resolve(own: InstructionSet, there: Sequence[str]) -> InstructionSet:
-        first = next((name for name in _PROMPTS if name in there), None)
-        kept = [name for name in there if name == first or name not in (*_PROMPTS, "text")]
-        how = spec.resolve if answered else spec.resolve_prompt
         if how is None:
             return complete(own, there)
+        # Of several columns of prompts the set is shown the first, or it could not tell its format.
+        first = next((name for name in _PROMPTS if name in there), None)
+        others = () if first is None else {*_PROMPTS, "text"} - {first}
         try:
-            return complete(how(own, there if first is None else kept), there)
+            return complete(how(own, [name for name in there if name not in others]), there)
         except DataError:
             if first is not None or answered:
                 raise
+            # No prompt at all: whole conversations need none, and of other rows that is said one by one.
             return complete(replace(own, read_prompt=_refuse_prompt, prompt_columns=(), resolve=None), there)
 
     return replace(spec, resolve=resolve, resolve_prompt=None)

@@ -13,13 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from utils.adapters.adapter import format_problem
-from utils.adapters.saved_adapter import (
-    ADAPTER_CONFIG,
-    find_adapter,
-    find_contradictions,
-    read_adapter_config,
-    settle_section,
-)
+from utils.adapters.adapter_path import find_adapter, find_contradictions, read_adapter_config, settle_section
+from utils.adapters.saved_adapter import ADAPTER_CONFIG
 from utils.adapters.targets import list_layers, missing_layers
 from utils.config.document import Document
 from utils.config.section import Section

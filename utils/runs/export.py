@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import load_adapter
-from utils.adapters.saved_adapter import describe_start, require_whole_tensors
+from utils.adapters.adapter_path import describe_start
+from utils.adapters.saved_adapter import require_whole_tensors
 from utils.config.run_config import RunConfig
 from utils.core.logs import is_main_process
 from utils.core.replace_file import replace_text

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from utils.adapters.adapter import AttachContext, load_adapter
-from utils.adapters.saved_adapter import load_start
+from utils.adapters.adapter_path import load_start
 from utils.core.errors import ConfigError, Problem
 from utils.modeling.head import list_new_modules
 from utils.modeling.quantization import require_trainable

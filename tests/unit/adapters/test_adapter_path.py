@@ -9,7 +9,7 @@ import pytest
 
 from scripts.matrix.rows import list_rows
 from utils.adapters.adapter import load_adapter
-from utils.adapters.saved_adapter import find_contradictions, load_start, read_adapter_config, settle_section
+from utils.adapters.adapter_path import find_contradictions, load_start, read_adapter_config, settle_section
 from utils.core.errors import ConfigError, ModelError
 
 METHODS = {each.method: each.keys for each in reversed(list_rows())}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.adapters.saved_adapter import find_adapter
+from utils.adapters.adapter_path import find_adapter
 from utils.config.sections.dataset import ClassificationSection
 from utils.data.classification import ClassificationData, fingerprint_set, prepare_classification
 from utils.data.dataset import load_dataset_plugin
