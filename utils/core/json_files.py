@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,17 +17,15 @@ class NotJsonError(ValueError):
     """A text is no JSON that can be used; the message says why."""
 
 
-def parse_json(content: str | bytes, parse_constant: Callable[[str], Any] | None = None) -> Any:
-    """Parse JSON, as bytes with or without a byte order mark.
-
-    `parse_constant` reads NaN and Infinity, which JSON does not have; None: as floats.
+def parse_json(content: str | bytes) -> Any:
+    """Parse JSON, as bytes with or without a byte order mark; NaN and Infinity, which it does not have, are floats.
 
     Raises:
         NotJsonError: It is none, is nested too deep, or holds a number of thousands of digits.
     """
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-        return json.loads(text, parse_constant=parse_constant)
+        return json.loads(text)
     except UnicodeDecodeError as error:
         raise NotJsonError(f"not UTF-8 text at byte {error.start + 1}") from None
     except json.JSONDecodeError as error:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from utils.core.texts import shorten_list
 from utils.data.tokenizing import read_column
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_NUM_UNREAD = 20
+_MOST_CHARACTERS = 20
 MAX_ROWS = 2000
 """Rows that are looked at for lost characters: enough to meet every common one."""
 
@@ -53,30 +54,27 @@ class SplitReport:
 
     def log(self) -> None:
         """Say in one line what is there, and warn of what may be wrong."""
-        labels = _join(self.label_counts)
-        cut = (
-            f"{self.truncated_rows} cut ({self.truncated_rows / self.rows:.1%})" if self.truncated_rows else "none cut"
-        )
-        lengths = _join(self.token_lengths) + f"; {cut}" + (f"; labels {labels}" if labels else "")
-        logger.info("data %s: %d rows, tokens %s", self.name, self.rows, lengths)
-        if absent := [label for label, count in self.label_counts.items() if count == 0]:
-            shown = ", ".join(absent[:10]) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
-            logger.warning("data %s: these classes never occur: %s", self.name, shown)
+        cut = f"{count} cut ({count / self.rows:.1%})" if (count := self.truncated_rows) else "none cut"
+        labels = f"; labels {_join(self.label_counts)}" if self.label_counts else ""
+        logger.info("data %s: %d rows, tokens %s; %s%s", self.name, self.rows, _join(self.token_lengths), cut, labels)
         if self.left_out_rows:
             logger.info("data %s: %d further rows are left out", self.name, self.left_out_rows)
+        for warning in self._list_warnings():
+            logger.warning("data %s: %s", self.name, warning)
+
+    def _list_warnings(self) -> Iterator[str]:
+        if absent := [label for label, count in self.label_counts.items() if count == 0]:
+            yield f"these classes never occur: {shorten_list(absent, 10)}"
         if self.empty_texts:
-            logger.warning("data %s: %d rows have an empty text", self.name, self.empty_texts)
+            yield f"{self.empty_texts} rows have an empty text"
         if self.bad_rows:
-            logger.warning("data %s: %d bad rows are left out", self.name, self.bad_rows)
-        for example in self.bad_examples:
-            logger.warning("data %s: left out %s", self.name, example)
+            yield f"{self.bad_rows} bad rows are left out"
+        yield from (f"left out {each}" for each in self.bad_examples)
         if self.unreadable:
-            logger.warning(
-                "data %s: the tokenizer does not know these characters, so that the model cannot read them: %s",
-                self.name, show_characters(self.unreadable),
-            )  # fmt: skip
+            what = "the tokenizer does not know these characters, so that the model cannot read them"
+            yield f"{what}: {show_characters(self.unreadable)}"
         if self.shared_with_train:
-            logger.warning("data %s: %d rows stand in the training split too", self.name, self.shared_with_train)
+            yield f"{self.shared_with_train} rows stand in the training split too"
 
 
 def check_split(
@@ -165,9 +163,8 @@ class InstructionReport:
             self.name, self.rows_used, self.rows_read, became, lengths, cut, 100 * self.trained_share,
         )  # fmt: skip
         if self.unread:
-            shown = ", ".join(f"{key} ({count} rows)" for key, count in list(self.unread.items())[:_NUM_UNREAD])
-            more = "" if len(self.unread) <= _NUM_UNREAD else f" and {len(self.unread) - _NUM_UNREAD} more"
-            logger.info("data %s: nothing reads %s%s", self.name, shown, more)
+            shown = shorten_list(f"{key} ({count} rows)" for key, count in self.unread.items())
+            logger.info("data %s: nothing reads %s", self.name, shown)
         if changes := self._changes():
             # Rows that are changed or lost in a way that nobody asked for are worth a warning.
             lost = self.bad_rows + self.empty_rows + self.too_long_rows + self.prompts_cut + self.answers_cut
@@ -227,10 +224,10 @@ def count_unwritable(
     return dict(sorted(lost.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-def show_characters(counts: Mapping[str, int], most: int = 20) -> str:
+def show_characters(counts: Mapping[str, int]) -> str:
     """Write the first of some characters, with the number of rows that hold the most frequent one."""
-    first = [each if each.isprintable() else f"U+{ord(each):04X}" for each in list(counts)[:most]]
-    shown = " ".join(first) + (" ..." if len(counts) > most else "")
+    first = [each if each.isprintable() else f"U+{ord(each):04X}" for each in list(counts)[:_MOST_CHARACTERS]]
+    shown = " ".join(first) + (" ..." if len(counts) > _MOST_CHARACTERS else "")
     return f"{shown} (the first in {next(iter(counts.values()))} rows)"
 
 
