@@ -50,7 +50,7 @@ def find_adapter(section: AdapterSection) -> Path:
     return inner if not (named / ADAPTER_CONFIG).is_file() and (inner / ADAPTER_CONFIG).is_file() else named
 
 
-def settle_section(section: AdapterSection, made: dict[str, Any]) -> AdapterSection:
+def resolve_section(section: AdapterSection, made: dict[str, Any]) -> AdapterSection:
     """Take from the adapter's own configuration what the file, which does not contradict it, leaves out."""
     taken: dict[str, Any] = {}
     for key, theirs in _shared_fields(section, made):
@@ -59,11 +59,11 @@ def settle_section(section: AdapterSection, made: dict[str, Any]) -> AdapterSect
     if "init_lora_weights" in type(section).model_fields:
         taken["init_lora_weights"] = True  # the weights are given
     values = {**section.model_dump(include=section.model_fields_set), **taken}
-    settled: AdapterSection = type(section).model_validate(values)
-    return settled
+    resolved: AdapterSection = type(section).model_validate(values)
+    return resolved
 
 
-def find_contradictions(section: AdapterSection, task_type: str, made: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def find_adapter_conflicts(section: AdapterSection, task_type: str, made: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Find where the file's section and the adapter's own configuration do not agree, by key, with both values."""
     folder = section.adapter_path
     if (kind := registry.normalize(made["peft_type"])) != section.peft_type:
@@ -80,7 +80,7 @@ def find_contradictions(section: AdapterSection, task_type: str, made: dict[str,
 
 
 def load_start(model: PreTrainedModel, section: AdapterSection, base: str, allow_pickle: bool) -> None:
-    """Give a freshly attached adapter, whose section is settled, the weights that are trained on from.
+    """Give a freshly attached adapter, whose section is resolved, the weights that are trained on from.
 
     Raises:
         ModelError: The adapter has other tensors than this model's, or its file is pickled without `allow_pickle`.

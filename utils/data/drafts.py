@@ -68,7 +68,7 @@ class Drafter:
     def draft(self, example: Example) -> list[Draft] | RowError:
         """Write an example with its answer: one draft for each row that it becomes, or why it cannot be used."""
         try:
-            example, notes = self.settle_special(example)
+            example, notes = self.resolve_special(example)
             turns = self._turns(example)
             return self._draft_chat(example, turns, notes) if turns else [self._draft_plain(example, notes)]
         except RowError as error:
@@ -76,7 +76,7 @@ class Drafter:
 
     def draft_prompt(self, example: Example) -> Draft:
         """Write what an answer is generated from."""
-        example, _ = self.settle_special(example)
+        example, _ = self.resolve_special(example)
         turns = self._turns(example)
         if not turns:
             return Draft([Segment(example.prompt, "", False)], chat=False, context=example.context)
@@ -85,7 +85,7 @@ class Drafter:
         context = "" if example.messages else example.context
         return Draft(self.chat.render(history, example.tools, open_ended=True)[-1], chat=True, context=context)
 
-    def settle_special(self, example: Example) -> tuple[Example, tuple[str, ...]]:
+    def resolve_special(self, example: Example) -> tuple[Example, tuple[str, ...]]:
         """Escape special tokens in a row's own text where that is asked for; with a note for each kind of them."""
         bare = self._bare(example.answer)
         end = example.answer[len(bare) :]  # that the answer has already is no text of the row

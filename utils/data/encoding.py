@@ -145,7 +145,7 @@ class ExampleEncoder(Drafter):
         becomes a user's turn, unless it is a text to be continued, so that turn's own tokens come on top.
         """
         as_chat = as_chat and not example.plain
-        example, _ = self.settle_special(example)
+        example, _ = self.resolve_special(example)
         text = example.user_turn or example.prompt if as_chat else example.prompt
         ids = self._encode_text(text)
         if max_length is not None and len(ids) > max_length:

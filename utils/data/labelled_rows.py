@@ -12,7 +12,7 @@ from utils.config.sections.dataset import ClassificationSection
 from utils.core.errors import DataError
 from utils.core.texts import RowError, describe_kind
 from utils.data.dataset import ClassificationSet, Row
-from utils.data.labels import LabelCoder, Reorder, build_label_coder, point_out_alike, type_labels
+from utils.data.labels import LabelCoder, Reorder, build_label_coder, type_labels, warn_of_alike
 from utils.data.reading import BadRows, DataProblems, read_each, require_columns
 from utils.data.rows import Rows
 from utils.data.splits import hold_out, open_split, open_train, open_validation
@@ -226,7 +226,7 @@ def _build_coder(spec: ClassificationSet, read: dict[str, LabelledRows], reorder
             if label not in places:
                 places[label] = rows.place(index)
     if spec.label_names is None:
-        point_out_alike(spec.label_column, places)
+        warn_of_alike(spec.label_column, places)
     return build_label_coder(spec, places, chosen[0].rows.class_names(spec.label_column), reorder)
 
 

@@ -117,7 +117,7 @@ def keep_order_of(trained: tuple[str, ...], label: str) -> Reorder:
     return reorder
 
 
-def point_out_alike(column: str, places: Mapping[Any, str]) -> None:
+def warn_of_alike(column: str, places: Mapping[Any, str]) -> None:
     """Warn of labels that differ in case or spaces alone: each is a class of its own."""
     alike: dict[str, list[str]] = defaultdict(list)
     for value, place in places.items():

@@ -49,7 +49,7 @@ def read_ahead(lines: Iterator[Record]) -> list[Record]:
     return read
 
 
-def tell_kind(stated: str, line: bytes) -> str:
+def detect_kind(stated: str, line: bytes) -> str:
     """Tell the kind by the first line, which may be the start of a list or of lines of JSON."""
     line = line.strip()
     if stated == ".json":

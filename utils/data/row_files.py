@@ -23,7 +23,7 @@ from typing import Any
 
 from utils.core.errors import DataError
 from utils.core.texts import FILE_KINDS, RowError, describe_kind, shorten_list
-from utils.data.records import Record, join_quoted, mark_empty, number_lines, read_ahead, split_list, tell_kind
+from utils.data.records import Record, detect_kind, join_quoted, mark_empty, number_lines, read_ahead, split_list
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 UNQUOTED_KINDS = tuple(kind for kind in FILE_KINDS if kind not in _SEPARATORS)
@@ -66,7 +66,7 @@ class RowReader:
         lines = number_lines(stream, name)
         # A .json file may be a list or lines of objects; of a pipe, nothing else tells.
         ahead = read_ahead(lines) if form.kind in ("", ".json") else []
-        self.kind = tell_kind(form.kind, ahead[-1].raw if ahead else b"")
+        self.kind = detect_kind(form.kind, ahead[-1].raw if ahead else b"")
         self._separator = _SEPARATORS.get(self.kind, "")
         self._is_quoted = self.kind == ".csv" if form.quoting is None else form.quoting
         self._records = self._split(chain(ahead, lines))
@@ -108,7 +108,7 @@ class RowReader:
             num_quoted += b'""' in line.raw and _QUOTED.search(line.raw) is not None
             yield line
         if num_quoted:
-            _say_quoted(self._name, num_quoted)
+            _warn_of_quotes(self._name, num_quoted)
 
     def _read_header(self, form: FileFormat) -> None:
         first = next((each for each in self._records if each.problem is None), None)
@@ -188,7 +188,7 @@ class FileTable:
 
 
 @cache
-def _say_quoted(name: str, count: int) -> None:
+def _warn_of_quotes(name: str, count: int) -> None:
     logger.warning("%s: %d lines hold a field in quotes with doubled quotes in it, as quoted tables do; the quotes are "
                    "taken as written, unless dataset.quoting: true says otherwise", name, count)  # fmt: skip
 

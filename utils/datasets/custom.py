@@ -175,10 +175,10 @@ def describe_instructions(config: Config) -> InstructionSet:
     if stated is None or (stated == "template" and config.answer_column is None):
         return replace(
             blank,
-            resolve=lambda spec, there: _complete(spec, config, _tell_format(config, there)),
-            resolve_prompt=lambda spec, there: _complete(spec, config, _tell_format(config, there, answered=False)),
+            resolve=lambda spec, there: _complete(spec, config, _choose_format(config, there)),
+            resolve_prompt=lambda spec, there: _complete(spec, config, _choose_format(config, there, answered=False)),
         )
-    return _complete(blank, config, _tell_format(config, ()))
+    return _complete(blank, config, _choose_format(config, ()))
 
 
 def _read_unresolved(row: Row) -> Example:
@@ -215,7 +215,7 @@ def _build_formats(config: Config, there: Sequence[str], *, answered: bool = Tru
     return formats
 
 
-def _tell_format(config: Config, there: Sequence[str], *, answered: bool = True) -> Format:
+def _choose_format(config: Config, there: Sequence[str], *, answered: bool = True) -> Format:
     """Tell the format by the columns, of rows without answers by those of the prompt."""
     formats = _build_formats(config, there, answered=answered)
     if (stated := config.stated_format) is not None:

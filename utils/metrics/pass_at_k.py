@@ -111,12 +111,12 @@ def _run(program: str) -> str:
             process.communicate()
             return "timed out"
     missing, _, result = said.decode("utf-8", errors="replace").partition("\n")
-    _tell_missing(missing)
+    _warn_of_missing(missing)
     return result or "ended early"
 
 
 @cache
-def _tell_missing(missing: str) -> None:
+def _warn_of_missing(missing: str) -> None:
     if missing:
         lacks = "; ".join(f"{name}, which {_UNGUARDED[name]}" for name in missing.split(","))
         logger.warning("programs run here with fewer guards: this system lacks the separation of %s", lacks)

@@ -60,7 +60,7 @@ def load_base_model(
             raise ModelError(f"{section.name_or_path}: {too_many}")
         if section.rope_scaling is not None:
             stretch_positions(config, section.rope_scaling, section.name_or_path)
-        _tell_about_code(section, config)
+        _log_code(section, config)
         own_names = own_label_names(config)
         if head is not None:
             _set_labels(config, head)
@@ -71,7 +71,7 @@ def load_base_model(
     if seed is not None:
         reinitialise_head(model, seed)
     if head is not None:
-        _tell_about_head(model, loading_info, own_names, head, seed)
+        _log_head(model, loading_info, own_names, head, seed)
     grow_embeddings(model, tokenizer, seed)
     _set_pad_token(model, tokenizer)
     return model
@@ -163,7 +163,7 @@ def _set_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
         model.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
-def _tell_about_code(section: ModelSection, config: PreTrainedConfig) -> None:
+def _log_code(section: ModelSection, config: PreTrainedConfig) -> None:
     if not section.trust_remote_code:
         return
     if getattr(config, "auto_map", None):
@@ -172,7 +172,7 @@ def _tell_about_code(section: ModelSection, config: PreTrainedConfig) -> None:
         logger.info("model.trust_remote_code has no effect: %s ships no code", section.name_or_path)
 
 
-def _tell_about_head(
+def _log_head(
     model: PreTrainedModel,
     loading_info: dict[str, Any],
     own_names: tuple[str, ...],

@@ -88,7 +88,7 @@ def explain_hub(name: str, revision: str | None, *, error: type[LoraNsError], wr
         yield
     except (HfHubHTTPError, HFValidationError, HTTPError, OSError, ValueError) as caught:
         login = f"is the token allowed to write to it? {LOGIN} to one that is" if writes else LOGIN
-        sentence = _say_of_hub(_Wanted(name, revision, login), caught)
+        sentence = _explain_answer(_Wanted(name, revision, login), caught)
         if sentence is None:
             raise
         raise error(sentence) from caught
@@ -117,10 +117,10 @@ def _hub_sentence(section: ModelSection, error: BaseException) -> str | None:
     login = f"{LOGIN}, and leave model.token unset or true"
     instead = ", or give a local folder as model.name_or_path"
     asked, missing = "model.token is true but ", "that you may read, and there is no such folder here"
-    return _say_of_hub(_Wanted(section.name_or_path, section.revision, login, asked, missing, instead), error)
+    return _explain_answer(_Wanted(section.name_or_path, section.revision, login, asked, missing, instead), error)
 
 
-def _say_of_hub(wanted: _Wanted, error: BaseException) -> str | None:
+def _explain_answer(wanted: _Wanted, error: BaseException) -> str | None:
     from huggingface_hub import errors
 
     name, login, page = wanted.name, wanted.login, f"its page on the hub ({_endpoint()}/{wanted.name})"

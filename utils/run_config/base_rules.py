@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from utils.adapters.adapter import format_problem
-from utils.adapters.adapter_path import find_adapter, find_contradictions, read_adapter_config, settle_section
+from utils.adapters.adapter_path import find_adapter, find_adapter_conflicts, read_adapter_config, resolve_section
 from utils.adapters.saved_adapter import ADAPTER_CONFIG
 from utils.adapters.targets import list_layers, missing_layers
 from utils.config.document import Document
@@ -125,7 +125,7 @@ def _check_half(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, st
 _TOKENIZER_KEYS = ("chat_template", "extra_special_tokens", "pad_token")
 
 
-def settle_adapter(read: dict[str, Section], document: Document, notices: list[str]) -> list[Problem]:
+def resolve_adapter(read: dict[str, Section], document: Document, notices: list[str]) -> list[Problem]:
     """Put the adapter's own settings into the sections that were read, where the file has none.
 
     Given back is in what the file and the adapter do not agree; `notices` gets a sentence where the tokenizer becomes
@@ -141,7 +141,7 @@ def settle_adapter(read: dict[str, Section], document: Document, notices: list[s
 
     try:
         made = read_adapter_config(peft)
-        problems = [report(*each) for each in find_contradictions(peft, header.task_type, made)]
+        problems = [report(*each) for each in find_adapter_conflicts(peft, header.task_type, made)]
         recorded = made.get("base_model_name_or_path")
         if isinstance(model, ModelSection) and isinstance(recorded, str) and recorded:
             require_same_base(recorded, str(find_adapter(peft) / ADAPTER_CONFIG), model, document.source)
@@ -151,7 +151,7 @@ def settle_adapter(read: dict[str, Section], document: Document, notices: list[s
         if not problems:
             # peft writes the modules that all-linear came to, one by one.
             named = trained.get(("peft", "target_modules"))
-            read["peft"] = settle_section(peft, {**made, "target_modules": named} if isinstance(named, str) else made)
+            read["peft"] = resolve_section(peft, {**made, "target_modules": named} if isinstance(named, str) else made)
     except UserError as error:
         return [report("adapter_path", str(error))]
     except ValidationError as error:

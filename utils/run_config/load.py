@@ -17,7 +17,7 @@ from utils.config.sections.peft import AdapterSection
 from utils.config.sections.results import ResultsSection
 from utils.config.sections.training import DEFAULT_ROWS, OwnTrainingSection
 from utils.core.errors import ConfigError, Problem
-from utils.run_config.base_rules import settle_adapter
+from utils.run_config.base_rules import resolve_adapter
 from utils.run_config.devices import Machine, choose_bf16
 from utils.run_config.layers import read_layers
 from utils.run_config.machine import find_unmet
@@ -26,7 +26,7 @@ from utils.run_config.rules import (
     check_files,
     check_resolved,
     check_sections,
-    find_idle_settings,
+    find_unused_settings,
 )
 from utils.tasks.task import Task
 from utils.trainer.launch import count_launched, split_batch
@@ -78,7 +78,7 @@ def inspect_document(document: Document, notices: Sequence[str] = (), files: boo
     crossed = [*check_sections(read, document)]
     if files:
         found.problems += _leave_known(check_files(read, document), reader.mistaken)
-        crossed += settle_adapter(read, document, reader.notices)
+        crossed += resolve_adapter(read, document, reader.notices)
     if reader.problems or crossed or found.problems:
         if reader.task is not None and _can_be_composed(read, reader.task):
             config = _compose(document, read, reader.task, ())
@@ -88,7 +88,7 @@ def inspect_document(document: Document, notices: Sequence[str] = (), files: boo
     assert reader.task is not None, "an unknown task_type is a mistake"
     config = _compose(document, read, reader.task, (*notices, *reader.notices))
     combined.problems += check_resolved(config, reader.task, document, files)
-    effective.warnings += find_idle_settings(config, reader.task, document)
+    effective.warnings += find_unused_settings(config, reader.task, document)
     config = replace(config, warnings=tuple(effective.warnings))
     return Inspection(checks, None if combined.problems else config)
 

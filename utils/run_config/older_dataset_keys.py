@@ -62,7 +62,7 @@ class OwnColumns:
             if set(columns(self.written[key], ())) <= allowed:
                 yield ("dataset", key), "this set has its own; left out"
 
-    def contradicting(self) -> Iterator[tuple[KeyPath, str]]:
+    def conflicting(self) -> Iterator[tuple[KeyPath, str]]:
         """Name keys that say otherwise, each with what is right."""
         for key, allowed in self._expected():
             if not set(columns(self.written[key], ())) <= allowed:

@@ -117,7 +117,7 @@ class OlderNames(Rewriter):
         own = OwnColumns.of(section, self.document, causal)
         for path, reason in own.agreeing():
             self.leave_out(path, reason)
-        for path, message in own.contradicting():
+        for path, message in own.conflicting():
             self.refuse(path, message)
         if own.cut_prompt is not None:
             path = ("dataset", "prompt_template")

@@ -50,7 +50,7 @@ def _drop_lower_quantization(rewriter: Rewriter) -> None:
             if document.overrides(path, other) and (on or bits == other_bits) and document.has(other):
                 document.remove(other)
         if document.overrides(path, _QUANTIZATION) and document.has(_QUANTIZATION):
-            _settle_below(rewriter, path, bits, on)
+            _override_below(rewriter, path, bits, on)
     written = document.get(_QUANTIZATION)
     if not document.has(_QUANTIZATION) or (isinstance(written, dict) and "bits" not in written):
         return  # nothing, or details that do not say how many bits
@@ -60,7 +60,7 @@ def _drop_lower_quantization(rewriter: Rewriter) -> None:
             document.remove(path)
 
 
-def _settle_below(rewriter: Rewriter, path: KeyPath, bits: int, on: bool | None) -> None:
+def _override_below(rewriter: Rewriter, path: KeyPath, bits: int, on: bool | None) -> None:
     """Lay a switch over what a lower layer writes as model.quantization."""
     document = rewriter.document
     written = document.get(_QUANTIZATION)

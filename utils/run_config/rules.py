@@ -57,7 +57,7 @@ def check_resolved(config: RunConfig, task: type[Task], document: Document, file
     yield from check_training(config, task, document)
 
 
-def find_idle_settings(config: RunConfig, task: type[Task], document: Document) -> Iterator[str]:
+def find_unused_settings(config: RunConfig, task: type[Task], document: Document) -> Iterator[str]:
     """Name settings that are written but have no effect, each as a sentence."""
     arguments, own = config.arguments, config.training
     reports = arguments.get("report_to")
@@ -88,7 +88,7 @@ def find_idle_settings(config: RunConfig, task: type[Task], document: Document) 
             own.wandb is not None and not {"wandb", "all"} & {*as_list(reports)},
             "training.report_to is not wandb",
         ),
-        **dict(_idle_for_task(config, task)),
+        **dict(_unused_for_task(config, task)),
         **{
             name: (name not in config.task_sections and bool(document.get((name,))), f"the run's task is {config.task}")
             for name in task_sections()
@@ -102,7 +102,7 @@ def find_idle_settings(config: RunConfig, task: type[Task], document: Document) 
             yield f"{document.place_of(path)}  {key}: has no effect; {why}"
 
 
-def _idle_for_task(config: RunConfig, task: type[Task]) -> Iterator[tuple[str, tuple[bool, str]]]:
+def _unused_for_task(config: RunConfig, task: type[Task]) -> Iterator[tuple[str, tuple[bool, str]]]:
     """Name keys of the dataset that only the other kind of task reads, where they are not the default."""
     for key, task_type in config.dataset.ONLY_FOR.items():
         changed = getattr(config.dataset, key) != type(config.dataset).model_fields[key].default

@@ -9,7 +9,7 @@ import pytest
 
 from scripts.matrix.rows import list_rows
 from utils.adapters.adapter import load_adapter
-from utils.adapters.adapter_path import find_contradictions, load_start, read_adapter_config, settle_section
+from utils.adapters.adapter_path import find_adapter_conflicts, load_start, read_adapter_config, resolve_section
 from utils.core.errors import ConfigError, ModelError
 
 METHODS = {each.method: each.keys for each in reversed(list_rows())}
@@ -41,8 +41,8 @@ def test_every_method_begins_as_the_adapter(method, attach, read_logits, tmp_pat
 
     section = room.Config(method=room.Config.model_fields["method"].default, adapter_path=str(tmp_path))
     own = read_adapter_config(section)
-    assert list(find_contradictions(section, "SEQ_CLS", own)) == []
-    settled = settle_section(section, own)
+    assert list(find_adapter_conflicts(section, "SEQ_CLS", own)) == []
+    settled = resolve_section(section, own)
     keys = settled.model_dump(exclude={"method"})
     begun = attach(family, method, num_training_steps=9, **keys)
     load_start(begun.model, settled, "base", allow_pickle=False)
@@ -57,7 +57,7 @@ def test_every_method_begins_as_the_adapter(method, attach, read_logits, tmp_pat
 def test_what_cannot_be_trained_on_says_so(method):
     section = load_adapter(method).Config(method=method, adapter_path="somewhere")
     kind = method.replace("-", "_").upper()
-    ((key, message),) = find_contradictions(section, "SEQ_CLS", {"peft_type": kind, "task_type": "SEQ_CLS"})
+    ((key, message),) = find_adapter_conflicts(section, "SEQ_CLS", {"peft_type": kind, "task_type": "SEQ_CLS"})
     assert key == "adapter_path"
     assert f"not with method: {method}" in message
 

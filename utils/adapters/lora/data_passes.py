@@ -130,7 +130,7 @@ def look_at_gradients(
     return {name: layer._peft_loraga_grad for name, layer in layers.items() if hasattr(layer, "_peft_loraga_grad")}
 
 
-def leave_at_layers(model: PreTrainedModel, found: dict[str, torch.Tensor], names: list[str]) -> None:
+def store_at_layers(model: PreTrainedModel, found: dict[str, torch.Tensor], names: list[str]) -> None:
     """Leave at the layers, where peft looks for it, what corda or lora_ga found."""
     for name in names:
         layer: Any = model.get_submodule(name)

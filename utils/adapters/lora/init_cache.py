@@ -42,7 +42,7 @@ _SETTINGS = {
 """What a pass depends on beside rows, layers and weights."""
 
 
-def keep(
+def load_or_compute(
     compute: Callable[[], Tensors], model: PreTrainedModel, config: Config, context: AttachContext, names: list[str]
 ) -> Tensors:
     """Give what was computed before from the same, or compute it and put it down."""

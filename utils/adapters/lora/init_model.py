@@ -22,8 +22,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from utils.adapters.adapter import AttachContext
-from utils.adapters.lora.data_passes import find_eva_start, leave_at_layers, look_at_gradients, look_at_inputs
-from utils.adapters.lora.init_cache import keep
+from utils.adapters.lora.data_passes import find_eva_start, look_at_gradients, look_at_inputs, store_at_layers
+from utils.adapters.lora.init_cache import load_or_compute
 from utils.adapters.lora.inits import kind_of, refuse_quantized, rewrites_base
 from utils.adapters.lora.plain_saving import ADAPTER, LoraInitClassifier, LoraInitLanguageModel
 from utils.adapters.targets import shape_of
@@ -81,10 +81,10 @@ def _look_at_rows(
     looks: Any = {"eva": find_eva_start, "corda": look_at_inputs, "lora_ga": look_at_gradients}
     if (look := looks.get(kind_of(config.init_lora_weights))) is None:
         return None
-    found = keep(lambda: look(model, peft_config, config, context, names), model, config, context, names)
+    found = load_or_compute(lambda: look(model, peft_config, config, context, names), model, config, context, names)
     if look is find_eva_start:
         return found
-    leave_at_layers(model, found, names)
+    store_at_layers(model, found, names)
     return None
 
 

@@ -98,7 +98,7 @@ class DiskStore(RowStore):
             return False
         num_tokens = states.shape[1]
         if self._codec.num_bytes(num_tokens) + FILE_OVERHEAD > self.allowance:
-            self._say_full("peft.cache.budget_gb is used up")
+            self._warn_full("peft.cache.budget_gb is used up")
             return False
         parts = self._codec.allocate(num_tokens)
         if not self._encode(states, parts):
@@ -166,10 +166,10 @@ class DiskStore(RowStore):
     def _reject(self, key: bytes, reason: str) -> None:
         self._damaged.add(key)
         self._num_damaged += 1
-        self._say("damaged", f"{reason}; the row is computed anew")
+        self._warn_once("damaged", f"{reason}; the row is computed anew")
 
     def _stop_writing(self, error: OSError) -> None:
-        self._say_full(f"{self.folder} takes no more ({error.strerror or os.strerror(error.errno or 0)})")
+        self._warn_full(f"{self.folder} takes no more ({error.strerror or os.strerror(error.errno or 0)})")
         self._is_writing = False
 
 

@@ -34,7 +34,7 @@ class RowStore(ABC):
 
     def __init__(self, codec: RowCodec) -> None:
         self._codec = codec
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     @property
     def hidden_size(self) -> int:
@@ -97,17 +97,19 @@ class RowStore(ABC):
     def _encode(self, states: torch.Tensor, parts: Parts) -> bool:
         if self._codec.encode(states, parts):
             return True
-        self._say("infinite", "a row with infinite values cannot be kept as int8; such rows are computed anew")
+        self._warn_once("infinite", "a row with infinite values cannot be kept as int8; such rows are computed anew")
         return False
 
-    def _say_full(self, reason: str) -> None:
+    def _warn_full(self, reason: str) -> None:
         held = f"{self.num_rows:,} rows are kept in {self.num_bytes / 1024**3:.2f} {self._unit}"
-        self._say("full", f"the backbone cache is full: {reason}. {held}; the others are computed anew in every epoch")
+        self._warn_once(
+            "full", f"the backbone cache is full: {reason}. {held}; the others are computed anew in every epoch"
+        )
 
-    def _say(self, kind: str, sentence: str) -> None:
+    def _warn_once(self, kind: str, sentence: str) -> None:
         """Warn once of each kind."""
-        if kind not in self._said:
-            self._said.add(kind)
+        if kind not in self._warned:
+            self._warned.add(kind)
             logger.warning("%s", sentence)
 
 
@@ -137,12 +139,12 @@ class RamStore(RowStore):
         size = self._codec.num_bytes(num_tokens := states.shape[1])
         padded = -(-size // _ALIGNMENT) * _ALIGNMENT
         if self.num_bytes + padded + ROW_OVERHEAD > self._budget:
-            self._say_full("peft.cache.budget_gb is used up")
+            self._warn_full("peft.cache.budget_gb is used up")
             return False
         try:
             self._open_buffer(padded)
         except OSError as error:
-            self._say_full(f"the system gives no more memory ({error.strerror})")
+            self._warn_full(f"the system gives no more memory ({error.strerror})")
             return False
         data = self._buffer[self._position : self._position + size]
         if not self._encode(states, self._codec.view(data, num_tokens)):
