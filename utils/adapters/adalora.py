@@ -49,9 +49,7 @@ class Config(LayersSection):
     )
     DEFAULT_LEARNING_RATE: ClassVar[float | None] = 1e-2
     ALIASES: ClassVar[dict[str, str]] = {
-        "alpha": "lora_alpha", "dropout": "lora_dropout", "lora_target": "target_modules",
-        "lora_target_modules": "target_modules", "lora_bias": "bias", "delta_t": "deltaT", "t_init": "tinit",
-        "t_final": "tfinal",
+        **LayersSection.ALIASES, "delta_t": "deltaT", "t_init": "tinit", "t_final": "tfinal",
     }  # fmt: skip
 
     method: Literal["adalora"] = "adalora"

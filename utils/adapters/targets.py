@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
 
@@ -67,7 +67,12 @@ class TargetsSection(ModulesSection):
 
 
 class LayersSection(TargetsSection):
-    """The `peft:` section of methods that can be kept to some layers."""
+    """The `peft:` section of low-rank methods, which can be kept to some layers."""
+
+    ALIASES: ClassVar[dict[str, str]] = {
+        "alpha": "lora_alpha", "dropout": "lora_dropout", "lora_target": "target_modules",
+        "lora_target_modules": "target_modules", "lora_bias": "bias",
+    }  # fmt: skip
 
     layers_to_transform: int | list[int] | None = None
     """Only these layers; null: all."""

@@ -9,7 +9,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from utils.config.document import Document, KeyPath
-from utils.config.section import Section
+from utils.config.section import Section, list_choices
 from utils.core.errors import Code, Problem
 
 if TYPE_CHECKING:
@@ -194,17 +194,12 @@ def _wrong_value(value: Any, field: FieldInfo | None) -> str:
         for name, word in _BOUNDS.items()
         if hasattr(mark, name)
     ]
-    literal = [str(choice) for part in (field.annotation, *get_args(field.annotation)) for choice in _choices(part)]
-    near = get_close_matches(str(value).lower(), literal, n=1)
+    near = get_close_matches(str(value).lower(), map(str, list_choices(field.annotation)), n=1)
     if near:
         return f"{_show(value)} is not allowed; did you mean {near[0]}?"
     if str in (field.annotation, *get_args(field.annotation)) and isinstance(value, (int, float)):
         return f"{_show(value)} is not allowed; use {expected} (write it in quotes)"
     return f"{_show(value)} is not allowed; use {' '.join([expected, *bounds])}"
-
-
-def _choices(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
 def _show(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from types import UnionType
-from typing import Any, ClassVar, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -43,6 +43,12 @@ class Section(BaseModel):
             inner = set().union(*(_plain_types(get_args(kind)[0]) for kind in kinds if get_origin(kind) is list))
             return [_read_number(item, inner) for item in value]
         return _read_number(value, kinds)
+
+
+def list_choices(annotation: Any) -> tuple[Any, ...]:
+    """List the values of a Literal, also of one among other types."""
+    parts = (annotation, *get_args(annotation))
+    return tuple(value for part in parts if get_origin(part) is Literal for value in get_args(part))
 
 
 def _read_number(value: Any, kinds: set[Any]) -> Any:

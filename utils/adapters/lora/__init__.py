@@ -41,8 +41,7 @@ class Config(LayersSection):
     """Low-rank adaptation: W + (lora_alpha / lora_r) * B @ A beside frozen weights."""
 
     ALIASES: ClassVar[dict[str, str]] = {
-        "r": "lora_r", "rank": "lora_r", "lora_rank": "lora_r", "alpha": "lora_alpha", "dropout": "lora_dropout",
-        "lora_target": "target_modules", "lora_target_modules": "target_modules", "lora_bias": "bias",
+        **LayersSection.ALIASES, "r": "lora_r", "rank": "lora_r", "lora_rank": "lora_r",
         "resume_adapter": "adapter_path", "adapter_name_or_path": "adapter_path",
     }  # fmt: skip
 

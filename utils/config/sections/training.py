@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, create_model, field_validator
 
 from utils.config.installed import read_fields
-from utils.config.section import GENERATED, Section
+from utils.config.section import GENERATED, Section, list_choices
 from utils.core import registry
 
 OURS = {
@@ -222,7 +222,7 @@ def _build_section(
         if name not in OURS and name not in RENAMED:  # older libraries have fields that newer ones call otherwise
             annotation = _CHOICES.get(name, field.annotation)
             if name in offered:
-                names = (*_choices(annotation), *offered[name])
+                names = (*list_choices(annotation), *offered[name])
                 annotation = Literal[names]  # type: ignore[valid-type]
             bound = _BOUNDS.get(name)
             fields[name] = (
@@ -235,9 +235,3 @@ def _build_section(
     built.PLUGIN_FIELDS = frozenset(field for config in configs for field in config.model_fields)
     section: type[OwnTrainingSection] = built
     return section
-
-
-def _choices(annotation: Any) -> tuple[Any, ...]:
-    """Give the values of a Literal, also of one among other types."""
-    parts = (annotation, *get_args(annotation))
-    return tuple(value for part in parts if get_origin(part) is Literal for value in get_args(part))
