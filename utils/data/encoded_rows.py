@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.core.json_files import load_object
+from utils.core.json_files import load_as
 from utils.core.progress import RowProgress
 from utils.core.texts import RowError
 from utils.data.dataset import Example
@@ -117,9 +117,12 @@ def encode_rows(split: ReadSplit, positions: Sequence[int], encoder: ExampleEnco
         counts.lengths_uncut, counts.lengths = summarise_lengths(before), summarise_lengths(after)
         (folder / "rows.json").write_text(json.dumps(asdict(counts)), "utf-8")
 
+    def read(file: Path, record: Path) -> tuple[Dataset, EncodingCounts] | None:
+        rows, counts = Dataset.from_file(str(file)), load_as(EncodingCounts, record)
+        return (rows, counts) if len(rows) == counts.num_rows else None
+
     settings = [encoder.fingerprint, split.fingerprint(positions)]
-    file, record = keep_tokens("encoded", settings, [".arrow", ".json"], write)
-    return Dataset.from_file(str(file)), EncodingCounts(**load_object(record))
+    return keep_tokens("encoded", settings, [".arrow", ".json"], write, read)
 
 
 def _encode_ahead(split: ReadSplit, positions: Sequence[int], encoder: ExampleEncoder) -> Iterator[_Block]:

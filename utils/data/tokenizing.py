@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.core.cache_folder import cache_folder
-from utils.core.errors import DataError
+from utils.core.errors import DataError, UserError
+from utils.core.library_errors import is_of_library
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 _ROWS_AT_ONCE = 2000
 VERSION = "2"
 """Counts changes of this module's output; part of the cache's fingerprint."""
@@ -82,31 +87,49 @@ def tokenise(
             load_from_cache_file=False, new_fingerprint="tokens",
         )  # fmt: skip
 
-    [file] = keep_tokens("tokenised", settings, [".arrow"], write)
-    return Dataset.from_file(str(file))
+    def read(file: Path) -> Dataset | None:
+        tokens = Dataset.from_file(str(file))
+        return tokens if len(tokens) == len(dataset) else None
+
+    return keep_tokens("tokenised", settings, [".arrow"], write, read)
 
 
 def keep_tokens(
-    kind: str, settings: Sequence[str], suffixes: Sequence[str], write: Callable[[Path], None]
-) -> list[Path]:
-    """Give files of tokens from the cache, made once for the same settings.
+    kind: str,
+    settings: Sequence[str],
+    suffixes: Sequence[str],
+    write: Callable[[Path], None],
+    read: Callable[..., T | None],
+) -> T:
+    """Give tokens from the cache's folder `kind`, made once for the same settings, which are all that decides them.
 
-    Args:
-        kind: Folder of the cache.
-        settings: All that decides what is in the files.
-        suffixes: Of the files; the last one is moved into the cache last.
-        write: Writes `rows` with each suffix into a folder.
+    `write` makes a file `rows` with each suffix in a folder; the last one is moved into the cache last. `read` gives
+    what they hold, None where it is not all there, as a power cut may leave it: they are made anew then.
     """
     key = hashlib.sha256("\x1f".join(settings).encode()).hexdigest()[:24]
     home = cache_folder() / kind
     files = [home / f"{key}{suffix}" for suffix in suffixes]
-    if not all(file.exists() for file in files):
-        home.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=home) as folder:  # another process may be at the same work
-            write(Path(folder))
-            for file, suffix in zip(files, suffixes, strict=True):
-                (Path(folder) / f"rows{suffix}").replace(file)
-    return files
+    if all(file.exists() for file in files):
+        if (kept := _read_kept(files, read)) is not None:
+            return kept
+        logger.warning("%s: damaged; its rows are made into tokens again", files[0])
+    home.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=home) as folder:  # another process may be at the same work
+        write(Path(folder))
+        for file, suffix in zip(files, suffixes, strict=True):
+            (Path(folder) / f"rows{suffix}").replace(file)
+    made = read(*files)
+    assert made is not None, "it was written whole"
+    return made
+
+
+def _read_kept(files: Sequence[Path], read: Callable[..., T | None]) -> T | None:
+    try:
+        return read(*files)
+    except Exception as error:  # what a damaged file leads to in Arrow has no end of kinds
+        if not (isinstance(error, UserError) or is_of_library(error)):
+            raise
+        return None
 
 
 def encode_texts(

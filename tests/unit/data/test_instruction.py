@@ -300,6 +300,18 @@ def test_tokens_are_kept_and_whatever_matters_makes_new_ones(
     assert not [each for each in (tmp_path / "cache" / "encoded").iterdir() if each.is_dir()]
 
 
+@pytest.mark.parametrize(("suffix", "content"), [(".arrow", ""), (".json", "{"), (".json", '{"num_rows": 3}')])
+def test_damaged_tokens_are_made_anew(write_lines, prepare_room, monkeypatch, tmp_path, caplog, suffix, content):
+    monkeypatch.setenv("LORA_NS_CACHE", str(tmp_path / "cache"))
+    rows = write_lines("rows.jsonl", PAIRS)
+    expected = prepare_room("custom", rows).train.to_dict()
+    [file] = (tmp_path / "cache" / "encoded").glob(f"*{suffix}")
+    file.unlink()
+    file.write_text(content)
+    assert prepare_room("custom", rows).train.to_dict() == expected
+    assert "damaged; its rows are made into tokens again" in caplog.text
+
+
 def test_many_blocks_keep_their_order(write_lines, prepare_room, text_tokenizer):
     rows = [{"prompt": f"{n}:", "completion": "x"} for n in range(2600)]
     data = prepare_room("custom", write_lines("rows.jsonl", rows))

@@ -63,6 +63,20 @@ def test_the_cache_is_hit_whatever_was_tokenised_before(load_tokenizer_of):
     assert len(files()) == len(before) + 1
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut", "words"])
+def test_damaged_tokens_are_made_anew(load_tokenizer_of, monkeypatch, tmp_path, caplog, damage):
+    monkeypatch.setenv("LORA_NS_CACHE", str(tmp_path))
+    tokenizer, rows = load_tokenizer_of("bert"), _rows("w1 w2 good", "bad w40")
+    expected = tokenise(rows, tokenizer, ("text",), 16).to_dict()
+    [file] = (tmp_path / "tokenised").glob("*.arrow")
+    whole = file.read_bytes()
+    file.unlink()  # those who read it keep what they have
+    file.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "words": b"no tokens"}[damage])
+    assert tokenise(rows, tokenizer, ("text",), 16).to_dict() == expected
+    assert f"{file}: damaged; its rows are made into tokens again" in caplog.text
+    assert file.read_bytes() == whole
+
+
 def test_labels_are_part_of_the_caches_fingerprint(load_tokenizer_of):
     tokenizer = load_tokenizer_of("bert")
     texts = {"text": ["w1 w9", "w2 w9"]}
