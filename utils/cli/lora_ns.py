@@ -20,7 +20,7 @@ _MODULES = {"docs": "cli.shipped", "copy": "cli.shipped"} | {
 _USAGE = f"""usage: lora-ns COMMAND ...
 
   lora-ns train FILE [key=value ...]     train one run; FILE may be a shipped one's name, such as quickstart
-  lora-ns plan FILE [--card a100-40g]    what a run will take: parameters, steps, memory by part
+  lora-ns plan FILE [--card a100-40g]    what a run will take in steps, memory and time: train FILE --plan
   lora-ns infer --run FOLDER ...         use a finished run, a merged model or one of the hub
   lora-ns evaluate --run FOLDER ...      score a model on sets
   lora-ns merge --run FOLDER ...         merge an adapter into its base

@@ -247,8 +247,12 @@ def _warn_of_changes(label: str, prompts: EncodedPrompts, limits: PromptLimits) 
     if refused:
         logger.warning("%s: %d rows cannot be asked and are left out: %s", label, len(refused), refused[0])
     if prompts.num_cut:
-        logger.warning("%s: %d of %d prompts are longer than %d tokens; their middle was cut out",
-                       label, prompts.num_cut, num_kept, limits.target)  # fmt: skip
+        is_left = limits.target == limits.room
+        left = (
+            f", which max_new_tokens: {limits.max_new_tokens} leaves of the model's {limits.window}" if is_left else ""
+        )
+        logger.warning("%s: %d of %d prompts are longer than %d tokens%s; their middle was cut out",
+                       label, prompts.num_cut, num_kept, limits.target, left)  # fmt: skip
 
 
 def _warn_of_unknown_characters(

@@ -92,7 +92,8 @@ def send(method: str, url: str, **given: Any) -> requests.Response:
                 method, url, headers=headers, timeout=_TIMEOUTS, allow_redirects=False, **given
             )  # one that leads elsewhere would take the key along
         except _LOST as error:
-            reason = f"the connection was lost ({type(error).__name__})"
+            is_refused = "refused" in str(error)  # by the machine: no such port is open
+            reason = "no server listens there" if is_refused else f"the connection was lost ({type(error).__name__})"
         except requests.RequestException as error:
             raise UserError(f"--server {shown}: {mask_text(str(error))}") from None
         else:

@@ -105,6 +105,14 @@ def test_what_passes_is_tried_again(server: ModelServer) -> None:
     assert 1 <= time.monotonic() - start < 3
 
 
+def test_a_port_where_nothing_listens_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from utils.generation import server
+
+    monkeypatch.setattr(server, "_WAITS", ())
+    with pytest.raises(ServerError, match=r"no answer after 1 tries: no server listens there"):
+        server.send("GET", "http://127.0.0.1:9/v1/models")
+
+
 def test_what_does_not_pass_is_told_in_a_sentence(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = encode(server)
     for faults, kind, said in (
