@@ -108,7 +108,7 @@ def test_a_suite_as_an_array_of_a_real_slurm(tmp_path: Path) -> None:
         pytest.skip("Slurm is installed and started by root on Debian alone")
     started = subprocess.run([ROOT / "scripts" / "start_slurm.sh"], capture_output=True, text=True)
     if started.returncode:
-        pytest.skip(f"Slurm cannot be had: {started.stderr.strip()[-200:]}")
+        pytest.skip(f"Slurm cannot be started: {started.stderr.strip()[-200:]}")
     (tmp_path / "s.yaml").write_text(SUITE)
     job = benchmark(tmp_path, "--output_dir", "array")["job"]
     deadline = time.monotonic() + 900

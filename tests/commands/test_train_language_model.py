@@ -85,7 +85,7 @@ def test_a_killed_run_resumes_to_the_same_end(whole: Path, tmp_path: Path) -> No
     newest = max(int(each.parent.name.split("-")[1]) for each in folder.glob("checkpoint-*/complete.json"))
     done = _run(folder, "--resume")
     assert done.returncode == 0, done.stderr
-    assert f"goes on at step {newest + 1} of 12" in done.stderr
+    assert f"continues at step {newest + 1} of 12" in done.stderr
     expected, found = _losses(whole), _losses(folder)
     assert {step: found[step] for step in range(5, 13)} == {step: expected[step] for step in range(5, 13)}
     saved = [(each / "final_model" / "adapter_model.safetensors").read_bytes() for each in (whole, folder)]

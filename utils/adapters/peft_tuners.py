@@ -22,7 +22,7 @@ TABLE: dict[str, Tuner] = {
     "adamss": Tuner(
         "AdamssConfig", "Low-rank updates within clusters of a weight's singular directions.",
         "Zheng et al. 2025, AdaMSS, NeurIPS 2025",
-        refuses={"use_asa": "its importances stand in no checkpoint; leave it out, or use adalora, which moves ranks"},
+        refuses={"use_asa": "its importances are in no checkpoint; leave it out, or use adalora, which moves ranks"},
     ),
     "adaption_prompt": Tuner(
         "AdaptionPromptConfig", "Tokens that attention in the last layers reads too, by a gate from 0 (LLaMA-Adapter).",

@@ -166,7 +166,7 @@ class _Reader:
         if key in _SET_BY_SUITE:
             self._report(path, _SET_BY_SUITE[key])
         elif key == "seed" and not own_seed:
-            self._report(path, "seeds stand in seeds: at the top of the suite")
+            self._report(path, "seeds are written in seeds: at the top of the suite")
         elif key == "extensions":
             self._report(path, "stands at the top of the suite, for all runs")
         elif key == "extends":
@@ -198,7 +198,7 @@ class _Reader:
         search, own = self._read_grid(at)
         places |= {f"{method} {key}": place for key, place in own.items()}
         for key in own.keys() & grid.keys():
-            self._report(at, f"{key} stands in grid: too; keep one")
+            self._report(at, f"{key} is in grid: too; keep one")
         return search
 
     def _check_seeds(self) -> None:
@@ -234,7 +234,7 @@ class _Reader:
         for value in values if key in known else ():
             if value not in known[key]:
                 given = ", ".join(map(str, known[key])) or "none, since the suite has no methods:"
-                self._report(where, f"{value!r} is none of the suite's; use one of: {given}")
+                self._report(where, f"{value!r} is not one of the suite's; use one of: {given}")
 
     def _get(self, key: str, kind: type[T]) -> T:
         """Give what stands at a key of the top; a value of another kind is empty here: the section's check says it."""

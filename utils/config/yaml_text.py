@@ -183,7 +183,7 @@ def _compose(text: str, source: str) -> yaml.Node | None:
         raise ConfigError([_unreadable(message, place)]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        message = f"not YAML: the character U+{error.character:04X} may not stand in a text file; take it out"
+        message = f"not YAML: the character U+{error.character:04X} is not allowed in a text file; take it out"
         raise ConfigError([_unreadable(message, f"{source}:{line}")]) from None
     except RecursionError:
         raise ConfigError([_unreadable(_ENDLESS, source)]) from None

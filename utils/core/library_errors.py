@@ -22,7 +22,7 @@ _REMEDIES = {
     errno.EDQUOT: "your share of the disk is full; make room, then give the same command again",
     errno.ENOENT: "it is not there; was a folder renamed or deleted meanwhile?",
     errno.ENOTDIR: "a part of its name is a file and no folder",
-    errno.EISDIR: "it is a folder where a file was due; copy the folder that it lies in again",
+    errno.EISDIR: "it is a folder where a file was expected; copy the folder that holds it again",
     errno.ELOOP: "its links go in a circle",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
     errno.ESTALE: "the disk is gone; try again when it is back",

@@ -226,7 +226,7 @@ def _require_parts(turn: Turn, answer: str, index: int) -> None:
 
 
 def _broken_template(line: str) -> ModelError:
-    return ModelError(f"the chat template cannot be used ({line}); mend it, or set model.chat_template to another one")
+    return ModelError(f"the chat template cannot be used ({line}); fix it, or set model.chat_template to another one")
 
 
 def _find_last_answer(turns: Sequence[Turn]) -> int:

@@ -160,7 +160,7 @@ def _read_number(value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         raise RowError(f"the label {shorten(repr(value))} is not a number, as num_labels: 1 needs") from None
     if not math.isfinite(number):
-        raise RowError(f"the label is {value}; take the row out or mend it")
+        raise RowError(f"the label is {value}; take the row out or fix it")
     return number
 
 

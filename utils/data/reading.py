@@ -88,7 +88,7 @@ class BadRows:
         """Raise a DataError that names the first bad rows, where none may be left out or no row is good."""
         if self.count and (on_bad_row == "stop" or self.count == num_rows):
             more = "".join(f"\n  {each}" for each in self.shown[1:])
-            hint = "; mend them, or set dataset.on_bad_row: drop to leave them out"
+            hint = "; fix them, or set dataset.on_bad_row: drop to leave them out"
             hint = hint if can_drop and self.count < num_rows else ""
             raise DataError(f"{self.shown[0]}\n{self.count} of {num_rows} rows of {name} cannot be used{hint}{more}")
 

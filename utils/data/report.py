@@ -74,7 +74,7 @@ class SplitReport:
             what = "the tokenizer does not know these characters, so that the model cannot read them"
             yield f"{what}: {show_characters(self.unreadable)}"
         if self.shared_with_train:
-            yield f"{self.shared_with_train} rows stand in the training split too"
+            yield f"{self.shared_with_train} rows are in the training split too"
 
 
 def check_split(
@@ -134,7 +134,7 @@ class InstructionReport:
     unread: dict[str, int] = field(default_factory=dict)
     """Columns, and keys of turns, that nothing reads, and how many rows have each."""
     duplicate_rows: int = _counted("rows equal to an earlier row")
-    shared_with_train: int = _counted("rows with a prompt that stands in the training rows too")
+    shared_with_train: int = _counted("rows whose prompt is in the training rows too")
     unwritable: dict[str, int] = field(default_factory=dict)
     """Characters that the tokenizer cannot write, and in how many of the first rows each stands."""
     token_lengths_uncut: dict[str, int] = field(default_factory=dict)

@@ -203,7 +203,7 @@ def _read_object(text: str) -> Row:
     except ValueError as error:  # NaN, or a number of thousands of digits
         raise RowError(f"not JSON ({error})") from error
     if not isinstance(row, dict):
-        raise RowError(f"{describe_kind(row)} where a row, one JSON object, was due")
+        raise RowError(f"{describe_kind(row)} where a row, one JSON object, was expected")
     return row
 
 

@@ -157,7 +157,7 @@ def _read_description(file: Path) -> Any:
     try:
         described = metadata_load(file) if file.suffix == ".md" else yaml.safe_load(file.read_text("utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError):
-        raise DataError(f"{file}: its YAML block cannot be read; mend it, or take the file away") from None
+        raise DataError(f"{file}: its YAML block cannot be read; fix it, or take the file away") from None
     return described.get("configs") if isinstance(described, dict) else None
 
 

@@ -79,9 +79,7 @@ def check_leakage(
             raise DataError(_refuse(leak, judged))
     if known and allow is False:
         label, count = next(iter(known.items()))
-        raise DataError(
-            f"{label}: {count} of its prompts stand in the training rows, but dataset.allow_leakage is false"
-        )
+        raise DataError(f"{label}: {count} of its prompts are in the training rows, but dataset.allow_leakage is false")
     for leak in leaks:
         logger.warning(
             "%s: %d rows are trained on, %d others are about documents that are: their score says what was remembered",
@@ -104,7 +102,7 @@ def warn_of_known_prompts(train: Dataset, sets: Iterable[EvaluationSet]) -> dict
     for each in sets:
         if counts[each.label]:
             logger.warning(
-                "%s: %d of %d prompts stand in the training rows too: their score says what was remembered",
+                "%s: %d of %d prompts are in the training rows too: their score says what was remembered",
                 each.label, counts[each.label], len(each.prompts),
             )  # fmt: skip
     return {label: count for label, count in counts.items() if count}
@@ -219,7 +217,7 @@ def _refuse(leak: Contamination, judged: EvaluationSet) -> str:
     row = min(leak.rows)
     shown = judged.questions[row].strip() or next(iter(_list_texts(judged.references[row])), "")
     return (
-        f"{leak.label}: {len(leak.rows)} of its {len(judged.references)} rows stand in the training rows, such as "
+        f"{leak.label}: {len(leak.rows)} of its {len(judged.references)} rows are in the training rows, such as "
         f"{judged.ids[row]} ({shown[:80]!r}), so its score would say what was remembered; leave those rows "
         "out of training (a subset of LongBench: out of dataset.subsets), or set dataset.allow_leakage: true, which is "
         "stored with the scores"

@@ -189,7 +189,7 @@ def _open_files(files: SetFiles, identity: dict[str, Any], known: EvaluationSet)
         return rows
     if before is not None:
         changed = " and ".join(key for key in identity if before.get(key) != identity[key])
-        logger.warning("%s: starting anew, since an earlier call had other %s", files.folder, changed)
+        logger.warning("%s: starting again, since an earlier call had other %s", files.folder, changed)
     for path in (files.results, files.predictions):
         path.unlink(missing_ok=True)
     write_object(files.identity, identity)

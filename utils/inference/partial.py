@@ -126,7 +126,7 @@ class PartialFile:
         with replace_file(old) as beside, beside.open("wb") as kept, self.path.open("rb") as file:
             shutil.copyfileobj(file, kept)
         logger.warning(
-            "%s: begun anew, since the answers in it are %s; they are kept in %s", self.path, whose, old.name
+            "%s: begun again, since the answers in it are %s; they are kept in %s", self.path, whose, old.name
         )
 
 

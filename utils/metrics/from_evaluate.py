@@ -65,7 +65,7 @@ def load_script(path: str) -> Any:
     except Exception as error:  # a script raises what it likes when it is imported
         if not is_of_library(error):
             raise
-        raise _refuse(f"{EVALUATE_PREFIX}{path}", f"cannot be had: {describe(error)}") from error
+        raise _refuse(f"{EVALUATE_PREFIX}{path}", f"cannot be loaded: {describe(error)}") from error
 
 
 def _choose(name: str, own: str, key: str | None, found: dict[str, Any]) -> float:

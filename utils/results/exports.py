@@ -65,7 +65,7 @@ def _read_earlier(path: Path) -> dict[str, Any]:
     try:
         return read_json(path) or {}
     except UserError as error:
-        logger.warning("%s; it is written anew", error)
+        logger.warning("%s; it is written again", error)
         return {}
 
 

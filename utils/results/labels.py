@@ -241,7 +241,7 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "{place}: 全部{n}个种子的平均值为{mean}; 去掉崩塌的运行后(剩{rest}个)为{without}.",
     ),
     "searched": (
-        "Chosen on the validation rows by seeds that are not reported (their runs stand in runs.csv): {values}.",
+        "Chosen on the validation rows by seeds that are not reported (their runs are in runs.csv): {values}.",
         "按未报告的种子在验证集上选出(这些运行见runs.csv): {values}.",
     ),
     "more": ("and {num} more", "另有{num}次"),
@@ -254,7 +254,7 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "majority: 总是猜测训练集中最常见的标签; 无需单独运行.",
     ),
     "comparisons": (
-        "Differences are paired seed by seed against {reference}; better or worse is said only where the 95% interval "
+        "Differences are paired seed by seed against {reference}; called better or worse only where the 95% interval "
         "(Student's t, not widened for the number of comparisons) leaves out 0.",
         "差值按随机种子与{reference}逐一配对; 仅当95%区间(t区间, 未按比较次数校正)不含0时才称更好或更差.",
     ),

@@ -83,7 +83,7 @@ OLDER: dict[str, Moved | LeftOut | Refused] = {
     ),
     "dataset.strip_prompt": Refused("the prompt is what dataset.prompt_template writes; leave it out"),
     **{f"evaluation.{old}": rule for old, rule in _BEST.items()},
-    "generation.output_dir": LeftOut("what a model writes stands in eval_<set>/ of training.output_dir"),
+    "generation.output_dir": LeftOut("what a model writes is in eval_<set>/ of training.output_dir"),
     "peft.lora_init_kwargs": Refused(f"write what is in it as {_INIT_KEYS}"),
     "loraga": Refused(f"set peft.init_lora_weights: lora_ga, and what is in it as {_INIT_KEYS}"),
     "trainer": Refused(

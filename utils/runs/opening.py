@@ -136,7 +136,7 @@ def _reopen(path: Path, config: RunConfig, resolved: dict[str, Any], resume: str
     if resume:
         return _resume(path, resume, config, differences, finished is not None)
     if differences and not holds_work(path):
-        logger.info("%s: an earlier start failed before its first checkpoint; it is started anew", path)
+        logger.info("%s: an earlier start failed before its first checkpoint; it is started again", path)
         return RunFolder(path)
     if differences:
         raise UserError(

@@ -44,7 +44,7 @@ class ProgressCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         if state.global_step:
-            self._say(f"goes on at step {state.global_step + 1} of {state.max_steps}")
+            self._say(f"continues at step {state.global_step + 1} of {state.max_steps}")
         if bar := self._open_bar():
             self._task = bar.add_task("training", total=state.max_steps, completed=state.global_step, numbers="")
 

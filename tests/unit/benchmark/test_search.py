@@ -85,9 +85,9 @@ def test_less_of_a_loss_is_better(plan: Callable[..., Any]) -> None:
         (SUITE + "search_seeds: [2, 5]\n", "search_seeds: [2] are seeds of the suite too"),
         (SUITE.replace("[1e-3, 1e-2, 3e-2]", "3e-2"), "needs a list of values, such as [4, 8]"),
         (SUITE.replace(RATES, "search: fast"), "methods.lora.search: needs keys with lists of values; found 'fast'"),
-        (SUITE + "grid: {training.learning_rate: [1e-3]}\n", "training.learning_rate stands in grid: too; keep one"),
+        (SUITE + "grid: {training.learning_rate: [1e-3]}\n", "training.learning_rate is in grid: too; keep one"),
         (SUITE.replace("learning_rate", "learning_rat"), "training.learning_rat: unknown key"),
-        (SUITE.replace("training.learning_rate", "seed"), "seeds stand in seeds: at the top of the suite"),
+        (SUITE.replace("training.learning_rate", "seed"), "seeds are written in seeds: at the top of the suite"),
     ],
 )
 def test_mistakes(text: str, sentence: str, plan: Callable[..., Any]) -> None:

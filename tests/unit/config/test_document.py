@@ -90,7 +90,7 @@ def test_of_several_merged_mappings_the_first_wins(write: Write) -> None:
         ("a: b: c\n", "FILE:1  not YAML: mapping values are not allowed here"),
         (b"a: 1\nb: \xff\n", "FILE:2  not UTF-8 text (byte 0xff); save the file as UTF-8"),
         ("a: 1\n".encode("utf-16"), "FILE:1  not UTF-8 text (byte 0xff); save the file as UTF-8"),
-        (b"a: 1\nb: \x00\n", "FILE:2  not YAML: the character U+0000 may not stand in a text file; take it out"),
+        (b"a: 1\nb: \x00\n", "FILE:2  not YAML: the character U+0000 is not allowed in a text file; take it out"),
         ("a: {b: 1,\n c: 2,\n b: 3}\n", "FILE:3  a.b: the key stands twice (first on line 1); keep one"),
         ("a: [{b: 1, b: 3}]\n", "FILE:1  a.0.b: the key stands twice (first on line 1); keep one"),
         (

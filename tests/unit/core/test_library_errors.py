@@ -46,7 +46,7 @@ def _full(folder: Path) -> None:
         (_gone, "run/state.json: No such file or directory; it is not there; was a folder renamed"),
         (_circle, "its links go in a circle"),
         (lambda folder: (folder / "x").write_text("") or (folder / "x" / "y").mkdir(), "is a file and no folder"),
-        (lambda folder: folder.read_text(), "it is a folder where a file was due"),
+        (lambda folder: folder.read_text(), "it is a folder where a file was expected"),
         (lambda _: Path("~nobody_at_all/x").expanduser(), "the name of a user whom this machine does not know"),
         (lambda folder: (folder / "/".join(["d"] * 2000)).mkdir(parents=True), "more folders than can be made"),
         (_full, "the disk is full; make room, then give the same command again"),

@@ -51,7 +51,7 @@ def test_unseen_validation_labels_are_named(prepare, make_set):
         prepare(folder)
     first, second, third = str(caught.value).splitlines()
     assert first.endswith("validation.jsonl:2: the label 2 is of no class; the classes are 0, 1")
-    assert second.startswith("2 of 3 rows of eval cannot be used; mend them, or set dataset.on_bad_row: drop")
+    assert second.startswith("2 of 3 rows of eval cannot be used; fix them, or set dataset.on_bad_row: drop")
     assert third.endswith("validation.jsonl:3: the label 3 is of no class; the classes are 0, 1")
 
 
@@ -121,7 +121,7 @@ def test_a_bad_label_is_named_by_its_place_in_the_file_held_out_or_not(prepare, 
     place = {"jsonl": ":30", "json": ":30", "csv": ":31", "tsv": ":31", "parquet": ", row 29"}[kind]
     with pytest.raises(DataError) as caught:
         prepare(file, validation_size=0.25, seed=seed)
-    assert str(caught.value).startswith(f"{file}{place}: has no label\n1 of 40 rows of train cannot be used; mend them")
+    assert str(caught.value).startswith(f"{file}{place}: has no label\n1 of 40 rows of train cannot be used; fix them")
     data = prepare(file, validation_size=0.25, seed=seed, on_bad_row="drop")
     assert (data.reports["train"].rows, data.reports["eval"].rows) == (29, 10)
     assert (data.reports["train"].bad_rows, data.reports["eval"].bad_rows) == (1, 0)
@@ -240,7 +240,7 @@ def test_rows_in_both_splits_are_counted(prepare, make_set, caplog):
     validation = [*PLAIN[:2], {"text": "new one", "label": 0}]
     data = prepare(make_set(train=PLAIN, validation=validation))
     assert data.reports["eval"].shared_with_train == 2
-    assert "2 rows stand in the training split too" in caplog.text
+    assert "2 rows are in the training split too" in caplog.text
 
 
 def test_a_pair_is_shared_only_as_a_whole(prepare, make_set):

@@ -128,7 +128,7 @@ def test_a_validation_split_of_the_sets_own_is_used(make_set, prepare_room, capl
     assert len(data.evals[""]) == 3
     assert data.reports["validation"].shared_with_train == 2
     assert "validation_size has no effect" in caplog.text
-    assert "2 rows with a prompt that stands in the training rows too" in caplog.text
+    assert "2 rows whose prompt is in the training rows too" in caplog.text
 
 
 def test_a_validation_file_beside_a_file(write_lines, prepare_room):

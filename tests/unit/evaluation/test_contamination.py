@@ -101,7 +101,7 @@ def test_trained_rows_are_refused_with_the_two_ways_out():
     with pytest.raises(DataError) as error:
         check(ASKED[:2], [make_set(ASKED)])
     message = str(error.value)
-    assert message.startswith("qmsum: 2 of its 4 rows stand in the training rows, such as test.jsonl:1 ")
+    assert message.startswith("qmsum: 2 of its 4 rows are in the training rows, such as test.jsonl:1 ")
     assert "('What about the budget?')" in message
     assert "out of dataset.subsets" in message
     assert "dataset.allow_leakage: true" in message
@@ -130,7 +130,7 @@ def test_sets_asked_by_the_runs_prompt_are_warned_of_as_ever(caplog):
         raise AssertionError("the rows' texts are not needed")
 
     assert check_leakage(NO_ROWS, never, [plain], None) == [{"set": "plain", "rows": 1, "documents": 0}]
-    assert "stand in the training rows too" in caplog.text
+    assert "are in the training rows too" in caplog.text
     with pytest.raises(DataError, match="plain: 1 of its prompts"):
         check_leakage(NO_ROWS, never, [plain], False)
     assert check_leakage(NO_ROWS, never, [], None) == []
@@ -163,7 +163,7 @@ def test_a_run_is_refused_before_it_begins_and_keeps_what_is_allowed(make_sft, t
         return open_task(config).prepare_data(load_tokenizer(config.model))
 
     for keys in ({}, {"max_train_samples": 1}, {"allow_leakage": False}):
-        with pytest.raises(DataError, match="qmsum: 1 of its 2 rows stand in the training rows"):
+        with pytest.raises(DataError, match="qmsum: 1 of its 2 rows are in the training rows"):
             prepare(**keys)
     assert prepare(allow_leakage=True).leakage == [{"set": "qmsum", "rows": 1, "documents": 0}]
 
@@ -210,7 +210,7 @@ def test_a_prompt_is_what_stands_before_the_first_trained_token(caplog):
     own = SimpleNamespace(label="own", prompts=[[1, 2], [4, 4], [4]])
     other = SimpleNamespace(label="other", prompts=[[1], [9]])
     assert warn_of_known_prompts(train, [own, other]) == {"own": 2}
-    assert "own: 2 of 3 prompts stand in the training rows too" in caplog.text
+    assert "own: 2 of 3 prompts are in the training rows too" in caplog.text
     assert "other" not in caplog.text
 
 

@@ -184,12 +184,12 @@ def test_other_work_starts_anew_and_says_so(
     ):  # fmt: skip
         caplog.clear()
         score = evaluate_set(model, tokenizer, changed_set, section, tmp_path)
-        assert f"starting anew, since an earlier call had other {what}" in caplog.text
+        assert f"starting again, since an earlier call had other {what}" in caplog.text
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight.mul_(1.01)
     caplog.clear()
     moved = evaluate_set(model, tokenizer, known, SECTION, tmp_path)
-    assert "starting anew, since an earlier call had other model" in caplog.text
+    assert "starting again, since an earlier call had other model" in caplog.text
     assert moved.identity["model"] != score.identity["model"]
     assert len(read(tmp_path)) == 40
 

@@ -52,7 +52,7 @@ def test_other_work_is_set_aside_and_told(tmp_path, caplog):
     _write(path, [0])
     other = PartialFile(path, {**IDENTITY, "model": "c", "settings": []})
     assert (other.num_kept, 0 in other) == (0, False)
-    assert "begun anew, since the answers in it are of another model and another settings" in caplog.text
+    assert "begun again, since the answers in it are of another model and another settings" in caplog.text
     assert '"n": 0' in (tmp_path / "out.jsonl.partial.old.jsonl").read_text()
     other.close()
     assert PartialFile(path, None).num_kept == 0

@@ -190,7 +190,7 @@ def test_other_settings_begin_anew(sums_run, ask, write, tmp_path, sums, monkeyp
         with pytest.raises(UserError, match="no room"):
             ask(*words)
     assert ask(*words, "--max_new_tokens", 3)["num_kept"] == 0
-    assert "begun anew, since the answers in it are of another settings" in caplog.text
+    assert "begun again, since the answers in it are of another settings" in caplog.text
     assert target.read_text().count("\n") >= 4
     with monkeypatch.context() as patch:
         patch.setattr(session, "write_results", lambda *_: (_ for _ in ()).throw(UserError("no room")))
@@ -199,7 +199,7 @@ def test_other_settings_begin_anew(sums_run, ask, write, tmp_path, sums, monkeyp
     assert "3 answers are kept in" in caplog.text
     source.write_text(json.dumps(sums[5]) + "\n" + source.read_text())
     assert ask(*words)["num_kept"] == 0
-    assert "begun anew, since the answers in it are of another input" in caplog.text
+    assert "begun again, since the answers in it are of another input" in caplog.text
     import csv
 
     with target.open(newline="") as stream:

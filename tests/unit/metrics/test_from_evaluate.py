@@ -82,7 +82,7 @@ def test_what_goes_wrong_is_said(
         load_metric(scripts["torn"]).prepare()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", True)
-    with pytest.raises(ConfigError, match="evaluate:nobody/no_such_metric: cannot be had"):
+    with pytest.raises(ConfigError, match="evaluate:nobody/no_such_metric: cannot be loaded"):
         load_metric("evaluate:nobody/no_such_metric").prepare()
     assert "evaluate:nobody/no_such_metric is a script of the hub, which runs as code" in caplog.text
 

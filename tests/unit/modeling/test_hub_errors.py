@@ -1,4 +1,4 @@
-"""What a user reads when a checkpoint cannot be had: real failures of the real libraries."""
+"""What a user reads when a checkpoint cannot be loaded: real failures of the real libraries."""
 
 from __future__ import annotations
 

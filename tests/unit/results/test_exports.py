@@ -62,7 +62,7 @@ def test_evaluating_again_keeps_trainings_numbers(tmp_path: Path, caplog: pytest
     (tmp_path / "all_results.json").write_text('{"train')
     write_hf_results(tmp_path, None, {"": {"accuracy": 0.3}})
     assert read(tmp_path, "all") == {"eval_accuracy": 0.3}
-    assert "written anew" in caplog.text
+    assert "written again" in caplog.text
 
 
 NLI = ["entailment", "neutral", "contradiction"]

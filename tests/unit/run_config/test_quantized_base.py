@@ -76,6 +76,6 @@ def test_qalora_is_for_gptq_alone(inspect, make_config):
     assert "QA-LoRA is for bases in GPTQ" in inspect("hqq", method="lora", use_qalora=True)["peft.method"]
     found = inspect("gptq", method="lora", use_qalora=True, use_dora=True, init_lora_weights="gaussian")
     assert "is not with use_dora" in found["peft.use_qalora"]
-    assert "peft draws A anew" in found["peft.init_lora_weights"]
+    assert "peft draws A again" in found["peft.init_lora_weights"]
     with pytest.raises(ConfigError, match=r"QA-LoRA is for bases in GPTQ, and \S+ is not quantized; set peft\.use_q"):
         make_config("bert", peft={"method": "lora", "use_qalora": True})

@@ -38,7 +38,7 @@ def test_measuring_tells_the_first_step_and_the_memory(prepare_run):
     assert 0.05 < memory["peak_rss_gb"] < 64
 
 
-@pytest.mark.parametrize(("step", "said"), [(0, ""), (7, "goes on at step 8 of 20\n")])
+@pytest.mark.parametrize(("step", "said"), [(0, ""), (7, "continues at step 8 of 20\n")])
 def test_a_resumed_run_says_where_it_goes_on(step: int, said: str, capfd: pytest.CaptureFixture[str]) -> None:
     args = TrainingArguments(output_dir="x", use_cpu=True, report_to=[])
     capfd.readouterr()

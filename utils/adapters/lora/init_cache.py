@@ -110,7 +110,7 @@ def _read(file: Path) -> Tensors | None:
     except (OSError, SafetensorError):
         facts, stored = {}, {}
     if facts.get("sha256") != _checksum(stored):
-        logger.warning("peft.init_cache: %s is damaged; it is computed anew", file)
+        logger.warning("peft.init_cache: %s is damaged; it is computed again", file)
         return None
     devices: dict[str, str] = parse_json(facts["devices"])
     return {name: each.to(devices[name]) for name, each in stored.items()}

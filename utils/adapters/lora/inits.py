@@ -74,7 +74,7 @@ def find_conflict(section: Config, quantization: str | None) -> str | None:
     """Say what the section's initialisation cannot stand beside, on a base stored so; None: all is well."""
     init, kind = section.init_lora_weights, kind_of(section.init_lora_weights)
     if section.use_qalora and init is not True:
-        return "peft draws A anew for use_qalora; leave it out"
+        return "peft draws A again for use_qalora; leave it out"
     if quantization is not None and (why := refuse_quantized(init)):
         return why
     if kind == "loftq" and quantization not in ("nf4", "fp4"):

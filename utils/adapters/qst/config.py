@@ -54,7 +54,7 @@ class QSTConfig(PeftConfig):
         self.peft_type = add_peft_type()
         for name, known in (("downsample", DOWNSAMPLES), ("mix", MIXES), ("gate", GATES)):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name}: {getattr(self, name)!r} is none of {', '.join(known)}")
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(known)}")
         for name in ("reduction_factor", "downsample_rank", "side_head_dim"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}: must be 1 or more")

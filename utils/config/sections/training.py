@@ -29,7 +29,7 @@ OURS = {
     "batch_eval_metrics": "evaluation keeps predictions only, so its memory does not grow",
     "eval_do_concat_batches": "evaluation keeps predictions only, so its memory does not grow",
     "prediction_loss_only": "set training.eval_strategy: 'no' to evaluate less",
-    "hub_token": "the secret never stands in a file; set HF_TOKEN or run `hf auth login`",
+    "hub_token": "the secret is never written in a file; set HF_TOKEN or run `hf auth login`",
     "enable_jit_checkpoint": "SIGTERM, SIGUSR1 and SIGHUP always save a checkpoint before the run ends",
     "parallelism_config": "it takes an object, which no file holds; spread a run by FSDP or DeepSpeed",
     "output_dir": "",

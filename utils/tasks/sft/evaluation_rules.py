@@ -157,7 +157,7 @@ def _find_choice_mistakes(config: RunConfig, evaluation: EvaluationSection, chos
         yield "training.early_stopping_patience", "needs evaluations during training; set evaluation.steps"
     if _follows_loss(config):
         scheduler = config.arguments["lr_scheduler_type"]
-        message = f"{scheduler} goes by evaluations of the loss, and {chosen} is none of their results; choose one"
+        message = f"{scheduler} goes by evaluations of the loss, and {chosen} is not one of their results; choose one"
         yield "training.metric_for_best_model", message
     try:
         described = _describe_sets(config, evaluation)

@@ -59,7 +59,7 @@ def test_a_damaged_file_is_computed_anew(attach, cache, caplog, damage):
     [file] = cache.iterdir()
     file.write_bytes(damage(file.read_bytes()))
     assert is_same(read_start(attach("llama", "lora", **keys)), without)
-    assert f"{file} is damaged; it is computed anew" in caplog.text
+    assert f"{file} is damaged; it is computed again" in caplog.text
     caplog.clear()
     assert is_same(read_start(attach("llama", "lora", **keys)), without)
     assert not caplog.text

@@ -54,7 +54,7 @@ def test_widths(size, factor, head_dim, expected):
         ({"side_layers": []}, "side_layers"),
         ({"side_layers": "every_0"}, "side_layers: 'every_0'"),
         ({"side_layers": "half"}, "side_layers: 'half'"),
-        ({"downsample": "conv"}, "downsample: 'conv' is none of adapter, lora, linear, maxpool, avgpool"),
+        ({"downsample": "conv"}, "downsample: 'conv' is not one of adapter, lora, linear, maxpool, avgpool"),
         ({"mix": "sum"}, "mix: 'sum'"),
         ({"gate": "none"}, "gate: 'none'"),
         ({"reduction_factor": 0}, "reduction_factor: must be 1 or more"),

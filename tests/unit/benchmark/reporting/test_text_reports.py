@@ -79,7 +79,7 @@ def test_markdown(small: Any) -> None:
     assert r"| stsb | lora | 88.00\* | 1.34 | 0.80 RAM | 22,000,000 | 294,912 |" in text
     assert "2 of 5 runs have no result" not in text
     assert "2 of 7 runs have no result; they count nowhere, and not as 0: stsb-lora-s3 (failed: it ran out of" in text
-    assert "better or worse is said only where" in text
+    assert "called better or worse only where" in text
     folder_notes = "Averages count each task once (rte, stsb). The task metric's average mixes accuracy, pearson."
     assert folder_notes in text
     assert "The average of best accuracy mixes accuracy with Pearson x100 (stsb)." in text

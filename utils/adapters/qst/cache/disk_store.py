@@ -166,7 +166,7 @@ class DiskStore(RowStore):
     def _reject(self, key: bytes, reason: str) -> None:
         self._damaged.add(key)
         self._num_damaged += 1
-        self._warn_once("damaged", f"{reason}; the row is computed anew")
+        self._warn_once("damaged", f"{reason}; the row is computed again")
 
     def _stop_writing(self, error: OSError) -> None:
         self._warn_full(f"{self.folder} takes no more ({error.strerror or os.strerror(error.errno or 0)})")

@@ -88,7 +88,7 @@ def _announce(codec: RowCodec, budget: int, where: str, tokens: int | None, rows
         return
     logger.info(
         "the backbone cache of %s rows would take about %s%s, but may take %s (peft.cache.budget_gb): about %s rows "
-        "fit, the others are computed anew in every epoch",
+        "fit, the others are computed again in every epoch",
         f"{rows:,}", _show_size(size), where, allowed, f"{rows * budget // size:,}",
     )  # fmt: skip
 

@@ -97,13 +97,13 @@ class RowStore(ABC):
     def _encode(self, states: torch.Tensor, parts: Parts) -> bool:
         if self._codec.encode(states, parts):
             return True
-        self._warn_once("infinite", "a row with infinite values cannot be kept as int8; such rows are computed anew")
+        self._warn_once("infinite", "a row with infinite values cannot be kept as int8; such rows are computed again")
         return False
 
     def _warn_full(self, reason: str) -> None:
         held = f"{self.num_rows:,} rows are kept in {self.num_bytes / 1024**3:.2f} {self._unit}"
         self._warn_once(
-            "full", f"the backbone cache is full: {reason}. {held}; the others are computed anew in every epoch"
+            "full", f"the backbone cache is full: {reason}. {held}; the others are computed again in every epoch"
         )
 
     def _warn_once(self, kind: str, sentence: str) -> None:

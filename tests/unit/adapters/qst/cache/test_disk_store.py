@@ -221,7 +221,7 @@ def test_damage_under_a_run_is_said_once_and_repaired(tmp_path: Path, caplog: py
     for each in (2, 4):
         find_file(tmp_path, each).write_bytes(b"")
     assert count_exact(store, range(6)) == 4
-    assert sum("is damaged; the row is computed anew" in record.message for record in caplog.records) == 1
+    assert sum("is damaged; the row is computed again" in record.message for record in caplog.records) == 1
     fill(store, range(6))
     assert count_exact(store, range(6)) == 6
     store.close()
