@@ -77,7 +77,8 @@ class Config(ClassificationSection, InstructionSection):
     test_split: str | None = None
     """CAUSAL_LM: split whose prompts are answered by generating; null: the validation rows."""
     format: Literal["template", "prompt_completion", "messages", "alpaca", "sharegpt", "text"] | None = None
-    """CAUSAL_LM: what the rows look like; null: told by their columns, or template where prompt_template is set."""
+    """CAUSAL_LM: what the rows look like; null: recognised by their columns, or template where prompt_template is
+    set."""
     answer_column: str | None = None
     """CAUSAL_LM, format template or prompt_completion: the column of the answer; null: completion, or for a template
     the one of answer, completion, output and response that is there."""

@@ -123,8 +123,8 @@ def load_evaluation_sets(
     """Load the sets that the configuration names.
 
     Each is prompted as the run's `own` set is, zero-shot, except those that have a prompt and protocol of their own.
-    Prompts that leave no room for an answer lose their middle, which is counted and said. The seed decides which rows
-    are held out where that is how a set gets its validation rows.
+    Prompts that leave no room for an answer lose their middle, which is counted and reported. The seed decides which
+    rows are held out where that is how a set gets its validation rows.
 
     Raises:
         ConfigError: A set has no dataset plug-in, this one cannot be set up, or its scorer cannot be had.

@@ -107,7 +107,7 @@ class InstructionSection(DatasetSection):
     """CAUSAL_LM, plain texts longer than sft.max_length: cut them into pieces that fit, each a row of its own, of which
     only the last ends with the end-of-text token; false: they lose their ends."""
     special_tokens_in_text: Literal["keep", "escape"] = "keep"
-    """CAUSAL_LM, special tokens such as <|im_end|> that stand in a row's own text, which are counted either way. keep:
+    """CAUSAL_LM, special tokens such as <|im_end|> in a row's own text, which are counted either way. keep:
     the model reads them as special tokens; escape: as the ordinary characters that they are made of (of a row that
     goes through no chat template, also those of the prompt_template). A text that is read as it is, with a template's
     tokens in it, needs keep."""
@@ -115,7 +115,7 @@ class InstructionSection(DatasetSection):
     """CAUSAL_LM: stop when more than this share of the rows has no token to train on, or is too long even without the
     middle of its prompt."""
     allow_leakage: bool | None = None
-    """CAUSAL_LM: train although rows of an evaluation set stand in the training rows, which is stored with the
+    """CAUSAL_LM: train although rows of an evaluation set are in the training rows, which is stored with the
     scores; false: never do. null: warn of such prompts, and refuse rows of sets asked by a prompt of their own."""
 
     @field_validator("prompt_template")

@@ -95,7 +95,7 @@ class EvaluationSection(Section):
 
     steps: int | None = Field(None, ge=1)
     """Evaluate every so many training steps; null: not during training. Such a step is saved first, so that `--resume`
-    goes on in the middle of its evaluation; unless it is the best, or due by training.save_steps, its checkpoint goes
+    continues in the middle of its evaluation; unless it is the best, or due by training.save_steps, its checkpoint goes
     when a newer one is there."""
     at_start: bool = False
     """Evaluate before the first training step."""
@@ -109,7 +109,7 @@ class EvaluationSection(Section):
     max_samples: int | None = Field(None, ge=1)
     """Answer the first so many prompts of each set; such results are marked partial. null: all."""
     max_prompt_length: int | None = Field(None, ge=1)
-    """Tokens a prompt may have; longer ones lose their middle, which is counted and said. null: what the model's
+    """Tokens a prompt may have; longer ones lose their middle, which is counted and reported. null: what the model's
     positions leave (sets of an official protocol, such as LongBench's: as that protocol has it)."""
     retention: list[str | SetSection] | None = Field(None, min_length=1)
     """What the model should not forget: sets, each asked by its own prompt, and `.txt` files, whose perplexity is

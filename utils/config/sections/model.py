@@ -171,7 +171,7 @@ class ModelSection(Section):
     only torch's restricted reader stands between it and this machine."""
     token: bool | None = None
     """true: log in to the hub with HF_TOKEN or the stored login; false: never; null: where the hub wants it.
-    The secret itself never stands here."""
+    The secret itself is never written here."""
     device_map: str | dict[str, int | str] | None = None
     """Placement over several devices, such as auto; null: the trainer places the model."""
     quantization: QuantizationSection | None = None

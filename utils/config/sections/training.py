@@ -93,7 +93,7 @@ _HELP = {
     ),
     "bf16": (
         "Multiply in bfloat16 (mixed precision: trained weights, their gradients and sums stay float32). auto: where "
-        "the GPU, or a CPU's AVX512-BF16 or AMX, does it; what was chosen stands in run.yaml."
+        "the GPU, or a CPU's AVX512-BF16 or AMX, does it; what was chosen is written to run.yaml."
     ),
     "metric_for_best_model": (
         "The result that chooses the best checkpoint and ends training early: of evaluations by eval_strategy a metric "

@@ -30,8 +30,8 @@ class PreferenceSection(Section):
     """Another model as the reference, a folder or hub id with the same tokenizer; null: the model that training starts
     from. It is not in memory while the run trains: its log-probabilities are computed before."""
     precompute_ref_log_probs: bool = False
-    """Compute the reference's log-probabilities before training, once a row; they are kept in the run's folder, and a
-    run that is cut off goes on there. Faster from two epochs on. It is done anyway where the reference is not the base
+    """Compute the reference's log-probabilities before training, once a row; they are kept in the run's folder, and an
+    interrupted run continues there. Faster from two epochs on. It is done anyway where the reference is not the base
     under the adapter: with ref_model, without an adapter, where one starts from adapter_path or not at zero."""
     precompute_ref_batch_size: int | None = Field(None, ge=1)
     """Rows at once for that; null: training.per_device_train_batch_size."""

@@ -21,10 +21,10 @@ class CacheSection(Section):
     dtype: Literal["auto", "bf16", "int8"] = "auto"
     """auto: as the backbone computes them, exactly. bf16: half the room of a float32 backbone, rounded. int8: one
     byte per value with one scale per token and layer, about half the room of bf16; an approximation. What is rounded is
-    for training alone: evaluations compute the states anew, so that scores are those of the saved model."""
+    for training alone: evaluations compute the states again, so that scores are those of the saved model."""
     budget_gb: float | None = Field(None, gt=0)
     """Room the cache may take, in GB of 1024**3 bytes, all processes of a machine together; rows that do not fit are
-    computed anew in every epoch. null: half of the memory that is free when training starts; on disk, 90% of
+    computed again in every epoch. null: half of the memory that is free when training starts; on disk, 90% of
     what is free there."""
     dir: str | None = None
     """where: disk only. The folder of the cache; null: `qst_cache` in the project's cache folder (LORA_NS_CACHE, else
