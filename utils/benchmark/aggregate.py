@@ -155,7 +155,7 @@ def _build_totals(tasks: Sequence[str], rows: Sequence[SummaryRow]) -> list[Aver
 
 
 def _compare_rows(row: SummaryRow, reference: SummaryRow) -> Comparison:
-    mine, other = row.find_values("best"), reference.find_values("best")
+    mine, other = row.values, reference.values
     metric = row.metric if row.metric == reference.metric else None
     # Two runs of one seed share their data order and, where they can, their initialisation: pairing takes that out.
     seeds = mine.index.intersection(other.index, sort=False) if metric else mine.index[:0]

@@ -24,7 +24,7 @@ def find_collapsed(row: SummaryRow) -> dict[int, Collapse]:
     """
     if row.metric is None or not is_score(row.metric) or not is_more_better(row.metric):
         return {}
-    values = row.find_values("best")
+    values = row.values
     median = values.median()
     far = max(FAR_DEVIATIONS * 1.4826 * (values - median).abs().median(), FAR_SCORE)
     found: dict[int, Collapse] = {}
@@ -42,4 +42,4 @@ def find_collapsed(row: SummaryRow) -> dict[int, Collapse]:
 
 def measure_without(row: SummaryRow, collapsed: dict[int, Collapse]) -> Stat | None:
     """Measure a row's own metric over the seeds that have not collapsed; None without one."""
-    return compute_stat(row.find_values("best").drop(list(collapsed)))
+    return compute_stat(row.values.drop(list(collapsed)))

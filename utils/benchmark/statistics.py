@@ -113,12 +113,12 @@ class SummaryRow:
     @property
     def num_measured(self) -> int:
         """Seeds with a value of the task's own metric."""
-        return len(self.find_values("best"))
+        return len(self.values)
 
-    def find_values(self, name: str) -> Series:
-        """Give a figure by seed, where it was measured; none of the own metric where the runs disagree on it."""
-        values = self.runs[name]
-        return values[:0] if name in _OWN_METRIC and len(self.metrics) > 1 else values.dropna()
+    @property
+    def values(self) -> Series:
+        """The task's own metric by seed, where it was measured; none where the runs disagree on what it is."""
+        return self.runs["best"][:0] if len(self.metrics) > 1 else self.runs["best"].dropna()
 
     def measure(self, name: str) -> Stat | None:
         """Give mean, sample standard deviation and n of a figure over the seeds that have it; None where none has.
@@ -223,7 +223,7 @@ class Average:
         if self.mean("best") is None:
             return None
         # A seed that one of the tasks lacks becomes a line with a gap.
-        by_task = pandas.concat([row.find_values("best") for row in self.rows], axis="columns")
+        by_task = pandas.concat([row.values for row in self.rows], axis="columns")
         return None if by_task.isna().any(axis=None) else compute_stat(by_task.mean(axis="columns"))
 
 

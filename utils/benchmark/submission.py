@@ -114,7 +114,7 @@ def _find_subset(row: SummaryRow) -> str | None:
 def _choose_run(row: SummaryRow) -> RunOutcome | None:
     """Choose the seed that is best on the validation rows, the first of equals; None without a result."""
     done = [each for each in row.outcomes if each.status == "success"]
-    values = row.find_values("best")
+    values = row.values
     if row.metric is None or values.empty:
         return done[0] if done else None
     sign = 1 if is_more_better(row.metric) else -1

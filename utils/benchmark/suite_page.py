@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from utils.benchmark.charts import Point, list_points
 from utils.benchmark.outcomes import RunOutcome, SuiteFacts, read_figures
@@ -20,6 +19,7 @@ from utils.results.charts import Bar, BarChart, Chart, Series, spans_powers
 from utils.results.curves import tabulate
 from utils.results.labels import Language, is_score, phrase, scale, translate
 from utils.results.page import Block, Facts, Figures, Page, PartOfPage, Sentences, Table, TableCell, Tone
+from utils.results.provenance import show_hardware, show_time
 from utils.results.workbook import flatten_values
 from utils.runs.report import REPORT, read_logs
 
@@ -59,8 +59,8 @@ def build_suite_page(folder: Path, suite: SuiteFacts, parts: WorkbookParts, ever
         "environment": list(_show_environment(parts, language)),
     }
     named = [PartOfPage(translate(key, language) if key else "", tuple(blocks)) for key, blocks in contents.items()]
-    written = str(parts.suite["written"]).replace("T", " ").replace("Z", " UTC")
-    return Page(suite.name, status, f"{suite.source} · {written}", named, language)
+    subtitle = f"{suite.source} · {show_time(parts.suite['written'])}"
+    return Page(suite.name, status, subtitle, named, language)
 
 
 def _split(total: tuple[str, str]) -> tuple[str, str, str]:
@@ -186,14 +186,10 @@ def _show_configuration(summary: Summary, language: Language) -> Table:
 
 def _show_environment(parts: WorkbookParts, language: Language) -> Iterator[Block]:
     suite = {key: value for key, value in parts.suite.items() if key != "versions"}
-    machines = dict.fromkeys(_describe_machine(each) for each in parts.provenance.values())
+    machines = dict.fromkeys(map(show_hardware, parts.provenance.values()))
     rows = [(key, str(value)) for key, value in flatten_values(suite) if value]
     rows += [(translate("hardware", language), machine) for machine in machines if machine]
     heads = (translate("key", language), translate("value", language))
     yield Table(translate("environment", language), heads, tuple(rows))
     versions = tuple((name, str(value)) for name, value in parts.suite["versions"].items())
     yield Table(translate("software", language), heads, versions, is_folded=True)
-
-
-def _describe_machine(provenance: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in (provenance.get("hardware") or {}).items())

@@ -1,10 +1,11 @@
-"""Writes files whole or not at all."""
+"""Writes files whole or not at all, and sets aside what is in the way."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 
 
@@ -29,3 +30,15 @@ def replace_text(path: Path, text: str, encoding: str = "utf-8", errors: str = "
     """Write a text in the place of a file, as `replace_file` does."""
     with replace_file(path) as beside:
         beside.write_text(text, encoding=encoding, errors=errors, newline="\n")
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file or folder that is in the way to `<name>.old_<now>`; gives where it is then."""
+    target = path.with_name(f"{path.name}.old_{stamp_now()}")
+    path.rename(target)
+    return target
+
+
+def stamp_now() -> str:
+    """Write the moment, to the microsecond, as a part of a name."""
+    return datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.core.errors import UserError
+from utils.core.replace_file import set_aside
 from utils.evaluation.files import IDENTITY, PREDICTIONS, RESULTS, read_object
 from utils.results.json_file import write_json
 from utils.results.labels import is_score, scale
@@ -70,11 +71,8 @@ def open_result_folder(folder: Path, identity: Mapping[str, Any]) -> Earlier:
         return Earlier(None, None)
     if before == identity:
         return Earlier(result, None)
-    stamp = datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
-    target = folder.with_name(f"{folder.name}.old_{stamp}")
     changed = " and ".join(key for key in identity if before.get(key) != identity[key]) or "kinds of evaluation"
-    folder.rename(target)
-    logger.warning("%s: an earlier result had other %s; it is now %s", folder, changed, target.name)
+    logger.warning("%s: an earlier result had other %s; it is now %s", folder, changed, set_aside(folder).name)
     return Earlier(None, result)
 
 

@@ -7,10 +7,10 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
 from pathlib import Path
 
 from utils.core.errors import UserError
+from utils.core.replace_file import set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def open_output(output: Path) -> Iterator[Path]:
         for each in filter(Path.is_file, partial.rglob("*")):
             each.chmod(partial.stat().st_mode & 0o666)  # safetensors makes weights for their owner alone
         if output.is_dir() and any(output.iterdir()):
-            _rename_away(output)
+            logger.warning("%s: what was there is now %s", output, set_aside(output).name)
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -69,10 +69,3 @@ def require_space(folder: Path, num_bytes: int) -> None:
     if free < num_bytes + _SPARE:
         needed, there = (f"{each / 2**30:.1f} GiB" for each in (num_bytes + _SPARE, free))
         raise UserError(f"{folder.parent}: the merged model needs {needed}, and {there} are free; name another disk")
-
-
-def _rename_away(output: Path) -> None:
-    stamp = datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
-    target = output.with_name(f"{output.name}.old_{stamp}")
-    output.rename(target)
-    logger.warning("%s: what was there is now %s", output, target.name)

@@ -72,6 +72,16 @@ def format_time(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def show_time(moment: str) -> str:
+    """Show a moment that `format_time` wrote, for people."""
+    return moment.replace("T", " ").replace("Z", " UTC")
+
+
+def show_hardware(provenance: Mapping[str, Any]) -> str:
+    """Show the machine that a provenance names, in a line."""
+    return ", ".join(f"{key} {value}" for key, value in (provenance.get("hardware") or {}).items())
+
+
 def list_versions() -> dict[str, str]:
     """Name the installed versions of Python and of the libraries that shape a result."""
     versions = {name: version for name in _PACKAGES if (version := installed_version(name))}

@@ -24,6 +24,7 @@ from utils.results.labels import count_columns
 
 WIDTH, HEIGHT = 440, 264
 _GAP = 24  # between charts of a file
+_MOST_COLUMNS = 2
 _LEFT_MOST, _RIGHT, _BOTTOM, _LINE = 150, 16, 40, 17
 _CHARACTER = 6.6  # px of one in the labels' size
 _MOST_MARKED = 40
@@ -39,9 +40,9 @@ def render(chart: Chart | BarChart) -> str:
     return f'<svg class="chart" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{label}">{body}</svg>'
 
 
-def render_file(charts: Sequence[Chart | BarChart], columns: int = 2) -> str:
+def render_file(charts: Sequence[Chart | BarChart]) -> str:
     """Draw charts beside and below each other as a file of its own, light and dark."""
-    columns = max(1, min(columns, len(charts)))
+    columns = max(1, min(_MOST_COLUMNS, len(charts)))
     drawn = [_draw_bars(each) if isinstance(each, BarChart) else (_draw_lines(each), HEIGHT) for each in charts]
     parts, top = [], float(_GAP)
     for first in range(0, len(drawn), columns):

@@ -24,6 +24,7 @@ from utils.results.page import (
     TableCell,
     Tone,
 )  # fmt: skip
+from utils.results.provenance import show_hardware, show_time
 from utils.results.record import RunRecord
 from utils.results.table import show_share, show_value
 from utils.results.workbook import flatten_values
@@ -46,7 +47,7 @@ def build_page(
     def name(key: str) -> str:
         return translate(key, language)
 
-    moment = str(provenance.get("ended") or provenance.get("started") or "").replace("T", " ").replace("Z", " UTC")
+    moment = show_time(str(provenance.get("ended") or provenance.get("started") or ""))
     subtitle = [record.method, record.task_type, config.model.name_or_path, f"{name('seed')} {record.seed}", moment]
     parts = [
         PartOfPage("", tuple(_summarise(record, language))),
@@ -190,13 +191,12 @@ def _show_configuration(config: RunConfig, language: Language) -> Iterator[Block
 
 
 def _show_environment(provenance: Mapping[str, Any], language: Language) -> Iterator[Block]:
-    hardware = dict(provenance.get("hardware") or {})
     git = provenance.get("git") or {}
     facts = {
         "command": provenance.get("command"),
         "started": provenance.get("started"),
         "commit": git.get("commit"),
-        "hardware": ", ".join(f"{key} {value}" for key, value in hardware.items()),
+        "hardware": show_hardware(provenance),
         "platform": provenance.get("platform"),
     }
     rows = [(translate(key, language), str(value)) for key, value in facts.items() if value]
