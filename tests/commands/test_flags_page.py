@@ -76,7 +76,7 @@ def test_the_row_sets_what_it_says(row: Row) -> None:
     key = row.ours.partition("=")[0]
     config = load_run_config(config_file, words, files=False)
     written: Any = read_overrides([f"{key}={row.value}"]).get(tuple(key.split("."))) if row.value else True
-    expected = {"use_lora": "lora", "no_lora": "none", "full_finetune": "none"}.get(row.flag, written)
+    expected = {"use_lora": "lora", "use_qst": "qst", "no_lora": "none", "full_finetune": "none"}.get(row.flag, written)
     expected = row.value.split() if row.flag == "train_datasets" else expected
     found, before = (flatten(each.to_dict()) for each in (config, load_run_config(config_file, files=False)))
     if row.flag == "load_in_4bit":
