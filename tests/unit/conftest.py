@@ -205,8 +205,8 @@ def make_encoder(text_tokenizer: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def prepare_room(make_encoder: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a function that prepares a CAUSAL_LM dataset: `prepare_room("gsm8k", path, template="chatml", seed=1)`."""
+def prepare_set(make_encoder: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a function that prepares a CAUSAL_LM dataset: `prepare_set("gsm8k", path, template="chatml", seed=1)`."""
 
     def run(
         room: str, path: Path | str, template: str | None = None, seed: int = 42, encoder: Any = None, **keys: Any

@@ -157,7 +157,7 @@ def load_whole(folder: Path, load_base: LoadBase) -> PreTrainedModel:
 def format_problem(section: AdapterSection, stored: str | None, name: str) -> str | None:
     """Say why a method cannot be trained on a checkpoint stored as `gptq`, `awq`, `nf4`, None ...; None: it can.
 
-    That is told as far as it is known, by what the installed peft can wrap. `name` is the user's for the checkpoint.
+    It is judged by what the installed peft can wrap. `name` is the user's for the checkpoint.
     """
     if getattr(section, "use_qalora", False) and stored != "gptq":
         kind = f"is stored as {stored}" if stored else "is not quantized"

@@ -102,7 +102,7 @@ def describe_shape(model: PreTrainedModel) -> dict[str, int]:
 
 
 def require_cache(model: PreTrainedModel) -> None:
-    """See to it that the model attends to keys and values from outside, which a prefix consists of.
+    """Check that the model attends to keys and values from outside, which a prefix consists of.
 
     Raises:
         ModelError: It does not.

@@ -49,7 +49,7 @@ def explain_damage(name: str, base: str = "the model") -> Iterator[None]:
 
 
 def require_adapter_file(folder: Path, name: str, method: str, allow_pickle: bool = False) -> None:
-    """See to it that an adapter in peft's layout has its weights, which peft would ask the hub for, and its method.
+    """Check that an adapter in peft's layout has its weights, which peft would ask the hub for, and its method.
 
     peft builds whatever the folder says, other models included. `name` is the folder as the user named it;
     `allow_pickle` lets the weights be a pickled file, which can hold code.
@@ -79,7 +79,7 @@ def require_adapter_file(folder: Path, name: str, method: str, allow_pickle: boo
 
 
 def require_whole_tensors(folder: Path) -> int:
-    """Count the tensors that were saved from weights spread over processes, and see to it that all of them are there.
+    """Count the tensors that were saved from weights spread over processes, and check that all of them are there.
 
     Raises:
         CheckError: There is no safetensors file, or one of its tensors is empty.
@@ -104,7 +104,7 @@ def require_whole_tensors(folder: Path) -> int:
 
 
 def require_every_tensor(model: PreTrainedModel, folder: Path, name: str, base: str) -> None:
-    """See to it that every tensor of an adapter's file found its place, and none is missing: peft drops them.
+    """Check that every tensor of an adapter's file found its place and none is missing; peft drops them in silence.
 
     Other layouts than peft's are not looked at. `name` and `base` are the user's names of the folder and the base.
 

@@ -189,7 +189,7 @@ def _wrap(model: PreTrainedModel, config: PeftTunerSection, fields: dict[str, An
 
 
 def _require_meant(adapted: Any, config: PeftTunerSection, linear: set[str]) -> None:
-    """See to it that the tuner trains something, and of the plain model's linear layers none that it is not for.
+    """Check that the tuner trains something, and none of the plain model's linear layers where it is not for such.
 
     Raises:
         ModelError: It does not.

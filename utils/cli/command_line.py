@@ -75,7 +75,7 @@ def _count(word: str) -> int:
 
 
 def check_server(arguments: argparse.Namespace) -> None:
-    """See to it that a server's model is named with the server alone."""
+    """Check that a server's model is named with the server alone."""
     if arguments.served_model is not None and arguments.server is None:
         raise UserError("--served_model names a model of a --server; give its address too")
 

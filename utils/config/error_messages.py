@@ -35,7 +35,7 @@ _MEANT = {
         ("lora_r", "r", "rank", "lora_rank"), ("init_r", "init_r (at the start) and target_r (at the end)")
     ),
 }  # fmt: skip
-"""Words that others use, the valid name that has to be there, and what is said."""
+"""Words that others use, the valid name that has to be there, and the suggestion."""
 
 
 def explain_errors(

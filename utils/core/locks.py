@@ -1,4 +1,4 @@
-"""Keeps processes out of each other's way by locks on files; where the disk has no lock service, it is said."""
+"""Keeps processes out of each other's way by locks on files; a disk without a lock service gets a warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said on the terminal: our own lines on standard error, the libraries' chatter silenced."""
+"""What is logged on the terminal: our own lines on standard error, the libraries' chatter silenced."""
 
 from __future__ import annotations
 

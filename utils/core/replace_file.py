@@ -13,7 +13,7 @@ from pathlib import Path
 def replace_file(path: Path) -> Iterator[Path]:
     """Give the path of a file beside this one to write to, and put it in place when all went well.
 
-    The file's folder is made. A reader sees the old file or the new one, and so does who comes after a power cut.
+    The file's folder is made. A reader sees the old file or the new one, also after a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")

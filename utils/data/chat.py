@@ -24,7 +24,7 @@ _PATIENCE_S = 10
 """A template takes well under a millisecond; one that loops is ended."""
 _ENDLESS = f"it is not done with a conversation after {_PATIENCE_S} s"
 _endless: set[str] = set()
-"""Templates that were ended: who only tries what a template can is not kept waiting again and again."""
+"""Templates that were ended: later attempts at them fail at once."""
 _TRAINING_TEMPLATES = (
     ("<\uff5cUser\uff5c>", "r1"),
     ("<|User|>", "r1"),
@@ -192,7 +192,7 @@ class ChatTemplate:
         return before
 
     def _require_opening(self, before: str, after: str) -> None:
-        """Hold that an answer begins where the template has opened it."""
+        """Check that an answer begins where the template has opened it."""
         if after.startswith(before):
             return
         known = self.tokenizer.get_vocab()
@@ -212,7 +212,7 @@ class ChatTemplate:
 
 
 def _require_parts(turn: Turn, answer: str, index: int) -> None:
-    """Hold that the template has written the text, the thought and the calls of a turn that is trained on."""
+    """Check that the template has written the text, the thought and the calls of a turn that is trained on."""
     if turn["content"].split("</think>")[-1].strip() not in answer:
         raise RowError(f"the chat template leaves out the text of turn {index + 1}")
     thought = next((turn[key] for key in THOUGHT_KEYS if key in turn), "")
@@ -234,7 +234,7 @@ def _find_last_answer(turns: Sequence[Turn]) -> int:
 
 
 def _require_asked(turns: Sequence[Turn], prompts: str) -> None:
-    """Hold that what was said to the assistant stands in the prompts."""
+    """Check that what was said to the assistant stands in the prompts."""
     for index, turn in enumerate(turns):
         if turn["role"] in ("system", "user") and turn["content"].strip() not in prompts:
             number = "" if index == 0 else f" {index + 1}"

@@ -62,7 +62,7 @@ class Abilities:
                     "(Qwen2.5, Llama 3.1 and later ones), or set model.chat_template to qwen2_5 or a template file"
                 )
             notes += [TOOLS_UNLISTED] if tools and not self._lists_tools else []
-        # Each step is tried on what the one before has left; only a change is told.
+        # Each step is tried on what the one before has left; only a change is noted.
         steps = (
             (self._number_calls, CALLS_NUMBERED),
             (self._write_thoughts, THOUGHTS_WRITTEN),

@@ -148,7 +148,7 @@ def _limit(rows: LabelledRows, section: ClassificationSection, seed: int) -> Lab
 
 
 def _build_dataset(rows: LabelledRows) -> Dataset:
-    """Give the texts, missing ones as empty (they are counted) and numbers as text, which is said; and the labels."""
+    """Give the texts, missing ones as empty (they are counted) and numbers as text, with a warning; and the labels."""
     from datasets import Dataset
 
     for column, texts in rows.texts.items():

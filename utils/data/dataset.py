@@ -76,7 +76,7 @@ class Example:
     rejected: Example | None = None
     """The same prompt with the answer that is liked less; None: the row is no pair."""
     margin: float | None = None
-    """How much more the chosen answer is liked than the rejected one; None: nobody asked for it."""
+    """How much more the chosen answer is liked than the rejected one; None: it is not read."""
     is_good: bool | None = None
     """Whether the answer is a good one; None: the row does not say."""
 

@@ -231,7 +231,7 @@ def _build_coder(spec: ClassificationSet, read: dict[str, LabelledRows], reorder
 
 
 def _require_evaluation(spec: ClassificationSet, absent: set[str]) -> None:
-    """See to it that there are rows to evaluate on, or that some are held out for that."""
+    """Check that there are rows to evaluate on, or that some are held out for it."""
     if spec.train_split is None or spec.validation_size or {f"eval{suffix}" for suffix in spec.eval_splits} - absent:
         return
     name = next(iter(spec.eval_splits.values()), "validation")

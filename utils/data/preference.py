@@ -67,7 +67,7 @@ def _when_resolved(spec: InstructionSet, complete: _Complete, *, answered: bool 
         except DataError:
             if first is not None or answered:
                 raise
-            # No prompt at all: whole conversations need none, and of other rows that is said one by one.
+            # No prompt at all: whole conversations need none, and other rows are refused one by one.
             return complete(replace(own, read_prompt=_refuse_prompt, prompt_columns=(), resolve=None), there)
 
     return replace(spec, resolve=resolve, resolve_prompt=None)

@@ -187,7 +187,7 @@ def _open_paraphrases(home: Path, split: str, form: FileFormat) -> Rows | None:
 
 
 def _read_pair(table: Table, index: int) -> tuple[object, ...] | None:
-    """Read by which numbers a row is named; None: it cannot be read, which is said where its text is wanted."""
+    """Read by which numbers a row is named; None: it cannot be read, which is reported where its text is read."""
     try:
         row = table.read(index)
     except RowError:

@@ -61,7 +61,7 @@ class Metric:
     predictions (r, n) and references (r, n).
     """
     prepare: Callable[[], Any] = lambda: None
-    """Loads what it needs, so that what is missing is said before a model is loaded.
+    """Loads what it needs, so that what is missing is reported before a model is loaded.
 
     Raises:
         ConfigError: Something is missing.

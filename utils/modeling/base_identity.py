@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def require_same_base(recorded: str, where: str, given: ModelSection, file: str) -> None:
-    """See to it that a user names the base that was recorded, or that it cannot be told or taken.
+    """Check that a user names the base that was recorded, as far as it can be found here.
 
     `where` says what recorded it, `file` where the user names one.
 

@@ -113,7 +113,7 @@ def leave_unpacked(config: PreTrainedConfig, modules: list[str]) -> None:
 
 
 def require_plain_head(model: PreTrainedModel) -> None:
-    """See to it that what was to stay unpacked is not packed in the file: integers would be read as weights.
+    """Check that what was to stay unpacked is not packed in the file: integers would be read as weights.
 
     Raises:
         ModelError: A layer outside the packed ones holds integers.
@@ -128,7 +128,7 @@ def require_plain_head(model: PreTrainedModel) -> None:
 
 
 def require_trainable(model: PreTrainedModel) -> None:
-    """See to it that an adapter can be trained on the format in which a base is stored.
+    """Check that an adapter can be trained on the format in which a base is stored.
 
     Raises:
         ModelError: transformers knows no gradient through it.

@@ -405,14 +405,14 @@ def test_a_real_template_with_a_system_turn_of_its_own():
 
 
 @pytest.mark.parametrize("name", ["glaive_toolcall_en_demo.json", "glaive_toolcall_zh_demo.json"])
-def test_real_tool_rows_are_read_without_a_loss(prepare_room, name):
+def test_real_tool_rows_are_read_without_a_loss(prepare_set, name):
     rows = REAL_TOKENIZERS.parent / "chat" / name
     if not (rows.is_file() and (REAL_TOKENIZERS / "qwen2.5").is_dir()):
         pytest.skip("no real tool rows, or no qwen2.5 among the real tokenizers")
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(REAL_TOKENIZERS / "qwen2.5")
-    data = prepare_room("custom", rows, encoder=ExampleEncoder(tokenizer, 16384))
+    data = prepare_set("custom", rows, encoder=ExampleEncoder(tokenizer, 16384))
     report = data.reports["train"]
     assert (report.rows_read, report.rows_used, report.num_encoded) == (300, 300, 300)
     assert (report.unread, report.notes, report.cut_turns, report.untrained_turns) == ({}, {}, 0, 0)

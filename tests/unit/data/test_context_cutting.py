@@ -149,7 +149,7 @@ def test_a_plain_row_is_no_chat(make_encoder):
     assert encoder.encode_prompt(plain) == make_encoder().encode_prompt(plain)
 
 
-def test_a_row_whose_question_and_answer_do_not_fit_is_left_out_and_counted(tmp_path, prepare_room, make_encoder):
+def test_a_row_whose_question_and_answer_do_not_fit_is_left_out_and_counted(tmp_path, prepare_set, make_encoder):
     import json
 
     rows = [
@@ -162,14 +162,12 @@ def test_a_row_whose_question_and_answer_do_not_fit_is_left_out_and_counted(tmp_
     file = tmp_path / "repobench-p.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     encoder = make_encoder(max_length=150)
-    data = prepare_room(
-        "longbench", file, encoder=encoder, subset="repobench-p", validation_size=0, max_empty_share=0.1
-    )
+    data = prepare_set("longbench", file, encoder=encoder, subset="repobench-p", validation_size=0, max_empty_share=0.1)
     report = data.reports["train"]
     assert (report.rows_used, report.too_long_rows, report.prompts_cut) == (39, 1, 39)
     assert report.answers_cut == 0
     with pytest.raises(DataError, match=r"longer than sft\.max_length .* even without the middle") as caught:
-        prepare_room("longbench", file, encoder=encoder, subset="repobench-p", validation_size=0, max_empty_share=0)
+        prepare_set("longbench", file, encoder=encoder, subset="repobench-p", validation_size=0, max_empty_share=0)
     assert "(0) allows; raise sft.max_length, or dataset.max_empty_share to leave them out" in str(caught.value)
     assert "drop" not in str(caught.value), "it would drop every row about a document"
 

@@ -17,8 +17,8 @@ CHAT = {
 
 
 @pytest.fixture
-def rows(write_lines, prepare_room):
-    return prepare_room("custom", write_lines("rows.jsonl", [CHAT] * 3), "chatml").train
+def rows(write_lines, prepare_set):
+    return prepare_set("custom", write_lines("rows.jsonl", [CHAT] * 3), "chatml").train
 
 
 def test_in_plain_text_trained_parts_stand_in_brackets(rows, text_tokenizer):

@@ -21,8 +21,8 @@ def with_bad(rows, *bad):
     return [*rows[:11], *bad, *rows[11:]]
 
 
-def test_rows_become_tokens_and_labels(write_lines, prepare_room, text_tokenizer):
-    data = prepare_room("custom", write_lines("rows.jsonl", PAIRS), validation_size=4)
+def test_rows_become_tokens_and_labels(write_lines, prepare_set, text_tokenizer):
+    data = prepare_set("custom", write_lines("rows.jsonl", PAIRS), validation_size=4)
     assert data.train.column_names == ["input_ids", "labels", "length"]
     assert (len(data.train), len(data.evals[""])) == (16, 4)
     tokenizer = text_tokenizer()
@@ -37,11 +37,11 @@ def test_rows_become_tokens_and_labels(write_lines, prepare_room, text_tokenizer
     assert len(data.validation_examples) == 4
 
 
-def test_the_first_rows_evaluate_and_the_seed_draws_the_trained(write_lines, prepare_room):
+def test_the_first_rows_evaluate_and_the_seed_draws_the_trained(write_lines, prepare_set):
     file = write_lines("rows.jsonl", PAIRS)
 
     def prepare(**keys):
-        return prepare_room("custom", file, validation_size=6, max_eval_samples=2, max_train_samples=5, **keys)
+        return prepare_set("custom", file, validation_size=6, max_eval_samples=2, max_train_samples=5, **keys)
 
     data, again, other = prepare(), prepare(), prepare(seed=1)
     assert data.train["input_ids"][:] == again.train["input_ids"][:] != other.train["input_ids"][:]
@@ -53,8 +53,8 @@ def test_the_first_rows_evaluate_and_the_seed_draws_the_trained(write_lines, pre
     assert lines == sorted(lines)
 
 
-def test_a_slice_of_the_training_rows(write_lines, prepare_room):
-    data = prepare_room("custom", write_lines("rows.jsonl", PAIRS), train_split="train[5:10]")
+def test_a_slice_of_the_training_rows(write_lines, prepare_set):
+    data = prepare_set("custom", write_lines("rows.jsonl", PAIRS), train_split="train[5:10]")
     assert data.reports["train"].rows_read == len(data.train) == 5
 
 
@@ -77,76 +77,76 @@ def test_a_slice_of_the_training_rows(write_lines, prepare_room):
         ),
     ],
 )
-def test_a_bad_row_stops_or_is_left_out(write_lines, prepare_room, caplog, rows, bad, reason):
+def test_a_bad_row_stops_or_is_left_out(write_lines, prepare_set, caplog, rows, bad, reason):
     file = write_lines("rows.jsonl", with_bad(rows, bad))
     template = "forgets" if rows is CHATS else None
     with pytest.raises(DataError, match=rf"rows\.jsonl:12: .*{reason}") as stopped:
-        prepare_room("custom", file, template)
+        prepare_set("custom", file, template)
     assert "1 of 21 rows of train cannot be used" in str(stopped.value)
     assert "dataset.on_bad_row: drop" in str(stopped.value)
-    data = prepare_room("custom", file, template, on_bad_row="drop")
+    data = prepare_set("custom", file, template, on_bad_row="drop")
     assert len(data.train) == 20
     report = data.reports["train"]
     assert (report.rows_read, report.rows_used, report.bad_rows) == (21, 20, 1)
     assert report.bad_examples[0].startswith(f"{file}:12: ")
     assert f"left out {file}:12" in caplog.text
-    again = prepare_room("custom", file, template, on_bad_row="drop")
+    again = prepare_set("custom", file, template, on_bad_row="drop")
     assert again.reports == data.reports, "what was counted is kept beside the tokens"
 
 
-def test_json_that_breaks_on_line_317_is_named(write_lines, prepare_room):
+def test_json_that_breaks_on_line_317_is_named(write_lines, prepare_set):
     rows = [{"prompt": f"p{n}", "completion": "c"} for n in range(400)]
     file = write_lines("rows.jsonl", [*rows[:316], '{"prompt": "p", ', *rows[316:]])
     with pytest.raises(DataError, match=r"rows\.jsonl:317: not JSON"):
-        prepare_room("custom", file)
-    assert len(prepare_room("custom", file, on_bad_row="drop").train) == 400
+        prepare_set("custom", file)
+    assert len(prepare_set("custom", file, on_bad_row="drop").train) == 400
 
 
-def test_several_bad_rows_are_all_counted_and_the_first_named(write_lines, prepare_room):
+def test_several_bad_rows_are_all_counted_and_the_first_named(write_lines, prepare_set):
     bad = [{"prompt": "x", "completion": n} for n in range(7)]
     with pytest.raises(DataError) as stopped:
-        prepare_room("custom", write_lines("rows.jsonl", with_bad(PAIRS, *bad)))
+        prepare_set("custom", write_lines("rows.jsonl", with_bad(PAIRS, *bad)))
     assert "7 of 27 rows" in str(stopped.value)
     assert str(stopped.value).count("rows.jsonl:") == 5
 
 
 @pytest.mark.parametrize("on_bad_row", ["stop", "drop"])
-def test_a_set_without_the_column_stops_in_any_case(write_lines, prepare_room, on_bad_row):
+def test_a_set_without_the_column_stops_in_any_case(write_lines, prepare_set, on_bad_row):
     file = write_lines("rows.jsonl", [{"question": "x", "reply": "y"}] * 3)
     with pytest.raises(DataError, match="no column answer; there are: question, reply"):
-        prepare_room("gsm8k", file, on_bad_row=on_bad_row)
+        prepare_set("gsm8k", file, on_bad_row=on_bad_row)
 
 
-def test_a_row_of_a_megabyte_is_cut_and_counted(write_lines, prepare_room, caplog):
+def test_a_row_of_a_megabyte_is_cut_and_counted(write_lines, prepare_set, caplog):
     large = {"prompt": "word " * 210_000, "completion": " yes"}
-    data = prepare_room("custom", write_lines("rows.jsonl", with_bad(PAIRS, large)))
+    data = prepare_set("custom", write_lines("rows.jsonl", with_bad(PAIRS, large)))
     report = data.reports["train"]
     assert (report.rows_used, report.prompts_cut, report.answers_cut) == (21, 1, 0)
     assert (report.token_lengths["max"], report.token_lengths_uncut["max"]) == (400, 1_050_005)
     assert "1 rows with the prompt's middle cut out" in caplog.text
 
 
-def test_empty_answers_are_left_out_or_stop_when_there_are_many(write_lines, prepare_room, caplog):
+def test_empty_answers_are_left_out_or_stop_when_there_are_many(write_lines, prepare_set, caplog):
     file = write_lines("rows.jsonl", with_bad(PAIRS, {"prompt": "x", "completion": " "}))
-    data = prepare_room("custom", file)
+    data = prepare_set("custom", file)
     assert (len(data.train), data.reports["train"].empty_rows) == (20, 1)
     assert "1 rows left out without a token to train on" in caplog.text
     with pytest.raises(DataError, match=r"rows\.jsonl:12: no answer to train on, as in 1 of 21 rows"):
-        prepare_room("custom", file, max_empty_share=0.04)
+        prepare_set("custom", file, max_empty_share=0.04)
 
 
-def test_long_rows_are_cut_left_out_or_stop(write_lines, prepare_room, make_encoder):
+def test_long_rows_are_cut_left_out_or_stop(write_lines, prepare_set, make_encoder):
     file = write_lines("rows.jsonl", with_bad(PAIRS, {"prompt": "x" * 500, "completion": " y"}))
-    assert len(prepare_room("custom", file).train) == 21
-    data = prepare_room("custom", file, truncation="drop")
+    assert len(prepare_set("custom", file).train) == 21
+    data = prepare_set("custom", file, truncation="drop")
     assert (len(data.train), data.reports["train"].too_long_rows) == (20, 1)
     with pytest.raises(DataError, match=r"rows\.jsonl:12: longer than sft\.max_length \(400 tokens\), as are 1 of 21"):
-        prepare_room("custom", file, truncation="error")
+        prepare_set("custom", file, truncation="error")
     with pytest.raises(DataError, match="none of 21 rows of train can be used; 21 are longer"):
-        prepare_room("custom", file, encoder=make_encoder(max_length=10, truncation="drop"))
+        prepare_set("custom", file, encoder=make_encoder(max_length=10, truncation="drop"))
 
 
-def test_what_is_done_to_turns_is_counted(write_lines, prepare_room, caplog):
+def test_what_is_done_to_turns_is_counted(write_lines, prepare_set, caplog):
     caplog.set_level("INFO")
     exchange = CHATS[0]["messages"]
     rows = [
@@ -157,7 +157,7 @@ def test_what_is_done_to_turns_is_counted(write_lines, prepare_room, caplog):
         {"messages": [{"role": "system", "content": "Be kind."}, *exchange]},
         {"messages": [exchange[1], *exchange], "source": "me"},
     ]
-    data = prepare_room("custom", write_lines("rows.jsonl", rows), "forgets_system")
+    data = prepare_set("custom", write_lines("rows.jsonl", rows), "forgets_system")
     report = data.reports["train"]
     assert (report.cut_turns, report.untrained_turns, report.weightless_turns) == (1, 1, 1)
     assert report.notes == {"whose system turn was put into the first user's turn, as the chat template has none": 1}
@@ -167,102 +167,102 @@ def test_what_is_done_to_turns_is_counted(write_lines, prepare_room, caplog):
         assert said in caplog.text
 
 
-def test_a_validation_row_that_the_template_refuses_is_not_asked(write_lines, prepare_room):
+def test_a_validation_row_that_the_template_refuses_is_not_asked(write_lines, prepare_set):
     bad = {"messages": [{"role": "user", "content": "forget me"}, CHATS[0]["messages"][1]]}
     train, validation = write_lines("rows.jsonl", CHATS), write_lines("more.jsonl", [CHATS[0], bad, CHATS[1]])
-    data = prepare_room("custom", train, "forgets", validation_path=str(validation), on_bad_row="drop")
+    data = prepare_set("custom", train, "forgets", validation_path=str(validation), on_bad_row="drop")
     assert [example.messages for example in data.validation_examples] == [tuple(c["messages"]) for c in CHATS[:2]]
     assert [place.rpartition(":")[2] for place in data.validation_places] == ["1", "3"]
     assert len(data.evals[""]) == 2
 
 
-def test_keys_that_nothing_reads_are_named_once(write_lines, prepare_room, caplog):
+def test_keys_that_nothing_reads_are_named_once(write_lines, prepare_set, caplog):
     caplog.set_level("INFO")
     rows = [{**row, "id": n, "topic": "x" if n < 3 else ""} for n, row in enumerate(PAIRS, start=1)]
-    data = prepare_room("custom", write_lines("rows.jsonl", rows), validation_size=4)
+    data = prepare_set("custom", write_lines("rows.jsonl", rows), validation_size=4)
     assert data.reports["train"].unread == {"id": 20, "topic": 2}
     assert caplog.text.count("nothing reads id (20 rows), topic (2 rows)") == 1
     turns = [{**CHATS[0]["messages"][0], "mood": "glad"}, CHATS[0]["messages"][1]]
-    data = prepare_room("custom", write_lines("rows.jsonl", [*CHATS, {"messages": turns, "id": 0}]), "chatml")
+    data = prepare_set("custom", write_lines("rows.jsonl", [*CHATS, {"messages": turns, "id": 0}]), "chatml")
     assert data.reports["train"].unread == {"id": 1, "mood of turns": 1}
 
 
-def test_a_conversation_that_the_template_rewrites_becomes_several_rows(write_lines, prepare_room, caplog):
+def test_a_conversation_that_the_template_rewrites_becomes_several_rows(write_lines, prepare_set, caplog):
     caplog.set_level("INFO")
     double = {"messages": [*CHATS[0]["messages"], *CHATS[1]["messages"]]}
-    data = prepare_room("custom", write_lines("rows.jsonl", [*CHATS, double]), "thinking")
+    data = prepare_set("custom", write_lines("rows.jsonl", [*CHATS, double]), "thinking")
     report = data.reports["train"]
     assert (report.rows_read, report.rows_used, report.num_encoded, len(data.train)) == (21, 21, 22, 22)
     assert "data train: 21 of 21 rows as 22," in caplog.text
     assert "1 rows written as several rows, as the chat template writes earlier turns otherwise" in caplog.text
 
 
-def test_a_conversation_in_several_rows_loses_those_that_do_not_fit(write_lines, prepare_room, caplog):
+def test_a_conversation_in_several_rows_loses_those_that_do_not_fit(write_lines, prepare_set, caplog):
     long = [CHATS[1]["messages"][0], {"role": "assistant", "content": "y" * 500}]
     rows = [{"messages": [*CHATS[0]["messages"], *long]}] * 3
-    report = prepare_room("custom", write_lines("rows.jsonl", rows), "thinking").reports["train"]
+    report = prepare_set("custom", write_lines("rows.jsonl", rows), "thinking").reports["train"]
     assert (report.rows_used, report.num_encoded, report.conversations_cut, report.too_long_rows) == (3, 3, 3, 0)
     assert "3 rows without their later exchanges" in caplog.text
     assert list(report.notes.values()) == [3], "what was done to them is told all the same"
     whole = write_lines("more.jsonl", [*CHATS, *rows[:1]])
-    report = prepare_room("custom", whole, "thinking", truncation="drop").reports["train"]
+    report = prepare_set("custom", whole, "thinking", truncation="drop").reports["train"]
     assert (report.rows_used, report.num_encoded, report.too_long_rows) == (20, 20, 1)
 
 
 @pytest.mark.parametrize("truncation", ["keep_answer", "cut_answer"])
 def test_an_answer_that_does_not_fit_is_left_out_unless_cutting_it_is_asked_for(
-    write_lines, prepare_room, caplog, truncation
+    write_lines, prepare_set, caplog, truncation
 ):
     file = write_lines("rows.jsonl", with_bad(PAIRS, {"prompt": "x" * 300, "completion": "y" * 500}))
-    report = prepare_room("custom", file, truncation=truncation).reports["train"]
+    report = prepare_set("custom", file, truncation=truncation).reports["train"]
     kept = truncation == "cut_answer"
     assert (report.rows_used, report.answers_cut, report.too_long_rows) == ((21, 1, 0) if kept else (20, 0, 1))
     said = "1 rows with the end cut off the answer" if kept else "1 rows longer than max_length and left out"
     assert said in caplog.text
     if not kept:
         with pytest.raises(DataError, match=r"rows\.jsonl:12: longer .* even without .* as are 1 of 21 .* cut_answer"):
-            prepare_room("custom", file, max_empty_share=0.01)
+            prepare_set("custom", file, max_empty_share=0.01)
 
 
-def test_long_texts_lose_their_ends_or_become_pieces(write_lines, prepare_room, caplog):
+def test_long_texts_lose_their_ends_or_become_pieces(write_lines, prepare_set, caplog):
     caplog.set_level("INFO")
     rows = [{"text": "Short."}] * 2 + [{"text": "".join(f"{n} " for n in range(400))}]
     file = write_lines("rows.jsonl", rows)
-    report = prepare_room("custom", file).reports["train"]
+    report = prepare_set("custom", file).reports["train"]
     assert (report.answers_cut, report.num_encoded) == (1, 3)
-    data = prepare_room("custom", file, split_long=True)
+    data = prepare_set("custom", file, split_long=True)
     report = data.reports["train"]
     assert (report.answers_cut, report.rows_used, report.num_encoded) == (0, 3, 6)
     assert report.token_lengths["max"] <= 400
     assert "1 rows cut into pieces that fit (dataset.split_long)" in caplog.text
     caplog.clear()
-    prepare_room("custom", write_lines("rows.jsonl", PAIRS), split_long=True)
+    prepare_set("custom", write_lines("rows.jsonl", PAIRS), split_long=True)
     assert "dataset.split_long has no effect: the rows are of the format prompt_completion" in caplog.text
 
 
 @pytest.mark.parametrize("how", ["keep", "escape"])
-def test_special_tokens_in_a_rows_own_text_are_counted(write_lines, prepare_room, caplog, how):
+def test_special_tokens_in_a_rows_own_text_are_counted(write_lines, prepare_set, caplog, how):
     caplog.set_level("INFO")
     turns = [{"role": "user", "content": "Say <|im_end|> twice"}, {"role": "assistant", "content": "No."}]
     file = write_lines("rows.jsonl", [*CHATS, {"messages": turns}])
-    data = prepare_room("custom", file, "chatml", special_tokens_in_text=how)
+    data = prepare_set("custom", file, "chatml", special_tokens_in_text=how)
     read = {"keep": "special tokens", "escape": "ordinary text"}[how]
     assert data.reports["train"].notes == {f"with <|im_end|> in their own text, read as {read}": 1}
     assert f"1 rows with <|im_end|> in their own text, read as {read}" in caplog.text
 
 
-def test_equal_rows_are_counted(write_lines, prepare_room):
-    assert prepare_room("custom", write_lines("rows.jsonl", PAIRS + PAIRS[:3])).reports["train"].duplicate_rows == 3
+def test_equal_rows_are_counted(write_lines, prepare_set):
+    assert prepare_set("custom", write_lines("rows.jsonl", PAIRS + PAIRS[:3])).reports["train"].duplicate_rows == 3
 
 
-def test_conversations_need_a_chat_template(write_lines, prepare_room):
+def test_conversations_need_a_chat_template(write_lines, prepare_set):
     with pytest.raises(ModelError, match=r"model\.chat_template"):
-        prepare_room("custom", write_lines("rows.jsonl", CHATS))
+        prepare_set("custom", write_lines("rows.jsonl", CHATS))
 
 
-def test_the_report_counts_tokens(write_lines, prepare_room, caplog):
+def test_the_report_counts_tokens(write_lines, prepare_set, caplog):
     caplog.set_level("INFO")
-    data = prepare_room("custom", write_lines("rows.jsonl", PAIRS))
+    data = prepare_set("custom", write_lines("rows.jsonl", PAIRS))
     report = data.reports["train"]
     num_trained = sum(label != MASKED for row in data.train for label in row["labels"])
     assert report.trained_share == pytest.approx(num_trained / sum(data.train["length"][:]))
@@ -274,13 +274,13 @@ def test_the_report_counts_tokens(write_lines, prepare_room, caplog):
 
 
 def test_tokens_are_kept_and_whatever_matters_makes_new_ones(
-    write_lines, prepare_room, make_encoder, monkeypatch, tmp_path
+    write_lines, prepare_set, make_encoder, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("LORA_NS_CACHE", str(tmp_path / "cache"))
     rows = write_lines("rows.jsonl", PAIRS)
 
     def count(template: str | None = None, rows: Path = rows, **keys) -> int:
-        prepare_room("custom", rows, encoder=make_encoder(template, **keys))
+        prepare_set("custom", rows, encoder=make_encoder(template, **keys))
         return len(list((tmp_path / "cache" / "encoded").glob("*.arrow")))
 
     assert count() == 1
@@ -301,20 +301,20 @@ def test_tokens_are_kept_and_whatever_matters_makes_new_ones(
 
 
 @pytest.mark.parametrize(("suffix", "content"), [(".arrow", ""), (".json", "{"), (".json", '{"num_rows": 3}')])
-def test_damaged_tokens_are_made_anew(write_lines, prepare_room, monkeypatch, tmp_path, caplog, suffix, content):
+def test_damaged_tokens_are_made_anew(write_lines, prepare_set, monkeypatch, tmp_path, caplog, suffix, content):
     monkeypatch.setenv("LORA_NS_CACHE", str(tmp_path / "cache"))
     rows = write_lines("rows.jsonl", PAIRS)
-    expected = prepare_room("custom", rows).train.to_dict()
+    expected = prepare_set("custom", rows).train.to_dict()
     [file] = (tmp_path / "cache" / "encoded").glob(f"*{suffix}")
     file.unlink()
     file.write_text(content)
-    assert prepare_room("custom", rows).train.to_dict() == expected
+    assert prepare_set("custom", rows).train.to_dict() == expected
     assert "damaged; its rows are made into tokens again" in caplog.text
 
 
-def test_many_blocks_keep_their_order(write_lines, prepare_room, text_tokenizer):
+def test_many_blocks_keep_their_order(write_lines, prepare_set, text_tokenizer):
     rows = [{"prompt": f"{n}:", "completion": "x"} for n in range(2600)]
-    data = prepare_room("custom", write_lines("rows.jsonl", rows))
+    data = prepare_set("custom", write_lines("rows.jsonl", rows))
     tokenizer = text_tokenizer()
     for index in (0, 999, 1000, 1001, 2599):
         assert tokenizer.decode(data.train[index]["input_ids"]) == f"{index}:x</s>"

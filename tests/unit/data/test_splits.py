@@ -73,7 +73,7 @@ def test_rows_of_equal_prompt_leave_training_too(load):
     assert not train & validation
 
 
-def test_the_hold_out_depends_on_the_seed_and_the_rows_alone(load, prepare_room, write_lines):
+def test_the_hold_out_depends_on_the_seed_and_the_rows_alone(load, prepare_set, write_lines):
     rows = [row for number in range(60) for row in family(number, 2)]
     splits = load(rows, validation_size=6)
     held_out = queries(splits.train, splits.validation_positions)
@@ -84,7 +84,7 @@ def test_the_hold_out_depends_on_the_seed_and_the_rows_alone(load, prepare_room,
     assert originals(turned)[1] == originals(splits)[1], "the order of the rows does not matter"
     file = write_lines("rows.jsonl", rows)
     for limit in (None, 10, 3):
-        data = prepare_room("metamathqa", file, validation_size=6, max_train_samples=limit)
+        data = prepare_set("metamathqa", file, validation_size=6, max_train_samples=limit)
         assert [example.question for example in data.validation_examples] == held_out
         lines = [splits.train.place(position).rpartition(":")[2] for position in splits.validation_positions]
         assert data.validation_places == [f"{file}:{line}" for line in lines]
@@ -120,10 +120,10 @@ def test_no_hold_out_when_it_is_not_wanted(load):
     assert len(splits.train_positions) == 5
 
 
-def test_a_validation_split_of_the_sets_own_is_used(make_set, prepare_room, caplog):
+def test_a_validation_split_of_the_sets_own_is_used(make_set, prepare_set, caplog):
     rows = [{"prompt": f"p{n}", "completion": "c"} for n in range(10)]
     folder = make_set(train=rows, validation=[*rows[:2], {"prompt": "new", "completion": "c"}])
-    data = prepare_room("custom", folder, validation_size=3)
+    data = prepare_set("custom", folder, validation_size=3)
     assert len(data.train) == 10
     assert len(data.evals[""]) == 3
     assert data.reports["validation"].shared_with_train == 2
@@ -131,22 +131,22 @@ def test_a_validation_split_of_the_sets_own_is_used(make_set, prepare_room, capl
     assert "2 rows whose prompt is in the training rows too" in caplog.text
 
 
-def test_a_validation_file_beside_a_file(write_lines, prepare_room):
+def test_a_validation_file_beside_a_file(write_lines, prepare_set):
     rows = [{"prompt": f"p{n}", "completion": "c"} for n in range(4)]
     train, other = write_lines("a.jsonl", rows), write_lines("b.jsonl", rows[:1])
-    data = prepare_room("custom", train, validation_path=str(other))
+    data = prepare_set("custom", train, validation_path=str(other))
     assert (len(data.train), len(data.evals[""])) == (4, 1)
     assert data.validation_places == [f"{other}:1"]
 
 
-def test_missing_splits_are_named(make_set, prepare_room, caplog):
+def test_missing_splits_are_named(make_set, prepare_set, caplog):
     rows = [{"prompt": f"p{n}", "completion": "c"} for n in range(4)]
     folder = make_set(train=rows)
-    assert prepare_room("custom", folder).evals == {}
+    assert prepare_set("custom", folder).evals == {}
     with pytest.raises(DataError, match=r"no split called held \(dataset\.validation_split\)"):
-        prepare_room("custom", folder, validation_split="held")
+        prepare_set("custom", folder, validation_split="held")
     with pytest.raises(DataError, match="no split called other"):
-        prepare_room("custom", folder, train_split="other", format="prompt_completion")
+        prepare_set("custom", folder, train_split="other", format="prompt_completion")
     for keys, message in (({}, "no rows to answer"), ({"test_split": "test"}, "no split called test")):
         section = custom.Config(path=str(folder), **keys)
         with pytest.raises(DataError, match=message):

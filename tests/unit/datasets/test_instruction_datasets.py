@@ -126,10 +126,10 @@ def test_the_shipped_arithmetic_is_read():
     assert all("####" in example.answer for example in rows.examples)
 
 
-def test_real_gsm8k_is_read(prepare_room, make_encoder):
+def test_real_gsm8k_is_read(prepare_set, make_encoder):
     if not (REAL / "gsm8k").is_dir():
         pytest.skip("no real GSM8K")
-    data = prepare_room("gsm8k", REAL / "gsm8k", max_train_samples=50, encoder=make_encoder(max_length=2000))
+    data = prepare_set("gsm8k", REAL / "gsm8k", max_train_samples=50, encoder=make_encoder(max_length=2000))
     assert len(data.train) == 50
     assert data.reports["train"].rows_read == 7473
     assert data.evals == {}
@@ -138,15 +138,15 @@ def test_real_gsm8k_is_read(prepare_room, make_encoder):
     assert (len(rows.examples), rows.num_total) == (10, 1319)
 
 
-def test_real_rows_of_metamathqa_and_code_feedback_are_read(prepare_room, make_encoder):
+def test_real_rows_of_metamathqa_and_code_feedback_are_read(prepare_set, make_encoder):
     if not (REAL / "code").is_dir():
         pytest.skip("no real rows")
     encoder = make_encoder("chatml", max_length=4000)
-    data = prepare_room("metamathqa", REAL / "code" / "metamathqa_rows.jsonl", validation_size=1, encoder=encoder)
+    data = prepare_set("metamathqa", REAL / "code" / "metamathqa_rows.jsonl", validation_size=1, encoder=encoder)
     assert len(data.train) == len(data.evals[""]) == 1
     assert data.reports["train"].unread == {"type": 2}, "original_question makes the groups"
     rows = REAL / "code" / "code_feedback_row.jsonl"
-    assert len(prepare_room("code_feedback", rows, validation_size=0, encoder=encoder).train) == 1
+    assert len(prepare_set("code_feedback", rows, validation_size=0, encoder=encoder).train) == 1
 
 
 def test_template_rows_of_ones_own():
@@ -233,17 +233,17 @@ def test_an_answer_that_its_row_calls_bad_is_no_answer_to_learn(row):
     assert read({"text": "a", "label": False}).answer == "a", "a class, of texts that nobody answers"
 
 
-def test_chosen_and_rejected_answers_are_another_task(write_lines, prepare_room):
+def test_chosen_and_rejected_answers_are_another_task(write_lines, prepare_set):
     sentence = r"chosen and rejected belong to preference tuning; .* dpo: .* dataset\.answer_column: chosen"
     rows = [{"conversations": CHAT, "chosen": CHAT[1], "rejected": CHAT[1]}] * 3
     for keys in ({}, {"format": "sharegpt"}):
         with pytest.raises(DataError, match=sentence):
-            prepare_room("custom", write_lines("rows.jsonl", rows), "chatml", **keys)
+            prepare_set("custom", write_lines("rows.jsonl", rows), "chatml", **keys)
     rows = [{"prompt": f"{n}?", "chosen": f"{n}.", "rejected": "!"} for n in range(3)]
     with pytest.raises(DataError, match=sentence):
-        prepare_room("custom", write_lines("rows.jsonl", rows))
+        prepare_set("custom", write_lines("rows.jsonl", rows))
     file, keys = write_lines("rows.jsonl", rows), {"prompt_template": "{prompt}", "answer_column": "chosen"}
-    assert prepare_room("custom", file, **keys).reports["train"].unread == {"rejected": 3}
+    assert prepare_set("custom", file, **keys).reports["train"].unread == {"rejected": 3}
 
 
 def test_plain_text_has_no_prompt():

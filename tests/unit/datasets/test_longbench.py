@@ -250,10 +250,10 @@ def test_rows_of_one_context_are_held_out_together(tmp_path):
     assert set(hold_out(file, 2)[1]) != set(held_out)
 
 
-def test_empty_answers_are_counted_and_left_out(tmp_path, prepare_room):
+def test_empty_answers_are_counted_and_left_out(tmp_path, prepare_set):
     rows = [make_row("qasper", number, answers=[""] if number == 3 else ["yes"]) for number in range(40)]
     file = write_rows(tmp_path / "qasper.jsonl", rows)
-    data = prepare_room("longbench", file, subset="qasper", max_empty_share=0.1)
+    data = prepare_set("longbench", file, subset="qasper", max_empty_share=0.1)
     reports = data.reports
     assert reports["train"].empty_rows + reports["validation"].empty_rows == 1
     assert min(sum(label != -100 for label in row["labels"]) for row in data.train) > 0

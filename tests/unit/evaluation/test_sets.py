@@ -48,7 +48,7 @@ def test_own_set_is_the_test_split_with_the_own_prompt(
     assert known.ids[4].endswith("test.jsonl:5")
 
 
-def test_another_file_of_the_runs_room(
+def test_another_file_of_the_runs_folder(
     load: Callable[..., Any], describe: Callable[..., Any], arithmetic: Path
 ) -> None:
     unseen = arithmetic / "test_unseen.jsonl"

@@ -101,7 +101,7 @@ def _write(file: Path, tensors: Tensors) -> None:
 
 
 def _read(file: Path) -> Tensors | None:
-    """Read a file; None where there is none, or what is there is damaged, which is said."""
+    """Read a file; None where there is none, or, with a warning, where it is damaged."""
     if not file.is_file():
         return None
     try:

@@ -113,7 +113,7 @@ def _find_layers(model: PreTrainedModel, peft_config: LoraConfig) -> Iterator[tu
 
 
 def _require_ranks(layers: list[tuple[str, nn.Module]], peft_config: LoraConfig, config: Config) -> None:
-    """See to it that every matrix has as many directions as the initialisation takes from it."""
+    """Check that every matrix has as many directions as the initialisation takes from it."""
     kind = kind_of(config.init_lora_weights)
     factor = {"lora_ga": 2.0, "eva": config.eva_rho}.get(kind, 1.0)
     patterns = peft_config.rank_pattern or {}

@@ -216,7 +216,7 @@ class Recorder:
         self.states: dict[int, torch.Tensor] = {}
         self.calls: dict[int, LayerCall] = {}
         self.is_paused = False
-        """While somebody else calls layers and records for them."""
+        """Whether other code calls the layers and records for them."""
         self._signatures = [signature(type(layer).forward) for layer in layers]
         self._handles = [
             layer.register_forward_pre_hook(partial(self._before_layer, index), with_kwargs=True)

@@ -138,7 +138,7 @@ class EvaluationSection(Section):
     @field_validator("sets", "retention", mode="before")
     @classmethod
     def _explain_entries(cls, value: Any) -> Any:
-        """Read mappings here, so that a mistake in one is told with its own key and not as a list's."""
+        """Read mappings here, so that a mistake in one is reported with its own key and not as a list's."""
         if isinstance(value, str | Mapping):
             value = [value]
         if not isinstance(value, list):

@@ -118,7 +118,7 @@ class DiskStore(RowStore):
         return True
 
     def close(self) -> None:
-        """Stop writing; how many rows were damaged is said."""
+        """Stop writing; log how many rows were damaged."""
         if self._num_damaged > 1:
             logger.warning("%s: %s rows in all were damaged", self.folder, f"{self._num_damaged:,}")
         self._is_writing = False

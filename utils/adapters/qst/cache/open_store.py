@@ -31,7 +31,7 @@ def open_store(  # noqa: PLR0913, PLR0917 - a backbone's shape and a data set's 
     expected_tokens: int | None = None,
     expected_rows: int | None = None,
 ) -> RowStore:
-    """Open the store that a run asks for; its expected size is said before anything is written.
+    """Open the store that a run asks for; its expected size is logged before anything is written.
 
     `identity` is what the states depend on, as plain JSON values: model files, quantization, layers. The expected
     numbers are of all rows together; None: unknown.
