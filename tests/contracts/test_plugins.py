@@ -32,7 +32,7 @@ bias, which is zero in these bases."""
 REQUIRED = {"glue": {"subset": "cola"}, "custom": {"path": "rows.jsonl"}}
 
 
-def test_there_are_rooms_on_every_floor():
+def test_there_are_plugins_in_every_package():
     assert {"lora", "none", "head_only", "adalora", "ia3", "prefix_tuning", "prompt_tuning", "p_tuning"} <= set(
         ADAPTERS
     )
@@ -41,7 +41,7 @@ def test_there_are_rooms_on_every_floor():
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_an_adapter_room_is_complete(name):
+def test_an_adapter_plugin_is_complete(name):
     plugin = registry.load("adapters", name)
     assert registry.normalize(plugin.Config().method) == name
     assert all(callable(getattr(plugin, each)) for each in ("attach", "save", "load"))
@@ -152,7 +152,7 @@ def test_an_adapter_trains_a_language_model_and_reloads(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_dataset_room_is_complete(name):
+def test_a_dataset_plugin_is_complete(name):
     plugin = registry.load("datasets", name)
     config = plugin.Config(**REQUIRED.get(name, {}))
     assert registry.normalize(config.name) == name
@@ -174,7 +174,7 @@ def test_a_dataset_room_is_complete(name):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_metric_room_is_complete(name):
+def test_a_metric_plugin_is_complete(name):
     metric = registry.load("metrics", name).METRIC
     assert metric.name == name
     assert metric.low < metric.high

@@ -38,7 +38,7 @@ def read_notes(text):
 
 
 @pytest.mark.parametrize("title", ["Classification", "Language models"])
-def test_it_lists_every_room_and_no_other(text, title):
+def test_it_lists_every_plugin_and_no_other(text, title):
     rows = read_table(text, title)
     assert {registry.normalize(row.split(" (")[0]) for row in rows} == set(registry.names("adapters"))
     variants = {f"{plugin} ({name})" for plugin, each in VARIANTS.items() for name in each}

@@ -63,7 +63,7 @@ def test_another_file_of_the_runs_folder(
     assert first.fingerprint != second.fingerprint
 
 
-def test_another_room_is_asked_by_the_runs_prompt(
+def test_another_dataset_is_asked_by_the_runs_prompt(
     load: Callable[..., Any],
     describe: Callable[..., Any],
     arithmetic: Path,

@@ -80,7 +80,7 @@ def test_the_config_survives_the_file(tmp_path):
     assert again.peft_type is PeftType.QST
 
 
-def test_an_unknown_name_of_the_room_is_an_attribute_error():
+def test_an_unknown_name_of_the_module_is_an_attribute_error():
     from utils.adapters import qst
 
     with pytest.raises(AttributeError, match="QSTLayer"):

@@ -16,7 +16,7 @@ def _side(model):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_room_attaches_trains_saves_and_loads(attach, train_a_little, read_logits, tmp_path, family):
+def test_the_method_attaches_trains_saves_and_loads(attach, train_a_little, read_logits, tmp_path, family):
     base = attach(family, "none")
     attached = attach(family, "qst", reduction_factor=4)
     start = read_logits(attached.model, attached.tokenizer)
@@ -59,7 +59,7 @@ def test_packed_weights_count_half(attach, tiny_base):
     assert packed.trainable_percent_packed == pytest.approx(100 * packed.trainable / (packed.total - in_layers / 2))
 
 
-def test_what_the_room_refuses(attach):
+def test_what_the_method_refuses(attach):
     with pytest.raises(ModelError, match=r"peft.reduction_factor: 5 does not divide hidden_size 32"):
         attach("bert", "qst", reduction_factor=5)
     with pytest.raises(ModelError, match=r"peft.side_layers: .9. are not layers"):
