@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LAYOUT = "2"
+"""Counts changes of what is kept."""
 _BLOCK = 1000
 _NUM_SHOWN = 5
 _NUM_SAID = 20_000
@@ -41,12 +43,12 @@ _Block = tuple[Sequence[int], list[Example], list["list[Encoded] | RowError"]]
 
 @dataclass
 class EncodingCounts:
-    """What happened to rows when they were encoded; kept beside the tokens."""
+    """What happened to rows when they were encoded, kept beside the tokens; an InstructionReport has most of it."""
 
     bad: list[tuple[int, str]] = field(default_factory=list)
     """Positions that the chat template refuses, and why."""
-    num_empty: int = 0
-    num_too_long: int = 0
+    empty_rows: int = 0
+    too_long_rows: int = 0
     empty: list[int] = field(default_factory=list)
     """Positions of the first rows without a trained token."""
     too_long: list[int] = field(default_factory=list)
@@ -57,18 +59,18 @@ class EncodingCounts:
     cut_turns: int = 0
     untrained_turns: int = 0
     weightless_turns: int = 0
-    num_used: int = 0
+    rows_used: int = 0
     """Examples that are used; they may become several rows each."""
-    num_rows: int = 0
+    num_encoded: int = 0
     notes: dict[str, int] = field(default_factory=dict)
     num_tokens: int = 0
     num_trained: int = 0
-    lengths_uncut: dict[str, int] = field(default_factory=dict)
-    lengths: dict[str, int] = field(default_factory=dict)
+    token_lengths_uncut: dict[str, int] = field(default_factory=dict)
+    token_lengths: dict[str, int] = field(default_factory=dict)
 
     def add_example(self, example: Example, encoded: list[Encoded]) -> None:
         """Count one example that is used, by all rows that it could have become."""
-        self.num_used += 1
+        self.rows_used += 1
         self.cut_turns += example.num_cut_turns
         self.weightless_turns += sum(not turn.get("train", True) for turn in example.messages)
         self.untrained_turns += sum(row.untrained_turns for row in encoded)
@@ -78,7 +80,7 @@ class EncodingCounts:
 
     def add(self, encoded: Encoded) -> None:
         """Count one row that is used."""
-        self.num_rows += 1
+        self.num_encoded += 1
         self.prompts_cut += encoded.prompt_cut > 0
         self.answers_cut += encoded.answer_cut > 0
         self.conversations_cut += encoded.exchanges_cut > 0
@@ -114,14 +116,14 @@ def encode_rows(split: ReadSplit, positions: Sequence[int], encoder: ExampleEnco
                 after.extend(row["length"] for row in rows)
                 writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
                 progress.advance(len(block), sum(row["length"] for row in rows))
-        counts.lengths_uncut, counts.lengths = summarise_lengths(before), summarise_lengths(after)
+        counts.token_lengths_uncut, counts.token_lengths = summarise_lengths(before), summarise_lengths(after)
         (folder / "rows.json").write_text(json.dumps(asdict(counts)), "utf-8")
 
     def read(file: Path, record: Path) -> tuple[Dataset, EncodingCounts] | None:
         rows, counts = Dataset.from_file(str(file)), load_as(EncodingCounts, record)
-        return (rows, counts) if len(rows) == counts.num_rows else None
+        return (rows, counts) if len(rows) == counts.num_encoded else None
 
-    settings = [encoder.fingerprint, split.fingerprint(positions)]
+    settings = [_LAYOUT, encoder.fingerprint, split.fingerprint(positions)]
     return keep_tokens("encoded", settings, [".arrow", ".json"], write, read)
 
 
@@ -174,11 +176,11 @@ def _sort_out(
                 counts.add(row)
             used += fitting
         elif any(row.too_long for row in encoded):
-            counts.num_too_long += 1
-            counts.too_long += [position] if counts.num_too_long <= _NUM_SHOWN else []
+            counts.too_long_rows += 1
+            counts.too_long += [position] if counts.too_long_rows <= _NUM_SHOWN else []
         else:
-            counts.num_empty += 1
-            counts.empty += [position] if counts.num_empty <= _NUM_SHOWN else []
+            counts.empty_rows += 1
+            counts.empty += [position] if counts.empty_rows <= _NUM_SHOWN else []
     return used
 
 

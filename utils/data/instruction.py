@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from utils.config.sections.dataset import InstructionSection
@@ -181,27 +181,16 @@ def _encode(
     if counts.bad:
         bad.stop(name, num_rows, section.on_bad_row)
     _stop_at_odd_rows(name, split, positions, counts, encoder, section)
+    counted = {each.name for each in fields(counts)} & {each.name for each in fields(InstructionReport)}
     report = InstructionReport(
         name=name,
         rows_read=len(split.rows) if own else len(positions),
-        rows_used=counts.num_used,
-        num_encoded=counts.num_rows,
         bad_rows=bad.count,
         bad_examples=[*bad.shown, *(f"{split.place(position)}: no answer" for position in counts.empty[:3])],
-        empty_rows=counts.num_empty,
-        too_long_rows=counts.num_too_long,
-        prompts_cut=counts.prompts_cut,
-        answers_cut=counts.answers_cut,
-        conversations_cut=counts.conversations_cut,
-        cut_turns=counts.cut_turns,
-        untrained_turns=counts.untrained_turns,
-        weightless_turns=counts.weightless_turns,
-        notes=counts.notes,
         unread=dict(split.unread) if own else {},
         duplicate_rows=len(positions) - len({split.contents[position] for position in positions}),
-        token_lengths_uncut=counts.lengths_uncut,
-        token_lengths=counts.lengths,
         trained_share=counts.num_trained / counts.num_tokens,
+        **{key: getattr(counts, key) for key in counted},
     )
     return rows, report, {position for position, _ in counts.bad}
 
@@ -217,35 +206,35 @@ def _stop_at_odd_rows(
     """Stop when too many rows have nothing to train on, or one is too long and must not be cut."""
     num_rows = len(positions)
     longer = f"longer than {encoder.length_key} ({encoder.max_length} tokens)"
-    many_long = f"as are {counts.num_too_long} of {num_rows} rows of {name}"
+    many_long = f"as are {counts.too_long_rows} of {num_rows} rows of {name}"
     allowed = section.max_empty_share
-    if counts.num_too_long and encoder.truncation == "error":
+    if counts.too_long_rows and encoder.truncation == "error":
         raise DataError(
             f"{split.place(counts.too_long[0])}: {longer}, {many_long}; raise it, or set dataset.truncation to "
             "keep_answer or drop"
         )
-    if num_rows > 1 and counts.answers_cut == counts.num_rows > 0:
+    if num_rows > 1 and counts.answers_cut == counts.num_encoded > 0:
         raise DataError(
             f"{split.place(0)} and further: every answer or text of {name} loses its end, and with it the "
             f"end-of-text token: the model would not learn to stop; set {encoder.length_key} to "
-            f"{counts.lengths_uncut['p95']} or more, or for plain texts dataset.split_long: true"
+            f"{counts.token_lengths_uncut['p95']} or more, or for plain texts dataset.split_long: true"
         )
-    if encoder.truncation == "keep_answer" and counts.num_too_long > allowed * num_rows:
+    if encoder.truncation == "keep_answer" and counts.too_long_rows > allowed * num_rows:
         raise DataError(
             f"{split.place(counts.too_long[0])}: {longer} even without the middle of the prompt, {many_long}, more "
             f"than dataset.max_empty_share ({allowed:g}) allows; raise {encoder.length_key}, or "
             "dataset.max_empty_share to leave them out, or set dataset.truncation: cut_answer to cut off the ends of "
             "answers"
         )
-    if counts.num_empty > allowed * num_rows:
+    if counts.empty_rows > allowed * num_rows:
         raise DataError(
-            f"{split.place(counts.empty[0])}: no answer to train on, as in {counts.num_empty} of {num_rows} rows of "
+            f"{split.place(counts.empty[0])}: no answer to train on, as in {counts.empty_rows} of {num_rows} rows of "
             f"{name}, more than dataset.max_empty_share ({allowed:g}) allows"
         )
-    if counts.num_empty + counts.num_too_long + len(counts.bad) == num_rows:
+    if counts.empty_rows + counts.too_long_rows + len(counts.bad) == num_rows:
         raise DataError(
             f"{split.place(0)} and further: none of {num_rows} rows of {name} can be used; "
-            f"{counts.num_too_long} are {longer}, {counts.num_empty} have no answer"
+            f"{counts.too_long_rows} are {longer}, {counts.empty_rows} have no answer"
         )
 
 

@@ -54,7 +54,7 @@ def test_gsm8k_asks_and_answers():
     assert describe("gsm8k", as_chat=True).stop == ()
 
 
-def test_a_prompt_of_ones_own_replaces_the_rooms():
+def test_a_prompt_of_ones_own_replaces_the_sets():
     spec = describe("gsm8k", prompt_template="Q: {question}\nA: ")
     example = spec.read_row(GSM8K_ROW)
     assert example.prompt == "Q: Tom has 5. He finds 13. How many?\nA: "
