@@ -191,7 +191,7 @@ def _explain(source: Source) -> Iterator[None]:
     except (ConnectionError, OfflineModeIsEnabled, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise DataError(
             f"{name}: the hub cannot be reached and the set is not in the cache; set HF_ENDPOINT to a mirror, "
-            "or dataset.path to a local folder"
+            "or name a local folder as its path (dataset.path; of an evaluation set {name: ..., path: FOLDER})"
         ) from error
     except datasets.exceptions.DatasetGenerationError as error:
         raise DataError(f"{name}: cannot be read: {_root(error)}") from error
