@@ -149,3 +149,21 @@ def test_a_run_is_used_from_another_folder(make_sft, tmp_path, monkeypatch, caps
     assert _open("inference", "--run", "me/model", "--input_text", "a") == 2
     assert "or hub:me/model for one of the hub" in capsys.readouterr().err
     assert (tmp_path / "elsewhere" / "outputs" / "eval_merged").is_dir()
+
+
+def test_a_chat_model_without_its_rows_takes_a_text_as_a_turn(make_sft, tmp_path, capsys):
+    rows = tmp_path / "chats.jsonl"
+    asked = ([{"role": "user", "content": f"{n} + 3?"}, {"role": "assistant", "content": str(n + 3)}] for n in range(8))
+    rows.write_text("".join(f"{json.dumps({'messages': turns})}\n" for turns in asked))
+    chat = {"model__chat_template": "chatml", "model__extra_special_tokens": ["<|im_start|>", "<|im_end|>"]}
+    config = make_sft(dataset={"name": str(rows), "validation_size": 2}, training__max_steps=1, **chat)
+    assert _open("train", "--config", config.source) == 0
+    rows.unlink()
+    alone = tmp_path / "alone"
+    shutil.copytree(Path(config.training.output_dir) / "final_model", alone)
+    answers = []
+    for folder in (config.training.output_dir, alone):
+        capsys.readouterr()
+        assert _open("inference", "--run", folder, "--input_text", "Hi", "--max_new_tokens", "2") == 0
+        answers.append(json.loads(capsys.readouterr().out)["answer"])
+    assert answers[0] == answers[1]

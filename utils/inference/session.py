@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError, LoraNsError
+from utils.core.json_files import find_object
 from utils.core.progress import RowProgress
 from utils.core.terminal import write_data
 from utils.core.texts import RowError
@@ -31,6 +32,7 @@ from utils.inference.prompt_builder import (
 )
 from utils.inference.request import Request, partial_path
 from utils.inference.row_io import TABLE_KINDS, InputRow, Source, open_source, read_rows, write_results
+from utils.modeling.tokenizer import CONVERSATIONS_KEY
 from utils.runs.model_ref import ModelRef, PublishedModel
 from utils.runs.serving import find_served
 from utils.tasks.probe import PROBE_FILE, read_probes
@@ -203,11 +205,13 @@ def _stream(builder: PromptBuilder, predictor: Predictor, row: InputRow) -> Answ
 
 
 def _reads_conversations(model: ModelRef) -> bool | None:
-    """Tell by its run's probe rows whether a model was trained on conversations; None: there are none."""
-    run = None if isinstance(model, PublishedModel) else model.run
-    if run is None or not (run / PROBE_FILE).is_file():
+    """Tell whether a model was trained on conversations, by its run's probe rows or its tokenizer; None: not known."""
+    if isinstance(model, PublishedModel):
         return None
-    return bool(read_probes(run, ("prompt",)).rows[0].get("messages"))
+    if model.run is not None and (model.run / PROBE_FILE).is_file():
+        return bool(read_probes(model.run, ("prompt",)).rows[0].get("messages"))
+    noted = find_object(model.weights / "tokenizer_config.json").get(CONVERSATIONS_KEY)
+    return noted if isinstance(noted, bool) else None
 
 
 def _report_end(job: InferenceJob) -> Answer:

@@ -39,6 +39,8 @@ _UNUSED_TOKENS = (
     "<|fim_pad|>", "<|vision_pad|>", "<unk>", "<|endoftext|>",
 )  # fmt: skip
 _PROBE = "The quick fox is 12 years old, and w1 w2."
+CONVERSATIONS_KEY = "lora_ns_conversations"
+"""Of tokenizer_config.json: whether the rows that were trained on are conversations, so that a text becomes a turn."""
 _NEW_TOKENS_KEY = "lora_ns_new_tokens"  # kept in tokenizer_config.json, so that a resumed run knows them too
 
 

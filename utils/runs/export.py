@@ -21,6 +21,7 @@ from utils.core.replace_file import replace_text
 from utils.core.secrets import mask_text
 from utils.data.classification import ClassificationData
 from utils.modeling.head import LABELS_FILE
+from utils.modeling.tokenizer import CONVERSATIONS_KEY
 from utils.results.exports import write_hf_results, write_predictions, write_submission
 from utils.results.provenance import collect_provenance, write_provenance
 from utils.results.record import RunRecord, write_record
@@ -98,6 +99,8 @@ def _write_final_model(
         load_adapter(config.peft.method).save(model, partial)
     (partial / "training_args.bin").unlink(missing_ok=True)  # the Trainer's, pickled
     require_whole_tensors(partial)
+    if any(row.get("messages") for row in data.probe_rows(1)):
+        tokenizer.init_kwargs[CONVERSATIONS_KEY] = True
     tokenizer.save_pretrained(partial)
     (partial / "run.yaml").write_text(config.to_yaml(in_run=True), encoding="utf-8")
     _write_labels(partial, data)
