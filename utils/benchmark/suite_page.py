@@ -86,7 +86,7 @@ def _chart_scores(summary: Summary, language: Language) -> Iterator[BarChart]:
             name, (low, high) = summary.name_setting(setting), find_interval(row)[0]
             interval = None if low is None or high is None else (low, high)
             value = row.score.mean if row.score else None
-            note = "" if row.score else row.note or show_absence(row, language)
+            note = "" if row.score else translate(row.note, language) or show_absence(row, language)
             bars.append(Bar(name, value, interval, note, index))
         if any(bar.value is not None for bar in bars):
             metric = summary.name_metrics(task)

@@ -113,7 +113,7 @@ def _show_status(row: SummaryRow, language: Language) -> str:
     """Say how many of how many runs have a result, and in a word each what became of the others."""
     others = dict.fromkeys(each.status for each in row.outcomes if each.status != "success")
     if len(row.outcomes) < 2:
-        return translate(row.outcomes[0].status, language) if row.outcomes else row.note
+        return translate(row.outcomes[0].status if row.outcomes else row.note, language)
     words = ", ".join(translate(status, language) for status in others)
     return f"{row.num_done}/{len(row.outcomes)} {words}".strip()
 

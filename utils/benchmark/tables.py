@@ -90,7 +90,7 @@ def show_status(row: SummaryRow, language: Language) -> str:
     """Say how a row's runs stand: `success`, or how many of how many, and what became of the others."""
     others = [each for each in row.outcomes if each.status != "success"]
     if len(row.outcomes) == 1 or not others:
-        return translate(row.outcomes[0].status, language) if row.outcomes else row.note
+        return translate(row.outcomes[0].status if row.outcomes else row.note, language)
     parts = [
         phrase("seed_status", language, seed=each.run.seed, status=translate(each.status, language)) for each in others
     ]

@@ -14,6 +14,12 @@ _LABELS: dict[str, tuple[str, str]] = {
     "dataset": ("dataset", "数据集"),
     "task": ("task", "任务"),
     "at the majority baseline": ("at the majority baseline", "不高于多数类基线"),
+    "": ("", ""),
+    "no finished run has measured it": ("no finished run has measured it", "没有已完成的运行测量过"),
+    "not the same in all runs: their data differ": (
+        "not the same in all runs: their data differ",
+        "各次运行的数据不同, 该值也不同",
+    ),
     "far below the other seeds": ("far below the other seeds", "远低于其他种子"),
     "task_type": ("task type", "任务类型"),
     "method": ("method", "方法"),
