@@ -220,7 +220,7 @@ def check_cards(merged: Path) -> None:
     assert (card.data.base_model_relation, card.data.library_name) == ("finetune", "transformers")
     assert metadata_load(merged / "README.md")["pipeline_tag"] == "text-generation"
     assert "| largest difference of a logit |" in card.text
-    assert "Method `lora`: `{'lora_r': 4, 'lora_alpha': 8.0, 'target_modules': 'all-linear'}`" in card.text
+    assert "Method `lora`: `{'target_modules': 'all-linear', 'lora_r': 4, 'lora_alpha': 8.0}`" in card.text
 
 
 @pytest.mark.parametrize(
