@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from utils.adapters.adapter import AttachContext, LoadBase, keep_float32
 from utils.adapters.peft_layout import save as save
-from utils.adapters.qst.cache import CacheChoice, read_cache, settings
+from utils.adapters.qst.cache import CacheChoice, read_cache, resolve_cache
 from utils.adapters.targets import ModulesSection, list_head, refuse_new_tokens, train_whole
 from utils.config.sections.peft import Limits
 from utils.core.errors import ModelError
@@ -166,7 +166,7 @@ def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
 
 def _start_cache(adapted: Any, config: Config, context: AttachContext) -> None:
     """Keep the backbone's states where that is asked for and anything will be read again."""
-    section = settings(config.cache)
+    section = resolve_cache(config.cache)
     if section is None:
         return
     if section.where == "ram" and context.num_epochs <= 1:

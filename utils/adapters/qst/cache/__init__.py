@@ -69,7 +69,7 @@ def read_cache(value: Any) -> Literal["off", "auto"] | CacheSection:
     raise ValueError(f"{value!r} is not allowed; {_REMEDY}")
 
 
-def settings(value: Literal["off", "auto"] | CacheSection) -> CacheSection | None:
+def resolve_cache(value: Literal["off", "auto"] | CacheSection) -> CacheSection | None:
     """Give the settings of a cache, or None where it is off; auto is exact and in memory."""
     if isinstance(value, CacheSection):
         return value

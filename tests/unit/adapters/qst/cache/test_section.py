@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import ValidationError, field_validator
 
-from utils.adapters.qst.cache import CacheSection, read_cache, settings
+from utils.adapters.qst.cache import CacheSection, read_cache, resolve_cache
 from utils.config.document import Document
 from utils.config.error_messages import describe_type, explain_errors
 from utils.config.section import Section
@@ -46,7 +46,7 @@ def explain(cache: Any) -> dict[str, str]:
     ],
 )
 def test_every_way_of_writing_it(written: Any, read: CacheSection | None) -> None:
-    assert settings(Adapter(cache=written).cache) == read
+    assert resolve_cache(Adapter(cache=written).cache) == read
 
 
 def test_default_is_off_and_a_resolved_file_reads_the_same() -> None:
@@ -57,7 +57,7 @@ def test_default_is_off_and_a_resolved_file_reads_the_same() -> None:
 
 
 def test_auto_is_exact_and_in_memory() -> None:
-    found = settings("auto")
+    found = resolve_cache("auto")
     assert found is not None
     assert (found.where, found.dtype, found.budget_gb, found.dir) == ("ram", "auto", None, None)
 
