@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from utils.cli.command_line import Answer, add_overrides, build_parser, run_cli
 from utils.core.errors import EXIT_FAILED, UserError
@@ -69,28 +69,54 @@ def _find_files(arguments: argparse.Namespace) -> list[Path]:
 
 def _check(file: Path, arguments: argparse.Namespace) -> list[Check]:
     """Check one file as what it is and print its numbered steps; of --all, those of files with something to say."""
-    from utils.benchmark.search import inspect_suite
     from utils.run_config.kinds import check_accelerate, check_deepspeed, find_kind
-    from utils.run_config.load import MACHINE, Check, check_machine, inspect_run_config
 
-    kind, notices, shown = find_kind(file), tuple[str, ...](), ""
+    kind = find_kind(file)
     if kind == "run":
-        inspection = inspect_run_config(file, arguments.overrides)
-        checks, config = inspection.checks, inspection.config
-        checks += [check_machine(config)] if config else []
-        checks += [_check_rows(config)] if config and arguments.data else []
-        notices, shown = (config.notices, config.to_yaml()) if config else ((), "")
+        findings = _check_run(file, arguments)
     elif kind == "suite":
-        checks, plan = inspect_suite(file, arguments.overrides)
-        checks += [Check(MACHINE, warnings=plan.unmet)] if plan else []
-        notices, shown = (tuple(plan.notices), "".join(f"{run.name}\n" for run in plan.runs)) if plan else ((), "")
+        findings = _check_suite(file, arguments)
     else:
-        checks = check_accelerate(file) if kind == "accelerate" else check_deepspeed(file)
+        findings = _Findings(check_accelerate(file) if kind == "accelerate" else check_deepspeed(file))
+    checks, notices, shown = findings
     is_silent = arguments.all is not None and not notices and not any(each.problems or each.warnings for each in checks)
     _print_checks(f"{file} ({kind})", [] if is_silent else checks, notices, _report_stream(arguments))
     if arguments.show:
         print(shown, end="")
     return checks
+
+
+class _Findings(NamedTuple):
+    """What the check of one file has found."""
+
+    checks: list[Check]
+    notices: Sequence[str] = ()
+    shown: str = ""
+    """What --show prints."""
+
+
+def _check_run(file: Path, arguments: argparse.Namespace) -> _Findings:
+    from utils.run_config.load import check_machine, inspect_run_config
+
+    inspection = inspect_run_config(file, arguments.overrides)
+    config = inspection.config
+    if config is None:
+        return _Findings(inspection.checks)
+    checks = [*inspection.checks, check_machine(config)]
+    if arguments.data:
+        checks.append(_check_rows(config))
+    return _Findings(checks, config.notices, config.to_yaml())
+
+
+def _check_suite(file: Path, arguments: argparse.Namespace) -> _Findings:
+    from utils.benchmark.search import inspect_suite
+    from utils.run_config.load import MACHINE, Check
+
+    checks, plan = inspect_suite(file, arguments.overrides)
+    if plan is None:
+        return _Findings(checks)
+    names = "".join(f"{run.name}\n" for run in plan.runs)
+    return _Findings([*checks, Check(MACHINE, warnings=plan.unmet)], plan.notices, names)
 
 
 def _check_rows(config: RunConfig) -> Check:
