@@ -17,6 +17,7 @@ from utils.cli.command_line import (
     run_cli,
     select_gpus,
 )
+from utils.core.errors import UserError
 from utils.core.signals import handling_signals
 from utils.planning.cards import CARDS
 
@@ -48,6 +49,7 @@ def run_training(arguments: argparse.Namespace, started: float) -> Answer:
     from utils.runs.summary import announce_run, show_result
     from utils.trainer.launch import find_launcher_file, require_launched
 
+    _check_options(arguments)
     require_launched()
     find_launcher_file()
     not_now = ["training.push_to_hub=false"] if arguments.push_dry_run else []
@@ -60,6 +62,13 @@ def run_training(arguments: argparse.Namespace, started: float) -> Answer:
     folder, record = train(config, arguments.resume, arguments.overwrite, started, arguments.profile)
     answer = show_result(folder, config, record, folder.finished is not None, arguments.show)
     return answer | push_run(folder.path, config, record, arguments.push_dry_run)
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Refuse flags of the plan without it: a run would be trained that was only to be planned."""
+    given = {"--card": arguments.card, "--rate": arguments.rate, "--probe": arguments.probe}
+    if not arguments.plan and (alone := [flag for flag, value in given.items() if value]):
+        raise UserError(f"{' and '.join(alone)} belong to --plan; give that too, or leave them out")
 
 
 def train(

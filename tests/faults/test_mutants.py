@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,14 +103,23 @@ class Workshop:
 
     def __init__(self, keeper: Any, folder: Path) -> None:
         self._keeper, self._stock, self.logger = keeper, folder / "stock", folder / "log.txt"
+        self.folder = folder
         self._work = folder / "work"
         self._environment = {"HF_HUB_OFFLINE": "1", "LORA_NS_CACHE": str(folder / "cache")}
         self.stock_run("classifier", {})
 
-    def call(self, script: str, words: str, folder: Path) -> tuple[int, str]:
+    def fresh(self, stock: str) -> Path:
+        """Copy a folder of the stock, in place of the copy before."""
+        shutil.rmtree(self._work, ignore_errors=True)
+        shutil.copytree(self._stock / stock.replace(" ", "_"), self._work, symlinks=True)
+        return self._work
+
+    def call(self, script: str, words: str | Sequence[str], folder: Path) -> tuple[int, str]:
         """Run a command; gives its exit code, and all that it said."""
         self.logger.write_text("")
-        wanted = [each.replace("STOCK", str(self._stock)) for each in words.split()]
+        wanted = [
+            each.replace("STOCK", str(self._stock)) for each in (words.split() if isinstance(words, str) else words)
+        ]
         request = {
             "script": script,
             "words": wanted,
@@ -152,19 +162,18 @@ class Workshop:
 
     def try_mutant(self, case: Case, draw: random.Random) -> str | None:
         """Spoil a file and run the command on it; gives what went wrong."""
-        shutil.rmtree(self._work, ignore_errors=True)
-        shutil.copytree(self._stock / case.stock.replace(" ", "_"), self._work, symlinks=True)
+        self.fresh(case.stock)
         found = {each for pattern in case.files for each in self._work.glob(pattern)}
         file = draw.choice(sorted(each for each in found if each.is_file() and each.suffix not in UNREAD))
         how = mutate(file, draw)
         _list_again(file)
         code, said = self.call(case.script, case.words, self._work)
-        if not (wrong := _judge(code, said)):
+        if not (wrong := judge(code, said)):
             return None
         return f"{case.script} {case.words}\n{file.relative_to(self._work)}: {how}: {wrong}\n{said[-1500:]}"
 
 
-def _judge(code: int, said: str) -> list[str]:
+def judge(code: int, said: str) -> list[str]:
     """Say what a command may not end in."""
     wrong = [word for word in ("Traceback", "\x1b[31m", "HOSTILE CODE RAN") if word in said]
     if code not in CODES:
@@ -232,9 +241,7 @@ def test_five_hundred_mutants(workshop: Workshop):
     """
     workshop.stock_all()
     for case in ALL:
-        folder = workshop._work
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(workshop._stock / case.stock.replace(" ", "_"), folder, symlinks=True)
+        folder = workshop.fresh(case.stock)
         code, said = workshop.call(case.script, case.words, folder)
         assert code == 0, f"{case}: {said[-1500:]}"
     count, seed = (int(os.environ.get(f"LORA_NS_{name}", usual)) for name, usual in (("MUTANTS", 500), ("SEED", 7)))
@@ -253,4 +260,4 @@ def test_five_hundred_mutants(workshop: Workshop):
     ],
 )
 def test_what_a_mutant_must_not_lead_to_is_noticed(code: int, said: str, wrong: list[str]):
-    assert _judge(code, said) == wrong
+    assert judge(code, said) == wrong

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_TOO_LARGE = 2**63
 
 GENERATED: dict[str, Any] = {"use_attribute_docstrings": False}
 """Class keywords of sections that are made at run time: pydantic would look for a source that they do not have."""
@@ -56,6 +57,8 @@ def _read_number(value: Any, kinds: set[Any]) -> Any:
         return value
     if isinstance(value, bool) and bool not in kinds:
         raise PydanticCustomError("not_a_number", "true and false are no numbers")
+    if isinstance(value, int) and float not in kinds and abs(value) >= _TOO_LARGE:
+        raise PydanticCustomError("too_large", "is larger than any number that the libraries hold")
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return float(value.replace("_", ""))
     return value

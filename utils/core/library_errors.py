@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -84,7 +85,7 @@ def explain_machine(error: OSError | RuntimeError | ModuleNotFoundError) -> User
     if isinstance(error, ModuleNotFoundError):
         return _explain_missing(error)
     if isinstance(error, RuntimeError):
-        return _explain_path(error)
+        return _explain_memory(error) or _explain_path(error)
     if error.errno not in _REMEDIES:
         return None
     name = f"{error.filename}"[:120]
@@ -99,6 +100,21 @@ def _explain_missing(error: ModuleNotFoundError) -> UserError | None:
     remedy = "run `make setup` once, and `source .venv/bin/activate` in each new shell (INSTALL.md)"
     remedy = f"run pip install {error.name}, in the environment of lora-ns" if IS_INSTALLED else remedy
     return UserError(f"{error.name} is not installed for {sys.executable}: {remedy}")
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether memory ran out: torch has a class for it on GPUs, and on CPUs words."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def _explain_memory(error: RuntimeError) -> UserError | None:
+    if not is_out_of_memory(error):
+        return None
+    asked = re.search(r"allocate (\d+ bytes|[\d.]+ \w+)", str(error))
+    return UserError(
+        f"out of memory{f' ({asked[1]} at once)' if asked else ''}: this machine does not hold what is asked for; take "
+        "a smaller model, rank, batch or length"
+    )
 
 
 def _explain_path(error: RuntimeError) -> UserError | None:

@@ -6,15 +6,18 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import requests
+from pydantic import BaseModel, BeforeValidator, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from utils.core.errors import LoraNsError, UserError
+from utils.core.json_files import NotJsonError, parse_json
 from utils.core.secrets import mask_text
 
 logger = logging.getLogger(__name__)
@@ -24,9 +27,14 @@ _WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each further try: a server may be loading its model, or have too much to do."""
 _LONGEST_WAIT = 60.0
 _TIMEOUTS = (10.0, 600.0)
-"""Seconds to connect, and between two pieces of an answer: a long one comes as a whole."""
+"""Seconds to connect, and for an answer, or between two pieces of a streamed one."""
+_LISTING_TIMEOUTS = (10.0, 30.0)
+_LARGEST = 64 * 2**20
+"""Bytes of an answer."""
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 _LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+T = TypeVar("T")
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class ServerError(LoraNsError):
@@ -39,6 +47,50 @@ class RefusedError(ServerError):
 
 class BusyError(ServerError):
     """The server answers, time after time, that it cannot."""
+
+
+class Choice(BaseModel, strict=True):
+    """What was written, or a piece of it."""
+
+    text: str
+    finish_reason: str | None = None
+    token_ids: list[NonNegativeInt] | None = None
+
+
+class _Usage(BaseModel, strict=True):
+    prompt_tokens: NonNegativeInt | None = None
+    completion_tokens: NonNegativeInt | None = None
+
+
+class Piece(BaseModel, strict=True):
+    """An event of a stream."""
+
+    choices: list[Choice]
+
+
+class Completion(BaseModel, strict=True):
+    """The answer to one prompt."""
+
+    choices: Annotated[list[Choice], Field(min_length=1, max_length=1)]
+    usage: Annotated[_Usage, BeforeValidator(lambda given: given or {})] = _Usage()
+
+
+class _Meta(BaseModel, strict=True):
+    n_ctx_train: PositiveInt | None = None
+
+
+class _Listed(BaseModel, strict=True):
+    """A model as a server describes it; llama.cpp has `meta`."""
+
+    id: str
+    root: str | None = None
+    parent: str | None = None
+    max_model_len: PositiveInt | None = None
+    meta: _Meta | None = None
+
+
+class _Listing(BaseModel, strict=True):
+    data: list[_Listed]
 
 
 @dataclass(frozen=True)
@@ -68,47 +120,96 @@ class ServedModel:
         known = {"server": mask_text(self.url), "served_model": self.name, "served_from": self.root}
         return {key: value for key, value in known.items() if value is not None}
 
-    def post(self, path: str, body: Mapping[str, Any], stream: bool = False) -> requests.Response:
+    def post(self, path: str, body: Mapping[str, Any]) -> bytes:
         """Send one request on this model's server; see `send`."""
-        return send("POST", f"{self.url}/{path}", json=body, stream=stream)
+        return send("POST", f"{self.url}/{path}", _read_whole, json=body)
+
+    def ask(self, body: Mapping[str, Any]) -> Completion:
+        """Have one prompt answered.
+
+        Raises:
+            ServerError: What comes back is no completion.
+        """
+        return read_as(Completion, self.post("completions", body), f"{self.name}: answered what is no completion")
+
+    def stream(self, body: Mapping[str, Any]) -> Iterator[Choice]:
+        """Have one prompt answered piece by piece.
+
+        Raises:
+            ServerError: What comes back is no answer, or ends in the midst of it.
+        """
+        response = send("POST", f"{self.url}/completions", lambda response: response, json={**body, "stream": True})
+        try:
+            for line in response.iter_lines():
+                if line.startswith(b"data: {"):
+                    said = f"{self.name}: sent what is no piece of an answer"
+                    yield from read_as(Piece, line.removeprefix(b"data: "), said).choices
+        except requests.RequestException as error:
+            raise ServerError(f"{self.name}: lost in the midst of an answer ({type(error).__name__})") from None
 
 
-def send(method: str, url: str, **given: Any) -> requests.Response:
+def read_as(kind: type[Kind], body: bytes, otherwise: str, error: type[LoraNsError] = ServerError) -> Kind:
+    """Read what a server sent, which has to be JSON of a kind; what else it holds is let be."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        place = "".join(f"{each}: " for each in [".".join(map(str, first["loc"]))] if each)
+        shown = mask_text(body[:200].decode("utf-8", "replace"))
+        raise error(f"{otherwise} ({place}{first['msg']}): {shown}") from None
+
+
+def _read_whole(response: requests.Response, within_s: float | None = None) -> bytes:
+    """Read an answer, within bounds: a server may send without end, or a byte now and then."""
+    end, pieces, size = time.monotonic() + (within_s or _TIMEOUTS[1]), list[bytes](), 0
+    for piece in response.iter_content(256):
+        pieces.append(piece)
+        size += len(piece)
+        if size > _LARGEST:
+            raise ServerError(f"{mask_text(response.url)}: sent more than {_LARGEST >> 20} MiB for one answer")
+        if time.monotonic() > end:
+            raise requests.ReadTimeout
+    return b"".join(pieces)
+
+
+def send(method: str, url: str, read: Callable[[requests.Response], T], **given: Any) -> T:
     """Send a request, again after a growing while where the server is busy or the connection is lost.
 
-    The key of the environment's LORA_NS_API_KEY goes with it.
+    The key of the environment's LORA_NS_API_KEY goes with it. Gives what `read` makes of the response: its bytes.
 
     Raises:
         RefusedError: The server says what is wrong with it.
-        ServerError: There was no answer after several tries.
+        ServerError: There was no answer after several tries, or twice none in time.
     """
     key = os.environ.get(KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    shown = mask_text(url)
-    for wait in (*_WAITS, None):
+    timeout = given.pop("timeout", _TIMEOUTS)
+    shown, tries, num_late = mask_text(url), 0, 0
+    for tries, wait in enumerate((*_WAITS, None), 1):  # noqa: B007
         asked, response = 0.0, None
         try:
             response = requests.request(
-                method, url, headers=headers, timeout=_TIMEOUTS, allow_redirects=False, **given
+                method, url, headers=headers, timeout=timeout, stream=True, allow_redirects=False, **given
             )  # one that leads elsewhere would take the key along
+            if response.ok and not response.is_redirect:
+                return read(response)
+            reason = f"{response.status_code} {_explain(_read_whole(response))}"
         except _LOST as error:
             is_refused = "refused" in str(error)  # by the machine: no such port is open
             reason = "no server listens there" if is_refused else f"the connection was lost ({type(error).__name__})"
+            response, num_late = None, num_late + isinstance(error, requests.ReadTimeout)
         except requests.RequestException as error:
             raise UserError(f"--server {shown}: {mask_text(str(error))}") from None
         else:
-            if response.ok and not response.is_redirect:
-                return response
-            reason = f"{response.status_code} {_explain(response)}"
             if response.status_code not in _BUSY:
                 raise RefusedError(f"{shown}: the server refused a request: {reason}")
             asked = _read_wait(response)
-        if wait is None:
+        if wait is None or num_late > 1:
             break
         logger.info("%s: %s; trying again", shown, reason)
         time.sleep(max(wait, asked))
     kind = ServerError if response is None else BusyError
-    raise kind(f"{shown}: no answer after {len(_WAITS) + 1} tries: {reason}; what was answered is kept")
+    raise kind(f"{shown}: no answer after {tries} tries: {reason}; what was answered is kept")
 
 
 def open_server(url: str, name: str | None = None) -> ServedModel:
@@ -127,22 +228,22 @@ def open_server(url: str, name: str | None = None) -> ServedModel:
             raise UserError(f"{error}; name the model by --served_model, or end the address with /v1") from None
         logger.warning("%s: lists no models, so it is not known what %s was loaded from", mask_text(url), name)
         return ServedModel(url, name)
-    names = [str(each["id"]) for each in models]
+    names = [each.id for each in models]
     if name is None and len(names) != 1:
         raise UserError(f"--server {mask_text(url)} serves {', '.join(names) or 'no model'}; choose by --served_model")
     if name is not None and name not in names:
         raise UserError(f"--served_model {name}: the server has no such model; it serves {', '.join(names)}")
     found = models[0 if name is None else names.index(name)]
-    window = found.get("max_model_len") or (found.get("meta") or {}).get("n_ctx_train")
-    return ServedModel(url, str(found["id"]), window, found.get("root"), found.get("parent"))
+    window = found.max_model_len or (found.meta.n_ctx_train if found.meta else None)
+    root = None if (found.root or "").startswith("~") else found.root  # a home of that machine, not of this one
+    return ServedModel(url, found.id, window, root, found.parent)
 
 
-def list_models(url: str) -> list[dict[str, Any]]:
+def list_models(url: str) -> list[_Listed]:
     """List a server's models as it describes them."""
-    models = read_json(send("GET", f"{url}/models")).get("data")
-    if not isinstance(models, list) or not all(isinstance(each, dict) and "id" in each for each in models):
-        raise UserError(f"--server {mask_text(url)}: lists no models; give an address such as http://127.0.0.1:8000/v1")
-    return models
+    said = f"--server {mask_text(url)}: lists no models; give an address such as http://127.0.0.1:8000/v1"
+    read = partial(_read_whole, within_s=_LISTING_TIMEOUTS[1])
+    return read_as(_Listing, send("GET", f"{url}/models", read, timeout=_LISTING_TIMEOUTS), said, UserError).data
 
 
 @contextmanager
@@ -153,7 +254,7 @@ def serving_adapter(url: str, name: str, folder: Path, weights: str) -> Iterator
         ServerError: It cannot, or was not started so that it may.
     """
     url = url.rstrip("/")
-    base = open_server(url, next((str(each["id"]) for each in list_models(url) if not each.get("parent")), None))
+    base = open_server(url, next((each.id for each in list_models(url) if not each.parent), None))
     try:
         base.post("load_lora_adapter", {"lora_name": name, "lora_path": str(folder.resolve())})
     except RefusedError as error:
@@ -167,26 +268,16 @@ def serving_adapter(url: str, name: str, folder: Path, weights: str) -> Iterator
         base.post("unload_lora_adapter", {"lora_name": name})
 
 
-def read_json(response: requests.Response) -> dict[str, Any]:
-    """Read a response that has to be a JSON object."""
-    try:
-        data = response.json()
-    except requests.JSONDecodeError:
-        data = None
-    if not isinstance(data, dict):
-        raise ServerError(f"{mask_text(response.url)}: answered what is no JSON object: {response.text[:200]!r}")
-    return data
-
-
-def _explain(response: requests.Response) -> str:
+def _explain(body: bytes) -> str:
     """Give the server's own words: OpenAI's error object, or the text."""
     try:
-        said = response.json()
-        said = said.get("error", said)
-        text = said.get("message") or json.dumps(said) if isinstance(said, dict) else str(said)
-    except (requests.JSONDecodeError, AttributeError):
-        text = response.text
-    return mask_text(" ".join(text.split())[:300])
+        said = parse_json(body)
+    except NotJsonError:
+        said = body.decode("utf-8", "replace")
+    said = said.get("error", said) if isinstance(said, dict) else said
+    if isinstance(said, dict):
+        said = said.get("message") or json.dumps(said)
+    return mask_text(" ".join(str(said).split())[:300])
 
 
 def _read_wait(response: requests.Response) -> float:

@@ -13,6 +13,7 @@ from utils.config.sections.peft import AdapterSection
 from utils.config.sections.training import PLUGIN_KEYS, training_section
 from utils.core import registry
 from utils.core.errors import ConfigError
+from utils.metrics.metric import Metric
 
 _NEEDED = {
     "adapters": ("attach", "save", "load"),
@@ -35,7 +36,7 @@ def add_extension(folder: Path) -> None:
         added = registry.add_folder(folder)
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = _name_line(error, folder.resolve())
         raise ConfigError(f"{folder}/__init__.py: {line}{type(error).__name__}: {error}") from error
     if added is None:
@@ -58,7 +59,7 @@ def _find_problems(folder: Path) -> Iterator[str]:
         file = f"{package.replace('.', '/')}/{name}"
         try:
             plugin = registry.load(package, name)
-        except Exception as error:  # noqa: BLE001  whatever the user's code raises when it is imported
+        except (Exception, SystemExit) as error:  # noqa: BLE001  whatever the user's code raises when it is imported
             yield f"{file}: {_name_line(error, folder)}{type(error).__name__}: {error}"
             continue
         yield from (f"{file}: {each}" for each in _check_plugin(plugin, package, name, fields))
@@ -69,6 +70,8 @@ def _check_plugin(plugin: Any, package: str, name: str, fields: dict[str, str]) 
     for function in _NEEDED.get(package, ()):
         if not callable(getattr(plugin, function, None)):
             yield f"defines no {function}"
+    if package == "metrics" and not isinstance(plugin.METRIC, Metric):
+        yield "its METRIC is no Metric"
     kind = _CONFIGS.get(package)
     if kind is None:
         return
@@ -91,7 +94,7 @@ def _check_fields(config: type[Section], plugin: str, fields: dict[str, str]) ->
             yield f"{field} is a setting of {other} already; give it another name"
 
 
-def _name_line(error: Exception, folder: Path) -> str:
+def _name_line(error: BaseException, folder: Path) -> str:
     """Name the line of the user's own file on which it came."""
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: "

@@ -97,8 +97,9 @@ def push_run(path: Path, config: RunConfig, record: RunRecord, dry_run: bool) ->
         return {}
     repo = str(arguments.get("hub_model_id") or path.resolve().name)
     private = arguments.get("hub_private_repo") is not False
-    there = [each for each in config.training.hub_files if any(map(Path.is_file, path.glob(each)))]
-    for each in set(config.training.hub_files) - set(there):
+    wanted = config.training.hub_files
+    there = [each for each in wanted if Path(each).is_absolute() or any(map(Path.is_file, path.glob(each)))]
+    for each in set(wanted) - set(there):
         logger.warning("training.hub_files: %s names no file in %s", each, path)
     push = plan_push(path, repo, private, arguments.get("hub_revision"), there)
     logger.info("%s", "\n".join(describe(push, dry_run)))
@@ -193,6 +194,8 @@ def _list_beside(path: Path, model: Path, files: dict[str, Path | bytes]) -> dic
 
 def _include(path: Path, pattern: str) -> Iterator[tuple[str, Path]]:
     root = Path(os.path.realpath(path))
+    if Path(pattern).is_absolute():
+        raise UserError(f"--include {pattern}: a pattern starts at {path}, as 'eval_*/predictions.jsonl' does")
     found = [each for each in sorted(path.glob(pattern)) if each.is_file()]
     if not found:
         raise UserError(f"--include {pattern}: names no file in {path}")

@@ -62,6 +62,8 @@ def rehearse(config: RunConfig) -> None:
     if args.torch_compile:
         with _explain("accelerate refuses", "torch_compile_backend"):
             TorchDynamoPlugin(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+        with _explain("torch refuses", "torch_compile_mode"):
+            torch.compile(torch.square, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
     if not resolved.get("do_train", True):
         return
     weight = torch.nn.Parameter(torch.zeros(1, 1))

@@ -13,6 +13,7 @@ from traceback import extract_tb
 from typing import TYPE_CHECKING
 
 from utils.core.errors import LoraNsError
+from utils.core.library_errors import is_out_of_memory
 from utils.core.signals import deferred
 
 if TYPE_CHECKING:
@@ -69,13 +70,13 @@ def explain_out_of_memory(arguments: TrainingArguments, length_key: str) -> Iter
     """Turn the library's error into the settings to change, `length_key` among them.
 
     Raises:
-        MemoryExhaustedError: In place of torch.OutOfMemoryError.
+        MemoryExhaustedError: In place of torch.OutOfMemoryError, and of the RuntimeError that it raises on CPUs.
     """
-    import torch
-
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         first_line = (str(error).strip().splitlines() or ["out of memory"])[0]
         sentence = _advise(arguments, length_key, first_line)
     else:

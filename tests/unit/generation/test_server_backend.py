@@ -110,7 +110,7 @@ def test_a_port_where_nothing_listens_is_told(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(server, "_WAITS", ())
     with pytest.raises(ServerError, match=r"no answer after 1 tries: no server listens there"):
-        server.send("GET", "http://127.0.0.1:9/v1/models")
+        server.list_models("http://127.0.0.1:9/v1")
 
 
 def test_what_does_not_pass_is_told_in_a_sentence(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ def test_what_does_not_pass_is_told_in_a_sentence(server: ModelServer, monkeypat
         ([refuse(500)] * 3, ServerError, "no answer after 3 tries: 500 so busy; what was answered is kept"),
         ([drop] * 3, ServerError, "the connection was lost"),
         ([refuse(404)] * 4, RefusedError, "404 so busy"),
-        ([lambda handler: handler.reply(200, "<html>")], ServerError, "no JSON object: '<html>'"),
+        ([lambda handler: handler.reply(200, "<html>")], ServerError, "no completion .*JSON.*: <html>"),
         ([lambda handler: handler.reply(302, "", Location="http://127.0.0.1:9/")] * 4, RefusedError, "302"),
     ):
         server.faults[:] = faults

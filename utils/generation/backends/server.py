@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError, UserError
-from utils.core.json_files import NotJsonError, parse_json
 from utils.generation.backend import Generated
 from utils.generation.batching import Batching
 from utils.generation.decoding import cut_at_stop, read_generated
-from utils.generation.server import RefusedError, ServedModel, ServerError, read_json
+from utils.generation.server import RefusedError, ServedModel, ServerError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+_PADDING = 1024
+"""Tokens that a model has at most beside its tokenizer's: its vocabulary may be filled up to a round number."""
+_PIECES = 8
+"""Pieces of a stream to one token, at most."""
 
 
 class Backend:
@@ -78,15 +82,15 @@ class Backend:
         """See GenerationBackend; what the server sends is shown as it is."""
         if reason := self.explain_refusal(len(prompt)):
             raise DataError(f"the prompt {reason}")
-        response = self._model.post("completions", {**self._build_body(prompt, 0), "stream": True}, stream=True)
+        most = self._batching.count_space(len(prompt))
         text, num_pieces, ended_by = "", 0, None
-        for line in response.iter_lines():
-            if not line.startswith(b"data: {"):
-                continue
-            for choice in _read_piece(line).get("choices", ()):
-                text, num_pieces = text + choice["text"], num_pieces + bool(choice["text"])
-                ended_by = choice.get("finish_reason") or ended_by
-                show(choice["text"])
+        for piece in self._model.stream(self._build_body(prompt, 0)):
+            text, num_pieces = text + piece.text, num_pieces + bool(piece.text)
+            ended_by = piece.finish_reason or ended_by
+            show(piece.text)
+            if num_pieces > _PIECES * most:
+                raise ServerError(f"{self._model.name}: goes on writing behind the {most} tokens it was asked for")
+        self._check_end(ended_by or "connection")
         return Generated(text, num_pieces, ended_by == "stop")
 
     def _find_form(self) -> tuple[bool, bool]:
@@ -97,11 +101,11 @@ class Backend:
         for takes_ids, takes_more in product((True, False), repeat=2):
             body = {**request, "prompt": ids if takes_ids else self._as_text(ids)}
             try:
-                answer = read_json(self._model.post("completions", body | (self._list_more() if takes_more else {})))
+                answer = self._model.ask(body | (self._list_more() if takes_more else {}))
             except RefusedError as error:
                 refused = refused or error
                 continue
-            self._report_form(takes_ids, takes_more, len(ids), (answer.get("usage") or {}).get("prompt_tokens"))
+            self._report_form(takes_ids, takes_more, len(ids), answer.usage.prompt_tokens)
             return takes_ids, takes_more
         assert refused is not None, "nothing else ends the loop"
         raise refused
@@ -150,24 +154,29 @@ class Backend:
         return body | (self._list_more() if self._takes_more else {})
 
     def _ask(self, prompt: Sequence[int], number: int) -> Generated:
-        answer = read_json(self._model.post("completions", self._build_body(prompt, number)))
-        try:
-            choice = answer["choices"][0]
-            text, ended_by, ids = str(choice["text"]), choice.get("finish_reason"), choice.get("token_ids")
-        except (KeyError, IndexError, TypeError):
-            raise ServerError(f"{self._model.name}: answered what is no completion: {str(answer)[:200]}") from None
+        body = self._build_body(prompt, number)
+        answer = self._model.ask(body)
+        [choice] = answer.choices
+        text, ended_by, ids = choice.text, choice.finish_reason, choice.token_ids
+        self._check_end(ended_by)
         if ids:
+            self._check_ids(ids, body["max_tokens"])
             read = read_generated(self._tokenizer, ids, self._end_ids, self._stop, self._section.min_new_tokens)
             return replace(read, finished=read.finished or ended_by == "stop")
         text, has_stop = cut_at_stop(text, self._stop)
-        num_tokens = (answer.get("usage") or {}).get("completion_tokens") or len(self._tokenizer(text)["input_ids"])
-        return Generated(text, int(num_tokens), has_stop or ended_by == "stop")
+        num_tokens = answer.usage.completion_tokens or len(self._tokenizer(text)["input_ids"])
+        return Generated(text, num_tokens, has_stop or ended_by == "stop")
 
+    def _check_end(self, ended_by: str | None) -> None:
+        if ended_by in ("abort", "error", "connection"):
+            raise ServerError(f"{self._model.name}: an answer ends in its midst ({ended_by})")
 
-def _read_piece(line: bytes) -> dict[str, Any]:
-    """Read one event of a stream."""
-    try:
-        found: dict[str, Any] = parse_json(line.removeprefix(b"data: "))
-    except NotJsonError:
-        raise ServerError(f"the server sent what is no piece of an answer: {line[:200]!r}") from None
-    return found
+    def _check_ids(self, ids: Sequence[int], most: int) -> None:
+        """See to it that a server's tokens are the tokenizer's, and no more than it was asked for."""
+        if len(ids) > most:
+            raise ServerError(f"{self._model.name}: wrote {len(ids)} tokens where {most} were asked for at most")
+        if (largest := max(ids)) >= len(self._tokenizer) + _PADDING:
+            raise ServerError(
+                f"{self._model.name}: gives token {largest}, and the tokenizer here has {len(self._tokenizer)}; it "
+                "serves another model"
+            )
