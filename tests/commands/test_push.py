@@ -14,6 +14,7 @@ import yaml
 
 from tests.commands.in_process import command
 from tests.hub_server import Hub, commit_of, serve_hub
+from utils.api import load_run
 from utils.core.errors import ConfigError, UserError
 from utils.results.record import RunRecord, write_record
 from utils.run_config import load_run_config
@@ -192,6 +193,8 @@ def answer(run: str | Path) -> Any:
 def test_what_was_pushed_is_read_back_and_answers_the_same(hub, pushed, tmp_path):
     assert hub.repos["me/sums"]
     assert answer("hub:me/sums") == answer(pushed)
+    ours, theirs = (load_run(each).record.metrics for each in (pushed, "hub:me/sums"))
+    assert theirs == ours
     merged = command("merge_adapter", "--run", "hub:me/sums", "--output", tmp_path / "merged")
     assert merged["probe"]["top1_agreement"] == 1
     check_cards(tmp_path / "merged")
