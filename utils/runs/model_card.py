@@ -126,7 +126,7 @@ def build_card(
     chosen = {*config.peft.model_dump(exclude_defaults=True), *_SIZES} - {"method", "adapter_path"}
     method = {name: value for name, value in config.peft.model_dump().items() if name in chosen and _is_shown(value)}
     sections = [
-        f"---\n{head}\n---\n\n# {config.task_name}\n",
+        f"---\n{head}\n---\n\n# {_as_text(config.task_name)}\n",
         f"{_describe(config, base, dataset, made)}\n",
         _table(["metric", "value", "95 % interval", "protocol"], list_scores(record)),
         *(["## How it was made\n", _table(["", ""], made.rows)] if made else []),
@@ -272,8 +272,16 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     if not rows:
         return ""
     filled = [index for index in range(len(header)) if any(row[index] for row in rows)]
-    lines = [[each[index].replace("|", "\\|") for index in filled] for each in (header, ["---"] * len(header), *rows)]
+    lines = [
+        [_as_text(each[index]).replace("|", "\\|") for index in filled]
+        for each in (header, ["---"] * len(header), *rows)
+    ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _as_text(given: str) -> str:
+    """Write names and values so that Markdown shows them as they are: without tags and line breaks."""
+    return " ".join(given.split()).replace("<", "&lt;")
 
 
 def _name_base(config: RunConfig) -> str | None:

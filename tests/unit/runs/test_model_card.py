@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,17 @@ def test_scores_stand_in_the_hubs_metadata_with_their_protocol(tmp_path):
     assert "combined" not in card.text
     assert 'AutoModelForCausalLM.from_pretrained("Qwen/Qwen2.5-1.5B")' in card.text
     assert "vllm serve Qwen/Qwen2.5-1.5B --enable-lora" in card.text
+
+
+def test_names_are_texts_and_no_tags(tmp_path):
+    config = read(tmp_path, "Qwen/Qwen2.5-1.5B", None, method="lora")
+    tag = "<img src=x onerror=alert(1)>"
+    hostile = dataclasses.replace(config, task_name=f"{tag}\n# a second title")
+    record = RunRecord("success", "sums", "CAUSAL_LM", "lora", evaluation={f"{tag}\n": SET})
+    text = ModelCard(build_card(hostile, record, False)).text
+    assert tag not in text
+    assert "# &lt;img src=x onerror=alert(1)> # a second title\n" in text
+    assert "| &lt;img src=x onerror=alert(1)> em_strict x100 | 50.00 |" in text
 
 
 @pytest.mark.parametrize("method", ["lora", "none", "qst", "prefix-tuning"])
