@@ -61,6 +61,19 @@ def _link(name: str, target: str) -> Prepare:
     return lambda folder: (folder / name).symlink_to(target)
 
 
+def _seal(checkpoint: str, name: str, content: str) -> Prepare:
+    """Have a checkpoint's file written, and its new size listed: as long as it says, it counts as whole."""
+
+    def write(folder: Path) -> None:
+        (folder / checkpoint / name).write_text(content)
+        listed = folder / checkpoint / "complete.json"
+        manifest = json.loads(listed.read_text("utf-8"))
+        manifest["files"][name] = len(content)
+        listed.write_text(json.dumps(manifest))
+
+    return write
+
+
 def _flags() -> Iterator[BadInput]:
     """Flags and overrides of every command."""
     run, text = ("--run", "run"), ("--input_text", "dog")
@@ -151,6 +164,14 @@ def _settings() -> Iterator[BadInput]:
         yield BadInput("classifier", TRAIN, ("--config", "run.yaml", "--overwrite", each))
 
 
+def _checkpoints() -> Iterator[BadInput]:
+    """States of a checkpoint that transformers reads before anybody."""
+    for number, content in enumerate(('{"total_flos": ' + "[" * 10**5, '{"global_step": ' + "9" * 6000 + "}", "[]")):
+        words = ("--config", "run.yaml", "--resume", f"training.max_steps={5 + number}")
+        resealed = _seal("run/checkpoint-4", "trainer_state.json", content)
+        yield BadInput("classifier", TRAIN, words, said="trainer_state.json", prepare=resealed)
+
+
 def _rows() -> Iterator[BadInput]:
     """Rows that no table holds, to train on and to answer."""
     good = [{"sentence": f"a dog {n}", "label": n % 2} for n in range(24)]
@@ -212,5 +233,6 @@ ALL: Mapping[str, Callable[[], Iterator[BadInput]]] = {
     "flags": _flags,
     "settings": _settings,
     "rows": _rows,
+    "checkpoints": _checkpoints,
     "extensions": _extensions,
 }

@@ -82,6 +82,8 @@ class LoraNsTrainer(Trainer):
         """
         announce_processes(self.args)
         self.resume = Resume(resume_from_checkpoint)
+        if self.resume.source is not None:
+            self.resume.read_state()  # before transformers, which looks at nothing that it reads there
         limit = self.writer.limit = self.args.save_total_limit
         self.args.save_total_limit = None
         try:
