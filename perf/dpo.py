@@ -54,6 +54,10 @@ def main() -> None:
 
 def _train(options: argparse.Namespace) -> dict[str, Any]:
     """Train one kind; the first step is not timed."""
+    from utils.core.logs import prepare_libraries
+
+    if options.kind != "trl":  # as train.py does
+        prepare_libraries()
     from transformers import AutoTokenizer, TrainerCallback
 
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer, trust_remote_code=False)
@@ -95,6 +99,7 @@ def _build(options: argparse.Namespace, rows: list[Any], tokenizer: Any, folder:
     from transformers import TrainingArguments
     from trl import DPOConfig, DPOTrainer
 
+    from utils.adapters.lora.fused_layer import fuse_lora_layers
     from utils.tasks.dpo.section import DpoSection
     from utils.tasks.dpo.trainer import DpoTrainer
     from utils.tasks.preference.batches import REFERENCE, PreferenceCollator
@@ -113,6 +118,7 @@ def _build(options: argparse.Namespace, rows: list[Any], tokenizer: Any, folder:
     ])  # fmt: skip
     if options.kind != "padded":
         require_separate_documents(model)
+    fuse_lora_layers(model)
     trainer = DpoTrainer(
         model=model, section=DpoSection(), args=TrainingArguments(**shared), train_dataset=pairs,
         data_collator=PreferenceCollator(tokenizer.pad_token_id, padding_free=options.kind != "padded"),

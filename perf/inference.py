@@ -149,9 +149,9 @@ def _run_ours(options: argparse.Namespace, folder: Path) -> Result:
 
 def _call_inference(folder: Path, *words: str) -> Result:
     """Do what the command line does; give its JSON object."""
-    from utils.core.logs import silence_libraries
+    from utils.core.logs import prepare_libraries
 
-    silence_libraries()
+    prepare_libraries()
     script = import_module("inference")  # this file has the same name
     given = ["--model", str(folder / "model"), "--input_file", str(folder / "rows.jsonl"), "--json", *words]
     answer: Result = script.main(script.build().parse_args(given))

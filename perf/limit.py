@@ -94,7 +94,10 @@ def _now(device: str) -> float:
 
 def main() -> None:
     """Print for each kind its tokens a second, the limit's, the share, and where the time goes."""
+    from utils.core.logs import prepare_libraries
+
     options = _parse()
+    prepare_libraries()  # as train.py does
     for kind in options.kinds:
         _measure(kind, options)
 

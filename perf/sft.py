@@ -27,6 +27,7 @@ from perf.processes import give_result, run_process  # noqa: E402  after the pat
 from perf.small_llama import build_small_llama, list_arguments  # noqa: E402
 
 KINDS = ("plain", "trl", "padded", "ours", "packed", "bf16")
+OURS = ("ours", "packed", "bf16")
 LENGTH = 512
 
 
@@ -59,6 +60,10 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     """Train one kind; the first step is not timed."""
     import resource
 
+    from utils.core.logs import prepare_libraries
+
+    if options.kind in OURS:  # as train.py does
+        prepare_libraries()
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer, trust_remote_code=False)
@@ -97,6 +102,7 @@ def build_trainer(options: argparse.Namespace, rows: Any, tokenizer: Any, folder
     from trl import SFTConfig, SFTTrainer
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+    from utils.adapters.lora.fused_layer import fuse_lora_layers
     from utils.tasks.sft.building import pack_rows
     from utils.tasks.sft.trainer import CausalTrainer
     from utils.trainer.varlen_attention import require_separate_documents
@@ -113,9 +119,10 @@ def build_trainer(options: argparse.Namespace, rows: Any, tokenizer: Any, folder
         collate: Any = DataCollatorForSeq2Seq(tokenizer)
         trainer: Any = Trainer(model, TrainingArguments(**shared), collate, rows.remove_columns("length"))
     else:
-        flattened = kind in ("ours", "packed", "bf16")
+        flattened = kind in OURS
         if flattened:
             require_separate_documents(model)
+            fuse_lora_layers(model)
         collate = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id, padding_free=flattened)
         trainer = (SFTTrainer if kind == "trl" else CausalTrainer)(
             model=model, args=SFTConfig(**shared, **own), data_collator=collate, train_dataset=rows,

@@ -12,7 +12,7 @@ from typing import Any
 from utils.config.run_config import RunConfig
 from utils.config.yaml_text import dump_yaml
 from utils.core.errors import UserError
-from utils.core.logs import silence_libraries, start_logs
+from utils.core.logs import prepare_libraries, start_logs
 from utils.core.project import ROOT
 from utils.results.record import RunRecord, read_record
 from utils.run_config import load_run_config
@@ -48,7 +48,7 @@ class Run:
         from utils.inference.request import ModelChoice, Request
         from utils.inference.session import answer_request
 
-        silence_libraries()
+        prepare_libraries()
         request = Request(ModelChoice(run=str(self.folder)), tuple(texts), generation=generation, as_json=True)
         request.check()
         answers: list[dict[str, Any]] = answer_request(request)["answers"]
@@ -74,7 +74,7 @@ def train(config: RunConfig, *, resume: str | None = None, overwrite: bool = Fal
     """
     started = time.monotonic()
     start_logs()
-    silence_libraries()
+    prepare_libraries()
     folder, record = _load_train_script().train(config, resume, overwrite, started)
     return Run(folder.path, config, record)
 

@@ -179,9 +179,9 @@ def _ask(requests: list[str]) -> list[Count]:
 
 def answer() -> None:
     """Count what standard input asks for, and print the counts."""
-    from utils.core.logs import silence_libraries
+    from utils.core.logs import prepare_libraries
 
-    silence_libraries()
+    prepare_libraries()
     sys.stdout.write(json.dumps([vars(_count(request)) for request in json.load(sys.stdin)]))
 
 

@@ -167,9 +167,9 @@ def main() -> None:
 def _import_libraries() -> None:
     """Import what runs need, and where that does not start CUDA all modules of the library with what they need."""
     from utils.cli.command_line import list_gpus
-    from utils.core.logs import silence_libraries
+    from utils.core.logs import prepare_libraries
 
-    silence_libraries()
+    prepare_libraries()
     names = [*_LIBRARIES]
     # peft imports bitsandbytes, which asks each GPU what it can do.
     if not list_gpus() or not is_installed("bitsandbytes"):

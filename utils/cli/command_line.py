@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from utils.cli.other_flags import PAGES, explain_flags
 from utils.core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LoraNsError, UserError
 from utils.core.library_errors import explain_machine
-from utils.core.logs import is_main_process, silence_libraries, start_logs
+from utils.core.logs import is_main_process, prepare_libraries, start_logs
 from utils.core.project import VERSION, as_called
 from utils.core.secrets import forget_secrets, learn_command, mask_text, mask_tree
 from utils.core.signals import Interrupted
@@ -95,7 +95,7 @@ def run_cli(main: Callable[[argparse.Namespace], Answer], parser: argparse.Argum
 
 def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Namespace) -> int:
     start_logs()
-    silence_libraries()
+    prepare_libraries()
     sys.excepthook = _show_masked
     answer_file = _reserve_stdout() if arguments.json else None
     try:

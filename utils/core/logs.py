@@ -43,11 +43,13 @@ def start_logs() -> None:
     ours.setLevel(logging.INFO if is_main_process() else logging.ERROR)
 
 
-def silence_libraries() -> None:
+def prepare_libraries() -> None:
     """Turn down library messages that a user can do nothing about; errors still come through.
 
-    Call it before the libraries are imported: it sets environment variables that they read then.
+    Call it before the libraries are imported: it sets environment variables that they read then. By one of them torch
+    asks Linux for its tensors in pages of 2 MiB, which it is given, and given zeroed, several times faster.
     """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DATASETS_VERBOSITY", "error")

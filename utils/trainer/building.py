@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from transformers import TrainingArguments
 
+from utils.adapters.lora.fused_layer import fuse_lora_layers
 from utils.adapters.training_hooks import find_hooks
 from utils.core.errors import ConfigError, Problem, UserError
 from utils.trainer.base import LoraNsTrainer
 from utils.trainer.callbacks import add_callbacks
-from utils.trainer.launch import count_launched, find_sharding, resolve_deepspeed, stand_alone
+from utils.trainer.launch import count_launched, find_sharding, is_sharded, resolve_deepspeed, stand_alone
 from utils.trainer.tracking import name_run, open_swanlab, tag_run
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def build_trainer(kind: type[_Trainer], config: RunConfig, **parts: Any) -> _Tra
         ConfigError: A callback of the user's cannot be had.
     """
     open_swanlab(config)
+    if not is_sharded(config.arguments):  # ZeRO-3 gathers the weights of layers that are called, A's and B's own
+        fuse_lora_layers(parts["model"])
     trainer = kind(**parts)
     section = config.training
     add_callbacks(trainer, section)

@@ -1,8 +1,8 @@
 """Attention within documents of one flattened row: nothing is padded but the attention itself, nothing leaks.
 
 The rows of a batch stand one after another in a single row, and every layer but attention sees real tokens only.
-Here attention takes the documents apart again, each attends to itself alone, causally. Documents of like length
-share a call; what pads the shorter ones comes after them, where a causal query never looks.
+Here attention takes the documents apart again: each attends to itself alone, causally, in a call of its own. Sharing
+calls among documents of like length was slower, as gathering and scattering their tokens takes longer than attending.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ logger = logging.getLogger(__name__)
 
 NAME = "documents"
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
-_GROUPS = "lora_ns_groups"
-_LONGEST = "lora_ns_longest"
+_LENGTHS = "lora_ns_lengths"
 _LARGEST_HEAD = 256
 _AMPERE = (8, 0)
 _PROBE_LENGTHS = (5, 9, 2)
@@ -60,18 +59,16 @@ def attend_within_documents(  # noqa: PLR0913, PLR0917  the signature is the lib
     window = kwargs.get("sliding_window")
     if _has_kernel(query, value, dropout):
         return _attend_by_kernel(query, key, value, cu_seq_lens_q, scaling, window)[None], None
-    groups = _group_documents(cu_seq_lens_q, query.shape[2])
-    parts = []
-    for index, is_real in groups:
-        queries, keys, values = (each[0][:, index].transpose(0, 1) for each in (query, key, value))
-        mask = _window_mask(window, index)
-        attended = scaled_dot_product_attention(
+    lengths = _list_lengths(cu_seq_lens_q, query.shape[2])
+    attended = []
+    for queries, keys, values in zip(*(each.split(lengths, dim=2) for each in (query, key, value)), strict=True):
+        mask = _window_mask(window, queries)
+        part = scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )  # fmt: skip
-        parts.append(attended.transpose(1, 2)[is_real])
-    order = torch.cat([index[is_real] for index, is_real in groups]).argsort()
-    return torch.cat(parts)[order][None], None
+        attended.append(part.transpose(1, 2))
+    return torch.cat(attended, dim=1), None
 
 
 @contextmanager
@@ -165,12 +162,7 @@ def _attend_by_kernel(
     window: int | None,
 ) -> torch.Tensor:
     """Attend within documents in one call, without index or mask; the result has shape (tokens, heads, head_dim)."""
-    longest = getattr(boundaries, _LONGEST, None)
-    if longest is None:  # once for a batch: it waits for the GPU
-        if int(boundaries[-1]) != query.shape[2]:
-            raise NotImplementedError("there are tokens outside of the documents")
-        longest = int(boundaries.diff().max())
-        setattr(boundaries, _LONGEST, longest)
+    longest = max(_list_lengths(boundaries, query.shape[2]))
     places = boundaries.to(torch.int32)
     attended: torch.Tensor = _find_kernel()(
         *(each[0].transpose(0, 1).contiguous() for each in (query, key, value)), places, places, longest, longest,
@@ -179,37 +171,24 @@ def _attend_by_kernel(
     return attended
 
 
-def _group_documents(boundaries: torch.Tensor, num_tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Group documents of which the longest is less than twice as long as the shortest.
-
-    Computed once for a batch, as all layers are handed the same tensor: reading lengths from a GPU waits for it.
-
-    Returns:
-        For each group the tokens' places, shape (documents, longest), and which of them are real.
-    """
-    known: list[tuple[torch.Tensor, torch.Tensor]] | None = getattr(boundaries, _GROUPS, None)
+def _list_lengths(boundaries: torch.Tensor, num_tokens: int) -> list[int]:
+    """Give the documents' lengths, read once a batch: layers share the tensor, and reading waits for a GPU."""
+    known: list[int] | None = getattr(boundaries, _LENGTHS, None)
     if known is not None:
         return known
-    starts, lengths = boundaries.long()[:-1], boundaries.long().diff()
     if int(boundaries[-1]) != num_tokens:
         raise NotImplementedError("there are tokens outside of the documents")
-    powers = lengths.clamp(min=1).float().log2().floor().long()  # equal for lengths from 2^n to below 2^(n+1)
-    groups = []
-    for power in powers.unique().tolist():
-        members = (powers == power) & (lengths > 0)
-        steps = torch.arange(int(lengths[members].max()), device=starts.device)[None]
-        last = lengths[members][:, None] - 1  # a shorter document is filled up with its own last token
-        groups.append((starts[members][:, None] + torch.minimum(steps, last), steps <= last))
-    setattr(boundaries, _GROUPS, groups)
-    return groups
+    lengths: list[int] = boundaries.diff().tolist()
+    setattr(boundaries, _LENGTHS, lengths)
+    return lengths
 
 
-def _window_mask(window: int | None, index: torch.Tensor) -> torch.Tensor | None:
-    """Let a token see the last `window` tokens, itself among them; None where all documents are as short as that."""
-    longest = index.shape[1]
-    if window is None or longest <= window:
+def _window_mask(window: int | None, query: torch.Tensor) -> torch.Tensor | None:
+    """Let a token see the last `window` tokens, itself among them; None for a document that is as short as that."""
+    length = query.shape[2]
+    if window is None or length <= window:
         return None
-    steps = torch.arange(longest, device=index.device)
+    steps = torch.arange(length, device=query.device)
     distance = steps[:, None] - steps[None]
     return (distance >= 0) & (distance < window)
 

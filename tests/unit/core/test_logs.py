@@ -15,9 +15,9 @@ from utils.core.logs import TELEMETRY_SWITCHES
 ROOT = Path(__file__).parents[3]
 SCRIPT = """
 import json, os
-from utils.core.logs import TELEMETRY_SWITCHES, silence_libraries, start_logs
+from utils.core.logs import TELEMETRY_SWITCHES, prepare_libraries, start_logs
 start_logs()
-silence_libraries()
+prepare_libraries()
 import logging
 logging.getLogger("utils.x").warning("the hub at https://me:secret@example.org refused %s", os.environ["HF_TOKEN"])
 from huggingface_hub import constants
