@@ -6,6 +6,7 @@ process of its own. What does not fit is reported. One JSON is written, and a ta
   python perf/gpu.py --output outputs/gpu.json
   python perf/gpu.py --shapes llama-3.2-1b --lengths 2048 --methods lora qst
   python perf/gpu.py --small            # minutes on a CPU: shows that every case runs
+  python perf/gpu.py --device cpu --shapes pair --tokens 2048 --steps 4 --kinds ours plain trl   # memory, two layers
 """
 
 from __future__ import annotations
@@ -81,6 +82,10 @@ def _run_process(case: dict[str, Any]) -> dict[str, Any]:
 
 def _run_case(case: dict[str, Any]) -> dict[str, Any]:
     """Train a case for some steps; the first ones are not timed."""
+    from utils.core.logs import prepare_libraries
+
+    if case["kind"] in ("ours", "packed"):  # as train.py does
+        prepare_libraries()
     import torch
     from transformers import TrainerCallback
 
@@ -163,7 +168,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--output", default="outputs/gpu.json", metavar="FILE")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--small", action="store_true", help="one small shape on the CPU, two steps a case")
-    parser.add_argument("--shapes", nargs="+", default=[each for each in SHAPES if each != "small"], choices=SHAPES)
+    parser.add_argument("--shapes", nargs="+", default=[*SHAPES][:4], choices=SHAPES)
     parser.add_argument("--lengths", nargs="+", type=int, default=[512, 2048, 8192])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--kinds", nargs="+", default=None, choices=KINDS)

@@ -18,6 +18,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "qwen2.5-7b": {"model_type": "qwen2", "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944,
                    "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
                    "tie_word_embeddings": False},
+    "pair": {"model_type": "llama", "vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 4096,
+             "num_hidden_layers": 2, "num_attention_heads": 16, "num_key_value_heads": 4, "tie_word_embeddings": True},
     "small": {"model_type": "llama", "vocab_size": 1024, "hidden_size": 64, "intermediate_size": 128,
               "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True},
 }  # fmt: skip
@@ -82,6 +84,7 @@ def build_trainer(case: dict[str, Any], rows: Any, batch: int, folder: str) -> A
     from trl import SFTConfig, SFTTrainer
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+    from utils.adapters.lora.fused_layer import fuse_lora_layers
     from utils.tasks.sft.building import pack_rows
     from utils.tasks.sft.trainer import CausalTrainer
     from utils.trainer.varlen_attention import require_separate_documents
@@ -106,6 +109,7 @@ def build_trainer(case: dict[str, Any], rows: Any, batch: int, folder: str) -> A
         flattened = kind in ("ours", "packed")
         if flattened:
             require_separate_documents(model)
+            fuse_lora_layers(model)
         collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=flattened)
         own = {
             "max_length": None,
@@ -126,6 +130,7 @@ def _build_dpo(case: dict[str, Any], model: Any, rows: Any, shared: dict[str, An
     from transformers import TrainingArguments
     from trl import DPOConfig, DPOTrainer
 
+    from utils.adapters.lora.fused_layer import fuse_lora_layers
     from utils.tasks.dpo.section import DpoSection
     from utils.tasks.dpo.trainer import DpoTrainer
     from utils.tasks.preference.batches import PreferenceCollator
@@ -141,6 +146,7 @@ def _build_dpo(case: dict[str, Any], model: Any, rows: Any, shared: dict[str, An
             model=model, args=arguments, train_dataset=Dataset.from_list(pairs), processing_class=_tokenizer(case)
         )
     require_separate_documents(model)
+    fuse_lora_layers(model)
     pairs = []
     for prompt, answer in split:
         masked, other = [-100] * len(prompt), answer[::-1]
