@@ -112,11 +112,8 @@ def test_options_that_contradict_each_other_are_refused(words, sentence, run, tm
 
 
 def test_a_package_that_is_missing_is_one_sentence(run, tmp_path, monkeypatch):
-    import importlib.util
-
-    found = importlib.util.find_spec
-    absent = ("gguf", "bitsandbytes")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in absent else found(name, *rest))
+    for module in ("formats", "gguf_facts"):
+        monkeypatch.setattr(f"utils.merging.{module}.is_installed", lambda name: name not in {"gguf", "bitsandbytes"})
     for words, package in ((("--format", "gguf"), "gguf"), (("--quantize", "int8"), "bitsandbytes")):
         with pytest.raises(UserError, match=f"needs the package {package}, which is not installed; run pip install"):
             command("merge_adapter", "--run", run, "--output", tmp_path / "it", *words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from packaging.version import Version
 from torch.utils.data import Sampler, SequentialSampler
@@ -51,6 +51,8 @@ class LoraNsTrainer(Trainer):
     lr_scheduler: Any
     on_full_disk: Literal["continue", "stop"] = "continue"
     try_longest: bool | Literal["auto"] = "auto"
+    FUSES_LORA: ClassVar[bool] = True
+    """Whether LoRA's layers may round otherwise than peft's for speed."""
 
     def __init__(self, *, learning_rates: Mapping[str, float] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

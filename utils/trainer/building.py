@@ -39,8 +39,7 @@ def build_trainer(kind: type[_Trainer], config: RunConfig, **parts: Any) -> _Tra
         ConfigError: A callback of the user's cannot be had.
     """
     open_swanlab(config)
-    # Classifiers keep the very losses of a plain Trainer; ZeRO-3 gathers the weights of layers that are called, as A.
-    if config.task_type == "CAUSAL_LM" and not is_sharded(config.arguments):
+    if kind.FUSES_LORA and not is_sharded(config.arguments):  # ZeRO-3 gathers the weights of layers that are called
         fuse_lora_layers(parts["model"])
     trainer = kind(**parts)
     section = config.training

@@ -15,6 +15,8 @@ from utils.trainer.processes import count_real_rows
 class ClassificationTrainer(LoraNsTrainer):
     """A Trainer whose evaluation's loss is the mean over rows, each counted once, however they were batched."""
 
+    FUSES_LORA = False  # the losses are those of a plain Trainer, to the bit
+
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Evaluate a batch; rows that only fill up the last one of several processes leave the loss alone."""
         loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
