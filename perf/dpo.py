@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from perf.processes import give_result, run_process  # noqa: E402  after the path of the library
-from perf.small_llama import build_small_llama, list_arguments  # noqa: E402
+from perf.small_llama import build_small_llama, list_arguments  # noqa: E402  the same
 
 KINDS = ("trl", "padded", "ours", "precomputed")
 
