@@ -1,1 +1,1 @@
-"""Reading configurations: strict sections, YAML with line numbers, overrides, one report of all mistakes."""
+"""Configuration files: strict sections, YAML with line numbers, overrides, one report of all mistakes."""

@@ -1,4 +1,4 @@
-"""A mapping of plain values, with the file and line of every one of them."""
+"""A mapping of plain values that knows the file and line of each value."""
 
 from __future__ import annotations
 

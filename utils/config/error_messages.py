@@ -1,4 +1,4 @@
-"""Turns pydantic's errors into sentences: what was found, what would be right, the nearest valid name."""
+"""Turns pydantic's errors into sentences: the value found, what is allowed, and the nearest valid name."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic.fields import FieldInfo
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 _PLURALS = {"a whole number": "whole numbers", "a number": "numbers", "a mapping": "mappings"}
 _BOUNDS = {"gt": "above", "ge": "from", "lt": "below", "le": "up to", "min_length": "of a length from"}
-MOST_SHOWN = 50
-_MEANT = {
+MAX_SHOWN = 50
+_SYNONYMS = {
     "dora": ("lora", "lora with use_dora: true"), "rslora": ("lora", "lora with use_rslora: true"),
     "lora_plus": ("loraplus_lr_ratio", "loraplus_lr_ratio"), "loraplus": ("loraplus_lr_ratio", "loraplus_lr_ratio"),
     **dict.fromkeys(
@@ -35,7 +35,7 @@ _MEANT = {
         ("lora_r", "r", "rank", "lora_rank"), ("init_r", "init_r (at the start) and target_r (at the end)")
     ),
 }  # fmt: skip
-"""Words that others use, the valid name that has to be there, and the suggestion."""
+"""Terms from other tools, with the valid name each requires and the suggestion to show."""
 
 
 def explain_errors(
@@ -45,20 +45,20 @@ def explain_errors(
     document: Document,
     elsewhere: dict[str, str],
 ) -> Iterator[Problem]:
-    """Explain every mistake in the section at `path`, one problem per key.
+    """Yield one problem per key for every mistake in the section at `path`.
 
-    `elsewhere` says of keys of other sections where they belong, for misplaced ones.
+    `elsewhere` maps keys of other sections to a hint where they belong.
     """
     seen: set[KeyPath] = set()
     errors = error.errors()
-    if len(errors) > MOST_SHOWN:
-        message = f"{len(errors) - MOST_SHOWN:,} mistakes more in this section; only the first are named"
+    if len(errors) > MAX_SHOWN:
+        message = f"{len(errors) - MAX_SHOWN:,} more mistakes in this section; only the first are shown"
         yield Problem(message, ".".join(path), document.place_of(path))
-    for details in errors[:MOST_SHOWN]:
+    for details in errors[:MAX_SHOWN]:
         keys, field = _resolve(details["loc"], section)
         where = (*path, *keys)
         if where in seen:
-            continue  # the other branches of a union: one sentence names all of them
+            continue  # another branch of the same union; one sentence already covers all branches
         seen.add(where)
         code: Code = "wrong_value"
         if details["type"] == "extra_forbidden":
@@ -75,17 +75,17 @@ def explain_errors(
 
 
 def suggest(name: str, known: list[str] | tuple[str, ...]) -> str:
-    """Say which valid name is nearest, or name them all when they are few."""
-    if meant := _find_meant(name, known):
+    """Suggest the nearest valid name, or list all valid names when there are few."""
+    if meant := _find_synonym(name, known):
         return f"; did you mean {meant}?"
     near = get_close_matches(name.lower(), known, n=1)
     if near:
         return f"; did you mean {near[0]}?"
-    return name_all(known)
+    return list_all(known)
 
 
 def describe_type(annotation: Any) -> str:
-    """Say in words what a field takes."""
+    """Describe the values a field accepts."""
     origin = get_origin(annotation)
     if origin is Literal:
         return "one of: " + ", ".join(str(value) for value in get_args(annotation))
@@ -97,11 +97,11 @@ def describe_type(annotation: Any) -> str:
     parts = get_args(annotation)
     if parts:
         return " or ".join(describe_type(part) for part in parts)
-    return _WORDS.get(annotation, "a mapping" if isinstance(annotation, type) else "another value")
+    return _TYPE_NAMES.get(annotation, "a mapping" if isinstance(annotation, type) else "another value")
 
 
 def _resolve(location: tuple[int | str, ...], section: type[Section]) -> tuple[KeyPath, FieldInfo | None]:
-    """Follow an error's location through nested sections; list indices and union tags are no keys."""
+    """Follow an error's location through nested sections, ignoring list indices and union tags."""
     keys: list[str] = []
     field: FieldInfo | None = None
     owner: type[Section] | None = section
@@ -139,30 +139,30 @@ def _unknown_key(key: str, owner: type[Section], elsewhere: dict[str, str]) -> s
     known = [*owner.model_fields, *owner.ALIASES]
     if key in elsewhere:
         return f"not a key of this section; {elsewhere[key]}"
-    if _find_meant(key, known):
+    if _find_synonym(key, known):
         return f"unknown key{suggest(key, known)}"
-    near = find_misspelt(key, known)
-    return f"unknown key; did you mean {owner.ALIASES.get(near, near)}?" if near else f"unknown key{name_all(known)}"
+    near = find_misspelled(key, known)
+    return f"unknown key; did you mean {owner.ALIASES.get(near, near)}?" if near else f"unknown key{list_all(known)}"
 
 
-def find_misspelt(key: str, known: Iterable[str]) -> str | None:
-    """Find the key that another one is a misspelling of; a key that is only similar means something else.
+def find_misspelled(key: str, known: Iterable[str]) -> str | None:
+    """Find the known key that `key` is a misspelling of, if any.
 
-    `use_qalora` is not `use_rslora`: every part has to be the same but for a letter or two, or for its end.
+    Similar is not enough: `use_qalora` is not `use_rslora`. Each part must match but for a letter or two, or its end.
     """
-    parts = _parts(key)
-    close = [each for each in known if len(_parts(each)) == len(parts) and all(map(_is_typo, parts, _parts(each)))]
-    joined = [each for each in known if "".join(_parts(each)) == "".join(parts)]
-    longer = [each for each in known if len(key) > 3 and each.startswith(key.lower())]
+    parts, split = _split_key(key), {each: _split_key(each) for each in known}
+    close = [each for each, its in split.items() if len(its) == len(parts) and all(map(_is_typo, parts, its))]
+    joined = [each for each, its in split.items() if "".join(its) == "".join(parts)]
+    longer = [each for each in split if len(key) > 3 and each.startswith(key.lower())]
     return next(iter((*joined, *get_close_matches(key.lower(), close, n=1, cutoff=0), *longer)), None)
 
 
-def _parts(key: str) -> list[str]:
+def _split_key(key: str) -> list[str]:
     return [part for part in re.split(r"[_-]|(?<=[a-z])(?=[A-Z])", key) if part]
 
 
 def _is_typo(one: str, other: str) -> bool:
-    """Tell whether two words differ by one letter, two neighbours that changed places, or in long ones by two."""
+    """Return whether two words differ by one letter, by two swapped neighbors or, if long, by two letters."""
     one, other = one.lower(), other.lower()
     if one == other:
         return True
@@ -173,14 +173,14 @@ def _is_typo(one: str, other: str) -> bool:
     return longer - same <= (2 if shorter > 7 else 1) and same > (0 if same == shorter else 1)
 
 
-def name_all(known: Sequence[str]) -> str:
-    """Name all valid keys when they are few."""
+def list_all(known: Sequence[str]) -> str:
+    """List all valid keys when there are few."""
     return f"; use one of: {', '.join(known)}" if 0 < len(known) <= 20 else "; see configs/template.yaml"
 
 
-def _find_meant(name: str, known: list[str] | tuple[str, ...]) -> str | None:
-    """Say what a word of others is called here, where that is valid."""
-    valid, meant = _MEANT.get(name.lower(), (None, None))
+def _find_synonym(name: str, known: list[str] | tuple[str, ...]) -> str | None:
+    """Look up a term from another tool, and suggest its name here if that name is valid."""
+    valid, meant = _SYNONYMS.get(name.lower(), (None, None))
     return meant if valid in known else None
 
 

@@ -1,7 +1,7 @@
-"""Reads the fields of the installed libraries' config classes from their source, without importing them.
+"""Reads the fields of installed libraries' config classes from their source, without importing the libraries.
 
-Importing transformers' Trainer or peft costs 5 to 7 seconds; parsing one source file costs milliseconds and
-is right for whatever version is installed.
+Importing transformers' Trainer or peft takes 5 to 7 seconds; parsing one source file takes milliseconds and matches
+whatever version is installed.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ class InstalledField:
 
     name: str
     annotation: Any
-    """A type that pydantic can check; an enum becomes a Literal of its values."""
+    """Type that pydantic can check; an enum becomes a Literal of its values."""
     help: str
-    """The library's own sentence about it, empty when it has none."""
+    """The library's own description, or empty if there is none."""
     default: Any = None
-    """Its default, where that is written out."""
+    """Default value, if the source states it as a literal."""
     is_default_known: bool = False
-    """Whether it is; an enum's member or the result of a call is not."""
+    """Whether `default` could be read; enum members and results of calls cannot."""
 
 
 @cache
 def read_fields(module: str, class_name: str) -> dict[str, InstalledField]:
-    """Read the fields that a dataclass of a module itself declares (not those it inherits).
+    """Read the fields that a dataclass declares itself, excluding inherited fields.
 
     Raises:
-        UserError: The library is not installed, or its version has no such class.
+        UserError: The library is not installed, or the installed version has no such class.
     """
     tree = _parse(module)
     for node in tree.body:
@@ -55,7 +55,7 @@ def read_fields(module: str, class_name: str) -> dict[str, InstalledField]:
 
 
 def installed_version(package: str) -> str | None:
-    """Give the version of an installed distribution, or None."""
+    """Return the version of an installed distribution, or None if it is not installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -66,15 +66,15 @@ def installed_version(package: str) -> str | None:
 
 @cache
 def is_installed(module: str) -> bool:
-    """Tell whether a module could be imported; only packages above it are."""
+    """Return whether a module can be imported, without importing it (its parent packages are imported)."""
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a package above it
+    except ModuleNotFoundError:  # a parent package is missing
         return False
 
 
 def source_of(module: str) -> Path:
-    """Find the file of an installed library's module, without importing the library.
+    """Find the source file of an installed library's module, without importing the library.
 
     Raises:
         UserError: The library is not installed.
@@ -107,7 +107,7 @@ def _is_class_var(annotation: ast.expr) -> bool:
 
 
 def _default_of(value: ast.expr | None) -> tuple[Any, bool]:
-    """Read a default from `= 3`, `field(default=3)` or `field(default_factory=dict)`; and whether it is written out."""
+    """Read a default from `= 3`, `field(default=3)` or `field(default_factory=dict)`, and whether it was a literal."""
     factories: dict[str, Any] = {"dict": {}, "list": []}
     if isinstance(value, ast.Call):
         written = {keyword.arg: keyword.value for keyword in value.keywords}
@@ -131,7 +131,7 @@ def _help_of(value: ast.expr | None) -> str:
 
 
 def _type_of(node: ast.expr, module: str) -> Any:
-    """Translate an annotation to a type; what cannot be checked without the library becomes Any."""
+    """Translate an annotation to a type; anything that cannot be checked without the library becomes Any."""
     if isinstance(node, ast.Constant):
         return _type_of(ast.parse(node.value).body[0].value, module) if isinstance(node.value, str) else None  # type: ignore[attr-defined]
     if isinstance(node, ast.Name):
@@ -155,7 +155,7 @@ def _generic(name: str, inner: ast.expr, module: str) -> Any:
 
 
 def _union(types: list[Any]) -> Any:
-    """Join alternatives; `SomeEnum | str` means the enum's values only."""
+    """Join alternatives; `SomeEnum | str` is narrowed to the enum's values."""
     if any(kind is Any for kind in types):
         return Any
     if any(getattr(kind, "__origin__", None) is Literal for kind in types):
@@ -164,7 +164,7 @@ def _union(types: list[Any]) -> Any:
 
 
 def _alias(name: str, module: str) -> Any:
-    """Read `Name = Literal["a", "b"]` where the module defines it."""
+    """Resolve an alias such as `Name = Literal["a", "b"]` defined in the module."""
     for node in _parse(module).body:
         if isinstance(node, ast.Assign) and [ast.unparse(each) for each in node.targets] == [name]:
             return _type_of(node.value, module) if isinstance(node.value, ast.Subscript) else Any
@@ -173,7 +173,7 @@ def _alias(name: str, module: str) -> Any:
 
 @cache
 def _enum_values(name: str, module: str) -> Any:
-    """Read an enum's values where the module defines or imports it."""
+    """Read the values of an enum that the module defines or imports."""
     for node in ast.walk(_parse(module)):
         if isinstance(node, ast.ClassDef) and node.name == name:
             values = [line.value.value for line in node.body if _is_member(line)]  # type: ignore[attr-defined]
@@ -186,7 +186,7 @@ def _enum_values(name: str, module: str) -> Any:
 
 
 def _package_above(module: str, level: int) -> str:
-    """Name the package that a relative import starts from: one dot is the module's own."""
+    """Return the package that a relative import starts from; one dot means the module's own package."""
     steps = level - 1 if source_of(module).name == "__init__.py" else level
     return module.rsplit(".", steps)[0]
 

@@ -1,4 +1,4 @@
-"""The whole configuration as one typed object, its resolved form for files, and its fingerprint."""
+"""The whole configuration as one typed object, with its resolved YAML form and its fingerprint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from utils.core import registry
 _S = TypeVar("_S", bound=Section)
 
 EXTENSIONS = "extensions"
-"""The folder in a run's that holds copies of its extensions."""
+"""Subfolder of a run that holds copies of its extensions."""
 _REPORTING = frozenset(
     {"training.run_name", "training.wandb", *(f"training.wandb.{name}" for name in WandbSection.model_fields)}
 )
@@ -42,7 +42,7 @@ RESUMABLE_KEYS = _REPORTING | frozenset(
     "results.formats", "results.language", "evaluation.steps", "evaluation.at_end", "evaluation.sets",
     "evaluation.max_samples", "generation.batch_size", "generation.max_batch_tokens",
 }  # fmt: skip
-"""Keys that may change on resume; all others decide what the numbers are."""
+"""Keys that may change on resume; every other key affects the run's numbers."""
 
 BEST_KEYS = frozenset(
     {
@@ -50,7 +50,7 @@ BEST_KEYS = frozenset(
         "training.early_stopping_threshold",
     }
 )  # fmt: skip
-"""Keys that may change on resume where scores of generated answers choose the best checkpoint: all are in a file."""
+"""Keys that may also change on resume if scores of generated answers choose the best checkpoint: all are on file."""
 
 _NOT_IN_FINGERPRINT = _REPORTING | frozenset(
     {
@@ -65,10 +65,10 @@ _NOT_IN_FINGERPRINT = _REPORTING | frozenset(
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, read and checked."""
+    """One run, read and validated."""
 
     source: str
-    """The file it was read from."""
+    """File it was read from."""
     task_name: str
     task_type: str
     seed: int
@@ -78,53 +78,53 @@ class RunConfig:
     training: OwnTrainingSection
     results: ResultsSection
     task: str
-    """The folder of `utils/tasks` that task_type and sections stand for."""
+    """Task (a folder of `utils/tasks`) selected by task_type and the sections present."""
     length_key: str
-    """The setting that bounds the tokens of a row."""
+    """Dotted key of the setting that limits a row's length in tokens."""
     task_sections: Mapping[str, Section]
-    """What the task reads beside these: `sft`, `generation`, `evaluation`."""
+    """Sections that only this task reads, such as `sft`, `generation` or `evaluation`."""
     extensions: tuple[str, ...]
-    """Folders of plug-ins of the user's own, absolute."""
+    """Absolute paths of the user's plug-in folders."""
     arguments: dict[str, Any]
-    """What TrainingArguments is built from: the file's fields over our defaults."""
+    """Arguments for TrainingArguments: the file's fields over our defaults."""
     notices: tuple[str, ...] = ()
-    """What was read under an older name or left out."""
+    """Notes on keys read under an older name or ignored."""
     warnings: tuple[str, ...] = ()
-    """Settings without effect."""
+    """Warnings about settings without effect."""
     document: Document = field(default_factory=Document, compare=False, repr=False)
-    """What was written, and where."""
+    """The values as written, with their locations."""
 
     def place_of(self, key: str) -> str:
-        """Give `file:line` of a dotted key, or of the nearest section that was written."""
+        """Return `file:line` of a dotted key, or of the nearest enclosing key that was written."""
         return self.document.place_of(tuple(key.split(".")))
 
     def find_section(self, kind: type[_S]) -> _S | None:
-        """Give the section of this class, None where the run reads none."""
+        """Return the section of this class, or None if the run has none."""
         return next((each for each in self._sections.values() if isinstance(each, kind)), None)
 
     def section_named(self, name: str) -> Section | None:
-        """Give a section by its name in the file, None where the run reads none."""
+        """Return a section by its name in the file, or None if the run has none."""
         return self._sections.get(name)
 
     def section(self, kind: type[_S]) -> _S:
-        """Give the section of this class, which the run reads: `config.section(InstructionSection)`."""
+        """Return the section of this class, which the run must have: `config.section(InstructionSection)`."""
         found = self.find_section(kind)
         assert found is not None, f"task {self.task} reads no {kind.__name__}"
         return found
 
     @property
     def generation(self) -> GenerationSection:
-        """The `generation:` section."""
+        """The `generation:` section, or its defaults if the task has none."""
         return self.find_section(GenerationSection) or GenerationSection()
 
     @property
     def evaluation(self) -> EvaluationSection:
-        """The `evaluation:` section; of a task that generates nothing, one that asks for nothing."""
+        """The `evaluation:` section; for a task that generates nothing, one that never evaluates."""
         return self.find_section(EvaluationSection) or EvaluationSection(at_end=False)
 
     @property
     def max_length(self) -> int:
-        """Tokens that a row may have."""
+        """Maximum number of tokens in a row."""
         section, _, key = self.length_key.partition(".")
         found: int = getattr(self.task_sections.get(section, self.dataset), key)
         return found
@@ -135,7 +135,7 @@ class RunConfig:
         return {**common, **self.task_sections}
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the resolved file: it can be read again and means the same run."""
+        """Return the resolved configuration, which reads back as the same run."""
         extended: dict[str, Any] = {"extensions": list(self.extensions)} if self.extensions else {}
         sections: dict[str, Any] = {
             "task_name": self.task_name,
@@ -145,22 +145,22 @@ class RunConfig:
             "model": self.model.model_dump(),
             "peft": self.peft.model_dump(exclude={"task_type"}),
             "dataset": self.dataset.model_dump(),
-            "training": {**self.training.dump(), **self._lasting_arguments()},
+            "training": {**self.training.dump(), **self._process_independent_arguments()},
             "results": self.results.model_dump(),
         }
         sections |= {name: section.dump() for name, section in self.task_sections.items()}
-        return {name: _write_plainly(section) for name, section in sections.items()}
+        return {name: _normalize_numbers(section) for name, section in sections.items()}
 
-    def _lasting_arguments(self) -> dict[str, Any]:
-        """Leave out what follows from the number of processes: another number does not make another run."""
+    def _process_independent_arguments(self) -> dict[str, Any]:
+        """Drop arguments that depend on the number of processes, so that changing it does not make another run."""
         if not self.training.global_batch_size:
             return self.arguments
         ceiling = "per_device_train_batch_size"
-        lasting = {name: self.arguments[name] for name in self.arguments if name != "gradient_accumulation_steps"}
-        return {**lasting, ceiling: self.training.arguments.get(ceiling, DEFAULT_ROWS)}
+        kept = {name: self.arguments[name] for name in self.arguments if name != "gradient_accumulation_steps"}
+        return {**kept, ceiling: self.training.arguments.get(ceiling, DEFAULT_ROWS)}
 
     def to_yaml(self, in_run: bool = False) -> str:
-        """Write the resolved file as YAML; in a run's folder, extensions are its own copies of them."""
+        """Return the resolved configuration as YAML; `in_run` points `extensions` at the copies in the run's folder."""
         if in_run and self.extensions:
             return replace(
                 self, extensions=tuple(f"{EXTENSIONS}/{Path(each).name}" for each in self.extensions)
@@ -168,20 +168,20 @@ class RunConfig:
         return dump_yaml(self.to_dict())
 
     def hash_extensions(self) -> dict[str, str]:
-        """Hash the files of every extension, by its name."""
+        """Hash the files of each extension, by its name."""
         return {Path(each).name: registry.hash_folder(Path(each)) for each in self.extensions}
 
     def fingerprint(self) -> str:
-        """Hash what decides the run's numbers; names, folders and logging do not."""
+        """Hash everything that affects the run's numbers; names, folders and logging are excluded."""
         flat = flatten(self.to_dict())
         if self.extensions:
             flat["extensions"] = self.hash_extensions()
-        kept = {key: value for key, value in flat.items() if key not in _without_weight(flat)}
+        kept = {key: value for key, value in flat.items() if key not in _irrelevant_keys(flat)}
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Write nested mappings as dotted keys."""
+    """Flatten nested mappings to dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value:
@@ -192,22 +192,22 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def find_differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Compare two resolved configurations; keys that cannot change the numbers do not count.
+    """Compare two resolved configurations, ignoring keys that cannot affect the numbers.
 
-    A key that the old one lacks, since an earlier version wrote it, has its default there.
+    A key missing from the old one, because an earlier version wrote it, counts as its default.
 
     Returns:
         The old and new value by dotted key, None where a key is absent.
     """
     before, after = flatten(_fill_defaults(old, new)), flatten(new)
     for each in (before, after):
-        each.pop("extensions", None)  # inputs.json knows what is in them
-    keys = sorted((before.keys() | after.keys()) - (_without_weight(before) & _without_weight(after)))
+        each.pop("extensions", None)  # compared by content, in inputs.json
+    keys = sorted((before.keys() | after.keys()) - (_irrelevant_keys(before) & _irrelevant_keys(after)))
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 
 def _fill_defaults(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Give keys of ours that an older resolved configuration lacks the values that they have where none is written."""
+    """Fill keys missing from an older resolved configuration with their defaults."""
     classes: dict[str, type[Section]] = {
         "model": ModelSection, "training": OwnTrainingSection, "results": ResultsSection,
         "peft": registry.load("adapters", new["peft"]["method"]).Config,
@@ -217,26 +217,26 @@ def _fill_defaults(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         classes |= {name: build() for name, build in registry.load("tasks", task).Task.sections().items()}
     filled = dict(old)
     for section in classes.keys() & new.keys():
-        if not isinstance(old.get(section), dict):  # an older task's, or a damaged file
+        if not isinstance(old.get(section), dict):  # written by an older task, or damaged
             continue
         missing = new[section].keys() - old[section].keys()
         fields = {name: each for name, each in classes[section].model_fields.items() if name in missing}
         defaults = {name: each.get_default(call_default_factory=True) for name, each in fields.items()}
         plain = {name: each.model_dump() if isinstance(each, Section) else each for name, each in defaults.items()}
-        filled[section] = {**_write_plainly(plain), **old[section]}
+        filled[section] = {**_normalize_numbers(plain), **old[section]}
     return filled
 
 
-def _without_weight(flat: dict[str, Any]) -> frozenset[str]:
-    """Name the keys that cannot change the numbers; with a global batch, how it is split cannot either."""
+def _irrelevant_keys(flat: dict[str, Any]) -> frozenset[str]:
+    """Return the keys that cannot affect the numbers, including how a global batch is split."""
     split = {"training.per_device_train_batch_size"} if flat.get("training.global_batch_size") else set()
     return _NOT_IN_FINGERPRINT | split
 
 
-def _write_plainly(value: Any) -> Any:
-    """Write 16.0 as 16, so that a default and the same number read from a file are one."""
+def _normalize_numbers(value: Any) -> Any:
+    """Normalize 16.0 to 16, so that a default equals the same number read from a file."""
     if isinstance(value, dict):
-        return {key: _write_plainly(inner) for key, inner in value.items()}
+        return {key: _normalize_numbers(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_write_plainly(inner) for inner in value]
+        return [_normalize_numbers(inner) for inner in value]
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value

@@ -1,4 +1,4 @@
-"""The strict base of every section: unknown keys refused, values never silently cast, frozen after reading."""
+"""The strict base of every section: unknown keys are rejected, values never silently cast, instances frozen."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _TOO_LARGE = 2**63
 
 GENERATED: dict[str, Any] = {"use_attribute_docstrings": False}
-"""Class keywords of sections that are made at run time: pydantic would look for a source that they do not have."""
+"""Class keywords for sections created at run time, which have no source for pydantic to read docstrings from."""
 
 
 class Section(BaseModel):
-    """One section of the YAML file; its fields' docstrings become the documentation."""
+    """One section of the YAML file; its field docstrings become the documentation."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -28,16 +28,16 @@ class Section(BaseModel):
     )
 
     ALIASES: ClassVar[dict[str, str]] = {}
-    """Older or other spellings of this section's keys: `{"r": "lora_r"}`."""
+    """Older or alternative spellings of this section's keys: `{"r": "lora_r"}`."""
 
     def dump(self) -> dict[str, Any]:
-        """Give the section as it stands in a resolved file."""
+        """Return the section as written to a resolved file."""
         return self.model_dump()
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_silent_cast(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true for a number, and read a number in whatever way it is written."""
+        """Reject booleans given for numbers, and accept numbers in any notation."""
         assert info.field_name is not None
         kinds = _plain_types(cls.model_fields[info.field_name].annotation)
         if isinstance(value, list):
@@ -47,7 +47,7 @@ class Section(BaseModel):
 
 
 def list_choices(annotation: Any) -> tuple[Any, ...]:
-    """List the values of a Literal, also of one among other types."""
+    """List the values of all Literals in an annotation, including those in a union."""
     parts = (annotation, *get_args(annotation))
     return tuple(value for part in parts if get_origin(part) is Literal for value in get_args(part))
 
@@ -65,7 +65,7 @@ def _read_number(value: Any, kinds: set[Any]) -> Any:
 
 
 def _plain_types(annotation: Any) -> set[Any]:
-    """Flatten `float | list[int] | None` to the scalar types it holds at its top level."""
+    """Return the types of a union such as `float | list[int] | None`, or the single type."""
     if get_origin(annotation) not in (Union, UnionType):
         return {annotation}
     return set().union(*map(_plain_types, get_args(annotation)))

@@ -1,4 +1,4 @@
-"""YAML read safely: YAML 1.2's scalars, every value with its file and line, files and `key=value` words alike."""
+"""Safe YAML: YAML 1.2's scalars, with the file and line of every value, from files and `key=value` arguments."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from utils.core.errors import ConfigError, Problem
 from utils.core.project import ROOT
 from utils.core.secrets import learn_text, learn_value
 
-_MAX_NODES = 20_000  # far above any configuration, far below what nested aliases can blow up to
+_MAX_NODES = 20_000  # far above any configuration, far below what nested aliases can expand to
 _MAX_DEPTH = 50
 MAX_BYTES = 500_000
-"""A configuration has some kilobytes; reading ten megabytes of YAML takes minutes."""
-_FEW_BYTES = 10_000  # libyaml has no bound of its own: nested deep enough, a text ends the process
+"""A configuration has a few kilobytes; parsing ten megabytes of YAML takes minutes."""
+_FEW_BYTES = 10_000  # libyaml has no depth limit: a text nested deeply enough crashes the process
 _TOO_MANY = f"more than {_MAX_NODES:,} values, counted with what aliases repeat; no configuration has so many"
 _ENDLESS = "mappings, lists or aliases nest without end"
 
 TAG = "tag:yaml.org,2002:"
 CORE_KINDS = ("str", "int", "float", "bool", "null")
-"""What a scalar may be; other tags, such as !!python/object, are refused."""
+"""The allowed scalar types; other tags, such as !!python/object, are rejected."""
 
 
 class CoreLoader(yaml.SafeLoader):
-    """SafeLoader with the scalar rules of YAML 1.2's core schema, and digits in groups as in 1.1: 10_000."""
+    """SafeLoader with the scalar rules of YAML 1.2's core schema, plus digit groups as in 1.1: 10_000."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
 
 
 class FastCoreLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The same by libyaml, where PyYAML has it: ten times faster, with shorter messages."""
+    """The same with libyaml, if PyYAML was built with it: ten times faster, with terser messages."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
 
 
 class CoreDumper(yaml.SafeDumper):
-    """SafeDumper that quotes every text which YAML 1.1 or 1.2 would read as something else, such as `1e5`."""
+    """SafeDumper that quotes every string which YAML 1.1 or 1.2 would read as another type, such as `1e5`."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write a list that stands in two places twice."""
+        """Write a list out in full each time it occurs."""
         return True
 
 
@@ -68,7 +68,7 @@ _WORDS: dict[str, dict[str, bool | None]] = {
 
 
 def parse_scalar(kind: str, text: str) -> Any:
-    """Read the text of a scalar, without its quotes, as one of CORE_KINDS.
+    """Parse the text of an unquoted scalar as one of CORE_KINDS.
 
     Raises:
         ValueError: An explicit tag contradicts the text: `!!int many`.
@@ -86,7 +86,7 @@ def parse_scalar(kind: str, text: str) -> Any:
 
 
 def dump_yaml(data: dict[str, Any]) -> str:
-    """Write plain values as YAML that any reader understands, ours included."""
+    """Write plain values as YAML that any parser reads the same way."""
     return yaml.dump(data, Dumper=CoreDumper, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -94,7 +94,7 @@ def read_document(path: str | Path) -> Document:
     """Read a YAML file whose top level is a mapping.
 
     Raises:
-        ConfigError: The file is missing, unreadable, not UTF-8, empty, not YAML, not a mapping, or holds
+        ConfigError: The file is missing, unreadable, not UTF-8, empty, not YAML, not a mapping, or has
             duplicate keys.
     """
     source = str(path)
@@ -111,20 +111,20 @@ def read_document(path: str | Path) -> Document:
 
 
 def parse_value(text: str) -> Any:
-    """Read one value in YAML syntax, as overrides are written: `3e-4`, `null`, `[a, b]`, `{bits: 4}`.
+    """Parse one value in YAML syntax, as overrides are written: `3e-4`, `null`, `[a, b]`, `{bits: 4}`.
 
     Raises:
-        ConfigError: The text is not YAML, or holds duplicate keys.
+        ConfigError: The text is not YAML, or has duplicate keys.
     """
     root = _compose(text, "command line")
     return None if root is None else _Reader("command line").read(root)
 
 
 def read_bounded(path: Path) -> bytes:
-    """Read a file that is to be a configuration, of a pipe too.
+    """Read a configuration file, which may be a pipe.
 
     Raises:
-        ConfigError: It is far too large to be one.
+        ConfigError: The file is far too large to be a configuration.
         OSError: It cannot be read.
     """
     with path.open("rb") as file:
@@ -169,11 +169,11 @@ def _similar_file(path: Path) -> str:
 
 
 def _compose(text: str, source: str) -> yaml.Node | None:
-    """Parse to nodes with YAML 1.2's scalars, so that `off` is a word and `2e-5` a number."""
+    """Parse into nodes with YAML 1.2's scalars, so that `off` is a string and `2e-5` a number."""
     learn_text(text)
     try:
         if len(text) < _FEW_BYTES:
-            with suppress(yaml.YAMLError, UnicodeEncodeError):  # the slower one says what is wrong
+            with suppress(yaml.YAMLError, UnicodeEncodeError):  # the slower parser explains the mistake
                 return yaml.compose(text, Loader=FastCoreLoader)
         return yaml.compose(text, Loader=CoreLoader)
     except yaml.MarkedYAMLError as error:
@@ -199,7 +199,7 @@ def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
 
 
 class _Reader:
-    """Turns nodes into plain values, noting places, duplicate keys and runaway aliases."""
+    """Converts nodes to plain values, recording locations and rejecting duplicate keys and runaway aliases."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -209,7 +209,7 @@ class _Reader:
         self._open: set[int] = set()
 
     def read(self, root: yaml.Node) -> Any:
-        """Convert a whole document; its mistakes are raised together."""
+        """Convert a whole document, raising all of its mistakes together."""
         value = self._value(root, ())
         if self.problems:
             raise ConfigError(self.problems)
@@ -234,7 +234,7 @@ class _Reader:
         return value
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
-        """Convert a mapping; `<<` brings in another one beneath its own keys."""
+        """Convert a mapping; keys merged in with `<<` rank below its own."""
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if key_node.tag == f"{TAG}merge":
@@ -248,7 +248,7 @@ class _Reader:
                 continue
             key, line = key_node.value, key_node.start_mark.line + 1
             if key in lines:
-                self._report(f"the key stands twice (first on line {lines[key]}); keep one", (*path, key), key_node)
+                self._report(f"the key appears twice (first on line {lines[key]}); keep one", (*path, key), key_node)
             lines.setdefault(key, line)
             here = (*path, key)
             self.places[here] = SourceLocation(self.source, line)
@@ -286,7 +286,7 @@ def _kind(node: yaml.Node) -> str:
 
 
 def read_overrides(overrides: Sequence[str]) -> Document:
-    """Read overrides into a document; a later one wins over an earlier one of the same key.
+    """Parse overrides into a document; later overrides of a key take precedence.
 
     Raises:
         ConfigError: A value is not YAML.

@@ -61,7 +61,7 @@ def _describe(request: SetSection, job: Job) -> ScoredSplits:
     spec = _choose_split(spec, request.split, section)
     if not is_own:
         spec = _without_training_rows(spec, request.split)
-    labels = {key: request.shown_label + key for key in spec.eval_splits}  # mnli, and mnli_mm for mismatched
+    labels = {key: request.resolved_label + key for key in spec.eval_splits}  # mnli, and mnli_mm for mismatched
     known = {split: suffix for suffix, split in own_splits.items()} if is_own else {}
     suffixes = {key: known[split] for key, split in spec.eval_splits.items() if split in known}
     return ScoredSplits(section, spec, labels, suffixes)

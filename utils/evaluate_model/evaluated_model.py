@@ -180,7 +180,7 @@ def open_run(
     evaluation = config.find_section(EvaluationSection)
     known = evaluation.set_sections if evaluation is not None else None
     _refuse_scripts(trained.config, known or (), consent)
-    labelled = {each.shown_label: each for each in known or ()}
+    labelled = {each.resolved_label: each for each in known or ()}
     own = OwnSets(config.dataset.name, labelled, load_task(config.task).row_type())
     if not words and known is None and is_row_file(path := str(checked.get(("dataset", "path")) or "")):
         words = (path,)

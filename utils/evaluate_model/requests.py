@@ -38,7 +38,7 @@ def read_requests(words: Sequence[str], own: OwnSets | None) -> tuple[SetSection
         UserError: A word names nothing that could be a set, or two results would have one label.
     """
     sections = tuple(_read_word(word, own) for word in words)
-    labels = [each.shown_label for each in sections]
+    labels = [each.resolved_label for each in sections]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise UserError(
             f"--set: two sets are called {twice[0]}; give one of them another label: '{{name: ..., label: ...}}'"

@@ -158,7 +158,7 @@ def _expand(plugin: str, section: SetSection, config: InstructionSection) -> lis
     """Give the sets as which a dataset has a named one scored, with their labels."""
     expand = getattr(registry.load("datasets", plugin), "expand", None)
     if expand is None:
-        return [(section.shown_label, config)]
+        return [(section.resolved_label, config)]
     parts: list[tuple[str, InstructionSection]] = expand(config)
     if section.label is None:
         return parts

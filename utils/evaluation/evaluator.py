@@ -83,7 +83,7 @@ def build_identity(
 ) -> dict[str, Any]:
     """Name all that decides what is written, by part: what a folder's identity.json holds."""
     section = resolve_generation(generation, known)
-    settings = section.list_deciding()
+    settings = section.answer_settings()
     if section.temperature > 0:
         settings["seed"] = known.seed
     settings["stop"] = sorted({*section.stop, *known.stop})

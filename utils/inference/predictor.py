@@ -168,7 +168,7 @@ class WritingModel:
         self._prompt_builder = prompt_builder
         self._limits = PromptLimits(generation.max_new_tokens, find_window(model), official=True)
         self._backend = open_backend(model, encoder.tokenizer, generation, prompt_builder.stop, ends, seed=seed)
-        settings = {**generation.list_deciding(), "stop": sorted({*generation.stop, *prompt_builder.stop})}
+        settings = {**generation.answer_settings(), "stop": sorted({*generation.stop, *prompt_builder.stop})}
         self._settings = [settings, list(ends), seed if generation.temperature else 0, encoder.fingerprint]
 
     def encode(self, question: Example) -> Prompt:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, create_model
 
 from utils.cli.other_flags import PROGRAMS, explain_key
 from utils.config.document import Document, SourceLocation
-from utils.config.error_messages import MOST_SHOWN, explain_errors, find_misspelt, name_all, suggest
+from utils.config.error_messages import MAX_SHOWN, explain_errors, find_misspelled, list_all, suggest
 from utils.config.section import GENERATED, Section
 from utils.config.sections.model import ModelSection
 from utils.config.sections.peft import AdapterSection
@@ -191,12 +191,12 @@ class SectionReader:
             page = f"docs/from_{theirs.replace('-', '').lower()}.md"
             message = f"the keys are {theirs}'s; {page} says how they are written here"
             self.problems.insert(0, Problem(message, "", self.document.place_of((unknown[0],)), "unknown_key"))
-        for key in unknown[:MOST_SHOWN]:
-            near = find_misspelt(key, known)
-            message = f"unknown section{f'; did you mean {near}?' if near else '' if theirs else name_all(known)}"
+        for key in unknown[:MAX_SHOWN]:
+            near = find_misspelled(key, known)
+            message = f"unknown section{f'; did you mean {near}?' if near else '' if theirs else list_all(known)}"
             place = elsewhere.get(key) or explain_key(key)
             self._report(key, f"not a section; {place}" if place else message, "unknown_key")
-        if (left := len(unknown) - MOST_SHOWN) > 0:
+        if (left := len(unknown) - MAX_SHOWN) > 0:
             self._report("", f"{left:,} unknown sections more; only the first are named", "unknown_key")
 
     def _report(self, path: str, message: str, code: Code) -> None:

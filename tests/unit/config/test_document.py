@@ -91,8 +91,8 @@ def test_of_several_merged_mappings_the_first_wins(write: Write) -> None:
         (b"a: 1\nb: \xff\n", "FILE:2  not UTF-8 text (byte 0xff); save the file as UTF-8"),
         ("a: 1\n".encode("utf-16"), "FILE:1  not UTF-8 text (byte 0xff); save the file as UTF-8"),
         (b"a: 1\nb: \x00\n", "FILE:2  not YAML: the character U+0000 is not allowed in a text file; take it out"),
-        ("a: {b: 1,\n c: 2,\n b: 3}\n", "FILE:3  a.b: the key stands twice (first on line 1); keep one"),
-        ("a: [{b: 1, b: 3}]\n", "FILE:1  a.0.b: the key stands twice (first on line 1); keep one"),
+        ("a: {b: 1,\n c: 2,\n b: 3}\n", "FILE:3  a.b: the key appears twice (first on line 1); keep one"),
+        ("a: [{b: 1, b: 3}]\n", "FILE:1  a.0.b: the key appears twice (first on line 1); keep one"),
         (
             "a: !!python/object/apply:os.system [ls]\n",
             "FILE:1  a: the tag !!python/object/apply:os.system is not allowed",
@@ -151,7 +151,7 @@ def test_thousands_of_keys_are_read_and_laid_over_in_seconds(tmp_path: Path) -> 
     inspection = inspect_run_config(tmp_path / "b.yaml")
     assert time.process_time() - started < 20
     assert len(inspection.problems) < 100
-    assert any("17,950 mistakes more in this section" in problem.message for problem in inspection.problems)
+    assert any("17,950 more mistakes in this section" in problem.message for problem in inspection.problems)
 
 
 def test_a_long_chain_of_aliases_ends(write: Write) -> None:
@@ -162,8 +162,8 @@ def test_a_long_chain_of_aliases_ends(write: Write) -> None:
 def test_all_duplicates_in_one_report(write: Write) -> None:
     problems = read_problems(write("seed: 1\npeft: {a: 1, a: 2}\nseed: 2\n"))
     assert problems == [
-        "FILE:2  peft.a: the key stands twice (first on line 2); keep one",
-        "FILE:3  seed: the key stands twice (first on line 1); keep one",
+        "FILE:2  peft.a: the key appears twice (first on line 2); keep one",
+        "FILE:3  seed: the key appears twice (first on line 1); keep one",
     ]
 
 
@@ -179,7 +179,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 
 
 def test_parse_value_refuses_duplicate_keys() -> None:
-    with pytest.raises(ConfigError, match="stands twice"):
+    with pytest.raises(ConfigError, match="appears twice"):
         parse_value("{a: 1, a: 2}")
 
 

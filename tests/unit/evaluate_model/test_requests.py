@@ -30,23 +30,23 @@ def _read(word, own=None):
 )
 def test_spellings(word, name, subset, split, label):
     section = _read(word)
-    assert (section.name, section.subset, section.split, section.shown_label) == (name, subset, split, label)
+    assert (section.name, section.subset, section.split, section.resolved_label) == (name, subset, split, label)
 
 
 def test_several_subsets_of_a_set():
     section = _read("longbench:hotpotqa,repobench-p@test[:5]")
     assert (section.name, section.subset, section.subsets) == ("longbench", None, ["hotpotqa", "repobench-p"])
     assert (section.split, section.label) == ("test[:5]", None)
-    assert _read("longbench:trec").shown_label == "longbench_trec"
+    assert _read("longbench:trec").resolved_label == "longbench_trec"
 
 
 def test_a_path_is_taken_whole(tmp_path):
     odd = tmp_path / "a:b@c.jsonl"
     odd.write_text("{}\n")
     section = _read(str(odd))
-    assert (section.name, section.subset, section.split, section.shown_label) == (str(odd), None, None, "a_b_c")
+    assert (section.name, section.subset, section.split, section.resolved_label) == (str(odd), None, None, "a_b_c")
     cut = _read(f"{odd}@train[:5]")
-    assert (cut.name, cut.split, cut.shown_label) == (str(odd), "train[:5]", "a_b_c_train_5")
+    assert (cut.name, cut.split, cut.resolved_label) == (str(odd), "train[:5]", "a_b_c_train_5")
 
 
 def test_keys_behind_a_question_mark(tmp_path):
@@ -59,7 +59,7 @@ def test_keys_behind_a_question_mark(tmp_path):
     assert section.metrics == ["token_f1"]
     assert section.dataset == {"answer_column": "solution", "on_bad_row": "drop"}
     other = _read(f"{file}?name=gsm8k")
-    assert (other.name, other.path, other.shown_label) == ("gsm8k", str(file), "rows")
+    assert (other.name, other.path, other.resolved_label) == ("gsm8k", str(file), "rows")
     for word, said in ((f"{file}?label", "no key=value"), (f"{file}?max_samples=0", "max_samples")):
         with pytest.raises(UserError, match=said):
             _read(word)

@@ -37,47 +37,47 @@ _TYPES_OF_BITS = {4: ("nf4", "fp4"), 8: ("int8",)}
 _DEFAULT_TYPE = {4: "nf4", 8: "int8"}
 
 
-_NEEDED = {
+_REQUIRED_KEYS = {
     "llama3": ("low_freq_factor", "high_freq_factor"),
     "longrope": ("short_factor", "long_factor"),
 }
 
 
 class RopeScalingSection(Section):
-    """Stretches rotary positions beyond the length that a model was trained with."""
+    """Extends rotary positions beyond the length that a model was trained with."""
 
     rope_type: Literal["linear", "dynamic", "yarn", "llama3", "longrope"]
-    """linear (position interpolation), dynamic (NTK by length), yarn, llama3 or longrope, as transformers has them."""
+    """linear (position interpolation), dynamic (NTK by length), yarn, llama3 or longrope, as in transformers."""
     factor: float = Field(gt=1)
-    """The stretched length over the original one: 4.0 makes 131,072 of 32,768 positions."""
+    """Ratio of the new length to the original one: 4.0 makes 131,072 of 32,768 positions."""
     original_max_position_embeddings: int | None = Field(None, ge=1)
-    """The length that the model was trained with; null: that of its config.json."""
+    """Length that the model was trained with; null: read from its config.json."""
     attention_factor: float | None = Field(None, gt=0)
-    """yarn, longrope: scales the attention; null: by the method's own formula."""
+    """yarn, longrope: scale of the attention; null: the method's own formula."""
     beta_fast: float | None = None
     """yarn: where extrapolation begins; null: 32."""
     beta_slow: float | None = None
     """yarn: where interpolation begins; null: 1."""
     low_freq_factor: float | None = None
-    """llama3: needed."""
+    """llama3: required."""
     high_freq_factor: float | None = None
-    """llama3: needed."""
+    """llama3: required."""
     short_factor: list[float] | None = None
-    """longrope: needed; a factor for each half dimension of a head."""
+    """longrope: required; one factor for each of the head_dim / 2 dimensions."""
     long_factor: list[float] | None = None
-    """longrope: needed."""
+    """longrope: required; one factor for each of the head_dim / 2 dimensions."""
 
     @model_validator(mode="before")
     @classmethod
     def _older_name(cls, values: Any) -> Any:
-        """Read `type`, as older config.json files have it."""
+        """Accept `type`, the key in older config.json files."""
         if isinstance(values, dict) and "type" in values and "rope_type" not in values:
             return {("rope_type" if key == "type" else key): value for key, value in values.items()}
         return values
 
     @model_validator(mode="after")
-    def _complete(self) -> RopeScalingSection:
-        lacking = [name for name in _NEEDED.get(self.rope_type, ()) if getattr(self, name) is None]
+    def _check_required(self) -> RopeScalingSection:
+        lacking = [name for name in _REQUIRED_KEYS.get(self.rope_type, ()) if getattr(self, name) is None]
         if lacking:
             raise ValueError(f"rope_type {self.rope_type} needs {' and '.join(lacking)}")
         return self
@@ -101,7 +101,7 @@ class QuantizationSection(Section):
     double_quant: bool = True
     """4 bits only: quantize the scales as well, which saves about 0.4 bits per weight."""
     compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """4 bits only: the precision in which the unpacked weights are multiplied."""
+    """4 bits only: precision of the matrix multiplications, for which the weights are dequantized."""
 
     @model_validator(mode="before")
     @classmethod
@@ -121,12 +121,12 @@ class QuantizationSection(Section):
         return _spell_dtype(value)
 
     @model_validator(mode="after")
-    def _agree(self) -> QuantizationSection:
+    def _check_bits(self) -> QuantizationSection:
         allowed = _TYPES_OF_BITS[self.bits]
         if self.type not in allowed:
             raise ValueError(f"type {self.type} contradicts bits {self.bits}; use {' or '.join(allowed)}")
         if self.bits == 8:
-            # A default cannot be told from a resolved file read again, so only other values are refused.
+            # A resolved file states defaults too, so only other values are rejected.
             for name in ("double_quant", "compute_dtype"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} has no effect with 8 bits; remove it, or use bits: 4")
@@ -156,43 +156,42 @@ class ModelSection(Section):
     name_or_path: str
     """Hub name such as `Qwen/Qwen2.5-1.5B`, or a folder that holds config.json and safetensors weights."""
     revision: str | None = None
-    """Branch, tag or commit on the hub; null: the main branch. The commit that it meant is recorded."""
+    """Branch, tag or commit on the hub; null: the main branch. The resolved commit is recorded."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Precision of the weights in memory. auto: the one named in the checkpoint's config.json (`dtype`), else
-    the one its first floating-point weight is stored in; never the precision of the computation, which
-    training.bf16 and training.fp16 set."""
+    """Precision of the weights in memory. auto: the `dtype` in the checkpoint's config.json, else that of its first
+    floating-point weight. It never sets the precision of the computation; training.bf16 and training.fp16 do."""
     attn_implementation: str = "sdpa"
-    """Attention code: sdpa, eager, flash_attention_2 (3, 4), flex_attention, or the hub name of a kernel.
-    Where an architecture has no sdpa, eager is used and a warning says so."""
+    """Attention code: sdpa, eager, flash_attention_2 (3, 4), flex_attention, or the hub name of a kernel. If an
+    architecture has no sdpa, eager is used with a warning."""
     trust_remote_code: bool = False
     """Run Python code that the checkpoint ships; only for checkpoints whose code you have read."""
     allow_pickle: bool = False
-    """Load weights that are not safetensors (pytorch_model.bin, adapter_model.bin): such a file can hold code, and
-    only torch's restricted reader stands between it and this machine."""
+    """Load weights that are not safetensors (pytorch_model.bin, adapter_model.bin): such a file can contain code, and
+    only torch's restricted unpickler protects this machine from it."""
     token: bool | None = None
-    """true: log in to the hub with HF_TOKEN or the stored login; false: never; null: where the hub wants it.
+    """true: authenticate to the hub with HF_TOKEN or the stored login; false: never; null: only if the hub requires it.
     The secret itself is never written here."""
     device_map: str | dict[str, int | str] | None = None
     """Placement over several devices, such as auto; null: the trainer places the model."""
     quantization: QuantizationSection | None = None
-    """Store the frozen base in fewer bits: nf4, fp4, int8, or a mapping; null: as the checkpoint is stored, which may
-    be quantized itself (GPTQ, AWQ, torchao, bitsandbytes ...)."""
+    """Store the frozen base in fewer bits: nf4, fp4, int8, or a mapping; null: as the checkpoint stores it, which may
+    already be quantized (GPTQ, AWQ, torchao, bitsandbytes ...)."""
     rope_scaling: RopeScalingSection | None = None
-    """Stretch rotary positions beyond the length the model was trained with: {rope_type: yarn, factor: 4.0}; null: as
-    in its config.json."""
+    """Extend rotary positions beyond the length the model was trained with: {rope_type: yarn, factor: 4.0}; null: as in
+    its config.json."""
     chat_template: str | None = None
-    """chatml, r1 (DeepSeek-R1's own turns so that they can be trained on, thoughts being part of the answer), the name
-    of a template that trl ships (qwen3_training, llama3_training ...), or a file holding a Jinja template; null: the
-    tokenizer's own."""
+    """chatml, r1 (DeepSeek-R1's turns, made trainable by keeping thoughts as part of the answer), the name of a
+    template that trl ships (qwen3_training, llama3_training ...), or a Jinja template file; null: the tokenizer's
+    own."""
     extra_special_tokens: list[str] = []
-    """Tokens to add to the vocabulary; their embeddings are new, trained and saved."""
+    """Tokens to add to the vocabulary; their embeddings are trained and saved."""
     pad_token: str | None = None
-    """The token used as padding, which must be in the vocabulary; null: the tokenizer's own, or a reserved
-    token that nothing else uses."""
+    """Padding token, which must be in the vocabulary; null: the tokenizer's own, or an otherwise unused reserved
+    token."""
 
     @field_validator("name_or_path")
     @classmethod
-    def _not_empty(cls, value: str) -> str:
+    def _check_not_empty(cls, value: str) -> str:
         if not value.strip():
             raise ValueError("is empty; use a hub name such as Qwen/Qwen2.5-0.5B, or a folder")
         return value.strip()
@@ -204,14 +203,14 @@ class ModelSection(Section):
 
     @field_validator("attn_implementation")
     @classmethod
-    def _known_attention(cls, value: str) -> str:
+    def _check_attention(cls, value: str) -> str:
         if value not in _ATTENTION and "/" not in value:
             raise ValueError(f"{value} is unknown; use {', '.join(_ATTENTION)}, or a kernel's hub name (owner/name)")
         return value
 
     @field_validator("token", mode="before")
     @classmethod
-    def _no_literal_secret(cls, value: Any) -> Any:
+    def _reject_secret(cls, value: Any) -> Any:
         if isinstance(value, str):
             raise ValueError(
                 "takes true, false or null, never the secret itself; write `token: true` and set HF_TOKEN "
@@ -233,12 +232,12 @@ class ModelSection(Section):
 
     @property
     def location(self) -> str:
-        """The folder with `~` expanded, or the hub name as it is."""
+        """The folder with `~` expanded, or the hub name unchanged."""
         return str(Path(self.name_or_path).expanduser()) if is_local(self.name_or_path) else self.name_or_path
 
 
 def is_local(name_or_path: str) -> bool:
-    """Tell whether a model's name means a folder: it is written as a path (a hub name has one slash), or exists."""
+    """Return whether a model's name is a folder: it exists, or looks like a path (a hub name has one slash)."""
     written_so = name_or_path.startswith(("./", "../", "/", "~")) or name_or_path.count("/") > 1
     return written_so or os.path.isdir(name_or_path)
 

@@ -1,8 +1,8 @@
-"""The `training:` section: every field of the installed TrainingArguments, and a few of our own.
+"""The `training:` section: the fields of the installed TrainingArguments, and a few of our own.
 
-Each field of TrainingArguments has one class here: passed through by its own name, ours (refused, naming the
-key that owns it), or removed upstream (mapped, with one notice). The fields are read from the installed
-source, so they are right for whatever version is installed, and no ML library is imported.
+Each field of TrainingArguments is either passed through by its own name, owned by another key (rejected with a hint),
+or renamed or removed upstream (mapped with one notice). The fields are read from the installed source, so they match
+whatever version is installed, and no ML library is imported.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OURS = {
     "parallelism_config": "it takes an object, which no file holds; spread a run by FSDP or DeepSpeed",
     "output_dir": "",
 }
-"""Fields of TrainingArguments with another home. An empty text: a field of this section by the same name."""
+"""Fields of TrainingArguments that are set elsewhere. An empty hint: a field of this section by the same name."""
 
 RENAMED = {
     "evaluation_strategy": "eval_strategy", "no_cuda": "use_cpu",
@@ -45,7 +45,7 @@ RENAMED = {
     "eval_batch_size": "per_device_eval_batch_size", "warmup_ratio": "warmup_steps",
     "group_by_length": "train_sampling_strategy", "batch_size": "per_device_train_batch_size",
 }  # fmt: skip
-"""Older names of fields, and what they are called now."""
+"""Older names of fields, mapped to their current names."""
 
 DROPPED = {
     "overwrite_output_dir": "an existing run is never mixed with another; train.py --overwrite starts over",
@@ -59,13 +59,13 @@ DROPPED = {
     "use_legacy_prediction_loop": "it was removed from transformers", "dispatch_batches": "use accelerator_config",
     "use_ipex": "it was removed from transformers", "no_inference": "it was removed from transformers",
 }  # fmt: skip
-"""Names that the libraries removed and that have nothing to map to: accepted, without effect, said once."""
+"""Fields that the libraries removed without a successor: accepted with one notice, without effect."""
 
 DEFAULT_ROWS = 8
-"""transformers' per_device_train_batch_size."""
+"""transformers' default for per_device_train_batch_size."""
 
 PLUGIN_KEYS = {"optim": "optimizers", "lr_scheduler_type": "schedules"}
-"""Fields whose value may also name a plug-in, and the plug-ins' package; their settings are fields of the section."""
+"""Fields whose value may name a plug-in, with the plug-ins' package; the plug-in's settings become fields as well."""
 
 _BOUNDS = {
     "learning_rate": Field(gt=0), "num_train_epochs": Field(gt=0), "per_device_train_batch_size": Field(ge=1),
@@ -79,11 +79,11 @@ _BOUNDS = {
 _CHOICES = {
     "train_sampling_strategy": Literal["random", "sequential", "group_by_length"],
     "log_level": Literal["detail", "debug", "info", "warning", "error", "critical", "passive"],
-    "learning_rate": float | None,  # null: the method's own, whatever the file below says
+    "learning_rate": float | None,  # null: the method's own default, whatever an extended file says
     "bf16": bool | Literal["auto"],
-    "gradient_accumulation_steps": int | None,  # null: global_batch_size decides, whatever the file says
+    "gradient_accumulation_steps": int | None,  # null: determined by global_batch_size, whatever an extended file says
 }
-"""Values that transformers checks only when the Trainer is built, or that we read in another way."""
+"""Types of fields that transformers validates only when the Trainer is built, or that are read differently here."""
 
 
 _HELP = {
@@ -102,74 +102,75 @@ _HELP = {
         "combined where the loss is not evaluated."
     ),
 }
-"""What is to be said of a field otherwise than the library says it."""
+"""Descriptions that replace the library's."""
 
 
 class WandbSection(Section):
-    """Where and how a run is reported to W&B; variables of the environment (WANDB_PROJECT ...) that are set win."""
+    """W&B reporting; environment variables that are already set (WANDB_PROJECT ...) take precedence."""
 
     project: str | None = None
     """The project; null: WANDB_PROJECT, or huggingface."""
     entity: str | None = None
     """The user or team."""
     group: str | None = None
-    """Runs of one group are shown together."""
+    """Group under which runs are shown together."""
     tags: list[str] = []
     """Tags of the run; []: its task, method, dataset and seed."""
     notes: str | None = None
-    """A note to the run."""
+    """Notes on the run."""
     mode: Literal["online", "offline", "disabled"] | None = None
-    """offline: written here, to be sent later by `wandb sync`; null: online."""
+    """offline: log to local files, to be uploaded later by `wandb sync`; null: online."""
 
     @property
     def variables(self) -> dict[str, str]:
-        """The variables of the environment by which the library is told."""
+        """Environment variables through which wandb reads these settings."""
         values = {**self.model_dump(exclude_none=True), "tags": ",".join(self.tags)}
         names = {"group": "WANDB_RUN_GROUP"}
         return {names.get(key, f"WANDB_{key.upper()}"): value for key, value in values.items() if value}
 
 
 class OwnTrainingSection(Section):
-    """The fields of `training:` that are ours; the installed library's fields are added to them."""
+    """Our own fields of `training:`; the installed library's fields are added to them."""
 
     ALIASES: ClassVar[dict[str, str]] = RENAMED
     PLUGIN_FIELDS: ClassVar[frozenset[str]] = frozenset()
-    """Fields that the chosen optimizer and schedule add."""
+    """Fields added by the chosen optimizer and schedule."""
 
     output_dir: str = Field(min_length=1)
     """Folder of the run; null: ./outputs/<configuration file's name>."""
     logging_dir: str | None = None
     """Folder of TensorBoard's files; null: <output_dir>/logs."""
     wandb: WandbSection | None = None
-    """Where a run with report_to: wandb is reported; it is called by run_name."""
+    """W&B settings of a run with report_to: wandb; run_name names the run."""
     callbacks: list[str] = []
-    """Callbacks of your own, `module:Class` each: subclasses of transformers.TrainerCallback, made without arguments,
-    in an installed package or the working directory. Their code is run."""
+    """Your own callbacks, `module:Class` each: subclasses of transformers.TrainerCallback, created without arguments,
+    from an installed package or the working directory. Their code is run."""
     early_stopping_patience: int | None = Field(None, ge=1)
-    """Stop when the best metric has not improved for this many evaluations; null: never."""
+    """Stop after this many evaluations without an improvement of the best metric; null: never."""
     early_stopping_threshold: float = Field(0.0, ge=0)
-    """What counts as an improvement."""
+    """Smallest change that counts as an improvement."""
     class_weights: list[float] | Literal["balanced"] | None = None
-    """Weight of each class in the loss, or `balanced`: inverse to its share of the training rows."""
+    """Weight of each class in the loss, or `balanced`: inversely proportional to its share of the training rows."""
     head_learning_rate: float | None = Field(None, gt=0)
     """Learning rate of the task head alone; null: learning_rate."""
     global_batch_size: int | None = Field(None, ge=1)
-    """Rows of an optimizer step, of all processes together: gradient_accumulation_steps follows from it and the number
-    of processes, and per_device_train_batch_size is the most that a process takes at once; null:
-    gradient_accumulation_steps decides."""
+    """Rows per optimizer step over all processes: gradient_accumulation_steps is derived from it and the number of
+    processes, and per_device_train_batch_size is the most that a process takes at once; null: as
+    gradient_accumulation_steps says."""
     hub_files: list[str] = []
-    """With push_to_hub: what is pushed beside final_model, as patterns of files in the run's folder; else nothing is.
-    The repository is private unless hub_private_repo is false, and called by hub_model_id, else as the folder."""
+    """With push_to_hub: files to push in addition to final_model, as patterns within the run's folder. The repository
+    is private unless hub_private_repo is false, and named by hub_model_id, else after the folder."""
     on_full_disk: Literal["continue", "stop"] = "continue"
-    """When there is no room for a checkpoint: go on without it, warned, or stop. The earlier ones stay in any case."""
+    """When a checkpoint does not fit on the disk: continue without it and warn, or stop. Earlier checkpoints are
+    kept."""
     on_divergence: Literal["warn", "stop"] = "warn"
-    """When the loss stays above three times its median and above its first value for five logged steps."""
+    """What to do if the loss stays above three times its median and above its first value for five logged steps."""
     try_longest_batch: bool | Literal["auto"] = "auto"
-    """Try the longest batch before the first step, so that memory runs out then or never; auto: on GPUs."""
+    """Run the longest batch before the first step, so that running out of memory shows at once; auto: on GPUs."""
 
     @field_validator("callbacks")
     @classmethod
-    def _named_in_full(cls, value: list[str]) -> list[str]:
+    def _check_callbacks(cls, value: list[str]) -> list[str]:
         for name in value:
             if not re.fullmatch(r"[\w.]+:\w+", name):
                 raise ValueError(f"{name!r} is not module:Class, such as my_callbacks:Recorder")
@@ -182,17 +183,17 @@ class OwnTrainingSection(Section):
         return {name: value for name, value in self.model_dump(exclude_unset=True).items() if name not in own}
 
     def dump(self) -> dict[str, Any]:
-        """Give our own keys, and those of the chosen plug-ins."""
+        """Return our own fields and those of the chosen plug-ins."""
         return self.model_dump(include={*OwnTrainingSection.model_fields, *self.PLUGIN_FIELDS})
 
     def find_plugin(self, key: str) -> tuple[Any, Section] | None:
-        """Give the plug-in that a key names, and its settings.
+        """Return the plug-in that a key names, with its settings.
 
         Args:
             key: One of PLUGIN_KEYS.
 
         Returns:
-            The module and its Config; None: the value is one of transformers' own.
+            The plug-in's module and Config, or None if the value is one of transformers' own.
         """
         name, package = str(getattr(self, key, None)), PLUGIN_KEYS[key]
         if not registry.has(package, name):
@@ -205,7 +206,7 @@ def training_section(**chosen: Any) -> type[OwnTrainingSection]:
     """Build the section's class from the installed TrainingArguments and the plug-ins that the file chooses.
 
     Args:
-        **chosen: What the file says under PLUGIN_KEYS; what names no plug-in adds nothing.
+        **chosen: The file's values of PLUGIN_KEYS; values that name no plug-in add no fields.
     """
     named = [(package, str(chosen.get(key))) for key, package in PLUGIN_KEYS.items()]
     plugins = tuple((package, registry.normalize(name)) for package, name in named if registry.has(package, name))
@@ -219,7 +220,7 @@ def _build_section(
     offered = dict(zip(PLUGIN_KEYS, known, strict=True))
     fields: dict[str, Any] = {}
     for name, field in read_fields("transformers.training_args", "TrainingArguments").items():
-        if name not in OURS and name not in RENAMED:  # older libraries have fields that newer ones call otherwise
+        if name not in OURS and name not in RENAMED:  # older libraries declare fields under older names
             annotation = _CHOICES.get(name, field.annotation)
             if name in offered:
                 names = (*list_choices(annotation), *offered[name])
@@ -230,7 +231,7 @@ def _build_section(
                 Field(default=None, description=_HELP.get(name, field.help) or None),
             )
     configs = tuple(registry.load(package, name).Config for package, name in plugins)
-    create: Any = create_model  # of bases that are known at run time alone
+    create: Any = create_model  # the bases are known only at run time
     built: Any = create("TrainingSection", __base__=(OwnTrainingSection, *configs), __cls_kwargs__=GENERATED, **fields)
     built.PLUGIN_FIELDS = frozenset(field for config in configs for field in config.model_fields)
     section: type[OwnTrainingSection] = built

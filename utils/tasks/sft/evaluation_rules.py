@@ -125,7 +125,7 @@ def find_evaluation_mistakes(config: RunConfig, files: bool = True) -> Iterator[
         yield "training.save_strategy", message
     if evaluation.server is not None and (reason := explain_unservable(config.peft)):
         yield "evaluation.server", f"{reason}; or leave evaluation.server out"
-    if COMBINED in [each.shown_label for each in evaluation.set_sections or ()]:
+    if COMBINED in [each.resolved_label for each in evaluation.set_sections or ()]:
         yield "evaluation.sets", f"{COMBINED} is the name of the sum of all sets; give the set another label"
     yield from _find_prompt_mistakes(config, evaluation)
     if files:
@@ -185,10 +185,10 @@ def _find_set_mistakes(config: RunConfig, evaluation: EvaluationSection) -> Iter
 def _find_retention_mistakes(config: RunConfig, evaluation: EvaluationSection) -> Iterator[tuple[str, str]]:
     """Find texts that are not there, and sets as those of `evaluation.sets`."""
     for each in evaluation.retention_sections:
-        file = each.held_text or each.path or each.name
-        if (each.held_text or is_local(file)) and not Path(file).expanduser().exists():
+        file = each.text_file or each.path or each.name
+        if (each.text_file or is_local(file)) and not Path(file).expanduser().exists():
             yield "evaluation.retention", f"{file}: no such file or folder; paths start at the working directory"
-    sets = [each for each in evaluation.retention_sections if each.held_text is None]
+    sets = [each for each in evaluation.retention_sections if each.text_file is None]
     try:
         _describe_sets(config, evaluation.model_copy(update={"sets": sets}))
     except (ConfigError, DataError) as error:

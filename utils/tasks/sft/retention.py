@@ -68,7 +68,7 @@ class Retention:
             try:
                 self._score_set(each, model, tokenizer, self._root / which)
             except FAILURES as error:
-                logger.warning("evaluation.retention: %s: no score of the %s model: %s", each.shown_label, which,
+                logger.warning("evaluation.retention: %s: no score of the %s model: %s", each.resolved_label, which,
                                describe_failure(error), exc_info=not isinstance(error, LoraNsError))  # fmt: skip
 
     def _score_set(
@@ -76,9 +76,9 @@ class Retention:
     ) -> None:
         settings = self._settings
         evaluation = settings.evaluation
-        if (file := asked.held_text) is not None:
+        if (file := asked.text_file) is not None:
             most = asked.max_samples or evaluation.max_samples
-            folder = root / asked.shown_label
+            folder = root / asked.resolved_label
             run_on_first(lambda: score_held_text(model, tokenizer, Path(file), folder, most))
             return
         section = settings.section(InstructionSection)

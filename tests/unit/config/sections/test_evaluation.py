@@ -33,7 +33,7 @@ def test_sets_are_names_or_mappings() -> None:
         SetSection(name="gsm8k"),
         SetSection(name="gsm8k", path="x.jsonl", label="unseen", split="train[:5]"),
     )
-    assert [each.shown_label for each in section.set_sections] == ["gsm8k", "unseen"]
+    assert [each.resolved_label for each in section.set_sections] == ["gsm8k", "unseen"]
     assert section.model_dump()["sets"][0] == "gsm8k"
 
 

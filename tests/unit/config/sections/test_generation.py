@@ -34,8 +34,8 @@ def test_wrong_values(wrong: dict[str, Any]) -> None:
 
 def test_how_many_at_once_does_not_decide_what_is_written() -> None:
     one, other = GenerationSection(batch_size=1, max_batch_tokens=9), GenerationSection()
-    assert one.list_deciding() == other.list_deciding()
-    assert GenerationSection(min_new_tokens=1).list_deciding() != other.list_deciding()
+    assert one.answer_settings() == other.answer_settings()
+    assert GenerationSection(min_new_tokens=1).answer_settings() != other.answer_settings()
 
 
 def test_every_field_is_described() -> None:
