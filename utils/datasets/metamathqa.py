@@ -43,11 +43,11 @@ class Config(QuestionSection):
 
     @field_validator("prompt_template")
     @classmethod
-    def _readable_template(cls, value: Any) -> Any:
+    def _check_template(cls, value: Any) -> Any:
         if value == {}:
             raise ValueError("is empty; name a type of rows and its prompt, or leave the key out")
         for template in value.values() if isinstance(value, dict) else [value]:
-            QuestionSection._readable_template(template)
+            QuestionSection._check_template(template)
         return value
 
     def find_conflicts(self) -> dict[str, str]:
