@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from utils.cli.command_line import (
     Answer,
+    add_config,
     add_overrides,
     build_parser,
     positive,
@@ -95,7 +96,7 @@ def build() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = build_parser("benchmark.py", DESCRIPTION)
     add = parser.add_argument
-    add("--config", required=True, metavar="FILE", help="the suite's YAML file")
+    add_config(parser, "the suite's YAML file")
     add("--dry-run", "--dry_run", action="store_true", help="print the plan and the trainable parameters, and stop")
     add("--report", action="store_true", help="write the reports from what the folder holds, and stop")
     add("--submission", action="store_true", help="collect the GLUE server's files of all tasks into one zip")

@@ -108,8 +108,8 @@ def build() -> argparse.ArgumentParser:
     add_consent(parser)
     add_overrides(parser)
     parser.epilog = (
-        "key=value words override the configuration, in YAML syntax: generation.max_new_tokens=512\n"
-        "evaluation.max_samples=200 model.quantization=nf4 dataset.path=data/gsm8k"
+        "key=value words override the configuration, in YAML syntax:\n\n"
+        "  generation.max_new_tokens=512 evaluation.max_samples=200 model.quantization=nf4 dataset.path=data/gsm8k"
     )
     return parser
 

@@ -72,7 +72,7 @@ def build() -> argparse.ArgumentParser:
     which.add_argument("--adapter", metavar="FOLDER", help="an adapter in peft's layout, on --model or its own base")
     add_server(which)
     add_consent(parser)
-    rows = parser.add_argument_group("rows (standard input to standard output, as JSON lines, where none are named)")
+    rows = parser.add_argument_group("rows", "Standard input to standard output, as JSON lines, where none are named.")
     rows.add_argument("--input_text", action="append", default=[], metavar="TEXT", help="a text; repeatable")
     rows.add_argument("--input_file", metavar="FILE", help=f"rows to answer: {', '.join(INPUT_KINDS)}")
     formats = [kind.removeprefix(".") for kind in INPUT_KINDS]

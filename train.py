@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from utils.cli.command_line import (
     Answer,
+    add_config,
     add_overrides,
     add_show,
     build_parser,
     positive,
-    read_number,
     run_cli,
     select_gpus,
 )
 from utils.core.errors import UserError
 from utils.core.signals import handling_signals
-from utils.planning.cards import CARDS
+from utils.planning.command import add_plan_options, plan_and_show
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
@@ -58,7 +58,7 @@ def run_training(arguments: argparse.Namespace, started: float) -> Answer:
     if arguments.preview is not None:
         return show_preview(config, arguments.preview)
     if arguments.plan:
-        return show_plan(config, arguments)
+        return plan_and_show(config, arguments)
     folder, record = train(config, arguments.resume, arguments.overwrite, started, arguments.profile)
     answer = show_result(folder, config, record, folder.finished is not None, arguments.show)
     return answer | push_run(folder.path, config, record, arguments.push_dry_run)
@@ -154,18 +154,10 @@ def show_preview(config: RunConfig, count: int) -> Answer:
     return task.preview(task.prepare_data(tokenizer), tokenizer, count)
 
 
-def show_plan(config: RunConfig, arguments: argparse.Namespace) -> Answer:
-    """Print what the run will take, and stop."""
-    from utils.planning import plan
-
-    rate = plan.measure_rate(config) if arguments.probe else arguments.rate
-    return plan.show_plan(plan.plan_run(config), config, arguments.card, rate)
-
-
 def build() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = build_parser("train.py", DESCRIPTION)
-    parser.add_argument("--config", required=True, metavar="FILE", help="the run's YAML file")
+    add_config(parser, "the run's YAML file")
     add_show(parser)
     parser.add_argument("--gpu", metavar="I,J", help="use these GPUs; more than one starts a process for each")
     parser.add_argument(
@@ -197,10 +189,7 @@ def build() -> argparse.ArgumentParser:
         action="store_true",
         help="print parameters, steps, tokens and memory by part, from the model's config.json, and stop",
     )
-    card = f"with --plan, say what fits on it: {', '.join(CARDS)}"
-    parser.add_argument("--card", choices=CARDS, metavar="NAME", help=card)
-    parser.add_argument("--probe", action="store_true", help="with --plan, train a few steps to estimate the time")
-    parser.add_argument("--rate", type=read_number, metavar="N", help="with --plan, the time at N tokens a second")
+    add_plan_options(parser, "with --plan, ")
     parser.add_argument(
         "--profile",
         action="store_true",

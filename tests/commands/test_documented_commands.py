@@ -30,6 +30,7 @@ GPU = "GPUs; tests/commands/test_processes.py runs two processes on CPUs"
 SERVER = "a server; tests/commands/test_server.py"
 NOT_RUN = {
     r"make (setup|quickstart|test|test-all|check|coverage|site)\b.*": "the environment anew; CI runs them",
+    r"source \.venv/bin/activate": "an environment; each command here is called in one",
     r"make (docs|format|matrix)": "rewrites files of the clone; tests/contracts compares docs and matrix",
     r"(lora-ns|accelerate launch -m lora_ns) .*": "the package installed; tests/commands/test_installed.py",
     r"(torchrun|accelerate launch) .*": GPU,

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import tomllib
 
+from utils.cli.lora_ns import _MODULES, write_help
 from utils.core import project
 from utils.core.errors import ConfigError, UserError
 
@@ -47,6 +48,7 @@ def call(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_wheel_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     lora_ns = installed / "lora-ns"
     assert call(tmp_path, lora_ns, "--version").stdout.startswith(f"lora-ns {project.VERSION}")
@@ -124,10 +126,29 @@ def test_texts_name_commands_and_pages_as_they_are_called(monkeypatch: pytest.Mo
     assert project.as_called(text) == called
 
 
-def test_a_command_without_a_file_says_so() -> None:
-    for words, told in ((["trian"], "did you mean train?"), (["train", "--plan"], "name a file first")):
+def test_a_command_that_cannot_run_says_why() -> None:
+    for words, told in (
+        (["trian"], "did you mean train?"),
+        (["train", "--plan"], "FILE --config is required"),
+    ):
         answer = call(ROOT, sys.executable, "-m", "utils", *words)
         assert (answer.returncode, told in answer.stderr) == (2, True), answer.stderr
+
+
+@pytest.mark.parametrize("width", [60, 120])
+def test_help_fits_the_terminal_and_names_the_command(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    scripts = [(name.removesuffix(".py"), name) for name in project.COMMANDS.values()]
+    modules = [(f"utils.{_MODULES[name]}", f"python -m utils {name}") for name in _MODULES]
+    helps = [write_help()]
+    for module, called in scripts + modules:
+        words = [called.rpartition(" ")[2]] if module.endswith("shipped") else []
+        helps.append(importlib.import_module(module).build(*words).format_help())
+        assert helps[-1].startswith(f"usage: {called} "), called
+    for line in "\n".join(helps).splitlines():
+        assert len(line) <= width or line.startswith("  ") or " " not in line.strip(), line
+    plan = importlib.import_module("utils.planning.command").build().format_help()
+    assert re.findall(r"^  (--\w+)", plan, re.M) == ["--json", "--version", "--config", "--card", "--probe", "--rate"]
 
 
 def test_dependencies_are_those_of_requirements_txt() -> None:

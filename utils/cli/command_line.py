@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from utils.cli.other_flags import PAGES, explain_flags
 from utils.core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LoraNsError, UserError
 from utils.core.library_errors import explain_machine
 from utils.core.logs import is_main_process, prepare_libraries, start_logs
-from utils.core.project import VERSION, as_called
+from utils.core.project import PROGRAM, VERSION, as_called
 from utils.core.secrets import forget_secrets, learn_command, mask_text, mask_tree
 from utils.core.signals import Interrupted
 from utils.core.terminal import safe_streams, show_controls
@@ -36,20 +37,28 @@ Answer = dict[str, Any]
 
 def build_parser(script: str, description: str) -> argparse.ArgumentParser:
     """Build the parser of a command, with the options that all of them take."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=as_called(script), description=description, formatter_class=formatter, allow_abbrev=False)
+    prog, told = (as_called(text.replace("lora-ns ", f"{PROGRAM} ")) for text in (script, description))
+    parser = _Parser(prog=prog, description=told, formatter_class=_Formatter, allow_abbrev=False)
     told = "print one JSON object on standard output, all else on standard error"
     parser.add_argument("--json", action="store_true", help=told)
     parser.add_argument("--version", action="version", version=f"lora-ns {VERSION}")
     return parser
 
 
+def add_config(parser: argparse.ArgumentParser, told: str) -> None:
+    """Let a command take its YAML file by position, or by `--config`."""
+    either = parser.add_mutually_exclusive_group(required=True)
+    shipped = f"{told}, or a shipped one's name, such as quickstart ({PROGRAM} copy lists them)"
+    either.add_argument("config", nargs="?", default=argparse.SUPPRESS, metavar="FILE", help=shipped)
+    either.add_argument("--config", metavar="FILE", help="the same as FILE")
+
+
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Let a command take `key=value` words anywhere on its command line."""
     parser.set_defaults(overrides=[])
     parser.epilog = (
-        "key=value words override the file, in YAML syntax: training.learning_rate=1e-4 peft.lora_r=16\n"
-        "dataset.max_train_samples=null 'peft.target_modules=[q_proj, v_proj]'"
+        "key=value words override the file, in YAML syntax:\n\n  training.learning_rate=1e-4 peft.lora_r=16\n"
+        "  dataset.max_train_samples=null 'peft.target_modules=[q_proj, v_proj]'"
     )
 
 
@@ -210,6 +219,13 @@ def list_gpus() -> list[str]:
     if visible is None:
         return [str(index) for index in range(_count_gpus())]
     return [name.strip() for name in visible.split(",") if name.strip()]
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Fill paragraphs to the terminal's width; what is indented, as examples are, stays as it is written."""
+        paragraphs = text.split("\n\n")
+        return "\n\n".join(each if each.startswith(" ") else textwrap.fill(each, width) for each in paragraphs)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -88,5 +88,5 @@ def build(command: str) -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    _command = sys.argv[0].removeprefix("lora-ns ")
+    _command = sys.argv[0].rpartition(" ")[2]
     sys.exit(run_cli(show_page if _command == "docs" else copy_file, build(_command), sys.argv[1:]))

@@ -24,6 +24,8 @@ _INSTALLED = "lora_ns"
 IS_INSTALLED = PACKAGE == _INSTALLED
 ROOT = LIBRARY / "shipped" if IS_INSTALLED else LIBRARY.parent
 """The folder of the commands, of configs/, docs/ and examples/."""
+PROGRAM = "lora-ns" if IS_INSTALLED else f"python -m {PACKAGE}"
+"""How the one command is called that has all others."""
 
 COMMANDS = {
     "train": "train.py",

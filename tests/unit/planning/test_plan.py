@@ -60,12 +60,14 @@ def test_four_bits_are_counted_with_their_scales():
 
 
 def test_the_command_plans_rows_steps_and_time(capsys):
-    answer = command("train", "--config", "quickstart", "--plan", "--rate", "1000", "--card", "t4")
+    words = ("--rate", "1000", "--card", "t4")
+    answer = command("utils.planning.command", "quickstart", *words)
     assert answer["params"]["trainable"] == 71_936
     assert (answer["rows"], answer["steps"]) == (2400, 900)
     assert answer["hours"] == pytest.approx(answer["tokens"] / 1000 / 3600, abs=1e-3)
     assert answer["card"]["fits"]
     assert "16 x 20 tokens at once" in capsys.readouterr().out
+    assert command("train", "--config", "quickstart", "--plan", *words) == answer
 
 
 @pytest.fixture
