@@ -4,9 +4,9 @@ import sys
 
 import utils
 from utils import Run, load_config, load_run, train
-from utils.core.project import answer_to_installed_name
+from utils.core.project import alias_installed_name
 
 __all__ = ["Run", "load_config", "load_run", "train"]
 
-answer_to_installed_name()
+alias_installed_name()
 sys.modules[__name__] = utils

@@ -163,7 +163,7 @@ def test_dependencies_are_those_of_requirements_txt() -> None:
 
 
 def test_the_library_answers_to_its_installed_name() -> None:
-    project.answer_to_installed_name()
+    project.alias_installed_name()
     mine, installed = (importlib.import_module(f"{name}.adapters.adapter") for name in ("utils", "lora_ns"))
     assert mine is installed
     assert mine.__spec__ is not None

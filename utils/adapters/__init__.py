@@ -1,1 +1,1 @@
-"""Methods: one file per method of `peft.method`, each with its Config, attach, save, load and merge."""
+"""Adapter methods: one file per value of `peft.method`, each with its Config, attach, save, load and merge."""

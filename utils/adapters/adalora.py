@@ -1,4 +1,4 @@
-"""AdaLoRA: low-rank updates whose ranks are shared out among the layers during training, by importance.
+"""AdaLoRA: low-rank updates whose ranks are allocated among the layers by importance during training.
 
 Source: Zhang et al. 2023, arXiv:2303.10512.
 """
@@ -22,9 +22,9 @@ from utils.adapters.targets import (
     choose_targets,
     find_layer_conflict,
     list_head,
+    merge_modules_to_save,
     refuse_new_tokens,
-    train_whole,
-    warn_of_idle_layers,
+    warn_of_unadapted_layers,
 )
 from utils.adapters.training_hooks import TrainingHooks
 from utils.config.sections.peft import Limits
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
-_ALLOCATIONS = 500  # about as many as in the paper's runs, whatever the number of steps
+_ALLOCATIONS = 500  # about as many as in the paper's runs, regardless of the number of steps
 
 
 class Config(LayersSection):
-    """W + B diag(E) A beside frozen weights: starts at rank init_r everywhere and ends at target_r on average."""
+    """W + B diag(E) A beside frozen weights: rank init_r everywhere at the start, target_r on average at the end."""
 
     LIMITS: ClassVar[Limits] = Limits(
         sharding=(
@@ -58,35 +58,35 @@ class Config(LayersSection):
     target_r: int = Field(8, ge=1)
     """Mean rank of the updates at the end; below init_r."""
     tinit: int | None = Field(None, ge=0)
-    """Optimizer steps before the first rank is taken away; null: a tenth of the run."""
+    """Optimizer steps before the first reduction of ranks; null: a tenth of the run."""
     tfinal: int | None = Field(None, ge=0)
-    """Optimizer steps at the end, with the ranks fixed; null: three tenths of the run."""
+    """Optimizer steps at the end with the ranks fixed; null: three tenths of the run."""
     deltaT: int | None = Field(None, ge=1)  # noqa: N815  peft's name
-    """Optimizer steps from one allocation to the next; null: 1, more in runs of over 1,000 steps."""
+    """Optimizer steps between two allocations; null: 1, or more in runs of over 1,000 steps."""
     beta1: float = Field(0.85, gt=0, lt=1)
-    """Smoothing of the importance over steps."""
+    """Smoothing factor of the importance."""
     beta2: float = Field(0.85, gt=0, lt=1)
-    """Smoothing of its uncertainty over steps."""
+    """Smoothing factor of the importance's uncertainty."""
     orth_reg_weight: float = Field(0.5, ge=0)
-    """Weight of the penalty that keeps A and B orthogonal. It is part of the loss that is minimised and logged, stands
-    beside it in the log as orthogonal_penalty, and is no part of an evaluation's loss."""
+    """Weight of the penalty that keeps A and B orthogonal. It is part of the training loss, is logged separately as
+    orthogonal_penalty, and is not part of the evaluation loss."""
     lora_alpha: float = Field(16, gt=0)
     """The update is scaled by lora_alpha / init_r."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the update's input."""
 
     def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
-        """Find an end that is no smaller than the start, which leaves nothing to share out, and impossible layers."""
+        """Return impossible layers, and a target_r that is not below init_r, so that there is nothing to allocate."""
         found = find_layer_conflict(self)
         if self.target_r >= self.init_r:
             found["target_r"] = f"must be below init_r ({self.init_r}), found {self.target_r}; use lora for fixed ranks"
         return found
 
     def schedule(self, num_steps: int) -> dict[str, int]:
-        """Give peft's schedule for a run of so many optimizer steps.
+        """Return peft's schedule for a run of `num_steps` optimizer steps.
 
         Raises:
-            ConfigError: No step is left on which ranks could be taken away.
+            ConfigError: The schedule leaves no step on which ranks could be reduced.
         """
         tinit = num_steps // 10 if self.tinit is None else self.tinit
         tfinal = num_steps * 3 // 10 if self.tfinal is None else self.tfinal
@@ -105,7 +105,7 @@ class Config(LayersSection):
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
-    """Wrap the model by peft; its hooks reallocate ranks and add the penalty."""
+    """Wrap the model with peft; the training hooks reallocate ranks and add the penalty."""
     from peft import AdaLoraConfig
     from peft.utils import TRANSFORMERS_MODELS_TO_ADALORA_TARGET_MODULES_MAPPING as KNOWN
 
@@ -117,23 +117,23 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
         task_type=context.task_type,
         **choose_layers(model, config, choose_targets(model, config.target_modules, KNOWN), head),
         exclude_modules=config.exclude_modules,
-        modules_to_save=train_whole(head, config.modules_to_save),
+        modules_to_save=merge_modules_to_save(head, config.modules_to_save),
         revision=context.base_commit,
         **config.schedule(context.num_training_steps),
         **{name: getattr(config, name) for name in copied},
     )
     adapted = peft_layout.wrap(model, peft_config, context, config.target_modules)
-    warn_of_idle_layers(adapted, config)
-    return _without_penalty(adapted)
+    warn_of_unadapted_layers(adapted, config)
+    return _remove_penalty(adapted)
 
 
 def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
-    """Put a saved adapter, at the ranks it ended with, on a freshly loaded base."""
-    return _without_penalty(peft_layout.load(folder, load_base))
+    """Load a saved adapter, with its final ranks, onto a freshly loaded base."""
+    return _remove_penalty(peft_layout.load(folder, load_base))
 
 
 def training_hooks() -> TrainingHooks:
-    """Give what AdaLoRA does beside gradients: its penalty, its ranks, and the importances that it goes by."""
+    """Return AdaLoRA's hooks: its penalty, its rank allocation, and the importances for checkpoints."""
     return _AdaLoraHooks()
 
 
@@ -144,7 +144,7 @@ class _AdaLoraHooks(TrainingHooks):
     def compute_penalty(self, model: Any) -> torch.Tensor | None:
         """Compute the weighted penalty.
 
-        The mean over all A and B of the Frobenius norm of A A^T - I, or B^T B - I, times orth_reg_weight.
+        It is the mean over all A and B of the Frobenius norm of A A^T - I or B^T B - I, times orth_reg_weight.
         """
         import torch
 
@@ -161,10 +161,10 @@ class _AdaLoraHooks(TrainingHooks):
         return weight * torch.stack([norm.to(norms[0].device) for norm in norms]).mean()
 
     def after_optimizer_step(self, model: Any, step: int) -> None:
-        """Take ranks from the layers that need them least, by the schedule; nobody else calls peft's allocator.
+        """Reduce the ranks of the least important layers on schedule; peft's allocator is called only here.
 
-        Until the ranks are final they stand in no file: a checkpoint holds every rank, so that what is saved is what
-        was trained. (Between two allocations a rank that was set to zero may grow again.)
+        Until the ranks are final, peft's rank_pattern stays empty, so that a checkpoint holds every rank that is
+        trained. (Between two allocations, a rank that was set to zero may grow again.)
         """
         tuner, config = model.base_model, model.active_peft_config
         tuner.update_and_allocate(step)
@@ -172,16 +172,16 @@ class _AdaLoraHooks(TrainingHooks):
             config.rank_pattern = None
 
     def list_state(self, model: Any) -> dict[str, torch.Tensor]:
-        """List the importances by which ranks are taken away."""
+        """Return the importances that determine which ranks are reduced."""
         allocator = model.base_model.rankallocator
         return {f"{kind}.{name}": part for kind in _IMPORTANCE for name, part in getattr(allocator, kind).items()}
 
     def describe_state(self, model: Any) -> Any:
-        """Give the ranks that are left."""
+        """Return the remaining ranks."""
         return model.active_peft_config.rank_pattern
 
     def load_state(self, model: Any, tensors: Mapping[str, torch.Tensor], facts: Any) -> None:
-        """Put the importances back where their weights are, and the ranks."""
+        """Restore the importances, on their weights' devices, and the ranks."""
         devices = {name: part.device for name, part in model.base_model.model.named_parameters()}
         for kind in _IMPORTANCE:
             names = [key.removeprefix(f"{kind}.") for key in tensors if key.startswith(f"{kind}.")]
@@ -190,10 +190,10 @@ class _AdaLoraHooks(TrainingHooks):
         model.active_peft_config.rank_pattern = facts
 
 
-def _without_penalty(adapted: Any) -> Any:
-    """Take the penalty out of the forward: it is added once for each optimizer step, by the trainer.
+def _remove_penalty(adapted: Any) -> Any:
+    """Remove the penalty from the forward pass, since the trainer adds it once for each optimizer step.
 
-    peft adds it to `outputs.loss`, which neither of our trainers minimises as it is, and in evaluations too.
+    peft adds it to `outputs.loss`, which our trainers do not minimize directly, and also adds it in evaluations.
     """
     from peft.tuners.tuners_utils import BaseTuner
 

@@ -1,4 +1,4 @@
-"""What every method offers, what it is told when it is attached, and which bases in few bits it can adapt."""
+"""The interface of a method, the context it is attached in, and the quantized bases it supports."""
 
 from __future__ import annotations
 
@@ -15,43 +15,44 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LoadBase: TypeAlias = "Callable[[str | None], PreTrainedModel]"
-"""Loads the base model; from another folder when one is given."""
+"""Loads the base model, from the given folder if it is not None."""
 
 _WRAPPED = ("gptq", "awq", "aqlm", "eetq", "hqq", "torchao")
-"""Formats whose layers are peft's to wrap one by one; others keep layers that look like linear ones."""
+"""Formats whose layers peft wraps by type; the layers of other formats look like linear layers."""
 _ADAPTS = {**dict.fromkeys(("lora", "vera", "oft", "boft", "miss"), _WRAPPED), "adalora": ("gptq",)}
 _WRAP_NOTHING = ("qst", "prefix_tuning", "prompt_tuning", "p_tuning", "adaption_prompt", "trainable_tokens")
-"""Methods that leave the packed layers as they are."""
+"""Methods that do not touch the quantized layers."""
 _WITHOUT_DORA = ("gptq", "awq", "aqlm", "eetq")
 
 
 @dataclass(frozen=True)
 class AttachContext:
-    """What a method may need to know when it is attached."""
+    """Information about the run that a method may need when it is attached."""
 
     task_type: str
-    """As peft spells it."""
+    """The task type as peft spells it."""
     has_new_head: bool
-    """Whether the base got a head without trained weights; else it is a language model."""
+    """Whether the base got a new, untrained head (a classifier); False for a language model."""
     seed: int
-    """Seed of the adapter's own initialisation."""
+    """Seed of the adapter's initialization."""
     num_training_steps: int = 0
-    """Optimizer steps of the whole run; 0 when nothing will be trained."""
+    """Optimizer steps of the whole run; 0 if nothing will be trained."""
     num_epochs: float = 0.0
-    """Times that every training row is seen; 0 when nothing will be trained."""
+    """Number of passes over the training rows; 0 if nothing will be trained."""
     num_rows: int = 0
-    """Rows that training and its evaluations show the model, each counted once."""
+    """Number of distinct rows that the model sees in training and its evaluations."""
     num_tokens: int = 0
-    """Tokens of these rows."""
+    """Number of tokens in these rows."""
     device: str = "cpu"
-    """Where training will run; the model itself may still be on the CPU."""
+    """Device of the training; the model itself may still be on the CPU."""
     training_batches: Callable[[int, int], list[dict[str, Any]]] | None = None
-    """Draws training rows by the seed, for initialisations that look at data: as many rows (all, where there are
-    fewer), in batches of as many. Of a batch of tensors the model's forward gives a loss. None: there are no rows."""
+    """Draws training rows with the seed, for data-dependent initializations: takes the number of rows (capped at all
+    rows) and the batch size. Each batch is a dict of tensors for which the model's forward returns a loss. None: no
+    rows."""
     added_token_ids: tuple[int, ...] = ()
-    """Token ids that the base has never seen; their embeddings have to be trained and saved."""
+    """Ids of tokens added to the vocabulary, whose embeddings have to be trained and saved."""
     mixed_precision: bool = False
-    """Whether training runs under autocast; what is trained then stays float32, or small updates would be lost."""
+    """Whether training runs under autocast; trained weights then stay float32, so that small updates are not lost."""
     new_modules: tuple[str, ...] = ()
     """Modules whose weights the checkpoint lacked, such as the pooler of a BERT that was only a language model."""
     base_commit: str | None = None
@@ -59,28 +60,28 @@ class AttachContext:
 
 
 class AdapterPlugin(Protocol):
-    """The functions of a method. `config` is that method's own Config."""
+    """The functions of a method's module; `config` is an instance of its own Config."""
 
     Config: type[AdapterSection]
 
     def attach(self, model: PreTrainedModel, config: Any, context: AttachContext) -> PreTrainedModel:
-        """Make the model trainable by this method; the same or a wrapping model is returned.
+        """Make the model trainable with this method, and return it or a wrapper of it.
 
         Raises:
-            ConfigError: The section asks for what the model or the run does not have, such as a layer, a new head, or
+            ConfigError: The section asks for something that the model or the run lacks, such as a layer, a new head, or
                 training of new tokens' embeddings.
-            ModelError: The model has no modules that the method can adapt, or is not built as the method needs it.
+            ModelError: The model has no modules that the method can adapt, or an architecture it does not support.
         """
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write what was trained into a folder that the Hugging Face libraries can read."""
+        """Save the trained weights to a folder that the Hugging Face libraries can read."""
 
     def load(self, folder: Path, load_base: LoadBase) -> PreTrainedModel:
-        """Load what `save` wrote, onto its base."""
+        """Load what `save` wrote onto its base."""
 
 
 def load_adapter(method: str) -> AdapterPlugin:
-    """Load the plug-in of a method.
+    """Load a method's plug-in.
 
     Raises:
         KeyError: There is no such method.
@@ -89,30 +90,30 @@ def load_adapter(method: str) -> AdapterPlugin:
 
 
 def explain_unservable(section: AdapterSection) -> str | None:
-    """Say why a server such as vLLM cannot load what a method saves; None: it can."""
+    """Explain why a server such as vLLM cannot load the saved adapter, or return None if it can."""
     reason = section.LIMITS.merge or section.LIMITS.serving or section.find_unservable()
     return f"a server cannot load what {section.method} saves: {reason}" if reason else None
 
 
 def keep_float32(model: PreTrainedModel, context: AttachContext) -> None:
-    """Hold the trained parameters in float32 under autocast; without it the dtypes have to match the base's."""
+    """Keep trained parameters in float32 under autocast; otherwise their dtype must match the base's."""
     if not context.mixed_precision:
         return
     for module in model.modules():
         own = [each for each in module.parameters(recurse=False) if each.is_floating_point()]
         trains = any(each.requires_grad for each in own)
-        is_norm = all(each.dim() < 2 for each in own)  # CPUs take its weight and its bias in one precision only
+        is_norm = all(each.dim() < 2 for each in own)  # on CPUs a norm's weight and bias must have the same dtype
         for parameter in own:
             if parameter.requires_grad or (trains and is_norm):
                 parameter.data = parameter.data.float()
 
 
 def head_modules(model: PreTrainedModel, new_modules: Iterable[str] = ()) -> list[str]:
-    """Name the modules that stand outside the pretrained body of a plain model: the new task head.
+    """Return the modules outside the pretrained body of a plain model, that is the new task head.
 
-    DistilBERT's `pre_classifier`, DeBERTa's `pooler` and ModernBERT's `head` are among them: they have no
-    pretrained weights, so an adapter that froze them would classify through random numbers. So are modules
-    of the body that the checkpoint lacked (`new_modules`, as in the attach context).
+    They include DistilBERT's `pre_classifier`, DeBERTa's `pooler` and ModernBERT's `head`, which have no pretrained
+    weights: an adapter that froze them would classify with random numbers. Modules of the body that the checkpoint
+    lacked (`new_modules`, as in AttachContext) are included for the same reason.
     """
     body = model.base_model_prefix
     head = [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
@@ -121,7 +122,7 @@ def head_modules(model: PreTrainedModel, new_modules: Iterable[str] = ()) -> lis
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Take a model out of training, without dropout, for a while."""
+    """Switch a model to evaluation mode, without dropout, for the duration of the context."""
     was_training = model.training
     model.eval()
     try:
@@ -131,7 +132,7 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 class WholeModelSection(AdapterSection):
-    """The `peft:` section of methods that train weights of the model itself, and save it whole."""
+    """The `peft:` section of methods that train the model's own weights and save the whole model."""
 
     LIMITS: ClassVar[Limits] = Limits(
         merge="there is no adapter to merge: final_model/ is the whole model already",
@@ -139,25 +140,25 @@ class WholeModelSection(AdapterSection):
     )
 
     def find_unused(self) -> dict[str, str]:
-        """Say that there are no initial weights to draw: a head's are the run's."""
+        """Report `init_seed` as unused: there is no adapter, and a new head uses the run's seed."""
         reason = "there is no adapter; a new head is drawn by the run's seed"
         return {} if self.init_seed is None else {"init_seed": reason}
 
 
 def save_whole(model: PreTrainedModel, folder: Path) -> None:
-    """Write a plain model, for methods that leave one: config.json and safetensors."""
+    """Save a plain model as config.json and safetensors, for methods without an adapter."""
     model.save_pretrained(folder)
 
 
 def load_whole(folder: Path, load_base: LoadBase) -> PreTrainedModel:
-    """Load the whole model from its folder; the base is not needed."""
+    """Load the whole model from its folder, without the base."""
     return load_base(str(folder))
 
 
 def format_problem(section: AdapterSection, stored: str | None, name: str) -> str | None:
-    """Say why a method cannot be trained on a checkpoint stored as `gptq`, `awq`, `nf4`, None ...; None: it can.
+    """Explain why a method cannot train on a checkpoint stored as `gptq`, `nf4`, None ..., or return None if it can.
 
-    It is judged by what the installed peft can wrap. `name` is the user's for the checkpoint.
+    The answer follows from what the installed peft can wrap. `name` is the checkpoint as the user named it.
     """
     if getattr(section, "use_qalora", False) and stored != "gptq":
         kind = f"is stored as {stored}" if stored else "is not quantized"

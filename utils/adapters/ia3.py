@@ -18,15 +18,15 @@ from utils.adapters.targets import (
     TargetsSection,
     choose_targets,
     list_head,
+    merge_modules_to_save,
     refuse_new_tokens,
     split_names,
-    train_whole,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Key, value and the second feed-forward layer, as in the paper, where peft has no mapping of its own.
+# Key, value and the second feed-forward layer, as in the paper, for architectures that peft does not map.
 _TARGETS = {
     "albert": ["key", "value", "ffn_output"],
     "distilbert": ["k_lin", "v_lin", "lin2"],
@@ -41,7 +41,7 @@ _FEEDFORWARD = ("ffn_output", "lin2", "mlp.Wo", "output.dense", "down_proj")
 
 
 class Config(TargetsSection):
-    """Every target's output, or input where it is a feed-forward layer, is multiplied by a trained vector from 1."""
+    """A trained vector, starting at ones, scales each target's output, or the input of a feed-forward layer."""
 
     DEFAULT_LEARNING_RATE: ClassVar[float | None] = 3e-2
 
@@ -49,12 +49,12 @@ class Config(TargetsSection):
     target_modules: str | list[str] | None = None
     """Module names, a regular expression, or `all-linear`; null: key, value and the second feed-forward layer."""
     feedforward_modules: str | list[str] | None = None
-    """Those of target_modules whose input is rescaled instead of their output; null: the feed-forward layers."""
+    """The target_modules whose input, not output, is rescaled; null: the feed-forward layers."""
 
     _split = field_validator("feedforward_modules", mode="before")(split_names)
 
     def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
-        """Find feed-forward modules that are not adapted."""
+        """Return feed-forward modules that are not among the targets."""
         both = (self.target_modules, self.feedforward_modules)
         if all(isinstance(each, list) for each in both):
             idle = [name for name in self.feedforward_modules or [] if name not in (self.target_modules or [])]
@@ -64,7 +64,7 @@ class Config(TargetsSection):
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
-    """Wrap the model by peft; the vectors and the head become trainable."""
+    """Wrap the model with peft; the vectors and the head become trainable."""
     from peft import IA3Config
     from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN
 
@@ -76,14 +76,14 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
         target_modules=targets,
         feedforward_modules=_choose_feedforward(config, targets),
         exclude_modules=config.exclude_modules,
-        modules_to_save=train_whole(head, config.modules_to_save),
+        modules_to_save=merge_modules_to_save(head, config.modules_to_save),
         revision=context.base_commit,
     )
     return wrap(model, peft_config, context, config.target_modules)
 
 
 def _choose_feedforward(config: Config, targets: str | list[str] | None) -> str | list[str] | None:
-    """Choose whose inputs are rescaled: as written, as peft maps the architecture (None), or by our own names."""
+    """Choose the modules whose inputs are rescaled: as written, as peft maps the architecture (None), or by name."""
     if config.feedforward_modules is not None or targets is None:
         return config.feedforward_modules
     return [name for name in targets if name in _FEEDFORWARD] if isinstance(targets, list) else []

@@ -26,7 +26,7 @@ class Config(WholeModelSection):
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
-    """Make every parameter trainable; float32 under autocast, or updates smaller than a bfloat16 step are lost."""
+    """Make every parameter trainable, in float32 under autocast, since bfloat16 would lose small updates."""
     model.requires_grad_(True)
     keep_float32(model, context)
     return model

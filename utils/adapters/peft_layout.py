@@ -1,4 +1,4 @@
-"""Saving, loading and merging of adapters that peft knows: adapter_config.json and safetensors."""
+"""Saving, loading and merging of adapters in peft's layout: adapter_config.json and safetensors."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ if TYPE_CHECKING:
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
-    """Write the adapter, and whatever is trained whole beside it, in peft's layout."""
+    """Save the adapter, and any modules trained in full, in peft's layout."""
     model.save_pretrained(folder, safe_serialization=True)
 
 
 def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
-    """Put a saved adapter on a freshly loaded base.
+    """Load a saved adapter onto a freshly loaded base.
 
     Raises:
-        ModelError: Its file lacks tensors.
+        ModelError: The adapter's file lacks tensors.
     """
     from peft import PeftModel
 
-    base = keep_unpacked(load_base(None))
+    base = preserve_quantized(load_base(None))
     try:
-        return keep_precision(PeftModel.from_pretrained(base, str(folder)))
-    except (KeyError, ValueError) as error:  # what peft raises for a head, virtual tokens or shared matrices
+        return preserve_dtype(PeftModel.from_pretrained(base, str(folder)))
+    except (KeyError, ValueError) as error:  # raised by peft for a missing head, virtual tokens or shared matrices
         if isinstance(error, ValueError) and "state dictionary" not in str(error):
             raise
         raise ModelError(f"{folder}: the adapter's file lacks tensors ({error}); copy the folder again") from error
 
 
 def wrap(model: PreTrainedModel, peft_config: Any, context: AttachContext, target_modules: Any) -> PreTrainedModel:
-    """Attach an adapter by peft; of `target_modules`, as they are written, a complaint speaks.
+    """Attach an adapter with peft; `target_modules`, as written, is for error messages.
 
     Raises:
-        ModelError: No module matches, or one that matches cannot carry the adapter.
+        ModelError: No module matches, or a matching module cannot be adapted.
     """
     from peft import get_peft_model
 
     with explain_targets(model, target_modules):
-        adapted: PreTrainedModel = keep_precision(get_peft_model(keep_unpacked(model), peft_config))
+        adapted: PreTrainedModel = preserve_dtype(get_peft_model(preserve_quantized(model), peft_config))
     keep_float32(adapted, context)
     return adapted
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:
-    """Add the update to the base weights; the base must be unquantized and freshly loaded.
+    """Merge the update into the base weights; the base must be unquantized and freshly loaded.
 
     Raises:
-        ModelError: It trained biases that the base has no place for.
+        ModelError: The adapter trained biases that the base lacks.
     """
     _unwrap_whole_modules(model)
     try:
@@ -68,7 +68,7 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _unwrap_whole_modules(model: Any) -> None:
-    """Put modules that were trained whole into their places: some tuners' own unloading knows single layers only."""
+    """Put modules trained in full back in place, since some tuners' own unloading handles only single layers."""
     from peft.utils import ModulesToSaveWrapper
 
     plain = model.get_base_model()
@@ -78,12 +78,12 @@ def _unwrap_whole_modules(model: Any) -> None:
             setattr(plain.get_submodule(parent), last, module.modules_to_save[module.active_adapters[0]])
 
 
-def keep_unpacked(model: PreTrainedModel) -> PreTrainedModel:
-    """Keep packed weights as they are where bitsandbytes and peft would lose hold of them on a CPU.
+def preserve_quantized(model: PreTrainedModel) -> PreTrainedModel:
+    """Keep quantized weights intact where bitsandbytes or peft would break them on a CPU.
 
-    bitsandbytes re-packs 4-bit weights in the first evaluation, on some CPUs: no gradient passes a re-packed weight
-    (an adapter would silently stop learning after its first evaluation), and merging into one reads garbage. Of 8-bit
-    weights peft, unpacking one for DoRA on a CPU, makes a copy without its scales, which the next pass needs.
+    On some CPUs, bitsandbytes repacks 4-bit weights in the first evaluation: a repacked weight passes no gradient (the
+    adapter would silently stop learning after its first evaluation), and merging into it reads garbage. For DoRA, peft
+    dequantizes an 8-bit weight on the CPU into a copy without its scales, which the next forward pass needs.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -93,34 +93,34 @@ def keep_unpacked(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def keep_precision(model: Any) -> Any:
-    """Let packed layers with an adapter answer in the precision in which they are asked.
+def preserve_dtype(model: Any) -> Any:
+    """Make quantized layers with an adapter return the dtype of their input, and return the modified model.
 
-    peft's IA3 multiplies what a packed layer gives by float32 vectors and leaves the product float32, which a bfloat16
-    norm, or attention with bfloat16 queries, refuses. The model is changed, and given back.
+    peft's IA3 multiplies a quantized layer's output by float32 vectors and returns float32, which a bfloat16 norm, or
+    attention with bfloat16 queries, rejects.
     """
     for module in model.modules():
         if type(module).__module__ == "peft.tuners.ia3.bnb":
-            module.register_forward_hook(_answer_in_kind)
+            module.register_forward_hook(_cast_output)
     return model
 
 
-def _answer_in_kind(_: Any, inputs: tuple[Any, ...], output: Any) -> Any:
+def _cast_output(_: Any, inputs: tuple[Any, ...], output: Any) -> Any:
     return output.to(inputs[0].dtype)
 
 
 def _restore_scales(module: Any, _: Any) -> None:
-    """Give an 8-bit weight its scales back, which the layer's state still holds."""
+    """Restore an 8-bit weight's scales, which the layer's state still holds."""
     if module.weight.CB is not None and module.weight.SCB is None:
         module.weight.SCB = module.state.SCB
 
 
 @contextmanager
 def explain_targets(model: PreTrainedModel, target_modules: Any) -> Iterator[None]:
-    """Turn peft's complaint about target modules into a sentence that names what the model has.
+    """Turn peft's errors about target modules into a sentence that lists the model's layers.
 
     Raises:
-        ModelError: No module matches, or one that matches cannot carry the adapter.
+        ModelError: No module matches, or a matching module cannot be adapted.
     """
     try:
         yield

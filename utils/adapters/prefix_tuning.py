@@ -1,4 +1,4 @@
-"""Prefix tuning: trained keys and values before the text, in every layer.
+"""Prefix tuning: trained keys and values in front of the text, in every layer.
 
 Source: Li and Liang 2021, arXiv:2101.00190.
 """
@@ -44,21 +44,21 @@ class Config(PromptSection):
 
     method: Literal["prefix-tuning", "prefix_tuning"] = "prefix-tuning"
     prefix_init_std: float = Field(0.02, ge=0)
-    """Standard deviation of keys and values at the start, small beside the text's own; peft's own choice is 1."""
+    """Standard deviation of the initial keys and values, small compared to the text's own; peft's default is 1."""
     prefix_projection: bool = False
-    """Make keys and values by a trained network; it is saved as what it makes."""
+    """Generate keys and values with a trained network; only the keys and values are saved."""
     encoder_hidden_size: int | None = Field(None, ge=1)
-    """Width of that network; null: the model's."""
+    """Hidden size of that network; null: the model's."""
 
     def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
-        """Find keys of the network without one."""
+        """Return keys of the network that are set without it."""
         if self.encoder_hidden_size is not None and not self.prefix_projection:
             return {"encoder_hidden_size": "has no effect without prefix_projection: true"}
         return {}
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
-    """Put trained keys and values before every text, in every layer."""
+    """Prepend trained keys and values to every text, in every layer."""
     import torch
     from peft import PrefixTuningConfig
 
@@ -69,23 +69,23 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     adapted: Any = attach_prompt(model, config, context, PrefixTuningConfig, **fields)
     encoder = adapted.prompt_encoder[adapted.active_adapter]
     with torch.no_grad():
-        if config.prefix_projection:  # the last layer decides the size of what comes out
+        if config.prefix_projection:  # the last layer determines the scale of the output
             encoder.transform[-1].weight.normal_(std=config.prefix_init_std)
             encoder.transform[-1].bias.zero_()
         else:
             encoder.embedding.weight.normal_(std=config.prefix_init_std)
-    return adapted  # type: ignore[no-any-return]  # Any: its parts are made at run time
+    return adapted  # type: ignore[no-any-return]  # Any: its modules are created at run time
 
 
 def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
-    """Put a saved prefix before a freshly loaded base."""
+    """Load a saved prefix onto a freshly loaded base."""
     adapted = load_prompt(folder, load_base)
     _leave_out_router_loss(adapted.get_base_model())
     return adapted
 
 
 def _leave_out_router_loss(model: Any) -> None:
-    """Keep a mixture of experts from balancing them: its loss takes the mask of prefix and text for the text's."""
+    """Turn off the load-balancing loss of experts, which would apply the mask of prefix and text to the text."""
     config = model.config.get_text_config()
     if getattr(config, "router_aux_loss_coef", None):
         logger.info("the loss that balances experts is left out: %s", _ROUTER)

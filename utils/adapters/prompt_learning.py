@@ -1,4 +1,4 @@
-"""What prefix-tuning, prompt-tuning and p-tuning share: virtual tokens before the text of a frozen model."""
+"""Common code of prefix-tuning, prompt-tuning and p-tuning: virtual tokens in front of a frozen model's text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import Field
 from utils.adapters import peft_layout
 from utils.adapters.adapter import AttachContext, LoadBase, keep_float32
 from utils.adapters.peft_layout import save as save
-from utils.adapters.targets import ModulesSection, list_head, refuse_new_tokens, train_whole
+from utils.adapters.targets import ModulesSection, list_head, merge_modules_to_save, refuse_new_tokens
 from utils.adapters.training_hooks import TrainingHooks
 from utils.config.sections.peft import Limits
 from utils.core.errors import ModelError
@@ -24,7 +24,7 @@ _PACKING = (
     "its virtual tokens stand before a row, not before each document in it, and the documents would see each other; "
     "leave packing and padding_free out, or use lora"
 )
-_MERGE = "virtual tokens are no change of the base's weights; use the adapter on its base, or train by lora"
+_MERGE = "virtual tokens do not change the base's weights; use the adapter on its base, or train by lora"
 _ALBERT = "its embeddings are narrower than its layers, which peft does not expect; use lora, adalora or ia3"
 _SHARDING = (
     "its virtual tokens belong to no layer, so their weights are not gathered with one, and its checkpoints could "
@@ -34,21 +34,21 @@ LIMITS = Limits(packing=_PACKING, sharding=_SHARDING, merge=_MERGE, model_types=
 
 
 class PromptSection(ModulesSection):
-    """The keys that all three methods take."""
+    """The `peft:` section of the three methods, with their common keys."""
 
     LIMITS: ClassVar[Limits] = LIMITS
 
     num_virtual_tokens: int = Field(20, ge=1)
-    """Virtual tokens before every text; they take positions of the model."""
+    """Number of virtual tokens in front of every text; they take up positions of the model."""
 
     @property
     def virtual_tokens(self) -> int:
-        """Positions that the method takes of the model."""
+        """Number of the model's positions that the method uses."""
         return self.num_virtual_tokens
 
 
 def training_hooks() -> TrainingHooks:
-    """Have a checkpoint hold what the prompts are made from."""
+    """Return hooks that make a checkpoint hold the network that generates the prompts."""
     return _PromptHooks()
 
 
@@ -59,16 +59,16 @@ class _PromptHooks(TrainingHooks):
 def attach_prompt(
     model: PreTrainedModel, config: PromptSection, context: AttachContext, config_class: Any, **fields: Any
 ) -> PreTrainedModel:
-    """Put virtual tokens before the plain model; they and a new head become trainable, all else is frozen.
+    """Prepend virtual tokens to the plain model; they and a new head become trainable, all other weights are frozen.
 
-    `config_class` is peft's configuration of the method, `fields` are its own.
+    `config_class` is peft's configuration class of the method, and `fields` are its specific fields.
     """
     from peft import get_peft_model
 
     refuse_new_tokens(config.method, context)
-    # peft compares endings, over its own modules too: `head` is the end of p-tuning's `mlp_head`
+    # peft matches suffixes in its own modules too: `head` would match p-tuning's `mlp_head`
     head = [f"base_model.{name}" if name == "head" else name for name in list_head(model, context)]
-    whole = train_whole(head, config.modules_to_save)
+    whole = merge_modules_to_save(head, config.modules_to_save)
     peft_config = config_class(
         task_type=context.task_type,
         num_virtual_tokens=config.num_virtual_tokens,
@@ -77,21 +77,21 @@ def attach_prompt(
         **describe_shape(model),
         **fields,
     )
-    adapted: Any = get_peft_model(peft_layout.keep_unpacked(model), peft_config)
+    adapted: Any = get_peft_model(peft_layout.preserve_quantized(model), peft_config)
     _use_own_embeddings(adapted)
     keep_float32(adapted, context)
     return _order_padding(adapted)
 
 
 def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
-    """Put saved virtual tokens before a freshly loaded base."""
+    """Load saved virtual tokens onto a freshly loaded base."""
     adapted: Any = peft_layout.load(folder, load_base)
     _use_own_embeddings(adapted)
     return _order_padding(adapted)
 
 
 def describe_shape(model: PreTrainedModel) -> dict[str, int]:
-    """Give the sizes that peft does not find in every configuration, such as DistilBERT's `dim`."""
+    """Return sizes that peft does not find in every configuration, such as DistilBERT's `dim`."""
     config = model.config.get_text_config()
     return {
         "token_dim": config.hidden_size,
@@ -102,7 +102,7 @@ def describe_shape(model: PreTrainedModel) -> dict[str, int]:
 
 
 def require_cache(model: PreTrainedModel) -> None:
-    """Check that the model attends to keys and values from outside, which a prefix consists of.
+    """Check that the model accepts external keys and values, of which a prefix consists.
 
     Raises:
         ModelError: It does not.
@@ -116,15 +116,15 @@ def require_cache(model: PreTrainedModel) -> None:
 
 
 def _use_own_embeddings(adapted: Any) -> None:
-    """Embed texts by the model's own embedding layer: peft takes the first matrix with a row for each token."""
+    """Use the model's own embedding layer, where peft takes the first matrix with a row per token."""
     adapted.word_embeddings = adapted.get_base_model().get_input_embeddings()
 
 
 def _order_padding(adapted: Any) -> Any:
-    """Let a decoder's classifier see padding where it changes no answer, on whichever side it was put.
+    """Make a decoder's classifier move padding to where it does not affect the output.
 
-    Behind virtual tokens in the embeddings, such a classifier reads its answer off the last position: padding goes
-    before the virtual tokens. Behind a prefix in the cache it finds the last token itself: padding goes to the end.
+    With virtual tokens in the embeddings, such a classifier reads the last position, so padding goes to the front. With
+    a prefix in the cache it finds the last token itself, so padding goes to the end.
     """
     from peft import PeftModelForSequenceClassification
 

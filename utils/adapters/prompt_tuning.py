@@ -1,4 +1,4 @@
-"""Prompt tuning: trained embeddings before the text.
+"""Prompt tuning: trained embeddings in front of the text.
 
 Source: Lester et al. 2021, arXiv:2104.08691.
 """
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 class Config(PromptSection):
-    """Trained embeddings before the text; the model itself stays as it is."""
+    """Trained embeddings in front of the text; the model itself stays frozen."""
 
     DEFAULT_LEARNING_RATE: ClassVar[float | None] = 3e-2
     ALIASES: ClassVar[dict[str, str]] = {"prompt_tuning_init": "prompt_init", "prompt_tuning_init_text": "prompt_text"}
 
     method: Literal["prompt-tuning", "prompt_tuning"] = "prompt-tuning"
     prompt_init: Literal["vocabulary", "text", "random", "SAMPLE_VOCAB", "TEXT", "RANDOM"] = "vocabulary"
-    """Where the embeddings start: at those of tokens drawn from the vocabulary, at those of prompt_text, or at random
-    numbers. Also by peft's names."""
+    """Initial embeddings: those of tokens sampled from the vocabulary, those of prompt_text, or random numbers. peft's
+    names are accepted too."""
     prompt_text: str | None = None
-    """The text whose tokens' embeddings are the start with prompt_init: text; repeated or cut to num_virtual_tokens."""
+    """Text whose token embeddings are the start with prompt_init: text; repeated or cut to num_virtual_tokens."""
 
     def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
-        """Find a text without its use, and the reverse."""
+        """Return a prompt_text that is missing, or set without prompt_init: text."""
         wants_text = self.prompt_init in ("text", "TEXT")
         if wants_text and not self.prompt_text:
             return {"prompt_text": "missing; prompt_init: text starts from it"}
@@ -44,7 +44,7 @@ _PEFT_NAMES = {"vocabulary": "SAMPLE_VOCAB", "text": "TEXT", "random": "RANDOM"}
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
-    """Put trained embeddings before every text."""
+    """Prepend trained embeddings to every text."""
     from peft import PromptTuningConfig
 
     fields: dict[str, Any] = {"prompt_tuning_init": _PEFT_NAMES.get(config.prompt_init, config.prompt_init)}

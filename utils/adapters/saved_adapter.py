@@ -1,4 +1,4 @@
-"""A saved adapter's files: whether they are whole, are what they are called, and fit their base."""
+"""Checks that a saved adapter's files are complete, have the expected content, and fit their base."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 ADAPTER_CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _OBJECTS = {ADAPTER_CONFIG: "peft_type", "config.json": "", "tokenizer.json": "model", "tokenizer_config.json": ""}
-"""Files that hold an object, and a key that is always in it."""
+"""Files that hold a JSON object, and a key that it always has."""
 
 
 @contextmanager
 def explain_damage(name: str, base: str = "the model") -> Iterator[None]:
-    """Turn what damaged files raise while they are read into a sentence about `name`, the folder as the user named it.
+    """Turn errors from reading damaged files into a sentence about `name`, the folder as the user named it.
 
     Raises:
-        ModelError: A file is cut off, is no JSON, or holds tensors of other shapes than `base`.
+        ModelError: A file is cut off, is not JSON, or holds tensors whose shapes do not fit `base`.
         UserError: A file cannot be opened.
     """
     from safetensors import SafetensorError
@@ -49,14 +49,14 @@ def explain_damage(name: str, base: str = "the model") -> Iterator[None]:
 
 
 def require_adapter_file(folder: Path, name: str, method: str, allow_pickle: bool = False) -> None:
-    """Check that an adapter in peft's layout has its weights, which peft would ask the hub for, and its method.
+    """Check an adapter's method, and that its weights exist, since peft would otherwise request them from the hub.
 
-    peft builds whatever the folder says, other models included. `name` is the folder as the user named it;
-    `allow_pickle` lets the weights be a pickled file, which can hold code.
+    peft builds whatever adapter_config.json says, including other methods. `name` is the folder as the user named it;
+    `allow_pickle` accepts weights in a pickled file, which can contain code.
 
     Raises:
-        ModelError: It has none, or only pickled ones, is of another method, or a file beside them is not what it is
-            called.
+        ModelError: The weights are missing or only pickled, the method is another one, or another file has
+            unexpected content.
     """
     require_readable(folder)
     for file, key in _OBJECTS.items():
@@ -79,7 +79,7 @@ def require_adapter_file(folder: Path, name: str, method: str, allow_pickle: boo
 
 
 def require_whole_tensors(folder: Path) -> int:
-    """Count the tensors that were saved from weights spread over processes, and check that all of them are there.
+    """Count the tensors saved from weights sharded over processes, checking that all of them are complete.
 
     Raises:
         CheckError: There is no safetensors file, or one of its tensors is empty.
@@ -89,7 +89,7 @@ def require_whole_tensors(folder: Path) -> int:
     count = 0
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118  it is no mapping
+            for key in tensors.keys():  # noqa: SIM118  not a mapping
                 if 0 in tensors.get_slice(key).get_shape():
                     raise CheckError(
                         f"{file}: the tensor {key} is empty: the weights of the other processes are not in"
@@ -104,19 +104,19 @@ def require_whole_tensors(folder: Path) -> int:
 
 
 def require_every_tensor(model: PreTrainedModel, folder: Path, name: str, base: str) -> None:
-    """Check that every tensor of an adapter's file found its place and none is missing; peft drops them in silence.
+    """Check that an adapter's file and the model have the same tensors; peft ignores differences silently.
 
-    Other layouts than peft's are not looked at. `name` and `base` are the user's names of the folder and the base.
+    Only peft's layout is checked. `name` and `base` are the user's names for the folder and the base.
 
     Raises:
-        ModelError: Some did not.
+        ModelError: Tensors are missing, or have no place in the model.
     """
     stored = list_stored(folder)
     if stored is None or not hasattr(model, "peft_config"):
         return
     from peft import get_peft_model_state_dict
 
-    # peft saves embeddings where it finds it worth it: they may be in the file, and need not be.
+    # peft decides case by case whether it saves embeddings: they may or may not be in the file.
     missing = set(get_peft_model_state_dict(model, save_embedding_layers=False)) - stored
     idle = stored - set(get_peft_model_state_dict(model, save_embedding_layers=True))
     for names, what in ((missing, "lacks"), (idle, "holds, without a place in the model,")):
@@ -127,14 +127,14 @@ def require_every_tensor(model: PreTrainedModel, folder: Path, name: str, base: 
 
 
 def list_stored(folder: Path) -> set[str] | None:
-    """Name the tensors of an adapter's file; None where there is none."""
+    """Return the names of the tensors in an adapter's file, or None if there is none."""
     safe, pickled = (folder / each for each in _WEIGHTS)
     if safe.is_file():
         from safetensors import safe_open
 
         with safe_open(safe, "pt") as tensors:
             return set(tensors.keys())
-    if pickled.is_file():  # allowed by the user, as `require_adapter_file` has seen to
+    if pickled.is_file():  # allowed by the user: `require_adapter_file` has checked it
         from peft.utils import load_peft_weights
 
         return set(load_peft_weights(str(folder), device="cpu"))

@@ -1,4 +1,4 @@
-"""Which modules of a model a method adapts, which it trains whole, and which it leaves alone."""
+"""Which modules of a model a method adapts, trains in full, or leaves alone."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ QUERY_AND_VALUE = {
     "deberta-v2": ["query_proj", "value_proj"],
     "mistral": ["q_proj", "v_proj"],
 }
-"""Query and value, as in the LoRA paper, by model_type; where peft has no mapping of its own."""
+"""Query and value, as in the LoRA paper, by model_type, for architectures that peft does not map."""
 
 
 _NAMES = re.compile(r"[\w.]+(\s*,\s*[\w.]+)+")
 
 
 def reject_empty(value: Any) -> Any:
-    """Refuse a list of modules without a name in it; for pydantic's validators."""
+    """Reject an empty list of modules; a pydantic validator."""
     if value in ([], ""):
         raise ValueError("is empty; name modules, or leave the key out")
     return value
 
 
 def split_names(value: Any) -> Any:
-    """Read `q_proj, v_proj` as other tools write lists; a regular expression stays one."""
+    """Split `q_proj, v_proj`, as other tools write lists; a regular expression is returned unchanged."""
     is_list = isinstance(value, str) and _NAMES.fullmatch(value.strip())
     return [name.strip() for name in value.split(",")] if is_list else value
 
 
 class ModulesSection(AdapterSection):
-    """The `peft:` section of methods beside which modules can be trained whole."""
+    """The `peft:` section of methods that can train further modules in full."""
 
     modules_to_save: list[str] | None = None
-    """Modules trained whole and saved with the adapter; the task head is always among them."""
+    """Modules trained in full and saved with the adapter; the task head is always included."""
 
     _named = field_validator("modules_to_save", mode="before")(reject_empty)
 
 
 class TargetsSection(ModulesSection):
-    """The `peft:` section of methods that adapt some of the model's modules."""
+    """The `peft:` section of methods that adapt a selection of the model's modules."""
 
     target_modules: str | list[str] | None = None
     """Module names, a regular expression, or `all-linear`; null: as peft maps the architecture."""
@@ -67,7 +67,7 @@ class TargetsSection(ModulesSection):
 
 
 class LayersSection(TargetsSection):
-    """The `peft:` section of low-rank methods, which can be kept to some layers."""
+    """The `peft:` section of low-rank methods, which can be limited to some layers."""
 
     ALIASES: ClassVar[dict[str, str]] = {
         "alpha": "lora_alpha", "dropout": "lora_dropout", "lora_target": "target_modules",
@@ -77,7 +77,7 @@ class LayersSection(TargetsSection):
     layers_to_transform: int | list[int] | None = None
     """Only these layers; null: all."""
     bias: Literal["none", "all", "lora_only"] = "none"
-    """Which biases are trained too."""
+    """Biases that are trained as well."""
 
 
 def choose_targets(
@@ -86,9 +86,9 @@ def choose_targets(
     known: Collection[str],
     ours: Mapping[str, list[str]] = QUERY_AND_VALUE,
 ) -> str | list[str] | None:
-    """Choose the modules to adapt: what is `written`, or by the model's type.
+    """Choose the modules to adapt: those `written`, or the default of the model's type.
 
-    None stands for peft's own mapping, taken for the types in `known`; then come `ours`, then `all-linear`.
+    None stands for peft's own mapping, which covers the types in `known`; then come `ours`, then `all-linear`.
     """
     if written is not None:
         return written
@@ -97,13 +97,13 @@ def choose_targets(
 
 
 def list_layers(section: AdapterSection) -> list[int] | None:
-    """List the layers that the method is kept to; None: all, or it cannot be."""
+    """Return the layers that the method is limited to, or None for all."""
     layers: int | list[int] | None = getattr(section, "layers_to_transform", None)
     return [layers] if isinstance(layers, int) else layers
 
 
 def find_layer_conflict(section: AdapterSection) -> dict[str, str]:
-    """Say what is wrong with `layers_to_transform` whatever the model; by key, empty where nothing is."""
+    """Return, by key, what is wrong with `layers_to_transform` regardless of the model."""
     key, layers = "layers_to_transform", list_layers(section)
     targets, pattern = getattr(section, "target_modules", None), getattr(section, "layers_pattern", None)
     if layers is None:
@@ -120,10 +120,10 @@ def find_layer_conflict(section: AdapterSection) -> dict[str, str]:
 def choose_layers(
     model: PreTrainedModel, section: AdapterSection, targets: str | list[str] | None, head: list[str]
 ) -> dict[str, Any]:
-    """Hold `layers_to_transform` against the model, and give what peft's configuration takes for it and the targets.
+    """Check `layers_to_transform` against the model, and return peft's settings for the layers and targets.
 
-    peft drops a number without a layer in silence, does not look at the numbers of modules that are named in full, and
-    refuses them beside `all-linear`; so these are named here one by one, those of the head (in full) left out.
+    peft silently ignores a layer that does not exist, does not apply the numbers to modules named in full, and rejects
+    them with `all-linear`; so those modules are listed in full here, except for the head's.
 
     Raises:
         ConfigError: The model has no such layer.
@@ -144,13 +144,13 @@ def choose_layers(
 
 
 def missing_layers(absent: Iterable[int], count: int) -> str:
-    """Say which layers a model of so many does not have."""
+    """Return a message about layers that a model with `count` layers lacks."""
     shown = ", ".join(map(str, absent))
     return f"no layer {shown}: the model has {count}, numbered from 0 to {count - 1}"
 
 
-def warn_of_idle_layers(adapted: Any, section: AdapterSection) -> None:
-    """Name layers that are asked for and hold none of the modules that are adapted."""
+def warn_of_unadapted_layers(adapted: Any, section: AdapterSection) -> None:
+    """Warn of requested layers that contain no adapted module."""
     layers = list_layers(section)
     if not layers:
         return
@@ -161,7 +161,7 @@ def warn_of_idle_layers(adapted: Any, section: AdapterSection) -> None:
 
 
 def _find_layer(name: str, pattern: str | list[str] | None) -> int | None:
-    """Read the number of a module's layer as peft does: the first number in its name, or that behind a pattern."""
+    """Parse the number of a module's layer as peft does: the first number in its name, or the one after a pattern."""
     behind = [pattern] if isinstance(pattern, str) else pattern or []
     patterns = [rf"(?:^|.*?\.){each}" for each in behind if each] or [r".*?\.[^.]*"]
     found = next((match for each in patterns if (match := re.match(rf"{each}\.(\d+)\.", f"{name}."))), None)
@@ -169,17 +169,17 @@ def _find_layer(name: str, pattern: str | list[str] | None) -> int | None:
 
 
 def list_head(model: PreTrainedModel, context: AttachContext) -> list[str]:
-    """Name the modules of a classifier's new head, and those whose weights the checkpoint lacked."""
+    """Return the modules of a classifier's new head, and those whose weights the checkpoint lacked."""
     return head_modules(model, context.new_modules) if context.has_new_head else []
 
 
-def train_whole(head: list[str], written: list[str] | None) -> list[str] | None:
-    """Join the head and what the configuration trains whole; None for nothing."""
+def merge_modules_to_save(head: list[str], written: list[str] | None) -> list[str] | None:
+    """Return the modules to train in full, the head first, or None if there are none."""
     return [*head, *(name for name in written or [] if name not in head)] or None
 
 
 def list_linear(model: PreTrainedModel, head: list[str]) -> list[str]:
-    """Name every linear layer of the body in full: `all-linear` for tuners that cannot leave modules out."""
+    """Return the full names of the body's linear layers, for tuners that cannot exclude modules from `all-linear`."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -188,7 +188,7 @@ def list_linear(model: PreTrainedModel, head: list[str]) -> list[str]:
 
 
 def list_norms(model: PreTrainedModel, head: list[str]) -> list[str]:
-    """Name every norm of the body in full, by the ending of its class: LayerNorm, RMSNorm and each model's own."""
+    """Return the full names of the body's norms, recognized by class names ending in Norm."""
     return _list_body(model, head, lambda part: type(part).__name__.endswith("Norm"))
 
 
@@ -198,15 +198,15 @@ def _list_body(model: PreTrainedModel, head: list[str], is_wanted: Callable[[nn.
 
 
 def shape_of(layer: Any) -> tuple[int, int]:
-    """Give inputs and outputs of a linear layer, packed or not, or of a Conv1D."""
+    """Return the input and output sizes of a linear layer, quantized or not, or of a Conv1D."""
     return (layer.nx, layer.nf) if hasattr(layer, "nf") else (layer.in_features, layer.out_features)
 
 
 def refuse_new_tokens(method: str, context: AttachContext) -> None:
-    """Refuse tokens that the base has never seen under a method that trains no embeddings.
+    """Reject added tokens for a method that trains no embeddings.
 
     Raises:
-        ConfigError: There are some; their embeddings would stay random.
+        ConfigError: There are added tokens, whose embeddings would stay random.
     """
     if context.added_token_ids:
         message = f"is not with peft.method: {method}, which trains no embeddings; take it out, or use lora"

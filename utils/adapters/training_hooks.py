@@ -1,6 +1,6 @@
-"""What a method may do beside gradients while it is trained, and the state of it that a checkpoint holds.
+"""Hooks by which a method acts during training, beyond gradients, and its state in checkpoints.
 
-A method with hooks offers `training_hooks()` in its module; the trainers call them and name no method.
+A method with hooks defines `training_hooks()` in its module; the trainers call them without naming a method.
 """
 
 from __future__ import annotations
@@ -24,51 +24,51 @@ class TrainingHooks:
     """Hooks that do nothing; a method overrides those it needs. `model` is never wrapped for several processes."""
 
     keeps_state = False
-    """Whether peft's own files are not enough to train on from exactly: they hold what an adapter is used with, such
-    as the prompts that an encoder made, not the encoder. What is trained is then saved as it is, with `list_state`."""
+    """Whether peft's files are not enough to resume training exactly. They hold what is needed to use an adapter, such
+    as generated prompts, not their encoder. Trained parameters are then saved unconverted, along with `list_state`."""
 
     penalty_name = "adapter_penalty"
-    """What the penalty is called in the log."""
+    """Name of the penalty in the log."""
 
     def compute_penalty(self, model: Any) -> torch.Tensor | None:
-        """Compute what is added to the loss once for each optimizer step; None: nothing."""
+        """Compute a penalty that is added to the loss once for each optimizer step, or return None."""
         return None
 
     def after_optimizer_step(self, model: Any, step: int) -> None:
-        """Change the adapter after an optimizer step (from 1) that was made, while its gradients are still there."""
+        """Change the adapter after optimizer step `step`, counted from 1, while its gradients still exist."""
 
     def on_learning_rate_restart(self, model: Any, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Change the adapter where the learning rate starts over, between two optimizer steps.
+        """Change the adapter when the learning rate restarts, between two optimizer steps.
 
         Args:
-            model: With its adapter.
-            optimizer: What it remembers of a parameter that is replaced can be set to zero by `reset_moments`.
-            step: Optimizer steps made so far.
+            model: The model with its adapter.
+            optimizer: The optimizer; `reset_moments` clears its state of parameters that are replaced.
+            step: Number of optimizer steps so far.
         """
 
     def list_state(self, model: Any) -> dict[str, torch.Tensor]:
-        """List tensors that are no parameters and that training goes on from, by name."""
+        """Return the tensors other than parameters that resuming needs, by name."""
         return {}
 
     def load_state(self, model: Any, tensors: Mapping[str, torch.Tensor], facts: Any) -> None:
-        """Take back what `list_state` and `describe_state` gave."""
+        """Restore what `list_state` and `describe_state` returned."""
 
     def describe_state(self, model: Any) -> Any:
-        """Give what else training goes on from, as JSON."""
+        """Return other state that resuming needs, as plain JSON values."""
         return None
 
 
 def find_hooks(method: str) -> TrainingHooks:
-    """Give the hooks of a method, which do nothing where it has none."""
+    """Return the hooks of a method, or hooks that do nothing."""
     build = getattr(load_adapter(method), "training_hooks", TrainingHooks)
     hooks: TrainingHooks = build()
     return hooks
 
 
 def save_training_state(hooks: TrainingHooks, model: Any, folder: Path) -> None:
-    """Write everything that is trained, and the method's own state, into a checkpoint, where peft's files leave it out.
+    """Save everything trained, and the method's own state, to a checkpoint, if peft's files are not enough.
 
-    The model is not wrapped for several processes, and its tensors are whole.
+    The model must not be wrapped for several processes, and its tensors must be whole.
     """
     if not hooks.keeps_state:
         return
@@ -81,10 +81,10 @@ def save_training_state(hooks: TrainingHooks, model: Any, folder: Path) -> None:
 
 
 def load_training_state(hooks: TrainingHooks, model: Any, folder: Path) -> bool:
-    """Bring a model, its adapter attached as it was, back to the state of a checkpoint; tell whether there was one.
+    """Restore the training state of a checkpoint, and return whether the checkpoint has one.
 
     Raises:
-        ModelError: It lacks tensors.
+        ModelError: The checkpoint lacks tensors.
     """
     file = folder / STATE_FILE
     if not hooks.keeps_state or not file.is_file():
@@ -105,7 +105,7 @@ def load_training_state(hooks: TrainingHooks, model: Any, folder: Path) -> bool:
 
 
 def _read_facts(metadata: Mapping[str, str]) -> Any:
-    """Read what `describe_state` gave; a checkpoint of an earlier version names AdaLoRA's ranks alone."""
+    """Read the result of `describe_state`; checkpoints of earlier versions store only AdaLoRA's ranks."""
     return parse_json(metadata.get("facts") or metadata.get("rank_pattern") or "null")
 
 
@@ -114,7 +114,7 @@ def _trained(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def reset_moments(optimizer: torch.optim.Optimizer, parameters: Iterable[torch.Tensor]) -> None:
-    """Set what an optimizer remembers of parameters that were replaced to zero; the count of their steps stays."""
+    """Zero the optimizer's state of parameters that were replaced, except for their step counts."""
     for parameter in parameters:
         for name, value in optimizer.state.get(parameter, {}).items():
             if name != "step" and hasattr(value, "zero_"):

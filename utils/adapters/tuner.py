@@ -1,4 +1,4 @@
-"""A tuner of peft as a method: its section made from peft's own fields, and how it is attached."""
+"""peft tuners as methods: a section built from peft's own fields, and a generic attach."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from utils.adapters.targets import (
     list_head,
     list_linear,
     list_norms,
+    merge_modules_to_save,
     refuse_new_tokens,
     reject_empty,
     split_names,
-    train_whole,
-    warn_of_idle_layers,
+    warn_of_unadapted_layers,
 )
 from utils.config.installed import InstalledField, installed_version, read_fields
 from utils.config.section import GENERATED
@@ -53,61 +53,62 @@ _FROM_ONE = frozenset(
         "shadow_num_hidden_layers", "shadow_num_attention_heads", "shadow_intermediate_size",
     }
 )  # fmt: skip
-"""Whole numbers, all above 0; peft divides by some of them, and with others nothing is left to train."""
+"""Integers that must be above 0: peft divides by some of them, and with others nothing would be trained."""
 
 
 @dataclass(frozen=True)
 class Tuner:
-    """Where a tuner stands in peft."""
+    """A peft tuner, and how it is used here."""
 
     class_name: str
     """Its configuration class, in peft.tuners.<method>.config."""
     description: str
-    """A sentence: what the method does."""
+    """One sentence on what the method does."""
     source: str
-    """Where it was published."""
+    """Publication of the method."""
     inherits: tuple[str, str] | None = None
-    """Module and class of a base whose fields it takes too."""
+    """Module and class of a base class whose fields it has too."""
     learning_rate: float = 1e-3
-    """Taken where the file sets none: the best of a few on the embedded base (docs/measurements.md), else 1e-3."""
+    """Default learning rate: the best of a few on the embedded base (docs/measurements.md), else 1e-3."""
     takes_quantized: bool = False
-    """Whether peft has it for layers of 4 or 8 bits."""
+    """Whether peft supports it on 4-bit and 8-bit layers."""
     targets: Mapping[str, list[str]] | None = field(default_factory=lambda: QUERY_AND_VALUE, hash=False)
-    """What it adapts by model_type, where peft does not know; else all linear layers. None: peft always knows."""
+    """Modules to adapt, by model_type, where peft has no default; else all linear layers. None: peft always has one."""
     adapts: Literal["linear layers", "norms", "decoder blocks", "attention modules", "embeddings"] = "linear layers"
-    """What target_modules names; peft would break, or train a layer whole, where it names linear layers instead."""
+    """Kind of modules it adapts; for kinds other than linear layers, peft would fail or train linear targets in
+    full."""
     merge: str | None = None
     """Why it cannot be merged."""
     as_lora: bool = False
-    """Whether peft converts its adapters into LoRA."""
+    """Whether peft can convert its adapters to LoRA."""
     classification: str | None = None
-    """Why it cannot be for a classifier."""
+    """Why it does not support classifiers."""
     needs: tuple[str, ...] = ()
-    """Fields for which peft has no default that works."""
+    """Fields that are required, since peft has no working default."""
     refuses: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Switches of peft's that cannot be turned on here, with the reason."""
+    """peft options that cannot be enabled here, with the reason."""
     one_of: tuple[str, str] | None = None
-    """Two fields of which each follows from the other: one of them is 0."""
+    """Two fields each of which determines the other: one of them must be 0."""
     model_types: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Where it does not work, by model_type, with the reason."""
+    """Architectures it does not support, by model_type, with the reason."""
 
 
 class PeftTunerSection(AdapterSection):
-    """What all passed-through methods have in common."""
+    """The section of all methods built from peft tuners."""
 
     TUNER: ClassVar[Tuner]
     MISSING: ClassVar[str | None] = None
-    """Why the method cannot be had, where the installed peft lacks it."""
+    """Why the method is unavailable, if the installed peft lacks it."""
 
     @model_validator(mode="before")
     @classmethod
-    def _is_installed(cls, values: Any) -> Any:
+    def _check_installed(cls, values: Any) -> Any:
         if cls.MISSING is not None:
             raise ValueError(cls.MISSING)
         return values
 
     def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
-        """Find two sizes that are both set, or neither, where each follows from the other; and impossible targets."""
+        """Return impossible targets, missing or unsupported fields, and redundant sizes that are both set."""
         tuner = self.TUNER
         if tuner.adapts != "linear layers" and getattr(self, "target_modules", None) == "all-linear":
             return {"target_modules": f"{self.method} is for {tuner.adapts}, and all-linear names none; leave it out"}
@@ -126,7 +127,7 @@ class PeftTunerSection(AdapterSection):
 
 
 def build_config(method: str, tuner: Tuner) -> type[PeftTunerSection]:
-    """Build a method's section from the fields of peft's class; peft itself is not imported."""
+    """Build a method's section from the fields of peft's class, without importing peft."""
     found = find_fields(method, tuner)
     fields: dict[str, Any] = {"method": (Literal[method, method.replace("_", "-")], method)}
     for each in found.values():
@@ -154,7 +155,7 @@ def build_config(method: str, tuner: Tuner) -> type[PeftTunerSection]:
 
 @cache
 def find_fields(method: str, tuner: Tuner) -> dict[str, InstalledField]:
-    """Read a tuner's own fields from the installed peft; empty where it has no such tuner."""
+    """Read a tuner's own fields from the installed peft; empty if peft lacks the tuner."""
     try:
         inherited = read_fields(*tuner.inherits) if tuner.inherits else {}
         return {**inherited, **read_fields(_module_of(method), tuner.class_name)}
@@ -163,18 +164,18 @@ def find_fields(method: str, tuner: Tuner) -> dict[str, InstalledField]:
 
 
 def attach(model: PreTrainedModel, config: PeftTunerSection, context: AttachContext) -> PreTrainedModel:
-    """Wrap the model by peft's tuner; a new head is trained whole."""
+    """Wrap the model with peft's tuner; a new head is trained in full."""
     if config.TUNER.adapts != "embeddings":
         refuse_new_tokens(config.method, context)
     linear = set(list_linear(model, []))
     adapted = _wrap(model, config, _fields_for_peft(model, config, context))
-    _require_meant(adapted, config, linear)
-    warn_of_idle_layers(adapted, config)
+    _check_adapted(adapted, config, linear)
+    warn_of_unadapted_layers(adapted, config)
     keep_float32(adapted, context)
     if config.TUNER.adapts == "attention modules":
-        # peft keeps hold of the forward of today, which our loss will replace.
+        # peft binds the current forward, which our loss will replace.
         adapted.base_model.forward = lambda *args, **kwargs: adapted.base_model.model.forward(*args, **kwargs)
-    return adapted  # type: ignore[no-any-return]  # Any: its parts are made at run time
+    return adapted  # type: ignore[no-any-return]  # Any: its modules are created at run time
 
 
 def _wrap(model: PreTrainedModel, config: PeftTunerSection, fields: dict[str, Any]) -> Any:
@@ -183,23 +184,23 @@ def _wrap(model: PreTrainedModel, config: PeftTunerSection, fields: dict[str, An
     try:
         with peft_layout.explain_targets(model, getattr(config, "target_modules", None)):
             peft_config = getattr(importlib.import_module(_module_of(config.method)), config.TUNER.class_name)(**fields)
-            return get_peft_model(peft_layout.keep_unpacked(model), peft_config)
-    except (ValueError, AssertionError, AttributeError, NotImplementedError, ImportError) as error:  # odd sizes, say
+            return get_peft_model(peft_layout.preserve_quantized(model), peft_config)
+    except (ValueError, AssertionError, AttributeError, NotImplementedError, ImportError) as error:  # odd sizes
         raise ModelError(f"peft refuses {config.method} on this model: {' '.join(str(error).split())}") from error
 
 
-def _require_meant(adapted: Any, config: PeftTunerSection, linear: set[str]) -> None:
-    """Check that the tuner trains something, and none of the plain model's linear layers where it is not for such.
+def _check_adapted(adapted: Any, config: PeftTunerSection, linear: set[str]) -> None:
+    """Check that the tuner trains something and, if it is not for linear layers, that it adapts none of them.
 
     Raises:
         ModelError: It does not.
     """
-    adapts, names = config.TUNER.adapts, getattr(adapted.base_model, "targeted_module_names", ())  # or it keeps none
+    adapts, names = config.TUNER.adapts, getattr(adapted.base_model, "targeted_module_names", ())  # some have none
     if adapts in ("norms", "decoder blocks") and (wrong := linear & set(names)):
         message = f"{min(wrong)} is a linear layer, and {config.method} is for {adapts}; leave it out"
         raise ModelError(f"peft.target_modules: {message}")
     if not any(part.requires_grad and "modules_to_save" not in name for name, part in adapted.named_parameters()):
-        kinds = "layers that it can adapt, or only transformers' Conv1D"  # which OSF passes over in silence
+        kinds = "layers that it can adapt, or only transformers' Conv1D"  # OSF skips Conv1D layers silently
         raise ModelError(f"peft.target_modules: {config.method} trains nothing in this model, which has no {kinds}")
 
 
@@ -224,15 +225,15 @@ def _fields_for_peft(model: PreTrainedModel, config: PeftTunerSection, context: 
     if fields.get("target_modules") == "all-linear" and head:
         fields["target_modules"] = list_linear(model, head)
     if "modules_to_save" in found:
-        fields["modules_to_save"] = train_whole(head, fields["modules_to_save"])
+        fields["modules_to_save"] = merge_modules_to_save(head, fields["modules_to_save"])
     return {**fields, "task_type": context.task_type, "revision": context.base_commit}
 
 
 def _choose_tokens(model: PreTrainedModel, written: list[int], context: AttachContext) -> dict[str, Any]:
-    """Choose the tokens, those that the base has never seen among them; these are learned where they are written too.
+    """Choose the tokens to train, including added tokens, which are trained in the output layer as well.
 
     Raises:
-        ConfigError: There are none, or the model has no such token.
+        ConfigError: No tokens are given, or the model has no such token.
     """
     chosen, size = sorted({*written, *context.added_token_ids}), model.get_input_embeddings().num_embeddings
     if not chosen:
@@ -241,14 +242,14 @@ def _choose_tokens(model: PreTrainedModel, written: list[int], context: AttachCo
     if absent := [each for each in chosen if not 0 <= each < size]:
         raise ConfigError([Problem(f"no token {absent[0]}: the model has {size}, from 0", "peft.token_indices")])
     read, written_by = model.get_input_embeddings(), model.get_output_embeddings()
-    is_apart = written_by is not None and written_by.weight is not read.weight  # peft follows a shared weight itself
+    is_apart = written_by is not None and written_by.weight is not read.weight  # peft handles a shared weight itself
     parts = (read, written_by) if is_apart else (read,)
     names = [name for name, part in model.named_modules() if part in parts]
     return {"token_indices": chosen} | ({"target_modules": names} if context.added_token_ids else {})
 
 
 def _known_types(method: str) -> frozenset[str]:
-    """Give the model types for which peft knows the tuner's targets."""
+    """Return the model types for which peft has default targets of the tuner."""
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
     from peft.utils import PeftType
 

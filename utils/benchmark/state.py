@@ -15,7 +15,7 @@ from typing import IO, Any, Literal
 from utils.benchmark.plan import PlannedRun
 from utils.config.run_config import find_differences
 from utils.core.errors import UserError
-from utils.core.locks import try_lock, wait_for
+from utils.core.locks import acquire_lock, try_lock
 from utils.results.json_file import read_json, write_json
 from utils.results.record import RunRecord, read_record
 from utils.runs.inputs import holds_resolved, read_resolved
@@ -215,5 +215,5 @@ def wait_for_lock(path: Path) -> IO[str]:
     """Take a lock, waiting for who has it; for short work only, such as writing the reports."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+", encoding="utf-8")
-    wait_for(file)
+    acquire_lock(file)
     return file

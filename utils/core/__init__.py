@@ -1,1 +1,1 @@
-"""What every layer stands on: errors, logging, secrets, signals, files and the registry of plug-ins."""
+"""The lowest layer: errors, logging, secrets, signals, files and the registry of plug-ins."""

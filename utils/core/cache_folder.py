@@ -1,4 +1,4 @@
-"""Where the project keeps what it can make again."""
+"""The folder for files that can be recreated."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Give the folder: LORA_NS_CACHE, else ~/.cache/lora-ns."""
+    """Return LORA_NS_CACHE, or ~/.cache/lora-ns if it is not set."""
     return Path(os.environ.get("LORA_NS_CACHE", "~/.cache/lora-ns")).expanduser()

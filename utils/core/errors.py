@@ -13,11 +13,11 @@ EXIT_INTERRUPTED = 130
 
 
 Code = Literal[
-    "unreadable",  # no YAML
+    "unreadable",  # not YAML
     "unknown_key",
-    "unknown_name",  # of a method, a dataset, a metric ...
+    "unknown_name",  # of a method, dataset, metric ...
     "missing",
-    "wrong_value",  # of a type or a size that is not allowed
+    "wrong_value",  # a type or value that is not allowed
     "not_found",  # a file or a folder
     "unsupported",  # by the method, the base or the machine
     "secret",
@@ -28,16 +28,16 @@ Code = Literal[
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a configuration: where it stands and how to mend it."""
+    """One mistake in a configuration: where it is and how to fix it."""
 
     message: str
     """What is wrong and what would be right, in one sentence."""
     path: str = ""
-    """Dotted path of the key, such as `peft.lora_r`; empty when the whole file is meant."""
+    """Dotted path of the key, such as `peft.lora_r`; empty if it concerns the whole file."""
     place: str = ""
     """`file:line`, or `command line`."""
     code: Code = "conflict"
-    """What kind of mistake it is, for programs that read `--json`."""
+    """Kind of mistake, for programs that read `--json`."""
 
     def __str__(self) -> str:
         where = f"{self.place}  " if self.place else ""
@@ -46,19 +46,19 @@ class Problem:
 
     @property
     def position(self) -> tuple[bool, str, int]:
-        """File and line, to sort by; what has no line, as on the command line, comes last."""
+        """File and line as a sort key; problems without a line, such as those on the command line, sort last."""
         source, _, line = self.place.rpartition(":")
         return (False, source, int(line)) if line.isdigit() else (True, self.place, 0)
 
 
 class LoraNsError(Exception):
-    """Base of everything that ends a command with one sentence instead of a traceback."""
+    """Base class of errors that end a command with one sentence instead of a traceback."""
 
     exit_code = EXIT_FAILED
 
 
 class UserError(LoraNsError):
-    """Something the user can mend: a setting, a file, a missing login."""
+    """Something the user can fix: a setting, a file, a missing login."""
 
     exit_code = EXIT_BAD_INPUT
 
@@ -67,7 +67,7 @@ class ConfigError(UserError):
     """All mistakes found in a configuration, reported together.
 
     Args:
-        problems: Every mistake found, put in order of file and line; a bare sentence is one without a place.
+        problems: The mistakes, to be sorted by file and line, or a single sentence without a location.
     """
 
     def __init__(self, problems: Iterable[Problem] | str) -> None:
@@ -77,12 +77,12 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """The rows cannot be used as they are: a missing column, a label out of range, an empty split."""
+    """The rows cannot be used: a missing column, a label out of range, an empty split."""
 
 
 class ModelError(UserError):
-    """The model or tokenizer cannot be had or does not fit: unreachable hub, wrong architecture."""
+    """The model or tokenizer is unavailable or unsuitable: unreachable hub, wrong architecture."""
 
 
 class CheckError(LoraNsError):
-    """A proof of ours failed: the saved model is not the trained one."""
+    """A self-check failed: the saved model is not the trained one."""

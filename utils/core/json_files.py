@@ -1,4 +1,4 @@
-"""The one reader of JSON: whatever stands in a file, it is read or there is one sentence that says why not."""
+"""Reads JSON: unusable content of any kind is reported in one sentence."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ AGAIN = "it was cut off or edited; copy the folder again"
 
 
 class NotJsonError(ValueError):
-    """A text is no JSON that can be used; the message says why."""
+    """The text is not usable JSON; the message says why."""
 
 
 def parse_json(content: str | bytes) -> Any:
-    """Parse JSON, as bytes with or without a byte order mark; NaN and Infinity, which it does not have, are floats.
+    """Parse JSON, with an optional byte order mark; the non-standard NaN and Infinity become floats.
 
     Raises:
-        NotJsonError: It is none, is nested too deep, or holds a number of thousands of digits.
+        NotJsonError: The content is not JSON, is nested too deeply, or has a number of thousands of digits.
     """
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
@@ -37,7 +37,7 @@ def parse_json(content: str | bytes) -> Any:
 
 
 def is_json(content: str | bytes) -> bool:
-    """Tell whether a text is JSON."""
+    """Return whether a text is JSON."""
     try:
         parse_json(content)
     except NotJsonError:
@@ -46,7 +46,7 @@ def is_json(content: str | bytes) -> bool:
 
 
 def load_json(file: Path) -> Any:
-    """Read a file of JSON."""
+    """Read a JSON file."""
     return parse_json(file.read_bytes())
 
 
@@ -54,7 +54,7 @@ def load_object(file: Path, hint: str = AGAIN, error: type[UserError] = UserErro
     """Read a file that holds one JSON object.
 
     Raises:
-        UserError: Or the given class of it, with the hint what to do: the file cannot be read, or holds something else.
+        UserError: The file cannot be read or has other content; `error` and `hint` choose the class and the advice.
     """
     try:
         data = load_json(file)
@@ -68,10 +68,10 @@ def load_object(file: Path, hint: str = AGAIN, error: type[UserError] = UserErro
 
 
 def load_as(kind: type[T], file: Path, hint: str = AGAIN) -> T:
-    """Read a file that holds one JSON object with the fields of a dataclass or TypedDict; further keys are let be.
+    """Read a JSON object into a dataclass or TypedDict, ignoring additional keys.
 
     Raises:
-        UserError: It cannot be read, or holds something else.
+        UserError: The file cannot be read, or its content does not match.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -85,7 +85,7 @@ def load_as(kind: type[T], file: Path, hint: str = AGAIN) -> T:
 
 
 def find_object(file: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object; an empty one where it is not there, or holds something else."""
+    """Read a file that holds one JSON object, or return {} if the file is missing or has other content."""
     try:
         data = load_json(file)
     except (NotJsonError, OSError):

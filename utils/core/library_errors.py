@@ -1,4 +1,4 @@
-"""Tells what libraries raise over files that they cannot use from our own mistakes, which keep their traceback."""
+"""Tells errors that libraries raise for unusable files from our own bugs, which keep their traceback."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _REMEDIES = {
     errno.EIO: "the disk fails",
 }
 _OF_MACHINE = {*_REMEDIES} - {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
-"""What no content of a file leads to."""
+"""Errors that a file's content cannot cause."""
 
 
 def is_of_library(error: BaseException) -> bool:
-    """Tell whether an error was raised inside a library, over what it read, and not by a line of ours."""
+    """Return whether an error was raised inside a library because of its input, not by our own code."""
     if isinstance(error, LoraNsError) or not isinstance(error, Exception):
         return False
     if isinstance(error, OSError) and error.errno in _OF_MACHINE:
         return False
     if type(error) is Exception or type(error).__module__.startswith("safetensors"):
-        return True  # what tokenizers and safetensors, which leave no frame of their own, raise
+        return True  # raised by tokenizers and safetensors, which leave no frame of their own
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -48,10 +48,10 @@ def is_of_library(error: BaseException) -> bool:
 
 
 def require_readable(folder: Path) -> None:
-    """Open each file of a folder once: safetensors says of one that may not be read that it is not there.
+    """Open each file of a folder once, since safetensors reports unreadable files as missing.
 
     Raises:
-        OSError: One cannot be opened; `explain_machine` has the sentence.
+        OSError: A file cannot be opened; `explain_machine` turns this into a sentence.
     """
     for file in folder.iterdir():
         if file.is_file():
@@ -59,21 +59,21 @@ def require_readable(folder: Path) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """Say in one line what a library raised."""
+    """Describe a library's error in one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 @contextmanager
 def explain_library(say: Callable[[str], LoraNsError]) -> Iterator[None]:
-    """Turn what a library raises over a damaged file into a sentence; all else passes through.
+    """Turn a library's error about a damaged file into a sentence; other errors pass through.
 
     Args:
-        say: Makes the sentence of the library's own line.
+        say: Builds the error to raise from a one-line description of the library's error.
     """
     try:
         yield
-    except Exception as error:  # whatever a file's values lead to, in code that is not ours
+    except Exception as error:  # anything that a file's values may cause in library code
         of_machine = isinstance(error, OSError) and (error.strerror or isinstance(error, TimeoutError))
         if of_machine or not is_of_library(error):
             raise
@@ -81,7 +81,7 @@ def explain_library(say: Callable[[str], LoraNsError]) -> Iterator[None]:
 
 
 def explain_machine(error: OSError | RuntimeError | ModuleNotFoundError) -> UserError | None:
-    """Say what the machine refused or lacks, or why a path means nothing on it; None for errors of no such kind."""
+    """Explain what the machine refused or lacks, or why a path is invalid; None for other errors."""
     if isinstance(error, ModuleNotFoundError):
         return _explain_missing(error)
     if isinstance(error, RuntimeError):
@@ -94,7 +94,7 @@ def explain_machine(error: OSError | RuntimeError | ModuleNotFoundError) -> User
 
 
 def _explain_missing(error: ModuleNotFoundError) -> UserError | None:
-    """Explain that a library of ours is not there: mostly another Python than the one set up was called."""
+    """Explain a missing dependency: usually another Python than the one that was set up is running."""
     if is_of_library(error) or error.name is None or error.name.startswith(__name__.partition(".")[0]):
         return None
     remedy = "run `make setup` once, and `source .venv/bin/activate` in each new shell (INSTALL.md)"
@@ -103,7 +103,7 @@ def _explain_missing(error: ModuleNotFoundError) -> UserError | None:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether memory ran out: torch has a class for it on GPUs, and on CPUs words."""
+    """Return whether memory ran out: torch raises a class of its own on GPUs, and a plain RuntimeError on CPUs."""
     return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
@@ -118,7 +118,7 @@ def _explain_memory(error: RuntimeError) -> UserError | None:
 
 
 def _explain_path(error: RuntimeError) -> UserError | None:
-    """Explain what pathlib raises: of the home of nobody, and of a path of a thousand folders."""
+    """Explain pathlib's errors: an unknown user's home directory, or a path that is nested too deeply."""
     in_pathlib = Path(traceback.extract_tb(error.__traceback__)[-1].filename).name in ("pathlib.py", "_local.py")
     if in_pathlib and isinstance(error, RecursionError):
         return UserError("a path leads through more folders than can be made; give a shorter one")

@@ -1,4 +1,4 @@
-"""Keeps processes out of each other's way by locks on files; a disk without a lock service gets a warning."""
+"""File locks between processes; a file system without a lock service causes a warning."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ logger = logging.getLogger(__name__)
 
 
 def try_lock(file: IO[Any], shared: bool = False) -> bool:
-    """Take a lock at once, until the file is closed; False where another process has it.
+    """Acquire a lock without waiting, held until the file is closed; return False if another process holds it.
 
     Args:
-        file: Open for writing. On a disk without a lock service it counts as taken, with a warning.
-        shared: Let others have it too, as long as they share it as well.
+        file: A file open for writing. On a file system without locks, it counts as locked, with a warning.
+        shared: Allow other processes to hold the lock too, if theirs is shared as well.
     """
     return _lock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
-def wait_for(file: IO[Any], shared: bool = False) -> None:
-    """Take a lock as soon as nobody else has it."""
+def acquire_lock(file: IO[Any], shared: bool = False) -> None:
+    """Wait until the lock is free, and acquire it."""
     _lock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
 
 

@@ -1,4 +1,4 @@
-"""What is logged on the terminal: our own lines on standard error, the libraries' chatter silenced."""
+"""Logging to the terminal: our own messages on standard error, with libraries' messages silenced."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ TELEMETRY_SWITCHES = ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_T
 
 
 def is_main_process() -> bool:
-    """Tell whether this process is the one that speaks (rank 0, or the only one)."""
+    """Return whether this process is the one that logs (rank 0, or the only one)."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def start_logs() -> None:
-    """Send our log lines to standard error; only the main process says more than warnings."""
+    """Send our log messages to standard error; only the main process logs more than errors."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_LineFormatter())
     ours = logging.getLogger(PACKAGE)
@@ -44,22 +44,22 @@ def start_logs() -> None:
 
 
 def prepare_libraries() -> None:
-    """Turn down library messages that a user can do nothing about; errors still come through.
+    """Silence library messages that a user can do nothing about; errors still appear.
 
-    Call it before the libraries are imported: it sets environment variables that they read then. By one of them torch
-    asks Linux for its tensors in pages of 2 MiB, which it is given, and given zeroed, several times faster.
+    Call it before the libraries are imported, since it sets environment variables that they read on import. One of them
+    makes torch request tensor memory in pages of 2 MiB, which Linux provides several times faster.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DATASETS_VERBOSITY", "error")
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # it asks a service of the hub for a conversion
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # it requests a conversion from a service of the hub
     _switch_telemetry_off()
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    # DeepSpeed sets its logger's level when imported, and says at every start that a CPU is a CPU.
+    # DeepSpeed sets its logger's level on import, and warns at every start that it runs on a CPU.
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
     for name in _NOISE:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -68,21 +68,21 @@ def prepare_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     warnings.filterwarnings("ignore", message=".*save_embedding_layers.*")
     warnings.filterwarnings("ignore", message=".*fan_in_fan_out is set to.*")
-    warnings.filterwarnings("ignore", message="Unsupported layer type .*Norm")  # what ln_tuning is for
+    warnings.filterwarnings("ignore", message="Unsupported layer type .*Norm")  # the purpose of ln_tuning
     warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*")
     warnings.filterwarnings("ignore", message=".*rank_pattern.*keys did not match.*")
 
 
 def _switch_telemetry_off() -> None:
-    """Let no library count our users, unless one of the switches is set already: the choice is the user's."""
+    """Disable the libraries' telemetry, unless the user has already set one of the switches."""
     if not any(name in os.environ for name in TELEMETRY_SWITCHES):
         os.environ.update(dict.fromkeys(TELEMETRY_SWITCHES, "1"))
 
 
 class _LineFormatter(logging.Formatter):
-    """Plain sentences for information, a marked one for warnings and errors."""
+    """Plain text for information; a level prefix for warnings and errors."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Render one line."""
+        """Format one record."""
         text = show_controls(mask_text(as_called(record.getMessage())))
         return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"

@@ -1,6 +1,6 @@
-"""How far a piece of work is: a live line on a terminal, elsewhere a plain one now and then.
+"""Progress of long work: a live line on a terminal, otherwise an occasional log line.
 
-The live line is not shown where TQDM_DISABLE is set, tqdm's own switch, or `training.disable_tqdm`.
+The live line can be disabled by TQDM_DISABLE, tqdm's own switch, or `training.disable_tqdm`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 15.0
-_SECONDS_BEFORE_BAR = 0.5  # what is done sooner has no live line
+_SECONDS_BEFORE_BAR = 0.5  # shorter work shows no live line
 
 
 def shows_bars() -> bool:
-    """Tell whether live lines are shown: standard error is a terminal, and nobody has switched them off."""
+    """Return whether live lines are shown: standard error is a terminal, and they are not disabled."""
     return is_main_process() and sys.stderr.isatty() and os.environ.get("TQDM_DISABLE", "0") in ("", "0", "false")
 
 
 def build_bar() -> Progress:
-    """Build live lines: a task's name, a bar, counts, its field `numbers`, the time gone and the time left."""
+    """Build a progress display: description, bar, counts, the task field `numbers`, elapsed and remaining time."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -47,17 +47,17 @@ def build_bar() -> Progress:
 
 
 def format_duration(seconds: float) -> str:
-    """Write seconds as `9:05`, from an hour on as `1:09:05`."""
+    """Format seconds as `9:05`, or `1:09:05` from one hour on."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class RowProgress:
-    """Counts rows and tokens, and shows them; as a context manager from its beginning, and until its end.
+    """Counts rows and tokens and shows the progress; use it as a context manager.
 
-    Rows that an earlier call has done, `num_done`, count in what is left, not in the rates. `count_all` gives the
-    number of all rows, None where nobody knows; it is called when something is shown for the first time.
+    Rows completed by an earlier call (`num_done`) count toward the total but not the rates. `count_all` returns the
+    total number of rows, or None if unknown; it is called when progress is first shown.
     """
 
     def __init__(self, what: str, count_all: Callable[[], int | None], num_done: int = 0, live: bool = True) -> None:
@@ -82,7 +82,7 @@ class RowProgress:
 
     @property
     def num_done(self) -> int:
-        """All rows that are done, those of an earlier call too."""
+        """All completed rows, including those of an earlier call."""
         return self._num_before + self.num_rows
 
     @property
@@ -104,13 +104,13 @@ class RowProgress:
             logger.info("%s", self._describe())
 
     def close(self) -> None:
-        """Take the live line away."""
+        """Remove the live line."""
         if self._bar is not None:
             self._bar.stop()
             self._bar, self._is_live = None, False
 
     def describe_rates(self) -> str:
-        """Say how fast it is."""
+        """Format the rows and tokens per second."""
         tokens = f", {self.num_tokens / self.seconds:,.0f} tokens/s" if self.num_tokens else ""
         return f"{self.num_rows / self.seconds:,.1f} rows/s{tokens}"
 

@@ -1,8 +1,8 @@
-"""Finds plug-ins by name: the configuration value is the file name, the directory is the registry.
+"""Finds plug-ins by name: the configuration value is the file name, and the directory is the registry.
 
-A module (or package) is a plug-in when its source defines the marker of its kind at top level, such as `class Config`
-in `utils/adapters`. What takes a few lines only stands in a table: a module with `TABLE = {name: ...}`, of metrics, or
-whose `load_plugin(name)` gives one. Nothing is imported to find that out.
+A module (or package) is a plug-in if its source defines its kind's marker at top level, such as `class Config` in
+`utils/adapters`. Small plug-ins share a module with a `TABLE = {name: ...}`, which holds metrics or comes with a
+function `load_plugin(name)`. Plug-ins are found without importing them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import ConfigError
-from utils.core.project import LIBRARY, PACKAGE, answer_to_installed_name
+from utils.core.project import LIBRARY, PACKAGE, alias_installed_name
 
 _added: list[Path] = []
 _TABLE = re.compile(r"^TABLE\b", re.MULTILINE)
@@ -36,30 +36,30 @@ _MARKERS = {
 
 
 def normalize(value: str) -> str:
-    """Spell a configuration value as a module name: `prefix-tuning` is `prefix_tuning`."""
+    """Convert a configuration value to a module name: `prefix-tuning` becomes `prefix_tuning`."""
     return value.strip().lower().replace("-", "_")
 
 
 def names(package: str) -> tuple[str, ...]:
-    """Name every plug-in of a package (`adapters`, `generation.backends` ...), sorted."""
+    """Return the names of a package's plug-ins (`adapters`, `generation.backends` ...), sorted."""
     return tuple(sorted(_find_homes(package)))
 
 
 def add_folder(folder: Path) -> Path | None:
-    """Search one more folder, laid out like `utils/`, after the library's own.
+    """Search another folder, laid out like `utils/`, after the library's own.
 
-    Its files are imported as `<folder>.<package>.<name>`, so that they may import each other by that name.
+    Its files are imported as `<folder>.<package>.<name>`, and may import each other by that name.
 
     Args:
-        folder: Such as `my_lab`, with `my_lab/adapters/my_method.py` in it.
+        folder: A folder such as `my_lab` that contains `my_lab/adapters/my_method.py`.
 
     Returns:
-        Its absolute path; None: its very files are searched already, such as a run's copy of them.
+        The absolute path, or None if a folder with the same name and content, such as a run's copy, was added before.
 
     Raises:
-        ConfigError: It has a plug-in by a name that is taken, or another module is called as the folder.
+        ConfigError: One of its plug-ins has a name that is taken, or another module has the folder's name.
     """
-    answer_to_installed_name()
+    alias_installed_name()
     folder = folder.resolve()
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; a run keeps its copies in extensions/ of its own folder")
@@ -76,17 +76,17 @@ def add_folder(folder: Path) -> Path | None:
             raise ConfigError(f"{folder}: {package} has a plug-in called {shown} already; rename it")
     _import_package(folder)
     _added.append(folder)
-    _forget()
+    _clear_caches()
     return folder
 
 
 def list_added(folder: Path) -> list[tuple[str, str]]:
-    """List the plug-ins of an added folder: package and name."""
+    """List the plug-ins of an added folder as pairs of package and name."""
     return [(package, name) for package in _MARKERS for name in sorted(_search(folder, package))]
 
 
 def _is_module(folder: Path) -> bool:
-    """Tell whether another module would be imported by the folder's name; a folder without code of its own is none."""
+    """Return whether another module has the folder's name; a namespace package without code does not count."""
     if folder.name in sys.modules:
         return True
     spec = importlib.util.find_spec(folder.name) if folder.name.isidentifier() else None
@@ -94,7 +94,7 @@ def _is_module(folder: Path) -> bool:
 
 
 def _import_package(folder: Path) -> None:
-    """Make the folder a package, wherever it lies and whatever else of its name Python would find."""
+    """Make the folder importable as a package, regardless of its location and of other packages of its name."""
     if not folder.name.isidentifier():
         raise ConfigError(f"{folder}: its files are imported by its name: letters, digits and _ alone")
     init = folder / "__init__.py"
@@ -105,7 +105,7 @@ def _import_package(folder: Path) -> None:
         module = sys.modules[folder.name] = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except BaseException:  # half imported it would be found the next time
+        except BaseException:  # a half-imported module would be found next time
             del sys.modules[folder.name]
             raise
     else:
@@ -114,7 +114,7 @@ def _import_package(folder: Path) -> None:
 
 
 def hash_folder(folder: Path) -> str:
-    """Hash the names and contents of all files of a folder but compiled ones."""
+    """Hash the names and contents of a folder's files, except compiled ones."""
     found = hashlib.sha256()
     for path in list_files(folder):
         found.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode() + path.read_bytes())
@@ -122,22 +122,22 @@ def hash_folder(folder: Path) -> str:
 
 
 def list_files(folder: Path) -> list[Path]:
-    """List the files of a folder of plug-ins, without what Python compiled."""
+    """List the files of a plug-in folder, except compiled ones."""
     return sorted(each for each in folder.rglob("*") if each.is_file() and "__pycache__" not in each.parts)
 
 
 def remove_folder(folder: Path) -> None:
-    """Search a folder no longer, and forget what was imported from it."""
+    """Stop searching a folder, and unload the modules imported from it."""
     folder = folder.resolve()
     _added.remove(folder)
     for name in [name for name in sys.modules if name.split(".")[0] == folder.name]:
         del sys.modules[name]
-    _forget()
+    _clear_caches()
 
 
 @cache
 def _find_homes(package: str) -> dict[str, str]:
-    """Find the module in which each plug-in stands, by the plug-in's name."""
+    """Return the module that defines each plug-in, by the plug-in's name."""
     found: dict[str, str] = {}
     for folder in (LIBRARY, *_added):
         prefix = f"{PACKAGE if folder == LIBRARY else folder.name}.{package}"
@@ -172,11 +172,11 @@ def _read_names(source: str) -> list[str]:
 
 
 def has(package: str, value: str) -> bool:
-    """Tell whether a package has a plug-in of this name."""
+    """Return whether a package has a plug-in of this name."""
     return normalize(value) in names(package)
 
 
-def _forget() -> None:
+def _clear_caches() -> None:
     _find_homes.cache_clear()
     load.cache_clear()
     importlib.invalidate_caches()

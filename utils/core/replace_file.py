@@ -1,4 +1,4 @@
-"""Writes files whole or not at all, and sets aside what is in the way."""
+"""Writes files atomically, and renames existing files that are in the way."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Give the path of a file beside this one to write to, and put it in place when all went well.
+    """Yield a temporary path in the same folder, and move it into place if the block succeeds.
 
-    The file's folder is made. A reader sees the old file or the new one, also after a power cut.
+    The folder is created. Readers see either the old file or the new one, even after a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -27,18 +27,18 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str, encoding: str = "utf-8", errors: str = "strict") -> None:
-    """Write a text in the place of a file, as `replace_file` does."""
+    """Write a text file atomically, using `replace_file`."""
     with replace_file(path) as beside:
         beside.write_text(text, encoding=encoding, errors=errors, newline="\n")
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a file or folder that is in the way to `<name>.old_<now>`; gives where it is then."""
-    target = path.with_name(f"{path.name}.old_{stamp_now()}")
+    """Rename a file or folder that is in the way to `<name>.old_<now>`, and return the new path."""
+    target = path.with_name(f"{path.name}.old_{utc_timestamp()}")
     path.rename(target)
     return target
 
 
-def stamp_now() -> str:
-    """Write the moment, to the microsecond, as a part of a name."""
+def utc_timestamp() -> str:
+    """Format the current time, to the microsecond, for use in a file name."""
     return datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")

@@ -1,7 +1,7 @@
-"""Hides secrets in what is written down and said: command lines, configurations, messages.
+"""Masks secrets in everything that is stored or shown: command lines, configurations, messages.
 
-What enters a command (its words, and the files of its configuration) is searched for secrets first, and each one found
-is hidden from then on wherever it turns up, however it was cut, quoted or joined meanwhile.
+The inputs of a command (its arguments and configuration files) are searched for secrets first; every secret found is
+then masked wherever it appears, even if cut, quoted or joined with other text.
 """
 
 from __future__ import annotations
@@ -22,59 +22,59 @@ _TOKEN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|(?:sk-|gh[pousr]_|github_pat_|glpat-|xox[abprs]-)[\w-]{16,}|(?<=Bearer )[\w.~+/-]+=*)"
 )
 _URL_LOGIN = re.compile(r"(?<=:)(/{1,2})[^\s/'\"<>]+@")
-"""Also where a path has made one slash of two."""
+"""Also matches a single slash, as left by path normalization."""
 _URL_VALUE = re.compile(
     r"(?<=[?&;])([\w.-]*(?:token|key|secret|sig|signature|auth|password|passwd|pwd|credential))=([^\s&'\"]+)",
     re.IGNORECASE,
 )
 _ASSIGNED = re.compile(r"(?<![\w.-])([\w.-]+)=([^\s&,;'\"]+)")
 _MIN_SECRET = 8
-"""Shorter values of the environment's secrets are left alone: they stand in other words by chance."""
-_MIN_LEARNT = 3
+"""Shorter values of secret environment variables are not masked, since they occur in other text by chance."""
+_MIN_LEARNED = 3
 _SECRET_VARIABLES = ("TOKEN", "API_KEY", "ACCESS_KEY", "SECRET", "PASSWORD", "PASSWD")
 _HARMLESS = frozenset({"", "null", "none", "true", "false", "~"})
 
-_learnt: set[str] = set()
+_learned: set[str] = set()
 
 
 def learn_command(words: Iterable[str]) -> None:
-    """Learn the secrets of a command line: values of token-like keys and options, and logins in addresses."""
+    """Learn the secrets of a command line: values of secret keys and options, and logins in URLs."""
     for word, key, value in _name_values(words):
         learn_text(word)
         learn_value(key, value)
 
 
 def learn_value(key: str, value: str) -> None:
-    """Learn a value that is a secret by its key; switches such as `true` are none."""
+    """Learn a value whose key names a secret, unless it is a switch such as `true`."""
     bare = value.strip().strip("'\"")
     if is_secret_key(key) and bare.lower() not in _HARMLESS:
         _learn(value, bare)
 
 
 def learn_text(text: str) -> None:
-    """Learn the secrets that a text shows by their look: logins and keys in addresses."""
+    """Learn secrets that a text shows by their form: logins and keys in URLs."""
     for found in _URL_LOGIN.finditer(text):
         login = found[0].strip("/").removesuffix("@")
-        if ":" in login or len(login) >= _MIN_SECRET:  # a name alone, as git@ is, stands in other places too
+        if ":" in login or len(login) >= _MIN_SECRET:  # a bare user name, as in git@, occurs elsewhere too
             _learn(login, login.partition(":")[2])
     for found in _URL_VALUE.finditer(text):
         _learn(found[2])
 
 
 def forget_secrets() -> None:
-    """Forget what was learnt, before another command of the same process."""
-    _learnt.clear()
+    """Forget the learned secrets before another command runs in the same process."""
+    _learned.clear()
 
 
 def _learn(*secrets: str) -> None:
-    """Remember secrets as they are, and as a message may quote them."""
+    """Remember secrets both as they are and as a message may quote them."""
     for secret in secrets:
-        if len(secret) >= _MIN_LEARNT:
-            _learnt.update((secret, repr(secret)[1:-1], json.dumps(secret)[1:-1]))
+        if len(secret) >= _MIN_LEARNED:
+            _learned.update((secret, repr(secret)[1:-1], json.dumps(secret)[1:-1]))
 
 
 def mask_command(words: Iterable[str]) -> list[str]:
-    """Hide secrets in a command line: values of token-like keys and options, and tokens anywhere."""
+    """Mask a command line's secrets: values of secret keys and options, and tokens anywhere."""
     return [
         mask_text(word.removesuffix(value)) + MASK if mask_value(key, value) == MASK else mask_text(word)
         for word, key, value in _name_values(words)
@@ -82,9 +82,9 @@ def mask_command(words: Iterable[str]) -> list[str]:
 
 
 def _name_values(words: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """Give each word of a command line with the key or option that it has a value of, if any, and that value.
+    """Yield each argument with the key or option it is a value of, if any, and that value.
 
-    What stands behind an option that names a secret is one, also with a = in it, as padded keys have.
+    An argument after an option that names a secret is its value even if it contains `=`, as padded keys do.
     """
     option = ""
     for word in words:
@@ -99,7 +99,7 @@ def _name_values(words: Iterable[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def mask_value(key: str, value: Any) -> Any:
-    """Hide a text that is a secret by its key or by its look; switches such as `true` stay."""
+    """Mask a string that is a secret by its key or its form; switches such as `true` are kept."""
     if not isinstance(value, str):
         return value
     if is_secret_key(key) and value.strip().lower() not in _HARMLESS:
@@ -110,13 +110,13 @@ def mask_value(key: str, value: Any) -> Any:
 
 
 def mask_text(text: str) -> str:
-    """Hide in a text what looks like a secret, and the secrets of the environment and of the command."""
-    return _hide(text, _list_environment() | _learnt)
+    """Mask strings that look like secrets, and the secrets of the environment and the command."""
+    return _hide(text, _list_environment() | _learned)
 
 
 def _hide(text: str, secrets: set[str]) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
-        if secret in text:  # a short one stands in other words by chance
+        if secret in text:  # a short secret may occur in other words by chance
             edge = r"(?<!\w)", r"(?!\w)"
             before, after = edge if len(secret) < _MIN_SECRET else ("", "")
             text = re.sub(f"{before}{re.escape(secret)}{after}", MASK, text)
@@ -125,7 +125,7 @@ def _hide(text: str, secrets: set[str]) -> str:
 
 
 def mask_tree(value: Any, but: tuple[str, ...] = ()) -> Any:
-    """Hide the secrets in all texts of nested mappings and lists, apart from what stands under some keys."""
+    """Mask the secrets in all strings of nested mappings and lists, except under the keys in `but`."""
     if isinstance(value, Mapping):
         masked = {key: each if key in but else mask_tree(mask_value(str(key), each)) for key, each in value.items()}
         return {mask_text(key) if isinstance(key, str) else key: each for key, each in masked.items()}
@@ -140,18 +140,18 @@ def _mask_assigned(found: re.Match[str]) -> str:
 
 
 def holds_secret(text: str) -> bool:
-    """Tell whether a text shows a secret by its look, or holds one of the environment's."""
+    """Return whether a text contains a string that looks like a secret, or one of the environment's secrets."""
     return _hide(text, _list_environment()) != text
 
 
 def is_secret_key(key: str) -> bool:
-    """Tell whether a key or an option names a secret: `model.token`, `--hf_token`; not `max_new_tokens`."""
+    """Return whether a key or option names a secret: `model.token` and `--hf_token` do, `max_new_tokens` does not."""
     name = key.rsplit(".", 1)[-1].lstrip("-").replace("-", "_").lower()
     return bool(_SECRET_KEY.search(name))
 
 
 def _list_environment() -> set[str]:
-    """List the values of variables such as HF_TOKEN and WANDB_API_KEY."""
+    """Return the values of variables such as HF_TOKEN and WANDB_API_KEY."""
     names = [name for name in os.environ if name.upper().endswith(_SECRET_VARIABLES)]
     values = (os.environ[name] for name in names)
     return {value for value in values if len(value) >= _MIN_SECRET}

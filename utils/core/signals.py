@@ -1,6 +1,6 @@
-"""Signals that ask a run to stop: noted while it trains or scores, obeyed at once elsewhere; a second one ends it.
+"""Signals that stop a run: deferred while it trains or scores, otherwise immediate; a second one kills it.
 
-The standard library only: it listens before anything heavy is imported.
+Only the standard library is used, so that signals are handled before slow imports.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 _ECHO_S = 2.0
-"""Under a launcher a signal comes twice: a scheduler sends it to every process, and torchrun passes it on."""
+"""A launcher duplicates signals: the scheduler signals every process, and torchrun forwards its own signal too."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop, and does so where nothing is lost; as a KeyboardInterrupt, no library swallows it.
+    """The run was asked to stop, and stops at a safe point; a KeyboardInterrupt, so that no library catches it.
 
     Args:
-        number: The signal; None in a process that learned of it from another one.
+        number: The signal, or None if another process received it.
     """
 
     def __init__(self, number: int | None = None) -> None:
@@ -40,7 +40,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _Listener:
-    """What this process was asked, and whether it is obeyed at once."""
+    """The first signal received, and whether handling is deferred."""
 
     def __init__(self) -> None:
         self.asked: int | None = None
@@ -48,13 +48,13 @@ class _Listener:
         self._since = 0.0
 
     def handle_signal(self, number: int, _: FrameType | None) -> None:
-        """Note the first signal, or obey it; end the process at the second."""
+        """Record the first signal, raising at once unless deferred; end the process on the second."""
         name = signal.Signals(number).name
         if number == signal.SIGHUP:
             leave_terminal()
         if self.asked is not None:
             if number == signal.SIGHUP:
-                return  # it comes from the terminal and from the shell, and behind a SIGTERM at the end of a session
+                return  # sent by both terminal and shell, and after a SIGTERM at the end of a session
             if "LOCAL_RANK" not in os.environ or time.monotonic() - self._since > _ECHO_S:
                 _end_at_once(f"{name} again: ended at once", self.asked)
             return
@@ -68,18 +68,18 @@ _listener = _Listener()
 
 
 def interruption_requested() -> bool:
-    """Tell whether this process was asked to stop; loops that may take long ask it between two batches."""
+    """Return whether this process was asked to stop; long loops check this between batches."""
     return _listener.asked is not None
 
 
 def raise_if_interrupted() -> NoReturn:
-    """Raise Interrupted, for the signal that came to this process or, where none did, to another one."""
+    """Raise Interrupted with the signal that this process received, or None if another process did."""
     raise Interrupted(_listener.asked)
 
 
 @contextmanager
 def handling_signals() -> Iterator[None]:
-    """Take SIGTERM, SIGUSR1, SIGINT and SIGHUP: at once, unless inside `deferred`. Only a main thread can."""
+    """Handle SIGTERM, SIGUSR1, SIGINT and SIGHUP inside the context; without effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -94,7 +94,7 @@ def handling_signals() -> Iterator[None]:
 def handling(
     numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None] | int
 ) -> Iterator[None]:
-    """Handle signals in one's own way for a while; SIGHUP not where it is ignored, as under nohup."""
+    """Handle signals with another handler for the duration of the context; an ignored SIGHUP (nohup) stays ignored."""
     deaf = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
     before: dict[int, Any] = {number: signal.signal(number, handler) for number in numbers if number not in deaf}
     try:
@@ -106,10 +106,10 @@ def handling(
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Let whoever works inside ask `interruption_requested` and stop where nothing is lost.
+    """Defer signals, so that the code inside can poll `interruption_requested` and stop at a safe point.
 
     Raises:
-        Interrupted: A signal came before, or came and nobody inside has obeyed it.
+        Interrupted: A signal arrived before, or arrived and was not handled by the code inside.
     """
     if _listener.asked is not None:
         raise_if_interrupted()
@@ -123,7 +123,7 @@ def deferred() -> Iterator[None]:
 
 
 def leave_terminal() -> None:
-    """Write nowhere from here on where the terminal is gone: a failed write would end the run before it is saved."""
+    """Redirect output to /dev/null if the terminal is gone, since a failed write would end the run before saving."""
     for descriptor in (1, 2):
         try:
             termios.tcgetattr(descriptor)
@@ -138,6 +138,6 @@ def _end_at_once(text: str, number: int) -> NoReturn:
 
 
 def _say(text: str) -> None:
-    """Write past Python's buffers: a handler may run in the middle of a print."""
+    """Write directly to the file descriptor, since a handler may interrupt a print."""
     if is_main_process():
         os.write(2, f"\n{text}\n".encode())

@@ -1,4 +1,4 @@
-"""The one place where text is put on the terminal: without secrets, and without control codes of the data."""
+"""The single place for terminal output, which masks secrets and escapes control codes in data."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-"""All but tab and newline; with the signs that turn the direction of what follows."""
+"""All control characters but tab and newline, and those that change the text direction."""
 _BAR = re.compile("\r([^\r\n]*)(\r?)|(?:\n|\x1b\\[A)+")
-"""What a library's progress bar writes at a time: a line from its start, or steps between lines."""
+"""Writes of a library's progress bar: a line from its start, or moves between lines."""
 
 
 def show_controls(text: str) -> str:
-    r"""Write control codes as `\u001b`, so that they are seen and not obeyed; in JSON that is the same text."""
+    r"""Escape control codes as `\u001b`, so that they are displayed, not executed; JSON strings stay equivalent."""
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def write_data(text: str) -> None:
-    """Write rows on standard output: they are the user's own, so that nothing in them is taken for a secret."""
+    """Write rows to standard output without masking, since the data is the user's own."""
     inner = getattr(sys.stdout, "inner", sys.stdout)
     inner.write(show_controls(text))
     inner.flush()
 
 
 def build_console(stderr: bool = False) -> Console:
-    """Build a console for tables and live lines, whose texts are shown as everything else is."""
+    """Build a console for tables and live lines, with the same masking and escaping."""
     from rich.console import Console
     from rich.segment import Segment
 
     class SafeConsole(Console):
         def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
-            """Clean every piece of text; the console's own codes stay."""
+            """Sanitize every piece of text; the console's own codes stay."""
             for segment in super().render(renderable, options):
                 text = segment.text if segment.control else show_controls(mask_text(segment.text))
                 yield Segment(text, segment.style, segment.control)
@@ -49,7 +49,7 @@ def build_console(stderr: bool = False) -> Console:
 
 @contextmanager
 def safe_streams() -> Iterator[None]:
-    """Let all that is printed meanwhile pass through here."""
+    """Route everything printed inside the context through this module."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (cast("TextIO", _SafeStream(each)) for each in before)
     try:
@@ -59,13 +59,13 @@ def safe_streams() -> Iterator[None]:
 
 
 class _SafeStream:
-    """A standard stream; whatever is not writing is its own affair."""
+    """A standard stream that sanitizes writes and delegates everything else."""
 
     def __init__(self, inner: TextIO) -> None:
         self.inner = inner
 
     def write(self, text: str) -> int:
-        """Write without secrets and control codes; a progress bar may go back to the start of its line."""
+        """Write text without secrets and control codes; a progress bar may return to the start of its line."""
         shown = mask_text(text)
         if (bar := _BAR.fullmatch(shown)) is None:
             shown = show_controls(shown)
@@ -75,7 +75,7 @@ class _SafeStream:
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write several texts."""
+        """Write several strings."""
         for line in lines:
             self.write(line)
 

@@ -1,4 +1,4 @@
-"""Reads texts out of rows: one column, or a prompt made of several; and the names of splits."""
+"""Reads texts from rows, one column or a prompt built from several, and parses the names of splits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 FILE_KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
-"""Kinds of files that rows are read from."""
+"""Suffixes of files that rows are read from."""
 _SPLIT = re.compile(r"(?P<name>[^\[\]]+)(\[(?P<first>-?\d+%?)?:(?P<last>-?\d+%?)?\])?")
 _KINDS: dict[type, str] = {
     type(None): "nothing (null)",
@@ -22,7 +22,7 @@ _KINDS: dict[type, str] = {
 
 
 class RowError(ValueError):
-    """What is wrong with one row, without its place."""
+    """A problem with one row, without its location."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class PromptTemplate:
     """A prompt over columns: `Question: {question}`; `{{` and `}}` are braces."""
 
     parts: tuple[tuple[str, str | None], ...]
-    """Literal texts, each followed by a column or by nothing."""
+    """Literal texts, each followed by a column or None."""
 
     @classmethod
     def parse(cls, template: str) -> PromptTemplate:
-        """Read a template.
+        """Parse a template.
 
         Raises:
-            ValueError: A brace stands alone, or what is in braces is no column's name.
+            ValueError: A brace is unbalanced, or braces do not contain a column name.
         """
         hint = "; write {{ and }} for braces of the text itself"
         try:
@@ -56,19 +56,19 @@ class PromptTemplate:
         return tuple(dict.fromkeys(column for _, column in self.parts if column is not None))
 
     def render(self, row: Mapping[str, Any]) -> str:
-        """Write the prompt of a row; whole numbers are written in digits.
+        """Fill in a row's values; whole numbers are written in digits.
 
         Raises:
-            RowError: A column is missing, or holds no text.
+            RowError: A column is missing or is not text.
         """
         return "".join(literal + ("" if column is None else _read_word(row, column)) for literal, column in self.parts)
 
 
 def require_columns(template: str) -> str:
-    """Give a prompt's template back where it can be read and names a column.
+    """Return a prompt template unchanged if it is valid and names a column.
 
     Raises:
-        ValueError: It cannot, or does not.
+        ValueError: It is invalid or names no column.
     """
     if not PromptTemplate.parse(template).columns:
         raise ValueError("names no column in braces, so that every prompt would be the same; write {question}, say")
@@ -79,7 +79,7 @@ def read_text(row: Mapping[str, Any], column: str) -> str:
     """Read a column's text.
 
     Raises:
-        RowError: There is no such column, or its value is no text.
+        RowError: There is no such column, or its value is not text.
     """
     if column not in row:
         raise RowError(f"no column {column}; there are: {shorten_list(row)}")
@@ -90,25 +90,25 @@ def read_text(row: Mapping[str, Any], column: str) -> str:
 
 
 def describe_kind(value: Any) -> str:
-    """Name the kind of a value that should have been a text."""
+    """Describe the type of a value that should have been text."""
     return _KINDS.get(type(value), f"a {type(value).__name__}")
 
 
 def shorten(value: object, most: int = 80) -> str:
-    """Write a value, cut where it is very long."""
+    """Convert a value to a string, truncated if it is very long."""
     text = str(value)
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def shorten_list(names: Iterable[object], most: int = 20) -> str:
-    """Write names one behind the other, the first of very many, each cut where it is very long."""
+    """Join names with commas, truncating long names and a long list."""
     shown = [shorten(name, 200) for name in names]
     rest = f" and {len(shown) - most} more" if len(shown) > most else ""
     return ", ".join(shown[:most]) + rest if shown else "none"
 
 
 def list_texts(value: Any) -> Iterator[str]:
-    """List the texts within lists and the values of objects, such as turns or tools."""
+    """Yield the strings in nested lists and objects, such as turns or tools."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, tuple, dict)):
@@ -117,16 +117,16 @@ def list_texts(value: Any) -> Iterator[str]:
 
 
 def join_answer(prompt: str, answer: str) -> str:
-    """Put a space before an answer that would touch its prompt's last word."""
+    """Put a space before an answer that would run into the last word of its prompt."""
     touching = bool(prompt) and not prompt[-1].isspace() and not answer[:1].isspace()
     return f" {answer}" if touching else answer
 
 
 def parse_split(split: str) -> tuple[str, str | None, str | None]:
-    """Take `train[10%:20%]` apart: the name, and the first and the last bound as they are written.
+    """Split `train[10%:20%]` into the name and the first and last bounds as written.
 
     Raises:
-        ValueError: It is not of that form.
+        ValueError: It does not have this form.
     """
     found = _SPLIT.fullmatch(split.strip())
     if found is None:
@@ -135,9 +135,9 @@ def parse_split(split: str) -> tuple[str, str | None, str | None]:
 
 
 def cut_range(num_rows: int, first: str | None, last: str | None) -> range:
-    """Give the rows that a split's bounds leave, as the datasets library counts them.
+    """Return the rows within a split's bounds, counted like the datasets library does.
 
-    A bound is `100`, `-100` (from the end), `10%` (rounded to the closest row) or None; the last is not included.
+    A bound is `100`, `-100` (from the end), `10%` (rounded to the closest row) or None; the last is exclusive.
     """
 
     def count(bound: str) -> int:

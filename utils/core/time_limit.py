@@ -1,4 +1,4 @@
-"""Ends code that may loop without end, in whatever thread it runs."""
+"""Stops code that may loop forever, in whatever thread it runs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from contextlib import contextmanager
 
 _STEP_S = 0.5
 
-_deadlines: dict[int, float] = {}  # by thread, until when it may work
+_deadlines: dict[int, float] = {}  # deadline by thread
 _lock = threading.Lock()
 _watcher: threading.Thread | None = None
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Let this thread's work take a time, give or take half a second; one limit at a time.
+    """Limit the block's running time, give or take half a second; one limit per thread at a time.
 
-    It ends Python's own loops, as those of a Jinja template are, not the inside of a compiled function.
+    It stops loops in Python, such as those of a Jinja template, but not the inside of a compiled function.
 
     Raises:
         TimeoutError: The time is up.
@@ -27,7 +27,7 @@ def time_limit(seconds: float) -> Iterator[None]:
     global _watcher
     with _lock:
         _deadlines[threading.get_ident()] = time.monotonic() + seconds
-        if _watcher is None or not _watcher.is_alive():  # a fork has none
+        if _watcher is None or not _watcher.is_alive():  # a forked process has no watcher thread
             _watcher = threading.Thread(target=_watch, daemon=True)
             _watcher.start()
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import UserError
-from utils.core.replace_file import stamp_now
+from utils.core.replace_file import utc_timestamp
 from utils.evaluation.files import read_object, write_object
 from utils.evaluation.identity import hash_json
 from utils.evaluation.score import SetScore
@@ -135,7 +135,7 @@ def open_history(
     kept = [each for each in found.entries if each.step <= step and _is_of(each, asked)]
     aside = [each for each in found.entries if each not in kept]
     if aside:
-        target = folder / f"eval_history.{stamp_now()}.json"
+        target = folder / f"eval_history.{utc_timestamp()}.json"
         write_object(target, History(found.scorer, found.leakage, aside).to_dict())
         steps = ", ".join(str(each.step) for each in aside)
         logger.warning("evaluations of other sets or of steps to come again (%s) are set aside in %s", steps, target)

@@ -13,7 +13,7 @@ from utils.config.run_config import BEST_KEYS, EXTENSIONS, RESUMABLE_KEYS, RunCo
 from utils.core.errors import ConfigError, UserError
 from utils.core.logs import is_main_process
 from utils.core.registry import hash_folder, list_files
-from utils.core.replace_file import set_aside, stamp_now
+from utils.core.replace_file import set_aside, utc_timestamp
 from utils.results.record import RunRecord, read_record
 from utils.runs.inputs import holds_resolved, read_resolved, require_same_inputs, write_resolved
 from utils.runs.own_folder import LOCK_FILE, lock_folder, require_no_links_out
@@ -200,13 +200,13 @@ def _set_aside_later(path: Path, checkpoint: Path) -> None:
     """Move away the checkpoints behind the one that is resumed: a later --resume must not take up the run there."""
     if re.fullmatch(r"checkpoint-\d+", checkpoint.name) is None:
         return
-    target = path / f"earlier_checkpoints_{stamp_now()}"
+    target = path / f"earlier_checkpoints_{utc_timestamp()}"
     if later := set_aside_later(path, find_step(checkpoint), target):
         logger.warning("%s of after %s: now in %s", ", ".join(each.name for each in later), checkpoint.name, target)
 
 
 def _keep_results(path: Path) -> None:
-    target = path / f"earlier_results_{stamp_now()}"
+    target = path / f"earlier_results_{utc_timestamp()}"
     target.mkdir()
     names = ("results.json", "results.xlsx", "all_results.json", "train_results.json", "eval_results.json")
     for name in (*names, "report.html", "curves.csv", "curves.svg", "curves.png"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.core.cache_folder import cache_folder
-from utils.core.locks import try_lock, wait_for
+from utils.core.locks import acquire_lock, try_lock
 from utils.core.signals import Interrupted, interruption_requested
 from utils.evaluation.processes import count_processes, gather_lists
 from utils.trainer.launch import count_launched
@@ -175,4 +175,4 @@ def _leave(together: bool) -> None:
 def _take(file: Any) -> None:
     """Take the lock alone, or, where somebody works already, wait for that and then share it with the others."""
     if not try_lock(file):
-        wait_for(file, shared=True)
+        acquire_lock(file, shared=True)

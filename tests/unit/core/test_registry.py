@@ -36,11 +36,11 @@ def test_a_new_file_or_folder_is_a_plug_in(tmp_path: Path, monkeypatch: pytest.M
     (package / "rows.py").write_text('TABLE: dict[str, int] = {"first": 1, "second": 2}\n')
     (package / "other.py").write_text("class Configuration: ...\n# class Config\ndef f():\n    class Config: ...\n")
     monkeypatch.setattr(registry, "LIBRARY", tmp_path)
-    registry._forget()
+    registry._clear_caches()
     try:
         assert registry.names("adapters") == ("file", "first", "folder", "second")
     finally:
-        registry._forget()
+        registry._clear_caches()
 
 
 def test_an_added_folder_is_searched_after_the_librarys_own(tmp_path: Path) -> None:

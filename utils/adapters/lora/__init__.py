@@ -1,8 +1,8 @@
-"""LoRA and its variants DoRA, rsLoRA, QA-LoRA and LoRA+, with every initialisation of peft.
+"""LoRA and its variants DoRA, rsLoRA, QA-LoRA and LoRA+, with every initialization that peft has.
 
 Source: Hu et al. 2021, arXiv:2106.09685; DoRA: Liu et al. 2024, arXiv:2402.09353; rsLoRA: Kalajdzievski 2023,
-arXiv:2312.03732; QA-LoRA: Xu et al. 2023, arXiv:2309.14717; LoRA+: Hayou et al. 2024, arXiv:2402.12354. Of the
-initialisations see `inits`.
+arXiv:2312.03732; QA-LoRA: Xu et al. 2023, arXiv:2309.14717; LoRA+: Hayou et al. 2024, arXiv:2402.12354.
+Initializations: see `inits`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from utils.adapters.targets import (
     choose_targets,
     find_layer_conflict,
     list_head,
-    train_whole,
-    warn_of_idle_layers,
+    merge_modules_to_save,
+    warn_of_unadapted_layers,
 )
 from utils.config.sections.peft import Limits
 from utils.core.errors import ConfigError, ModelError, Problem
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class Config(LayersSection):
-    """Low-rank adaptation: W + (lora_alpha / lora_r) * B @ A beside frozen weights."""
+    """Low-rank adaptation: W + (lora_alpha / lora_r) * B @ A with W frozen."""
 
     ALIASES: ClassVar[dict[str, str]] = {
         **LayersSection.ALIASES, "r": "lora_r", "rank": "lora_r", "lora_rank": "lora_r",
@@ -58,45 +58,48 @@ class Config(LayersSection):
     target_modules: str | list[str] | None = None
     """Module names, a regular expression, or `all-linear`; null: query and value, as peft maps the architecture."""
     rank_pattern: dict[str, int] = Field(default_factory=dict)
-    """Ranks of single modules: {'model.layers.0.self_attn.q_proj': 16}."""
+    """Ranks of individual modules: {'model.layers.0.self_attn.q_proj': 16}."""
     alpha_pattern: dict[str, float] = Field(default_factory=dict)
-    """Alphas of single modules."""
+    """Alphas of individual modules."""
     init_lora_weights: bool | str = True
-    """How A and B start. true: B at zero, A Kaiming uniform; false: both random, so not as the pretrained model;
-    gaussian: A normal; orthogonal: both random with a product of zero; mica: B from the weight's least singular
-    vectors, frozen; pissa (pissa_niter_16: by that many iterations, faster): its largest singular values; olora: its
-    QR decomposition; eva, corda and lora_ga look at training rows (init_rows): the inputs' principal components, the
-    weight seen through the inputs' covariance, the gradient; loftq: the error of a 4-bit base. pissa, olora, corda
-    and lora_ga take their start out of the base; they are saved converted, at twice the rank, for an untouched base."""
+    """Initialization of A and B. true: B zero, A Kaiming uniform; false: both random, so the start is not the
+    pretrained model; gaussian: A normal; orthogonal: both random with a product of zero; mica: B from the weight's
+    smallest singular vectors, frozen; pissa (pissa_niter_16: faster, with that many iterations): its largest singular
+    values; olora: its QR decomposition; loftq: the quantization error of a 4-bit base. eva, corda and lora_ga use
+    training rows (init_rows): the principal components of the inputs, the weight projected by the inputs' covariance,
+    and the gradient. pissa, olora, corda and lora_ga subtract their start from the base; they are saved at twice the
+    rank, for the unmodified base."""
     init_rows: int = Field(256, ge=1)
-    """Training rows, drawn by the seed, that eva, corda and lora_ga look at."""
+    """Training rows, sampled with the seed, that eva, corda and lora_ga use."""
     init_batch_size: int = Field(8, ge=1)
-    """Rows that eva and lora_ga look at together."""
+    """Batch size of these rows for eva and lora_ga."""
     init_cache: bool = False
-    """Keep what eva, corda and lora_ga find in the rows in the cache folder (LORA_NS_CACHE), and take it from there
-    where base, rows and settings are the same."""
+    """Cache what eva, corda and lora_ga compute from the rows in the cache folder (LORA_NS_CACHE), and reuse it if
+    base, rows and settings are the same."""
     eva_rho: float = Field(2.0, ge=1)
-    """eva: a layer's rank may grow to lora_r * eva_rho where its inputs vary most, at the cost of others; 1: none."""
+    """eva: a layer's rank may grow up to lora_r * eva_rho if its inputs vary most, at the cost of others; 1: fixed
+    ranks."""
     corda_method: Literal["ipm", "kpm"] = "ipm"
-    """corda: ipm trains what the rows' inputs use most, kpm what they use least, which keeps what the base knows."""
+    """corda: ipm trains the directions that the rows' inputs use most, kpm those they use least, to preserve
+    knowledge."""
     lora_ga_direction: Literal["ArB2r", "A2rBr", "ArBr", "random"] = "ArB2r"
     """lora_ga: which of the gradient's singular vectors become A and which B."""
     lora_ga_scale: Literal["stable", "weight_svd", "gd_scale", "unit"] = "stable"
-    """lora_ga: how large the start is."""
+    """lora_ga: scaling of the initial matrices."""
     lora_ga_stable_gamma: int = Field(16, ge=1)
-    """lora_ga with stable: the larger, the smaller the start."""
+    """lora_ga with stable: the larger, the smaller the initial matrices."""
     loraplus_lr_ratio: float | None = Field(None, gt=0)
-    """LoRA+: B learns at learning_rate times this (16 in the paper), A at learning_rate; null: both alike."""
+    """LoRA+: B's learning rate is learning_rate times this (16 in the paper), A's is learning_rate; null: no LoRA+."""
     loraplus_lr_embedding: float = Field(1e-6, gt=0)
     """LoRA+: learning rate of A and B on embeddings."""
     use_dora: bool = False
-    """Learn magnitude and direction apart (DoRA)."""
+    """Train magnitude and direction separately (DoRA)."""
     use_rslora: bool = False
     """Scale by 1 / sqrt(lora_r), which keeps high ranks stable (rsLoRA)."""
     use_qalora: bool = False
-    """Let A read means over groups of inputs, as a GPTQ base scales its weights in groups (QA-LoRA); for such bases."""
+    """Average A's inputs over groups, matching the group-wise scales of a GPTQ base (QA-LoRA); for such bases only."""
     qalora_group_size: int = Field(16, ge=1)
-    """use_qalora: inputs in a group; it has to divide the layers' sizes."""
+    """use_qalora: inputs per group; must divide the layers' input sizes."""
 
     @field_validator("init_lora_weights", mode="before")
     @classmethod
@@ -104,14 +107,14 @@ class Config(LayersSection):
         return parse_init(value) if isinstance(value, (bool, str)) else value
 
     def find_unservable(self) -> str | None:
-        """Say which settings a server of adapters does not load."""
+        """Describe the setting that keeps a server from loading the saved adapter, or None if it can be served."""
         odd = {"use_dora": self.use_dora, "bias": self.bias != "none", "modules_to_save": self.modules_to_save}
         if not (found := [name for name, value in odd.items() if value]):
             return None
         return f"not with {found[0]}; merge it into its base by merge_adapter.py, and serve the merged model"
 
     def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
-        """Say what the chosen initialisation cannot stand beside, and which layers cannot be meant."""
+        """Return impossible layers, and conflicts of the chosen initialization."""
         found = find_layer_conflict(self)
         if conflict := find_conflict(self, quantization):
             found["init_lora_weights"] = conflict
@@ -122,7 +125,7 @@ class Config(LayersSection):
         return found
 
     def find_unused(self) -> dict[str, str]:
-        """Give by key what the chosen initialisation, or a run without LoRA+, does not read, each with the reason."""
+        """Return keys that the chosen initialization, or a run without LoRA+, does not read, each with the reason."""
         kind = kind_of(self.init_lora_weights)
         idle = {
             key: f"it is for init_lora_weights: {' or '.join(kinds)}"
@@ -137,7 +140,7 @@ class Config(LayersSection):
         return {key: why for key, why in idle.items() if getattr(self, key) != fields[key].default}
 
     def learning_rates(self, model: PreTrainedModel, learning_rate: float) -> dict[str, float]:
-        """Give B its own learning rate, and adapters of embeddings theirs (LoRA+)."""
+        """Return LoRA+'s learning rates of B, and of adapters of embeddings."""
         if self.loraplus_lr_ratio is None:
             return {}
         rates = {"lora_B": learning_rate * self.loraplus_lr_ratio}
@@ -147,22 +150,22 @@ class Config(LayersSection):
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
-    """Wrap the model by peft; head and biases as configured become trainable, all else is frozen."""
+    """Wrap the model with peft; head and biases become trainable as configured, all other weights are frozen."""
     from peft import get_peft_model
 
-    from utils.adapters.lora.init_model import attach_started
-    from utils.adapters.peft_layout import explain_targets, keep_unpacked
+    from utils.adapters.lora.init_model import attach_with_init
+    from utils.adapters.peft_layout import explain_targets, preserve_quantized
 
     with explain_targets(model, config.target_modules):
         peft_config = _build_peft_config(model, config, context)
         _refuse_nested(model, peft_config.modules_to_save or [])
         adapted: PreTrainedModel
         if config.init_lora_weights in (True, False, "gaussian"):
-            adapted = get_peft_model(keep_unpacked(model), peft_config)
+            adapted = get_peft_model(preserve_quantized(model), peft_config)
         else:
-            adapted = attach_started(keep_unpacked(model), peft_config, config, context)
-    _warn_of_idle_names(adapted, config)
-    warn_of_idle_layers(adapted, config)
+            adapted = attach_with_init(preserve_quantized(model), peft_config, config, context)
+    _warn_of_unmatched_names(adapted, config)
+    warn_of_unadapted_layers(adapted, config)
     keep_float32(adapted, context)
     return adapted
 
@@ -180,7 +183,7 @@ def _build_peft_config(model: PreTrainedModel, config: Config, context: AttachCo
         **choose_layers(model, config, choose_targets(model, config.target_modules, KNOWN), head),
         exclude_modules=config.exclude_modules,
         bias=config.bias,
-        modules_to_save=train_whole(head, config.modules_to_save),
+        modules_to_save=merge_modules_to_save(head, config.modules_to_save),
         rank_pattern=dict(config.rank_pattern),
         alpha_pattern=dict(config.alpha_pattern),
         init_lora_weights=True if config.init_lora_weights == "loftq" else config.init_lora_weights,  # type: ignore[arg-type]
@@ -190,12 +193,12 @@ def _build_peft_config(model: PreTrainedModel, config: Config, context: AttachCo
         qalora_group_size=config.qalora_group_size,
         trainable_token_indices=_find_new_tokens(model, context, config.modules_to_save),
         revision=context.base_commit,
-        **_choose_data_pass(config),
+        **_init_settings(config),
     )
 
 
-def _choose_data_pass(config: Config) -> dict[str, Any]:
-    """Build the settings of an initialisation that looks at data."""
+def _init_settings(config: Config) -> dict[str, Any]:
+    """Build the settings of a data-dependent initialization."""
     from peft import EvaConfig
     from peft.tuners.lora.config import CordaConfig, LoraGAConfig
 
@@ -214,12 +217,12 @@ def _choose_data_pass(config: Config) -> dict[str, Any]:
 def _find_new_tokens(
     model: PreTrainedModel, context: AttachContext, modules_to_save: list[str] | None
 ) -> dict[str, list[int]] | None:
-    """Train the rows of new tokens: where they are read, and in a language model of its own head where written.
+    """Choose which new rows of embeddings are trained: in a language model those of the output layer as well.
 
-    A module that is trained whole needs none.
+    Modules that are trained in full are skipped.
 
     Raises:
-        ConfigError: One of two that share their weight is trained whole: the other would not learn the new tokens.
+        ConfigError: Only one of two modules that share a weight is trained in full, so the other would not follow.
     """
     if not context.added_token_ids:
         return None
@@ -238,8 +241,8 @@ def _find_new_tokens(
     return {name.rsplit(".", 1)[-1]: list(context.added_token_ids) for name in left} or None
 
 
-def _warn_of_idle_names(model: PreTrainedModel, config: Config) -> None:
-    """Name what is written but fits no module: peft passes over it in silence."""
+def _warn_of_unmatched_names(model: PreTrainedModel, config: Config) -> None:
+    """Warn of names that match no module, which peft ignores silently."""
     literal = {key: getattr(config, key) for key in ("target_modules", "exclude_modules", "modules_to_save")}
     written = {key: [re.escape(name) for name in names] for key, names in literal.items() if isinstance(names, list)}
     written |= {"rank_pattern": list(config.rank_pattern), "alpha_pattern": list(config.alpha_pattern)}
@@ -252,7 +255,7 @@ def _warn_of_idle_names(model: PreTrainedModel, config: Config) -> None:
 
 
 def _refuse_nested(model: PreTrainedModel, modules_to_save: list[str]) -> None:
-    """Refuse names that peft, which compares endings, finds within each other: it cannot reload such an adapter."""
+    """Reject names that match nested modules, since peft matches by suffix and could not reload the adapter."""
     for name in modules_to_save:
         found = [each for each, _ in model.named_modules() if each.endswith(name)]
         for outer in found:

@@ -1,4 +1,4 @@
-"""What eva, corda and lora_ga learn from training rows before anything is trained."""
+"""Passes over training rows that compute the starting points of eva, corda and lora_ga."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ logger = logging.getLogger(__name__)
 Batch = dict[str, Any]
 _EIGENS = ("S_WC", "U_WC", "V_WC")
 _SIMILARITIES = (0.99, 0.9, 0.5)
-"""How alike a component has to be to itself before one more batch; looser where two of like size keep turning."""
+"""Required similarity of a component before and after a batch; looser if two of similar size keep rotating."""
 _MOST_STEPS = 300
-"""Batches that eva may see for one of these; peft would go on for ever."""
+"""Maximum number of batches per similarity; peft itself would never stop."""
 
 
-def find_eva_start(
+def run_eva_pass(
     model: PreTrainedModel, peft_config: LoraConfig, config: Config, context: AttachContext, names: list[str]
 ) -> dict[str, torch.Tensor]:
-    """Find the principal components of every layer's inputs, by layer, shape (its rank, inputs): what A starts from.
+    """Find the principal components of every layer's inputs, by layer, shape (rank, inputs), to initialize A.
 
-    Ranks go where they explain most. `peft_config` has target modules by name.
+    Ranks are moved to the layers where they explain most. `peft_config` must name its target modules.
 
     Raises:
-        ConfigError: The rows are too few for the rank.
-        ModelError: The components do not settle.
+        ConfigError: There are too few rows for the rank.
+        ModelError: The components do not converge.
     """
     ranks = [config.lora_r, *config.rank_pattern.values()]
     need = round(max(ranks) * config.eva_rho)
@@ -51,7 +51,7 @@ def find_eva_start(
         peft_config.eva_config = replace(peft_config.eva_config, tau=similarity)
         try:
             return _run_eva(model, peft_config, batches, names, need)
-        except _NotSettledError:
+        except _NotConvergedError:
             logger.warning("eva: components still turn by more than a similarity of %g allows", similarity)
     raise ModelError(
         f"peft.init_lora_weights: eva's components do not settle on {config.init_rows} rows; raise peft.init_rows or "
@@ -59,18 +59,18 @@ def find_eva_start(
     )
 
 
-class _NotSettledError(LoraNsError):
-    """Some components still turn after the last batch."""
+class _NotConvergedError(LoraNsError):
+    """Some components have not converged after the last batch."""
 
 
 def _run_eva(
     model: PreTrainedModel, peft_config: LoraConfig, batches: list[Batch], names: list[str], need: int
 ) -> dict[str, torch.Tensor]:
-    run, steps = _body_of(model, names), iter(range(_MOST_STEPS))
+    run, steps = _forward_body(model, names), iter(range(_MOST_STEPS))
 
     def forward(_: Any, batch: Batch) -> None:
         if next(steps, None) is None:
-            raise _NotSettledError
+            raise _NotConvergedError
         run(batch)
 
     with evaluating(model), _without_hooks(model, names):
@@ -86,20 +86,20 @@ def _run_eva(
     return found
 
 
-def look_at_inputs(
+def run_corda_pass(
     model: PreTrainedModel, peft_config: LoraConfig, config: Config, context: AttachContext, names: list[str]
 ) -> dict[str, torch.Tensor]:
-    """Find what corda needs of every layer: its weight's singular vectors seen through the inputs' covariance.
+    """Compute, for corda, the singular vectors of every layer's weight projected by its inputs' covariance.
 
     Raises:
         ConfigError: There are no rows.
-        ModelError: A layer gets no inputs, or one for each row only.
+        ModelError: A layer gets no inputs, or only one per row.
     """
-    run = _body_of(model, names)
+    run = _forward_body(model, names)
 
     def run_rows() -> None:
-        for row in _draw(config, context, 1):  # one by one: peft counts padding among the inputs
-            run(_to(row, model))
+        for row in _draw_batches(config, context, 1):  # one by one: peft would count padding among the inputs
+            run(_move(row, model))
 
     try:
         with evaluating(model):
@@ -112,18 +112,18 @@ def look_at_inputs(
     return {f"{name}.{part}": getattr(model.get_submodule(name).eigens, part) for name in names for part in _EIGENS}
 
 
-def look_at_gradients(
+def run_lora_ga_pass(
     model: PreTrainedModel, peft_config: LoraConfig, config: Config, context: AttachContext, names: list[str]
 ) -> dict[str, torch.Tensor]:
-    """Find what lora_ga needs of every layer that learns: its weight's mean gradient over the rows.
+    """Compute, for lora_ga, the mean gradient of every trained layer's weight over the rows.
 
     Raises:
         ConfigError: There are no rows.
     """
 
     def run_rows() -> None:
-        for batch in _draw(config, context, config.init_batch_size):
-            model(**_to(batch, model)).loss.backward()
+        for batch in _draw_batches(config, context, config.init_batch_size):
+            model(**_move(batch, model)).loss.backward()
 
     preprocess_loraga(model, peft_config, run_rows)
     layers = {name: model.get_submodule(name) for name in names}
@@ -131,7 +131,7 @@ def look_at_gradients(
 
 
 def store_at_layers(model: PreTrainedModel, found: dict[str, torch.Tensor], names: list[str]) -> None:
-    """Leave at the layers, where peft looks for it, what corda or lora_ga found."""
+    """Attach what corda or lora_ga computed to the layers, where peft looks for it."""
     for name in names:
         layer: Any = model.get_submodule(name)
         if name in found:
@@ -140,7 +140,7 @@ def store_at_layers(model: PreTrainedModel, found: dict[str, torch.Tensor], name
             layer.eigens = CordaEigens(**{part: found[f"{name}.{part}"] for part in _EIGENS})
 
 
-def _draw(config: Config, context: AttachContext, batch_size: int) -> list[Batch]:
+def _draw_batches(config: Config, context: AttachContext, batch_size: int) -> list[Batch]:
     if context.training_batches is None:
         message = f"{config.init_lora_weights} looks at training rows, and there are none here; use true"
         raise ConfigError([Problem(message, "peft.init_lora_weights")])
@@ -148,10 +148,10 @@ def _draw(config: Config, context: AttachContext, batch_size: int) -> list[Batch
 
 
 def _draw_full_batches(config: Config, context: AttachContext, need: int) -> list[Batch]:
-    """Draw batches that hold enough tokens each; peft would pass over the others, for ever if need be."""
+    """Draw batches with enough tokens each; peft would skip smaller ones, possibly forever."""
     size = config.init_batch_size
     while True:
-        batches = _draw(config, context, size)
+        batches = _draw_batches(config, context, size)
         full = [batch for batch in batches if int(batch["attention_mask"].sum()) >= need]
         if len(full) >= max(1, len(batches) - 1):  # the last one may be short
             return [{key: each for key, each in batch.items() if key != "labels"} for batch in full]
@@ -162,7 +162,7 @@ def _draw_full_batches(config: Config, context: AttachContext, need: int) -> lis
 
 
 def _real_inputs(states: Any, real: torch.Tensor, name: str, need: int) -> torch.Tensor:
-    """Give a layer's inputs at real tokens, shape (tokens, inputs); of a pooled layer, one for each row."""
+    """Return a layer's inputs at real tokens, shape (tokens, inputs); one per row for a pooled layer."""
     first: torch.Tensor = states[0] if isinstance(states, (tuple, list)) else states
     inputs = first[real.T.unbind()] if first.ndim == 3 else first.reshape(-1, first.shape[-1]).contiguous()
     if len(inputs) < need:
@@ -173,20 +173,20 @@ def _real_inputs(states: Any, real: torch.Tensor, name: str, need: int) -> torch
     return inputs
 
 
-def _body_of(model: PreTrainedModel, names: list[str]) -> Callable[[Batch], Any]:
-    """Run the model without its output layer, which may be large, where no layer of interest is in it."""
+def _forward_body(model: PreTrainedModel, names: list[str]) -> Callable[[Batch], Any]:
+    """Return a forward function that skips the output layer, which may be large, unless a target is in it."""
     prefix = model.base_model_prefix
     body: Any = model.base_model if all(name.startswith(f"{prefix}.") for name in names) else model
     return lambda batch: body(**{key: each for key, each in batch.items() if key != "labels"})
 
 
-def _to(batch: Batch, model: PreTrainedModel) -> Batch:
+def _move(batch: Batch, model: PreTrainedModel) -> Batch:
     return {key: each.to(model.device) for key, each in batch.items()}
 
 
 @contextmanager
 def _without_hooks(model: PreTrainedModel, names: list[str]) -> Iterator[None]:
-    """Take away what peft leaves on the layers when it is interrupted."""
+    """Remove the hooks that peft leaves on the layers when interrupted."""
     layers = [model.get_submodule(name) for name in names]
     before = [set(layer._forward_hooks) for layer in layers]
     try:

@@ -1,8 +1,8 @@
-"""LoRA's linear layer, forward and backward, without the passes over memory that autograd makes of it.
+"""LoRA's linear layer, with a forward and backward pass that save memory traffic over autograd's.
 
-peft computes `W x + s * B(A x)` term by term: the product of B is written, scaled, added, and the gradients of x that
-come by W and by A are added again. Here B's product is added into W's as it is computed, s scales the small matrices
-alone, and A's gradient of x is added into W's. The numbers are those of peft's layer but for rounding.
+peft computes `W x + s * B(A x)` term by term: B's product is written, scaled and added, and in the backward pass the
+two gradients of x, through W and through A, are added. Here B's product is accumulated into W's, s scales only the
+small matrices, and A's gradient of x is accumulated into W's. The results equal peft's up to rounding.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch.nn.functional import linear
 
 
 class FusedLinear(Linear):
-    """peft's LoRA layer over a frozen `nn.Linear`; peft computes evaluations, and whatever else it is asked for."""
+    """peft's LoRA layer over a frozen `nn.Linear`; evaluations and special cases are left to peft."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Give what peft's layer gives; `x` has shape (..., in_features)."""
+        """Return the layer's output; `x` has shape (..., in_features)."""
         if args or kwargs or not self._is_plain():
             return super().forward(x, *args, **kwargs)
         (name,) = self.active_adapters
@@ -31,7 +31,7 @@ class FusedLinear(Linear):
         return result
 
     def _is_plain(self) -> bool:
-        """Tell whether nothing but `W x + s * B(A x)` is asked for, in one precision, to be trained."""
+        """Return whether this is training of a plain `W x + s * B(A x)` in a single precision."""
         names = [each for each in self.active_adapters if each in self.lora_A]
         if not self.training or self.disable_adapters or self.merged or [*self.active_adapters] != names[:1]:
             return False
@@ -46,9 +46,9 @@ class FusedLinear(Linear):
 
 
 def fuse_lora_layers(model: nn.Module) -> int:
-    """Let the model's plain LoRA layers compute by `FusedLinear`, and count them; others stay as they are.
+    """Make the model's plain LoRA layers compute with `FusedLinear`, and return their number.
 
-    Nothing else changes: the layers keep their parameters and hooks, and peft finds, saves and merges them as before.
+    The layers keep their parameters and hooks, so peft finds, saves and merges them as before.
     """
     found = [each for each in model.modules() if type(each) is Linear]
     plain = [each for each in found if type(each.get_base_layer()) is nn.Linear and not each.lora_variant]
@@ -71,7 +71,7 @@ class _LoraProduct(torch.autograd.Function):
         scale: float,
         dtype: torch.dtype,
     ) -> torch.Tensor:
-        """Compute it; `down` is A, of shape (r, in), and `up` is B, of shape (out, r)."""
+        """Compute the output; `down` is A, of shape (r, in), and `up` is B, of shape (out, r)."""
         ctx.shape, ctx.scale, ctx.dtypes = x.shape, scale, (x.dtype, down.dtype, up.dtype)
         with torch.autocast(x.device.type, enabled=False):
             rows, weight, down, up = (each.to(dtype) for each in (x.reshape(-1, x.shape[-1]), weight, down, up))
@@ -84,7 +84,7 @@ class _LoraProduct(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Give the gradients of x, A and B, each where it is wanted, in their own precision."""
+        """Return the gradients of x, A and B that are needed, each in its own precision."""
         rows, inner, weight, down, up = ctx.saved_tensors
         of_x, of_down, of_up = ctx.dtypes
         grad = grad.reshape(-1, grad.shape[-1])

@@ -1,8 +1,8 @@
-"""Keeps what an initialisation has learned from training rows on disk (peft.init_cache), one file for each question.
+"""Caches on disk what an initialization computed from training rows (peft.init_cache).
 
-A file's name is a hash of all that the answer follows from: the base's weights, the rows as tokens, the layers, the
-settings, the state of the random numbers, the libraries. What the pass left of the random numbers is kept as well, so
-that a run is the same, bit for bit, with the file and without.
+A file's name is a hash of everything that affects its content: the base's weights, the rows' tokens, the layers, the
+settings, the state of the random number generators, the libraries. The generators' state after the computation is
+cached as well, so that a run is bit-for-bit the same with and without the file.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _SETTINGS = {
     "corda": ("lora_r", "rank_pattern", "corda_method"),
     "lora_ga": ("init_batch_size",),
 }
-"""What a pass depends on beside rows, layers and weights."""
+"""What a computation depends on besides rows, layers and weights."""
 
 
 def load_or_compute(
     compute: Callable[[], Tensors], model: PreTrainedModel, config: Config, context: AttachContext, names: list[str]
 ) -> Tensors:
-    """Give what was computed before from the same, or compute it and put it down."""
+    """Return the cached result, or compute and cache it."""
     if not config.init_cache or context.training_batches is None:
         return compute()
     file = cache_folder() / "init" / f"{kind_of(config.init_lora_weights)}-{_hash(model, config, context, names)}"
@@ -60,7 +60,7 @@ def load_or_compute(
 
 
 def _hash(model: PreTrainedModel, config: Config, context: AttachContext, names: list[str]) -> str:
-    """Hash the question."""
+    """Hash everything that affects the result."""
     assert context.training_batches is not None, "there are rows to look at"
     kind = kind_of(config.init_lora_weights)
     settings = {key: getattr(config, key) for key in _SETTINGS[kind]}
@@ -90,7 +90,7 @@ def _set_random_state(found: Tensors) -> None:
 
 
 def _write(file: Path, tensors: Tensors) -> None:
-    """Write the file; where the disk is full or not ours, the run goes on without."""
+    """Write the file; if the disk is full or read-only, warn and continue without it."""
     stored = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
     devices = {name: str(each.device) for name, each in tensors.items()}
     try:
@@ -101,7 +101,7 @@ def _write(file: Path, tensors: Tensors) -> None:
 
 
 def _read(file: Path) -> Tensors | None:
-    """Read a file; None where there is none, or, with a warning, where it is damaged."""
+    """Read a file; return None if it does not exist or, with a warning, if it is damaged."""
     if not file.is_file():
         return None
     try:

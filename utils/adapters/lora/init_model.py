@@ -1,4 +1,4 @@
-"""Attaches LoRA with an initialisation that looks at weights or data, and keeps what it takes out of the base."""
+"""Attaches LoRA with an initialization from weights or data, and keeps what it subtracts from the base."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from utils.adapters.adapter import AttachContext
-from utils.adapters.lora.data_passes import find_eva_start, look_at_gradients, look_at_inputs, store_at_layers
+from utils.adapters.lora.data_passes import run_corda_pass, run_eva_pass, run_lora_ga_pass, store_at_layers
 from utils.adapters.lora.init_cache import load_or_compute
 from utils.adapters.lora.inits import kind_of, refuse_quantized, rewrites_base
 from utils.adapters.lora.plain_saving import ADAPTER, LoraInitClassifier, LoraInitLanguageModel
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from utils.adapters.lora import Config
 
 
-def attach_started(
+def attach_with_init(
     model: PreTrainedModel, peft_config: LoraConfig, config: Config, context: AttachContext
 ) -> PreTrainedModel:
-    """Attach LoRA to the base, with its head, by the section's initialisation; names of targets are filled in.
+    """Attach LoRA with the section's initialization to a base with its head; target names are filled in.
 
     Raises:
-        ConfigError: The initialisation cannot be had with this base, this rank, or without rows.
-        ModelError: No linear layer fits, or a weight that would be rewritten is shared with another module.
+        ConfigError: The initialization does not support this base or rank, or needs rows that are missing.
+        ModelError: No linear layer matches, or a weight to be rewritten is shared with another module.
     """
     init = config.init_lora_weights
     if getattr(model, "is_quantized", False) and (why := refuse_quantized(init)):
@@ -63,43 +63,43 @@ def attach_started(
     if not context.num_rows and next(model.parameters()).is_meta:
         return _attach_uncomputed(model, peft_config, kind, {sum(shape_of(layer)) for _, layer in layers})
     with _on_device(model, context):
-        found = _look_at_rows(model, peft_config, config, context, [name for name, _ in layers])
+        found = _run_data_pass(model, peft_config, config, context, [name for name, _ in layers])
         adapted = kind(model, peft_config)
         if found is not None:
-            _give_start(adapted, found)
+            _set_eva_start(adapted, found)
         elif init == "loftq":
-            _start_from_error(adapted, context.base_commit)
+            _init_loftq(adapted, context.base_commit)
         if rewrites_base(init):
             adapted.keep_start()
     return adapted  # type: ignore[no-any-return]
 
 
-def _look_at_rows(
+def _run_data_pass(
     model: PreTrainedModel, peft_config: LoraConfig, config: Config, context: AttachContext, names: list[str]
 ) -> dict[str, torch.Tensor] | None:
-    """Learn from rows what the initialisation starts from; only eva's start is given to an adapter that is there."""
-    looks: Any = {"eva": find_eva_start, "corda": look_at_inputs, "lora_ga": look_at_gradients}
+    """Compute the starting point from rows, and return it for eva, which needs the adapter to be attached first."""
+    looks: Any = {"eva": run_eva_pass, "corda": run_corda_pass, "lora_ga": run_lora_ga_pass}
     if (look := looks.get(kind_of(config.init_lora_weights))) is None:
         return None
     found = load_or_compute(lambda: look(model, peft_config, config, context, names), model, config, context, names)
-    if look is find_eva_start:
+    if look is run_eva_pass:
         return found
     store_at_layers(model, found, names)
     return None
 
 
 def _attach_uncomputed(model: PreTrainedModel, peft_config: LoraConfig, kind: Any, sizes: set[int]) -> PreTrainedModel:
-    """Attach on a base without weights, where parameters are only counted: what they start from is left out."""
+    """Attach to a base without weights, where parameters are only counted, skipping the initialization."""
     if peft_config.eva_config is not None and peft_config.eva_config.rho > 1 and len(sizes) > 1:
         raise ModelError("eva moves ranks from layer to layer by the rows that it looks at, and these differ in size")
     peft_config.eva_config = peft_config.corda_config = peft_config.lora_ga_config = None
-    if peft_config.init_lora_weights != "mica":  # which freezes B
+    if peft_config.init_lora_weights != "mica":  # it freezes B, which changes the count
         peft_config.init_lora_weights = True
     return kind(model, peft_config)  # type: ignore[no-any-return]
 
 
 def _resolve_targets(model: PreTrainedModel, peft_config: LoraConfig) -> None:
-    """Fill in the names that peft would find when it attaches; what looks at data needs them before."""
+    """Resolve the target names that peft would find on attaching, since a pass over rows needs them earlier."""
     if peft_config.target_modules is None:
         names = LoraModel.target_module_mapping[model.config.model_type]
         peft_config.target_modules = names if isinstance(names, str) else set(names)
@@ -113,7 +113,7 @@ def _find_layers(model: PreTrainedModel, peft_config: LoraConfig) -> Iterator[tu
 
 
 def _require_ranks(layers: list[tuple[str, nn.Module]], peft_config: LoraConfig, config: Config) -> None:
-    """Check that every matrix has as many directions as the initialisation takes from it."""
+    """Check that every matrix has as many directions as the initialization needs."""
     kind = kind_of(config.init_lora_weights)
     factor = {"lora_ga": 2.0, "eva": config.eva_rho}.get(kind, 1.0)
     patterns = peft_config.rank_pattern or {}
@@ -133,7 +133,7 @@ def _require_ranks(layers: list[tuple[str, nn.Module]], peft_config: LoraConfig,
 
 
 def _refuse_shared(model: PreTrainedModel, layers: list[tuple[str, nn.Module]]) -> None:
-    """Refuse a weight with two users, such as a tied output layer: the other one's would be rewritten too."""
+    """Reject a weight with two users, such as a tied output layer: rewriting it would change the other user too."""
     users = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
     for name, layer in layers:
         if users[id(layer.weight)] > 1:
@@ -145,7 +145,7 @@ def _refuse_shared(model: PreTrainedModel, layers: list[tuple[str, nn.Module]]) 
 
 @contextmanager
 def _on_device(model: PreTrainedModel, context: AttachContext) -> Iterator[None]:
-    """Compute where training will run, and leave the model where it was."""
+    """Move the model to the training device for the duration of the context."""
     placed = getattr(model, "hf_device_map", None) or getattr(model, "is_quantized", False)
     moves = not placed and model.device.type == "cpu" and context.device != "cpu"
     if moves:
@@ -157,33 +157,33 @@ def _on_device(model: PreTrainedModel, context: AttachContext) -> Iterator[None]
             model.to("cpu")  # type: ignore[arg-type]
 
 
-def _give_start(adapted: Any, found: dict[str, Any]) -> None:
-    """Set A to what eva found; where ranks change peft makes new matrices, in the base's precision: back to float32."""
+def _set_eva_start(adapted: Any, found: dict[str, Any]) -> None:
+    """Set A to what eva found, and cast the matrices that peft creates for new ranks back to float32."""
     prefixed = {f"base_model.model.{name}": matrix for name, matrix in found.items()}
     initialize_lora_eva_weights(adapted, eva_state_dict=prefixed)
     cast_adapter_dtype(adapted, ADAPTER)
 
 
 @torch.no_grad()
-def _start_from_error(adapted: Any, revision: str | None) -> None:
-    """Start A and B of every 4-bit layer as the best low-rank estimate of what quantization lost.
+def _init_loftq(adapted: Any, revision: str | None) -> None:
+    """Initialize A and B of every 4-bit layer to the best low-rank approximation of the quantization error.
 
-    One step of LoftQ (Li et al. 2023, arXiv:2310.08659), as peft's replace_lora_weights_loftq; more steps would
-    quantize the base anew, and the adapter would fit no base that others have. The update's scale is divided out,
-    which peft leaves to alpha. The base's own weights are read again, unquantized, on the CPU.
+    This is one step of LoftQ (Li et al. 2023, arXiv:2310.08659), like peft's replace_lora_weights_loftq; further steps
+    would requantize the base, and the adapter would fit no base that others have. The update's scale, which peft leaves
+    to alpha, is divided out. The base's unquantized weights are read again, on the CPU.
     """
-    kind = getattr(lora, "Linear4bit", ())  # peft has it only where bitsandbytes is installed
+    kind = getattr(lora, "Linear4bit", ())  # peft defines it only if bitsandbytes is installed
     layers = {name: layer for name, layer in adapted.named_modules() if isinstance(layer, kind)}
     if not layers:
         message = "loftq starts from the error of a 4-bit base; set model.quantization: nf4"
         raise ConfigError([Problem(message, "peft.init_lora_weights")])
     plain = adapted.get_base_model()
-    whole = _load_whole(plain, revision)
+    whole = _load_unquantized(plain, revision)
     for name, layer in layers.items():
         weight = whole.get_submodule(name.removeprefix("base_model.model.")).weight
         base = layer.get_base_layer()
         lost = weight.to(base.weight.device).float() - dequantize_module_weight(base).float()
-        # The best approximation of rank r (Eckart and Young), half of each singular value on either side.
+        # The best approximation of rank r (Eckart-Young), with the root of each singular value on either side.
         left, values, right = torch.linalg.svd(lost, full_matrices=False)
         rank, root = layer.r[ADAPTER], values[: layer.r[ADAPTER]].sqrt()
         matrices = {
@@ -195,7 +195,7 @@ def _start_from_error(adapted: Any, revision: str | None) -> None:
             parameter.data = value.to(parameter.device, parameter.dtype).contiguous()
 
 
-def _load_whole(plain: Any, revision: str | None) -> Any:
+def _load_unquantized(plain: Any, revision: str | None) -> Any:
     kind = type(plain)
     config = type(plain.config).from_dict({**plain.config.to_dict(), "quantization_config": None})
     config.__dict__.pop("quantization_config", None)

@@ -1,4 +1,4 @@
-"""The initialisations of LoRA's matrices by name: what each needs, and what it cannot stand beside.
+"""The initializations of LoRA's matrices by name, with their requirements and conflicts.
 
 PiSSA: Meng et al. 2024, arXiv:2404.02948; OLoRA: Buyukakyuz 2024, arXiv:2406.01775; EVA: Paischer et al. 2024,
 arXiv:2410.07170; CorDA: Yang et al. 2024, arXiv:2406.05223; LoRA-GA: Wang et al. 2024, arXiv:2407.05000; LoftQ: Li et
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 INITS = (
     "gaussian", "pissa", "pissa_niter_16", "olora", "orthogonal", "eva", "corda", "lora_ga", "loftq", "mica",
 )  # fmt: skip
-"""Every name; the number in `pissa_niter_16` may be another."""
+"""All names; the number in `pissa_niter_16` is variable."""
 ONLY_FOR = {
     **dict.fromkeys(("init_rows", "init_cache"), ("eva", "corda", "lora_ga")),
     **dict.fromkeys(("lora_ga_direction", "lora_ga_scale", "lora_ga_stable_gamma"), ("lora_ga",)),
     "init_batch_size": ("eva", "lora_ga"), "eva_rho": ("eva",), "corda_method": ("corda",),
 }  # fmt: skip
-"""Settings that some initialisations read."""
+"""Settings that only some initializations read."""
 _REWRITE = ("pissa", "olora", "corda", "lora_ga")
 _NO_QUANTIZED = {
     **dict.fromkeys(
@@ -37,10 +37,10 @@ _NO_QUANTIZED = {
 
 
 def parse_init(value: bool | str) -> bool | str:
-    """Spell an initialisation as peft does.
+    """Parse an initialization's name as peft spells it.
 
     Raises:
-        ValueError: There is none of this name.
+        ValueError: There is no such initialization.
     """
     if isinstance(value, bool):
         return value
@@ -55,23 +55,23 @@ def parse_init(value: bool | str) -> bool | str:
 
 
 def kind_of(init: bool | str) -> str:
-    """Name an initialisation without its number of iterations; a plain one is empty."""
+    """Return an initialization's name without its number of iterations; empty for true and false."""
     return init.split("_niter_")[0] if isinstance(init, str) else ""
 
 
 def rewrites_base(init: bool | str) -> bool:
-    """Tell whether the initialisation changes the base's weights, so that the adapter is converted when saved."""
+    """Return whether the initialization changes the base's weights, so that the adapter is converted when saved."""
     return kind_of(init) in _REWRITE
 
 
 def refuse_quantized(init: bool | str) -> str | None:
-    """Say why an initialisation cannot be on a quantized base; None where it can."""
+    """Explain why an initialization does not work on a quantized base, or return None if it does."""
     why = _NO_QUANTIZED.get(kind_of(init))
     return f"{init} is not with a quantized base: it {why}; use eva, loftq (4 bits) or true" if why else None
 
 
 def find_conflict(section: Config, quantization: str | None) -> str | None:
-    """Say what the section's initialisation cannot stand beside, on a base stored so; None: all is well."""
+    """Describe what the section's initialization conflicts with, given the base's quantization, or return None."""
     init, kind = section.init_lora_weights, kind_of(section.init_lora_weights)
     if section.use_qalora and init is not True:
         return "peft draws A again for use_qalora; leave it out"

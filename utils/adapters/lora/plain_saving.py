@@ -1,8 +1,8 @@
-"""peft models whose adapter is saved as plain LoRA for an untouched base, however it started.
+"""peft models that save their adapter as plain LoRA for the unmodified base, whatever its initialization.
 
-An initialisation that takes s * B0 @ A0 out of the base trains W - s * B0 @ A0 + s * B @ A. On the untouched W that is
-LoRA of twice the rank: A and A0 one below the other, B and -B0 side by side. Nothing is lost by it: checkpoints are
-saved so too, and read back by taking the halves apart.
+An initialization that subtracts s * B0 @ A0 from the base trains W - s * B0 @ A0 + s * B @ A. On the original W, that
+is LoRA of twice the rank: A stacked on A0, and B beside -B0. The conversion is lossless: checkpoints are saved the same
+way, and loaded by splitting the matrices into halves.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ ADAPTER = "default"
 _MATRIX = re.compile(rf"\.lora_(?:embedding_)?([AB])\.{ADAPTER}(?=\.|$)")
 
 
-class _SavedPlain:
-    """Stands before a peft model among a class's bases.
+class _PlainSavingMixin:
+    """Mixin that comes before a peft model among a class's bases.
 
-    `start` holds A0 and B0 on the CPU by their names in the state dict; empty where the base is as it was.
+    `start` holds A0 and B0 on the CPU by state dict key; it is empty if the base was not modified.
     """
 
     peft_config: dict[str, Any]
@@ -36,22 +36,22 @@ class _SavedPlain:
         self.start: dict[str, torch.Tensor] = {}
 
     def keep_start(self) -> None:
-        """Keep the matrices as they are now: what the initialisation took out of the base."""
+        """Keep copies of the current matrices, which the initialization subtracted from the base."""
         state = self.state_dict()  # type: ignore[attr-defined]  # a mixin
         self.start = {key: each.detach().cpu().clone() for key, each in state.items() if _MATRIX.search(key)}
 
     def save_pretrained(self, save_directory: str, *args: Any, **kwargs: Any) -> None:
-        """Save the adapter as plain LoRA, at twice the rank where the base was changed."""
-        started = self.peft_config[ADAPTER]
+        """Save the adapter as plain LoRA, at twice the rank if the base was modified."""
+        original = self.peft_config[ADAPTER]
         state = kwargs.pop("state_dict", None) or self.state_dict()  # type: ignore[attr-defined]
-        self.peft_config[ADAPTER] = self._plain_config(started)
+        self.peft_config[ADAPTER] = self._plain_config(original)
         try:
             super().save_pretrained(save_directory, *args, state_dict=self._convert(state), **kwargs)  # type: ignore[misc]
         finally:
-            self.peft_config[ADAPTER] = started
+            self.peft_config[ADAPTER] = original
 
     def load_adapter(self, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
-        """Load a checkpoint of this very adapter; the base is set to what the checkpoint was trained on."""
+        """Load a checkpoint of this adapter, adjusting the base to the one that the checkpoint was trained on."""
         if adapter_name != ADAPTER or not self.start:
             return super().load_adapter(model_id, adapter_name, *args, **kwargs)  # type: ignore[misc]
         weights = load_peft_weights(str(model_id), device="cpu")
@@ -59,12 +59,12 @@ class _SavedPlain:
         self._set_base(start)
         return set_peft_model_state_dict(self, weights, adapter_name=ADAPTER)
 
-    def _plain_config(self, started: LoraConfig) -> LoraConfig:
-        plain = copy.deepcopy(started)
+    def _plain_config(self, original: LoraConfig) -> LoraConfig:
+        plain = copy.deepcopy(original)
         plain.init_lora_weights = True
         plain.eva_config = plain.corda_config = plain.lora_ga_config = None
         if self.start:
-            # The scale must stay: alpha / r, or alpha / sqrt(r), at twice the rank.
+            # Keep the scale, alpha / r or alpha / sqrt(r), at twice the rank.
             growth = 2**0.5 if plain.use_rslora else 2
             plain.r, plain.lora_alpha = plain.r * 2, plain.lora_alpha * growth  # type: ignore[assignment]
             plain.rank_pattern = {key: rank * 2 for key, rank in (plain.rank_pattern or {}).items()}
@@ -72,7 +72,7 @@ class _SavedPlain:
         return plain
 
     def _convert(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Put the start, taken away again, behind what was trained."""
+        """Append the start, with its sign changed in B, to the trained matrices."""
         converted = dict(state)
         for key, start in self.start.items():
             is_a = _is_a(key)
@@ -83,7 +83,7 @@ class _SavedPlain:
 
     @torch.no_grad()
     def _set_base(self, start: dict[str, torch.Tensor]) -> None:
-        """Change the base from this process's own start to another, which another machine's SVD may have given."""
+        """Replace this process's start in the base by another one, as another machine's SVD may differ."""
         for name, layer in self.named_modules():  # type: ignore[attr-defined]
             keys = [f"{name}.lora_{part}.{ADAPTER}.weight" for part in "AB"]
             if not isinstance(layer, LoraLayer) or keys[0] not in start:
@@ -91,7 +91,7 @@ class _SavedPlain:
             if all(torch.equal(start[key], self.start[key]) for key in keys):
                 continue
             weight = layer.get_base_layer().weight
-            # The base is W - s B0 A0 with our own start: that comes back, and the other one is taken out.
+            # The base is W - s B0 A0 with our own start, which is added back before the other one is subtracted.
             own, other = ({key: each[key].to(weight.device).float() for key in keys} for each in (self.start, start))
             change = layer.scaling[ADAPTER] * (own[keys[1]] @ own[keys[0]] - other[keys[1]] @ other[keys[0]])
             weight.data = (weight.data.float() + transpose(change, getattr(layer, "fan_in_fan_out", False))).to(
@@ -100,12 +100,12 @@ class _SavedPlain:
         self.start = start
 
 
-class LoraInitClassifier(_SavedPlain, PeftModelForSequenceClassification):
-    """A classifier with LoRA from an initialisation of its own."""
+class LoraInitClassifier(_PlainSavingMixin, PeftModelForSequenceClassification):
+    """A classifier with LoRA whose initialization is converted on saving."""
 
 
-class LoraInitLanguageModel(_SavedPlain, PeftModelForCausalLM):
-    """A language model with LoRA from an initialisation of its own."""
+class LoraInitLanguageModel(_PlainSavingMixin, PeftModelForCausalLM):
+    """A language model with LoRA whose initialization is converted on saving."""
 
 
 def _is_a(key: str) -> bool:
@@ -115,10 +115,10 @@ def _is_a(key: str) -> bool:
 
 
 def _take_half(weights: dict[str, torch.Tensor], key: str, shape: torch.Size) -> torch.Tensor:
-    """Cut a matrix of a file back to what was trained, and give the start that stood behind it.
+    """Replace a matrix of a file by its trained half, and return the start from the other half.
 
     Raises:
-        CheckError: The file is not of this rank.
+        CheckError: The file has another rank.
     """
     name = _MATRIX.sub(lambda found: found.group(0).removesuffix(f".{ADAPTER}"), key)
     axis = 0 if _is_a(key) else 1

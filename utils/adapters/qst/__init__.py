@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from utils.adapters.adapter import AttachContext, LoadBase, keep_float32
 from utils.adapters.peft_layout import save as save
 from utils.adapters.qst.cache import CacheChoice, read_cache, resolve_cache
-from utils.adapters.targets import ModulesSection, list_head, refuse_new_tokens, train_whole
+from utils.adapters.targets import ModulesSection, list_head, merge_modules_to_save, refuse_new_tokens
 from utils.config.sections.peft import Limits
 from utils.core.errors import ModelError
 
@@ -134,7 +134,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
     """Put a side network beside the model; it and a new head become trainable, all else is frozen."""
     from peft import get_peft_model
 
-    from utils.adapters.peft_layout import keep_unpacked
+    from utils.adapters.peft_layout import preserve_quantized
     from utils.adapters.qst.config import QSTConfig
 
     register_qst()
@@ -143,12 +143,12 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
            "side_head_dim", "side_dropout", "checkpoint_side", "layers_path")  # fmt: skip
     peft_config = QSTConfig(
         task_type=context.task_type,
-        modules_to_save=train_whole(list_head(model, context), config.modules_to_save),
+        modules_to_save=merge_modules_to_save(list_head(model, context), config.modules_to_save),
         revision=context.base_commit,
         **{name: getattr(config, name) for name in own},
     )
     try:
-        adapted: Any = get_peft_model(keep_unpacked(model), peft_config)
+        adapted: Any = get_peft_model(preserve_quantized(model), peft_config)
     except ValueError as error:
         raise ModelError(f"peft.{error}") from error
     keep_float32(adapted, context)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils.adapters.peft_layout import keep_unpacked
+from utils.adapters.peft_layout import preserve_quantized
 from utils.core.errors import ConfigError, ModelError
 
 FAMILIES = ("llama", "qwen2", "gpt2", "bert", "roberta", "distilbert", "deberta_v2", "modernbert")
@@ -35,7 +35,7 @@ def test_a_quantized_backbone(attach, train_a_little, read_logits, tiny_base, tm
     model = {"name_or_path": str(tiny_base(family, 64)), "quantization": quantization}
     attached = attach(family, "qst", model=model, reduction_factor=4)
     before = read_logits(attached.model, attached.tokenizer)
-    assert torch.equal(before, read_logits(keep_unpacked(attached.load_base(None)), attached.tokenizer))
+    assert torch.equal(before, read_logits(preserve_quantized(attached.load_base(None)), attached.tokenizer))
     assert {p.dtype for p in _side(attached.model).values()} == {torch.float32}
     packed = {n: p.detach().clone() for n, p in attached.model.named_parameters() if not p.requires_grad}
     train_a_little(attached)
