@@ -87,7 +87,8 @@ def _write_inputs(folder: Path, options: argparse.Namespace, peers: dict[str, st
         "alpaca": [{"instruction": prompt, "input": "", "output": answer} for prompt, answer in rows],
         "completions": [{"prompt": prompt, "completion": answer} for prompt, answer in rows],
         "messages": [
-            {"messages": [{"role": role, "content": text} for role, text in zip(roles, row, strict=True)]} for row in rows
+            {"messages": [{"role": role, "content": text} for role, text in zip(roles, row, strict=True)]}
+            for row in rows
         ],
     }  # fmt: skip
     for name, form in forms.items():
@@ -145,9 +146,9 @@ def _list_swift(folder: Path, options: argparse.Namespace) -> list[str]:
     flags = {
         "model": folder / "model", "model_type": "llama", "template": "default", "torch_dtype": "float32",
         "tuner_type": "lora", "lora_rank": _RANK, "lora_alpha": _ALPHA, "lora_dropout": 0,
-        "target_modules": "all-linear", "dataset": folder / "messages" / "train.jsonl", "split_dataset_ratio": 0, "max_length": _LENGTH,
-        "output_dir": folder / "swift", "gradient_checkpointing": False, "dataloader_num_workers": 0, "use_hf": True,
-        **_list_trainer_flags(options),
+        "target_modules": "all-linear", "dataset": folder / "messages" / "train.jsonl", "split_dataset_ratio": 0,
+        "max_length": _LENGTH, "output_dir": folder / "swift", "gradient_checkpointing": False,
+        "dataloader_num_workers": 0, "use_hf": True, **_list_trainer_flags(options),
     }  # fmt: skip
     return [*_CLOCK, "swift.cli.sft", *_join_flags(flags)]
 
@@ -224,9 +225,8 @@ def _read_litgpt_tokens(folder: Path) -> list[int]:
 
 
 def _print_table(runs: dict[str, list[dict[str, float]]]) -> None:
-    print(
-        "| | tokens/s | tokens a step | first step, s | whole command, s | CPU, s | peak, GB |\n|---|---|---|---|---|---|---|"
-    )
+    print("| | tokens/s | tokens a step | first step, s | whole command, s | CPU, s | peak, GB |")
+    print("|---|---|---|---|---|---|---|")
     for name, results in runs.items():
         middle = {key: statistics.median(each[key] for each in results) for key in results[0]}
         print(
