@@ -83,7 +83,7 @@ def _write_inputs(folder: Path, options: argparse.Namespace, peers: dict[str, st
     lines = Path(options.rows).read_text("utf-8").splitlines()[: options.steps * options.batch]
     rows = [(f"Question: {row['question']}\nAnswer:", f" {row['answer']}") for row in map(json.loads, lines)]
     roles = ("user", "assistant")
-    forms = {
+    forms: dict[str, list[dict[str, Any]]] = {
         "alpaca": [{"instruction": prompt, "input": "", "output": answer} for prompt, answer in rows],
         "completions": [{"prompt": prompt, "completion": answer} for prompt, answer in rows],
         "messages": [
