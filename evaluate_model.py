@@ -1,4 +1,4 @@
-"""Scores a trained run, or a model as it was published, on one or more sets."""
+"""Score a trained run, or a published model, on one or more sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from utils.cli.command_line import Answer, add_overrides, add_server, add_show, 
 from utils.core.errors import UserError
 from utils.modeling.consent import Consent, add_consent
 
-DESCRIPTION = """Score a trained run, or a model as it was published.
+DESCRIPTION = """Score a trained run, or a published model.
 
   python evaluate_model.py --run outputs/gsm8k
   python evaluate_model.py --run outputs/metamath_qa --set gsm8k --set gsm8k@train[:500]
@@ -23,10 +23,10 @@ DESCRIPTION = """Score a trained run, or a model as it was published.
   python evaluate_model.py --run outputs/longbench_sft --set qmsum --set truthfulqa --set longbench:hotpotqa,trec
 
 A set is NAME, NAME:SUBSET, NAME@SPLIT or NAME:SUBSET@SPLIT. NAME is a dataset of utils/datasets, a file, a folder, a
-hub id, or a label under the run's evaluation.sets; @SPLIT alone is a split of the run's own set. Behind a question mark
-stand keys of the set or of its dataset's section: 'sums.jsonl?name=gsm8k', 'mine.csv?answer_column=solution'. Or it is
-a mapping: '{name: gsm8k, path: data/sums, split: test, label: sums}'. The prompt is the run's own, zero-shot; a model
-without a run gets the set's own (dataset.prompt_template=..., dataset.as_chat=true), and so do sets with a protocol of
+hub id, or a label under the run's evaluation.sets; @SPLIT alone is a split of the run's own set. After a question mark
+come keys of the set or of its dataset's section: 'sums.jsonl?name=gsm8k', 'mine.csv?answer_column=solution'. A mapping
+works too: '{name: gsm8k, path: data/sums, split: test, label: sums}'. The prompt is the run's own, zero-shot; a model
+without a run gets the set's own (dataset.prompt_template=..., dataset.as_chat=true), as do sets with a protocol of
 their own: longbench (each subset is a result, with averages by category), qmsum, truthfulqa, humaneval, mbpp, and math
 with a protocol ('math?protocol=minerva_math')."""
 
@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace) -> Answer:
 
         return show_answers(score_answers(arguments))
     if bool(arguments.run) == bool(arguments.model or arguments.adapter):
-        raise UserError("give either --run (a trained run), --model (a model as it is) or --adapter, with its --model")
+        raise UserError("give either --run (a trained run), --model (a published model) or --adapter, with its --model")
     check_server(arguments)
     if not arguments.adapter:
         return _score(arguments, arguments.run, arguments.output_dir)
@@ -59,12 +59,12 @@ def main(arguments: argparse.Namespace) -> Answer:
 def _score(
     arguments: argparse.Namespace, run: str | None, output_dir: str | None, adapter: str | None = None
 ) -> Answer:
-    """Score a run, or else a model or an adapter."""
+    """Score a run if one is named, else a model or an adapter."""
     from utils.evaluate_model.evaluated_model import open_model, open_run
     from utils.evaluate_model.evaluation import evaluate, show_scores
 
-    rest = arguments.sets, arguments.overrides, output_dir, Consent.of_command(arguments)
-    evaluated = open_run(run, *rest) if run else open_model(arguments.model, *rest, adapter)
+    shared = arguments.sets, arguments.overrides, output_dir, Consent.of_command(arguments)
+    evaluated = open_run(run, *shared) if run else open_model(arguments.model, *shared, adapter)
     if arguments.server is not None:
         from utils.runs.serving import find_served
 
@@ -95,7 +95,7 @@ def build() -> argparse.ArgumentParser:
         default=[],
         dest="sets",
         metavar="SET",
-        help="what to score on; repeatable; without it: the run's own sets",
+        help="what to score on; repeatable; default: the run's own sets",
     )
     parser.add_argument(
         "--output_dir",
@@ -108,7 +108,7 @@ def build() -> argparse.ArgumentParser:
     add_consent(parser)
     add_overrides(parser)
     parser.epilog = (
-        "key=value words override the configuration, in YAML syntax:\n\n"
+        "key=value arguments override the configuration, in YAML syntax:\n\n"
         "  generation.max_new_tokens=512 evaluation.max_samples=200 model.quantization=nf4 dataset.path=data/gsm8k"
     )
     return parser

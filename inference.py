@@ -1,4 +1,4 @@
-"""Uses a trained run, or a model as it was published: texts in, labels, values or written answers out."""
+"""Run inference with a trained run or a published model: texts in, labels, values or generated answers out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from utils.cli.command_line import Answer, add_server, build_parser, check_serve
 from utils.inference.request import INPUT_KINDS, ModelChoice, Request
 from utils.modeling.consent import Consent, add_consent
 
-DESCRIPTION = """Answer texts with a trained run, or with a model as it was published.
+DESCRIPTION = """Answer texts with a trained run, or with a published model.
 
   python inference.py --run outputs/quickstart --input_text "The dog sleeps."
   python inference.py --run outputs/gsm8k --input_file questions.jsonl --output_file answers.jsonl
@@ -17,10 +17,10 @@ DESCRIPTION = """Answer texts with a trained run, or with a model as it was publ
   python inference.py --config configs/gsm8k.yaml --model_path DIR --input_file in.csv --output_file out.xlsx
   cat lines.txt | python inference.py --model Qwen/Qwen2.5-0.5B-Instruct --max_new_tokens 64
 
-A row holds the columns of the run's prompt or texts; answers in it are not needed. A language model also takes a bare
-request in a column prompt or text, put into the run's prompt, or a conversation in a column messages. A txt file has
-one text per line. The same command goes on where an earlier one was stopped. A row that cannot be answered gets an
-error and its line number in place of an answer."""
+A row holds the columns of the run's prompt or texts; it needs no answer. A language model also takes a bare request
+in a column prompt or text, which is put into the run's prompt, or a conversation in a column messages. A txt file has
+one text per line. The same command continues where an earlier one stopped. A row that cannot be answered gets an
+error and its line number instead of an answer."""
 
 
 def main(arguments: argparse.Namespace) -> Answer:
@@ -66,34 +66,37 @@ def build() -> argparse.ArgumentParser:
     )
     which.add_argument("--best", action="store_true", help="the run's best checkpoint")
     which.add_argument("--checkpoint", type=positive, metavar="N", help="the run's checkpoint-N")
-    which.add_argument("--config", metavar="FILE", help="a configuration, for the weights of --model_path")
+    which.add_argument("--config", metavar="FILE", help="the configuration of the weights in --model_path")
     which.add_argument("--model_path", metavar="FOLDER", help="an adapter or model; a run's own run.yaml wins")
-    which.add_argument("--model", metavar="NAME", help="a hub name or folder of a model without run")
+    which.add_argument("--model", metavar="NAME", help="a hub name or folder of a model without a run")
     which.add_argument("--adapter", metavar="FOLDER", help="an adapter in peft's layout, on --model or its own base")
     add_server(which)
     add_consent(parser)
-    rows = parser.add_argument_group("rows", "Standard input to standard output, as JSON lines, where none are named.")
+    rows = parser.add_argument_group("rows", "Default: from standard input to standard output, as JSON lines.")
     rows.add_argument("--input_text", action="append", default=[], metavar="TEXT", help="a text; repeatable")
     rows.add_argument("--input_file", metavar="FILE", help=f"rows to answer: {', '.join(INPUT_KINDS)}")
     formats = [kind.removeprefix(".") for kind in INPUT_KINDS]
-    rows.add_argument("--input_format", choices=formats, help="kind of the input, where its name does not tell")
+    rows.add_argument("--input_format", choices=formats, help="format of the input, where its name does not tell")
     rows.add_argument(
-        "--input_quoting", action=argparse.BooleanOptionalAction, default=None, help="quotes enclose a table's fields"
+        "--input_quoting",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="quotes enclose fields of a table",
     )
     rows.add_argument("--output_file", metavar="FILE", help="rows with answers: .jsonl .json .csv .tsv .xlsx .parquet")
     rows.add_argument(
-        "--text_column", action="append", default=[], metavar="NAME", help="a column to read in place of the run's"
+        "--text_column", action="append", default=[], metavar="NAME", help="a column to read instead of the run's"
     )
     rows.add_argument("--strict", action="store_true", help="stop at the first row that cannot be answered")
-    writing = parser.add_argument_group("language models (over the run's generation: section)")
-    writing.add_argument("--max_new_tokens", type=positive, metavar="N", help="tokens that an answer may have")
-    writing.add_argument("--temperature", type=float, metavar="T", help="0: always the likeliest token")
-    writing.add_argument("--top_p", type=float, metavar="P", help="draw among the likeliest that hold this share")
-    writing.add_argument("--top_k", type=positive, metavar="K", help="draw among so many likeliest tokens")
+    writing = parser.add_argument_group("language models (overrides the run's generation: section)")
+    writing.add_argument("--max_new_tokens", type=positive, metavar="N", help="maximum number of tokens in an answer")
+    writing.add_argument("--temperature", type=float, metavar="T", help="0: always the most likely token")
+    writing.add_argument("--top_p", type=float, metavar="P", help="nucleus sampling: tokens of total probability P")
+    writing.add_argument("--top_k", type=positive, metavar="K", help="sample from the K most likely tokens")
     writing.add_argument("--stop", action="append", metavar="TEXT", help="a text that ends an answer; repeatable")
-    writing.add_argument("--seed", type=int, default=0, metavar="N", help="decides what is drawn; default 0")
+    writing.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampling; default 0")
     writing.add_argument("--batch_size", type=positive, metavar="N", help="prompts answered at once")
-    writing.add_argument("--stream", action="store_true", help="show the answer to one text while it is written")
+    writing.add_argument("--stream", action="store_true", help="show the answer to one text while it is generated")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The library by the name under which it is installed, for code beside a clone: `from lora_ns import train`."""
+"""The library under the name by which it is installed, for code beside a clone: `from lora_ns import train`."""
 
 import sys
 

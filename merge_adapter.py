@@ -1,4 +1,4 @@
-"""Merges a trained adapter into its base, or converts it into LoRA; either is proved."""
+"""Merge a trained adapter into its base, or convert it into LoRA, and verify the result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from utils.cli.command_line import Answer, build_parser, positive, run_cli
 from utils.core.errors import UserError
 from utils.modeling.consent import Consent, add_consent
 
-DESCRIPTION = """Merge a trained adapter into its base, and prove that the result is the trained model.
+DESCRIPTION = """Merge a trained adapter into its base, and verify that the result is the trained model.
 
   python merge_adapter.py --run outputs/gsm8k --output merged/gsm8k
   python merge_adapter.py --run outputs/gsm8k/checkpoint-500 --output merged/gsm8k_500 --dtype float16
@@ -19,19 +19,19 @@ DESCRIPTION = """Merge a trained adapter into its base, and prove that the resul
   python merge_adapter.py --run outputs/gsm8k --output gguf/gsm8k --format gguf --gguf_type q8_0
   python merge_adapter.py --run merged/gsm8k --output packed/gsm8k --quantize nf4
 
-The base is loaded unquantized. What is written is read back by plain transformers, and its logits are compared with
-those of the adapter on its base: merge_report.json holds the figures. A merge that fails leaves nothing.
+The base is loaded unquantized. The merged model is read back by plain transformers, and its logits are compared with
+those of the adapter on its base; merge_report.json has the figures. A merge that fails leaves nothing behind.
 
---as_lora writes no model but a LoRA of that rank, by peft's conversion, for servers that load no other adapters. What
-the rank loses is measured in the weights and in the logits: lora_report.json.
+--as_lora writes a LoRA of that rank instead of a model, by peft's conversion, for servers that load no other adapters.
+What the rank loses is measured in the weights and in the logits: lora_report.json.
 
---format gguf writes a file for llama.cpp, with an Ollama Modelfile; --quantize packs the weights by bitsandbytes. What
-was written is read back, and its size, logits and score stand beside the merged model's. Either takes a merged model
-too, and a run that trained the whole model."""
+--format gguf writes a file for llama.cpp, with an Ollama Modelfile; --quantize quantizes the weights with bitsandbytes.
+The result is read back and its size, logits and score are compared with the merged model's. Both also take a merged
+model, or a run that trained the whole model."""
 
 
 def main(arguments: argparse.Namespace) -> Answer:
-    """Open the adapter, merge it, and show the proof."""
+    """Open the adapter, merge or convert it, and show the verification."""
     _check_options(arguments)
     from utils.merging.merging import MergeOptions, merge_adapter, show_report
     from utils.merging.source import open_adapter_folder, open_adapter_run
@@ -79,7 +79,7 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument(
         "--run", metavar="FOLDER", help="a run folder, its final_model/, a checkpoint; hub:OWNER/NAME[@REVISION]"
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file of an adapter that was made elsewhere")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of an adapter made elsewhere")
     parser.add_argument("--adapter_path", metavar="FOLDER", help="that adapter, in peft's layout")
     parser.add_argument(
         "--output", "--output_path", required=True, metavar="FOLDER", help="where the merged model goes"
@@ -88,7 +88,7 @@ def build() -> argparse.ArgumentParser:
         "--as_lora",
         type=positive,
         metavar="RANK",
-        help="write a LoRA of this rank, the nearest to the adapter, instead",
+        help="write the LoRA of this rank nearest to the adapter instead of a model",
     )
     parser.add_argument(
         "--format",
@@ -96,25 +96,25 @@ def build() -> argparse.ArgumentParser:
         choices=["safetensors", "gguf"],
         help="gguf: one file for llama.cpp and Ollama",
     )
-    parser.add_argument("--gguf_type", choices=["f16", "bf16", "f32", "q8_0"], help="of its weights; default: f16")
-    parser.add_argument("--quantize", choices=["nf4", "int8"], help="pack the merged model's weights by bitsandbytes")
+    parser.add_argument("--gguf_type", choices=["f16", "bf16", "f32", "q8_0"], help="dtype of weights; default: f16")
+    parser.add_argument("--quantize", choices=["nf4", "int8"], help="quantize the merged weights with bitsandbytes")
     add_consent(parser)
     parser.add_argument("--overwrite", action="store_true", help="rename an output folder that is not empty")
     parser.add_argument(
         "--dtype",
         default="auto",
         choices=["auto", "bfloat16", "float16", "float32"],
-        help="auto: what the run's base is stored in, bfloat16 for a run on a quantized base",
+        help="auto: the dtype the run's base is stored in, bfloat16 for a run on a quantized base",
     )
     parser.add_argument(
-        "--max_shard_size", default="5GB", type=_size, metavar="SIZE", help="of one file of weights; default: 5GB"
+        "--max_shard_size", default="5GB", type=_size, metavar="SIZE", help="at most this much per file; default: 5GB"
     )
     parser.add_argument(
         "--eval_rows",
         default=256,
         type=_count,
         metavar="N",
-        help="validation rows that a classifier is scored on, at most; 0: no score; default: 256",
+        help="maximum validation rows to score a classifier on; 0: no score; default: 256",
     )
     return parser
 
@@ -127,7 +127,7 @@ def _size(word: str) -> str:
 
 def _count(word: str) -> int:
     if not word.isdecimal():
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 0")
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of 0 or more")
     return int(word)
 
 

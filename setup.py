@@ -1,4 +1,4 @@
-"""Builds the package `lora_ns` from utils/, the commands, configs/, docs/ and examples/: `pip install .`."""
+"""Build the package `lora_ns` from utils/, the commands, configs/, docs/ and examples/: `pip install .`."""
 
 import re
 import shutil
@@ -14,10 +14,10 @@ IMPORT = re.compile(r"\b(from|import) utils(?=[. ])")
 
 
 class BuildRenamed(build_py):
-    """Copies the library as `lora_ns`: nothing called `utils`, which may be anybody's, is installed."""
+    """Install the library as `lora_ns`: a top-level package `utils` could collide with another one."""
 
     def run(self) -> None:
-        """Copy and rename."""
+        """Copy the library and rename its imports."""
         if getattr(self, "editable_mode", False):
             raise SystemExit("lora-ns is not installed in editable mode: run its commands in this folder")
         target = Path(self.build_lib, "lora_ns")

@@ -1,4 +1,4 @@
-"""Trains what one YAML file describes: data, base model, adapter, trainer; then scores, exports and proves it."""
+"""Train the run that a YAML file describes, score it, export it and verify the export."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DESCRIPTION = """Train one run.
 
 
 def main(arguments: argparse.Namespace) -> Answer:
-    """Train one run, from the file to the proven export."""
+    """Train one run, from the configuration file to the verified export."""
     started = time.monotonic()
     select_gpus(arguments.gpu, __file__, sys.argv[1:])
     with handling_signals():
@@ -43,7 +43,7 @@ def main(arguments: argparse.Namespace) -> Answer:
 
 
 def run_training(arguments: argparse.Namespace, started: float) -> Answer:
-    """Read the file, run what it describes, and show what came of it."""
+    """Read the configuration, train, preview or plan the run, and show the result."""
     from utils.run_config import load_run_config
     from utils.runs.push import push_run
     from utils.runs.summary import announce_run, show_result
@@ -52,8 +52,8 @@ def run_training(arguments: argparse.Namespace, started: float) -> Answer:
     _check_options(arguments)
     require_launched()
     find_launcher_file()
-    not_now = ["training.push_to_hub=false"] if arguments.push_dry_run else []
-    config = load_run_config(arguments.config, [*arguments.overrides, *not_now])
+    unpushed = ["training.push_to_hub=false"] if arguments.push_dry_run else []
+    config = load_run_config(arguments.config, [*arguments.overrides, *unpushed])
     announce_run(config)
     if arguments.preview is not None:
         return show_preview(config, arguments.preview)
@@ -65,7 +65,7 @@ def run_training(arguments: argparse.Namespace, started: float) -> Answer:
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
-    """Refuse flags of the plan without it: a run would be trained that was only to be planned."""
+    """Raise an error for options of --plan given without it, before they start a training run."""
     given = {"--card": arguments.card, "--rate": arguments.rate, "--probe": arguments.probe}
     if not arguments.plan and (alone := [flag for flag, value in given.items() if value]):
         raise UserError(f"{' and '.join(alone)} belong to --plan; give that too, or leave them out")
@@ -74,7 +74,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
 def train(
     config: RunConfig, resume: str | None, overwrite: bool, started: float, profile: bool = False
 ) -> tuple[RunFolder, RunRecord]:
-    """Open the run's folder and run in it; what was run there before by the same configuration is given as it is."""
+    """Open the output folder and run in it; if the same configuration already finished there, return its record."""
     from utils.run_config.base_rules import require_fitting_base
     from utils.run_config.machine import require_machine
     from utils.runs.opening import open_run_folder
@@ -96,7 +96,7 @@ def train(
 
 
 def run(config: RunConfig, folder: RunFolder, started: float, profile: bool = False) -> RunRecord:
-    """Train, score, export, and prove that the export is what was trained."""
+    """Train, score and export the model, and verify that the export is the trained model."""
     from transformers import set_seed
 
     from utils.modeling.base_model import load_base_model
@@ -129,7 +129,7 @@ def run(config: RunConfig, folder: RunFolder, started: float, profile: bool = Fa
         announce_parameters(counts)
         trainer = task.build_trainer(model, tokenizer, data)
         measuring = measure_training(trainer, started, profile)
-        del model  # the trainer's alone: the reload check has to be able to let go of it
+        del model  # the trainer holds the only reference: check_export releases it
 
         with guard_training(trainer, config.length_key):
             if training := config.arguments.get("do_train", True):
@@ -145,7 +145,7 @@ def run(config: RunConfig, folder: RunFolder, started: float, profile: bool = Fa
 
 
 def show_preview(config: RunConfig, count: int) -> Answer:
-    """Print the first training rows as the model will see them, and stop."""
+    """Print the first training rows as the model will see them."""
     from utils.modeling.tokenizer import load_tokenizer
     from utils.tasks.task import open_task
 
@@ -159,13 +159,13 @@ def build() -> argparse.ArgumentParser:
     parser = build_parser("train.py", DESCRIPTION)
     add_config(parser, "the run's YAML file")
     add_show(parser)
-    parser.add_argument("--gpu", metavar="I,J", help="use these GPUs; more than one starts a process for each")
+    parser.add_argument("--gpu", metavar="I,J", help="use these GPUs, one process for each")
     parser.add_argument(
         "--resume",
         nargs="?",
         const="last",
         metavar="CHECKPOINT",
-        help="continue from the last whole checkpoint, or from this one (checkpoint-500)",
+        help="continue from the last complete checkpoint, or from this one (checkpoint-500)",
     )
     parser.add_argument(
         "--resume_from_checkpoint",
@@ -182,7 +182,7 @@ def build() -> argparse.ArgumentParser:
         "--preview",
         type=positive,
         metavar="N",
-        help="print the first N rows as the model will see them, what is trained on marked, and stop",
+        help="print the first N rows as the model will see them, with the trained tokens marked, and stop",
     )
     parser.add_argument(
         "--plan",
@@ -193,12 +193,12 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument(
         "--profile",
         action="store_true",
-        help="show where the time goes, and write it with a trace of three steps into the run's folder",
+        help="show where the time goes, and write it to the run's folder with a trace of three steps",
     )
     parser.add_argument(
         "--push_dry_run",
         action="store_true",
-        help="show which files training.push_to_hub would push once the run is done, and push none",
+        help="show which files training.push_to_hub would push after the run, without pushing them",
     )
     add_overrides(parser)
     return parser

@@ -1,4 +1,4 @@
-"""Checks configuration files before anything is loaded: run files, suites, accelerate's and DeepSpeed's."""
+"""Check configuration files (runs, suites, accelerate, DeepSpeed) without loading anything."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
     from utils.run_config.load import Check
 
-DESCRIPTION = """Check configuration files, each by numbered steps; no ML library is imported.
+DESCRIPTION = """Check configuration files in numbered steps, without importing an ML library.
 
   python validate_config.py configs/quickstart.yaml
-  python validate_config.py configs/benchmarks/quickstart.yaml      a suite: every one of its runs
+  python validate_config.py configs/benchmarks/quickstart.yaml      a suite: each of its runs
   python validate_config.py --all
   python validate_config.py configs/quickstart.yaml --show training.learning_rate=1e-4
   python validate_config.py configs/quickstart.yaml --data                      its rows too
@@ -28,7 +28,7 @@ DESCRIPTION = """Check configuration files, each by numbered steps; no ML librar
 
 
 def main(arguments: argparse.Namespace) -> Answer:
-    """Check the files and sum up; exit code 1 when one fails."""
+    """Check the files and sum up; exit code 1 if one fails."""
     if arguments.schema:
         from utils.run_config.reference import build_schema
 
@@ -68,7 +68,7 @@ def _find_files(arguments: argparse.Namespace) -> list[Path]:
 
 
 def _check(file: Path, arguments: argparse.Namespace) -> list[Check]:
-    """Check one file as what it is and print its numbered steps; of --all, those of files with something to say."""
+    """Check one file by its kind and print the steps; with --all, only those of files with findings."""
     from utils.run_config.kinds import check_accelerate, check_deepspeed, find_kind
 
     kind = find_kind(file)
@@ -87,12 +87,12 @@ def _check(file: Path, arguments: argparse.Namespace) -> list[Check]:
 
 
 class _Findings(NamedTuple):
-    """What the check of one file has found."""
+    """Findings in one file."""
 
     checks: list[Check]
     notices: Sequence[str] = ()
     shown: str = ""
-    """What --show prints."""
+    """Output of --show."""
 
 
 def _check_run(file: Path, arguments: argparse.Namespace) -> _Findings:
@@ -120,7 +120,7 @@ def _check_suite(file: Path, arguments: argparse.Namespace) -> _Findings:
 
 
 def _check_rows(config: RunConfig) -> Check:
-    """Read the rows that a run names, as training would; no model is loaded."""
+    """Read the run's rows as training would, without loading a model."""
     from utils.core.errors import Problem
     from utils.run_config.load import Check
     from utils.tasks.rehearsal import check_rows
@@ -130,7 +130,7 @@ def _check_rows(config: RunConfig) -> Check:
 
 
 def _report_stream(arguments: argparse.Namespace) -> TextIO:
-    """With --show, standard output holds the resolved file and nothing else."""
+    """Keep standard output for the resolved file with --show, and send the report to standard error."""
     return sys.stderr if arguments.show else sys.stdout
 
 
@@ -156,7 +156,7 @@ def build() -> argparse.ArgumentParser:
         nargs="?",
         const="",
         metavar="DIR",
-        help="every file below DIR (default: configs/ here, else the shipped ones)",
+        help="check every file below DIR (default: configs/ here, else the shipped ones)",
     )
     parser.add_argument(
         "--show",

@@ -1,1 +1,1 @@
-"""Measurements: scripts that print figures, never tests."""
+"""Benchmark scripts that print figures; they are not tests."""

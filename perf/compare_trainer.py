@@ -1,4 +1,4 @@
-"""Compares train.py with a plain transformers.Trainer script: losses step by step, score, and seconds.
+"""Compare train.py with a plain transformers.Trainer script: losses step by step, score, and seconds.
 
 The plain script is what a careful user would write by hand: dynamic padding, the library's defaults, the
 same data, seed and hyper-parameters. With --losses both train on the same order of rows, without dropout, in

@@ -1,4 +1,4 @@
-"""Measures what reading and encoding many rows takes: seconds, peak memory, and seconds when started again.
+"""Measure reading and encoding many rows: seconds, peak memory, and seconds of a second start.
 
 Rows are made of those of a file, numbered so that none is like another, and written as a dataset of the wanted size.
 Each start is a process of its own, as train.py's is; the second finds the first one's cache.

@@ -1,4 +1,4 @@
-"""Measures preference tuning: pairs per second and peak memory of our DPO and of TRL's DPOTrainer.
+"""Measure preference tuning: pairs per second and peak memory of our DPO and of TRL's DPOTrainer.
 
 Both train LoRA on all linear layers of a Llama shape of 26 M parameters besides the embeddings' with random weights,
 float32, on the same pairs in the same order. Each run is a process of its own; they take turns, and medians are printed

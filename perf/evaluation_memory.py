@@ -1,4 +1,4 @@
-"""Measures the memory of an evaluation by generating as its rows grow: evaluate_model.py on the embedded base.
+"""Measure the memory of a generative evaluation by number of rows: evaluate_model.py on the embedded base.
 
 Each number of rows is a process of its own; its resident peak is read from the system. Answers of four tokens, so that
 rows and not answers weigh.

@@ -1,4 +1,4 @@
-"""Measures how fast answers are written: a batch that is filled up as rows end, beside batches that run to their end.
+"""Measure the speed of generation: continuous batching against static batches.
 
 Prompts are GSM8K's questions, with `--shots N` behind N examples of the training rows; greedy answers end with the
 model's end token or at `Question:`. Both kinds take turns in one process; CPU seconds, which other work on the machine

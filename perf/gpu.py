@@ -1,4 +1,4 @@
-"""Measures fine-tuning on a GPU: tokens a second, share of the card's matrix rate, peak memory, beside the peers.
+"""Measure fine-tuning on a GPU: tokens per second, model FLOPs utilization and peak memory, against other trainers.
 
 Model shapes with random weights, rows of random tokens of mixed lengths, of which a third is prompt. Every case is a
 process of its own. What does not fit is reported. One JSON is written, and a table printed for docs/performance.md.

@@ -1,4 +1,4 @@
-"""What perf/gpu.py trains: model shapes with random weights, rows of random tokens, and the trainers to compare."""
+"""Cases of perf/gpu.py: model shapes with random weights, rows of random tokens, and the trainers to compare."""
 
 from __future__ import annotations
 

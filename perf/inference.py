@@ -1,4 +1,4 @@
-"""Measures inference.py: rows and tokens per second beside plain transformers, and memory as the rows grow.
+"""Measure inference.py: rows and tokens per second against plain transformers, and memory by number of rows.
 
 Generation: greedy answers to the same prompts by model.generate one by one, by transformers' text-generation pipeline
 at batch 16 and by inference.py from a file to a file. Classification: the same rows by the text-classification

@@ -1,4 +1,4 @@
-"""Measures how near fine-tuning comes to the machine's own limit: its matrix products, at the model's own shapes.
+"""Measure how close fine-tuning comes to the machine's limit: its matrix products at the model's own shapes.
 
 Every product of a step is known from the model's shapes, the step's tokens and its trained positions: forward, backward
 of activations, gradients of what is trained, the head. Each is timed by itself; their sum is the least that a step can

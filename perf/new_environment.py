@@ -1,4 +1,4 @@
-"""Measures the way of somebody without a clone: a wheel, a new environment, and each command in an empty folder.
+"""Measure an installation without a clone: the wheel, a new environment, and each command in an empty folder.
 
 Every library is downloaded, or taken from pip's cache where it is there. `--constraints constraints.txt` takes the
 tested versions; without an NVIDIA GPU `--pip_args` chooses torch's CPU build (INSTALL.md). One line for each step.

@@ -1,4 +1,4 @@
-"""Compares the memory that `train.py --plan` foretells with the peak of the resident memory of the run itself.
+"""Compare the memory that `train.py --plan` predicts with the peak resident memory of the run.
 
 Each shape has random weights and is trained for three steps on the CPU, in a process of its own. What Python, torch and
 the libraries take is measured once, by a run of the smallest model, and added to every plan. glibc keeps memory that

@@ -1,4 +1,4 @@
-"""Runs a measurement in a process of its own: it prints its result as one line, which is read by who started it."""
+"""Run a measurement in its own process, which prints its result as one line for its parent to read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures QST with and without its backbone cache against LoRA: seconds of a step, of epochs, and peak memory.
+"""Measure QST with and without its backbone cache against LoRA: seconds per step and epoch, and peak memory.
 
 A sequence classifier of the shape of Llama-3.2-1B with random weights; every kind has the same backbone, rows and
 optimizer. Steps and epochs of the kinds take turns in one process, and medians are printed; peak memory is that of

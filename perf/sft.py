@@ -1,4 +1,4 @@
-"""Measures supervised fine-tuning: real tokens per second of ours, a plain transformers.Trainer and TRL's SFTTrainer.
+"""Measure supervised fine-tuning: real tokens per second of ours, a plain transformers.Trainer and TRL's SFTTrainer.
 
 All train the same rows in the same order with the same seed and hyper-parameters: LoRA on all linear layers of a
 Llama shape with random weights, float32. Each run is a process of its own; they take turns, and medians are printed

@@ -1,4 +1,4 @@
-"""Measures the memory of one training step and of one evaluation with a large vocabulary and a long row.
+"""Measure the memory of one training step and one evaluation with a large vocabulary and a long row.
 
 The loss from whole logits (the model's own, as transformers.Trainer has it) against ours at trained positions, in
 processes of their own: the resident memory's peak during the step, above what stood before it. A Llama shape with

@@ -1,4 +1,4 @@
-"""The model that trainers are compared on: a Llama shape with random weights and LoRA, and how it is trained."""
+"""The model on which trainers are compared: a Llama shape with random weights and LoRA, and its training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures what a suite spends on starting a run: seconds from train.py's first line to the first training step.
+"""Measure a suite's overhead of starting a run: seconds from train.py's first line to the first training step.
 
 Beside it stand seconds a run from its process to its end, and of the whole suite, reports included, for each run.
 

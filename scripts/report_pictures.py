@@ -1,4 +1,4 @@
-"""Draws what the quickstart's page shows: docs/pictures/curves.svg and report.png, from a real run; needs Chromium.
+"""Draw the pictures of the quickstart: docs/pictures/curves.svg and report.png, from a real run; needs Chromium.
 
 python scripts/report_pictures.py
 """

@@ -1,4 +1,4 @@
-"""Tries every method on every family, with and without quantization, and writes docs/support_matrix.md.
+"""Try every method on every family, with and without quantization, and write docs/support_matrix.md.
 
 Each cell is attached, trained, exported, and reloaded in a fresh process; what crashes is printed with its traceback.
 

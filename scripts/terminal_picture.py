@@ -1,4 +1,4 @@
-"""Draws the end of the quickstart as the terminal shows it: docs/pictures/quickstart.svg, from a real run.
+"""Draw the quickstart's final terminal output from a real run: docs/pictures/quickstart.svg.
 
 python scripts/terminal_picture.py
 """

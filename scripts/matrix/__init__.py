@@ -1,1 +1,1 @@
-"""The support matrix: every method on every family, with and without quantization, really run on tiny models."""
+"""The support matrix: every method on every family, with and without quantization, run on tiny models."""

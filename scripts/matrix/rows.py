@@ -1,4 +1,4 @@
-"""What is tried: every method of utils/adapters, LoRA's variants, and LoRA's initialisations on two families."""
+"""Rows of the matrix: every method of utils/adapters, LoRA's variants, and LoRA's initialisations on two families."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs the matrix: for each family and quantization one process that trains and a fresh one that reloads."""
+"""Run the matrix: for each family and quantization, one process trains and a fresh one reloads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The document: one table for each task, a row for each method, a column for each family, reasons as footnotes."""
+"""Write the document: a table per task, a row per method, a column per family, and reasons as footnotes."""
 
 from __future__ import annotations
 

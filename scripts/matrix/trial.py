@@ -1,4 +1,4 @@
-"""Tries the cells of one family with one quantization, through the code that train.py and inference.py run."""
+"""Try the cells of one family with one quantization, through the code that train.py and inference.py run."""
 
 from __future__ import annotations
 

@@ -161,8 +161,8 @@ def refused(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("neither", "error: give either --run (a trained run), --model (a model as it is) or --adapter"),
-        ("both", "error: give either --run (a trained run), --model (a model as it is) or --adapter"),
+        ("neither", "error: give either --run (a trained run), --model (a published model) or --adapter"),
+        ("both", "error: give either --run (a trained run), --model (a published model) or --adapter"),
         ("no set", "needs a --set to be scored on"),
         ("no folder", "error: nowhere: no such folder"),
         ("unknown set", "gsm9k is neither a dataset nor a hub id, file or folder; did you mean gsm8k"),

@@ -69,7 +69,7 @@ def test_a_server_writes_what_is_learnt_from_with_the_adapter_of_the_step(tmp_pa
 def test_a_server_that_gives_no_tokens_is_not_learnt_from(tmp_path: Path) -> None:
     from utils.core.errors import ConfigError, UserError
 
-    with serve(gives_ids=False) as server, pytest.raises(UserError, match="does not tell the tokens that it writes"):
+    with serve(gives_ids=False) as server, pytest.raises(UserError, match="does not return the token ids"):
         command("train", *LEARNT, f"training.output_dir={tmp_path}/run", f"grpo.server={server.url}")
     with pytest.raises(ConfigError, match=r"grpo\.server: a server cannot load what lora saves: not with use_dora"):
         command("train", *LEARNT, f"training.output_dir={tmp_path}/other", "grpo.server=http://127.0.0.1:9/v1",

@@ -105,7 +105,7 @@ def test_a_checkpoint_without_a_list_that_has_lost_its_training_state(name, trai
     config, folder = trained
     for file in (MANIFEST, name):
         (folder / "checkpoint-4" / file).unlink()
-    with pytest.raises(UserError, match=r"checkpoint-4 is not a whole checkpoint: it lacks the .* begin again"):
+    with pytest.raises(UserError, match=r"checkpoint-4 is not a whole checkpoint: it lacks the .* start over"):
         open_run_folder(config, "checkpoint-4")
     with caplog.at_level(logging.WARNING, "utils"):
         opened = open_run_folder(config, "last")

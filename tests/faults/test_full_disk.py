@@ -137,7 +137,7 @@ def test_an_export_that_fails_leaves_the_older_model(prepare_run, tmp_path):
     (folder.final_model).mkdir()
     (folder.final_model / "older").touch()
     arguments = folder, run.config, run.trainer, run.tokenizer, run.data
-    with files_no_larger_than(4_000), pytest.raises(DiskFullError, match=r"is full .* make room, then --resume"):
+    with files_no_larger_than(4_000), pytest.raises(DiskFullError, match=r"is full .* free some space, then --resume"):
         export_model(*arguments)
     assert [each.name for each in folder.final_model.iterdir()] == ["older"]
     assert not list(folder.path.glob("final_model.*"))
@@ -155,7 +155,7 @@ def test_a_run_stops_in_words_and_goes_on_when_there_is_room(make_disk, start_ru
     run = start_run("--config", str(file))
     assert run.end() == 1, run.said
     assert "Traceback" not in run.said
-    assert "make room, then --resume" in run.said
+    assert "free some space, then --resume" in run.said
     assert find_checkpoints(disk / "run")
     subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
     resumed = start_run("--config", str(file), "--resume")

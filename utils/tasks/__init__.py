@@ -1,1 +1,1 @@
-"""What a run can be trained for: one folder a task."""
+"""Training tasks: one module or folder per task."""

@@ -1,4 +1,4 @@
-"""What a finished run reports, and how the part that does not depend on the task is measured."""
+"""The results of a finished run, and the measurements common to all tasks."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """Everything that a finished run reports, before it is written."""
+    """All results of a finished run, before they are written."""
 
     record: RunRecord
     """Metrics, costs and counts."""
     trained: dict[str, Any] | None
-    """What the Trainer said of training, under its own names; None when nothing was trained."""
+    """The Trainer's training metrics, under its own names; None if nothing was trained."""
     evaluated: dict[str, dict[str, Any]]
-    """What it said of each evaluation split, by the split's suffix."""
+    """The Trainer's evaluation metrics by the split's suffix."""
     task_metrics: tuple[str, ...]
-    """The set's own metrics."""
+    """The dataset's own metrics."""
     predicted: dict[str, dict[Any, Any]] = field(default_factory=dict)
-    """Predictions of test splits that a benchmark's server scores, by the file's name."""
+    """Predictions of test splits for a benchmark server, by file name."""
     answers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """Rows of evaluation splits, by the split's name, with `label` and `prediction`."""
+    """Rows of evaluation splits by the split's name, with `label` and `prediction`."""
     check: dict[str, Any] | None = None
-    """What the reload check found."""
+    """Report of the reload check."""
     total_s: float | None = None
-    """Seconds from the command's start."""
+    """Seconds since the command started."""
 
     def complete(self) -> RunRecord:
-        """Give the record with what came after training."""
+        """Return the record with the results of the steps after training."""
         time = replace(self.record.time, total_s=self.total_s)
         return replace(self.record, reload_check=self.check or {}, time=time)
 
 
 def fill_costs(record: RunRecord, trainer: Trainer, counts: ParameterCounts, measuring: MeasuringCallback) -> RunRecord:
-    """Put into a record what the run has cost: parameters, memory, time, and the batches it was split into.
+    """Add the run's costs to a record: parameters, memory, time, and the batch sizes.
 
-    Under `extra` stand also the step where the last session began and what the adapter itself has measured.
+    `extra` also gets the step at which the last session began and the adapter's own measurements.
     """
     resumed = {"resumed_from_step": measuring.resumed_from_step} if measuring.resumed_from_step else {}
     return replace(
@@ -58,15 +58,15 @@ def fill_costs(record: RunRecord, trainer: Trainer, counts: ParameterCounts, mea
 
 
 def session_metrics(trainer: Trainer) -> dict[str, Any] | None:
-    """Give what the Trainer said of training, as far as it holds for a resumed run."""
+    """Return the Trainer's training metrics as far as they hold for a resumed run."""
     trained = training_metrics(trainer)
     if trained is not None and not trainer.knows_all_sessions:
-        trained.pop("train_loss", None)  # it would be of this session's steps alone
+        trained.pop("train_loss", None)  # covers this session's steps only
     return trained
 
 
 def training_metrics(trainer: Trainer) -> dict[str, Any] | None:
-    """Give what the Trainer said of training: train_runtime, train_loss, ...; None when nothing was trained."""
+    """Return the Trainer's training metrics: train_runtime, train_loss, ...; None if nothing was trained."""
     entry = next((log for log in reversed(trainer.state.log_history) if "train_runtime" in log), None)
     if entry is None:
         return None
@@ -75,7 +75,7 @@ def training_metrics(trainer: Trainer) -> dict[str, Any] | None:
 
 
 def best_step(trainer: Trainer) -> int | None:
-    """Give the step whose weights were kept; None when nothing was trained."""
+    """Return the step whose weights were kept; None if nothing was trained."""
     state = trainer.state
     if trainer.args.load_best_model_at_end and state.best_global_step is not None:
         return int(state.best_global_step)
@@ -83,7 +83,7 @@ def best_step(trainer: Trainer) -> int | None:
 
 
 def last_metrics(trainer: Trainer, kept_step: int | None = None) -> dict[str, float | None]:
-    """Give the last evaluation during training where another step's weights were kept; None: the best step's."""
+    """Return the last evaluation during training if another step's weights were kept (None: the best step's)."""
     logs = [log for log in trainer.state.log_history if "eval_loss" in log]
     if not logs or logs[-1]["step"] == (kept_step or best_step(trainer)):
         return {}
@@ -96,7 +96,7 @@ def last_metrics(trainer: Trainer, kept_step: int | None = None) -> dict[str, fl
 
 
 def measure_time(trainer: Trainer, measuring: MeasuringCallback) -> Timing:
-    """Give seconds and rates of training, all sessions together where they are known."""
+    """Return seconds and rates of training, over all sessions if they are known."""
     trained = training_metrics(trainer)
     if trained is None:
         return Timing()

@@ -1,4 +1,4 @@
-"""Attaches the adapter that a run asks for, and gives it what it may need: the task, the steps, the new tokens."""
+"""Attach the adapter of a run, with what it may need to know: task, training steps, new tokens."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def attach_adapter(
     tokenizer: PreTrainedTokenizerBase,
     data: PreparedData,
 ) -> PreTrainedModel:
-    """Attach the method that `peft:` names; the same or a wrapping model is returned.
+    """Attach the method that `peft:` names, and return the same or a wrapping model.
 
-    Where nothing is trained nothing is attached: an untrained adapter changes no answer. The run's seed draws the
-    initial weights, the same whatever was drawn before.
+    A run that trains nothing gets no adapter: an untrained one changes no answer. The initial weights depend on the
+    run's seed alone, not on earlier random draws.
 
     Raises:
         ConfigError: There are no rows to train on.
-        ModelError: The base is stored in a format that cannot be trained on, or could not be saved afterwards.
+        ModelError: The base is stored in a format that cannot be trained, or not saved afterwards.
     """
     from transformers import set_seed
 
@@ -50,14 +50,14 @@ def attach_adapter(
         message = "there are no rows to train on; set it to false to evaluate and predict only"
         raise ConfigError([Problem(message, "training.do_train")])
     require_trainable(model)
-    with main_process_first(settings.training.output_dir):  # the others find its scores on the disk
+    with main_process_first(settings.training.output_dir):  # the other processes read its scores from disk
         load_task(settings.task).measure_base(settings, model, tokenizer)
     section, context = settings.peft, _build_context(model, settings, tokenizer, data)
-    set_seed(context.seed)  # again: what is drawn does not depend on how many numbers loading this base has taken
+    set_seed(context.seed)  # loading the base has drawn random numbers
     adapted = load_adapter(section.method).attach(model, section, context)
     if section.adapter_path is not None:
         load_start(adapted, section, settings.model.name_or_path, settings.model.allow_pickle)
-        logger.info("training goes on from the adapter in %s", section.adapter_path)
+        logger.info("training continues from the adapter in %s", section.adapter_path)
     require_writable(adapted, tokenizer)
     return adapted
 
@@ -79,7 +79,7 @@ def _leave_untrained(model: PreTrainedModel, settings: RunConfig) -> PreTrainedM
 def _build_context(
     model: PreTrainedModel, settings: RunConfig, tokenizer: PreTrainedTokenizerBase, data: PreparedData
 ) -> AttachContext:
-    """Gather what a method may need to know of the run when it is attached."""
+    """Collect what a method may need to know of the run when it is attached."""
     resolved, task = settings.arguments, load_task(settings.task)
     num_rows, num_tokens = data.count_shown()
     seed = settings.seed if settings.peft.init_seed is None else settings.peft.init_seed
@@ -105,7 +105,7 @@ def _build_context(
 def collate_training_rows(
     rows: list[dict[str, Any]], batch_size: int, tokenizer: PreTrainedTokenizerBase, task: type[Task]
 ) -> list[dict[str, Any]]:
-    """Make batches of tensors as training does, in the rows' order; the last may have fewer rows."""
+    """Collate rows into batches of tensors as training does, in order; the last batch may be smaller."""
     collate = task.build_collator(tokenizer)
     wanted = (*tokenizer.model_input_names, "labels", "rejected_input_ids")
     kept = [{key: each for key, each in row.items() if key in wanted} for row in rows]
@@ -113,20 +113,20 @@ def collate_training_rows(
 
 
 def count_training_steps(resolved: dict[str, Any], num_rows: int) -> int:
-    """Count the optimizer steps of a run, as the Trainer will; 0 rows give 0 steps."""
+    """Count the optimizer steps of a run as the Trainer will; 0 for 0 rows."""
     if resolved.get("max_steps", -1) > 0:
         return int(resolved["max_steps"])
     return math.ceil(_count_steps_per_epoch(resolved, num_rows) * float(resolved.get("num_train_epochs", 3.0)))
 
 
 def count_epochs(resolved: dict[str, Any], num_rows: int) -> float:
-    """Count how often a run sees every row; 0 rows give 0 epochs."""
+    """Count the epochs of a run; 0 for 0 rows."""
     per_epoch = _count_steps_per_epoch(resolved, num_rows)
     return count_training_steps(resolved, num_rows) / per_epoch if per_epoch else 0.0
 
 
 def choose_device(resolved: dict[str, Any]) -> str:
-    """Name the device that the trainer will take, so that what looks at data before need not wait for a CPU."""
+    """Return the device that the trainer will use, so that work on the data before it can use it too."""
     import torch
 
     if resolved.get("use_cpu") or not torch.accelerator.is_available():

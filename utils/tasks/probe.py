@@ -1,7 +1,7 @@
-"""How a model is recognised: by logits on a run's probe rows, or on a few texts where it left none, and by a score.
+"""Probes identify a model by its logits on a run's probe rows, or on built-in texts, and by a score.
 
-A task makes a Probe of the rows that a run left, for a merge; and of validation rows what `check_reload` asks the model
-in memory and the one that was read back from disk.
+A task opens a Probe of the rows that a run left, for a merge. `check_reload` compares the model in memory with the one
+read back from disk on validation rows.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _TEXTS = (
 
 @dataclass(frozen=True)
 class Probes:
-    """Rows, as the run wrote them."""
+    """Rows as the run wrote them."""
 
     rows: list[dict[str, Any]]
-    """Of a classifier: texts by column, and `labels`. Of a language model: the fields of an example, or prompt and
+    """For a classifier: texts by column, and `labels`. For a language model: the fields of an example, or prompt and
     reference."""
     source: str
     """The file, or `built-in texts`."""
@@ -53,11 +53,11 @@ def read_probes(run: Path | None, columns: tuple[str, ...]) -> Probes:
     """Read a run's probe rows.
 
     Args:
-        run: Its folder; None for an adapter that was made elsewhere.
-        columns: What a built-in text fills; one column, or two.
+        run: The run's folder; None for an adapter made elsewhere.
+        columns: One or two columns that a built-in text fills.
 
     Raises:
-        UserError: The file is not JSON lines.
+        UserError: The file is not valid JSON lines.
     """
     file = run / PROBE_FILE if run is not None else None
     if file is not None and file.is_file():
@@ -69,13 +69,13 @@ def read_probes(run: Path | None, columns: tuple[str, ...]) -> Probes:
             raise UserError(f"{file}: a line holds no row; delete it, then built-in texts are used")
         if rows:
             return Probes(rows[:_NUM_ROWS], PROBE_FILE)
-    logger.warning("there are no probe rows of the run; the models are compared on %d built-in texts", len(_TEXTS))
+    logger.warning("the run has no probe rows; the models are compared on %d built-in texts", len(_TEXTS))
     return Probes([dict.fromkeys(columns, text) for text in _TEXTS], "built-in texts")
 
 
 @contextmanager
 def explain_damaged_rows(source: str) -> Iterator[None]:
-    """Say of probe rows that lack a key, or hold values of another type, that they are damaged.
+    """Report probe rows with missing keys or values of the wrong type as damaged.
 
     Args:
         source: As in `Probes.source`.
@@ -89,43 +89,43 @@ def explain_damaged_rows(source: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answered."""
+    """A model's answers to the probe rows."""
 
     logits: np.ndarray[Any, Any]
-    """Of the probe rows, float32; shape (n, classes or vocabulary)."""
+    """Logits of the probe rows, float32, shape (n, classes or vocabulary)."""
     score: Mapping[str, float] | None = None
-    """By metric; None where no labelled rows are at hand."""
+    """Scores by metric; None without labelled rows."""
 
 
 Ask: TypeAlias = "Callable[[PreTrainedModel], Answers]"
-"""Gives a model's answers to rows that were made into tokens before."""
+"""Computes a model's answers to rows tokenized before."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Rows, made into tokens once."""
+    """Probe rows, tokenized once."""
 
     rows: str
-    """Where the probe rows come from."""
+    """Source of the probe rows."""
     num_rows: int
-    """Probe rows."""
+    """Number of probe rows."""
     scored: str
-    """Which rows are scored, or why none are."""
+    """Description of the scored rows, or why none are scored."""
     num_scored: int
-    """Rows that are scored."""
+    """Number of scored rows."""
     encode: Callable[[PreTrainedTokenizerBase], list[list[int]]]
-    """Gives the probe rows' tokens."""
+    """Tokenizes the probe rows."""
     compute_logits: Callable[[PreTrainedModel], np.ndarray[Any, Any]]
-    """Gives the logits of the probe rows alone."""
+    """Computes the logits of the probe rows only."""
     answer: Ask
-    """Gives logits and score."""
+    """Computes logits and score."""
 
 
 def check_tokenizer(probe: Probe, trained: PreTrainedTokenizerBase, written: PreTrainedTokenizerBase) -> None:
-    """Prove that the tokenizer that was written is the trained model's.
+    """Verify that the written tokenizer is the trained model's.
 
     Raises:
-        CheckError: It cuts a probe row otherwise, or has another pad token, end or chat template.
+        CheckError: It tokenizes a probe row differently, or has another pad token, end token or chat template.
     """
     names = ("pad_token_id", "eos_token_id", "chat_template")
     changed = [name for name in names if getattr(trained, name) != getattr(written, name)]
@@ -135,19 +135,19 @@ def check_tokenizer(probe: Probe, trained: PreTrainedTokenizerBase, written: Pre
 
 
 def check_reload(trainer: Trainer, ask: Ask | None, load_saved: Callable[[], PreTrainedModel]) -> dict[str, Any] | None:
-    """Prove that what was saved is what was trained: reload it from disk as a user would, and compare the answers.
+    """Verify that the saved model is the trained one: reload it from disk as a user would, and compare the answers.
 
-    The trainer holds the trained model before, and the one read back afterwards.
+    The trainer holds the trained model before the check, and the reloaded one afterwards.
 
     Returns:
-        The figures of the check; None where there are no rows to ask.
+        The figures of the check; None without rows to compare.
 
     Raises:
         CheckError: The difference is more than rounding.
     """
-    if ask is None or _is_spread(trainer):
+    if ask is None or _is_sharded_on_gpus(trainer):
         return None
-    # While the model is still there: the dtype is read from its weights.
+    # Before the model is released: the dtype is read from its weights.
     dtype = _compute_dtype(trainer)
     before = _answer_in_training(trainer, ask)
     _replace_model(trainer, load_saved)
@@ -166,26 +166,26 @@ def check_reload(trainer: Trainer, ask: Ask | None, load_saved: Callable[[], Pre
 
 
 def _answer_in_training(trainer: Trainer, ask: Ask) -> Answers:
-    """Ask in the trainer's precision, by the bare model: DeepSpeed's evaluation wants an optimizer."""
+    """Compute answers in the trainer's precision by the unwrapped model: DeepSpeed's evaluation needs an optimizer."""
     from utils.trainer.varlen_attention import plain_attention
 
     with trainer.compute_loss_context_manager(), plain_attention(trainer.model):
         return ask(trainer.model)
 
 
-def _is_spread(trainer: Trainer) -> bool:
-    """Tell, and say, that one device may have no room for the weights that several hold in parts."""
+def _is_sharded_on_gpus(trainer: Trainer) -> bool:
+    """Return, and log, whether the weights are sharded over GPUs, so that one may be too small for them."""
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-    spread: bool = trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()
-    if spread and trainer.args.device.type != "cpu":
-        logger.info("reload check: left out, as one device may not hold the model; no saved tensor is empty")
+    sharded: bool = trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()
+    if sharded and trainer.args.device.type != "cpu":
+        logger.info("reload check: skipped, as one device may not hold the model; no saved tensor is empty")
         return True
     return False
 
 
 def _compute_dtype(trainer: Trainer) -> str:
-    """Name the precision that the trainer computes in."""
+    """Return the precision that the trainer computes in."""
     if trainer.args.bf16:
         return "bfloat16"
     if trainer.args.fp16:
@@ -195,7 +195,7 @@ def _compute_dtype(trainer: Trainer) -> str:
 
 
 def _replace_model(trainer: Trainer, load_saved: Callable[[], PreTrainedModel]) -> None:
-    """Release the trained model before the saved one is loaded: two would not fit on a full GPU."""
+    """Release the trained model before loading the saved one: two would not fit on a full GPU."""
     import torch
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -206,6 +206,6 @@ def _replace_model(trainer: Trainer, load_saved: Callable[[], PreTrainedModel]) 
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    unset_hf_deepspeed_config()  # or ZeRO-3 would cut up the model that is read back
+    unset_hf_deepspeed_config()  # ZeRO-3 would partition the reloaded model
     model = load_saved()
     trainer.model = trainer.model_wrapped = model.to(trainer.args.device) if trainer.place_model_on_device else model

@@ -1,4 +1,4 @@
-"""Tries what can be tried of a run before anything is trained: its rows, and what `training:` asks of the libraries."""
+"""Check before training what can be tried without a model: the rows, and the settings of `training:`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 _NUM_STEPS = 100
 _ON_ALL_PROCESSES = ("deepspeed", "fsdp", "fsdp_config")
-"""Built with the trainer alone: they turn the process into a part of a group."""
+"""Not tried here: these make the process part of a distributed group."""
 
 
 def check_rows(settings: RunConfig) -> tuple[list[str], list[str]]:
-    """Read and encode a run's rows as training would, without a model; without the tokenizer, read them alone.
+    """Read and encode a run's rows as training would, without a model; without a tokenizer, only read them.
 
     Returns:
-        All that is wrong, a sentence each; and warnings.
+        All problems, one sentence each, and warnings.
     """
     from utils.modeling.tokenizer import load_tokenizer
 
@@ -43,10 +43,10 @@ def check_rows(settings: RunConfig) -> tuple[list[str], list[str]]:
 
 
 def rehearse(config: RunConfig) -> None:
-    """Build arguments, callbacks, and optimizer and schedule for a model of one weight, to learn now what they refuse.
+    """Build arguments, callbacks, optimizer and schedule for a one-weight model, to find early what they reject.
 
     Raises:
-        ConfigError: The installed libraries, or this machine, cannot do what is asked.
+        ConfigError: The installed libraries, or this machine, do not support the settings.
     """
     import torch
     from accelerate.utils import TorchDynamoPlugin
@@ -72,7 +72,7 @@ def rehearse(config: RunConfig) -> None:
     plain = torch.optim.SGD([weight], lr=0.1)
     with _explain(f"{args.lr_scheduler_type.value} refuses", "lr_scheduler_kwargs"):
         get_scheduler(args.lr_scheduler_type, plain, args.get_warmup_steps(_NUM_STEPS), _NUM_STEPS, **schedule)
-    if args.optim_target_modules is None and "lomo" not in args.optim:  # these look into the model itself
+    if args.optim_target_modules is None and "lomo" not in args.optim:  # those inspect the model
         with _explain(f"{args.optim.value} refuses", "optim_args" if args.optim_args else "optim"):
             build, keys = Trainer.get_optimizer_cls_and_kwargs(args)
             _build_optimizer(build, weight, keys)
@@ -82,7 +82,7 @@ def rehearse(config: RunConfig) -> None:
 
 
 def _try_plugins(config: RunConfig, weight: Any, args: Any) -> None:
-    """Build the optimizer and the schedule that are plug-ins, where there are any."""
+    """Build the optimizer and the schedule that are plug-ins, if any."""
     import torch
 
     optimizer: Any = torch.optim.SGD([weight], lr=0.1)
@@ -91,14 +91,14 @@ def _try_plugins(config: RunConfig, weight: Any, args: Any) -> None:
             groups = [{"params": [weight], "weight_decay": args.weight_decay}]
             optimizer = found[0].build_optimizer(torch.nn.ParameterList([weight]), groups, args, found[1])
             if not isinstance(optimizer, torch.optim.Optimizer):
-                raise TypeError(f"build_optimizer gave {type(optimizer).__name__}, not a torch optimizer")
+                raise TypeError(f"build_optimizer returned {type(optimizer).__name__}, not a torch optimizer")
     if (found := config.training.find_plugin("lr_scheduler_type")) is not None:
         with _explain(f"{config.arguments['lr_scheduler_type']} refuses", "lr_scheduler_type"):
             found[0].build_schedule(optimizer, _NUM_STEPS, args, found[1])
 
 
 def _build_optimizer(build: Callable[..., Any], weight: Any, keys: dict[str, Any]) -> None:
-    if isinstance(build, type):  # else it is made of the whole model
+    if isinstance(build, type):  # else it needs the whole model
         build([weight], **keys)
 
 

@@ -1,1 +1,1 @@
-"""Training: the `training:` and `sft:` sections, the two trainers, and what watches over a run."""
+"""Training: the base of all trainers, checkpoints and resume, the language-model loss, and callbacks."""

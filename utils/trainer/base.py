@@ -1,4 +1,4 @@
-"""The base of every task's trainer: all that it changes in transformers' Trainer, in the order of a run."""
+"""The base of every task's trainer: all changes to transformers' Trainer, in the order of a run."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
     import torch
 
 _COUNTS_ALL_STEPS = Version(__version__) < Version("5.19")
-"""Whether transformers takes the rows of all steps for those of a session that made some of them."""
+"""Whether transformers counts the rows of all sessions' steps as this session's."""
 
 
 class LoraNsTrainer(Trainer):
-    """A Trainer that comes to the same numbers however it is stopped, resumed, split over processes, or short of disk.
+    """A Trainer that computes the same numbers however it is stopped, resumed, distributed, or short of disk space.
 
-    A task's trainer stands on it alone, or on it and then on one of TRL's, whose methods it calls as `super()`:
-    `class CausalTrainer(LoraNsTrainer, SFTTrainer)`. Nothing here knows what a row or a loss is. The task's trainer
+    A task's trainer extends it alone, or together with one of TRL's, whose methods it reaches by `super()`: `class
+    CausalTrainer(LoraNsTrainer, SFTTrainer)`. This class knows nothing of rows or losses. The task's trainer
 
-    - is built by `utils.trainer.building.build_trainer`, which gives it callbacks, hooks and learning rates;
-    - gives its training loss to `penalize` where it computes it without `super().compute_loss`;
-    - adds what it sums over training batches for its log to `sums`, which is saved and resumed, and to `eval_sums` what
-      it sums over an evaluation, and turns their totals into metrics in `describe_evaluation`;
-    - overrides `_get_train_sampler` and `_get_eval_sampler` where its library orders rows in a way of its own (GRPO).
+    - is built by `utils.trainer.building.build_trainer`, which adds callbacks, hooks and learning rates;
+    - passes its training loss to `penalize` if it computes it without `super().compute_loss`;
+    - adds what it sums over training batches for the log to `sums`, which is saved and resumed, and over an evaluation
+    to `eval_sums`, whose totals it turns into metrics in `describe_evaluation`;
+    - overrides `_get_train_sampler` and `_get_eval_sampler` if its library orders rows differently (GRPO).
 
     Args:
-        learning_rates: Of parameters that learn at a rate of their own, by name, whatever the optimizer.
+        learning_rates: Learning rates of single parameters, by name, for any optimizer.
         **kwargs: As for `transformers.Trainer`, or TRL's.
     """
 
@@ -52,7 +52,7 @@ class LoraNsTrainer(Trainer):
     on_full_disk: Literal["continue", "stop"] = "continue"
     try_longest: bool | Literal["auto"] = "auto"
     FUSES_LORA: ClassVar[bool] = True
-    """Whether LoRA's layers may round otherwise than peft's for speed."""
+    """Whether LoRA layers may round differently from peft's for speed."""
 
     def __init__(self, *, learning_rates: Mapping[str, float] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -62,30 +62,30 @@ class LoraNsTrainer(Trainer):
         self.optimizer_plugin: tuple[Any, Section] | None = None
         """The plug-in that training.optim names, and its settings; None: one of transformers' own."""
         self.schedule_plugin: tuple[Any, Section] | None = None
-        """The same of lr_scheduler_type."""
+        """The plug-in that lr_scheduler_type names, and its settings."""
         self.restarts: frozenset[int] = frozenset()
-        """Optimizer steps after which that schedule starts over."""
+        """Optimizer steps after which the schedule restarts."""
         self.row_order: Sampler[int] | None = None
         self.penalties: list[torch.Tensor] = []
-        """Of the batches since the last logged step."""
+        """Penalties of the batches since the last logged step."""
         self.resume = Resume()
         self.guard = NanGuard(self)
         self.writer = CheckpointWriter(self)
         self.epoch_ended = False
-        self._is_at_boundary = False  # all that was due at this step is done
+        self._is_at_boundary = False  # whether everything due at this step is done
         self.add_callback(RunEvents(self))
 
-    # The run begins.
+    # Start of a run.
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
-        """Train, from a checkpoint where one is given.
+        """Train, from a checkpoint if one is given.
 
-        transformers removes no checkpoint itself: with a limit of one it would remove the last.
+        transformers' own limit on checkpoints is off: with a limit of one it would delete the last.
         """
         announce_processes(self.args)
         self.resume = Resume(resume_from_checkpoint)
         if self.resume.source is not None:
-            self.resume.read_state()  # before transformers, which looks at nothing that it reads there
+            self.resume.read_state()  # before transformers, which does not validate it
         limit = self.writer.limit = self.args.save_total_limit
         self.args.save_total_limit = None
         try:
@@ -98,11 +98,11 @@ class LoraNsTrainer(Trainer):
         return self.row_order
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
-        """Keep the order of evaluation rows: predictions are written in it."""
+        """Keep the order of evaluation rows, in which predictions are written."""
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
-        """Let dataloader_drop_last drop rows of training only; transformers drops evaluation and test rows too."""
+        """Let dataloader_drop_last drop training rows only; transformers also drops evaluation and test rows."""
         wanted = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = wanted and is_training
         try:
@@ -111,20 +111,20 @@ class LoraNsTrainer(Trainer):
             self.args.dataloader_drop_last = wanted
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Build the optimizer and give parameters their own learning rates, before the schedule is made."""
+        """Build the optimizer, and set the parameters' own learning rates before the schedule is built."""
         self.optimizer = self.optimizer or build_optimizer(self)
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         set_learning_rates(optimizer, self.model, self.learning_rates)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Build the schedule, by the plug-in that `lr_scheduler_type` names or else by transformers."""
+        """Build the schedule with the plug-in that `lr_scheduler_type` names, or with transformers."""
         if self.lr_scheduler is None and self.schedule_plugin is not None:
             self.lr_scheduler = build_schedule(self, num_training_steps, optimizer)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
-    # A checkpoint is resumed.
+    # Resuming from a checkpoint.
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with explain_checkpoint(resume_from_checkpoint):
@@ -148,13 +148,13 @@ class LoraNsTrainer(Trainer):
         with explain_checkpoint(checkpoint):
             super()._load_rng_state(checkpoint)
 
-    # Steps are made.
+    # Training steps.
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Train an epoch, unless the run is at its end already: transformers would train one step more.
+        """Train an epoch, unless the run has already ended: transformers would train one more step.
 
-        The order of rows is set here: transformers does not reach it through the batches that are skipped and those
-        of several processes.
+        Sets the epoch of the row order, which transformers does not do through the wrappers that skip batches or shard
+        them across processes.
         """
         self.guard.epoch_start = kwargs["epoch"] * kwargs["num_update_steps_per_epoch"]
         ended = self.resume.had_ended or self.control.should_training_stop
@@ -183,12 +183,12 @@ class LoraNsTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Compute the loss of a batch; an adapter's own penalty is added in training."""
+        """Compute the loss of a batch, plus the adapter's own penalty in training."""
         found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         return (self.penalize(found[0]), *found[1:]) if return_outputs else self.penalize(found)
 
     def penalize(self, loss: torch.Tensor) -> torch.Tensor:
-        """Add what the adapter's own penalty asks for to a batch's training loss, once for each optimizer step."""
+        """Add the adapter's penalty, if any, to a batch's training loss, in total once per optimizer step."""
         model = self.accelerator.unwrap_model(self.model)
         if not model.training or (penalty := self.hooks.compute_penalty(model)) is None:
             return loss
@@ -202,28 +202,28 @@ class LoraNsTrainer(Trainer):
         return norm
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log, and beside a training loss the part of it that was the adapter's penalty."""
+        """Log, and add to a training loss the penalty that it includes."""
         if "loss" in logs and self.penalties:
             logs[self.hooks.penalty_name] = sum(each.item() for each in self.penalties) / len(self.penalties)
             self.penalties.clear()
         super().log(logs, *args, **kwargs)
 
-    # A step ends: log, evaluate, save, and stop where that was asked for.
+    # End of a step: log, evaluate, save, and stop if requested.
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         self._is_at_boundary = False
         super()._maybe_log_save_evaluate(*args, **kwargs)
-        if not self._ends_epoch() and any_interrupted(self.args):  # else the epoch's end has its own log and save
+        if not self._ends_epoch() and any_interrupted(self.args):  # an epoch's last step is logged and saved afterwards
             self._is_at_boundary = True
             raise_if_interrupted()
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate, without drawing from the random numbers of training: it may be cut off, and made up for later."""
+        """Evaluate without changing the random state of training: an interrupted evaluation is repeated later."""
         with keep_random_state():
             return super()._evaluate(*args, **kwargs)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        """Evaluate; what the task sums over the batches makes metrics that do not depend on how rows were batched."""
+        """Evaluate, and add the metrics of the task's own sums, which do not depend on the batching."""
         sums = self.eval_sums = Sums()
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if not sums.is_empty:
@@ -232,7 +232,7 @@ class LoraNsTrainer(Trainer):
         return output
 
     def describe_evaluation(self, *totals: float) -> dict[str, float]:
-        """Turn the totals of `eval_sums`, over all processes, into metrics without prefix."""
+        """Turn the totals of `eval_sums` over all processes into metrics, by name without prefix."""
         return {}
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -242,17 +242,17 @@ class LoraNsTrainer(Trainer):
         return super().prediction_step(*args, **kwargs)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Compare an evaluation with the best one, where it has the metric: others measure the loss, or answers."""
+        """Compare an evaluation with the best one if it has the metric; other evaluations do not."""
         name = str(self.args.metric_for_best_model).removeprefix("eval_")
         return f"eval_{name}" in metrics and bool(super()._determine_best_metric(metrics, trial))
 
     def compare_saved(self, step: int, metrics: dict[str, float]) -> None:
-        """Compare an evaluation with the best one, whose step was saved before it was evaluated."""
+        """Compare an evaluation with the best one, for a step saved before it was evaluated."""
         if self._determine_best_metric(metrics, None):
             self.writer.choose_saved(step)
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
-        """Write a checkpoint of this step, or say why there is none; older ones go when it is in its place."""
+        """Write a checkpoint of this step, or log why not; then delete old ones."""
         owes = self.control.should_evaluate or (self.args.eval_strategy == "epoch" and self._ends_epoch())
         self.writer.write(lambda partial: self.resume.write_session(self, partial, bool(owes)))
 
@@ -262,14 +262,14 @@ class LoraNsTrainer(Trainer):
             folder = Path(output_dir or self.args.output_dir)
             save_training_state(self.hooks, self.accelerator.unwrap_model(self.model), folder)
 
-    # The run ends.
+    # End of a run.
 
     def _load_best_model(self) -> None:
         if not self._load_whole(self.model, self.state.best_model_checkpoint):
             super()._load_best_model()
 
     def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
-        """End the training; transformers counts this session's steps and seconds alone, and here all count."""
+        """Finish training; transformers counts only this session's steps and seconds, this method those of all."""
         if self.resume.totals is not None:
             self._initial_global_step = 0  # the loss is divided by the steps since
         if _COUNTS_ALL_STEPS:
@@ -279,24 +279,24 @@ class LoraNsTrainer(Trainer):
 
     @property
     def knows_all_sessions(self) -> bool:
-        """Whether loss and seconds are those of the whole run; a checkpoint of another tool does not say what was."""
+        """Whether loss and seconds cover the whole run; checkpoints of other tools do not record them."""
         return self.resume.knows_all_sessions
 
     @property
     def _is_whole(self) -> bool:
-        """Whether a process holds every tensor whole; where they are spread, the library's own checkpoints count."""
+        """Whether each process holds whole tensors; sharded ones are saved in the library's own format only."""
         return not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
 
     def _load_whole(self, model: Any, folder: str) -> bool:
-        """Load weights where the library's own way would lose something; False: it would not."""
+        """Load weights if the library would lose some; return whether it did."""
         return self._is_whole and load_weights(model, Path(folder), self.hooks)
 
     def _ends_epoch(self) -> bool:
-        """Tell whether the step that was made is its epoch's last, and the epoch's end is still to come."""
+        """Return whether this step is the last of its epoch, whose end is still to come."""
         ends = self.control.should_training_stop or self.control.should_epoch_stop
         return not self.epoch_ended and bool(ends or float(self.state.epoch or 0.5).is_integer())
 
     def _is_only_written(self) -> bool:
-        """Tell whether what was cut off came after the step was saved: answers, which lie row by row on the disk."""
+        """Return whether the interruption hit generation after the save: its answers are already on disk row by row."""
         saved_now = self.writer.saved is not None and self.writer.saved[0] == self.state.global_step
         return saved_now and not self.control.should_evaluate and not self._is_at_boundary

@@ -1,4 +1,4 @@
-"""What every task's trainer is built with: its arguments, callbacks, learning rates, and its method's hooks."""
+"""Build every task's trainer: its arguments, callbacks, learning rates and hooks."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ NEVER_EVALUATE = {
     "load_best_model_at_end": False,
     "metric_for_best_model": None,
 }
-"""The arguments of a run without rows to evaluate on."""
+"""Arguments of a run without evaluation rows."""
 
 _Trainer = TypeVar("_Trainer", bound=LoraNsTrainer)
 
 
 def build_trainer(kind: type[_Trainer], config: RunConfig, **parts: Any) -> _Trainer:
-    """Build a task's trainer, ready to train, of what its class takes: a model with its adapter, `args`, rows.
+    """Build a task's trainer from the arguments of its class: a model with its adapter, `args`, rows.
 
     Raises:
-        ConfigError: A callback of the user's cannot be had.
+        ConfigError: A callback of the user's cannot be loaded.
     """
     open_swanlab(config)
-    if kind.FUSES_LORA and not is_sharded(config.arguments):  # ZeRO-3 gathers the weights of layers that are called
+    if kind.FUSES_LORA and not is_sharded(config.arguments):  # ZeRO-3 gathers weights only of called layers
         fuse_lora_layers(parts["model"])
     trainer = kind(**parts)
     section = config.training
@@ -55,20 +55,20 @@ def build_trainer(kind: type[_Trainer], config: RunConfig, **parts: Any) -> _Tra
 def build_arguments(
     config: RunConfig, changed: Mapping[str, Any] | None = None, kind: type[TrainingArguments] = TrainingArguments
 ) -> TrainingArguments:
-    """Build the arguments that a trainer takes: those of the run over which lies what its task needs otherwise.
+    """Build the trainer's arguments: the run's, with the task's changes.
 
-    transformers 5 takes TensorBoard's folder, as W&B's settings, from the environment only: that is where they are put.
+    transformers 5 reads TensorBoard's folder and W&B's settings from the environment only, so they are set there.
 
     Raises:
-        ConfigError: This machine cannot do what is asked, such as bf16.
-        UserError: FSDP is asked for on CPUs.
+        ConfigError: This machine does not support a setting, such as bf16.
+        UserError: FSDP is requested on CPUs.
     """
     section, resolved = config.training, {**config.arguments, **(changed or {})}
-    # Plug-ins take these places when the trainer is built; transformers does not know their names.
+    # Placeholders for plug-ins, which replace them when the trainer is built; transformers does not know their names.
     stand_ins = {"optim": "adamw_torch", "lr_scheduler_type": "constant"}
     resolved |= {key: stand_in for key, stand_in in stand_ins.items() if section.find_plugin(key) is not None}
     _require_device(resolved)
-    # Set behind the library's check, which knows evaluations of the loss alone; ours come when the file is read.
+    # Set after the library's check, which knows evaluations of the loss only; the file's own check covers these.
     loads_best, resolved["load_best_model_at_end"] = bool(resolved.get("load_best_model_at_end")), False
     tag_run(config)
     os.environ["TENSORBOARD_LOGGING_DIR"] = section.logging_dir or str(Path(section.output_dir) / "logs")
@@ -80,7 +80,7 @@ def build_arguments(
                 **_join_processes(),
                 **resolved,
                 "disable_tqdm": True,
-                "push_to_hub": False,  # the finished run is, by us: the Trainer would push checkpoints and logs
+                "push_to_hub": False,  # the Trainer would push checkpoints and logs; the finished run is pushed later
                 **_name_deepspeed_file(resolved),
             },
             output_dir=section.output_dir,
@@ -88,7 +88,7 @@ def build_arguments(
             include_num_input_tokens_seen="non_padding",
             remove_unused_columns=True,
         )
-    except (ValueError, TypeError, ImportError, NotImplementedError) as error:  # settings that do not go together, say
+    except (ValueError, TypeError, ImportError, NotImplementedError) as error:  # incompatible settings, for example
         text = " ".join(str(error).split())
         named = max((name for name in resolved if name in text), key=len, default=None)
         raise ConfigError([Problem(text, f"training.{named}" if named else "training")]) from error
@@ -97,13 +97,13 @@ def build_arguments(
 
 
 def _require_device(resolved: dict[str, Any]) -> None:
-    """Refuse FSDP on CPUs: accelerate would train by DDP there, and not say so."""
+    """Reject FSDP on CPUs, where accelerate would silently train with DDP."""
     if find_sharding(resolved) == "FSDP" and not torch.accelerator.is_available():
         raise UserError("FSDP needs GPUs, and there is none here; use DDP, or ZeRO by training.deepspeed")
 
 
 def _join_processes() -> dict[str, bool]:
-    """Let processes on CPUs train together: without use_cpu, accelerate leaves each of them alone, unsaid."""
+    """Make processes on CPUs train together: without use_cpu, accelerate silently trains each alone."""
     return {} if count_launched() == 1 or torch.accelerator.is_available() else {"use_cpu": True}
 
 

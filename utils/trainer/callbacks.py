@@ -1,4 +1,4 @@
-"""The callbacks of every run: its trainer's, progress, early stopping, what watches the loss, the user's own."""
+"""The callbacks of every run: the trainer's own, progress, early stopping, the loss watch, the user's."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _KEY = "training.callbacks"
 
 
 class DivergedError(LoraNsError):
-    """The loss has run away."""
+    """The loss has diverged."""
 
 
 def add_callbacks(trainer: Trainer, section: OwnTrainingSection) -> None:
-    """Add the callbacks that a run's `training:` section asks for; ours take the place of transformers' printer.
+    """Add the callbacks of a run's `training:` section; a progress callback replaces transformers' printer.
 
     Raises:
-        ConfigError: A callback of the user's cannot be had.
+        ConfigError: A callback of the user's cannot be loaded.
     """
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressCallback())
@@ -46,10 +46,10 @@ def add_callbacks(trainer: Trainer, section: OwnTrainingSection) -> None:
 
 
 def load_callbacks(names: Sequence[str]) -> list[TrainerCallback]:
-    """Import the user's callbacks, `module:Class` each, from the working directory too, and make one of each.
+    """Import the user's callbacks, each `module:Class`, also from the working directory, and instantiate them.
 
     Raises:
-        ConfigError: There is no such module or class, or it is no callback.
+        ConfigError: There is no such module or class, or the class is not a callback.
     """
     if names and (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
@@ -62,48 +62,48 @@ def _load(name: str) -> TrainerCallback:
         found = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         message = f"there is no module {module}, neither installed nor in the working directory"
-        if not f"{module}.".startswith(f"{error.name}."):  # it is there, and what it imports is not
+        if not f"{module}.".startswith(f"{error.name}."):  # the module exists, but one of its imports does not
             message = f"{module} needs {error.name}, which is not installed"
         raise ConfigError([Problem(message, _KEY)]) from error
     except AttributeError as error:
         raise ConfigError([Problem(f"{module} has no {attribute}", _KEY)]) from error
     if not (isinstance(found, type) and issubclass(found, TrainerCallback)):
-        raise ConfigError([Problem(f"{name} is no subclass of transformers.TrainerCallback", _KEY)])
+        raise ConfigError([Problem(f"{name} is not a subclass of transformers.TrainerCallback", _KEY)])
     return found()
 
 
 class EarlyStoppingCallback(transformers.EarlyStoppingCallback):  # type: ignore[misc]  # its name is in checkpoints
-    """Stops when the metric of the best checkpoint gets no better, whichever evaluation measures it."""
+    """Stops when the metric of the best checkpoint stops improving, whichever evaluation measures it."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Warn where the best weights are not loaded; evaluations of what a model writes need no `eval_strategy`."""
+        """Warn if the best weights are not loaded; evaluations by generating need no `eval_strategy`."""
         if args.eval_strategy != "no":
             super().on_train_begin(args, state, control, **kwargs)
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
     ) -> None:
-        """Count an evaluation that measures the metric; others are passed over."""
+        """Count an evaluation that measures the metric; ignore others."""
         name = str(args.metric_for_best_model).removeprefix("eval_")
         if f"eval_{name}" not in (metrics or {}):
             return
         super().on_evaluate(args, state, control, metrics, **kwargs)
-        if self.is_at_its_end:
+        if self.is_exhausted:
             count = self.early_stopping_patience_counter
-            logger.info("step %d: %s has not got better for %d evaluations; training ends",
+            logger.info("step %d: %s has not improved for %d evaluations; training ends",
                         state.global_step, name, count)  # fmt: skip
 
     @property
-    def is_at_its_end(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Whether its patience is exhausted."""
         return bool(self.early_stopping_patience_counter >= self.early_stopping_patience)
 
-    def count_again(
+    def recount(
         self, section: OwnTrainingSection, args: TrainingArguments, state: TrainerState, scores: Sequence[float]
     ) -> bool:
-        """Count the evaluations of earlier sessions again, by the current settings; tell whether training is to end."""
+        """Recount the evaluations of earlier sessions with the current settings; return whether to stop training."""
         assert section.early_stopping_patience is not None, "without it there is no such callback"
         self.early_stopping_patience = section.early_stopping_patience
         self.early_stopping_threshold = section.early_stopping_threshold
@@ -112,14 +112,14 @@ class EarlyStoppingCallback(transformers.EarlyStoppingCallback):  # type: ignore
         for score in scores:
             self.check_metric_value(args, state, None, score)
             state.best_metric = score if state.best_metric is None else better(score, state.best_metric)
-        return self.is_at_its_end
+        return self.is_exhausted
 
 
 def find_divergence(losses: Sequence[float]) -> float | None:
-    """Give the median that the last losses have left behind; None: they have not run away.
+    """Return the median that the last losses have left behind; None: the loss has not diverged.
 
-    They have where each of the last five is more than three times the median of the (up to 50) before them, and more
-    than the first loss of all: a loss that was small may jump about without being lost.
+    It has if each of the last five losses is more than three times the median of the (up to 50) before them, and more
+    than the very first loss: a small loss may fluctuate without diverging.
     """
     before, last = losses[-IN_A_ROW - WINDOW : -IN_A_ROW], losses[-IN_A_ROW:]
     if len(before) < IN_A_ROW:
@@ -129,17 +129,17 @@ def find_divergence(losses: Sequence[float]) -> float | None:
 
 
 class LossWatch(TrainerCallback):
-    """Warns once of a loss that diverges, or stops the run, and once of a loss of exactly 0."""
+    """Warns once of a diverging loss, or stops the run, and once of a loss of exactly 0."""
 
     def __init__(self, on_divergence: Literal["warn", "stop"]) -> None:
         self._on_divergence = on_divergence
         self._warned: set[str] = set()
 
     def on_log(self, args: Any, state: TrainerState, *_: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        """Look at the newest training loss.
+        """Check the newest training loss.
 
         Raises:
-            DivergedError: It has run away, and the run is to stop then.
+            DivergedError: It has diverged, and `on_divergence` is `stop`.
         """
         if not logs or "loss" not in logs:
             return
@@ -147,7 +147,7 @@ class LossWatch(TrainerCallback):
             self._warn_once(
                 "zero",
                 f"step {state.global_step}: the training loss is exactly 0: no token is trained on (see --preview), or "
-                "all of them are known by heart",
+                "all of them are predicted perfectly",
             )
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
         if (middle := find_divergence(losses)) is not None:
@@ -167,35 +167,35 @@ class LossWatch(TrainerCallback):
 
 
 class RunEvents(TrainerCallback):
-    """Tells the trainer where the run is."""
+    """Forwards the events of a run to its trainer."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Try the longest batch, so that memory runs out now or never; then go on where the checkpoint was written."""
+        """Try the longest batch, so that memory runs out now or never; then resume where the checkpoint was written."""
         if state.global_step < state.max_steps:
             try_longest_batch(self._trainer, kwargs["train_dataloader"], self._trainer.try_longest)
-        self._trainer.resume.take_up_session(self._trainer)
+        self._trainer.resume.restore_session(self._trainer)
 
     def on_step_begin(self, *_: Any, **kwargs: Any) -> None:
-        """Note that an epoch is being trained, and count the batches of its step from here."""
+        """Mark that an epoch is being trained, and start counting the batches of its step."""
         self._trainer.epoch_ended = False
         self._trainer.guard.batches_of_step = 0
 
     def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
-        """Call the method's hook while the gradients are there; a step whose gradients overflowed was not made."""
+        """Call the method's hook while the gradients exist; a step with overflowed gradients was skipped."""
         model = kwargs["model"]
         if not (args.fp16 and has_overflowed(model)):
-            self._trainer.hooks.after_optimizer_step(model, state.global_step + 1)  # it is counted after this event
+            self._trainer.hooks.after_optimizer_step(model, state.global_step + 1)  # counted after this event
 
     def on_step_end(self, _: Any, state: TrainerState, *__: Any, **kwargs: Any) -> None:
-        """Tell the method that the learning rate starts over; a checkpoint of this step is written after it."""
+        """Notify the method when the learning rate restarts; the step's checkpoint is written after it."""
         if state.global_step in self._trainer.restarts:
             model = self._trainer.accelerator.unwrap_model(self._trainer.model)
             optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])  # accelerate wraps it
             self._trainer.hooks.on_learning_rate_restart(model, optimizer, state.global_step)
 
     def on_epoch_end(self, *_: Any, **kwargs: Any) -> None:
-        """Note that the epoch has ended."""
+        """Mark that the epoch has ended."""
         self._trainer.epoch_ended = True

@@ -1,7 +1,7 @@
-"""The checkpoints in a run's folder: which are whole, which may be deleted, how a new one is put in place atomically.
+"""The checkpoints in a run's folder: which are complete, which may be deleted, and how a new one replaces atomically.
 
-A checkpoint is written beside its place, listed with the sizes of its files, flushed to the disk, and renamed. The
-standard library only: a run is opened before anything heavy is imported.
+A checkpoint is written to a temporary folder, listed with the sizes of its files, flushed to disk, and renamed. Only
+the standard library is used, as a run is opened before heavy imports.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from utils.core.json_files import NotJsonError, is_json, load_json, parse_json
 MANIFEST = "complete.json"
 STATE = "trainer_state.json"
 RUN_COPY = "run_copy.yaml"
-"""The run's configuration in a checkpoint; as run.yaml it would make the checkpoint pass for a run."""
+"""The run's configuration in a checkpoint; named run.yaml it would make the checkpoint look like a run."""
 
 _ONLY_EVALUATED = ".only_for_evaluation"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -31,36 +31,36 @@ _TRAINING_STATE = {
     "the learning rate's schedule": ("scheduler.pt", "global_step*"),
     "the random numbers' state": ("rng_state.pth", "rng_state_*.pth"),
 }
-"""What training goes on from besides the weights, and the files that hold it: the Trainer's, FSDP's, DeepSpeed's."""
+"""State that resuming needs besides the weights, and the files that hold it: the Trainer's, FSDP's, DeepSpeed's."""
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """List a run's checkpoints, whole or not, oldest first."""
+    """List a run's checkpoints, complete or not, oldest first."""
     found = [each for each in run.glob("checkpoint-*") if _NAME.fullmatch(each.name) and each.is_dir()]
     return sorted(found, key=find_step)
 
 
 def find_checkpoints(run: Path) -> list[Path]:
-    """List the whole checkpoints of a run, oldest first."""
+    """List the complete checkpoints of a run, oldest first."""
     return [each for each in list_checkpoints(run) if find_flaw(each) is None]
 
 
 def find_checkpoint(run: Path, step: int) -> Path | None:
-    """Find the whole checkpoint of a step."""
+    """Find the complete checkpoint of a step."""
     path = run / f"checkpoint-{step}"
     return path if path.is_dir() and find_flaw(path) is None else None
 
 
 def find_step(checkpoint: Path) -> int:
-    """Read the step out of a checkpoint's name."""
+    """Read the step from a checkpoint's name."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 def find_flaw(checkpoint: Path) -> str | None:
-    """Say what is wrong with a checkpoint's files; None: it is whole.
+    """Describe what is wrong with a checkpoint's files; None: it is complete.
 
-    Files are compared with the list that was written last. A checkpoint without such a list, of an older version or
-    another tool, is judged by what its files say of their own length.
+    Files are compared with the list that was written last. A checkpoint without one, from an older version or another
+    tool, is judged by the lengths that its files record.
     """
     listed = checkpoint / MANIFEST
     try:
@@ -93,7 +93,7 @@ def _find_flaw_inside(checkpoint: Path) -> str | None:
 
 
 def _is_whole_safetensors(path: Path) -> bool:
-    """Compare a file's length with what its header says: eight bytes, as many bytes of JSON, then the tensors."""
+    """Compare a file's length with its header: eight bytes of length, that many bytes of JSON, then the tensors."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -108,9 +108,13 @@ def _is_whole_safetensors(path: Path) -> bool:
 
 
 def find_lost_state(checkpoint: Path) -> str | None:
-    """Say what training cannot go on from; None: all is there. The weights of such a checkpoint can still be used."""
+    """Describe missing training state; None: nothing is missing. The weights of such a checkpoint can still be used."""
     lost = [what for what, names in _TRAINING_STATE.items() if not any(any(checkpoint.glob(name)) for name in names)]
-    return f"it lacks {', '.join(lost)}, so training would not go on but begin again with its weights" if lost else None
+    return (
+        f"it lacks {', '.join(lost)}, so training would start over from its weights instead of continuing"
+        if lost
+        else None
+    )
 
 
 def measure_checkpoint(checkpoint: Path) -> int:
@@ -119,12 +123,12 @@ def measure_checkpoint(checkpoint: Path) -> int:
 
 
 def find_partial(run: Path, step: int) -> Path:
-    """Name the folder in which a checkpoint is written before it takes its place."""
+    """Return the temporary folder in which a checkpoint is written."""
     return run / f".checkpoint-{step}.partial"
 
 
 def publish_checkpoint(partial: Path, target: Path) -> None:
-    """List the files, flush them to the disk, and put the folder in its place; an older one there goes."""
+    """List the files, flush them to disk, and rename the folder to its target, replacing an older one."""
     files = {each.relative_to(partial).as_posix(): each.stat().st_size for each in sorted(_list_files(partial))}
     text = json.dumps({"version": 1, "step": find_step(target), "files": files}, indent=1)
     (partial / MANIFEST).write_text(text, encoding="utf-8")
@@ -132,16 +136,16 @@ def publish_checkpoint(partial: Path, target: Path) -> None:
     replaced = target.with_name(f".{target.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if target.exists():
-        target.rename(replaced)  # a kill before the next line: clear_leftovers puts it back
+        target.rename(replaced)  # after a kill here, clear_leftovers restores it
     partial.rename(target)
     _flush(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush a folder's files to the disk: a power cut leaves none that has its length and no content.
+    """Flush a folder's files to disk, so that a power cut cannot leave files with a length but no content.
 
-    Weights get their neighbours' mode: safetensors makes them for their owner alone, whatever the umask.
+    Weights get the mode of the other files: safetensors creates them readable by the owner only, whatever the umask.
     """
     mode = folder.stat().st_mode & 0o666
     for each in _list_files(folder):
@@ -164,10 +168,10 @@ def _flush(path: Path) -> None:
 
 
 def mark_checkpoint(run: Path, step: int, only_for_evaluation: bool) -> None:
-    """Note whether a checkpoint was saved only so that an evaluation could be resumed, and its best step kept."""
+    """Mark whether a checkpoint was saved only to make an evaluation resumable and its best step available."""
     marker = run / f"checkpoint-{step}" / _ONLY_EVALUATED
     if not marker.parent.is_dir():
-        return  # the disk was full, and training goes on
+        return  # the disk was full, and training continues
     if only_for_evaluation:
         marker.touch()
     else:
@@ -175,11 +179,11 @@ def mark_checkpoint(run: Path, step: int, only_for_evaluation: bool) -> None:
 
 
 def rotate_checkpoints(run: Path, limit: int | None, keep: Collection[str | Path | None]) -> None:
-    """Delete the checkpoints that are not needed any more, when a new one is in its place.
+    """Delete the checkpoints no longer needed, after a new one is in place.
 
-    Those that were saved only for an evaluation go. Where there is a limit, those that are cut off go too and do not
-    count, then the oldest until `limit` are left. The newest whole one stays, and those in `keep`, by path or name,
-    such as the best one; None among them is nothing.
+    Those saved only for an evaluation are deleted. With a limit, incomplete ones are deleted without counting, then the
+    oldest until `limit` are left. The newest complete one is kept, and those in `keep`, by path or name, such as the
+    best one; None in `keep` is ignored.
     """
     whole = find_checkpoints(run)
     safe = {Path(each).name for each in keep if each is not None} | {each.name for each in whole[-1:]}
@@ -195,7 +199,7 @@ def rotate_checkpoints(run: Path, limit: int | None, keep: Collection[str | Path
 
 
 def delete_checkpoint(checkpoint: Path) -> None:
-    """Delete a checkpoint so that a kill half-way leaves none that lacks files."""
+    """Delete a checkpoint so that a kill midway leaves no incomplete one."""
     doomed = checkpoint.with_name(f".{checkpoint.name}.deleted")
     shutil.rmtree(doomed, ignore_errors=True)
     checkpoint.rename(doomed)
@@ -203,12 +207,12 @@ def delete_checkpoint(checkpoint: Path) -> None:
 
 
 def clear_leftovers(run: Path) -> list[str]:
-    """Clear away what a killed process left half-written or half-deleted.
+    """Remove what a killed process left partially written or deleted.
 
-    A checkpoint that was about to be replaced takes its place again where the new one never did.
+    A checkpoint that was being replaced is restored if the new one is missing.
 
     Returns:
-        Names of checkpoints that were cut off while they were written.
+        Names of checkpoints whose writing was cut off.
     """
     cut_off = []
     for each in sorted(run.glob(".checkpoint-*")):
@@ -226,10 +230,10 @@ def clear_leftovers(run: Path) -> list[str]:
 
 
 def set_aside_later(run: Path, step: int, target: Path) -> list[Path]:
-    """Move the checkpoints behind a step into a folder: a run that goes on from there writes them anew.
+    """Move the checkpoints after a step into a folder: a run resumed from that step writes them anew.
 
     Returns:
-        What was moved, as it was called; without any, the folder is not made.
+        The original paths of the moved checkpoints; without any, the folder is not created.
     """
     later = [each for each in list_checkpoints(run) if find_step(each) > step]
     for each in later:
@@ -239,7 +243,7 @@ def set_aside_later(run: Path, step: int, target: Path) -> list[Path]:
 
 
 def link_best(run: Path, checkpoint: Path | None) -> None:
-    """Let best_model point at the best checkpoint; None: there is none."""
+    """Link best_model to the best checkpoint; None: there is none."""
     link, beside = run / "best_model", run / ".best_model"
     if checkpoint is None or not checkpoint.is_dir():
         if link.is_symlink():

@@ -1,4 +1,4 @@
-"""Loads a checkpoint completely, or says in a sentence why not: its files are not trusted."""
+"""Load a checkpoint completely, or explain why not; its files are not trusted."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _ANOTHER = "one of its files is damaged or of something else; resume another one
 
 @contextmanager
 def explain_checkpoint(checkpoint: str | None) -> Iterator[None]:
-    """Turn what torch and transformers raise over a checkpoint's files into a sentence.
+    """Turn errors of torch and transformers about a checkpoint's files into a UserError.
 
     Raises:
-        UserError: In place of it. A pickle that would run code is among these: torch's restricted reader refuses it.
+        UserError: Instead of the library's error, including that of torch's restricted reader about a pickle with code.
     """
     try:
         with explain_library(lambda line: UserError(f"{checkpoint}: cannot be resumed ({line}); {_ANOTHER}")):
             yield
-    except (RuntimeError, KeyError) as error:  # of torch's own functions, called by a line of ours
+    except (RuntimeError, KeyError) as error:  # from torch functions called directly
         raise UserError(f"{checkpoint}: cannot be resumed ({error}); {_ANOTHER}") from error
 
 
 @contextmanager
 def loading_states(trainer: Trainer, checkpoint: str | None) -> Iterator[None]:
-    """Check that what is loaded of optimizer and scheduler is what this run has, and follow the run's own schedule.
+    """Check loaded optimizer and scheduler states against this run's, and apply the run's own schedule.
 
     Raises:
         UserError: A file is damaged, or holds something else.
@@ -55,7 +55,7 @@ def loading_states(trainer: Trainer, checkpoint: str | None) -> Iterator[None]:
 
 
 def _describe_states(trainer: Trainer) -> dict[str, Any]:
-    """Give what optimizer and scheduler are made of, apart from the large tensors."""
+    """Return the states of optimizer and scheduler without the large tensors."""
     groups = getattr(trainer.optimizer, "param_groups", [])
     bare = [{key: value for key, value in group.items() if key != "params"} for group in groups]
     schedule = trainer.lr_scheduler
@@ -63,12 +63,12 @@ def _describe_states(trainer: Trainer) -> dict[str, Any]:
 
 
 def require_like(found: Any, fresh: Any, checkpoint: str, where: str = "") -> None:
-    """Check that loaded states (nested mappings, lists and values) are of the same kinds as those that were there.
+    """Check that loaded states (nested mappings, lists and values) have the structure and types of fresh ones.
 
-    Training would break on others, in a place that says nothing.
+    Training would otherwise fail later with an unhelpful error.
 
     Raises:
-        UserError: Something else stands in their place.
+        UserError: The structure or a type differs.
     """
     name = where or "its state"
     if isinstance(fresh, Mapping):
@@ -96,29 +96,29 @@ def _is_alike(found: Any, fresh: Any) -> bool:
 
 
 def _follow_schedule(scheduler: Any, num_steps: int) -> None:
-    """Let the learning rates follow the schedule of this run's length from where it stands.
+    """Recompute the learning rates at the current step by this run's schedule.
 
-    The rates that were saved are those of the run as long as it was planned then: 0 at a finished schedule's end.
+    The saved rates follow the run's length at that time: 0 at the end of a finished schedule.
     """
-    schedule = getattr(scheduler, "scheduler", scheduler)  # within DeepSpeed's wrapper
+    schedule = getattr(scheduler, "scheduler", scheduler)  # inside DeepSpeed's wrapper
     if not isinstance(schedule, LambdaLR) or schedule.last_epoch < 1:
-        return  # a schedule that goes by the loss has no length
+        return  # a schedule driven by the loss has no length
     before = schedule.get_last_lr()
     schedule.last_epoch -= 1
-    schedule.step()  # the same step once more, by the current schedule
+    schedule.step()  # repeat the step by the current schedule
     if (after := schedule.get_last_lr()) != before:
         said = "the learning rate continues at %.3g (step %d of the %d-step schedule); the checkpoint ended at %.3g"
         logger.info(said, after[0], schedule.last_epoch, num_steps, before[0])
 
 
 def load_weights(model: Any, folder: Path, hooks: TrainingHooks) -> bool:
-    """Load a checkpoint's weights into a model, not wrapped for several processes, where transformers would lose some.
+    """Load a checkpoint's weights into an unwrapped model if transformers would lose some.
 
     Returns:
-        Whether they were loaded; False: transformers' own way is fine.
+        Whether they were loaded; False: transformers loads them completely.
 
     Raises:
-        ModelError: The checkpoint lacks tensors that were trained, or holds them in other shapes.
+        ModelError: The checkpoint lacks trained tensors, or has them in other shapes.
     """
     if not hasattr(model, "peft_config"):
         return load_plain_checkpoint(model, folder)
@@ -129,18 +129,18 @@ def load_weights(model: Any, folder: Path, hooks: TrainingHooks) -> bool:
 
 
 def load_plain_checkpoint(model: Any, folder: Path) -> bool:
-    """Load a checkpoint of a model without adapter where its file names tensors otherwise than the model does.
+    """Load a checkpoint of a model without an adapter if its file names tensors differently from the model.
 
-    transformers' Trainer goes by the names alone: what it does not find it leaves as it is. The experts of a mixture
-    are one tensor in memory and many in the file, and would be the base's again. Arguments, result and error as of
+    transformers' Trainer matches names only and leaves unmatched tensors unchanged: the experts of a mixture, one
+    tensor in memory and many in the file, would keep the base's weights. Arguments, result and errors as for
     `load_weights`.
     """
-    if not any((folder / name).is_file() for name in _FILES) or _names_equally(model, folder):
+    if not any((folder / name).is_file() for name in _FILES) or _has_same_names(model, folder):
         return False
     is_single = any(parameter.dtype == torch.float32 for parameter in model.parameters())
     loaded, info = type(model).from_pretrained(
         folder,
-        dtype=torch.float32 if is_single else model.dtype,  # what is float32 beside bfloat16 must not be rounded
+        dtype=torch.float32 if is_single else model.dtype,  # do not round float32 weights among bfloat16 ones
         output_loading_info=True,
         ignore_mismatched_sizes=True,
         use_safetensors=True,
@@ -152,8 +152,8 @@ def load_plain_checkpoint(model: Any, folder: Path) -> bool:
     return True
 
 
-def _names_equally(model: Any, folder: Path) -> bool:
-    """Tell whether a checkpoint is one file that has a tensor for each of the model's; tied ones stand there once."""
+def _has_same_names(model: Any, folder: Path) -> bool:
+    """Return whether a checkpoint is one file with a tensor for each of the model's; tied ones are stored once."""
     from safetensors import safe_open
 
     file = folder / _FILES[0]

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written beside their place, flushed, renamed; a full disk spoils none."""
+"""Write checkpoints atomically: to a temporary folder, flushed, then renamed, so that a full disk damages none."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SLACK = 1_000_000
-"""Bytes beside the tensors: the tokenizer's files, the state, blocks that are not filled."""
+"""Bytes besides the tensors: the tokenizer's files, the state, partially filled blocks."""
 
 
 class CheckpointWriter:
@@ -40,26 +40,26 @@ class CheckpointWriter:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.limit: int | None = None
-        """Checkpoints to keep of a training."""
+        """Maximum number of checkpoints to keep during training."""
         self.saved: tuple[int, int] | None = None
-        """Step of the last whole checkpoint, and how many lines the log had then."""
+        """Step of the last complete checkpoint, and the length of the log at that time."""
         self._best_saved: tuple[Any, int | None] = (None, None)
-        """Metric and step of the best checkpoint that is on the disk."""
+        """Metric and step of the best checkpoint on disk."""
 
     @property
     def is_saved(self) -> bool:
-        """Whether a checkpoint holds all that was done so far."""
+        """Whether a checkpoint holds all progress so far."""
         state = self._trainer.state
         return self.saved == (state.global_step, len(state.log_history))
 
     def write(self, write_session: Callable[[Path], None]) -> None:
-        """Write a checkpoint of this step, or say why there is none; older ones go when it is in its place.
+        """Write a checkpoint of this step, or log why not; then delete old ones.
 
-        What transformers does not keep, `write_session` writes into a folder.
+        `write_session` writes the state that transformers does not keep into a folder.
 
         Raises:
-            DiskFullError: There is no room, and the trainer's `on_full_disk` is `stop`.
-            NotFiniteError: The weights are not fit to be saved.
+            DiskFullError: The disk is full, and the trainer's `on_full_disk` is `stop`.
+            NotFiniteError: A weight is not finite.
         """
         trainer, state, args = self._trainer, self._trainer.state, self._trainer.args
         require_finite_weights(trainer)
@@ -67,13 +67,13 @@ class CheckpointWriter:
         partial = find_partial(target.parent, state.global_step)
         trainer.store_flos()
         before = state.best_model_checkpoint
-        # All processes write, and all have to hear of the one whose disk is full.
+        # All processes write, and all need to know if one of their disks is full.
         failures = gather_lists([self._write_partial(partial, target, write_session)])
         if not any(failures):
             publish = (lambda: publish_checkpoint(partial, target)) if args.should_save else (lambda: None)
             failures = gather_lists([_try_on_disk(target.parent, publish)])
         if not any(failures) and args.local_process_index == 0 and partial.exists():
-            publish_checkpoint(partial, target)  # this machine has a disk of its own
+            publish_checkpoint(partial, target)  # this machine does not share a disk with the main process
         if failure := next((each for each in failures if each), None):
             shutil.rmtree(partial, ignore_errors=True)
             state.best_model_checkpoint = before
@@ -84,7 +84,7 @@ class CheckpointWriter:
         self.rotate()
 
     def rotate(self) -> None:
-        """Delete checkpoints that are neither the best one, nor this step's, nor within `save_total_limit`."""
+        """Delete checkpoints other than the best one, this step's, and those within `save_total_limit`."""
         trainer, state, args = self._trainer, self._trainer.state, self._trainer.args
         if args.should_save:
             limit = self.limit if trainer.is_in_train else args.save_total_limit
@@ -92,20 +92,20 @@ class CheckpointWriter:
             rotate_checkpoints(Path(args.output_dir), limit, [state.best_model_checkpoint, now])
 
     def choose_saved(self, step: int) -> None:
-        """Take a step that was saved before it was evaluated for the best one, whose metric the state has."""
+        """Make a step that was saved before its evaluation the best one; the state already has its metric."""
         state = self._trainer.state
         state.best_global_step = step
         self._point_at_best(Path(self._trainer.args.output_dir) / f"checkpoint-{step}")
         self._best_saved = state.best_metric, step
 
     def forget_best(self) -> None:
-        """Let the best checkpoint be chosen anew."""
+        """Reset the best checkpoint, to be chosen anew."""
         state = self._trainer.state
         state.best_metric = state.best_global_step = state.best_model_checkpoint = None
         self._best_saved = None, None
 
     def _write_partial(self, partial: Path, target: Path, write_session: Callable[[Path], None]) -> str | None:
-        """Write all files beside the checkpoint's place; gives what went wrong where that is a full disk."""
+        """Write all files to the temporary folder; return an explanation if the disk is full."""
         run = target.parent
         if self._trainer.args.should_save:
             clear_leftovers(run)
@@ -133,7 +133,7 @@ class CheckpointWriter:
             trainer.state.save_to_json(str(partial / STATE))
 
     def _point_at_best(self, target: Path) -> None:
-        """Name the best checkpoint, which may be the one that is being written."""
+        """Set the path of the best checkpoint, which may be the one being written."""
         state = self._trainer.state
         if self._trainer.args.save_strategy == "no" or state.best_global_step is None:  # 0: before the first step
             return
@@ -151,7 +151,7 @@ class CheckpointWriter:
         }
 
     def _estimate_size(self, run: Path) -> int:
-        """Estimate a checkpoint's bytes by the last one of the run, else by what it has to hold."""
+        """Estimate a checkpoint's bytes by the run's last one, else by its contents."""
         args = self._trainer.args
         if not args.should_save:
             return 0
@@ -159,22 +159,22 @@ class CheckpointWriter:
         if known:
             return measure_checkpoint(known[-1])
         trained = sum(p.numel() * p.element_size() for p in self._trainer.model.parameters() if p.requires_grad)
-        return int(trained * (1 if args.save_only_model else 3)) + _SLACK  # Adam keeps two numbers for each weight
+        return int(trained * (1 if args.save_only_model else 3)) + _SLACK  # Adam keeps two numbers per weight
 
     def _report_failure(self, target: Path, failure: str) -> None:
-        """Say that there is no checkpoint of this step; a best step that was not saved is forgotten."""
+        """Report that this step has no checkpoint; an unsaved best step is reset to the one before."""
         state, run = self._trainer.state, target.parent
         state.best_metric, state.best_global_step = self._best_saved
         kept = find_checkpoints(run)
         stays = f"{kept[-1].name} stays the last one" if kept else "there is none yet"
         text = f"{target.name} is not written, the disk of {run} is full: {failure}; {stays}"
         if self._trainer.on_full_disk == "stop":
-            raise DiskFullError(f"{text}; make room, then --resume (training.on_full_disk: continue would go on)")
-        logger.warning("%s; training goes on (training.on_full_disk: stop would end it)", text)
+            raise DiskFullError(f"{text}; free some space, then --resume (training.on_full_disk: continue would go on)")
+        logger.warning("%s; training continues (training.on_full_disk: stop would end it)", text)
 
 
 def _try_on_disk(run: Path, write: Callable[[], None]) -> str | None:
-    """Write, and give what went wrong where that is a full disk."""
+    """Call `write`; return an explanation if the disk is full."""
     try:
         write()
     except Exception as error:  # tokenizers raises nothing narrower

@@ -1,8 +1,8 @@
-"""Cross-entropy and log-probabilities of tokens under a language model's head, in chunks: whole logits are never held.
+"""Cross-entropy and log-probabilities of tokens under a language model's head, in chunks without the full logits.
 
-Only a chunk of logits exists at a time: each is turned into its own gradient in place while the loss is summed, so
-that the backward pass computes no logits again.
-Source: the in-forward gradient of Hsu et al. 2024 (Liger Kernel, arXiv:2410.10989), here without its kernels.
+Only one chunk of logits exists at a time. It is turned into its own gradient in place while the loss is summed, so that
+the backward pass computes no logits.
+Source: the in-forward gradient of Hsu et al. 2024 (Liger Kernel, arXiv:2410.10989), without its kernels.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 import torch
 
 CPU_LOGITS = 2**24
-"""Logits held at once on a CPU: 64 MiB in float32. More of them are multiplied no faster."""
+"""Number of logits held at once on a CPU: 64 MiB in float32. Larger chunks are not faster."""
 _GPU_ROWS = 1024
-"""Positions at once on a GPU, which reads the whole head for each chunk: with few it would wait for its memory."""
+"""Positions per chunk on a GPU, which reads the whole head for each chunk: smaller chunks would be memory-bound."""
 _GPU_SHARE = 32
-"""A chunk's logits, in float32 and in the head's precision, take at most one part in so many of a GPU's memory. Of its
-whole memory, not of what is free: a resumed run divides rows as the run before it did."""
+"""A chunk's logits, in float32 and in the head's precision, take at most 1/32 of a GPU's total memory. Not of the free
+memory: a resumed run must divide rows as before."""
 
 
 @dataclass(frozen=True)
 class LossSpec:
-    """What is done to logits and their loss."""
+    """Transformations of the logits and of their loss."""
 
     scale: float = 1.0
     """Factor on the head's output (Cohere, Granite)."""
@@ -33,9 +33,9 @@ class LossSpec:
     label_smoothing: float = 0.0
     """Share of the target spread over the vocabulary, 0 to 1."""
     temperature: float = 1.0
-    """Divides what is left of the logits."""
+    """Divisor of the transformed logits."""
     weigh_by_probability: bool = False
-    """Weigh every token by its own probability: DFT, Wu et al. 2025, arXiv:2508.05629."""
+    """Weight every token by its own probability: DFT, Wu et al. 2025, arXiv:2508.05629."""
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
@@ -50,10 +50,10 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         targets: torch.Tensor,
         spec: LossSpec,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum the loss, in float32, and count the targets that are the most likely token.
+        """Sum the loss in float32, and count the targets that are the most likely token.
 
         `hidden` has shape (n, hidden_size), `weight` (vocabulary, hidden_size), `bias` (vocabulary,), and `targets`
-        (n,), none of them -100.
+        (n,), without -100.
         """
         wanted = ctx.needs_input_grad
         grads = [
@@ -68,24 +68,24 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             num_right += right
             if grad is not None:
                 _collect(grads, _round_into(raw, grad), part, weight, rows)
-        ctx.save_for_backward(*grads)  # those of the loss's sum: the backward pass has only to scale them
+        ctx.save_for_backward(*grads)  # gradients of the summed loss: the backward pass only scales them
         ctx.dtypes = [None if each is None else each.dtype for each in (hidden, weight, bias)]
         ctx.mark_non_differentiable(num_right)
         return total, num_right
 
     @staticmethod
     def backward(ctx: Any, grad_total: torch.Tensor, _: Any) -> tuple[Any, ...]:  # type: ignore[override]
-        """Scale the gradients that the forward pass left."""
+        """Scale the gradients that the forward pass computed."""
         saved = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         grads = [None if each is None else each.mul_(grad_total).to(dtype) for each, dtype in saved]
         return (*grads, None, None)
 
 
 class ChunkedLogProbs(torch.autograd.Function):
-    """The log-probability of each target under `hidden @ weight.T + bias`; arguments as in ChunkedCrossEntropy.
+    """Log-probability of each target under `hidden @ weight.T + bias`; arguments as for ChunkedCrossEntropy.
 
-    What each of them changes by with its hidden state is kept, n times hidden_size, so that the backward pass computes
-    logits again only where the head itself is trained.
+    The forward pass keeps each log-probability's gradient with respect to its hidden state, (n, hidden_size), so that
+    the backward pass recomputes logits only if the head itself is trained.
     """
 
     @staticmethod
@@ -97,7 +97,7 @@ class ChunkedLogProbs(torch.autograd.Function):
         targets: torch.Tensor,
         spec: LossSpec,
     ) -> torch.Tensor:
-        """Give them in float32, shape (n,)."""
+        """Compute the log-probabilities in float32, shape (n,)."""
         trains_hidden, *trains_head = ctx.needs_input_grad[:3]
         found = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         slopes = torch.empty_like(hidden) if trains_hidden else None
@@ -112,7 +112,7 @@ class ChunkedLogProbs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_found: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        """Scale what was kept; of a trained head, compute the logits again, as its gradient is summed over targets."""
+        """Scale the kept gradients; for a trained head recompute the logits, as its gradient sums over targets."""
         slopes, *rest = ctx.saved_tensors
         of_hidden = None if slopes is None else slopes.mul_(grad_found[:, None].to(slopes.dtype))
         if not rest:
@@ -133,9 +133,9 @@ class ChunkedLogProbs(torch.autograd.Function):
 def _compute_logits(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Give the positions of each chunk, their hidden states, their logits in float32, and these as they came.
+    """Yield each chunk's positions, hidden states, logits in float32, and logits in the head's precision.
 
-    Every chunk lies where the one before it lay: to be given memory anew takes a fifth of the product's time.
+    All chunks reuse one buffer: allocating it anew takes a fifth of the product's time.
     """
     chunks = list_chunks(hidden.shape[0], weight.shape[0], weight.device)
     place = weight.new_empty((min(hidden.shape[0], chunks[0].stop) if chunks else 0, weight.shape[0]))
@@ -151,14 +151,14 @@ def _compute_logits(
 
 
 def _round_into(raw: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
-    """Bring a gradient to the head's precision, in the place of the logits that are no longer needed."""
+    """Cast a gradient to the head's precision, into the buffer of the logits no longer needed."""
     return grad if grad.dtype == raw.dtype else raw.copy_(grad)
 
 
 def _score(
     logits: torch.Tensor, targets: torch.Tensor, spec: LossSpec, with_grad: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Give the losses of one chunk, (n,), and turn its logits into their gradient in place."""
+    """Return the losses of one chunk, (n,), the count of correct targets, and its gradient, in place of the logits."""
     logits = transform(logits, spec)
     capped = logits.clone() if spec.softcap is not None and with_grad else None
     if spec.temperature != 1.0:
@@ -168,24 +168,24 @@ def _score(
     at_target = logits.gather(-1, targets[:, None])
     right = (at_target >= top).sum()
     grad = torch.softmax(logits, -1, out=logits)  # in place: the probabilities
-    # The largest probability is at least one in the vocabulary's size, so its logarithm is exact where others' is not.
+    # The largest probability is at least 1/vocabulary, so its logarithm is accurate, unlike those of tiny ones.
     log_norm = (top - grad.amax(-1, keepdim=True).log()).squeeze(-1)
     losses = log_norm - at_target.squeeze(-1)
     weights = torch.exp(-losses) if spec.weigh_by_probability else None
     share = spec.label_smoothing
-    if mean is not None:  # the mean over the vocabulary of -log p: log_norm less the mean logit
+    if mean is not None:  # mean over the vocabulary of -log p: log_norm minus the mean logit
         losses = (1 - share) * losses + share * (log_norm - mean)
     weighed = losses if weights is None else losses * weights
     if not with_grad:
         return weighed, right, None
-    grad.scatter_add_(-1, targets[:, None], torch.full_like(at_target, share - 1.0))  # less the target's share
+    grad.scatter_add_(-1, targets[:, None], torch.full_like(at_target, share - 1.0))  # minus the target's share
     if share:
         grad.sub_(share / grad.shape[-1])
     if weights is not None:
         grad.mul_(weights[:, None])  # the weight itself is held constant, as in DFT
     if capped is not None:
         assert spec.softcap is not None
-        grad.mul_(1 - (capped / spec.softcap) ** 2)  # the derivative of softcap * tanh(x / softcap)
+        grad.mul_(1 - (capped / spec.softcap) ** 2)  # derivative of softcap * tanh(x / softcap)
     factor = spec.scale / spec.temperature
     return weighed, right, grad.mul_(factor) if factor != 1.0 else grad
 
@@ -207,17 +207,17 @@ def _collect(
 
 
 def transform(logits: torch.Tensor, spec: LossSpec) -> torch.Tensor:
-    """Do to the head's output what the architecture does."""
+    """Apply the architecture's transformation to the head's output."""
     if spec.scale != 1.0:
         logits = logits * spec.scale
     return logits if spec.softcap is None else spec.softcap * torch.tanh(logits / spec.softcap)
 
 
 def list_chunks(num_rows: int, vocabulary: int, device: torch.device) -> list[slice]:
-    """Divide positions so that only so many logits are held at once."""
+    """Divide positions into chunks within the limits on logits held at once."""
     if device.type == "cuda":
-        room = torch.cuda.get_device_properties(device).total_memory // _GPU_SHARE
-        size = min(_GPU_ROWS, room // (6 * vocabulary))
+        limit = torch.cuda.get_device_properties(device).total_memory // _GPU_SHARE
+        size = min(_GPU_ROWS, limit // (6 * vocabulary))
     else:
         size = CPU_LOGITS // vocabulary
     size = max(1, size)

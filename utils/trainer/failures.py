@@ -1,4 +1,4 @@
-"""Guards training: signals are obeyed where nothing is lost, and failures of the machine become one sentence."""
+"""Guard training: act on signals where nothing is lost, and turn failures of the machine into one-sentence errors."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ _WORDS = re.compile(
 _WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\)")
 _HANDED_OVER = str(Path("multiprocessing") / "resource_sharer.py")
 _PEER = re.compile(r"Connection closed by peer|Connection reset by peer|Broken pipe|remote process exited", re.I)
-_FEWER_WORKERS = "for want of memory it may be: lower training.dataloader_num_workers, or set it to 0, and --resume"
+_FEWER_WORKERS = "possibly out of memory: lower training.dataloader_num_workers, or set it to 0, and --resume"
 
 
 class DiskFullError(LoraNsError):
-    """There is no room for what has to be written."""
+    """The disk is full."""
 
 
 class MemoryExhaustedError(LoraNsError):
-    """The device's memory does not hold a step of this run."""
+    """A step of this run does not fit into the device's memory."""
 
 
 class LostProcessError(LoraNsError):
-    """A process that this one works with has ended."""
+    """Another process of this run has ended."""
 
 
 @contextmanager
 def guard_training(trainer: Trainer, length_key: str) -> Iterator[None]:
-    """Guard training and scoring; `length_key` is the setting that holds the length of rows.
+    """Guard training and scoring; `length_key` is the key of the maximum row length.
 
     Raises:
-        Interrupted: A signal asked for it; what was trained is in a checkpoint.
-        LoraNsError: Memory or disk ran out, or a process was lost.
+        Interrupted: A signal asked for it; the training so far is in a checkpoint.
+        LoraNsError: Memory or disk is full, or a process was lost.
     """
     from utils.trainer.progress import ProgressCallback
 
@@ -61,16 +61,16 @@ def guard_training(trainer: Trainer, length_key: str) -> Iterator[None]:
     ):
         for each in trainer.callback_handler.callbacks:
             if isinstance(each, ProgressCallback):
-                stack.callback(each.close)  # the terminal is given back, however training ended
+                stack.callback(each.close)  # restores the terminal however training ended
         yield
 
 
 @contextmanager
 def explain_out_of_memory(arguments: TrainingArguments, length_key: str) -> Iterator[None]:
-    """Turn the library's error into the settings to change, `length_key` among them.
+    """Turn the library's out-of-memory error into advice on settings to change, `length_key` among them.
 
     Raises:
-        MemoryExhaustedError: In place of torch.OutOfMemoryError, and of the RuntimeError that it raises on CPUs.
+        MemoryExhaustedError: Instead of torch.OutOfMemoryError, or of the RuntimeError that it raises on CPUs.
     """
     try:
         yield
@@ -81,7 +81,7 @@ def explain_out_of_memory(arguments: TrainingArguments, length_key: str) -> Iter
         sentence = _advise(arguments, length_key, first_line)
     else:
         return
-    gc.collect()  # outside the handler: the traceback holds the step's tensors
+    gc.collect()  # outside the handler, where the traceback would keep the step's tensors alive
     raise MemoryExhaustedError(sentence)
 
 
@@ -105,28 +105,28 @@ def _advise(arguments: TrainingArguments, length_key: str, library: str) -> str:
 
 @contextmanager
 def explain_full_disk(folder: Path) -> Iterator[None]:
-    """Turn what a full or failing disk raises into one sentence.
+    """Turn errors of a full or failing disk into one sentence.
 
     Raises:
-        DiskFullError: In place of the library's error.
+        DiskFullError: Instead of the library's error.
     """
     try:
         yield
     except Exception as error:  # tokenizers raises nothing narrower
         if isinstance(error, OSError) and error.errno in _FAILING:
-            raise DiskFullError(f"the disk of {folder} fails: {error.strerror}; what was whole stays") from None
+            raise DiskFullError(f"the disk of {folder} fails: {error.strerror}; complete files stay") from None
         if not is_full_disk(error):
             raise
         free = format_size(measure_free(folder))
         raise DiskFullError(
-            f"the disk of {folder} is full ({free} free); what was whole stays: make room, then --resume"
+            f"the disk of {folder} is full ({free} free); complete files stay: free some space, then --resume"
         ) from None
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Tell whether a write failed because the disk is full.
+    """Return whether a write failed because the disk is full.
 
-    torch, safetensors and tokenizers raise errors of their own, which say it in their texts or, torch's, hardly.
+    torch, safetensors and tokenizers raise their own errors, which say so only in their texts, torch's barely.
     """
     if isinstance(error, OSError):
         return error.errno in _FULL
@@ -135,13 +135,13 @@ def is_full_disk(error: BaseException) -> bool:
 
 
 def measure_free(folder: Path) -> int:
-    """Give the bytes that are free where a folder is, or will be."""
+    """Return the free bytes where a folder is, or will be."""
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     return shutil.disk_usage(there).free
 
 
 def format_size(num_bytes: float) -> str:
-    """Write a number of bytes for people."""
+    """Format a number of bytes for people."""
     for unit in ("bytes", "KB", "MB"):
         if num_bytes < 1000:
             return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
@@ -151,15 +151,15 @@ def format_size(num_bytes: float) -> str:
 
 @contextmanager
 def explain_lost_process() -> Iterator[None]:
-    """Turn what torch raises when a data loader's worker or another rank is gone into a sentence.
+    """Turn torch's errors about an ended data loader worker or another rank into one sentence.
 
     Raises:
-        LostProcessError: In place of the library's error.
+        LostProcessError: Instead of the library's error.
     """
     try:
         yield
     except (OSError, EOFError) as error:
-        # What a worker hands over is fetched from it, which fails in a way of its own when it has died meanwhile.
+        # Fetching a worker's tensors fails differently if the worker has died in the meantime.
         if not any(each.filename.endswith(_HANDED_OVER) for each in extract_tb(error.__traceback__)):
             raise
         raise LostProcessError(f"a data loader's worker has ended; {_FEWER_WORKERS}") from None
@@ -171,7 +171,7 @@ def explain_lost_process() -> Iterator[None]:
             raise LostProcessError(f"a data loader's worker (process {worker[1]}) {ended}; {_FEWER_WORKERS}") from None
         if _PEER.search(text):
             raise LostProcessError(
-                "another process of this run has ended, and its own message says why; --resume goes on from the last "
+                "another process of this run has ended, and its own message says why; --resume continues from the last "
                 "checkpoint"
             ) from None
         raise

@@ -1,4 +1,4 @@
-"""TRL's collator, whose flattened batches say where each document begins, whatever its version."""
+"""TRL's collator, with document boundaries in flattened batches for every version of TRL."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 
 class FlatCollator(DataCollatorForLanguageModeling):
-    """From 1.16 on TRL says so itself; earlier versions leave it to attention, which would find it in every layer."""
+    """TRL adds them from 1.16 on; with earlier versions every attention layer would have to find them."""
 
     def __call__(self, features: Any, return_tensors: str | None = None) -> dict[str, Any]:
-        """Collate rows; with `padding_free` into one row, with what flash attention and recurrent layers take."""
+        """Collate rows; with `padding_free` into one row with the inputs of flash attention and recurrent layers."""
         batch: dict[str, Any] = super().__call__(features, return_tensors)
         if self.padding_free and "cu_seq_lens_q" not in batch:
             places = batch["position_ids"][0]

@@ -1,7 +1,7 @@
-"""How a run was launched: its processes, their share of a batch, DeepSpeed's file, and what spreads the weights.
+"""How a run was launched: its processes, their share of a batch, DeepSpeed's file, and sharding of the weights.
 
-Read from the environment that torchrun, accelerate and DeepSpeed set, and from the `training:` section; no ML
-library is imported.
+Read from the environment set by torchrun, accelerate and DeepSpeed, and from the `training:` section, without importing
+an ML library.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from utils.core.json_files import find_object
 from utils.core.project import ROOT
 
 SHIPPED = ROOT / "configs" / "deepspeed"
-"""Where `training.deepspeed: zero2` is looked up: its files without `.json`."""
+"""Folder of the shipped files: `training.deepspeed: zero2` names one without `.json`."""
 
 _YES = ("1", "true", "yes", "on", "y", "t")
 
 
 def count_launched() -> int:
-    """Count the processes that were started together, on all machines; 1 where no launcher has set WORLD_SIZE."""
+    """Count the processes started together on all machines; 1 if no launcher has set WORLD_SIZE."""
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def count_step_rows(arguments: Mapping[str, Any]) -> int:
-    """Count the rows of an optimizer step, over all processes."""
+    """Count the rows of an optimizer step over all processes."""
     at_once = int(arguments.get("per_device_train_batch_size", DEFAULT_ROWS)) * count_launched()
     return at_once * int(arguments.get("gradient_accumulation_steps", 1))
 
@@ -41,11 +41,11 @@ def count_step_rows(arguments: Mapping[str, Any]) -> int:
 def require_launched() -> None:
     """Check that `accelerate launch` has started as many processes as it was asked for.
 
-    Without a GPU, or with `--cpu`, it starts one alone and does not say so. It is known by its command line: this
-    process is its child then.
+    Without a GPU, or with `--cpu`, it silently starts one. It is recognised by the command line of this process's
+    parent.
 
     Raises:
-        UserError: It was asked for more.
+        UserError: It was asked for more than it started.
     """
     if "WORLD_SIZE" in os.environ:
         return
@@ -63,7 +63,7 @@ def require_launched() -> None:
 
 
 def count_asked(words: Sequence[str]) -> int:
-    """Count the processes that a command line of `accelerate launch` asks for; 1 where it is none, or does not say."""
+    """Count the processes that an `accelerate launch` command line asks for; 1 for other commands or no number."""
     if "launch" not in words[:4] and not any("accelerate.commands.launch" in word for word in words[:4]):
         return 1
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -80,7 +80,7 @@ def count_asked(words: Sequence[str]) -> int:
 
 
 def find_deepspeed_file(value: str) -> Path | None:
-    """Find the file that `training.deepspeed` means: a shipped one by its name, else a path; None: there is none."""
+    """Find the file that `training.deepspeed` names: a shipped one by its name, else a path; None: there is none."""
     for path in (SHIPPED / f"{value}.json", Path(value).expanduser()):
         if path.is_file():
             return path
@@ -88,7 +88,7 @@ def find_deepspeed_file(value: str) -> Path | None:
 
 
 def deepspeed_problem(value: Any) -> str | None:
-    """Say what is wrong with `training.deepspeed`; None where its settings can be read."""
+    """Describe what is wrong with `training.deepspeed`; None: its settings can be read."""
     if not isinstance(value, str):
         return None
     names = sorted(path.stem for path in SHIPPED.glob("*.json"))
@@ -100,13 +100,13 @@ def deepspeed_problem(value: Any) -> str | None:
 
 
 def resolve_deepspeed(value: Any) -> Any:
-    """Give TrainingArguments the path of a shipped file for its name; anything else stays."""
+    """Return the path of a shipped file for its name, for TrainingArguments; other values are unchanged."""
     found = find_deepspeed_file(value) if isinstance(value, str) else None
     return value if found is None else str(found)
 
 
 def find_launcher_file() -> None:
-    """Let the path of accelerate's DeepSpeed file start at the project's folder where it is not found from here."""
+    """Resolve accelerate's DeepSpeed file from the project's folder if it is not found in the working directory."""
     name = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
     file = os.environ.get(name, "none")
     shipped = ROOT / file
@@ -115,7 +115,7 @@ def find_launcher_file() -> None:
 
 
 def stand_alone() -> None:
-    """Tell DeepSpeed that this process is the only one, where no launcher has said so; it would look for MPI."""
+    """Tell DeepSpeed that this process is the only one if no launcher has: it would look for MPI."""
     if "RANK" in os.environ:
         return
     with socket.socket() as free:
@@ -125,9 +125,9 @@ def stand_alone() -> None:
 
 
 def find_sharding(arguments: dict[str, Any]) -> str | None:
-    """Name what spreads the weights over processes, `FSDP` or `ZeRO-3`, by what TrainingArguments is built from.
+    """Return what shards the weights over processes, `FSDP` or `ZeRO-3`, from the arguments of TrainingArguments.
 
-    None: each process holds them all.
+    None: each process holds all of them.
     """
     if arguments.get("fsdp") or _is_on("ACCELERATE_USE_FSDP"):
         return "FSDP"
@@ -135,12 +135,12 @@ def find_sharding(arguments: dict[str, Any]) -> str | None:
 
 
 def is_sharded(arguments: dict[str, Any]) -> bool:
-    """Tell whether no process holds all weights."""
+    """Return whether no process holds all weights."""
     return find_sharding(arguments) is not None
 
 
 def names_optimizer(arguments: dict[str, Any]) -> bool:
-    """Tell whether a DeepSpeed file builds the optimizer, so that `training.optim` does not."""
+    """Return whether a DeepSpeed file builds the optimizer instead of `training.optim`."""
     return "optimizer" in (_read_deepspeed(arguments.get("deepspeed")) or {})
 
 
@@ -157,7 +157,7 @@ def _find_stage(arguments: dict[str, Any]) -> int:
 
 
 def _read_deepspeed(value: Any) -> dict[str, Any] | None:
-    """Read DeepSpeed's settings, given as they are or by the name of a file; None where there are none."""
+    """Read DeepSpeed's settings, from a mapping or the name of a file; None without any."""
     if isinstance(value, dict):
         return value
     path = find_deepspeed_file(value) if isinstance(value, str) else None
@@ -169,16 +169,16 @@ def _is_on(name: str) -> bool:
 
 
 def split_batch(total: int, ceiling: int, processes: int) -> tuple[int, int] | None:
-    """Split the rows of a step into batches of equal size, the fewest that each process can hold.
+    """Split the rows of a step into the fewest batches of equal size that each process can hold.
 
     Args:
-        total: Rows of a step, of all processes together.
-        ceiling: Rows that a process may take at once.
-        processes: That train together.
+        total: Number of rows of a step, over all processes.
+        ceiling: Maximum number of rows per batch and process.
+        processes: Number of processes.
 
     Returns:
-        Rows of a batch, and the batches that each process adds up before a step; None where only batches of half the
-        ceiling or fewer would divide it, which are slow for no good reason, or none do.
+        Rows per batch, and batches that each process accumulates per step; None if nothing divides evenly, or only
+        batches of half the ceiling or fewer, which would be needlessly slow.
     """
     each, rest = divmod(total, processes)
     if rest or not each:
@@ -188,7 +188,7 @@ def split_batch(total: int, ceiling: int, processes: int) -> tuple[int, int] | N
 
 
 def division_problem(total: int, ceiling: int, processes: int) -> str | None:
-    """Say that a global batch cannot be split evenly, with the nearest sizes that can; None: it can."""
+    """Return the message that a global batch cannot be split evenly, with the nearest sizes that can; None: it can."""
     if split_batch(total, ceiling, processes) is not None:
         return None
     at_once = ceiling * processes

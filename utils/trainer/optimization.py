@@ -1,4 +1,4 @@
-"""Optimizers and schedules that are plug-ins, and learning rates of single parameters."""
+"""Plug-in optimizers and schedules, and learning rates of single parameters."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ logger = logging.getLogger(__name__)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, model: nn.Module, rates: Mapping[str, float]) -> None:
-    """Move parameters with a rate of their own, by name, to groups of their own.
+    """Move parameters with their own learning rate, by name, to separate parameter groups.
 
-    The new groups keep all else that the old ones say, such as weight decay; the schedule is everyone's.
+    The new groups keep the other settings of the old ones, such as weight decay, and share the schedule.
     """
     members: dict[float, set[int]] = {}
     for name, parameter in model.named_parameters():
@@ -32,9 +32,9 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, model: nn.Module, rates
 
 
 def build_optimizer(trainer: Any) -> torch.optim.Optimizer | None:
-    """Build the optimizer of the plug-in that `training.optim` names; None: it is one of transformers' own.
+    """Build the optimizer with the plug-in that `training.optim` names; None: it is one of transformers' own.
 
-    Its groups are those with and without weight decay, as transformers makes them.
+    Its groups are those with and without weight decay, as in transformers.
     """
     if trainer.optimizer_plugin is None:
         return None
@@ -51,7 +51,7 @@ def build_optimizer(trainer: Any) -> torch.optim.Optimizer | None:
 
 
 def build_schedule(trainer: Any, num_training_steps: int, optimizer: Any = None) -> Any:
-    """Build the schedule of the plug-in that `training.lr_scheduler_type` names, and note where it starts over."""
+    """Build the schedule with the plug-in that `training.lr_scheduler_type` names, and record where it restarts."""
     assert trainer.schedule_plugin is not None, "asked for where it names one"
     plugin, config = trainer.schedule_plugin
     if hasattr(plugin, "list_restarts"):

@@ -1,4 +1,4 @@
-"""What the processes of a run do together: one prepares the data first; sums, signals, and a clean end of the group."""
+"""Coordination of a run's processes: data preparation by one first, sums, signals, and a clean end of the group."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ logger = logging.getLogger(__name__)
 
 _HEAD_START_S = 1.0
 _TASKS = ("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-"""How many tasks mpirun or srun has started together."""
+"""Environment variables with the number of tasks that mpirun or srun has started together."""
 
 
 @contextmanager
 def main_process_first(output_dir: str) -> Iterator[None]:
     """Let one process of each machine do the work before the others, which then find it in the cache.
 
-    They wait for a lock on a file, named by the run's folder, not in a collective: no time-out ends an hour of
-    tokenising, and the lock of a process that dies is free.
+    They wait for a file lock named by the run's folder, not in a collective: hours of tokenizing hit no timeout, and a
+    process that dies releases its lock.
     """
     if count_launched() == 1:
         yield
@@ -43,14 +43,14 @@ def main_process_first(output_dir: str) -> Iterator[None]:
     path = cache_folder() / "locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     if int(os.environ.get("LOCAL_RANK", "0")) != 0:
-        time.sleep(_HEAD_START_S)  # whoever comes first does the work; only the first process tells of it
+        time.sleep(_HEAD_START_S)  # the first to lock does the work, and only the main process reports it
     with path.open("a", encoding="utf-8") as file:
         _take(file)
         yield
 
 
 def announce_processes(args: TrainingArguments) -> None:
-    """Say how many processes train, and on what."""
+    """Log how many processes train, and on which device."""
     several = f" and {args.n_gpu - 1} more GPUs (--gpu starts a process for each)" if args.n_gpu > 1 else ""
     who = "1 process trains" if args.world_size == 1 else f"{args.world_size} processes train, this one"
     logger.info("%s on %s%s", who, args.device, several)
@@ -58,13 +58,13 @@ def announce_processes(args: TrainingArguments) -> None:
     if args.world_size == 1 and tasks:
         name, count = next(iter(tasks.items()))
         logger.warning(
-            "%s is %s, and WORLD_SIZE is not set: each of these tasks trains a run of its own; to train one together "
+            "%s is %s, and WORLD_SIZE is not set: each of these tasks trains its own run; to train one together "
             "use torchrun, or see examples/slurm/train_multi_node.sbatch", name, count,
         )  # fmt: skip
 
 
 def gather_memory(mine: dict[str, Any]) -> dict[str, Any]:
-    """Give the largest peaks of all processes, and each one's own by rank, of this one's `device` and peaks in GiB."""
+    """Return this process's `device` and the largest peaks over all processes, in GiB, and each one's peaks by rank."""
     every = gather_lists([mine])
     if len(every) == 1:
         return mine
@@ -77,7 +77,7 @@ def gather_memory(mine: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe_batch(trainer: Any) -> dict[str, Any]:
-    """Say for the record how many processes made up a step, and of how many rows it was."""
+    """Return the number of processes and the batch sizes for the record."""
     args = trainer.args
     at_once = args.per_device_train_batch_size * args.world_size
     return {
@@ -89,7 +89,7 @@ def describe_batch(trainer: Any) -> dict[str, Any]:
 
 
 class Sums:
-    """Sums of several numbers over batches, from `totals` on, kept on the device until they are asked for."""
+    """Sums of several numbers over batches, starting from `totals`, kept on the device until they are read."""
 
     def __init__(self, totals: Sequence[float] = (), device: torch.device | None = None) -> None:
         self._totals: torch.Tensor | None = None
@@ -104,7 +104,7 @@ class Sums:
         return self._totals is None
 
     def add(self, first: torch.Tensor, *others: torch.Tensor | float) -> None:
-        """Add a batch's numbers, tensors without dimensions or plain ones: as many as before, in the same order."""
+        """Add a batch's numbers, scalar tensors or plain ones: always as many, in the same order."""
         import torch
 
         with torch.no_grad():
@@ -114,19 +114,19 @@ class Sums:
         self._totals = batch if self._totals is None else self._totals + batch
 
     def to_list(self) -> list[float]:
-        """Give this process's totals, from which `Sums(...)` goes on."""
+        """Return this process's totals, from which `Sums(...)` continues."""
         return [] if self._totals is None else self._totals.tolist()
 
     def read(self, accelerator: Accelerator) -> list[float]:
-        """Give the totals of all processes, which ask for them together."""
+        """Return the totals over all processes; a collective call."""
         totals: list[float] = accelerator.reduce(self._totals, reduction="sum").tolist()
         return totals
 
 
 def count_real_rows(accelerator: Accelerator, num_rows: int) -> int | None:
-    """Count this process's rows of an evaluation's last batch that no other batch holds; None: all of them.
+    """Count this process's rows of an evaluation's last batch without duplicates; None: all of them.
 
-    Several processes fill up the last batch with rows that were evaluated before.
+    With several processes, rows evaluated before pad the last batch.
     """
     state = accelerator.gradient_state
     if accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
@@ -136,7 +136,7 @@ def count_real_rows(accelerator: Accelerator, num_rows: int) -> int | None:
 
 
 def any_interrupted(args: TrainingArguments) -> bool:
-    """Tell whether any process was asked to stop; all processes come here together."""
+    """Return whether any process was asked to stop; a collective call."""
     if args.world_size == 1:
         return interruption_requested()
     import torch
@@ -149,10 +149,10 @@ def any_interrupted(args: TrainingArguments) -> bool:
 
 @contextmanager
 def destroy_process_group_on_exit() -> Iterator[None]:
-    """Leave the group of processes at the end: its threads may abort an interpreter that ends while they run.
+    """Destroy the process group at the end: its threads may abort an interpreter that exits while they run.
 
-    All wait for each other first, so that none finds another gone while it still needs it; not where a signal ended the
-    run, which may have come to one of them only.
+    The processes wait for each other first, so that none is gone while another needs it, except after a signal, which
+    may have reached only one of them.
     """
     try:
         yield
@@ -173,6 +173,6 @@ def _leave(together: bool) -> None:
 
 
 def _take(file: Any) -> None:
-    """Take the lock alone, or, where somebody works already, wait for that and then share it with the others."""
+    """Take the lock exclusively, or if another process works already, wait for it and then share the lock."""
     if not try_lock(file):
         acquire_lock(file, shared=True)

@@ -1,4 +1,4 @@
-"""Where a training's time goes: a table by part, and a trace of a few steps."""
+"""Profile a training: a table of its time by part, and a trace of a few steps."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _METHODS = {
     "evaluation": ("_evaluate",),
     "saving": ("_save_checkpoint",),
 }
-"""The Trainer's methods by the part that they are; to these come accelerate's `backward` and the optimizer's `step`."""
+"""The Trainer's methods by part; accelerate's `backward` and the optimizer's `step` are added."""
 _TRACED = range(3, 6)
-"""Steps of this session that are traced: the first two are unlike the others."""
+"""Traced steps of this session; the first two are not representative."""
 _HINTS = {
     "data": (0.1, "rows come too slowly: raise training.dataloader_num_workers"),
     "evaluation": (0.3, "evaluate less often: training.eval_steps or evaluation.steps, or on fewer rows"),
@@ -37,14 +37,14 @@ _HINTS = {
     "generation": (0.6, "answers take most of the time: a server writes them faster (docs/serving.md)"),
     "other": (0.25, "steps are short beside what stands around them: raise training.per_device_train_batch_size"),
 }
-"""From which share on a part is a waste, and what can be done."""
+"""Share of the time from which a part gets a hint, and the hint."""
 
 
 class ProfilingCallback(TrainerCallback):
-    """Times the parts of a training, prints them at its end, and writes them beside a trace into the run's folder.
+    """Times the parts of a training, prints them at its end, and writes them with a trace to the run's folder.
 
-    A part inside another counts for the outer one alone: the forward passes of an evaluation are evaluation. A GPU is
-    waited for at every boundary, which costs a little of what it computes ahead.
+    A nested part counts for the outer one only: forward passes of an evaluation are evaluation. The GPU is synchronized
+    at every boundary, which costs some overlap.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -74,7 +74,7 @@ class ProfilingCallback(TrainerCallback):
             self._trace.start()
 
     def on_step_end(self, *_: Any, **kwargs: Any) -> None:
-        """Write the trace behind its last step."""
+        """Write the trace after its last step."""
         if self._trace is not None and self._num_steps == _TRACED[-1]:
             self._end_trace()
 

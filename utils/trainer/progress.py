@@ -1,4 +1,4 @@
-"""Shows a training as it goes, and measures it: a live line on a terminal, peak memory, the time to the first step."""
+"""Show and measure a training: a live progress line, peak memory, the time to the first step."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _NOT_SCORES = ("runtime", "per_second", "samples", "preparation_time")
 
 
 class ProgressCallback(TrainerCallback):
-    """Shows step, loss, learning rate, tokens per second and the time left; only on the main process.
+    """Shows step, loss, learning rate, tokens per second and remaining time, on the main process only.
 
-    On a terminal it is a live line, elsewhere it is plain lines.
+    A terminal gets a live line, other outputs get plain lines.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class ProgressCallback(TrainerCallback):
         self._last: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: TrainerState, *_: Any, **kwargs: Any) -> None:
-        """Say where a resumed run goes on, and open the live line."""
+        """Report where a resumed run continues, and open the live line."""
         self._start, self._start_step = time.monotonic(), state.global_step
         self._start_tokens = state.num_input_tokens_seen
         if not state.is_world_process_zero:
@@ -49,7 +49,7 @@ class ProgressCallback(TrainerCallback):
             self._task = bar.add_task("training", total=state.max_steps, completed=state.global_step, numbers="")
 
     def on_step_end(self, args: Any, state: TrainerState, *_: Any, **kwargs: Any) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=state.global_step, numbers=self._numbers(state))
 
@@ -68,14 +68,14 @@ class ProgressCallback(TrainerCallback):
     def on_prediction_step(
         self, args: Any, state: TrainerState, *_: Any, eval_dataloader: Any = None, **kwargs: Any
     ) -> None:
-        """Move the line of an evaluation, which stands below that of training."""
+        """Advance the evaluation's line, below that of training."""
         if state.is_world_process_zero and hasattr(eval_dataloader, "__len__") and (bar := self._open_bar()):
             if self._evaluation is None:
                 self._evaluation = bar.add_task("evaluating", total=len(eval_dataloader), numbers="")
             bar.advance(self._evaluation)
 
     def on_evaluate(self, *_: Any, **kwargs: Any) -> None:
-        """Take the evaluation's line away."""
+        """Remove the evaluation's line."""
         if self._bar is not None and self._evaluation is not None:
             self._bar.remove_task(self._evaluation)
             self._evaluation = None
@@ -83,7 +83,7 @@ class ProgressCallback(TrainerCallback):
                 self.close()
 
     def on_predict(self, *_: Any, **kwargs: Any) -> None:
-        """Take the evaluation's line away."""
+        """Remove the evaluation's line."""
         self.on_evaluate()
 
     def on_train_end(self, *_: Any, **kwargs: Any) -> None:
@@ -91,7 +91,7 @@ class ProgressCallback(TrainerCallback):
         self.close()
 
     def close(self) -> None:
-        """Give the terminal back; also after a failure."""
+        """Restore the terminal, also after a failure."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = self._evaluation = None
@@ -126,7 +126,7 @@ def _format_scores(logs: dict[str, float]) -> str:
 class MeasuringCallback(TrainerCallback):
     """Measures peak memory from just before training, and the time to the first optimizer step.
 
-    The command has `started` at that value of `time.monotonic()`.
+    `started` is the value of `time.monotonic()` at the command's start.
     """
 
     def __init__(self, started: float) -> None:
@@ -135,10 +135,10 @@ class MeasuringCallback(TrainerCallback):
         self.resumed_from_step = 0
         self._tokens_before = 0
         self.adapter_facts: dict[str, Any] = {}
-        """What the adapter itself has measured; its model has a method `report_training` then."""
+        """The adapter's own measurements, if its model has a method `report_training`."""
 
     def on_train_begin(self, args: Any, state: TrainerState, *_: Any, **kwargs: Any) -> None:
-        """Forget the peaks of loading: they say nothing about training; note what an earlier session did."""
+        """Reset the peaks, which loading has raised, and note what an earlier session counted."""
         self.resumed_from_step, self._tokens_before = state.global_step, state.num_input_tokens_seen
         for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
             torch.cuda.reset_peak_memory_stats(device)
@@ -149,7 +149,7 @@ class MeasuringCallback(TrainerCallback):
             self.time_to_first_step_s = time.monotonic() - self._started
 
     def on_train_end(self, *_: Any, **kwargs: Any) -> None:
-        """Ask the adapter what it has measured."""
+        """Ask the adapter for its measurements."""
         tuner = getattr(kwargs.get("model"), "base_model", None)
         if (report := getattr(tuner, "report_training", None)) is not None:
             self.adapter_facts = report()
@@ -159,9 +159,9 @@ class MeasuringCallback(TrainerCallback):
         return int(state.num_input_tokens_seen - self._tokens_before)
 
     def read_memory(self) -> dict[str, Any]:
-        """Give the peaks in GiB; a figure that this machine cannot measure is absent.
+        """Return the peaks in GiB, without those that this machine cannot measure.
 
-        `peak_rss_gb` is the whole process's largest resident set, loading included.
+        `peak_rss_gb` is the peak resident set of the whole process, loading included.
         """
         scale = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes elsewhere
         rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / GIB
@@ -177,7 +177,7 @@ class MeasuringCallback(TrainerCallback):
 
 
 def measure_training(trainer: Trainer, started: float, profile: bool) -> MeasuringCallback:
-    """Let the trainer be measured, and tell with `profile` where its time goes; `started` is as for the callback."""
+    """Add measuring to the trainer, and with `profile` profiling; `started` as for the callback."""
     trainer.add_callback(measuring := MeasuringCallback(started))
     if profile:
         from utils.trainer.profiling import ProfilingCallback

@@ -1,7 +1,7 @@
-"""What a checkpoint keeps beyond transformers' own state, so that a resumed run ends in the same weights.
+"""The state that a checkpoint keeps beyond transformers' own, so that a resumed run ends with the same weights.
 
-Kept are sums and loss since the last logged step, by process; loss and seconds of all sessions; and an evaluation that
-was cut off.
+It has each process's sums and loss since the last logged step, the loss and seconds of all sessions, and an interrupted
+evaluation.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import NonNegativeInt  # noqa: TC002  read when the checkpoint is
+from pydantic import NonNegativeInt  # noqa: TC002  noqa: TC002  read when the checkpoint is
 from typing_extensions import NotRequired, TypedDict
 
 from utils.core.json_files import load_as
@@ -28,7 +28,7 @@ _ANOTHER = "it was cut off or edited; resume another checkpoint: --resume checkp
 
 
 class TrainingState(TypedDict):
-    """What is read of trainer_state.json, here and by transformers."""
+    """The fields of trainer_state.json that this module and transformers read."""
 
     global_step: NonNegativeInt
     max_steps: int
@@ -52,7 +52,7 @@ class Totals(TypedDict):
 
 
 class Session(TypedDict):
-    """What a checkpoint keeps of the session that wrote it, by process."""
+    """A process's state of the session that wrote a checkpoint."""
 
     num_processes: int
     loss_since_logged: float
@@ -64,19 +64,19 @@ class Session(TypedDict):
 
 
 class Resume:
-    """The checkpoint that a training resumes, and what it says of the sessions before."""
+    """The checkpoint that a training resumes from, and what it records of earlier sessions."""
 
     def __init__(self, source: str | None = None) -> None:
         self.source = source or None
-        """Its folder; None: the training begins."""
+        """The checkpoint's folder; None: training starts anew."""
         self.had_ended = False
-        """It was written when the run had ended early."""
+        """Whether the run had ended early when it was written."""
         self.totals: Totals | None = None
-        """Of all sessions before this one; None: there are none, or the checkpoint does not say."""
+        """Totals of all earlier sessions; None: there are none, or the checkpoint does not record them."""
         self._session: Session | None = None
         self._started = 0.0
         self.first_step = 0
-        """The step that this session went on from."""
+        """The step from which this session continued."""
 
     @property
     def knows_all_sessions(self) -> bool:
@@ -85,7 +85,7 @@ class Resume:
 
     @property
     def seconds_before(self) -> float:
-        """Seconds of the sessions before this one, as far as they are known."""
+        """Seconds of earlier sessions, as far as known."""
         return float(self.totals["seconds"]) if self.totals is not None else 0.0
 
     def read_state(self) -> TrainingState:
@@ -98,9 +98,9 @@ class Resume:
         return load_as(TrainingState, Path(self.source) / STATE, _ANOTHER)
 
     def read_session(self, trainer: Trainer, before: TrainingState) -> None:
-        """Read what the checkpoint keeps besides; find the best checkpoint again where the run's folder has moved.
+        """Read the session state, and locate the best checkpoint if the run's folder has moved.
 
-        The trainer's state is loaded, and fitted to this run's length; `before` is what the file says.
+        The trainer's state is loaded and adapted to this run's length; `before` is the state in the file.
 
         Raises:
             UserError: A file was cut off or edited.
@@ -114,17 +114,17 @@ class Resume:
         self._session = found[0] if found and found[0].get("num_processes") == args.world_size else None
         self.totals = next((each["totals"] for each in found if each.get("totals")), None)
         if trainer.state.best_global_step is not None and args.save_strategy != "no":
-            _find_best_again(trainer, Path(args.output_dir) / f"checkpoint-{trainer.state.best_global_step}")
+            _locate_best(trainer, Path(args.output_dir) / f"checkpoint-{trainer.state.best_global_step}")
 
-    def take_up_session(self, trainer: Trainer) -> None:
-        """Go on where the resumed checkpoint was written; an evaluation that was cut off there is made up for."""
+    def restore_session(self, trainer: Trainer) -> None:
+        """Continue where the resumed checkpoint was written, and repeat an evaluation interrupted there."""
         self._started, self.first_step = time.time(), trainer.state.global_step
         if self.totals is not None:
             trainer._total_loss_scalar = self.totals["loss"]
         session, self._session = self._session, None
         if session is None:
             return
-        # transformers begins both anew, and would log the mean of this session's steps alone
+        # transformers resets both, and would log the mean of this session's steps only
         trainer._tr_loss += session["loss_since_logged"]
         trainer._globalstep_last_logged = min(session["logged_step"], trainer.state.global_step)
         trainer.sums = Sums(session["sums"], trainer.args.device)
@@ -141,9 +141,9 @@ class Resume:
             trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
 
     def write_session(self, trainer: Trainer, folder: Path, owes_evaluation: bool) -> None:
-        """Write this process's session beside a checkpoint's files.
+        """Write this process's session state to a checkpoint's folder.
 
-        It `owes_evaluation` where this step, or the epoch that it ends, is still to be evaluated.
+        `owes_evaluation`: this step, or the epoch that it ends, is still to be evaluated.
         """
         session: Session = {
             "num_processes": trainer.args.world_size,
@@ -170,9 +170,9 @@ def _name_session(args: Any) -> str:
     return f"session{several}.json"
 
 
-def _find_best_again(trainer: Trainer, best: Path) -> None:
+def _locate_best(trainer: Trainer, best: Path) -> None:
     flaw = find_flaw(best) if best.is_dir() else "it is gone"
     trainer.state.best_model_checkpoint = str(best) if flaw is None else None
     if flaw is not None and trainer.args.load_best_model_at_end:
-        logger.warning("%s was the best, but %s: the best of what follows is taken", best.name, flaw)
+        logger.warning("%s was the best, but %s: the best of the following ones is used", best.name, flaw)
         trainer.state.best_metric = trainer.state.best_global_step = None

@@ -1,4 +1,4 @@
-"""The order of training rows: a function of the seed and the epoch alone, whatever else drew random numbers."""
+"""The order of training rows: a function of the seed and the epoch alone."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import TrainingArguments
 
-_BATCHES_PER_POOL = 50  # as transformers' own length grouping: long enough to group well, short enough to mix
+_BATCHES_PER_POOL = 50  # as in transformers' length grouping: long enough to group well, short enough to mix
 
 
 class SeededOrder(Sampler[int]):
-    """Shuffled rows; with lengths, rows of like length share a batch and the batches are shuffled.
+    """Shuffled rows; with lengths, rows of similar length share a batch and the batches are shuffled.
 
-    transformers' own grouping hands batches over from long to short within a pool, so that an epoch of a
-    small set ends on its shortest rows; here the batches are shuffled. The longest row comes first, so that
-    memory runs out in the first step or never.
+    transformers' own grouping orders batches from long to short within a pool, so that an epoch of a small set ends
+    with its shortest rows; here the batches are shuffled. The longest row comes first, so that memory runs out in the
+    first step or never.
 
     Args:
-        num_rows: Of the set.
-        seed: Of the order.
+        num_rows: Number of rows.
+        seed: Seed of the order.
         lengths: Tokens per row; None for plain shuffling.
-        batch_size: Rows of an optimizer step, of all processes.
+        batch_size: Rows of an optimizer step, over all processes.
     """
 
     def __init__(self, num_rows: int, seed: int, lengths: Sequence[int] | None = None, batch_size: int = 1) -> None:
@@ -37,14 +37,14 @@ class SeededOrder(Sampler[int]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next; the data loader calls it."""
+        """Choose the epoch of the next order; the data loader calls it."""
         self._epoch = epoch
 
     def __len__(self) -> int:
         return self._num_rows
 
     def __iter__(self) -> Iterator[int]:
-        # A generator of its own: what a method draws, or how a run was resumed, changes no order.
+        # An own generator: a method's random draws, or resuming, must not change the order.
         generator = torch.Generator().manual_seed(self._seed * 100_003 + self._epoch)
         order = torch.randperm(self._num_rows, generator=generator).tolist()
         return iter(order if self._lengths is None else self._group(order, generator))
@@ -52,13 +52,13 @@ class SeededOrder(Sampler[int]):
     def _group(self, order: list[int], generator: torch.Generator) -> list[int]:
         assert self._lengths is not None, "grouping needs lengths"
         size, lengths = self._batch_size, self._lengths
-        order.sort(key=max(order, key=lengths.__getitem__).__ne__)  # the longest row first, the others as drawn
+        order.sort(key=max(order, key=lengths.__getitem__).__ne__)  # the longest row first, the others in order
         pool = size * max(1, min(_BATCHES_PER_POOL, len(order) // (size * 4)))
         batches: list[list[int]] = []
         for start in range(0, len(order), pool):
             alike = sorted(order[start : start + pool], key=lambda row: -lengths[row])
             batches += [alike[at : at + size] for at in range(0, len(alike), size)]
-        # Batches that are not full come last: in the middle they would shift the rows of every batch behind them.
+        # Partial batches come last: in the middle they would shift the rows of all batches after them.
         whole = [batch for batch in batches if len(batch) == size]
         rest = [row for batch in batches if len(batch) < size for row in batch]
         first, others = whole[:1], whole[1:]
@@ -67,7 +67,7 @@ class SeededOrder(Sampler[int]):
 
 
 def build_train_sampler(args: TrainingArguments, rows: Dataset) -> Sampler[int]:
-    """Build the order of training rows that `train_sampling_strategy` asks for."""
+    """Build the sampler of training rows for `train_sampling_strategy`."""
     if args.train_sampling_strategy == "sequential":
         return SequentialSampler(range(len(rows)))
     grouped = args.train_sampling_strategy == "group_by_length" and "length" in rows.column_names

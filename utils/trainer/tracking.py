@@ -1,4 +1,4 @@
-"""Tells trackers what a run is called and tagged, and at its end how it was configured and what it scored."""
+"""Report to trackers: a run's name and tags, and at its end its configuration and scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PROJECT_VARIABLE = "TRACKIO_PROJECT"
 SUITE_VARIABLES = ("WANDB_RUN_GROUP", "MLFLOW_EXPERIMENT_NAME", PROJECT_VARIABLE, "SWANLAB_PROJ_NAME")
-"""What the runs of a suite stand together under: its name, where the user has set no other."""
+"""Variables that group a suite's runs in the trackers, set to its name unless the user has set them."""
 FINAL = "final"
 _OF_SWANLAB = {"project": "PROJ_NAME", "id": "RUN_ID", "resume": "RESUME"}
 _set_here: dict[str, str] = {}
@@ -34,7 +34,7 @@ def name_run(config: RunConfig) -> dict[str, Any]:
 
 
 def tag_run(config: RunConfig) -> None:
-    """Tag a run with its task, method, dataset and seed for the trackers that have tags; what the user has set wins."""
+    """Tag a run with task, method, dataset and seed in trackers that support tags, unless the user has set some."""
     section = config.training.wandb
     tags = {
         "task": config.task_name,
@@ -50,15 +50,15 @@ def tag_run(config: RunConfig) -> None:
         **(section.variables if section else {}),
     }
     for name, value in variables.items():
-        # What an earlier run of this process has left is not the user's.
+        # Left by an earlier run of this process, not set by the user.
         if os.environ.get(name) in (None, _set_here.get(name)):
             os.environ[name] = _set_here[name] = value
 
 
 def open_swanlab(config: RunConfig) -> None:
-    """Open SwanLab's run, where a run reports there.
+    """Open SwanLab's run if the run reports to it.
 
-    transformers' callback asks whether one is open, and SwanLab says from 0.8 on that there is none by an error.
+    transformers' callback asks whether one is open, and from 0.8 on SwanLab raises an error if none is.
     """
     if "swanlab" not in _list_trackers(config) or not is_main_process():
         return
@@ -75,10 +75,10 @@ def open_swanlab(config: RunConfig) -> None:
 
 
 def report_run(config: RunConfig, record: RunRecord) -> None:
-    """Log once how a run was configured (its file, secrets masked) and what the kept weights scored, `final/<metric>`.
+    """Log a run's configuration once (its file, secrets masked) and the scores of the kept weights, `final/<metric>`.
 
-    Scores are 0 to 1, at the step whose weights were kept. Trackers without such a place are passed over; one that
-    cannot be reached is a warning.
+    Scores are 0 to 1, at the step whose weights were kept. Trackers that do not support this are skipped; one that
+    cannot be reached gets a warning.
     """
     if not is_main_process():
         return
@@ -133,7 +133,7 @@ def _report_wandb(config: RunConfig, text: str, scores: dict[str, float], step: 
 def _report_mlflow(config: RunConfig, text: str, scores: dict[str, float], step: int) -> None:
     import mlflow
 
-    run = mlflow.active_run() or mlflow.last_active_run()  # the callback has ended it with the training
+    run = mlflow.active_run() or mlflow.last_active_run()  # the callback ended it after training
     if run is None:
         return
     client = mlflow.MlflowClient()

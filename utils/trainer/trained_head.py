@@ -1,4 +1,4 @@
-"""The language model's head at trained positions only: a position whose label is -100 costs nothing."""
+"""Compute a language model's head at trained positions only, skipping positions whose label is -100."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ _TOLERANCE = 2e-3
 
 @dataclass
 class TrainedOutput(ModelOutput):  # type: ignore[misc]
-    """What the forward gives with `trained_positions=True`: sums over the trained positions, or each of them."""
+    """Output of the forward pass with `trained_positions=True`: sums over trained positions, or values at each."""
 
     loss: torch.Tensor | None = None
     """Sum of the negative log-likelihoods, scalar float32."""
     num_targets: torch.Tensor | None = None
-    """Trained positions."""
+    """Number of trained positions."""
     num_right: torch.Tensor | None = None
-    """Positions whose label is the most likely token."""
+    """Number of positions whose label is the most likely token."""
     log_probs: torch.Tensor | None = None
-    """With `each=True` instead: the label's log-probability at each, (n,) in float32, row by row; without smoothing or
-    weights."""
+    """With `each=True` instead: the label's log-probability at each position, (n,) in float32, row by row, without
+    smoothing or weights."""
 
 
 def install_trained_head(
     model: Any, label_smoothing: float = 0.0, weigh_by_probability: bool = False, temperature: float = 1.0
 ) -> None:
-    """Let the model's forward take `trained_positions=True`, and `each`, and give a `TrainedOutput`; else as before.
+    """Extend the model's forward by `trained_positions=True` and `each`, which return a `TrainedOutput`.
 
     Args:
         model: A causal language model, or a peft model around one.
         label_smoothing: Share of the target spread over the vocabulary, in training.
-        weigh_by_probability: Weigh tokens by their own probability, in training.
-        temperature: Divides the logits of log-probabilities that `each` gives.
+        weigh_by_probability: Weight tokens by their own probability, in training.
+        temperature: Divisor of the logits for log-probabilities with `each`.
     """
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     original = plain.forward
@@ -70,7 +70,7 @@ def install_trained_head(
     _install_forward(plain, original, score_hidden)
     if not _agrees(plain, plain_spec):
         logger.warning(
-            "%s turns hidden states into logits in a way of its own: its whole logits are computed, which takes more "
+            "%s computes logits from hidden states in its own way: the full logits are computed, which takes more "
             "time and memory",
             type(plain).__name__,
         )
@@ -117,7 +117,7 @@ def _score_trained(
 
 
 def _autocast(states: torch.Tensor, head: nn.Linear) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Bring states and weights to the precision that autocast would give a linear layer."""
+    """Cast states and weights to the precision that autocast would give a linear layer."""
     kind = states.device.type
     if not torch.is_autocast_enabled(kind):
         return states, head.weight, head.bias
@@ -154,7 +154,7 @@ def _score_logits(head: Any, states: torch.Tensor, targets: torch.Tensor, spec: 
 
 
 def _read_transform(config: Any) -> tuple[float, float | None]:
-    """Read what an architecture does to the head's output: scale and soft cap."""
+    """Read the architecture's transformation of the head's output: scale and soft cap."""
     for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
         if getattr(config, name, None) is not None:
             return float(getattr(config, name)), getattr(config, "final_logit_softcapping", None)
@@ -163,7 +163,7 @@ def _read_transform(config: Any) -> tuple[float, float | None]:
 
 
 def _is_plain(head: Any) -> bool:
-    """Tell whether the head is one whole matrix that can be read directly."""
+    """Return whether the head is a single whole matrix that can be read directly."""
     whole = type(head) is nn.Linear and type(head.weight) in (nn.Parameter, torch.Tensor)
     return whole and not hasattr(head.weight, "ds_id") and not head._forward_hooks and not head._forward_pre_hooks
 
@@ -172,7 +172,7 @@ def _is_plain(head: Any) -> bool:
 def _agrees(model: Any, spec: LossSpec) -> bool:
     """Compare with the model's own logits on a few tokens."""
     if any(hasattr(each, "ds_id") or each.is_meta for each in model.parameters()):
-        return True  # sharded: nothing can be run before training starts
+        return True  # sharded: the model cannot run before training starts
     embeddings = model.get_input_embeddings().weight
     device = embeddings.device
     ids = torch.arange(_PROBE_TOKENS, device=device)[None] % embeddings.shape[0]
@@ -181,7 +181,7 @@ def _agrees(model: Any, spec: LossSpec) -> bool:
             hidden = model.base_model(input_ids=ids, use_cache=False)[0]
             logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
             ours = _score_trained(hidden, model.get_output_embeddings(), ids, spec)
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # a body or head of another make
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # a body or head of another kind
         return False
     theirs = functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1), reduction="sum")
     assert ours.loss is not None, "a score holds a loss"

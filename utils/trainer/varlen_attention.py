@@ -1,8 +1,8 @@
-"""Attention within documents of one flattened row: nothing is padded but the attention itself, nothing leaks.
+"""Attention within the documents of one flattened row, without padding of other layers and without leakage.
 
-The rows of a batch stand one after another in a single row, and every layer but attention sees real tokens only.
-Here attention takes the documents apart again: each attends to itself alone, causally, in a call of its own. Sharing
-calls among documents of like length was slower, as gathering and scattering their tokens takes longer than attending.
+The rows of a batch are concatenated into one, so that every layer but attention computes real tokens only. Attention
+processes each document separately and causally, in its own call. Batching documents of similar length was slower:
+gathering and scattering their tokens takes longer than attending.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LARGEST_PROBE = 512
 _TOLERANCE = 1e-4
 
 
-def attend_within_documents(  # noqa: PLR0913, PLR0917  the signature is the library's
+def attend_within_documents(  # noqa: PLR0913, PLR0917  noqa: PLR0913, PLR0917  the signature is the library's
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -47,15 +47,15 @@ def attend_within_documents(  # noqa: PLR0913, PLR0917  the signature is the lib
     """Attend causally within each document; the signature is that of transformers' attention functions.
 
     `query` has shape (1, heads, tokens, head_dim), `key` and `value` (1, key_value_heads, tokens, head_dim), the result
-    (1, tokens, heads, head_dim). `cu_seq_lens_q`, shape (documents + 1,), says where each document begins, and the
-    number of tokens. Of what else the layer passes, what would change the result is refused.
+    (1, tokens, heads, head_dim). `cu_seq_lens_q`, shape (documents + 1,), has each document's start, and the number of
+    tokens. Other arguments that would change the result are rejected.
 
     Raises:
-        NotImplementedError: The layer attends otherwise than causally within the whole document.
+        NotImplementedError: The layer's attention is not causal over the whole document.
     """
     if cu_seq_lens_q is None or attention_mask is not None:
         raise NotImplementedError("the layer is not told where documents begin")
-    _refuse_other_attention(kwargs)
+    _reject_other_attention(kwargs)
     window = kwargs.get("sliding_window")
     if _has_kernel(query, value, dropout):
         return _attend_by_kernel(query, key, value, cu_seq_lens_q, scaling, window)[None], None
@@ -73,7 +73,7 @@ def attend_within_documents(  # noqa: PLR0913, PLR0917  the signature is the lib
 
 @contextmanager
 def plain_attention(model: Any) -> Iterator[None]:
-    """Let the model attend as it was loaded, for generating or for whole batches with padding."""
+    """Use the attention with which the model was loaded, for generating or for padded batches."""
     config = model.config.get_text_config()
     current = config._attn_implementation
     if current == NAME:
@@ -86,9 +86,9 @@ def plain_attention(model: Any) -> Iterator[None]:
 
 @contextmanager
 def probing_precision(model: Any) -> Iterator[None]:
-    """Compute as training will where weights of two precisions meet, which without autocast is an error.
+    """Use autocast if weights have two precisions, as training will; without it, mixing them is an error.
 
-    What is trained whole is float32 under mixed precision, and the frozen rest may be bfloat16.
+    Fully trained weights are float32 under mixed precision, and the frozen ones may be bfloat16.
     """
     parameters = [each for each in model.parameters() if each.is_floating_point()]
     dtypes = {each.dtype for each in parameters}
@@ -98,10 +98,10 @@ def probing_precision(model: Any) -> Iterator[None]:
 
 
 def separate_documents(model: Any) -> str | None:
-    """Make a causal language model keep the documents of a flattened row apart, and prove that it does.
+    """Make a causal language model keep the documents of a flattened row apart, and verify it.
 
     Returns:
-        None where it does; else the reason why it cannot, and the model is as before.
+        None on success; else the reason why it cannot, with the model unchanged.
     """
     config = model.config.get_text_config()
     loaded = config._attn_implementation
@@ -129,14 +129,14 @@ def require_separate_documents(model: Any, key: str = "sft.packing") -> None:
     """Make the model keep documents apart.
 
     Raises:
-        ModelError: It cannot, and why.
+        ModelError: It cannot, with the reason.
     """
     if reason := separate_documents(model):
         raise ModelError(f"{key}: {reason}; set {key}: false")
 
 
 def _has_kernel(query: torch.Tensor, value: torch.Tensor, dropout: float) -> bool:
-    """Tell whether torch's flash attention for documents of any length can be used: on NVIDIA GPUs from Ampere on."""
+    """Return whether torch's variable-length flash attention can be used: on NVIDIA GPUs from Ampere on."""
     size = query.shape[-1]
     fits = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and size == value.shape[-1] and not dropout
     fits = fits and size <= _LARGEST_HEAD and size % 8 == 0 and _find_kernel() is not None
@@ -145,7 +145,7 @@ def _has_kernel(query: torch.Tensor, value: torch.Tensor, dropout: float) -> boo
 
 @cache
 def _find_kernel() -> Any:
-    """Find torch's attention for documents of any length; None where it is not there, or not yet for grouped heads."""
+    """Find torch's variable-length attention; None if it is missing or does not support grouped heads."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -172,7 +172,7 @@ def _attend_by_kernel(
 
 
 def _list_lengths(boundaries: torch.Tensor, num_tokens: int) -> list[int]:
-    """Give the documents' lengths, read once a batch: layers share the tensor, and reading waits for a GPU."""
+    """Return the documents' lengths, read once per batch: layers share the tensor, and reading synchronizes a GPU."""
     known: list[int] | None = getattr(boundaries, _LENGTHS, None)
     if known is not None:
         return known
@@ -184,7 +184,7 @@ def _list_lengths(boundaries: torch.Tensor, num_tokens: int) -> list[int]:
 
 
 def _window_mask(window: int | None, query: torch.Tensor) -> torch.Tensor | None:
-    """Let a token see the last `window` tokens, itself among them; None for a document that is as short as that."""
+    """Return the mask of the last `window` tokens, each token included; None for documents no longer than that."""
     length = query.shape[2]
     if window is None or length <= window:
         return None
@@ -193,7 +193,7 @@ def _window_mask(window: int | None, query: torch.Tensor) -> torch.Tensor | None
     return (distance >= 0) & (distance < window)
 
 
-def _refuse_other_attention(kwargs: dict[str, Any]) -> None:
+def _reject_other_attention(kwargs: dict[str, Any]) -> None:
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise NotImplementedError(f"its attention uses {name}")
@@ -203,7 +203,7 @@ def _refuse_other_attention(kwargs: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def _measure_leak(model: Any) -> float:
-    """Give the largest difference between logits of documents in one row and of each alone, relative to the largest."""
+    """Return the largest difference between logits of documents in one row and alone, relative to the largest logit."""
     from utils.trainer.flat_batches import FlatCollator
 
     embeddings = model.get_input_embeddings().weight
@@ -226,7 +226,7 @@ def _measure_leak(model: Any) -> float:
 
 
 def _window_lengths(config: Any) -> list[int]:
-    """Give the length of a document that is longer than the model's window, where one is affordable."""
+    """Return the length of a document longer than the model's window, if it is small enough to probe."""
     window = getattr(config, "sliding_window", None)
     return [window + 3] if isinstance(window, int) and window <= _LARGEST_PROBE else []
 

@@ -1,4 +1,4 @@
-"""Stops a run at numbers that are not finite, naming step and rows; tries the longest batch before the first step."""
+"""Stop a run at numbers that are not finite, naming step and rows, and try the longest batch before the first step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 _SKIPPED_STEPS = 25
-"""Steps in a row that a gradient scaler may skip while it looks for its scale; fp16 only."""
+"""Consecutive steps that a gradient scaler may skip while searching for its scale; fp16 only."""
 _SHOWN_ROWS = 16
 _SHOWN_LETTERS = 80
 
@@ -30,7 +30,7 @@ def require_finite_weights(trainer: Trainer) -> None:
     """Check that trained weights are finite before they are saved.
 
     Raises:
-        NotFiniteError: One is not finite.
+        NotFiniteError: A weight is not finite.
     """
     for name, parameter in trainer.model.named_parameters():
         if parameter.requires_grad and not bool(parameter.isfinite().all()):
@@ -41,26 +41,26 @@ def require_finite_weights(trainer: Trainer) -> None:
 
 
 def has_overflowed(model: nn.Module) -> bool:
-    """Tell whether a gradient is not finite."""
+    """Return whether a gradient is not finite."""
     grads = [part.grad for part in model.parameters() if part.grad is not None]
     return not all(bool(torch.isfinite(grad).all()) for grad in grads)
 
 
 class NanGuard:
-    """Keeps a trainer from making a step with a loss or gradient that is not finite."""
+    """Prevents optimizer steps with a loss or gradient that is not finite."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.epoch_start = 0
-        """Batches of a process before the epoch that is trained, counted as if each step had all of its batches."""
+        """Batches per process before the current epoch, as if each step had all of its batches."""
         self.batches_of_step = 0
         self._skipped = 0
 
     def check_loss(self, loss: torch.Tensor) -> None:
-        """Count a batch.
+        """Count a batch, and check its loss.
 
         Raises:
-            NotFiniteError: Its loss is nan or infinite.
+            NotFiniteError: The loss is nan or infinite.
         """
         self.batches_of_step += 1
         if not math.isfinite(value := float(loss)):
@@ -70,14 +70,14 @@ class NanGuard:
         """Check the gradients of a step.
 
         Raises:
-            NotFiniteError: Their norm is nan or infinite, and no gradient scaler skips such a step.
+            NotFiniteError: Their norm is nan or infinite, and no gradient scaler skips the step.
         """
         if norm is None or math.isfinite(float(norm)):
             self._skipped = 0
             return
         self._skipped += 1
         allowed = _SKIPPED_STEPS if getattr(self._trainer.accelerator, "scaler", None) is not None else 0
-        if self._skipped > allowed:  # a scaler that does not find a scale at all
+        if self._skipped > allowed:  # a scaler that finds no scale at all
             raise NotFiniteError(self._explain(f"the gradient's norm is {float(norm)}"))
 
     def _explain(self, found: str) -> str:
@@ -99,7 +99,7 @@ class NanGuard:
             return []
         before = (trainer.state.global_step - self.epoch_start) * args.gradient_accumulation_steps
         number = before + max(self.batches_of_step, 1) - 1
-        # Batches are dealt out to the processes in turn.
+        # Batches are distributed over the processes in turn.
         start = (number * args.world_size + args.process_index) * args.train_batch_size
         return list(islice(iter(trainer.row_order), start, start + args.train_batch_size))
 
@@ -111,10 +111,10 @@ def _show_row(trainer: Trainer, row: int) -> str:
 
 
 def try_longest_batch(trainer: Trainer, dataloader: DataLoader[Any], wanted: bool | Literal["auto"]) -> None:
-    """Compute the gradients of the longest rows, with room for the optimizer's states, and forget them.
+    """Compute the gradients of the longest rows with memory reserved for the optimizer's states, and discard them.
 
-    Nothing is left changed: random numbers, weights, gradients, sums, penalties. Weights that are spread over processes
-    are not tried, nor rows of which only the task's trainer knows how long they are. `auto` tries it on GPUs alone.
+    Everything is left unchanged: random state, weights, gradients, sums, penalties. Not done for sharded weights, nor
+    for rows whose length only the task's trainer knows. `auto` does it on GPUs only.
     """
     if wanted == "auto":
         wanted = torch.cuda.is_available()
@@ -125,9 +125,9 @@ def try_longest_batch(trainer: Trainer, dataloader: DataLoader[Any], wanted: boo
     batch = dataloader.collate_fn([dataloader.dataset[row] for row in rows])
     sums, num_penalties = trainer.sums.to_list(), len(trainer.penalties)
     with keep_random_state(), trainer.accelerator.no_sync(trainer.model_wrapped):
-        room = _reserve_optimizer(trainer)
+        reserved = _reserve_optimizer(trainer)
         _compute_gradients(trainer, trainer._prepare_inputs(batch))
-        del room
+        del reserved
     trainer.sums = type(trainer.sums)(sums, trainer.args.device)
     del trainer.penalties[num_penalties:]
     trainer.model_wrapped.zero_grad()
@@ -147,7 +147,7 @@ def _find_longest(trainer: Trainer) -> list[int]:
 
 
 def _reserve_optimizer(trainer: Trainer) -> list[torch.Tensor]:
-    """Take the memory that Adam's states will take, where there are none yet."""
+    """Allocate the memory that Adam's states will take, if there are none yet."""
     if trainer.optimizer.state:
         return []
     trained = [p for p in trainer.model.parameters() if p.requires_grad]

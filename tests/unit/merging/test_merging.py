@@ -328,9 +328,9 @@ def test_without_probe_rows_and_data(make_config, make_set, draw_rows, train_run
     report = merge_adapter(open_adapter_run(str(run.folder)), str(tmp_path / "second"), MergeOptions())
     assert report["probe"]["source"] == "built-in texts"
     assert report["scores"] == {
-        "rows": 0, "source": "no labelled rows are at hand", "names": [], "adapter": None, "merged": None,
+        "rows": 0, "source": "no labelled rows are available", "names": [], "adapter": None, "merged": None,
     }  # fmt: skip
-    assert "there are no probe rows of the run" in caplog.text
+    assert "the run has no probe rows" in caplog.text
 
 
 def test_a_full_disk_is_told_before_writing(make_config, train_run, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import torch
 
 from tests.unit.tasks.preference.conftest import VOCABULARY, build_model  # noqa: F401  a fixture
 from utils.tasks.grpo.groups import GroupOrder, compute_advantages
-from utils.tasks.grpo.losses import Answered, compute_losses
+from utils.tasks.grpo.losses import AnswerBatch, compute_losses
 from utils.tasks.grpo.section import GrpoSection
 from utils.tasks.preference.batches import PreferenceCollator
 from utils.trainer.trained_head import install_trained_head
@@ -107,7 +107,7 @@ def test_losses_and_gradients_are_those_of_trl(keys, build_model, tmp_path, load
             old = score() + noise
             with model.disable_adapter():
                 reference = score() if section.beta else None
-        answered = Answered(score(), old, reference, counts, compute_advantages(rewards, GROUP, "group"),
+        answered = AnswerBatch(score(), old, reference, counts, compute_advantages(rewards, GROUP, "group"),
                             torch.ones(ROWS), counts.sum(), ROWS)  # fmt: skip
         found.append((compute_losses(answered, section)[0].mean(), list(old.split(counts.tolist()))))
         found[-1] = (found[-1][0].item(), _gradients(model, found[-1][0]), found[-1][1])
@@ -148,7 +148,7 @@ def test_a_step_holds_whole_groups_as_often_as_asked_for():
     ("sections", "said"),
     [
         ({"grpo": {}}, "grpo.rewards: names no metric"),
-        ({"grpo": {"reward_models": {"./no_such": 1.0}}}, "no_such: holds no model; of a reward: run merge_adapter.py"),
+        ({"grpo": {"reward_models": {"./no_such": 1.0}}}, "no_such: holds no model; merge_adapter.py"),
         (
             {"grpo": {"rewards": {"em_strict": 1.0}, "server": "http://127.0.0.1:9/v1"}, "peft": {"method": "ia3"}},
             "grpo.server: a server cannot load what ia3 saves",

@@ -79,7 +79,7 @@ def test_a_callback_of_the_users_is_told_of_the_training(kind, prepare_run, make
     [
         ("nowhere.at_all:Recorder", "training.callbacks: there is no module nowhere.at_all, neither installed nor in"),
         ("recorder_x:Missing", "training.callbacks: recorder_x has no Missing"),
-        ("recorder_x:NOT_ONE", "training.callbacks: recorder_x:NOT_ONE is no subclass of transformers.TrainerCallback"),
+        ("recorder_x:NOT_ONE", "training.callbacks: recorder_x:NOT_ONE is not a subclass of transformers"),
         ("recorder_y:Recorder", "training.callbacks: recorder_y needs package_that_is_missing, which is not installed"),
     ],
 )

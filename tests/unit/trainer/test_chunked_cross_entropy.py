@@ -108,7 +108,7 @@ def test_loss_and_gradients_equal_those_of_whole_logits(kind, options, monkeypat
     for one, other in pairs:
         assert (one.grad is None) == (other.grad is None)
         assert one.grad is None or torch.allclose(one.grad, other.grad, atol=1e-6)
-    assert "way of its own" not in caplog.text
+    assert "in its own way" not in caplog.text
 
 
 @pytest.mark.parametrize("options", [{"label_smoothing": 0.1}, {"weigh_by_probability": True}], ids=str)
@@ -133,7 +133,7 @@ def test_an_unknown_way_to_logits_is_noticed_and_still_right(caplog):
     model = Doubling(LlamaConfig(**_SHAPE, **_HEADS)).eval()
     expected = copy.deepcopy(model)
     install_trained_head(model)
-    assert "turns hidden states into logits in a way of its own" in caplog.text
+    assert "computes logits from hidden states in its own way" in caplog.text
     ids, labels = _batch()
     output = model(input_ids=ids, labels=labels, trained_positions=True)
     assert torch.isclose(output.loss.double(), _whole_logits_loss(expected, ids, labels)[0], rtol=1e-5)

@@ -71,4 +71,4 @@ def test_how_many_processes_train_is_always_said(caplog, monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     with caplog.at_level(logging.WARNING, "utils"):
         announce_processes(args)
-    assert "SLURM_STEP_NUM_TASKS is 4, and WORLD_SIZE is not set: each of these tasks trains a run" in caplog.text
+    assert "SLURM_STEP_NUM_TASKS is 4, and WORLD_SIZE is not set: each of these tasks trains its own run" in caplog.text

@@ -1,4 +1,4 @@
-"""SEQ_CLS: classification and regression by HF Trainer."""
+"""SEQ_CLS: classification and regression with transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class Task(task.Task):
 
     @classmethod
     def own_metric(cls, read: Mapping[str, Section]) -> str | None:
-        """Name the set's first metric."""
+        """Return the dataset's first metric."""
         dataset = read["dataset"]
         assert isinstance(dataset, DatasetSection)
         return next(iter(_describe(dataset).metrics), None)
 
     @classmethod
     def headline(cls, config: RunConfig) -> str | None:
-        """Name the metric that chooses the best checkpoint, else the set's first."""
+        """Return the metric that chooses the best checkpoint, else the dataset's first metric."""
         chosen = str(config.arguments.get("metric_for_best_model") or "").removeprefix("eval_")
         return chosen or cls.own_metric({"dataset": config.dataset})
 
     @classmethod
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
-        """Check metrics and class weights against the set."""
+        """Check metrics and class weights against the dataset."""
         described = _describe(config.dataset)
         for path, message in (*_check_metrics(config, described), *_check_weights(config, described)):
             yield document.problem(path, message)
@@ -61,7 +61,7 @@ class Task(task.Task):
 
     @classmethod
     def build_collator(cls, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Any]:
-        """Pad the inputs; labels are one a row."""
+        """Build a collator that pads the inputs; each row has one label."""
         from transformers import DataCollatorWithPadding
 
         collator: Callable[[list[dict[str, Any]]], Any] = DataCollatorWithPadding(tokenizer)
@@ -76,13 +76,13 @@ class Task(task.Task):
 
     @classmethod
     def count_labels(cls, dataset: DatasetSection) -> int | None:
-        """Count the classes, as far as they do not depend on the rows."""
+        """Count the classes as far as the section alone tells."""
         described = _describe(dataset)
         return described.num_labels or len(described.label_names or ())
 
     @classmethod
     def count_texts(cls, dataset: DatasetSection) -> int:
-        """Count the columns of text."""
+        """Count the text columns."""
         return len(_describe(dataset).text_columns)
 
 

@@ -1,4 +1,4 @@
-"""Builds the trainer of a classification or regression run."""
+"""Build the trainer of a classification or regression run."""
 
 from __future__ import annotations
 
@@ -28,23 +28,25 @@ if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
 
 _NOT_METRICS = ("loss", "combined_score")
-"""What a checkpoint can be judged by without being a metric."""
+"""Values of `metric_for_best_model` that are results of an evaluation but not metrics."""
 _POSITIONS = ("position_embeddings", "wpe", "embed_positions")
-"""What architectures call their table of learned positions."""
+"""Names that architectures give their table of learned positions."""
 
 
 def build_classification_trainer(
     config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: ClassificationData
 ) -> ClassificationTrainer:
-    """Build the trainer, ready to train a model that has its adapter.
+    """Build the trainer for a model with its adapter attached.
 
     Raises:
-        DataError: Rows are longer than the model's table of positions.
-        ConfigError: Class weights do not fit the data.
+        DataError: A row is longer than the model's table of positions.
+        ConfigError: The class weights do not fit the data.
     """
     _require_positions(model, data)
     section = config.training
-    arguments = build_arguments(config, {**_spare_search(config, model), **_fit_evaluation(config, data)})
+    arguments = build_arguments(
+        config, {**_skip_unused_parameter_search(config, model), **_evaluation_arguments(config, data)}
+    )
     half = arguments.bf16 or arguments.fp16
     return build_trainer(
         ClassificationTrainer,
@@ -65,9 +67,9 @@ def build_classification_trainer(
 def build_compute_metrics(
     data: ClassificationData, best: str | None = None
 ) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Build the function that scores an evaluation: every metric of the kind, and the task's combined score.
+    """Build the function that scores an evaluation: all metrics of the task and the combined score.
 
-    `best`, the result by which checkpoints are compared, may be none of the usual metrics.
+    `best`, the result by which checkpoints are compared, is computed too if it is another metric.
     """
     every = metric_names("regression" if data.num_labels == 1 else "classification")
     names = list(dict.fromkeys([*data.spec.metrics, *every, *chosen_metric(best)]))
@@ -80,26 +82,26 @@ def build_compute_metrics(
 
 
 def chosen_metric(best: str | None) -> list[str]:
-    """Give the metric of which `metric_for_best_model` is the name; none where it is the loss, say."""
+    """Return the metric that `metric_for_best_model` names, as a list; empty for the loss or the combined score."""
     name = (best or "").removeprefix("eval_")
     return [name] if name and name not in _NOT_METRICS else []
 
 
 def combined_score(values: dict[str, float], data: ClassificationData) -> dict[str, float]:
-    """Average the set's own metrics where it has several, as run_glue does; a script's value has any range."""
+    """Average the dataset's own metrics if it has several, as run_glue does; a script's value has any range."""
     names = [name for name in data.spec.metrics if not load_metric(name).fits_any]
     own = [values[result_key(name, data.num_labels)] for name in names]
     return {"combined_score": sum(own) / len(own)} if len(own) > 1 else {}
 
 
 def best_metric_name(resolved: dict[str, Any], data: ClassificationData) -> str:
-    """Name the result by which checkpoints are compared, as it stands in the results."""
+    """Return the name in the results of the result by which checkpoints are compared."""
     chosen = str(resolved.get("metric_for_best_model") or data.spec.metrics[0]).removeprefix("eval_")
     return chosen if chosen in _NOT_METRICS else result_key(chosen, data.num_labels)
 
 
-def _fit_evaluation(config: RunConfig, data: ClassificationData) -> dict[str, Any]:
-    """Spell the best metric as it stands in the results, in its own direction; without rows, never evaluate."""
+def _evaluation_arguments(config: RunConfig, data: ClassificationData) -> dict[str, Any]:
+    """Return the best metric's name in the results and its direction as arguments; without rows, never evaluate."""
     resolved = config.arguments
     if "" not in data.evals:
         return dict(NEVER_EVALUATE)
@@ -110,10 +112,10 @@ def _fit_evaluation(config: RunConfig, data: ClassificationData) -> dict[str, An
     return {"metric_for_best_model": name, "greater_is_better": resolved.get("greater_is_better", rising)}
 
 
-def _spare_search(config: RunConfig, model: PreTrainedModel) -> dict[str, bool]:
-    """Spare DDP the search for parameters without gradient where an adapter is trained: each takes part in the loss.
+def _skip_unused_parameter_search(config: RunConfig, model: PreTrainedModel) -> dict[str, bool]:
+    """Turn off DDP's search for unused parameters for adapters, all of whose parameters affect the loss.
 
-    A whole model may have some, such as a pooler that its classifier passes over.
+    A whole model may have unused parameters, such as a pooler that its classifier bypasses.
     """
     whole = all(parameter.requires_grad for parameter in model.parameters())
     key = "ddp_find_unused_parameters"
@@ -125,7 +127,7 @@ def _build_loss(
 ) -> ClassificationLoss:
     counts = list(data.reports["train"].label_counts.values()) if data.train else []
     wanted = section.class_weights
-    if isinstance(wanted, list) and len(wanted) == len(counts):  # written in the data's order of classes
+    if isinstance(wanted, list) and len(wanted) == len(counts):  # given in the data's order of classes
         by_id = dict(zip(data.coder.numbers.values(), wanted, strict=True))
         wanted = [by_id[index] for index in range(len(wanted))]
     weights = scale_class_weights(wanted, counts) if counts else None
@@ -133,7 +135,7 @@ def _build_loss(
 
 
 def head_rates(section: OwnTrainingSection, model: PreTrainedModel) -> dict[str, float]:
-    """Give the head's own learning rate by parameter."""
+    """Map each of the head's parameters to `head_learning_rate`."""
     if (rate := section.head_learning_rate) is None:
         return {}
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -143,16 +145,16 @@ def head_rates(section: OwnTrainingSection, model: PreTrainedModel) -> dict[str,
 
 
 def _require_positions(model: PreTrainedModel, data: ClassificationData) -> None:
-    """Check learned positions before the first long row crashes an epoch's middle."""
+    """Compare the longest row with the table of learned positions, before it crashes training mid-epoch."""
     from torch import nn
 
     longest = max(report.token_lengths["max"] for report in data.reports.values())
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in _POSITIONS:
             first = getattr(module, "offset", module.padding_idx + 1 if module.padding_idx else 0)
-            room = module.num_embeddings - first
-            if longest > room:
+            available = module.num_embeddings - first
+            if longest > available:
                 raise DataError(
-                    f"dataset.max_length: a row has {longest} tokens, but the model has positions for {room}; "
-                    f"set dataset.max_length: {room}"
+                    f"dataset.max_length: a row has {longest} tokens, but the model has positions for {available}; "
+                    f"set dataset.max_length: {available}"
                 )

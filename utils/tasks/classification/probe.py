@@ -36,14 +36,14 @@ _Inputs = list[dict[str, list[int]]]
 def open_probe(
     config: RunConfig, label_names: tuple[str, ...], run: Path | None, tokenizer: PreTrainedTokenizerBase, num_eval: int
 ) -> Probe:
-    """Make the probe; scored on rows of the run's validation split, else on the probe rows' own labels.
+    """Open the probe, scored on rows of the run's validation split, else on the probe rows' own labels.
 
     Args:
-        config: Of the model's run.
-        label_names: Of its head.
-        run: The run's folder; None: it was trained elsewhere.
-        tokenizer: Its own.
-        num_eval: Rows to score on, at most; 0: no score.
+        config: Configuration of the model's run.
+        label_names: Label names of the model's head.
+        run: The run's folder; None for a model trained elsewhere.
+        tokenizer: The model's tokenizer.
+        num_eval: Maximum number of rows to score on; 0 for no score.
     """
     spec = load_dataset_plugin(config.dataset.name).describe_classification(config.dataset)
     probes = read_probes(run, spec.text_columns)
@@ -76,12 +76,12 @@ def open_probe(
 
 
 def draw_reload_rows(data: ClassificationData, tokenizer: PreTrainedTokenizerBase, seed: int) -> Ask | None:
-    """Draw validation rows by a seed, on which a model gives logits and metrics; None where there are none."""
+    """Draw validation rows by a seed for comparing logits and metrics; None without validation rows."""
     if "" not in data.evals:
         return None
     split = data.evals[""].dataset
     count = min(NUM_RELOAD_ROWS, len(split))
-    chosen = sorted(random.Random(seed).sample(range(len(split)), count))  # noqa: S311  no secret
+    chosen = sorted(random.Random(seed).sample(range(len(split)), count))  # noqa: S311  not used for security
     rows = split.select(chosen).to_list()
     labels = [row["labels"] for row in rows]
 
@@ -107,11 +107,11 @@ def _encoder_of(probes: Probes, max_length: int) -> Callable[[PreTrainedTokenize
 def _read_validation_rows(
     config: RunConfig, tokenizer: PreTrainedTokenizerBase, label_names: tuple[str, ...], count: int
 ) -> tuple[_Inputs, list[Any], str] | None:
-    """Read labelled rows of the validation split; None where the set is not at hand, or has other classes."""
+    """Read labelled rows of the validation split; None if the dataset is unavailable or has other classes."""
     try:
         data = open_task(config).prepare_data(tokenizer)
     except UserError as error:
-        logger.warning("the set's validation rows are not at hand (%s)", error)
+        logger.warning("the validation rows are not available (%s)", error)
         return None
     if "" not in data.evals or data.label_names != label_names:
         return None
@@ -122,22 +122,22 @@ def _read_validation_rows(
 def _find_labels(probes: Probes, inputs: _Inputs) -> tuple[_Inputs, list[Any], str]:
     if all("labels" in row for row in probes.rows):
         return inputs, [row["labels"] for row in probes.rows], f"the rows of {probes.source}"
-    return [], [], "no labelled rows are at hand"
+    return [], [], "no labelled rows are available"
 
 
 def _score(logits: np.ndarray[Any, Any], labels: list[Any], metrics: tuple[str, ...]) -> dict[str, float]:
     num_labels = logits.shape[-1]
     predicted = logits.reshape(-1) if num_labels == 1 else logits.argmax(axis=-1)
-    metrics = tuple(name for name in metrics if not name.startswith(EVALUATE_PREFIX))  # no code for a proof
+    metrics = tuple(name for name in metrics if not name.startswith(EVALUATE_PREFIX))  # no scripts in a check
     return compute_metrics(metrics, predicted, labels, num_labels, quiet=True)
 
 
 def run_rows(model: PreTrainedModel, rows: _Inputs, tokenizer: PreTrainedTokenizerBase) -> np.ndarray[Any, Any]:
-    """Give rows' logits, in padded batches of like length: whether the model knows its padding is part of the proof."""
+    """Return the rows' logits, from padded batches of similar lengths: the check covers the model's padding."""
     import numpy as np
     import torch
 
-    wanted = input_names(getattr(model, "module", model)) - {"labels"}  # of the model within FSDP's wrapper
+    wanted = input_names(getattr(model, "module", model)) - {"labels"}  # of the model inside FSDP's wrapper
     found: list[Any] = [None] * len(rows)
     model.eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Classification and regression as a task: data with labels, a new head, HF Trainer, scores by split."""
+"""Runs of classification and regression: labelled data, a new head, transformers' Trainer, scores by split."""
 
 from __future__ import annotations
 
@@ -40,33 +40,33 @@ logger = logging.getLogger(__name__)
 
 
 class ClassificationRun:
-    """SEQ_CLS: see `utils.tasks.task.TaskRun`."""
+    """A SEQ_CLS run; see `utils.tasks.task.TaskRun`."""
 
     def __init__(self, settings: RunConfig) -> None:
         self._settings = settings
 
     def prepare_data(self, tokenizer: PreTrainedTokenizerBase) -> ClassificationData:
-        """Prepare the set that `dataset:` names, its labels in the order that the checkpoint uses.
+        """Prepare the data that `dataset:` describes, with label ids in the checkpoint's order.
 
         Raises:
-            DataError: The rows cannot be used as they are.
+            DataError: The rows cannot be used.
         """
         section, model = self._settings.section(ClassificationSection), self._settings.model
         spec = load_dataset_plugin(section.name).describe_classification(section)
         for name in spec.metrics:
             load_metric(name).prepare()
-        reorder = self._keep_adapters_order() or (lambda names: read_label_order(model, tuple(names)))
+        reorder = self._adapter_class_order() or (lambda names: read_label_order(model, tuple(names)))
         return prepare_classification(spec, section, tokenizer, self._settings.seed, reorder)
 
-    def _keep_adapters_order(self) -> Callable[[Mapping[str, str]], tuple[str, ...]] | None:
-        """Keep the classes as the adapter that is trained on from has them: its head comes with it."""
+    def _adapter_class_order(self) -> Callable[[Mapping[str, str]], tuple[str, ...]] | None:
+        """Return a function that keeps the class order of the adapter in `adapter_path`, whose head is reused."""
         peft = self._settings.peft
         if peft.adapter_path is None:
             return None
         folder = find_adapter(peft)
         if (file := find_label_file(folder, folder.parent)) is None:
             logger.warning(
-                "peft.adapter_path: %s does not say which class is which (%s); the data's order is taken",
+                "peft.adapter_path: %s does not name its classes (%s); the data's order is used",
                 folder, LABELS_FILE,
             )  # fmt: skip
             return None
@@ -74,13 +74,13 @@ class ClassificationRun:
         return keep_order_of(names, f"peft.adapter_path: {folder}") if names else None
 
     def fingerprint_rows(self) -> str:
-        """Hash the rows as they are now."""
+        """Hash the current rows."""
         section = self._settings.section(ClassificationSection)
         spec = load_dataset_plugin(section.name).describe_classification(section)
         return fingerprint_set(spec, section, self._settings.seed)
 
     def preview(self, data: ClassificationData, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Any]:
-        """Print the first rows decoded, each with its label."""
+        """Print the first rows, decoded, with their labels."""
         from utils.core.terminal import build_console
 
         split, names = data.train or next(iter(data.evals.values())), data.label_names
@@ -93,13 +93,13 @@ class ClassificationRun:
         return {"rows": rows}
 
     def describe_head(self, data: ClassificationData) -> HeadSpec:
-        """Describe the head that the data needs."""
+        """Describe the head for the data's labels."""
         return build_head_spec(data.coder.names)
 
     def build_trainer(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: ClassificationData
     ) -> ClassificationTrainer:
-        """Build HF Trainer with our data order and loss, and the learning rates that the method asks for."""
+        """Build the trainer with the run's data order and loss, and the method's learning rates."""
         return build_classification_trainer(self._settings, model, tokenizer, data)
 
     def score(
@@ -110,7 +110,7 @@ class ClassificationRun:
         counts: ParameterCounts,
         measuring: MeasuringCallback,
     ) -> Outcome:
-        """Score every evaluation split, and predict the test splits that a benchmark's server scores."""
+        """Score every evaluation split, and predict the test splits of a benchmark server."""
         scores = score_classification(trainer, data)
         outcome = collect_outcome(record, trainer, data, scores, counts, measuring)
         outcome.predicted = predict_tests(trainer, data)
@@ -123,5 +123,5 @@ class ClassificationRun:
     def open_probe(
         self, label_names: tuple[str, ...], run: Path | None, tokenizer: PreTrainedTokenizerBase, num_eval: int
     ) -> Probe:
-        """Make the probe of a classifier."""
+        """Open the probe of a classifier."""
         return open_probe(self._settings, label_names, run, tokenizer, num_eval)

@@ -1,4 +1,4 @@
-"""Scores a trained classifier: every evaluation split with interval and baseline, and the test predictions."""
+"""Score a trained classifier: every evaluation split with interval and baseline, and the test predictions."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ _NOT_SCORES = ("eval_runtime", "eval_samples", "eval_samples_per_second", "eval_
 
 @dataclass(frozen=True)
 class SplitScore:
-    """What one evaluation split gave."""
+    """Scores of one evaluation split."""
 
     metrics: dict[str, float]
-    """Every metric, and `loss`; names without prefix."""
+    """All metrics and `loss`, by name without prefix."""
     hf: dict[str, float]
     """The Trainer's own keys: eval_accuracy, eval_runtime, ..."""
     interval: dict[str, tuple[float, float]]
-    """95 % bootstrap interval of the set's own metrics, and of the one that chose the checkpoint."""
+    """95 % bootstrap intervals of the dataset's own metrics and of the one that chose the checkpoint."""
     baseline: dict[str, float]
-    """The same metrics for always answering the most frequent training label (the mean for regression)."""
+    """The same metrics when always predicting the most frequent training label (for regression, the mean)."""
     num_rows: int
     answers: list[dict[str, Any]]
-    """Each row's texts, its label, and the model's, in the order of the file."""
+    """Each row's texts, label and prediction, in the order of the file."""
 
 
 def score_classification(trainer: ClassificationTrainer, data: ClassificationData) -> dict[str, SplitScore]:
-    """Evaluate every evaluation split with the model as it is now.
+    """Evaluate every evaluation split with the model's current weights.
 
     Returns:
-        A score by the split's suffix: `""`, and `_mm` for mismatched MNLI.
+        Scores by the split's suffix: `""`, and `_mm` for mismatched MNLI.
     """
     return {suffix: _score_split(trainer, data, split) for suffix, split in data.evals.items()}
 
@@ -57,8 +57,8 @@ def predict_tests(trainer: ClassificationTrainer, data: ClassificationData) -> d
     """Predict every test split.
 
     Returns:
-        By the submission's file name: class ids or values by the rows' own numbers (else their places, from 0), in
-        the order in which the split was read.
+        Predictions by the submission's file name: class ids or values by the rows' own numbers (else by position, from
+        0), in the order of the split.
     """
     predicted: dict[str, dict[Any, Any]] = {}
     for submission, split in data.tests:
@@ -76,7 +76,7 @@ def collect_outcome(
     counts: ParameterCounts,
     measuring: MeasuringCallback,
 ) -> Outcome:
-    """Put what was measured into the record of a run that reached its end; scores are by the split's suffix."""
+    """Complete the record of a finished run with its measurements; `scores` is keyed by the split's suffix."""
     main = scores.get("")
     name = best_metric_name(trainer.args.to_dict(), data)
     metrics: dict[str, float | None] = {}
@@ -116,14 +116,14 @@ def _score_split(trainer: ClassificationTrainer, data: ClassificationData, split
     intervals = {
         result_key(name, data.num_labels): bootstrap_interval(name, predictions, references, data.num_labels)
         for name in names
-        if not load_metric(name).fits_any  # a script's 1000 resamples would take minutes
+        if not load_metric(name).fits_any  # 1000 resamples of a script would take minutes
     }
     answers = _list_answers(data, split, predictions.tolist())
     return SplitScore(metrics, hf, intervals, _score_majority(names, data, references), len(split.dataset), answers)
 
 
 def _list_answers(data: ClassificationData, split: PreparedSplit, predictions: list[Any]) -> list[dict[str, Any]]:
-    """Put each row's texts beside its label and the prediction: names of classes, or numbers."""
+    """List each row's texts, label and prediction: class names, or numbers."""
     names = data.label_names
 
     def name(value: float) -> str | float:
@@ -151,7 +151,7 @@ def _score_majority(
 
 
 def _list_partial(data: ClassificationData) -> list[str]:
-    """Say which scores were not measured on all rows of a split."""
+    """List the scores that do not cover all rows of a split."""
     return [
         f"partial score: {report.rows} of {report.rows + report.left_out_rows} rows of {name}"
         for name, report in data.reports.items()

@@ -1,4 +1,4 @@
-"""The trainer of classification and regression, and its loss: exact, however rows are split into batches."""
+"""The trainer of classification and regression, with a loss that does not depend on the batching."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from utils.trainer.processes import count_real_rows
 
 
 class ClassificationTrainer(LoraNsTrainer):
-    """A Trainer whose evaluation's loss is the mean over rows, each counted once, however they were batched."""
+    """A Trainer whose evaluation loss is the mean over rows, each counted once, independent of the batching."""
 
-    FUSES_LORA = False  # the losses are those of a plain Trainer, to the bit
+    FUSES_LORA = False  # losses equal a plain Trainer's to the bit
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Evaluate a batch; rows that only fill up the last one of several processes leave the loss alone."""
+        """Evaluate a batch; duplicated rows that pad the last batch of several processes are left out of the loss."""
         loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
         if self.compute_loss_func is not None and logits is not None and labels is not None:
             num_real = count_real_rows(self.accelerator, len(labels))
@@ -28,20 +28,20 @@ class ClassificationTrainer(LoraNsTrainer):
         return loss, logits, labels
 
     def describe_evaluation(self, *totals: float) -> dict[str, float]:
-        """Give the mean loss."""
+        """Return the mean loss."""
         loss, num_rows = totals
         return {"loss": loss / num_rows} if num_rows else {}
 
 
 def keep_predictions(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-    """Reduce logits to predictions batch by batch, so that evaluation's memory does not grow with the classes.
+    """Reduce logits to predictions batch by batch, so that the memory of an evaluation does not grow with the classes.
 
     Args:
-        logits: Shape (batch, num_labels), or a tuple that starts with it.
-        labels: Not used; the Trainer passes them.
+        logits: Shape (batch, num_labels), or a tuple whose first element has that shape.
+        labels: Unused; the Trainer passes them.
 
     Returns:
-        Shape (batch,): class ids, or the value for regression. A batch of one row stays one-dimensional.
+        Class ids, or values for regression, shape (batch,), also for a batch of one row.
     """
     first = _first(logits)
     return first.squeeze(-1).float() if first.shape[-1] == 1 else first.argmax(dim=-1)
@@ -55,15 +55,15 @@ def _first(logits: Any) -> torch.Tensor:
 class ClassificationLoss:
     """Cross-entropy, or mean squared error for regression, over all rows of an optimizer step.
 
-    transformers divides a loss by the number of accumulated batches only where it believes that the model has not
-    done so, and takes every model whose forward accepts keyword arguments as one that has. Classifiers accept them
-    and do not, so their gradients come out too large by the number of accumulated batches (and of processes).
-    Here the sum over rows is divided by the rows of the whole step.
+    transformers divides a loss by the number of accumulated batches only if the model has not normalized it, which it
+    assumes of every model whose forward takes keyword arguments. Classifiers take them but do not normalize, so their
+    gradients would be too large by the number of accumulated batches (and of processes). This loss divides the sum over
+    rows by the number of rows in the whole step.
 
     Args:
         num_labels: 1 for regression.
-        class_weights: Weight of each class, of a mean of 1 over the training rows, or None.
-        label_smoothing: Share of the target spread over all classes, 0 to 1.
+        class_weights: Weight of each class, with mean 1 over the training rows, or None.
+        label_smoothing: Share of the target spread over all classes, from 0 to 1.
     """
 
     def __init__(self, num_labels: int, class_weights: list[float] | None = None, label_smoothing: float = 0.0) -> None:
@@ -76,7 +76,7 @@ class ClassificationLoss:
     ) -> torch.Tensor:
         """Compute the loss of logits, shape (batch, num_labels), and labels, shape (batch,).
 
-        `num_items_in_batch` are the rows of the whole optimizer step; None: those of this batch.
+        `num_items_in_batch` is the number of rows in the whole optimizer step; None: in this batch.
         """
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         labels = labels.to(logits.device)
@@ -94,14 +94,14 @@ class ClassificationLoss:
 
 
 def scale_class_weights(weights: list[float] | str | None, label_counts: list[int]) -> list[float] | None:
-    """Resolve `balanced` and scale weights to a mean of 1 over the training rows: the learning rate keeps its meaning.
+    """Resolve `balanced`, and scale weights to mean 1 over the training rows, which keeps the learning rate's meaning.
 
     Args:
-        weights: One weight per class, `balanced` (inverse to the class's share), or None.
-        label_counts: Training rows of each class.
+        weights: One weight per class, `balanced` (inverse to the class frequency), or None.
+        label_counts: Number of training rows of each class.
 
     Raises:
-        ConfigError: There are not as many weights as classes, or they weigh nothing.
+        ConfigError: The number of weights differs from the number of classes, or all weights are zero.
     """
     if weights is None:
         return None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from utils.tasks.task import TaskRun
 
 _ON_RATIOS = ("nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down")
-"""Losses that no other divergence than reverse_kl is defined for."""
+"""Losses that are defined for reverse_kl only."""
 
 
 class Task(preference.PreferenceTask):
@@ -33,12 +33,12 @@ class Task(preference.PreferenceTask):
 
     @classmethod
     def describe_rows(cls, config: RunConfig) -> InstructionSet:
-        """Make the dataset's rows pairs."""
+        """Describe the dataset's rows as pairs."""
         return as_pairs(super().describe_rows(config), getattr(config.dataset, "roles", {}))
 
     @classmethod
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
-        """Check also that the losses' settings go together."""
+        """Also check that the settings of the losses fit each other."""
         yield from super().check(config, document, files)
         for key, message in _find_mistakes(config.section(DpoSection)):
             yield document.problem(f"dpo.{key}", message)

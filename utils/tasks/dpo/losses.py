@@ -1,4 +1,4 @@
-"""The losses of DPO and its like, by TRL's names and as TRL 1.16 defines them (DPOTrainer._compute_loss)."""
+"""The losses of DPO and its variants, with TRL's names and definitions (TRL 1.16, DPOTrainer._compute_loss)."""
 
 from __future__ import annotations
 
@@ -16,51 +16,51 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What the losses are made of; every tensor has the shape (2, n): the chosen answers, then the rejected ones."""
+    """Inputs of the losses; all tensors have shape (2, n): the chosen answers, then the rejected ones."""
 
     logps: torch.Tensor
-    """Log-probabilities of the answers by the model."""
+    """The model's log-probabilities of the answers."""
     reference: torch.Tensor
-    """The same by the reference."""
+    """The reference's log-probabilities of the answers."""
     counts: torch.Tensor
-    """Tokens of the answers."""
+    """Numbers of tokens of the answers."""
     section: DpoSection
 
     @property
     def ratios(self) -> torch.Tensor:
-        """How much likelier the model finds each answer than the reference does, as a logarithm."""
+        """Log ratios of the model's to the reference's probability of each answer."""
         return self.logps - self.reference
 
     @property
     def scores(self) -> torch.Tensor:
-        """The ratios under the derivative of the divergence: themselves for reverse_kl."""
+        """The log ratios transformed by the derivative of the f-divergence; unchanged for reverse_kl."""
         ratios, alpha = self.ratios, self.section.f_alpha_divergence_coef
         kind = self.section.f_divergence_type
         if kind == "forward_kl":
             return 1 - torch.exp(-ratios)
         if kind == "js_divergence":
             return math.log(2) + logsigmoid(ratios)
-        if kind == "alpha_divergence" and abs(alpha - 1) >= 1e-6:  # in the limit it is the ratio
+        if kind == "alpha_divergence" and abs(alpha - 1) >= 1e-6:  # at 1 it is the log ratio
             return (torch.exp(((alpha - 1) * ratios.float()).clamp(max=80.0)) - 1) / (alpha - 1)
         return ratios
 
     @property
     def margin(self) -> torch.Tensor:
-        """How much more the chosen answer scores than the rejected one, shape (n,)."""
+        """Score of the chosen answer minus score of the rejected one, shape (n,)."""
         return self.scores[0] - self.scores[1]
 
     @property
     def mean_margin(self) -> torch.Tensor:
-        """The same of scores per token."""
+        """The margin of the scores per token, shape (n,)."""
         means = self.scores / self.counts.clamp(min=1)
         return means[0] - means[1]
 
 
 def compute_losses(pairs: Pairs, chosen: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Sum the section's losses by their weights, shape (n,); `chosen` has the log-probabilities of chosen tokens."""
+    """Sum the section's losses by weight, shape (n,); `chosen` has the chosen answers' token log-probabilities."""
     total = torch.zeros_like(pairs.logps[0])
     for name, weight in pairs.section.losses.items():
-        # sft is a mean over all tokens of the batch, which is the same for each pair
+        # sft is the mean over all tokens of the batch, equal for all pairs
         losses = -torch.cat(list(chosen)).mean().expand_as(total) if name == "sft" else _LOSSES[name](pairs)
         total = total + weight * losses
     return total

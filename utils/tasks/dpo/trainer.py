@@ -1,4 +1,4 @@
-"""Trains on pairs of answers: the losses of DPO, and their metrics."""
+"""Train on pairs of answers: the losses of DPO and their metrics."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class DpoTrainer(PreferenceTrainer):
-    """See the base; a batch holds all chosen texts, then all rejected ones."""
+    """A preference trainer whose batches hold all chosen texts, then all rejected ones."""
 
     TEXTS_PER_ROW = 2
     references_per_row = 2
     section: DpoSection
 
     def reduce(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Sum each text's tokens; with ld_alpha those beyond the other answer's length weigh less."""
+        """Sum each text's tokens; with ld_alpha, tokens beyond the other answer's length are weighted by it."""
         if self.section.ld_alpha is None:
             return super().reduce(parts)
         half = len(parts) // 2
@@ -32,7 +32,7 @@ class DpoTrainer(PreferenceTrainer):
         return torch.stack([part[:n].sum() + weight * part[n:].sum() for part, n in zip(parts, shared, strict=True)])
 
     def compute_rows(self, model: Any, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
-        """Give each pair's loss, rewards, whether the chosen one is larger (1/2: equal), and the same of log-probs."""
+        """Compute each pair's loss, rewards and log-probabilities, and whether the chosen one is larger (ties: 1/2)."""
         parts = self.score(model, inputs)
         half = len(parts) // 2
         logps, reference = self.reduce(parts).view(2, -1), self.score_reference(inputs).view(2, -1)
@@ -43,7 +43,7 @@ class DpoTrainer(PreferenceTrainer):
         return [losses, *rewards, compare_sides(rewards), *logps, compare_sides(logps)]
 
     def describe(self, num_rows: float, *totals: float) -> dict[str, float]:
-        """Turn sums over pairs into means, by TRL's names."""
+        """Turn sums over pairs into means, under TRL's names."""
         means = [total / num_rows for total in totals]
         names = ("rewards/chosen", "rewards/rejected", "rewards/accuracies",
                  "logps/chosen", "logps/rejected", "logps/accuracies")  # fmt: skip

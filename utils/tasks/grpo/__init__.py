@@ -1,4 +1,4 @@
-"""CAUSAL_LM with a section `grpo:`: group relative policy optimization, rewards being metrics (Shao et al. 2024)."""
+"""CAUSAL_LM with a section `grpo:`: group relative policy optimization with metrics as rewards (Shao et al. 2024)."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Task(preference.PreferenceTask):
 
     @classmethod
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
-        """Check also rewards, groups, and what the reference is."""
+        """Also check the rewards, the group size and the reference."""
         yield from super().check(config, document, files)
         for path, message in (*_find_reward_mistakes(config.section(GrpoSection)), *_find_mistakes(config)):
             yield document.problem(path, message)
 
     @classmethod
     def find_unused(cls, config: RunConfig) -> dict[str, tuple[bool, str]]:
-        """Give by key whether its value has no effect, and why."""
+        """Map each key to whether its value has no effect, and the reason."""
         section = config.section(GrpoSection)
         idle = section.num_iterations == 1 and section.loss_type != "cispo"
         defaults = GrpoSection.model_fields
@@ -65,19 +65,19 @@ class Task(preference.PreferenceTask):
 def _find_reward_mistakes(section: GrpoSection) -> Iterator[tuple[str, str]]:
     known = metric_names("generation")
     if not (section.rewards or section.reward_models):
-        yield "grpo.rewards", "names no metric; {em_strict: 1.0}, say"
+        yield "grpo.rewards", "names no metric; for example {em_strict: 1.0}"
     for name in section.rewards:
         if name not in known:
             yield "grpo.rewards", f"no metric of generated texts called {name}{suggest(name, known)}"
         elif (metric := load_metric(name)).runs_code or metric.num_answers > 1:
-            yield "grpo.rewards", f"{name} cannot be a reward: it runs what was written, or judges several answers"
+            yield "grpo.rewards", f"{name} cannot be a reward: it runs generated code, or judges several answers"
     for name in section.reward_models:
         made = read_model_config(ModelSection(name_or_path=name))
         if made is None and is_local(name):
-            message = f"{name}: holds no model; of a reward: run merge_adapter.py makes one"
+            message = f"{name}: holds no model; merge_adapter.py makes one from a reward: run"
             yield "grpo.reward_models", message
         elif made is not None and not str((made.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
-            yield "grpo.reward_models", f"{name}: is no reward model, which has a head of one number"
+            yield "grpo.reward_models", f"{name}: is not a reward model; its head needs exactly one output"
 
 
 def _find_mistakes(config: RunConfig) -> Iterator[tuple[str, str]]:
@@ -86,7 +86,7 @@ def _find_mistakes(config: RunConfig) -> Iterator[tuple[str, str]]:
         message = f"{section.num_generations} does not divide the {rows} answers of an optimizer step"
         yield "grpo.num_generations", f"{message} (per_device_train_batch_size * gradient_accumulation_steps)"
     if section.beta and config.peft.method == "none":
-        yield "grpo.beta", "needs an adapter: the base under it is what the distance is to"
+        yield "grpo.beta", "needs an adapter: the reference is the base without it"
     if section.server is not None and (reason := explain_unservable(config.peft)):
         yield "grpo.server", f"{reason}; or leave grpo.server out"
     if getattr(config.peft, "cache", "off") != "off":

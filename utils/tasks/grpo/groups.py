@@ -1,4 +1,4 @@
-"""Prompts that are answered several times: their rows, their order, and the advantage of an answer over its group."""
+"""Prompts answered in groups: their rows, their order, the rewards, and each answer's advantage over its group."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncodedPrompt(Encoded):
-    """A prompt as tokens, none of which is trained on, and what answers to it are judged by."""
+    """A tokenized prompt, none of it trained on, and what is needed to reward answers to it."""
 
     reference: str = ""
-    """As JSON."""
+    """Reference of the metrics, as JSON."""
     asked: str = ""
-    """What a reward model reads beside an answer, as JSON."""
+    """Input of the reward models besides the answer, as JSON."""
 
     @property
     def is_usable(self) -> bool:
-        """Whether it can be answered."""
+        """Whether the prompt can be answered."""
         return bool(self.input_ids)
 
     def to_row(self) -> dict[str, Any]:
-        """Give the row with its reference."""
+        """Return the row with its reference and input of the reward models."""
         return {**super().to_row(), "reference": self.reference, "asked": self.asked}
 
 
 @dataclass(frozen=True)
 class PromptEncoder(ExampleEncoder):
-    """Encodes prompts alone; those longer than max_length lose their middle, unless rows are to be dropped."""
+    """Encode prompts alone; those longer than max_length lose their middle unless rows are to be dropped."""
 
     COLUMNS: ClassVar[Mapping[str, type]] = {**ExampleEncoder.COLUMNS, "reference": str, "asked": str}
 
@@ -69,10 +69,10 @@ class PromptEncoder(ExampleEncoder):
 
 
 class RepeatedPrompts(TorchDataset[dict[str, Any]]):
-    """Prompts so many times each: the row of number n is an answer to prompt n // num_generations."""
+    """Each prompt repeated: row n is an answer to prompt n // num_generations."""
 
     column_names: ClassVar[tuple[str, ...]] = ()
-    """None of which the length of a batch could be told: it depends on what is written."""
+    """Empty: no column tells the length of a batch, which depends on the answers."""
 
     def __init__(self, rows: Dataset, num_generations: int) -> None:
         self._rows, self._times = rows, num_generations
@@ -87,7 +87,7 @@ class RepeatedPrompts(TorchDataset[dict[str, Any]]):
 
 
 class GroupOrder(Sampler[int]):
-    """Shuffled prompts, each with all its answers in one optimizer step, which comes num_iterations times in a row.
+    """Shuffled prompts; all answers to one are in one optimizer step, and each step is repeated num_iterations times.
 
     The order is a function of seed and epoch alone. Prompts that do not fill a step are left out of their epoch.
     """
@@ -97,7 +97,7 @@ class GroupOrder(Sampler[int]):
         self._iterations, self._seed, self._epoch = num_iterations, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
+        """Choose the epoch of the next order."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -114,7 +114,7 @@ class GroupOrder(Sampler[int]):
 
 
 class Rewards:
-    """Metrics and reward models as rewards; the judges are those of the section's models, in their order."""
+    """Metrics and reward models as rewards; `judges` are in the order of the section's models."""
 
     def __init__(self, section: GrpoSection, judges: Sequence[Judge] = ()) -> None:
         weights = {**section.rewards, **(section.reward_models if judges else {})}
@@ -124,17 +124,17 @@ class Rewards:
         self._judges = judges
 
     def require(self, references: Sequence[Reference]) -> None:
-        """Check that the rows say what the metrics judge by.
+        """Check that the rows have what the metrics need.
 
         Raises:
-            ConfigError: They do not.
+            ConfigError: A metric cannot judge answers to these rows.
         """
         for metric in self._metrics:
             if not all(metric.takes(each) for each in references):
                 raise ConfigError([Problem(f"{metric.name} cannot judge answers to these rows", "grpo.rewards")])
 
     def score(self, texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> np.ndarray[Any, Any]:
-        """Score answers to rows, shape (n, rewards + 1): each reward, then their weighted sum; undefined ones are 0."""
+        """Score answers, shape (n, rewards + 1): each reward, then their weighted sum; undefined ones are 0."""
         references, asked = ([row[name] for row in rows] for name in ("reference", "asked"))
         columns = [metric.score_rows(texts, references) for metric in self._metrics if metric.score_rows is not None]
         columns += [np.array(judge(asked, texts)) for judge in self._judges]
@@ -146,7 +146,7 @@ class Rewards:
 def compute_advantages(
     rewards: torch.Tensor, num_generations: int, scale: Literal["group", "batch", "none"]
 ) -> torch.Tensor:
-    """Compute how much better each answer is than its group, as TRL does; rewards (n,) stand group by group."""
+    """Compute each answer's advantage over its group, as TRL does; rewards, shape (n,), are ordered by group."""
     groups = rewards.view(-1, num_generations)
     advantages = groups - groups.mean(dim=1, keepdim=True)
     if scale == "group":

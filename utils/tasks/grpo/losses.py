@@ -1,4 +1,4 @@
-"""The losses of group relative policy optimization, by TRL's names and as TRL 1.16 defines them (GRPOTrainer)."""
+"""The losses of group relative policy optimization, with TRL's names and definitions (TRL 1.16, GRPOTrainer)."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A batch of answers; tensors of tokens, (t,), hold those of all answers one after another."""
+class AnswerBatch:
+    """A batch of n answers; tensors over tokens, shape (t,), concatenate those of all answers."""
 
     logps: torch.Tensor
-    """Log-probabilities of tokens by the model."""
+    """The model's log-probabilities of the tokens, (t,)."""
     old: torch.Tensor
-    """The same by the model that wrote them."""
+    """Log-probabilities by the model that generated the answers, (t,)."""
     reference: torch.Tensor | None
-    """The same by the base; None: no distance to it is computed."""
+    """Log-probabilities by the base, (t,); None: no KL divergence from it is computed."""
     counts: torch.Tensor
-    """Tokens of each answer, (n,)."""
+    """Number of tokens of each answer, (n,)."""
     advantages: torch.Tensor
-    """Of each answer, (n,)."""
+    """Advantage of each answer, (n,)."""
     kept: torch.Tensor
-    """1 for answers that are learnt from, else 0; (n,)."""
+    """1 for answers that are trained on, else 0; (n,)."""
     step_tokens: torch.Tensor
-    """Tokens that are learnt from in the whole step."""
+    """Number of trained tokens in the whole step."""
     step_rows: int
-    """Answers of the whole step."""
+    """Number of answers in the whole step."""
 
-    def spread(self, rows: torch.Tensor) -> torch.Tensor:
-        """Give each token its answer's value."""
+    def expand(self, rows: torch.Tensor) -> torch.Tensor:
+        """Repeat each answer's value for its tokens, (t,)."""
         return rows.repeat_interleave(self.counts)
 
-    def add_up(self, tokens: torch.Tensor) -> torch.Tensor:
+    def sum_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Sum over the tokens of each answer, (n,)."""
         return torch.stack([part.sum() for part in tokens.split(self.counts.tolist())])
 
 
-def compute_losses(batch: Answered, section: GrpoSection) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Compute of each answer, (n,): its loss, the mean of which over the step is the step's; mean KL; share clipped."""
+def compute_losses(batch: AnswerBatch, section: GrpoSection) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compute each answer's loss (the step's loss is their mean), mean KL, and share of clipped tokens; each (n,)."""
     log_ratios, lengths = batch.logps - batch.old, batch.counts.clamp(min=1)
     if section.importance_sampling_level == "sequence":
-        log_ratios = batch.spread(batch.add_up(log_ratios) / lengths)
-    ratios, advantages = torch.exp(log_ratios), batch.spread(batch.advantages)
+        log_ratios = batch.expand(batch.sum_tokens(log_ratios) / lengths)
+    ratios, advantages = torch.exp(log_ratios), batch.expand(batch.advantages)
     high = 1 + (section.epsilon if section.epsilon_high is None else section.epsilon_high)
     clipped = ((ratios < 1 - section.epsilon) & (advantages < 0)) | ((ratios > high) & (advantages > 0))
-    losses = _weigh(batch.logps, ratios, advantages, section)
+    losses = _compute_token_losses(batch.logps, ratios, advantages, section)
     kl = torch.zeros_like(losses)
     if batch.reference is not None:
         gap = batch.reference - batch.logps
@@ -57,26 +57,28 @@ def compute_losses(batch: Answered, section: GrpoSection) -> tuple[torch.Tensor,
         if section.use_bias_correction_kl:
             kl = kl * ratios
         losses = losses + section.beta * kl
-    rows = _join(batch, losses * batch.spread(batch.kept), section)
-    return rows, batch.add_up(kl.detach()) / lengths, batch.add_up(clipped.float()) / lengths
+    rows = _aggregate(batch, losses * batch.expand(batch.kept), section)
+    return rows, batch.sum_tokens(kl.detach()) / lengths, batch.sum_tokens(clipped.float()) / lengths
 
 
-def _weigh(logps: torch.Tensor, ratios: torch.Tensor, advantages: torch.Tensor, section: GrpoSection) -> torch.Tensor:
-    """Compute each token's loss."""
+def _compute_token_losses(
+    logps: torch.Tensor, ratios: torch.Tensor, advantages: torch.Tensor, section: GrpoSection
+) -> torch.Tensor:
+    """Compute each token's loss, (t,)."""
     high = section.epsilon if section.epsilon_high is None else section.epsilon_high
-    if section.loss_type == "cispo":  # here it bounds the ratio itself
+    if section.loss_type == "cispo":  # epsilon_high bounds the ratio itself here
         return -ratios.clamp(max=high).detach() * advantages * logps
     if section.loss_type == "sapo":
-        warmth = torch.where(advantages > 0, section.sapo_temperature_pos, section.sapo_temperature_neg)
-        return -torch.sigmoid(warmth * (ratios - 1)) * 4 / warmth * advantages
+        temperature = torch.where(advantages > 0, section.sapo_temperature_pos, section.sapo_temperature_neg)
+        return -torch.sigmoid(temperature * (ratios - 1)) * 4 / temperature * advantages
     bounded = ratios.clamp(1 - section.epsilon, 1 + high)
     ratios = ratios if section.delta is None else ratios.clamp(max=section.delta)
     return -torch.min(ratios * advantages, bounded * advantages)
 
 
-def _join(batch: Answered, losses: torch.Tensor, section: GrpoSection) -> torch.Tensor:
-    """Make each answer's loss of its tokens', (n,), whose mean over the step's answers is the loss."""
-    sums, kind = batch.add_up(losses), section.loss_type
+def _aggregate(batch: AnswerBatch, losses: torch.Tensor, section: GrpoSection) -> torch.Tensor:
+    """Aggregate token losses into one per answer, (n,), whose mean over the step's answers is the step's loss."""
+    sums, kind = batch.sum_tokens(losses), section.loss_type
     if kind in ("grpo", "sapo"):
         return sums / batch.counts.clamp(min=1)
     if kind == "luspo":

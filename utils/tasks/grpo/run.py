@@ -1,4 +1,4 @@
-"""A run that learns from rewards: prompts as rows, a trainer that writes, all else as in supervised fine-tuning."""
+"""Runs that learn from rewards: prompts as rows, a trainer that generates, the rest as in supervised fine-tuning."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class GrpoRun(RowsRun):
     ENCODER = PromptEncoder
 
     def arrange(self, rows: Dataset) -> Dataset:
-        """Leave the rows as they are, if the rewards can judge answers to them."""
+        """Return the rows unchanged, after a check that the rewards can judge answers to them."""
         section = self._settings.section(GrpoSection)
         Rewards(section).require([parse_json(each) for each in rows["reference"][:]])
         return rows
 
     def prepare_data(self, tokenizer: PreTrainedTokenizerBase) -> CausalData:
-        """Encode prompts; a row of an epoch is an answer."""
+        """Encode the prompts; each row of an epoch is one answer."""
         data = super().prepare_data(tokenizer)
         section = self._settings.section(GrpoSection)
         data.times = section.num_generations * section.num_iterations
@@ -42,7 +42,7 @@ class GrpoRun(RowsRun):
         return data
 
     def choose_parts(self, train: Dataset, evaluation: Dataset | None, collate: PreferenceCollator) -> dict[str, Any]:
-        """Give what the trainer writes by, and rewards by."""
+        """Return the trainer's arguments for generating and rewarding answers."""
         config = self._settings
         section = config.section(GrpoSection)
         drawn = {"max_new_tokens": section.max_completion_length, "temperature": section.temperature,

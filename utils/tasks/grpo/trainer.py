@@ -1,4 +1,4 @@
-"""Trains on answers that the model writes itself: draws them, rewards them, and learns from the better ones."""
+"""Train on answers that the model generates: generate, reward, and learn from the advantages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from utils.evaluation.processes import gather_lists, share_from_first
 from utils.generation.backend import Generated, generate_batches, open_backend
 from utils.generation.model_state import keep_random_state
 from utils.tasks.grpo.groups import GroupOrder, Rewards, compute_advantages
-from utils.tasks.grpo.losses import Answered, compute_losses
+from utils.tasks.grpo.losses import AnswerBatch, compute_losses
 from utils.tasks.preference.batches import PreferenceCollator
 from utils.tasks.preference.trainer import PreferenceTrainer
 from utils.trainer.varlen_attention import plain_attention
@@ -31,17 +31,17 @@ _ROLLOUTS = "rollouts.pt"
 
 
 class GrpoTrainer(PreferenceTrainer):
-    """See the base. A batch of the data loader is rows to be answered; what the loss sees are the answers.
+    """A preference trainer whose data loader yields rows to be answered; the loss is computed on the answers.
 
-    Answers are a function of the seed, the step, the row and the weights: a resumed run writes the same ones.
+    Answers are a function of the seed, the step, the row and the weights, so a resumed run generates the same ones.
 
     Args:
-        generation: How answers are drawn.
-        stop: Texts and tokens that end an answer.
-        collate: Makes batches of texts.
-        rewards: What an answer is worth.
-        method: The adapter's, as a server is handed it.
-        seed: Of the draws.
+        generation: Sampling settings of the answers.
+        stop: Strings and token ids that end an answer.
+        collate: Collator of texts.
+        rewards: Rewards of the answers.
+        method: The adapter's method, needed to hand it to a server.
+        seed: Seed of the sampling.
         **kwargs: As for the base.
     """
 
@@ -60,7 +60,7 @@ class GrpoTrainer(PreferenceTrainer):
     ) -> None:
         self._generation, self._stop = generation, stop
         self._collate, self._seed, self._reward, self._method = collate, seed, rewards, method
-        self._rollouts: list[dict[str, Any]] = []  # the batches of answers that steps are learning from
+        self._rollouts: list[dict[str, Any]] = []  # batches of answers of the current steps
         self._saved_rollouts: list[Any] = []
         super().__init__(data_collator=lambda rows: {"rows": rows}, **kwargs)
 
@@ -73,19 +73,19 @@ class GrpoTrainer(PreferenceTrainer):
         return self.row_order
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """Take the rows of an optimizer step, and give batches of answers to them."""
+        """Take the rows of an optimizer step and return batches of answers to them."""
         batches = list(islice(epoch_iterator, num_batches))
         block, phase = divmod(self.state.global_step, self.section.num_iterations)
         if phase == 0:
-            self._rollouts = self._write_answers([batch["rows"] for batch in batches], block)
+            self._rollouts = self._generate_batches([batch["rows"] for batch in batches], block)
         elif not self._rollouts:
             assert self.resume.source is not None, "a run begins with answers"
             saved = torch.load(Path(self.resume.source) / _ROLLOUTS, weights_only=True)
             self._rollouts = saved[self.args.process_index]
         return [dict(each) for each in self._rollouts], self._get_num_items_in_batch(self._rollouts, device)
 
-    def _write_answers(self, batches: list[list[dict[str, Any]]], block: int) -> list[dict[str, Any]]:
-        """Let the model answer rows, and make batches of the answers with their advantages."""
+    def _generate_batches(self, batches: list[list[dict[str, Any]]], block: int) -> list[dict[str, Any]]:
+        """Generate answers to rows, and make batches of them with their advantages."""
         rows = [row for batch in batches for row in batch]
         answers = self._generate(rows, block)
         scores = self._reward.score([each.text for each in answers], rows)
@@ -104,10 +104,10 @@ class GrpoTrainer(PreferenceTrainer):
                 "kept": torch.tensor(kept[part], dtype=torch.float32),
                 "step_tokens": torch.tensor(step_tokens),
             })  # fmt: skip
-        return [self._remember(each) for each in made]
+        return [self._add_old_log_probs(each) for each in made]
 
     def _compare_groups(self, numbers: list[int], rewards: list[float]) -> list[float]:
-        """Compute the advantages of answers to rows, given by number; a group may be spread over processes."""
+        """Compute the advantages of answers to rows, given by number; a group may be split across processes."""
         by_number = dict(sorted(gather_lists(list(zip(numbers, rewards, strict=True)))))
         every = torch.tensor([*by_number.values()], dtype=torch.float32)
         found = compute_advantages(every, self.section.num_generations, self.section.scale_rewards)
@@ -123,7 +123,7 @@ class GrpoTrainer(PreferenceTrainer):
             keep_random_state(),
             plain_attention(model),
             self.compute_loss_context_manager(),
-            self._choose_writer(model, block) as writer,
+            self._open_generator(model, block) as writer,
         ):
             backend = open_backend(writer, self.processing_class, self._generation, texts, tokens,
                                    seed=self._seed * 100_003 + block)  # fmt: skip
@@ -132,35 +132,35 @@ class GrpoTrainer(PreferenceTrainer):
         answers = [found[place] for place in range(len(rows))]
         if not all(each.ids for each in answers):
             writer = self.section.server or f"generation.backend: {self._generation.backend}"
-            raise UserError(f"{writer} does not tell the tokens that it writes, which are what is learnt from")
+            raise UserError(f"{writer} does not return the token ids of its answers, which training needs")
         return answers
 
     @contextmanager
-    def _choose_writer(self, model: Any, block: int) -> Iterator[Any]:
-        """Give the model itself, or a server's that has the adapter of this very step."""
+    def _open_generator(self, model: Any, block: int) -> Iterator[Any]:
+        """Yield the model itself, or a server that has loaded the current adapter."""
         url = self.section.server
         if url is None:
             yield model
             return
-        named = share_from_first(f"{block}-{uuid4().hex[:8]}")  # one that was killed has left its names behind
+        named = share_from_first(f"{block}-{uuid4().hex[:8]}")  # a killed run's names stay on the server
         with handed_over(model, url, self._method, Path(self.args.output_dir), named) as served:
             yield served
 
-    def _remember(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Add the log-probabilities of the model that wrote a batch, where later steps learn from it too."""
+    def _add_old_log_probs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Add the generating model's log-probabilities, if later steps train on the same answers."""
         if self.section.num_iterations == 1:
             return batch
         with self.as_start() as model:
             return {**batch, "old": torch.cat(self.score(model, self._prepare_inputs(batch))).cpu()}
 
     def compute_rows(self, model: Any, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
-        """Give each answer's loss and length, whether its group scores alike, KL, share clipped, and rewards."""
+        """Compute each answer's loss and length, whether its group scored equal, KL, share clipped, and rewards."""
         logps = torch.cat(self.score(model, inputs))
         reference = None
         if self.section.beta:
             with self.as_base() as base:
                 reference = torch.cat(self.score(base, inputs))
-        batch = Answered(
+        batch = AnswerBatch(
             logps=logps,
             old=inputs.get("old", logps.detach()),
             reference=reference,
@@ -175,7 +175,7 @@ class GrpoTrainer(PreferenceTrainer):
         return [losses, batch.counts.float(), alike, kl, clipped, *inputs["rewards"].T]
 
     def describe(self, num_rows: float, *totals: float) -> dict[str, float]:
-        """Turn sums over answers into means, by TRL's names."""
+        """Turn sums over answers into means, under TRL's names."""
         length, alike, kl, clipped, *rewards = (total / num_rows for total in totals)
         found = {"reward": rewards[-1], "completions/mean_length": length, "frac_reward_zero_std": alike}
         if len(self._reward.names) > 1:

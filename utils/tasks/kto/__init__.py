@@ -1,4 +1,4 @@
-"""CAUSAL_LM with a section `kto:`: learning from answers that are labelled good or bad (Ethayarajh et al. 2024)."""
+"""CAUSAL_LM with a section `kto:`: learning from answers labelled good or bad (Ethayarajh et al. 2024)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Task(preference.PreferenceTask):
 
     @classmethod
     def describe_rows(cls, config: RunConfig) -> InstructionSet:
-        """Make the dataset's rows labelled answers."""
+        """Describe the dataset's rows as labelled answers."""
         return as_labelled(super().describe_rows(config))
 
     @classmethod

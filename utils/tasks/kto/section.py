@@ -13,9 +13,9 @@ class KtoSection(PreferenceSection):
     """The `kto:` section."""
 
     loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
-    """kto: measured against how far the model is from the reference, which is estimated on each batch of
-    per_device_train_batch_size rows, 4 at least; apo_zero_unpaired: without that."""
+    """kto: relative to the KL divergence from the reference, estimated on each batch of per_device_train_batch_size
+    rows, at least 4; apo_zero_unpaired: without that term."""
     desirable_weight: float = Field(1.0, ge=0)
-    """Weight of answers labelled good; where there are fewer of them, more evens that out."""
+    """Weight of answers labelled good; raise it to balance a smaller number of them."""
     undesirable_weight: float = Field(1.0, ge=0)
-    """Weight of answers labelled bad."""
+    """Weight of answers labelled bad; raise it to balance a smaller number of them."""

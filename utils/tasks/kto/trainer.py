@@ -1,4 +1,4 @@
-"""Trains on answers labelled good or bad: KTO's loss as TRL 1.16 defines it, and its metrics."""
+"""Train on answers labelled good or bad: KTO's loss as TRL 1.16 defines it, and its metrics."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 class KtoTrainer(PreferenceTrainer):
-    """See the base."""
+    """A preference trainer with the loss of KTO."""
 
     section: KtoSection
 
     @property
-    def references_per_row(self) -> int:  # type: ignore[override]  # others declare it
-        """Count two where the KL is estimated: of the answer, and of another row's."""
+    def references_per_row(self) -> int:  # type: ignore[override]  # the base declares an attribute
+        """Two if the KL is estimated, for the row's own answer and another row's; else one."""
         return 2 if self.section.loss_type == "kto" else 1
 
     def compute_rows(self, model: Any, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
-        """Give each row's loss; reward and log-probability of good and of bad answers, with their numbers; the KL."""
+        """Compute each row's loss; reward, log-probability and count of good and of bad answers; and the KL."""
         logps, is_good = self.reduce(self.score(model, inputs)), inputs["is_good"]
         reference = self.score_reference(inputs)
         ratios = logps - reference[: len(logps)]
@@ -44,7 +44,7 @@ class KtoTrainer(PreferenceTrainer):
         return [losses * weights, *by_label, kl.expand_as(losses)]
 
     def describe(self, num_rows: float, *totals: float) -> dict[str, float]:
-        """Turn sums over rows into means, by TRL's names; of a label that no row has there are none."""
+        """Turn sums over rows into means, under TRL's names; a label without rows has none."""
         found = {"kl": totals[-1] / num_rows}
         for name, (reward, logp, count) in (("chosen", totals[:3]), ("rejected", totals[3:6])):
             if count:
@@ -54,12 +54,12 @@ class KtoTrainer(PreferenceTrainer):
         return found
 
     def reference_of(self, model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
-        """Compute the log-probabilities of the answers, then those of other rows' answers."""
+        """Compute the log-probabilities of the rows' own answers, then those of the exchanged answers."""
         found = [self.reduce(self.score(model, each)) for each in (inputs, inputs.get("kl")) if each is not None]
         return torch.cat(found)
 
     def _estimate_kl(self, model: Any, inputs: Mapping[str, Any], reference: torch.Tensor) -> torch.Tensor:
-        """Estimate how far the model is from the reference, by prompts with the answers of other rows, 0 at least."""
+        """Estimate the KL divergence from the reference on prompts with other rows' answers; at least 0."""
         if "kl" not in inputs:
             return torch.zeros((), device=self.args.device)
         with torch.no_grad():
@@ -75,9 +75,10 @@ class KtoRun(PreferenceRun):
     SHARES = ()
 
     def extend(self, rows: Dataset) -> Dataset:
-        """Give each row another one's answer, by which the KL is estimated: of the row before it in its step's batch.
+        """Add the answer of the previous row of its step to each row, for estimating the KL.
 
-        As if rows were not shuffled; TRL goes by the batches of a process, which here would change with their number.
+        The rows are taken unshuffled: TRL uses each process's batches, so its estimate depends on the number of
+        processes.
         """
         config = self._settings
         if config.section(KtoSection).loss_type != "kto":
@@ -87,7 +88,7 @@ class KtoRun(PreferenceRun):
 
 
 def exchange_answers(rows: Dataset, block: int, max_length: int) -> Dataset:
-    """Add columns of each prompt with the answer of the row before it, within blocks of so many rows."""
+    """Add columns that pair each prompt with the previous row's answer, within blocks of `block` rows."""
 
     def exchange(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         starts = [find_prompt(labels) for labels in batch["labels"]]

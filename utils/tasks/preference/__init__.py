@@ -1,4 +1,4 @@
-"""What tasks that learn from preferences share: their section, reference log-probabilities, trainer and run."""
+"""Common parts of tasks that learn from preferences: section, reference log-probabilities, trainer and run."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
 
 
 class PreferenceSection(Section):
-    """Keys of every task that compares the trained model with a reference, spelt as TRL spells them."""
+    """Keys of every task that compares the model with a reference, with TRL's names."""
 
     max_length: int = Field(1024, ge=8)
-    """CAUSAL_LM: tokens that a prompt with an answer may have; dataset.truncation says what happens to longer ones.
-    Both sides of a pair keep the same prompt."""
+    """CAUSAL_LM: maximum tokens of a prompt with an answer; longer ones follow dataset.truncation. Both answers of a
+    pair keep the same prompt."""
     beta: float = Field(0.1, gt=0)
-    """How strongly the model is kept near the reference: more is nearer. For ipo it is the paper's tau."""
+    """How strongly the model is kept near the reference: larger is nearer. For ipo it is the paper's tau."""
     ref_model: str | None = None
     """Another model as the reference, a folder or hub id with the same tokenizer; null: the model that training starts
-    from. It is not in memory while the run trains: its log-probabilities are computed before."""
+    from. Its log-probabilities are computed before training, so it is not in memory then."""
     precompute_ref_log_probs: bool = False
-    """Compute the reference's log-probabilities before training, once a row; they are kept in the run's folder, and an
-    interrupted run continues there. Faster from two epochs on. It is done anyway where the reference is not the base
-    under the adapter: with ref_model, without an adapter, where one starts from adapter_path or not at zero."""
+    """Compute the reference's log-probabilities before training, once per row; they are kept in the run's folder, and
+    an interrupted run continues there. Faster from two epochs on. Always done if the reference is not the base without
+    its adapter: with ref_model, without an adapter, or with an adapter from adapter_path or not starting at zero."""
     precompute_ref_batch_size: int | None = Field(None, ge=1)
-    """Rows at once for that; null: training.per_device_train_batch_size."""
+    """Batch size of that computation; null: training.per_device_train_batch_size."""
     disable_dropout: bool = True
-    """Train without dropout, the adapter's included, so that model and reference differ by what was learnt alone."""
+    """Train without dropout, the adapter's included, so that model and reference differ only by what was learned."""
     padding_free: bool | None = None
-    """As sft.padding_free: put the answers of a batch one after another instead of padding them; null: where the model
-    is proved to keep them apart."""
+    """As sft.padding_free: concatenate the answers of a batch instead of padding them; null: if the model is verified
+    to keep them apart."""
     pad_to_multiple_of: int | None = Field(None, ge=1)
     """Pad batches to a multiple of this; null: 8 in half precision."""
 
 
 class PreferenceTask(sft.Task):
-    """A task of language models that read preferences; see `utils.tasks.task.Task`."""
+    """A language-model task that reads preferences; see `utils.tasks.task.Task`."""
 
     IS_DEFAULT = False
     DEFAULTS: ClassVar = {"learning_rate": 1e-6}
@@ -53,39 +53,39 @@ class PreferenceTask(sft.Task):
 
     @classmethod
     def sections(cls) -> dict[str, sft.SectionBuilder]:
-        """Give its own section beside those of generating and scoring."""
+        """Return the task's own section, and those of generating and scoring."""
         shared = {name: build for name, build in super().sections().items() if name != sft.Task.SECTION}
         return {str(cls.SECTION): lambda: cls.OWN_SECTION, **shared}
 
     @classmethod
     def arguments_class(cls) -> type[TrainingArguments]:
-        """Give transformers' own."""
+        """Return transformers' TrainingArguments."""
         return task.Task.arguments_class()
 
     @classmethod
     def headline(cls, config: RunConfig) -> str | None:
-        """Leave it to the run's record, where rows are evaluated: the first set's metric, else the first of LOSSES."""
+        """Return None if rows are evaluated: the record has the first set's metric, else the first of LOSSES."""
         return None if cls.LOSSES else super().headline(config)
 
     @classmethod
     def find_unused(cls, config: RunConfig) -> dict[str, tuple[bool, str]]:
-        """Give by key whether its value has no effect, and why."""
+        """Map each key to whether its value has no effect, and the reason."""
         return {**super().find_unused(config), **find_idle(config)}
 
     @classmethod
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
-        """Check also that long rows and prompts are asked for what they can be."""
+        """Also check the settings of rows."""
         yield from super().check(config, document, files)
         yield from check_rows(config, document)
 
 
 def check_rows(config: RunConfig, document: Document) -> Iterator[Problem]:
-    """Check that nothing is asked of rows that they cannot be."""
+    """Check that dataset.split_long is off, which cuts plain texts only."""
     if getattr(config.dataset, "split_long", False):
-        yield document.problem("dataset.split_long", "only plain texts are cut into pieces; leave it out")
+        yield document.problem("dataset.split_long", "only plain texts are split; leave it out")
 
 
 def find_idle(config: RunConfig) -> dict[str, tuple[bool, str]]:
-    """Give by key what losses of rows do not read, and why."""
+    """Map keys that losses of rows do not read to whether they are set, and the reason."""
     said = f"the loss is that of {config.length_key.split('.')[0]}:, which has no classes to spread over"
     return {"training.label_smoothing_factor": (bool(config.arguments.get("label_smoothing_factor")), said)}

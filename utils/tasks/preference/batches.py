@@ -1,4 +1,4 @@
-"""Batches of answers: the texts of all rows in one batch, padded or one after another, and what belongs to each row."""
+"""Batches of answers: the texts of all rows in one batch, padded or concatenated, with the rows' other columns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from utils.data.encoding import MASKED
 from utils.trainer.flat_batches import FlatCollator
 
 REFERENCE = "reference_log_probs"
-"""The column of what the reference gives a row's texts, in their order."""
+"""Column of the reference's log-probabilities of a row's texts, in their order."""
 OF_BATCH = (
     "answer_tokens",
     REFERENCE,
@@ -24,14 +24,15 @@ OF_BATCH = (
     "old",
     "step_tokens",
 )
-"""Keys of a batch that the model is not given."""
+"""Keys of a batch that are not inputs of the model."""
 
 
 class PreferenceCollator:
-    """Makes a batch of rows: of pairs all chosen texts, then all rejected ones.
+    """Collate rows; of pairs, all chosen texts come first, then all rejected ones.
 
-    Beside what the model takes a batch has `answer_tokens`, the scored tokens of each text, the rows' `is_good` and
-    reference, their `margin`, and in `kl` a second batch, of their columns kl_input_ids and kl_labels.
+    Besides the model's inputs a batch has `answer_tokens` (the number of scored tokens of each text), the rows'
+    `is_good`, `margin` and reference log-probabilities, and in `kl` a second batch, of the columns kl_input_ids and
+    kl_labels.
     """
 
     def __init__(self, pad_id: int, padding_free: bool = False, multiple: int | None = None) -> None:

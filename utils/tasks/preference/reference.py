@@ -29,17 +29,17 @@ _TOLERANCE = 1e-3
 
 
 def prepare_reference(trainer: PreferenceTrainer, config: RunConfig, fingerprint: str) -> None:
-    """Compute the reference's log-probabilities now, where they are not those of the base under the adapter.
+    """Precompute the reference's log-probabilities unless the base without its adapter gives them.
 
-    The reference is the model that training starts from, which the trainer holds, or the section's ref_model.
+    The reference is the model that training starts from, held by the trainer, or the section's ref_model.
 
     Args:
-        trainer: Ready to train; its rows get a column.
-        config: Of the run.
-        fingerprint: Of rows and of how they are encoded.
+        trainer: Ready to train; its rows get the column `REFERENCE`.
+        config: Configuration of the run.
+        fingerprint: Fingerprint of the rows and their encoding.
 
     Raises:
-        UserError: The weights are spread over processes, and what is needed cannot be computed before.
+        UserError: The weights are sharded over processes, so that the log-probabilities cannot be precomputed.
     """
     section = config.section(PreferenceSection)
     reason = _find_reason(trainer, section)
@@ -60,13 +60,13 @@ def prepare_reference(trainer: PreferenceTrainer, config: RunConfig, fingerprint
 
 
 def _find_reason(trainer: PreferenceTrainer, section: PreferenceSection) -> str | None:
-    """Say why the log-probabilities are needed beforehand; None: the base under the adapter gives them."""
+    """Return why the log-probabilities must be precomputed; None: the base without its adapter gives them."""
     if section.ref_model is not None:
         return f"the reference is {section.ref_model}"
     if section.precompute_ref_log_probs:
         return "precompute_ref_log_probs asks for it"
     if not hasattr(trainer.accelerator.unwrap_model(trainer.model), "disable_adapter"):
-        return "there is no adapter under which the base would stay"
+        return "there is no adapter to disable"
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return None
     rows = trainer._remove_unused_columns(trainer.train_dataset)
@@ -93,7 +93,7 @@ def _load_other(trainer: PreferenceTrainer, config: RunConfig, name: str) -> Any
 
 
 def _compute(trainer: PreferenceTrainer, rows: Dataset, path: Path, size: int, other: Any) -> Dataset:
-    """Add the column; each process computes its share of the batches into a file, and goes on where that ends."""
+    """Add the column; each process writes the values of its share of batches to a file, and resumes at its end."""
     rank, world = trainer.args.process_index, trainer.args.world_size
     files = [path.with_name(f"{path.name}-{number}of{world}.f32") for number in range(world)]
     plain = trainer._remove_unused_columns(rows)
@@ -103,7 +103,7 @@ def _compute(trainer: PreferenceTrainer, rows: Dataset, path: Path, size: int, o
     path.parent.mkdir(parents=True, exist_ok=True)
     with files[rank].open("ab") as file, trainer.as_start(other) as model:
         for batch in mine[_count_finished(file, mine, width) :]:
-            if interruption_requested():  # each process for itself: they have unlike numbers of batches
+            if interruption_requested():  # processes have different numbers of batches
                 raise_if_interrupted()
             inputs = trainer._prepare_inputs(trainer.data_collator([plain[row] for row in batch]))
             found = trainer.reference_of(model, inputs).reshape(width, -1).T
@@ -119,7 +119,7 @@ def _compute(trainer: PreferenceTrainer, rows: Dataset, path: Path, size: int, o
 
 
 def _count_finished(file: BinaryIO, batches: list[range], width: int) -> int:
-    """Count the batches whose float32 numbers, `width` a row, are in the file; one that was cut off is cut away."""
+    """Count the finished batches in the file (float32, `width` values per row), and truncate a partial one."""
     ends = np.cumsum([0, *map(len, batches)])
     finished = int(np.searchsorted(ends, file.tell() // (4 * width), side="right")) - 1
     file.truncate(4 * width * int(ends[finished]))

@@ -1,4 +1,4 @@
-"""Runs with a loss for each row, and those that read preferences; all else is as in supervised fine-tuning."""
+"""Runs with a loss per row, and runs that read preferences; the rest is as in supervised fine-tuning."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 
 class RowsRun(SftRun):
-    """A run whose trainer has a loss for each row, as `RowsTrainer`; a task extends it."""
+    """A run whose trainer has a loss per row, such as `RowsTrainer`; tasks extend it."""
 
     TRAINER: ClassVar[type[RowsTrainer]]
     SHARES: ClassVar[tuple[str, ...]] = ()
     """Metrics that are shares of the validation rows."""
 
     def arrange(self, rows: Dataset) -> Dataset:
-        """Leave the rows as they are: they are not packed."""
+        """Return the rows unchanged: they are not packed."""
         return rows
 
     def extend(self, rows: Dataset) -> Dataset:
-        """Add what a task's loss needs of other rows."""
+        """Add columns that the task's loss needs from other rows."""
         return rows
 
     def choose_parts(self, train: Dataset, evaluation: Dataset | None, collate: PreferenceCollator) -> dict[str, Any]:
-        """Give what this trainer is built of beside the others' parts."""
+        """Return the trainer's own arguments."""
         held_out = None if evaluation is None else self.extend(evaluation)
         return {"train_dataset": self.extend(train), "eval_dataset": held_out, "data_collator": collate}
 
@@ -76,14 +76,14 @@ class RowsRun(SftRun):
     def describe_losses(
         self, trainer: LoraNsTrainer, data: CausalData, losses: Mapping[str, Any]
     ) -> dict[str, tuple[float, float]]:
-        """Give Wilson's intervals of shares of the validation rows."""
+        """Return Wilson intervals of shares of the validation rows."""
         num_rows = len(data.instructions.evals.get("", ()))
         found = {name: losses.get(f"eval_{name}") for name in self.SHARES}
         return {name: wilson_interval(share, num_rows) for name, share in found.items() if share is not None}
 
 
 class PreferenceRun(RowsRun):
-    """See `utils.tasks.task.TaskRun`; rows are pairs unless a task says otherwise."""
+    """A run on preferences, by default on pairs; see `utils.tasks.task.TaskRun`."""
 
     ANSWERS_OWN_ROWS = False
     ENCODER: ClassVar[type[ExampleEncoder]] = PairEncoder
@@ -93,7 +93,7 @@ class PreferenceRun(RowsRun):
     def build_trainer(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: CausalData
     ) -> LoraNsTrainer:
-        """Build the trainer, and compute the reference's log-probabilities where the base cannot give them."""
+        """Build the trainer, and precompute the reference's log-probabilities if the base cannot give them."""
         trainer = super().build_trainer(model, tokenizer, data)
         if self._settings.arguments.get("do_train", True):
             assert isinstance(trainer, PreferenceTrainer), "its own"

@@ -1,4 +1,4 @@
-"""Trainers with a loss for each row, and those that compare an answer's log-probability with a reference's."""
+"""Trainers with a loss per row, and those that compare an answer's log-probability with a reference's."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class RowsTrainer(LoraNsTrainer):
-    """Trains on the mean of a loss that `compute_rows` gives for each row; a task extends it.
+    """Train on the mean of a loss that `compute_rows` computes for each row; tasks extend it.
 
-    The loss is a mean over the rows of the whole optimizer step, whatever batches and processes they are split into.
+    The loss is the mean over the rows of the whole optimizer step, however they are split into batches and processes.
 
     Args:
-        model: With its adapter attached.
-        section: The task's own.
+        model: The model with its adapter attached.
+        section: The task's own section.
         **kwargs: As for `LoraNsTrainer`.
     """
 
@@ -43,34 +43,34 @@ class RowsTrainer(LoraNsTrainer):
         self._num_real: int | None = None
 
     def compute_rows(self, model: Any, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
-        """Compute of each row, shape (n,): its loss, with gradients, and what `describe` is given the sums of."""
+        """Compute per row, shape (n,): its loss, with gradients, and the values whose sums `describe` gets."""
         raise NotImplementedError
 
     def describe(self, num_rows: float, *totals: float) -> dict[str, float]:
-        """Turn sums over rows, without the loss, into metrics."""
+        """Turn sums over rows (without the loss) into metrics."""
         raise NotImplementedError
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Compute the mean loss of a batch over the rows of its whole optimizer step."""
+        """Compute a batch's share of the mean loss over the rows of the whole optimizer step."""
         assert not return_outputs, "prediction_step asks for none"
         rows = [each[: self._num_real] for each in self.compute_rows(model, inputs)]
         num_rows = len(rows[0])
         loss = rows[0].sum() / (max(num_rows, 1) if num_items_in_batch is None else num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # processes average their gradients
+            loss = loss * self.accelerator.num_processes  # DDP averages gradients over processes
         sums = self.sums if self.model.training else self.eval_sums
         sums.add(*(each.detach().double().sum() for each in rows), float(num_rows))
         return self.penalize(loss)
 
     def describe_evaluation(self, *totals: float) -> dict[str, float]:
-        """Give the mean loss over all rows, and the task's own metrics."""
+        """Return the mean loss over all rows and the task's own metrics."""
         loss, *others, num_rows = totals
         return {"loss": loss / max(num_rows, 1), **self.describe(max(num_rows, 1), *others)}
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Evaluate a batch; rows that only fill up the last one of several processes count once."""
+        """Evaluate a batch; duplicated rows that pad the last batch of several processes count once."""
         if any_interrupted(self.args):
             raise_if_interrupted()
         inputs = self._prepare_inputs(inputs)
@@ -82,7 +82,7 @@ class RowsTrainer(LoraNsTrainer):
             self._num_real = None
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log, and with a training loss the task's metrics since the last one."""
+        """Log, and add to a training loss the task's metrics since the last log."""
         if "loss" in logs and not self.sums.is_empty:
             _, *totals, num_rows = self.sums.read(self.accelerator)
             logs |= self.describe(max(num_rows, 1), *totals)
@@ -90,7 +90,7 @@ class RowsTrainer(LoraNsTrainer):
         super().log(logs, *args, **kwargs)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
-        """Count the rows of an optimizer step, over all processes."""
+        """Count the rows of an optimizer step over all processes."""
         count = sum(len(batch["answer_tokens"]) for batch in batch_samples) // self.TEXTS_PER_ROW
         found = torch.tensor(count, device=device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
@@ -105,58 +105,59 @@ class RowsTrainer(LoraNsTrainer):
 
 
 class PreferenceTrainer(RowsTrainer):
-    """Gives the log-probabilities of answers, by the model and by its reference.
+    """Compute log-probabilities of answers by the model and by its reference.
 
     Args:
-        temperature: At which log-probabilities are those of answers that were drawn.
+        temperature: Temperature at which the log-probabilities are computed.
         **kwargs: As for the base.
     """
 
     references_per_row = 1
-    """Numbers that a reference gives for a row."""
+    """Number of log-probabilities that a reference gives per row."""
 
     def __init__(self, *, temperature: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         install_trained_head(self.model, temperature=temperature)
 
     def reduce(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Give each text's log-probability, shape (texts,), of those of its answer's tokens."""
+        """Reduce the log-probabilities of each answer's tokens to one per text, shape (texts,)."""
         return torch.stack([part.sum() for part in parts])
 
     def score(self, model: Any, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
-        """Compute the log-probabilities of the answers' tokens, one tensor for each text of a batch."""
+        """Compute the log-probabilities of the answers' tokens, one tensor per text of a batch."""
         given = {name: value for name, value in inputs.items() if name not in OF_BATCH}
         found = model(**given, trained_positions=True, each=True).log_probs
         return list(found.split(inputs["answer_tokens"].tolist()))
 
     def score_reference(self, inputs: Mapping[str, Any]) -> torch.Tensor:
-        """Give the reference's log-probability of each text: computed before, else by the base under the adapter."""
+        """Return the reference's log-probability of each text, precomputed or by the base without its adapter."""
         if REFERENCE in inputs:
-            return inputs[REFERENCE].T.reshape(-1)  # type: ignore[no-any-return]  # a batch holds Any
+            return inputs[REFERENCE].T.reshape(-1)  # type: ignore[no-any-return]  # values are Any
         with self.as_base() as base:
             return self.reference_of(base, inputs)
 
     def reference_of(self, model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
-        """Compute what is kept of a reference: a number for each text, those of all first texts first."""
+        """Compute the log-probabilities to keep of a reference, one per text, all first texts first."""
         return self.reduce(self.score(model, inputs))
 
     @contextmanager
     def as_base(self) -> Iterator[Any]:
-        """Give the model without its adapter, in evaluation."""
+        """Yield the model without its adapter, in evaluation mode."""
         unwrapped = self.accelerator.unwrap_model(self.model)
-        # Without an adapter nothing is trained; where something is, prepare_reference has computed the reference.
+        # Without an adapter only a run that trains nothing comes here: prepare_reference precomputes the others'
+        # reference.
         off = unwrapped.disable_adapter() if hasattr(unwrapped, "disable_adapter") else nullcontext()
         with torch.no_grad(), off, evaluating(unwrapped):
             yield self.model
 
     @contextmanager
     def as_start(self, other: Any = None) -> Iterator[Any]:
-        """Give the model as it is, or another one, in evaluation."""
+        """Yield the model, or another one, in evaluation mode."""
         model = self.model if other is None else other
         with torch.no_grad(), evaluating(model), self.compute_loss_context_manager():
             yield model
 
 
 def compare_sides(pairs: torch.Tensor) -> torch.Tensor:
-    """Tell of each pair, (2, n), whether the first is larger: 1, 0, or 1/2 where they are equal, as before training."""
+    """Return for each pair, (2, n), whether the first is larger: 1, 0, or 1/2 for ties, as before training."""
     return (pairs[0] > pairs[1]).float() + 0.5 * (pairs[0] == pairs[1]).float()

@@ -1,4 +1,4 @@
-"""SEQ_CLS with a section `reward:`: a model that gives answers a number, learnt from pairs (Bradley and Terry 1952)."""
+"""SEQ_CLS with a section `reward:`: a model that scores answers, learned from pairs (Bradley and Terry 1952)."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Task(task.Task):
 
     @classmethod
     def sections(cls) -> dict[str, Callable[[], type[Section]]]:
-        """Give its own section: nothing is generated."""
+        """Return the task's own section; nothing is generated."""
         return {"reward": lambda: RewardSection}
 
     @classmethod
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
-        """Check what chooses the best checkpoint, and the rows' keys."""
+        """Check the metric of the best checkpoint, and the settings of rows."""
         yield from preference.check_rows(config, document)
         chosen = str(config.arguments.get("metric_for_best_model") or "loss").removeprefix("eval_")
         if chosen not in cls.LOSSES:
@@ -55,7 +55,7 @@ class Task(task.Task):
 
     @classmethod
     def find_unused(cls, config: RunConfig) -> dict[str, tuple[bool, str]]:
-        """Give by key whether its value has no effect, and why."""
+        """Map each key to whether its value has no effect, and the reason."""
         weights = {"training.class_weights": (config.training.class_weights is not None, "rewards have no classes")}
         return {**weights, **preference.find_idle(config)}
 
@@ -68,7 +68,7 @@ class Task(task.Task):
 
     @classmethod
     def build_collator(cls, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Any]:
-        """Pad both sides; by labels 1 and -1 the model's own loss has, near rewards of 0, the direction of ours."""
+        """Pad both answers; labels 1 and -1 give the model's own loss, near rewards of 0, the direction of this one."""
         from transformers import DataCollatorWithPadding
 
         pad, sides = DataCollatorWithPadding(tokenizer), (("input_ids", 1.0), ("rejected_input_ids", -1.0))
@@ -76,22 +76,22 @@ class Task(task.Task):
 
     @classmethod
     def build_head(cls, label_names: Sequence[str]) -> HeadSpec | None:
-        """Describe a head of one number."""
+        """Describe a head with one output."""
         from utils.modeling.head import build_head_spec
 
         return build_head_spec(())
 
     @classmethod
     def count_labels(cls, dataset: DatasetSection) -> int | None:
-        """Count one."""
+        """Return 1."""
         return 1
 
     @classmethod
     def describe_rows(cls, config: RunConfig) -> InstructionSet:
-        """Make the dataset's rows pairs, with margins."""
+        """Describe the dataset's rows as pairs with margins."""
         return as_pairs(sft.Task.describe_rows(config), getattr(config.dataset, "roles", {}), margins=True)
 
     @classmethod
     def count_texts(cls, dataset: DatasetSection) -> int:
-        """Count the columns that a prompt is made of, and an answer."""
+        """Count the columns of a prompt, and the answer."""
         return sft.Task.count_texts(dataset) + 1

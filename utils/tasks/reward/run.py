@@ -1,4 +1,4 @@
-"""A run of a reward model: pairs as rows, a head of one number, all else as in supervised fine-tuning."""
+"""Runs of reward models: pairs as rows, a head with one output, the rest as in supervised fine-tuning."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RewardRun(RowsRun):
         return data
 
     def describe_head(self, data: CausalData) -> HeadSpec:
-        """Describe a head of one number."""
+        """Describe a head with one output."""
         return build_head_spec(())
 
     def build_trainer(
@@ -49,7 +49,7 @@ class RewardRun(RowsRun):
         return trainer
 
     def choose_reload_rows(self, data: CausalData, tokenizer: PreTrainedTokenizerBase) -> Ask | None:
-        """Choose both sides of validation (else training) rows."""
+        """Choose both answers of validation (else training) rows."""
         rows = data.instructions.evals.get("") or data.instructions.train
         texts = [row[name] for row in spread(rows, NUM_RELOAD_ROWS) for name in ("input_ids", "rejected_input_ids")]
         return lambda model: _answer(model, texts, tokenizer)
@@ -57,7 +57,7 @@ class RewardRun(RowsRun):
     def open_probe(
         self, label_names: tuple[str, ...], run: Path | None, tokenizer: PreTrainedTokenizerBase, num_eval: int
     ) -> Probe:
-        """Make the probe of a reward model: its rewards are what is compared."""
+        """Open the probe of a reward model, which compares rewards."""
         probes = read_probes(run, ("prompt",))
         rows = [ids for ids, _ in encode_probes(probes, self._settings, tokenizer)]
         return Probe(

@@ -1,4 +1,4 @@
-"""Trains a reward model on pairs of answers: the loss of TRL 1.16's RewardTrainer (Bradley and Terry 1952)."""
+"""Train a reward model on pairs of answers: the loss of TRL 1.16's RewardTrainer (Bradley and Terry 1952)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _METRICS = ("rewards/chosen", "rewards/rejected", "accuracy")
 
 
 class RewardTrainer(RowsTrainer):
-    """See the base; a batch holds all chosen texts, then all rejected ones."""
+    """A trainer whose batches hold all chosen texts, then all rejected ones."""
 
     TEXTS_PER_ROW = 2
     section: RewardSection
 
     def compute_rows(self, model: Any, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
-        """Give each pair's loss, both rewards, and whether the chosen one is larger (1/2: equal)."""
+        """Compute each pair's loss, both rewards, and whether the chosen one is larger (ties: 1/2)."""
         taken = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         uncached = {"use_cache": False} if "use_cache" in input_names(self.model) else {}
         rewards = model(**taken, **uncached).logits.float().view(2, -1)
@@ -36,7 +36,7 @@ class RewardTrainer(RowsTrainer):
         return [losses, *rewards, compare_sides(rewards)]
 
     def describe(self, num_rows: float, *totals: float) -> dict[str, float]:
-        """Turn sums over pairs into means, by TRL's names."""
+        """Turn sums over pairs into means, under TRL's names."""
         chosen, rejected, accuracy = (total / num_rows for total in totals)
         means = dict(zip(_METRICS, (chosen, rejected, accuracy), strict=True))
         return {**means, "margin": chosen - rejected, "mean_reward": (chosen + rejected) / 2}

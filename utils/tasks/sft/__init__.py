@@ -1,4 +1,4 @@
-"""CAUSAL_LM: supervised fine-tuning by TRL's SFTTrainer."""
+"""CAUSAL_LM: supervised fine-tuning with TRL's SFTTrainer."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ class Task(task.Task):
     SECTION = "sft"
     GENERATES = True
     LENGTH_KEY = "sft.max_length"
-    # SFTConfig's own defaults turn on gradient checkpointing, and bfloat16 wherever fp16 is not asked for
+    # SFTConfig's own defaults turn on gradient checkpointing, and bfloat16 unless fp16 is set
     LOSSES = {"loss": False, "perplexity": False, "token_accuracy": True}
     DEFAULTS = {"gradient_checkpointing": False, "bf16": False, "learning_rate": 2e-5}
     PIPELINE = "text-generation"
 
     @classmethod
     def sections(cls) -> dict[str, SectionBuilder]:
-        """Give the sections of training on answers, of generating them, and of scoring what is generated."""
+        """Return the sections of supervised training, generating and scoring."""
         return {"sft": sft_section, "generation": lambda: GenerationSection, "evaluation": lambda: EvaluationSection}
 
     @classmethod
     def own_metric(cls, read: Mapping[str, Section]) -> str | None:
-        """Name the sum over all sets, where answers are evaluated during training and the loss is not."""
+        """Return the sum over all sets if answers are evaluated during training and the loss is not."""
         evaluation, training = read["evaluation"], read["training"]
         assert isinstance(evaluation, EvaluationSection)
         assert isinstance(training, OwnTrainingSection)
@@ -60,25 +60,25 @@ class Task(task.Task):
 
     @classmethod
     def evaluates_itself(cls, config: RunConfig) -> bool:
-        """Tell whether it is not the loss that chooses."""
+        """Return whether a metric other than the loss chooses the best checkpoint."""
         return not is_loss(config)
 
     @classmethod
     def headline(cls, config: RunConfig) -> str | None:
-        """Name the first metric that the dataset's own section asks for."""
+        """Return the first metric in the dataset's own section."""
         metrics = getattr(config.dataset, "metrics", None)
         return metrics[0] if metrics else None
 
     @classmethod
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
-        """Check metrics, what is evaluated during training, and the length against the model's positions."""
+        """Check metrics, evaluations during training, and the length against the model's positions."""
         found = (*_check_metrics(config), *find_evaluation_mistakes(config, files), *_check_length(config))
         for path, message in found:
             yield document.problem(path, message)
 
     @classmethod
     def find_unused(cls, config: RunConfig) -> dict[str, tuple[bool, str]]:
-        """Give by key whether its value has no effect, and why."""
+        """Map each key to whether its value has no effect, and the reason."""
         generation, training = config.generation, config.training
         ignored = WITHOUT_EFFECT if cls.SECTION == Task.SECTION else {}
         greedy, idle = generation.temperature == 0, not config.arguments.get("do_train", True)
@@ -100,7 +100,7 @@ class Task(task.Task):
 
     @classmethod
     def measure_base(cls, config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Score the base on what should not be forgotten."""
+        """Score the base on the retention sets."""
         from utils.tasks.sft.retention import Retention
 
         Retention(config).score_base(model, tokenizer)
@@ -114,7 +114,7 @@ class Task(task.Task):
 
     @classmethod
     def arguments_class(cls) -> type[TrainingArguments]:
-        """Give TRL's."""
+        """Return TRL's SFTConfig."""
         from trl import SFTConfig
 
         arguments: type[TrainingArguments] = SFTConfig
@@ -122,7 +122,7 @@ class Task(task.Task):
 
     @classmethod
     def build_collator(cls, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Any]:
-        """Pad inputs and labels."""
+        """Build a collator that pads inputs and labels."""
         from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
         collator: Callable[[list[dict[str, Any]]], Any] = DataCollatorForLanguageModeling(tokenizer.pad_token_id)
@@ -130,12 +130,12 @@ class Task(task.Task):
 
     @classmethod
     def describe_rows(cls, config: RunConfig) -> InstructionSet:
-        """Take them as the dataset describes them."""
+        """Return the dataset's own description of its rows."""
         return load_dataset_plugin(config.dataset.name).describe_instructions(config.dataset)
 
     @classmethod
     def count_texts(cls, dataset: DatasetSection) -> int:
-        """Count the columns that a prompt is made of."""
+        """Count the columns of a prompt."""
         template = getattr(dataset, "prompt_template", None)
         if isinstance(template, str) and len(columns := PromptTemplate.parse(template).columns) > 1:
             return len(columns)
@@ -149,9 +149,9 @@ def _check_metrics(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def _check_length(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Check that the model has positions for the length that the file asks for.
+    """Check that the model has positions for the length in the file.
 
-    The rows decide under the default, which a run's own run.yaml states too.
+    Under the default, which a run's own run.yaml also contains, only the rows decide.
     """
     length = config.max_length
     section, _, key = config.length_key.partition(".")
@@ -159,6 +159,6 @@ def _check_length(config: RunConfig) -> Iterator[tuple[str, str]]:
         return
     base = read_model_config(config.model) or {}
     if config.peft.virtual_tokens and has_position_table(base):
-        return  # checked with them
+        return  # checked with the rows
     if message := length_problem(base, config.model.rope_scaling, length):
         yield config.length_key, message

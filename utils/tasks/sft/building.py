@@ -1,4 +1,4 @@
-"""Builds the trainer of a supervised fine-tuning run."""
+"""Build the trainer of a supervised fine-tuning run."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _OURS = {
-    "packing": False,  # done before, so that the number of steps is known when the adapter is attached
-    "padding_free": False,  # the collator's own
+    "packing": False,  # packed before, so that the number of steps is known when the adapter is attached
+    "padding_free": False,  # done by the collator
     "max_length": None,  # rows are cut when they are encoded
     "dataset_kwargs": {"skip_prepare_dataset": True},
 }
@@ -35,10 +35,10 @@ _PASSED_ON = ("loss_type", "activation_offloading", "router_aux_loss_coef")
 
 
 def pack_rows(rows: Dataset, max_length: int) -> Dataset:
-    """Fill rows of max_length tokens with whole documents, none of them longer, best fit decreasing.
+    """Pack whole documents, none longer than max_length tokens, into rows of that length by best fit decreasing.
 
     Returns:
-        Rows with `input_ids`, `labels` and `seq_lengths`, the lengths of the documents in each.
+        Rows with `input_ids`, `labels` and `seq_lengths`, the lengths of each row's documents.
     """
     packed: Dataset = pack_dataset(rows.select_columns(["input_ids", "labels"]), max_length, "bfd")
     tokens = sum(map(len, rows["input_ids"][:]))
@@ -55,13 +55,13 @@ def build_causal_trainer(
     evaluation: Dataset | None,
     best: BestMetric | None = None,
 ) -> CausalTrainer:
-    """Build the trainer, ready to train a model that has its adapter.
+    """Build the trainer for a model with its adapter attached.
 
-    Training rows have `input_ids`, `labels` and `length`, or are packed; None: nothing is trained, or evaluated.
+    Training rows have `input_ids`, `labels` and `length`, or are packed; None disables training or evaluation.
 
     Raises:
-        ModelError: Documents would see each other in packed rows.
-        UserError: Several GPUs are visible to one process, which trl does not train on.
+        ModelError: The model would let documents of a packed row attend to each other.
+        UserError: Several GPUs are visible to one process, which TRL does not train on.
     """
     sft = config.section(OwnSftSection)
     flattened = choose_layout(sft.packing or sft.padding_free, config.peft, model, "sft.packing")
@@ -92,7 +92,7 @@ def build_causal_trainer(
 
 
 def fit_arguments(config: RunConfig, best: BestMetric | None, evaluates: bool) -> dict[str, Any]:
-    """Change arguments by what is evaluated: rows or none, and what chooses the best checkpoint."""
+    """Adapt arguments to the evaluation: whether there are rows, and the metric of the best checkpoint."""
     fitted = {"ddp_find_unused_parameters": config.arguments.get("ddp_find_unused_parameters", False)}
     if not evaluates:
         fitted |= _without_evaluation(config.arguments, best)
@@ -102,7 +102,7 @@ def fit_arguments(config: RunConfig, best: BestMetric | None, evaluates: bool) -
 
 
 def _without_evaluation(resolved: dict[str, Any], best: BestMetric | None) -> dict[str, Any]:
-    """Evaluate no loss, since there are no rows; the best checkpoint may be chosen by what the model writes."""
+    """Disable evaluations of the loss; a score of generated answers may still choose the best checkpoint."""
     by_loss = best is not None and not best.is_generated
     idle = [key for key in ("eval_on_start", *(["load_best_model_at_end"] if by_loss else [])) if resolved.get(key)]
     if idle or resolved.get("eval_strategy", "no") != "no":
@@ -115,10 +115,10 @@ def _without_evaluation(resolved: dict[str, Any], best: BestMetric | None) -> di
 
 
 def choose_layout(wanted: bool | None, peft: AdapterSection, model: PreTrainedModel, key: str) -> bool:
-    """Decide whether the rows of a batch stand one after another, without padding; None: where the model allows it.
+    """Decide whether a batch's rows are concatenated instead of padded; None: if the model supports it.
 
     Raises:
-        ModelError: It is asked for, by the key, and the model cannot keep the rows apart.
+        ModelError: The key asks for it, and the model cannot keep the rows apart.
     """
     if wanted:
         require_separate_documents(model, key)
@@ -132,7 +132,7 @@ def choose_layout(wanted: bool | None, peft: AdapterSection, model: PreTrainedMo
 
 
 def choose_multiple(wanted: int | None, flattened: bool, half: bool) -> int | None:
-    """Choose what padded lengths are multiples of: tensor cores like 8."""
+    """Choose the multiple of padded lengths: 8 suits tensor cores."""
     if wanted is not None or flattened:
         return int(wanted) if wanted is not None else None
     return 8 if half else None

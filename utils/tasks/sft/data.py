@@ -1,4 +1,4 @@
-"""What training a language model knows of its data: encoded rows, and the sets that are answered by generating."""
+"""The data of a language-model run: encoded rows, and sets whose prompts are answered by generating."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 @dataclass
 class CausalData:
-    """Everything that training a language model needs to know of the data."""
+    """The prepared data of a language-model run."""
 
     instructions: InstructionData
     encoder: ExampleEncoder
     train: Dataset
-    """Training rows, packed where that is asked for."""
+    """Training rows, packed if `sft.packing` is set."""
     sets: list[EvaluationSet]
     """Sets whose prompts are answered by generating."""
     leakage: list[dict[str, Any]] = field(default_factory=list)
-    """What sets have in common with the training rows: {"set", "rows", "documents"}."""
+    """Overlap of the sets with the training rows: {"set", "rows", "documents"}."""
     times: int = 1
-    """How often an epoch shows each of the training rows."""
+    """How often an epoch repeats each training row."""
     label_names: tuple[str, ...] | None = None
-    """None: there is no head; none: it gives a number."""
+    """None: there is no head; empty: its output is a number."""
 
     @property
     def num_train_rows(self) -> int:
-        """Rows, packed rows or answers of an epoch."""
+        """Rows, packed rows or answers per epoch."""
         return len(self.train) * self.times
 
     @property
@@ -52,33 +52,33 @@ class CausalData:
 
     @property
     def reports(self) -> Mapping[str, Any]:
-        """What was found in each split."""
+        """Report on each split."""
         return self.instructions.reports
 
     def count_shown(self) -> tuple[int, int]:
-        """Count the rows that training and its evaluations show the model, each once, and their tokens."""
+        """Count the rows, and their tokens, in training and its evaluations, each once."""
         shown = [self.instructions.train, *self.instructions.evals.values()]
         return sum(map(len, shown)), sum(sum(each["length"][:]) for each in shown)
 
     def list_training_lengths(self) -> list[int]:
-        """Count the tokens of every row of an epoch; a packed row holds several documents, a pair both its sides."""
+        """Count the tokens of every row of an epoch; a packed row holds several documents, a pair both answers."""
         texts = [self.train[name][:] for name in ("input_ids", "rejected_input_ids") if name in self.train.column_names]
         return [sum(map(len, row)) for row in zip(*texts, strict=True)]
 
     @property
     def longest_row(self) -> int:
-        """Tokens of the longest row that is trained on, before packing."""
+        """Tokens of the longest training row, before packing."""
         return max(self.instructions.train["length"][:], default=0)
 
     def draw_training_rows(self, count: int, seed: int) -> list[dict[str, Any]]:
-        """Draw encoded training rows by a seed, each alone also where they are packed; all where there are no more."""
+        """Draw encoded training rows by a seed, unpacked; all of them if there are fewer."""
         rows = self.instructions.train
         return [dict(rows[index]) for index in draw_rows(range(len(rows)), count, seed)]
 
     def probe_rows(self, count: int) -> list[dict[str, Any]]:
-        """Give some prompts with their references, of the validation rows, an evaluation set, or the training rows.
+        """Return some prompts with their references, from the validation rows, an evaluation set, or the training rows.
 
-        Where answers are given numbers, a rejected one is a row behind its pair's chosen one.
+        For a reward model, a pair's rejected answer follows as a row of its own.
         """
         if (examples := self.instructions.validation_examples) or not self.sets:
             rows = spread(examples, count) if examples else islice(self.instructions.read_train(), count)

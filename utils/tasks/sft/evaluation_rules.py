@@ -1,4 +1,4 @@
-"""Which result chooses the best checkpoint, the loss or a score of answers, and what has to be measured for it."""
+"""Rules of the best checkpoint: the loss or the score that chooses it, and the evaluations that it needs."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ _SUM = f"{COMBINED}_score"
 
 @dataclass(frozen=True)
 class BestMetric:
-    """What chooses the best checkpoint."""
+    """The metric that chooses the best checkpoint."""
 
     name: str
-    """As it stands in the log, without `eval_`."""
+    """Its name in the log, without `eval_`."""
     greater_is_better: bool
     is_generated: bool
-    """Whether it is a score of generated answers, which `evaluation.steps` measures."""
+    """Whether it is a score of generated answers, measured every `evaluation.steps`."""
 
 
 def list_losses(config: RunConfig) -> Mapping[str, bool]:
-    """List what an evaluation of the loss gives, and whether more of it is better; the first is the headline."""
+    """Map each metric of a loss evaluation to whether greater is better; the first is the headline."""
     losses: Mapping[str, bool] = load_task(config.task).LOSSES
     return losses
 
 
 def is_loss(config: RunConfig) -> bool:
-    """Tell whether `training.metric_for_best_model` is given by evaluations of the loss."""
+    """Return whether `training.metric_for_best_model` is a metric of loss evaluations."""
     return str(config.arguments.get("metric_for_best_model")).removeprefix("eval_") in list_losses(config)
 
 
 def name_scores(sets: Mapping[str, Sequence[str]]) -> dict[str, bool]:
-    """Name the scores of sets, given by label with their metrics, as in the log; each with whether more is better."""
+    """Map the log names of scores, from metrics by set label, to whether greater is better."""
     metrics = [(label, load_metric(name)) for label, names in sets.items() for name in names]
     return {_SUM: True, **{name_score(label, each.name): each.greater_is_better for label, each in metrics}}
 
 
 def find_score(chosen: str, known: Mapping[str, bool]) -> str | None:
-    """Find a score by `combined`, `<label>_<metric>`, or `<label>.<metric>` as it was written once; None: unknown."""
+    """Find a score by `combined`, `<label>_<metric>`, or `<label>.<metric>` (an older form); None: unknown."""
     name = chosen.removeprefix("eval_")
     label, _, metric = name.rpartition(".")
     dotted = name_score(label, registry.normalize(metric)) if label else name
@@ -69,7 +69,7 @@ def find_score(chosen: str, known: Mapping[str, bool]) -> str | None:
 
 
 def explain_unknown(chosen: str, known: Mapping[str, bool], losses: Mapping[str, bool]) -> str:
-    """Say that there is no such result, and which there are."""
+    """Return the message that there is no such result, with those that there are."""
     scores = (COMBINED, *(each for each in known if each != _SUM))
     return (
         f"no result called {chosen}{suggest(chosen, (*losses, *scores))}; evaluations of the loss give "
@@ -78,9 +78,9 @@ def explain_unknown(chosen: str, known: Mapping[str, bool], losses: Mapping[str,
 
 
 def find_best_metric(config: RunConfig, sets: Sequence[EvaluationSet]) -> BestMetric | None:
-    """Find what chooses the best checkpoint: what the file names, else the sum of all sets in periodic evaluations."""
+    """Find the metric of the best checkpoint: the file's, else the sum over sets if they are evaluated periodically."""
     chosen = config.arguments.get("metric_for_best_model")
-    if chosen is None and config.evaluation.is_periodic and not _follows_loss(config):
+    if chosen is None and config.evaluation.is_periodic and not _schedule_reads_metric(config):
         chosen = COMBINED
     if chosen is None:
         return None
@@ -92,13 +92,13 @@ def find_best_metric(config: RunConfig, sets: Sequence[EvaluationSet]) -> BestMe
     return BestMetric(found, known[found] if rising is None else rising, is_generated=True) if found else None
 
 
-def _follows_loss(config: RunConfig) -> bool:
-    """Tell whether the learning rate depends on evaluations: transformers takes this very metric from them."""
+def _schedule_reads_metric(config: RunConfig) -> bool:
+    """Return whether the learning rate depends on evaluations: transformers reads the same metric for it."""
     return config.arguments.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy")
 
 
 def require_best_metric(config: RunConfig, sets: Sequence[EvaluationSet]) -> None:
-    """Check, before anything is trained, that the score that decides will be measured.
+    """Check before training that the score that chooses the best checkpoint will be measured.
 
     Raises:
         ConfigError: There is no such score.
@@ -112,16 +112,14 @@ def require_best_metric(config: RunConfig, sets: Sequence[EvaluationSet]) -> Non
             [Problem(explain_unknown(chosen, known, list_losses(config)), "training.metric_for_best_model")]
         )
     if not sets:
-        logger.warning(
-            "training.metric_for_best_model: %s has no effect: there is no set whose prompts are answered", chosen
-        )
+        logger.warning("training.metric_for_best_model: %s has no effect: no set is answered by generating", chosen)
 
 
 def find_evaluation_mistakes(config: RunConfig, files: bool = True) -> Iterator[tuple[str, str]]:
-    """Find combinations that cannot work, each as a key and a sentence; for `files` see `Task.check`."""
+    """Yield combinations that cannot work, each as a key and a sentence; for `files` see `Task.check`."""
     evaluation, saving = config.evaluation, config.arguments.get("save_strategy", "no")
     if evaluation.steps is not None and saving == "best":
-        message = "best saves by the loss alone, and not what evaluation.steps evaluates; use steps or epoch"
+        message = "best compares the loss only, not the scores of evaluation.steps; use steps or epoch"
         yield "training.save_strategy", message
     if evaluation.server is not None and (reason := explain_unservable(config.peft)):
         yield "evaluation.server", f"{reason}; or leave evaluation.server out"
@@ -146,7 +144,7 @@ def _find_prompt_mistakes(config: RunConfig, evaluation: EvaluationSection) -> I
 
 
 def _find_choice_mistakes(config: RunConfig, evaluation: EvaluationSection, chosen: str) -> Iterator[tuple[str, str]]:
-    """Find what is missing for a score of generated answers to choose the best checkpoint, or to end training."""
+    """Yield what is missing for a score of generated answers to choose the best checkpoint or stop early."""
     key = "training.load_best_model_at_end"
     loads, stops = config.arguments.get("load_best_model_at_end"), config.training.early_stopping_patience
     if loads and not evaluation.is_periodic:
@@ -155,21 +153,21 @@ def _find_choice_mistakes(config: RunConfig, evaluation: EvaluationSection, chos
         yield key, "needs checkpoints; set training.save_strategy, or false here"
     if stops is not None and evaluation.steps is None:
         yield "training.early_stopping_patience", "needs evaluations during training; set evaluation.steps"
-    if _follows_loss(config):
+    if _schedule_reads_metric(config):
         scheduler = config.arguments["lr_scheduler_type"]
         message = f"{scheduler} goes by evaluations of the loss, and {chosen} is not one of their results; choose one"
         yield "training.metric_for_best_model", message
     try:
         described = _describe_sets(config, evaluation)
     except (ConfigError, DataError):
-        return  # the sets themselves are wrong, which is reported for them
+        return  # reported for the sets themselves
     known = name_scores({each.label: each.spec.metrics for each in described})
     if find_score(chosen, known) is None:
         yield "training.metric_for_best_model", explain_unknown(chosen, known, list_losses(config))
 
 
 def _find_set_mistakes(config: RunConfig, evaluation: EvaluationSection) -> Iterator[tuple[str, str]]:
-    """Find sets that nothing is called, subsets that a set does not have, and prompts that are not there."""
+    """Yield unknown sets, subsets that a set does not have, and missing prompts."""
     if evaluation.sets is None or not evaluation.is_used:
         return
     try:
@@ -183,7 +181,7 @@ def _find_set_mistakes(config: RunConfig, evaluation: EvaluationSection) -> Iter
 
 
 def _find_retention_mistakes(config: RunConfig, evaluation: EvaluationSection) -> Iterator[tuple[str, str]]:
-    """Find texts that are not there, and sets as those of `evaluation.sets`."""
+    """Yield missing texts, and the mistakes that sets of `evaluation.sets` can have."""
     for each in evaluation.retention_sections:
         file = each.text_file or each.path or each.name
         if (each.text_file or is_local(file)) and not Path(file).expanduser().exists():

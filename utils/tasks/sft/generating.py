@@ -1,4 +1,4 @@
-"""Scores what the model writes during training and at its end, and keeps track of the best step."""
+"""Score generated answers during and after training, and track the best step."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FinalScores:
-    """What the kept weights wrote, and what came before."""
+    """Scores of the kept weights, and the evaluations before."""
 
     scores: dict[str, SetScore] = field(default_factory=dict)
-    """By the set's label."""
+    """Scores by the set's label."""
     errors: dict[str, str] = field(default_factory=dict)
-    """Why a set has no score."""
+    """Reasons of sets without a score, by label."""
     step: int = 0
     """The step whose weights were kept."""
     history: History | None = None
@@ -45,11 +45,11 @@ class FinalScores:
 
 
 class GeneratingCallback(TrainerCallback):
-    """Scores evaluation sets every so many steps; training goes on as if nothing had happened.
+    """Score evaluation sets every `evaluation.steps` steps without affecting the training that follows.
 
-    A step that is evaluated is saved first, so that a run that is killed in the middle of it goes on there. The scores
-    are metrics of an evaluation as the loss is: the trainer compares them, keeps the best checkpoint and ends early.
-    `leakage`, what of the sets was trained on, is written into the history.
+    A step is saved before it is evaluated, so that a run killed during the evaluation resumes there. The trainer treats
+    the scores as evaluation metrics, as it does the loss: for comparing, keeping the best checkpoint and early
+    stopping. `leakage`, the sets' overlap with the training rows, is written to the history.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class GeneratingCallback(TrainerCallback):
         self._leakage = list(leakage)
         self._history: History | None = None
         self._saved_step: int | None = None
-        self._waiting: tuple[int, bool] | None = None  # to be evaluated as soon as it is saved; saved only for that?
+        self._waiting: tuple[int, bool] | None = None  # step to evaluate once saved; whether saved only for that
         self._is_periodic = bool(self._sets) and self._evaluation.is_periodic
         self._saves = self._is_periodic and trainer.args.save_strategy != "no"
         self._section = settings.training
@@ -73,7 +73,7 @@ class GeneratingCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Evaluate before the first step where that is asked for, or what a killed session has not finished."""
+        """Evaluate before the first step if asked for, or what a killed session did not finish."""
         steps, step = self._evaluation.steps, state.global_step
         if steps is not None and steps > state.max_steps:
             logger.warning("evaluation.steps: %d has no effect: the run has %d steps", steps, state.max_steps)
@@ -82,9 +82,9 @@ class GeneratingCallback(TrainerCallback):
         self._history = self._open_history(step)
         is_last = step >= state.max_steps
         if self._chooses:
-            self._decide_again(state, control)
+            self._restore_best(state, control)
         if self._history.find(step) is not None:
-            self._log_again(state)
+            self._restore_log(state)
             self._keep_checkpoints()
         elif self._is_due(step) or (is_last and self._evaluation.at_end):
             if self._saves and step == 0:
@@ -93,23 +93,23 @@ class GeneratingCallback(TrainerCallback):
             self._evaluate(state, control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Have the step saved that is to be evaluated."""
+        """Save the step if it is due for evaluation."""
         if self._is_periodic and self._is_due(state.global_step):
             self._save_and_evaluate(state, control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Evaluate the last step, whatever has ended the training."""
+        """Evaluate the last step, whatever ended the training."""
         has_news = control.should_evaluate or control.should_log
         if self._saved_step == state.global_step and control.should_save and not has_news:
-            control.should_save = False  # it is there; a kill while it is written again would spoil it
+            control.should_save = False  # a kill during a second save would damage the existing checkpoint
             self._mark(state.global_step, False)
         if self._is_periodic and self._evaluation.at_end and control.should_training_stop:
             self._save_and_evaluate(state, control)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Evaluate the step that is saved now, if it is its turn; then remove what is not needed any more."""
+        """Evaluate the step just saved if it is due, then remove checkpoints no longer needed."""
         if not self._saves:
             return
         step = state.global_step
@@ -139,7 +139,7 @@ class GeneratingCallback(TrainerCallback):
         return run_on_first(lambda: open_history(self._folder, scorer, self._leakage, self._sets, step))
 
     def _evaluate(self, state: TrainerState, control: TrainerControl) -> None:
-        """Evaluate all sets now; scores go to the history, and to the log under eval_<set>_<metric>."""
+        """Evaluate all sets; scores go to the history, and to the log as eval_<set>_<metric>."""
         assert self._history is not None
         self._waiting = None
         step = state.global_step
@@ -147,19 +147,19 @@ class GeneratingCallback(TrainerCallback):
         self._history.add(entry)
         history = self._history
         run_on_first(lambda: history.write(self._folder))
-        due = control.should_log, control.should_evaluate  # what follows must not swallow the step's own loss
+        due = control.should_log, control.should_evaluate  # logging resets these flags of the step itself
         if flat := _flatten(entry):
             self._trainer.log(flat)
             self._trainer.callback_handler.on_evaluate(self._trainer.args, state, control, flat)
         control.should_log, control.should_evaluate = due
-        if not self._saves or self._find_saved([step]):  # what a full disk has kept from being saved cannot be the best
+        if not self._saves or self._find_saved([step]):  # an unsaved step (full disk) cannot be the best
             self._trainer.compare_saved(step, flat)
         self._keep_checkpoints()
 
-    def _decide_again(self, state: TrainerState, control: TrainerControl) -> None:
-        """Decide by the evaluations of earlier sessions what is the best and whether to end.
+    def _restore_best(self, state: TrainerState, control: TrainerControl) -> None:
+        """Recompute the best step and early stopping from the evaluations of earlier sessions.
 
-        A checkpoint was written before its own step was evaluated, and the metric may be another one now.
+        A checkpoint is written before its own step is evaluated, and the metric may have changed since.
         """
         assert self._history is not None
         trainer, key = self._trainer, f"eval_{self._metric}"
@@ -168,23 +168,23 @@ class GeneratingCallback(TrainerCallback):
         trainer.writer.forget_best()
         for each in trainer.callback_handler.callbacks:
             if isinstance(each, EarlyStoppingCallback):
-                control.should_training_stop |= each.count_again(self._section, trainer.args, state, [*scores.values()])
+                control.should_training_stop |= each.recount(self._section, trainer.args, state, [*scores.values()])
         trainer.writer.forget_best()
         saved = self._find_saved([*scores]) if self._saves else [*scores]
         for step in saved:
             trainer.compare_saved(step, {key: scores[step]})
         best = (max if trainer.args.greater_is_better else min)(scores, key=lambda step: scores[step], default=None)
         if best is not None and scores[best] != state.best_metric:
-            logger.warning("checkpoint-%d was the best by %s, but it is gone: the best that is left is taken", best,
+            logger.warning("checkpoint-%d was the best by %s, but it is gone: the best remaining one is used", best,
                            self._metric)  # fmt: skip
 
     def _find_saved(self, steps: list[int]) -> list[int]:
-        """Find the steps whose checkpoint is there; the same in all processes."""
+        """Find the steps whose checkpoint exists, equal on all processes."""
         found: list[int] = share_from_first([step for step in steps if find_checkpoint(self._folder, step)])
         return found
 
-    def _log_again(self, state: TrainerState) -> None:
-        """Put the scores of the step into the log, which was saved before they were there."""
+    def _restore_log(self, state: TrainerState) -> None:
+        """Add the step's scores to the log, which was saved before they existed."""
         assert self._history is not None
         entry = self._history.find(state.global_step)
         assert entry is not None
@@ -194,7 +194,7 @@ class GeneratingCallback(TrainerCallback):
             state.log_history.append({**flat, "epoch": state.epoch, "step": entry.step})
 
     def _keep_checkpoints(self) -> None:
-        """Remove checkpoints that are not needed any more, and let best_model point at the best one."""
+        """Remove checkpoints no longer needed, and link best_model to the best one."""
 
         def keep() -> None:
             best = self._trainer.state.best_model_checkpoint
@@ -210,9 +210,9 @@ class GeneratingCallback(TrainerCallback):
             mark_checkpoint(self._folder, step, only_for_evaluation)
 
     def score_all(self) -> FinalScores:
-        """Score every set with the weights that are kept: the last step's, or the best one's where that is asked for.
+        """Score every set with the kept weights: the last step's, or the best one's with load_best_model_at_end.
 
-        All processes come here. Where those weights were evaluated during training their answers are taken.
+        Called on all processes. Answers of an evaluation during training with the same weights are reused.
         """
         state = self._trainer.state
         kept, chosen_by = int(state.global_step), None
@@ -236,7 +236,7 @@ class GeneratingCallback(TrainerCallback):
 
 
 def _flatten(entry: Entry) -> dict[str, float]:
-    """Name an entry's scores as they stand in the log; what was not measured is not in it."""
+    """Return an entry's scores by their names in the log, without those not measured."""
     flat = {
         f"eval_{name_score(label, name)}": value
         for label, metrics in entry.list_metrics().items()

@@ -1,4 +1,4 @@
-"""Puts what was measured in a supervised fine-tuning run into its record."""
+"""Complete the record of a supervised fine-tuning run with its measurements."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _LEFT_OUT = frozenset({"label", "metrics", "mean_tokens", "tokens_per_s", "ident
 
 @dataclass(frozen=True)
 class CausalScores:
-    """What scoring a language model gave."""
+    """Scores of a language model."""
 
     losses: Mapping[str, Any]
-    """Of the validation rows, under the Trainer's names; empty where there are none."""
+    """Losses of the validation rows, under the Trainer's names; empty without rows."""
     final: FinalScores
-    """Of generated answers."""
+    """Scores of generated answers."""
     names: Mapping[str, bool]
     """See `Task.LOSSES`."""
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Of some of the losses."""
+    """Intervals of some of the losses."""
 
 
 def collect_causal_outcome(
@@ -44,7 +44,7 @@ def collect_causal_outcome(
     counts: ParameterCounts,
     measuring: MeasuringCallback,
 ) -> Outcome:
-    """Put what was measured into the record of a run that reached its end.
+    """Complete the record of a finished run with its measurements.
 
     The first set's headline is the run's metric.
     """
@@ -75,7 +75,7 @@ def collect_causal_outcome(
 
 
 def _name_headline(data: CausalData, metrics: Mapping[str, Any], scores: CausalScores) -> str | None:
-    """Name the metric that the run is judged by: the first set's, or the loss where nothing was to be written."""
+    """Return the headline of the run: the first set's metric, or the loss if nothing was generated."""
     if data.sets and (scores.final.scores or scores.final.errors):
         return data.sets[0].metrics[0]
     return next((name for name in scores.names if name in metrics), None)
@@ -84,16 +84,16 @@ def _name_headline(data: CausalData, metrics: Mapping[str, Any], scores: CausalS
 def _find_best(
     trainer: LoraNsTrainer, metrics: Mapping[str, Any], scores: CausalScores, headline: str | None
 ) -> BestMetric | None:
-    """Name what chose the weights that were kept, which may be another metric than the headline."""
+    """Return the metric that chose the kept weights, which may differ from the headline."""
     final = scores.final
-    step = final.step if final.history else final.step or None  # 0: the weights before training were the best
-    if (chosen := final.chosen_by) is not None:  # a score is of its set, and the run's metrics are of the first one
+    step = final.step if final.history else final.step or None  # 0: the untrained weights were the best
+    if (chosen := final.chosen_by) is not None:  # a score is of one set, and the run's metrics are of the first
         return BestMetric(chosen, metrics[chosen] if chosen in scores.names else trainer.state.best_metric, step)
     return BestMetric(headline, metrics.get(headline), step) if headline else None
 
 
 def _last_metrics(trainer: LoraNsTrainer, data: CausalData, final: FinalScores) -> dict[str, float | None]:
-    """Give what the last step's weights scored, where another step's were kept."""
+    """Return the last step's scores if another step's weights were kept."""
     last_step = trainer.state.global_step
     if final.step == last_step:
         return {}
@@ -103,7 +103,7 @@ def _last_metrics(trainer: LoraNsTrainer, data: CausalData, final: FinalScores) 
 
 
 def _count_documents(time: Timing, data: CausalData) -> Timing:
-    """Count the documents of packed rows: a packed row is not a sample."""
+    """Count samples in documents: a packed row is not a sample."""
     if time.samples_per_s is None or not data.num_train_rows:
         return time
     return replace(time, samples_per_s=time.samples_per_s * len(data.instructions.train) / data.num_train_rows)
@@ -134,7 +134,7 @@ def _facts(data: CausalData, written: Mapping[str, SetScore]) -> dict[str, Any]:
 
 
 def _partial(data: CausalData, written: Mapping[str, SetScore]) -> list[str]:
-    """Say which results were not measured on all rows that there are."""
+    """List the results that do not cover all rows."""
     validation = data.reports.get("validation")
     left_out = validation.left_out_rows if validation else 0
     losses = (
@@ -148,7 +148,7 @@ def _partial(data: CausalData, written: Mapping[str, SetScore]) -> list[str]:
 
 
 def _find_unscored(final: FinalScores) -> dict[str, str]:
-    """Say why the run has failed, whatever it has trained: of all sets, at whatever step, none could be scored."""
+    """Return the error of a run in which no set could be scored at any step."""
     entries = final.history.entries if final.history else []
     during = {label: result["error"] for each in entries for label, result in each.results.items() if "error" in result}
     errors = during | final.errors
@@ -159,7 +159,7 @@ def _find_unscored(final: FinalScores) -> dict[str, str]:
 
 
 def _failed(final: FinalScores) -> list[str]:
-    """Say which sets have no score, and which evaluations during training failed."""
+    """List the sets without a score, and the failed evaluations during training."""
     lines = [f"{label} was not scored: {reason}" for label, reason in final.errors.items()]
     for entry in final.history.entries if final.history else ():
         failed = [label for label, result in entry.results.items() if "error" in result]
@@ -168,12 +168,12 @@ def _failed(final: FinalScores) -> list[str]:
 
 
 def describe_evaluation(sets: Sequence[EvaluationSet], final: FinalScores) -> dict[str, dict[str, Any]]:
-    """Describe by set what was scored and how; under `combined` the sum over all sets, where steps were evaluated.
+    """Describe what was scored and how, by set; `combined` is the sum over sets, if steps were evaluated.
 
     Returns:
-        By label: the metrics of the kept weights with the conditions, or `error`; `best_combined` and `last` hold the
-        step and the metrics of the step with the best combined score and of the last one. At the former a single set
-        may have scored less than at another step.
+        By label: the metrics of the kept weights with their conditions, or `error`; `best_combined` and `last` hold the
+        step and the metrics of the step with the best combined score and of the last one. A single set may have scored
+        better at another step.
     """
     history = final.history
     found: dict[str, dict[str, Any]] = {}
@@ -194,14 +194,14 @@ def _describe_kept(label: str, final: FinalScores) -> dict[str, Any]:
 
 
 def _describe_score(score: SetScore) -> dict[str, Any]:
-    """Lay a set's score flat: its metrics, and under which conditions they were measured."""
+    """Flatten a set's score: its metrics, and the conditions under which they were measured."""
     whole = score.to_dict()
     conditions = {name: value for name, value in whole.items() if name not in _LEFT_OUT and value is not None}
     return {**score.metrics, **conditions}
 
 
 def _describe_steps(label: str, history: History) -> dict[str, Any]:
-    """Give a set's metrics at the best and at the last step that was evaluated."""
+    """Return a set's metrics at the best and at the last evaluated step."""
     entries = {"best_combined": history.best, "last": history.entries[-1] if history.entries else None}
     return {
         name: {"step": entry.step, **entry.list_metrics().get(label, {})}

@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
 
 NUM_RELOAD_ROWS = 32
-_MAX_TOKENS = 512  # the comparison is of weights: a row's first tokens go through all of them
-_NUM_POSITIONS = 4  # of a row; a vocabulary of 150,000 is 0.6 MB each
+_MAX_TOKENS = 512  # enough to compare weights: a row's first tokens pass through all of them
+_NUM_POSITIONS = 4  # per row; a vocabulary of 150,000 takes 0.6 MB per position
 
 _Tokens = tuple[list[int], list[int]]
 
 
 def open_probe(config: RunConfig, run: Path | None, tokenizer: PreTrainedTokenizerBase, with_loss: bool) -> Probe:
-    """Make the probe; its score is the mean loss over the answers' tokens of all probe rows.
+    """Open the probe; its score is the mean loss over the answers' tokens of all probe rows.
 
     Args:
-        config: Of the model's run.
-        run: The run's folder; None: it was trained elsewhere.
-        tokenizer: Its own.
-        with_loss: Whether to score at all.
+        config: Configuration of the model's run.
+        run: The run's folder; None for a model trained elsewhere.
+        tokenizer: The model's tokenizer.
+        with_loss: Whether to compute the score.
     """
     probes = read_probes(run, ("prompt",))
     rows = encode_probes(probes, config, tokenizer)
@@ -41,7 +41,7 @@ def open_probe(config: RunConfig, run: Path | None, tokenizer: PreTrainedTokeniz
     return Probe(
         rows=probes.source,
         num_rows=len(rows),
-        scored=f"loss on the answers of {probes.source}" if answered else f"{probes.source} hold no answers",
+        scored=f"loss on the answers of {probes.source}" if answered else f"{probes.source} have no answers",
         num_scored=answered if with_loss else 0,
         encode=lambda other: [ids for ids, _ in encode_probes(probes, config, other)],
         compute_logits=lambda model: _run(model, rows, _NUM_POSITIONS).logits,
@@ -50,7 +50,7 @@ def open_probe(config: RunConfig, run: Path | None, tokenizer: PreTrainedTokeniz
 
 
 def choose_reload_rows(rows: Dataset | None) -> Ask | None:
-    """Choose rows with `input_ids`, for each of which a model gives the logits after its last token; None: no rows."""
+    """Choose rows with `input_ids` for comparing the logits after each row's last token; None without rows."""
     if rows is None or not len(rows):
         return None
     chosen: list[_Tokens] = [(row["input_ids"][:_MAX_TOKENS], []) for row in spread(rows, NUM_RELOAD_ROWS)]
@@ -58,7 +58,7 @@ def choose_reload_rows(rows: Dataset | None) -> Ask | None:
 
 
 def _run(model: PreTrainedModel, rows: list[_Tokens], num_positions: int, with_loss: bool = False) -> Answers:
-    """Run one row at a time; gives logits at so many positions of each, spread over it, the last one among them."""
+    """Run one row at a time; return logits at `num_positions` positions spread over each row, the last one included."""
     import numpy as np
     import torch
 
@@ -67,12 +67,12 @@ def _run(model: PreTrainedModel, rows: list[_Tokens], num_positions: int, with_l
     with torch.no_grad():
         for ids, labels in rows:
             row = torch.tensor([ids], device=model.device)
-            # peft's prompts give logits for their virtual tokens too, before those of the text.
+            # peft's prompt methods return logits for their virtual tokens too, before those of the text.
             logits = model(input_ids=row, use_cache=False).logits[0][-len(ids) :]
             positions = {(len(ids) * part) // num_positions - 1 for part in range(1, num_positions + 1)}
             kept.append(logits[sorted(positions - {-1})].float().cpu().numpy())
             if with_loss:
-                targets = torch.tensor(labels[1:], dtype=torch.long, device=logits.device)  # none after a lone token
+                targets = torch.tensor(labels[1:], dtype=torch.long, device=logits.device)  # empty for a single token
                 predicted = logits[:-1].float()
                 loss = torch.nn.functional.cross_entropy(predicted, targets, ignore_index=MASKED, reduction="sum")
                 total, count = total + float(loss), count + int((targets != MASKED).sum())
@@ -80,22 +80,22 @@ def _run(model: PreTrainedModel, rows: list[_Tokens], num_positions: int, with_l
 
 
 def encode_probes(probes: Probes, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[_Tokens]:
-    """Encode probe rows as tokens and labels, without those that the chat template refuses."""
+    """Encode probe rows as tokens and labels, without those that the chat template rejects."""
     encoder = build_encoder(config, tokenizer)
     with explain_damaged_rows(probes.source):
         return [tokens for row in probes.rows if (tokens := _encode_row(row, encoder))[0]]
 
 
 def _encode_row(row: dict[str, Any], encoder: ExampleEncoder) -> _Tokens:
-    """Encode one row: an example as it is trained on, or a prompt as it was sent to the model, with its reference.
+    """Encode one row: an example as in training, or a prompt as it was sent to the model, with its reference.
 
-    Gives no tokens of a row that the chat template refuses, which training has left out as well.
+    Returns no tokens for a row that the chat template rejects, which training leaves out too.
     """
     if "reference" in row:
         encoder = replace(encoder, as_chat=False, system_prompt=None, truncation="cut_answer")
         example = Example(row["prompt"], f" {row['reference']}")
     else:
-        num_context = row.get("num_context", 0)  # of runs of earlier versions
+        num_context = row.get("num_context", 0)  # runs of earlier versions have it
         turns = row.get("messages", ())
         messages = (*as_context(turns[:num_context]), *turns[num_context:])
         tuples = {"messages": messages, "tools": tuple(row.get("tools", ())), "unread": ()}
@@ -104,7 +104,7 @@ def _encode_row(row: dict[str, Any], encoder: ExampleEncoder) -> _Tokens:
         encoded = encoder.encode(example)
     except RowError:
         return [], []
-    if not encoded.num_trained:  # a text without answer, which nobody would train on
+    if not encoded.num_trained:  # a text without an answer, never trained on
         ids = encoder.encode_prompt(example)[:_MAX_TOKENS]
         return ids, [MASKED] * len(ids)
     return encoded.input_ids[:_MAX_TOKENS], encoded.labels[:_MAX_TOKENS]

@@ -1,4 +1,4 @@
-"""What a model forgets: sets and held texts that the base and the tuned model are scored on, row by row."""
+"""Measure forgetting: score the base and the tuned model on sets and held-out texts, row by row."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ BASE, TUNED = "base", "tuned"
 logger = logging.getLogger(__name__)
 
 Compared = dict[str, dict[str, Any]]
-"""By label `n` and, by metric under `metrics`, base, tuned, their difference and interval; or `error`, the reason."""
+"""By label: `n`, and under `metrics` by metric base, tuned, their difference and interval; or `error`, the reason."""
 
 
 class Retention:
-    """The sets of `evaluation.retention` of one run, each asked by its own prompt."""
+    """The sets under `evaluation.retention` of one run, each with its own prompt."""
 
     def __init__(self, settings: RunConfig) -> None:
         self._settings = settings
@@ -48,7 +48,7 @@ class Retention:
         self._root = Path(settings.training.output_dir).expanduser() / "retention"
 
     def score_base(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Score the base before an adapter is attached, as it is computed in training; it stays where and as it was."""
+        """Score the base before an adapter is attached, in the precision of training; the model is left unchanged."""
         import torch
 
         if not self._sections:
@@ -63,7 +63,7 @@ class Retention:
             placed.to("cpu")
 
     def score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, which: str) -> None:
-        """Score the base or the tuned model; a failure is a warning, and the run goes on."""
+        """Score the base or the tuned model; a failure is a warning, and the run continues."""
         for each in self._sections:
             try:
                 self._score_set(each, model, tokenizer, self._root / which)
@@ -90,7 +90,7 @@ class Retention:
             evaluate_set(model, tokenizer, known, settings.generation, root / known.label, encoder.stop_token_ids)
 
     def compare(self) -> Compared:
-        """Compare what was scored; in all processes."""
+        """Compare the scores of base and tuned model, on all processes."""
         return run_on_first(self._compare)
 
     def _compare(self) -> Compared:
@@ -99,7 +99,7 @@ class Retention:
 
 
 def find_retention(trainer: LoraNsTrainer, tokenizer: PreTrainedTokenizerBase, settings: RunConfig) -> Compared:
-    """Score the kept weights on what should not be forgotten, and set them against the base."""
+    """Score the kept weights on the retention sets, and compare them with the base."""
     if not settings.evaluation.retention or not settings.arguments.get("do_train", True):
         return {}
     retention, model = Retention(settings), trainer.accelerator.unwrap_model(trainer.model)
@@ -124,7 +124,7 @@ def _compare_rows(base: Path, tuned: Path) -> dict[str, Any]:
 
 
 def _find_interval(metric: str, base: Sequence[Record], tuned: Sequence[Record]) -> tuple[float, float]:
-    """Find the interval of the difference, rows drawn in pairs."""
+    """Compute the interval of the difference by a paired bootstrap over rows."""
     if "nll" in base[0]:
         sums = [np.array([each["nll"] for each in rows]) for rows in (base, tuned)]
         return bootstrap_difference(*sums, weights=np.array([each["num_tokens"] for each in base]), of=np.exp)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning as a task: prompts with answers, TRL's SFTTrainer, and scores of what the model writes."""
+"""Runs of supervised fine-tuning: prompts with answers, TRL's SFTTrainer, and scores of generated answers."""
 
 from __future__ import annotations
 
@@ -49,23 +49,23 @@ if TYPE_CHECKING:
 
 
 class SftRun:
-    """CAUSAL_LM: see `utils.tasks.task.TaskRun`. Other tasks of language models extend it."""
+    """A CAUSAL_LM run; see `utils.tasks.task.TaskRun`. Other language-model tasks extend it."""
 
     ANSWERS_OWN_ROWS: ClassVar[bool] = True
-    """Whether the validation rows' prompts are answered where no set is named."""
+    """Whether the validation rows' prompts are answered if no set is named."""
     ENCODER: ClassVar[type[ExampleEncoder]] = ExampleEncoder
-    """What makes tokens of the rows."""
+    """Encoder of the rows."""
 
     def __init__(self, settings: RunConfig) -> None:
         self._settings = settings
         self._generating: GeneratingCallback | None = None
 
     def prepare_data(self, tokenizer: PreTrainedTokenizerBase) -> CausalData:
-        """Encode the rows that are trained on, and load the sets that are answered by generating.
+        """Encode the training rows, and load the sets that are answered by generating.
 
         Raises:
-            DataError: The rows cannot be used as they are.
-            ModelError: The tokenizer cannot serve them: no end-of-text token, no chat template.
+            DataError: The rows cannot be used.
+            ModelError: The tokenizer lacks an end-of-text token or a chat template that the rows need.
         """
         settings = self._settings
         spec = resolve_set(self.describe_rows())
@@ -74,18 +74,18 @@ class SftRun:
         with problems.gather():
             data = self._prepare(spec, encoder)
         if data is None and settings.evaluation.sets is not None and settings.evaluation.is_used:
-            with problems.gather():  # the sets' problems are reported together with the training rows'
+            with problems.gather():  # the sets' problems are reported with those of the training rows
                 self._load_named_sets(spec, encoder)
         problems.stop()
         assert data is not None, "a problem was raised"
         return data
 
     def describe_rows(self) -> InstructionSet:
-        """Say what the dataset's rows are to this task."""
+        """Describe the dataset's rows for this task."""
         return load_task(self._settings.task).describe_rows(self._settings)
 
     def arrange(self, rows: Dataset) -> Dataset:
-        """Pack encoded rows where that is asked for."""
+        """Pack encoded rows if `sft.packing` is set."""
         sft = self._settings.section(OwnSftSection)
         return pack_rows(rows, sft.max_length) if sft.packing else rows
 
@@ -102,7 +102,7 @@ class SftRun:
     def _load_sets(
         self, data: InstructionData, encoder: ExampleEncoder, window: int | None = None
     ) -> list[EvaluationSet]:
-        """Load what the model will be asked, before anything is trained; prompts beyond a window lose their middle."""
+        """Load the evaluation sets before anything is trained; prompts longer than the window lose their middle."""
         evaluation = self._settings.evaluation
         if not evaluation.is_used:
             return []
@@ -129,12 +129,12 @@ class SftRun:
         )
 
     def fingerprint_rows(self) -> str:
-        """Hash the rows as they are now."""
+        """Hash the current rows."""
         section = self._settings.section(InstructionSection)
         return read_training_rows(self.describe_rows(), section, self._settings.seed)[1]
 
     def preview(self, data: CausalData, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Any]:
-        """Print the first rows, what is trained on marked."""
+        """Print the first rows with the trained tokens marked."""
         from utils.core.terminal import build_console
 
         console, rows = build_console(), data.instructions.train
@@ -145,13 +145,13 @@ class SftRun:
         return {"rows": rows.select(range(min(count, len(rows)))).to_list()}
 
     def describe_head(self, data: CausalData) -> HeadSpec | None:
-        """Say that a language model gets no new head."""
+        """Return None: a language model gets no new head."""
         return None
 
     def build_trainer(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: CausalData
     ) -> LoraNsTrainer:
-        """Build the trainer, and the callback that lets the model write."""
+        """Build the trainer, and the callback that scores generated answers."""
         settings = self._settings
         require_positions(model, data.longest_row, settings.peft.virtual_tokens, settings.length_key)
         window = count_text_positions(model)
@@ -183,7 +183,7 @@ class SftRun:
         counts: ParameterCounts,
         measuring: MeasuringCallback,
     ) -> Outcome:
-        """Score what the model writes, which decides whose step's weights are kept; then their loss."""
+        """Score generated answers, which decides whose step's weights are kept, then evaluate the loss."""
         assert self._generating is not None, "the trainer is built before it is scored"
         written = self._generating.score_all()
         has_loss = data.instructions.evals and list_losses(self._settings)
@@ -195,7 +195,7 @@ class SftRun:
     def describe_losses(
         self, trainer: LoraNsTrainer, data: CausalData, losses: Mapping[str, Any]
     ) -> dict[str, tuple[float, float]]:
-        """Give intervals of what an evaluation of the rows gave, by its name without prefix."""
+        """Return intervals of the rows' evaluation, by metric name without prefix."""
         return {}
 
     def choose_reload_rows(self, data: CausalData, tokenizer: PreTrainedTokenizerBase) -> Ask | None:
@@ -205,14 +205,14 @@ class SftRun:
     def open_probe(
         self, label_names: tuple[str, ...], run: Path | None, tokenizer: PreTrainedTokenizerBase, num_eval: int
     ) -> Probe:
-        """Make the probe of a language model."""
+        """Open the probe of a language model."""
         return open_probe(self._settings, run, tokenizer, with_loss=num_eval > 0)
 
 
 def require_positions(model: PreTrainedModel, length: int, virtual: int = 0, key: str = "sft.max_length") -> None:
-    """Hold the longest row against the model as it is; what config.json says was checked before, where it was here.
+    """Check the longest row against the loaded model; config.json was checked before, if it was available.
 
-    `virtual` tokens of the adapter's stand before each row.
+    `virtual` is the number of the adapter's virtual tokens before each row.
 
     Raises:
         ConfigError: The model has a table of positions, and it is shorter.
@@ -228,7 +228,7 @@ def require_positions(model: PreTrainedModel, length: int, virtual: int = 0, key
 
 
 def _evaluate_loss(trainer: LoraNsTrainer, step: int) -> dict[str, Any]:
-    """Evaluate the loss; where the last evaluation was of these very weights, of that step, its figures are taken."""
+    """Evaluate the loss, or reuse the last evaluation if it was of the same step's weights."""
     logs = [log for log in trainer.state.log_history if "eval_loss" in log]
     if logs and logs[-1]["step"] == step == trainer.state.global_step:
         return {key: value for key, value in logs[-1].items() if key.startswith("eval_")}

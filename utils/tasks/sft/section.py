@@ -1,4 +1,4 @@
-"""The `sft:` section: the fields that only the installed SFTConfig has, and what ours say of them."""
+"""The `sft:` section: the fields that only the installed SFTConfig has, with this project's own values and texts."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ OURS = {
     "eos_token": "the tokenizer has it",
     "pad_token": "set model.pad_token",
 }
-"""Fields of SFTConfig with another home."""
+"""Fields of SFTConfig whose settings are elsewhere."""
 
 WITHOUT_EFFECT = {
-    "assistant_only_loss": "of a conversation only the assistant's turns are trained on (completion_only_loss)",
+    "assistant_only_loss": "only the assistant's turns of a conversation are trained on (completion_only_loss)",
     "dataset_num_proc": "rows are tokenised in batches and cached",
     "shuffle_dataset": "rows are always shuffled, by training.data_seed",
-    "eval_packing": "evaluation rows are not packed: their loss is a mean over tokens either way",
+    "eval_packing": "evaluation rows are not packed: their loss is the mean over tokens either way",
 }
-"""Fields of SFTConfig that are accepted, do nothing here, and say so."""
+"""Fields of SFTConfig that are accepted but have no effect, which a warning says."""
 
 
 class OwnSftSection(Section):
-    """The fields whose values or defaults are ours; the installed library's other fields are added."""
+    """Fields with own values or defaults; the installed library's other fields are added."""
 
     ALIASES: ClassVar[dict[str, str]] = {"max_seq_length": "max_length"}
 
     max_length: int = Field(1024, ge=8)
-    """CAUSAL_LM: tokens a row may have; dataset.truncation says what happens to longer ones."""
+    """CAUSAL_LM: maximum tokens of a row; longer ones follow dataset.truncation."""
     completion_only_loss: bool = True
     """Train on answers only; false: on prompts too."""
     packing: bool = False
-    """Fill rows of max_length tokens with several documents, which never see each other."""
+    """Fill rows of max_length tokens with several documents, which never attend to each other."""
     packing_strategy: Literal["bfd"] = "bfd"
-    """Best fit decreasing; the strategies that cut documents apart are not offered."""
+    """Best fit decreasing; strategies that cut documents are not supported."""
     padding_free: bool | None = None
-    """Put the rows of a batch one after another instead of padding them, which gives the same loss faster; null:
-    where the model is proved to keep them apart."""
+    """Concatenate the rows of a batch instead of padding them, which gives the same loss faster; null: if the model is
+    verified to keep them apart."""
     loss_type: Literal["nll", "dft"] = "nll"
-    """nll: cross-entropy; dft: each token weighed by its own probability."""
+    """nll: cross-entropy; dft: each token weighted by its own probability."""
 
     def dump(self) -> dict[str, Any]:
-        """Give our own keys, and of the library's those that are set."""
+        """Return the section's own keys, and those of the library that are set."""
         return {**self.model_dump(include=set(OwnSftSection.model_fields)), **self.model_dump(exclude_unset=True)}
 
 
@@ -78,7 +78,7 @@ def sft_section() -> type[OwnSftSection]:
 def build_encoder(
     config: RunConfig, tokenizer: PreTrainedTokenizerBase, kind: type[ExampleEncoder] | None = None
 ) -> ExampleEncoder:
-    """Build the run's encoder of examples into token ids; of single examples unless another kind is named."""
+    """Build the run's encoder of examples into token ids; `kind` defaults to the encoder of single examples."""
     from utils.data.encoding import ExampleEncoder
 
     sft = config.find_section(OwnSftSection)

@@ -1,4 +1,4 @@
-"""Scores evaluation sets by what the model writes as it is now, in training or after it."""
+"""Score evaluation sets by generated answers, during or after training."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 
 
 class SetScorer:
-    """The sets of one run, answered by the trainer's model or by a server that is handed its adapter.
+    """The sets of one run, answered by the trainer's model or by a server that loads its adapter.
 
-    Answers of a step go to eval_step_N in the run's folder, those of the kept weights to eval_<set>.
+    Answers of a step are written to eval_step_N in the run's folder, those of the kept weights to eval_<set>.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class SetScorer:
         self._model_name = name_model(settings.model.name_or_path)
 
     def score_step(self, step: int) -> dict[str, SetScore | str]:
-        """Score every set during training; a set that fails gives the reason."""
+        """Score every set during training; the value of a set that fails is the reason."""
         return {each.label: self._score(each, self._files_of_step(each, step)) for each in self.sets}
 
     def score_kept(self, step: int, was_evaluated: bool) -> dict[str, SetScore | str]:
-        """Score every set by the kept weights, those of a step: its answers are taken where it was evaluated."""
+        """Score every set with the kept weights of a step, reusing its answers if it was evaluated."""
         found: dict[str, SetScore | str] = {}
         for each in self.sets:
             source = self._files_of_step(each, step) if was_evaluated else None
@@ -63,9 +63,9 @@ class SetScorer:
         return SetFiles(step_folder(self._folder, step), f"{self._model_name}_{known.label}_")
 
     def _score(self, known: EvaluationSet, files: SetFiles, source: SetFiles | None = None) -> SetScore | str:
-        """Score one set; what fails gives the reason, and the run goes on.
+        """Score one set, or return the reason of a failure, so that the run continues.
 
-        Answers that stand in `source` are taken where the weights are the same.
+        Answers in `source` are reused if they are of the same weights.
         """
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
         tokenizer = self._trainer.processing_class
@@ -86,7 +86,7 @@ class SetScorer:
 
     @contextmanager
     def _open_writer(self, model: PreTrainedModel) -> Iterator[PreTrainedModel | ServedModel]:
-        """Give what writes: the model itself, or a server that is handed the adapter as it is now."""
+        """Yield what generates: the model itself, or a server that has loaded the current adapter."""
         if self._server is None:
             yield model
             return

@@ -25,7 +25,7 @@ BEST = "training.load_best_model_at_end=true"
         (["evaluation.load_best_at_end=true"], "load_best_model_at_end: needs evaluations during training"),
         ([BEST], "load_best_model_at_end: needs evaluations; set training.eval_strategy"),
         ([STEPS, BEST, "training.save_strategy=no"], "needs checkpoints"),
-        ([STEPS, "training.save_strategy=best"], "save_strategy: best saves by the loss alone"),
+        ([STEPS, "training.save_strategy=best"], "save_strategy: best compares the loss only"),
         ([PATIENCE, f"{METRIC}=combined"], "early_stopping_patience: needs evaluations during training"),
         (["evaluation.early_stopping_patience=2"], "early_stopping_patience: needs evaluations during training"),
         ([STEPS, PATIENCE, f"{METRIC}=test_em_strct"], "did you mean test_em_strict"),
@@ -130,4 +130,4 @@ def test_an_unknown_score_cannot_decide(caplog: pytest.LogCaptureFixture) -> Non
     with pytest.raises(ConfigError, match=r"no result called truthfulqa_accuracy; .* answers combined, qmsum_rouge_l"):
         require_best_metric(config, [QMSUM])
     require_best_metric(load_run_config(CONFIG, [SETS, "training.metric_for_best_model=combined"]), [])
-    assert "combined has no effect: there is no set whose prompts are answered" in caplog.text
+    assert "combined has no effect: no set is answered by generating" in caplog.text

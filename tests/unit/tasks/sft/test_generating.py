@@ -241,7 +241,7 @@ def test_training_ends_when_a_score_gets_no_better(older, prepare_run, make_sft,
     run = _train(prepare_run, make_sft, **keys)
     assert run.trainer.state.global_step == 4
     assert run.trainer.args.greater_is_better is False
-    assert "step 4: others_invalid_rate has not got better for 1 evaluations" in caplog.text
+    assert "step 4: others_invalid_rate has not improved for 1 evaluations" in caplog.text
     resumed = _train(prepare_run, make_sft, run_folder / "checkpoint-4", **keys)
     assert resumed.trainer.state.global_step == 4, "a resumed run decides the same"
     assert _finish(resumed).evaluation["combined"]["last_step"] == 4
@@ -268,7 +268,7 @@ def test_the_best_is_decided_anew_by_the_history(prepare_run, make_sft, run_fold
     there = [step for step in rates if (run_folder / f"checkpoint-{step}").is_dir()]
     best = min(there, key=lambda step: rates[step])
     assert _best_state(changed)[:2] == (best, rates[best])
-    assert ("is left is taken" in caplog.text) == (rates[best] > min(rates.values()))
+    assert ("remaining one is used" in caplog.text) == (rates[best] > min(rates.values()))
 
 
 def test_a_run_of_an_earlier_version_is_resumed(prepare_run, make_sft, run_folder, caplog):
