@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Literal, NamedTuple, TextIO
 
 from utils.cli.command_line import Answer, add_overrides, build_parser, run_cli
 from utils.core.errors import EXIT_FAILED, UserError
@@ -78,9 +78,9 @@ def _check(file: Path, arguments: argparse.Namespace) -> list[Check]:
         findings = _check_suite(file, arguments)
     else:
         findings = _Findings(check_accelerate(file) if kind == "accelerate" else check_deepspeed(file))
-    checks, notices, shown = findings
+    checks, notices, shown, language = findings
     is_silent = arguments.all is not None and not notices and not any(each.problems or each.warnings for each in checks)
-    _print_checks(f"{file} ({kind})", [] if is_silent else checks, notices, _report_stream(arguments))
+    _print_checks(f"{file} ({kind})", [] if is_silent else checks, notices, _report_stream(arguments), language)
     if arguments.show:
         print(shown, end="")
     return checks
@@ -93,6 +93,7 @@ class _Findings(NamedTuple):
     notices: Sequence[str] = ()
     shown: str = ""
     """Output of --show."""
+    language: Literal["en", "zh"] = "en"
 
 
 def _check_run(file: Path, arguments: argparse.Namespace) -> _Findings:
@@ -101,11 +102,11 @@ def _check_run(file: Path, arguments: argparse.Namespace) -> _Findings:
     inspection = inspect_run_config(file, arguments.overrides)
     config = inspection.config
     if config is None:
-        return _Findings(inspection.checks)
+        return _Findings(inspection.checks, language=inspection.language)
     checks = [*inspection.checks, check_machine(config)]
     if arguments.data:
         checks.append(_check_rows(config))
-    return _Findings(checks, config.notices, config.to_yaml())
+    return _Findings(checks, config.notices, config.to_yaml(), inspection.language)
 
 
 def _check_suite(file: Path, arguments: argparse.Namespace) -> _Findings:
@@ -116,7 +117,8 @@ def _check_suite(file: Path, arguments: argparse.Namespace) -> _Findings:
     if plan is None:
         return _Findings(checks)
     names = "".join(f"{run.name}\n" for run in plan.runs)
-    return _Findings([*checks, Check(MACHINE, warnings=plan.unmet)], plan.notices, names)
+    checks.append(Check(MACHINE, warnings=plan.unmet))
+    return _Findings(checks, plan.notices, names, plan.suite.section.results.language)
 
 
 def _check_rows(config: RunConfig) -> Check:
@@ -134,17 +136,22 @@ def _report_stream(arguments: argparse.Namespace) -> TextIO:
     return sys.stderr if arguments.show else sys.stdout
 
 
-def _print_checks(title: str, checks: list[Check], notices: Sequence[str], stream: TextIO) -> None:
+def _print_checks(
+    title: str, checks: list[Check], notices: Sequence[str], stream: TextIO, language: Literal["en", "zh"]
+) -> None:
+    from utils.results.labels import phrase, translate
     from utils.run_config.load import MACHINE
 
-    print(title if checks else f"{title}: ok", file=stream)
+    print(title if checks else f"{title}: {translate('ok', language)}", file=stream)
     for number, check in enumerate(checks, start=1):
-        print(f"  [{number}/{len(checks)}] {check.title}: {'FAIL' if check.problems else 'ok'}", file=stream)
-        word = "warning (this machine)" if check.title == MACHINE else "warning"
+        named = phrase(check.title, language, num=check.num)
+        ended = translate("FAIL" if check.problems else "ok", language)
+        print(f"  [{number}/{len(checks)}] {named}: {ended}", file=stream)
+        word = translate("warning_here" if check.title == MACHINE else "warning", language)
         for line in (*check.problems, *(f"{word}: {warning}" for warning in check.warnings)):
             print(as_called(f"        {line}"), file=stream)
     for notice in notices:
-        print(as_called(f"        note: {notice}"), file=stream)
+        print(as_called(f"        {translate('note', language)}: {notice}"), file=stream)
 
 
 def build() -> argparse.ArgumentParser:

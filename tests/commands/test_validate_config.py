@@ -138,6 +138,17 @@ def test_overrides_are_checked_as_well(validate: Callable[..., Answer]) -> None:
     assert "command line  training.optim: 'adam' is not allowed" in answer.out
 
 
+def test_steps_are_named_in_the_language_of_the_results(validate: Callable[..., Answer], folder: Path) -> None:
+    steps = ("YAML可读: 通过", "键和值: 未通过", "组合: 通过", "文件: 通过")
+    answer = validate("bad.yaml", "results.language=zh")
+    for number, step in enumerate(steps, start=1):
+        assert f"  [{number}/4] {step}\n" in answer.out
+    assert "unknown key; did you mean lora_r?" in answer.out
+    suite = f"base: {folder}/good.yaml\nresults: {{language: zh}}\ntasks: {{a: {{}}}}\nseeds: [1, 2]\n"
+    (folder / "suite.yaml").write_text(f"suite: s\n{suite}")
+    assert "  [3/5] 2次运行: 通过\n" in validate("suite.yaml").out
+
+
 def test_schema_is_a_json_schema_that_a_good_file_meets(validate: Callable[..., Answer]) -> None:
     from utils.config.yaml_text import parse_value
 

@@ -59,7 +59,7 @@ def inspect_suite(path: str | Path, overrides: Sequence[str] = ()) -> tuple[list
     except ConfigError as error:
         checks[-1].problems += error.problems  # the step that has not ended
         return checks, None
-    checks[-1].title = f"its {plan.num_combinations} runs"
+    checks[-1].title, checks[-1].num = "its {num} runs", plan.num_combinations
     checks[-1].problems += sorted(plan.problems, key=lambda problem: problem.position)
     if plan.problems:
         return checks, None

@@ -46,7 +46,7 @@ def build_parser(script: str, description: str) -> argparse.ArgumentParser:
 
 
 def add_config(parser: argparse.ArgumentParser, told: str) -> None:
-    """Let a command take its YAML file by position, or by `--config`."""
+    """Accept the YAML file as a positional argument or by `--config`."""
     either = parser.add_mutually_exclusive_group(required=True)
     shipped = f"{told}, or a shipped one's name, such as quickstart ({PROGRAM} copy lists them)"
     either.add_argument("config", nargs="?", default=argparse.SUPPRESS, metavar="FILE", help=shipped)
@@ -223,7 +223,7 @@ def list_gpus() -> list[str]:
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        """Fill paragraphs to the terminal's width; what is indented, as examples are, stays as it is written."""
+        """Wrap paragraphs to the terminal's width; indented blocks (examples) are kept as they are."""
         paragraphs = text.split("\n\n")
         return "\n\n".join(each if each.startswith(" ") else textwrap.fill(each, width) for each in paragraphs)
 

@@ -17,24 +17,24 @@ _MODULES = {"docs": "cli.shipped", "copy": "cli.shipped", "plan": "planning.comm
 """Commands that are modules."""
 _COMMANDS = {
     "train FILE [key=value ...]": "train one run; FILE may be a shipped one's name, such as quickstart",
-    "plan FILE [--card a100-40g]": "what a run will take in memory, steps and time",
+    "plan FILE [--card a100-40g]": "estimate a run's memory, steps and time before training",
     "infer --run FOLDER ...": "use a finished run, a merged model or one of the hub",
     "evaluate --run FOLDER ...": "score a model on sets",
     "merge --run FOLDER ...": "merge an adapter into its base",
     "benchmark SUITE ...": "run tasks x methods x seeds into one table",
     "validate FILE ...": "check configuration files",
-    "compare RUN RUN ...": "in what finished runs differ: settings, scores, costs",
+    "compare RUN RUN ...": "show how finished runs differ: settings, scores, costs",
     "report RUN": "write a run's report.html and curves again",
     "push RUN NAME [--dry-run]": "push a run, or a merged model, to the hub; --run hub:NAME reads it back",
-    "copy [NAME] [FILE]": "copy a shipped file to start from, such as template_sft; list them",
-    "docs [PAGE]": "print a page of the documentation; list them",
-    "version": "name the version and where it lies",
+    "copy [NAME] [FILE]": "copy a shipped file to start from, such as template_sft, or list them",
+    "docs [PAGE]": "print a page of the documentation, or list the pages",
+    "version": "print the version and the installation folder",
 }
-"""How each command is called, and what it does."""
+"""Usage of each command and its one-line description."""
 
 
 def write_help() -> str:
-    """Write what the commands are, as wide as the terminal."""
+    """Return the list of commands, wrapped to the terminal's width."""
     formatter = argparse.HelpFormatter(PROGRAM, max_help_position=34)
     formatter.add_usage("%(prog)s COMMAND ...", [], [])
     formatter.start_section("commands")

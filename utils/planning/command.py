@@ -1,4 +1,4 @@
-"""`lora-ns plan FILE`: what a run will take in memory, steps and time; `train.py --plan` is the same."""
+"""`lora-ns plan FILE`: the memory, steps and time of a run before it is trained; `train.py --plan` does the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DESCRIPTION = """Plan one run from the model's config.json, without training: pa
 
 
 def main(arguments: argparse.Namespace) -> Answer:
-    """Read the file, and print what its run will take."""
+    """Read the file and print the plan of its run."""
     from utils.run_config import load_run_config
     from utils.runs.summary import announce_run
 
@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace) -> Answer:
 
 
 def plan_and_show(config: RunConfig, arguments: argparse.Namespace) -> Answer:
-    """Print what a run will take, on the card and at the rate that the options name."""
+    """Print the plan of a run for the requested card and rate."""
     from utils.planning import plan
 
     rate = plan.measure_rate(config) if arguments.probe else arguments.rate
@@ -38,7 +38,7 @@ def plan_and_show(config: RunConfig, arguments: argparse.Namespace) -> Answer:
 
 
 def add_plan_options(parser: argparse.ArgumentParser, first: str = "") -> None:
-    """Add the options of a plan; `first` begins the help of each."""
+    """Add the options of a plan; `first` is put before the help of each."""
     card = f"{first}say what fits on it: {', '.join(CARDS)}"
     parser.add_argument("--card", choices=CARDS, metavar="NAME", help=card)
     parser.add_argument("--probe", action="store_true", help=f"{first}train a few steps to estimate the time")

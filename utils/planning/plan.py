@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from utils.core.project import PACKAGE, ROOT
 from utils.planning.cards import CARDS
 from utils.planning.step_times import FILE
 from utils.results.json_file import read_json
+from utils.results.labels import Language, count_columns, phrase, translate
 from utils.tasks.preparing import count_training_steps
 from utils.tasks.task import load_task, open_task
 
@@ -114,36 +116,45 @@ def read_rows(config: RunConfig) -> Rows:
         data = task.prepare_data(load_tokenizer(config.model))
     except LoraNsError as error:
         num_labels = load_task(config.task).count_labels(config.dataset)
-        why = f"the rows are not at hand ({str(error).splitlines()[0]}): all are taken to be {config.max_length} tokens"
+        first = str(error).splitlines()[0]
+        why = phrase("plan_no_rows", config.results.language, why=first, tokens=config.max_length)
         return Rows([], 2 if num_labels == 0 else num_labels, why)
     return Rows(data.list_training_lengths(), None if data.label_names is None else max(1, len(data.label_names)))
 
 
 def show_plan(plan: Plan, config: RunConfig, card: str | None, rate: float | None) -> dict[str, Any]:
     """Print a plan, and give it for `--json`."""
-    memory, lines = plan.memory, []
-    share = plan.counts.trainable_percent
-    lines += [("parameters", f"{plan.counts.trainable:,} trained of {plan.counts.total:,} ({share:.4g} %)")]
-    if plan.num_rows:
-        lines += [("rows", f"{plan.num_rows:,} an epoch, the longest {plan.batch[1]:,} tokens")]
-    if plan.num_steps:
-        tokens = f", {plan.num_tokens:,} tokens" if plan.num_tokens else ""
-        lines += [("steps", f"{plan.num_steps:,}{tokens}")]
-    lines += [("memory", f"{memory.total / GIB:.2f} GB, and what Python, torch and the allocator take")]
-    lines += [(f"  {name}", f"{size / GIB:.2f} GB") for name, size in vars(memory).items()]
-    lines += [("longest batch", f"{plan.batch[0]} x {plan.batch[1]:,} tokens at once")]
+    lines = list(_describe(plan, config.results.language))
     answer = plan.to_json()
     if card is not None:
         answer["card"] = _fit(plan, card, config)
         lines += [(card, answer["card"]["sentence"])]
     if rate is not None and plan.num_tokens:
         answer["hours"] = round(plan.num_tokens / rate / 3600, 3)
-        lines += [("time", f"{_write_time(plan.num_tokens / rate)} at {rate:,.0f} tokens/s, evaluations not counted")]
+        time = _write_time(plan.num_tokens / rate)
+        lines += [("time", phrase("plan_time", config.results.language, time=time, rate=rate))]
     if plan.note:
         lines += [("note", plan.note)]
-    width = max(len(name) for name, _ in lines)
-    print("\n".join(f"{name:<{width}}  {text}" for name, text in lines))  # noqa: T201  the command's own output
+    named = [(name if name == card else translate(name, config.results.language), text) for name, text in lines]
+    width = max(count_columns(name) for name, _ in named)
+    lined_up = (f"{name}{' ' * (width - count_columns(name))}  {text}" for name, text in named)
+    print("\n".join(lined_up))  # noqa: T201  the command's own output
     return answer
+
+
+def _describe(plan: Plan, language: Language) -> Iterator[tuple[str, str]]:
+    """Yield the lines that every plan has, each as the key of its label and its text."""
+    counts, memory, (rows, longest) = plan.counts, plan.memory, plan.batch
+    share = counts.trainable_percent
+    yield "plan_params", phrase("plan_parameters", language, trained=counts.trainable, total=counts.total, share=share)
+    if plan.num_rows:
+        yield "training_rows", phrase("plan_rows", language, num=plan.num_rows, tokens=longest)
+    if plan.num_steps:
+        steps = phrase("plan_steps", language, num=plan.num_steps, tokens=plan.num_tokens or 0)
+        yield "num_steps", steps if plan.num_tokens else f"{plan.num_steps:,}"
+    yield "memory", phrase("plan_memory", language, size=_write_size(memory.total))
+    yield from ((f"memory_{name}", _write_size(size)) for name, size in vars(memory).items())
+    yield "longest_batch", phrase("plan_batch", language, rows=rows, tokens=longest)
 
 
 def _fit(plan: Plan, card: str, config: RunConfig) -> dict[str, Any]:
@@ -152,15 +163,19 @@ def _fit(plan: Plan, card: str, config: RunConfig) -> dict[str, Any]:
     fixed = plan.memory.total - plan.memory.step
     rows = math.floor((room - fixed) / (plan.memory.step / plan.batch[0]))
     fits = plan.memory.total <= room
-    if fits:
-        sentence = f"fits; about {rows} rows of {plan.batch[1]:,} tokens would"
-    elif rows >= 1:
-        sentence = f"does not fit; {rows} rows of {plan.batch[1]:,} tokens would: training.per_device_train_batch_size"
+    language = config.results.language
+    if fits or rows >= 1:
+        sentence = phrase("plan_fits" if fits else "plan_fewer", language, rows=rows, tokens=plan.batch[1])
     else:
         ways = ["training.gradient_checkpointing: true"] if not config.arguments.get("gradient_checkpointing") else []
         ways += ["model.quantization: nf4"] if config.model.quantization is None and fixed > room / 2 else []
-        sentence = f"not even one row fits; {' or '.join([*ways, f'a smaller {config.length_key}'])} would help"
+        ways += [phrase("a_smaller", language, name=config.length_key)]
+        sentence = phrase("plan_none", language, ways=phrase("or", language).join(ways))
     return {"name": card, "gb": CARDS[card], "fits": fits, "rows_that_fit": max(rows, 0), "sentence": sentence}
+
+
+def _write_size(size: int) -> str:
+    return f"{size / GIB:.2f} GB" if size >= GIB / 10 else f"{size / 2**20:.1f} MB"
 
 
 def _write_time(seconds: float) -> str:

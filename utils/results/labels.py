@@ -178,6 +178,20 @@ _LABELS: dict[str, tuple[str, str]] = {
     "kind_of_rows": ("kind of rows", "样本类别"),
     "category": ("category", "类别"),
     "same_in_all": ("the same in all runs", "全部运行相同"),
+    "plan_params": ("parameters", "参数"),
+    "memory": ("memory", "内存"),
+    "num_steps": ("steps", "步数"),
+    "memory_weights": ("  weights", "  权重"),
+    "memory_gradients": ("  gradients", "  梯度"),
+    "memory_optimizer": ("  optimizer", "  优化器"),
+    "memory_step": ("  step", "  单步"),
+    "longest_batch": ("longest batch", "最长批次"),
+    "time": ("time", "时间"),
+    "training_rows": ("rows", "数据行"),
+    "ok": ("ok", "通过"),
+    "FAIL": ("FAIL", "未通过"),
+    "warning": ("warning", "警告"),
+    "warning_here": ("warning (this machine)", "警告(本机)"),
 }
 
 # Sentences; what stands in braces is filled in.
@@ -269,9 +283,51 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "运行数超过{most}时不绘制Loss曲线; 各次运行的report.html中有各自的曲线.",
     ),
     "no_claims": (
-        "Nothing is called better: no two settings have two seeds in common.",
-        "不作优劣结论: 没有两个设置共有两个随机种子.",
+        "Nothing is called better or worse: that takes two common seeds or more whose differences vary.",
+        "不作优劣结论: 至少需要两个共同随机种子, 且其差值不全相同.",
     ),
+    "plan_parameters": (
+        "{trained:,} trained of {total:,} ({share:.4g} %)",
+        "共{total:,}, 训练{trained:,} ({share:.4g} %)",
+    ),
+    "plan_rows": ("{num:,} an epoch, the longest {tokens:,} tokens", "每轮{num:,}条, 最长{tokens:,}个词元"),
+    "plan_steps": ("{num:,}, {tokens:,} tokens", "{num:,}, 共{tokens:,}个词元"),
+    "plan_memory": (
+        "{size}, and what Python, torch and the allocator take",
+        "{size}, 另加Python, torch和分配器所占",
+    ),
+    "plan_batch": ("{rows} x {tokens:,} tokens at once", "同时{rows} x {tokens:,}个词元"),
+    "plan_time": (
+        "{time} at {rate:,.0f} tokens/s, evaluations not counted",
+        "{time} (每秒{rate:,.0f}个词元, 不含评估)",
+    ),
+    "plan_fits": (
+        "fits; about {rows} rows of {tokens:,} tokens would",
+        "放得下; 约可放{rows}条, 每条{tokens:,}个词元",
+    ),
+    "plan_fewer": (
+        "does not fit; {rows} rows of {tokens:,} tokens would: training.per_device_train_batch_size",
+        "放不下; 可放{rows}条, 每条{tokens:,}个词元: training.per_device_train_batch_size",
+    ),
+    "plan_none": ("not even one row fits; {ways} would help", "一条也放不下; 可改用{ways}"),
+    "or": (" or ", "或"),
+    "a_smaller": ("a smaller {name}", "更小的{name}"),
+    "plan_no_rows": (
+        "the rows are not at hand ({why}): all are taken to be {tokens} tokens",
+        "手头没有数据行 ({why}): 全部按{tokens}个词元计",
+    ),
+    # what validate_config.py checks, by its title
+    "reads as YAML": ("reads as YAML", "YAML可读"),
+    "reads as JSON": ("reads as JSON", "JSON可读"),
+    "keys and values": ("keys and values", "键和值"),
+    "combinations": ("combinations", "组合"),
+    "files": ("files", "文件"),
+    "every setting has an effect": ("every setting has an effect", "每项设置都有作用"),
+    "this machine": ("this machine", "本机"),
+    "rows": ("rows", "数据行"),
+    "tasks, methods, grid and seeds": ("tasks, methods, grid and seeds", "任务, 方法, 网格和随机种子"),
+    "its runs": ("its runs", "各次运行"),
+    "its {num} runs": ("its {num} runs", "{num}次运行"),
 }
 
 _NOT_SCORES = frozenset(

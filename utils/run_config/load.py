@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from utils.config.document import Document
 from utils.config.run_config import RunConfig
@@ -40,8 +40,11 @@ class Check:
     """One numbered check of a file."""
 
     title: str
+    """Its key among the sentences of utils/results/labels.py."""
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    num: int = 0
+    """What the title counts, if anything."""
 
 
 @dataclass
@@ -49,8 +52,10 @@ class Inspection:
     """What inspecting a file gave."""
 
     checks: list[Check]
-    config: RunConfig | None
+    config: RunConfig | None = None
     """The configuration, where no check failed."""
+    language: Literal["en", "zh"] = "en"
+    """What `results.language` says, where that can be read."""
 
     @property
     def problems(self) -> list[Problem]:
@@ -65,7 +70,7 @@ def inspect_run_config(
     try:
         document, notices = read_layers(path, overrides, may_extend)
     except ConfigError as error:
-        return Inspection([Check(TITLES[0], error.problems)], None)
+        return Inspection([Check(TITLES[0], error.problems)])
     return inspect_document(document, notices, files)
 
 
@@ -74,6 +79,7 @@ def inspect_document(document: Document, notices: Sequence[str] = (), files: boo
     _, typed, combined, found, effective = checks = [Check(title) for title in TITLES]
     reader = SectionReader(document)
     read = reader.read()
+    language = results.language if isinstance(results := read.get("results"), ResultsSection) else "en"
     typed.problems += reader.problems
     crossed = [*check_sections(read, document)]
     if files:
@@ -84,13 +90,13 @@ def inspect_document(document: Document, notices: Sequence[str] = (), files: boo
             config = _compose(document, read, reader.task, ())
             crossed += check_resolved(config, reader.task, document, files)
         combined.problems += _leave_known(crossed, reader.mistaken)
-        return Inspection(checks[:4], None)
+        return Inspection(checks[:4], None, language)
     assert reader.task is not None, "an unknown task_type is a mistake"
     config = _compose(document, read, reader.task, (*notices, *reader.notices))
     combined.problems += check_resolved(config, reader.task, document, files)
     effective.warnings += find_unused_settings(config, reader.task, document)
     config = replace(config, warnings=tuple(effective.warnings))
-    return Inspection(checks, None if combined.problems else config)
+    return Inspection(checks, None if combined.problems else config, language)
 
 
 def _can_be_composed(read: dict[str, Section], task: type[Task]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,11 @@ def test_a_run_that_goes_by_its_evaluations_can_be_probed(tmp_path):
         assert probed.arguments["eval_strategy"] == "no"
         assert not probed.evaluation.is_used
         assert not probed.evaluation.retention_sections
+
+
+def test_a_plan_speaks_the_language_of_the_run(capsys):
+    command("utils.planning.command", "quickstart", "--card", "t4", "--rate", "1000", "results.language=zh")
+    shown = capsys.readouterr().out
+    assert "参数      共859,520, 训练71,936 (8.369 %)" in shown
+    assert "t4        放得下; 约可放" in shown
+    assert not re.search("trained|weights|fits|rows", shown)

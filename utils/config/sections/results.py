@@ -15,4 +15,4 @@ class ResultsSection(Section):
     report.html, one page with scores, curves, answers and settings; `svg`: curves.svg; `png`: curves.png and, for a
     classifier, confusion.png, which need matplotlib (the extra plots)."""
     language: Literal["en", "zh"] = "en"
-    """Language of results.xlsx's column names, report.html, the curves and the terminal's tables."""
+    """Language of results.xlsx's column names, report.html, the curves and the terminal's tables and checks."""
