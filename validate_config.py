@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ DESCRIPTION = """Check configuration files in numbered steps, without importing 
 
 def main(arguments: argparse.Namespace) -> Answer:
     """Check the files and sum up; exit code 1 if one fails."""
+    gc.disable()  # saves a tenth of the time; all that is read stays until the end
     if arguments.schema:
         from utils.run_config.reference import build_schema
 
@@ -106,7 +108,8 @@ def _check_run(file: Path, arguments: argparse.Namespace) -> _Findings:
     checks = [*inspection.checks, check_machine(config)]
     if arguments.data:
         checks.append(_check_rows(config))
-    return _Findings(checks, config.notices, config.to_yaml(), inspection.language)
+    shown = config.to_yaml() if arguments.show else ""
+    return _Findings(checks, config.notices, shown, inspection.language)
 
 
 def _check_suite(file: Path, arguments: argparse.Namespace) -> _Findings:

@@ -249,6 +249,7 @@ def _refuse_namesake(suite: Suite, name: str, first: Combination, each: Combinat
 
 
 def _plan_run(each: Combination, name: str, output: Path, config: RunConfig, launch: str | None) -> PlannedRun:
+    resolved = config.to_dict()
     return PlannedRun(
         name=name,
         task=each.task,
@@ -257,8 +258,8 @@ def _plan_run(each: Combination, name: str, output: Path, config: RunConfig, lau
         grid=each.grid,
         folder=output / "runs" / name,
         log=output / "logs" / f"{name}.log",
-        config=config.to_dict(),
-        fingerprint=config.fingerprint(),
+        config=resolved,
+        fingerprint=config.fingerprint(resolved),
         metric=load_task(config.task).headline(config),
         launch=launch,
         is_search=each.is_search,

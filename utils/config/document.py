@@ -61,7 +61,12 @@ class Document:
 
     def has(self, path: KeyPath) -> bool:
         """Tell whether a key was written, even as null."""
-        return isinstance(parent := self.get(path[:-1], {}), dict) and path[-1] in parent
+        parent: Any = self.data
+        for key in path[:-1]:
+            if not isinstance(parent, dict):
+                return False
+            parent = parent.get(key)
+        return isinstance(parent, dict) and path[-1] in parent
 
     def set(self, path: KeyPath, value: Any, place: SourceLocation) -> None:
         """Write a value, making the sections on its way; a scalar standing in the way is replaced."""

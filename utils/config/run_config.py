@@ -171,12 +171,16 @@ class RunConfig:
         """Hash the files of each extension, by its name."""
         return {Path(each).name: registry.hash_folder(Path(each)) for each in self.extensions}
 
-    def fingerprint(self) -> str:
-        """Hash everything that affects the run's numbers; names, folders and logging are excluded."""
-        flat = flatten(self.to_dict())
+    def fingerprint(self, resolved: dict[str, Any] | None = None) -> str:
+        """Hash everything that affects the run's numbers; names, folders and logging are excluded.
+
+        `resolved` is the result of `to_dict`, if the caller has it.
+        """
+        flat = flatten(resolved if resolved is not None else self.to_dict())
         if self.extensions:
             flat["extensions"] = self.hash_extensions()
-        kept = {key: value for key, value in flat.items() if key not in _irrelevant_keys(flat)}
+        irrelevant = _irrelevant_keys(flat)
+        kept = {key: value for key, value in flat.items() if key not in irrelevant}
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

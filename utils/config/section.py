@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from types import UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
@@ -39,11 +40,10 @@ class Section(BaseModel):
     def _no_silent_cast(cls, value: Any, info: ValidationInfo) -> Any:
         """Reject booleans given for numbers, and accept numbers in any notation."""
         assert info.field_name is not None
-        kinds = _plain_types(cls.model_fields[info.field_name].annotation)
+        alone, listed = _numbers_of(cls, info.field_name)
         if isinstance(value, list):
-            inner = set().union(*(_plain_types(get_args(kind)[0]) for kind in kinds if get_origin(kind) is list))
-            return [_read_number(item, inner) for item in value]
-        return _read_number(value, kinds)
+            return [_read_number(item, listed) for item in value] if listed else value
+        return _read_number(value, alone) if alone else value
 
 
 def list_choices(annotation: Any) -> tuple[Any, ...]:
@@ -52,9 +52,17 @@ def list_choices(annotation: Any) -> tuple[Any, ...]:
     return tuple(value for part in parts if get_origin(part) is Literal for value in get_args(part))
 
 
+@cache
+def _numbers_of(section: type[Section], name: str) -> tuple[set[Any], set[Any]]:
+    """Return the types of a field, and those of its items; empty where values are not read as numbers."""
+    alone = _plain_types(section.model_fields[name].annotation)
+    listed = set().union(*(_plain_types(get_args(kind)[0]) for kind in alone if get_origin(kind) is list))
+    are_numbers = [kinds & {int, float} and str not in kinds for kinds in (alone, listed)]
+    return alone if are_numbers[0] else set(), listed if are_numbers[1] else set()
+
+
 def _read_number(value: Any, kinds: set[Any]) -> Any:
-    if str in kinds or not kinds & {int, float}:
-        return value
+    """Read a value as one of several types, some of them numbers."""
     if isinstance(value, bool) and bool not in kinds:
         raise PydanticCustomError("not_a_number", "true and false are no numbers")
     if isinstance(value, int) and float not in kinds and abs(value) >= _TOO_LARGE:

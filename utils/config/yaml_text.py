@@ -19,7 +19,7 @@ _MAX_NODES = 20_000  # far above any configuration, far below what nested aliase
 _MAX_DEPTH = 50
 MAX_BYTES = 500_000
 """A configuration has a few kilobytes; parsing ten megabytes of YAML takes minutes."""
-_FEW_BYTES = 10_000  # libyaml has no depth limit: a text nested deeply enough crashes the process
+_FEW_BYTES = 10_000  # too few to nest so deeply that libyaml, which has no depth limit, crashes the process
 _TOO_MANY = f"more than {_MAX_NODES:,} values, counted with what aliases repeat; no configuration has so many"
 _ENDLESS = "mappings, lists or aliases nest without end"
 
@@ -172,8 +172,8 @@ def _compose(text: str, source: str) -> yaml.Node | None:
     """Parse into nodes with YAML 1.2's scalars, so that `off` is a string and `2e-5` a number."""
     learn_text(text)
     try:
-        if len(text) < _FEW_BYTES:
-            with suppress(yaml.YAMLError, UnicodeEncodeError):  # the slower parser explains the mistake
+        with suppress(yaml.YAMLError, UnicodeEncodeError):  # the slower parser explains the mistake
+            if len(text) < _FEW_BYTES or not _nests_deeply(text):
                 return yaml.compose(text, Loader=FastCoreLoader)
         return yaml.compose(text, Loader=CoreLoader)
     except yaml.MarkedYAMLError as error:
@@ -187,6 +187,16 @@ def _compose(text: str, source: str) -> yaml.Node | None:
         raise ConfigError([_unreadable(message, f"{source}:{line}")]) from None
     except RecursionError:
         raise ConfigError([_unreadable(_ENDLESS, source)]) from None
+
+
+def _nests_deeply(text: str) -> bool:
+    """Whether a text exceeds the depth limit; libyaml's own composing has none, but its events can be counted."""
+    depth = 0
+    for event in yaml.parse(text, Loader=FastCoreLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            return True
+    return False
 
 
 def _explain(error: yaml.MarkedYAMLError, text: str) -> str:

@@ -14,14 +14,18 @@ import importlib.util
 import re
 import sys
 import types
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from utils.core.errors import ConfigError
 from utils.core.project import LIBRARY, PACKAGE, alias_installed_name
 
+_F = TypeVar("_F", bound=Callable[..., Any])
+
 _added: list[Path] = []
+_remembered: list[Any] = []
 _TABLE = re.compile(r"^TABLE\b", re.MULTILINE)
 _MARKERS = {
     "adapters": r"^class Config\b",
@@ -35,11 +39,19 @@ _MARKERS = {
 }
 
 
+def remember(function: _F) -> _F:
+    """Cache a function of the plug-ins until a folder is added or removed."""
+    _remembered.append(cache(function))
+    remembered: _F = _remembered[-1]
+    return remembered
+
+
 def normalize(value: str) -> str:
     """Convert a configuration value to a module name: `prefix-tuning` becomes `prefix_tuning`."""
     return value.strip().lower().replace("-", "_")
 
 
+@remember
 def names(package: str) -> tuple[str, ...]:
     """Return the names of a package's plug-ins (`adapters`, `generation.backends` ...), sorted."""
     return tuple(sorted(_find_homes(package)))
@@ -135,7 +147,7 @@ def remove_folder(folder: Path) -> None:
     _clear_caches()
 
 
-@cache
+@remember
 def _find_homes(package: str) -> dict[str, str]:
     """Return the module that defines each plug-in, by the plug-in's name."""
     found: dict[str, str] = {}
@@ -177,12 +189,12 @@ def has(package: str, value: str) -> bool:
 
 
 def _clear_caches() -> None:
-    _find_homes.cache_clear()
-    load.cache_clear()
+    for function in _remembered:
+        function.cache_clear()
     importlib.invalidate_caches()
 
 
-@cache
+@remember
 def load(package: str, value: str) -> Any:
     """Import the plug-in that a configuration value names.
 

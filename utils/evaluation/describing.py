@@ -19,6 +19,8 @@ from utils.data.dataset import InstructionSet, find_dataset_plugin, load_dataset
 from utils.data.row_files import is_local, is_row_file
 from utils.metrics.metric import load_metric
 
+COMBINED = "combined"
+"""The name of the sum of all sets' scores."""
 _OF_ITS_DATASET = ("path", "subset", "subsets", "prompts_file", "protocol")
 """Keys of a set that its dataset reads."""
 
@@ -42,6 +44,11 @@ class DescribedSet:
         """Metrics that count in the combined score: those the dataset names, as far as they are scored."""
         named = tuple(load_metric(name).name for name in self.spec.combined_metrics)
         return tuple(name for name in named if name in self.spec.metrics) or self.spec.metrics[:1]
+
+
+def name_score(label: str, metric: str) -> str:
+    """Name a set's metric among those of others; what begins with the set's name has it once."""
+    return metric if metric.startswith(f"{label}_") else f"{label}_{metric}"
 
 
 def ask_otherwise(section: InstructionSection, template: str) -> InstructionSection:

@@ -22,7 +22,6 @@ from utils.metrics.metric import load_metric
 logger = logging.getLogger(__name__)
 
 HISTORY = "eval_history.json"
-COMBINED = "combined"
 
 Result = dict[str, Any]
 """Of one set: its metrics, rows `n` and what was asked; or the reason under `error`."""
@@ -164,11 +163,6 @@ def combine_scores(scores: Mapping[str, SetScore | str], sets: Sequence[Evaluati
         values += [metrics.get(name) for name in counting]
     known = [value for value in values if value is not None and math.isfinite(value)]
     return float(sum(known)) if known and len(known) == len(values) else None
-
-
-def name_score(label: str, metric: str) -> str:
-    """Name a set's metric among those of others; what begins with the set's name has it once."""
-    return metric if metric.startswith(f"{label}_") else f"{label}_{metric}"
 
 
 def hash_asked(known: EvaluationSet) -> str:

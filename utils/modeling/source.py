@@ -74,15 +74,17 @@ def find_folder(section: ModelSection) -> Path | None:
 
 def _cached_folder(section: ModelSection) -> Path | None:
     """Find a repository's snapshot in the hub's cache by its documented layout, without huggingface_hub."""
-    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    repository = cache / f"models--{section.name_or_path.replace('/', '--')}"
+    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
+    hub = os.path.expanduser(os.environ.get("HF_HUB_CACHE") or f"{home}/hub")
+    repository = f"{hub}/models--{section.name_or_path.replace('/', '--')}"
+    if not os.path.isdir(repository):  # a suite asks for each of its runs
+        return None
     revision = section.revision or "main"
     try:
-        commit = (repository / "refs" / revision).read_text("utf-8").strip()
+        commit = Path(repository, "refs", revision).read_text("utf-8").strip()
     except OSError:
         commit = revision
-    folder = repository / "snapshots" / commit
+    folder = Path(repository, "snapshots", commit)
     return folder if folder.is_dir() else None
 
 

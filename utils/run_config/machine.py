@@ -180,13 +180,15 @@ _NEEDS: tuple[tuple[str, str, Need], ...] = (
     ("model.attn_implementation", ".+/.+", _KERNELS),
 )  # fmt: skip
 """By setting and value, a regular expression, what it needs."""
+_KEYS = frozenset(key for key, _, _ in _NEEDS)
 
 
 def find_unmet(config: RunConfig, machine: Machine) -> list[tuple[str, str]]:
     """Find what the configuration asks and the machine lacks, each as a key and a sentence."""
     found: dict[tuple[str, str], None] = {}
+    values = {key: [*_values(config, key)] for key in _KEYS}
     for key, pattern, need in _NEEDS:
-        for value in _values(config, key):
+        for value in values[key]:
             if re.fullmatch(pattern, value) and (problem := need(config, machine)):
                 found[key, problem if value == "true" or pattern == ".+" else f"{value} {problem}"] = None
     return list(found)

@@ -19,6 +19,7 @@ TASK_SPELLINGS = {
     "causal_lm": "CAUSAL_LM", "causal-lm": "CAUSAL_LM", "sft": "CAUSAL_LM", "clm": "CAUSAL_LM",
 }  # fmt: skip
 """Other spellings of task_type, in lower case."""
+_RULES = [(tuple(key.split(".")), rule) for key, rule in OLDER.items()]
 
 
 class OlderNames(Rewriter):
@@ -28,8 +29,8 @@ class OlderNames(Rewriter):
         """Move keys that belong to another section now; before sections are chosen."""
         self._read_task_type()
         rewrite_best(self)
-        for key, rule in OLDER.items():
-            self.apply(tuple(key.split(".")), rule)
+        for path, rule in _RULES:
+            self.apply(path, rule)
         self._move_length()
         rewrite_quantization(self)
         self._read_variant()
@@ -43,7 +44,7 @@ class OlderNames(Rewriter):
         if name == "dataset":
             self._rewrite_dataset(section)
         for old, new in section.ALIASES.items():
-            if old in section.model_fields or not self.document.has((name, old)):
+            if not self.document.has((name, old)) or old in section.model_fields:
                 continue
             value = self.document.get((name, old))
             if old == "group_by_length":

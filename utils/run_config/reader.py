@@ -63,6 +63,7 @@ class SectionReader:
         self.mistaken: set[str] = set()
         """Dotted keys whose values could not be read; their sections are given without them."""
         self._unreadable: set[str] = set()
+        self._classes: dict[str, type[Section]] = {}
 
     @property
     def task(self) -> type[Task] | None:
@@ -79,14 +80,13 @@ class SectionReader:
         older.rewrite_sections()
         self._fill_defaults()
         read: dict[str, Section] = {}
-        classes = self._choose_classes()
-        for name, section in classes.items():
+        self._classes = self._choose_classes()
+        for name, section in self._classes.items():
             older.rewrite_names(name, section)
-        elsewhere = _homes(classes)
-        self._validate("", header_class(task_types()), elsewhere, read)
-        for name, section in classes.items():
-            self._validate(name, section, elsewhere, read)
-        self._refuse_unknown_sections(elsewhere)
+        self._validate("", header_class(task_types()), read)
+        for name, section in self._classes.items():
+            self._validate(name, section, read)
+        self._refuse_unknown_sections()
         self.problems += older.problems
         self.notices += older.notices
         return read
@@ -169,23 +169,24 @@ class SectionReader:
         dataset["name"] = registry.normalize(plugin)
         return registry.load("datasets", plugin).Config  # type: ignore[no-any-return]
 
-    def _validate(self, name: str, section: type[Section], elsewhere: dict[str, str], read: dict[str, Section]) -> None:
+    def _validate(self, name: str, section: type[Section], read: dict[str, Section]) -> None:
         data = self.document.data
         raw: Any = data.get(name, {}) if name else {key: data[key] for key in Header.model_fields if key in data}
         try:
             read[name] = section.model_validate(raw)
         except ValidationError as error:
             path = (name,) if name else ()
-            self.problems += explain_errors(error, section, path, self.document, elsewhere)
+            self.problems += explain_errors(error, section, path, self.document, _homes(self._classes))
             wrong = {str(details["loc"][0]) for details in error.errors() if details["loc"]}
             self.mistaken |= {".".join((*path, key)) for key in wrong} or {name}
             kept = {key: value for key, value in raw.items() if key not in wrong} if isinstance(raw, dict) else {}
             with suppress(ValidationError):
                 read[name] = section.model_validate({**_STAND_INS.get(name, {}), **kept})
 
-    def _refuse_unknown_sections(self, elsewhere: dict[str, str]) -> None:
+    def _refuse_unknown_sections(self) -> None:
         known = [*list_sections(), *Header.model_fields, "extends"]
-        unknown = [key for key in self.document.data if key not in known]
+        if not (unknown := [key for key in self.document.data if key not in known]):
+            return
         theirs = next((name for name, signs in PROGRAMS.items() if len(signs.intersection(unknown)) > 1), None)
         if theirs:
             page = f"docs/from_{theirs.replace('-', '').lower()}.md"
@@ -194,7 +195,7 @@ class SectionReader:
         for key in unknown[:MAX_SHOWN]:
             near = find_misspelled(key, known)
             message = f"unknown section{f'; did you mean {near}?' if near else '' if theirs else list_all(known)}"
-            place = elsewhere.get(key) or explain_key(key)
+            place = _homes(self._classes).get(key) or explain_key(key)
             self._report(key, f"not a section; {place}" if place else message, "unknown_key")
         if (left := len(unknown) - MAX_SHOWN) > 0:
             self._report("", f"{left:,} unknown sections more; only the first are named", "unknown_key")

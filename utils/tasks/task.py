@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from utils.config.document import Document
@@ -233,19 +234,22 @@ def load_task(name: str) -> type[Task]:
     return task
 
 
-def all_tasks() -> dict[str, type[Task]]:
+@registry.remember
+def all_tasks() -> Mapping[str, type[Task]]:
     """Load all tasks, by name."""
-    return {name: load_task(name) for name in registry.names("tasks")}
+    return MappingProxyType({name: load_task(name) for name in registry.names("tasks")})
 
 
+@registry.remember
 def task_types() -> tuple[str, ...]:
     """Return the values of `task_type`."""
     return tuple(dict.fromkeys(task.TASK_TYPE for task in all_tasks().values()))
 
 
-def task_sections() -> dict[str, Callable[[], type[Section]]]:
+@registry.remember
+def task_sections() -> Mapping[str, Callable[[], type[Section]]]:
     """Return builders of the sections that only some tasks read, by section name."""
-    return {name: build for task in all_tasks().values() for name, build in task.sections().items()}
+    return MappingProxyType({name: build for task in all_tasks().values() for name, build in task.sections().items()})
 
 
 def find_tasks(task_type: Any) -> dict[str, type[Task]]:

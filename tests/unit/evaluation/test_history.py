@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from utils.core.errors import UserError
+from utils.evaluation.describing import name_score
 from utils.evaluation.files import name_model
-from utils.evaluation.history import Entry, History, build_entry, name_score, open_history, read_history
+from utils.evaluation.history import Entry, History, build_entry, open_history, read_history
 from utils.evaluation.score import SetScore
 from utils.evaluation.sets import EvaluationSet
 

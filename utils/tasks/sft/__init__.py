@@ -14,7 +14,7 @@ from utils.config.sections.training import OwnTrainingSection
 from utils.core.errors import Problem
 from utils.core.texts import PromptTemplate
 from utils.data.dataset import load_dataset_plugin
-from utils.evaluation.history import COMBINED
+from utils.evaluation.describing import COMBINED
 from utils.modeling.sizes import has_position_table, length_problem
 from utils.modeling.source import read_model_config
 from utils.tasks import task

@@ -15,8 +15,7 @@ from utils.config.sections.model import is_local
 from utils.core import registry
 from utils.core.errors import ConfigError, DataError, Problem
 from utils.data.dataset import load_dataset_plugin
-from utils.evaluation.describing import DescribedSet, ask_otherwise, describe_sets
-from utils.evaluation.history import COMBINED, name_score
+from utils.evaluation.describing import COMBINED, DescribedSet, ask_otherwise, describe_sets, name_score
 from utils.evaluation.references import check_metrics
 from utils.metrics.metric import load_metric
 from utils.tasks.task import load_task

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from utils.evaluation.describing import COMBINED, name_score
 from utils.evaluation.files import FINAL_RESULTS, write_object
-from utils.evaluation.history import COMBINED, Entry, History, build_entry, name_score, open_history
+from utils.evaluation.history import Entry, History, build_entry, open_history
 from utils.evaluation.processes import find_rank, run_on_first, run_together, share_from_first
 from utils.evaluation.score import SetScore
 from utils.tasks.sft.evaluation_rules import is_loss

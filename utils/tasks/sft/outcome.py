@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from utils.evaluation.history import COMBINED, History, name_score
+from utils.evaluation.describing import COMBINED, name_score
+from utils.evaluation.history import History
 from utils.results.record import BestMetric, DataCounts, RunRecord, Timing
 from utils.tasks.outcome import Outcome, fill_costs, last_metrics, session_metrics
 
