@@ -133,7 +133,7 @@ def test_what_is_named_goes_with_it_under_ones_own_name_and_branch(hub, finished
 
 def test_a_public_repository_that_is_there_is_not_written_by_default(hub, finished):
     hub.repos["me/sums"] = False
-    with pytest.raises(PushError, match=r"there already, and public: set training.hub_private_repo: false"):
+    with pytest.raises(PushError, match=r"already exists and is public: set training.hub_private_repo: false"):
         finished(push_to_hub=True, hub_model_id="me/sums")
     assert hub.files == {}
     finished(push_to_hub=True, hub_model_id="me/sums", hub_private_repo=False)
@@ -235,7 +235,7 @@ def check_cards(merged: Path) -> None:
         ),
         ("hub:acme/gated", r"acme/gated is gated: accept its licence on .*/acme/gated\), then run `hf auth login`"),
         ("hub:acme/tiny@v9", "acme/tiny has no revision v9; choose one listed on"),
-        ("hub:acme/tiny", "hub:acme/tiny: holds no run.yaml, so it is no run; a whole model is named by --model"),
+        ("hub:acme/tiny", "hub:acme/tiny: has no run.yaml, so it is not a run; for a whole model use --model"),
         ("hub:a/b/c", "'a/b/c' is no name of a repository"),
     ],
 )
@@ -282,7 +282,7 @@ def test_the_command_says_what_goes_and_what_stays(hub, finished, monkeypatch, t
     [
         ("my run", ("me/a b",), "'me/a b' is no name of a repository"),
         ("none", ("me/x",), "no such folder"),
-        ("my run/checkpoint-1", ("me/x",), "is a checkpoint, which nothing has proved; push the run"),
+        ("my run/checkpoint-1", ("me/x",), "is a checkpoint, which has not been verified; push the run"),
         ("my run/logs", ("me/x",), "holds no final_model; name a run, or a merged model"),
         ("my run", ("me/x", "--include", "nothing*"), r"--include nothing\*: names no file in"),
         ("my run", ("me/x", "--include", "link"), "is a link out of the folder"),

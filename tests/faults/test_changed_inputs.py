@@ -147,7 +147,7 @@ def test_a_run_of_an_older_version_is_resumed_with_a_warning(started, caplog):
     (folder / "inputs.json").unlink()
     with caplog.at_level(logging.WARNING, "utils"):
         resume(config, folder)
-    assert "does not say with which rows and base it was started" in caplog.text
+    assert "does not record its rows and base" in caplog.text
     assert (folder / "inputs.json").is_file(), "from here on it does"
 
 

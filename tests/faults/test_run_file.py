@@ -70,7 +70,7 @@ def test_a_run_file_that_is_gone_or_cut_is_mended_from_a_checkpoint(damage, trai
     damage(folder / "run.yaml")
     with caplog.at_level(logging.WARNING, "utils"):
         assert open_and_close(config, "last").resume_from == str(folder / "checkpoint-4")
-    assert "checkpoint-4/run_copy.yaml says is taken" in caplog.text
+    assert "checkpoint-4/run_copy.yaml is used instead" in caplog.text
     assert (folder / "run.yaml").read_text() == config.to_yaml()
 
 
@@ -131,7 +131,7 @@ def test_no_link_leads_a_run_out_of_its_folder(name, trained, tmp_path):
     assert target.read_text() == "mine"
     assert [each.name for each in target.parent.iterdir()] == ["precious"]
     if name == ".lock":
-        with pytest.raises(UserError, match="is a link, or no plain file"):
+        with pytest.raises(UserError, match="is a link or not a regular file"):
             open_run_folder(config, overwrite=True)
         assert target.read_text() == "mine"
 
@@ -143,7 +143,7 @@ def test_a_lock_that_is_another_file_is_not_written(make, trained, tmp_path):
     own.write_text("mine")
     (folder / ".lock").unlink()
     make(folder / ".lock", own)
-    with pytest.raises(UserError, match="no plain file, so it is not written"):
+    with pytest.raises(UserError, match="not a regular file, so it is not written"):
         open_run_folder(config, "last")
     assert own.read_text() == "mine"
 

@@ -1,1 +1,1 @@
-"""Makes and reads the folder of a run: nothing is mixed, nothing is lost, and it explains itself."""
+"""Run folders: creating, opening, describing and publishing them."""

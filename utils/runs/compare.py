@@ -1,4 +1,4 @@
-"""`lora-ns compare RUN...`: in what runs differ, their configuration and what was measured, as one table."""
+"""`lora-ns compare RUN...`: tabulate the differences between runs, in configuration and measurements."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LABELS = {
 
 
 def main(arguments: argparse.Namespace) -> Answer:
-    """Print the table, and give it for `--json`."""
+    """Print the table, and return it for `--json`."""
     folders, may_extend = [Path(each).expanduser() for each in arguments.runs], arguments.allow_extensions
     answer = compare_runs(folders, may_extend)
     if not arguments.json:
@@ -38,9 +38,9 @@ def main(arguments: argparse.Namespace) -> Answer:
 
 
 def compare_runs(folders: list[Path], may_extend: bool = True) -> Answer:
-    """Put beside each other what differs between runs; each row has a value for each folder.
+    """Collect what differs between runs, as rows with a value for each folder.
 
-    `may_extend` lets the code run that a run's folder brings along (`extensions:`).
+    `may_extend` allows running code that a run's folder contains (`extensions:`).
 
     Raises:
         UserError: A folder holds no finished run.
@@ -53,9 +53,9 @@ def compare_runs(folders: list[Path], may_extend: bool = True) -> Answer:
         records.append(record)
         configs.append(load_run_config(folder / "run.yaml", files=False, may_extend=may_extend))
     written = [each.to_dict() for each in configs]
-    # Against the first: what two others differ in, one of them differs in from it.
+    # Comparing with the first is enough: a key that differs between two others differs from the first in one of them.
     keys = {key for each in written[1:] for key in find_differences(written[0], each)}
-    # What a method alone has is told where it is not its default.
+    # A key that only one method has is shown unless it is its default.
     chosen = {f"peft.{key}" for each in configs for key in each.peft.model_dump(exclude_defaults=True)} | {
         "peft.method"
     }
@@ -72,7 +72,7 @@ def compare_runs(folders: list[Path], may_extend: bool = True) -> Answer:
 
 
 def _list_measured(record: RunRecord) -> dict[str, Any]:
-    """List a record's scores, x100 where they are shares, with their intervals; and its costs."""
+    """List a record's scores with their intervals, x100 if they are shares, and its costs."""
     rows: dict[str, Any] = {"status": record.status}
     for name, value in record.metrics.items():
         if value is not None:

@@ -1,4 +1,4 @@
-"""Writes what a run leaves: the exported model, the record, HF's result files, the workbook, submissions."""
+"""Write a run's results: the exported model, the record, HF's result files, the workbook, submissions."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def export_model(
     tokenizer: PreTrainedTokenizerBase,
     data: PreparedData,
 ) -> None:
-    """Write final_model/: weights, tokenizer, labels and the resolved configuration; written beside, then renamed.
+    """Write final_model/ atomically: weights, tokenizer, labels and the resolved configuration.
 
-    best_model is let point at the best checkpoint. All processes come here and wait until the main one has written.
+    Also links best_model to the best checkpoint. Called on all processes, which wait until the main one has written.
     """
     spread = is_sharded(config.arguments)
-    with _whole_or_nothing(folder):
+    with _removing_partial(folder):
         if spread and is_main_process():
             shutil.rmtree(_partial(folder), ignore_errors=True)
-        if spread:  # all processes hand in their parts
+        if spread:  # all processes pass their shards
             trainer.save_model(str(_partial(folder)), _internal_call=True)
         if is_main_process():
             model = None if spread else trainer.accelerator.unwrap_model(trainer.model)
@@ -72,8 +72,8 @@ def export_model(
 
 
 @contextmanager
-def _whole_or_nothing(folder: RunFolder) -> Iterator[None]:
-    """Leave nothing half-written, whatever happens; a full disk is a sentence."""
+def _removing_partial(folder: RunFolder) -> Iterator[None]:
+    """Remove partial files on any failure, and explain a full disk in one sentence."""
     try:
         with explain_full_disk(folder.path):
             yield
@@ -90,14 +90,14 @@ def _write_final_model(
     tokenizer: PreTrainedTokenizerBase,
     data: PreparedData,
 ) -> None:
-    """Write everything beside and rename it; without a model its weights were saved already."""
+    """Write to the temporary folder and rename it; without a model its weights are already there."""
     target, partial = folder.final_model, _partial(folder)
     old = target.with_name("final_model.old")
     if model is not None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         load_adapter(config.peft.method).save(model, partial)
-    (partial / "training_args.bin").unlink(missing_ok=True)  # the Trainer's, pickled
+    (partial / "training_args.bin").unlink(missing_ok=True)  # the Trainer's pickle
     require_whole_tensors(partial)
     if any(row.get("messages") for row in data.probe_rows(1)):
         tokenizer.init_kwargs[CONVERSATIONS_KEY] = True
@@ -106,7 +106,7 @@ def _write_final_model(
     _write_labels(partial, data)
     flush_folder(partial)
     shutil.rmtree(old, ignore_errors=True)
-    # Two renames: a kill between them leaves final_model.old, which the next start puts back.
+    # After a kill between the two renames, the next start restores final_model.old.
     if target.exists():
         target.rename(old)
     partial.rename(target)
@@ -118,13 +118,12 @@ def _partial(folder: RunFolder) -> Path:
 
 
 def write_data_facts(folder: RunFolder, config: RunConfig, data: PreparedData) -> None:
-    """Write before training what makes any checkpoint usable: the classes' names, and some rows as texts.
+    """Write before training what makes any checkpoint usable: the class names, and the probe rows as texts.
 
-    By these probe rows later checks can tell whether a model is still the same. What a resumed run was started with
-    must be what is there now.
+    Later checks identify the model by the probe rows. The inputs of a resumed run must be unchanged.
 
     Raises:
-        UserError: Rows or base have changed since.
+        UserError: Rows or base have changed since the run was started.
     """
     if not is_main_process():
         return
@@ -135,21 +134,21 @@ def write_data_facts(folder: RunFolder, config: RunConfig, data: PreparedData) -
 
 
 def write_submissions(folder: RunFolder, data: Any, predicted: dict[str, dict[Any, Any]]) -> None:
-    """Write one file for the benchmark's server for each predicted test split."""
+    """Write a file for the benchmark server for each predicted test split."""
     if not is_main_process() or not predicted:
         return
     assert isinstance(data, ClassificationData), "only classification has submissions"
     names = data.spec.label_names or ()
     for submission, _ in data.tests:
         values = predicted[submission.file]
-        if data.coder.names:  # the server's numbers are the benchmark's, whatever order the checkpoint has
+        if data.coder.names:  # the server's ids are the benchmark's, whatever the checkpoint's order
             values = {row: names.index(data.coder.names[value]) for row, value in values.items()}
         path = write_submission(folder.path / "submission", submission.file, values, submission.kind, names)
         logger.info("submission: %s (%d rows)", path, len(values))
 
 
 def write_results(folder: RunFolder, config: RunConfig, outcome: Outcome, provenance: dict[str, Any]) -> RunRecord:
-    """Write results.json, HF's files and, where asked for, results.xlsx; the finished record is given back."""
+    """Write results.json, HF's files and, if requested, results.xlsx; return the finished record."""
     record = outcome.complete()
     if start := provenance.get("adapter"):
         record = replace(record, extra={**record.extra, "adapter": start})
@@ -169,9 +168,9 @@ def write_results(folder: RunFolder, config: RunConfig, outcome: Outcome, proven
 
 
 class Recording:
-    """Keeps the record of a run that may not reach its end: an exception leaves one that says so.
+    """Keeps the record of a run that may fail: an exception leaves a record with its status and error.
 
-    Used as a context manager around everything that happens after the folder was opened.
+    A context manager around everything after the folder is opened.
     """
 
     def __init__(self, folder: RunFolder, config: RunConfig) -> None:
@@ -205,11 +204,11 @@ class Recording:
         extra = {"error": mask_text(f"{type(error).__name__}: {error}")[:2000]}
         record = replace(self.record, status=status, extra=extra)  # type: ignore[arg-type]  # one of these two
         write_record(self._folder.path, record)
-        with suppress(OSError):  # the run's own error is what has to be told
+        with suppress(OSError):  # the run's own error is the one to report
             write_report(self._folder.path, self._config, record, collect_provenance(started=self.started))
 
     def provenance(self, data: PreparedData, model_commit: str | None) -> dict[str, Any]:
-        """Collect what is needed to repeat the run."""
+        """Collect the facts needed to repeat the run."""
         facts = {
             "fingerprint": data.fingerprint,
             "splits": {name: each.rows for name, each in data.reports.items()},

@@ -1,4 +1,4 @@
-"""Shows what a model answered to the first rows of a set, beside what was expected."""
+"""Show a model's answers to the first rows of a set, with the expected ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OF_NO_TEXT = ("row", "label", "prediction", "probabilities")
 
 @dataclass(frozen=True)
 class ShownAnswer:
-    """A row of a set, what was answered and expected, and how it scored."""
+    """A row of a set with the model's answer, the expected one, and the scores."""
 
     place: str
     scores: dict[str, float]
@@ -30,23 +30,23 @@ class ShownAnswer:
     answered: str
     expected: str
     is_right: bool | None
-    """None: there are answers between right and wrong."""
+    """None: the scores are not only 0 or 1."""
 
     @property
     def title(self) -> str:
-        """Its place and scores."""
+        """The row's number and scores."""
         scores = ", ".join(f"{name} {value:.2f}" for name, value in self.scores.items())
         return f"{self.place}{': ' + scores if scores else ''}"
 
     def list_parts(self, language: Language, longest: int = _LONGEST) -> list[tuple[str, str]]:
-        """List its texts by their names; of long ones the end of what was asked, the beginning of what was answered."""
+        """List the row's texts by their names; long prompts keep their end, long answers their beginning."""
         asked = self.asked if len(self.asked) <= longest else f"...{self.asked[-longest:]}"
         texts = {"asked": asked, "answered": _cut(self.answered, longest), "expected": _cut(self.expected, longest)}
         return [(translate(name, language), text.strip()) for name, text in texts.items()]
 
 
 def read_answers(folder: Path, language: Language = "en") -> Iterator[ShownAnswer]:
-    """Read the answers of a result's folder, row by row, up to a torn line; none where there is no file."""
+    """Read the answers in a result's folder, row by row, up to a torn line; none without a file."""
     file = folder / PREDICTIONS
     if not file.is_file():
         return
@@ -54,7 +54,7 @@ def read_answers(folder: Path, language: Language = "en") -> Iterator[ShownAnswe
         for line in lines:
             try:
                 record = parse_json(line)
-            except NotJsonError:  # the last line, which is being written
+            except NotJsonError:  # the last line may be partially written
                 return
             if not isinstance(record, dict) or "prediction" not in record:
                 return

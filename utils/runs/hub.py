@@ -1,4 +1,4 @@
-"""Talks to the hub: pushes files as one commit, and fetches a run that was pushed."""
+"""The hub: push files as one commit, and fetch a run that was pushed."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 PREFIX = "hub:"
-"""Opens the name of a run that is on the hub: `hub:owner/name`, or `hub:owner/name@revision`."""
+"""Prefix of the name of a run on the hub: `hub:owner/name`, or `hub:owner/name@revision`."""
 _NOT_FETCHED = ["checkpoint-*/*", "*.pt", "*.pth", "*.pkl", "*.gguf", "logs/*"]
 
 
 class PushError(LoraNsError):
-    """Everything is here and kept, and could not be pushed."""
+    """A push failed; all files are kept locally."""
 
 
 @dataclass(frozen=True)
 class Push:
-    """What goes where."""
+    """The files of a push and their destination."""
 
     repo: str
-    """Name of the repository; the user's own where it names no owner."""
+    """Name of the repository; without an owner, the user's own."""
     private: bool
     """Whether the repository must not be public."""
     revision: str | None
     """Branch; None: the main one."""
     files: dict[str, Path | bytes]
-    """By the name that each gets; as bytes what is rewritten, without the paths of this machine."""
+    """Files by their names in the repository; as bytes if rewritten without local paths."""
     withheld: dict[str, str] = field(default_factory=dict)
-    """What lies beside them and stays here, and why."""
+    """Files and folders that are not pushed, with the reasons."""
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -48,16 +48,16 @@ class Push:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it for `--json`, with the files' sizes in bytes."""
+        """Return the push for `--json`, with the files' sizes in bytes."""
         kept = {name: getattr(self, name) for name in ("repo", "private", "revision", "withheld")}
         return {**kept, "files": self.sizes}
 
 
 def require_repository_name(name: str) -> None:
-    """Check the name of a repository without asking the hub.
+    """Check the name of a repository without contacting the hub.
 
     Raises:
-        UserError: It is none.
+        UserError: The name is invalid.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -65,19 +65,19 @@ def require_repository_name(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise UserError(f"{name!r} is no name of a repository ({error}); give NAME, or OWNER/NAME") from None
+        raise UserError(f"{name!r} is not a valid repository name ({error}); give NAME, or OWNER/NAME") from None
 
 
 def send(push: Push, source: str, public_by: str) -> tuple[str, str]:
-    """Push as one commit, and give its address and the repository's whole name.
+    """Push as one commit; return the commit's URL and the full name of the repository.
 
     Args:
-        push: What goes where.
-        source: What is pushed, as the user calls it.
-        public_by: The words that allow a public repository.
+        push: The files and their destination.
+        source: The user's name for what is pushed.
+        public_by: The option or key that allows a public repository, for the error message.
 
     Raises:
-        PushError: The hub refused it, or it cannot be reached.
+        PushError: The hub rejected the push, or cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -87,7 +87,7 @@ def send(push: Push, source: str, public_by: str) -> tuple[str, str]:
         _open_repository(api, repo, push.private, public_by)
         if push.revision is not None:
             api.create_branch(repo, branch=push.revision, exist_ok=True)
-        # not upload_folder: it would take all that lies there, and leave files of its own
+        # upload_folder would upload all files of the folder, and leave its own there
         files = {name: _name_repository(file, repo) if name == CARD else file for name, file in push.files.items()}
         operations = [CommitOperationAdd(name, file) for name, file in files.items()]
         message = "Push the model by lora-ns"
@@ -96,10 +96,10 @@ def send(push: Push, source: str, public_by: str) -> tuple[str, str]:
 
 
 def find_run_folder(name: str | Path) -> Path:
-    """Give the folder that a run's name means; one of the hub is downloaded into the hub's cache.
+    """Return the folder of a run by its name; a run on the hub is downloaded into the hub's cache.
 
     Raises:
-        ModelError: The hub has no such repository for this user, or it holds no run, or the hub cannot be reached.
+        ModelError: The user cannot access the repository, it holds no run, or the hub cannot be reached.
     """
     if not is_on_hub(name):
         return Path(name).expanduser()
@@ -110,12 +110,12 @@ def find_run_folder(name: str | Path) -> Path:
     with explain_hub(repo, revision or None, error=ModelError):
         folder = Path(snapshot_download(repo, revision=revision or None, ignore_patterns=_NOT_FETCHED))
     if not any((folder / each).is_file() for each in ("run.yaml", "merged_run.yaml")):
-        raise ModelError(f"{name}: holds no run.yaml, so it is no run; a whole model is named by --model OWNER/NAME")
+        raise ModelError(f"{name}: has no run.yaml, so it is not a run; for a whole model use --model OWNER/NAME")
     return folder
 
 
 def is_on_hub(name: str | Path) -> bool:
-    """Tell whether a run is named as one of the hub."""
+    """Return whether the name is of a run on the hub."""
     return str(name).startswith(PREFIX)
 
 
@@ -133,7 +133,7 @@ def _open_repository(api: HfApi, repo: str, private: bool, public_by: str) -> No
         api.create_repo(repo, private=private)
         return
     if private and not is_private:
-        raise PushError(f"{repo} is there already, and public: {public_by} to push to it, or name another one")
+        raise PushError(f"{repo} already exists and is public: {public_by} to push to it, or name another one")
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def _explained(source: str, repo: str) -> Iterator[None]:
     from huggingface_hub.errors import BadRequestError
 
     if is_offline_mode():
-        raise PushError(f"{source} was not pushed to {repo}: HF_HUB_OFFLINE forbids to ask the hub; unset it")
+        raise PushError(f"{source} was not pushed to {repo}: HF_HUB_OFFLINE forbids contacting the hub; unset it")
     if get_token() is None:
         raise PushError(f"{source} was not pushed to {repo}: there is no login to the hub; {LOGIN}")
     try:

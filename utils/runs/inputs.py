@@ -1,6 +1,6 @@
-"""What a run was started with: its configuration, and fingerprints of its rows and base, which are compared later.
+"""The inputs of a run: its configuration, and fingerprints of its rows and base, for comparing them later.
 
-Without its run.yaml a whole checkpoint cannot be resumed: copies that the run itself has made stand in for it.
+Even a complete checkpoint cannot be resumed without run.yaml, so the run's own copies can replace it.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ logger = logging.getLogger(__name__)
 
 
 def write_resolved(path: Path, text: str) -> None:
-    """Write a run's run.yaml: whoever reads it, also after a power cut, sees the old one or the new one."""
+    """Write a run's run.yaml atomically: readers, also after a power cut, see the old or the new one."""
     replace_text(path / RUN_FILE, text)
 
 
 def holds_resolved(path: Path) -> bool:
-    """Tell whether a folder is a run's."""
+    """Return whether a folder is a run's."""
     return any(each.is_file() for each in (path / RUN_FILE, *_list_copies(path)))
 
 
 def read_resolved(path: Path, mend: bool = False) -> dict[str, Any] | None:
-    """Read a run's configuration; where run.yaml is gone or cut off, the newest copy that the run itself has made.
+    """Read a run's configuration; if run.yaml is missing or cut off, from the newest copy that the run has made.
 
-    `mend` puts the copy in its place. Gives None where the folder has none.
+    `mend` also replaces run.yaml by the copy. Returns None if the folder has neither.
 
     Raises:
         UserError: It cannot be read, and there is no copy.
@@ -52,12 +52,12 @@ def read_resolved(path: Path, mend: bool = False) -> dict[str, Any] | None:
     except ConfigError as error:
         own, flaw = None, f"cannot be read ({error})"
     source, copy = _read_copy(path)
-    # A file that was cut off at the end of a line is still YAML: it shows by the keys that a copy has and it has not.
+    # A file cut off at the end of a line is still valid YAML, but lacks keys that a copy has.
     if own is not None and (copy is None or flatten(copy).keys() <= flatten(own).keys()):
         return own
     if source is not None:
         said = "was cut off" if own is not None else flaw
-        logger.warning("%s %s: what %s says is taken", path / RUN_FILE, said, source)
+        logger.warning("%s %s: %s is used instead", path / RUN_FILE, said, source)
         if mend:
             write_resolved(path, source.read_text("utf-8"))
         return copy
@@ -79,7 +79,7 @@ def _read_copy(path: Path) -> tuple[Path | None, dict[str, Any] | None]:
 
 
 def _read_keys(path: Path) -> dict[str, Any]:
-    """Read a file under the names of today, so that it can be compared with what is asked for."""
+    """Read a file with older key names replaced, so that it can be compared with the new configuration."""
     document = read_document(path)
     rewrite_best(Rewriter(document))
     return document.data
@@ -91,27 +91,27 @@ def _list_copies(path: Path) -> list[Path]:
 
 
 def record_inputs(path: Path, resume_from: str | None, config: RunConfig, rows: str) -> None:
-    """Write what the run is trained on; `rows` is the fingerprint of the rows that were prepared.
+    """Write the fingerprints of the run's inputs; `rows` is that of the prepared rows.
 
     Raises:
-        UserError: The run is resumed, and rows or base have changed since it was started: results would be of both.
+        UserError: A resumed run's rows or base have changed since it was started, which would mix two runs.
     """
     found = _list_inputs(rows, config)
     if resume_from is not None:
         homes = (Path(resume_from).resolve().parent, path)
         known = next((each for each in map(_read, homes) if each is not None), None)
         if known is None:
-            logger.warning("%s does not say with which rows and base it was started: that is not checked", homes[0])
+            logger.warning("%s does not record its rows and base, so they are not checked", homes[0])
         else:
             _compare(known, found, path, "cannot be resumed")
     write_json(path / INPUTS_FILE, {"version": 1, **found})
 
 
 def require_same_inputs(path: Path, config: RunConfig, what: str) -> None:
-    """Check that a run's rows and base are those that it was started with, where it says what they were.
+    """Check that a run's rows and base are unchanged since it was started, if it recorded them.
 
     Raises:
-        UserError: They have changed, so that the run `what`.
+        UserError: They have changed; `what` says what the run therefore cannot do.
     """
     known = _read(path) if is_main_process() else None
     if known is None:
@@ -119,13 +119,13 @@ def require_same_inputs(path: Path, config: RunConfig, what: str) -> None:
     try:
         rows = open_task(config).fingerprint_rows()
     except LoraNsError as error:
-        logger.warning("%s: whether its rows are still the same cannot be told (%s)", path, error)
+        logger.warning("%s: cannot check whether its rows are unchanged (%s)", path, error)
         rows = None
     _compare(known, _list_inputs(rows, config), path, what)
 
 
 def require_unchanged_base(run: Path | None, model: ModelSection, name: str) -> None:
-    """Check that an adapter is put on the weights that it was trained on, where its run says what they were.
+    """Check that an adapter is loaded on the weights that it was trained on, if its run recorded them.
 
     Raises:
         ModelError: The base has other weights now.
@@ -153,7 +153,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _list_changes(known: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """Name what differs; what one of both does not know does not."""
+    """Describe the differences; a fingerprint that one side lacks is no difference."""
     names = {
         "rows": "its rows have changed",
         "base": "its base model has other weights",

@@ -1,4 +1,4 @@
-"""A base with its adapter on the meta device: every shape, no weights; from config.json alone."""
+"""Build a base with its adapter on the meta device: all shapes without weights, from config.json alone."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _ATTENTION = "lora_ns_plan"
-_ANY_STEPS = 1_000_000  # a schedule decides which parameters stay, not how many are trained at first
+_ANY_STEPS = 1_000_000  # only affects when a schedule prunes, not the initial count of trained parameters
 
 
 class _Attention(torch.autograd.Function):
-    """Keeps what fused attention keeps for its backward pass: queries, keys, values, output; no scores."""
+    """Keeps what fused attention keeps for its backward pass: queries, keys, values, output, but no scores."""
 
     @staticmethod
     def forward(ctx: Any, query: Any, key: Any, value: Any) -> Any:  # type: ignore[override]
@@ -48,14 +48,14 @@ def build_on_meta(
     num_labels: int | None,
     dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
-    """Put a base and its adapter together without weights.
+    """Build a base with its adapter without weights.
 
     Args:
         section: The base; only its config.json is read.
-        peft: The method.
-        task_type: As peft spells it.
-        num_labels: Outputs of the new head; None: a language model.
-        dtype: Of the weights, for a step that is run without them; None: they are only counted.
+        peft: The method's section.
+        task_type: The task type, as peft spells it.
+        num_labels: Number of outputs of the new head; None for a language model.
+        dtype: Dtype of the weights, for running a step without them; None: parameters are only counted.
     """
     config = load_config(section.model_copy(update={"trust_remote_code": False}))
     if num_labels is not None:
@@ -63,7 +63,7 @@ def build_on_meta(
     auto = AutoModelForCausalLM if num_labels is None else AutoModelForSequenceClassification
     own: dict[str, Any] = {}
     if dtype is not None:
-        # No mask is registered for it: masks are made by looking at values, and there are none.
+        # Without a mask function: masks are built from values, which a meta tensor lacks.
         ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attend)
         own = {"dtype": dtype, "attn_implementation": _ATTENTION}
     context = AttachContext(task_type, num_labels is not None, seed=0, num_training_steps=_ANY_STEPS)
@@ -71,18 +71,18 @@ def build_on_meta(
     try:
         with torch.device("meta"):
             return adapter.attach(auto.from_config(config, trust_remote_code=False, **own), peft, context)
-    except (NotImplementedError, RuntimeError, ModelError):  # it reads what it draws: then the base alone is empty
+    except (NotImplementedError, RuntimeError, ModelError):  # the method reads weights: only the base is built on meta
         with torch.device("meta"):
             model = auto.from_config(config, trust_remote_code=False, **own)
         return adapter.attach(model, peft, context)
 
 
 def move_to_fake_cpu(model: PreTrainedModel, mode: FakeTensorMode) -> None:
-    """Turn tensors of the meta device into ones that say they are on a CPU: autocast knows no meta device.
+    """Make meta tensors claim to be on a CPU: autocast does not support the meta device.
 
-    Under the mode itself a model cannot be built: its modules could not change their precision.
+    The model cannot be built under the mode itself, where modules cannot change their dtype.
     """
-    moved: dict[int, Any] = {}  # a tied weight stays one
+    moved: dict[int, Any] = {}  # tied weights stay tied
     for module in model.modules():
         for held in (module._parameters, module._buffers):
             for name, each in held.items():

@@ -1,7 +1,7 @@
-"""The model's card, README.md beside its weights: what it was made from and by, what it scored, how it is loaded.
+"""The model card, README.md beside the weights: how the model was made, what it scored, and how to load it.
 
-Its head is the hub's metadata, eval results among them, so that the hub lists the scores. Everything in it was measured
-or configured; paths of this machine, rows and provenance stay out.
+It starts with the hub's metadata, including eval results, so that the hub lists the scores. Everything in it was
+measured or configured; local paths, rows and provenance are left out.
 """
 
 from __future__ import annotations
@@ -31,41 +31,41 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 PLACE = "THIS_REPOSITORY"
-"""Stands in a card's code for where its files are, until that is known."""
+"""Placeholder in a card's code for the location of the files."""
 _PLACE_NOTE = f"`{PLACE}` is its name on the hub, or a folder with its files."
 _FACTS = (
     "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay",
     "bf16", "fp16",
 )  # fmt: skip
 _SIZES = {"lora_r", "lora_alpha", "lora_dropout", "r", "alpha", "num_virtual_tokens", "target_modules"}
-"""Of a method, told though they are the default."""
+"""Settings of a method that are shown even if they are the default."""
 _VERSIONS = ("lora-ns", "torch", "transformers", "peft", "trl")
 _AUTO = {"text-classification": "AutoModelForSequenceClassification", "text-generation": "AutoModelForCausalLM"}
 
 
 @dataclass(frozen=True)
 class Made:
-    """What a trained model was made into."""
+    """What a trained model was converted into."""
 
     kind: Literal["adapter", "whole", "gguf"]
     """How its files are loaded."""
     done: str
-    """When scores were measured: `after merging`."""
+    """When the scores were measured: `after merging`."""
     way: str
-    """What was done, as a clause: `the adapter merged into the weights`."""
+    """The conversion as a clause: `the adapter merged into the weights`."""
     facts: Mapping[str, Any]
-    """Told in a table; what is None is left out."""
+    """Facts for a table; None values are left out."""
     file: str = ""
-    """Of a gguf: its name."""
+    """Name of the file of a gguf."""
 
     @property
     def rows(self) -> list[list[str]]:
-        """The rows of that table."""
+        """Rows of the table of facts."""
         return [[name, str(value)] for name, value in self.facts.items() if value is not None]
 
 
 def write_card(folder: Path, config: RunConfig, record: RunRecord) -> None:
-    """Write the card into a folder of weights: an adapter's, or a whole model's."""
+    """Write the card into a folder with an adapter or a whole model."""
     file = find_label_file(folder)
     labels = read_label_names(file) if file else ()
     replace_text(
@@ -76,15 +76,15 @@ def write_card(folder: Path, config: RunConfig, record: RunRecord) -> None:
 def write_made_card(
     folder: Path, source: TrainedModel, made: Made, scores: Mapping[str, Any] | None, num_rows: int, holds: bool
 ) -> None:
-    """Write the card of what a trained model was made into.
+    """Write the card of a converted model.
 
     Args:
-        folder: Where the made model is.
-        source: The trained one.
-        made: What was made of it.
-        scores: By metric, what was measured of the made model; None where there were no rows.
-        num_rows: On how many rows.
-        holds: Whether what the run measured holds of the made model too: nothing but rounding lies between the two.
+        folder: Folder of the converted model.
+        source: The trained model.
+        made: The conversion.
+        scores: Scores of the converted model by metric; None without rows.
+        num_rows: Number of rows scored.
+        holds: Whether the run's own measurements apply too: the models differ only by rounding.
     """
     config = source.config
     found = read_record(source.run) if source.run is not None else None
@@ -109,16 +109,16 @@ def build_card(
     num_labels: int = 0,
     made: Made | None = None,
 ) -> str:
-    """Write the card of a whole model, or of an adapter, as the hub shows it.
+    """Write the card of a whole model or an adapter, as the hub shows it.
 
-    Where the code in it needs the repository's name stands `PLACE`; `name_place` fills it in.
+    Its code has `PLACE` for the repository's name, which `name_place` fills in.
 
     Args:
-        config: How it was trained.
-        record: What was measured of it; nothing else is told as its score.
+        config: Configuration of the training.
+        record: Measurements of the model, the only source of its scores.
         whole: Whether it is a whole model.
-        num_labels: Of a classifier's adapter; 0: unknown, or a value.
-        made: What was made of it after the training.
+        num_labels: Number of labels of a classifier's adapter; 0: unknown, or a regression.
+        made: Conversion after the training.
     """
     base, dataset = _name_base(config), _name_dataset(config)
     library = "gguf" if made and made.kind == "gguf" else "transformers" if whole else "peft"
@@ -186,7 +186,7 @@ def _list_results(record: RunRecord, pipeline: str, dataset: str) -> Iterator[Ev
 
 
 def _describe_measuring(metric: str, scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Say by which protocol a score was measured, on how many rows, and how sure it is."""
+    """Return the protocol of a score, its number of rows, and its interval."""
     known: dict[str, Any] = {
         "protocol": scores.get("protocol"),
         "num_rows": scores.get("num_scored", {}).get(metric),
@@ -196,18 +196,18 @@ def _describe_measuring(metric: str, scores: Mapping[str, Any]) -> dict[str, Any
 
 
 def _scored_metrics(scores: Mapping[str, Any]) -> list[str]:
-    """Name the metrics among what is kept of a set's scores."""
+    """Return the names of the metrics among a set's scores."""
     known = scores.get("num_scored", scores)
     return [name for name in known if isinstance(scores.get(name), (int, float))]
 
 
 def _find_sets(record: RunRecord) -> dict[str, dict[str, Any]]:
-    """Give what was scored by evaluation set, without the sum over them."""
+    """Return the scores by evaluation set, without the sum over them."""
     return {label: scores for label, scores in record.evaluation.items() if label != "combined"}
 
 
 def list_scores(record: RunRecord) -> list[list[str]]:
-    """List every set's metrics, x100 where they are shares, with interval and protocol."""
+    """List every set's metrics, x100 if they are shares, with interval and protocol."""
     sets = _find_sets(record) or {"": {**record.metrics, "interval": record.interval}}
     rows = []
     for label, scores in sets.items():
@@ -261,14 +261,14 @@ def _write_loading(config: RunConfig, base: str | None, whole: bool, num_labels:
     options = PLACE if whole else f"{named} --enable-lora --lora-modules tuned={PLACE}"
     serves = auto == "AutoModelForCausalLM" and (whole or config.peft.method == "lora" or made is not None)
     serve = f"```bash\nvllm serve {options}\n```\n\n" if serves else ""
-    if not whole and config.peft.method == "qst":  # peft knows the method only once it is imported
+    if not whole and config.peft.method == "qst":  # peft knows the method only after its import
         lines = []
     code = "```python\n" + "\n".join(lines) + "\n```\n\n" if lines else ""
     return f"{code}{serve}```bash\n{ours}\n```\n"
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
-    """Write a table without the columns that no row fills."""
+    """Write a table without columns that are empty in all rows."""
     if not rows:
         return ""
     filled = [index for index in range(len(header)) if any(row[index] for row in rows)]
@@ -280,18 +280,18 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _as_text(given: str) -> str:
-    """Write names and values so that Markdown shows them as they are: without tags and line breaks."""
+    """Escape names and values for Markdown: no tags or line breaks."""
     return " ".join(given.split()).replace("<", "&lt;")
 
 
 def _name_base(config: RunConfig) -> str | None:
-    """Name the base by its hub id; None: it is a folder of this machine."""
+    """Return the hub id of the base; None: it is a local folder."""
     name = config.model.name_or_path
     return None if is_local(name) else name
 
 
 def _name_dataset(config: RunConfig) -> str | None:
-    """Name the rows by their hub id or set; None: they are files of this machine."""
+    """Return the hub id or name of the dataset; None: the rows are local files."""
     section = config.dataset
     path = getattr(section, "path", None)
     subset = getattr(section, "subset", None)
@@ -303,5 +303,5 @@ def _name_dataset(config: RunConfig) -> str | None:
 
 
 def _is_shown(value: Any) -> bool:
-    """Tell whether a setting may be shown: no path of this machine."""
+    """Return whether a setting may be shown: not a local path."""
     return value not in (None, False, {}, []) and not (isinstance(value, str) and value.startswith(("/", "~", ".")))

@@ -1,4 +1,4 @@
-"""A model that is not loaded yet: a trained one with all that is known of it, or one as it was published."""
+"""References to models that are not loaded yet: a trained one with its configuration, or a published one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Saved:
-    """Weights that a method has saved, and the base that they belong to."""
+    """Weights that a method has saved, and their base."""
 
     weights: Path
     section: ModelSection
@@ -44,7 +44,7 @@ class _Saved:
     run: Path | None = None
 
     def load(self, tokenizer: PreTrainedTokenizerBase, head: HeadSpec | None) -> PreTrainedModel:
-        """Load them on their base."""
+        """Load the weights on their base."""
         from utils.modeling.base_model import load_base_model
 
         def load_base(folder: str | None) -> PreTrainedModel:
@@ -58,10 +58,10 @@ class _Saved:
         return model
 
     def _require_trained(self, model: PreTrainedModel) -> None:
-        """Check that no trained part of the loaded model is random because a file lacks it."""
+        """Check that the weights include every trained part of the model, which would be random otherwise."""
         require_every_tensor(model, self.weights, self.name, self.section.name_or_path)
         plain: Any = model.get_base_model() if hasattr(model, "peft_config") else model
-        # An adapter brings the head that its base lacks; embedding rows that were added to it must come from there too.
+        # An adapter has the head that its base lacks; embedding rows that were added must come from it too.
         lacking = list_new_weights(plain) if plain is model else []
         rows = list_grown_rows(plain)
         if rows and self.run is not None and not (plain is not model and _holds_rows(model, self.weights, rows)):
@@ -75,7 +75,7 @@ class _Saved:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Where a trained model is, and the configuration that it was trained by."""
+    """A trained model: its weights, and the configuration of its training."""
 
     weights: Path
     """Folder of the adapter or the whole model."""
@@ -83,42 +83,42 @@ class TrainedModel:
     label_names: tuple[str, ...]
     """Names in the order of the ids; empty for regression and language models."""
     name: str
-    """What the user called it."""
+    """The user's name for the model."""
     run: Path | None = None
     """The run's folder; None: the weights were made elsewhere."""
 
     @property
     def title(self) -> str:
-        """Name it for a reader."""
+        """Name of the model for messages."""
         return f"{self.name} ({self.weights.name})"
 
     @property
     def generates(self) -> bool:
-        """Whether it writes text, or answers with labels."""
+        """Whether the model generates text; else it outputs labels or numbers."""
         return load_task(self.config.task).GENERATES
 
     @property
     def judges(self) -> bool:
-        """Whether it gives numbers to answers that others wrote."""
+        """Whether the model scores answers that others wrote."""
         return load_task(self.config.task).JUDGES
 
     @property
     def head(self) -> HeadSpec | None:
-        """The classifier's labels; None for a language model."""
+        """The classifier's head; None for a language model."""
         return load_task(self.config.task).build_head(self.label_names)
 
     @property
     def is_adapter(self) -> bool:
-        """Whether the weights lie in peft's layout beside their base, or are a whole model."""
+        """Whether the weights are an adapter in peft's layout; else they are a whole model."""
         return (self.weights / ADAPTER_CONFIG).is_file()
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load the tokenizer that was saved with the weights; the base's where an adapter has none."""
+        """Load the tokenizer saved with the weights; for an adapter without one, the base's."""
         from utils.modeling.tokenizer import load_tokenizer
 
         own = any((self.weights / file).is_file() for file in ("tokenizer_config.json", "config.json"))
         if not own and self.run is not None:
-            logger.warning("%s holds no tokenizer; that of %s is taken", self.weights, self.config.model.name_or_path)
+            logger.warning("%s has no tokenizer; that of %s is used", self.weights, self.config.model.name_or_path)
         with self._explained():
             return load_tokenizer(self.config.model, str(self.weights) if own else None)
 
@@ -128,10 +128,10 @@ class TrainedModel:
         return self.load_model(tokenizer), tokenizer
 
     def load_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-        """Load the model as it was trained, on a quantized base where it was.
+        """Load the model as it was trained, on a quantized base if it was trained on one.
 
         Raises:
-            ModelError: A file is damaged, or does not fit the base; the base has changed since.
+            ModelError: A file is damaged, or does not fit the base, or the base has changed.
         """
         with self._explained():
             if self.is_adapter:
@@ -140,9 +140,9 @@ class TrainedModel:
             return saved.load(tokenizer, self.head)
 
     def load_unquantized(self, tokenizer: PreTrainedTokenizerBase, dtype: str) -> PreTrainedModel:
-        """Put the adapter on the freshly loaded, unquantized base; a merge into a packed weight would be garbage.
+        """Load the adapter on the unquantized base, as merging into quantized weights would destroy them.
 
-        `dtype` is one of `model.dtype`; `auto` is what the run's base is stored in, bfloat16 where it was quantized.
+        `dtype` is a value of `model.dtype`; `auto` is the dtype the base is stored in, or bfloat16 if it was quantized.
 
         Raises:
             UserError: The base itself is a quantized checkpoint: the update would be rounded with its weights.
@@ -160,12 +160,12 @@ class TrainedModel:
         return self.with_section(model.model_copy(update=plain)).load_model(tokenizer)
 
     def with_section(self, section: ModelSection) -> TrainedModel:
-        """Give the same model on another base, or loaded otherwise."""
+        """Return the same model with another `model:` section, such as another base."""
         return replace(self, config=replace(self.config, model=section))
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what is wrong with the folder's files into a sentence."""
+        """Turn errors about the folder's files into one sentence."""
         model = self.config.model
         with explain_damage(self.name, model.name_or_path):
             require_adapter_file(self.weights, self.name, self.config.peft.peft_type, model.allow_pickle)
@@ -174,35 +174,35 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A model without run: a hub name or a folder, alone or with an adapter that was made elsewhere."""
+    """A model without a run: a hub name or a folder, alone or with an adapter made elsewhere."""
 
     name: str
     section: ModelSection
     generates: bool
-    judges = False  # its rows would be texts: nothing says what a prompt is
+    judges = False  # its rows would be texts: nothing tells what a prompt is
     label_names: tuple[str, ...] = ()
-    """The checkpoint's own, in the order of the ids; empty for regression and language models."""
+    """The checkpoint's own label names, in the order of the ids; empty for regression and language models."""
     adapter: Path | None = None
     """The adapter's folder, in peft's layout."""
     method: str = "none"
-    """The method that loads it."""
+    """The method that loads the adapter."""
     config: ClassVar[None] = None
     run: ClassVar[None] = None
 
     @property
     def title(self) -> str:
-        """Name it for a reader."""
+        """Name of the model for messages."""
         return self.name
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load its own tokenizer: the adapter's, where that has one, else the base's."""
+        """Load the model's own tokenizer: the adapter's if it has one, else the base's."""
         from utils.modeling.tokenizer import load_tokenizer
 
         own = self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file()
         return load_tokenizer(self.section, str(self.adapter) if own else None)
 
     def load_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-        """Load the model as it is; one whose head would be random is refused."""
+        """Load the model; a checkpoint that lacks its head is rejected."""
         head = None if self.generates else build_head_spec(self.label_names)
         model, new = self.load_with_head(tokenizer, head)
         if new:
@@ -212,7 +212,7 @@ class PublishedModel:
     def load_with_head(
         self, tokenizer: PreTrainedTokenizerBase, head: HeadSpec | None
     ) -> tuple[PreTrainedModel, list[str]]:
-        """Load the model with a head for some labels, and name the modules that its checkpoint lacks."""
+        """Load the model with a head for some labels; return it and the modules that its checkpoint lacks."""
         from utils.modeling.base_model import load_base_model
 
         if self.adapter is not None:
@@ -227,7 +227,7 @@ ModelRef: TypeAlias = TrainedModel | PublishedModel
 
 
 def _holds_rows(adapted: Any, weights: Path, rows: range) -> bool:
-    """Tell whether an adapter brings these embedding rows with it: one by one, or the whole matrix."""
+    """Return whether an adapter contains these embedding rows, row by row or as the whole matrix."""
     for config in adapted.peft_config.values():
         indices = getattr(config, "trainable_token_indices", None) or getattr(config, "token_indices", None) or {}
         listed = indices.values() if isinstance(indices, dict) else [indices]

@@ -1,7 +1,7 @@
-"""Answers which model a user means: a run or a part of it, weights with a configuration, or one as it was published.
+"""Resolve the model that a user names: a run or a part of it, weights with a configuration, or a published one.
 
-What a folder says of itself, in run.yaml and adapter_config.json, wins for every command; a file that contradicts it
-about task, method or base is refused. Nothing heavy is imported to find a model on this machine.
+A folder's own run.yaml and adapter_config.json take precedence for every command; a file that contradicts them on task,
+method or base is rejected. Finding a local model imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from utils.runs.model_ref import PublishedModel, TrainedModel
 from utils.tasks.task import default_task, load_task, task_types
 
 MERGED_RUN = "merged_run.yaml"
-"""The run's configuration in the folder of a merged model: under its own name the folder would pass for a run."""
+"""Name of the run's configuration in a merged model's folder: as run.yaml it would make the folder look like a run."""
 _NUM_SHOWN = 8
 
 
@@ -37,20 +37,20 @@ def open_run(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedModel:
     """Find the model and configuration of a run by its folder, its final_model/ or any of its checkpoints.
 
     Raises:
-        UserError: It is none of these, has no model yet, or asks to run code without the user's word.
+        UserError: The folder is none of these, has no model yet, or needs consent to run code.
     """
     path = find_run_folder(name).resolve()
     if not path.is_dir():
         on_hub = f", or hub:{name} for one of the hub" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) else ""
         near = _name_runs(path.parent)
         raise UserError(f"{name}: no such folder; give the training.output_dir of a run{on_hub}{near}")
-    places = (path, path.parent, path / "final_model")  # the last has a copy, should the run's own be gone
+    places = (path, path.parent, path / "final_model")  # final_model has a copy, if the run's own is gone
     run = next((each for each in places if (each / "run.yaml").is_file()), None)
     if run is None and (path / MERGED_RUN).is_file():
-        raise UserError(f"{name}: is a merged model, and a run is wanted here")
+        raise UserError(f"{name}: is a merged model, but a run is needed here")
     if run is None:
         raise UserError(f"{name}: no run.yaml here or above; give the training.output_dir of a run{_name_runs(path)}")
-    inner = path / "final_model"  # before what other tools, such as the hub's client, may have put beside it
+    inner = path / "final_model"  # wins over weights that other tools, such as the hub's client, put beside it
     weights = path if _holds_weights(path) and not _holds_weights(inner) else inner
     if not _holds_weights(weights):
         raise UserError(
@@ -62,17 +62,17 @@ def open_run(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedModel:
     if labels is None and not load_task(config.task).GENERATES:
         raise UserError(f"{name}: no {LABELS_FILE}, so the classes' names are not known; name the run folder itself")
     config = replace(config, model=_pin_base(config.model, _read_adapter_config(weights), weights, str(run)))
-    # A folder handed over may be final_model/ or a checkpoint alone, with the copy of run.yaml that lies in it.
+    # The folder may be a final_model/ or checkpoint alone, with its own copy of run.yaml.
     root = weights.parent if (weights.parent / "run.yaml").is_file() else weights
     return TrainedModel(weights, config, read_label_names(labels) if labels else (), str(name), root)
 
 
 def choose_weights(name: str, checkpoint: int | None = None, best: bool = False) -> Path:
-    """Name the folder of a run's checkpoint, by its step or the best one; the run's own where neither is asked for."""
+    """Return the folder of a run's checkpoint, by step or the best one; by default the run's own."""
     run = find_run_folder(name)
     if best:
         if not (run / "best_model").exists():
-            raise UserError(f"--run {name} --best: the run marked no checkpoint as its best; name one by --checkpoint")
+            raise UserError(f"--run {name} --best: the run marked no checkpoint as best; name one with --checkpoint")
         return run / "best_model"
     if checkpoint is not None:
         folder = run / f"checkpoint-{checkpoint}"
@@ -93,7 +93,7 @@ def open_trained(name: str | Path, consent: Consent = NO_CONSENT) -> TrainedMode
 
 
 def open_merged(folder: Path, consent: Consent = NO_CONSENT) -> TrainedModel:
-    """Open a merged model by the configuration that was left beside it, as it was written."""
+    """Open a merged model by the configuration saved beside it, with its own precision."""
     written = load_run_config(folder / MERGED_RUN, files=False, may_extend=consent.allow_extensions)
     merged = open_with_config(written, str(folder))
     allowed = consent.apply(merged.config.model, str(folder))
@@ -101,7 +101,7 @@ def open_merged(folder: Path, consent: Consent = NO_CONSENT) -> TrainedModel:
 
 
 def as_whole_model(trained: TrainedModel) -> TrainedModel:
-    """Take a whole model for what it is, though its configuration is that of an adapter: it was merged."""
+    """Treat merged weights as a whole model, although their configuration is that of an adapter."""
     whole = not trained.is_adapter and (trained.weights / "config.json").is_file()
     if not whole or trained.config.peft.method == "none":
         return trained
@@ -110,15 +110,15 @@ def as_whole_model(trained: TrainedModel) -> TrainedModel:
 
 
 def open_with_config(given: RunConfig, name: str, consent: Consent = NO_CONSENT) -> TrainedModel:
-    """Find the weights in a folder, and check that the user's file does not contradict what the folder says of itself.
+    """Find the weights in a folder, and check that the user's file does not contradict the folder's own records.
 
     Args:
         given: The user's file.
         name: A run, as for `open_run`, or a folder with an adapter or a model made elsewhere.
-        consent: What of it may run, beside what the file allows.
+        consent: Code that may run, in addition to what the file allows.
 
     Returns:
-        With the run's own configuration; that of the file where the folder has none.
+        The model with the run's own configuration, or the file's if the folder has none.
 
     Raises:
         UserError: There is no such model, or folder and file name different tasks, methods or bases.
@@ -133,7 +133,7 @@ def open_with_config(given: RunConfig, name: str, consent: Consent = NO_CONSENT)
         raise UserError(f"{name}: no such folder")
     weights = next((each for each in (path, path / "final_model") if _holds_weights(each)), None)
     if weights is None:
-        raise UserError(f"{name}: holds neither {ADAPTER_CONFIG} nor config.json, so it is no model")
+        raise UserError(f"{name}: has neither {ADAPTER_CONFIG} nor config.json, so it is not a model")
     made = _read_adapter_config(weights)
     if made.get("task_type") in task_types() and made["task_type"] != given.task_type:
         raise UserError(
@@ -150,11 +150,11 @@ def open_with_config(given: RunConfig, name: str, consent: Consent = NO_CONSENT)
 
 
 def open_published(name: str, consent: Consent = NO_CONSENT) -> PublishedModel:
-    """Open a model as it was published; what is not on this machine is asked of the hub.
+    """Open a published model; one that is not on this machine is looked up on the hub.
 
     Raises:
-        UserError: The folder is none, holds a run or an adapter, or asks to run code without the user's word.
-        ModelError: It is of a kind that gives no one answer.
+        UserError: There is no such folder, it holds a run or an adapter, or it needs consent to run code.
+        ModelError: The model is multi-label.
     """
     if not name.strip():
         raise UserError("--model: is empty; give a hub name or a folder")
@@ -167,7 +167,7 @@ def open_published(name: str, consent: Consent = NO_CONSENT) -> PublishedModel:
     if not made_as.endswith("ForSequenceClassification"):
         return PublishedModel(name, section, generates=True)
     if model_config.get("problem_type") == "multi_label_classification":
-        raise ModelError(f"--model {name}: several classes may hold of a text at once here, which is not answered")
+        raise ModelError(f"--model {name}: it is a multi-label classifier, which is not supported")
     names = _own_labels(model_config)
     num_labels = len(names) or int(model_config.get("num_labels", 2))
     is_value = num_labels == 1 or model_config.get("problem_type") == "regression"
@@ -176,10 +176,10 @@ def open_published(name: str, consent: Consent = NO_CONSENT) -> PublishedModel:
 
 
 def open_adapter(name: str, base: str | None = None, consent: Consent = NO_CONSENT) -> PublishedModel:
-    """Open an adapter that was made elsewhere, in peft's layout, on the base that it names, or on a given one.
+    """Open an adapter made elsewhere, in peft's layout, on the base that it names, or on a given one.
 
     Raises:
-        UserError: There is none in the folder, or its method or its base is not known.
+        UserError: The folder has none, or its method or base is unknown.
     """
     folder = Path(name).expanduser().resolve()
     made = _read_adapter_config(folder)
@@ -199,7 +199,7 @@ def open_adapter(name: str, base: str | None = None, consent: Consent = NO_CONSE
 
 
 def refuse_own_folder(name: str) -> None:
-    """Check that `--model` names no run and no adapter, whose own record says how it is prompted."""
+    """Check that `--model` names neither a run nor an adapter, whose own records define its prompts."""
     folder = Path(name).expanduser()
     for file, what, flag in (("run.yaml", "a run", "--run"), (ADAPTER_CONFIG, "an adapter", "--adapter")):
         if is_local(name) and (folder / file).is_file():
@@ -207,9 +207,9 @@ def refuse_own_folder(name: str) -> None:
 
 
 def require_base(trained: TrainedModel, given: ModelSection, file: str) -> TrainedModel:
-    """Check that the user's `file` names no other base than the one that a run's adapter was trained on.
+    """Check that the user's `file` names the same base as the run's adapter.
 
-    Gives the run, on the user's base where the recorded one is not on this machine.
+    Returns the run, on the user's base if the recorded one is not on this machine.
     """
     own = trained.config.model
     if not trained.is_adapter or is_same_base(own.name_or_path, given.name_or_path):
@@ -230,7 +230,7 @@ def _require_agreement(own: RunConfig, given: RunConfig, name: str) -> None:
 
 
 def _find_labels(weights: Path, config: RunConfig) -> tuple[str, ...]:
-    """Take the classes from labels.json beside the weights, else the dataset's, the model's own, else number them."""
+    """Read the class names from labels.json beside the weights, else from dataset or model, else number them."""
     if file := find_label_file(weights, weights.parent):
         return read_label_names(file)
     section: Any = config.dataset
@@ -257,15 +257,15 @@ def _read_adapter_config(weights: Path) -> dict[str, Any]:
 
 
 def _pin_base(model: ModelSection, made: dict[str, Any], weights: Path, where: str) -> ModelSection:
-    """Hold a configuration against its adapter's own record, and take the commit of a hub base from there.
+    """Check a configuration against its adapter's own record, and pin a hub base to the recorded commit.
 
-    The hub's main branch may have moved on since: the adapter was trained on the commit that it names.
+    The hub's main branch may have moved since: the adapter was trained on the recorded commit.
     """
     recorded, commit = made.get("base_model_name_or_path"), made.get("revision")
     if not isinstance(recorded, str) or not recorded:
         return model
     require_same_base(recorded, str(weights / ADAPTER_CONFIG), model, where)
-    # A user who names a revision, or a folder, means just that.
+    # A revision or a folder that the user names is kept.
     pins = model.revision is None and model.name_or_path == recorded and not is_local(recorded)
     if pins and isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{40}", commit):
         return model.model_copy(update={"revision": commit})
@@ -273,13 +273,13 @@ def _pin_base(model: ModelSection, made: dict[str, Any], weights: Path, where: s
 
 
 def _own_labels(model_config: dict[str, Any]) -> tuple[str, ...]:
-    """Give the classes that a checkpoint names, in the order of their ids."""
+    """Return the class names of a checkpoint, in the order of their ids."""
     named = model_config.get("id2label") or {}
     return tuple(str(named[key]) for key in sorted(named, key=int))
 
 
 def _name_runs(*places: Path) -> str:
-    """Name the newest runs of some folders, and of outputs/, as they can be typed."""
+    """List the newest runs in some folders, and in outputs/, as they can be typed."""
     found = {file.parent for place in (*places, Path("outputs").resolve()) for file in place.glob("*/run.yaml")}
     runs = sorted(found, key=lambda run: (run / "run.yaml").stat().st_mtime, reverse=True)
     here = Path.cwd()

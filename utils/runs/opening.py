@@ -1,4 +1,4 @@
-"""Opens a run's output folder: a new one, one to resume, or a sentence that says why not."""
+"""Open a run's output folder, new or to resume, or explain why it cannot be used."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class RunFolder:
-    """An open output folder; it is locked against a second run until the process ends."""
+    """An open output folder, locked against a second run until the process ends."""
 
     path: Path
     resume_from: str | None = None
     """Checkpoint folder to continue from."""
     finished: RunRecord | None = None
-    """The record of a run of this very configuration that is done already."""
+    """Record of a finished run with the same configuration."""
     changed: dict[str, Any] | None = None
-    """Keys that differ from the run that is resumed, with old and new value."""
+    """Keys that differ from the resumed run, with old and new value."""
     _lock: IO[str] | None = None
 
     @property
     def final_model(self) -> Path:
-        """Where the exported model goes."""
+        """Folder of the exported model."""
         return self.path / "final_model"
 
 
 def open_run_folder(config: RunConfig, resume: str | None = None, overwrite: bool = False) -> RunFolder:
-    """Open the folder of a run; the rows and the base of one that is resumed or done must not have changed.
+    """Open the folder of a run; rows and base of a resumed or finished one must be unchanged.
 
     Args:
-        config: The run.
+        config: Configuration of the run.
         resume: `last` for the newest checkpoint, or the name or path of one; None for a new run.
         overwrite: Rename a folder that is in the way; nothing is deleted.
 
     Raises:
-        UserError: The folder holds another run, or an unfinished one, or cannot be written; rows or base have changed,
-            and nothing in the folder is touched then.
+        UserError: The folder holds another run, or an unfinished one, or cannot be written; or rows or base have
+        changed. Nothing in the folder is changed then.
     """
     path = Path(config.training.output_dir).expanduser()
     if not is_main_process():
@@ -68,7 +68,7 @@ def open_run_folder(config: RunConfig, resume: str | None = None, overwrite: boo
     _refuse(path, resume, overwrite)
     lock = lock_folder(path)
     _clear_leftovers(path)
-    # The lock goes with the renamed folder, so the new one gets a lock of its own.
+    # The lock moves with the renamed folder, so the new one needs its own.
     if overwrite and any(each.name != LOCK_FILE for each in path.iterdir()):
         _set_aside(path)
         lock.close()
@@ -87,7 +87,7 @@ def open_run_folder(config: RunConfig, resume: str | None = None, overwrite: boo
 
 
 def copy_extensions(path: Path, config: RunConfig) -> None:
-    """Keep the user's own plug-ins with the run, so that it can be read where they are not."""
+    """Copy the user's plug-ins to the run, so that it can be read where they are missing."""
     for each in map(Path, config.extensions):
         target = path / EXTENSIONS / each.name
         if target.resolve() == each or (target.is_dir() and hash_folder(target) == hash_folder(each)):
@@ -118,7 +118,7 @@ def _refuse(path: Path, resume: str | None, overwrite: bool) -> None:
 
 
 def _join(path: Path, config: RunConfig, resume: str | None, overwrite: bool) -> RunFolder:
-    """Come to the same answer as the main process, without writing; where it refuses, it ends all processes."""
+    """Decide as the main process does, but without writing; the main process's rejection ends all processes."""
     if resume:
         return RunFolder(path, _find_resume(path, resume, not config.arguments.get("save_only_model")))
     resolved = None if overwrite else read_resolved(path)
@@ -153,11 +153,11 @@ def _reopen(path: Path, config: RunConfig, resolved: dict[str, Any], resume: str
 def _resume(
     path: Path, resume: str, config: RunConfig, differences: dict[str, tuple[Any, Any]], finished: bool
 ) -> RunFolder:
-    """Continue an unfinished run, or make a finished one longer."""
-    hard = _find_hard(config, differences)
-    if hard:
+    """Continue an unfinished run, or extend a finished one."""
+    blocking = _find_blocking(config, differences)
+    if blocking:
         raise UserError(
-            f"{path} was started with another configuration and cannot be resumed with this one: {_list(hard)}"
+            f"{path} was started with another configuration and cannot be resumed with this one: {_list(blocking)}"
         )
     checkpoint = _find_resume(path, resume, not config.arguments.get("save_only_model"))
     if checkpoint is not None and resume != "last":
@@ -175,34 +175,34 @@ def _resume(
 
 
 def _require_own(path: Path, checkpoint: Path, config: RunConfig) -> None:
-    """Refuse the checkpoint of another run: rows, order and optimizer would be mixed from two."""
+    """Reject another run's checkpoint, which would mix rows, order and optimizer of two runs."""
     home = checkpoint.resolve().parent
     if path.resolve() in (home, home.parent):
         return
     other = read_resolved(home)
     if other is None:
         raise UserError(
-            f"--resume {checkpoint}: there is no run.yaml beside it, so nothing says what it is a checkpoint of; copy "
+            f"--resume {checkpoint}: there is no run.yaml beside it, so its run is unknown; copy "
             f"it into {path}, if it is this run's"
         )
-    hard = _find_hard(config, find_differences(other, config.to_dict()))
-    if hard:
-        raise UserError(f"--resume {checkpoint}: it is of a run of another configuration: {_list(hard)}")
+    blocking = _find_blocking(config, find_differences(other, config.to_dict()))
+    if blocking:
+        raise UserError(f"--resume {checkpoint}: its run has another configuration: {_list(blocking)}")
 
 
-def _find_hard(config: RunConfig, differences: dict[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
-    """Find the differences with which a run cannot be resumed."""
+def _find_blocking(config: RunConfig, differences: dict[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+    """Return the differences with which a run cannot be resumed."""
     free = RESUMABLE_KEYS | (BEST_KEYS if load_task(config.task).evaluates_itself(config) else frozenset())
     return {key: pair for key, pair in differences.items() if key not in free}
 
 
 def _set_aside_later(path: Path, checkpoint: Path) -> None:
-    """Move away the checkpoints behind the one that is resumed: a later --resume must not take up the run there."""
+    """Move away checkpoints after the resumed one, from which a later --resume would otherwise continue."""
     if re.fullmatch(r"checkpoint-\d+", checkpoint.name) is None:
         return
     target = path / f"earlier_checkpoints_{utc_timestamp()}"
     if later := set_aside_later(path, find_step(checkpoint), target):
-        logger.warning("%s of after %s: now in %s", ", ".join(each.name for each in later), checkpoint.name, target)
+        logger.warning("%s, after %s, moved to %s", ", ".join(each.name for each in later), checkpoint.name, target)
 
 
 def _keep_results(path: Path) -> None:
@@ -216,14 +216,14 @@ def _keep_results(path: Path) -> None:
 
 
 def holds_work(path: Path) -> bool:
-    """Tell whether a run got far enough for something to be lost."""
+    """Return whether a run got far enough to have work that could be lost."""
     return bool(find_checkpoints(path)) or any((path / name).exists() for name in ("final_model", "all_results.json"))
 
 
 def _find_resume(path: Path, resume: str, with_state: bool) -> str | None:
-    """Find the checkpoint to go on from.
+    """Find the checkpoint to continue from.
 
-    `with_state` asks for optimizer, schedule and random numbers, which a run with `save_only_model` does not have.
+    `with_state` requires optimizer, schedule and random state, which a run with `save_only_model` does not save.
     """
     found = _find_newest(path, with_state) if resume == "last" else _find_named(path, resume, with_state)
     if found is not None and (lost := find_lost_state(Path(found))):
@@ -236,9 +236,9 @@ def _find_named(path: Path, resume: str, with_state: bool) -> str:
         if candidate.is_dir() and (flaw := _find_any_flaw(candidate, with_state)) is None:
             return str(candidate)
         if candidate.is_dir():
-            raise UserError(f"--resume {resume}: {candidate} is not a whole checkpoint: {flaw}")
+            raise UserError(f"--resume {resume}: {candidate} is not a complete checkpoint: {flaw}")
     names = ", ".join(checkpoint.name for checkpoint in find_checkpoints(path)) or "none"
-    raise UserError(f"--resume {resume}: no such whole checkpoint; {path} has: {names}")
+    raise UserError(f"--resume {resume}: no such complete checkpoint; {path} has: {names}")
 
 
 def _find_any_flaw(checkpoint: Path, with_state: bool) -> str | None:
@@ -246,22 +246,22 @@ def _find_any_flaw(checkpoint: Path, with_state: bool) -> str | None:
 
 
 def _find_newest(path: Path, with_state: bool) -> str | None:
-    """Find the newest whole checkpoint, and say which were passed over; None: the run was stopped before its first."""
+    """Find the newest complete checkpoint, and log those skipped; None: the run stopped before its first."""
     there = list_checkpoints(path)
     for each in reversed(there):
         if (flaw := _find_any_flaw(each, with_state)) is None:
             return str(each)
-        logger.warning("%s is passed over: %s", each, flaw)
+        logger.warning("%s is skipped: %s", each, flaw)
     if there or (path / "final_model").exists():
-        raise UserError(f"{path} has no whole checkpoint to resume from; leave --resume out to start")
-    logger.info("%s: the run was stopped before its first checkpoint; it starts at its beginning", path)
+        raise UserError(f"{path} has no complete checkpoint to resume from; leave --resume out to start")
+    logger.info("%s: the run was stopped before its first checkpoint; it starts from the beginning", path)
     return None
 
 
 def _clear_leftovers(path: Path) -> None:
-    """Clear away what a kill left half-written; a final_model that was about to be replaced stands again."""
+    """Remove what a kill left partially written, and restore a final_model that was being replaced."""
     for name in clear_leftovers(path):
-        logger.warning("%s: %s was cut off while it was written; what was written of it is removed", path, name)
+        logger.warning("%s: writing %s was interrupted; its partial files are removed", path, name)
     old, final = path / "final_model.old", path / "final_model"
     if old.is_dir() and not final.exists():
         old.rename(final)

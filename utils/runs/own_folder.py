@@ -1,4 +1,4 @@
-"""Keeps a folder to one run, and writes inside it only: a folder from elsewhere may hold links to other files."""
+"""Restrict a folder to one run, and writing to the folder itself: folders from elsewhere may contain links."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 
 
 def require_no_links_out(folder: Path, pattern: str = "*") -> None:
-    """Refuse a folder that holds a link out of itself: what is written there would replace somebody else's file.
+    """Reject a folder with a link to its outside, as writing through it would replace an unrelated file.
 
-    The folder may be missing, and may be a link itself: that was the user's choice. `pattern` is what will be written.
+    The folder may be missing, or a link itself, which was the user's choice. `pattern` matches what will be written.
     """
     root = os.path.realpath(folder)
     for top in folder.glob(pattern):
@@ -33,7 +33,7 @@ def require_no_links_out(folder: Path, pattern: str = "*") -> None:
 
 
 def lock_folder(path: Path) -> IO[str]:
-    """Keep a second run off a folder, which is made if it is missing, until the file is closed or the process ends."""
+    """Lock a folder, creating it if needed, against a second run until the file is closed or the process ends."""
     file = _open_own(path)
     if not try_lock(file):
         raise UserError(f"{path} is in use by another run; wait for it, or give another training.output_dir")
@@ -44,9 +44,9 @@ def lock_folder(path: Path) -> IO[str]:
 
 
 def _open_own(path: Path) -> IO[str]:
-    """Open the lock's file, and no other one under another name."""
+    """Open the lock file, unless it is a link to another file."""
     lock = path / LOCK_FILE
-    strange = f"{lock} is a link, or no plain file, so it is not written; remove it"
+    strange = f"{lock} is a link or not a regular file, so it is not written; remove it"
     try:
         path.mkdir(parents=True, exist_ok=True)
         if lock.is_symlink():

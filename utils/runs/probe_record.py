@@ -1,4 +1,4 @@
-"""What the trained model answered to its run's probe rows, by which it is recognised, and another base is noticed."""
+"""The trained model's logits on its run's probe rows, by which it is identified, and another base is noticed."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ RECORD_FILE = "probe_logits.json"
 
 
 def open_probe(trained: TrainedModel, tokenizer: PreTrainedTokenizerBase, num_eval: int) -> Probe:
-    """Make the probe of a trained model; a classifier is scored on at most `num_eval` rows, 0: not at all."""
+    """Open the probe of a trained model; a classifier is scored on at most `num_eval` rows, 0 for none."""
     return open_task(trained.config).open_probe(trained.label_names, trained.run, tokenizer, num_eval)
 
 
 def check_export(run: Path, task: TaskRun, trainer: Trainer, data: Any, consent: Consent) -> dict[str, Any] | None:
-    """Prove that the exported model is the trained one, and keep what it answers to the probe rows.
+    """Verify that the exported model is the trained one, and save its logits on the probe rows.
 
-    The trainer holds the trained model; afterwards it holds the one that was read back. Gives the figures of the check;
-    None where there was nothing to compare by.
+    The trainer holds the trained model before, and the reloaded one afterwards. Returns the figures of the check; None
+    if there was nothing to compare.
 
     Raises:
-        CheckError: It is another model.
+        CheckError: The models differ.
     """
     trained = open_run(run, consent)
     tokenizer: Any = trainer.processing_class
@@ -60,20 +60,20 @@ def _write_record(run: Path, probe: Probe, model: Any, tokenizer: PreTrainedToke
 def compare_with_record(
     trained: TrainedModel, probe: Probe, tokenizer: PreTrainedTokenizerBase, logits: np.ndarray[Any, Any], dtype: str
 ) -> dict[str, Any] | None:
-    """Compare an adapter on its base with what the run measured at its end.
+    """Compare an adapter on its base with the run's own record.
 
     Args:
-        trained: Where it is.
-        probe: The rows.
-        tokenizer: Encodes them.
-        logits: Of the adapter on its base, one row for each position that is compared.
-        dtype: What they were computed in.
+        trained: The trained model.
+        probe: The probe rows.
+        tokenizer: Their tokenizer.
+        logits: Logits of the adapter on its base, one row for each compared position.
+        dtype: Dtype of the computation.
 
     Returns:
-        The largest difference and what is tolerated; None where the run measured nothing of these weights and rows.
+        The largest difference and the tolerance; None if the run has no record of these weights and rows.
 
     Raises:
-        CheckError: It is another model.
+        CheckError: The models differ.
     """
     file = trained.run / RECORD_FILE if trained.run and trained.weights.name == "final_model" else None
     record = read_json(file) if file is not None else None
@@ -82,7 +82,7 @@ def compare_with_record(
     try:
         return prove_recorded(record, logits, dtype, trained.config.model.name_or_path)
     except ValueError as error:
-        message = f"{file} is damaged ({error}); delete it, then the base is not held against what the run measured"
+        message = f"{file} is damaged ({error}); delete it to skip comparing the base with the run's record"
         raise UserError(message) from error
 
 

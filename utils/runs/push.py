@@ -1,4 +1,4 @@
-"""`lora-ns push RUN NAME`: chooses what of a run, or of a merged model, goes to the hub, shows it, and pushes it."""
+"""`lora-ns push RUN NAME`: choose, show and push the files of a run or a merged model to the hub."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ _PATH_KEYS = {
     "config.json": "_name_or_path",
     "tokenizer_config.json": "name_or_path",
 }
-"""In which keys of a model's files a path of this machine may stand."""
-_ROWS, _PROVENANCE = "rows, and what was answered to them", "provenance: paths, commands, hardware"
+"""Keys in a model's files that may have a local path."""
+_ROWS, _PROVENANCE = "rows and answers", "provenance: paths, commands, hardware"
 _WITHHELD = (
     ("checkpoint-*", "a checkpoint, with the state of its optimizer"),
     ("best_model", "a link to a checkpoint"),
@@ -68,7 +68,7 @@ _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 def main(arguments: argparse.Namespace) -> Answer:
-    """Show what is pushed and what is not; push it, unless it is a rehearsal."""
+    """Show what is pushed and what is not; push it unless it is a dry run."""
     path = Path(arguments.run).expanduser()
     require_repository_name(arguments.name)
     push = plan_push(path, arguments.name, not arguments.public, arguments.revision, arguments.include)
@@ -82,12 +82,12 @@ def main(arguments: argparse.Namespace) -> Answer:
 
 
 def push_run(path: Path, config: RunConfig, record: RunRecord, dry_run: bool) -> dict[str, Any]:
-    """Push a run that has just ended where its file says so, or show what would be pushed, asking nobody.
+    """Push a run that has just ended if its file says so, or show offline what would be pushed.
 
-    Gives what goes where, for `--json`; empty where nothing does.
+    Returns the push for `--json`; empty if nothing is pushed.
 
     Raises:
-        PushError: The hub refused it, or it cannot be reached.
+        PushError: The hub rejected the push, or cannot be reached.
     """
     arguments = config.arguments
     if not is_main_process() or not (dry_run or arguments.get("push_to_hub")):
@@ -111,10 +111,10 @@ def push_run(path: Path, config: RunConfig, record: RunRecord, dry_run: bool) ->
 
 
 def plan_push(path: Path, repo: str, private: bool, revision: str | None, include: list[str]) -> Push:
-    """Choose what is pushed: the model's files, results.json, and what `include` names, as patterns below the folder.
+    """Choose the files to push: the model's, results.json, and those that `include` matches, as patterns in the folder.
 
     Raises:
-        UserError: The folder holds no finished model, or a pattern names nothing.
+        UserError: The folder holds no finished model, or a pattern matches nothing.
     """
     model = _find_model(path)
     run = next((each for each in (path, path.parent) if (each / RESULTS_FILE).is_file()), path)
@@ -141,7 +141,7 @@ def plan_push(path: Path, repo: str, private: bool, revision: str | None, includ
 
 
 def describe(push: Push, dry_run: bool) -> Iterator[str]:
-    """Give lines that list what is pushed and what is not."""
+    """Yield lines that list what is pushed and what is not."""
     seen, at = "private" if push.private else "public", f" (branch {push.revision})" if push.revision else ""
     yield f"{'would push' if dry_run else 'pushing'} to the {seen} repository {push.repo}{at}:"
     width = max(map(len, (*push.files, *push.withheld)))
@@ -158,16 +158,16 @@ def _find_model(path: Path) -> Path:
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give the training.output_dir of a run, or a merged model")
     if (path / "complete.json").is_file():
-        raise UserError(f"{path}: is a checkpoint, which nothing has proved; push the run")
+        raise UserError(f"{path}: is a checkpoint, which has not been verified; push the run")
     for each in (path / "final_model", path):
         if any((each / name).is_file() for name in (ADAPTER_CONFIG, "config.json")) or any(each.glob("*.gguf")):
             return each
     hint = "finish it with train.py --resume" if (path / "run.yaml").is_file() else "name a run, or a merged model"
-    raise UserError(f"{path}: holds no final_model; {hint}")
+    raise UserError(f"{path}: has no final_model; {hint}")
 
 
 def _find_objection(file: Path, name: str, model: Path) -> str | None:
-    """Say why a file that lies with the model is not pushed unasked; None: it is."""
+    """Return why a file beside the model is not pushed by default; None: it is."""
     if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(model)):
         return "a link out of the folder"
     if file.suffix in _PICKLED:
@@ -183,7 +183,7 @@ def _find_reason(name: str) -> str | None:
 
 
 def _list_beside(path: Path, model: Path, files: dict[str, Path | bytes]) -> dict[str, str]:
-    """Say why what lies in the run's folder beside the model stays here."""
+    """Return why the other files of the run's folder are not pushed, by name."""
     found = {}
     for each in sorted(path.iterdir()) if path != model else ():
         whole = each.is_file() and each.name in files
@@ -206,7 +206,7 @@ def _include(path: Path, pattern: str) -> Iterator[tuple[str, Path]]:
 
 
 def _without_paths(file: Path) -> Path | bytes:
-    """Give a model's file, rewritten where a path of this machine stands in it."""
+    """Return a model's file, or its rewritten content if it contains a local path."""
     if file.name in ("run.yaml", MERGED_RUN):
         return dump_yaml(_without_folders(read_document(file).data)).encode()
     if key := _PATH_KEYS.get(file.name):
@@ -218,15 +218,15 @@ def _without_paths(file: Path) -> Path | bytes:
 
 
 def _write_figures(record: RunRecord) -> bytes:
-    """Write results.json without what may hold rows or paths: counts of bad rows with examples, warnings, files."""
+    """Write results.json without what may contain rows or paths: examples of bad rows, warnings, files."""
     figures = {name: value for name, value in record.to_json().items() if name not in (*record.extra, "warnings")}
     return json.dumps(_without_folders(figures), indent=2, ensure_ascii=False).encode()
 
 
 def _without_folders(value: Any) -> Any:
-    """Leave of every path of this machine its last part: whoever loads the model names their own.
+    """Reduce local paths to their last part: whoever loads the model uses their own.
 
-    It stays written as a path: a bare `base` would be asked of the hub, where it may be a stranger's.
+    It remains a path: a bare `base` would be looked up on the hub, where it may be somebody else's.
     """
     if isinstance(value, dict):
         return {key: _without_folders(each) for key, each in value.items()}

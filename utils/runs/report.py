@@ -1,7 +1,7 @@
-"""A run to look at: report.html, and its curves as a picture and a table. `lora-ns report RUN` writes them again.
+"""A run's report.html, and its curves as a picture and a table. `lora-ns report RUN` writes them again.
 
-The curves are the trainer's own log, which a checkpoint keeps: a run that was killed and resumed has those of one that
-was not.
+The curves come from the trainer's own log, which checkpoints keep, so that an interrupted and resumed run has the
+curves of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ DESCRIPTION = """Write a finished run's report.html and curves again, as they we
 
 
 def write_report(folder: Path, config: RunConfig, record: RunRecord, provenance: Mapping[str, Any]) -> list[Path]:
-    """Write curves.csv, and of curves.svg, curves.png, confusion.png and report.html what results.formats names.
+    """Write curves.csv, and curves.svg, curves.png, confusion.png and report.html if results.formats names them.
 
-    Every file is written whole or not at all; gives those that were written.
+    Every file is written atomically; returns the files written.
     """
     logs, language, formats = read_logs(folder), config.results.language, config.results.formats
     charts = curves.build_charts(logs, language)
@@ -66,7 +66,7 @@ def write_report(folder: Path, config: RunConfig, record: RunRecord, provenance:
 
 
 def read_logs(run: Path) -> list[dict[str, Any]]:
-    """Read what the trainer logged: at the end of training, or up to the last checkpoint where it did not get there."""
+    """Read the trainer's log, as of the end of training or of the last checkpoint."""
     files = [run / STATE, *(each / STATE for each in list_checkpoints(run)[-1:])]
     newest = max((find_object(file) for file in files), key=lambda state: state.get("global_step") or -1)
     logs = newest.get("log_history")
@@ -74,7 +74,7 @@ def read_logs(run: Path) -> list[dict[str, Any]]:
 
 
 def main(arguments: argparse.Namespace) -> Answer:
-    """Write a run's report again, and name the files."""
+    """Rewrite a run's report, and list the files."""
     folder = Path(arguments.run).expanduser()
     stored = find_object(folder / RESULTS_FILE)
     if "suite" in stored:
@@ -83,7 +83,7 @@ def main(arguments: argparse.Namespace) -> Answer:
     record = read_record(folder)
     if record is None:
         raise UserError(f"{folder}: no results.json here; name the training.output_dir of a run")
-    overrides = ["results.formats=[html,svg]", *arguments.overrides]  # whatever was asked for when it was trained
+    overrides = ["results.formats=[html,svg]", *arguments.overrides]  # regardless of the formats of the run itself
     config = load_run_config(folder / "run.yaml", overrides, files=False, may_extend=arguments.allow_extensions)
     written = write_report(folder, config, record, read_json(folder / PROVENANCE_FILE) or {})
     if not arguments.json:

@@ -1,4 +1,4 @@
-"""What is known of a run, as a page: its scores, curves, answers, data, settings and environment."""
+"""The page of a run: its scores, curves, answers, data, settings and environment."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from utils.runs.first_answers import NUM_SHOWN, ShownAnswer, read_answers
 from utils.runs.model_card import list_scores
 
 _NUM_MISTAKES = 5
-_ROWS_FOR_MISTAKES = 2000  # in which they are looked for
-_LONGEST_ANSWER = 4000  # characters; more is cut, which is seen
-_MOST_CLASSES = 30  # of a confusion matrix that can be read
+_ROWS_FOR_MISTAKES = 2000  # in which mistakes are searched
+_LONGEST_ANSWER = 4000  # characters; more is visibly cut
+_MOST_CLASSES = 30  # of a readable confusion matrix
 _TONES: dict[str, Tone] = {"success": "good", "failed": "bad", "interrupted": "other"}
 
 
 def build_page(
     folder: Path, config: RunConfig, record: RunRecord, provenance: Mapping[str, Any], charts: list[Any]
 ) -> Page:
-    """Put together what is known of a run."""
+    """Build the page of a run."""
     language = config.results.language
 
     def name(key: str) -> str:
@@ -63,7 +63,7 @@ def build_page(
 
 
 def _summarise(record: RunRecord, language: Language) -> Iterator[Block]:
-    """What is read first: the score, what it cost, and what went wrong."""
+    """Yield the summary: the score, its cost, and what went wrong."""
     facts, (metric, value) = [], record.read_headline()
     if metric and value is not None:
         notes = []
@@ -113,7 +113,7 @@ def _show_scores(folder: Path, record: RunRecord, language: Language) -> Iterato
 
 
 def _show_confusion(file: Path, language: Language) -> Iterator[Block]:
-    """A confusion matrix, each row tinted by its shares, and the scores of each class."""
+    """Yield a confusion matrix, each row tinted by its shares, and the scores of each class."""
     head, *body = read_table(file)
     if len(body) <= _MOST_CLASSES:
         rows: list[tuple[TableCell | str, ...]] = []
@@ -135,18 +135,18 @@ def _show_confusion(file: Path, language: Language) -> Iterator[Block]:
 
 
 def find_confusions(folder: Path) -> list[Path]:
-    """Find the confusion matrices that a run's classifier left."""
+    """Find the confusion matrices of a run's classifier."""
     return sorted(folder.glob("eval_*/confusion.csv"))
 
 
 def read_table(file: Path) -> list[list[str]]:
-    """Read a CSV file, its heads first."""
+    """Read a CSV file, header first."""
     with file.open(encoding="utf-8", newline="") as lines:
         return list(csv.reader(lines))
 
 
 def _show_answers(folder: Path, language: Language) -> Iterator[Block]:
-    """The first rows of each set, and rows that were answered wrongly."""
+    """Yield the first rows of each set, and rows with wrong answers."""
     for file in sorted(folder.glob("eval_*/predictions.jsonl")):
         label = file.parent.name.removeprefix("eval_")
         answers = list(islice(read_answers(file.parent, language), _ROWS_FOR_MISTAKES))
@@ -178,7 +178,7 @@ def _show_data(record: RunRecord, language: Language) -> Iterator[Block]:
 
 
 def _show_configuration(config: RunConfig, language: Language) -> Iterator[Block]:
-    """What differs from the defaults; the whole of it can be opened."""
+    """Yield the settings that differ from the defaults, and the whole configuration, folded."""
     own = {
         "model": config.model.model_dump(exclude_defaults=True),
         "peft": {"method": config.peft.method, **config.peft.model_dump(exclude_defaults=True, exclude={"task_type"})},
@@ -214,7 +214,7 @@ def _build_table(
     language: Language,
     is_folded: bool = False,
 ) -> Table:
-    """Build a table without the columns that no row fills."""
+    """Build a table without columns that are empty in all rows."""
     filled = [index for index in range(len(heads)) if any(row[index] for row in rows)]
     kept = tuple(tuple(row[index] for index in filled) for row in rows)
     numbers = frozenset(place for place, index in enumerate(filled) if index in numeric)

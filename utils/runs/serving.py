@@ -1,4 +1,4 @@
-"""Finds the server's model that is the one a user names, and checks that it can be."""
+"""Find the model on a server that a user names, and check that it can be used."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ logger = logging.getLogger(__name__)
 
 
 def find_served(url: str, name: str | None, model: ModelRef) -> ServedModel:
-    """Find the server's model that stands for a run, or for a published model, whose prompts and tokenizer are taken.
+    """Find the server's model for a run or a published model, whose prompts and tokenizer are used.
 
     Raises:
         UserError: It is a classifier, an adapter that no server can load, or the server has other weights.
     """
     if not model.generates:
-        raise UserError(f"--server: {model.title} is a classifier, which writes nothing; leave --server out")
+        raise UserError(f"--server: {model.title} is a classifier, which generates nothing; leave --server out")
     method, folder, base = _find_adapter(model)
     refusal = explain_unservable(method) if method is not None else None
     if refusal and method is not None and method.LIMITS.merge:
@@ -40,12 +40,12 @@ def find_served(url: str, name: str | None, model: ModelRef) -> ServedModel:
     if served.root and is_local(served.root):
         served = replace(served, weights=fingerprint_base(ModelSection(name_or_path=served.root)))
     source = f" (loaded from {served.root})" if served.root else ""
-    logger.info("%s writes as %s%s; its prompts and its tokenizer are %s's", url, served.name, source, model.title)
+    logger.info("%s serves it as %s%s; prompts and tokenizer are those of %s", url, served.name, source, model.title)
     return served
 
 
 def _find_adapter(model: ModelRef) -> tuple[AdapterSection | None, Path | None, str]:
-    """Give an adapter's method and folder, None for a whole model, and the base's name."""
+    """Return an adapter's section and folder (None for a whole model), and the base's name."""
     if isinstance(model, TrainedModel):
         found = (model.config.peft, model.weights) if model.is_adapter else (None, None)
         return *found, model.config.model.name_or_path

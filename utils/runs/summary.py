@@ -1,4 +1,4 @@
-"""What a run says on the terminal: the notices before it, the table and the commands that come after it."""
+"""Terminal output of a run: the notices before it, and the table and next commands after it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 
 
 def announce_run(config: RunConfig) -> None:
-    """Say what was read under an older name, and which settings have no effect; hide bars that are not wanted."""
+    """Print the notices about older names and settings without effect; hide progress bars if not wanted."""
     if config.arguments.get("disable_tqdm"):
-        os.environ["TQDM_DISABLE"] = "1"  # the libraries' bars as well
+        os.environ["TQDM_DISABLE"] = "1"  # the libraries' bars too
     for notice in config.notices:
         logger.info("note: %s", notice)
     for warning in config.warnings:
@@ -41,7 +41,7 @@ def announce_run(config: RunConfig) -> None:
 
 
 def announce_parameters(counts: ParameterCounts) -> None:
-    """Say how much of the model is trained."""
+    """Log how much of the model is trained."""
     share = f"{counts.trainable_percent:.4g} %"
     whole = "; all weights are trained (peft.method: none)" if counts.trainable == counts.total else ""
     logger.info("trainable parameters: %s of %s (%s)%s", f"{counts.trainable:,}", f"{counts.total:,}", share, whole)
@@ -50,9 +50,9 @@ def announce_parameters(counts: ParameterCounts) -> None:
 def show_result(
     folder: RunFolder, config: RunConfig, record: RunRecord, already_done: bool = False, num_shown: int = 0
 ) -> dict[str, Any]:
-    """Print the result table, with the answers to the first rows of each set, on standard error.
+    """Print the result table, and the answers to the first rows of each set, on standard error.
 
-    Gives the record for `--json`; a failed one ends the process so.
+    Returns the record for `--json`; a failed record ends the process with an error.
     """
     if is_main_process():
         if already_done:
@@ -75,7 +75,7 @@ def show_result(
 
 
 def list_next_commands(folder: Path, config: RunConfig, record: RunRecord) -> list[str]:
-    """Name what can be done with a finished run: use it, merge it, score it again, look at its curves."""
+    """List the next commands for a finished run: use it, merge it, score it again, view its curves."""
     run = shlex.quote(str(folder)) + (" --allow_extensions" if config.extensions else "")
     commands = []
     if (folder / "final_model").is_dir():
@@ -94,7 +94,7 @@ def list_next_commands(folder: Path, config: RunConfig, record: RunRecord) -> li
 
 
 def name_script(name: str) -> str:
-    """Name one of our scripts with the Python that runs it, from the working directory."""
+    """Return the command for one of the project's scripts with the current Python, from the working directory."""
     if IS_INSTALLED:
         return as_called(name)
     script = ROOT / name
@@ -103,7 +103,7 @@ def name_script(name: str) -> str:
 
 
 def _name_python() -> str:
-    """Name this Python: `python` where that is what a shell finds, else by its path."""
+    """Return the command of this Python: `python` if a shell finds it by that name, else its path."""
     found = shutil.which("python")
     if found and Path(found).absolute() == Path(sys.executable).absolute():
         return "python"

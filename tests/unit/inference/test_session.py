@@ -228,7 +228,7 @@ def test_inputs_without_a_row_or_an_answer(sums_run, ask, write, tmp_path, monke
     assert "rows answered" not in caplog.text
     for words, message in (
         (("--checkpoint", 3), "no such checkpoint; there are: 2"),
-        (("--best",), "marked no checkpoint as its best"),
+        (("--best",), "marked no checkpoint as best"),
         (("--top_p", "0.5"), "--top_p: has no effect at --temperature 0"),
         (("--temperature", "-1"), "--temperature: "),
     ):

@@ -97,7 +97,7 @@ def test_a_classifier_from_elsewhere_takes_labels_from_its_folder(make_config, t
 
 def test_what_cannot_be_opened(make_config, tmp_path):
     config = make_config("bert").source
-    with pytest.raises(UserError, match=r"holds neither adapter_config\.json nor config\.json, so it is no model"):
+    with pytest.raises(UserError, match=r"has neither adapter_config\.json nor config\.json, so it is not a model"):
         open_adapter_folder(config, str(tmp_path))
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "IA3"}')
     with pytest.raises(UserError, match=r"is of the method ia3, but .* says peft\.method: lora"):

@@ -69,7 +69,7 @@ def test_an_adapter_without_a_tokenizer_takes_that_of_its_base(train, tmp_path, 
     assert model.eval()(**tokenizer(texts, padding=True, return_tensors="pt")).logits.tolist() == expected
     assert "holds no tokenizer" not in caplog.text
     assert _logits(run, texts) == expected
-    assert f"{run / 'final_model'} holds no tokenizer; that of " in caplog.text
+    assert f"{run / 'final_model'} has no tokenizer; that of " in caplog.text
 
 
 @pytest.mark.parametrize(("make", "message"), [(False, "no such folder"), (True, "no run.yaml here or above")])

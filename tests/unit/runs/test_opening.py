@@ -178,7 +178,7 @@ def test_resume_takes_the_newest_whole_checkpoint(load: Load, caplog: pytest.Log
     folder = open_run_folder(load(), "last")
     assert folder.resume_from == str(path / "checkpoint-10")
     assert folder.changed is None
-    assert "checkpoint-100 is passed over: trainer_state.json is missing" in caplog.text
+    assert "checkpoint-100 is skipped: trainer_state.json is missing" in caplog.text
 
 
 @pytest.mark.parametrize("named", ["checkpoint-9", "whole path"])
@@ -197,9 +197,9 @@ def test_resume_takes_a_named_checkpoint(named: str, load: Load) -> None:
 def test_resume_with_a_missing_checkpoint_names_those_there_are(load: Load) -> None:
     path = start(load())
     add_checkpoint(path, 8, complete=False)
-    assert "has no whole checkpoint to resume from; leave --resume out to start" in refuse(load(), resume="last")
+    assert "has no complete checkpoint to resume from; leave --resume out to start" in refuse(load(), resume="last")
     add_checkpoint(path, 9)
-    assert "--resume checkpoint-7: no such whole checkpoint" in refuse(load(), resume="checkpoint-7")
+    assert "--resume checkpoint-7: no such complete checkpoint" in refuse(load(), resume="checkpoint-7")
     assert "has: checkpoint-9" in refuse(load(), resume="checkpoint-7")
 
 
