@@ -6,7 +6,7 @@ process of its own. What does not fit is reported. One JSON is written, and a ta
   python perf/gpu.py --output outputs/gpu.json
   python perf/gpu.py --shapes llama-3.2-1b --lengths 2048 --methods lora qst
   python perf/gpu.py --small            # minutes on a CPU: shows that every case runs
-  python perf/gpu.py --device cpu --shapes pair --tokens 2048 --steps 4 --kinds ours plain trl   # memory, two layers
+  python perf/gpu.py --device cpu --shapes pair --tokens 2048 --steps 2 --kinds ours plain trl   # memory, two layers
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def _run_case(case: dict[str, Any]) -> dict[str, Any]:
         trainer = build_trainer(case, rows, batch, folder)
         trainer.add_callback(Clock())
         trainer.train()
-    seconds = statistics.median(b - a for a, b in zip(times[_WARM - 1 : -1], times[_WARM:], strict=True))
+    warm = min(_WARM, len(times) - 1)
+    seconds = statistics.median(b - a for a, b in zip(times[warm - 1 : -1], times[warm:], strict=True))
     copies = 2 if case["method"] == "dpo" else 1  # of the prompt: a step holds both answers
     tokens = copies * sum(map(len, rows["input_ids"])) / len(times)
     targets = copies * sum(each != -100 for labels in rows["labels"] for each in labels) / len(times)

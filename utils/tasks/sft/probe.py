@@ -62,18 +62,23 @@ def _run(model: PreTrainedModel, rows: list[_Tokens], num_positions: int, with_l
     import numpy as np
     import torch
 
+    from utils.generation.classification import input_names
+
+    chooses = not with_loss and "logits_to_keep" in input_names(model)  # the head is half of a small model's work
     kept, total, count = [], 0.0, 0
     model.eval()
     with torch.no_grad():
         for ids, labels in rows:
             row = torch.tensor([ids], device=model.device)
-            # peft's prompt methods return logits for their virtual tokens too, before those of the text.
-            logits = model(input_ids=row, use_cache=False).logits[0][-len(ids) :]
-            positions = {(len(ids) * part) // num_positions - 1 for part in range(1, num_positions + 1)}
-            kept.append(logits[sorted(positions - {-1})].float().cpu().numpy())
+            # Counted from the end: peft's prompt methods put logits of their virtual tokens before the text's.
+            places = sorted({len(ids) * part // num_positions - 1 for part in range(1, num_positions + 1)} - {-1})
+            from_end = torch.tensor(places, device=row.device) - len(ids)
+            wanted = {"logits_to_keep": from_end} if chooses else {}
+            logits = model(input_ids=row, use_cache=False, **wanted).logits[0]
+            kept.append((logits if chooses else logits[from_end]).float().cpu().numpy())
             if with_loss:
                 targets = torch.tensor(labels[1:], dtype=torch.long, device=logits.device)  # empty for a single token
-                predicted = logits[:-1].float()
+                predicted = logits[-len(ids) : -1].float()
                 loss = torch.nn.functional.cross_entropy(predicted, targets, ignore_index=MASKED, reduction="sum")
                 total, count = total + float(loss), count + int((targets != MASKED).sum())
     return Answers(np.concatenate(kept), {"loss": total / count} if count else None)
