@@ -145,6 +145,19 @@ SETTINGS["grpo"] = {
 }
 SETTINGS["reward"] = {key: value for key, value in _SHARED.items() if key != "generation"}
 SETTINGS["reward"] |= {"task_type": "SEQ_CLS", "dataset": _PAIRS, "reward": {"max_length": 128}}
+SETTINGS["kto"] = {**_SHARED, "dataset": {"name": "custom", "validation_size": 8}, "kto": {"max_length": 128}}
+SETTINGS["qst"] = {**SETTINGS["classifier"], "peft": {"method": "qst", "cache": {"where": "disk"}}}
+
+
+def write_labelled(file: Path) -> Path:
+    """Write single answers, good and bad in turn."""
+    pairs = [json.loads(line) for line in (QUICKSTART / "preference" / "train.jsonl").read_text().splitlines()[:56]]
+    rows = [
+        {"prompt": f"Question: {pair['question']}\nAnswer:", "completion": " " + pair[kind], "label": kind == "chosen"}
+        for pair, kind in zip(pairs, ("chosen", "rejected") * 28, strict=True)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
 
 
 @pytest.fixture
@@ -158,6 +171,8 @@ def write_run(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
         settings: dict[str, Any] = json.loads(json.dumps(SETTINGS[kind]))
         folder = tmp_path / name
         settings["training"]["output_dir"] = str(folder)
+        if kind == "kto":
+            settings["dataset"]["path"] = str(write_labelled(tmp_path / "labelled.jsonl"))
         for key, value in overrides.items():
             section, _, last = key.rpartition("__")
             (settings[section] if section else settings)[last] = value

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +56,7 @@ BASIC = (
     Case("classifier", "merge_adapter.py", f"{RUN} --output merged", (*MODEL_FILES, "run/probe*")),
 )
 """These need one small run."""
+OTHER = "utils/cli/lora_ns.py"
 OVER_RUN = "training.output_dir=out training.max_steps=1 model.name_or_path=."
 ALL = (
     *BASIC,
@@ -88,6 +90,11 @@ ALL = (
              f"--output_file out.{kind}", (f"labelled.{kind}", "*.partial.jsonl"))
         for kind in ("jsonl", "json", "csv", "tsv", "parquet")
     ),
+    *(Case(run, OTHER, words, (*MODEL_FILES, *STATE_FILES)) for run in ("classifier", "language model")
+      for words in ("compare run STOCK/full/run", "report run", "push run me/x --dry-run")),
+    Case("classifier", "train.py", "--config run.yaml --plan", ("run.yaml",)),
+    *(Case("base", "train.py", f"--config STOCK/{run}/run.yaml model.name_or_path=. --plan {more}", ("*.json",))
+      for run in ("classifier", "language_model") for more in ("", "--probe")),
     *(Case("rows", "evaluate_model.py", f"--run STOCK/language_model/run --output_dir out --set sums.{kind}",
            (f"sums.{kind}",)) for kind in ("jsonl", "csv", "parquet")),
 )  # fmt: skip
@@ -116,6 +123,18 @@ class Workshop:
 
     def call(self, script: str, words: str | Sequence[str], folder: Path) -> tuple[int, str]:
         """Run a command; gives its exit code, and all that it said."""
+        pid = self.start(script, words, folder)
+        return self._keeper.ask(wait=pid), self.logger.read_text("utf-8", errors="replace")
+
+    def call_and_kill(self, script: str, words: str | Sequence[str], folder: Path, seconds: float) -> bool:
+        """Run a command and kill it after some time; False where it had ended by then."""
+        pid = self.start(script, words, folder)
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGKILL)
+        return bool(self._keeper.ask(wait=pid) == -signal.SIGKILL)
+
+    def start(self, script: str, words: str | Sequence[str], folder: Path) -> int:
+        """Start a command."""
         self.logger.write_text("")
         wanted = [
             each.replace("STOCK", str(self._stock)) for each in (words.split() if isinstance(words, str) else words)
@@ -127,8 +146,8 @@ class Workshop:
             "folder": str(folder),
             "limit_s": LIMIT_S,
         }
-        pid = self._keeper.ask(**request, environment=self._environment)
-        return self._keeper.ask(wait=pid), self.logger.read_text("utf-8", errors="replace")
+        pid: int = self._keeper.ask(**request, environment=self._environment)
+        return pid
 
     def stock_run(self, name: str, changes: dict[str, Any]) -> None:
         """Train a small run."""

@@ -21,8 +21,9 @@ from typing import Any, NoReturn
 from utils.cli.other_flags import PAGES, explain_flags
 from utils.core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LoraNsError, UserError
 from utils.core.library_errors import explain_machine
-from utils.core.logs import is_main_process, prepare_libraries, start_logs
+from utils.core.logs import is_main_process, prepare_libraries, require_ranks, start_logs
 from utils.core.project import PROGRAM, VERSION, as_called
+from utils.core.registry import explain_added
 from utils.core.secrets import forget_secrets, learn_command, mask_text, mask_tree
 from utils.core.signals import Interrupted
 from utils.core.terminal import safe_streams, show_controls
@@ -108,6 +109,7 @@ def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Name
     sys.excepthook = _show_masked
     answer_file = _reserve_stdout() if arguments.json else None
     try:
+        require_ranks()
         answer = main(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as head, has gone; Python would complain once more when it ends
@@ -115,16 +117,16 @@ def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Name
         return EXIT_FAILED
     except LoraNsError as error:
         answer = _report(error)
-    except (OSError, RuntimeError, ModuleNotFoundError) as error:
-        if (refused := explain_machine(error)) is None:
-            raise
-        answer = _report(refused)
     except Interrupted as error:
         sys.stderr.write(f"interrupted ({error})\n" if is_main_process() else "")
         answer = {"status": "interrupted", "exit_code": error.exit_code}
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         answer = {"status": "interrupted", "exit_code": EXIT_INTERRUPTED}
+    except Exception as error:  # also whatever a plug-in of the user's raises
+        if (refused := explain_machine(error) or explain_added(error)) is None:
+            raise
+        answer = _report(refused)
     code = int(answer.pop("exit_code", 0))
     if answer_file is not None:
         with answer_file:

@@ -12,6 +12,8 @@ from pydantic_core import PydanticCustomError
 
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _TOO_LARGE = 2**63
+_LARGEST_FLOAT = 3.4e38
+"""Of 32 bits, in which nearly all is computed: a larger one is infinite there, and Python's own overflows."""
 
 GENERATED: dict[str, Any] = {"use_attribute_docstrings": False}
 """Class keywords for sections created at run time, which have no source for pydantic to read docstrings from."""
@@ -42,8 +44,8 @@ class Section(BaseModel):
         assert info.field_name is not None
         alone, listed = _numbers_of(cls, info.field_name)
         if isinstance(value, list):
-            return [_read_number(item, listed) for item in value] if listed else value
-        return _read_number(value, alone) if alone else value
+            return _reject_infinite([_read_number(item, listed) for item in value] if listed else value)
+        return _reject_infinite(_read_number(value, alone) if alone else value)
 
 
 def list_choices(annotation: Any) -> tuple[Any, ...]:
@@ -69,6 +71,16 @@ def _read_number(value: Any, kinds: set[Any]) -> Any:
         raise PydanticCustomError("too_large", "is larger than any number that the libraries hold")
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return float(value.replace("_", ""))
+    return value
+
+
+def _reject_infinite(value: Any) -> Any:
+    """Reject floats, also in mappings and lists, that are NaN or infinite in 32 bits."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            _reject_infinite(each)
+    elif isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT:
+        raise PydanticCustomError("not_finite", "is not a finite number of 32 bits; those go to 3.4e38")
     return value
 
 

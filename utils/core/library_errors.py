@@ -80,13 +80,13 @@ def explain_library(say: Callable[[str], LoraNsError]) -> Iterator[None]:
         raise say(describe(error)) from error
 
 
-def explain_machine(error: OSError | RuntimeError | ModuleNotFoundError) -> UserError | None:
+def explain_machine(error: Exception) -> UserError | None:
     """Explain what the machine refused or lacks, or why a path is invalid; None for other errors."""
     if isinstance(error, ModuleNotFoundError):
         return _explain_missing(error)
     if isinstance(error, RuntimeError):
         return _explain_memory(error) or _explain_path(error)
-    if error.errno not in _REMEDIES:
+    if not isinstance(error, OSError) or error.errno not in _REMEDIES:
         return None
     name = f"{error.filename}"[:120]
     where = f"{name}: " if error.filename is not None else ""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
 
+from utils.core.errors import UserError
 from utils.core.project import PACKAGE, as_called
 from utils.core.secrets import mask_text
 from utils.core.terminal import show_controls
@@ -25,12 +27,37 @@ _NOISE = (
     "filelock",
 )
 
+_RANKS = ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
 TELEMETRY_SWITCHES = ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK")
 
 
 def is_main_process() -> bool:
     """Return whether this process is the one that logs (rank 0, or the only one)."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def require_ranks() -> None:
+    """Check the numbers by which a launcher's processes know each other: one that is wrong would write nothing.
+
+    Raises:
+        UserError: One is no number, or of a process that the others do not count, or not all are there.
+    """
+    given = {name: os.environ[name] for name in _RANKS if name in os.environ}
+    for name, value in given.items():
+        if not re.fullmatch("0|[1-9][0-9]{0,8}", value):
+            raise UserError(f"the environment variable {name} is {value!r}, no whole number from 0; unset it")
+    numbers = {name: int(value) for name, value in given.items()}
+    total = numbers.get("WORLD_SIZE", 1)
+    for name, count in (("RANK", total), ("LOCAL_RANK", numbers.get("LOCAL_WORLD_SIZE", total))):
+        if (number := numbers.get(name, 0)) >= count:
+            raise UserError(f"the environment variable {name} is {number} of {count} processes; unset what names them")
+        if total > 1 and name not in numbers:
+            raise UserError(
+                f"the environment variable WORLD_SIZE is {total}, and {name} is not set: start the processes by "
+                "torchrun --nproc_per_node N, or unset it"
+            )
+    if total > 1 and not 0 < numbers.get("MASTER_PORT", 29500) < 2**16:
+        raise UserError(f"the environment variable MASTER_PORT is {given['MASTER_PORT']}, no port; unset it")
 
 
 def start_logs() -> None:

@@ -13,13 +13,15 @@ import importlib
 import importlib.util
 import re
 import sys
+import traceback
 import types
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from utils.core.errors import ConfigError
+from utils.core.errors import ConfigError, UserError
+from utils.core.library_errors import describe
 from utils.core.project import LIBRARY, PACKAGE, alias_installed_name
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -186,6 +188,18 @@ def _read_names(source: str) -> list[str]:
 def has(package: str, value: str) -> bool:
     """Return whether a package has a plug-in of this name."""
     return normalize(value) in names(package)
+
+
+def is_added(package: str, value: str) -> bool:
+    """Tell whether a plug-in is one of the user's own."""
+    return not _find_homes(package)[normalize(value)].startswith(f"{PACKAGE}.")
+
+
+def explain_added(error: Exception) -> UserError | None:
+    """Name the innermost line of the user's own plug-ins in an error's traceback; None if there is none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [each for each in frames if any(Path(each.filename).is_relative_to(folder) for folder in _added)]
+    return UserError(f"{own[-1].filename}:{own[-1].lineno}: {describe(error)}") if own else None
 
 
 def _clear_caches() -> None:

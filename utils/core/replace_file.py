@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import os
+import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -16,7 +20,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     The folder is created. Readers see either the old file or the new one, even after a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    beside = _name_beside(path)
     try:
         yield beside
         with beside.open("rb+") as file:
@@ -30,6 +34,49 @@ def replace_text(path: Path, text: str, encoding: str = "utf-8", errors: str = "
     """Write a text file atomically, using `replace_file`."""
     with replace_file(path) as beside:
         beside.write_text(text, encoding=encoding, errors=errors, newline="\n")
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside a path to write to, which is removed in the end, with what is still in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = _name_beside(path)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _name_beside(path: Path) -> Path:
+    """Name what this process writes beside a path, after removing what killed processes have left there."""
+    before, number = f".{path.stem}.{_name_place()}-", os.getpid()
+    for left in path.parent.glob(f"{glob.escape(before)}*{glob.escape(path.suffix)}"):
+        other = left.name.removeprefix(before).removesuffix(path.suffix)
+        if other == str(number) or not _is_running(other):
+            shutil.rmtree(left, ignore_errors=True)  # does nothing to a file
+            if left.is_file():
+                left.unlink(missing_ok=True)
+    return path.with_name(f"{before}{number}{path.suffix}")
+
+
+def _name_place() -> str:
+    """Name where a process has its number alone: a machine, or a container on it; others may share the disk."""
+    try:
+        inner = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        inner = 0
+    return hashlib.sha256(f"{platform.node()} {inner}".encode()).hexdigest()[:8]
+
+
+def _is_running(number: str) -> bool:
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, OverflowError):  # another user's, or no name of ours
+        return True
+    return True
 
 
 def set_aside(path: Path) -> Path:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -21,6 +20,7 @@ import yaml
 from utils.core.cache_folder import cache_folder
 from utils.core.errors import DataError
 from utils.core.library_errors import describe, is_of_library
+from utils.core.replace_file import folder_beside
 from utils.core.texts import FILE_KINDS, list_texts
 from utils.data.row_files import AS_NAMED, FileFormat, is_local
 
@@ -219,11 +219,8 @@ def unpack_rows(path: Path) -> Path:
     folder = cache_folder() / "archives" / digest
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with zipfile.ZipFile(path) as archive, TemporaryDirectory(dir=folder.parent) as unfinished:
-            inner = Path(unfinished) / "rows"
-            inner.mkdir()
+        with zipfile.ZipFile(path) as archive, folder_beside(folder.with_name("rows")) as inner:
             for name, member in _choose_members(path, archive).items():
                 with archive.open(member) as packed, (inner / name).open("wb") as unpacked:
                     shutil.copyfileobj(packed, unpacked)

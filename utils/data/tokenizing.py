@@ -8,12 +8,12 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.core.cache_folder import cache_folder
 from utils.core.errors import DataError, UserError
 from utils.core.library_errors import is_of_library
+from utils.core.replace_file import folder_beside
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -113,11 +113,10 @@ def keep_tokens(
         if (kept := _read_kept(files, read)) is not None:
             return kept
         logger.warning("%s: damaged; its rows are made into tokens again", files[0])
-    home.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=home) as folder:  # another process may be at the same work
-        write(Path(folder))
+    with folder_beside(home / "rows") as folder:  # another process may be at the same work
+        write(folder)
         for file, suffix in zip(files, suffixes, strict=True):
-            (Path(folder) / f"rows{suffix}").replace(file)
+            (folder / f"rows{suffix}").replace(file)
     made = read(*files)
     assert made is not None, "it was written whole"
     return made

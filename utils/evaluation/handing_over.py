@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.adapters.adapter import load_adapter
+from utils.core.replace_file import folder_beside
 from utils.evaluation.processes import run_on_first, run_together
 from utils.generation.server import ServedModel, serving_adapter
 
@@ -32,11 +32,11 @@ def handed_over(model: PreTrainedModel, url: str, method: str, run: Path, named:
     Raises:
         ServerError: It cannot load the adapter.
     """
-    with tempfile.TemporaryDirectory(prefix=".served_", dir=run) as folder, ExitStack() as stack:
+    with folder_beside(run / "served") as folder, ExitStack() as stack:
 
         def hand_over() -> ServedModel:
-            load_adapter(method).save(model, Path(folder))
-            return stack.enter_context(serving_adapter(url, f"{run.name}-{named}", Path(folder), named))
+            load_adapter(method).save(model, folder)
+            return stack.enter_context(serving_adapter(url, f"{run.name}-{named}", folder, named))
 
         yield run_on_first(hand_over)
         run_together(lambda: None)  # others may still be asking

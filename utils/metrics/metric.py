@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from utils.config.sections.evaluation import EVALUATE_PREFIX
 from utils.core import registry
-from utils.core.errors import ConfigError, Problem
+from utils.core.errors import ConfigError, Problem, UserError
 
 Array: TypeAlias = Any
 """A numpy array; its shape stands in the docstrings."""
@@ -149,9 +149,32 @@ def load_metric(name: str) -> Metric:
     if name.startswith(EVALUATE_PREFIX):
         return _build_by_evaluate(name)
     name = registry.normalize(name)
-    metric = registry.load("metrics", METRIC_ALIASES.get(name, name)).METRIC
+    name = METRIC_ALIASES.get(name, name)
+    metric = registry.load("metrics", name).METRIC
     assert isinstance(metric, Metric), f"got {type(metric)} in the metric {name}"
-    return metric
+    return _check_scores(metric) if registry.is_added("metrics", name) else metric
+
+
+def _check_scores(metric: Metric) -> Metric:
+    """Look at what a user's own metric gives for rows: one number each, nan where it has none."""
+    if (score_rows := metric.score_rows) is None:
+        return metric
+
+    def score_checked(predictions: Sequence[str], references: Sequence[Reference]) -> Array:
+        import numpy as np
+
+        given = score_rows(predictions, references)
+        try:
+            scores = np.array(given, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"metrics: {metric.name} gave {type(given).__name__}, not a list of numbers") from error
+        if scores.shape != (len(predictions),):
+            raise UserError(f"metrics: {metric.name} gave scores of shape {scores.shape} for {len(predictions)} texts")
+        if np.isinf(scores).any():
+            raise UserError(f"metrics: {metric.name} gave an infinite score; nan says that a row has none")
+        return scores
+
+    return replace(metric, score_rows=score_checked)
 
 
 def _build_by_evaluate(name: str) -> Metric:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config.sections.evaluation import EvaluationSection
 from utils.core.errors import LoraNsError, UserError
+from utils.core.library_errors import describe
 from utils.core.project import PACKAGE, ROOT
 from utils.planning.cards import CARDS
 from utils.planning.step_times import FILE
@@ -31,6 +32,10 @@ _NUM_PROBED = 8
 """Steps; the first is slower than the others, and is left out."""
 _BY_EVALUATIONS = ("reduce_lr_on_plateau", "greedy")
 """Schedules that go by evaluations, which a probe does not make."""
+_OF_SHAPES = (
+    OSError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError, AssertionError
+)  # fmt: skip
+"""What numbers of a config.json that fit no model lead to, wherever one is first reckoned with."""
 _KEPT_FREE_GB = 1.0
 """What CUDA's context and its libraries take of a card, about."""
 
@@ -91,8 +96,9 @@ def plan_run(config: RunConfig) -> Plan:
     batch = (max(1, round(sum(longest) / max(longest))) if load_task(config.task).GENERATES else len(longest), tokens)
     try:
         counts, memory = plan_memory(config, rows.num_labels, batch)
-    except (OSError, RuntimeError, ValueError, NotImplementedError, TypeError, AttributeError) as error:
-        raise UserError(f"{config.model.name_or_path} with {config.peft.method} cannot be planned: {error}") from error
+    except _OF_SHAPES as error:
+        what = f"{config.model.name_or_path} with {config.peft.method}"
+        raise UserError(f"{what} cannot be planned: {describe(error)}") from error
     steps = count_training_steps(arguments, len(rows.lengths)) if rows.lengths or arguments.get("max_steps") else None
     seen = steps * per_batch * int(arguments.get("gradient_accumulation_steps", 1)) if steps else 0
     mean = sum(rows.lengths) / max(1, len(rows.lengths))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -275,7 +276,7 @@ class LoraNsTrainer(Trainer):
         if _COUNTS_ALL_STEPS:
             first_step = 0 if self.resume.totals is not None else self.resume.first_step
             num_train_samples *= (self.state.global_step - first_step) / max(self.state.max_steps, 1)
-        return super()._finalize_training(trial, num_train_samples, start_time - self.resume.seconds_before)
+        return super()._finalize_training(trial, num_train_samples, time.time() - self.resume.seconds)
 
     @property
     def knows_all_sessions(self) -> bool:

@@ -16,7 +16,7 @@ from utils.core.errors import ConfigError, Problem, UserError
 from utils.trainer.base import LoraNsTrainer
 from utils.trainer.callbacks import add_callbacks
 from utils.trainer.launch import count_launched, find_sharding, is_sharded, resolve_deepspeed, stand_alone
-from utils.trainer.tracking import name_run, open_swanlab, tag_run
+from utils.trainer.tracking import guard_trackers, name_run, open_swanlab, tag_run
 
 if TYPE_CHECKING:
     from utils.config.run_config import RunConfig
@@ -44,6 +44,7 @@ def build_trainer(kind: type[_Trainer], config: RunConfig, **parts: Any) -> _Tra
     trainer = kind(**parts)
     section = config.training
     add_callbacks(trainer, section)
+    guard_trackers(trainer)
     trainer.on_full_disk, trainer.try_longest = section.on_full_disk, section.try_longest_batch
     trainer.learning_rates |= config.peft.learning_rates(trainer.model, trainer.args.learning_rate)
     trainer.hooks = find_hooks(config.peft.method)

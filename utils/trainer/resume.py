@@ -84,9 +84,10 @@ class Resume:
         return self.source is None or self.totals is not None
 
     @property
-    def seconds_before(self) -> float:
-        """Seconds of earlier sessions, as far as known."""
-        return float(self.totals["seconds"]) if self.totals is not None else 0.0
+    def seconds(self) -> float:
+        """Seconds of this session and earlier ones, as far as known; a clock that is set back changes nothing."""
+        now = time.monotonic()
+        return (self.totals["seconds"] if self.totals is not None else 0.0) + now - (self._started or now)
 
     def read_state(self) -> TrainingState:
         """Read trainer_state.json.
@@ -118,7 +119,7 @@ class Resume:
 
     def restore_session(self, trainer: Trainer) -> None:
         """Continue where the resumed checkpoint was written, and repeat an evaluation interrupted there."""
-        self._started, self.first_step = time.time(), trainer.state.global_step
+        self._started, self.first_step = time.monotonic(), trainer.state.global_step
         if self.totals is not None:
             trainer._total_loss_scalar = self.totals["loss"]
         session, self._session = self._session, None
@@ -159,9 +160,7 @@ class Resume:
     def _sum_sessions(self, trainer: Trainer) -> Totals | None:
         if not self.knows_all_sessions:
             return None
-        now = time.time()
-        loss = float(getattr(trainer, "_total_loss_scalar", 0.0))
-        return {"loss": loss, "seconds": self.seconds_before + now - (self._started or now)}
+        return {"loss": float(getattr(trainer, "_total_loss_scalar", 0.0)), "seconds": self.seconds}
 
 
 def _name_session(args: Any) -> str:

@@ -6,15 +6,20 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.run_config import RunConfig
 from utils.config.yaml_text import dump_yaml
+from utils.core.errors import UserError
+from utils.core.library_errors import describe, is_of_library
 from utils.core.logs import is_main_process
 from utils.core.secrets import mask_text
 
 if TYPE_CHECKING:
+    from transformers import Trainer, TrainerCallback
+
     from utils.results.record import RunRecord
 
 PROJECT_VARIABLE = "TRACKIO_PROJECT"
@@ -47,6 +52,7 @@ def tag_run(config: RunConfig) -> None:
         "WANDB_TAGS": joined,
         "SWANLAB_TAGS": joined,
         "MLFLOW_TAGS": json.dumps(tags),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # its own seven wait for minutes, at every call
         **(section.variables if section else {}),
     }
     for name, value in variables.items():
@@ -74,6 +80,40 @@ def open_swanlab(config: RunConfig) -> None:
         swanlab.init(experiment_name=name, **{key: value for key, value in found.items() if value})
 
 
+def guard_trackers(trainer: Trainer) -> None:
+    """Let no tracker end a run: one that cannot begin is refused, one that fails later is left out from then on."""
+    from transformers import TrainerCallback
+
+    events = [name for name in vars(TrainerCallback) if name.startswith("on_")]
+    for callback in trainer.callback_handler.callbacks:
+        if type(callback).__module__.startswith("transformers.integrations"):
+            for event in events:
+                setattr(callback, event, partial(_report, callback, event, getattr(callback, event)))
+
+
+def _report(tracker: TrainerCallback, event: str, act: Callable[..., Any], *positional: Any, **named: Any) -> Any:
+    """Call a tracker.
+
+    Raises:
+        UserError: It cannot begin.
+    """
+    if getattr(tracker, "has_failed", False):
+        return None
+    try:
+        return act(*positional, **named)
+    except Exception as error:  # whatever a tracker, its server or the way there leads to
+        if not (isinstance(error, OSError) or is_of_library(error)):
+            raise
+        name, said = type(tracker).__name__.removesuffix("Callback").lower(), mask_text(describe(error))
+        if event == "on_train_begin":
+            raise UserError(
+                f"training.report_to: {name} cannot begin ({said}); see that it can be reached, or leave it out"
+            ) from error
+        logger.warning("%s takes no more (%s): the run goes on without it", name, said)
+        setattr(tracker, "has_failed", True)  # noqa: B010  an attribute that its class does not have
+        return None
+
+
 def report_run(config: RunConfig, record: RunRecord) -> None:
     """Log a run's configuration once (its file, secrets masked) and the scores of the kept weights, `final/<metric>`.
 
@@ -86,8 +126,10 @@ def report_run(config: RunConfig, record: RunRecord) -> None:
         if report := _REPORTERS.get(name):
             try:
                 report(config, mask_text(dump_yaml(config.to_dict())), _list_scores(record), _find_step(record))
-            except (OSError, RuntimeError, ValueError) as error:
-                logger.warning("%s: the final scores could not be logged: %s", name, error)
+            except Exception as error:  # as above: the run is done, and its scores are in results.json
+                if not (isinstance(error, OSError) or is_of_library(error)):
+                    raise
+                logger.warning("%s: the final scores could not be logged: %s", name, mask_text(describe(error)))
 
 
 def _list_trackers(config: RunConfig) -> list[str]:
@@ -137,12 +179,9 @@ def _report_mlflow(config: RunConfig, text: str, scores: dict[str, float], step:
     if run is None:
         return
     client = mlflow.MlflowClient()
-    try:
-        client.log_text(run.info.run_id, text, "configuration.yaml")
-        for name, value in scores.items():
-            client.log_metric(run.info.run_id, name, value, step=step)
-    except mlflow.MlflowException as error:
-        raise OSError(str(error)) from error
+    client.log_text(run.info.run_id, text, "configuration.yaml")
+    for name, value in scores.items():
+        client.log_metric(run.info.run_id, name, value, step=step)
 
 
 def _report_trackio(config: RunConfig, text: str, scores: dict[str, float], step: int) -> None:

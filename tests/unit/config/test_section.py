@@ -19,6 +19,7 @@ class Sample(Section):
     switch: bool = False
     either: bool | int = 1
     ranks: dict[str, int] = Field(default_factory=dict)
+    weights: dict[str, float] = Field(default_factory=dict)
 
 
 @pytest.mark.parametrize("written", [2e-5, "2e-5", "2E-5", "2.0e-05", ".00002", "0.00002", "+2e-5"])
@@ -58,6 +59,9 @@ def test_read(values: dict[str, Any], expected: Any) -> None:
         {"number": "many"},
         {"number": float("nan")},
         {"number": float("inf")},
+        {"number": "1e300"},
+        {"numbers": [-1e39]},
+        {"weights": {"a": float("nan")}},
         {"number": "1e999"},
         {"names": 5},
         {"names": [5]},

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.core.logs import TELEMETRY_SWITCHES
+from utils.core.errors import UserError
+from utils.core.logs import TELEMETRY_SWITCHES, require_ranks
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = """
@@ -54,3 +55,32 @@ def test_the_users_choice_stays(name: str) -> None:
     is_off, switches, _ = _ask(**{name: "0"})
     assert not is_off
     assert switches == {each: "0" if each == name else None for each in TELEMETRY_SWITCHES}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("RANK=", "RANK is '', no whole number"),
+        ("RANK=00", "RANK is '00'"),
+        ("LOCAL_RANK=-1", "LOCAL_RANK is '-1'"),
+        ("RANK=1", "RANK is 1 of 1 processes"),
+        ("WORLD_SIZE=2 RANK=0", "WORLD_SIZE is 2, and LOCAL_RANK is not set"),
+        ("WORLD_SIZE=0", "RANK is 0 of 0"),
+        ("WORLD_SIZE=4 RANK=3 LOCAL_RANK=3 LOCAL_WORLD_SIZE=2", "LOCAL_RANK is 3 of 2 processes"),
+        ("WORLD_SIZE=2 RANK=0 LOCAL_RANK=0 MASTER_PORT=99999", "MASTER_PORT is 99999, no port"),
+        ("", None),
+        ("WORLD_SIZE=4 RANK=3 LOCAL_RANK=1 LOCAL_WORLD_SIZE=2 MASTER_PORT=29500", None),
+    ],
+)
+def test_what_no_launcher_sets_is_refused(given: str, said: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that takes itself for another one's second would write nothing, and say nothing."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for each in given.split():
+        monkeypatch.setenv(*each.split("="))
+    if said is None:
+        require_ranks()
+        return
+    with pytest.raises(UserError) as refused:
+        require_ranks()
+    assert said in str(refused.value)

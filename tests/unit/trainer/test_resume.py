@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,11 @@ def test_the_optimizer_goes_on_with_its_moments_and_the_first_step_is_of_the_new
         adam.step()
         assert torch.allclose(plain, after, rtol=1e-5, atol=1e-8)
         assert not torch.equal(value, after)
+
+
+def test_a_clock_that_is_set_back_gives_no_negative_seconds(prepare_run, monkeypatch):
+    began = time.monotonic()
+    monkeypatch.setattr("time.time", lambda: 2e9 - 100 * (time.monotonic() - began))
+    run = prepare_run("bert", training__max_steps=2, training__eval_strategy="no", training__save_strategy="no",
+                      training__load_best_model_at_end=False, training__report_to="none")  # fmt: skip
+    assert 0 < run.trainer.train().metrics["train_runtime"] < 60

@@ -6,9 +6,12 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import TrainerCallback
 
+from utils.core.errors import UserError
 from utils.core.secrets import learn_value
 from utils.results.record import BestMetric, RunRecord
 from utils.run_config import load_run_config
@@ -71,3 +74,34 @@ def test_a_tracker_that_cannot_be_reached_is_a_warning(tmp_path: Path, caplog: p
     with caplog.at_level(logging.WARNING):
         report_run(load_run_config("quickstart", [f"training.output_dir={tmp_path}"]), RECORD)
     assert "tensorboard: the final scores could not be logged" in caplog.text
+
+
+def _follow(prepare_run: Any, **settings: Any) -> tuple[Any, Any]:
+    run = prepare_run("bert", training__report_to="tensorboard", training__logging_steps=1, training__max_steps=3,
+                      training__eval_strategy="no", training__save_strategy="no",
+                      training__load_best_model_at_end=False, **settings)  # fmt: skip
+    handler = run.trainer.callback_handler
+    (tracker,) = (each for each in handler.callbacks if type(each).__name__ == "TensorBoardCallback")
+    return run.trainer, tracker
+
+
+def test_a_tracker_that_fails_in_a_run_is_left_out(prepare_run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    class Break(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            tracker.tb_writer = "broken"
+
+    trainer, tracker = _follow(prepare_run)
+    trainer.add_callback(Break())
+    with caplog.at_level(logging.WARNING, "utils"):
+        trainer.train()
+    assert trainer.state.global_step == 3
+    said = [each.getMessage() for each in caplog.records if "the run goes on without it" in each.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("tensorboard takes no more (AttributeError: 'str' object has no attribute")
+
+
+def test_a_tracker_that_cannot_begin_is_refused(prepare_run: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    trainer, _ = _follow(prepare_run, training__logging_dir=str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"training.report_to: tensorboard cannot begin \(.*leave it out"):
+        trainer.train()
