@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -31,6 +32,10 @@ from utils.core.terminal import safe_streams, show_controls
 _OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*=.*", re.DOTALL)
 
 _HEAD_START_S = 2.0
+
+# Nearly a million objects of the imported libraries stay; with Python's own third threshold of 10 they are searched for
+# garbage 14 times while they are made, a fifth of the time that the imports take. Young garbage is collected as ever.
+_GC_THRESHOLDS = (700, 10, 200)
 
 Answer = dict[str, Any]
 """What a command prints with `--json`; `exit_code` in it ends the process with that code."""
@@ -106,6 +111,7 @@ def run_cli(main: Callable[[argparse.Namespace], Answer], parser: argparse.Argum
 def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Namespace) -> int:
     start_logs()
     prepare_libraries()
+    gc.set_threshold(*_GC_THRESHOLDS)
     sys.excepthook = _show_masked
     answer_file = _reserve_stdout() if arguments.json else None
     try:
