@@ -21,26 +21,26 @@ from utils.runs.hub import find_run_folder
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was trained."""
+    """A trained run."""
 
     folder: Path
     config: RunConfig
     record: RunRecord
-    """What was measured: `metrics`, `interval`, `params`, `memory`, `time`, `status`; as in results.json."""
+    """Measurements: `metrics`, `interval`, `params`, `memory`, `time`, `status`; as in results.json."""
 
     def predict(self, texts: Sequence[str | Mapping[str, Any]], **generation: Any) -> list[dict[str, Any]]:
         """Answer texts with the kept weights, as inference.py does.
 
         Args:
-            texts: Sentences, or requests to a language model; of a task with two texts the two of one row. Or rows, as
-                a file for inference.py has them: `{"messages": [...], "tools": [...]}`.
-            **generation: Of a language model: max_new_tokens, temperature, top_p, top_k, stop.
+            texts: Sentences, or requests to a language model; for a task on two texts, those of one row. Or rows as in
+            a file for inference.py: `{"messages": [...], "tools": [...]}`.
+            **generation: For a language model: max_new_tokens, temperature, top_p, top_k, stop.
 
         Returns:
-            A dict for each: `label` with `probabilities`, `value`, or `answer`; `error` where a row cannot be answered.
+            A dict per row: `label` with `probabilities`, `value`, or `answer`; `error` if the row cannot be answered.
 
         Raises:
-            DataError: None can be answered.
+            DataError: No row can be answered.
         """
         kinds = {next((kind for kind in (str, Mapping) if isinstance(each, kind)), None) for each in texts}
         if isinstance(texts, (str, Mapping)) or len(kinds) != 1 or None in kinds:
@@ -59,16 +59,16 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     """Read a run's file, or a shipped one by its name: `load_config("quickstart", {"peft.lora_r": 16})`.
 
     Raises:
-        ConfigError: Its text lists every mistake with file, line and what would be right.
+        ConfigError: The file has mistakes; the text lists each with file, line and what would be right.
     """
     return load_run_config(path, [f"{key}={dump_yaml(value).strip()}" for key, value in (overrides or {}).items()])
 
 
 def train(config: RunConfig, *, resume: str | None = None, overwrite: bool = False) -> Run:
-    """Train a run, score it and prove its export, as train.py does; a finished one is given as it is.
+    """Train, score and export a run, and verify the export, as train.py does; return a finished run unchanged.
 
     Args:
-        config: The run. Its folder is `config.training.output_dir`.
+        config: Configuration of the run, whose folder is `config.training.output_dir`.
         resume: `last`, or the name of a checkpoint.
         overwrite: Start over; an existing folder is renamed, not deleted.
     """
@@ -80,10 +80,10 @@ def train(config: RunConfig, *, resume: str | None = None, overwrite: bool = Fal
 
 
 def load_run(folder: str | Path) -> Run:
-    """Open a finished run by its folder, or one of the hub: `hub:owner/name`.
+    """Open a finished run by its folder, or by `hub:owner/name` for one on the hub.
 
     Raises:
-        UserError: It is none, or was never scored.
+        UserError: The folder is not a run's, or was never scored.
         ModelError: The hub has no such run, or cannot be reached.
     """
     path = find_run_folder(folder)

@@ -83,7 +83,7 @@ def test_a_killed_evaluation_goes_on(tmp_path):
     assert 9 <= num_kept < 200
     again = _start(*words, "--output_dir", killed)
     assert again.returncode == 0, again.stderr
-    assert f"going on behind {num_kept} answers of an earlier call" in again.stderr
+    assert f"continuing after {num_kept} answers of an earlier call" in again.stderr
     assert "200 / 300" in again.stdout
     assert "partial" in again.stdout
 

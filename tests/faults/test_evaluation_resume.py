@@ -73,8 +73,8 @@ def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
     process = start(killed, whole)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 0, said
-    assert f"going on behind {num_kept} answers of an earlier call" in said
-    assert f"cut off behind its {num_kept} whole lines" in said
+    assert f"continuing after {num_kept} answers of an earlier call" in said
+    assert f"truncated after its {num_kept} complete lines" in said
     assert read(killed) == read(whole)
     rows, results = read(killed)
     assert [row["row"] for row in rows] == list(range(120))

@@ -116,7 +116,7 @@ def test_a_batch_survives_an_interruption_and_a_kill(tmp_path: Path) -> None:
     process = _start(source, target)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 0, said
-    assert f"going on behind {kept - 1} answers of an earlier call" in said
+    assert f"continuing after {kept - 1} answers of an earlier call" in said
     assert "its last line was not written whole and is cut off" in said
     assert "2 of 300 rows could not be answered" in said
     process = _start(source, whole)

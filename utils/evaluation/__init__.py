@@ -1,1 +1,1 @@
-"""Scores what a model writes: the sets, the evaluation of one of them, and what may be compared."""
+"""Evaluation by generation: sets, the evaluation of a set, and which scores are comparable."""

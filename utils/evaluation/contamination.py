@@ -1,4 +1,4 @@
-"""Finds evaluation rows that are trained on, by their texts: a score of them says what was remembered."""
+"""Find evaluation rows that are also trained on, by their texts: their scores measure memory."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ logger = logging.getLogger(__name__)
 
 _BATCH = 2000
 _TELLING = 8
-"""Words of an answer that two rows do not have in common by chance."""
+"""Number of words from which two answers are not equal by chance."""
 _DOCUMENT = 1000
-"""Characters of the shortest text that is looked at as a document."""
+"""Number of characters from which a text is compared as a document."""
 _LABELS = {"answers", "correct"}
-"""Keys of a reference under which right answers stand."""
+"""Keys of a reference that hold correct answers."""
 
 SourceLocation = tuple[int, int]
-"""Number of a set, and of a row in it."""
+"""Index of a set, and of a row in it."""
 
 
 @dataclass
 class Contamination:
-    """What a set has in common with the training rows."""
+    """Overlap of a set with the training rows."""
 
     label: str
     rows: set[int] = field(default_factory=set)
     """Rows whose question and answer are trained on."""
     documents: set[int] = field(default_factory=set)
-    """Rows about a document that is trained on, even with other questions."""
+    """Rows about a document that is trained on, if with other questions."""
 
     def describe(self) -> dict[str, Any]:
-        """Give the numbers for the record."""
+        """Return the numbers for the record."""
         return {"set": self.label, "rows": len(self.rows), "documents": len(self.documents - self.rows)}
 
 
@@ -53,18 +53,18 @@ def check_leakage(
     sets: Sequence[EvaluationSet],
     allow: bool | None,
 ) -> list[dict[str, Any]]:
-    """Refuse to train on evaluation rows, or warn of them.
+    """Raise an error for training on evaluation rows, or warn of it.
 
     Args:
         train: Rows with `input_ids` and `labels`.
-        read_train: Reads them as texts, be it more of them than a short run takes, so that a trial is told what the
-            whole run would be; called when a set needs it.
-        sets: Those asked by prompts of their own are compared by the rows' texts, the others by their prompts.
+        read_train: Reads the training rows as texts, also those beyond a short run's limit, so that a trial run gets
+        the same result; called only if a set needs it.
+        sets: Sets with their own prompts are compared by the rows' texts, the others by their prompts.
         allow: dataset.allow_leakage.
 
     Returns:
-        For each set that has something in common with the training rows: {"set", "rows", "documents"}, with the
-        numbers of its rows that are trained on, and of its other rows whose document is.
+        For each set that overlaps with the training rows: {"set", "rows", "documents"}, with the numbers of its rows
+        that are trained on, and of its other rows whose document is.
 
     Raises:
         DataError: There are such rows, and they are not allowed.
@@ -82,7 +82,7 @@ def check_leakage(
         raise DataError(f"{label}: {count} of its prompts are in the training rows, but dataset.allow_leakage is false")
     for leak in leaks:
         logger.warning(
-            "%s: %d rows are trained on, %d others are about documents that are: their score says what was remembered",
+            "%s: %d rows are trained on, %d others are about documents that are: their score measures memory",
             leak.label, len(leak.rows), len(leak.documents - leak.rows),
         )  # fmt: skip
     return [leak.describe() for leak in leaks] + [
@@ -91,9 +91,9 @@ def check_leakage(
 
 
 def warn_of_known_prompts(train: Dataset, sets: Iterable[EvaluationSet]) -> dict[str, int]:
-    """Count, by label of the set, the prompts that stand in the training rows too, and warn of them; 0 is left out.
+    """Count the prompts of each set that are in the training rows too, by label, and warn of them; 0 is left out.
 
-    In rows of `input_ids` and `labels` a prompt is what stands before the first trained token.
+    In rows of `input_ids` and `labels`, the prompt is everything before the first trained token.
     """
     sets = list(sets)
     wanted = {tuple(prompt) for each in sets for prompt in each.prompts}
@@ -102,14 +102,14 @@ def warn_of_known_prompts(train: Dataset, sets: Iterable[EvaluationSet]) -> dict
     for each in sets:
         if counts[each.label]:
             logger.warning(
-                "%s: %d of %d prompts are in the training rows too: their score says what was remembered",
+                "%s: %d of %d prompts are in the training rows too: their score measures memory",
                 each.label, counts[each.label], len(each.prompts),
             )  # fmt: skip
     return {label: count for label, count in counts.items() if count}
 
 
 def _read_prompts(train: Dataset, lengths: set[int]) -> Iterator[tuple[int, ...]]:
-    """Give the training rows' prompts of these lengths; the others are passed over without being read."""
+    """Yield the training rows' prompts of these lengths; the others are not read."""
     import numpy as np
 
     wanted = np.array(sorted(lengths))
@@ -126,11 +126,11 @@ def _read_prompts(train: Dataset, lengths: set[int]) -> Iterator[tuple[int, ...]
 
 
 def find_leakage(train: Iterable[Example], sets: Sequence[EvaluationSet]) -> list[Contamination]:
-    """Compare training rows with sets by their texts, without case and punctuation.
+    """Compare training rows with sets by their texts, ignoring case and punctuation.
 
-    A row is trained on when a training row has its question and one of its answers, or an answer of eight words or
-    more. Two documents are the same when the shorter has half of its runs of 13 words in the other. Sets that have
-    nothing in common with the training rows are left out.
+    A row is trained on if a training row has its question and one of its answers, or one of its answers of eight words
+    or more. Two documents are the same if the other contains half of the shorter's 13-word sequences. Sets without
+    overlap are left out.
     """
     index = _Index(sets)
     leaks = [Contamination(each.label) for each in sets]
@@ -147,7 +147,7 @@ def find_leakage(train: Iterable[Example], sets: Sequence[EvaluationSet]) -> lis
 
 
 class _Index:
-    """Rows of sets by what they are recognised by."""
+    """Index of the sets' rows by their questions, answers and documents."""
 
     def __init__(self, sets: Sequence[EvaluationSet]) -> None:
         self._asked: dict[tuple[str, str], list[SourceLocation]] = defaultdict(list)
@@ -157,7 +157,7 @@ class _Index:
         for number, each in enumerate(sets):
             for row, reference in enumerate(each.references):
                 question, context = each.questions[row], each.contexts[row]
-                is_prompt = bool(context) and context in question  # nothing is asked but what to make of the document
+                is_prompt = bool(context) and context in question  # nothing is asked besides the document
                 self._add((number, row), "" if is_prompt else normalise(question), reference)
                 holders[each.contexts[row]].append((number, row))
         holders.pop("", None)
@@ -166,22 +166,22 @@ class _Index:
         self._found: dict[str, list[int]] = {}
 
     def find_rows(self, question: str, answers: list[str]) -> Iterator[SourceLocation]:
-        """Find rows of the same question and answer, or of the same long answer."""
+        """Yield rows with the same question and answer, or with the same long answer."""
         for answer in answers:
             yield from self._answered.get(answer, ())
             yield from self._asked.get((question, answer), ()) if question else ()
 
     def find_documents(self, text: str) -> Iterator[SourceLocation]:
-        """Find rows about a document."""
+        """Yield rows about a document."""
         if len(text) < _DOCUMENT:
             return
-        if text not in self._found:  # several rows about one document mostly stand behind each other
+        if text not in self._found:  # rows about one document are mostly consecutive
             self._found = {text: self._documents.find(text)}
         for document in self._found[text]:
             yield from self._holders[document]
 
     def is_same(self, number: int, row: int, question: str, answers: list[str]) -> bool:
-        """Tell whether a row about the same document has the same question, or none, and the same answer."""
+        """Return whether a row about the same document has the same question, or none, and the same answer."""
         asked, right = self._rows[number, row]
         return asked == question and not right.isdisjoint(answers)
 
@@ -207,7 +207,7 @@ def _list_answers(example: Example) -> list[str]:
 
 
 def _document_of(example: Example) -> str:
-    """Give the text that may hold a document: a row's context, else all that is asked."""
+    """Return the text that may be a document: a row's context, else its whole question."""
     if example.messages:
         return first_request(example.messages)
     return example.context or example.prompt or example.answer
@@ -218,7 +218,7 @@ def _refuse(leak: Contamination, judged: EvaluationSet) -> str:
     shown = judged.questions[row].strip() or next(iter(_list_texts(judged.references[row])), "")
     return (
         f"{leak.label}: {len(leak.rows)} of its {len(judged.references)} rows are in the training rows, such as "
-        f"{judged.ids[row]} ({shown[:80]!r}), so its score would say what was remembered; leave those rows "
+        f"{judged.ids[row]} ({shown[:80]!r}), so its score would measure memory; leave those rows "
         "out of training (a subset of LongBench: out of dataset.subsets), or set dataset.allow_leakage: true, which is "
         "stored with the scores"
     )

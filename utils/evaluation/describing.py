@@ -1,4 +1,4 @@
-"""Which sets the configuration means: their datasets, their rows, and by whose prompt they are asked."""
+"""Resolve the configured sets: their datasets, their rows, and their prompts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from utils.metrics.metric import load_metric
 COMBINED = "combined"
 """The name of the sum of all sets' scores."""
 _OF_ITS_DATASET = ("path", "subset", "subsets", "prompts_file", "protocol")
-"""Keys of a set that its dataset reads."""
+"""Keys of a set that its dataset's section reads."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class DescribedSet:
     spec: InstructionSet
     section: InstructionSection
     is_own: bool
-    """Whether its rows are prompted by its own dataset: the run's too, or asked by a prompt of its own."""
+    """Whether its own dataset makes its prompts: for the run's own set, and sets with their own prompt."""
     max_samples: int | None
-    """Answer the first so many prompts."""
+    """Number of prompts to answer, from the first."""
     max_new_tokens: int | None
-    """Tokens an answer may have; None: as many as the run's."""
+    """Maximum tokens of an answer; None: the run's."""
 
     @property
     def combined_metrics(self) -> tuple[str, ...]:
-        """Metrics that count in the combined score: those the dataset names, as far as they are scored."""
+        """Metrics in the combined score: those the dataset names, as far as they are computed."""
         named = tuple(load_metric(name).name for name in self.spec.combined_metrics)
         return tuple(name for name in named if name in self.spec.metrics) or self.spec.metrics[:1]
 
@@ -52,10 +52,10 @@ def name_score(label: str, metric: str) -> str:
 
 
 def ask_otherwise(section: InstructionSection, template: str) -> InstructionSection:
-    """Give the run's set with another prompt, that of evaluation.prompt_template.
+    """Return the run's set with the prompt of evaluation.prompt_template.
 
     Raises:
-        ConfigError: The set cannot be asked by it.
+        ConfigError: The set does not support it.
     """
     changed = section.model_copy(update={"prompt_template": template})
     if problem := changed.find_conflicts().get("prompt_template"):
@@ -66,10 +66,10 @@ def ask_otherwise(section: InstructionSection, template: str) -> InstructionSect
 def describe_sets(
     evaluation: EvaluationSection, own: InstructionSet, own_section: InstructionSection
 ) -> list[DescribedSet]:
-    """Describe every set; one that its dataset expands becomes several.
+    """Describe every set; a dataset may expand one into several.
 
     Raises:
-        ConfigError: A set has no dataset plug-in, this one cannot be set up, or two results would have one label.
+        ConfigError: A set has no dataset plug-in, its settings are wrong, or two results would have the same label.
     """
     if evaluation.set_sections is None:
         label = label_of(_name_own(own_section))
@@ -92,7 +92,7 @@ def _name_own(section: InstructionSection) -> str:
 def _describe(
     section: SetSection, own: InstructionSet, own_section: InstructionSection, max_samples: int | None
 ) -> Iterator[DescribedSet]:
-    """Find a set's dataset and let it describe the rows; the run's own dataset keeps the run's settings."""
+    """Yield descriptions of a set's rows by its dataset; the run's own dataset keeps the run's settings."""
     plugin, path = _find_plugin(section, own_section)
     is_own = plugin == registry.normalize(own_section.name)
     given = {key: value for key in _OF_ITS_DATASET if (value := getattr(section, key)) is not None}
@@ -116,7 +116,7 @@ def _describe(
 
 
 def choose_split(section: SetSection, path: str | None, described: InstructionSet) -> str | None:
-    """Name the split whose prompts are answered; a single file is its own `train` split, whatever it is called."""
+    """Return the split whose prompts are answered; a single file is one split, `train`, whatever its name."""
     split = section.split
     if path is not None and is_row_file(path) and described.open_split is None:
         return f"train{split[split.index('[') :] if split and '[' in split else ''}"
@@ -124,7 +124,7 @@ def choose_split(section: SetSection, path: str | None, described: InstructionSe
 
 
 def _find_plugin(section: SetSection, own_section: InstructionSection) -> tuple[str, str | None]:
-    """Find the plug-in of a name, and the path that the name itself is when it is a hub id, folder or file."""
+    """Find the plug-in of a name, and the path if the name is itself a hub id, folder or file."""
     name = section.name
     if plugin := find_dataset_plugin(name):
         return plugin, section.path if registry.has("datasets", name) else section.path or name
@@ -139,7 +139,7 @@ def _find_plugin(section: SetSection, own_section: InstructionSection) -> tuple[
 def _build_config(
     plugin: str, name: str, given: dict[str, Any], own_section: InstructionSection | None
 ) -> InstructionSection:
-    """Build a dataset's section of what is given, for the run's own dataset over the run's section."""
+    """Build a dataset's section from given keys, for the run's own dataset on top of the run's section."""
     kind = load_dataset_plugin(plugin).Config
     if not issubclass(kind, InstructionSection):
         raise ConfigError(f"evaluation.sets: {name} is for task_type: {' or '.join(kind.TASK_TYPES)}, not CAUSAL_LM")
@@ -148,7 +148,7 @@ def _build_config(
     if own_section is not None and not given:
         return own_section
     base = {} if own_section is None else own_section.model_dump(exclude_unset=True)
-    if is_row_file(given.get("path") or ""):  # scored whole: only max_samples takes a part
+    if is_row_file(given.get("path") or ""):  # scored whole: only max_samples limits it
         base = {key: value for key, value in base.items() if key != "max_eval_samples"}
     if given.keys() & {"subset", "subsets"}:
         base = {key: value for key, value in base.items() if key not in ("subset", "subsets")}
@@ -162,7 +162,7 @@ def _build_config(
 
 
 def _expand(plugin: str, section: SetSection, config: InstructionSection) -> list[tuple[str, InstructionSection]]:
-    """Give the sets as which a dataset has a named one scored, with their labels."""
+    """Return the sets, with labels, into which a dataset expands a named one."""
     expand = getattr(registry.load("datasets", plugin), "expand", None)
     if expand is None:
         return [(section.resolved_label, config)]

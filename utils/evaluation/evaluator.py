@@ -1,4 +1,4 @@
-"""Lets a model answer the prompts of a set, stores the answers row by row, and scores them."""
+"""Answer the prompts of a set, store the answers row by row, and score them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 64  # records held at once while a file is put into order
+_CHUNK = 64  # records in memory at once while a file is sorted
 
 
 def evaluate_set(
@@ -50,17 +50,16 @@ def evaluate_set(
 ) -> SetScore:
     """Answer a set's prompts and score the answers.
 
-    Answers are written to `predictions.jsonl` batch by batch; a later call on the folder goes on behind them when
-    prompts, references, settings and weights are the same, and starts anew otherwise, which it says. At the end that
-    file is put into the order of the set, and `results.json` is written. All processes of a run call this together:
-    each answers a share of the prompts, the first one writes, and all get the score. What fails in one of them fails
-    in all. Answers stand on the disk, not in memory.
+    Answers are written to `predictions.jsonl` batch by batch. A later call on the folder continues after them if
+    prompts, references, settings and weights are the same, and otherwise starts anew with a warning. At the end the
+    file is sorted into the order of the set, and `results.json` is written. All processes of a run call this together:
+    each answers a share of the prompts, the first writes, and all return the score. A failure in one of them is raised
+    in all. Answers are kept on disk, not in memory.
 
-    The model is in any mode, and not wrapped for several processes, or a server's; the batch size may change between
-    calls.
+    The model may be in any mode and must be unwrapped, or a server's; the batch size may change between calls.
 
     Raises:
-        DataError: A prompt is empty or leaves the model no position to write at.
+        DataError: A prompt is empty, or leaves the model no position for an answer.
         UserError: The folder holds results of something else, or another process failed.
     """
     files = folder if isinstance(folder, SetFiles) else SetFiles(folder)
@@ -81,7 +80,7 @@ def build_identity(
     generation: GenerationSection,
     stop_token_ids: Sequence[int],
 ) -> dict[str, Any]:
-    """Name all that decides what is written, by part: what a folder's identity.json holds."""
+    """Return all that determines the answers, by part: the content of a folder's identity.json."""
     section = resolve_generation(generation, known)
     settings = section.answer_settings()
     if section.temperature > 0:
@@ -97,7 +96,7 @@ def build_identity(
 
 
 def resolve_generation(generation: GenerationSection, known: EvaluationSet) -> GenerationSection:
-    """Let a set's own protocol decide over the run's settings: the length of answers, and whether they are drawn."""
+    """Apply a set's own protocol to the run's settings: the length of answers, and whether they are sampled."""
     changes: dict[str, Any] = {}
     if known.max_new_tokens is not None:
         changes["max_new_tokens"] = known.max_new_tokens
@@ -110,7 +109,7 @@ def resolve_generation(generation: GenerationSection, known: EvaluationSet) -> G
 
 @dataclass(frozen=True)
 class _Work:
-    """One set to be answered."""
+    """The answering of one set."""
 
     backend: GenerationBackend
     tokenizer: PreTrainedTokenizerBase
@@ -118,14 +117,14 @@ class _Work:
     files: SetFiles
 
     def answer(self, answered: set[int]) -> None:
-        """Answer what is not, in rounds in which each process has written something, each on the disk before the next.
+        """Answer the remaining rows in rounds, in which each process generates a batch and all are written to disk.
 
         Raises:
             Interrupted: A process was asked to stop.
         """
         prompts = self.evaluation_set.prompts
         run_together(lambda: self.backend.check_prompts(prompts))
-        # The batches are those of the whole set, whatever is answered: rounding may differ with a row's neighbours.
+        # Batches are those of the whole set, whatever is answered: rounding may depend on a row's neighbours.
         planned = self.backend.plan_batches(prompts)
         batches = [batch for batch in planned if not answered.issuperset(batch)]
         rank, step = find_rank(), count_processes()
@@ -137,9 +136,9 @@ class _Work:
                 progress.advance(len(written), sum(num_tokens for _, num_tokens in written))
 
     def _answer_round(self, mine: Iterator[Written], answered: set[int]) -> list[tuple[int, int]] | None:
-        """Let each process answer some rows and write what all have; gives rows with their tokens, None at the end."""
+        """Let each process answer some rows, and write all; return rows with their token counts, None at the end."""
         if any(gather_lists([interruption_requested()])):
-            raise_if_interrupted()  # what was answered is on the disk
+            raise_if_interrupted()  # earlier answers are on disk
         start = time.perf_counter()
         written = run_together(lambda: next(mine, None))
         if not any(gather_lists([written is not None])):
@@ -173,7 +172,7 @@ class _Work:
 
 
 def _open_files(files: SetFiles, identity: dict[str, Any], known: EvaluationSet) -> SetScore | set[int]:
-    """Find the score, or the rows, that an earlier call of the same identity has left; clear away another's."""
+    """Return the score, or the answered rows, of an earlier call of the same identity; remove another's."""
     files.folder.mkdir(parents=True, exist_ok=True)
     before = read_object(files.identity)
     for path in (files.results, files.predictions) if before is None else ():
@@ -185,7 +184,7 @@ def _open_files(files: SetFiles, identity: dict[str, Any], known: EvaluationSet)
             return score
         rows = {int(record["row"]) for _, record in scan_records(files.predictions)}
         if rows:
-            logger.info("%s: going on behind %d answers of an earlier call", files.folder, len(rows))
+            logger.info("%s: continuing after %d answers of an earlier call", files.folder, len(rows))
         return rows
     if before is not None:
         changed = " and ".join(key for key in identity if before.get(key) != identity[key])
@@ -197,7 +196,7 @@ def _open_files(files: SetFiles, identity: dict[str, Any], known: EvaluationSet)
 
 
 def _read_score(files: SetFiles, known: EvaluationSet) -> SetScore | None:
-    """Read the score of a set that is done and described as it is now; None: it is to be made."""
+    """Read the score of a finished set with the same description; None: it must be computed."""
     data = read_object(files.results)
     if data is None or not files.predictions.exists():
         return None
@@ -209,9 +208,9 @@ def _read_score(files: SetFiles, known: EvaluationSet) -> SetScore | None:
 
 
 def _finish(files: SetFiles, known: EvaluationSet, identity: dict[str, Any], rescored: set[int]) -> SetScore:
-    """Put all records in the order of the set, and write both files whole; little of them is held at once.
+    """Sort all records into the order of the set, and write both files atomically, with few records in memory.
 
-    The metrics may be others than an earlier call's, so the rows that it has answered are scored again.
+    Rows answered by an earlier call are scored again, as its metrics may differ.
     """
     places = {int(record["row"]): place for place, record in scan_records(files.predictions)}
     summary = Summary(known, identity)

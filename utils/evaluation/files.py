@@ -1,4 +1,4 @@
-"""The files of an evaluation: answers appended batch by batch, whole lines only, so that a kill loses one batch."""
+"""The files of an evaluation: answers appended batch by batch in whole lines, so that a kill loses one batch."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class SetFiles:
-    """The files of one set's evaluation: in a folder of their own, or beside those of others under a prefix."""
+    """The files of one set's evaluation, in their own folder, or with a prefix among those of other sets."""
 
     folder: Path
     prefix: str = ""
 
     @property
     def predictions(self) -> Path:
-        """The answers, one a line."""
+        """The answers, one per line."""
         return self.folder / f"{self.prefix}{PREDICTIONS}"
 
     @property
@@ -44,28 +44,28 @@ class SetFiles:
 
     @property
     def identity(self) -> Path:
-        """What decides the answers; hidden where other sets' files lie beside."""
+        """The identity of the answers; hidden if it is among other sets' files."""
         return self.folder / (f".{self.prefix}{IDENTITY}" if self.prefix else IDENTITY)
 
 
 def step_folder(run: Path, step: int) -> Path:
-    """Name the folder of a step's evaluation."""
+    """Return the folder of a step's evaluation."""
     return run / f"eval_step_{step}"
 
 
 def name_model(name_or_path: str) -> str:
-    """Make a model's name fit for a file's: of a local folder its last part, of a hub id all, with `_` for `/`."""
+    """Return a model's name for file names: the last part of a local folder, a whole hub id with `_` for `/`."""
     name = Path(name_or_path).expanduser().resolve().name if is_local(name_or_path) else name_or_path
     return name.replace("/", "_")
 
 
 def copy_answers(source: SetFiles, own: SetFiles) -> None:
-    """Copy a set's answers from one place to another, unless the same lie there already."""
+    """Copy a set's answers, unless the target already has the same."""
     identity, before = read_object(source.identity), read_object(own.identity)
     if identity is None or not source.predictions.exists() or before == identity:
         return
     if before is None and any(path.exists() for path in (own.results, own.predictions)):
-        return  # of something else: evaluating refuses to write over it
+        return  # of something else: the evaluation refuses to overwrite it
     own.folder.mkdir(exist_ok=True)
     for path in (own.results, own.predictions):
         path.unlink(missing_ok=True)
@@ -75,10 +75,10 @@ def copy_answers(source: SetFiles, own: SetFiles) -> None:
 
 
 def scan_records(path: Path) -> Iterator[tuple[int, Record]]:
-    """Read the whole records of a file one by one and, at its end, cut off what comes after; none without a file.
+    """Yield the complete records of a file, then truncate what follows the last one; none without a file.
 
     Yields:
-        The place of a record in the file, for `read_at`, and the record.
+        The offset of a record in the file, for `read_at`, and the record.
     """
     if not path.exists():
         return
@@ -91,12 +91,12 @@ def scan_records(path: Path) -> Iterator[tuple[int, Record]]:
             yield stop, record
             num_records, stop = num_records + 1, stop + len(line)
     if stop < path.stat().st_size:
-        logger.warning("%s: cut off behind its %d whole lines; what follows was not written whole", path, num_records)
+        logger.warning("%s: truncated after its %d complete lines; the rest was partially written", path, num_records)
         os.truncate(path, stop)
 
 
 def read_at(path: Path, places: Iterable[int]) -> Iterator[Record]:
-    """Read records by their places in the file."""
+    """Yield records by their offsets in the file."""
     with path.open("rb") as file:
         for place in places:
             file.seek(place)
@@ -106,7 +106,7 @@ def read_at(path: Path, places: Iterable[int]) -> Iterator[Record]:
 
 
 def append_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Append records and flush them to the disk."""
+    """Append records and flush them to disk."""
     with path.open("ab") as file:
         file.write(b"".join(_encode(record) for record in records))
         file.flush()
@@ -114,24 +114,24 @@ def append_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write a file anew: a reader sees the old one or the new one."""
+    """Write a file atomically."""
     with replace_file(path) as beside, beside.open("wb") as file:
         file.writelines(map(_encode, records))
 
 
 def write_object(path: Path, data: Mapping[str, Any]) -> None:
-    """Write one JSON object, whole or not at all."""
+    """Write one JSON object atomically."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
     replace_text(path, text + "\n", errors="backslashreplace")
 
 
 def read_object(path: Path) -> Record | None:
-    """Read a JSON object; None when there is no such file or it is not one."""
+    """Read a JSON object; None if there is no such file, or it holds something else."""
     return find_object(path) or None
 
 
 def _encode(record: Mapping[str, Any]) -> bytes:
-    # Half of a surrogate pair, which UTF-8 cannot hold, becomes JSON's own way of writing it.
+    # A lone surrogate, which UTF-8 cannot encode, is written as a JSON escape.
     return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", errors="backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""Lets a server write in place of the model, after giving it the current adapter."""
+"""Let a server generate in place of the model, after loading the current adapter."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 @contextmanager
 def handed_over(model: PreTrainedModel, url: str, method: str, run: Path, named: str) -> Iterator[ServedModel]:
-    """Give the server's model that has the adapter as it is now, and let it be forgotten afterwards.
+    """Yield the server's model with the current adapter, and unload it afterwards.
 
-    All processes come here, and ask the same one; the first hands over.
+    All processes call this and use the same model; the first loads it.
 
     Args:
-        model: Has the adapter.
-        url: Of a vLLM server, which sees the run's folder.
-        method: The adapter's.
+        model: The model with the adapter.
+        url: URL of a vLLM server that can read the run's folder.
+        method: The adapter's method.
         run: The run's folder.
-        named: What tells these weights from others of the run.
+        named: Suffix that distinguishes these weights from others of the run.
 
     Raises:
-        ServerError: It cannot load the adapter.
+        ServerError: The server cannot load the adapter.
     """
     with folder_beside(run / "served") as folder, ExitStack() as stack:
 
@@ -39,4 +39,4 @@ def handed_over(model: PreTrainedModel, url: str, method: str, run: Path, named:
             return stack.enter_context(serving_adapter(url, f"{run.name}-{named}", folder, named))
 
         yield run_on_first(hand_over)
-        run_together(lambda: None)  # others may still be asking
+        run_together(lambda: None)  # other processes may still be generating

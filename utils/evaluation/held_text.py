@@ -1,4 +1,4 @@
-"""The perplexity of a text that a model did not train on, window by window, so that two models compare by pairs."""
+"""Perplexity of a held-out text, window by window, so that two models can be compared in pairs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _LONGEST = 1024
 def score_held_text(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path, folder: Path, max_rows: int | None
 ) -> None:
-    """Score a text in windows that do not overlap; what is there already of the same weights and text is left.
+    """Score a text in windows without overlap; finished results of the same weights and text are kept.
 
-    A window has the model's positions, 1,024 at most, and begins with the tokenizer's token for that. predictions.jsonl
-    holds each window's negative log-likelihood `nll` (nats, summed over `num_tokens`), results.json the perplexity: e
-    to their mean over all tokens.
+    A window spans the model's positions, at most 1,024, and starts with the tokenizer's BOS token if it has one.
+    predictions.jsonl has each window's negative log-likelihood `nll` (nats, summed over `num_tokens`), results.json the
+    perplexity: exp of their mean over all tokens.
 
     Raises:
-        DataError: The file cannot be read, or holds no text.
+        DataError: The file cannot be read, or has no text.
     """
     rows = list(_cut(tokenizer, file, min(find_window(model) or _LONGEST, _LONGEST)))
     if not rows:
@@ -53,7 +53,7 @@ def score_held_text(
 
 
 def find_perplexity(records: Sequence[Record]) -> float:
-    """Give e to the mean negative log-likelihood of a token; infinity is the largest number that a file holds."""
+    """Compute exp of the mean negative log-likelihood per token, capped at the largest number that JSON can hold."""
     mean = sum(each["nll"] for each in records) / sum(each["num_tokens"] for each in records)
     return math.exp(min(mean, 700.0))
 
@@ -68,7 +68,7 @@ def _cut(tokenizer: PreTrainedTokenizerBase, file: Path, window: int) -> Iterato
     step = max(window - len(start), 1)
     for at in range(0, len(ids), step):
         row = start + ids[at : at + step]
-        if len(row) > 1:  # of one token nothing is predicted
+        if len(row) > 1:  # a single token predicts nothing
             yield row
 
 
@@ -81,6 +81,6 @@ def _score(model: PreTrainedModel, rows: Sequence[list[int]]) -> Iterator[Record
                 raise_if_interrupted()
             ids = torch.tensor([row], device=model.device)
             output: Any = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-            logits = output.logits[0, -len(row) : -1].float()  # virtual tokens stand before the text
+            logits = output.logits[0, -len(row) : -1].float()  # virtual tokens precede the text
             nll = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
             yield {"row": number, "num_tokens": len(row) - 1, "nll": float(nll)}

@@ -1,4 +1,4 @@
-"""The history of a run's evaluations: a combined score for each step, the best one, and which may be compared."""
+"""The history of a run's evaluations: a combined score per step, the best one, and which are comparable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 HISTORY = "eval_history.json"
 
 Result = dict[str, Any]
-"""Of one set: its metrics, rows `n` and what was asked; or the reason under `error`."""
+"""Result of one set: its metrics, number of rows `n` and identity; or the reason of a failure under `error`."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Entry:
     combined_score: float | None
     """Sum over the sets; None: one of them failed, so that this step cannot be the best."""
     results: dict[str, Result]
-    """By the set's label."""
+    """Results by the set's label."""
     timestamp: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     def list_metrics(self) -> dict[str, dict[str, float]]:
-        """Give the metrics of the sets that were scored, by label."""
+        """Return the metrics of the scored sets, by label."""
         return {
             label: {name: value for name, value in result.items() if isinstance(value, float)}
             for label, result in self.results.items()
@@ -50,8 +50,8 @@ class Entry:
 class History:
     """All evaluations of a run, in the order of their steps.
 
-    The scorer judges where a metric leaves a choice; scores of different ones are never compared. `leakage` says what
-    of the evaluation sets was trained on.
+    `scorer` judges for metrics with a choice of scorers; scores by different ones are never compared. `leakage` is the
+    evaluation sets' overlap with the training rows.
     """
 
     def __init__(self, scorer: str, leakage: Sequence[Any] = (), entries: Sequence[Entry] = ()) -> None:
@@ -61,7 +61,7 @@ class History:
 
     @property
     def best(self) -> Entry | None:
-        """The entry of the highest combined score, the first of equal ones; None: there is no score."""
+        """The entry with the highest combined score, the first of equal ones; None: there is no score."""
         scored = [entry for entry in self.entries if entry.combined_score is not None]
         return max(scored, key=lambda entry: entry.combined_score or 0.0, default=None)
 
@@ -70,12 +70,12 @@ class History:
         return next((entry for entry in self.entries if entry.step == step), None)
 
     def add(self, entry: Entry) -> None:
-        """Put in an evaluation; an earlier one of the same step gives way."""
+        """Add an evaluation, replacing an earlier one of the same step."""
         kept = [each for each in self.entries if each.step != entry.step]
         self.entries = sorted([*kept, entry], key=lambda each: each.step)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the content of eval_history.json."""
+        """Return the content of eval_history.json."""
         best = self.best
         return {
             "best_step": best.step if best else None,
@@ -89,12 +89,12 @@ class History:
         }
 
     def write(self, folder: Path) -> None:
-        """Write eval_history.json, whole or not at all."""
+        """Write eval_history.json atomically."""
         write_object(folder / HISTORY, self.to_dict())
 
 
 def read_history(folder: Path) -> History | None:
-    """Read a run folder's eval_history.json; None when there is none.
+    """Read a run folder's eval_history.json; None if there is none.
 
     Raises:
         UserError: It is not a history.
@@ -114,13 +114,13 @@ def read_history(folder: Path) -> History | None:
 def open_history(
     folder: Path, scorer: str, leakage: Sequence[Any], sets: Sequence[EvaluationSet], step: int
 ) -> History:
-    """Open the history of a run that starts, or goes on, at a step; what does not belong to it is set aside.
+    """Open the history of a run that starts or resumes at a step; entries that do not belong to it are set aside.
 
-    Entries of later steps, which this session will reach again, and those of other rows or prompts are moved to a
-    file of their own, with a warning.
+    Entries of later steps, which this session will repeat, and those of other rows or prompts are moved to a separate
+    file, with a warning.
 
     Raises:
-        UserError: The history is of another scorer.
+        UserError: The history is by another scorer.
     """
     found = read_history(folder)
     if found is None:
@@ -131,18 +131,18 @@ def open_history(
             f"{scorer}; resume with evaluation.truthfulqa.scorer: {found.scorer}, or start another run"
         )
     asked = {each.label: hash_asked(each) for each in sets}
-    kept = [each for each in found.entries if each.step <= step and _is_of(each, asked)]
+    kept = [each for each in found.entries if each.step <= step and _is_of_sets(each, asked)]
     aside = [each for each in found.entries if each not in kept]
     if aside:
         target = folder / f"eval_history.{utc_timestamp()}.json"
         write_object(target, History(found.scorer, found.leakage, aside).to_dict())
         steps = ", ".join(str(each.step) for each in aside)
-        logger.warning("evaluations of other sets or of steps to come again (%s) are set aside in %s", steps, target)
+        logger.warning("evaluations of other sets or of steps to be repeated (%s) are set aside in %s", steps, target)
     return History(scorer, leakage, kept)
 
 
 def build_entry(step: int, scores: Mapping[str, SetScore | str], sets: Sequence[EvaluationSet]) -> Entry:
-    """Make the entry of a step; `scores` holds by label the score of a set or the reason why it has none."""
+    """Build the entry of a step; `scores` has the score of each set by label, or the reason of a failure."""
     results: dict[str, Result] = {}
     for each in sets:
         score = scores[each.label]
@@ -154,7 +154,7 @@ def build_entry(step: int, scores: Mapping[str, SetScore | str], sets: Sequence[
 
 
 def combine_scores(scores: Mapping[str, SetScore | str], sets: Sequence[EvaluationSet]) -> float | None:
-    """Add up what counts of each set, plainly; None where any of it is missing."""
+    """Sum the sets' combined metrics; None if any is missing."""
     values: list[float | None] = []
     for each in sets:
         score = scores[each.label]
@@ -166,14 +166,14 @@ def combine_scores(scores: Mapping[str, SetScore | str], sets: Sequence[Evaluati
 
 
 def hash_asked(known: EvaluationSet) -> str:
-    """Hash what is asked of a set: scores of one step and another compare only where it is the same."""
+    """Hash what is asked of a set: scores of two steps are comparable only if it is the same."""
     names = [load_metric(name).name for name in known.metrics]
-    scorer = None if known.scorer == CODE_SIMILARITIES[0] else known.scorer  # which earlier versions did not name
+    scorer = None if known.scorer == CODE_SIMILARITIES[0] else known.scorer  # earlier versions did not record it
     facts = [known.prompt_hash, known.fingerprint, len(known.ids), known.num_cut, known.prompt_limit, scorer]
     return hash_json([*facts, names])
 
 
-def _is_of(entry: Entry, asked: Mapping[str, str]) -> bool:
-    """Tell whether an entry is of these sets; one that failed says nothing of its rows."""
+def _is_of_sets(entry: Entry, asked: Mapping[str, str]) -> bool:
+    """Return whether an entry is of these sets; a failed one does not tell."""
     same = all(result.get("asked", asked.get(label)) == asked.get(label) for label, result in entry.results.items())
     return same and entry.results.keys() == asked.keys()

@@ -1,4 +1,4 @@
-"""Hashes by which a later call knows whether it goes on with the same work."""
+"""Hashes by which a later call recognises the same work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-_NUM_SAMPLED = 4096  # numbers of a tensor that are hashed: training moves all of them
+_NUM_SAMPLED = 4096  # hashed numbers per tensor: training changes all of them
 
 
 def hash_json(data: Any) -> str:
@@ -22,7 +22,7 @@ def hash_json(data: Any) -> str:
 
 
 def hash_rows(prompts: Iterable[Sequence[int]], references: Sequence[Any]) -> str:
-    """Hash a set's prompts, one at a time, and its references: the same as `hash_json([prompts, references])`."""
+    """Hash a set's prompts, one at a time, and its references; equal to `hash_json([prompts, references])`."""
     digest = hashlib.sha256(b"[[")
     for number, prompt in enumerate(prompts):
         digest.update((", " if number else "").encode() + json.dumps(list(prompt)).encode())
@@ -31,9 +31,9 @@ def hash_rows(prompts: Iterable[Sequence[int]], references: Sequence[Any]) -> st
 
 
 def hash_model(model: nn.Module | ServedModel) -> str:
-    """Hash the weights of a model, evenly spaced numbers of each tensor, and which adapters are switched on.
+    """Hash a model's weights, by evenly spaced numbers of each tensor, and its active adapters.
 
-    Of a server's model its name stands for weights that are not known here.
+    For a server's model, whose weights are unknown here, its name is hashed.
     """
     if isinstance(model, ServedModel):
         return model.identity
@@ -41,7 +41,7 @@ def hash_model(model: nn.Module | ServedModel) -> str:
     off = [name for name, module in model.named_modules() if getattr(module, "disable_adapters", False) is True]
     for name, tensor in sorted(model.state_dict().items()):
         if not off and ".original_module." in name:
-            continue  # a trained copy stands in for it; below a classifier's head lies a random one
+            continue  # replaced by its trained copy; the original of a classifier's head is random
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(_sample(tensor))
     for name in off:

@@ -1,4 +1,4 @@
-"""Sharing work among the processes of one run, if there are several."""
+"""Share work among the processes of one run."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ FAILURES = (
     LoraNsError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError,
     ImportError, OSError, MemoryError,
 )  # fmt: skip
-"""What may go wrong with one set of an evaluation while the run itself can go on."""
+"""Errors of one set's evaluation after which the run can continue."""
 
 
 def count_processes() -> int:
-    """Count the processes that work together; 1 when this one is alone."""
+    """Count the processes of the run; 1 if this one is alone."""
     import torch.distributed as dist
 
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def find_rank() -> int:
-    """Give this process's number; 0 is the one that writes."""
+    """Return this process's rank; rank 0 writes."""
     import torch.distributed as dist
 
     return dist.get_rank() if count_processes() > 1 else 0
 
 
 def share_from_first(value: Any) -> Any:
-    """Give every process what the first one has."""
+    """Return the first process's value in every process."""
     import torch.distributed as dist
 
     if count_processes() == 1:
@@ -42,7 +42,7 @@ def share_from_first(value: Any) -> Any:
 
 
 def gather_lists(values: list[Any]) -> list[Any]:
-    """Put the lists of all processes behind each other, in every process."""
+    """Concatenate the lists of all processes, in every process."""
     import torch.distributed as dist
 
     if count_processes() == 1:
@@ -53,12 +53,12 @@ def gather_lists(values: list[Any]) -> list[Any]:
 
 
 def run_together(work: Callable[[], _Value]) -> _Value:
-    """Do a piece of work in every process; what fails in one of them fails in all, so that none waits for another.
+    """Call `work` in every process; a failure in one is raised in all, so that none waits for another.
 
-    The work must not wait for other processes itself.
+    `work` itself must not wait for other processes.
 
     Raises:
-        UserError: It failed in another process; its own failure is raised as it is.
+        UserError: It failed in another process; this process's own failure is raised unchanged.
     """
     if count_processes() == 1:
         return work()
@@ -76,7 +76,7 @@ def run_together(work: Callable[[], _Value]) -> _Value:
 
 
 def run_on_first(work: Callable[[], _Value]) -> _Value:
-    """Do a piece of work in the first process alone, and give its result to all; what fails there fails in all.
+    """Call `work` in the first process only, and return its result in all; a failure there is raised in all.
 
     Raises:
         UserError: It failed in the first process, and this is another one.
@@ -86,6 +86,6 @@ def run_on_first(work: Callable[[], _Value]) -> _Value:
 
 
 def describe_failure(error: BaseException) -> str:
-    """Say in one line what failed; a sentence for the user stands as it is."""
+    """Describe a failure in one line; a UserError's own sentence is kept."""
     text = " ".join(str(error).split())[:500]
     return text if isinstance(error, LoraNsError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

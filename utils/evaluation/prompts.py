@@ -1,4 +1,4 @@
-"""Prompts of a set as tokens: how long they may be, and how they lose their middle where they are longer."""
+"""Tokenized prompts of a set: their maximum length, and cutting longer ones in the middle."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ if TYPE_CHECKING:
     from utils.data.dataset import Example
     from utils.data.encoding import ExampleEncoder
 
-_OFFICIAL_FROM = 4096  # the smallest window that LongBench names a length for
+_OFFICIAL_FROM = 4096  # the smallest window for which LongBench defines a length
 _OFFICIAL_SPARE = 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a model is asked: scores are compared only where it is the same."""
+    """What a model is asked; scores are comparable only if it is the same."""
 
     label: str
-    """Names the result and its folder."""
+    """Name of the result and its folder."""
     protocol: str
-    """Names the way of prompting and scoring."""
+    """Name of the way of prompting and scoring."""
     num_total: int
-    """Rows that the split has; where fewer are asked, the result is partial."""
+    """Number of rows of the split; with fewer prompts the result is partial."""
     prompt_hash: str
-    """Hash of all prompts as texts, before the tokenizer, and before they are cut."""
+    """Hash of all prompts as texts, before they are tokenized and cut."""
     fingerprint: str
     """Fingerprint of the rows."""
     num_cut: int = 0
-    """Prompts whose middle was cut out."""
+    """Number of prompts whose middle was cut."""
     prompt_limit: int | None = None
-    """Tokens that they were cut to; None: none was."""
+    """Tokens to which prompts were cut; None: none was."""
     shots: int = 0
     """Worked examples in the prompt."""
     scorer: str | None = None
-    """What tells how near answers are to references, where that is a choice (TruthfulQA)."""
+    """What compares answers with references, if that is a choice (TruthfulQA)."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What else of the set a score depends on: which prompts, which release of the rows."""
+    """Other facts about the set on which a score depends: which prompts, which release of the rows."""
 
 
 class TokenRows(Sequence[list[int]]):
-    """Token ids of many prompts, four bytes each; a prompt becomes a list when it is asked for."""
+    """Token ids of many prompts, four bytes each; indexing returns a prompt as a list."""
 
     def __init__(self, rows: Iterable[Sequence[int]]) -> None:
         self._ids = array("i")
@@ -72,25 +72,25 @@ class TokenRows(Sequence[list[int]]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
-    __hash__ = None  # type: ignore[assignment]  # as a list has none
+    __hash__ = None  # type: ignore[assignment]  # unhashable, as lists are
 
 
 @dataclass(frozen=True)
 class PromptLimits:
-    """How long the prompts of a set may be."""
+    """Limits on the length of a set's prompts."""
 
     max_new_tokens: int
-    """Tokens that an answer of the set may have."""
+    """Maximum tokens of an answer."""
     window: int | None = None
-    """Tokens that the model can hold; None: not known."""
+    """Tokens that the model can hold; None: unknown."""
     asked: int | None = None
-    """Limit that the user has set."""
+    """Limit set by the user."""
     official: bool = False
-    """Whether the protocol has a limit of its own, and cuts the whole prompt before it becomes a chat."""
+    """Whether the protocol has its own limit, and cuts the whole prompt before it becomes a chat."""
 
     @property
-    def room(self) -> int | None:
-        """What the model has room for beside an answer; None: any length."""
+    def available(self) -> int | None:
+        """Tokens that the model can hold besides an answer; None: unlimited."""
         return None if self.window is None else find_prompt_limit(self.window, self.max_new_tokens)
 
     @property
@@ -98,28 +98,28 @@ class PromptLimits:
         """The limit; None: there is none. The chat template's own tokens come on top of an official one."""
         usual = find_official_limit(self.window, self.max_new_tokens) if self.official and self.window else None
         first = self.asked if self.asked is not None else usual
-        limits = [each for each in (first, self.room) if each is not None]
+        limits = [each for each in (first, self.available) if each is not None]
         return min(limits, default=None)
 
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """The prompts of a set."""
+    """The tokenized prompts of a set."""
 
     rows: TokenRows
     kept: list[int]
-    """Numbers of the examples that they are of."""
+    """Indices of the encoded examples."""
     refused: list[str]
-    """Where and why the chat template refuses the others."""
+    """Where and why the chat template rejects the others."""
     num_cut: int
-    """Prompts that lost their middle."""
+    """Number of prompts that lost their middle."""
 
 
 def find_official_limit(window: int, max_new_tokens: int) -> int:
-    """Find the length at which LongBench cuts prompts (its config/model2maxlen.json, Bai et al. 2023).
+    """Return the length to which LongBench cuts prompts (its config/model2maxlen.json, Bai et al. 2023).
 
-    3500 of 4k positions, 7500 of 8k, 15500 of 16k, 31500 of 32k. It names none below 4k; there, and where 500 are too
-    few, the set's own length of answers is left free.
+    3500 of 4k positions, 7500 of 8k, 15500 of 16k, 31500 of 32k. It defines none below 4k; there, and where the
+    remaining 500 are too few, the set's own answer length is subtracted instead.
     """
     free = find_prompt_limit(window, max_new_tokens)
     return free if window < _OFFICIAL_FROM else min(free, window // 1024 * 1000 - _OFFICIAL_SPARE)
@@ -136,15 +136,15 @@ def encode_prompts(
     """Encode prompts and cut those that are too long.
 
     Args:
-        encoder: Makes tokens of examples.
-        examples: What is asked.
-        places: Where each stands: a file's line, or a row of a split.
-        limits: Of this set.
+        encoder: Encoder of the examples.
+        examples: The questions.
+        places: Location of each example: a file's line, or a row of a split.
+        limits: Limits of this set.
         as_chat: Whether prompts of an official protocol become a user's turn.
-        drop: Leave out what the chat template refuses.
+        drop: Whether to leave out examples that the chat template rejects.
 
     Raises:
-        DataError: The chat template refuses one, and `drop` is off; its place is named.
+        DataError: The chat template rejects an example, and `drop` is false; its place is named.
     """
     kept, refused = list[int](), list[str]()
     num_cut = 0
@@ -170,10 +170,10 @@ def encode_prompts(
 def encode_within(
     encoder: ExampleEncoder, example: Example, limits: PromptLimits, as_chat: bool
 ) -> tuple[list[int], bool]:
-    """Encode a prompt, and tell whether it lost its middle; for the arguments see encode_prompts.
+    """Encode a prompt, and return whether it lost its middle; arguments as for encode_prompts.
 
     Raises:
-        RowError: The chat template refuses it.
+        RowError: The chat template rejects it.
     """
     if limits.official:
         return _encode_official(encoder, example, limits, as_chat)
@@ -181,7 +181,7 @@ def encode_within(
 
 
 def describe_prompt(example: Example, as_chat: bool) -> Any:
-    """Give what is asked, as texts: the same for every tokenizer, and before anything is cut."""
+    """Return the prompt as texts, before tokenizing and cutting."""
     if example.messages:
         turns = list(example.messages)
         turns = turns[:-1] if turns[-1]["role"] == "assistant" else turns
@@ -199,9 +199,9 @@ def _encode(encoder: ExampleEncoder, example: Example, limit: int | None) -> tup
 def _encode_official(
     encoder: ExampleEncoder, example: Example, limits: PromptLimits, as_chat: bool
 ) -> tuple[list[int], bool]:
-    """Encode by the official truncation; where a chat's own tokens take the answer's room, it cuts more."""
+    """Encode with the official truncation, and cut more if a chat's own tokens take the space of the answer."""
     whole = encoder.encode_official(example, None, as_chat)
-    target, room = limits.target, limits.room
+    target, room = limits.target, limits.available
     if target is None or len(whole) <= target:
         return whole, False
     ids = encoder.encode_official(example, target, as_chat)

@@ -1,4 +1,4 @@
-"""What answers are judged by: references that suit the metrics, and metrics that are allowed and available."""
+"""Check that references suit the metrics, and that metrics are allowed and available."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 def resolve_references(
     metrics: Sequence[str], references: list[Reference], evaluation: EvaluationSection
 ) -> tuple[list[Reference], str | None]:
-    """Write the scorer's name into the references of metrics that leave a choice, and check that it is available.
+    """Add the scorer's name to the references of metrics with a choice of scorers, and check that it is available.
 
     Raises:
-        ConfigError: It cannot.
+        ConfigError: It is not.
     """
     if any(map(is_code, references)):
         by = evaluation.longbench.code_similarity
-        if by == CODE_SIMILARITIES[0]:  # not written, so that what earlier versions have answered goes on
+        if by == CODE_SIMILARITIES[0]:  # left out, so that identities of earlier versions stay the same
             return references, by
         return [{**each, "code_similarity": by} if isinstance(each, dict) else each for each in references], by
     if not any(load_metric(name).reference_keys == REFERENCE_KEYS for name in metrics):
@@ -36,7 +36,7 @@ def resolve_references(
 
 
 def check_references(label: str, metrics: tuple[str, ...], references: list[Reference]) -> None:
-    """Check, before anything is written, that each metric has something to compare with."""
+    """Check before generating that each metric can use the references."""
     for metric in map(load_metric, metrics):
         metric.prepare()
         if not all(map(metric.takes, references)):
@@ -47,10 +47,10 @@ def check_references(label: str, metrics: tuple[str, ...], references: list[Refe
 
 
 def report_undefined(name: str, num_undefined: int, num_rows: int, label: str) -> None:
-    """Warn of references that have no answer for a metric, which is the mean over the others.
+    """Warn of references without an answer for a metric, which is then the mean over the others.
 
     Raises:
-        DataError: None of them has one.
+        DataError: No reference has one.
     """
     if num_rows and num_undefined == num_rows:
         raise DataError(f"{label}: no reference has an answer for the metric {name}; choose other metrics")
@@ -60,10 +60,10 @@ def report_undefined(name: str, num_undefined: int, num_rows: int, label: str) -
 
 
 def check_metrics(label: str, metrics: Sequence[str], evaluation: EvaluationSection, temperature: float) -> None:
-    """Check that metrics may run code where they do, and get as many answers as they need.
+    """Check that metrics that run code may do so, and that there are enough answers for each.
 
     Raises:
-        ConfigError: They may not, or do not.
+        ConfigError: A metric may not run code, or needs more answers.
     """
     num_answers = evaluation.num_return_sequences
     if num_answers > 1 and not temperature:
@@ -71,7 +71,7 @@ def check_metrics(label: str, metrics: Sequence[str], evaluation: EvaluationSect
         raise ConfigError([Problem(message, "evaluation.num_return_sequences")])
     for metric in map(load_metric, metrics):
         if metric.num_answers > num_answers:
-            message = f"{metric.name} of {label} takes {metric.num_answers} answers to each prompt at least"
+            message = f"{metric.name} of {label} needs at least {metric.num_answers} answers per prompt"
             raise ConfigError([Problem(message, "evaluation.num_return_sequences")])
         if metric.runs_code and not evaluation.allow_code_execution:
             raise refuse_code_execution(f"{metric.name} of {label}")

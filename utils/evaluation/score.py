@@ -1,4 +1,4 @@
-"""The score of a model on one set: made of its answers, read again, and compared with another only where it may be."""
+"""The score of a model on one set: computing it from answers, reading it, and whether two scores are comparable."""
 
 from __future__ import annotations
 
@@ -23,54 +23,54 @@ logger = logging.getLogger(__name__)
 _SETTINGS = {
     "max_new_tokens": None, "min_new_tokens": 0, "temperature": None, "top_p": None, "top_k": None, "stop": None,
 }  # fmt: skip
-"""Settings that must agree, and what a score written before there was one had."""
+"""Settings that must agree, each with the value of scores written before the setting existed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetScore(Asked):
-    """What a model reached on one set."""
+    """Score of a model on one set."""
 
     metrics: dict[str, float]
-    """Values by metric, the headline first; 0-1."""
+    """Values from 0 to 1 by metric, the headline first."""
     interval: dict[str, tuple[float, float]]
     """95 % bootstrap interval over rows, by metric."""
     num_scored: dict[str, int]
-    """Rows that a metric is the mean of: those whose reference has an answer for it."""
+    """Number of rows averaged for each metric: those whose reference has an answer for it."""
     n: int
-    """Rows answered."""
+    """Number of answered rows."""
     num_answers: int = 1
-    """Answers to each row."""
+    """Number of answers per row."""
     partial: bool
-    """Whether fewer rows were answered than there are."""
+    """Whether fewer rows were answered than the split has."""
     generation: dict[str, Any]
-    """Settings that decide what is written."""
+    """Settings that determine the answers."""
     mean_tokens: float
-    """Tokens written per answer."""
+    """Mean number of tokens per answer."""
     num_unfinished: int
-    """Answers that ran into the limit of tokens."""
+    """Number of answers cut at the maximum length."""
     seconds: float
-    """Time spent on writing, all sessions together."""
+    """Seconds of generating, over all sessions."""
     tokens_per_s: float
-    """Tokens written per second, all processes together."""
+    """Generated tokens per second, over all processes."""
     groups: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    """The same of each kind of rows (level, subject), by its name: metrics, interval, num_scored, n."""
+    """Results of each group of rows (level, subject), by its name: metrics, interval, num_scored, n."""
     identity: dict[str, Any] = field(default_factory=dict)
-    """Hashes of prompts, settings and weights: a later call goes on only where they agree."""
+    """Hashes of prompts, settings and weights: a later call continues only if they agree."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the score as it stands in results.json, what was reached first."""
+        """Return the content of results.json, scores first."""
         whole = asdict(self)
         return {name: whole[name] for name in ("label", "metrics", "interval", "num_scored", "n")} | whole
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SetScore:
-        """Read what `to_dict` gives, also after it was JSON."""
+        """Read the result of `to_dict`, also after a round trip through JSON."""
         known = {each.name: data[each.name] for each in fields(cls) if each.name in data}
         return cls(**{**known, "interval": {key: tuple(value) for key, value in data["interval"].items()}})
 
 
 def comparable(one: SetScore | Mapping[str, Any], other: SetScore | Mapping[str, Any]) -> str | None:
-    """Say why two scores, or the contents of their results.json, must not be compared; None when they may be."""
+    """Return why two scores, or their results.json contents, must not be compared; None if they may be."""
     left, right = (each.to_dict() if isinstance(each, SetScore) else each for each in (one, other))
     if left["partial"] != right["partial"]:
         part, whole = (left, right) if left["partial"] else (right, left)
@@ -84,7 +84,7 @@ def comparable(one: SetScore | Mapping[str, Any], other: SetScore | Mapping[str,
     }  # fmt: skip
     for key, what in named.items():
         values = left.get(key), right.get(key)
-        # Earlier versions did not name what code was compared by.
+        # Earlier versions did not record the code similarity.
         if values[0] != values[1] and {*values} != {None, CODE_SIMILARITIES[0]}:
             return f"they have different {what}: {values[0]} and {values[1]}"
     for key, absent in _SETTINGS.items():
@@ -95,7 +95,7 @@ def comparable(one: SetScore | Mapping[str, Any], other: SetScore | Mapping[str,
 
 
 def score_records(records: list[Record], known: EvaluationSet) -> None:
-    """Put each row's scores into its record; null where a metric is not defined on a row."""
+    """Add each row's scores to its record; null for a metric that is undefined on the row."""
     import numpy as np
 
     if not records:
@@ -104,7 +104,7 @@ def score_records(records: list[Record], known: EvaluationSet) -> None:
     references = [known.references[record["row"]] for record in records]
     columns = {}
     for metric in map(load_metric, known.metrics):
-        if metric.score_rows is not None:  # else it sees all rows at once, at the end
+        if metric.score_rows is not None:  # else it needs all rows at once, at the end
             columns[metric.name] = metric.score_rows(predictions, references)
     for index, record in enumerate(records):
         scores = {name: float(column[index]) for name, column in columns.items()}
@@ -112,12 +112,12 @@ def score_records(records: list[Record], known: EvaluationSet) -> None:
 
 
 def describe_asked(known: Asked) -> dict[str, Any]:
-    """Give what a score says of its set under the same name."""
+    """Return the fields that a score shares with its set."""
     return {each.name: getattr(known, each.name) for each in fields(Asked)}
 
 
 def summarize(columns: Mapping[str, Array]) -> dict[str, Any]:
-    """Give metrics, interval and num_scored of row scores (n,) by metric, of those that are defined on some row."""
+    """Return metrics, interval and num_scored of row scores (n,) by metric, without metrics undefined on all rows."""
     import numpy as np
 
     defined = {name: column for name, column in columns.items() if not np.isnan(column).all()}
@@ -131,7 +131,7 @@ def summarize(columns: Mapping[str, Array]) -> dict[str, Any]:
 def summarize_groups(
     columns: Mapping[str, Array], groups: Sequence[Mapping[str, str]]
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Summarize the rows of each kind apart; `groups` names, for each row, what it is of each kind."""
+    """Summarize each group of rows separately; `groups` maps, for each row, each kind of group to its value."""
     import numpy as np
 
     found: dict[str, dict[str, dict[str, Any]]] = {}
@@ -140,25 +140,25 @@ def summarize_groups(
         for name in sorted({name for name in names if name is not None}):
             chosen: Array = np.array([each == name for each in names])
             part = summarize({metric: column[chosen] for metric, column in columns.items()})
-            bounds = {metric: list(pair) for metric, pair in part["interval"].items()}  # as they are read again
+            bounds = {metric: list(pair) for metric, pair in part["interval"].items()}  # as read back from JSON
             found.setdefault(kind, {})[name] = {**part, "interval": bounds, "n": int(chosen.sum())}
     return found
 
 
 class Summary:
-    """What is kept of records to score their set: a number for each metric of each row."""
+    """Accumulates what scoring a set needs of its records: a number per row and metric."""
 
     def __init__(self, known: EvaluationSet, identity: dict[str, Any]) -> None:
         self._known = known
         self._identity = identity
         self._metrics = [load_metric(name) for name in known.metrics]
         self._columns = {each.name: array("d") for each in self._metrics if each.score_rows is not None}
-        self._texts: list[tuple[str, Reference]] = []  # for metrics that see all rows at once
+        self._texts: list[tuple[str, Reference]] = []  # for metrics that need all rows at once
         self._num_tokens = self._num_unfinished = self._n = 0
         self._seconds = 0.0
 
     def add(self, record: Record) -> None:
-        """Take in one record that is scored."""
+        """Add one scored record."""
         for name, column in self._columns.items():
             score = record["scores"][name]
             column.append(float("nan") if score is None else score)
@@ -170,7 +170,7 @@ class Summary:
         self._seconds += record["seconds"]
 
     def close(self) -> SetScore:
-        """Average what was added; a metric that is defined on no row is left out, with a warning."""
+        """Average the records; a metric that is undefined on all rows is left out, with a warning."""
         import numpy as np
 
         known = self._known
@@ -202,7 +202,7 @@ class Summary:
         )
 
     def _order(self, found: dict[str, float]) -> dict[str, float]:
-        """Add the metrics that see all rows at once, and put all into the set's order."""
+        """Add the metrics that need all rows at once, and sort all into the set's order."""
         texts, references = zip(*self._texts, strict=True) if self._texts else ((), ())
         of_all = [each.name for each in self._metrics if each.score_rows is None]
         every = {**found, **(compute_metrics(of_all, texts, references, 1) if of_all else {})}

@@ -1,4 +1,4 @@
-"""Sets to evaluate on: prompts, references, and what a protocol says of the answers."""
+"""Evaluation sets: prompts, references, and the protocol of answering and scoring."""
 
 from __future__ import annotations
 
@@ -41,69 +41,69 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSet(Asked):
-    """Prompts with their references, and how answers are made and judged."""
+    """Prompts with their references, and how answers are generated and scored."""
 
     prompts: Sequence[list[int]]
     """Token ids of each prompt, without padding."""
     references: Sequence[Reference]
-    """What each answer is judged by."""
+    """Reference of each answer."""
     ids: list[str]
-    """Place of each row: a file's line, or a row of a split."""
+    """Location of each row: a file's line, or a row of a split."""
     metrics: tuple[str, ...]
     """Metrics of generated texts, the headline first."""
     stop: tuple[str, ...]
-    """Texts that end an answer."""
+    """Strings that end an answer."""
     seed: int = 0
-    """Draws answers where the temperature is above 0."""
+    """Seed of the sampling if the temperature is above 0."""
     max_new_tokens: int | None = None
-    """Tokens that an answer may have; None: as many as the run's."""
+    """Maximum tokens of an answer; None: the run's."""
     min_new_tokens: int = 0
-    """Tokens that an answer has at least."""
+    """Minimum tokens of an answer."""
     greedy: bool = False
-    """Always the likeliest token, whatever the run's temperature."""
+    """Whether decoding is greedy, whatever the run's temperature."""
     combined_metrics: tuple[str, ...] = ()
-    """Metrics that count in the combined score of several sets; (): the headline."""
+    """Metrics in the combined score of several sets; (): the headline."""
     own_prompt: bool = False
-    """Asked by its own prompt, not by the run's."""
+    """Whether the set's own prompt is used instead of the run's."""
     official_truncation: bool = False
-    """Prompts are cut as LongBench does."""
+    """Whether prompts are cut as in LongBench."""
     questions: list[str] = field(default_factory=list)
-    """What each row asks, without any template; empty where nothing is asked."""
+    """Question of each row, without a template; empty if there are none."""
     contexts: list[str] = field(default_factory=list)
-    """The long text that each row asks about; empty where there is none."""
+    """Long text that each row asks about; empty if there is none."""
     num_answers: int = 1
-    """Answers to each row: so many prompts behind each other are one row's."""
+    """Number of answers per row; a row has as many consecutive prompts."""
     groups: list[dict[str, str]] = field(default_factory=list)
-    """What each row is of each kind that is scored apart; empty where there is none."""
+    """Values of each row by kind of group scored separately; empty if there are none."""
 
     def needs_cutting(self, window: int | None, max_new_tokens: int) -> bool:
-        """Tell whether a prompt is longer than what a model of this window can hold, or the set's protocol allows.
+        """Return whether a prompt is longer than a model with this window can hold, or the set's protocol allows.
 
-        The run's max_new_tokens hold for a set that has none of its own.
+        `max_new_tokens` is the run's, used if the set has none of its own.
         """
         limits = PromptLimits(self.max_new_tokens or max_new_tokens, window, None, self.official_truncation)
-        # Prompts that a limit of the user's has cut already need only fit.
-        target = limits.room if self.prompt_limit is not None else limits.target
+        # Prompts already cut to a limit of the user's only need to fit.
+        target = limits.available if self.prompt_limit is not None else limits.target
         return target is not None and max(map(len, self.prompts), default=0) > target
 
 
 @dataclass(frozen=True)
 class Answers:
-    """How answers are written, as far as it is known when sets are loaded."""
+    """Settings of the answers, as far as known when sets are loaded."""
 
     generation: GenerationSection = field(default_factory=GenerationSection)
     """The run's settings."""
     window: int | None = None
-    """Tokens that the model can hold; None: not known, and only evaluation.max_prompt_length cuts prompts."""
+    """Tokens that the model can hold; None: unknown, and only evaluation.max_prompt_length cuts prompts."""
     own_prompts: bool = False
-    """Whether every set is asked by its own prompt, whatever the run's is."""
+    """Whether every set uses its own prompt instead of the run's."""
     read: Splits | None = None
-    """The rows of the run's own set, where they have been read."""
+    """Rows of the run's own set, if already read."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What all sets of a run share."""
+    """Settings shared by all sets of a run."""
 
     own: InstructionSet
     encoder: ExampleEncoder
@@ -120,15 +120,15 @@ def load_evaluation_sets(
     seed: int,
     answers: Answers = Answers(),
 ) -> list[EvaluationSet]:
-    """Load the sets that the configuration names.
+    """Load the configured sets.
 
-    Each is prompted as the run's `own` set is, zero-shot, except those that have a prompt and protocol of their own.
-    Prompts that leave no room for an answer lose their middle, which is counted and reported. The seed decides which
-    rows are held out where that is how a set gets its validation rows.
+    Each has the prompt of the run's `own` set, zero-shot, except those with their own prompt and protocol. Prompts that
+    leave no space for an answer lose their middle, which is counted and reported. The seed chooses the rows of a
+    held-out validation split.
 
     Raises:
-        ConfigError: A set has no dataset plug-in, this one cannot be set up, or its scorer cannot be had.
-        DataError: The rows cannot be had, cannot be asked by the run's prompt, or have no answer for a metric.
+        ConfigError: A set has no dataset plug-in, its settings are wrong, or its scorer is unavailable.
+        DataError: Rows are unavailable, do not fit the run's prompt, or have no answer for a metric.
     """
     from utils.data.instruction import resolve_set
 
@@ -155,7 +155,7 @@ def _load(described: DescribedSet, run: _Run) -> EvaluationSet:
     if rows.bad.count:
         logger.warning("%s: %d rows cannot be read and are left out: %s", label, rows.bad.count, rows.bad.shown[0])
     if not rows.examples:
-        raise DataError(f"{label}: there is no row to evaluate on in {spec.path}")
+        raise DataError(f"{label}: there are no rows to evaluate on in {spec.path}")
     examples, places = rows.examples[: described.max_samples], list(rows.places[: described.max_samples])
     asked = _ask(described, run.own, examples, places)
     as_chat = run.encoder.as_chat and not spec.chat_exempt
@@ -216,38 +216,36 @@ def _ask(
         )
     for example, place in zip(examples, places, strict=True):
         if not example.question:
-            raise DataError(
-                f"{place}: has no single question that the run's prompt could be made of ({described.label})"
-            )
+            raise DataError(f"{place}: has no single question for the run's prompt ({described.label})")
     return [own.ask(example.question) for example in examples]
 
 
 def _check_settings(described: DescribedSet, run: _Run) -> None:
-    """Check that the run's settings suit the set's metrics and protocol, and allow code where they say so."""
+    """Check that the run's settings suit the set's metrics and protocol, and allow code that they run."""
     spec, evaluation, temperature = described.spec, run.evaluation, run.answers.generation.temperature
     check_metrics(described.label, spec.metrics, evaluation, temperature)
     if evaluation.allow_code_execution:
         allow_code_execution()
     said_before = run.answers.window is not None
     if spec.greedy and evaluation.num_return_sequences == 1 and temperature and not said_before:
-        logger.warning("%s: its protocol is greedy; generation.temperature does not count here", described.label)
+        logger.warning("%s: its protocol is greedy; generation.temperature has no effect here", described.label)
 
 
 def _describe_prompt(spec: InstructionSet, evaluation: EvaluationSection) -> dict[str, Any]:
-    """Give the prompt where it is not the one of training."""
+    """Return the prompt if it differs from that of training."""
     own = spec.own_prompt or evaluation.prompt_template is None
     return {} if own else {"prompt_template": evaluation.prompt_template}
 
 
 def _warn_of_changes(label: str, prompts: EncodedPrompts, limits: PromptLimits) -> None:
-    """Say how many prompts are left out, and how many are cut."""
+    """Warn of the number of prompts left out, and of those cut."""
     num_kept, refused = len(prompts.kept), prompts.refused
     if refused and not num_kept:
         raise DataError(f"{label}: none of {len(refused)} rows can be asked; {refused[0]}")
     if refused:
         logger.warning("%s: %d rows cannot be asked and are left out: %s", label, len(refused), refused[0])
     if prompts.num_cut:
-        is_left = limits.target == limits.room
+        is_left = limits.target == limits.available
         left = (
             f", which max_new_tokens: {limits.max_new_tokens} leaves of the model's {limits.window}" if is_left else ""
         )
@@ -258,7 +256,7 @@ def _warn_of_changes(label: str, prompts: EncodedPrompts, limits: PromptLimits) 
 def _warn_of_unknown_characters(
     label: str, asked: Sequence[Example], tokenizer: PreTrainedTokenizerBase, as_chat: bool
 ) -> None:
-    """Warn of characters in prompts that the tokenizer does not know: the model is asked something else."""
+    """Warn of characters in prompts that the tokenizer does not know, which change the question."""
     texts = ("".join(list_texts(describe_prompt(each, as_chat))) for each in asked[:MAX_ROWS])
     if found := count_unwritable(texts, tokenizer, to_read=True):
         shown = show_characters(found)
@@ -275,5 +273,5 @@ def _find_limits(described: DescribedSet, run: _Run) -> PromptLimits:
 
 
 def _hash_prompts(examples: list[Example], encoder: ExampleEncoder, as_chat: bool) -> str:
-    """Hash what is asked, as texts, so that models with different tokenizers can be compared."""
+    """Hash the prompts as texts, so that models with different tokenizers can be compared."""
     return hash_json([[describe_prompt(each, as_chat) for each in examples], as_chat, encoder.system_prompt])

@@ -117,7 +117,7 @@ class PartialFile:
             end += len(line)
         self._file.truncate(end)
         if self._done.count:
-            logger.info("%s: going on behind %d answers of an earlier call", self.path, self._done.count)
+            logger.info("%s: continuing after %d answers of an earlier call", self.path, self._done.count)
 
     def _set_aside(self, before: Any, identity: Mapping[str, Any] | None) -> None:
         changed = [key for key in identity or {} if before and before.get(key) != (identity or {})[key]]

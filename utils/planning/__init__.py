@@ -1,1 +1,1 @@
-"""What a run will take, before it is started: parameters, steps, tokens, memory, and on which card it fits."""
+"""Plan a run before it is started: parameters, steps, tokens, memory, and which cards it fits on."""

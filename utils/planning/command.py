@@ -42,7 +42,7 @@ def add_plan_options(parser: argparse.ArgumentParser, first: str = "") -> None:
     card = f"{first}say what fits on it: {', '.join(CARDS)}"
     parser.add_argument("--card", choices=CARDS, metavar="NAME", help=card)
     parser.add_argument("--probe", action="store_true", help=f"{first}train a few steps to estimate the time")
-    parser.add_argument("--rate", type=read_number, metavar="N", help=f"{first}the time at N tokens a second")
+    parser.add_argument("--rate", type=read_number, metavar="N", help=f"{first}the time at N tokens per second")
 
 
 def build() -> argparse.ArgumentParser:

@@ -1,8 +1,8 @@
-"""The memory that training takes, by part: weights, adapter, gradients, optimizer, and what a step holds.
+"""The memory of training, by part: weights, adapter, gradients, optimizer, and the tensors of a step.
 
-What a step holds is not put together from formulas: the step itself, forward and backward, is run on tensors that have
-shapes and no content, and what is alive at once is summed. It is exact for the tensors of any
-architecture and method, and knows nothing of what a kernel needs for itself or of what an allocator leaves unused.
+The tensors of a step are not estimated by formulas: the step itself, forward and backward, runs on tensors with shapes
+but no content, and the bytes alive at the same time are summed. This is exact for any architecture and method, except
+for the workspace of kernels and the unused memory of the allocator.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from utils.modeling.sizes import ParameterCounts
 
 _STATES = {"sgd": 0, "adafactor": 0, "rmsprop": 1, "lion": 1, "adagrad": 1, "muon": 1}
-"""Numbers that the optimizer keeps of each trained one, by the beginning of its name; Adam and its like: two."""
-_BLOCK = 64  # elements of a 4-bit weight that share a scale; with double_quant the scales have 8 bits and blocks of 256
+"""Numbers that the optimizer keeps per trained one, by the start of its name; two for Adam and its variants."""
+_BLOCK = 64  # elements of a 4-bit weight per scale; with double_quant scales have 8 bits, in blocks of 256
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,20 @@ class Memory:
     """Bytes by part."""
 
     weights: int
-    """The frozen base as it is stored, and what is trained."""
+    """The frozen base as it is stored, and the trained weights."""
     gradients: int
     optimizer: int
     step: int
-    """The most that a step holds beside these: activations, chunks of logits, unpacked 4-bit weights."""
+    """Maximum of a step's other tensors: activations, chunks of logits, dequantized 4-bit weights."""
 
     @property
     def total(self) -> int:
-        """All parts."""
+        """Sum of all parts."""
         return sum(getattr(self, each.name) for each in fields(self))
 
 
 class LiveBytes(TorchDispatchMode):
-    """Sums the storages that are alive, and keeps the largest sum."""
+    """Sums the storages that are alive, and keeps the maximum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class LiveBytes(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and count the storages that are new."""
+        """Run an operation, and count its new storages."""
         given = {id(each.untyped_storage()) for each in _find_tensors((args, kwargs or {}))}
         result = func(*args, **(kwargs or {}))
         for tensor in _find_tensors(result):
@@ -86,9 +86,9 @@ def plan_memory(config: RunConfig, num_labels: int | None, batch: tuple[int, int
     """Count the parameters of a run, and the memory of its training.
 
     Args:
-        config: The run.
-        num_labels: Outputs of the new head; None: a language model.
-        batch: Rows of the longest batch, and tokens of each.
+        config: Configuration of the run.
+        num_labels: Number of outputs of the new head; None for a language model.
+        batch: Number of rows of the longest batch, and tokens of each.
     """
     dtype, autocast = _choose_dtypes(config)
     model = build_on_meta(config.model, config.peft, config.task_type, num_labels, dtype)
@@ -96,9 +96,9 @@ def plan_memory(config: RunConfig, num_labels: int | None, batch: tuple[int, int
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable(config.arguments.get("gradient_checkpointing_kwargs"))
     if getattr(model.config, "pad_token_id", None) is None:
-        model.config.pad_token_id = 0  # in a run it is the tokenizer's
+        model.config.pad_token_id = 0  # the tokenizer's in a run
     model.train()
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:  # tensors of a CPU with shapes and no content
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:  # CPU tensors with shapes and no content
         move_to_fake_cpu(model, mode)
         is_summed = int(config.arguments.get("gradient_accumulation_steps") or 1) > 1
         step = measure_step(model, num_labels is None, batch, autocast, is_summed)
@@ -120,16 +120,16 @@ def plan_memory(config: RunConfig, num_labels: int | None, batch: tuple[int, int
 def measure_step(
     model: PreTrainedModel, writes: bool, batch: tuple[int, int], dtype: torch.dtype | None, is_summed: bool
 ) -> int:
-    """Run a step without content and give the most bytes that it holds beside parameters and gradients.
+    """Run a step without content, and return the maximum of its bytes besides parameters and gradients.
 
-    Gradients come while activations go: only where they are summed over batches do both stand there whole.
+    Gradients replace activations as they are computed; both exist in full only with gradient accumulation.
 
     Args:
-        model: From `build_on_meta`, under the mode that is active still.
+        model: A model from `build_on_meta`, under the mode that is still active.
         writes: Whether it is a language model.
-        batch: Rows, and tokens of each.
-        dtype: Of autocast; None: there is none.
-        is_summed: Whether gradients of an earlier batch are there already.
+        batch: Number of rows, and tokens of each.
+        dtype: Dtype of autocast; None without autocast.
+        is_summed: Whether gradients of an earlier batch exist already.
     """
     trained = [each for each in model.parameters() if each.requires_grad]
     for each in trained:
@@ -157,7 +157,7 @@ def _write_loss(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def _choose_dtypes(config: RunConfig) -> tuple[torch.dtype, torch.dtype | None]:
-    """Choose the precision of the weights, that of unpacked ones where they are packed, and that of autocast."""
+    """Choose the dtype of the weights (dequantized, if they are quantized), and that of autocast."""
     section, arguments = config.model, config.arguments
     named = (read_model_config(section) or {}) if section.dtype == "auto" else {"dtype": section.dtype}
     if section.quantization is not None and section.quantization.bits == 4:
@@ -167,7 +167,7 @@ def _choose_dtypes(config: RunConfig) -> tuple[torch.dtype, torch.dtype | None]:
 
 
 def _count_packed(config: RunConfig, model: PreTrainedModel) -> tuple[int, int]:
-    """Count the bytes that bitsandbytes saves on the frozen linear layers, and those of the largest when unpacked."""
+    """Count the bytes that bitsandbytes saves on the frozen linear layers, and those of the largest one dequantized."""
     quantization = config.model.quantization
     if quantization is None:
         return 0, 0

@@ -29,45 +29,45 @@ if TYPE_CHECKING:
 
 GIB = 1024**3
 _NUM_PROBED = 8
-"""Steps; the first is slower than the others, and is left out."""
+"""Number of steps; the first is slower, and is left out."""
 _BY_EVALUATIONS = ("reduce_lr_on_plateau", "greedy")
-"""Schedules that go by evaluations, which a probe does not make."""
+"""Schedules driven by evaluations, which a probe does not make."""
 _OF_SHAPES = (
     OSError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError, AssertionError
 )  # fmt: skip
-"""What numbers of a config.json that fit no model lead to, wherever one is first reckoned with."""
+"""Errors that a config.json with numbers of no valid model raises, wherever they are first used."""
 _KEPT_FREE_GB = 1.0
-"""What CUDA's context and its libraries take of a card, about."""
+"""Approximate memory of CUDA's context and libraries on a card."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What is known of the rows that are trained on."""
+    """Facts about the training rows."""
 
     lengths: list[int]
-    """Tokens of each, as the trainer sees it; empty: the rows are not at hand."""
+    """Tokens of each row; empty: the rows are not available."""
     num_labels: int | None
-    """Outputs of the new head; None: a language model."""
+    """Number of outputs of the new head; None for a language model."""
     why_absent: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will take."""
+    """Resources of a run."""
 
     counts: ParameterCounts
     memory: Memory
     batch: tuple[int, int]
-    """Rows of the longest batch, and tokens of each."""
+    """Number of rows of the longest batch, and tokens of each."""
     num_rows: int | None
-    """None: the rows are not at hand."""
+    """None: the rows are not available."""
     num_steps: int | None
     num_tokens: int | None
     """Tokens of all steps, without padding."""
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Give it for `--json`; memory in GiB."""
+        """Return the plan for `--json`, with memory in GiB."""
         parts = {name: round(size / GIB, 3) for name, size in vars(self.memory).items()}
         known = {"rows": self.num_rows, "steps": self.num_steps, "tokens": self.num_tokens, "note": self.note or None}
         return {
@@ -80,10 +80,10 @@ class Plan:
 
 
 def plan_run(config: RunConfig) -> Plan:
-    """Plan a run from config.json, and from the rows where they are at hand.
+    """Plan a run from config.json, and from the rows if they are available.
 
     Raises:
-        UserError: The base's shape is not on this machine, or the model cannot be run without weights.
+        UserError: The base's config.json is not on this machine, or the model cannot run without weights.
     """
     from utils.planning.memory import plan_memory
 
@@ -92,7 +92,7 @@ def plan_run(config: RunConfig) -> Plan:
     per_batch = int(arguments.get("per_device_train_batch_size", 8))
     longest = sorted(rows.lengths)[-per_batch:] or [config.max_length] * per_batch
     tokens = max(longest) + config.peft.virtual_tokens
-    # Without padding a batch is as long as its rows together: so many rows of the longest's length.
+    # Without padding a batch is as long as its rows together, assumed to be as many of the longest's length.
     batch = (max(1, round(sum(longest) / max(longest))) if load_task(config.task).GENERATES else len(longest), tokens)
     try:
         counts, memory = plan_memory(config, rows.num_labels, batch)
@@ -114,7 +114,7 @@ def plan_run(config: RunConfig) -> Plan:
 
 
 def read_rows(config: RunConfig) -> Rows:
-    """Read and encode the rows; where they or the tokenizer are not at hand, rows of the full length are assumed."""
+    """Read and encode the rows; if they or the tokenizer are unavailable, assume rows of the maximum length."""
     from utils.modeling.tokenizer import load_tokenizer
 
     task = open_task(config)
@@ -129,7 +129,7 @@ def read_rows(config: RunConfig) -> Rows:
 
 
 def show_plan(plan: Plan, config: RunConfig, card: str | None, rate: float | None) -> dict[str, Any]:
-    """Print a plan, and give it for `--json`."""
+    """Print a plan, and return it for `--json`."""
     lines = list(_describe(plan, config.results.language))
     answer = plan.to_json()
     if card is not None:
@@ -164,7 +164,7 @@ def _describe(plan: Plan, language: Language) -> Iterator[tuple[str, str]]:
 
 
 def _fit(plan: Plan, card: str, config: RunConfig) -> dict[str, Any]:
-    """Tell whether a run fits on a card, and how many rows of the longest would."""
+    """Return whether a run fits on a card, and how many rows of the longest's length would."""
     room = (CARDS[card] * 1e9 / GIB - _KEPT_FREE_GB) * GIB
     fixed = plan.memory.total - plan.memory.step
     rows = math.floor((room - fixed) / (plan.memory.step / plan.batch[0]))
@@ -189,10 +189,10 @@ def _write_time(seconds: float) -> str:
 
 
 def measure_rate(config: RunConfig) -> float:
-    """Train some steps in a folder that is thrown away, and give their tokens a second without the first of them.
+    """Train some steps in a temporary folder, and return their tokens per second without the first step.
 
     Raises:
-        UserError: The run cannot be trained here; its own message says why.
+        UserError: The run cannot be trained here, with its own message.
     """
     with tempfile.TemporaryDirectory(prefix="lora_ns_probe_") as folder:
         file = Path(folder, "probe.yaml")
@@ -208,7 +208,7 @@ def measure_rate(config: RunConfig) -> float:
 
 
 def shorten_run(config: RunConfig, output: Path) -> list[str]:
-    """Give the `key=value` words that leave a few steps of a run: nothing is evaluated, saved or reported."""
+    """Return `key=value` arguments that shorten a run to a few steps without evaluating, saving or reporting."""
     callbacks = [*config.training.callbacks, f"{PACKAGE}.planning.step_times:StepTimes"]
     words = [f"training.max_steps={_NUM_PROBED}", f"training.output_dir={output}", "training.report_to=none"]
     words += ["training.save_strategy=no", "training.eval_strategy=no", "training.load_best_model_at_end=false"]

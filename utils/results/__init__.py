@@ -1,1 +1,1 @@
-"""What one run found, where it ran and how that is shown: JSON records, a workbook, a table, submissions."""
+"""Results of one run and their presentation: JSON records, provenance, a workbook, tables, charts, submissions."""

@@ -10,22 +10,22 @@ from typing import Literal
 Point = tuple[float, float]
 Kind = Literal["line", "faint", "dots"]
 
-_MOST_POINTS = 400  # of a line: more cannot be seen, and make a page slow
-_LOG_FROM = 100  # times the least value
+_MOST_POINTS = 400  # per line: more are invisible, and make a page slow
+_LOG_FROM = 100  # times the smallest value
 _NUM_TICKS = 5
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points under one name."""
+    """Named points."""
 
     name: str
     points: tuple[Point, ...]
-    """Where a value is not finite the line has a gap."""
+    """A value that is not finite leaves a gap in the line."""
     kind: Kind = "line"
     """faint: drawn thin and pale, behind the others."""
     color: int = 0
-    """Which of the colours; behind the last one they come again, with other marks and dashes."""
+    """Index of the colour; after the last one, colours repeat with other marks and dashes."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Chart:
     """Series over one axis."""
 
     title: str
-    """What the vertical axis shows."""
+    """Label of the vertical axis."""
     x_label: str
     series: tuple[Series, ...]
     is_log_x: bool = False
@@ -42,19 +42,19 @@ class Chart:
 
 @dataclass(frozen=True)
 class Bar:
-    """A value with its interval, in a chart of such."""
+    """A value with its interval, for a bar chart."""
 
     name: str
     value: float | None
     interval: tuple[float, float] | None = None
     note: str = ""
-    """What is shown where there is no value."""
+    """Shown if there is no value."""
     color: int = 0
 
 
 @dataclass(frozen=True)
 class BarChart:
-    """Values with their intervals below each other on one axis."""
+    """Values with their intervals, one below the other on one axis."""
 
     title: str
     x_label: str
@@ -62,7 +62,7 @@ class BarChart:
 
 
 def thin_out(points: Sequence[Point]) -> Sequence[Point]:
-    """Take the least and the greatest of every stretch of a long line, so that no spike is lost."""
+    """Keep the minimum and maximum of every section of a long line, so that no spike is lost."""
     if len(points) <= _MOST_POINTS:
         return points
     size = math.ceil(len(points) / (_MOST_POINTS // 2))
@@ -76,7 +76,7 @@ def thin_out(points: Sequence[Point]) -> Sequence[Point]:
 
 
 def smooth(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Smooth a line by an exponential average over about a twentieth of it, as TensorBoard does, without its bias."""
+    """Smooth a line by a bias-corrected exponential average over about a twentieth of it, as TensorBoard does."""
     weight = 1 - min(1.0, 20 / max(len(points), 1))
     total = norm = 0.0
     smoothed = []
@@ -88,16 +88,16 @@ def smooth(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def spans_powers(values: Iterable[float]) -> bool:
-    """Tell whether values lie so far apart that only a logarithmic axis shows all of them."""
+    """Return whether values span so much that only a logarithmic axis shows all of them."""
     finite = [value for value in values if math.isfinite(value)]
     return bool(finite) and min(finite) > 0 and max(finite) > _LOG_FROM * min(finite)
 
 
 def choose_ticks(low: float, high: float, is_whole: bool = False) -> list[float]:
-    """Choose round values around a range; it begins at 0 where that wastes little."""
+    """Choose round values around a range, starting at 0 if that wastes little space."""
     if low > 0 and low < 0.4 * high:
         low = 0.0
-    if low == high:  # a single value stands in the middle
+    if low == high:  # centre a single value
         half = abs(high) / _NUM_TICKS or 0.5
         low, high = (max(low - half, 0.0) if low >= 0 else low - half), high + half
     rough = max((high - low) / _NUM_TICKS, 1.0 if is_whole else 0.0)
@@ -109,7 +109,7 @@ def choose_ticks(low: float, high: float, is_whole: bool = False) -> list[float]
 
 
 def choose_powers(low: float, high: float) -> list[float]:
-    """Choose powers of ten around a range; every one, or every second or third of many."""
+    """Choose powers of ten around a range: each, or of many every second or third."""
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     last = max(last, first + 1)
     step = max(1, math.ceil((last - first) / 6))
@@ -117,7 +117,7 @@ def choose_powers(low: float, high: float) -> list[float]:
 
 
 def write_number(value: float, step: float, largest: float) -> str:
-    """Write a tick with the digits that its step needs; all of an axis in powers of ten where the largest is."""
+    """Format a tick with the digits that its step needs; as powers of ten on the whole axis if the largest is."""
     if value == 0:
         return "0"
     if not 1e-3 <= largest < 1e6:

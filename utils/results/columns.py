@@ -1,4 +1,4 @@
-"""What a cell of a table holds, and a record as one row of them."""
+"""Table cells, and a record as one row of them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from utils.results.record import RunRecord
 
 Form = Literal["text", "count", "id", "decimal", "percent", "share", "fine"]
-"""How a value is printed: counts with separators, an id without, decimals and percents with two places, a share with
-more where it is small, and fine numbers with four."""
+"""How a value is printed: counts with separators, ids without, decimals and percentages with two digits, shares with
+more if they are small, and fine numbers with four."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One value of a table and how it is shown."""
+    """One value of a table and its form."""
 
     value: Any
     """None: not measured."""
     form: Form = "text"
     mark: str = ""
-    """Shown after a number to say that it is of another kind than its column's name tells."""
+    """Suffix of a number of another kind than the column's label says."""
 
 
 def list_columns(record: RunRecord, language: Language = "en") -> list[tuple[str, Cell]]:
-    """List a record's columns by their labels: the same first ones for every run, then its other scores."""
+    """List a record's columns by label: the same first ones for every run, then its other scores."""
     named = [*_identity_columns(record, language), *_best_columns(record), *_cost_columns(record)]
     return [
         *((translate(key, language), cell) for key, cell in named),
@@ -42,11 +42,11 @@ def list_columns(record: RunRecord, language: Language = "en") -> list[tuple[str
 
 
 RETENTION = "retention "
-"""What the labels of `list_retention` begin with."""
+"""Prefix of the labels of `list_retention`."""
 
 
 def list_retention(record: RunRecord) -> Iterator[tuple[str, Cell]]:
-    """List by label what the base scored, the tuned model, and the difference with its interval."""
+    """Yield by label the scores of the base and the tuned model, and the difference with its interval."""
     for name, values in record.retention.items():
         for metric, found in values.get("metrics", {}).items():
             form: Form = "percent" if is_score(metric) else "decimal"
@@ -57,7 +57,7 @@ def list_retention(record: RunRecord) -> Iterator[tuple[str, Cell]]:
 
 
 def count_places(value: float, form: Form) -> int:
-    """Count the digits after the point with which a number of a form is shown."""
+    """Count the decimal digits with which a number of a form is shown."""
     if form in ("count", "id"):
         return 0
     if form == "fine" or (form == "share" and 0 < abs(value) < 0.1):
@@ -74,7 +74,7 @@ def _identity_columns(record: RunRecord, language: Language) -> Iterator[tuple[s
 
 
 def _best_columns(record: RunRecord) -> Iterator[tuple[str, Cell]]:
-    """The task's own metric with its interval and baseline, on one scale, and accuracy beside it."""
+    """Yield the task's own metric with interval and baseline, on one scale, and accuracy."""
     best = record.best_metric
     name = best.name if best else ""
     shown = is_score(name)
@@ -111,7 +111,7 @@ def _cost_columns(record: RunRecord) -> Iterator[tuple[str, Cell]]:
 
 
 def _metric_columns(values: Mapping[str, Any], after: str, before: str = "") -> Iterator[tuple[str, Cell]]:
-    """One column per score; texts and counts among them (a protocol, a number of rows) as they are."""
+    """Yield one column per score; texts and counts (a protocol, a number of rows) unchanged."""
     for name, value in values.items():
         if isinstance(value, float):
             percent = is_score(name)
@@ -124,8 +124,8 @@ def _metric_columns(values: Mapping[str, Any], after: str, before: str = "") -> 
 
 
 def _set_columns(name: str, values: Mapping[str, Any], language: Language) -> Iterator[tuple[str, Cell]]:
-    """One column per score of the kept weights, then of the best and the last step that was evaluated."""
-    if name == "combined":  # sums over sets, no percentages
+    """Yield one column per score of the kept weights, then of the best and the last evaluated step."""
+    if name == "combined":  # sums over sets, not percentages
         for key, value in values.items():
             if isinstance(value, int | float | str):
                 form: Form = "fine" if isinstance(value, float) else "text" if isinstance(value, str) else "count"

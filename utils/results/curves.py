@@ -1,4 +1,4 @@
-"""What a training logged, as curves over its steps: a table for curves.csv, and the charts that are drawn of it."""
+"""The logged values of a training as curves over its steps: the table of curves.csv, and the charts."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Logs = Sequence[Mapping[str, Any]]
 
 _NO_CURVES = frozenset({"step", "epoch", "total_flos", "num_input_tokens_seen", "train_loss"})
 _TIMES = ("runtime", "per_second", "_time", "steps_skipped")
-"""Endings of what differs from one machine or session to another."""
+"""Suffixes of keys that differ between machines or sessions."""
 _MOST_SERIES = 6
 _SMOOTHED_FROM = 60
 _FIRST = ("loss", "scores", "combined_score", "rewards", "accuracies", "learning_rate", "grad_norm")
-"""The charts that come first, in this order."""
+"""The first charts, in this order."""
 _REWARDS = ("reward", "reward_std", "mean_reward", "min_reward", "max_reward", "margin")
-"""What stands in a chart with `rewards/...`."""
+"""Keys in one chart with `rewards/...`."""
 _SHARES = ("scores", "accuracies")
-"""Charts of what is 0 to 1."""
+"""Charts of values from 0 to 1."""
 
 
 def tabulate(logs: Logs) -> dict[str, list[Point]]:
-    """Give by key its values over the steps, in order; of a step that was logged twice the last one counts."""
+    """Return each key's values over the steps, in order; of a step logged twice the last one counts."""
     found: dict[str, dict[float, float]] = {}
     for entry in logs:
         step = entry.get("step")
@@ -37,12 +37,12 @@ def tabulate(logs: Logs) -> dict[str, list[Point]]:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if is_number and isinstance(step, int) and key not in _NO_CURVES and not key.endswith(_TIMES):
                 found.setdefault(key, {})[step] = float(value)
-    # The Trainer writes an entry's keys in another order than it logs them: a resumed run has both.
+    # The order of keys within an entry differs after resuming, as the Trainer writes and logs them differently.
     return {key: sorted(found[key].items()) for key in sorted(found, key=lambda key: (key.startswith("eval_"), key))}
 
 
 def render_csv(logs: Logs) -> str:
-    """Write curves.csv: a row for each step with all that was logged there, as it was logged."""
+    """Return curves.csv: a row per step with all values logged there, unchanged."""
     curves = tabulate(logs)
     epochs = {entry["step"]: entry.get("epoch") for entry in logs if "step" in entry}
     values = {key: dict(points) for key, points in curves.items()}
@@ -56,9 +56,9 @@ def render_csv(logs: Logs) -> str:
 
 
 def build_charts(logs: Logs, language: Language = "en") -> list[Chart]:
-    """Build the charts: the loss, scores of each set, rewards, the learning rate, and whatever else was logged.
+    """Build the charts: the loss, scores of each set, rewards, the learning rate, and all other logged values.
 
-    What belongs together shares a chart: training and evaluation of one quantity, the scores of a set.
+    Related curves share a chart: training and evaluation of one quantity, the scores of a set.
     """
     families: dict[str, dict[str, list[Point]]] = {}
     for key, points in tabulate(logs).items():
@@ -71,7 +71,7 @@ def build_charts(logs: Logs, language: Language = "en") -> list[Chart]:
 
 
 def _find_family(key: str, points: Sequence[Point]) -> tuple[str, float]:
-    """Say which chart a quantity belongs to, and by what it is multiplied there."""
+    """Return the chart of a quantity, and the factor by which its values are multiplied there."""
     name = key.removeprefix("eval_")
     if name in ("loss", "learning_rate", "grad_norm", "combined_score"):
         return name, 1.0
@@ -83,7 +83,7 @@ def _find_family(key: str, points: Sequence[Point]) -> tuple[str, float]:
 
 
 def _find_set(name: str) -> str:
-    """Find the evaluation set before a metric's name; "" where there is none."""
+    """Return the evaluation set before a metric's name; "" if there is none."""
     parts = name.split("_")
     tails = ("_".join(parts[index:]) for index in range(len(parts)))
     metric = next((tail for tail in tails if registry.has("metrics", tail)), name)

@@ -1,4 +1,4 @@
-"""Files that other programs read: run_glue.py's JSON files, and the GLUE server's TSV."""
+"""Files for other programs: run_glue.py's JSON files, and the GLUE server's TSV."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def write_hf_results(
     evals: Mapping[str, Mapping[str, Any]],
     task_metrics: Sequence[str] = (),
 ) -> None:
-    """Write train_results.json, eval_results.json and all_results.json, with the key names of run_glue.py.
+    """Write train_results.json, eval_results.json and all_results.json with the key names of run_glue.py.
 
-    `train` is what the Trainer says of training (`runtime`, `loss`, `samples`, `epoch` ...), None when nothing was
-    trained; `evals` is what was measured by suffix (`""`, and `"_mm"` for MNLI mismatched). Both have the prefixes
-    `train_` and `eval_` or not. Of more than one of the benchmark's own metrics `eval_combined_score` is the mean.
+    `train` has the Trainer's training metrics (`runtime`, `loss`, `samples`, `epoch` ...), or is None if nothing was
+    trained; `evals` has the evaluation metrics by suffix (`""`, and `"_mm"` for MNLI mismatched). Keys may have the
+    prefixes `train_` and `eval_` already. With several metrics of the benchmark, `eval_combined_score` is their mean.
     """
     folder = Path(folder)
     trained = _prefix(train or {}, "train_", "")
@@ -46,14 +46,14 @@ def write_hf_results(
 
 
 def _prefix(values: Mapping[str, Any], prefix: str, suffix: str) -> dict[str, Any]:
-    """Add prefix and suffix to the keys; `epoch` has neither, it is the same for every set."""
+    """Add prefix and suffix to the keys, except `epoch`, which is the same for every set."""
     return {
         key if key == "epoch" else prefix + key.removeprefix(prefix) + suffix: value for key, value in values.items()
     }
 
 
 def _with_combined_score(values: Mapping[str, Any], task_metrics: Sequence[str]) -> dict[str, Any]:
-    """Add the mean of the task's metrics; one that is missing makes it missing too, never 0."""
+    """Add the mean of the task's metrics; if one is missing, so is the mean."""
     parts = [values.get(f"eval_{name}", values.get(name)) for name in task_metrics]
     if len(parts) < 2 or any(part is None for part in parts):
         return dict(values)
@@ -61,7 +61,7 @@ def _with_combined_score(values: Mapping[str, Any], task_metrics: Sequence[str])
 
 
 def _read_earlier(path: Path) -> dict[str, Any]:
-    """Read what an earlier part of the run wrote: evaluating again keeps what training said."""
+    """Read what an earlier part of the run wrote: evaluating again keeps the training metrics."""
     try:
         return read_json(path) or {}
     except UserError as error:
@@ -70,10 +70,10 @@ def _read_earlier(path: Path) -> dict[str, Any]:
 
 
 def write_predictions(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write what a classifier answered to each row, and where the answers are names of classes how they are confused.
+    """Write a classifier's predictions for each row, and for named classes the confusion matrix.
 
     predictions.jsonl has the rows with `label` and `prediction`; confusion.csv counts predictions (columns) by label
-    (rows); classes.csv has each class's precision, recall, F1 (0 to 1) and rows.
+    (rows); classes.csv has each class's precision, recall, F1 (0 to 1) and number of rows.
     """
     import pandas as pd
     from sklearn.metrics import classification_report
@@ -83,7 +83,7 @@ def write_predictions(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows or not isinstance(rows[0]["label"], str):
         return
     table = pd.DataFrame(rows, columns=["label", "prediction"])
-    names = sorted({*table["label"], *table["prediction"]})  # a class that was never answered too
+    names = sorted({*table["label"], *table["prediction"]})  # includes classes never predicted
     confusion = pd.crosstab(table["label"], table["prediction"], rownames=["label"])
     confusion = confusion.reindex(index=names, columns=names, fill_value=0)
     report = classification_report(table["label"], table["prediction"], output_dict=True, zero_division=0)
@@ -101,11 +101,11 @@ def write_submission(
     kind: ValueKind,
     label_names: Sequence[str] = (),
 ) -> Path:
-    """Write NAME.tsv as the GLUE server takes it (format: nyu-mll/GLUE-baselines and gluebenchmark.com).
+    """Write NAME.tsv in the GLUE server's format (nyu-mll/GLUE-baselines and gluebenchmark.com).
 
-    `values` are label ids or, for kind score, values, by the number that the test set gives the row, in its order.
-    Kind index writes the ids (CoLA, SST-2, MRPC, QQP, WNLI), name the labels' names (MNLI, AX, QNLI, RTE), score
-    values with three decimals, clipped to 0 to 5 (STS-B). `name` is the server's for the task, such as `MNLI-m`.
+    `values` are label ids or, for kind score, values, by the test set's row numbers, in order. Kind index writes the
+    ids (CoLA, SST-2, MRPC, QQP, WNLI), name the label names (MNLI, AX, QNLI, RTE), score values with three digits,
+    clipped to 0 to 5 (STS-B). `name` is the server's name of the task, such as `MNLI-m`.
 
     Raises:
         DataError: A value is not a number, or not the id of a label.

@@ -1,4 +1,4 @@
-"""Writes JSON files whole or not at all, and never anything that is not JSON."""
+"""Write JSON files atomically and in strict JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 def write_json(path: Path, data: Mapping[str, Any], *, indent: int = 2, sort_keys: bool = False) -> None:
     """Write a mapping as JSON; numbers that are not finite become null, with a warning that names them.
 
-    Beside plain values there may be numpy scalars and arrays, paths and dates. The file's folder is made.
+    Values may include numpy scalars and arrays, paths and dates. The file's folder is created.
     """
     broken: list[str] = []
     plain = _to_plain(data, "", broken)
@@ -29,10 +29,10 @@ def write_json(path: Path, data: Mapping[str, Any], *, indent: int = 2, sort_key
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object; None when there is no such file.
+    """Read a JSON object; None if there is no such file.
 
     Raises:
-        UserError: The file is not whole, or not an object.
+        UserError: The file is incomplete, or not an object.
     """
     if not path.exists() and not path.is_symlink():
         return None
@@ -40,13 +40,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _to_plain(value: Any, name: str, broken: list[str]) -> Any:
-    """Turn a value into what JSON knows, noting the dotted names of numbers that are not finite."""
+    """Convert a value to JSON types, collecting the dotted names of numbers that are not finite."""
     if isinstance(value, Mapping):
         return {str(key): _to_plain(each, f"{name}.{key}".lstrip("."), broken) for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         each_named = enumerate(sorted(value, key=str) if isinstance(value, set | frozenset) else value)
         return [_to_plain(each, f"{name}[{index}]", broken) for index, each in each_named]
-    if hasattr(value, "tolist"):  # of numpy or torch, without importing either
+    if hasattr(value, "tolist"):  # numpy or torch, without importing either
         return _to_plain(value.tolist(), name, broken)
     if isinstance(value, float) and not math.isfinite(value):
         broken.append(name)

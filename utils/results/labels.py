@@ -1,4 +1,4 @@
-"""The words of tables and sheets in English and Chinese, and how a number is shown there."""
+"""Labels and sentences of tables and sheets in English and Chinese, and the scale of their numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from utils.metrics.metric import load_metric
 
 Language = Literal["en", "zh"]
 
-# The only place with text that is not ASCII: what a Chinese reader sees as column names.
+# The only non-ASCII text of the library: what Chinese readers see.
 _LABELS: dict[str, tuple[str, str]] = {
     "dataset": ("dataset", "数据集"),
     "task": ("task", "任务"),
@@ -194,7 +194,7 @@ _LABELS: dict[str, tuple[str, str]] = {
     "warning_here": ("warning (this machine)", "警告(本机)"),
 }
 
-# Sentences; what stands in braces is filled in.
+# Sentences, with fields in braces.
 _SENTENCES: dict[str, tuple[str, str]] = {
     "average_of": ("average of {tasks} tasks", "{tasks}个任务的平均"),
     "runs_of": ("{done} of {planned} runs", "{planned}次运行中的{done}次"),
@@ -337,22 +337,22 @@ _NOT_SCORES = frozenset(
 
 
 def translate(key: str, language: Language) -> str:
-    """Give the label of a key in a language."""
+    """Return the label of a key in a language."""
     return _LABELS[key][1 if language == "zh" else 0]
 
 
 def phrase(key: str, language: Language, **parts: object) -> str:
-    """Give a sentence in a language, with its parts filled in."""
+    """Return a sentence in a language, with its fields filled in."""
     return _SENTENCES[key][1 if language == "zh" else 0].format(**parts)
 
 
 def count_columns(text: str) -> int:
-    """Count the columns of a fixed font that a text takes; an East Asian character takes two."""
+    """Count the columns of a text in a fixed-width font; East Asian wide characters take two."""
     return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def is_score(name: str) -> bool:
-    """Tell whether a quantity is a score of 0 to 1 (or -1 to 1), which tables show x100."""
+    """Return whether a quantity is a score from 0 (or -1) to 1, which tables show x100."""
     name = name.removesuffix("_mm")  # mismatched MNLI
     try:
         return load_metric(name).high <= 1
@@ -363,5 +363,5 @@ def is_score(name: str) -> bool:
 
 
 def scale(name: str, value: float) -> float:
-    """Give a quantity as tables show it: scores x100, all else as it is."""
+    """Return a quantity as tables show it: scores x100, others unchanged."""
     return value * 100 if is_score(name) else value

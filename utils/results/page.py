@@ -1,7 +1,7 @@
-"""A report as one page of HTML that needs nothing else: its blocks, and how they are written by page.html.jinja.
+"""A report as one self-contained HTML page: its blocks, and their rendering by page.html.jinja.
 
-The texts of a page are data: rows, answers, settings. The template escapes every one of them, and a browser is told to
-run no script and to load nothing (Content-Security-Policy).
+The texts of a page are data: rows, answers, settings. The template escapes all of them, and a Content-Security-Policy
+forbids scripts and external resources.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Tone = Literal["good", "bad", "other", ""]
 
 @dataclass(frozen=True)
 class Facts:
-    """Figures that are read first, each with its name and a note."""
+    """Key figures, each with its name and a note."""
 
     facts: tuple[tuple[str, str, str], ...]
     kind: str = "facts"
@@ -39,11 +39,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class TableCell:
-    """A cell that is more than a text."""
+    """A cell with more than a text."""
 
     text: str
     share: float | None = None
-    """0 to 1: how strongly it is tinted."""
+    """Intensity of the tint, 0 to 1."""
     link: str = ""
     """A file beside the page."""
     tone: Tone = ""
@@ -53,7 +53,7 @@ class TableCell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under heads; the first column heads its row."""
+    """Rows under a header; the first column is the header of its row."""
 
     caption: str
     heads: tuple[str, ...]
@@ -61,32 +61,32 @@ class Table:
     numeric: frozenset[int] = frozenset()
     """Columns of numbers."""
     is_folded: bool = False
-    """Shown when it is opened."""
+    """Shown when opened."""
     kind: str = "table"
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Charts beside each other."""
+    """Charts side by side."""
 
     charts: tuple[Chart | BarChart, ...]
     kind: str = "figures"
 
     def render(self) -> list[str]:
-        """Draw them."""
+        """Draw the charts."""
         return [svg.render(chart) for chart in self.charts]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a model answered to one row."""
+    """A model's answer to one row."""
 
     title: str
     parts: tuple[tuple[str, str], ...]
-    """What was asked, answered, expected: each with its name."""
+    """Question, answer and reference, each with its name."""
     tone: Tone = ""
     verdict: str = ""
-    """The tone in a word, since not everybody sees colours."""
+    """The tone as a word, for readers who cannot see colours."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ Block: TypeAlias = Facts | Table | Figures | Samples | Sentences
 
 @dataclass(frozen=True)
 class PartOfPage:
-    """Blocks under a heading; without blocks it is left out."""
+    """Blocks under a heading; left out without blocks."""
 
     title: str
     blocks: tuple[Block, ...]
@@ -130,7 +130,7 @@ class Page:
 
 
 def render_page(page: Page) -> str:
-    """Write a page, as one text of HTML."""
+    """Render a page as HTML."""
     parts = [part for part in page.parts if part.blocks]
     return _load_template().render(
         page=page, parts=parts, lang=_LANGUAGES[page.language], colors=svg.colors(), style=svg.STYLE, version=VERSION
@@ -138,7 +138,7 @@ def render_page(page: Page) -> str:
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Write a page whole or not at all."""
+    """Write a page atomically."""
     replace_text(path, render_page(page), errors="backslashreplace")
 
 
@@ -153,5 +153,5 @@ def _load_template() -> Template:
 
 
 def _clean(value: Any) -> Any:
-    """Show control codes, which a page cannot hold, and hide secrets; HTML stays as it is."""
+    """Replace control codes, which HTML cannot hold, and mask secrets; markup is unchanged."""
     return value if hasattr(value, "__html__") or not isinstance(value, str) else show_controls(mask_text(value))

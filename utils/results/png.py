@@ -1,4 +1,4 @@
-"""The charts as PNG, for papers and slides, by matplotlib (the extra `plots`)."""
+"""The charts as PNG, for papers and slides, with matplotlib (the extra `plots`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHINESE = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "PingF
 
 
 def find_chinese_font() -> str | None:
-    """Find an installed font that has Chinese characters; matplotlib brings none."""
+    """Find an installed font with Chinese characters; matplotlib has none."""
     from matplotlib.font_manager import get_font_names
 
     installed = set(get_font_names())
@@ -32,7 +32,7 @@ def find_chinese_font() -> str | None:
 
 @contextmanager
 def _with_fonts() -> Iterator[None]:
-    """Let texts that are made meanwhile, classes' names among them, have Chinese characters where a font has them."""
+    """Use a font with Chinese characters, if there is one, for all texts, including class names."""
     from matplotlib import rc_context
 
     font = find_chinese_font()
@@ -42,7 +42,7 @@ def _with_fonts() -> Iterator[None]:
 
 @_with_fonts()
 def write_charts(path: Path, charts: Sequence[Chart]) -> Path:
-    """Draw charts beside and below each other."""
+    """Draw charts in rows and columns."""
     from matplotlib.figure import Figure
 
     columns = min(2, len(charts))
@@ -58,7 +58,7 @@ def write_charts(path: Path, charts: Sequence[Chart]) -> Path:
 
 @_with_fonts()
 def write_confusion(path: Path, table: Sequence[Sequence[str]]) -> Path:
-    """Draw a confusion matrix, as it stands in its table: rows are labels, columns predictions."""
+    """Draw a confusion matrix from its table: rows are labels, columns predictions."""
     from matplotlib.figure import Figure
 
     (_, *predicted), *body = table
@@ -103,7 +103,7 @@ def _draw(axis: Axes, chart: Chart) -> None:
 
 
 def _plain(text: str) -> str:
-    """Let a text be no formula."""
+    """Escape a text so that it is not rendered as a formula."""
     return text.replace("$", r"\$")
 
 

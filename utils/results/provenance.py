@@ -1,4 +1,4 @@
-"""Where results come from: versions, git commit, hardware, command line, data, start and end."""
+"""The provenance of results: versions, git commit, hardware, command line, data, start and end."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def collect_provenance(
     command: Sequence[str] | None = None,
     project: Path = ROOT,
 ) -> dict[str, Any]:
-    """Collect what is needed to repeat a run; what cannot be found out is left out.
+    """Collect the facts needed to repeat a run, without those that are unknown.
 
-    The machine's name is not recorded. Importing torch is left to the caller: without it no GPU is listed.
-    Times have a time zone. `data` holds fingerprints, `commits` what the hub names were resolved to. Of the command
-    line, by default that of this process, secrets are masked.
+    The machine's name is not recorded. The caller decides whether torch is imported: without it no GPU is listed. Times
+    have a time zone. `data` holds fingerprints, `commits` the resolved commits of hub names. Secrets in the command
+    line, by default this process's, are masked.
     """
     facts = {
         "started": format_time(started),
@@ -60,36 +60,36 @@ def collect_provenance(
 
 
 def write_provenance(folder: str | Path, provenance: Mapping[str, Any]) -> Path:
-    """Write provenance.json whole or not at all."""
+    """Write provenance.json atomically."""
     path = Path(folder) / PROVENANCE_FILE
     write_json(path, provenance)
     return path
 
 
 def format_time(moment: datetime) -> str:
-    """Write a moment as ISO 8601 in UTC: `2026-01-31T12:00:00Z`."""
+    """Format a time as ISO 8601 in UTC: `2026-01-31T12:00:00Z`."""
     assert moment.tzinfo is not None, f"got a time without zone: {moment}"
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def show_time(moment: str) -> str:
-    """Show a moment that `format_time` wrote, for people."""
+    """Format a time that `format_time` wrote, for people."""
     return moment.replace("T", " ").replace("Z", " UTC")
 
 
 def show_hardware(provenance: Mapping[str, Any]) -> str:
-    """Show the machine that a provenance names, in a line."""
+    """Describe the machine in one line."""
     return ", ".join(f"{key} {value}" for key, value in (provenance.get("hardware") or {}).items())
 
 
 def list_versions() -> dict[str, str]:
-    """Name the installed versions of Python and of the libraries that shape a result."""
+    """Return the installed versions of Python and of the libraries that affect results."""
     versions = {name: version for name in _PACKAGES if (version := installed_version(name))}
     return {"python": platform.python_version(), "lora-ns": VERSION, **versions}
 
 
 def find_git_state(project: Path) -> dict[str, Any] | None:
-    """Find the commit of a checkout and whether tracked files differ from it; None when it is no checkout."""
+    """Return the commit of a checkout and whether tracked files differ from it; None if it is not a checkout."""
     top = _run_git(project, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != project.resolve():
         return None
@@ -99,7 +99,7 @@ def find_git_state(project: Path) -> dict[str, Any] | None:
 
 
 def describe_hardware() -> dict[str, Any]:
-    """Describe processor, memory (in units of 1024**3 bytes) and, where torch is loaded, the GPUs."""
+    """Describe processor, memory (in units of 1024**3 bytes) and, if torch is loaded, the GPUs."""
     import psutil
 
     gpus = _list_gpus()
@@ -116,17 +116,17 @@ def describe_hardware() -> dict[str, Any]:
 
 
 def _run_git(folder: Path, *words: str) -> str | None:
-    # Without the option a mere status would write to .git/index, in the way of the user's own git.
+    # Without this option even a status would write to .git/index, and block the user's own git.
     return _run("git", "--no-optional-locks", "-C", str(folder), *words)
 
 
 def _run(program: str, *words: str) -> str | None:
-    """Run a program and give what it says; None when it is missing, fails or hangs."""
+    """Run a program and return its output; None if it is missing, fails or hangs."""
     path = shutil.which(program)
     if path is None:
         return None
     try:
-        done = subprocess.run([path, *words], capture_output=True, text=True, timeout=20, check=False)  # noqa: S603 - our own words
+        done = subprocess.run([path, *words], capture_output=True, text=True, timeout=20, check=False)  # noqa: S603  our own words
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -21,7 +21,7 @@ _Part = TypeVar("_Part")
 
 @dataclass(frozen=True)
 class BestMetric:
-    """What chose the step whose weights were kept, and its value there; the headline where the last step was kept."""
+    """The metric that chose the kept step, and its value there; the headline if the last step was kept."""
 
     name: str
     value: float | None = None
@@ -37,12 +37,12 @@ class ParamCounts:
     trainable_percent: float | None = None
     """0 to 100."""
     trainable_percent_packed: float | None = None
-    """The same with packed weights counted as they are stored, 0 to 100."""
+    """The same with packed weights counted as stored, 0 to 100."""
 
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """Largest use of memory, in units of 1024**3 bytes."""
+    """Peak memory, in units of 1024**3 bytes."""
 
     device: str | None = None
     """`cuda`, `cpu` ..."""
@@ -50,39 +50,39 @@ class PeakMemory:
     """torch.cuda.max_memory_allocated, maximum over this run's devices."""
     peak_vram_reserved_gb: float | None = None
     peak_rss_gb: float | None = None
-    """Resident memory of the process; of several, the largest."""
+    """Resident memory of the process; with several, the largest."""
     per_process: dict[str, list[float]] | None = None
-    """Of a run of several processes, each one's peaks in the order of their ranks."""
+    """With several processes, each one's peaks in the order of their ranks."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds, and how much was done in one."""
+    """Seconds, and rates per second."""
 
     train_runtime_s: float | None = None
     time_to_first_step_s: float | None = None
     samples_per_s: float | None = None
     tokens_per_s: float | None = None
-    """Real tokens; padding is not counted."""
+    """Real tokens, without padding."""
     total_s: float | None = None
 
 
 @dataclass(frozen=True)
 class DataCounts:
-    """Rows, and what happened to them."""
+    """Numbers of rows."""
 
     train_rows: int | None = None
     eval_rows: int | None = None
     truncated_rows: int | None = None
     dropped_rows: int | None = None
     shared_rows: int | None = None
-    """Rows that stand in both the training and the validation split."""
+    """Rows in both the training and the validation split."""
     fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """All that was measured in one run; None means not measured, and is left out of the file."""
+    """All measurements of one run; None means not measured, and is left out of the file."""
 
     PARTS: ClassVar[dict[str, Any]] = {
         "best_metric": BestMetric,
@@ -98,18 +98,18 @@ class RunRecord:
     method: str
     seed: int | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
-    """Of the weights that were kept, 0 to 1 where the metric is; `loss` among them."""
+    """Metrics of the kept weights, from 0 to 1 if the metric is; including `loss`."""
     headline: str | None = None
     """The metric that the run is judged by; absent in older records, whose `best_metric` names it."""
     best_metric: BestMetric | None = None
     metrics_last: dict[str, float | None] = field(default_factory=dict)
-    """Of the last step's weights, where those are not the ones kept."""
+    """Metrics of the last step's weights, if others were kept."""
     interval: dict[str, list[float]] = field(default_factory=dict)
     """95 % bootstrap interval [low, high] by metric."""
     baseline: dict[str, float | None] = field(default_factory=dict)
-    """What always guessing the most frequent training label scores."""
+    """Score of always predicting the most frequent training label."""
     evaluation: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By evaluation set, what generating answers scored, with the protocol."""
+    """Scores of generated answers by evaluation set, with the protocol."""
     retention: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By set: under `metrics`, by metric, the scores of the base and the tuned model, the difference, its interval."""
     params: ParamCounts = field(default_factory=ParamCounts)
@@ -117,7 +117,7 @@ class RunRecord:
     time: Timing = field(default_factory=Timing)
     data: DataCounts = field(default_factory=DataCounts)
     reload_check: dict[str, Any] = field(default_factory=dict)
-    """What the proof found that the saved model is the trained one."""
+    """Figures of the check that the saved model is the trained one."""
     warnings: list[str] = field(default_factory=list)
     config_fingerprint: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
@@ -127,13 +127,13 @@ class RunRecord:
         assert self.status in get_args(Status), f"got status {self.status!r}"
 
     def read_headline(self) -> tuple[str | None, float | None]:
-        """Give the metric that the run is judged by, and its value at the weights that were kept."""
+        """Return the metric that the run is judged by, and its value for the kept weights."""
         best = self.best_metric
         name = self.headline or (best.name if best else None)
         return name, best.value if best and best.name == name else self.metrics.get(name or "")
 
     def to_json(self) -> dict[str, Any]:
-        """Give the content of results.json; what was not measured is left out."""
+        """Return the content of results.json, without what was not measured."""
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "extra"}
         shown = {name: _measured(value) if name in self.PARTS else value for name, value in values.items()}
         kept = {name: value for name, value in shown.items() if value is not None and value not in ({}, [])}
@@ -141,17 +141,17 @@ class RunRecord:
 
 
 def write_record(folder: str | Path, record: RunRecord) -> Path:
-    """Write results.json whole or not at all; a number that is not finite becomes null, with a warning."""
+    """Write results.json atomically; a number that is not finite becomes null, with a warning."""
     path = Path(folder) / RESULTS_FILE
     write_json(path, record.to_json())
     return path
 
 
 def read_record(folder: str | Path) -> RunRecord | None:
-    """Read a run folder's results.json; None when there is none.
+    """Read a run folder's results.json; None if there is none.
 
     Raises:
-        UserError: The file is torn, of another version, or lacks what a record must have.
+        UserError: The file is incomplete, of another version, or lacks required keys.
     """
     path = Path(folder) / RESULTS_FILE
     data = read_json(path)
@@ -169,7 +169,7 @@ def read_record(folder: str | Path) -> RunRecord | None:
 
 
 def _measured(part: Any) -> dict[str, Any] | None:
-    """Give a part's fields that were measured."""
+    """Return a part's measured fields."""
     if part is None:
         return None
     values = {each.name: getattr(part, each.name) for each in fields(part)}

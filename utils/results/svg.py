@@ -1,6 +1,6 @@
-"""Draws charts as SVG: lines over steps, scores with their intervals, points of score against cost.
+"""Draw charts as SVG: lines over steps, scores with intervals, score against cost.
 
-They stand in a page of HTML, whose style they take, or in a file of their own, which brings the style along.
+They are embedded in an HTML page, whose style they use, or written to a file with its own style.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from utils.results.charts import (
 from utils.results.labels import count_columns
 
 WIDTH, HEIGHT = 440, 264
-_GAP = 24  # between charts of a file
+_GAP = 24  # between the charts of a file
 _MOST_COLUMNS = 2
 _LEFT_MOST, _RIGHT, _BOTTOM, _LINE = 150, 16, 40, 17
-_CHARACTER = 6.6  # px of one in the labels' size
+_CHARACTER = 6.6  # px per character in the labels' font size
 _MOST_MARKED = 40
 LIGHT = ("#2f5c8f", "#b85c00", "#2e7d4f", "#b23a55", "#6f5ba7", "#7a5c3e", "#1b7a87", "#666666")
 DARK = ("#7fb2e5", "#f0a75a", "#7ccb97", "#f08fa2", "#b9a8ee", "#cdb391", "#6fccd9", "#b4b4b4")
@@ -41,7 +41,7 @@ def render(chart: Chart | BarChart) -> str:
 
 
 def render_file(charts: Sequence[Chart | BarChart]) -> str:
-    """Draw charts beside and below each other as a file of its own, light and dark."""
+    """Draw charts in rows and columns as a file of its own, for light and dark mode."""
     columns = max(1, min(_MOST_COLUMNS, len(charts)))
     drawn = [_draw_bars(each) if isinstance(each, BarChart) else (_draw_lines(each), HEIGHT) for each in charts]
     parts, top = [], float(_GAP)
@@ -60,7 +60,7 @@ def render_file(charts: Sequence[Chart | BarChart]) -> str:
 
 
 def colors() -> str:
-    """Write the style's colours: the page's own, the text's, and those of series, light and dark."""
+    """Return the style's colours for light and dark mode: those of the page, the text, and the series."""
     light = "".join(f"--c{index}:{color};" for index, color in enumerate(LIGHT))
     dark = "".join(f"--c{index}:{color};" for index, color in enumerate(DARK))
     return (
@@ -82,7 +82,7 @@ STYLE = (
 
 
 class _Axis:
-    """Turns values into pixels; a logarithmic one counts in powers of ten."""
+    """Maps values to pixels; a logarithmic axis maps powers of ten."""
 
     def __init__(
         self, values: Iterable[float], first: float, last: float, is_log: bool = False, is_tight: bool = False
@@ -96,7 +96,7 @@ class _Axis:
             else choose_ticks(low, high, is_tight and all(value.is_integer() for value in map(float, finite)))
         )
         self.step = self.ticks[1] - self.ticks[0]
-        if is_tight and not self.is_log and high > self.ticks[-2] >= low:  # it ends where the values do
+        if is_tight and not self.is_log and high > self.ticks[-2] >= low:  # end the axis where the values end
             self.ticks = [tick for tick in self.ticks if tick <= high]
         else:
             high = self.ticks[-1]
@@ -104,14 +104,14 @@ class _Axis:
         self.first, self.last = first, last
 
     def place(self, value: float) -> float:
-        """Give the pixel of a value; not a number where it has none."""
+        """Return the pixel of a value; nan for a value that cannot be placed."""
         if not math.isfinite(value) or (self.is_log and value <= 0):
             return math.nan
         share = (self._scale(value) - self._low) / (self._high - self._low)
         return self.first + share * (self.last - self.first)
 
     def label(self, value: float) -> str:
-        """Write a tick's value."""
+        """Format a tick's value."""
         step, largest = (value, value) if self.is_log else (self.step, max(map(abs, self.ticks)))
         return write_number(value, step, largest)
 
@@ -120,7 +120,7 @@ class _Axis:
 
 
 def _draw_lines(chart: Chart) -> str:
-    """Draw lines, or points, with axes and legend."""
+    """Draw lines or points with axes and legend."""
     shown = [each for each in chart.series if each.points]
     legend, top = _draw_legend(shown)
     ys = [y for each in shown for _, y in each.points]
@@ -136,7 +136,7 @@ def _draw_lines(chart: Chart) -> str:
 
 
 def _draw_legend(shown: Sequence[Series]) -> tuple[str, float]:
-    """Draw the names of the series where there are several; gives the top of what is drawn below."""
+    """Draw the legend of several series; return the top of the area below."""
     top = 32.0
     if len(shown) < 2:
         return "", top
@@ -187,7 +187,7 @@ def _draw_series(series: Series, x_axis: _Axis, y_axis: _Axis) -> Iterator[str]:
 
 
 def _draw_bars(chart: BarChart) -> tuple[str, float]:
-    """Draw values and intervals below each other; gives the height too."""
+    """Draw values and intervals one below the other; return the height too."""
     known = [each.value for each in chart.bars if each.value is not None]
     bounds = [bound for each in chart.bars if each.interval for bound in each.interval]
     left = min(_LEFT_MOST, 10 + max((_width(each.name) for each in chart.bars), default=0))
@@ -216,7 +216,7 @@ def _draw_bar(bar: Bar, axis: _Axis, y: float, left: float) -> Iterator[str]:
 
 
 def _build_path(points: Sequence[Point]) -> str:
-    """Build a path of straight lines, with a gap where a value is missing."""
+    """Build a path of straight lines, with gaps at missing values."""
     parts, is_open = [], False
     for x, y in points:
         known = math.isfinite(x) and math.isfinite(y)
@@ -227,7 +227,7 @@ def _build_path(points: Sequence[Point]) -> str:
 
 
 def _describe(chart: Chart | BarChart) -> str:
-    """Say in words what a chart shows, for who cannot see it."""
+    """Describe a chart in words, for readers who cannot see it."""
     if isinstance(chart, BarChart):
         shown = [f"{bar.name} {bar.note or '-' if bar.value is None else f'{bar.value:.2f}'}" for bar in chart.bars]
     else:
@@ -255,7 +255,7 @@ def _dash(series: Series) -> str:
 
 
 def _mark(color: int, x: float, y: float, radius: float, inside: str = "") -> str:
-    """Draw a circle; where the colours begin anew a square, then a diamond."""
+    """Draw a circle; when the colours repeat, a square, then a diamond."""
     turn, style = color // len(LIGHT), f'class="f{color % len(LIGHT)}"'
     if turn % 3 == 0:
         return f'<circle {style} cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}">{inside}</circle>'
@@ -276,7 +276,7 @@ def _text(x: float, y: float, text: str, style: str = "", anchor: str = "") -> s
 
 
 def _width(text: str) -> float:
-    """Guess the width of a label, in px."""
+    """Estimate the width of a label in px."""
     return _CHARACTER * count_columns(text)
 
 

@@ -1,4 +1,4 @@
-"""The one table at the end of a run, and the commands that come next."""
+"""The table at the end of a run, and the next commands."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from utils.results.record import RunRecord
 
 _LOSSES = ("loss", "perplexity", "token_accuracy")
-"""What evaluating a language model's loss gives; a classifier's loss is not comparable and stays in the file."""
+"""Metrics of a language model's loss evaluation; a classifier's loss is not comparable and stays in the file."""
 _WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
 
 
 def render_result_table(
     record: RunRecord, language: Language = "en", next_commands: Sequence[str] = ()
 ) -> RenderableType:
-    """Build what is printed when a run has ended; it fits any width and reads well in a plain file.
+    """Build the output at the end of a run; it fits any width and is readable as plain text.
 
-    What was not measured has no line. A next command that is too wide is broken between words, with a backslash, so
+    Measurements that are missing have no line. A command that is too wide is broken between words with a backslash, so
     that it can be copied.
     """
     from rich import box
@@ -45,7 +45,7 @@ def render_result_table(
 
 
 class _Command:
-    """A command line that is broken between its words where the terminal ends."""
+    """A command line that is broken between words at the terminal's width."""
 
     def __init__(self, command: str) -> None:
         self.command = command
@@ -57,7 +57,7 @@ class _Command:
 
 
 def _break_command(command: str, width: int) -> list[str]:
-    """Break a shell command between words, not inside quotes."""
+    """Break a shell command between words, but not inside quotes."""
     lines, line = [], " "
     for word in _WORD.findall(command):
         if len(line) + len(word) + 3 > width and line.strip():
@@ -82,7 +82,7 @@ def _list_lines(record: RunRecord, language: Language) -> Iterator[tuple[str, st
 
 
 def _list_scores(record: RunRecord, language: Language) -> Iterator[tuple[str, str]]:
-    """The task's metric with interval and baseline, its other metrics and accuracy, then what generating scored."""
+    """Yield the task's metric with interval and baseline, its other metrics and accuracy, then scores of answers."""
     best, value = record.read_headline()
     if best:
         yield _label(best), _show_score(record, best, value, language)
@@ -112,7 +112,7 @@ def _show_score(record: RunRecord, name: str, value: float | None, language: Lan
 
 
 def _list_retention(values: Mapping[str, Any], language: Language) -> str:
-    """Show what the base scored and the tuned model, and how sure the difference is."""
+    """Format the scores of the base and the tuned model, and the interval of the difference."""
     if "error" in values:
         return f"{translate('not_scored', language)}: {values['error']}"
     parts = []
@@ -124,7 +124,7 @@ def _list_retention(values: Mapping[str, Any], language: Language) -> str:
 
 
 def _list_written(record: RunRecord, language: Language) -> Iterator[tuple[str, str]]:
-    """What generating scored: the kept weights, then the best and the last step where those are others."""
+    """Yield the scores of generated answers: of the kept weights, then of the best and the last step if they differ."""
     kept = record.evaluation.get("combined", {}).get("kept_step")
     for set_name, values in record.evaluation.items():
         if set_name == "combined":
@@ -134,7 +134,7 @@ def _list_written(record: RunRecord, language: Language) -> Iterator[tuple[str, 
             yield set_name, scores
         elif "error" in values:
             yield set_name, f"{translate('not_scored', language)}: {values['error']}"
-        for which in ("best_combined", "best", "last"):  # an older record calls the first one best
+        for which in ("best_combined", "best", "last"):  # older records call the first one best
             beside = values.get(which, {})
             if beside.get("step") != kept and (scores := _join_scores(beside)):
                 which = "best_combined" if which == "best" else which
@@ -148,7 +148,7 @@ def _join_scores(values: Mapping[str, Any]) -> str:
 
 
 def _list_combined(values: Mapping[str, Any], language: Language) -> str:
-    """Show the sum over all sets, which is no percentage, of the kept, the best and the last step."""
+    """Format the sum over all sets, which is not a percentage, for the kept, the best and the last step."""
     kept = values.get("combined_score")
     shown = ["-" if kept is None else f"{kept:.4f}"]
     for which in ("best", "last"):
@@ -194,10 +194,10 @@ def _label(name: str) -> str:
 
 
 def show_value(name: str, value: float | None) -> str:
-    """Show a quantity: scores x100 with two places, others as they are with four."""
+    """Format a quantity: scores x100 with two digits, others unchanged with four."""
     return "-" if value is None else f"{scale(name, value):.2f}" if is_score(name) else f"{value:.4f}"
 
 
 def show_share(percent: float) -> str:
-    """Two places, more for a share so small that they would read 0.00."""
+    """Format a percentage with two digits, or more if they would be 0.00."""
     return f"{percent:.2f}" if percent >= 0.1 else f"{percent:.2g}"

@@ -1,4 +1,4 @@
-"""A run as a workbook: its results, its configuration and where they come from."""
+"""A run as a workbook: its results, configuration and provenance."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from utils.results.record import RunRecord
 
 _FORMULA_STARTS = tuple("=+-@\t\r")
-_MAX_TEXT = 32_767  # a cell holds no more
+_MAX_TEXT = 32_767  # maximum of a cell
 _MAX_EXACT = 10**15  # a spreadsheet keeps 15 digits of a number
 _WIDEST = 60
-# What XML 1.0 cannot hold: control characters, lone surrogates and two non-characters.
+# Characters that XML 1.0 cannot hold: control characters, lone surrogates and two non-characters.
 _ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 logger = logging.getLogger(__name__)
@@ -44,11 +44,10 @@ def write_workbook(
     provenance: Mapping[str, Any],
     language: Language = "en",
 ) -> None:
-    """Write results.xlsx whole or not at all: sheets results, configuration and provenance.
+    """Write results.xlsx atomically, with the sheets results, configuration and provenance.
 
-    Scores are shown x100. A text is never a formula, whatever it begins with; characters that a sheet
-    cannot hold are taken out, and texts longer than a cell are cut, both with a warning. Secrets in the nested
-    configuration are masked.
+    Scores are shown x100. Texts are never formulas, whatever they begin with; characters that a sheet cannot hold are
+    removed, and texts longer than a cell are cut, both with a warning. Secrets in the configuration are masked.
     """
     from openpyxl import Workbook
 
@@ -75,7 +74,7 @@ def write_workbook(
 def write_rows(sheet: WriteOnlyWorksheet, labels: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a large table row by row into a sheet of a write-only workbook; texts are never formulas.
 
-    Characters that a sheet cannot hold are taken out, and texts longer than a cell are cut, both with a warning.
+    Characters that a sheet cannot hold are removed, and texts longer than a cell are cut, both with a warning.
     """
     from openpyxl.cell import WriteOnlyCell
 
@@ -90,7 +89,7 @@ def write_rows(sheet: WriteOnlyWorksheet, labels: Sequence[str], rows: Iterable[
 
 
 def guard_formula(text: str) -> str:
-    """Put an apostrophe before a text of a CSV file that a spreadsheet would take for a formula; numbers stay."""
+    """Prefix a text for a CSV file with an apostrophe if a spreadsheet would read a formula; numbers are unchanged."""
     if not text.startswith(_FORMULA_STARTS):
         return text
     try:
@@ -101,7 +100,7 @@ def guard_formula(text: str) -> str:
 
 
 def fill_table(sheet: Worksheet, labels: Sequence[str], rows: Iterable[Sequence[Cell]]) -> tuple[int, int]:
-    """Fill in heads and rows; give the number of characters taken out and of texts cut."""
+    """Fill in header and rows; return the numbers of removed characters and cut texts."""
     losses = [
         fill_cell(sheet.cell(row, column), entry)
         for row, entries in enumerate(chain([[Cell(label) for label in labels]], rows), start=1)
@@ -112,7 +111,7 @@ def fill_table(sheet: Worksheet, labels: Sequence[str], rows: Iterable[Sequence[
 
 
 def fill_cell(cell: SheetCell | MergedCell, entry: Cell) -> tuple[int, int]:
-    """Write one value as what it is; give the characters taken out and the texts cut."""
+    """Write one value with its type; return the numbers of removed characters and cut texts."""
     value = entry.value
     if value is None or isinstance(value, bool):
         cell.value = value
@@ -129,21 +128,21 @@ def fill_cell(cell: SheetCell | MergedCell, entry: Cell) -> tuple[int, int]:
 
 
 def display_width(cell: SheetCell | MergedCell) -> int:
-    """Count columns of a fixed font; an East Asian character takes two, the header's filter button three."""
+    """Count columns of a fixed-width font; East Asian wide characters take two, the header's filter button three."""
     value = cell.value
     if value is None:
         return 0
     if isinstance(value, int | float) and not isinstance(value, bool) and cell.number_format != "General":
-        return len(f"{value:,.2f}") + cell.number_format.count('"') * 3  # a mark stands between quotes
+        return len(f"{value:,.2f}") + cell.number_format.count('"') * 3  # a mark is in quotes
     longest = max(str(value).splitlines() or [""], key=len)
     return count_columns(longest) + (3 if cell.row == 1 else 0)
 
 
 def warn_of_losses(name: str, losses: Iterable[tuple[int, int]]) -> None:
-    """Warn of characters taken out of sheets and of texts cut, where there are any."""
+    """Warn of characters removed from sheets and of cut texts, if any."""
     num_removed, num_cut = map(sum, zip(*losses, strict=True))
     if num_removed:
-        logger.warning("%s: %d characters that a sheet cannot hold were taken out", name, num_removed)
+        logger.warning("%s: %d characters that a sheet cannot hold were removed", name, num_removed)
     if num_cut:
         logger.warning("%s: %d texts were cut to the %d characters of a cell", name, num_cut, _MAX_TEXT)
 
@@ -161,7 +160,7 @@ def flatten_values(values: Mapping[str, Any], before: str = "") -> Iterator[tupl
 
 
 def list_pairs(values: Mapping[str, Any]) -> list[list[Cell]]:
-    """List dotted keys beside their values."""
+    """List dotted keys with their values."""
     return [[Cell(key), Cell(value)] for key, value in flatten_values(values)]
 
 

@@ -169,7 +169,7 @@ def test_goes_on_where_it_ended(
         again = evaluate_set(model, tokenizer, known, other_batches, tmp_path)
     assert same(again, whole)
     assert read(tmp_path) == rows
-    assert ("going on behind" in caplog.text) == (num_left > 0)
+    assert ("continuing after" in caplog.text) == (num_left > 0)
 
 
 def test_other_work_starts_anew_and_says_so(

@@ -38,7 +38,7 @@ def test_what_was_not_written_whole_is_cut_off(tmp_path: Path, torn: bytes, capl
     path.write_bytes(whole + torn)
     assert _read(path) == ROWS
     assert path.read_bytes() == whole
-    assert "cut off behind its 3 whole lines" in caplog.text
+    assert "truncated after its 3 complete lines" in caplog.text
     append_records(path, [{"row": 9}])
     assert _read(path) == [*ROWS, {"row": 9}]
 

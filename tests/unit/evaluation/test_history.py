@@ -103,7 +103,7 @@ def test_later_steps_and_other_rows_are_set_aside(tmp_path: Path, caplog: pytest
     assert [each.step for each in kept.entries] == [0, 4]
     [aside] = tmp_path.glob("eval_history.*.json")
     assert [each["step"] for each in json.loads(aside.read_text())["history"]] == [8, 12]
-    assert f"steps to come again (8, 12) are set aside in {aside}" in caplog.text
+    assert f"steps to be repeated (8, 12) are set aside in {aside}" in caplog.text
     other = open_history(tmp_path, "rougeL", [], [make_set("qmsum", "rouge_l", rows="other")], 12)
     assert other.entries == []
     assert open_history(tmp_path, "rougeL", [], [QMSUM, TRUTH], 12).entries == []

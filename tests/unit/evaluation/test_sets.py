@@ -201,7 +201,7 @@ def test_programs_need_consent_and_answers_enough(
     entry = {"name": "humaneval", "path": str(file)}
     with pytest.raises(ConfigError, match="pass_at_1 of humaneval runs the programs that the model writes"):
         load(own, sets=[entry])
-    with pytest.raises(ConfigError, match="pass_at_10 of humaneval takes 10 answers to each prompt at least"):
+    with pytest.raises(ConfigError, match="pass_at_10 of humaneval needs at least 10 answers per prompt"):
         load(own, sets=[{**entry, "metrics": ["pass_at_10"]}], allow_code_execution=True)
     [known] = load(own, sets=[entry], allow_code_execution=True)
     assert known.references == [{"before": "def f():\n", "tests": "def check(f): pass\ncheck(f)"}]

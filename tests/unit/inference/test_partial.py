@@ -44,7 +44,7 @@ def test_a_file_cut_anywhere_goes_on_behind_its_whole_lines(tmp_path, size, capl
     partial.close()
     assert [json.loads(line)["n"] for line in partial.results()] == [0, 1, 2, 3]
     assert path.read_bytes().count(b"\n") == 5, "no answer stands there twice"
-    assert (f"going on behind {num_whole} answers" in caplog.text) == (num_whole > 0)
+    assert (f"continuing after {num_whole} answers" in caplog.text) == (num_whole > 0)
 
 
 def test_other_work_is_set_aside_and_told(tmp_path, caplog):

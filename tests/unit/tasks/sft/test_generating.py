@@ -137,7 +137,7 @@ def test_a_run_killed_inside_evaluations_has_the_same_history(prepare_run, make_
     caplog.clear()
     caplog.set_level("INFO")
     resumed = _train(prepare_run, make_sft, run_folder / "checkpoint-4", **short)
-    assert "going on behind 4 answers of an earlier call" in caplog.text
+    assert "continuing after 4 answers of an earlier call" in caplog.text
     assert _history(run_folder) == expected
     assert _files(run_folder) == written
     assert _steps(run_folder) == kept
@@ -157,7 +157,7 @@ def test_going_back_sets_later_evaluations_aside(prepare_run, make_sft, run_fold
     expected = _history(run_folder)
     _train(prepare_run, make_sft, run_folder / "checkpoint-3", training__save_total_limit=None)
     assert _history(run_folder) == expected
-    assert "steps to come again (4, 6) are set aside" in caplog.text
+    assert "steps to be repeated (4, 6) are set aside" in caplog.text
     [aside] = run_folder.glob("eval_history.*.json")
     assert [entry["step"] for entry in json.loads(aside.read_text())["history"]] == [4, 6]
 
