@@ -68,7 +68,7 @@ def test_references_of_a_set(tmp_path: Path) -> None:
         score(file, "--set", where)
     with pytest.raises(LoraNsError, match="no answer to 1 of the set's 2 rows: n1"):
         score(write(tmp_path / "one.jsonl", [{"id": "n0", "prediction": "0"}]), "--set", where, "--id", "id")
-    with pytest.raises(LoraNsError, match=r"one.jsonl:1: the set has no row called n5"):
+    with pytest.raises(LoraNsError, match=r"one.jsonl:1: the set has no row named n5"):
         score(write(tmp_path / "one.jsonl", [{"id": "n5", "prediction": "0"}]), "--set", where, "--id", "id")
 
 
@@ -81,13 +81,13 @@ def test_references_of_a_set(tmp_path: Path) -> None:
         (("--metric", "rouge_l"), "--reference: no column reference or references in"),
         (("--metric", "rouge_l", "--reference", "right"), "--reference: no column right in"),
         (("--metric", "rouge_l", "--reference", "gold", "--group", "kind"), "mine.jsonl:1: no column kind"),
-        (("--metric", "truthfulqa_accuracy", "--reference", "gold"), "mine.jsonl:1: truthfulqa_accuracy judges by an"),
+        (("--metric", "truthfulqa_accuracy", "--reference", "gold"), "mine.jsonl:1: truthfulqa_accuracy needs an"),
         (("--metric", "em_strict", "--reference", "gold"), "no reference has an answer for the metric em_strict"),
         (("--set", "glue:cola"), "no dataset of texts"),
         (("--set", "gsm8k", "--reference", "gold"), "one --set or one --reference"),
         (("--metric", "rouge_l", "--reference", "gold", "--id", "level"), "--id names the column"),
         (("--metric", "rouge_l", "--run", "outputs/x"), "--answers needs no model"),
-        (("--metric", "rouge_l", "--reference", "gold", "seed=1"), "seed: has no effect on answers that are there"),
+        (("--metric", "rouge_l", "--reference", "gold", "seed=1"), "seed: has no effect on existing answers"),
         (
             ("--metric", "rouge_l", "--reference", "gold", "evaluation.longbench.code_similarity=x"),
             "code_similarity: Inp",
@@ -111,7 +111,7 @@ def test_a_row_without_an_answer_is_named(tmp_path: Path) -> None:
 def test_pass_at_k_takes_enough_answers(tmp_path: Path) -> None:
     reference = {"before": "", "tests": ""}
     file = write(tmp_path / "mine.jsonl", [{"prediction": ["x = 1"], "reference": reference}])
-    with pytest.raises(LoraNsError, match=r"mine.jsonl:1: pass_at_10 takes 10 answers at least; the row has 1"):
+    with pytest.raises(LoraNsError, match=r"mine.jsonl:1: pass_at_10 needs at least 10 answers; the row has 1"):
         score(file, "--metric", "pass_at_10", "--allow_code_execution")
 
 

@@ -29,7 +29,7 @@ def test_the_length_of_answers_chooses_the_headline(
     result = given["sets"]["mine"]
     assert next(iter(result["metrics"])) == headline
     assert sorted(result["metrics"]) == ["exact_match", "rouge_l", "token_f1"]
-    assert "mine: 3 of 5 rows, judged by" in caplog.text
+    assert "mine: 3 of 5 rows, scored by" in caplog.text
     assert "the first prompt:\n  <bos>Tom has 0 apples. He" in caplog.text
     shown = capsys.readouterr().out
     written = [json.loads(line) for line in (tmp_path / "out/mine/predictions.jsonl").read_text().splitlines()]

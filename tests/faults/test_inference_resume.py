@@ -101,7 +101,7 @@ def test_a_batch_survives_an_interruption_and_a_kill(tmp_path: Path) -> None:
         said = process.communicate()[1]
         if end == signal.SIGINT:
             assert process.returncode == 130, said
-            assert "the same command goes on" in said
+            assert "the same command continues" in said
             assert "Traceback" not in said
             assert all(json.loads(line) for line in partial.read_text("utf-8").splitlines())
         else:
@@ -117,7 +117,7 @@ def test_a_batch_survives_an_interruption_and_a_kill(tmp_path: Path) -> None:
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 0, said
     assert f"continuing after {kept - 1} answers of an earlier call" in said
-    assert "its last line was not written whole and is cut off" in said
+    assert "its last line was partially written and is removed" in said
     assert "2 of 300 rows could not be answered" in said
     process = _start(source, whole)
     assert process.communicate(timeout=120)[1].count("going on") == 0

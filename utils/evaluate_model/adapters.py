@@ -1,4 +1,4 @@
-"""Scores many adapters, one after another, and puts a row for each into one table."""
+"""Score many adapters one after another, and collect them in one table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 
 def find_adapters(patterns: Sequence[str]) -> list[str]:
-    """Find the folders that are named, or match a pattern such as `runs/*/final_model`, each once."""
+    """Return the folders that are named, or match a pattern such as `runs/*/final_model`, each once."""
     found: list[str] = []
     for pattern in patterns:
         matched = sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207  a pattern may begin anywhere
@@ -34,15 +34,15 @@ def find_adapters(patterns: Sequence[str]) -> list[str]:
 
 
 def holds_run(name: str) -> bool:
-    """Tell whether a folder is a run, or of one: its own record says how it is asked."""
+    """Return whether a folder is a run or part of one, whose own record defines its prompts."""
     path = Path(name).expanduser().resolve()
     return any((each / "run.yaml").is_file() for each in (path, path.parent))
 
 
 def score_adapters(names: Sequence[str], score: Callable[[str], dict[str, Any]], table: Path) -> dict[str, Any]:
-    """Score every adapter by a function that gives what `show_scores` does; one that fails has its reason in its row.
+    """Score every adapter with a function that returns the result of `show_scores`; a failure's reason is in its row.
 
-    The table is written anew after each. Gives all answers for `--json`.
+    The table is rewritten after each. Returns all answers for `--json`.
     """
     rows: list[Row] = []
     answers: dict[str, Any] = {}

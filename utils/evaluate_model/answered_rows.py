@@ -1,4 +1,4 @@
-"""Rows of answers that anything wrote, each with what it is judged by: a column of the same file, or a set's rows."""
+"""Rows of existing answers with their references, from a column of the same file or from a set."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from utils.metrics.metric import Reference
 
 
 @dataclass(frozen=True)
-class Answered:
-    """One row: its answers, one or more, and what they are judged by."""
+class AnsweredRow:
+    """One row: its answers, one or more, and their references."""
 
     place: str
     texts: tuple[str, ...]
     references: tuple[Reference, ...]
-    """The nearest of them counts."""
+    """The nearest one counts."""
     groups: dict[str, str]
 
 
-def read_answered(arguments: argparse.Namespace) -> tuple[list[Answered], str, tuple[str, ...]]:
-    """Read the file of answers, each row with what it is judged by: a column of the file, or what a set has.
+def read_answered(arguments: argparse.Namespace) -> tuple[list[AnsweredRow], str, tuple[str, ...]]:
+    """Read the file of answers, each row with its references: from a column of the file, or from a set.
 
     Returns:
-        The rows, what was set against what, and the set's own metrics.
+        The rows, a description of answers and references, and the set's own metrics.
 
     Raises:
-        DataError: A row lacks a column, or is none of the set's; its place is named.
-        UserError: The options do not say what answers are judged by.
+        DataError: A row lacks a column, or is not in the set; its place is named.
+        UserError: The options do not name references.
     """
     rows, known = open_file(arguments.answers), _read_set(arguments)
     prediction = _choose(rows, arguments.prediction, "prediction")
@@ -51,14 +51,14 @@ def read_answered(arguments: argparse.Namespace) -> tuple[list[Answered], str, t
     return answered, f"answers in column {prediction} against {against}", known[1] if known else ()
 
 
-def _read_set(arguments: argparse.Namespace) -> tuple[dict[str, Answered], tuple[str, ...]] | None:
-    """Read the references of the set by the names of its rows, and its own metrics."""
+def _read_set(arguments: argparse.Namespace) -> tuple[dict[str, AnsweredRow], tuple[str, ...]] | None:
+    """Read the references of the set by the ids of its rows, and its own metrics."""
     if not arguments.sets:
         if arguments.id:
             raise UserError("--id names the column by which rows of a --set are found; give one")
         return None
     if len(arguments.sets) > 1 or arguments.reference:
-        raise UserError("--answers takes one --set or one --reference: what the answers are judged by")
+        raise UserError("--answers takes one --set or one --reference to score the answers against")
     section = read_requests(arguments.sets, None)[0]
     name = find_dataset_plugin(section.name)
     kind = load_dataset_plugin(name).Config if name else None
@@ -70,7 +70,7 @@ def _read_set(arguments: argparse.Namespace) -> tuple[dict[str, Answered], tuple
     if arguments.id and not all(ids):
         raise UserError(f"--id: rows of {section.name} have no names; leave it out, the rows in the set's order")
     rows = zip(ids, found.places, found.examples, strict=True)
-    known = {each: Answered(place, (), (example.reference,), dict(example.groups)) for each, place, example in rows}
+    known = {each: AnsweredRow(place, (), (example.reference,), dict(example.groups)) for each, place, example in rows}
     return known, spec.metrics
 
 
@@ -87,7 +87,7 @@ def _describe(section: SetSection, name: str, kind: Any) -> tuple[Any, Any]:
 
 
 def _choose(rows: Rows, asked: str | None, *defaults: str) -> str:
-    """Find the column that is asked for, or one of the usual name."""
+    """Return the requested column, or the one with a default name."""
     there = rows.column_names()
     found = [name for name in ((asked,) if asked else defaults) if name in there]
     if not found:
@@ -96,7 +96,7 @@ def _choose(rows: Rows, asked: str | None, *defaults: str) -> str:
     return found[0]
 
 
-def _read_row(rows: Rows, index: int, prediction: str, reference: str | None, groups: Sequence[str]) -> Answered:
+def _read_row(rows: Rows, index: int, prediction: str, reference: str | None, groups: Sequence[str]) -> AnsweredRow:
     try:
         row = rows[index]
         texts = tuple(_read_texts(row, prediction))
@@ -106,11 +106,11 @@ def _read_row(rows: Rows, index: int, prediction: str, reference: str | None, gr
             raise RowError(f"no column {missing[0]}; there are: {shorten_list(row)}")
     except RowError as error:
         raise DataError(f"{rows.place(index)}: {error}") from error
-    return Answered(rows.place(index), texts, right, kinds)
+    return AnsweredRow(rows.place(index), texts, right, kinds)
 
 
 def _read_texts(row: Mapping[str, Any], column: str) -> Iterator[str]:
-    """Read a text, a whole number, or a list of them."""
+    """Yield a text, a whole number as text, or each of a list of them."""
     if column not in row:
         raise RowError(f"no column {column}; there are: {shorten_list(row)}")
     values = row[column] if isinstance(row[column], list) else [row[column]]
@@ -129,16 +129,18 @@ def _read_references(row: Mapping[str, Any], column: str) -> Iterator[Reference]
         yield from _read_texts(row, column)
 
 
-def _join(rows: Rows, known: Mapping[str, Answered], prediction: str, arguments: argparse.Namespace) -> list[Answered]:
-    """Put the file's answers, several of a row where it has several, behind the references of the set."""
+def _join(
+    rows: Rows, known: Mapping[str, AnsweredRow], prediction: str, arguments: argparse.Namespace
+) -> list[AnsweredRow]:
+    """Combine the file's answers, several per row if it has several, with the references of the set."""
     read = [_read_row(rows, index, prediction, None, arguments.groups) for index in range(len(rows))]
     if arguments.id is None and len(read) != len(known):
         raise DataError(f"{arguments.answers}: {len(read)} rows for the set's {len(known)}; name the column by --id")
     keys = list(known) if arguments.id is None else [_read_id(rows, index, arguments.id) for index in range(len(rows))]
-    found: dict[str, Answered] = {}
+    found: dict[str, AnsweredRow] = {}
     for index, (key, answer) in enumerate(zip(keys, read, strict=True)):
         if key not in known:
-            raise DataError(f"{rows.place(index)}: the set has no row called {key}")
+            raise DataError(f"{rows.place(index)}: the set has no row named {key}")
         before = found.get(key) or known[key]
         groups = {**before.groups, **answer.groups}
         found[key] = replace(before, texts=(*before.texts, *answer.texts), groups=groups)

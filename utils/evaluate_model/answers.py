@@ -1,4 +1,4 @@
-"""Scores answers that anything wrote, without a model: the metrics and the result."""
+"""Score existing answers without a model: the metrics and the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from utils.config.sections.evaluation import EvaluationSection, explain_metrics, label_of
 from utils.config.yaml_text import read_overrides
 from utils.core.errors import DataError, UserError
-from utils.evaluate_model.answered_rows import Answered, read_answered
+from utils.evaluate_model.answered_rows import AnsweredRow, read_answered
 from utils.evaluate_model.folders import Entry
 from utils.evaluation.files import PREDICTIONS, RESULTS, write_object, write_records
 from utils.evaluation.references import report_undefined, resolve_references
@@ -30,15 +30,15 @@ _JUDGES = (
 
 
 def _read_judges(words: Sequence[str]) -> EvaluationSection:
-    """Read the `key=value` words that say how answers are judged.
+    """Read the `key=value` arguments that define how answers are scored.
 
     Raises:
-        UserError: One of them says something else.
+        UserError: One of them sets something else.
     """
     document = read_overrides(words)
     if stray := [".".join(path) for path, _ in document.leaves() if path[:2] not in _JUDGES]:
         known = ", ".join(".".join(path) for path in _JUDGES)
-        raise UserError(f"{stray[0]}: has no effect on answers that are there already; they take {known}")
+        raise UserError(f"{stray[0]}: has no effect on existing answers; they take {known}")
     try:
         return EvaluationSection.model_validate(document.get(("evaluation",), {}))
     except ValidationError as error:
@@ -47,10 +47,10 @@ def _read_judges(words: Sequence[str]) -> EvaluationSection:
 
 
 def score_answers(arguments: argparse.Namespace) -> Entry:
-    """Score a file of answers by each metric, with intervals and by group; write the rows where a folder is named.
+    """Score a file of answers by each metric, with intervals and by group; write the rows if a folder is named.
 
     Raises:
-        DataError: A row lacks a column, or holds what a metric cannot judge by; its place is named.
+        DataError: A row lacks a column, or has a reference that a metric cannot use; its place is named.
         UserError: The options do not say what to score.
     """
     import numpy as np
@@ -93,9 +93,9 @@ def score_answers(arguments: argparse.Namespace) -> Entry:
 
 
 def _resolve(
-    answered: list[Answered], names: Sequence[str], judges: EvaluationSection
-) -> tuple[list[Answered], str | None]:
-    """Apply the settings by which answers are judged, and allow programs to run where they say so."""
+    answered: list[AnsweredRow], names: Sequence[str], judges: EvaluationSection
+) -> tuple[list[AnsweredRow], str | None]:
+    """Apply the settings that define how answers are scored, and allow programs to run if they say so."""
     if judges.allow_code_execution:
         allow_code_execution()
     flat, scorer = resolve_references(names, [each for row in answered for each in row.references], judges)
@@ -103,21 +103,21 @@ def _resolve(
     return [replace(row, references=tuple(next(rest) for _ in row.references)) for row in answered], scorer
 
 
-def _require_kind(metric: Metric, answered: Sequence[Answered]) -> None:
-    """Check that a metric can judge by what each row is judged by, and that what it needs is there."""
+def _require_kind(metric: Metric, answered: Sequence[AnsweredRow]) -> None:
+    """Check that a metric can use each row's references, and that its requirements are available."""
     metric.prepare()
     for row in answered:
         if len(row.texts) < metric.num_answers:
-            raise DataError(f"{row.place}: {metric.name} takes {metric.num_answers} answers at least; the row has "
+            raise DataError(f"{row.place}: {metric.name} needs at least {metric.num_answers} answers; the row has "
                             f"{len(row.texts)}")  # fmt: skip
         if stray := [each for each in row.references if not metric.takes(each)]:
             keys = ", ".join(metric.reference_keys)
             needs = f"an object with {keys}" if keys else "a text"
-            raise DataError(f"{row.place}: {metric.name} judges by {needs}; got {str(stray[0])[:60]!r}")
+            raise DataError(f"{row.place}: {metric.name} needs {needs} as reference; got {str(stray[0])[:60]!r}")
 
 
-def _score(metric: Metric, answered: Sequence[Answered]) -> Array:
-    """Score each row (n,): the nearest of its references counts, and what the metric makes of several answers."""
+def _score(metric: Metric, answered: Sequence[AnsweredRow]) -> Array:
+    """Score each row, (n,): by the nearest of its references, and as the metric combines several answers."""
     import numpy as np
 
     pairs = [(text, each) for row in answered for text in row.texts for each in row.references]
@@ -133,14 +133,14 @@ def _score(metric: Metric, answered: Sequence[Answered]) -> Array:
     return np.array(found, dtype=np.float64)
 
 
-def _score_all(metric: Metric, answered: Sequence[Answered]) -> float:
-    """Score by a metric that sees all rows at once: each answer beside the one reference of its row, or all of them."""
+def _score_all(metric: Metric, answered: Sequence[AnsweredRow]) -> float:
+    """Score by a metric that needs all rows at once: each answer with its row's only reference, or all of them."""
     texts = [text for row in answered for text in row.texts]
     right: list[Any] = [list(row.references) for row in answered for _ in row.texts]
     return float(metric.score(texts, [each[0] for each in right] if all(len(each) == 1 for each in right) else right))
 
 
-def _list_records(answered: Sequence[Answered], columns: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
+def _list_records(answered: Sequence[AnsweredRow], columns: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
     for row, each in enumerate(answered):
         scores = {name: None if (value := float(column[row])) != value else value for name, column in columns.items()}
         groups = {"groups": each.groups} if each.groups else {}

@@ -1,4 +1,4 @@
-"""Evaluates a language model by what it writes, and says which rows it was trained on."""
+"""Evaluate a language model by its generated answers, and report rows it was trained on."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ logger = logging.getLogger(__name__)
 _SHOWN = 1000  # characters of the first prompt
 
 Leakage = dict[str, list[dict[str, Any]] | None]
-"""By label: what a set has in common with the training rows, each with set, rows and documents; None: not checked."""
+"""By label: a set's overlap with the training rows, each with set, rows and documents; None: not checked."""
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """One set, and how answers to it are written."""
+    """One set, and the settings of its answers."""
 
     known: EvaluationSet
     generation: GenerationSection
@@ -53,12 +53,12 @@ class _Asked:
 
 
 def evaluate_language_model(evaluated: EvaluatedModel) -> list[Entry]:
-    """Let the model answer its sets, and score the answers."""
+    """Generate answers to the model's sets, and score them."""
     tokenizer = evaluated.model.load_tokenizer()
     asked = [each for job in evaluated.jobs for each in _load_sets(job, tokenizer)]
     leakage = _find_run_leakage(evaluated, [each.known for each in asked])
     model: Any = evaluated.served or place_model(evaluated.load_model(tokenizer, None))
-    # How many tokens the model can hold is known only now: sets that need cutting are encoded once more.
+    # The model's window is known only now: sets that need cutting are encoded again.
     window = find_window(model)
     if any(each.known.needs_cutting(window, each.generation.max_new_tokens) for each in asked):
         asked = [each for job in evaluated.jobs for each in _load_sets(job, tokenizer, window)]
@@ -68,11 +68,11 @@ def evaluate_language_model(evaluated: EvaluatedModel) -> list[Entry]:
 
 
 def _announce(known: EvaluationSet, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Say what will be scored: how many rows, by which metrics, asked in which words."""
+    """Log what will be scored: the number of rows, the metrics, and the first prompt."""
     prompt = tokenizer.decode(known.prompts[0])
     shown = prompt if len(prompt) <= _SHOWN else f"{prompt[: _SHOWN // 2]} [...] {prompt[-_SHOWN // 2 :]}"
     logger.info(
-        "%s: %d of %d rows, judged by %s (%s); the first prompt:\n  %s", known.label, len(known.prompts),
+        "%s: %d of %d rows, scored by %s (%s); the first prompt:\n  %s", known.label, len(known.prompts),
         known.num_total, ", ".join(known.metrics), known.protocol, shown.replace("\n", "\n  "),
     )  # fmt: skip
 
@@ -107,7 +107,7 @@ def _evaluate(
     reused = earlier.same is not None and list(earlier.same["metrics"]) == list(known.metrics)
     if reused:
         log_reused(folder)
-    else:  # goes on behind answers that are there already
+    else:  # continues after existing answers
         evaluate_set(model, tokenizer, known, asked.generation, folder, asked.stop_token_ids)
     more = {"leakage": leakage[known.label]} if known.label in leakage else {}
     result = write_facts(folder, evaluated, earlier, started, more)
@@ -117,7 +117,7 @@ def _evaluate(
 
 
 def _compare(evaluated: EvaluatedModel, result: Mapping[str, Any], headline: str, earlier: Earlier) -> float | None:
-    """Set a score against the run's own of the same set, else against the one that was set aside."""
+    """Compare a score with the run's own of the same set, else with the one that was set aside."""
     own = evaluated.record.evaluation.get(result["label"]) if evaluated.record else None
     reference, whose = (own, "the run's own record") if own else (earlier.other, "the earlier result")
     if reference is None:
@@ -127,10 +127,10 @@ def _compare(evaluated: EvaluatedModel, result: Mapping[str, Any], headline: str
 
 
 def _find_run_leakage(evaluated: EvaluatedModel, sets: Sequence[EvaluationSet]) -> Leakage:
-    """Compare the rows that a run was trained on with the sets that have a prompt of their own; warn of what is found.
+    """Compare a run's training rows with the sets that have their own prompt; warn of overlap.
 
-    A score of rows that were trained on says what was remembered. Gives nothing for sets that are asked by the run's
-    prompt, for plain models, which have no rows to compare with, and for runs that only evaluated.
+    A score on training rows measures memory. Returns nothing for sets with the run's prompt, for plain models, which
+    have no rows to compare with, and for runs that only evaluated.
     """
     asked = [each for each in sets if each.own_prompt]
     config = evaluated.trained_config
@@ -149,7 +149,7 @@ def _find_run_leakage(evaluated: EvaluatedModel, sets: Sequence[EvaluationSet]) 
     for each in asked:
         if leak := found.get(each.label):
             logger.warning(
-                "%s: the run was trained on %d of its %d rows, and on the documents of %d others: the score says what "
+                "%s: the run was trained on %d of its %d rows, and on the documents of %d others: the score measures "
                 "was remembered", each.label, leak["rows"], len(each.references), leak["documents"],
             )  # fmt: skip
     return {each.label: [found[each.label]] if each.label in found else [] for each in asked}

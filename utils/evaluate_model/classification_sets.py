@@ -1,4 +1,4 @@
-"""Which rows a classifier is scored on: splits of its own set, or rows of another one with the same classes."""
+"""Rows for scoring a classifier: splits of its own dataset, or rows of another with the same classes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class ScoredSplits:
     labels: dict[str, str]
     """Label of the result by the split's key in `spec.eval_splits`."""
     suffixes: dict[str, str]
-    """Suffix of the metrics in the run's own record, by the same key; none for rows that it never scored."""
+    """Suffix of the metrics in the run's own record, by the same key; empty for rows that it never scored."""
 
 
 def describe_splits(job: Job) -> list[ScoredSplits]:
-    """Describe all rows that a job asks for; sets that are not for classifiers, and secret labels, are refused."""
+    """Describe all requested rows; sets that are not for classifiers, and hidden labels, are rejected."""
     if job.sections is None:
         assert isinstance(job.config.dataset, ClassificationSection), f"got {type(job.config.dataset)}"
         section = job.config.dataset
@@ -44,7 +44,7 @@ def describe_splits(job: Job) -> list[ScoredSplits]:
 
 
 def check_classes(data: ClassificationData, trained: tuple[str, ...], label: str) -> None:
-    """Refuse rows of a regression for a model of classes, and the other way round."""
+    """Reject rows of a regression for a model of classes, and vice versa."""
     if bool(data.coder.names) != bool(trained):
         kinds = [
             "a regression" if not names else f"classes {', '.join(names)}" for names in (trained, data.coder.names)
@@ -68,7 +68,7 @@ def _describe(request: SetSection, job: Job) -> ScoredSplits:
 
 
 def _choose_section(request: SetSection, job: Job) -> tuple[ClassificationSection, bool]:
-    """Give the section that describes the rows, and whether they are those of the configuration itself."""
+    """Return the section that describes the rows, and whether they are the configuration's own."""
     own: Any = job.config.dataset
     known = find_dataset_plugin(request.name)
     plugin = known or registry.normalize(own.name)
@@ -94,7 +94,7 @@ def _choose_section(request: SetSection, job: Job) -> tuple[ClassificationSectio
 
 
 def _choose_split(spec: ClassificationSet, split: str | None, section: ClassificationSection) -> ClassificationSet:
-    """Keep one split where one is asked for; rows held out, or in a file of their own, are the validation split."""
+    """Keep one split if one is requested; held-out rows, or those in a separate file, are the validation split."""
     if split is None or split in spec.eval_splits.values():
         kept = {key: name for key, name in spec.eval_splits.items() if split in (None, name)}
         if len(kept) == 1:
@@ -111,7 +111,7 @@ def _choose_split(spec: ClassificationSet, split: str | None, section: Classific
 
 
 def _without_training_rows(spec: ClassificationSet, split: str | None) -> ClassificationSet:
-    """Read only what is scored; a single file is its own `train` split."""
+    """Read only what is scored; a single file is one split, `train`."""
     if is_row_file(spec.path):
         spec = replace(spec, eval_splits={"": split or "train"})
     num_labels = spec.num_labels if spec.num_labels == 1 or spec.label_names else None  # rows may lack classes

@@ -1,4 +1,4 @@
-"""Evaluates a classifier: every metric with interval and baseline, and each row's answer."""
+"""Evaluate a classifier: every metric with interval and baseline, and each row's answer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class _Prepared:
 
 
 def evaluate_classifier(evaluated: EvaluatedModel) -> list[Entry]:
-    """Score a classifier on the splits that are asked for."""
+    """Score a classifier on the requested splits."""
     tokenizer = evaluated.model.load_tokenizer()
     prepared = [
         _Prepared(job, splits, _prepare(evaluated, job, splits, tokenizer))
@@ -62,18 +62,18 @@ def evaluate_classifier(evaluated: EvaluatedModel) -> list[Entry]:
 
 
 def _announce(prepared: _Prepared) -> None:
-    """Say what will be scored: how many rows, by which metrics, and the first of them."""
+    """Log what will be scored: the number of rows, the metrics, and the first row."""
     data = prepared.data
     for key, split in data.evals.items():
         first = split.texts.select_columns(list(data.spec.text_columns))[0]
-        logger.info("%s: %d rows, judged by %s; the first: %s", prepared.splits.labels[key], len(split.dataset),
+        logger.info("%s: %d rows, scored by %s; the first: %s", prepared.splits.labels[key], len(split.dataset),
                     ", ".join(data.spec.metrics), " | ".join(map(str, first.values())))  # fmt: skip
 
 
 def _prepare(
     evaluated: EvaluatedModel, job: Job, splits: ScoredSplits, tokenizer: PreTrainedTokenizerBase
 ) -> ClassificationData:
-    """Load and tokenise the rows, their labels in the order of the model's ids."""
+    """Load and tokenize the rows, with labels in the order of the model's ids."""
     trained, label = evaluated.label_names, next(iter(splits.labels.values()))
     model = job.config.model
     reorder = (lambda names: read_label_order(model, names)) if trained is None else keep_order_of(trained, label)
@@ -84,7 +84,7 @@ def _prepare(
 
 
 def _evaluate(evaluated: EvaluatedModel, prepared: _Prepared, tokenizer: PreTrainedTokenizerBase) -> list[Entry]:
-    """Score all splits of one source of rows, unless every one of them is there."""
+    """Score all splits of one source of rows, unless all results exist."""
     started = datetime.now(timezone.utc)
     data, labels = prepared.data, prepared.splits.labels
     model = evaluated.load_model(tokenizer, build_head_spec(data.coder.names))  # the trainer moves it
@@ -92,7 +92,7 @@ def _evaluate(evaluated: EvaluatedModel, prepared: _Prepared, tokenizer: PreTrai
     folders = {key: evaluated.folder_of(labels[key]) for key in data.evals}
     identities = {key: _build_identity(split, data, weights) for key, split in data.evals.items()}
     earlier = {key: open_result_folder(folders[key], identities[key]) for key in data.evals}
-    # The trainer scores all splits of a source; a result that is there already is not written again.
+    # The trainer scores all splits of a source; existing results are not overwritten.
     if any(each.same is None for each in earlier.values()):
         trainer = _build_trainer(prepared, model, tokenizer, evaluated.root)
         probabilities = _Probabilities()
@@ -115,7 +115,7 @@ def _build_identity(split: PreparedSplit, data: ClassificationData, weights: str
 def _build_trainer(
     prepared: _Prepared, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, root: Path
 ) -> ClassificationTrainer:
-    """Build the trainer that scores as in training, without autocast: the model runs as it was loaded."""
+    """Build the trainer that scores as in training, but without autocast: the model runs in its loaded dtype."""
     config = prepared.job.config
     kept = {key: config.arguments[key] for key in _KEPT_ARGUMENTS if key in config.arguments}
     section = config.training.model_copy(update={"output_dir": str(_make(root))})
@@ -124,26 +124,26 @@ def _build_trainer(
 
 
 class _Probabilities:
-    """Keeps the model's outputs on their way to the metrics."""
+    """Keeps the model's outputs that the metrics do not get."""
 
     def __init__(self) -> None:
         self._rows: list[list[float]] = []
 
     def keep(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
-        """Keep the probabilities of a batch; of a regression, its values. Gives the predictions."""
+        """Keep the probabilities of a batch, or a regression's values; return the predictions."""
         first = logits[0] if isinstance(logits, (tuple, list)) else logits
         values = first.float() if first.shape[-1] == 1 else first.float().softmax(dim=-1)
         self._rows += values.tolist()
         return keep_predictions(logits, labels)
 
     def take(self, count: int) -> list[list[float]]:
-        """Give the first rows that were not taken yet."""
+        """Return the first `count` rows not taken yet."""
         taken, self._rows = self._rows[:count], self._rows[count:]
         return taken
 
 
 def _list_answers(split: PreparedSplit, score: SplitScore, names: Sequence[str], rows: list[list[float]]) -> list[Any]:
-    """Give every row with its label and the answer and, of classes, the probability of each."""
+    """Return every row with its label, answer and, for classes, probabilities."""
     if not names:
         return score.answers
     shares = {
@@ -194,7 +194,7 @@ def _finish(
 def _compare(
     evaluated: EvaluatedModel, result: Mapping[str, Any], headline: str, suffix: str | None, earlier: Earlier
 ) -> float | None:
-    """Set a score against the run's own of the same split, else against the one that was set aside."""
+    """Compare a score with the run's own of the same split, else with the one that was set aside."""
     record = evaluated.record
     if record is not None and suffix is not None and f"{headline}{suffix}" in record.metrics:
         whose, value = "the run's own record", record.metrics[f"{headline}{suffix}"]

@@ -1,4 +1,4 @@
-"""The model that is evaluated, what it is asked, and where its results go."""
+"""The model to evaluate, its sets, and where its results go."""
 
 from __future__ import annotations
 
@@ -39,41 +39,41 @@ _RUN_CODE = ("evaluation", "allow_code_execution")
 
 @dataclass(frozen=True)
 class Job:
-    """Sets that are asked by one configuration."""
+    """Sets with one configuration."""
 
     config: RunConfig
     sections: tuple[SetSection, ...] | None
-    """None: the sets of the configuration."""
+    """None: the configuration's own sets."""
     max_eval_samples: int | None = None
-    """Rows of each set, where the command line says so: a file that is named is else scored whole."""
+    """Maximum rows of each set from the command line; a named file is otherwise scored whole."""
     may_run_code: bool = False
-    """Whether the command line allows what evaluation.allow_code_execution does: a run's own file does not count."""
+    """Whether the command line allows what evaluation.allow_code_execution does; a run's own file cannot."""
 
 
 @dataclass
 class EvaluatedModel:
-    """A trained run with its overrides, one of its checkpoints, or a model as it was published."""
+    """A trained run with its overrides, one of its checkpoints, or a published model."""
 
     model: ModelRef
     jobs: tuple[Job, ...]
     root: Path
-    """The folder of the results' folders."""
+    """Parent folder of the results' folders."""
     is_elsewhere: bool = True
-    """Whether results go elsewhere than into the run's folder."""
+    """Whether results are written outside the run's folder."""
     record: RunRecord | None = None
-    """What the run said of itself."""
+    """The run's own record."""
     served: ServedModel | None = None
-    """The server's model that writes in its place; None: it is loaded here."""
+    """The server's model that generates in its place; None: it is loaded here."""
     _loaded: tuple[HeadSpec | None, PreTrainedModel] | None = field(default=None, init=False, repr=False)
 
     @property
     def trained_config(self) -> RunConfig | None:
-        """The configuration that it was trained with, without what is overridden now; None: a plain model."""
+        """The configuration of the training, without current overrides; None for a plain model."""
         return load_run_config(self.model.config.source, files=False) if self.model.config is not None else None
 
     @property
     def title(self) -> str:
-        """Name it for a reader: a run with its weights and their step."""
+        """Name of the model for messages: a run with its weights and their step."""
         return self.model.title if self._step is None else f"{self.model.title[:-1]}, step {self._step})"
 
     @property
@@ -94,7 +94,7 @@ class EvaluatedModel:
         return self.record.best_metric.step
 
     def folder_of(self, label: str) -> Path:
-        """Name a result's folder; in a run as training would: eval_<label>, eval_step_N/<label> of a checkpoint."""
+        """Return a result's folder; in a run as in training: eval_<label>, or eval_step_N/<label> for a checkpoint."""
         if self.is_elsewhere:
             return self.root / label
         return self.root / (f"eval_{label}" if self._checkpoint is None else f"eval_step_{self._checkpoint}/{label}")
@@ -121,15 +121,15 @@ class EvaluatedModel:
                 f"--model {self.title}: its checkpoint has no trained head for {num_labels} labels ({', '.join(new)} "
                 "would be random, and so its score); name a classifier fine-tuned for this set, or a run by --run"
             )
-        if head is not None and getattr(model, "is_quantized", False):  # the Trainer refuses it as untrainable
+        if head is not None and getattr(model, "is_quantized", False):  # the Trainer rejects it as untrainable
             raise ModelError(
-                f"--model {self.title}: a quantized classifier without adapter cannot be scored; take "
-                "model.quantization out, or name an unquantized checkpoint"
+                f"--model {self.title}: a quantized classifier without adapter cannot be scored; remove "
+                "model.quantization, or name an unquantized checkpoint"
             )
         return model
 
     def describe_weights(self) -> dict[str, Any]:
-        """Say which weights they are: a run's and their base, or a model, with its commit once it is loaded."""
+        """Describe the weights: a run's and their base, or a model, with its commit once it is loaded."""
         from utils.modeling.source import resolved_commit
 
         commit = resolved_commit(self._loaded[1]) if self._loaded is not None else None
@@ -149,31 +149,31 @@ class EvaluatedModel:
         return {key: value for key, value in facts.items() if value is not None}
 
     def earlier_provenance(self) -> dict[str, Any] | None:
-        """Give the provenance of scores that the run wrote itself."""
+        """Return the provenance of scores that the run wrote itself."""
         return read_json(self.model.run / PROVENANCE_FILE) if self.model.run is not None else None
 
 
 def open_run(
     name: str, words: Sequence[str], overrides: Sequence[str], output_dir: str | None, consent: Consent = NO_CONSENT
 ) -> EvaluatedModel:
-    """Open a trained run, or a merged model, for evaluation; nothing heavy is imported.
+    """Open a trained run, or a merged model, for evaluation, without heavy imports.
 
     Args:
-        name: The run folder, its final_model/ or a checkpoint; a merged model's folder.
-        words: What `--set` says; none: the run's own sets.
-        overrides: `key=value` words.
-        output_dir: Where results go; None: into the run's folder, or `outputs/eval_<name>` of another.
-        consent: What of it may run, beside what the words allow.
+        name: The run folder, its final_model/ or a checkpoint; or a merged model's folder.
+        words: Values of `--set`; empty: the run's own sets.
+        overrides: `key=value` arguments.
+        output_dir: Folder of the results; None: the run's folder, or `outputs/eval_<name>` for a merged model.
+        consent: Code that may run, in addition to what the overrides allow.
     """
     consent = consent.with_words(read_overrides(overrides))
     trained = runs.open_trained(name, consent)
     checked = check_overrides(overrides, trained.config.task_type, of_run=True)
     require_local_rows(checked)
-    # Read again with the words, which lie over the run's file; the base stays the one that was found and checked.
+    # Read again with the overrides on top of the run's file; the base stays the one found and checked.
     config = load_run_config(trained.config.source, overrides, files=False)
     base = runs.require_base(trained, config.model, "the command line").config.model
     update: dict[str, Any] = {"name_or_path": base.name_or_path, "revision": base.revision}
-    if trained.run is None:  # merged: stored as it is used
+    if trained.run is None:  # merged: stored in the dtype in which it is used
         update |= {"quantization": None, "dtype": checked.get(("model", "dtype")) or "auto"}
     section = consent.apply(config.model, name).model_copy(update=update)
     trained = runs.as_whole_model(replace(trained, config=config).with_section(section))
@@ -197,13 +197,13 @@ def open_run(
 
 
 def _refuse_scripts(config: RunConfig, known: Sequence[SetSection], consent: Consent) -> None:
-    """Refuse metrics that are code where the run's own file names them and nobody has allowed it."""
+    """Reject metric scripts that only the run's own file names, without the user's consent."""
     named = [*(getattr(config.dataset, "metrics", None) or ())]
     named += [name for each in known for name in each.metrics or ()]
     scripts = [name for name in named if name.startswith(EVALUATE_PREFIX)]
     if scripts and not consent.allow_extensions:
         raise UserError(
-            f"its own run.yaml scores by {scripts[0]}, a script that runs as code; a folder cannot allow that itself: "
+            f"its own run.yaml scores by {scripts[0]}, a script with code to run; a folder cannot allow that itself: "
             "if you trust who made it, add --allow_extensions"
         )
 
@@ -216,10 +216,10 @@ def open_model(
     consent: Consent = NO_CONSENT,
     adapter: str | None = None,
 ) -> EvaluatedModel:
-    """Open a model without run for evaluation, as `open_run` does a run; it needs a `--set`.
+    """Open a model without a run for evaluation, as `open_run` does a run; it needs a `--set`.
 
-    Of an `adapter` in peft's layout `name` is the base; None: the one that it names. Results go to
-    `outputs/eval_<name>` unless output_dir says otherwise.
+    For an `adapter` in peft's layout, `name` is the base; None: the one that the adapter names. Results are written to
+    `outputs/eval_<name>` by default.
     """
     if adapter is not None:
         model = runs.open_adapter(adapter, name, consent)
@@ -249,5 +249,5 @@ def open_model(
 
 
 def stem_of(name: str) -> str:
-    """Make a folder's name of a model's."""
+    """Return a folder name for a model."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-") or "model"

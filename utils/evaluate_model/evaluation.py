@@ -1,4 +1,4 @@
-"""Evaluates whatever kind of model it is, and shows the scores."""
+"""Evaluate a model of any kind, and show the scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(evaluated: EvaluatedModel) -> list[Entry]:
-    """Evaluate a model on all sets that it is asked."""
+    """Evaluate a model on all its sets."""
     for notice in dict.fromkeys(notice for job in evaluated.jobs for notice in job.config.notices):
         logger.info("note: %s", notice)
     task = load_task(evaluated.jobs[0].config.task)
@@ -40,7 +40,7 @@ def evaluate(evaluated: EvaluatedModel) -> list[Entry]:
 
 
 def show_scores(evaluated: EvaluatedModel, entries: list[Entry], num_shown: int = 0) -> dict[str, Any]:
-    """Print the answers to the first rows, then the tables, and give everything for `--json`."""
+    """Print the answers to the first rows, then the tables, and return everything for `--json`."""
     from utils.core.terminal import build_console
 
     language, console = evaluated.jobs[0].config.results.language, build_console()
@@ -59,7 +59,7 @@ def show_scores(evaluated: EvaluatedModel, entries: list[Entry], num_shown: int 
 
 
 def show_answers(entry: Entry) -> dict[str, Any]:
-    """Print the tables of answers that were scored without a model, and give everything for `--json`."""
+    """Print the tables of answers scored without a model, and return everything for `--json`."""
     from utils.core.terminal import build_console
 
     console = build_console()
@@ -70,7 +70,7 @@ def show_answers(entry: Entry) -> dict[str, Any]:
 
 
 def average_longbench(entries: Sequence[Entry]) -> dict[str, float]:
-    """Average LongBench's subsets by category, and over the categories, 0 to 1; empty for fewer than two subsets."""
+    """Average LongBench's subsets by category, and over categories, 0 to 1; empty for fewer than two subsets."""
     found: dict[str, float] = {}
     for entry in entries:
         subsets = entry.result.get("facts", {}).get("subsets", [])
@@ -101,7 +101,7 @@ def render_scores(title: str, entries: Sequence[Entry], language: Language = "en
 
 
 def render_groups(entries: Sequence[Entry], language: Language = "en") -> RenderableType:
-    """Build the table of the headline of each kind of rows, x100 with its interval."""
+    """Build the table of the headline for each group of rows, x100 with its interval."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""The folder of one result: kept, set aside or continued; where it came from; and what the run had scored before."""
+"""The folder of one result: keep, set aside or continue it, record its provenance, and compare with earlier scores."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ class Entry:
     label: str
     folder: Path
     result: Mapping[str, Any]
-    """As it stands in results.json."""
+    """The content of results.json."""
     shown: tuple[str, ...]
     """Metrics of the table, the headline first."""
     reused: bool
-    """It was there already: nothing was computed."""
+    """Whether it existed already and nothing was computed."""
     difference: float | None = None
-    """The headline minus that of the earlier score; None: there is none, or the two must not be compared."""
+    """The headline minus that of the earlier score; None: there is none, or they must not be compared."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it for `--json`."""
+        """Return the entry for `--json`."""
         extra = {"folder": str(self.folder), "reused": self.reused, "difference": self.difference}
         return {**self.result, **{key: value for key, value in extra.items() if value is not None}}
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What was in a result's folder before."""
+    """Earlier content of a result's folder."""
 
     same: Mapping[str, Any] | None
     """The finished result of the same weights, rows and settings."""
@@ -54,15 +54,15 @@ class Earlier:
 
 
 def open_result_folder(folder: Path, identity: Mapping[str, Any]) -> Earlier:
-    """Look what is in a result's folder, which may be missing; what is of other weights, rows or settings is renamed.
+    """Inspect a result's folder, which may be missing; results of other weights, rows or settings are renamed.
 
-    `identity` is what identity.json will hold. Results of something else altogether are refused; what a classifier's
-    training wrote of its validation rows is set aside.
+    `identity` is the content of identity.json. Unrelated results are rejected; a classifier's own training results on
+    its validation rows are set aside.
     """
     before, result = read_object(folder / IDENTITY), read_object(folder / RESULTS)
     if before is None and _is_of_training(folder):
         kept = folder.rename(folder.with_name(f"{folder.name}.of_training"))
-        logger.info("%s: what training wrote of these rows is now %s", folder, kept.name)
+        logger.info("%s: the training's own results on these rows are now in %s", folder, kept.name)
         return Earlier(None, None)
     if before is None:
         for name in (RESULTS, PREDICTIONS):
@@ -77,7 +77,7 @@ def open_result_folder(folder: Path, identity: Mapping[str, Any]) -> Earlier:
 
 
 def _is_of_training(folder: Path) -> bool:
-    """Tell whether a folder of a run holds a classifier's answers that no evaluation wrote."""
+    """Return whether a run's folder holds a classifier's answers from training, not from an evaluation."""
     kept = folder.with_name(f"{folder.name}.of_training")
     own = (folder.parent / "run.yaml").is_file() and not kept.exists()
     return own and (folder / PREDICTIONS).exists() and not (folder / RESULTS).exists()
@@ -86,9 +86,9 @@ def _is_of_training(folder: Path) -> bool:
 def write_facts(
     folder: Path, evaluated: EvaluatedModel, earlier: Earlier, started: datetime, more: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Add to results.json which weights were evaluated, when, with what and by which command, and give its content.
+    """Add weights, time, environment and command of the evaluation to results.json, and return its content.
 
-    A result that was there already keeps its own provenance; one that the training wrote gets the training's.
+    An existing result keeps its own provenance; one from training gets the training's.
     """
     result = read_object(folder / RESULTS)
     assert result is not None, f"no {RESULTS} in {folder}"
@@ -104,7 +104,7 @@ def write_facts(
 def log_difference(
     result: Mapping[str, Any], name: str, reference: float | None, whose: str, reason: str | None
 ) -> float | None:
-    """Say how a score, 0-1, differs from an earlier one, or for which reason it is not set against it."""
+    """Log how a score, 0-1, differs from an earlier one, or why they are not compared."""
     label = result["label"]
     if reason is not None:
         logger.info("%s: not compared with %s: %s", label, whose, reason)
@@ -118,5 +118,5 @@ def log_difference(
 
 
 def log_reused(folder: Path) -> None:
-    """Say that a result was there."""
+    """Log that a result exists."""
     logger.info("%s: already done with these weights, rows and settings; nothing was computed again", folder)

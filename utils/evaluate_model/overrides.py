@@ -1,4 +1,4 @@
-"""The `key=value` words of an evaluation: which are allowed, and the configuration that they make of a plain model."""
+"""The `key=value` arguments of an evaluation: the allowed keys, and the configuration they make of a plain model."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ _NOT_EVALUATED = ("name", "max_train_samples", "train_split", "truncation", "max
 
 
 def check_overrides(overrides: Sequence[str], task_type: str, of_run: bool) -> Document:
-    """Refuse words that change nothing here, or that would make it another model than the run's; gives the others.
+    """Reject arguments without effect here, or that would change a run's model; return the others.
 
-    A run says itself what its prompt and rows are.
+    A run defines its own prompt and rows.
 
     Raises:
-        ConfigError: With every such word.
+        ConfigError: With every such argument.
     """
     document = read_overrides(overrides)
     allowed = list(_allowed_keys(task_type, of_run))
@@ -68,7 +68,7 @@ def check_overrides(overrides: Sequence[str], task_type: str, of_run: bool) -> D
 
 
 def find_task_type(model: str, sections: Sequence[SetSection], overrides: Sequence[str]) -> str:
-    """Tell by the sets, and by the checkpoint where its rows suit either, what the model has to be."""
+    """Return the task type of the model by its sets, or by the checkpoint if the rows fit several types."""
     stated = read_overrides(overrides).get(("task_type",))
     if stated is not None:
         if stated not in _BY_TASK:
@@ -89,7 +89,7 @@ def find_task_type(model: str, sections: Sequence[SetSection], overrides: Sequen
 
 
 def build_model_config(model: str, section: SetSection, overrides: Document, task_type: str, root: Path) -> RunConfig:
-    """Build the configuration of evaluating a model on a set: the set's own prompt, else all defaults.
+    """Build the configuration of evaluating a model on a set: the set's own prompt, and otherwise defaults.
 
     Raises:
         ConfigError: With every mistake found.
@@ -99,7 +99,7 @@ def build_model_config(model: str, section: SetSection, overrides: Document, tas
         ("task_type",): task_type,
         ("task_name",): label_of(model),
         ("model", "name_or_path"): model,
-        ("peft", "method"): "lora",  # never attached; none would refuse a quantized model, which cannot be trained
+        ("peft", "method"): "lora",  # never attached; `none` would reject a quantized model, which cannot be trained
         ("dataset", "name"): section.name,
         ("dataset", "path"): section.path,
         ("dataset", "subset"): section.subset,
@@ -120,7 +120,7 @@ def build_model_config(model: str, section: SetSection, overrides: Document, tas
 
 
 def require_local_rows(overrides: Document) -> None:
-    """Check that rows named on the command line are there."""
+    """Check that rows named on the command line exist."""
     problems = []
     for key in ("path", "validation_path"):
         path = overrides.get(("dataset", key))
@@ -136,7 +136,7 @@ def _allowed_keys(task_type: str, of_run: bool) -> Iterator[str]:
     yield from (f"model.{key}" for key in _MODEL)
     yield from (f"dataset.{key}" for key in _DATASET)
     yield from _OF_RUN if of_run else _WITHOUT_RUN
-    if not of_run:  # asks for another task than the default of a model without run
+    if not of_run:  # for a task other than the default of a model without a run
         yield from (str(task.SECTION) for task in find_tasks(task_type).values() if task.JUDGES)
 
 
@@ -144,18 +144,18 @@ def _is_allowed(path: KeyPath, allowed: Sequence[str], of_run: bool) -> bool:
     section, key = path[0], path[1] if len(path) > 1 else ""
     for kind in _SECTIONS.get(section, ()):
         key = kind.ALIASES.get(key, key)
-    if section == "dataset" and not of_run:  # the prompt and the columns are the caller's to say
+    if section == "dataset" and not of_run:  # the caller defines the prompt and the columns
         return key not in _NOT_EVALUATED
     return section in allowed or f"{section}.{key}".rstrip(".") in allowed
 
 
 def _explain(path: KeyPath, task_type: str, of_run: bool, allowed: Sequence[str]) -> str:
     if path[0] == "evaluation" and path[-1] in ("sets", "datasets"):
-        return "name the sets by --set, once for each"
+        return "name the sets with --set, once for each"
     if path[0] in ("generation", "evaluation") and not default_task(task_type).GENERATES:
         return "has no effect on a classifier; dataset.max_eval_samples limits its rows"
     trained = {"training", "peft", *task_sections()} - {"generation", "evaluation"}
     if path[0] in trained or path[-1] in _NOT_EVALUATED:
-        return "has no effect here, since nothing is trained; take it out"
+        return "has no effect here, since nothing is trained; leave it out"
     reason = "is settled by the run" if of_run else "has no effect here"
     return f"{reason}; an evaluation takes {', '.join(f'{key}.*' if key == 'generation' else key for key in allowed)}"

@@ -1,4 +1,4 @@
-"""The sets that the command line asks for by `--set`."""
+"""The sets that the command line requests with `--set`."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from utils.tasks.task import default_task
 
 @dataclass(frozen=True)
 class OwnSets:
-    """What a run knows by name."""
+    """Sets that a run knows by name."""
 
     name: str
-    """Its `dataset.name`."""
+    """The run's `dataset.name`."""
     labelled: Mapping[str, SetSection] = field(default_factory=dict)
     """The sets of its configuration, by label."""
     task_type: str = "CAUSAL_LM"
-    """Of SEQ_CLS, a bare word that is nothing else is a split of its own set."""
+    """For SEQ_CLS, an otherwise unknown name is a split of the run's own dataset."""
 
 
 def read_requests(words: Sequence[str], own: OwnSets | None) -> tuple[SetSection, ...]:
-    """Read every `--set`; `own` is what the run knows, None: the model is no run.
+    """Read every `--set`; `own` has the run's sets, None for a model without a run.
 
     Raises:
-        UserError: A word names nothing that could be a set, or two results would have one label.
+        UserError: A value names nothing that could be a set, or two results would have the same label.
     """
     sections = tuple(_read_word(word, own) for word in words)
     labels = [each.resolved_label for each in sections]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise UserError(
-            f"--set: two sets are called {twice[0]}; give one of them another label: '{{name: ..., label: ...}}'"
+            f"--set: two sets are named {twice[0]}; give one of them another label: '{{name: ..., label: ...}}'"
         )
     return sections
 
@@ -99,7 +99,7 @@ def _parse_word(word: str, own: OwnSets | None) -> SetSection:
 
 
 def _split_keys(word: str) -> tuple[str, dict[str, Any]]:
-    """Cut `FILE?key=value&key=value`: keys of a set, or of its dataset's section; values are YAML."""
+    """Split `FILE?key=value&key=value`: keys of a set, or of its dataset's section; values are YAML."""
     name, mark, rest = word.partition("?")
     if not mark or os.path.exists(os.path.expanduser(word)):
         return word, {}
@@ -117,7 +117,7 @@ def _split_keys(word: str) -> tuple[str, dict[str, Any]]:
 
 
 def _split_word(word: str) -> tuple[str, str | None, str | None]:
-    """Cut `name:subset@split`, or `name:one,other@split`; what is a path as a whole stays whole."""
+    """Split `name:subset@split`, or `name:one,other@split`, unless it is an existing path."""
     if os.path.exists(os.path.expanduser(word)):
         return word, None, None
     name, at, split = word.rpartition("@")
@@ -144,7 +144,7 @@ def _build(word: str, given: dict[str, Any]) -> SetSection:
 
 
 def _label(*parts: str | None) -> str:
-    """Make a label of the parts that are there: letters, digits, '.', '_' and '-'."""
+    """Make a label of the given parts: letters, digits, '.', '_' and '-'."""
     joined = "_".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part).strip("._-") for part in parts if part)
     return joined or "set"
 
@@ -154,7 +154,7 @@ def _is_path(name: str) -> bool:
 
 
 def _require_subset(word: str, section: SetSection) -> None:
-    """Ask for the subset of a set that is nothing without one, such as glue."""
+    """Require the subset of a dataset that has no default, such as glue."""
     plugin = find_dataset_plugin(section.name)
     subset = load_dataset_plugin(plugin).Config.model_fields["subset"] if plugin else None
     if section.subset is None and subset is not None and subset.is_required():

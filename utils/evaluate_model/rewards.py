@@ -1,4 +1,4 @@
-"""Evaluates a reward model: how often the chosen answer of a pair has the larger reward, and each pair's rewards."""
+"""Evaluate a reward model: how often a pair's chosen answer has the larger reward, and each pair's rewards."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ _OWN = "validation"
 
 @dataclass(frozen=True)
 class _Pairs:
-    """One set of pairs, encoded."""
+    """One set of encoded pairs."""
 
     described: DescribedSet
     rows: GenerationRows
     places: list[int]
-    """Of the pairs that can be scored, in the rows."""
+    """Indices of the rows whose pairs can be scored."""
     texts: list[list[int]]
-    """The chosen and the rejected one of each, in turn."""
+    """Chosen and rejected answers, alternating."""
     max_length: int
 
 
 def evaluate_reward_model(evaluated: EvaluatedModel) -> list[Entry]:
-    """Score a reward model on the validation pairs of its run, or on the sets that are named."""
+    """Score a reward model on the validation pairs of its run, or on the named sets."""
     tokenizer = evaluated.model.load_tokenizer()
     sets = [each for job in evaluated.jobs for each in _load_sets(job, tokenizer)]
     for each in sets:
@@ -66,7 +66,7 @@ def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase) -> Iterator[_Pairs]
     evaluation = config.evaluation.model_copy(update={"sets": job.sections and list(job.sections)})
     for each in describe_sets(evaluation, load_dataset_plugin(own.name).describe_instructions(own), own):
         described = replace(each, label=_OWN) if job.sections is None else each
-        whole = own.max_eval_samples if job.sections is None else None  # a file that is named is scored whole
+        whole = own.max_eval_samples if job.sections is None else None  # a named file is scored whole
         limit = described.max_samples or job.max_eval_samples or whole
         spec = as_pairs(described.spec, getattr(described.section, "roles", {}))
         rows = load_generation_rows(spec, described.section.model_copy(update={"max_eval_samples": limit}), config.seed)
@@ -149,7 +149,7 @@ def _describe(pairs: _Pairs, rewards: Sequence[tuple[float, float]]) -> dict[str
 
 
 def _compare(evaluated: EvaluatedModel, result: dict[str, Any], pairs: _Pairs) -> float | None:
-    """Set the accuracy against the run's own of its validation pairs."""
+    """Compare the accuracy with the run's own on its validation pairs."""
     record = evaluated.record
     if record is None or result["label"] != _OWN or "accuracy" not in record.metrics:
         return None

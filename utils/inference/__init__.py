@@ -1,1 +1,1 @@
-"""Rows in, answers out: using a trained model on a user's own texts."""
+"""Inference: a trained model's answers to a user's own rows."""

@@ -1,4 +1,4 @@
-"""The model that a call of inference.py names, and the settings by which it writes."""
+"""The model that a call of inference.py names, and its generation settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _RUN_WINS_IN_MODEL = ("name_or_path", "revision", "chat_template", "extra_specia
 
 
 def open_chosen_model(choice: ModelChoice) -> ModelRef:
-    """Find the model; for a run nothing heavy is imported."""
+    """Resolve the model; for a run without heavy imports."""
     if choice.run is not None:
         with explain_damage(choice.run):
             weights = choose_weights(choice.run, choice.checkpoint, choice.best)
@@ -56,13 +56,13 @@ def open_chosen_model(choice: ModelChoice) -> ModelRef:
 
 
 def choose_generation(model: ModelRef, request: Request) -> GenerationSection:
-    """Lay the command line's settings over the run's; those that have no effect are refused."""
+    """Apply the command line's settings to the run's; those without effect are rejected."""
     given = request.generation
     own = model.config.find_section(GenerationSection) if model.config is not None else None
     if not model.generates:
         if given or request.stream:
             names = ", ".join([*(f"--{name}" for name in given), *(["--stream"] if request.stream else [])])
-            raise UserError(f"{model.title} is a classifier, which writes nothing; leave out {names}")
+            raise UserError(f"{model.title} is a classifier, which generates nothing; leave out {names}")
         return own or GenerationSection()
     try:
         section = GenerationSection(**{**(own or GenerationSection()).model_dump(), **given})
@@ -71,18 +71,18 @@ def choose_generation(model: ModelRef, request: Request) -> GenerationSection:
         raise UserError(f"--{first['loc'][0]}: {first['msg']}") from None
     if section.temperature == 0 and (idle := [name for name in ("top_p", "top_k") if given.get(name) is not None]):
         names = ", ".join(f"--{name}" for name in idle)
-        raise UserError(f"{names}: has no effect at --temperature 0, where the likeliest token is taken")
+        raise UserError(f"{names}: has no effect at --temperature 0, which always takes the most likely token")
     return section
 
 
 def _resolve_differences(own: RunConfig, given: RunConfig) -> RunConfig:
-    """Say where the file differs from the run, and take from each what is its to say."""
+    """Warn of differences between file and run, and take each setting from the one responsible for it."""
     for key, (before, after) in find_differences(own.to_dict(), given.to_dict()).items():
         section, _, name = key.partition(".")
         runs = section in _RUN_WINS or (section == "model" and name in _RUN_WINS_IN_MODEL)
         if runs or section in ("model", "generation"):
             whose = "the run's" if runs else f"{given.source}'s"
-            logger.warning("%s: the run has %r, %s has %r; %s counts", key, before, given.source, after, whose)
+            logger.warning("%s: the run has %r, %s has %r; %s is used", key, before, given.source, after, whose)
     kept = {name: getattr(own.model, name) for name in _RUN_WINS_IN_MODEL}
     sections = {
         **own.task_sections,

@@ -1,4 +1,4 @@
-"""Answers rows window by window: bad ones are reported, good ones answered in batches."""
+"""Answer rows window by window: bad rows are reported, good ones answered in batches."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from utils.inference.predictor import Predictor
 from utils.inference.prompt_builder import PromptBuilder
 from utils.inference.row_io import InputRow, Source
 
-_WINDOW_CHARACTERS = 8_000_000  # a window of very long rows ends earlier, so that memory stays bounded
+_WINDOW_CHARACTERS = 8_000_000  # very long rows make a window smaller, so that memory stays bounded
 
 Row = dict[str, Any]
 
 
 class OrderedResultWriter:
-    """Gives finished rows to a function in their order, as soon as none before is missing."""
+    """Passes finished rows to a function in order, as soon as no earlier one is missing."""
 
     def __init__(self, write: Callable[[Mapping[str, Any]], None]) -> None:
         self._write = write
@@ -32,7 +32,7 @@ class OrderedResultWriter:
         return number < self._expected or number in self._ahead
 
     def add(self, results: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-        """Take rows, and give out those whose turn it is."""
+        """Add rows, and pass on those that are next."""
         self._ahead.update(results)
         while self._expected in self._ahead:
             self._write(self._ahead.pop(self._expected))
@@ -40,12 +40,12 @@ class OrderedResultWriter:
 
 
 ResultWriter: TypeAlias = OrderedResultWriter | PartialFile
-"""Takes answers in any order within a window."""
+"""Accepts answers in any order within a window."""
 
 
 @dataclass
 class InferenceJob:
-    """One call's rows on their way from the source to the writer."""
+    """Processes one call's rows from the source to the writer."""
 
     source: Source
     prompt_builder: PromptBuilder
@@ -54,14 +54,14 @@ class InferenceJob:
     progress: RowProgress
     strict: bool = False
     window: int | None = None
-    """Rows looked at together; None: as many as suit the model."""
+    """Rows per window; None: as many as suit the model."""
     num_rows: int = 0
     num_bad: int = 0
-    """Rows without an answer."""
+    """Number of rows without an answer."""
     bad: list[str] = field(default_factory=list)
-    """The first of them, with place and reason."""
+    """The first bad rows, with place and reason."""
     asked: list[str] = field(default_factory=list)
-    """The texts of the first rows."""
+    """Texts of the first rows."""
 
     def answer_all(self, rows: Iterable[InputRow]) -> None:
         """Answer all rows; with `strict` the first bad one ends the call."""
@@ -70,9 +70,9 @@ class InferenceJob:
             self._answer_window(window)
 
     def lay_out(self, row: InputRow, answer: Mapping[str, Any]) -> Row:
-        """Put an answer behind its row; the row's own columns of the same names are called input_<name>."""
+        """Append an answer to its row, renaming the row's own columns of the same names to input_<name>."""
         taken = {*self.prompt_builder.keys, "error", *row.place}
-        # The row keeps its own columns: one that the answer has too gets a name that nothing else has.
+        # The row keeps its own columns: one that the answer also has gets a unique name.
         laid: Row = {}
         for key, value in row.row.items():
             name = key
@@ -84,12 +84,12 @@ class InferenceJob:
         return laid | dict(answer)
 
     def find_unknown(self) -> dict[str, int]:
-        """Find characters of the first rows that the tokenizer does not know, with how many rows hold each."""
+        """Find characters in the first rows that the tokenizer does not know, with the number of rows with each."""
         return count_unwritable(self.asked, self.predictor.tokenizer, to_read=True)
 
     def _answer_window(self, window: Sequence[InputRow]) -> None:
-        """Answer a window; its batches are the same whatever an earlier call has answered of it."""
-        # What an earlier call has answered is encoded again: batches of other rows would give other last digits.
+        """Answer a window, in the same batches whatever an earlier call has answered."""
+        # Rows answered by an earlier call are encoded again: other batches would round differently.
         good, questions = self._read_window(window)
         numbers = [row.number for row in good]
         done = {place for place, number in enumerate(numbers) if number in self.writer}
@@ -101,7 +101,7 @@ class InferenceJob:
             self.progress.advance(len(new), sum(each.num_tokens for each in new))
 
     def _read_window(self, window: Sequence[InputRow]) -> tuple[list[InputRow], list[Any]]:
-        """Give the rows that can be answered, and what is asked of the model; the others are reported at once."""
+        """Return the rows that can be answered and their questions; report the others."""
         good: list[InputRow] = []
         questions: list[Any] = []
         refused: list[tuple[int, Row]] = []
@@ -140,7 +140,7 @@ def _join_texts(question: Any) -> str:
 
 
 def cut_windows(rows: Iterable[InputRow], size: int) -> Iterator[list[InputRow]]:
-    """Cut rows into windows of so many, fewer where they are very long; the same cuts for the same rows."""
+    """Split rows into windows of `size`, fewer if they are very long; equal for equal rows."""
     window: list[InputRow] = []
     num_characters = 0
     for row in rows:
@@ -154,5 +154,5 @@ def cut_windows(rows: Iterable[InputRow], size: int) -> Iterator[list[InputRow]]
 
 
 def _is_probability(key: str, taken: set[str]) -> bool:
-    """Tell a column that a table would take for the probability of a class."""
+    """Return whether a table would read a column as the probability of a class."""
     return "probabilities" in taken and key.startswith("probability_")

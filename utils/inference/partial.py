@@ -1,4 +1,4 @@
-"""The answers that are there already: appended batch by batch, so that a kill loses one batch at most."""
+"""The file of finished answers: appended batch by batch, so that a kill loses one batch at most."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _LINE = re.compile(rb'\{"row": (\d{1,18}), "result": (\{.*\})\}\n', re.DOTALL)
 
 
 class PartialFile:
-    """Answers in the order in which they were written, behind a line that says what they are answers to.
+    """Answers in the order of writing, after a line that identifies their questions.
 
-    Memory does not grow with the number of rows, since rows are answered window by window: only the numbers that are
-    ahead of a missing one are kept.
+    Memory does not grow with the number of rows, as rows are answered window by window: only the numbers ahead of a
+    missing one are kept.
 
-    `identity` names all that decides the answers, by part; a file of another identity is set aside. None: nobody can
-    tell (standard input), so the file is always begun anew.
+    `identity` has all that determines the answers, by part; a file of another identity is set aside. None: unknown
+    (standard input), so the file always starts anew.
 
     Raises:
         UserError: Another call is writing it, or it cannot be written.
@@ -42,15 +42,15 @@ class PartialFile:
         self._done = _Numbers()
         with self._explain():
             self._file = _open_alone(path)
-            self._go_on(identity)
+            self._continue(identity)
         self.num_kept = self._done.count
-        """Rows that an earlier call answered."""
+        """Number of rows that an earlier call answered."""
 
     def __contains__(self, number: int) -> bool:
         return number in self._done
 
     def add(self, results: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-        """Append the answers of a batch, those that are there already left out; a full disk takes nothing away."""
+        """Append the answers of a batch that are new; a full disk loses nothing written before."""
         new = [(number, result) for number, result in results if number not in self._done]
         with self._explain():
             self._file.write(b"".join(b'{"row": %d, "result": %b}\n' % (each, dump(result)) for each, result in new))
@@ -59,8 +59,8 @@ class PartialFile:
             self._done.add(number)
 
     def results(self) -> Iterator[bytes]:
-        """Give every answer as JSON, in the order of the rows."""
-        # Answers of a window stand in any order: those ahead of a missing one wait, a window's worth at most.
+        """Yield every answer as JSON, in the order of the rows."""
+        # Within a window answers are in any order: those ahead of a missing one wait, at most a window.
         expected = 0
         ahead: list[tuple[int, bytes]] = []
         with self.path.open("rb") as file:
@@ -76,11 +76,11 @@ class PartialFile:
 
     def close(self) -> None:
         """Close the file, and keep it."""
-        with suppress(OSError):  # on a full disk: what could not be written was told when it was tried
+        with suppress(OSError):  # a full disk was reported when writing
             self._file.close()
 
     def remove(self) -> None:
-        """Take it away: its answers stand elsewhere."""
+        """Remove the file, once its answers are written elsewhere."""
         self.path.unlink()
         self._file.close()
 
@@ -90,10 +90,10 @@ class PartialFile:
             yield
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(f"{self.path}: cannot be written: {reason}; the same command goes on from here") from None
+            raise UserError(f"{self.path}: cannot be written: {reason}; the same command continues from here") from None
 
-    def _go_on(self, identity: Mapping[str, Any] | None) -> None:
-        """Go on behind an earlier call's answers, or begin anew and say why."""
+    def _continue(self, identity: Mapping[str, Any] | None) -> None:
+        """Continue after an earlier call's answers, or start anew with a warning."""
         self._file.seek(0)
         first = self._file.readline()
         before = _read_identity(first)
@@ -106,12 +106,12 @@ class PartialFile:
             self._file.write(json.dumps({"version": 1, "identity": identity}).encode() + b"\n")
             self._file.flush()
             return
-        # A kill may have cut the last line: what is behind the last whole one is cut off and answered again.
+        # A kill may have cut the last line: the rest after the last complete line is removed and answered again.
         end = len(first)
         for line in self._file:
             found = _LINE.fullmatch(line)
             if found is None or not is_json(found[2]):
-                logger.warning("%s: its last line was not written whole and is cut off", self.path)
+                logger.warning("%s: its last line was partially written and is removed", self.path)
                 break
             self._done.add(int(found[1]))
             end += len(line)
@@ -126,12 +126,12 @@ class PartialFile:
         with replace_file(old) as beside, beside.open("wb") as kept, self.path.open("rb") as file:
             shutil.copyfileobj(file, kept)
         logger.warning(
-            "%s: begun again, since the answers in it are %s; they are kept in %s", self.path, whose, old.name
+            "%s: started anew, since the answers in it are %s; they are kept in %s", self.path, whose, old.name
         )
 
 
 def dump(result: Mapping[str, Any]) -> bytes:
-    """Write an answer as one line of JSON; numbers that are not finite become null, half characters escapes."""
+    """Encode an answer as one line of JSON; numbers that are not finite become null, lone surrogates escapes."""
     try:
         text = json.dumps(result, ensure_ascii=False, allow_nan=False, default=str)
     except ValueError:
@@ -140,7 +140,7 @@ def dump(result: Mapping[str, Any]) -> bytes:
 
 
 def _open_alone(path: Path) -> IO[bytes]:
-    """Open a file that no other call is writing, and no link: what it leads to would be cut."""
+    """Open a file that no other call is writing and that is not a link, whose target would be truncated."""
     while True:
         if path.is_symlink():
             raise UserError(
@@ -152,11 +152,11 @@ def _open_alone(path: Path) -> IO[bytes]:
             raise UserError(f"{path}: another call is writing it; wait for its end, or name another output")
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return file
-        file.close()  # the other call ended and took the file away while it was opened here
+        file.close()  # the other call ended and removed the file in the meantime
 
 
 class _Numbers:
-    """A set of numbers that fills from below."""
+    """A set of numbers that is filled from 0 up."""
 
     def __init__(self) -> None:
         self._next = 0

@@ -1,4 +1,4 @@
-"""Models that answer: batches of questions in, keys of the output's rows out."""
+"""Predictors: from batches of questions to the keys of output rows."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ class Answered:
     """The answer to one question of a window."""
 
     place: int
-    """In the window."""
+    """Index in the window."""
     answer: dict[str, Any]
-    """Keys of the output."""
+    """Keys of the output row."""
     num_tokens: int
-    """Tokens read (classification) or written (generation)."""
+    """Tokens read (classification) or generated."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a language model is asked."""
+    """The prompt of a language model."""
 
     ids: list[int]
-    """Its tokens."""
+    """Token ids."""
     truncated: bool = False
-    """Whether its middle was cut out."""
+    """Whether its middle was cut."""
 
 
 _NO_NUMBER = {"error": "the model's answer is not a number (NaN or infinite)"}
-_WINDOW = 1024  # rows that are looked at together, to find rows of like length
+_WINDOW = 1024  # rows from which those of similar length are batched
 
 
 class ClassifyingModel:
-    """Labels or values of texts, of at most `max_length` tokens; `label_names` is empty for regression."""
+    """Predicts labels or values of texts of at most `max_length` tokens; `label_names` is empty for regression."""
 
     window = _WINDOW
 
@@ -76,24 +76,24 @@ class ClassifyingModel:
         self._settings = [fingerprint_tokenizer(tokenizer), list(label_names), max_length]
 
     def encode(self, question: tuple[str, ...]) -> tuple[str, ...]:
-        """Leave the texts as they are: they are encoded together."""
+        """Return the texts unchanged: they are encoded together."""
         return question
 
     def answer(
         self, questions: Sequence[tuple[str, ...]], numbers: Sequence[int], done: Collection[int]
     ) -> Iterator[list[Answered]]:
-        """Classify a window, batch by batch; batches of which all places are done are passed over."""
+        """Classify a window, batch by batch, skipping batches whose rows are all done."""
         with _explain_memory():
             for batch in self._classifier.classify_batches(questions, done):
                 yield [Answered(place, _read_classified(each), each.num_tokens) for place, each in batch]
 
     def describe(self) -> dict[str, Any]:
-        """Name the weights, the tokenizer, the labels and the length."""
+        """Return what determines the answers: weights, tokenizer, labels and length."""
         return {"model": hash_model(self._model), "settings": self._settings}
 
 
 class RewardModel:
-    """Rewards of answers to prompts, or of both answers of pairs."""
+    """Scores answers to prompts, or both answers of pairs."""
 
     window = _WINDOW
 
@@ -103,10 +103,10 @@ class RewardModel:
         self._model, self._encoder = model, encoder
 
     def encode(self, question: Example) -> Encoded:
-        """Make token ids of a prompt with its answer, or with both."""
+        """Encode a prompt with its answer, or with both."""
         try:
             found = self._encoder.encode(question)
-        except ModelError as error:  # no chat template: other rows may be no conversations
+        except ModelError as error:  # no chat template: other rows may not be conversations
             raise RowError(str(error)) from error
         if found.too_long:
             raise RowError(f"is longer than {self._encoder.length_key} ({self._encoder.max_length} tokens)")
@@ -117,7 +117,7 @@ class RewardModel:
     def answer(
         self, questions: Sequence[Encoded], numbers: Sequence[int], done: Collection[int]
     ) -> Iterator[list[Answered]]:
-        """Score a window, batch by batch; a row is answered as soon as all its texts are."""
+        """Score a window, batch by batch; a row is answered when all its texts are."""
         texts = [(place, ids) for place, each in enumerate(questions) for ids in _list_texts(each)]
         known = [number for number, (place, _) in enumerate(texts) if place in done]
         found: dict[int, dict[int, float]] = {}
@@ -130,7 +130,7 @@ class RewardModel:
                 yield [_read_rewards(place, questions[place], found[place]) for place in whole]
 
     def describe(self) -> dict[str, Any]:
-        """Name the weights, and all that decides what a text becomes."""
+        """Return what determines the answers: the weights, and the processing of texts."""
         return {"model": hash_model(self._model), "settings": ["rewards", self._encoder.fingerprint]}
 
 
@@ -149,7 +149,7 @@ def _read_rewards(place: int, question: Encoded, found: Mapping[int, float]) -> 
 
 
 class WritingModel:
-    """Written answers to prompts; the seed decides the draws at a temperature above 0."""
+    """Generates answers to prompts; the seed determines the sampling at a temperature above 0."""
 
     window = _WINDOW
 
@@ -172,11 +172,11 @@ class WritingModel:
         self._settings = [settings, list(ends), seed if generation.temperature else 0, encoder.fingerprint]
 
     def encode(self, question: Example) -> Prompt:
-        """Make token ids of a prompt; only where the run's set is evaluated so does a long one lose its middle."""
+        """Encode a prompt; a long one loses its middle only if the evaluation of the run's set does the same."""
         try:
             prompt = self._encode_official(question) if self._prompt_builder.official_truncation else None
             prompt = prompt or Prompt(self._encoder.encode_prompt(question))
-        except ModelError as error:  # no chat template: other rows may be no conversations
+        except ModelError as error:  # no chat template: other rows may not be conversations
             raise RowError(str(error)) from error
         if reason := self._backend.explain_refusal(len(prompt.ids)):
             raise RowError(f"the prompt {reason}")
@@ -185,7 +185,7 @@ class WritingModel:
     def answer(
         self, questions: Sequence[Prompt], numbers: Sequence[int], done: Collection[int]
     ) -> Iterator[list[Answered]]:
-        """Write the answers of a window."""
+        """Generate the answers of a window."""
         prompts = [each.ids for each in questions]
         with _explain_memory():
             planned = self._backend.plan_batches(prompts)
@@ -194,13 +194,13 @@ class WritingModel:
                 yield [_read_generated(place, questions[place], each) for place, each in batch]
 
     def stream(self, question: Example, show: Callable[[str], None]) -> Answered:
-        """Answer one question and show the answer while it is written."""
+        """Answer one question, and show the answer while it is generated."""
         prompt = self.encode(question)
         with _explain_memory():
             return _read_generated(0, prompt, self._backend.stream(prompt.ids, show))
 
     def describe(self) -> dict[str, Any]:
-        """Name the weights, the settings and all that decides what a prompt becomes."""
+        """Return what determines the answers: the weights, the settings, and the processing of prompts."""
         return {"model": hash_model(self._model), "settings": self._settings}
 
     def _encode_official(self, question: Example) -> Prompt | None:
@@ -217,7 +217,7 @@ Predictor: TypeAlias = ClassifyingModel | RewardModel | WritingModel
 def _find_ends(encoder: ExampleEncoder) -> tuple[int, ...]:
     try:
         return encoder.stop_token_ids
-    except ModelError:  # an odd chat template; nothing is trained, and the model's own end tokens count too
+    except ModelError:  # an unusual chat template; nothing is trained, and the model has its own end tokens
         return ()
 
 
@@ -235,7 +235,7 @@ def _read_generated(place: int, prompt: Prompt, written: Generated) -> Answered:
 
 @contextmanager
 def _explain_memory() -> Iterator[None]:
-    """Turn a lack of memory for a single row into a sentence."""
+    """Turn a lack of memory for a single row into a UserError."""
     import torch
 
     try:
@@ -254,7 +254,7 @@ def load_predictor(
     seed: int,
     served: ServedModel | None = None,
 ) -> Predictor:
-    """Load a model and put it where it answers, or, of one that is `served`, no more than its tokenizer."""
+    """Load a model onto its device, or only the tokenizer for a model that is `served`."""
     tokenizer = model.load_tokenizer()
     loaded: Any = served or place_model(model.load_model(tokenizer))
     if model.judges:
@@ -271,13 +271,13 @@ def load_predictor(
 
 
 def _find_max_length(model: ModelRef, loaded: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Find how many tokens a classifier's rows may have: the run's, else the tokenizer's or the model's own."""
+    """Return the maximum tokens of a classifier's rows: the run's, else the tokenizer's or the model's own."""
     if model.config is not None:
         return model.config.section(ClassificationSection).max_length
     config = loaded.config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
     if isinstance(positions, int) and config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= int(config.pad_token_id or 0) + 1  # its positions start behind the pad id
+        positions -= int(config.pad_token_id or 0) + 1  # its positions start after the pad id
     limits = [int(tokenizer.model_max_length), *([positions] if isinstance(positions, int) else [])]
     known = [limit for limit in limits if 0 < limit < 10**9]
     return min(known, default=512)

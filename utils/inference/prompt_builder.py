@@ -1,4 +1,4 @@
-"""What is asked of a row: its texts, or its prompt; known before any model is loaded."""
+"""Questions to a model: a row's texts or its prompt, determined before any model is loaded."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ Row = dict[str, Any]
 
 _MESSAGES = "messages"
 _REQUESTS = ("prompt", "text")
-"""Columns that hold a bare request, whatever the run calls it."""
+"""Columns for a bare request, whatever the run's names are."""
 
 
 @dataclass(frozen=True)
 class TextPromptBuilder:
-    """Asks a classifier: one or two texts."""
+    """Reads the one or two texts of a row for a classifier."""
 
     columns: tuple[str, ...]
     other_names: Mapping[str, str] = field(default_factory=dict)
-    """Names under which the set's own files have some of the columns."""
+    """Alternative names of columns in the dataset's own files."""
     keys = frozenset({"label", "value", "probabilities", "truncated"})
 
     @property
     def text_column(self) -> str:
-        """Name the first column."""
+        """The first column."""
         return self.columns[0]
 
     def read(self, row: Row) -> tuple[str, ...]:
-        """Give the texts of a row; numbers are texts as they are written. A row without them is a RowError."""
+        """Return the texts of a row; numbers become text. A row without them raises a RowError."""
         if problem := self.find_missing(key for key, value in row.items() if value is not None):
             raise RowError(problem)
         texts = tuple(_as_text(row, name) for name in self._name_columns(row))
@@ -47,12 +47,12 @@ class TextPromptBuilder:
         return _lay_out(self.columns, texts)
 
     def find_missing(self, columns: Iterable[str]) -> str | None:
-        """Name the columns that are missing and those that are there."""
+        """Return a message about missing columns and those that exist; None if none is missing."""
         there = list(columns)
         return _explain_missing(self._name_columns(there), there)
 
     def _name_columns(self, there: Iterable[str]) -> list[str]:
-        """Give the columns by the names that they have here."""
+        """Return the columns by their names in the input."""
         known = set(there)
         others = {ours: name for name, ours in self.other_names.items() if name in known}
         return [column if column in known else others.get(column, column) for column in self.columns]
@@ -60,35 +60,35 @@ class TextPromptBuilder:
 
 @dataclass(frozen=True)
 class ChatPromptBuilder:
-    """Asks a language model: the prompt as in training, or a bare request put into it, or a conversation."""
+    """Reads a row for a language model: the prompt as in training, or a bare request put into it, or a conversation."""
 
     columns: tuple[str, ...]
-    """Columns that the prompt is made of."""
+    """Columns of the prompt."""
     read_prompt: Callable[[Row], Example]
     ask: Callable[[str], Example] | None
     """Makes the prompt of a bare request; None: it needs more than one text."""
     text_column: str
     stop: tuple[str, ...] = ()
-    """Texts that end an answer."""
+    """Strings that end an answer."""
     renamed: tuple[tuple[str, str], ...] = ()
-    """Columns that are read in place of others: the run's name, and the row's."""
+    """Columns read instead of the run's: pairs of the run's name and the row's."""
     request_column: str | None = None
     """The column that the user chose for a run on conversations: a bare request, or turns."""
     official_truncation: bool = False
-    """Prompts that are too long lose their middle, as in the evaluation of the run's set."""
+    """Whether too long prompts lose their middle, as in the evaluation of the run's set."""
     chat_exempt: bool = False
-    """Never put through the chat template, as in the evaluation of the run's set."""
+    """Whether the chat template is never applied, as in the evaluation of the run's set."""
     keys = frozenset({"answer", "finished", "num_tokens", "truncated"})
 
     def read(self, row: Row) -> Example:
-        """Give the prompt of a row; one without is a RowError."""
+        """Return the prompt of a row; a row without one raises a RowError."""
         if self.request_column is not None:
             return self._check(self._read_chosen(row, self.request_column))
         if self.renamed:
             if problem := _explain_missing([there for _, there in self.renamed], list(row)):
                 raise RowError(problem)
             row = {**row, **{own: row[there] for own, there in self.renamed}}
-        # The run's own columns come first: a row of its set may hold a column `text` or `messages` as well.
+        # The run's own columns come first: its rows may also have a column `text` or `messages`.
         if self.columns and all(column in row for column in self.columns):
             return self._check(self.read_prompt(_require_text(row, self.columns)))
         if _MESSAGES in row:
@@ -103,7 +103,7 @@ class ChatPromptBuilder:
         return _lay_out((self.text_column,) if self.ask else self.columns, texts)
 
     def find_missing(self, columns: Iterable[str]) -> str | None:
-        """Name the columns that are missing, those that are there, and what would do as well."""
+        """Return a message about missing columns, those that exist, and alternatives; None if none is missing."""
         there = list(columns)
         if self.request_column is not None:
             return _explain_missing((self.request_column,), there)
@@ -136,10 +136,10 @@ class ChatPromptBuilder:
 
 @dataclass(frozen=True)
 class RewardPromptBuilder:
-    """Asks a reward model: an answer to a prompt, a conversation that ends with one, or the two answers of a pair."""
+    """Reads a row for a reward model: a prompt with an answer, a conversation that ends with one, or a pair."""
 
     columns: tuple[str, ...]
-    """Columns that a prompt is made of, and that of an answer."""
+    """Columns of the prompt, and the column of the answer."""
     read_row: Callable[[Row], Example]
     renamed: tuple[tuple[str, str], ...] = ()
     """As in ChatPromptBuilder."""
@@ -147,11 +147,11 @@ class RewardPromptBuilder:
 
     @property
     def text_column(self) -> str:
-        """Name the first column."""
+        """The first column."""
         return self.columns[0]
 
     def read(self, row: Row) -> Example:
-        """Give the prompt of a row with its answer, or with both; one without is a RowError."""
+        """Return the prompt of a row with its answer, or with both; a row without one raises a RowError."""
         if problem := _explain_missing([there for _, there in self.renamed], list(row)):
             raise RowError(problem)
         example = self.read_row({**row, **{own: row[there] for own, there in self.renamed}})
@@ -163,7 +163,7 @@ class RewardPromptBuilder:
         return _lay_out(self.columns, texts)
 
     def find_missing(self, columns: Iterable[str]) -> str | None:
-        """Leave it to the rows, which may be of several shapes."""
+        """Return None: rows may have one of several shapes, and are checked one by one."""
         return None
 
 
@@ -171,11 +171,11 @@ PromptBuilder: TypeAlias = TextPromptBuilder | ChatPromptBuilder | RewardPromptB
 
 
 def build_text_prompt_builder(described: ClassificationSet | None, chosen: Sequence[str]) -> TextPromptBuilder:
-    """Build what asks a classifier.
+    """Build the prompt builder of a classifier.
 
     Args:
-        described: The run's set; None: a model without run, which reads `text`.
-        chosen: Columns to read in place of the run's.
+        described: The run's dataset; None: a model without a run, which reads `text`.
+        chosen: Columns to read instead of the run's.
     """
     own = described.text_columns if described is not None else tuple(chosen) or ("text",)
     if chosen and len(chosen) != len(own):
@@ -188,17 +188,17 @@ def build_text_prompt_builder(described: ClassificationSet | None, chosen: Seque
 def build_chat_prompt_builder(
     described: InstructionSet | None, chosen: Sequence[str], there: Sequence[str], conversational: bool | None = None
 ) -> ChatPromptBuilder:
-    """Build what asks a language model.
+    """Build the prompt builder of a language model.
 
     Args:
-        described: The run's set; None: a model without run, which is asked a text as it is.
-        chosen: Columns to read in place of the run's.
-        there: Columns of the first row, by which rows of no stated format are told where the set is gone.
-        conversational: Whether the rows that were trained on are conversations; None: not known.
+        described: The run's dataset; None: a model without a run, which gets bare texts.
+        chosen: Columns to read instead of the run's.
+        there: Columns of the first row, which determine an unstated format if the dataset is gone.
+        conversational: Whether the training rows are conversations; None: unknown.
     """
     if described is None:
         if len(chosen) > 1:
-            raise UserError("--text_column: a model without run reads one column; name one")
+            raise UserError("--text_column: a model without a run reads one column; name one")
         column = chosen[0] if chosen else "text"
         return ChatPromptBuilder((column,), lambda row: _plain(read_text(row, column)), _plain, column)
     spec = resolve(described, there, conversational)
@@ -208,7 +208,7 @@ def build_chat_prompt_builder(
         raise UserError(f"--text_column: the run reads {len(columns)} columns ({', '.join(columns)}); name as many")
     ask = spec.ask
     if ask is None and len(columns) == 1:
-        ask = lambda text: read_prompt({columns[0]: text})  # noqa: E731  typed by what it stands for
+        ask = lambda text: read_prompt({columns[0]: text})  # noqa: E731  typed by the field it fills
     is_chat = ask is not None and bool(ask("a").messages)
     text_column = chosen[0] if chosen else "text" if is_chat or not columns else columns[0]
     renamed = tuple(zip(columns, chosen, strict=True)) if chosen and not is_chat else ()
@@ -233,7 +233,7 @@ def build_reward_prompt_builder(
     chosen: Sequence[str],
     there: Sequence[str],
 ) -> RewardPromptBuilder:
-    """Build what asks a reward model; `roles` and `conversational` as in `as_scored`, else as for a language model."""
+    """Build the prompt builder of a reward model; `roles` and `conversational` as in `as_scored`, else as above."""
     spec = resolve(as_scored(described, roles, conversational), there)
     if chosen and len(chosen) != len(spec.columns):
         names = ", ".join(spec.columns)
@@ -242,9 +242,9 @@ def build_reward_prompt_builder(
 
 
 def resolve(spec: InstructionSet, there: Sequence[str], conversational: bool | None = None) -> InstructionSet:
-    """Complete a dataset's answers by its own rows, or, where they are gone, by the columns of those to be answered.
+    """Complete a dataset's format from its own rows or, if they are gone, from the columns of the input.
 
-    Rows of preferences do not say either what a bare request is: after conversations, it is a user's turn.
+    Preference rows do not tell how to treat a bare request: after conversations, it is a user's turn.
     """
     from utils.data.instruction import resolve_set
 

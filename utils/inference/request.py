@@ -1,4 +1,4 @@
-"""What a call of inference.py asks for, checked as far as the command line alone tells."""
+"""The request of a call of inference.py, checked as far as the command line alone allows."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ OUTPUT_KINDS = (".jsonl", ".json", ".csv", ".tsv", ".xlsx", ".parquet")
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which model answers: a run, an adapter or model with a configuration, or a model as it was published."""
+    """The model to use: a run, an adapter or model with a configuration, or a published model."""
 
     run: str | None = None
     """A run folder, its final_model/ or a checkpoint."""
     best: bool = False
-    """The run's best checkpoint."""
+    """Whether to use the run's best checkpoint."""
     checkpoint: int | None = None
-    """The run's checkpoint of this step."""
+    """Step of the run's checkpoint."""
     config: str | None = None
     """A configuration file, with model_path."""
     model_path: str | None = None
     """A folder of weights."""
     model: str | None = None
-    """Hub name or folder of a whole model; of an adapter, its base."""
+    """Hub name or folder of a whole model; with an adapter, of its base."""
     adapter: str | None = None
     """A folder in peft's layout."""
     consent: Consent = NO_CONSENT
-    """What of it may run."""
+    """Code that may run."""
 
 
 @dataclass(frozen=True)
@@ -46,34 +46,34 @@ class Request:
 
     choice: ModelChoice
     texts: tuple[str | Mapping[str, Any], ...] = ()
-    """Texts of the command line, or of Python code whole rows."""
+    """Texts from the command line; from Python code also whole rows."""
     input_file: str | None = None
-    """None with no texts: standard input."""
+    """None, without texts: standard input."""
     input_format: str | None = None
-    """Kind of the input as a suffix without dot; None: the file's own suffix."""
+    """Format of the input as a suffix without dot; None: the file's own suffix."""
     input_quoting: bool | None = None
-    """Whether quotes enclose the fields of a table; None: as the run's dataset.quoting has it."""
+    """Whether quotes enclose the fields of a table; None: the run's dataset.quoting."""
     output_file: str | None = None
     """None: standard output."""
     text_columns: tuple[str, ...] = ()
-    """Columns to read in place of the run's."""
+    """Columns to read instead of the run's."""
     generation: dict[str, Any] = field(default_factory=dict)
     """Fields of the `generation:` section that the command line sets."""
     seed: int = 0
-    """Decides the draws at a temperature above 0."""
+    """Seed of the sampling at a temperature above 0."""
     server: str | None = None
-    """Address of a server that writes in place of the model."""
+    """Address of a server that generates in place of the model."""
     served_model: str | None = None
-    """Which of its models; None: the only one."""
+    """Name of its model; None: the only one."""
     stream: bool = False
-    """Show the answer while it is written."""
+    """Whether to show the answer while it is generated."""
     strict: bool = False
-    """Stop at the first bad row."""
+    """Whether to stop at the first bad row."""
     as_json: bool = False
-    """One JSON object on standard output."""
+    """Whether to print one JSON object on standard output."""
 
     def check(self) -> None:
-        """Check what can be checked before anything is read: options that contradict each other, files."""
+        """Check options that contradict each other, and files, before anything is read."""
         _check_choice(self.choice)
         _check_options(self)
         if self.input_file is not None:
@@ -83,22 +83,22 @@ class Request:
 
 
 def partial_path(output_file: str) -> Path:
-    """Name the file in which answers stand until all of them are there."""
+    """Return the path of the file with the answers so far."""
     target = Path(output_file).expanduser()
     return target.with_name(f"{target.name}.partial.jsonl")
 
 
 def check_input(name: str, stated: str | None = None) -> None:
-    """Check that an input file is there, holds something and is of a known kind."""
+    """Check that an input file exists, is not empty and has a known format."""
     source = Path(name).expanduser()
     if os.path.isdir(source):
         raise UserError(f"--input_file {name}: is a folder; name a file in it")
     if stated is None and source.suffix.lower() not in INPUT_KINDS and not (is_stream(source) and not source.suffix):
         known = ", ".join(INPUT_KINDS)
-        raise UserError(f"--input_file {name}: unknown kind of file; use {known}, or say what it is by --input_format")
+        raise UserError(f"--input_file {name}: unknown kind of file; use {known}, or set --input_format")
     if not os.path.exists(source):
         raise UserError(f"--input_file {name}: no such file")
-    if is_stream(source):  # what is read of a pipe is gone
+    if is_stream(source):  # reading would consume a pipe
         return
     try:
         with source.open("rb") as file:
@@ -110,7 +110,7 @@ def check_input(name: str, stated: str | None = None) -> None:
 
 
 def check_output(name: str, input_file: str | None) -> None:
-    """Check that an output file is of a known kind, is not the input, and can be written by this call alone."""
+    """Check that an output file has a known format, is not the input, and can be written by this call alone."""
     target = Path(name).expanduser()
     if os.path.isdir(target):
         raise UserError(f"--output_file {name}: is a folder; name a file in it")
@@ -120,7 +120,7 @@ def check_output(name: str, input_file: str | None) -> None:
         if input_file is not None and _is_same(Path(input_file).expanduser(), written):
             raise UserError(f"--output_file {name}: is the input file, which would be overwritten; name another")
     if os.path.exists(target) and not target.stat().st_mode & 0o222:
-        raise UserError(f"--output_file {name}: is there already and read-only; name another file")
+        raise UserError(f"--output_file {name}: exists and is read-only; name another file")
     _try_writing(name)
 
 
@@ -150,7 +150,7 @@ def _check_choice(choice: ModelChoice) -> None:
     with_config = choice.config is not None or choice.model_path is not None
     if sum((choice.run is not None, with_config, bool(choice.model or choice.adapter))) != 1:
         raise UserError(
-            "name one model: --run (a trained run), --config with --model_path, --model (a model as it is), or "
+            "name one model: --run (a trained run), --config with --model_path, --model (a published model), or "
             "--adapter, with its base by --model"
         )
     if with_config and (choice.config is None or choice.model_path is None):
@@ -169,7 +169,7 @@ def _check_options(request: Request) -> None:
     if request.texts and request.input_format is not None:
         raise UserError("--input_format is for --input_file and for standard input")
     if request.stream and len(request.texts) != 1:
-        raise UserError("--stream shows one answer while it is written; give one --input_text")
+        raise UserError("--stream shows one answer while it is generated; give one --input_text")
     if request.seed < 0:
         raise UserError(f"--seed {request.seed}: must be 0 or more")
     if request.as_json and not request.texts and request.output_file is None:

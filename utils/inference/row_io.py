@@ -1,4 +1,4 @@
-"""Rows in, one by one, and answers out, into one file of the kind that its name says."""
+"""Read rows one by one, and write answers to a file in the format of its suffix."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 TABLE_KINDS = (".csv", ".tsv", ".parquet")
-"""Kinds whose rows all have the same columns."""
+"""Formats whose rows all have the same columns."""
 
 
 @dataclass(frozen=True)
@@ -32,39 +32,39 @@ class InputRow:
     """One row of the input."""
 
     number: int
-    """From 0, bad rows counted."""
+    """Index from 0, including bad rows."""
     place: dict[str, int]
-    """`line` from 1 in a file of text, else `row` from 0."""
+    """`line` from 1 in a text file, else `row` from 0."""
     row: Row = field(default_factory=dict)
     error: str | None = None
     """Why it cannot be read."""
 
     @property
     def size(self) -> int:
-        """Characters of its texts."""
+        """Number of characters of its texts."""
         return sum(len(value) for value in self.row.values() if isinstance(value, str))
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where rows are read."""
+    """The source of rows."""
 
     path: Path | None
     """None: standard input."""
     kind: str
-    """Suffix with dot; empty for standard input and pipes: JSON where the first line is, else a text per line."""
+    """Suffix with dot; empty for standard input and pipes: JSON if the first line is, else a text per line."""
     text_column: str
-    """The column that a line of plain text is."""
+    """The column for lines of plain text."""
     quoting: bool | None = None
     """As in FileFormat."""
 
     @property
     def name(self) -> str:
-        """Name it in a message."""
+        """Name of the source for messages."""
         return "standard input" if self.path is None else str(self.path)
 
     def place(self, row: InputRow) -> str:
-        """Name one row in a message."""
+        """Return a row's location for messages."""
         if "line" in row.place:
             return f"{self.name}:{row.place['line']}"
         return f"{self.name}, row {row.place['row']}"
@@ -75,8 +75,8 @@ def open_source(name: str | None, stated: str | None, text_column: str, quoting:
 
     Args:
         name: A checked file; None: standard input.
-        stated: Its kind, as a suffix without dot; None: told by the name.
-        text_column: The column that a line of plain text is.
+        stated: Its format, as a suffix without dot; None: by the name.
+        text_column: The column for lines of plain text.
         quoting: As in FileFormat.
     """
     path = None if name is None else Path(name).expanduser()
@@ -85,7 +85,7 @@ def open_source(name: str | None, stated: str | None, text_column: str, quoting:
 
 
 def read_rows(source: Source) -> Iterator[InputRow]:
-    """Read all rows, lazily; only a file that cannot be read as a whole is an error."""
+    """Yield all rows, lazily; only a file that cannot be read at all raises an error."""
     for number, (place, row, error) in enumerate(_open(source)):
         yield InputRow(number, place, row, error)
 
@@ -130,17 +130,17 @@ def _read_parquet(source: Source) -> Iterator[_Read]:
 
 
 Results = Callable[[], Iterator[bytes]]
-"""Gives every answer as JSON, in order; as often as it is called."""
+"""Yields every answer as JSON, in order, each time it is called."""
 
 _SHEET_ROWS, _SHEET_COLUMNS = 1_048_576, 16_384
 _BLOCK = 1024
 
 
 def write_results(results: Results, target: Path) -> None:
-    """Write a file whole or not at all, of the kind that its suffix says.
+    """Write a file atomically, in the format of its suffix.
 
-    A table has a column for every key of any row, and one for the probability of each class; what a cell cannot hold
-    (lists, objects) is written as JSON.
+    A table has a column for every key of any row, and one for the probability of each class; values that a cell cannot
+    hold (lists, objects) are written as JSON.
     """
     write = {
         ".jsonl": _write_lines, ".json": _write_list, ".csv": _write_separated, ".tsv": _write_separated,
@@ -154,7 +154,7 @@ def write_results(results: Results, target: Path) -> None:
 
 
 def flatten(result: dict[str, Any]) -> dict[str, Any]:
-    """Give an answer's cells by column."""
+    """Return an answer's cells by column."""
     flat: dict[str, Any] = {}
     for key, value in result.items():
         if key == "probabilities" and isinstance(value, dict):
@@ -190,7 +190,7 @@ def _write_separated(results: Results, path: Path) -> None:
             num_guarded += sum(cell is not kept for cell, kept in zip(guarded, cells, strict=True))
             table.writerow(guarded)
     if num_guarded:
-        logger.warning("%d cells that a spreadsheet would take for a formula begin with an apostrophe now", num_guarded)
+        logger.warning("%d cells that a spreadsheet would read as a formula now begin with an apostrophe", num_guarded)
 
 
 def _write_sheet(results: Results, path: Path) -> None:
@@ -238,7 +238,7 @@ def _list_columns(results: Results) -> list[str]:
 
 
 def _find_kinds(results: Results) -> dict[str, type]:
-    """Find one type for all values of each column: the numbers' wider one, or text."""
+    """Find one type for all values of each column: the wider number type, or text."""
     kinds: dict[str, set[type]] = {}
     for row in _read(results):
         for column, value in row.items():

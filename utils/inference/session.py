@@ -1,4 +1,4 @@
-"""One call of inference.py from the request to the answers: the model, the rows, where the answers go."""
+"""One call of inference.py from the request to the answers: the model, the rows, and the output."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_WINDOW_OF_A_STREAM = 128  # rows that standard output waits for; one at a time where somebody types them
+_WINDOW_OF_A_STREAM = 128  # rows before standard output gets answers; one at a time on a terminal
 
 Answer = dict[str, Any]
 
 
 def answer_request(request: Request) -> Answer:
-    """Answer what is asked by a checked request; gives `answers` to texts, or what was written where."""
+    """Answer a checked request; return the `answers` to texts, or what was written where."""
     model = open_chosen_model(request.choice)
     served = find_served(request.server, request.served_model, model) if request.server is not None else None
     session = _Session(request, model, choose_generation(model, request), served)
@@ -58,16 +58,16 @@ def answer_request(request: Request) -> Answer:
 
 @dataclass(frozen=True)
 class _Session:
-    """What is asked of which model."""
+    """A request with its model."""
 
     request: Request
     model: ModelRef
     generation: GenerationSection
     served: ServedModel | None = None
-    """What writes in the model's place."""
+    """The server's model that generates in its place."""
 
     def answer_texts(self) -> Answer:
-        """Answer texts of the command line, or rows, on standard output unless one JSON object is wanted."""
+        """Answer the command line's texts or rows, and print the answers unless one JSON object is requested."""
         from utils.inference.job import OrderedResultWriter
 
         given = [dict(each) for each in self.request.texts if isinstance(each, Mapping)]
@@ -89,7 +89,7 @@ class _Session:
         return {"status": "success", "answers": answers}
 
     def answer_rows(self) -> Answer:
-        """Answer the rows of a file or of standard input, whose first one is looked at before a model is loaded."""
+        """Answer the rows of a file or of standard input, after a check of the first one before a model is loaded."""
         first_source = self._open_source("text")
         first = None
         if first_source.path is not None:
@@ -118,7 +118,7 @@ class _Session:
         return _report_end(job)
 
     def _answer_to_file(self, name: str, builder: PromptBuilder, source: Source, rows: Iterator[InputRow]) -> Answer:
-        """Answer rows into a file that appears whole; what is done survives in a file beside it."""
+        """Answer rows into a file that is written atomically; a partial file beside it keeps finished answers."""
         predictor = self._load_predictor(builder)
         identity = self._build_identity(builder, predictor, source)
         partial = PartialFile(partial_path(name), identity)
@@ -130,7 +130,7 @@ class _Session:
         except (KeyboardInterrupt, LoraNsError):
             job.progress.close()
             if num_done := partial.num_kept + job.progress.num_rows:
-                end = "the same command goes on" if identity is not None else "standard input cannot be gone on with"
+                end = "the same command continues" if identity is not None else "standard input cannot be resumed"
                 logger.info("%d answers are kept in %s; %s", num_done, partial.path, end)
             raise
         finally:
@@ -140,14 +140,14 @@ class _Session:
         return {**answer, "num_kept": partial.num_kept, "output_file": name}
 
     def _open_source(self, text_column: str) -> Source:
-        """Describe the input, which is quoted as the run's own files are unless the command line says otherwise."""
+        """Describe the input, with the quoting of the run's own files unless the command line sets it."""
         quoting = self.request.input_quoting
         if quoting is None and self.model.config is not None:
             quoting = getattr(self.model.config.dataset, "quoting", None)
         return open_source(self.request.input_file, self.request.input_format, text_column, quoting)
 
     def _build_prompt_builder(self, there: tuple[str, ...]) -> PromptBuilder:
-        """Build what reads a question of a row, by the run's set and the columns that are there."""
+        """Build the prompt builder from the run's dataset and the existing columns."""
         section = self.model.config.dataset if self.model.config is not None else None
         plugin = load_dataset_plugin(section.name) if section is not None else None
         columns = self.request.text_columns
@@ -162,7 +162,7 @@ class _Session:
         return build_chat_prompt_builder(spec, columns, there, _reads_conversations(self.model))
 
     def _load_predictor(self, builder: PromptBuilder) -> Predictor:
-        """Load the model; from here on the ML libraries are needed."""
+        """Load the model, which imports the ML libraries."""
         from utils.inference.predictor import load_predictor
 
         return load_predictor(self.model, builder, self.generation, self.request.seed, self.served)
@@ -172,13 +172,13 @@ class _Session:
     ) -> InferenceJob:
         from utils.inference.job import InferenceJob
 
-        # Rows on a terminal show by themselves how far it is.
+        # Rows on a terminal show the progress themselves.
         live = self.request.output_file is not None or not sys.stdout.isatty()
         progress = RowProgress("answering", lambda: _count_rows(source), num_kept, live)
         return InferenceJob(source, builder, predictor, writer, progress, self.request.strict)
 
     def _build_identity(self, builder: PromptBuilder, predictor: Predictor, source: Source) -> dict[str, Any] | None:
-        """Name all that decides the answers; None for standard input, which cannot be read again."""
+        """Return all that determines the answers; None for standard input, which cannot be read again."""
         if source.path is None:
             return None
         digest = hashlib.blake2b(digest_size=16)
@@ -205,7 +205,7 @@ def _stream(builder: PromptBuilder, predictor: Predictor, row: InputRow) -> Answ
 
 
 def _reads_conversations(model: ModelRef) -> bool | None:
-    """Tell whether a model was trained on conversations, by its run's probe rows or its tokenizer; None: not known."""
+    """Return whether a model was trained on conversations, by its run's probe rows or its tokenizer; None: unknown."""
     if isinstance(model, PublishedModel):
         return None
     if model.run is not None and (model.run / PROBE_FILE).is_file():
@@ -215,7 +215,7 @@ def _reads_conversations(model: ModelRef) -> bool | None:
 
 
 def _report_end(job: InferenceJob) -> Answer:
-    """Say what was done and what was bad; where not one row could be answered, that is an error."""
+    """Report finished and bad rows; raise an error if no row could be answered."""
     rates = _close(job.progress)
     if job.num_bad == job.num_rows:
         raise DataError(f"none of {job.num_rows} rows could be answered; the first: {job.bad[0]}")
@@ -229,7 +229,7 @@ def _report_end(job: InferenceJob) -> Answer:
 
 
 def _close(progress: RowProgress) -> dict[str, float]:
-    """Say what was done; gives the rates."""
+    """Report the finished rows; return the rates."""
     progress.close()
     if progress.num_rows:
         logger.info("%s rows done, %s", f"{progress.num_done:,}", progress.describe_rates())
@@ -239,7 +239,7 @@ def _close(progress: RowProgress) -> dict[str, float]:
 
 
 def _count_rows(source: Source) -> int | None:
-    """Count the rows of a file by reading it through; None for standard input."""
+    """Count the rows of a file by reading it; None for standard input."""
     return None if source.path is None else sum(1 for _ in read_rows(source))
 
 

@@ -1,1 +1,1 @@
-"""Adapter and base in, one plain model out: the library behind merge_adapter.py."""
+"""Merge an adapter into its base: the library behind merge_adapter.py."""

@@ -1,4 +1,4 @@
-"""Converts an adapter into a LoRA of some rank, reads it back, proves it, and says what the rank lost."""
+"""Convert an adapter into a LoRA of a given rank, verify the files, and measure what the rank loses."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 REPORT_FILE = "lora_report.json"
-"""The proof and the loss."""
+"""Report of the verification and the loss."""
 _LOSSLESS = 0.999
 
 
 def convert_adapter(source: TrainedModel, output: str, rank: int, options: MergeOptions) -> dict[str, Any]:
-    """Convert an adapter; the output appears under its name only when it is proved. No two models are held at a time.
+    """Convert an adapter; the output gets its name only when it is verified. Only one model is in memory at a time.
 
-    It is a run's folder as `final_model/` is one, of method lora. Gives the content of lora_report.json.
+    The output has the layout of a run's `final_model/`, with method lora. Returns the content of lora_report.json.
 
     Raises:
-        UserError: The output cannot be written, the base cannot be had, or a layer has no such rank.
+        UserError: The output cannot be written, the base is unavailable, or a layer is smaller than the rank.
         ModelError: peft cannot convert this adapter.
-        CheckError: What was written is not the LoRA that was computed; nothing is left of it.
+        CheckError: The files differ from the computed LoRA; they are removed.
     """
     started = datetime.now(timezone.utc)
     target = check_output(output, options.overwrite, [source.weights, source.run or source.weights])
@@ -124,7 +124,7 @@ def _write_card(source: TrainedModel, report: Mapping[str, Any], folder: Path) -
 
 
 def _build_config(source: TrainedModel, converted: Converted) -> RunConfig:
-    """Give the run's configuration with a section of lora, which says what was written."""
+    """Return the run's configuration with a `peft:` section of the written LoRA."""
     made, kind = converted.config, cast("Any", load_adapter("lora").Config)
     section = kind(
         method="lora",
@@ -139,7 +139,7 @@ def _build_config(source: TrainedModel, converted: Converted) -> RunConfig:
 
 
 def _write(source: TrainedModel, converted: Converted, tokenizer: PreTrainedTokenizerBase, folder: Path) -> int:
-    """Write the adapter with what a run's folder has beside it; gives the size of the weights in bytes."""
+    """Write the adapter with the other files of a run's folder; return the size of the weights in bytes."""
     from safetensors.torch import save_file
 
     tensors = {key: each.cpu() for key, each in converted.tensors.items()}
@@ -155,7 +155,7 @@ def _write(source: TrainedModel, converted: Converted, tokenizer: PreTrainedToke
                 shutil.copyfile(each / LABELS_FILE, folder / LABELS_FILE)
             if (each / EXTENSIONS).is_dir():
                 shutil.copytree(each / EXTENSIONS, folder / EXTENSIONS, dirs_exist_ok=True)
-    except (OSError, UnicodeEncodeError) as error:  # the latter: a name that is no UTF-8
+    except (OSError, UnicodeEncodeError) as error:  # for a file name that is not valid UTF-8
         raise UserError(f"{folder}: cannot be written: {error}") from None
     return size
 
@@ -168,7 +168,7 @@ def _read_back(
     folder: Path,
     dtype: str,
 ) -> Answers:
-    """Put what was written on a fresh base by peft, and let it answer."""
+    """Load the written files on a fresh base with peft, and compute answers."""
     config = _build_config(source, converted)
     read = replace(source, weights=folder, config=config, name=str(folder), run=None)
     check_tokenizer(probe, tokenizer, read.load_tokenizer())

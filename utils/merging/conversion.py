@@ -1,4 +1,4 @@
-"""Computes the LoRA of some rank that comes nearest to an adapter, by peft's conversion, and what the rank costs."""
+"""Compute the LoRA of a given rank nearest to an adapter, by peft's conversion, and what the rank loses."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ class Converted:
 
     config: LoraConfig
     tensors: dict[str, torch.Tensor]
-    """As adapter_model.safetensors holds them, modules that were trained whole among them."""
+    """Tensors as in adapter_model.safetensors, including fully trained modules."""
     kept: dict[str, Any]
-    """Shares of the update's squared size that the rank holds: of all layers, and of the layer that lost most."""
+    """Shares of the update's squared norm that the rank keeps: over all layers, and in the layer that lost most."""
 
 
 def convert(model: PreTrainedModel, rank: int) -> Converted:
-    """Compute the LoRA; alpha is the rank, so that a server scales it by 1.
+    """Compute the LoRA; alpha is the rank, so that its scale is 1.
 
     Raises:
-        ModelError: peft cannot convert what this adapter holds.
-        UserError: A layer has no such rank.
-        CheckError: The adapter holds numbers that are not finite.
+        ModelError: peft cannot convert this adapter.
+        UserError: A layer is smaller than the rank.
+        CheckError: The adapter contains numbers that are not finite.
     """
     from peft.tuners.lora.conversion import convert_to_lora
 
     layers = dict(_find_layers(model))
     if getattr(model.peft_config["default"], "use_dora", False):  # type: ignore[index]
-        raise ModelError("peft's conversion leaves out the magnitudes of DoRA; merge it instead")
+        raise ModelError("peft's conversion ignores the magnitudes of DoRA; merge it instead")
     try:
         config, tensors = convert_to_lora(model, rank)
     except TypeError as error:
-        raise ModelError(f"peft converts no such adapter into LoRA ({error}); merge it instead") from error
+        raise ModelError(f"peft converts no adapters of this kind into LoRA ({error}); merge it instead") from error
     except ValueError as error:
         if "rank" in str(error):
             raise UserError(f"--as_lora {rank}: is more than a layer's own size; choose a lower rank") from error
-        raise ModelError(f"peft does not convert this adapter into LoRA ({error}); merge it instead") from error
+        raise ModelError(f"peft cannot convert this adapter into LoRA ({error}); merge it instead") from error
     tensors = {key: each for key, each in tensors.items() if ".lora_" in key}
     ranks = {name: int(tensors[f"{name}.lora_A.weight"].shape[0]) for name in layers}
     _name_layers(config, model, ranks)
@@ -58,10 +58,10 @@ def convert(model: PreTrainedModel, rank: int) -> Converted:
 
 
 def put_in_place(model: PreTrainedModel, converted: Converted) -> Iterator[str]:
-    """Add updates to the base's own weights, for a model whose adapters are switched off.
+    """Add updates to the base's own weights, for a model with disabled adapters.
 
-    Gives its turn at each step: `whole` when the updates are in as peft converts them, `converted` when the low-rank
-    ones are. The first has to answer as the adapter does: what is no update of weights is not converted.
+    Yields after each step: `whole` with the full-rank updates, `converted` with the low-rank ones. The first must
+    answer like the adapter: whatever is not a weight update is not converted.
     """
     import torch
 
@@ -79,10 +79,10 @@ def put_in_place(model: PreTrainedModel, converted: Converted) -> Iterator[str]:
 
 
 def _find_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Find the layers that hold an update.
+    """Yield the layers with an update.
 
     Raises:
-        ModelError: One of them is no linear layer.
+        ModelError: One of them is not a linear layer.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from torch import nn
@@ -91,12 +91,12 @@ def _find_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer):
             if not isinstance(module.get_base_layer(), (nn.Linear, Conv1D)):
-                raise ModelError(f"{name.removeprefix(_PREFIX)} is no linear layer, and peft converts no others")
+                raise ModelError(f"{name.removeprefix(_PREFIX)} is not a linear layer, and peft converts only those")
             yield name, module
 
 
 def _name_layers(config: LoraConfig, model: nn.Module, ranks: dict[str, int]) -> None:
-    """Name the layers and their ranks as shortly as they can be, so that servers understand them."""
+    """Name the layers and their ranks as briefly as possible, so that servers understand them."""
     most: int = max(set(ranks.values()), key=list(ranks.values()).count)
     made: Any = model.peft_config["default"]  # type: ignore[union-attr, index]
     names = {name.removeprefix(_PREFIX): each for name, each in ranks.items()}
@@ -112,7 +112,7 @@ def _name_layers(config: LoraConfig, model: nn.Module, ranks: dict[str, int]) ->
 
 
 def _list_whole(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Give the tensors of modules that are trained whole, by the names that peft saves them under."""
+    """Yield the tensors of fully trained modules, by the names under which peft saves them."""
     from peft import get_peft_model_state_dict
     from peft.utils import ModulesToSaveWrapper
 
@@ -142,7 +142,7 @@ def _measure(layers: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[s
 
 
 def _find_update(layer: Any) -> torch.Tensor:
-    """Compute what an adapter adds to a layer's weight, in float32."""
+    """Compute an adapter's update of a layer's weight, in float32."""
     weight = layer.get_base_layer().weight.float()
     if not hasattr(layer, "miss_fn"):
         return layer.get_delta_weight("default").float()  # type: ignore[no-any-return]
@@ -152,7 +152,7 @@ def _find_update(layer: Any) -> torch.Tensor:
 
 
 def _multiply(layer: Any, name: str, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Multiply a layer's two matrices, laid out as its weight is."""
+    """Multiply a layer's two matrices, in the layout of its weight."""
     from torch import nn
 
     first, second = (tensors[f"{name}.lora_{each}.weight"].float() for each in "AB")

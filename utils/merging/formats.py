@@ -1,4 +1,4 @@
-"""Makes a merged model into a GGUF file, or packs its weights into few bits; reads it back, and measures the cost."""
+"""Convert a merged model to GGUF, or quantize its weights; read the result back and measure its loss."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-_NUM_CHARACTERS = 400  # of a text: joining pieces by scores takes the square of their number
+_NUM_CHARACTERS = 400  # of a text: joining pieces by scores is quadratic in its length
 
 
 def require_possible(
     source: TrainedModel, tokenizer: PreTrainedTokenizerBase, gguf_type: str | None, quantize: str | None
 ) -> None:
-    """Check, before weights are read, that a model can be written in the format that is asked for.
+    """Check, before weights are read, that a model can be written in the requested format.
 
     Raises:
-        UserError: It is a classifier, a package is missing, or llama.cpp does not compute what this model does.
+        UserError: It is a classifier, a package is missing, or llama.cpp does not support this model.
     """
     if quantize is not None and not is_installed("bitsandbytes"):
         raise UserError(
@@ -46,7 +46,7 @@ def require_possible(
         return
     require_gguf()
     if source.head is not None:
-        raise UserError(f"{source.name}: is a classifier, and --format gguf is for language models alone")
+        raise UserError(f"{source.name}: is a classifier, and --format gguf is for language models only")
     name, config = source.config.model.name_or_path, load_config(source.config.model)
     find_arch(config, name)
     map_vocabulary(tokenizer, max(config.vocab_size, len(tokenizer)), name)
@@ -55,13 +55,13 @@ def require_possible(
 def make_gguf(
     folder: Path, stem: str, source: TrainedModel, tokenizer: PreTrainedTokenizerBase, probe: Probe, kind: str
 ) -> tuple[Answers, dict[str, Any]]:
-    """Write a merged model's GGUF and Modelfile, let what was read back answer, and take the other files away.
+    """Write a merged model's GGUF and Modelfile, compute answers by the file, and remove the other files.
 
-    Gives its answers, and facts for the report.
+    Returns the answers, and facts for the report.
 
     Raises:
-        ModelError: It holds what a GGUF cannot.
-        CheckError: llama.cpp would cut the probe rows otherwise than the tokenizer does.
+        ModelError: The model has a part that a GGUF cannot represent.
+        CheckError: llama.cpp would tokenize the probe rows differently.
     """
     from transformers import AutoConfig
 
@@ -69,7 +69,7 @@ def make_gguf(
     vocabulary = map_vocabulary(tokenizer, config.vocab_size, source.name)
     model = GgufModel(find_arch(config, source.name), config, vocabulary, source.config.task_name)
     if vocabulary.scores is not None:
-        _check_cutting(tokenizer, probe, vocabulary)
+        _check_tokens(tokenizer, probe, vocabulary)
     file = folder / f"{stem}-{kind}.gguf"
     before = _measure(folder, "*.safetensors")
     require_space(folder, before)
@@ -90,11 +90,11 @@ def make_gguf(
 def pack(
     folder: Path, source: TrainedModel, tokenizer: PreTrainedTokenizerBase, probe: Probe, kind: str, shard: str
 ) -> tuple[Answers, dict[str, Any]]:
-    """Pack a merged model's weights as transformers stores a bitsandbytes model, and let what was read back answer.
+    """Quantize a merged model's weights to transformers' bitsandbytes format, and compute answers by the files.
 
     Raises:
-        ModelError: bitsandbytes is not installed, or cannot pack it here.
-        CheckError: What was written is not whole.
+        ModelError: bitsandbytes is not installed, or cannot quantize the model here.
+        CheckError: The written model is incomplete.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -116,16 +116,16 @@ def pack(
     read, info = auto.from_pretrained(folder, output_loading_info=True, use_safetensors=True, trust_remote_code=False)
     for problem in ("missing_keys", "mismatched_keys"):
         if info[problem]:
-            raise CheckError(f"the packed model is not whole: {problem.replace('_', ' ')} {sorted(info[problem])[:3]}")
+            raise CheckError(f"the packed model is incomplete: {problem.replace('_', ' ')} {sorted(info[problem])[:3]}")
     after = _measure(folder, "*.safetensors")
     return probe.answer(read), {"format": "bitsandbytes", "type": kind, "size_before": before, "size_bytes": after}
 
 
 def describe_cost(trained: Answers, answers: Answers, facts: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """Compare what was made with the trained model, whose weights are `dtype`: `made` of the report.
+    """Compare the converted with the trained model, whose weights are `dtype`: `made` in the report.
 
     Raises:
-        CheckError: The difference is more than so many bits explain.
+        CheckError: The difference is more than the number of bits explains.
     """
     return {
         **facts,
@@ -135,7 +135,7 @@ def describe_cost(trained: Answers, answers: Answers, facts: Mapping[str, Any], 
 
 
 def describe_made(report: Mapping[str, Any], merged: Made) -> Made:
-    """Tell for the model's card what was made of the merged model."""
+    """Describe the conversion of the merged model for the model card."""
     made, probe = report["made"], report["made"]["probe"]
     way = f"as GGUF in {made['type']}" if made["format"] == "gguf" else f"packed in {made['type']} by bitsandbytes"
     facts = {
@@ -153,16 +153,16 @@ def describe_made(report: Mapping[str, Any], merged: Made) -> Made:
     )
 
 
-def _check_cutting(tokenizer: PreTrainedTokenizerBase, probe: Probe, vocabulary: GgufVocabulary) -> None:
+def _check_tokens(tokenizer: PreTrainedTokenizerBase, probe: Probe, vocabulary: GgufVocabulary) -> None:
     """Check that joining SentencePiece's pieces by score gives the same tokens as the tokenizer's merges."""
     special, added = set(tokenizer.all_special_ids), tokenizer.get_added_vocab()
     for ids in probe.encode(tokenizer):
-        # transformers puts no second space before a text that begins with one, SentencePiece and llama.cpp do
+        # unlike transformers, SentencePiece and llama.cpp put a second space before a text that begins with one
         text = tokenizer.decode([each for each in ids if each not in special]).lstrip()[:_NUM_CHARACTERS]
         if any(token in text for token in added):
             continue
         if cut_by_scores(vocabulary, text) != tokenizer(text, add_special_tokens=False)["input_ids"]:
-            raise CheckError(f"llama.cpp would cut {text[:60]!r} otherwise than the tokenizer does; nothing was kept")
+            raise CheckError(f"llama.cpp would tokenize {text[:60]!r} differently; nothing was kept")
 
 
 def _measure(folder: Path, pattern: str) -> int:

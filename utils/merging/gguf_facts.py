@@ -1,6 +1,6 @@
-"""What a GGUF file says of a model beside its tensors: family and hyperparameters, named as by llama.cpp's converter.
+"""Metadata of a GGUF file: architecture and hyperparameters, with the names of llama.cpp's converter.
 
-What llama.cpp would compute otherwise than transformers does is refused: it would run, and answer otherwise.
+Models that llama.cpp would compute differently from transformers are rejected: they would run, with other answers.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _FAMILIES = {
     "Gemma3ForCausalLM": "gemma3",
 }
 _SLIDING = {"gemma2": 2, "gemma3": 6}
-"""Every how many layers one attends to all tokens, which llama.cpp knows by the family."""
+"""Interval of layers with global attention, which llama.cpp knows by family."""
 _WIDE_HEADS = {"gemma2": 46, "gemma3": 62}
-"""Layers of the family's largest model, whose attention llama.cpp scales by its width."""
+"""Number of layers of the family's largest model, whose attention llama.cpp scales by its width."""
 _ROPE = ("default", "linear", "yarn", "llama3")
 
 
 @dataclass(frozen=True)
 class GgufModel:
-    """What is written beside the tensors."""
+    """The model's data for a GGUF file besides its tensors."""
 
     arch: str
     config: PreTrainedConfig
@@ -57,21 +57,21 @@ def require_gguf() -> None:
 
 
 def find_arch(config: PreTrainedConfig, name: str) -> str:
-    """Name the architecture as llama.cpp does.
+    """Return llama.cpp's name of the architecture.
 
     Raises:
-        ModelError: llama.cpp would compute something else than transformers does.
+        ModelError: llama.cpp would compute the model differently from transformers.
     """
     made_as = (config.architectures or ["a model without a name"])[0]
     if made_as not in _FAMILIES:
         known = ", ".join(each.removesuffix("ForCausalLM") for each in _FAMILIES)
-        raise ModelError(f"{name}: {made_as} is not written as GGUF; the families that are: {known}")
+        raise ModelError(f"{name}: {made_as} cannot be written as GGUF; supported families: {known}")
     arch, facts = _FAMILIES[made_as], config.to_dict()
     for problem in _find_problems(arch, facts):
-        raise ModelError(f"{name}: {problem}, which a GGUF of {made_as} cannot say")
+        raise ModelError(f"{name}: {problem}, which a GGUF of {made_as} cannot represent")
     if arch == "llama" and (window := facts.get("sliding_window")):
         logger.warning(
-            "%s: its sliding window of %d tokens is left out, as by llama.cpp's converter: it attends to all tokens",
+            "%s: its sliding window of %d tokens is ignored, as by llama.cpp's converter: it attends to all tokens",
             name, window,
         )  # fmt: skip
     return arch
@@ -159,7 +159,7 @@ def _write_rope(writer: Any, ropes: dict[str, dict[str, Any]], facts: dict[str, 
 
 
 def _list_ropes(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Give the rotary positions by the kind of layer; most models have one for all."""
+    """Return the rotary parameters by kind of layer; most models have the same for all."""
     found = facts.get("rope_parameters") or {}
     return found if any(isinstance(each, dict) for each in found.values()) else {"full_attention": found}
 
@@ -169,7 +169,7 @@ def _head_size(facts: dict[str, Any]) -> int:
 
 
 def stretch_llama3(facts: dict[str, Any]) -> list[float] | None:
-    """Compute by how much each rotary frequency is divided, as Llama 3.1 stretches them; None: it does not."""
+    """Compute the divisor of each rotary frequency in Llama 3.1's scaling; None without it."""
     rope = _list_ropes(facts).get("full_attention", {})
     if rope.get("rope_type") != "llama3":
         return None

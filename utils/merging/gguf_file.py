@@ -1,7 +1,7 @@
-"""Writes a merged language model as a GGUF file, as llama.cpp's own converter does, and reads it back.
+"""Write a merged language model as a GGUF file like llama.cpp's own converter, and read it back.
 
-Names of keys and tensors, and their order, are those of llama.cpp's convert_hf_to_gguf.py; what it would write without
-llama.cpp computing the same is refused.
+Names of keys and tensors, and their order, are those of llama.cpp's convert_hf_to_gguf.py; models that it would write
+but llama.cpp would compute differently are rejected.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _BLOCK = 32
 
 
 def write_gguf(file: Path, model: GgufModel, folder: Path, kind: str) -> list[str]:
-    """Write the model of a folder, one tensor at a time; gives the tensors that are stored otherwise than `kind`.
+    """Write the model of a folder, one tensor at a time; return the tensors not stored as `kind`.
 
-    `kind` is one of `GGUF_TYPES`. Norms and biases are float32, and so llama.cpp wants them; a matrix whose rows are no
-    multiple of 32 long is float16 in q8_0, and is named.
+    `kind` is one of `GGUF_TYPES`. Norms and biases are float32, as llama.cpp requires; with q8_0, matrices whose row
+    length is not a multiple of 32 are float16, and are returned.
 
     Raises:
-        ModelError: The model holds a tensor that the family has not, or float16 cannot hold its weights.
+        ModelError: The model has a tensor that the family lacks, or weights beyond float16's range.
     """
     import gguf
 
@@ -57,10 +57,10 @@ def write_gguf(file: Path, model: GgufModel, folder: Path, kind: str) -> list[st
 
 
 def read_gguf(file: Path, model: GgufModel) -> PreTrainedModel:
-    """Build the model of transformers from what a file holds, in the type of its config.
+    """Build a transformers model from a file, in the dtype of its config.
 
     Raises:
-        ModelError: The file lacks a tensor, or holds one of another shape.
+        ModelError: The file lacks a tensor, or has one of another shape.
     """
     import gguf
     import torch
@@ -105,7 +105,7 @@ def _write_vocabulary(writer: Any, vocabulary: GgufVocabulary) -> None:
 
 
 def _name_tensors(model: GgufModel) -> Any:
-    """Give a function from a parameter's name to the tensor's."""
+    """Return a function from a parameter's name to the tensor's."""
     import gguf
 
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[model.arch.upper()], model.config.num_hidden_layers)
@@ -120,14 +120,14 @@ def _name_tensors(model: GgufModel) -> Any:
 
 
 def _list_tensors(model: GgufModel, folder: Path) -> Iterator[tuple[str, list[int], Any]]:
-    """Give each tensor's name in the file, its shape, and a function that loads it as float32."""
+    """Yield each tensor's name in the file, its shape, and a function that loads it as float32."""
     import torch
     from safetensors import safe_open
 
     names = _name_tensors(model)
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
-            for key in opened.keys():  # noqa: SIM118  no dict
+            for key in opened.keys():  # noqa: SIM118  not a dict
                 if key == "lm_head.weight" and model.arch.startswith("gemma"):
                     raise ModelError(f"{model.name}: its output is not tied to its embeddings, as a GGUF of Gemma is")
 
@@ -141,7 +141,7 @@ def _list_tensors(model: GgufModel, folder: Path) -> Iterator[tuple[str, list[in
 
 
 def _arrange(key: str, tensor: torch.Tensor, model: GgufModel) -> torch.Tensor:
-    """Lay a tensor out as llama.cpp wants it: rotary halves of Llama's heads alternate, Gemma's norms hold their 1."""
+    """Convert a tensor to llama.cpp's layout: alternating rotary halves of Llama's heads, Gemma's norms plus 1."""
     if (heads := _count_heads(key, model)) is not None:
         return tensor.reshape(heads, 2, -1, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
     return tensor + 1 if model.arch.startswith("gemma") and key.endswith("norm.weight") else tensor
@@ -155,7 +155,7 @@ def _restore(key: str, tensor: torch.Tensor, model: GgufModel) -> torch.Tensor:
 
 
 def _count_heads(key: str, model: GgufModel) -> int | None:
-    """Count the heads of a tensor whose rotary halves alternate in the file; None: those of others stay."""
+    """Return the number of heads of a tensor with alternating rotary halves in the file; None for other tensors."""
     layer, config = key.split(".")[-2], model.config
     if model.arch != "llama" or layer not in ("q_proj", "k_proj"):
         return None
@@ -174,7 +174,7 @@ def _choose_type(name: str, shape: list[int], kind: str) -> Any:
 
 
 def _announce(writer: Any, name: str, shape: list[int], stored: Any) -> None:
-    """Tell the writer of a tensor that will come."""
+    """Announce a tensor to the writer."""
     import gguf
     import numpy as np
 

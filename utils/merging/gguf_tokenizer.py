@@ -1,4 +1,4 @@
-"""Maps a tokenizer to what llama.cpp reads: byte-level BPE with its pre-tokenizer's name, or SentencePiece's BPE."""
+"""Map a tokenizer to llama.cpp's: byte-level BPE with a named pre-tokenizer, or SentencePiece's BPE."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TEKKEN = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# llama.cpp knows a pre-tokenizer by its name alone: a wrong one cuts texts otherwise, without an error.
+# llama.cpp knows a pre-tokenizer by its name only: a wrong one tokenizes differently, without an error.
 _PRE_TOKENIZERS: dict[tuple[Any, ...], str] = {
     (("ByteLevel", True),): "gpt-2",
     (("Digits", True), ("ByteLevel", True)): "smollm",
@@ -29,7 +29,7 @@ _PRE_TOKENIZERS: dict[tuple[Any, ...], str] = {
     (("Split", _TEKKEN), ("ByteLevel", False)): "tekken",
 }
 _WHOLE_WORDS = ("llama-bpe", "tekken")
-"""Of these llama.cpp takes a word that is a token as it is, whatever the merges: `ignore_merges`."""
+"""Pre-tokenizers for which llama.cpp keeps words that are tokens, whatever the merges: `ignore_merges`."""
 _SPACE = "\u2581"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _NUM_BYTES = 256
@@ -38,7 +38,7 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE_TYPE = 1, 2, 3, 4, 5,
 
 @dataclass(frozen=True)
 class GgufVocabulary:
-    """A tokenizer as a GGUF file holds it."""
+    """A tokenizer as a GGUF file represents it."""
 
     model: str
     """`gpt2`: byte-level BPE. `llama`: SentencePiece's BPE."""
@@ -47,14 +47,14 @@ class GgufVocabulary:
     tokens: list[str]
     types: list[int]
     scores: list[float] | None
-    """Of SentencePiece's pieces: the highest is merged first."""
+    """Scores of SentencePiece's pieces: the highest is merged first."""
     merges: list[str] | None
     add_space_prefix: bool | None
-    """Of SentencePiece: whether a text begins with a space."""
+    """For SentencePiece: whether a text starts with a space."""
     special: dict[str, int]
     """Ids by role: bos, eos, unk, pad."""
     adds: dict[str, bool]
-    """Whether bos and eos are put around a text."""
+    """Whether bos and eos are added to a text."""
     chat_template: str | None
 
     @cached_property
@@ -64,10 +64,10 @@ class GgufVocabulary:
 
 
 def map_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, name: str) -> GgufVocabulary:
-    """Map a tokenizer, whose tokens are filled up to the number of the model's embeddings.
+    """Map a tokenizer, with its tokens padded to the number of the model's embeddings.
 
     Raises:
-        ModelError: llama.cpp has nothing that cuts texts as this tokenizer does.
+        ModelError: llama.cpp cannot tokenize like this tokenizer.
     """
     written = _read_json(tokenizer, name)
     model = written["model"]
@@ -99,9 +99,9 @@ def map_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, name: st
 
 
 def cut_by_scores(vocabulary: GgufVocabulary, text: str) -> list[int]:
-    """Cut a text without special tokens as llama.cpp cuts it by a SentencePiece vocabulary.
+    """Tokenize a text without special tokens as llama.cpp does with a SentencePiece vocabulary.
 
-    Of all neighbours whose join is a piece those with the highest score are joined first, the leftmost among equals.
+    Of all neighbours whose join is a piece, those with the highest score are joined first, of equals the leftmost.
     """
     assert vocabulary.scores is not None, "only of SentencePiece"
     known = vocabulary.ids
@@ -138,13 +138,13 @@ def _list_tokens(written: dict[str, Any], size: int, spaced: bool, name: str) ->
     added = written["added_tokens"]
     highest = max([*written["model"]["vocab"].values(), *(each["id"] for each in added)])
     if highest >= size:
-        raise ModelError(f"{name}: its tokenizer has a token {highest}, and the model embeddings for {size}")
+        raise ModelError(f"{name}: its tokenizer has a token {highest}, but the model has embeddings for {size}")
     for token, id_ in written["model"]["vocab"].items():
         tokens[id_] = token
         types[id_] = _BYTE_TYPE if spaced and _BYTE.fullmatch(token) else _NORMAL
     for each in added:
         special = each["special"] or re.fullmatch(r"<\|.*\|>", each["content"]) is not None  # as llama.cpp's converter
-        # llama.cpp looks for the others in the text as it is, before spaces are rewritten
+        # llama.cpp searches the others in the original text, before spaces are rewritten
         tokens[each["id"]] = each["content"] if special else each["content"].replace(_SPACE, " ")
         types[each["id"]] = _CONTROL if special else _USER_DEFINED
     unknown = written["model"].get("unk_token")
@@ -154,7 +154,7 @@ def _list_tokens(written: dict[str, Any], size: int, spaced: bool, name: str) ->
 
 
 def _score_pieces(tokens: list[str], types: list[int], merges: list[list[str]]) -> list[float]:
-    """Turn the order of merges into scores, as SentencePiece's BPE has them: minus the rank."""
+    """Convert the order of merges to scores as in SentencePiece's BPE: minus the rank."""
     ranks: dict[str, int] = {}
     for rank, pair in enumerate(merges):
         ranks.setdefault("".join(pair), rank)
@@ -170,9 +170,9 @@ def _name_pre_tokenizer(written: dict[str, Any], name: str) -> str:
     parts = pre["pretokenizers"] if pre.get("type") == "Sequence" else [pre]
     found = _PRE_TOKENIZERS.get(tuple(map(_describe_part, parts)))
     if found is None or any(each.get("add_prefix_space") for each in parts):
-        raise ModelError(f"{name}: its tokenizer cuts texts into words by rules that have no name in llama.cpp: {pre}")
+        raise ModelError(f"{name}: its tokenizer splits texts into words by rules that llama.cpp does not have: {pre}")
     if bool(written["model"].get("ignore_merges")) != (found in _WHOLE_WORDS):
-        raise ModelError(f"{name}: its tokenizer looks up whole words otherwise than llama.cpp does for {found}")
+        raise ModelError(f"{name}: its tokenizer looks up whole words differently from llama.cpp's {found}")
     if normalizer is not None and normalizer["type"] != "NFC":
         raise ModelError(f"{name}: its tokenizer rewrites texts ({normalizer['type']}), which llama.cpp does not")
     return found
@@ -186,7 +186,7 @@ def _describe_part(part: dict[str, Any]) -> tuple[str, Any]:
 
 
 def _adds_space(written: dict[str, Any], name: str) -> bool:
-    """Tell whether a text gets a space before it, and check that nothing but spaces is rewritten."""
+    """Return whether a text gets a leading space, and check that only spaces are rewritten."""
     normalizer, pre = written.get("normalizer") or {}, written.get("pre_tokenizer") or {}
     steps = normalizer["normalizers"] if normalizer.get("type") == "Sequence" else [normalizer] if normalizer else []
     kinds = [each["type"] for each in steps]
@@ -195,7 +195,7 @@ def _adds_space(written: dict[str, Any], name: str) -> bool:
         return bool(pre["prepend_scheme"] != "never")
     if not pre and spaced and kinds in (["Prepend", "Replace"], ["Replace"]):
         return bool(kinds[0] == "Prepend")
-    # Gemma's splits at spaces that are none any more
+    # Gemma's splits at spaces, which are replaced before
     if kinds == ["Replace"] and spaced and pre.get("type") == "Split" and pre["pattern"] == {"String": " "}:
         return False
     raise ModelError(f"{name}: its tokenizer rewrites texts in a way that llama.cpp does not: {normalizer} {pre}")

@@ -1,4 +1,4 @@
-"""Merges an adapter into its base, writes a plain model, reads it back, and proves that it is the trained one."""
+"""Merge an adapter into its base, write a plain model, and verify the files against the trained model."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """How the merged model is written."""
+    """Options of a merged model's files."""
 
     dtype: str = "auto"
-    """`auto`: what the run's base is stored in, bfloat16 where it was quantized."""
+    """`auto`: the dtype the run's base is stored in, or bfloat16 if it was quantized."""
     max_shard_size: str = "5GB"
-    """Size of one file of weights."""
+    """Maximum size of one weights file."""
     overwrite: bool = False
-    """Rename an output that is there."""
+    """Rename an existing output."""
     num_eval: int = 256
-    """Rows to score a classifier on, at most; 0: no score."""
+    """Maximum number of rows to score a classifier on; 0: no score."""
     gguf_type: str | None = None
-    """Write a GGUF file in this type in place of safetensors; None: no."""
+    """Write a GGUF file of this type instead of safetensors; None: no."""
     quantize: str | None = None
-    """Pack the weights: `nf4` or `int8`."""
+    """Quantize the weights: `nf4` or `int8`."""
 
 
 @dataclass(frozen=True)
 class _Merged:
-    """What was measured while the merged model was in memory."""
+    """Measurements of the merged model while it is in memory."""
 
     trained: Answers
     without: np.ndarray[Any, Any] | None
@@ -63,20 +63,20 @@ class _Merged:
     size_bytes: int
     num_parameters: int
     tied: bool | None
-    """None: the base's embeddings are not tied."""
+    """Whether the embeddings are still tied; None: the base's are not."""
     commit: str | None
     measured: dict[str, Any] | None
-    """How far the adapter on its base is from what the run measured; None where it measured nothing comparable."""
+    """Difference of the adapter on its base from the run's record; None if the record is not comparable."""
 
 
 def merge_adapter(source: TrainedModel, output: str, options: MergeOptions) -> dict[str, Any]:
-    """Merge an adapter; the output appears under its name only when it is proved. No two models are held at a time.
+    """Merge an adapter; the output gets its name only when it is verified. Only one model is in memory at a time.
 
-    Gives the content of merge_report.json.
+    Returns the content of merge_report.json.
 
     Raises:
-        UserError: The output cannot be written, or the base cannot be had.
-        CheckError: The merged model is not the trained one; nothing is left of it.
+        UserError: The output cannot be written, or the base is unavailable.
+        CheckError: The merged model is not the trained one; its files are removed.
     """
     started = datetime.now(timezone.utc)
     base = Path(source.config.model.location)
@@ -110,7 +110,7 @@ def merge_adapter(source: TrainedModel, output: str, options: MergeOptions) -> d
             made, score = describe_made(report, made), answers.score
         write_json(folder / REPORT_FILE, report)
         holds = "made" not in report and _holds(source, report)
-        # a merged model is opened as a whole one; how it was trained is told by what lies beside it
+        # a merged model is opened as a whole one, so this is its record of the training
         trained = open_merged(source.weights) if (source.weights / MERGED_RUN).is_file() else source
         write_made_card(folder, trained, made, score, probe.num_scored, holds)
     return report
@@ -124,7 +124,7 @@ def _make(
     probe: Probe,
     options: MergeOptions,
 ) -> tuple[Answers, dict[str, Any]]:
-    """Make the merged model into what the options ask for; gives what that answers, and facts of it."""
+    """Convert the merged model to the requested format; return its answers, and facts for the report."""
     if options.gguf_type is not None:
         return make_gguf(folder, stem, source, tokenizer, probe, options.gguf_type)
     assert options.quantize is not None, "one of both is asked for"
@@ -141,9 +141,9 @@ def show_report(report: Mapping[str, Any]) -> None:
 def _answer_as_trained(
     source: TrainedModel, probe: Probe, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Answers | None, dict[str, Any] | None]:
-    """Let the adapter answer on the quantized base that it was trained on; None where there was none, or not here.
+    """Compute the adapter's answers on the quantized base that it was trained on; None without one, or not here.
 
-    The other figures say how far the answers are from those that the run measured.
+    Also returns their differences from the run's record.
     """
     if source.config.model.quantization is None:
         return None, None
@@ -152,7 +152,7 @@ def _answer_as_trained(
         answers = probe.answer(model)
         return answers, compare_with_record(source, probe, tokenizer, answers.logits, name_dtype(model))
     except ModelError as error:
-        logger.warning("the adapter cannot be asked on its quantized base here (%s); only the merge is proved", error)
+        logger.warning("the adapter cannot run on its quantized base here (%s); only the merge is verified", error)
         return None, None
     finally:
         release_memory()
@@ -162,7 +162,7 @@ def _merge_and_write(
     source: TrainedModel, probe: Probe, tokenizer: PreTrainedTokenizerBase, folder: Path, options: MergeOptions
 ) -> _Merged:
     model = place(source.load_unquantized(tokenizer, options.dtype))
-    _take_generation_config(source, model)
+    _restore_generation_config(source, model)
     require_writable(model, tokenizer)
     commit, trained, measured = resolved_commit(model), probe.answer(model), None
     if source.config.model.quantization is None:
@@ -178,8 +178,8 @@ def _merge_and_write(
     return _Merged(trained, without, name_dtype(merged), size_bytes, num_parameters, tied, commit, measured)
 
 
-def _take_generation_config(source: TrainedModel, model: Any) -> None:
-    """Let the settings that were saved with the adapter stand in place of the base's."""
+def _restore_generation_config(source: TrainedModel, model: Any) -> None:
+    """Replace the base's generation settings by those saved with the adapter."""
     from transformers import GenerationConfig
 
     if source.is_adapter and (source.weights / "generation_config.json").is_file():
@@ -202,14 +202,14 @@ def _write(
                 shutil.copyfile(file, folder / MERGED_RUN)
                 if (each / EXTENSIONS).is_dir():
                     shutil.copytree(each / EXTENSIONS, folder / EXTENSIONS)
-        for each in filter(Path.is_file, folder.iterdir()):  # safetensors lets nobody but the owner read its files
+        for each in filter(Path.is_file, folder.iterdir()):  # safetensors creates files readable by the owner only
             shutil.copymode(folder / "config.json", each)
-    except (OSError, SafetensorError, UnicodeEncodeError) as error:  # the last: a name that is no UTF-8
+    except (OSError, SafetensorError, UnicodeEncodeError) as error:  # for a file name that is not valid UTF-8
         raise UserError(f"{folder}: cannot be written: {error}") from None
 
 
 def _read_back(source: TrainedModel, probe: Probe, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Answers:
-    """Load what was written by plain transformers, as a user will, and let it answer."""
+    """Load the written model with plain transformers, as a user will, and compute answers."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     trust = source.config.model.trust_remote_code
@@ -218,12 +218,12 @@ def _read_back(source: TrainedModel, probe: Probe, tokenizer: PreTrainedTokenize
     model, info = auto.from_pretrained(folder, output_loading_info=True, use_safetensors=True, trust_remote_code=trust)
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         if info[kind]:
-            raise CheckError(f"the written model is not whole: {kind.replace('_', ' ')} {sorted(info[kind])[:3]}")
+            raise CheckError(f"the written model is incomplete: {kind.replace('_', ' ')} {sorted(info[kind])[:3]}")
     return probe.answer(place(model))
 
 
 def _holds(source: TrainedModel, report: Mapping[str, Any]) -> bool:
-    """Tell whether what the run measured holds of the merged model: nothing but rounding lies between the two."""
+    """Return whether the run's measurements apply to the merged model: they differ only by rounding."""
     same = report["probe"]["top1_agreement"] in (None, 1.0) and report["as_measured"] is not None
     return same and source.config.model.quantization is None
 

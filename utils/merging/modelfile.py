@@ -1,4 +1,4 @@
-"""Writes an Ollama Modelfile: the GGUF file, the chat template in Ollama's own language, what ends an answer."""
+"""Write an Ollama Modelfile: the GGUF file, the chat template in Ollama's syntax, and the stop strings."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Format:
-    """A way to write a conversation, as a chat template does it and in Ollama's language."""
+    """A conversation format, as a chat template writes it and in Ollama's syntax."""
 
     write: Callable[[Sequence[tuple[str, str]]], str]
-    """Writes turns of (role, text), and what opens the answer; without the token that opens a text."""
+    """Writes turns of (role, text), and the start of the answer, without the BOS token."""
     template: str
     stop: tuple[str, ...]
 
 
 def _write_turns(opening: str, closing: str, answer: str = "assistant") -> Callable[[Sequence[tuple[str, str]]], str]:
-    """Write each turn as role, text and closing."""
+    """Return a function that writes each turn as role, text and closing."""
 
     def write(turns: Sequence[tuple[str, str]]) -> str:
         named = [(answer if role == "assistant" else role, text) for role, text in turns]
@@ -36,7 +36,7 @@ def _write_turns(opening: str, closing: str, answer: str = "assistant") -> Calla
 
 
 def _write_instructions(turns: Sequence[tuple[str, str]]) -> str:
-    """Write turns as Mistral does."""
+    """Write turns in Mistral's format."""
     return "".join(f"[INST] {text} [/INST]" if role == "user" else f" {text}</s>" for role, text in turns)
 
 
@@ -69,15 +69,15 @@ _TURNS = (("user", "How many?"), ("assistant", "Seven."), ("user", "And then?"))
 
 
 def write_modelfile(file: str, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Write the Modelfile for a GGUF file of this name, that lies beside it."""
+    """Write the Modelfile for a GGUF file in the same folder."""
     lines = [f"FROM ./{file}"]
     stop: list[str] = []
     if tokenizer.chat_template is None:
         lines.append(f'TEMPLATE """{_read_prompt(config)}"""')
     elif (found := find_format(tokenizer)) is None:
         lines += [
-            "# The chat template is none that is known here in Ollama's language (" + ", ".join(_FORMATS) + "):",
-            "# Ollama takes the one in the file where it knows it; else write it here by TEMPLATE.",
+            "# The chat template is not one that is known here in Ollama's syntax (" + ", ".join(_FORMATS) + "):",
+            "# Ollama uses the one in the file if it knows it; else write it here with TEMPLATE.",
         ]
     else:
         name, system = found
@@ -94,7 +94,7 @@ def write_modelfile(file: str, config: RunConfig, tokenizer: PreTrainedTokenizer
 
 
 def _read_prompt(config: RunConfig) -> str:
-    """Give the run's own prompt where it is made of one column, else the request as it is."""
+    """Return the run's own prompt if it has one column, else the bare request."""
     template = getattr(config.dataset, "prompt_template", None)
     columns = re.findall(r"\{(\w+)\}", template) if isinstance(template, str) else []
     if len(columns) != 1:
@@ -103,9 +103,9 @@ def _read_prompt(config: RunConfig) -> str:
 
 
 def find_format(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None] | None:
-    """Find the format that a chat template writes, by writing conversations with it, and its own system prompt.
+    """Find the format of a chat template, by applying it to conversations, and its own system prompt.
 
-    None: none that is known. Qwen's templates put a system prompt of their own before a conversation without one.
+    None: unknown. Qwen's templates add their own system prompt to a conversation without one.
     """
     plain, asked = _write_by(tokenizer, _TURNS), _write_by(tokenizer, (("system", _SYSTEM), *_TURNS))
     for name, each in _FORMATS.items():

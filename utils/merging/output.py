@@ -1,4 +1,4 @@
-"""The folder that a merge writes: it has its name only when what is in it is proved."""
+"""The output folder of a merge, which gets its name only when its content is verified."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from utils.core.replace_file import set_aside
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "merge_report.json"
-"""The proof; what holds it is a merged model."""
+"""Report of the verification; a folder that has it is a merged model."""
 _SPARE = 64 * 2**20  # tokenizer, configuration, report
 
 
 def check_output(name: str, overwrite: bool, needed: Iterable[Path]) -> Path:
-    """Check what can be checked of the output folder, which may be missing, before anything is loaded.
+    """Check the output folder, which may be missing, as far as possible before anything is loaded.
 
-    `needed` are folders that are read, which renaming the output must not take away: the run, the adapter, the base.
+    `needed` are folders that are read and must not be renamed with the output: the run, the adapter, the base.
     """
     output = Path(name).expanduser().absolute()
     if os.path.exists(output) and not output.is_dir():
         raise UserError(f"{name}: is a file; name a folder")
     for each in needed:
         if output.resolve() in (each.resolve(), *each.resolve().parents):
-            raise UserError(f"{name}: holds what is to be merged; name another output folder")
+            raise UserError(f"{name}: contains the model to be merged; name another output folder")
     if os.path.isdir(output) and any(output.iterdir()) and not overwrite:
-        raise UserError(f"{name}: is not empty; name another folder, or rename this one away by --overwrite")
+        raise UserError(f"{name}: is not empty; name another folder, or rename this one with --overwrite")
     return output
 
 
 @contextmanager
 def open_output(output: Path) -> Iterator[Path]:
-    """Give a folder beside the output to write to; it gets the output's name when all went well, else it is removed.
+    """Yield a temporary folder, which gets the output's name on success and is removed on failure.
 
-    A kill in the middle leaves the folder `<output>.partial`, which the next call removes. What is under the
-    output's name by then is renamed, not deleted.
+    A kill leaves the folder `<output>.partial`, which the next call removes. An existing output is renamed, not
+    deleted.
     """
     partial = output.with_name(f"{output.name}.partial")
     new = [each for each in output.parents if not each.exists()]
@@ -52,19 +52,19 @@ def open_output(output: Path) -> Iterator[Path]:
     try:
         yield partial
         for each in filter(Path.is_file, partial.rglob("*")):
-            each.chmod(partial.stat().st_mode & 0o666)  # safetensors makes weights for their owner alone
+            each.chmod(partial.stat().st_mode & 0o666)  # safetensors creates weights readable by the owner only
         if output.is_dir() and any(output.iterdir()):
-            logger.warning("%s: what was there is now %s", output, set_aside(output).name)
+            logger.warning("%s: the previous content is now %s", output, set_aside(output).name)
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        with suppress(OSError):  # one that holds the output stays, and those above it
+        with suppress(OSError):  # folders with other content are kept
             for each in new:
                 each.rmdir()
 
 
 def require_space(folder: Path, num_bytes: int) -> None:
-    """Refuse to write where the disk has no room for so many bytes of weights."""
+    """Raise an error if the disk has no space for the weights."""
     free = shutil.disk_usage(folder).free
     if free < num_bytes + _SPARE:
         needed, there = (f"{each / 2**30:.1f} GiB" for each in (num_bytes + _SPARE, free))

@@ -1,4 +1,4 @@
-"""What a merge or a conversion reports: the table of the proof, its notes, and what the model's card says."""
+"""The report of a merge or a conversion: its table, its notes, and its part of the model card."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 Row: TypeAlias = tuple[str, Mapping[str, Any] | None, Mapping[str, Any] | None]
-"""Of the table: what it is about, how far it is from the first one, its scores."""
+"""A row of the table: the model, its differences from the first model, its scores."""
 
 
 def render_report(report: Mapping[str, Any]) -> RenderableType:
-    """Build the table: how far the merged model is from the adapter on its base, and both scores."""
+    """Build the table: the difference of the merged model from the adapter on its base, and both scores."""
     scores, base = report["scores"], report["as_trained"]
     names = ("adapter on its base", "merged, read back") if _was_merged(report) else ("the model", "written, read back")
     rows: list[Row] = [(names[0], None, scores["adapter"]), (names[1], report["probe"], scores["merged"])]
@@ -27,7 +27,7 @@ def render_report(report: Mapping[str, Any]) -> RenderableType:
 
 
 def render_rows(title: str, rows: Iterable[Row], scored: Iterable[str], notes: Iterable[str]) -> RenderableType:
-    """Build a table of models, each with its distance from the first one and its scores, and notes under it."""
+    """Build a table of models, each with its difference from the first and its scores, followed by notes."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -90,7 +90,7 @@ def _list_notes(report: Mapping[str, Any]) -> list[str]:
 
 
 def describe_merge(report: Mapping[str, Any]) -> Made:
-    """Tell for the model's card how it was merged."""
+    """Describe the merge for the model card."""
     probe, base, merged = report["probe"], report["as_trained"], _was_merged(report)
     facts = {
         "commit of the base": report["source"]["base_commit"],
@@ -109,5 +109,5 @@ def describe_merge(report: Mapping[str, Any]) -> Made:
 
 
 def note_score(scores: Mapping[str, Any]) -> str:
-    """Say on what the models were scored, or why they were not."""
+    """Return the rows of the score, or why there is none."""
     return f"score: {scores['rows']} rows, {scores['source']}" if scores["names"] else f"no score: {scores['source']}"

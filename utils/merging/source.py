@@ -1,4 +1,4 @@
-"""What is merged or converted: an adapter and its base, found before anything heavy is imported."""
+"""Find the adapter and base to merge or convert, before heavy imports."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 def open_adapter_run(
     name: str, consent: Consent = NO_CONSENT, as_lora: bool = False, may_be_whole: bool = False
 ) -> TrainedModel:
-    """Open a run by its folder, its final_model/ or any of its checkpoints; nothing heavy is imported.
+    """Open a run by its folder, its final_model/ or any of its checkpoints, without heavy imports.
 
-    It is for merging, or with `as_lora` for being converted. With `may_be_whole` it may be a merged model, or a run
-    that trained the whole model, of which another format is to be made.
+    For merging, or with `as_lora` for converting. With `may_be_whole` it may be a merged model, or a run that trained
+    the whole model, to be converted to another format.
 
     Raises:
-        UserError: It is none of these, or its method leaves nothing to merge, or to convert.
+        UserError: It is none of these, or its method has nothing to merge or convert.
     """
     with explain_damage(name):
         folder = find_run_folder(name)
@@ -54,12 +54,12 @@ def open_adapter_run(
 def open_adapter_folder(
     config_file: str, adapter_path: str, consent: Consent = NO_CONSENT, as_lora: bool = False
 ) -> TrainedModel:
-    """Open an adapter in peft's layout that was made elsewhere; nothing heavy is imported.
+    """Open an adapter in peft's layout that was made elsewhere, without heavy imports.
 
-    The file names its base, task and labels.
+    The configuration file names its base, task and labels.
 
     Raises:
-        UserError: There is no such adapter, it is of another method, or its classes are not known.
+        UserError: There is no such adapter, it is of another method, or its classes are unknown.
     """
     given = load_run_config(config_file, files=False)
     with explain_damage(adapter_path):
@@ -69,7 +69,7 @@ def open_adapter_folder(
         raise UserError(f"--adapter_path {adapter_path}: holds no {ADAPTER_CONFIG}; name a folder in peft's layout")
     if trained.run is not None and find_differences(trained.config.to_dict(), given.to_dict()):
         logger.warning(
-            "%s is read by its own run.yaml; what %s says otherwise has no effect", adapter_path, config_file
+            "%s is read with its own run.yaml; differing settings in %s have no effect", adapter_path, config_file
         )
     return trained
 
@@ -81,24 +81,24 @@ def _require_able(config: RunConfig, option: str, as_lora: bool) -> None:
 
 
 def open_comparison(source: TrainedModel, tokenizer: PreTrainedTokenizerBase, num_eval: int) -> Probe:
-    """Open the rows by whose answers models are compared.
+    """Open the probe on whose rows models are compared.
 
     Raises:
-        UserError: The tokenizer makes no token of them.
+        UserError: The rows have no tokens.
     """
     probe = open_probe(source, tokenizer, num_eval)
     if not probe.num_rows:
-        raise UserError(f"{source.name}: no row of {probe.rows} gives the tokenizer a token to compare models by")
+        raise UserError(f"{source.name}: no row of {probe.rows} has a token to compare models on")
     return probe
 
 
 def name_dtype(model: PreTrainedModel) -> str:
-    """Name the type of a model's weights, without `torch.`."""
+    """Return the dtype of a model's weights, without `torch.`."""
     return str(model.dtype).removeprefix("torch.")
 
 
 def release_memory() -> None:
-    """Free what a model held that nobody refers to any more."""
+    """Free the memory of models that are no longer referenced."""
     import torch
 
     gc.collect()
@@ -107,7 +107,7 @@ def release_memory() -> None:
 
 
 def describe_source(source: TrainedModel, commit: str | None) -> dict[str, Any]:
-    """Say for a report what was read."""
+    """Describe the source for a report."""
     config = source.config
     return {
         "run": None if source.run is None else str(source.run),

@@ -1,4 +1,4 @@
-"""Merging in memory: where the model is put, its update switched off and on, tied embeddings kept right."""
+"""Merging in memory: device placement, disabling the update, and tied embeddings."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 def place(model: PreTrainedModel) -> PreTrainedModel:
-    """Move a model to the GPU where there is one with room for it."""
+    """Move a model to the GPU if there is one with enough memory."""
     import torch
 
     if not torch.cuda.is_available():
         return model
     num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     if num_bytes * 1.3 + 2**30 > torch.cuda.mem_get_info()[0]:
-        logger.info("the GPU has no room for the model; it is merged on the CPU")
+        logger.info("the GPU has too little memory for the model; it is merged on the CPU")
         return model
     moved: Any = model.to("cuda")
     return moved  # type: ignore[no-any-return]
@@ -34,7 +34,7 @@ def place(model: PreTrainedModel) -> PreTrainedModel:
 
 @contextmanager
 def switched_off(model: PreTrainedModel) -> Iterator[bool]:
-    """Switch the update of the weights off, and give whether there is any; what is trained whole, as a head, stays."""
+    """Disable the update of the weights, and yield whether there is any; fully trained modules, as a head, stay."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
@@ -48,15 +48,15 @@ def switched_off(model: PreTrainedModel) -> Iterator[bool]:
 
 
 def merge_weights(method: str, model: PreTrainedModel) -> tuple[PreTrainedModel, bool | None]:
-    """Merge an adapter through its method; tied embeddings stay tied only where they are still equal afterwards.
+    """Merge an adapter by its method; tied embeddings stay tied only if they are still equal afterwards.
 
-    Gives the plain model, and whether its embeddings are still tied; None: the base's were not.
+    Returns the plain model, and whether its embeddings are still tied; None: the base's were not.
     """
     plugin: Any = load_adapter(method)
     shared = untie(model)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"(?s).*(no longer tied|tie_word_embeddings)")  # done by us
+            warnings.filterwarnings("ignore", message=r"(?s).*(no longer tied|tie_word_embeddings)")  # done by `untie`
             merged: PreTrainedModel = plugin.merge(model)
     except ValueError as error:
         if "NaN" not in str(error):
@@ -66,9 +66,9 @@ def merge_weights(method: str, model: PreTrainedModel) -> tuple[PreTrainedModel,
 
 
 def untie(model: nn.Module) -> bool:
-    """Give every module a matrix of its own, and tell whether anything was shared.
+    """Give every module its own matrix, and return whether any was shared.
 
-    Merging into a shared matrix would change both modules, though in the trained model only one had the update.
+    Merging into a shared matrix would change both modules, but only one has the update in the trained model.
     """
     from torch import nn
 
@@ -86,10 +86,10 @@ def untie(model: nn.Module) -> bool:
 
 
 def _tie_equal(model: PreTrainedModel) -> bool:
-    """Tie input and output embeddings again if they are still equal; if not, the model is declared untied."""
+    """Tie input and output embeddings again if they are still equal; otherwise mark the model as untied."""
     import torch
 
-    # One of both may have had an update of its own: then tying them again would lose it.
+    # If one of them has its own update, tying would lose it.
     read, written = model.get_input_embeddings(), model.get_output_embeddings()
     tied = written is not None and torch.equal(read.weight, written.weight)
     if tied:

@@ -44,7 +44,7 @@ def test_taken(word, task_type, of_run):
         ("dataset.max_length=4", "SEQ_CLS", True, "is settled by the run"),
         ("seed=3", "CAUSAL_LM", True, "is settled by the run"),
         ("generation.top_p=0.5", "SEQ_CLS", True, "no effect on a classifier"),
-        ("evaluation.sets=[gsm8k]", "CAUSAL_LM", True, "name the sets by --set"),
+        ("evaluation.sets=[gsm8k]", "CAUSAL_LM", True, "name the sets with --set"),
         ("training.per_device_eval_batch_size=4", "CAUSAL_LM", True, "nothing is trained"),
         ("model.name_or_path=x", "CAUSAL_LM", False, "has no effect here"),
     ],

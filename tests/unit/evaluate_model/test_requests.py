@@ -102,5 +102,5 @@ def test_what_is_no_set(word, own, message):
 
 
 def test_two_results_of_one_label():
-    with pytest.raises(UserError, match="two sets are called gsm8k_test_100; give one of them another label"):
+    with pytest.raises(UserError, match="two sets are named gsm8k_test_100; give one of them another label"):
         read_requests(["gsm8k@test[:100]", "gsm8k@test[100:]"], None)

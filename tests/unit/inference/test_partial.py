@@ -52,7 +52,7 @@ def test_other_work_is_set_aside_and_told(tmp_path, caplog):
     _write(path, [0])
     other = PartialFile(path, {**IDENTITY, "model": "c", "settings": []})
     assert (other.num_kept, 0 in other) == (0, False)
-    assert "begun again, since the answers in it are of another model and another settings" in caplog.text
+    assert "started anew, since the answers in it are of another model and another settings" in caplog.text
     assert '"n": 0' in (tmp_path / "out.jsonl.partial.old.jsonl").read_text()
     other.close()
     assert PartialFile(path, None).num_kept == 0
@@ -108,7 +108,7 @@ def test_a_full_disk_is_told_and_what_is_written_is_kept(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"cannot be written: File too large; the same command goes on from here"):
+        with pytest.raises(UserError, match=r"cannot be written: File too large; the same command continues from here"):
             partial.add([(1, {"n": 1, "text": "x" * 100})])
         partial.close()
     finally:

@@ -66,7 +66,7 @@ def test_inputs(write, tmp_path, name, message):
         ("sub/../in.csv", "is the input file"),
         ("link.csv", "is the input file"),
         ("hard.csv", "is the input file"),
-        ("read_only.csv", "is there already and read-only"),
+        ("read_only.csv", "exists and is read-only"),
         ("in.csv/out.csv", "cannot be written: "),
         ("n" * 250 + ".csv", "cannot be written: File name too long"),
         ("n" * 300 + ".csv", "cannot be written: File name too long"),

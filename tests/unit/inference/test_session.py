@@ -169,7 +169,7 @@ def test_a_call_goes_on_where_an_earlier_one_was_stopped(sums_run, ask, write, t
     with pytest.raises(KeyboardInterrupt):
         ask(*words, target)
     assert "answers are kept in" in caplog.text
-    assert "the same command goes on" in caplog.text
+    assert "the same command continues" in caplog.text
     assert not target.exists()
     partial = tmp_path / "out.jsonl.partial.jsonl"
     assert partial.read_bytes().count(b"\n") == 10, "a first line, the bad row, and eight answers"
@@ -190,7 +190,7 @@ def test_other_settings_begin_anew(sums_run, ask, write, tmp_path, sums, monkeyp
         with pytest.raises(UserError, match="no room"):
             ask(*words)
     assert ask(*words, "--max_new_tokens", 3)["num_kept"] == 0
-    assert "begun again, since the answers in it are of another settings" in caplog.text
+    assert "started anew, since the answers in it are of another settings" in caplog.text
     assert target.read_text().count("\n") >= 4
     with monkeypatch.context() as patch:
         patch.setattr(session, "write_results", lambda *_: (_ for _ in ()).throw(UserError("no room")))
@@ -199,7 +199,7 @@ def test_other_settings_begin_anew(sums_run, ask, write, tmp_path, sums, monkeyp
     assert "3 answers are kept in" in caplog.text
     source.write_text(json.dumps(sums[5]) + "\n" + source.read_text())
     assert ask(*words)["num_kept"] == 0
-    assert "begun again, since the answers in it are of another input" in caplog.text
+    assert "started anew, since the answers in it are of another input" in caplog.text
     import csv
 
     with target.open(newline="") as stream:
@@ -262,7 +262,7 @@ def test_classifiers(make_run, ask, read, write, tmp_path, make_set, draw_rows, 
     assert said["probabilities"] == pytest.approx(out[4]["probabilities"], abs=1e-6)
     with pytest.raises(UserError, match="reads 2 texts per row"):
         ask("--run", run, "--input_text", "a")
-    with pytest.raises(UserError, match="is a classifier, which writes nothing; leave out --max_new_tokens"):
+    with pytest.raises(UserError, match="is a classifier, which generates nothing; leave out --max_new_tokens"):
         ask("--run", run, "--input_text", "a", "--input_text", "b", "--max_new_tokens", 4)
 
 

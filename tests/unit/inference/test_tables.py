@@ -44,7 +44,7 @@ def test_separated(tmp_path, kind, caplog):
     ]  # fmt: skip
     assert [row["text"] for row in rows] == ['a, b\n"c"', "'=1+1", "", "-5", "\\ud800"]
     assert (rows[0]["probability_yes"], rows[2]["error"], rows[3]["tags"]) == ("0.75", "'+bad", '["x"]')
-    assert "2 cells that a spreadsheet would take for a formula" in caplog.text
+    assert "2 cells that a spreadsheet would read as a formula" in caplog.text
 
 
 def test_sheet(tmp_path, caplog):

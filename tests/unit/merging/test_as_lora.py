@@ -108,7 +108,7 @@ def test_what_cannot_be_converted_is_a_sentence(train, tmp_path):
     with pytest.raises(UserError, match=r"peft\.method hira: peft converts no adapter of this method into LoRA"):
         open_run(train("hira", folder="hira"))
     dora = open_run(train("lora", folder="dora", use_dora=True))
-    with pytest.raises(ModelError, match="leaves out the magnitudes of DoRA"):
+    with pytest.raises(ModelError, match="ignores the magnitudes of DoRA"):
         convert_adapter(dora, str(tmp_path / "lora"), 4, MergeOptions())
     lokr = open_run(train("lokr", folder="lokr"))
     with pytest.raises(UserError, match="--as_lora 4096: is more than a layer's own size"):

@@ -306,10 +306,10 @@ def test_shards_checkpoints_and_overwriting(make_sft, train_run, tmp_path, caplo
     assert report["probe"]["source"] == "probe_rows.jsonl"
     assert report["scores"]["merged"] is None
     [old] = [each for each in tmp_path.iterdir() if each.name.startswith("merged.old_")]
-    assert f"what was there is now {old.name}" in caplog.text
+    assert f"the previous content is now {old.name}" in caplog.text
     assert (old / "model.safetensors.index.json").is_file()
     assert (output / "model.safetensors").is_file()
-    with pytest.raises(UserError, match="holds what is to be merged"):
+    with pytest.raises(UserError, match="contains the model to be merged"):
         merge_adapter(open_adapter_run(str(run.folder)), str(run.folder), MergeOptions(overwrite=True))
 
 

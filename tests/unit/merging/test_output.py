@@ -46,7 +46,7 @@ def test_refusals(tmp_path):
     run = tmp_path / "runs" / "x"
     run.mkdir(parents=True)
     for name in (run, tmp_path / "runs", tmp_path):
-        with pytest.raises(UserError, match="holds what is to be merged"):
+        with pytest.raises(UserError, match="contains the model to be merged"):
             check_output(str(name), True, [run])
     assert check_output(str(run / "merged"), False, [run]) == run / "merged"
     (tmp_path / "file").write_text("")
@@ -55,7 +55,7 @@ def test_refusals(tmp_path):
     (tmp_path / "full").mkdir()
     assert check_output(str(tmp_path / "full"), False, [run]) == tmp_path / "full"
     (tmp_path / "full" / "x").write_text("")
-    with pytest.raises(UserError, match="is not empty; name another folder, or rename this one away by --overwrite"):
+    with pytest.raises(UserError, match="is not empty; name another folder, or rename this one with --overwrite"):
         check_output(str(tmp_path / "full"), False, [run])
     with pytest.raises(UserError, match="cannot be made"), open_output(tmp_path / "file" / "merged"):
         pass

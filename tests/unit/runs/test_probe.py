@@ -50,7 +50,7 @@ def test_a_merge_without_any_row_says_so(make_sft, tmp_path):
     (tmp_path / "probe_rows.jsonl").write_text(json.dumps(_chat("no")) + "\n")
     (tmp_path / "final_model").mkdir()
     source = TrainedModel(tmp_path / "final_model", config, (), "mine", tmp_path)
-    with pytest.raises(UserError, match=r"mine: no row of probe_rows\.jsonl gives the tokenizer a token"):
+    with pytest.raises(UserError, match=r"mine: no row of probe_rows\.jsonl has a token to compare"):
         merge_adapter(source, str(tmp_path / "merged"), MergeOptions())
 
 
