@@ -1,1 +1,1 @@
-"""Runs many tasks, methods and seeds, each in a process of its own, and puts what they measured in one table."""
+"""Suites: many tasks, methods and seeds, each run in its own process, tabulated together."""

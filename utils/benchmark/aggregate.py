@@ -1,4 +1,4 @@
-"""Puts the runs of a suite into rows, and compares settings by the seeds that both have."""
+"""Aggregate the runs of a suite into rows, and compare settings over their common seeds."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ if TYPE_CHECKING:
 Finding = Literal["better", "worse", "not told apart", "no claim"]
 
 _NO_SEED = -1  # of a baseline
-_NOISE = 1e-9  # what rounding leaves of differences that are all the same
+_NOISE = 1e-9  # rounding error of differences that are all equal
 _BASELINE_FIGURES = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One task's own metric, in one setting and in the one that it is compared with."""
+    """One task's own metric in two settings, one of them a reference."""
 
     task: str
     setting: Setting
     reference: Setting
     metric: str | None
     seeds: tuple[int, ...]
-    """Those with a value in both."""
+    """Seeds with a value in both settings."""
     difference: Stat | None
-    """Setting minus reference, seed by seed; None without a common seed."""
+    """Setting minus reference, paired by seed; None without a common seed."""
     interval: tuple[float, float] | None
-    """Student's 95 % interval of the mean difference; None where there is no claim."""
+    """Student's 95 % interval of the mean difference; None if nothing is claimed."""
     finding: Finding
-    """`better` or `worse` where the interval leaves out 0; `no claim` below two common seeds, or where the
-    difference is the same with every seed, so that the seeds say nothing of its spread."""
+    """`better` or `worse` if the interval excludes 0; `no claim` with fewer than two common seeds, or if the difference
+    is the same for every seed, which tells nothing about its spread."""
 
 
 def summarize(suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> Summary:
-    """Put the runs of a suite into rows: in the order of its tasks, methods and grid values.
+    """Aggregate the runs of a suite into rows, in the order of its tasks, methods and grid values.
 
-    Every planned run is in a row, whatever became of it.
+    Every planned run is in a row, with or without a result.
     """
     grid_keys = tuple(dict.fromkeys(key for each in outcomes for key in each.run.grid))
     tasks = _order(suite.tasks, (each.run.task for each in outcomes))
@@ -74,9 +74,9 @@ def summarize(suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> Summary:
 
 
 def compare_settings(summary: Summary) -> list[Comparison]:
-    """Compare, task by task, every setting with those of reference; baselines have no seeds of their own.
+    """Compare every setting with the references, task by task; baselines have no seeds of their own.
 
-    The intervals hold one by one: they are not widened for the number of comparisons.
+    The intervals are not corrected for multiple comparisons.
     """
     settings = [setting for setting in summary.settings if not setting.is_baseline]
     return [
@@ -95,13 +95,13 @@ def _setting_of(outcome: RunOutcome) -> Setting:
 
 
 def _order(first: Iterable[str], found: Iterable[str]) -> list[str]:
-    """Order what was found as the suite has it; what it does not name comes last."""
+    """Sort `found` in the suite's order; unknown names come last."""
     there = dict.fromkeys(found)
     return [*(name for name in first if name in there), *(name for name in there if name not in set(first))]
 
 
 def _order_settings(suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> list[Setting]:
-    """Order settings by method, and within one as the plan has them, which is the grid's order."""
+    """Sort settings by method, and within a method in the plan's order, which is the grid's."""
     found = {setting.key: setting for setting in map(_setting_of, outcomes)}
     methods = _order(suite.methods, (setting.method for setting in found.values()))
     return sorted(found.values(), key=lambda setting: methods.index(setting.method))
@@ -110,7 +110,7 @@ def _order_settings(suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> list[S
 def _build_rows(
     task: str, placed: Sequence[tuple[Setting, Sequence[RunOutcome]]], baselines: Sequence[str]
 ) -> Iterator[SummaryRow]:
-    """Build a task's rows and, for MNLI, those of its mismatched set after them."""
+    """Build a task's rows, followed for MNLI by those of its mismatched set."""
     every = [each for _, outcomes in placed for each in outcomes]
     mismatched = [MISMATCHED] if any(map(has_mismatched, every)) else []
     for suffix in ("", *mismatched):
@@ -130,13 +130,13 @@ def _build_runs(by_seed: dict[int, dict[str, Any]]) -> DataFrame:
 
 
 def _build_majority(name: str, shown: str, suffix: str, outcomes: Sequence[RunOutcome]) -> SummaryRow:
-    """Build the row that needs no run of its own: the records of the task's runs have measured it."""
+    """Build the row of the majority baseline, which the records of the task's runs contain."""
     measured = [read_figures(each, suffix)["metric"] for each in outcomes if each.status == "success"]
     metric = next((metric for metric in measured if metric), None)
     found, note = read_majority(outcomes)
     scores = {key: value for key, value in found.items() if value is not None}
     values = {key: scores[key + suffix] for key in _BASELINE_FIGURES if key + suffix in scores}
-    # A task whose metric is a loss, or of whose metric guessing has no value, has no own metric in this row.
+    # The row has no own metric if the task's is a loss, or one that is undefined for the baseline.
     if f"{metric}{suffix}" in scores:
         note = ""
         values |= dict.fromkeys(("best", "last"), scores[f"{metric}{suffix}"])
@@ -157,10 +157,10 @@ def _build_totals(tasks: Sequence[str], rows: Sequence[SummaryRow]) -> list[Aver
 def _compare_rows(row: SummaryRow, reference: SummaryRow) -> Comparison:
     mine, other = row.values, reference.values
     metric = row.metric if row.metric == reference.metric else None
-    # Two runs of one seed share their data order and, where they can, their initialisation: pairing takes that out.
+    # Pairing removes what runs of one seed share: data order and, where possible, initialisation.
     seeds = mine.index.intersection(other.index, sort=False) if metric else mine.index[:0]
     difference = compute_stat(mine[seeds] - other[seeds])
-    varies = difference is not None and (difference.deviation or 0) > _NOISE  # never with a single seed
+    varies = difference is not None and (difference.deviation or 0) > _NOISE  # false for a single seed
     interval = difference.interval() if difference is not None and varies else None
     finding = _judge(metric, interval) if metric and interval else "no claim"
     return Comparison(row.task, row.setting, reference.setting, metric, tuple(seeds), difference, interval, finding)

@@ -1,6 +1,6 @@
-"""An attempt at a run: on a GPU or some cores of this machine, in a process with a log, forked or new.
+"""An attempt at a run, on a GPU or some cores of this machine, in a forked or new process with a log.
 
-Each attempt has its time limit, and leaves a note of how it ended.
+Each attempt has a time limit, and leaves a note of how it ended.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from utils.results.provenance import format_time
 from utils.trainer.tracking import SUITE_VARIABLES
 
 GRACE_S = 15.0
-"""Seconds that a run has to end by itself after it was asked to."""
+"""Seconds that a run has to exit after it was asked to."""
 
 _LAUNCHER_VARIABLES = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_NUM_TASKS", "PMI_SIZE",
@@ -47,27 +47,27 @@ _LAUNCHER_VARIABLES = (
 
 _LAUNCH_MODULES = {"accelerate launch": "accelerate.commands.launch", "torchrun": "torch.distributed.run"}
 _PASSES_USR1_ON = ("srun", "mpirun", "mpiexec")
-"""These pass SIGUSR1 on to the processes of a run, and keep SIGINT for themselves."""
+"""Launchers that forward SIGUSR1 to the processes of a run, and handle SIGINT themselves."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place where one run at a time is worked on."""
+    """A slot for one run at a time."""
 
     index: int
-    """From 0."""
+    """Index from 0."""
     gpu: str | None = None
-    """The GPU that a run sees there, as CUDA_VISIBLE_DEVICES names it; None: what there is."""
+    """The run's CUDA_VISIBLE_DEVICES; None: all devices."""
     num_threads: int | None = None
-    """Threads of a run on the processor; None: as the libraries choose."""
+    """CPU threads of a run; None: the libraries' default."""
     suite: str | None = None
-    """Under which name trackers collect the runs; None: none that is given here."""
+    """Name under which trackers group the runs; None: not set here."""
 
     def build_environment(self) -> dict[str, str]:
-        """Build the environment of a run: its GPU, its threads, and nothing of a launcher around the suite."""
-        # A launcher that started the suite must not make its runs believe that they are ranks of one job.
+        """Build the environment of a run: its GPU and threads, without variables of a launcher around the suite."""
+        # Runs must not take a launcher's variables for those of their own process group.
         environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES}
         environment["PYTHONUNBUFFERED"] = "1"
         if self.suite is not None:
@@ -76,15 +76,15 @@ class Slot:
         if self.gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpu
         if self.num_threads is not None:
-            # What the user has set wins.
+            # The user's own values win.
             environment.setdefault("OMP_NUM_THREADS", str(self.num_threads))
         return environment
 
 
 def list_slots(jobs: int | None, shares: bool = True) -> list[Slot]:
-    """List the slots of this machine for so many runs at the same time; None: one for each visible GPU, or one.
+    """List the slots of this machine for `jobs` runs at the same time; None: one per visible GPU, or one.
 
-    Without `shares` a run sees all GPUs, since it trains on several, and it runs alone unless `jobs` says otherwise.
+    Without `shares` a run uses all GPUs, and runs alone unless `jobs` says otherwise.
     """
     gpus = list_gpus() if shares else []
     count = jobs or max(len(gpus), 1)
@@ -106,14 +106,14 @@ def list_slots(jobs: int | None, shares: bool = True) -> list[Slot]:
 
 @dataclass
 class Attempt:
-    """A process that works on a run."""
+    """A process of a run."""
 
     run: PlannedRun
     slot: Slot
     process: subprocess.Popen[bytes] | ForkedRun
     state: RunState
     started: float
-    """By the monotonic clock."""
+    """Start on the monotonic clock."""
     timeout_s: float | None
     _lock: IO[str] = field(repr=False)
     retries_left: int = 0
@@ -122,11 +122,11 @@ class Attempt:
 
     @property
     def seconds(self) -> float:
-        """How long it has taken."""
+        """Seconds since the start."""
         return time.monotonic() - self.started
 
     def poll(self) -> RunState | None:
-        """Look after the process: None while it works, how it ended when it has."""
+        """Check the process: None while it runs, else its final state."""
         if self._asked_to_stop is None and self.timeout_s is not None and self.seconds > self.timeout_s:
             self.stop("timed out")
         if time.monotonic() > self._kill_at:
@@ -135,9 +135,9 @@ class Attempt:
         return None if code is None else self._finish(code)
 
     def stop(self, status: RunStatus, grace_s: float = GRACE_S) -> None:
-        """Ask the process to stop as by Ctrl-C, and kill it when it does not within the grace; 0 kills at once.
+        """Ask the process to stop, as Ctrl-C does, and kill it if it does not within the grace period; 0 kills at once.
 
-        The first status that is given is noted of the run.
+        The first status given is recorded for the run.
         """
         self._asked_to_stop = self._asked_to_stop or status
         self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
@@ -145,12 +145,12 @@ class Attempt:
         self._signal(gentle if grace_s else signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        """Reach the run and whatever it started: it leads a session of its own."""
+        """Signal the run's session, which includes all processes it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended
             os.killpg(self.process.pid, number)
 
     def _finish(self, code: int) -> RunState:
-        self._signal(signal.SIGKILL)  # whatever the run started and left behind, such as data loaders
+        self._signal(signal.SIGKILL)  # processes that the run left behind, such as data loaders
         status, note = self._judge(code)
         attempts = self.state.attempts + (status in ("failed", "timed out"))
         ended = format_time(datetime.now(timezone.utc))
@@ -160,26 +160,26 @@ class Attempt:
         return state
 
     def _judge(self, code: int) -> tuple[RunStatus, str]:
-        if is_finished(self.run):  # also where it ended just before it was stopped
+        if is_finished(self.run):  # also if it finished just before it was stopped
             return "success", ""
         if self._asked_to_stop == "timed out":
             return "timed out", f"stopped after {self.timeout_s or 0:g} s (timeout_minutes)"
         if self._asked_to_stop is not None:
             return "interrupted", "the suite was stopped while it ran"
         if code in (EXIT_REQUEUE, EXIT_INTERRUPTED):
-            return "interrupted", "the run itself was asked to stop; the same command goes on"
+            return "interrupted", "the run itself was asked to stop; the same command continues it"
         if code < 0:
             hint = "; the machine may have run out of memory" if -code == signal.SIGKILL else ""
             return "failed", f"killed by {signal.Signals(-code).name}{hint}"
-        return "failed", "" if code else "ended without a record of success"  # the record or the log says why
+        return "failed", "" if code else "ended without a record of success"  # the record or the log has the reason
 
 
 def start_attempt(
     run: PlannedRun, slot: Slot, timeout_s: float | None, retries_left: int = 0, warm: WarmProcess | None = None
 ) -> Attempt | None:
-    """Start a run in a process that leads its own session, writes to its own log, and dies with this one.
+    """Start a run in its own session, with its own log, in a process that is killed if this one ends.
 
-    `warm` forks it where it can. None when another suite is at work on this very run.
+    `warm` forks it if possible. Returns None if another suite is working on the same run.
 
     Raises:
         UserError: The suite's folder cannot be written.
@@ -206,16 +206,16 @@ def start_attempt(
 
 
 def _split_launch(run: PlannedRun) -> list[str]:
-    """Split what starts the processes of a run; accelerate and torchrun are those of this interpreter."""
+    """Split the command that starts a run's processes; accelerate and torchrun are this interpreter's."""
     words = shlex.split(run.launch or "")
     for name, module in _LAUNCH_MODULES.items():
         if words[: len(name.split())] == name.split():
             return ["-m", module, *words[len(name.split()) :]]
-    return ["-", *words] if words else []  # child.py's sign of another command than Python's
+    return ["-", *words] if words else []  # tells child.py that the command is not Python's
 
 
 def _start_process(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    # -I -S: the child becomes train.py at once, so nothing of the user's site packages is imported before.
+    # -I -S: the child execs train.py at once, and needs no site packages.
     child = [sys.executable, "-I", "-S", str(Path(__file__).with_name("child.py")), str(os.getpid())]
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603  our own command

@@ -1,4 +1,4 @@
-"""The workbook's native charts, and the small tables that they are drawn from."""
+"""The workbook's native charts, and the small tables with their data."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ FONT = "Calibri"
 _COLORS = ("2F5C8F", "E08A2C", "4F9D69", "B5485D", "7A68A6", "8C6D4F", "3FA7B5", "9A9A9A", "C2A83E", "5B7F3B")
 _MOST_SERIES = 8
 _MOST_LABELLED = 24
-_LOG_FROM = 20  # times the least share: from there on a linear axis shows one point and a heap
+_LOG_FROM = 20  # times the smallest share: beyond that, a linear axis would crowd all but one point
 _DATA_ROW = 37  # below the charts
 _WIDE, _HALF, _HEIGHT = 24.4, 11.9, 8.6  # cm
 _SCATTERS = (("score_by_share", "trainable_percent", "A18"), ("score_by_memory", "peak_memory_gb", "D18"))
-"""By the cost: title of the chart, of its axis, and where the chart stands."""
+"""Charts by cost: the key of the title, that of the axis, and the position."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One mark of the charts of score against cost."""
+    """A point of the charts of score against cost."""
 
     name: str
     group: str
@@ -46,7 +46,7 @@ class Point:
 def add_charts(sheet: Worksheet, summary: Summary, language: Language) -> None:
     """Fill an empty sheet with three charts and, below them, their data.
 
-    What has no result is an empty cell and no mark.
+    Missing results are empty cells and have no point.
     """
     tasks = _choose_tasks(summary)
     _lay_out(sheet, len(tasks))
@@ -70,7 +70,7 @@ def add_charts(sheet: Worksheet, summary: Summary, language: Language) -> None:
 
 
 def fit_pages(sheet: Worksheet, num_pages: int) -> None:
-    """Let a sheet be printed on A4, landscape, so many pages wide."""
+    """Set a sheet to print on A4, landscape, `num_pages` pages wide."""
     from openpyxl.worksheet.properties import PageSetupProperties
 
     sheet.page_setup.orientation, sheet.page_setup.paperSize = "landscape", 9  # A4
@@ -92,13 +92,13 @@ def _lay_out(sheet: Worksheet, num_tasks: int) -> None:
 
 
 def _choose_tasks(summary: Summary) -> list[str]:
-    """Choose the tasks whose metric is a score, since a loss has another axis; all of them where none is."""
+    """Choose the tasks whose metric is a score, as a loss has another axis; all of them if none is."""
     scored = {row.task for row in summary.rows if row.factor == 100}
     return [task for task in summary.tasks if task in scored] or summary.tasks
 
 
 def list_points(summary: Summary) -> Iterator[Point]:
-    """List the settings; the tasks where there is just one setting."""
+    """Yield points for the settings; with a single setting, for its tasks."""
     totals = [total for total in summary.totals if not total.setting.is_baseline]
     sources: list[tuple[str, str, SummaryRow | Average | None]]
     if len(totals) > 1:
@@ -112,7 +112,7 @@ def list_points(summary: Summary) -> Iterator[Point]:
 
 
 def _write_block(sheet: Worksheet, row: int, title: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
-    """Write a small table with its title; give the row of its heads."""
+    """Write a small table with its title; return the row of its header."""
     from openpyxl.styles import Alignment, Border, Font, PatternFill, Side
 
     fill_cell(sheet.cell(row, 1), Cell(title))
@@ -137,9 +137,9 @@ def _write_block(sheet: Worksheet, row: int, title: str, heads: Sequence[str], r
 def _build_bars(
     sheet: Worksheet, heads: int, num_lines: int, num_tasks: int, spreads: int | None, language: Language
 ) -> BarChart:
-    """Draw settings as series over tasks; the other way round where the settings are many.
+    """Draw settings as series over tasks, or tasks as series over many settings.
 
-    `heads` is the row of the scores' heads, `spreads` that of the deviations'; None where there are none.
+    `heads` is the row of the scores' header, `spreads` that of the deviations'; None if there are none.
     """
     from openpyxl.chart import BarChart, Reference
 
@@ -170,9 +170,9 @@ def _build_bars(
 def _build_scatter(
     sheet: Worksheet, points: Sequence[Point], heads: int, cost: int, language: Language, is_average: bool
 ) -> ScatterChart:
-    """Draw scores over a cost; each group of points that stand together is a series.
+    """Draw scores over a cost, one series per group of consecutive points.
 
-    The points' data begin below the row `heads`, with the costs in columns 2 and 3 and the score in 4.
+    The points' data start below the row `heads`, with the costs in columns 2 and 3 and the score in 4.
     """
     from openpyxl.chart import Reference, ScatterChart
     from openpyxl.chart.data_source import AxDataSource, NumRef
@@ -233,25 +233,25 @@ def _label_values(chart: BarChart) -> None:
 
 
 def _style_chart(chart: BarChart | ScatterChart, title: str, x_title: str, y_title: str, width: float) -> None:
-    """Give a chart its titles, size, light grid and visible axes."""
+    """Set a chart's titles, size, light grid and visible axes."""
     from openpyxl.chart.axis import ChartLines
     from openpyxl.chart.legend import Legend
     from openpyxl.chart.shapes import GraphicalProperties
     from openpyxl.drawing.line import LineProperties
 
     chart.title = _build_title(title, 1300)
-    chart.width, chart.height = width, _HEIGHT  # type: ignore[assignment]  # cm may be broken
+    chart.width, chart.height = width, _HEIGHT  # type: ignore[assignment]  # cm may be fractional
     chart.legend = Legend(legendPos="b", overlay=False)
     chart.x_axis.title = _build_title(x_title, 1000) if x_title else None
     chart.y_axis.title = _build_title(y_title, 1000)
-    chart.x_axis.delete = chart.y_axis.delete = False  # left out, newer spreadsheet programs hide them
+    chart.x_axis.delete = chart.y_axis.delete = False  # newer spreadsheet programs hide axes without this
     chart.x_axis.majorGridlines = None
     chart.y_axis.majorGridlines = ChartLines(spPr=GraphicalProperties(ln=LineProperties(solidFill="E3E3E3")))
     chart.y_axis.numFmt = "0"
 
 
 def _build_title(text: str, size: int) -> Title:
-    """Build a title that lies over nothing; its size is in hundredths of a point."""
+    """Build a title that does not overlap the chart; its size is in hundredths of a point."""
     from openpyxl.chart.text import RichText, Text
     from openpyxl.chart.title import Title
     from openpyxl.drawing.text import CharacterProperties, Paragraph, RegularTextRun

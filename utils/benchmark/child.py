@@ -1,9 +1,9 @@
-"""Becomes a run that dies with the suite: `python child.py PARENT train.py --config ...`, PARENT the suite's process.
+"""Exec a run that dies with the suite: `python child.py PARENT train.py --config ...`, PARENT the suite's process id.
 
-`python child.py PARENT - srun ...` becomes another command than Python's.
+`python child.py PARENT - srun ...` execs a command other than Python.
 
-On Linux the kernel kills the run when the suite is gone, however that came about; the wish outlives the exec.
-Elsewhere a run whose suite is killed by force goes on to its own end.
+On Linux the kernel kills the run when the suite ends for any reason; the setting survives the exec. On other systems a
+run continues if its suite is killed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent ends; end it where that has happened already."""
+    """Ask the kernel to kill this process when its parent ends; exit if it has already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -25,12 +25,12 @@ def die_with_parent(parent: int) -> None:
 
 
 def main() -> None:
-    """Take Ctrl-C as usual, and become the run."""
+    """Restore the default handling of Ctrl-C, and exec the run."""
     parent, *command = sys.argv[1:]
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a suite in the background may have been started deaf to it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background suite may have inherited ignored SIGINT
     die_with_parent(int(parent))
     if command[0] == "-":
-        os.execvp(command[1], command[1:])  # noqa: S606  what the suite's file, or its job's script, names
+        os.execvp(command[1], command[1:])  # noqa: S606  from the suite's file, or the job's script
     os.execv(sys.executable, [sys.executable, *command])  # noqa: S606  our own interpreter
 
 

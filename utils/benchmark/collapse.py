@@ -1,4 +1,4 @@
-"""Finds the runs that have collapsed, so that a mean with them does not pass for what a method does."""
+"""Find collapsed runs, so that a mean including them is not mistaken for a method's typical result."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from utils.results.labels import is_score
 Collapse = Literal["at the majority baseline", "far below the other seeds"]
 
 FAR_DEVIATIONS, FAR_SCORE = 5.0, 0.05
-"""So many robust deviations, and at least so much of the score, lie between a collapsed run and the median."""
-_FEWEST = 3  # seeds whose median says anything
+"""Minimum distance of a collapsed run from the median, in robust deviations and in score."""
+_FEWEST = 3  # seeds for a meaningful median
 _ROUNDING = 1e-9
 
 
 def find_collapsed(row: SummaryRow) -> dict[int, Collapse]:
-    """Find a row's collapsed runs by their seeds; none where its metric is no score of which more is better.
+    """Find a row's collapsed runs by seed; none unless its metric is a score of which greater is better.
 
-    A run has collapsed where it scores no more than always guessing the commonest label does, or, of three seeds and
-    more, lies below their median by more than 5 robust deviations (1.4826 times the median absolute deviation, which
-    is the standard deviation of normal values) and by more than 5 points.
+    A run has collapsed if it scores no more than always predicting the most frequent label or, with at least three
+    seeds, is below their median by more than 5 robust deviations (1.4826 times the median absolute deviation, which
+    estimates the standard deviation of normal values) and by more than 5 points.
     """
     if row.metric is None or not is_score(row.metric) or not is_more_better(row.metric):
         return {}
@@ -41,5 +41,5 @@ def find_collapsed(row: SummaryRow) -> dict[int, Collapse]:
 
 
 def measure_without(row: SummaryRow, collapsed: dict[int, Collapse]) -> Stat | None:
-    """Measure a row's own metric over the seeds that have not collapsed; None without one."""
+    """Compute a row's own metric over the seeds that have not collapsed; None if all have."""
     return compute_stat(row.values.drop(list(collapsed)))

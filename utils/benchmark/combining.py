@@ -1,4 +1,4 @@
-"""Crosses a suite's tasks, methods, grid and seeds into the runs that it has, and names them."""
+"""Combine a suite's tasks, methods, grid and seeds into named runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LONGEST_NAME = 150
 
 @dataclass(frozen=True)
 class Combination:
-    """One run before its configuration is put together."""
+    """One run before its configuration is built."""
 
     task: str
     method: str
@@ -31,15 +31,15 @@ class Combination:
     """Values by dotted key."""
     seed: int
     document: Document
-    """Everything below the grid, laid together; several runs share it."""
+    """All layers below the grid, merged; shared by several runs."""
     searched: dict[str, Any] | None = None
-    """Of a run of a search, the values that it tries; {} of a run that waits for what the search will choose."""
+    """The values that a run of a search tries; {} for a run that waits for a search's choice."""
     is_search: bool = False
 
 
 @dataclass
 class Combined:
-    """What crossing gave."""
+    """Result of combining."""
 
     combinations: list[Combination] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -47,9 +47,9 @@ class Combined:
 
 
 def combine(suite: Suite, seeds: Sequence[int] = ()) -> Combined:
-    """Cross what a suite has, in the order task, method, grid, seed, and leave out what include and exclude say.
+    """Combine a suite in the order task, method, grid, seed, and apply include and exclude.
 
-    `seeds` are those of the command line, in place of the suite's.
+    `seeds` are those of the command line, instead of the suite's.
     """
     crossed = Combined()
     used: set[int] = set()
@@ -57,17 +57,17 @@ def combine(suite: Suite, seeds: Sequence[int] = ()) -> Combined:
     own_seeds = seeds or suite.section.seeds or ()
     _require_few(suite, len(own_seeds) or 1)
     if overlap := {*own_seeds} & {*(suite.section.search_seeds or ())}:
-        message = f"{sorted(overlap)} are seeds of the suite too; what is chosen by a seed cannot be reported of it"
+        message = f"{sorted(overlap)} are seeds of the suite too; results of seeds used for choosing are not reported"
         raise ConfigError([Problem(message, "search_seeds", suite.source)])
     for each in _cross(suite, own_seeds, idle):
         values = {"task": each.task, "method": each.method, "seed": each.seed, **each.grid}
         included = [selector for selector in suite.include if selector.fits(values)]
         excluded = [selector for selector in suite.exclude if selector.fits(values)]
         used |= {id(selector) for selector in (*included, *excluded)}
-        # What a search tries belongs to the runs that it is for, whichever seeds these have.
+        # A search belongs to the runs it is for, whatever their seeds.
         if each.is_search or ((included or not suite.include) and not excluded):
             crossed.combinations.append(each)
-    # A search that is for no run is not made.
+    # Skip searches that are for no run.
     reported = {(each.task, each.method, repr(each.grid)) for each in crossed.combinations if not each.is_search}
     crossed.combinations = [
         each for each in crossed.combinations if (each.task, each.method, repr(each.grid)) in reported
@@ -80,7 +80,7 @@ def combine(suite: Suite, seeds: Sequence[int] = ()) -> Combined:
 
 
 def _require_few(suite: Suite, num_seeds: int) -> None:
-    """Refuse a suite that nobody can run, before its runs are put together one by one."""
+    """Reject a suite with too many runs before their configurations are built."""
     tried = sum(math.prod(map(len, each.values())) for each in suite.search.values() if each)
     per_method = max(1, len(suite.methods)) * num_seeds + tried * len(suite.section.search_seeds or (1,))
     count = len(suite.tasks) * per_method * math.prod(map(len, suite.grid.values()))
@@ -107,7 +107,7 @@ def _cross(suite: Suite, seeds: Sequence[int], idle: dict[str, set[str]]) -> Ite
 
 
 def _lay_together(suite: Suite, task: str, method: str) -> Document:
-    """Lay the task, the method, and the task's own settings of the method over the base."""
+    """Merge the task, the method, and the task's own settings of the method over the base."""
     document = suite.base.copy()
     for layer in (suite.tasks[task], suite.methods.get(method), suite.task_methods.get((task, method))):
         if layer is not None:
@@ -116,12 +116,12 @@ def _lay_together(suite: Suite, task: str, method: str) -> Document:
 
 
 def _cross_grid(suite: Suite, document: Document, method: str, idle: dict[str, set[str]]) -> Iterator[dict[str, Any]]:
-    """Cross the grid's values; what the combination's adapter has no key for is left out and noted in `idle`."""
+    """Yield the grid's combinations; keys that the combination's adapter lacks are left out and noted in `idle`."""
     seen: set[str] = set()
     for values in itertools.product(*suite.grid.values()):
         grid = dict(zip(suite.grid, values, strict=True))
         adapter = str(grid.get("peft.method", document.get(("peft", "method"), "lora")))
-        # Else a rank that head-only does not have would run the same configuration once for each value.
+        # Otherwise a method without the key, such as a rank, would repeat one configuration for each value.
         for key in [key for key in grid if _is_of_another(key, adapter)]:
             idle.setdefault(key, set()).add(method)
             del grid[key]
@@ -131,7 +131,7 @@ def _cross_grid(suite: Suite, document: Document, method: str, idle: dict[str, s
 
 
 def _is_of_another(key: str, adapter: str) -> bool:
-    """Tell whether a key belongs to other adapters only; one that none knows is left to the run's own check."""
+    """Return whether a key belongs to other adapters only; unknown keys are left to the run's own check."""
     section, _, name = key.partition(".")
     if section != "peft" or not registry.has("adapters", adapter):
         return False
@@ -152,9 +152,9 @@ def _find_unused(suite: Suite, used: set[int]) -> Iterator[str]:
 
 
 def name_run(task: str, method: str, grid: dict[str, Any], seed: int, shorts: dict[str, str]) -> str:
-    """Name a run `<task>-<method>-<grid>-s<seed>`; `shorts` is what `shorten_keys` calls the grid's keys.
+    """Name a run `<task>-<method>-<grid>-s<seed>`; `shorts` maps the grid's keys by `shorten_keys`.
 
-    The name is a folder's, so it holds nothing that a shell trips over.
+    The name is a folder's, so it has no characters special to a shell.
     """
     values = (f"{shorts[key]}={_write_value(value)}" if value != "" else key for key, value in grid.items())
     name = "-".join([task, method, *values, f"s{seed}"])
@@ -162,13 +162,13 @@ def name_run(task: str, method: str, grid: dict[str, Any], seed: int, shorts: di
 
 
 def shorten_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Call a grid key by its last word, where that is enough to tell it from the others."""
+    """Shorten each grid key to its last part where that is unambiguous."""
     last = [key.rsplit(".", 1)[-1] for key in keys]
     return {key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)}
 
 
 def _write_value(value: Any) -> str:
-    """Write a value so that it can stand in a folder's name; a hash tells apart what this makes alike."""
+    """Format a value for a folder's name; a hash distinguishes values that look the same afterwards."""
     text = value if isinstance(value, str) else json.dumps(value)
     plain = re.sub(r"[^\w.+-]+", "_", text).strip("_")
     return plain if plain == text and len(plain) <= 40 else f"{plain[:30]}_{_digest(text)}"

@@ -1,7 +1,7 @@
-"""Shows a plan before anything is started: its runs, their status, and the parameters that each will train.
+"""Show a plan before anything is started: its runs, their status, and their numbers of trainable parameters.
 
-The parameters are counted on the meta device, without weights, by one process for all of a suite's distinct models,
-so that the suite itself imports no ML library.
+Parameters are counted on the meta device, without weights, by one process for all distinct models of a suite, so that
+the suite itself imports no ML library.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Count:
-    """What a run will train."""
+    """Number of parameters of a run."""
 
     trainable: int | None = None
-    """Parameters; None: unknown before the run."""
+    """Trainable parameters; None: unknown before the run."""
     total: int | None = None
     note: str = ""
-    """Why it is unknown."""
+    """Reason why it is unknown."""
 
 
 def announce_plan(plan: Plan) -> None:
-    """Say what was read under an older name, what has no effect, which runs are the same, and what is missing here."""
+    """Log older key names, settings without effect, identical runs, and what this machine lacks."""
     for notice in plan.notices:
         logger.info("note: %s", notice)
     for warning in (*plan.warnings, *(f"this machine: {each}" for each in plan.unmet)):
@@ -57,7 +57,7 @@ def announce_plan(plan: Plan) -> None:
 
 
 def show_plan(plan: Plan, script: str = "") -> dict[str, Any]:
-    """Print the runs of this call and a scheduler's script; then the trainable parameters, counted without weights."""
+    """Print the selected runs and a scheduler's script, then the trainable parameters, counted without weights."""
     statuses = [find_status(run) for run in plan.shard]
     for line in _write_runs(plan, statuses):
         print(line, flush=True)  # noqa: T201  the command's own output
@@ -86,7 +86,7 @@ def _write_runs(plan: Plan, statuses: Sequence[str]) -> list[str]:
 
 
 def _write_counts(runs: Sequence[PlannedRun], counts: dict[str, Count]) -> list[str]:
-    """Write one line for each method and grid value that decides the model; what is unknown, by its reason."""
+    """Write one line per method and grid values that determine the model; unknown counts by their reason."""
     groups: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         grid = (f"{key}={value}" for key, value in run.grid.items() if key.split(".")[0] in ("peft", "model"))
@@ -120,7 +120,7 @@ def _describe_count(count: Count) -> dict[str, Any]:
 def count_runs(runs: Sequence[PlannedRun]) -> dict[str, Count]:
     """Count the trainable parameters by the run's name.
 
-    They are unknown where the base's config.json is neither in a folder nor in the hub's cache.
+    They are unknown if the base's config.json is neither in a folder nor in the hub's cache.
     """
     counts: dict[str, Count] = {}
     requests: dict[str, str] = {}
@@ -136,7 +136,7 @@ def count_runs(runs: Sequence[PlannedRun]) -> dict[str, Count]:
 
 
 def _describe_model(run: PlannedRun) -> tuple[dict[str, Any] | None, str]:
-    """Put together what decides the model of a run; None with the reason where something is not known."""
+    """Return what determines a run's model; None with the reason if something is unknown."""
     model, peft = run.config["model"], run.config["peft"]
     section = ModelSection.model_validate(model)
     if not run.config["training"].get("do_train", True):
@@ -156,7 +156,7 @@ def _describe_model(run: PlannedRun) -> tuple[dict[str, Any] | None, str]:
 
 
 def _ask(requests: list[str]) -> list[Count]:
-    """Let one process count; where it fails as a whole, everything is unknown."""
+    """Count in one process; if it fails as a whole, all counts are unknown."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     try:
         done = subprocess.run(  # noqa: S603  our own interpreter
@@ -178,7 +178,7 @@ def _ask(requests: list[str]) -> list[Count]:
 
 
 def answer() -> None:
-    """Count what standard input asks for, and print the counts."""
+    """Read requests from standard input, and print the counts."""
     from utils.core.logs import prepare_libraries
 
     prepare_libraries()
@@ -198,7 +198,7 @@ def _count(request: dict[str, Any]) -> Count:
 
 
 def _build(request: dict[str, Any]) -> PreTrainedModel:
-    """Put a model with its adapter together on the meta device."""
+    """Build a model with its adapter on the meta device."""
     from utils.runs.meta_model import build_on_meta
 
     section = ModelSection.model_validate(request["model"])

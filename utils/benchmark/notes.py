@@ -1,4 +1,4 @@
-"""The sentences that a reader of a suite's tables needs: what is missing, what was mixed, and what may be claimed."""
+"""Notes on a suite's tables: what is missing, what was mixed, and what may be claimed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from utils.results.labels import Language, phrase, translate
 
 
 def list_notes(suite: SuiteFacts, summary: Summary, comparisons: Sequence[Comparison]) -> list[str]:
-    """List the sentences that a reader of the tables needs, and no others."""
+    """List the notes that apply to these tables."""
     language = suite.language
     return [
         *_list_unfinished(summary, language),
@@ -27,8 +27,8 @@ def list_notes(suite: SuiteFacts, summary: Summary, comparisons: Sequence[Compar
 
 
 def _list_unfinished(summary: Summary, language: Language) -> Iterator[str]:
-    """Name the runs without a result and why, and those whose score is partial."""
-    runs = {each.run.name: each for row in summary.rows for each in row.outcomes}.values()  # MNLI's stand in two rows
+    """Yield notes on runs without a result, with the reason, and on partial scores."""
+    runs = {each.run.name: each for row in summary.rows for each in row.outcomes}.values()  # MNLI's are in two rows
     missing = [each for each in runs if each.status != "success"]
     if missing:
         named = name_some([f"{each.run.name} ({_describe_status(each, language)})" for each in missing], language)
@@ -40,7 +40,7 @@ def _list_unfinished(summary: Summary, language: Language) -> Iterator[str]:
 
 
 def _list_collapsed(summary: Summary, language: Language) -> Iterator[str]:
-    """Name the collapsed runs, and what each mean is with and without them."""
+    """Yield notes on the collapsed runs, and on each mean with and without them."""
     found = {row: collapsed for row in summary.rows if (collapsed := find_collapsed(row))}
     if not found:
         return
@@ -65,7 +65,7 @@ def _list_collapsed(summary: Summary, language: Language) -> Iterator[str]:
 
 
 def _list_chosen(summary: Summary, language: Language) -> Iterator[str]:
-    """Say which values a search has chosen."""
+    """Yield the values that searches have chosen."""
     chosen = [
         f"{row.task}, {summary.name_setting(row.setting)}: {key}={value}"
         for row in summary.rows
@@ -92,7 +92,7 @@ def _explain_figures(summary: Summary, language: Language) -> Iterator[str]:
 
 
 def _explain_averages(summary: Summary, language: Language) -> Iterator[str]:
-    """Say what averages mix, and which settings have none."""
+    """Yield notes on the metrics that averages mix, and on settings without an average."""
     whole = [each for each in summary.averages if not each.missing]
     if whole:
         tasks = ", ".join(whole[0].tasks)

@@ -1,4 +1,4 @@
-"""What became of the planned runs and what they measured, read from their folders alone, wherever they ran."""
+"""Outcomes of the planned runs, read from their folders alone, wherever they ran."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from utils.benchmark.state import find_state, is_of
+from utils.benchmark.state import find_state, is_of_run
 from utils.core.errors import UserError
 from utils.results.json_file import read_json
 from utils.results.labels import Language
@@ -22,83 +22,83 @@ if TYPE_CHECKING:
 OutcomeStatus = Literal["success", "failed", "timed out", "interrupted", "running", "missing"]
 
 MISMATCHED = "_mm"
-"""What the keys of MNLI's second evaluation set end in."""
+"""Suffix of the keys of MNLI's second evaluation set."""
 
 FIGURES = (
     "accuracy", "memory", "trainable_percent", "trainable_percent_packed", "total", "trainable", "loss", "f1",
     "pearson", "spearmanr", "matthews_correlation", "best", "last", "interval_low", "interval_high", "epochs",
     "seconds", "samples_per_s",
 )  # fmt: skip
-"""What is measured of a run; scores are 0 to 1 (or -1 to 1) as in the record, best and last are of its own metric."""
+"""Measurements of a run; scores are 0 (or -1) to 1 as in the record, best and last are of the task's own metric."""
 
 _SCORES = ("loss", "f1", "pearson", "spearmanr", "matthews_correlation")
-_LOG_TAIL = 8192  # bytes of a log's end in which its last lines are looked for
+_LOG_TAIL = 8192  # bytes at a log's end to search for its last lines
 _MAX_NOTE = 300
 
 
 @dataclass(frozen=True)
 class SuiteFacts:
-    """What the reports need to know of a suite besides its runs."""
+    """Facts about a suite that reports need besides its runs."""
 
     name: str
     source: str
     """The suite's file."""
     tasks: tuple[str, ...]
-    """Rows of the table, in their order."""
+    """Tasks in the order of the table's rows."""
     methods: tuple[str, ...]
-    """In their order."""
+    """Methods in their order."""
     references: tuple[str, ...] = ()
-    """Those that every other one is compared with; (): the first."""
+    """Methods that all others are compared with; (): the first."""
     baselines: tuple[str, ...] = ()
     """Rows that need no run of their own: `majority`."""
     language: Language = "en"
-    """Of the column names."""
+    """Language of the column names."""
     workbook: str = "results"
-    """File name of the .xlsx, with or without the ending; `{timestamp}` stands for when the last run ended."""
+    """File name of the .xlsx, with or without suffix; `{timestamp}` is the time when the last run ended."""
     command: str = ""
-    """The command line by which the suite was planned, secrets masked."""
+    """The command line that planned the suite, secrets masked."""
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How one planned run stands."""
+    """Outcome of one planned run."""
 
     run: PlannedRun
     status: OutcomeStatus
     record: RunRecord | None
-    """From results.json; None when there is none of this configuration."""
+    """Record from results.json; None if there is none of this configuration."""
     note: str = ""
-    """One sentence: why there is no result."""
+    """One sentence why there is no result."""
     epochs: float | None = None
-    """Epochs that were trained."""
+    """Number of trained epochs."""
 
 
 def collect_outcomes(runs: Sequence[PlannedRun]) -> list[RunOutcome]:
-    """Read how each planned run stands, in the order of the plan; a folder that cannot be read is a failed run."""
+    """Read the outcome of each planned run, in the plan's order; an unreadable folder is a failed run."""
     return [_read_outcome(run) for run in runs]
 
 
 def read_last_lines(log: Path) -> list[str]:
-    """Read the lines at a log's end that say something, the last one first; none when there is no log."""
+    """Read the non-empty lines at a log's end, the last one first; none without a log."""
     try:
         with log.open("rb") as file:
             file.seek(max(file.seek(0, os.SEEK_END) - _LOG_TAIL, 0))
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return []
-    # A progress bar writes its lines over each other, with carriage returns.
+    # A progress bar overwrites its lines with carriage returns.
     return [line.strip() for line in reversed(text.splitlines()) if line.strip()]
 
 
 def _read_outcome(run: PlannedRun) -> RunOutcome:
-    """Believe the run's own record first, then what the suite noted of it; both only for this configuration."""
+    """Read the run's own record, else the suite's note; both must be of this configuration."""
     state = find_state(run)
     try:
         record = read_record(run.folder)
-    except UserError as error:  # a record that is torn proves no success, whatever was noted
+    except UserError as error:  # an unreadable record is no success, whatever was noted
         unreadable: OutcomeStatus = state.status if state and state.status != "success" else "failed"
         return RunOutcome(run, unreadable, None, _one_line(str(error)))
-    if record is not None and not is_of(record, run):
+    if record is not None and not is_of_run(record, run):
         other = "" if state else "its folder holds a run of another configuration"
         return _read_unfinished(run, None, state, other)
     if record is not None and record.status == "success":
@@ -107,7 +107,7 @@ def _read_outcome(run: PlannedRun) -> RunOutcome:
 
 
 def _read_unfinished(run: PlannedRun, record: RunRecord | None, state: RunState | None, note: str) -> RunOutcome:
-    """Say why a run has no result: by the suite's note, the record's error, or the last line of its log."""
+    """Explain why a run has no result: by the suite's note, the record's error, or the last line of its log."""
     status: OutcomeStatus = state.status if state else record.status if record else "missing"
     if status == "success":
         return RunOutcome(run, "missing", record, "the suite noted a success, but the folder holds no record of it")
@@ -132,12 +132,11 @@ def _one_line(text: str) -> str:
 
 
 def read_figures(outcome: RunOutcome, suffix: str = "") -> dict[str, float | str | None]:
-    """Read one run's line of the table of figures: FIGURES, finite or missing, and what they are of.
+    """Read one run's figures: FIGURES, finite or missing, and their kinds.
 
-    `metric` is the task's own; `accuracy_is` tells `pearson` where the task has no accuracy and Pearson's correlation
-    stands in its place; `memory_is` is vram or ram.
-    Only a run that succeeded has figures. `suffix` is that of the evaluation set: `""`, or `_mm` for MNLI mismatched,
-    from the same checkpoint.
+    `metric` is the task's own; `accuracy_is` is `pearson` if the task has no accuracy and Pearson's correlation
+    replaces it; `memory_is` is vram or ram. Only a successful run has figures. `suffix` is that of the evaluation set:
+    `""`, or `_mm` for MNLI mismatched, from the same checkpoint.
     """
     record = outcome.record
     if record is None or outcome.status != "success":
@@ -162,10 +161,10 @@ def read_figures(outcome: RunOutcome, suffix: str = "") -> dict[str, float | str
 
 
 def read_majority(outcomes: Sequence[RunOutcome]) -> tuple[dict[str, float | None], str]:
-    """Read what always guessing the most frequent training label scores in a task, or why nobody knows it.
+    """Read the scores of always predicting the most frequent training label, or the reason why they are unknown.
 
-    Each run scores it on the rows that it is scored on itself, so the runs of a task agree unless their data differ;
-    a score in which they then differ is not shown, since it would stand beside scores of other rows.
+    Each run scores it on its own evaluation rows, so a task's runs agree unless their data differ; scores that then
+    differ are left out, as they would be shown beside scores of other rows.
     """
     found = [each.record.baseline for each in outcomes if each.status == "success" and each.record is not None]
     found = [each for each in found if each]
@@ -176,7 +175,7 @@ def read_majority(outcomes: Sequence[RunOutcome]) -> tuple[dict[str, float | Non
 
 
 def has_mismatched(outcome: RunOutcome) -> bool:
-    """Tell whether a run is, or would have been, scored on MNLI's mismatched set as well."""
+    """Return whether a run is, or would have been, also scored on MNLI's mismatched set."""
     if outcome.record is not None and any(name.endswith(MISMATCHED) for name in outcome.record.metrics):
         return True
     dataset = outcome.run.config.get("dataset")
@@ -184,7 +183,7 @@ def has_mismatched(outcome: RunOutcome) -> bool:
 
 
 def _read_own_metric(record: RunRecord, suffix: str) -> dict[str, float | None]:
-    """Read the task's own metric: at the weights that were kept, and at the last step."""
+    """Read the task's own metric, of the kept weights and of the last step."""
     name, best = record.read_headline()
     if name is None:
         return {}
@@ -196,7 +195,7 @@ def _read_own_metric(record: RunRecord, suffix: str) -> dict[str, float | None]:
 
 
 def _read_memory(record: RunRecord) -> tuple[float | None, str]:
-    """Read peak memory: the GPU's where there is one, else that of the process."""
+    """Read peak memory: the GPU's if there is one, else the process's."""
     memory = record.memory
     if memory.peak_vram_gb is not None:
         return memory.peak_vram_gb, "vram"

@@ -32,22 +32,22 @@ _NOT_HERE = {
 
 @dataclass(frozen=True)
 class Choices:
-    """What the command line says of which runs there are and which of them are wanted."""
+    """The runs selected or changed by the command line."""
 
     tasks: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
-    """Patterns of runs' names, as in a shell."""
+    """Patterns of run names, as in a shell."""
     seeds: tuple[int, ...] = ()
     epochs: float | None = None
     model: str | None = None
     output_dir: str | None = None
     overrides: tuple[str, ...] = ()
-    """`key=value` words, which win over everything."""
+    """`key=value` arguments, which override everything."""
     shard: tuple[int, int] | None = None
-    """Which part of how many, from 1."""
+    """Index, from 1, and number of parts."""
     launch: str | None = None
-    """Command that starts the processes of each run, in place of the suite's."""
+    """Command that starts the processes of each run, instead of the suite's."""
 
 
 ALL = Choices()
@@ -66,12 +66,12 @@ class PlannedRun:
     """One run of a suite."""
 
     name: str
-    """`<task>-<method>-<grid>-s<seed>`, unique in the suite; names folder and log."""
+    """`<task>-<method>-<grid>-s<seed>`, unique in the suite; name of its folder and log."""
     task: str
     method: str
     seed: int
     grid: dict[str, Any]
-    """Grid values by dotted key; a key that the method does not have is not there."""
+    """Grid values by dotted key, without keys that the method lacks."""
     folder: Path
     """The run folder."""
     log: Path
@@ -79,41 +79,41 @@ class PlannedRun:
     """The resolved configuration, nested."""
     fingerprint: str
     metric: str | None
-    """The task's own metric, where it is known before the run."""
+    """The task's own metric, if known before the run."""
     launch: str | None = None
-    """Command that starts its processes; None: it has one."""
+    """Command that starts its processes; None for a single process."""
     is_search: bool = False
-    """It is run to choose by, and not reported."""
+    """Whether the run belongs to a search, and is not reported."""
     searched: dict[str, Any] | None = None
     """Values by dotted key that it tries, or that a search has chosen; None: its method has no search."""
 
     @property
     def search_key(self) -> SearchKey:
-        """The search that it belongs to."""
+        """Key of the run's search."""
         return _name_search(self)
 
     @property
     def config_file(self) -> Path:
-        """The run's file, as train.py is given it."""
+        """The run's file for train.py."""
         return self.folder.parent / f"{self.folder.name}.yaml"
 
 
 @dataclass
 class Plan:
-    """All runs of a suite, and those that are wanted now."""
+    """All runs of a suite, and those selected now."""
 
     suite: Suite
     output: Path
     runs: list[PlannedRun] = field(default_factory=list)
-    """Every run that the suite has, in the order task, method, grid, seed."""
+    """All runs of the suite, in the order task, method, grid, seed."""
     wanted: list[PlannedRun] = field(default_factory=list)
-    """Those that the command line selects."""
+    """Runs selected by the command line."""
     shard: list[PlannedRun] = field(default_factory=list)
-    """Those of the wanted that fall to this shard; all of them without one."""
+    """Selected runs of this shard; all of them without one."""
     pending: dict[SearchKey, int] = field(default_factory=dict)
-    """Runs that wait for a search to choose their values."""
+    """Numbers of runs that wait for a search to choose their values."""
     num_combinations: int = 0
-    """Runs that were looked at, those with mistakes included."""
+    """Number of inspected runs, including those with mistakes."""
     notices: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     unmet: list[str] = field(default_factory=list)
@@ -122,12 +122,12 @@ class Plan:
 
     @property
     def methods(self) -> list[str]:
-        """The methods' names in order."""
+        """Names of the methods in order."""
         return list(dict.fromkeys(run.method for run in self.runs))
 
 
 def require_runs(plan: Plan) -> None:
-    """Refuse a plan with mistakes, or without a run."""
+    """Raise an error for a plan with mistakes, or without a run."""
     if plan.problems:
         raise ConfigError(plan.problems)
     if not plan.wanted:
@@ -140,10 +140,10 @@ def inspect_plan(
     files: bool = True,
     chosen: Mapping[SearchKey, dict[str, Any]] | None = None,
 ) -> Plan:
-    """Plan every run of a suite and check its configuration; nothing is started and nothing heavy imported.
+    """Plan every run of a suite and check its configuration, without starting anything or heavy imports.
 
-    Mistakes stand in the plan. With `files` the files and folders that the runs name must exist.
-    `chosen` are the values that searches have come to; the runs of other searches are pending.
+    Mistakes are collected in the plan. With `files`, files and folders named by the runs must exist. `chosen` has the
+    values that searches have chosen; the runs of other searches are pending.
     """
     plan = Plan(suite, Path(choices.output_dir or suite.output_dir).expanduser())
     combined = combine(suite, choices.seeds)
@@ -156,7 +156,7 @@ def inspect_plan(
     if plan.pending:
         notice = "runs wait for a search; the same command plans them when its runs have ended"
         plan.notices.append(f"{sum(plan.pending.values())} {notice}")
-    # Every n-th run, so that each part gets some of every task, whose runs take differently long.
+    # Every n-th run, so that each part gets some of every task, as their durations differ.
     plan.shard = plan.wanted[choices.shard[0] - 1 :: choices.shard[1]] if choices.shard else plan.wanted
     return plan
 
@@ -164,7 +164,7 @@ def inspect_plan(
 def _fill_in(
     plan: Plan, combinations: Sequence[Combination], chosen: Mapping[SearchKey, dict[str, Any]]
 ) -> Iterator[Combination]:
-    """Fill in what searches have chosen, and count the runs that wait for it."""
+    """Fill in the values that searches have chosen, and count the runs waiting for one."""
     for each in combinations:
         key = _name_search(each)
         if each.searched is None or each.is_search:
@@ -176,14 +176,14 @@ def _fill_in(
 
 
 def _find_idle_references(suite: Suite, combinations: Sequence[Combination]) -> list[str]:
-    """Name methods of reference that include and exclude leave no run."""
+    """List reference methods that include and exclude leave without a run."""
     left = {each.method for each in combinations}
     gone = [name for name in suite.section.references or () if name in suite.methods and name not in left]
-    return [f"references: {name} has no run in this suite, so that nothing is compared with it" for name in gone]
+    return [f"references: {name} has no run in this suite, so nothing is compared with it" for name in gone]
 
 
 def _read_command_line(choices: Choices) -> Document:
-    """Read the overrides into a document; --epochs and --model are short for two of them."""
+    """Read the overrides into a document; --epochs and --model stand for two of them."""
     document = Document(source=COMMAND_LINE)
     short = {"training.num_train_epochs": choices.epochs, "model.name_or_path": choices.model}
     for key, value in short.items():
@@ -191,7 +191,7 @@ def _read_command_line(choices: Choices) -> Document:
             document.set(tuple(key.split(".")), value, SourceLocation(COMMAND_LINE))
     written = read_overrides(choices.overrides)
     keys = [".".join(path[:end]) for path, _ in written.leaves() for end in range(1, len(path) + 1)]
-    asked = {key: name_today(key) for key in keys}  # an older name asks for the same
+    asked = {key: name_today(key) for key in keys}  # older names set the same keys
     problems = [Problem(_NOT_HERE[key], name, COMMAND_LINE) for name, key in asked.items() if key in _NOT_HERE]
     if problems:
         raise ConfigError(problems)
@@ -200,7 +200,7 @@ def _read_command_line(choices: Choices) -> Document:
 
 
 def _inspect_runs(plan: Plan, choices: Choices, files: bool, combinations: Sequence[Combination]) -> None:
-    """Put every run's configuration together and check it; each distinct mistake is kept once, with its runs."""
+    """Build and check every run's configuration; each distinct mistake is kept once, with its runs."""
     command, shorts = _read_command_line(choices), shorten_keys(plan.suite.grid)
     namesakes: dict[str, Combination] = {}
     problems: dict[Problem, list[str]] = {}
@@ -226,7 +226,7 @@ def _inspect_runs(plan: Plan, choices: Choices, files: bool, combinations: Seque
 
 
 def _put_together(plan: Plan, choices: Choices, command: Document, each: Combination, name: str) -> Document:
-    """Lay grid, seed and command line over what the combination has; name and folder are the suite's to give."""
+    """Merge grid, seed and command line over the combination; name and folder are set by the suite."""
     suite, document = plan.suite, each.document.copy()
     over = Document(source=suite.source)
     for key, value in (each.grid | (each.searched or {})).items():
@@ -244,7 +244,7 @@ def _put_together(plan: Plan, choices: Choices, command: Document, each: Combina
 def _refuse_namesake(suite: Suite, name: str, first: Combination, each: Combination) -> Iterator[Problem]:
     if first is not each:
         mine, theirs = (f"task {one.task}, method {one.method}" for one in (each, first))
-        message = f"two runs would be called {name} ({mine}; {theirs}); rename a task or a method"
+        message = f"two runs would have the name {name} ({mine}; {theirs}); rename a task or a method"
         yield Problem(message, "tasks", suite.source)
 
 
@@ -268,7 +268,7 @@ def _plan_run(each: Combination, name: str, output: Path, config: RunConfig, lau
 
 
 def _name_runs(problem: Problem, names: list[str], total: int) -> Problem:
-    """Say which runs a mistake concerns, where those are not all."""
+    """Add the names of the runs with a mistake, unless all have it."""
     if len(names) == total or problem.place == COMMAND_LINE:
         return problem
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -276,7 +276,7 @@ def _name_runs(problem: Problem, names: list[str], total: int) -> Problem:
 
 
 def _find_twins(runs: Sequence[PlannedRun]) -> Iterator[str]:
-    """Name runs whose configurations are one and the same: a second one would measure nothing new."""
+    """Yield warnings about runs with equal configurations, which would measure nothing new."""
     first: dict[str, PlannedRun] = {}
     twins = [(first[run.fingerprint], run) for run in runs if first.setdefault(run.fingerprint, run) is not run]
     if twins:
@@ -285,7 +285,7 @@ def _find_twins(runs: Sequence[PlannedRun]) -> Iterator[str]:
 
 
 def _select(plan: Plan, choices: Choices, combinations: Sequence[Combination]) -> list[PlannedRun]:
-    """Take the runs that the command line asks for."""
+    """Select the runs that the command line asks for."""
     tasks = list(dict.fromkeys(each.task for each in combinations))
     methods = list(dict.fromkeys(each.method for each in combinations))
     for option, asked, there in (("task", choices.tasks, tasks), ("method", choices.methods, methods)):
@@ -293,7 +293,7 @@ def _select(plan: Plan, choices: Choices, combinations: Sequence[Combination]) -
             raise UserError(f"--{option} {name}: the suite has no such {option}{suggest(name, there)}")
     for pattern in choices.only:
         if plan.runs and not any(fnmatchcase(run.name, pattern) for run in plan.runs):
-            raise UserError(f"--only {pattern}: no run is called so; --dry-run lists them")
+            raise UserError(f"--only {pattern}: no run has such a name; --dry-run lists them")
     return [
         run
         for run in plan.runs

@@ -1,4 +1,4 @@
-"""Shows how a suite goes: a live table on a terminal, one line for each event elsewhere."""
+"""Show a suite's progress: a live table on a terminal, elsewhere a line per event."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NUM_LAST = 8
 
 
 class ProgressDisplay:
-    """Tells a terminal, or a log, what becomes of the `total` runs that are wanted."""
+    """Shows on a terminal, or in a log, the progress of the `total` selected runs."""
 
     def __init__(self, total: int, console: Console) -> None:
         self._total = total
@@ -41,24 +41,24 @@ class ProgressDisplay:
             self._live.start()
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Restore the terminal."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def skip(self, run: PlannedRun, status: PlannedStatus, why: str) -> None:
-        """Say that a run is not started, and why."""
+        """Report that a run is not started, and why."""
         self._counts[status] += 1
         self._say(run.name, status, why)
 
     def start(self, attempt: Attempt) -> None:
-        """Say that a run was started."""
+        """Report the start of a run."""
         where = f"on GPU {attempt.slot.gpu}, " if attempt.slot.gpu is not None else ""
         if self._live is None:
             self._say(attempt.run.name, "started", f"{where}log: {attempt.run.log}")
 
     def end(self, attempt: Attempt, state: RunState, again: bool) -> None:
-        """Say how a run ended."""
+        """Report the end of a run."""
         text = _write_outcome(attempt.run)
         if again:
             text += "; it is tried again"
@@ -67,11 +67,11 @@ class ProgressDisplay:
         self._say(attempt.run.name, state.status, text, format_duration(attempt.seconds))
 
     def stop(self, active: int) -> None:
-        """Say that the processes are being stopped."""
+        """Report that the processes are being stopped."""
         self._say("", "interrupted", f"stopping what runs ({active}); Ctrl-C again kills at once")
 
     def show(self, active: Sequence[Attempt], waiting: int) -> None:
-        """Draw the table anew, twice a second."""
+        """Redraw the table, twice a second."""
         if self._live is not None and time.monotonic() - self._shown_at >= _REFRESH_S:
             self._shown_at = time.monotonic()
             self._live.update(self._render(active, waiting), refresh=True)
@@ -102,7 +102,7 @@ class ProgressDisplay:
 
 
 def _write_outcome(run: PlannedRun) -> str:
-    """Say what a run scored, or why it did not."""
+    """Format a run's score, or why it has none."""
     (outcome,) = collect_outcomes([run])
     name, value = outcome.record.read_headline() if outcome.record is not None else (None, None)
     if outcome.status != "success" or name is None or value is None:
@@ -111,6 +111,6 @@ def _write_outcome(run: PlannedRun) -> str:
 
 
 def _read_progress(log: Path) -> str:
-    """Read from the end of a log how far the run is."""
+    """Read a run's progress from the end of its log."""
     lines = [line for line in read_last_lines(log) if not line.startswith("---")]
     return next((line for line in lines if line.startswith("step ")), next(iter(lines), ""))[:100]

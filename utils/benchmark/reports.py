@@ -1,4 +1,4 @@
-"""Writes the reports of a suite, always anew from the run records: JSON, CSV, Markdown, LaTeX and a workbook."""
+"""Write the reports of a suite from the run records: JSON, CSV, Markdown, LaTeX and a workbook."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ VERSION = 1
 
 
 def write_reports(folder: Path, suite: SuiteFacts, summary: Summary, every: Sequence[RunOutcome]) -> dict[str, Path]:
-    """Write results.json, .csv, .md, .tex, the workbook, runs.csv and report.html, each whole or not at all.
+    """Write results.json, .csv, .md, .tex, the workbook, runs.csv and report.html, each atomically.
 
-    `every` are all runs, those of searches too, which stand in runs.csv alone. Gives the files by their kind.
+    `every` has all runs, including those of searches, which appear in runs.csv only. Returns the files by kind.
     """
     outcomes = [each for each in every if not each.run.is_search]
     assert outcomes, "a suite without runs has nothing to report"
@@ -58,7 +58,7 @@ def write_reports(folder: Path, suite: SuiteFacts, summary: Summary, every: Sequ
 
 
 def _describe_report(suite: SuiteFacts) -> dict[str, Any]:
-    """Describe the suite and this report of it."""
+    """Describe the suite and this report."""
     return {
         "suite": suite.name,
         "file": suite.source,
@@ -70,9 +70,9 @@ def _describe_report(suite: SuiteFacts) -> dict[str, Any]:
 
 
 def _name_workbook(suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> str:
-    """Name the workbook; `{timestamp}` is when its newest result was written, or now where there is none.
+    """Return the workbook's name; `{timestamp}` is when its newest result was written, or now without any.
 
-    So the same results keep their file name however often the reports are written.
+    The same results keep their file name however often reports are written.
     """
     times = [
         (each.run.folder / RESULTS_FILE).stat().st_mtime
@@ -85,7 +85,7 @@ def _name_workbook(suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> str:
 
 
 def _read_provenance(outcomes: Sequence[RunOutcome]) -> dict[str, dict[str, Any]]:
-    """Read what the runs with a result noted of where they ran; a torn note is none."""
+    """Read the provenance of the runs with a result; an unreadable one is skipped."""
     found = {}
     for each in outcomes:
         if each.status != "success":
@@ -100,14 +100,14 @@ def _read_provenance(outcomes: Sequence[RunOutcome]) -> dict[str, dict[str, Any]
 
 
 def _write_text(path: Path, text: str, bom: bool = False) -> None:
-    """Write a text whole or not at all; with a byte order mark, by which spreadsheet programs know UTF-8."""
+    """Write a text atomically; a byte order mark lets spreadsheet programs recognise UTF-8."""
     replace_text(path, text, encoding="utf-8-sig" if bom else "utf-8", errors="backslashreplace")
 
 
 def _build_json(
     facts: dict[str, Any], summary: Summary, comparisons: Sequence[Comparison], notes: Sequence[str]
 ) -> dict[str, Any]:
-    """Build results.json: scores 0 to 1, every value over seeds beside its mean; what is missing says so."""
+    """Build results.json: scores from 0 to 1, all values over seeds with their mean, reasons of missing ones."""
     return {
         "version": VERSION,
         **facts,

@@ -1,4 +1,4 @@
-"""runs.csv: a row for each run, with all keys in which runs differ and what each one measured, to go on with."""
+"""runs.csv: a row per run with all keys that differ between runs and all measurements, for further analysis."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _FIGURES = {
     "trainable_percent": "trainable_percent", "peak_memory_gb": "memory", "train_runtime_s": "seconds",
     "samples_per_s": "samples_per_s", "epochs": "epochs",
 }  # fmt: skip
-"""By column, the figure that it shows; scores are 0 to 1."""
+"""Figures by column; scores are 0 to 1."""
 
 
 def render_runs(outcomes: Sequence[RunOutcome], summary: Summary) -> str:
-    """Write the runs, in the plan's order, those of a search among them; what was not measured is empty."""
+    """Write the runs in the plan's order, including those of searches; what was not measured is empty."""
     from pandas import DataFrame
 
     collapsed = {

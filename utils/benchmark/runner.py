@@ -1,4 +1,4 @@
-"""Runs a suite from its plan to its reports: locks the folder, starts the runs, and always writes the table."""
+"""Run a suite from its plan to its reports: lock the folder, start the runs, and always write the table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _TICK_S = 0.1
 GRACE_OF_JOB_S = 600.0
-"""Of a job's run: the scheduler ends it earlier where its time is over."""
+"""For a job's run: the scheduler ends it earlier when its time is over."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _WIDTH_OF_LOGS = 160
 
@@ -40,25 +40,25 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SuiteOptions:
-    """How a suite is worked on."""
+    """Options for running a suite."""
 
     jobs: int | None = None
-    """Runs at the same time; None: one for each GPU, or one."""
+    """Runs at the same time; None: one per GPU, or one."""
     retry: int = 0
     """Further attempts at runs that fail or have failed."""
     shard: tuple[int, int] | None = None
-    """Which part of how many, from 1."""
+    """Index, from 1, and number of parts."""
     submission: bool = False
-    """Collect the GLUE server's files when the runs have ended."""
+    """Whether to collect the GLUE server's files when the runs have ended."""
     fork: bool = True
-    """Start runs as copies of one process that has imported the libraries, where the platform can."""
+    """Whether runs are forked from a process that has imported the libraries, if the platform supports it."""
 
 
 def run_suite(plan: Plan, options: SuiteOptions) -> Answer:
-    """Run what is not done yet, then write the reports; Ctrl-C stops the runs and still writes them.
+    """Run what is not done yet, then write the reports, also after Ctrl-C, which stops the runs.
 
     Raises:
-        UserError: Another suite, or the same shard, is at work in the folder.
+        UserError: Another suite, or the same shard, is working in the folder.
     """
     from utils.core.terminal import build_console
 
@@ -77,12 +77,12 @@ def run_suite(plan: Plan, options: SuiteOptions) -> Answer:
 
 
 def run_single(plan: Plan, options: SuiteOptions) -> Answer:
-    """Work on one run while others may work on the suite's others, as each job of an array does; no reports.
+    """Work on one run while others may work on the suite's others, as each job of an array does, without reports.
 
-    Its exit code is 75 where the run saved itself and is to be queued again.
+    The exit code is 75 if the run saved itself and is to be queued again.
 
     Raises:
-        UserError: A whole suite is at work in the folder.
+        UserError: A whole suite is working in the folder.
     """
     from utils.core.terminal import build_console
 
@@ -99,12 +99,12 @@ def run_single(plan: Plan, options: SuiteOptions) -> Answer:
 
 
 def show_status(plan: Plan) -> Answer:
-    """Print how every run stands, by its files and by the scheduler's queue."""
+    """Print the status of every run, from its files and the scheduler's queue."""
     jobs: dict[str, str] = {}
     try:
         jobs = find_jobs(plan)
     except UserError as error:
-        logger.warning("the queue is not known: %s", error)
+        logger.warning("the queue is unknown: %s", error)
     statuses = {run.name: find_status(run) for run in plan.wanted}
     width = max(map(len, statuses))
     for name, status in statuses.items():
@@ -116,9 +116,9 @@ def show_status(plan: Plan) -> Answer:
 
 
 def report_suite(plan: Plan, submission: bool = False, interrupted: bool = False) -> Answer:
-    """Write the reports of whatever the folder holds, show the summary, and say how it ended.
+    """Write the reports of the folder's finished runs, show the summary, and return the command's answer.
 
-    With `submission` the GLUE server's files are collected too, unless the runs were stopped before their end.
+    With `submission` the GLUE server's files are collected too, unless the runs were stopped early.
 
     Raises:
         UserError: The folder cannot be written, or there are no files for the server.
@@ -129,7 +129,7 @@ def report_suite(plan: Plan, submission: bool = False, interrupted: bool = False
     from utils.benchmark.summary import render_summary
     from utils.core.terminal import build_console
 
-    # No Ctrl-C tears the reports, and no other shard writes them at the same time.
+    # Neither Ctrl-C nor another shard may interfere with writing the reports.
     with handling(_SIGNALS, signal.SIG_IGN), wait_for_lock(plan.output / LOCKS / "reports.lock"):
         every = collect_outcomes(_choose_reported(plan))
         outcomes = [each for each in every if not each.run.is_search]
@@ -167,7 +167,7 @@ def _describe_suite(plan: Plan) -> SuiteFacts:
 
 
 def _choose_reported(plan: Plan) -> list[PlannedRun]:
-    """Take the runs that are wanted, and of the suite's others those that somebody has run already."""
+    """Choose the selected runs, and the suite's other runs that have been started."""
     wanted = {run.name for run in plan.wanted}
     return [run for run in plan.runs if run.name in wanted or is_finished(run)]
 
@@ -191,16 +191,16 @@ def _answer(plan: Plan, outcomes: list[RunOutcome], written: dict[str, Path], in
 
 @dataclass(frozen=True)
 class RunnerConfig:
-    """How the runs are started."""
+    """Settings for starting the runs."""
 
     slots: Sequence[Slot]
     timeout_s: float | None = None
-    """A run that takes longer is stopped; None: never."""
+    """Seconds after which a run is stopped; None: never."""
     retries: int = 0
     """Further attempts at a run that fails, and at one that failed in an earlier call."""
     fork: bool = True
     grace_s: float = GRACE_S
-    """Seconds that a run has to save what it has, when it is stopped."""
+    """Seconds that a stopped run has to save its work."""
 
 
 class Runner:
@@ -218,13 +218,13 @@ class Runner:
             elif status in ("failed", "timed out") and not config.retries:
                 display.skip(run, status, f"{status} before; --retry tries it again")
             else:
-                is_retry = status in ("failed", "timed out")  # then the first attempt is one of those asked for
+                is_retry = status in ("failed", "timed out")  # the first attempt is one of the retries
                 self._waiting.append((run, config.retries - is_retry))
 
     def work(self) -> bool:
-        """Work until every run has ended, or until Ctrl-C, a scheduler's SIGTERM or a closed terminal stops them all.
+        """Work until every run has ended, or Ctrl-C, a scheduler's SIGTERM or a closed terminal stops them all.
 
-        Tells whether all runs have come to their end.
+        Returns whether all runs have ended.
         """
         forked = [run for run, _ in self._waiting if not run.launch]
         wanted = self._config.fork and len(forked) > 1  # a single run would wait for the same imports
@@ -234,13 +234,13 @@ class Runner:
                 while (self._waiting or self._active) and not interruptions:
                     if warm is None or not warm.is_importing():
                         self._fill_slots(warm)
-                    self._look_after()
+                    self._check_attempts()
                     self._display.show(self._active, len(self._waiting))
                     time.sleep(_TICK_S)
                 if interruptions:
                     self._stop_all(interruptions)
             finally:
-                for attempt in self._active:  # none is left but after a mistake of ours
+                for attempt in self._active:  # non-empty only after a bug
                     attempt.stop("interrupted", grace_s=0)
         return not interruptions
 
@@ -256,7 +256,7 @@ class Runner:
                 self._active.append(attempt)
                 self._display.start(attempt)
 
-    def _look_after(self) -> None:
+    def _check_attempts(self) -> None:
         for attempt in [*self._active]:
             state = attempt.poll()
             if state is None:
@@ -268,7 +268,7 @@ class Runner:
                 self._waiting.append((attempt.run, attempt.retries_left - 1))
 
     def _stop_all(self, interruptions: list[int]) -> None:
-        """Stop the processes gently, at once when Ctrl-C comes a second time; what they had is kept."""
+        """Stop the processes gently, or at once after a second Ctrl-C; their work so far is kept."""
         self._display.stop(len(self._active))
         for attempt in self._active:
             attempt.stop("interrupted", self._config.grace_s)
@@ -276,19 +276,19 @@ class Runner:
             if len(interruptions) > 1:
                 for attempt in self._active:
                     attempt.stop("interrupted", grace_s=0)
-            self._look_after()
+            self._check_attempts()
             time.sleep(_TICK_S)
 
 
 @contextmanager
 def _count_interruptions() -> Iterator[list[int]]:
-    """Note signals for the loop, so that none arrives between the start of a process and the note of it."""
+    """Record signals for the loop, so that none arrives between a process's start and its note."""
     seen: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             leave_terminal()
-        if number != signal.SIGHUP or not seen:  # it comes from the terminal and from the shell
+        if number != signal.SIGHUP or not seen:  # both the terminal and the shell send SIGHUP
             seen.append(number)
 
     with handling(_SIGNALS, note):

@@ -1,4 +1,4 @@
-"""Plans a suite: its runs, the values that searches choose on seeds of their own, and the runs that use these."""
+"""Plan a suite: its runs, the values that searches choose on seeds of their own, and the runs that use them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from utils.run_config.load import Check
 
 @dataclass(frozen=True)
 class Choice:
-    """What a search has come to, for one task, method and set of grid values."""
+    """The choice of a search, for one task, method and set of grid values."""
 
     values: dict[str, Any] | None
-    """By dotted key; None where no run of the search has a score."""
+    """Values by dotted key; None if no run of the search has a score."""
     scores: dict[str, float]
-    """Mean of the task's own metric over the search's seeds, by the values that were tried."""
+    """Mean of the task's own metric over the search's seeds, by the tried values."""
 
 
 def plan_suite(suite: Suite, choices: Choices = ALL, files: bool = True) -> Plan:
-    """Plan the runs of the searches, and with the values that these have chosen those that are reported.
+    """Plan the runs of the searches, and the reported runs with the values that searches have chosen.
 
     Raises:
         ConfigError: With every distinct mistake in the runs' configurations.
-        UserError: The command line names what the suite does not have, or leaves no run.
+        UserError: The command line names something that the suite lacks, or leaves no run.
     """
     plan = inspect_plan(suite, choices, files)
     if plan.pending and not plan.problems:
@@ -47,7 +47,7 @@ def plan_suite(suite: Suite, choices: Choices = ALL, files: bool = True) -> Plan
 def inspect_suite(path: str | Path, overrides: Sequence[str] = ()) -> tuple[list[Check], Plan | None]:
     """Check a suite's file step by step, as validate_config.py does.
 
-    Gives the numbered checks as far as they got, and the plan where no check failed.
+    Returns the numbered checks as far as they got, and the plan if no check failed.
     """
     checks = [Check("reads as YAML")]
     try:
@@ -57,7 +57,7 @@ def inspect_suite(path: str | Path, overrides: Sequence[str] = ()) -> tuple[list
         checks.append(Check("its runs"))
         plan = inspect_plan(suite, Choices(overrides=tuple(overrides)))
     except ConfigError as error:
-        checks[-1].problems += error.problems  # the step that has not ended
+        checks[-1].problems += error.problems  # the last, unfinished step
         return checks, None
     checks[-1].title, checks[-1].num = "its {num} runs", plan.num_combinations
     checks[-1].problems += sorted(plan.problems, key=lambda problem: problem.position)
@@ -67,7 +67,7 @@ def inspect_suite(path: str | Path, overrides: Sequence[str] = ()) -> tuple[list
 
 
 def choose_values(plan: Plan) -> dict[SearchKey, Choice]:
-    """Choose the best values of every search whose runs have all ended; the first of equals."""
+    """Choose the best values of every search whose runs have all ended; of equals the first."""
     groups: dict[SearchKey, list[RunOutcome]] = defaultdict(list)
     for outcome in collect_outcomes([run for run in plan.runs if run.is_search]):
         groups[outcome.run.search_key].append(outcome)
@@ -81,7 +81,7 @@ def _choose(runs: Sequence[RunOutcome]) -> Choice:
     figures = [read_figures(each) for each in runs]
     tried = {repr(each.run.searched): each.run.searched for each in runs}
     table = DataFrame({"tried": [repr(each.run.searched) for each in runs], "best": [f.get("best") for f in figures]})
-    # A candidate counts with all its seeds or not at all: the mean of an easy one would win.
+    # A candidate needs scores on all its seeds: a mean over easy ones would win.
     means = table.astype({"best": float}).groupby("tried", sort=False)["best"].mean(skipna=False).dropna()
     metric = next((str(f["metric"]) for f in figures if f.get("best") is not None), None)
     if means.empty or metric is None:
@@ -92,7 +92,7 @@ def _choose(runs: Sequence[RunOutcome]) -> Choice:
 
 
 def _describe_choice(key: SearchKey, choice: Choice) -> str:
-    """Say what was chosen, of what."""
+    """Describe the chosen values and the alternatives."""
     task, method, grid = key
     values = _write(choice.values)
     scores = "; ".join(f"{name}: {score:.4f}" for name, score in choice.scores.items())

@@ -1,7 +1,7 @@
-"""The status of each run, what a suite notes of it beside its folder, and the locks that keep suites and shards apart.
+"""The status of each run, the suite's note beside its folder, and the locks that separate suites and shards.
 
-A run's own record (results.json) says what it measured; the note says what only the suite knows: that a run was
-stopped for its time, killed by a signal, or is being worked on now.
+A run's own record (results.json) has its measurements; the note has what only the suite knows: that a run timed out,
+was killed by a signal, or is running now.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunState:
-    """How the last attempt at a run stands."""
+    """State of the last attempt at a run."""
 
     status: RunStatus
     fingerprint: str
-    """Of the configuration that was attempted."""
+    """Fingerprint of the attempted configuration."""
     attempts: int = 1
-    """Attempts at this configuration that failed or timed out, this one included."""
+    """Attempts at this configuration that failed or timed out, including this one."""
     exit_code: int | None = None
-    """Of the process; -N: ended by signal N."""
+    """Exit code of the process; -N: ended by signal N."""
     started: str | None = None
     """ISO 8601, UTC."""
     ended: str | None = None
     note: str = ""
-    """One sentence: why it did not succeed."""
+    """One sentence why it did not succeed."""
 
 
 def state_file(folder: Path) -> Path:
-    """Name the note of a run: it stands beside the run's folder, which a new start may rename."""
+    """Return the path of a run's note, outside the run's folder, which a new start may rename."""
     return folder.parent / f"{folder.name}.state.json"
 
 
 def read_state(folder: Path) -> RunState | None:
-    """Read what the suite noted of a run; None when it was never started, or the note is torn.
+    """Read the suite's note of a run; None if it was never started, or the note is unreadable.
 
-    A note that says running while nobody holds the run's lock is of a suite that was killed: interrupted.
+    A note that says running without anybody holding the run's lock is of a killed suite: interrupted.
     """
     path = state_file(folder)
     try:
@@ -68,7 +68,7 @@ def read_state(folder: Path) -> RunState | None:
         return None
     if data is None or not {"status", "fingerprint"} <= data.keys():
         return None
-    # A later version may note more.
+    # Later versions may add keys.
     state = RunState(**{each.name: data[each.name] for each in fields(RunState) if each.name in data})
     if state.status == "running" and not is_locked(lock_of_run(folder)):
         note = "the suite was killed while it ran"
@@ -77,29 +77,29 @@ def read_state(folder: Path) -> RunState | None:
 
 
 def write_state(folder: Path, state: RunState) -> None:
-    """Note how a run stands, whole or not at all."""
+    """Write a run's note atomically."""
     values: dict[str, Any] = {name: value for name, value in asdict(state).items() if value not in (None, "")}
     write_json(state_file(folder), values)
 
 
 def find_status(run: PlannedRun) -> PlannedStatus:
-    """Find a run's status: `changed` holds a finished run of another configuration."""
+    """Return a run's status; `changed`: the folder has a finished run of another configuration."""
     record = _read_whole_record(run)
     if record is not None and record.status == "success":
-        return "done" if is_of(record, run) else "changed"
+        return "done" if is_of_run(record, run) else "changed"
     state = find_state(run)
     return "to do" if state is None or state.status == "success" else state.status
 
 
 def is_finished(run: PlannedRun) -> bool:
-    """Tell whether the folder holds a successful run of this very configuration."""
+    """Return whether the folder has a successful run of the same configuration."""
     return find_status(run) == "done"
 
 
-def is_of(record: RunRecord, run: PlannedRun) -> bool:
-    """Tell whether a record is of a run's very configuration.
+def is_of_run(record: RunRecord, run: PlannedRun) -> bool:
+    """Return whether a record is of the run's configuration.
 
-    An earlier version's fingerprint lacks keys of today: then run.yaml is compared, in which these have their defaults.
+    An older version's fingerprint lacks newer keys; run.yaml, where these have their defaults, is compared instead.
     """
     if record.config_fingerprint == run.fingerprint or run.config.get("extensions"):
         return record.config_fingerprint == run.fingerprint
@@ -111,7 +111,7 @@ def is_of(record: RunRecord, run: PlannedRun) -> bool:
 
 
 def find_state(run: PlannedRun) -> RunState | None:
-    """Read what a suite noted of this configuration; a note about another one does not count."""
+    """Read the suite's note of this configuration; a note of another one is ignored."""
     state = read_state(run.folder)
     return state if state is not None and state.fingerprint == run.fingerprint else None
 
@@ -124,24 +124,24 @@ def _read_whole_record(run: PlannedRun) -> RunRecord | None:
 
 
 def choose_resume_flags(run: PlannedRun) -> list[str]:
-    """Choose how train.py meets what is in the folder; nothing there is deleted.
+    """Choose train.py's options for the folder's content; nothing in it is deleted.
 
-    A run that was stopped continues from its last checkpoint. One that failed, or whose configuration has changed,
-    starts over, and what the old one had worked out is renamed.
+    A stopped run continues from its last checkpoint. One that failed, or whose configuration has changed, starts over,
+    and its old work is renamed.
     """
     if not holds_resolved(run.folder) or not holds_work(run.folder):
-        # train.py takes an empty folder as it is, and refuses one that holds something else.
+        # train.py accepts an empty folder, and rejects one with other files.
         return [] if _is_readable(run) else ["--overwrite"]
     state = find_state(run)
     failed = state is not None and state.status == "failed"
-    failed = failed or find_status(run) == "changed"  # its extensions, say, which no file of the run shows
+    failed = failed or find_status(run) == "changed"  # such as its extensions, not part of the run's file
     if failed or not _is_readable(run) or find_differences(read_resolved(run.folder) or {}, run.config):
         return ["--overwrite"]
     return ["--resume"] if find_checkpoints(run.folder) else []
 
 
 def _is_readable(run: PlannedRun) -> bool:
-    """Tell whether run.yaml, or a copy of it, and the record, where they are there, are whole."""
+    """Return whether the existing ones of run.yaml (or a copy) and the record are readable."""
     try:
         read_record(run.folder)
         read_resolved(run.folder)
@@ -151,12 +151,12 @@ def _is_readable(run: PlannedRun) -> bool:
 
 
 def lock_of_run(folder: Path) -> Path:
-    """Name the lock that a suite holds while it works on a run."""
+    """Return the path of the lock that a suite holds while it works on a run."""
     return folder.parent.parent / LOCKS / f"{folder.name}.lock"
 
 
 def is_locked(path: Path) -> bool:
-    """Tell whether another process holds a lock."""
+    """Return whether another process holds a lock."""
     try:
         file = path.open("r+", encoding="utf-8")
     except OSError:
@@ -166,9 +166,9 @@ def is_locked(path: Path) -> bool:
 
 
 def take_lock(path: Path, shared: bool = False) -> IO[str] | None:
-    """Take a lock until the file is closed or the process ends; None when somebody else has it.
+    """Take a lock until the file is closed or the process ends; None if another process has it.
 
-    A shared lock lets others have it too, as long as they share it as well.
+    A shared lock can be held by several processes that all share it.
 
     Raises:
         UserError: The folder cannot be written.
@@ -180,7 +180,7 @@ def take_lock(path: Path, shared: bool = False) -> IO[str] | None:
         raise UserError(
             f"{path.parent.parent} cannot be written: {error.strerror}; give another --output_dir"
         ) from None
-    for attempt in range(_PROBES):  # who only looks whether it is taken has it for an instant
+    for attempt in range(_PROBES):  # a process that only checks the lock holds it for an instant
         if try_lock(file, shared):
             return file
         time.sleep(0.02 * (attempt < _PROBES - 1))
@@ -189,16 +189,16 @@ def take_lock(path: Path, shared: bool = False) -> IO[str] | None:
 
 
 def lock_suite(output: Path, shard: tuple[int, int] | None, single: bool = False) -> list[IO[str]]:
-    """Keep other suites off a folder; shards share it, each part with one process, and so do single runs.
+    """Lock a folder against other suites; shards, one process each, and single runs share it.
 
-    `shard` says which part of how many, from 1. The locks hold as long as the files are open.
+    `shard` is the index, from 1, and the number of parts. The locks hold while the files are open.
 
     Raises:
-        UserError: Another suite, or the same shard, is at work there, or the folder holds a link out of itself.
+        UserError: Another suite, or the same shard, is working there, or the folder contains a link to its outside.
     """
     require_no_links_out(output)
     locks = output / LOCKS
-    # A whole suite takes the first lock alone; shards share it, and each takes its own beside it.
+    # A whole suite locks the first file exclusively; shards share it, and each locks its own.
     whole = take_lock(locks / "suite.lock", shared=single or shard is not None)
     if whole is None:
         raise UserError(f"{output} is in use by another suite; wait for it, or give another --output_dir")
@@ -212,7 +212,7 @@ def lock_suite(output: Path, shard: tuple[int, int] | None, single: bool = False
 
 
 def wait_for_lock(path: Path) -> IO[str]:
-    """Take a lock, waiting for who has it; for short work only, such as writing the reports."""
+    """Take a lock, waiting for its holder; for short work only, such as writing the reports."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+", encoding="utf-8")
     acquire_lock(file)

@@ -1,4 +1,4 @@
-"""Collects the GLUE server's files of all tasks into one zip, checked as the server would."""
+"""Collect the GLUE server's files of all tasks in a zip, validated as the server would."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from utils.core.errors import UserError
 from utils.core.replace_file import replace_file
 from utils.datasets.glue import TASKS
 
-# Lines of test rows, without the head (nyu-mll/GLUE-baselines).
+# Numbers of test rows, without the header (nyu-mll/GLUE-baselines).
 TEST_ROWS = {
     "AX": 1104, "CoLA": 1063, "MNLI-m": 9796, "MNLI-mm": 9847, "MRPC": 1725, "QNLI": 5463, "QQP": 390965,
     "RTE": 3000, "SST-2": 1821, "STS-B": 1379, "WNLI": 146,
@@ -30,21 +30,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SubmissionZip:
-    """A zip for the server, and what it lacks."""
+    """A zip for the server, and the files it lacks."""
 
     path: Path
     setting: str
     files: dict[str, str]
-    """File name to the run that it is from."""
+    """Run of each file, by file name."""
     missing: dict[str, str]
-    """File name to why it is not in the zip."""
+    """Reason why a file is not in the zip, by file name."""
 
 
 def write_submission_zips(folder: Path, summary: Summary) -> list[SubmissionZip]:
-    """Write one zip per method and grid values; submission.zip where there is just one.
+    """Write one zip per method and grid values; submission.zip if there is only one.
 
-    Of several seeds the one that is best by the task's own metric on the validation rows is taken, the first of
-    equals; a file that the server would refuse is left out. What is missing is named by a warning.
+    Of several seeds the best by the task's own metric on the validation rows is used, of equals the first; files that
+    the server would reject are left out. Missing files are named in a warning.
 
     Raises:
         UserError: No run wrote a file for the server.
@@ -71,7 +71,7 @@ def write_submission_zips(folder: Path, summary: Summary) -> list[SubmissionZip]
 
 
 def _collect_files(rows: Sequence[SummaryRow]) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
-    """Collect text and run by the server's file names, and why the others are missing."""
+    """Collect text and run by the server's file names, and the reasons why others are missing."""
     found: dict[str, tuple[str, str]] = {}
     missing: dict[str, str] = {}
     chosen = {subset: row for row in rows if (subset := _find_subset(row))}
@@ -94,7 +94,7 @@ def _collect_files(rows: Sequence[SummaryRow]) -> tuple[dict[str, tuple[str, str
 
 
 def _list_files(subsets: Iterable[str]) -> dict[str, str | None]:
-    """Name the subset that each of the server's files is from; MNLI's run predicts AX too."""
+    """Return the subset of each of the server's files; MNLI's run predicts AX too."""
     owners: dict[str, str | None] = dict.fromkeys(TEST_ROWS)
     there = set(subsets)
     for subset in there:
@@ -105,14 +105,14 @@ def _list_files(subsets: Iterable[str]) -> dict[str, str | None]:
 
 
 def _find_subset(row: SummaryRow) -> str | None:
-    """Name the GLUE task that a row is of."""
+    """Return the GLUE task of a row."""
     dataset = row.outcomes[0].run.config.get("dataset")
     subset = dataset.get("subset") if isinstance(dataset, dict) and dataset.get("name") == "glue" else None
     return subset if subset in TASKS else None
 
 
 def _choose_run(row: SummaryRow) -> RunOutcome | None:
-    """Choose the seed that is best on the validation rows, the first of equals; None without a result."""
+    """Choose the best seed on the validation rows, of equals the first; None without a result."""
     done = [each for each in row.outcomes if each.status == "success"]
     values = row.values
     if row.metric is None or values.empty:
@@ -122,7 +122,7 @@ def _choose_run(row: SummaryRow) -> RunOutcome | None:
 
 
 def _find_problem(file: str, text: str) -> str:
-    """Say in a few words why the server would refuse a file; empty where it would not."""
+    """Explain briefly why the server would reject a file; empty if it would not."""
     head, *lines = text.splitlines() or [""]
     if head != _HEAD:
         return f"its first line is {head!r}, not index and prediction"
@@ -146,10 +146,10 @@ def _read_text(path: Path) -> str | None:
 
 
 def _write_zip(path: Path, found: dict[str, tuple[str, str]]) -> None:
-    """Write the files flat, as the server wants them; the same files give the same zip."""
+    """Write the files without folders, as the server expects; equal files give an identical zip."""
     with replace_file(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
         for file, (text, _) in sorted(found.items()):
-            entry = zipfile.ZipInfo(f"{file}.tsv")  # of a fixed date
+            entry = zipfile.ZipInfo(f"{file}.tsv")  # with a fixed date
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, text)
 

@@ -1,4 +1,4 @@
-"""A suite to look at: report.html, with its scores, charts, differences, runs, notes, settings and environment."""
+"""The page of a suite, report.html: its scores, charts, differences, runs, notes, settings and environment."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from utils.runs.report import REPORT, read_logs
 
 _TONES: dict[str, Tone] = {"success": "good", "failed": "bad", "timed out": "bad"}
 _MOST_CURVES = 500  # runs whose logs are read
-_MOST_ROWS = 60  # of a table that is shown without being opened
+_MOST_ROWS = 60  # rows of a table that is shown unfolded
 _COSTS = (("score_by_share", "trainable_percent"), ("score_by_memory", "peak_memory_gb"))
 """Titles of the charts of score against a cost, and of their axes, in the order of a point's costs."""
 
 
 def build_suite_page(folder: Path, suite: SuiteFacts, parts: WorkbookParts, every: Sequence[RunOutcome]) -> Page:
-    """Put together what is known of a suite; `every` are all its runs, those of searches too."""
+    """Build the page of a suite; `every` has all its runs, including those of searches."""
     language, summary = suite.language, parts.summary
     outcomes = [each for each in every if not each.run.is_search]
     missing = [each.run.name for each in outcomes if each.status != "success"]
@@ -64,7 +64,7 @@ def build_suite_page(folder: Path, suite: SuiteFacts, parts: WorkbookParts, ever
 
 
 def _split(total: tuple[str, str]) -> tuple[str, str, str]:
-    """Split a total into the figure and what it is of."""
+    """Split a total into the figure and its description."""
     label, value = total
     figure, _, note = value.partition(" (")
     return label, figure, note.replace(")", "", 1)
@@ -77,7 +77,7 @@ def _show_scores(summary: Summary, language: Language) -> Table:
 
 
 def _chart_scores(summary: Summary, language: Language) -> Iterator[BarChart]:
-    """One chart a task: what every setting scored, with its interval."""
+    """Yield one chart per task: each setting's score with its interval."""
     for task in summary.tasks:
         bars = []
         for index, setting in enumerate(summary.settings):
@@ -97,7 +97,7 @@ def _chart_scores(summary: Summary, language: Language) -> Iterator[BarChart]:
 
 
 def _chart_costs(summary: Summary, language: Language) -> Iterator[Chart]:
-    """Score against what it cost; settings of one method are one series."""
+    """Yield charts of score against cost; settings of one method are one series."""
     groups = [list(each) for _, each in groupby(list_points(summary), key=lambda point: point.group)]
     for cost, (title, axis) in enumerate(_COSTS):
         series = [
@@ -119,7 +119,7 @@ def _place(group: Sequence[Point], cost: int) -> Iterator[tuple[float, float]]:
 
 
 def _chart_losses(outcomes: Sequence[RunOutcome], language: Language) -> Iterator[Chart]:
-    """The training loss of every task's methods, each the mean of its runs at a step."""
+    """Yield charts of the training loss per task, averaged over each method's runs."""
     done = [each for each in outcomes if each.status == "success"]
     if len(outcomes) > _MOST_CURVES:
         return

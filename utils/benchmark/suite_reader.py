@@ -1,4 +1,4 @@
-"""Reads a suite's file and collects every mistake in it."""
+"""Read a suite's file and collect all mistakes in it."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ T = TypeVar("T", dict[str, Any], list[Any])
 
 
 def read_suite(path: str | Path, launcher: str | None = None) -> Suite:
-    """Read a suite's file; `launcher` takes the place of the one that it names.
+    """Read a suite's file; `launcher` replaces the one in the file.
 
     Raises:
-        ConfigError: With every mistake of the suite itself, each with its place and remedy.
+        ConfigError: With all mistakes of the suite itself, each with its location and remedy.
     """
     path = find_config(path, "configs/benchmarks")
     document = find_shipped_paths(read_document(path))
@@ -50,7 +50,7 @@ def read_suite(path: str | Path, launcher: str | None = None) -> Suite:
 
 
 class _Reader:
-    """Reads one document and collects every problem on the way."""
+    """Reads one document and collects all problems."""
 
     def __init__(self, document: Document, path: Path) -> None:
         self.document = document
@@ -59,7 +59,7 @@ class _Reader:
 
     def read(self, launcher: str | None) -> Suite:
         of_a_run = ("model", "peft", "dataset", "training", *task_sections(), "task_type", "seed")
-        message = "keys of a run stand under run:, in a task or in a method"
+        message = "keys of a run go under run:, in a task or in a method"
         section = self._validate(SuiteSection, (), dict.fromkeys(of_a_run, message))
         launched = self._read_launcher(launcher)
         base = self._read_base()
@@ -96,7 +96,7 @@ class _Reader:
             return None
 
     def _read_launcher(self, wanted: str | None) -> Section | None:
-        """Read the section of the launcher; to another one the file's settings say nothing."""
+        """Read the launcher's section; settings in the file are ignored for another launcher."""
         written = self._get("launcher", dict) or {"name": "local"}
         own = str(written.get("name", "local"))
         for name in filter(None, (own, wanted)):
@@ -109,7 +109,7 @@ class _Reader:
         return self._validate(section, ("launcher",), {}) if is_own else section()
 
     def _read_base(self) -> Document:
-        """Read the base and lay `run:` over it."""
+        """Read the base and merge `run:` over it."""
         base = Document(source=self.document.source)
         name = self.document.get(("base",))
         if isinstance(name, str):
@@ -133,7 +133,7 @@ class _Reader:
         return base
 
     def _names(self, *path: str) -> list[str]:
-        """List the names below a key, each of which must be good for a folder."""
+        """List the names below a key, each of which must be valid for a folder."""
         value = self.document.get(path)
         if not isinstance(value, dict):
             if value is not None and len(path) > 1:
@@ -161,14 +161,14 @@ class _Reader:
         return layer
 
     def _refuse_ours(self, key: str, path: KeyPath, own_seed: bool = False) -> None:
-        """Refuse keys that the suite itself sets for each run, by their older names too."""
+        """Report keys that the suite itself sets for each run, also by their older names."""
         key = name_today(key)
         if key in _SET_BY_SUITE:
             self._report(path, _SET_BY_SUITE[key])
         elif key == "seed" and not own_seed:
             self._report(path, "seeds are written in seeds: at the top of the suite")
         elif key == "extensions":
-            self._report(path, "stands at the top of the suite, for all runs")
+            self._report(path, "belongs at the top of the suite, for all runs")
         elif key == "extends":
             self._report(path, "only a run's file can extend another; name it as base")
 
@@ -184,7 +184,7 @@ class _Reader:
             if not isinstance(values, list) or not values:
                 self._report(path, f"needs a list of values, such as [4, 8]; found {values!r}")
             elif len({repr(value) for value in values}) < len(values):
-                self._report(path, "a value stands twice; keep one")
+                self._report(path, "a value is listed twice; keep one")
             else:
                 grid[key] = values
                 places[key] = self._locate(path)
@@ -193,7 +193,7 @@ class _Reader:
     def _read_search(
         self, method: str, grid: dict[str, Any], places: dict[str, SourceLocation]
     ) -> dict[str, list[Any]]:
-        """Read what is searched for a method, and add the places of its keys."""
+        """Read the searched values of a method, and add the locations of their keys."""
         at = ("methods", method, "search")
         search, own = self._read_grid(at)
         places |= {f"{method} {key}": place for key, place in own.items()}
@@ -206,7 +206,7 @@ class _Reader:
         if self.document.get(("seeds",)) == []:
             self._report(("seeds",), "is empty; name seeds, or leave the key out for the base's")
         elif len({repr(seed) for seed in seeds}) < len(seeds):
-            self._report(("seeds",), "a seed stands twice; keep one")
+            self._report(("seeds",), "a seed is listed twice; keep one")
 
     def _check_references(self, methods: list[str]) -> None:
         for name in dict.fromkeys(self._get("references", list)):
@@ -237,7 +237,7 @@ class _Reader:
                 self._report(where, f"{value!r} is not one of the suite's; use one of: {given}")
 
     def _get(self, key: str, kind: type[T]) -> T:
-        """Give what stands at a key of the top; a value of another kind is empty here: the section's check says it."""
+        """Return the value of a top-level key; one of the wrong type, which the section's check reports, is empty."""
         value = self.document.get((key,))
         return value if isinstance(value, kind) else kind()
 

@@ -1,4 +1,4 @@
-"""What the terminal shows at a suite's end: the rows of the table in short, and the figures over all tasks."""
+"""The terminal output at a suite's end: a short table, and the figures over all tasks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STYLES = {"success": "green", "failed": "red", "timed out": "red", "interrupted
 
 
 def render_summary(suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOutcome]) -> RenderableType:
-    """Build what is printed when a suite ends: the table, paired differences, how much is done and what it cost."""
+    """Build the output at a suite's end: the table, paired differences, progress and costs."""
     from rich.console import Group
 
     differences = _render_differences(summary, suite.language)
@@ -32,10 +32,10 @@ def render_summary(suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOu
 
 
 def list_totals(suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOutcome]) -> list[tuple[str, str]]:
-    """List the figures over all tasks, each with what it is of; one that was not measured anywhere has no line.
+    """List the figures over all tasks with their descriptions, without those that were not measured.
 
-    Means here are over what has a result, each task counted once, MNLI by its matched set; of settings that are
-    compared there are none.
+    Means are over existing results, each task counted once, MNLI by its matched set; suites that compare settings have
+    none.
     """
     language = suite.language
     rows = [row for row in summary.rows if row.outcomes and not row.suffix]
@@ -87,7 +87,7 @@ def _render_differences(summary: Summary, language: Language) -> Iterator[Table]
     if not any(each.interval for each in comparisons):
         return
     heads, rows = show_comparisons(build_comparison_table(summary, comparisons, language), language)
-    kept = [index for index in range(len(heads)) if index not in (3, 4)]  # metric and seeds stand in results.md
+    kept = [index for index in range(len(heads)) if index not in (3, 4)]  # metric and seeds are in results.md
     table = Table(box=box.SIMPLE)
     for index in kept:
         table.add_column(Text(heads[index]), overflow="fold", justify="right" if index in (5, 6) else "left")
@@ -110,7 +110,7 @@ def _render_totals(suite: SuiteFacts, summary: Summary, outcomes: Sequence[RunOu
 
 
 def _show_status(row: SummaryRow, language: Language) -> str:
-    """Say how many of how many runs have a result, and in a word each what became of the others."""
+    """Format how many runs have a result, and the status of the others."""
     others = dict.fromkeys(each.status for each in row.outcomes if each.status != "success")
     if len(row.outcomes) < 2:
         return translate(row.outcomes[0].status if row.outcomes else row.note, language)
@@ -119,7 +119,7 @@ def _show_status(row: SummaryRow, language: Language) -> str:
 
 
 def _list_means(rows: Sequence[SummaryRow], language: Language) -> Iterator[tuple[str, str]]:
-    """Average accuracy and trainable share over rows, each time saying over how many and of what."""
+    """Yield the mean accuracy and trainable share over rows, with the number of runs and their kinds."""
     for figure, key in (("accuracy", "mean_accuracy"), ("trainable_percent", "mean_share")):
         found = {row: stat for row in rows if (stat := row.measure(figure))}
         if not found:
@@ -132,7 +132,7 @@ def _list_means(rows: Sequence[SummaryRow], language: Language) -> Iterator[tupl
 
 
 def _list_memory(rows: Sequence[SummaryRow], language: Language) -> Iterator[tuple[str, str]]:
-    """Give mean and largest peak memory of the single runs; GPU and RAM are not mixed."""
+    """Yield mean and largest peak memory of the single runs; GPU and RAM are not mixed."""
     import pandas
 
     planned = sum(len(row.outcomes) for row in rows)

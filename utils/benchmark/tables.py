@@ -1,4 +1,4 @@
-"""The columns of a suite's tables, in the order that users of QST know, and their rows."""
+"""The columns and rows of a suite's tables, in the order familiar to users of QST."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from utils.results.labels import Language, is_score, phrase, translate
 
 RowKind = Literal["runs", "baseline", "average"]
 Cells = dict[str, Cell]
-"""A row's cells by column; one without a value may be left out."""
+"""A row's cells by column; cells without a value may be missing."""
 
 PEARSON_MARK = "*"
 
@@ -34,7 +34,7 @@ _FIGURES: dict[str, tuple[str, Form]] = {
     "train_runtime": ("seconds", "decimal"),
     "samples_per_s": ("samples_per_s", "decimal"),
 }
-"""By column, the figure that it shows and how."""
+"""Figure and form by column."""
 _OWN_METRIC = (
     "task_metric", "task_metric_best", "task_metric_last", "interval_low", "interval_high", "interval_over",
 )  # fmt: skip
@@ -52,23 +52,23 @@ class TableRow:
     kind: RowKind
     task: str
     is_complete: bool
-    """Every planned run of it has a result."""
+    """Whether every planned run of it has a result."""
 
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Rows under the same columns."""
+    """Rows with the same columns."""
 
     keys: tuple[str, ...]
-    """A name of each column that no language changes."""
+    """Language-independent names of the columns."""
     labels: tuple[str, ...]
     rows: tuple[TableRow, ...]
     num_fixed: int
-    """Leading columns that say what a row is of."""
+    """Number of leading columns that identify a row."""
 
 
 def build_summary_table(summary: Summary, language: Language) -> ResultTable:
-    """Build the table over seeds: one row per task and setting, baselines among them, averages at the end."""
+    """Build the table over seeds: one row per task and setting, including baselines, with averages at the end."""
     rows: list[tuple[Cells, SummaryRow | Average]] = [(_show_row(row, language), row) for row in summary.rows]
     rows += [(_show_average(average, language), average) for average in summary.averages]
     return _build_table((*_FIRST, *_OWN_METRIC, *_OVER_SEEDS, *_LAST), summary, rows, language)
@@ -87,7 +87,7 @@ def build_run_table(summary: Summary, language: Language) -> ResultTable:
 
 
 def show_status(row: SummaryRow, language: Language) -> str:
-    """Say how a row's runs stand: `success`, or how many of how many, and what became of the others."""
+    """Format the status of a row's runs: `success`, or how many succeeded, and the status of the others."""
     others = [each for each in row.outcomes if each.status != "success"]
     if len(row.outcomes) == 1 or not others:
         return translate(row.outcomes[0].status if row.outcomes else row.note, language)
@@ -98,7 +98,7 @@ def show_status(row: SummaryRow, language: Language) -> str:
 
 
 def show_absence(row: SummaryRow, language: Language) -> str:
-    """Say in one word why a row has no value: what became of its runs, or `missing`."""
+    """Return in one word why a row has no value: the status of its runs, or `missing`."""
     statuses = {str(each.status) for each in row.outcomes}
     if len(statuses) == 1 and "success" not in statuses:
         return translate(statuses.pop(), language)
@@ -127,7 +127,7 @@ def build_comparison_table(summary: Summary, comparisons: Sequence[Comparison], 
 def _build_table(
     keys: Sequence[str], summary: Summary, rows: Sequence[tuple[Cells, SummaryRow | Average]], language: Language
 ) -> ResultTable:
-    """Put the columns that say what a row is of first: the task, and whatever else tells rows apart."""
+    """Put the columns that identify a row first: the task, and others whose values differ."""
     grid = {f"grid {key}": short for key, short in shorten_keys(summary.grid_keys).items()}
     several = len({(each.method, each.is_baseline) for each in summary.settings}) > 1
     fixed = ("task", *(["method"] if several else []), *grid)
@@ -161,7 +161,7 @@ def _show_row(row: SummaryRow, language: Language) -> Cells:
 
 
 def _show_retention(row: SummaryRow) -> Cells:
-    """Show what the runs kept of their base: means over the seeds, of a single run with the interval over its rows."""
+    """Show the retention of the runs: means over the seeds, or of a single run with the interval over its rows."""
     records = [each.record for each in row.outcomes if each.status == "success" and each.record is not None]
     found: dict[str, list[Cell]] = {}
     for label, cell in (each for record in records for each in list_retention(record)):
@@ -174,7 +174,7 @@ def _show_retention(row: SummaryRow) -> Cells:
 
 
 def _show_average(average: Average, language: Language) -> Cells:
-    """Show what can be averaged over tasks, and what stands behind it."""
+    """Show what can be averaged over tasks, and the number of runs."""
     done, planned = average.num_runs
     remarks = [] if average.setting.is_baseline else [phrase("runs_of", language, done=done, planned=planned)]
     cells = {"task": Cell(phrase("average_of", language, tasks=len(average.tasks)))}
@@ -197,7 +197,7 @@ def _show_figures(source: SummaryRow | Average, keys: Iterable[str], language: L
 
 
 def mark_kind(source: SummaryRow | Average, figure: str, language: Language) -> str:
-    """Give what is shown after a figure of another kind; an average of accuracies is marked for what is mixed in."""
+    """Return the mark of a figure of another kind; an average of accuracies is marked for what is mixed in."""
     kinds = source.find_kinds(figure)
     if "pearson" in kinds:
         return PEARSON_MARK
@@ -205,7 +205,7 @@ def mark_kind(source: SummaryRow | Average, figure: str, language: Language) -> 
 
 
 def _show_own_metric(source: SummaryRow | Average) -> Cells:
-    """Show the own metric: best and last, and the spread over seeds."""
+    """Show the own metric: best and last, and the deviation over seeds."""
     cells, score, last = {"task_metric": Cell(", ".join(source.metrics))}, source.score, source.mean("last")
     if score is None:
         return cells
@@ -220,7 +220,7 @@ def _show_own_metric(source: SummaryRow | Average) -> Cells:
 
 
 def find_interval(row: SummaryRow) -> tuple[tuple[float | None, float | None], str]:
-    """Find the 95 % interval: over seeds where there are several, else that of the run's evaluation rows."""
+    """Return the 95 % interval: over seeds if there are several, else over the run's evaluation rows."""
     score, low, high = row.score, row.mean("interval_low"), row.mean("interval_high")
     if score is not None and (over_seeds := score.interval()) is not None:
         return over_seeds, "over_seeds"
@@ -230,7 +230,7 @@ def find_interval(row: SummaryRow) -> tuple[tuple[float | None, float | None], s
 
 
 def _neat(value: float, form: Form) -> float:
-    """Keep counts whole where they are, and epochs short."""
+    """Round whole counts to integers, and epochs to few digits."""
     if form == "count" and value.is_integer():
         return int(value)
     return float(f"{value:.4g}") if form == "text" else value

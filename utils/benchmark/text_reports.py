@@ -1,4 +1,4 @@
-"""The suite's tables as texts: Markdown to read, CSV to go on with, LaTeX (booktabs) for a paper."""
+"""The suite's tables as text: Markdown to read, CSV for analysis, LaTeX (booktabs) for papers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BRIEF = (
     "task", "method", "best_accuracy", "trainable_percent", "peak_memory_gb", "total", "trainable", "loss", "f1",
     "matthews_correlation", "pearson", "spearmanr", "status",
 )  # fmt: skip
-"""Columns of the Markdown table; all others are in the CSV file and the workbook."""
+"""Columns of the Markdown table; the others are in the CSV file and the workbook."""
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$&!])")
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
@@ -45,7 +45,7 @@ _PLUS_MINUS = " \u00b1 "
 
 
 def render_csv(table: ResultTable, language: Language) -> str:
-    """Write a table as CSV: numbers in full and bare, and in a last column what their marks mean."""
+    """Write a table as CSV: bare numbers in full precision, and the meaning of their marks in a last column."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([guard_formula(label) for label in (*table.labels, translate("note", language))])
@@ -84,7 +84,7 @@ def render_markdown(
 def render_latex(suite: SuiteFacts, summary: Summary, comparisons: Sequence[Comparison]) -> str:
     r"""Write scores, their intervals and paired differences as LaTeX tables for \input, in English.
 
-    Of packages they need booktabs only.
+    Needs the package booktabs only.
     """
     heads, rows = build_scores(summary, "en", has_metrics=False)
     heads[:3], rows = _shorten_costs(heads[:3], rows)
@@ -109,7 +109,7 @@ def _write_latex_lines(rows: Sequence[Sequence[str]]) -> list[str]:
 def _write_latex_table(
     name: str, part: str, caption: str, columns: str, heads: Sequence[str], groups: Sequence[Sequence[str]]
 ) -> str:
-    """Write one table, a rule before each group of its lines."""
+    """Write one table, with a rule before each group of lines."""
     return "\n".join(
         [
             r"\begin{table}[t]",
@@ -131,7 +131,7 @@ def _write_latex_table(
 
 
 def show_cell(cell: Cell) -> str:
-    """Show a cell as a text, with its mark; `-` where there is no value."""
+    """Format a cell with its mark; `-` without a value."""
     value = cell.value
     if value is None or value == "":
         return _NO_VALUE
@@ -146,12 +146,12 @@ def show_cell(cell: Cell) -> str:
 
 
 def show_figure(source: SummaryRow | Average, figure: str, form: Form, language: Language) -> str:
-    """Show the mean of a figure, with a mark where it is of another kind."""
+    """Format the mean of a figure, marked if it is of another kind."""
     return show_cell(Cell(source.mean(figure), form, mark_kind(source, figure, language)))
 
 
 def show_score(row: SummaryRow, language: Language) -> str:
-    """Show a row's own metric: mean and sample standard deviation, and how many seeds where some lack."""
+    """Format a row's own metric: mean and sample standard deviation, and the number of seeds if some are missing."""
     if row.score is None:
         return _NO_VALUE if row.num_measured or row.setting.is_baseline else show_absence(row, language)
     tail = f" ({row.score.n}/{len(row.outcomes)})" if row.score.n < len(row.outcomes) else ""
@@ -159,14 +159,14 @@ def show_score(row: SummaryRow, language: Language) -> str:
 
 
 def name_some(names: Sequence[str], language: Language) -> str:
-    """Name the first ones, and say how many more there are."""
+    """List the first names, and the number of the others."""
     rest = len(names) - _MOST_NAMED
     more = [phrase("more", language, num=rest)] if rest > 0 else []
     return "; ".join([*names[:_MOST_NAMED], *more])
 
 
 def escape_markdown(text: str) -> str:
-    """Escape a text so that it stands in a table's cell as it is."""
+    """Escape a text for a cell of a Markdown table."""
     return _MARKDOWN.sub(r"\\\1", _CONTROL.sub(" ", text))
 
 
@@ -176,7 +176,7 @@ def escape_latex(text: str) -> str:
 
 
 def build_scores(summary: Summary, language: Language, has_metrics: bool) -> tuple[list[str], list[list[str]]]:
-    """Build the matrix of scores: settings by tasks, with what they cost before and the average after."""
+    """Build the matrix of scores: settings by tasks, preceded by their costs and followed by the average."""
     metrics = [f" ({summary.name_metrics(task)})" if has_metrics else "" for task in summary.tasks]
     heads = [
         *(translate(key, language) for key in ("method", "trainable_percent", "peak_memory_gb")),
@@ -223,7 +223,7 @@ def _show_stat(stat: Stat, places: str) -> str:
 
 
 def show_comparisons(table: ResultTable, language: Language) -> tuple[list[str], list[list[str]]]:
-    """Give heads and rows of paired differences, with their signs, and each interval as one text."""
+    """Return header and rows of paired differences, with signs, and each interval as one text."""
     rows = []
     for row in table.rows:
         *texts, _, difference, low, high, finding = row.cells
@@ -245,7 +245,7 @@ def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _shorten_costs(heads: Sequence[str], rows: Sequence[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Shorten the costs' heads, and take the mark RAM from the cells into the head where all have it."""
+    """Shorten the costs' headers, and move the mark RAM from the cells to the header if all have it."""
     mark = f" {translate('ram', 'en')}"
     marked = [row[2].endswith(mark) for row in rows if row[2] != _NO_VALUE]
     if not all(marked) or not marked:
@@ -254,7 +254,7 @@ def _shorten_costs(heads: Sequence[str], rows: Sequence[list[str]]) -> tuple[lis
 
 
 def _write_latex_cell(text: str) -> str:
-    """Write `88.75 +- 0.61 (2/3)` with its deviation small; intervals and signed numbers as formulas."""
+    """Write `88.75 +- 0.61 (2/3)` with a small deviation; intervals and signed numbers as formulas."""
     if _SIGNED.fullmatch(text):
         return f"${text}$"
     if interval := _INTERVAL.fullmatch(text):
@@ -265,7 +265,7 @@ def _write_latex_cell(text: str) -> str:
 
 
 def _write_caption(summary: Summary) -> str:
-    """Say in English what the numbers are."""
+    """Describe the numbers in English."""
     metrics = "; ".join(f"{task}: {summary.name_metrics(task) or 'none'}" for task in summary.tasks)
     parts = [f"Task metrics on the evaluation sets, scores x100 ({metrics})."]
     if any(len(row.runs) > 1 for row in summary.rows):
@@ -282,7 +282,7 @@ def _explain_mark(mark: str) -> str:
 
 
 def bare(value: Any) -> Any:
-    """Give a value as a CSV file holds it: numbers in full, texts that are no formula and have no line breaks."""
+    """Return a value for a CSV file: numbers in full precision, texts without formulas and line breaks."""
     if isinstance(value, float):
         return f"{value:.12g}"
     return guard_formula(_CONTROL.sub(" ", value)) if isinstance(value, str) else value

@@ -1,8 +1,8 @@
-"""Starts runs as copies of a process that has imported the libraries once: by `fork`, in milliseconds. Linux only.
+"""Start runs by `fork` from a process that has already imported the libraries, in milliseconds. Linux only.
 
-The process has computed nothing, has no CUDA context and ends with the suite. It forks twice, and what is between ends
-at once, so that the kernel hands the run to the suite: how it ends, and that it dies with the suite, is then as of a
-process that the suite has started itself. When the warm process is lost, no run is.
+The process has computed nothing, has no CUDA context and ends with the suite. It forks twice and the intermediate
+process exits at once, so that the kernel makes the run a child of the suite: its exit status, and its death with the
+suite, are those of a process that the suite started itself. Losing the warm process affects no run.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ _LARGEST = 1 << 16  # bytes of a request
 _TRIAL_S = 20.0
 _ANSWER_S = 30.0
 _LIBRARIES = ("torch", "transformers.trainer", "transformers.models.auto", "accelerate", "datasets", "sklearn.metrics")
-"""What runs need and what does not ask the GPUs."""
+"""Libraries that runs need and whose import does not access the GPUs."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class ForkedRun:
-    """A run that the kernel has made a child of this process; the part of `subprocess.Popen` that a suite uses."""
+    """A run that the kernel has made a child of this process; implements the part of `subprocess.Popen` used here."""
 
     pid: int
     returncode: int | None = None
 
     def poll(self) -> int | None:
-        """Give its exit code, -N for signal N; None while it works."""
+        """Return the exit code, -N for signal N; None while the run works."""
         if self.returncode is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self.returncode = os.waitstatus_to_exitcode(status) if pid else None
@@ -63,10 +63,10 @@ class ForkedRun:
 
 
 class WarmProcess:
-    """A process that imports the libraries while this one goes on, then starts runs.
+    """A process that imports the libraries in the background, then starts runs.
 
     Args:
-        environment: Of all runs but for CUDA_VISIBLE_DEVICES: libraries read theirs when they are imported.
+        environment: Environment of all runs except CUDA_VISIBLE_DEVICES: libraries read theirs on import.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -86,7 +86,7 @@ class WarmProcess:
             )
 
     def is_importing(self) -> bool:
-        """Tell whether it is not known yet if it can start runs."""
+        """Return whether it is not known yet if the process can start runs."""
         if self._state == "importing" and select.select([self._channel], [], [], 0)[0]:
             self._state = "ready" if self._receive() else "lost"
             if self._state == "lost":
@@ -96,7 +96,7 @@ class WarmProcess:
         return self._state == "importing"
 
     def start(self, command: list[str], log: Path, environment: Mapping[str, str]) -> ForkedRun | None:
-        """Start a run that writes to a log; None where it has to start as a process of its own."""
+        """Start a run that writes to a log; None if it must start as a separate process."""
         if self._state != "ready" or _without_gpu(environment) != self._environment:
             return None
         gpu = environment.get(GPU_VARIABLE)
@@ -115,7 +115,7 @@ class WarmProcess:
         return ForkedRun(int(answer))
 
     def close(self) -> None:
-        """End it; the runs that it has started go on."""
+        """End the process; the runs that it has started continue."""
         self._state = "lost"
         self._channel.close()
         self._said.close()
@@ -134,26 +134,26 @@ def _without_gpu(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _adopt_orphans(on: bool) -> None:
-    """Let the kernel make this process the parent of descendants whose own has ended."""
+    """Let the kernel make this process the parent of descendants whose own parent has ended."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(on))
 
 
 def main() -> None:
-    """Be the warm process, `python -c ... PROJECT DESCRIPTOR SUITE`; in a copy of it, be train.py.
+    """Serve as the warm process, `python -c ... PROJECT DESCRIPTOR SUITE`; in a fork, run train.py.
 
-    A run is what this function becomes, rather than something that it calls in a process that is left without the
-    interpreter's own end: exit codes, tracebacks and what is due at exit are those of `python train.py`.
+    A run returns from this function instead of being called by it, in a process with the interpreter's normal exit:
+    exit codes, tracebacks and exit handlers are those of `python train.py`.
     """
     descriptor, suite = int(sys.argv[2]), int(sys.argv[3])
     die_with_parent(suite)
     before = os.environ.get(_NVML_CHECK)
-    os.environ[_NVML_CHECK] = "1"  # otherwise to ask whether there is a GPU already starts CUDA, which no copy survives
+    os.environ[_NVML_CHECK] = "1"  # checking for a GPU would initialise CUDA, which no fork survives
     channel = socket.socket(fileno=descriptor)
     _import_libraries()
-    if not _can_be_copied():
-        sys.exit("what was imported does not stand being copied")
+    if not _survives_fork():
+        sys.exit("the imported libraries do not survive a fork")
     gc.collect()
-    gc.freeze()  # or each collection of garbage in a run would write to all pages that it shares
+    gc.freeze()  # otherwise garbage collection in a run would write to all shared pages
     channel.send(b"ready")
     request = _serve(channel)
     if before is None:
@@ -165,13 +165,13 @@ def main() -> None:
 
 
 def _import_libraries() -> None:
-    """Import what runs need, and where that does not start CUDA all modules of the library with what they need."""
+    """Import what runs need, and, if that does not initialise CUDA, all modules of the library."""
     from utils.cli.command_line import list_gpus
     from utils.core.logs import prepare_libraries
 
     prepare_libraries()
     names = [*_LIBRARIES]
-    # peft imports bitsandbytes, which asks each GPU what it can do.
+    # peft imports bitsandbytes, which queries each GPU.
     if not list_gpus() or not is_installed("bitsandbytes"):
         found = pkgutil.walk_packages([str(LIBRARY)], f"{PACKAGE}.")
         names += [each.name for each in found if not each.name.endswith("__main__")]
@@ -179,8 +179,8 @@ def _import_libraries() -> None:
         importlib.import_module(name)
 
 
-def _can_be_copied() -> bool:
-    """Try one copy: threads are not copied, and a library that had some waits for them for ever."""
+def _survives_fork() -> bool:
+    """Try one fork: threads are not copied, and a library that had some may wait for them forever."""
     if not (pid := os.fork()):
         import torch
 
@@ -200,7 +200,7 @@ def _can_be_copied() -> bool:
 
 
 def _serve(channel: socket.socket) -> dict[str, Any]:
-    """Fork a run for each request; gives the request in the run alone."""
+    """Fork a run for each request; returns, with the request, in the run only."""
     while request := channel.recv(_LARGEST):
         if not (pid := os.fork()):
             between = os.getpid()
@@ -214,11 +214,11 @@ def _serve(channel: socket.socket) -> dict[str, Any]:
 
 
 def _become_run(request: dict[str, Any], channel: socket.socket, suite: int) -> None:
-    """Take on what a process has that the suite has started for this run."""
+    """Take on the state of a process that the suite has started for this run."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     die_with_parent(suite)
-    channel.send(str(os.getpid()).encode())  # fails where the suite has waited too long and started it otherwise
+    channel.send(str(os.getpid()).encode())  # fails if the suite stopped waiting and started the run otherwise
     channel.close()
     os.chdir(request["directory"])
     with Path(request["log"]).open("ab") as log:
@@ -231,7 +231,7 @@ def _become_run(request: dict[str, Any], channel: socket.socket, suite: int) -> 
 
 @contextlib.contextmanager
 def warm_process(environment: Mapping[str, str], wanted: bool) -> Iterator[WarmProcess | None]:
-    """Give a warm process where one is wanted and the platform has what it takes."""
+    """Yield a warm process if one is wanted and the platform supports it."""
     process = WarmProcess(environment) if wanted and sys.platform == "linux" else None
     try:
         yield process

@@ -1,4 +1,4 @@
-"""The suite as a workbook, and its look: summary, paired differences, charts, runs, configuration, provenance."""
+"""The suite as a styled workbook: summary, paired differences, charts, runs, configuration, provenance."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ if TYPE_CHECKING:
     from openpyxl.worksheet.worksheet import Worksheet
 
 PER_RUN = frozenset({"seed", "task_name", "training.output_dir", "training.logging_dir", "training.run_name"})
-"""Keys of a configuration that are each run's own and say nothing of its setting."""
+"""Keys of a configuration that differ for each run and are not part of its setting."""
 _PER_START = frozenset({"started", "ended", "command"})
 
 Losses: TypeAlias = tuple[int, int]
-"""Characters taken out, and texts cut."""
+"""Numbers of removed characters, and of cut texts."""
 
 _HEAD, _LINE = "2F5C8F", "BFC7D1"
 _FILLS = {"baseline": "F4F4F4", "average": "E8EEF6", "incomplete": "FDEBDD"}
 _NARROWEST, _WIDEST = 9, 45
-_PAGE_WIDTH = 190  # columns of a fixed font that one landscape page shows in a size that can be read
-_NOTE_WIDTH = 110  # of a note's lines, in columns of a fixed font
+_PAGE_WIDTH = 190  # columns of a fixed-width font that one landscape page shows legibly
+_NOTE_WIDTH = 110  # width of a note, in columns of a fixed-width font
 _LINE_HEIGHT = 15.0
 _MOST_LINES = 8
 
 
 @dataclass(frozen=True)
 class WorkbookParts:
-    """What goes into the workbook."""
+    """Content of the workbook."""
 
     summary: Summary
     table: ResultTable
-    """Over seeds."""
+    """The table over seeds."""
     comparisons: Sequence[Comparison]
     notes: Sequence[str]
     suite: Mapping[str, Any]
     """Facts about the suite and this report."""
     provenance: Mapping[str, Mapping[str, Any]]
-    """Of each run that has any, by its name."""
+    """Provenance by run name, for runs that have it."""
 
 
 def write_suite_workbook(path: Path, parts: WorkbookParts, language: Language) -> None:
-    """Write the workbook whole or not at all; no text in it is a formula, and no charted cell stands for a missing run.
+    """Write the workbook atomically; no text is a formula, and missing runs have no values in charts.
 
     The sheets have the same names in both languages.
     """
@@ -98,7 +98,7 @@ def _fill_sheet(sheet: Worksheet, labels: Sequence[str], rows: Sequence[Sequence
 
 
 def tabulate_configuration(summary: Summary, language: Language) -> tuple[list[str], list[list[Any]]]:
-    """Give heads and rows of the settings' configurations: first the keys that tell them apart, then the others."""
+    """Return header and rows of the settings' configurations: first the keys that distinguish them, then the others."""
     rows = [row for row in summary.rows if row.outcomes and not row.suffix]
     flat = [_join_configs(row.outcomes) for row in rows]
     keys = list(dict.fromkeys(key for values in flat for key in values))
@@ -113,7 +113,7 @@ def tabulate_configuration(summary: Summary, language: Language) -> tuple[list[s
 
 
 def _join_configs(outcomes: Sequence[RunOutcome]) -> dict[str, Any]:
-    """Write the configurations of a setting's seeds as one; a key in which seeds differ has all values."""
+    """Merge the configurations of a setting's seeds; a key in which they differ has all values."""
     flats = [dict(flatten_values(each.run.config)) for each in outcomes]
     joined: dict[str, Any] = {"seeds": ", ".join(str(each.run.seed) for each in outcomes)}
     for key in dict.fromkeys(key for flat in flats for key in flat if key not in PER_RUN):
@@ -123,7 +123,7 @@ def _join_configs(outcomes: Sequence[RunOutcome]) -> dict[str, Any]:
 
 
 def _fill_provenance(sheet: Worksheet, parts: WorkbookParts, language: Language) -> Losses:
-    """Fill in where the numbers come from: the suite, then what its runs noted, each value with its number of runs."""
+    """Fill in the provenance: the suite's, then its runs', each value with its number of runs."""
     rows = list_pairs(parts.suite)
     for key, value, count in _count_facts(parts.provenance):
         rows.append([Cell(f"run {key}"), Cell(value), Cell(count, "count")])
@@ -131,7 +131,7 @@ def _fill_provenance(sheet: Worksheet, parts: WorkbookParts, language: Language)
 
 
 def _count_facts(provenance: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Any, int]]:
-    """Count how many runs noted which value; of times the first start and the last end."""
+    """Count the runs of each recorded value; of times, use the first start and the last end."""
     counts: dict[str, Counter[Any]] = {}
     for facts in provenance.values():
         for key, value in flatten_values({name: each for name, each in facts.items() if name not in _PER_START}):
@@ -144,9 +144,9 @@ def _count_facts(provenance: Mapping[str, Mapping[str, Any]]) -> list[tuple[str,
 
 
 def _style_sheet(sheet: Worksheet, num_fixed: int, num_rows: int) -> None:
-    """Style a sheet that holds heads and rows: coloured heads, fitting widths, frozen panes, a filter, a page wide.
+    """Style a sheet of header and rows: coloured header, fitted widths, frozen panes, a filter, one page wide.
 
-    The first `num_fixed` columns stay in sight; the filter covers `num_rows` rows below the heads.
+    The first `num_fixed` columns are frozen; the filter covers `num_rows` rows below the header.
     """
     from openpyxl.styles import Alignment, Font, PatternFill
     from openpyxl.utils import get_column_letter
@@ -174,7 +174,7 @@ def _style_sheet(sheet: Worksheet, num_fixed: int, num_rows: int) -> None:
             if cell.value is not None:
                 cell.alignment = alignment
                 if alignment is wrapped and display_width(cell) > _WIDEST - 3:
-                    _make_room(sheet, cell.row, math.ceil(display_width(cell) / (_WIDEST - 5)))
+                    _fit_height(sheet, cell.row, math.ceil(display_width(cell) / (_WIDEST - 5)))
     sheet.row_dimensions[1].height = 3 * _LINE_HEIGHT
     sheet.freeze_panes = f"{get_column_letter(num_fixed + 1)}2"
     sheet.auto_filter.ref = f"A1:{get_column_letter(sheet.max_column)}{num_rows + 1}"
@@ -183,14 +183,14 @@ def _style_sheet(sheet: Worksheet, num_fixed: int, num_rows: int) -> None:
     fit_pages(sheet, 1 if total < _PAGE_WIDTH else 2)
 
 
-def _make_room(sheet: Worksheet, row: int, num_lines: int) -> None:
-    """Make a row as high as its wrapped text needs it; a screenful at most."""
+def _fit_height(sheet: Worksheet, row: int, num_lines: int) -> None:
+    """Set a row's height to its wrapped text, at most a screenful."""
     height = min(_MOST_LINES, num_lines) * _LINE_HEIGHT
     sheet.row_dimensions[row].height = max(height, sheet.row_dimensions[row].height or 0.0)
 
 
 def _style_rows(sheet: Worksheet, rows: Sequence[TableRow]) -> None:
-    """Mark what a row is: a line where a task begins, baselines grey, averages bold, unfinished ones tinted."""
+    """Style rows by kind: a line where a task begins, baselines grey, averages bold, unfinished ones tinted."""
     from openpyxl.styles import Border, Font, PatternFill, Side
 
     fills = {name: PatternFill("solid", fgColor=color) for name, color in _FILLS.items()}

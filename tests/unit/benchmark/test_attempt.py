@@ -84,7 +84,7 @@ def test_what_a_run_started_ends_with_it(attempt_of: Callable[..., Attempt], tmp
     [
         ("raise SystemExit(1)", "failed", ""),
         ("pass", "failed", "ended without a record of success"),
-        ("raise SystemExit(75)", "interrupted", "the run itself was asked to stop; the same command goes on"),
+        ("raise SystemExit(75)", "interrupted", "the run itself was asked to stop; the same command continues it"),
         ("import os; os.kill(os.getpid(), 9)", "failed", "killed by SIGKILL; the machine may have run out of memory"),
         ("import os; os.kill(os.getpid(), 11)", "failed", "killed by SIGSEGV"),
     ],

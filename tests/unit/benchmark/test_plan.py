@@ -108,7 +108,7 @@ def test_the_command_line_selects_without_changing_the_plan(plan_of: Plan) -> No
     for wrong, sentence in (
         ({"tasks": ("c",)}, "--task c: the suite has no such task; use one of: a, b"),
         ({"methods": ("fulll",)}, "--method fulll: the suite has no such method; did you mean full?"),
-        ({"only": ("x*",)}, "--only x*: no run is called so"),
+        ({"only": ("x*",)}, "--only x*: no run has such a name"),
     ):
         with pytest.raises(UserError) as caught:
             plan_of(text, **wrong)
@@ -147,7 +147,7 @@ def test_what_the_suite_sets_is_not_for_the_command_line(word: str, remedy: str,
 
 
 def test_names_that_meet_and_runs_that_are_the_same(plan_of: Plan) -> None:
-    with pytest.raises(ConfigError, match="two runs would be called a-b-c-s42"):
+    with pytest.raises(ConfigError, match="two runs would have the name a-b-c-s42"):
         plan_of("tasks: {a: {}, a-b: {}}\nmethods: {b-c: {}, c: {training.weight_decay: 0.1}}\n")
     plan = plan_of("tasks: {a: {}, b: {}}\n")
     assert plan.warnings == [

@@ -159,6 +159,6 @@ def test_a_run_ends_in_the_same_weights(
 def test_what_has_computed_with_threads_is_not_copied() -> None:
     code = (
         "import sys; sys.path[0] = sys.argv[1]; import torch; torch.set_num_threads(2); torch.ones(1 << 20).mul(2)\n"
-        "from utils.benchmark import warm_start; warm_start._TRIAL_S = 2.0; sys.exit(warm_start._can_be_copied())"
+        "from utils.benchmark import warm_start; warm_start._TRIAL_S = 2.0; sys.exit(warm_start._survives_fork())"
     )
     assert subprocess.run([sys.executable, "-c", code, str(ROOT)], check=False).returncode == 0

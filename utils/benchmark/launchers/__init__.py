@@ -1,1 +1,1 @@
-"""Where a suite's runs are worked on: `local` by this process, `slurm` and `pbs` as an array of jobs; one file each."""
+"""Launchers of a suite's runs, one file each: `local` in this process, `slurm` and `pbs` as job arrays."""

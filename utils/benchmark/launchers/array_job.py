@@ -1,7 +1,7 @@
-"""What schedulers have in common: an array with one index a run, whose script calls benchmark.py for that run.
+"""Common parts of schedulers: an array with one index per run, whose script calls benchmark.py for that run.
 
-The script, and beside it the runs by their index, are written before anything is submitted; both stay as they are, so
-that what waits in the queue means the same whatever becomes of the suite's file.
+The script, and a file with the runs by index, are written before submission and never changed, so that a queued job
+does not depend on later changes to the suite's file.
 """
 
 from __future__ import annotations
@@ -31,42 +31,42 @@ if TYPE_CHECKING:
     from utils.cli.command_line import Answer
 
 JOBS = "jobs"
-"""The folder of scripts, of what was submitted, and of the jobs' logs, in the suite's."""
+"""Subfolder of the suite for scripts, submissions and logs of jobs."""
 WARNING_S = 120
-"""Seconds before the end of its time at which a job is told to save."""
+"""Seconds before the end of its time when a job is told to save."""
 
 logger = logging.getLogger(__name__)
 
 
 class ArraySection(Section):
-    """What is asked of a scheduler for each run."""
+    """Resources requested from a scheduler for each run."""
 
     account: str | None = None
-    """Who pays."""
+    """Account to charge."""
     time: str | None = Field(None, pattern=r"^(\d+-)?\d+:\d\d:\d\d$")
     """Wall time of a run, HH:MM:SS; shortly before its end the run saves and is queued again; null: the queue's."""
     nodes: int = Field(1, ge=1)
-    """Machines of a run."""
+    """Machines per run."""
     gpus: int = Field(0, ge=0)
-    """GPUs of a run on each of its machines; a process trains on each."""
+    """GPUs per machine of a run, each with its own process."""
     cpus: int | None = Field(None, ge=1)
-    """Cores of each process; null: the queue's."""
+    """Cores per process; null: the queue's default."""
     memory: str | None = Field(None, pattern=r"^\d+[KMGT]B?$")
-    """Memory of a run on each machine, such as 48G; null: the queue's."""
+    """Memory per machine of a run, such as 48G; null: the queue's default."""
     at_once: int | None = Field(None, ge=1)
-    """Runs at the same time; null: as many as the scheduler starts."""
+    """Maximum runs at the same time; null: unlimited."""
     modules: list[str] = []
     """Environment modules that each job loads."""
     environment: dict[str, str] = {}
-    """Variables that each job sets."""
+    """Environment variables that each job sets."""
     setup: list[str] = []
-    """Lines of shell before the run, such as `source /scratch/env/bin/activate`."""
+    """Shell lines before the run, such as `source /scratch/env/bin/activate`."""
     lines: list[str] = []
     """Further directives, without #SBATCH or #PBS: `--constraint=a100`."""
 
     @property
     def processes(self) -> int:
-        """Processes of a run on each machine."""
+        """Number of processes per machine of a run."""
         return max(self.gpus, 1)
 
 
@@ -75,39 +75,39 @@ class Scheduler:
     """The commands and directives of a scheduler."""
 
     index: str
-    """Shell word of the array's index, from 1."""
+    """Shell expression of the array's index, from 1."""
     write_directives: Callable[[Any, str, Path], list[str]]
-    """By the section, the suite's name and the folder of logs."""
+    """Writes directives from the section, the suite's name and the folder of logs."""
     write_launch: Callable[[Any], list[str]]
-    """Lines of shell that set `launch`, by which a run on several processes is started."""
+    """Writes shell lines that set `launch`, the prefix that starts a run on several processes."""
     start: Callable[[Any], str]
-    """What stands before benchmark.py."""
+    """Prefix of the benchmark.py command."""
     requeue: str
-    """Line of shell by which a job is queued again."""
+    """Shell line that queues a job again."""
     build_submission: Callable[[Any, Path, int], list[str]]
-    """The command that submits the script for so many runs."""
+    """Builds the command that submits the script for a number of runs."""
     list_queue: Callable[[Sequence[str]], dict[str, str]]
-    """State by `job[index]` of those that wait or run, of these jobs."""
+    """Returns the states of these jobs' waiting or running tasks, by `job[index]`."""
 
 
 def load_scheduler(plan: Plan) -> Scheduler | None:
-    """Load the suite's scheduler; None: the runs are worked on here."""
+    """Load the suite's scheduler; None for the local launcher."""
     found: Scheduler | None = registry.load("benchmark.launchers", plan.suite.launcher.model_dump()["name"]).SCHEDULER
     return found
 
 
 def launch_array(plan: Plan, retry: int, words: list[str], scheduler: Scheduler) -> Answer:
-    """Write the script and submit what is neither done nor in the queue; `words` are the command line's.
+    """Write the script and submit the runs that are neither done nor queued; `words` is this command line.
 
     Raises:
-        UserError: The scheduler's command is not here, or refuses the script.
+        UserError: The scheduler's command is missing, or rejects the script.
     """
     queued = find_jobs(plan)
     runs = [run for run in plan.shard if run.name not in queued and _is_missing(run, retry)]
     for name, job in queued.items():
         logger.info("%s: is in the queue as %s", name, job)
     if not runs:
-        logger.info("nothing to submit: of %d runs none is missing; --report writes the table", len(plan.shard))
+        logger.info("nothing to submit: none of %d runs is missing; --report writes the table", len(plan.shard))
         return {"status": "submitted", "job": None, "runs": [], "output_dir": str(plan.output)}
     script = _next_script(plan.output)
     script.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def launch_array(plan: Plan, retry: int, words: list[str], scheduler: Scheduler)
     noted = {"launcher": plan.suite.launcher.model_dump()["name"], "job": job, "runs": [run.name for run in runs]}
     write_json(script.with_suffix(".json"), noted)
     logger.info("submitted %d runs as job %s; script: %s", len(runs), job, script)
-    logger.info("--status says how they stand, --report writes the table from what is there")
+    logger.info("--status shows their progress, --report writes the table of finished runs")
     return {
         "status": "submitted",
         "job": job,
@@ -132,17 +132,17 @@ def launch_array(plan: Plan, retry: int, words: list[str], scheduler: Scheduler)
 
 
 def write_script(plan: Plan, words: list[str], scheduler: Scheduler) -> str:
-    """Write the script that would be submitted, with the command that submits it."""
+    """Return the script that would be submitted, with the command that submits it."""
     script = _next_script(plan.output)
     command = scheduler.build_submission(plan.suite.launcher, script, len(plan.shard))
     return f"# {shlex.join(command)}\n{_write(plan, words, scheduler, script)}"
 
 
 def find_jobs(plan: Plan) -> dict[str, str]:
-    """Name job and state of the runs that wait or run, by the run's name, whichever scheduler has them.
+    """Return job and state of the waiting or running runs, by name, from all schedulers they were submitted to.
 
     Raises:
-        UserError: A scheduler that was asked to run some of them does not answer.
+        UserError: A scheduler that was given some of them does not answer.
     """
     noted = [note for path in sorted((plan.output / JOBS).glob("*.json")) if (note := read_json(path))]
     found: dict[str, str] = {}
@@ -156,16 +156,16 @@ def find_jobs(plan: Plan) -> dict[str, str]:
 
 
 def call(command: Sequence[str]) -> str:
-    """Give what a scheduler's command prints.
+    """Return the output of a scheduler's command.
 
     Raises:
-        UserError: There is no such command, or it fails.
+        UserError: The command is missing, or fails.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  the scheduler's own
     except FileNotFoundError:
         message = (
-            f"{command[0]} is not on this machine; submit where the scheduler is, or see the script with --dry-run"
+            f"{command[0]} is not on this machine; submit where the scheduler is, or show the script with --dry-run"
         )
         raise UserError(message) from None
     if done.returncode:
@@ -187,7 +187,7 @@ def _next_script(output: Path) -> Path:
 
 
 def _write(plan: Plan, words: list[str], scheduler: Scheduler, script: Path) -> str:
-    """Write the script of one index: it passes signals on, and queues a run that saved itself again."""
+    """Write the script of one index: it forwards signals, and queues a run that has saved itself again."""
     section = plan.suite.launcher
     assert isinstance(section, ArraySection), "the launcher's own"
     command = shlex.join([sys.executable, str(ROOT / "benchmark.py"), *words])

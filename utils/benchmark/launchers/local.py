@@ -1,4 +1,4 @@
-"""Works on the runs of a suite here: `--jobs` at the same time."""
+"""Run a suite on this machine, `--jobs` runs at the same time."""
 
 from __future__ import annotations
 

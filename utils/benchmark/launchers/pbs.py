@@ -1,6 +1,6 @@
-"""A suite as an array of PBS jobs; the directives are those of OpenPBS' and PBS Professional's guides.
+"""A suite as an array of PBS jobs, with the directives of the OpenPBS and PBS Professional guides.
 
-PBS lets no user queue a job again, and tells none that its time ends: the script counts, and submits itself anew.
+PBS neither requeues a user's job nor warns of its end, so the script measures the time and submits itself again.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _start(section: Config) -> str:
 
 def _build_submission(section: Config, script: Path, num_runs: int) -> list[str]:
     most = f"%{section.at_once}" if section.at_once else ""
-    array = ["-J", f"1-{num_runs}{most}"] if num_runs > 1 else []  # PBS has no array of one
+    array = ["-J", f"1-{num_runs}{most}"] if num_runs > 1 else []  # PBS does not support an array of one
     return ["qsub", *array, str(script)]
 
 

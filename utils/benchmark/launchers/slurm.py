@@ -1,4 +1,4 @@
-"""A suite as a Slurm array: https://slurm.schedmd.com/sbatch.html names the directives."""
+"""A suite as a Slurm job array; directives as in https://slurm.schedmd.com/sbatch.html."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _write_directives(section: Config, suite: str, logs: Path) -> list[str]:
 
 
 def _write_launch(section: Config) -> list[str]:
-    """Let srun start every process itself, so that its signal and its exit code are the run's own."""
+    """Let srun start every process itself, so that it forwards signals and returns the run's exit code."""
     numbers = "RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID"
     task = shlex.quote(f'{numbers} exec {shlex.quote(sys.executable)} "$0" "$@"')
     places = (
