@@ -170,7 +170,7 @@ def refused(tmp_path_factory):
         ("adapter", "the folder holds an adapter; name it by --adapter"),
         ("no model", "does not exist; name a folder that holds config.json"),
         ("idle", "error: command line  training.learning_rate: has no effect here, since nothing is trained"),
-        ("settled", "error: command line  dataset.prompt_template: is settled by the run"),
+        ("settled", "error: command line  dataset.prompt_template: is fixed by the run"),
         ("misspelt", "error: command line  generation.max_new_token: unknown key"),
     ],
 )  # fmt: skip

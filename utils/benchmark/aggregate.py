@@ -110,7 +110,7 @@ def _order_settings(suite: SuiteFacts, outcomes: Sequence[RunOutcome]) -> list[S
 def _build_rows(
     task: str, placed: Sequence[tuple[Setting, Sequence[RunOutcome]]], baselines: Sequence[str]
 ) -> Iterator[SummaryRow]:
-    """Build a task's rows, followed for MNLI by those of its mismatched set."""
+    """Yield a task's rows, followed for MNLI by those of its mismatched set."""
     every = [each for _, outcomes in placed for each in outcomes]
     mismatched = [MISMATCHED] if any(map(has_mismatched, every)) else []
     for suffix in ("", *mismatched):

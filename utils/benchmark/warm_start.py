@@ -180,7 +180,7 @@ def _import_libraries() -> None:
 
 
 def _survives_fork() -> bool:
-    """Try one fork: threads are not copied, and a library that had some may wait for them forever."""
+    """Return whether a fork works: threads are not copied, and a library may wait for its threads forever."""
     if not (pid := os.fork()):
         import torch
 

@@ -157,5 +157,5 @@ def _explain(path: KeyPath, task_type: str, of_run: bool, allowed: Sequence[str]
     trained = {"training", "peft", *task_sections()} - {"generation", "evaluation"}
     if path[0] in trained or path[-1] in _NOT_EVALUATED:
         return "has no effect here, since nothing is trained; leave it out"
-    reason = "is settled by the run" if of_run else "has no effect here"
+    reason = "is fixed by the run" if of_run else "has no effect here"
     return f"{reason}; an evaluation takes {', '.join(f'{key}.*' if key == 'generation' else key for key in allowed)}"

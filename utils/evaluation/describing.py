@@ -47,7 +47,7 @@ class DescribedSet:
 
 
 def name_score(label: str, metric: str) -> str:
-    """Name a set's metric among those of others; what begins with the set's name has it once."""
+    """Return the name of a set's metric among those of others; a metric named after the set gets no prefix."""
     return metric if metric.startswith(f"{label}_") else f"{label}_{metric}"
 
 

@@ -82,7 +82,7 @@ def read_gguf(file: Path, model: GgufModel) -> PreTrainedModel:
             shape = [int(each) for each in reversed(tensor.shape)]
             parameter.copy_(_restore(key, values.reshape(shape), model))
     if left := set(stored) - {"rope_freqs.weight"}:
-        raise ModelError(f"{file.name} holds tensors that the model has not: {', '.join(sorted(left)[:3])}")
+        raise ModelError(f"{file.name} holds tensors that the model lacks: {', '.join(sorted(left)[:3])}")
     return loaded
 
 

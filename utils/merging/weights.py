@@ -86,7 +86,7 @@ def untie(model: nn.Module) -> bool:
 
 
 def _tie_equal(model: PreTrainedModel) -> bool:
-    """Tie input and output embeddings again if they are still equal; otherwise mark the model as untied."""
+    """Tie the embeddings again if they are still equal, else mark the model as untied; return whether they are tied."""
     import torch
 
     # If one of them has its own update, tying would lose it.

@@ -131,7 +131,7 @@ def _reopen(path: Path, config: RunConfig, resolved: dict[str, Any], resume: str
     record = read_record(path)
     finished = record if record is not None and record.status == "success" else None
     if finished is not None and not differences:
-        require_same_inputs(path, config, "is done, and cannot be taken as it is")
+        require_same_inputs(path, config, "is done, and cannot be reused")
         return RunFolder(path, finished=finished)
     if resume:
         return _resume(path, resume, config, differences, finished is not None)

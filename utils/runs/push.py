@@ -149,7 +149,7 @@ def describe(push: Push, dry_run: bool) -> Iterator[str]:
         yield f"  {name:<{width}}  {size:>13,} bytes"
     yield f"  {'in all':<{width}}  {sum(push.sizes.values()):>13,} bytes"
     if push.withheld:
-        yield "stays here (--include PATTERN adds what it names):"
+        yield "not pushed (--include PATTERN adds matching files):"
     for name, why in push.withheld.items():
         yield f"  {name:<{width}}  {why}"
 

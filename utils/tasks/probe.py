@@ -64,9 +64,9 @@ def read_probes(run: Path | None, columns: tuple[str, ...]) -> Probes:
         try:
             rows = [parse_json(line) for line in file.read_bytes().split(b"\n") if line.strip()]
         except NotJsonError as error:
-            raise UserError(f"{file}: {error}; delete it, then built-in texts are used") from None
+            raise UserError(f"{file}: {error}; delete it to use built-in texts") from None
         if not all(isinstance(row, dict) for row in rows):
-            raise UserError(f"{file}: a line holds no row; delete it, then built-in texts are used")
+            raise UserError(f"{file}: a line is not a row; delete the file to use built-in texts")
         if rows:
             return Probes(rows[:_NUM_ROWS], PROBE_FILE)
     logger.warning("the run has no probe rows; the models are compared on %d built-in texts", len(_TEXTS))
@@ -84,7 +84,7 @@ def explain_damaged_rows(source: str) -> Iterator[None]:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise UserError(f"{source} is damaged: {reason}; delete it, then built-in texts are used") from error
+        raise UserError(f"{source} is damaged: {reason}; delete it to use built-in texts") from error
 
 
 @dataclass(frozen=True)

@@ -243,7 +243,7 @@ class LoraNsTrainer(Trainer):
         return super().prediction_step(*args, **kwargs)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Compare an evaluation with the best one if it has the metric; other evaluations do not."""
+        """Return whether an evaluation is the best so far; those without the metric are not compared."""
         name = str(self.args.metric_for_best_model).removeprefix("eval_")
         return f"eval_{name}" in metrics and bool(super()._determine_best_metric(metrics, trial))
 

@@ -93,7 +93,7 @@ def _find_flaw_inside(checkpoint: Path) -> str | None:
 
 
 def _is_whole_safetensors(path: Path) -> bool:
-    """Compare a file's length with its header: eight bytes of length, that many bytes of JSON, then the tensors."""
+    """Return whether a file has the length in its header: 8 bytes of length, that many bytes of JSON, the tensors."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)

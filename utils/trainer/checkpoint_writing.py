@@ -169,7 +169,9 @@ class CheckpointWriter:
         stays = f"{kept[-1].name} stays the last one" if kept else "there is none yet"
         text = f"{target.name} is not written, the disk of {run} is full: {failure}; {stays}"
         if self._trainer.on_full_disk == "stop":
-            raise DiskFullError(f"{text}; free some space, then --resume (training.on_full_disk: continue would go on)")
+            raise DiskFullError(
+                f"{text}; free some space, then --resume (training.on_full_disk: continue would keep training)"
+            )
         logger.warning("%s; training continues (training.on_full_disk: stop would end it)", text)
 
 

@@ -33,9 +33,9 @@ _HINTS = {
     "data": (0.1, "rows come too slowly: raise training.dataloader_num_workers"),
     "evaluation": (0.3, "evaluate less often: training.eval_steps or evaluation.steps, or on fewer rows"),
     "saving": (0.1, "save less often: training.save_steps, or training.save_only_model: true"),
-    "optimizer": (0.25, "steps are short beside the optimizer's: raise training.per_device_train_batch_size"),
+    "optimizer": (0.25, "steps are short compared with the optimizer's: raise training.per_device_train_batch_size"),
     "generation": (0.6, "answers take most of the time: a server writes them faster (docs/serving.md)"),
-    "other": (0.25, "steps are short beside what stands around them: raise training.per_device_train_batch_size"),
+    "other": (0.25, "steps are short compared with the overhead: raise training.per_device_train_batch_size"),
 }
 """Share of the time from which a part gets a hint, and the hint."""
 

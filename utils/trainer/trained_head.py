@@ -170,7 +170,7 @@ def _is_plain(head: Any) -> bool:
 
 @torch.no_grad()
 def _agrees(model: Any, spec: LossSpec) -> bool:
-    """Compare with the model's own logits on a few tokens."""
+    """Return whether the scores agree with the model's own logits on a few tokens."""
     if any(hasattr(each, "ds_id") or each.is_meta for each in model.parameters()):
         return True  # sharded: the model cannot run before training starts
     embeddings = model.get_input_embeddings().weight

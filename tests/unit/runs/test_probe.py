@@ -58,7 +58,7 @@ def test_a_merge_without_any_row_says_so(make_sft, tmp_path):
     "row", [{"reference": "5"}, {"prompt": [None], "reference": "5"}, {"prompt": 5, "answer": []}, {"nothing": 1}]
 )
 def test_rows_of_another_shape_are_a_sentence(row, open_rows):
-    with pytest.raises(UserError, match=r"probe_rows\.jsonl is damaged: .*; delete it, then built-in texts are used"):
+    with pytest.raises(UserError, match=r"probe_rows\.jsonl is damaged: .*; delete it to use built-in texts"):
         open_rows(row)
 
 
