@@ -158,12 +158,9 @@ def open_run(
 ) -> EvaluatedModel:
     """Open a trained run, or a merged model, for evaluation, without heavy imports.
 
-    Args:
-        name: The run folder, its final_model/ or a checkpoint; or a merged model's folder.
-        words: Values of `--set`; empty: the run's own sets.
-        overrides: `key=value` arguments.
-        output_dir: Folder of the results; None: the run's folder, or `outputs/eval_<name>` for a merged model.
-        consent: Code that may run, in addition to what the overrides allow.
+    `name` is a run folder, its final_model/ or a checkpoint, or a merged model's folder; `words` are values of `--set`,
+    empty for the run's own sets. Results are written to `output_dir`; None: to the run's folder, or
+    `outputs/eval_<name>` for a merged model.
     """
     consent = consent.with_words(read_overrides(overrides))
     trained = runs.open_trained(name, consent)

@@ -58,7 +58,7 @@ def check_leakage(
     Args:
         train: Rows with `input_ids` and `labels`.
         read_train: Reads the training rows as texts, also those beyond a short run's limit, so that a trial run gets
-        the same result; called only if a set needs it.
+            the same result; called only if a set needs it.
         sets: Sets with their own prompts are compared by the rows' texts, the others by their prompts.
         allow: dataset.allow_leakage.
 

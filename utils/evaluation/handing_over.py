@@ -22,12 +22,8 @@ def handed_over(model: PreTrainedModel, url: str, method: str, run: Path, named:
 
     All processes call this and use the same model; the first loads it.
 
-    Args:
-        model: The model with the adapter.
-        url: URL of a vLLM server that can read the run's folder.
-        method: The adapter's method.
-        run: The run's folder.
-        named: Suffix that distinguishes these weights from others of the run.
+    `url` is that of a vLLM server that can read the run's folder; `named` distinguishes these weights from others of
+    the run.
 
     Raises:
         ServerError: The server cannot load the adapter.

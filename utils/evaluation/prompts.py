@@ -135,13 +135,8 @@ def encode_prompts(
 ) -> EncodedPrompts:
     """Encode prompts and cut those that are too long.
 
-    Args:
-        encoder: Encoder of the examples.
-        examples: The questions.
-        places: Location of each example: a file's line, or a row of a split.
-        limits: Limits of this set.
-        as_chat: Whether prompts of an official protocol become a user's turn.
-        drop: Whether to leave out examples that the chat template rejects.
+    `places` locates the examples (a file's line, or a row of a split); `as_chat` makes prompts of an official protocol
+    a user's turn; `drop` leaves out examples that the chat template rejects.
 
     Raises:
         DataError: The chat template rejects an example, and `drop` is false; its place is named.

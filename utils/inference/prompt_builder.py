@@ -173,9 +173,7 @@ PromptBuilder: TypeAlias = TextPromptBuilder | ChatPromptBuilder | RewardPromptB
 def build_text_prompt_builder(described: ClassificationSet | None, chosen: Sequence[str]) -> TextPromptBuilder:
     """Build the prompt builder of a classifier.
 
-    Args:
-        described: The run's dataset; None: a model without a run, which reads `text`.
-        chosen: Columns to read instead of the run's.
+    `described` is None for a model without a run, which reads `text`; `chosen` columns are read instead of the run's.
     """
     own = described.text_columns if described is not None else tuple(chosen) or ("text",)
     if chosen and len(chosen) != len(own):
@@ -190,11 +188,9 @@ def build_chat_prompt_builder(
 ) -> ChatPromptBuilder:
     """Build the prompt builder of a language model.
 
-    Args:
-        described: The run's dataset; None: a model without a run, which gets bare texts.
-        chosen: Columns to read instead of the run's.
-        there: Columns of the first row, which determine an unstated format if the dataset is gone.
-        conversational: Whether the training rows are conversations; None: unknown.
+    `described` is None for a model without a run, which gets bare texts; `chosen` columns are read instead of the
+    run's. `there`, the columns of the first row, determine an unstated format if the dataset is gone. `conversational`
+    is whether the training rows are conversations; None: unknown.
     """
     if described is None:
         if len(chosen) > 1:

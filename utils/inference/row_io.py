@@ -73,11 +73,8 @@ class Source:
 def open_source(name: str | None, stated: str | None, text_column: str, quoting: bool | None = None) -> Source:
     """Describe the input.
 
-    Args:
-        name: A checked file; None: standard input.
-        stated: Its format, as a suffix without dot; None: by the name.
-        text_column: The column for lines of plain text.
-        quoting: As in FileFormat.
+    `name` is a checked file (None: standard input), `stated` its format as a suffix without dot (None: by the name),
+    and `text_column` the column for lines of plain text.
     """
     path = None if name is None else Path(name).expanduser()
     kind = f".{stated}" if stated is not None else "" if path is None else path.suffix.lower()

@@ -85,10 +85,8 @@ def _find_tensors(tree: Any) -> list[torch.Tensor]:
 def plan_memory(config: RunConfig, num_labels: int | None, batch: tuple[int, int]) -> tuple[ParameterCounts, Memory]:
     """Count the parameters of a run, and the memory of its training.
 
-    Args:
-        config: Configuration of the run.
-        num_labels: Number of outputs of the new head; None for a language model.
-        batch: Number of rows of the longest batch, and tokens of each.
+    `num_labels` is None for a language model; `batch` is the number of rows of the longest batch, and the tokens of
+    each.
     """
     dtype, autocast = _choose_dtypes(config)
     model = build_on_meta(config.model, config.peft, config.task_type, num_labels, dtype)
@@ -124,12 +122,8 @@ def measure_step(
 
     Gradients replace activations as they are computed; both exist in full only with gradient accumulation.
 
-    Args:
-        model: A model from `build_on_meta`, under the mode that is still active.
-        writes: Whether it is a language model.
-        batch: Number of rows, and tokens of each.
-        dtype: Dtype of autocast; None without autocast.
-        is_summed: Whether gradients of an earlier batch exist already.
+    `model` comes from `build_on_meta`, under the mode that is still active. `dtype` is that of autocast; None: without
+    it. With `is_summed`, gradients of an earlier batch exist already.
     """
     trained = [each for each in model.parameters() if each.requires_grad]
     for each in trained:

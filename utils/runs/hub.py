@@ -71,10 +71,8 @@ def require_repository_name(name: str) -> None:
 def send(push: Push, source: str, public_by: str) -> tuple[str, str]:
     """Push as one commit; return the commit's URL and the full name of the repository.
 
-    Args:
-        push: The files and their destination.
-        source: The user's name for what is pushed.
-        public_by: The option or key that allows a public repository, for the error message.
+    `source` is the user's name for what is pushed, and `public_by` the option or key that allows a public repository,
+    both for messages.
 
     Raises:
         PushError: The hub rejected the push, or cannot be reached.

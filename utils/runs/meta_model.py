@@ -50,12 +50,8 @@ def build_on_meta(
 ) -> PreTrainedModel:
     """Build a base with its adapter without weights.
 
-    Args:
-        section: The base; only its config.json is read.
-        peft: The method's section.
-        task_type: The task type, as peft spells it.
-        num_labels: Number of outputs of the new head; None for a language model.
-        dtype: Dtype of the weights, for running a step without them; None: parameters are only counted.
+    Of the base only config.json is read. `num_labels` is None for a language model. `dtype` is that of the weights for
+    running a step without them; None: parameters are only counted.
     """
     config = load_config(section.model_copy(update={"trust_remote_code": False}))
     if num_labels is not None:

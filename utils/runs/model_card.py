@@ -78,13 +78,8 @@ def write_made_card(
 ) -> None:
     """Write the card of a converted model.
 
-    Args:
-        folder: Folder of the converted model.
-        source: The trained model.
-        made: The conversion.
-        scores: Scores of the converted model by metric; None without rows.
-        num_rows: Number of rows scored.
-        holds: Whether the run's own measurements apply too: the models differ only by rounding.
+    `scores` are those of the converted model by metric, on `num_rows` rows; None without rows. With `holds` the run's
+    own measurements apply too: the models differ only by rounding.
     """
     config = source.config
     found = read_record(source.run) if source.run is not None else None
@@ -113,12 +108,8 @@ def build_card(
 
     Its code has `PLACE` for the repository's name, which `name_place` fills in.
 
-    Args:
-        config: Configuration of the training.
-        record: Measurements of the model, the only source of its scores.
-        whole: Whether it is a whole model.
-        num_labels: Number of labels of a classifier's adapter; 0: unknown, or a regression.
-        made: Conversion after the training.
+    Scores come from the record alone. `num_labels` is that of a classifier's adapter; 0: unknown, or a regression.
+    `made` is a conversion after the training.
     """
     base, dataset = _name_base(config), _name_dataset(config)
     library = "gguf" if made and made.kind == "gguf" else "transformers" if whole else "peft"

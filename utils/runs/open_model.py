@@ -112,10 +112,8 @@ def as_whole_model(trained: TrainedModel) -> TrainedModel:
 def open_with_config(given: RunConfig, name: str, consent: Consent = NO_CONSENT) -> TrainedModel:
     """Find the weights in a folder, and check that the user's file does not contradict the folder's own records.
 
-    Args:
-        given: The user's file.
-        name: A run, as for `open_run`, or a folder with an adapter or a model made elsewhere.
-        consent: Code that may run, in addition to what the file allows.
+    `given` is the user's configuration; `name` is a run as for `open_run`, or a folder with an adapter or a model made
+    elsewhere; `consent` adds to what the configuration allows to run.
 
     Returns:
         The model with the run's own configuration, or the file's if the folder has none.

@@ -53,10 +53,8 @@ class RunFolder:
 def open_run_folder(config: RunConfig, resume: str | None = None, overwrite: bool = False) -> RunFolder:
     """Open the folder of a run; rows and base of a resumed or finished one must be unchanged.
 
-    Args:
-        config: Configuration of the run.
-        resume: `last` for the newest checkpoint, or the name or path of one; None for a new run.
-        overwrite: Rename a folder that is in the way; nothing is deleted.
+    `resume` is `last` for the newest checkpoint, or the name or path of one; None for a new run. With `overwrite` a
+    folder in the way is renamed; nothing is deleted.
 
     Raises:
         UserError: The folder holds another run, or an unfinished one, or cannot be written; or rows or base have

@@ -62,12 +62,7 @@ def compare_with_record(
 ) -> dict[str, Any] | None:
     """Compare an adapter on its base with the run's own record.
 
-    Args:
-        trained: The trained model.
-        probe: The probe rows.
-        tokenizer: Their tokenizer.
-        logits: Logits of the adapter on its base, one row for each compared position.
-        dtype: Dtype of the computation.
+    `logits` are those of the adapter on its base, one row for each compared position, computed in `dtype`.
 
     Returns:
         The largest difference and the tolerance; None if the run has no record of these weights and rows.

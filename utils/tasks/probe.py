@@ -52,9 +52,7 @@ class Probes:
 def read_probes(run: Path | None, columns: tuple[str, ...]) -> Probes:
     """Read a run's probe rows.
 
-    Args:
-        run: The run's folder; None for an adapter made elsewhere.
-        columns: One or two columns that a built-in text fills.
+    `run` is None for an adapter made elsewhere; a built-in text fills the one or two `columns`.
 
     Raises:
         UserError: The file is not valid JSON lines.
@@ -75,11 +73,7 @@ def read_probes(run: Path | None, columns: tuple[str, ...]) -> Probes:
 
 @contextmanager
 def explain_damaged_rows(source: str) -> Iterator[None]:
-    """Report probe rows with missing keys or values of the wrong type as damaged.
-
-    Args:
-        source: As in `Probes.source`.
-    """
+    """Report probe rows with missing keys or values of the wrong type as damaged."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:

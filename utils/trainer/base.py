@@ -40,7 +40,7 @@ class LoraNsTrainer(Trainer):
     - is built by `utils.trainer.building.build_trainer`, which adds callbacks, hooks and learning rates;
     - passes its training loss to `penalize` if it computes it without `super().compute_loss`;
     - adds what it sums over training batches for the log to `sums`, which is saved and resumed, and over an evaluation
-    to `eval_sums`, whose totals it turns into metrics in `describe_evaluation`;
+      to `eval_sums`, whose totals it turns into metrics in `describe_evaluation`;
     - overrides `_get_train_sampler` and `_get_eval_sampler` if its library orders rows differently (GRPO).
 
     Args:

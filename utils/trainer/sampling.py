@@ -22,11 +22,8 @@ class SeededOrder(Sampler[int]):
     with its shortest rows; here the batches are shuffled. The longest row comes first, so that memory runs out in the
     first step or never.
 
-    Args:
-        num_rows: Number of rows.
-        seed: Seed of the order.
-        lengths: Tokens per row; None for plain shuffling.
-        batch_size: Rows of an optimizer step, over all processes.
+    `lengths` are the tokens of each row, None for plain shuffling; `batch_size` is the rows of an optimizer step over
+    all processes.
     """
 
     def __init__(self, num_rows: int, seed: int, lengths: Sequence[int] | None = None, batch_size: int = 1) -> None:

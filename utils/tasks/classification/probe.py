@@ -38,12 +38,7 @@ def open_probe(
 ) -> Probe:
     """Open the probe, scored on rows of the run's validation split, else on the probe rows' own labels.
 
-    Args:
-        config: Configuration of the model's run.
-        label_names: Label names of the model's head.
-        run: The run's folder; None for a model trained elsewhere.
-        tokenizer: The model's tokenizer.
-        num_eval: Maximum number of rows to score on; 0 for no score.
+    `run` is None for a model trained elsewhere; at most `num_eval` rows are scored, 0 for none.
     """
     spec = load_dataset_plugin(config.dataset.name).describe_classification(config.dataset)
     probes = read_probes(run, spec.text_columns)

@@ -35,14 +35,7 @@ class GrpoTrainer(PreferenceTrainer):
 
     Answers are a function of the seed, the step, the row and the weights, so a resumed run generates the same ones.
 
-    Args:
-        generation: Sampling settings of the answers.
-        stop: Strings and token ids that end an answer.
-        collate: Collator of texts.
-        rewards: Rewards of the answers.
-        method: The adapter's method, needed to hand it to a server.
-        seed: Seed of the sampling.
-        **kwargs: As for the base.
+    `stop` has the strings and token ids that end an answer; `method` is the adapter's, needed to hand it to a server.
     """
 
     section: GrpoSection

@@ -33,10 +33,7 @@ def prepare_reference(trainer: PreferenceTrainer, config: RunConfig, fingerprint
 
     The reference is the model that training starts from, held by the trainer, or the section's ref_model.
 
-    Args:
-        trainer: Ready to train; its rows get the column `REFERENCE`.
-        config: Configuration of the run.
-        fingerprint: Fingerprint of the rows and their encoding.
+    The trainer's rows get the column `REFERENCE`; `fingerprint` identifies the rows and their encoding.
 
     Raises:
         UserError: The weights are sharded over processes, so that the log-probabilities cannot be precomputed.

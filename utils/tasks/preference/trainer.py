@@ -24,11 +24,6 @@ class RowsTrainer(LoraNsTrainer):
     """Train on the mean of a loss that `compute_rows` computes for each row; tasks extend it.
 
     The loss is the mean over the rows of the whole optimizer step, however they are split into batches and processes.
-
-    Args:
-        model: The model with its adapter attached.
-        section: The task's own section.
-        **kwargs: As for `LoraNsTrainer`.
     """
 
     TEXTS_PER_ROW: ClassVar[int] = 1
@@ -107,9 +102,7 @@ class RowsTrainer(LoraNsTrainer):
 class PreferenceTrainer(RowsTrainer):
     """Compute log-probabilities of answers by the model and by its reference.
 
-    Args:
-        temperature: Temperature at which the log-probabilities are computed.
-        **kwargs: As for the base.
+    They are computed at the sampling `temperature`.
     """
 
     references_per_row = 1

@@ -29,11 +29,7 @@ _Tokens = tuple[list[int], list[int]]
 def open_probe(config: RunConfig, run: Path | None, tokenizer: PreTrainedTokenizerBase, with_loss: bool) -> Probe:
     """Open the probe; its score is the mean loss over the answers' tokens of all probe rows.
 
-    Args:
-        config: Configuration of the model's run.
-        run: The run's folder; None for a model trained elsewhere.
-        tokenizer: The model's tokenizer.
-        with_loss: Whether to compute the score.
+    `run` is None for a model trained elsewhere; without `with_loss` there is no score.
     """
     probes = read_probes(run, ("prompt",))
     rows = encode_probes(probes, config, tokenizer)

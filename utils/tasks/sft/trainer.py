@@ -22,10 +22,6 @@ class CausalTrainer(LoraNsTrainer, SFTTrainer):
 
     TRL's own loss computes the head at every position on a CPU; transformers averages an evaluation over batches, so
     that it depends on the batch size.
-
-    Args:
-        model: The model with its adapter attached.
-        **kwargs: As for `trl.SFTTrainer` and `LoraNsTrainer`.
     """
 
     def __init__(self, *, model: PreTrainedModel, **kwargs: Any) -> None:
