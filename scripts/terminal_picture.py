@@ -18,8 +18,8 @@ from rich.text import Text
 
 ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs" / "pictures" / "quickstart.svg"
-COMMAND = "python train.py --config configs/quickstart.yaml"
-WIDTH, NUM_LINES = 104, 33
+COMMAND = "python train.py --config configs/quickstart.yaml --show 1"
+WIDTH = 104
 
 
 def main() -> None:
@@ -29,9 +29,10 @@ def main() -> None:
         environment = {**os.environ, "COLUMNS": str(WIDTH)}
         done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         shown = done.stderr.replace(f"{folder}/", "").replace(sys.executable, "python")
+    shown = re.split(r"^(?=step \d+/\d+  evaluation)", shown, flags=re.MULTILINE)[-1]
     lines = [re.sub(r"\.venv/bin/", "", line) for line in shown.splitlines() if "tensorboard" not in line]
     console = Console(record=True, width=WIDTH, file=io.StringIO())
-    console.print(Text.from_ansi("\n".join([f"$ {COMMAND}", "...", *lines[-NUM_LINES:]])))
+    console.print(Text.from_ansi("\n".join([f"$ {COMMAND}", "...", *lines])))
     svg = re.sub(r"\s*@font-face \{.*?\}", "", console.export_svg(title="lora-ns"), flags=re.DOTALL)
     PICTURE.parent.mkdir(exist_ok=True)
     PICTURE.write_text(svg, "utf-8")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import tomllib
 
+from utils.cli import shipped
 from utils.cli.lora_ns import _MODULES, write_help
 from utils.core import project
 from utils.core.errors import ConfigError, UserError
@@ -71,6 +72,9 @@ def test_the_wheel_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> 
     assert suite.returncode == 0, suite.stderr
     assert call(tmp_path, lora_ns, "validate", "--all").returncode == 0
     assert call(tmp_path, lora_ns, "copy", "template_sft", "my_run.yaml").returncode == 0
+    assert call(tmp_path, lora_ns, "copy", "examples/merge.sh").returncode == 0
+    by_script = call(tmp_path, "./merge.sh", "outputs/quickstart", "merged_by_script")
+    assert by_script.returncode == 0, by_script.stderr
     assert call(tmp_path, lora_ns, "validate", "my_run.yaml", "configs/quickstart.yaml").returncode == 0
     assert "lora-ns evaluate" in call(tmp_path, lora_ns, "docs", "serving").stdout
 
@@ -111,6 +115,26 @@ def test_a_shipped_file_is_copied_to_start_from(tmp_path: Path) -> None:
     assert (again.returncode, "is there already" in again.stderr) == (2, True)
     assert "template_sft  " in call(ROOT, *words).stdout
     assert "did you mean template_sft?" in call(ROOT, *words, "template_sf").stderr
+
+
+def test_scripts_are_copied_to_run_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    parser = shipped.build("copy")
+    names = [name for name in shipped.copy_file(parser.parse_args([]))["names"] if name.startswith("examples/")]
+    assert len(names) == 9
+    for name in names:
+        shipped.copy_file(parser.parse_args([name]))
+    for file in tmp_path.iterdir():
+        text = file.read_text("utf-8")
+        subprocess.run(["bash", "-n", file], check=True)
+        places = [word for word in re.findall(rf"{ROOT}[\w./-]*[\w/]", text) if "accelerate" not in word]
+        assert all(map(os.path.exists, places)), places
+        assert not re.search(r"dirname|\.venv/bin/(?!python)|[ \"]examples/", text.replace(f"{sys.prefix}/bin/", ""))
+    os.environ["PYTHON"] = "echo"
+    merged = call(tmp_path, "./merge.sh", "outputs/mine").stdout
+    assert merged == f"{ROOT}/merge_adapter.py --run outputs/mine --output outputs/mine_merged --overwrite\n"
+    monkeypatch.setattr(project, "IS_INSTALLED", True)
+    assert project.call_command("train.py") == "-m utils train"
 
 
 def test_pages_are_printed_by_name() -> None:

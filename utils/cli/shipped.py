@@ -11,20 +11,25 @@ from textwrap import shorten
 
 from utils.cli.command_line import Answer, build_parser, run_cli
 from utils.core.errors import UserError
-from utils.core.project import ROOT, as_called
+from utils.core.project import ROOT, as_called, call_command
 from utils.core.terminal import write_data
 
 DOCS = """Print a page of the documentation as Markdown; without a name list the pages.
 
   lora-ns docs
   lora-ns docs conversations | less"""
-COPY = """Copy a shipped run file or suite to start from; without a name list them.
+COPY = """Copy a shipped run file, suite or script to start from; without a name list them.
 
   lora-ns copy
   lora-ns copy template_sft my_run.yaml          every key of supervised fine-tuning, with its default
-  lora-ns copy benchmarks/quickstart my_suite.yaml"""
+  lora-ns copy benchmarks/quickstart my_suite.yaml
+  lora-ns copy examples/train_glue.sh"""
 _RELATIVE = re.compile(r"^(base: |extends: |# yaml-language-server: \$schema=)(\S+)", re.MULTILINE)
-"""Where a file names another by its place beside itself."""
+"""A reference to another file relative to the file itself."""
+_TO_TOP = 'cd "$(dirname "$0")/.."\n\n'
+"""What a script of examples/ opens with in a clone: it runs at the top."""
+_CALLED = re.compile(r'(?<="\$PYTHON" )(\w+\.py)|(?<=^  )(train\.py)', re.MULTILINE)
+"""One of our commands in such a script: called by $PYTHON, or by a launcher on the line before."""
 
 
 def show_page(arguments: argparse.Namespace) -> Answer:
@@ -42,18 +47,30 @@ def copy_file(arguments: argparse.Namespace) -> Answer:
     """Copy a file, or list them all; nothing is overwritten."""
     folder = ROOT / "configs"
     files = {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}
+    scripts = [*sorted(ROOT.glob("examples/*.sh")), *ROOT.glob("examples/slurm/*.sbatch")]
+    files |= {str(path.relative_to(ROOT)): path for path in scripts}
     if arguments.name is None:
         return _list({name: _read_first_sentence(path) for name, path in files.items()})
     source = _choose(arguments.name.removeprefix("configs/").removesuffix(".yaml"), files, "file")
     target = Path(arguments.file or source.name).expanduser()
     text = _RELATIVE.sub(lambda found: f"{found[1]}{(source.parent / found[2]).resolve()}", source.read_text("utf-8"))
+    text = text if source.suffix == ".yaml" else _detach(text)
     try:
         with target.open("x", encoding="utf-8") as file:
             file.write(as_called(text))
     except FileExistsError:
         raise UserError(f"{target}: is there already; name another file behind {arguments.name}") from None
+    target.chmod(source.stat().st_mode)
     write_data(f"{target}\n")
     return {"file": str(target)}
+
+
+def _detach(script: str) -> str:
+    """Rewrite a script of examples/ to run in any folder: with this Python, our commands and the shipped files."""
+    text = script.replace(_TO_TOP, "\n").replace(".venv/bin/", f"{Path(sys.executable).parent}/")
+    text = _CALLED.sub(lambda found: call_command(found[1] or found[2]), text)
+    text = re.sub(r"(?<!\w)(configs/accelerate|examples/quickstart)/", rf"{ROOT}/\1/", text)
+    return re.sub(r"(?<= )examples/(?:slurm/)?(\w+\.s\w+)", r"./\1", text)
 
 
 def _choose(name: str, known: dict[str, Path], kind: str) -> Path:
@@ -74,7 +91,7 @@ def _list(told: dict[str, str]) -> Answer:
 
 def _read_first_sentence(path: Path) -> str:
     comment = takewhile(lambda line: line.startswith("#"), path.read_text("utf-8").splitlines())
-    lines = (line.lstrip("# ") for line in comment if not line.startswith("# yaml-language-server"))
+    lines = (line.lstrip("# ") for line in comment if not line.startswith(("# yaml-language-server", "#!")))
     return re.split(r"[.;] |  ", " ".join(lines))[0].rstrip(".")
 
 

@@ -51,6 +51,11 @@ def as_called(text: str) -> str:
     return _PAGE.sub(r"lora-ns docs \1", text)
 
 
+def call_command(script: str) -> str:
+    """Return the words after `python` that run one of the scripts from any folder."""
+    return f"-m {PACKAGE} {_WORDS[script]}" if IS_INSTALLED else str(ROOT / script)
+
+
 def find_config(name: str | Path, folder: str = "configs") -> Path:
     """Find a file by its path, or a shipped one by its name: `quickstart` is `configs/quickstart.yaml`."""
     given = Path(name)
