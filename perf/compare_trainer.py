@@ -183,10 +183,10 @@ def _calm_copy(options: argparse.Namespace) -> Path:
 
 def _draw_head(model: Any, info: dict[str, Any], seed: int) -> None:
     """Start from the head that train.py draws from the same seed."""
-    from utils.modeling.head import record_new_weights, reinitialise_head
+    from utils.modeling.head import record_new_weights, reinitialize_head
 
     record_new_weights(model, info, has_head=True)
-    reinitialise_head(model, seed)
+    reinitialize_head(model, seed)
 
 
 def _parse() -> argparse.Namespace:

@@ -1,1 +1,1 @@
-"""Rows: where they are, how they are read, split and encoded, and the report of what was found in them."""
+"""Rows: finding, reading, splitting and encoding them, and reporting what was found."""

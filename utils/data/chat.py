@@ -1,4 +1,4 @@
-"""The chat template: writes conversations turn by turn, so that it is known which text an assistant's turn is."""
+"""Chat templates: renders conversations turn by turn, so that the text of each assistant turn is known."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PROBE = ({"role": "user", "content": "Say a number"}, {"role": "assistant", "content": "It is 27"})
-_PATIENCE_S = 10
-"""A template takes well under a millisecond; one that loops is ended."""
-_ENDLESS = f"it is not done with a conversation after {_PATIENCE_S} s"
-_endless: set[str] = set()
-"""Templates that were ended: later attempts at them fail at once."""
+_TIME_LIMIT_S = 10
+"""A template takes well under a millisecond; one that loops is stopped."""
+_TIMEOUT_MESSAGE = f"it is not done with a conversation after {_TIME_LIMIT_S} s"
+_timed_out: set[str] = set()
+"""Templates that timed out; later attempts fail at once."""
 _TRAINING_TEMPLATES = (
     ("<\uff5cUser\uff5c>", "r1"),
     ("<|User|>", "r1"),
     ("<|im_start|>", "chatml"),
 )
-"""A token that tells a family of templates, and the template of `model.chat_template` that trains it."""
+"""A token typical of a family of templates, and the `model.chat_template` that makes the family trainable."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One assistant's turn and what stands before it."""
+    """One assistant turn and the text before it."""
 
     prompt: str
-    """Text since the turn before, up to where the assistant begins."""
+    """Text since the previous turn, up to the start of the assistant's text."""
     answer: str
-    """The turn as the template writes it, to its end; empty for the turn that is to be generated."""
+    """The turn as the template writes it, including its end; empty for a turn to be generated."""
     trained: bool
 
 
@@ -53,51 +53,51 @@ class ChatTemplate:
     def render(
         self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] = (), open_ended: bool = False
     ) -> list[list[Segment]]:
-        """Write a conversation that `abilities.adapt` has given; its whole text comes last of the writings.
+        """Render a conversation returned by `abilities.adapt` in one or more renderings, the last one complete.
 
-        A template that writes an earlier turn otherwise once another follows (Qwen3 takes thoughts out) is shown the
-        conversation once for each such turn, up to there, so that every answer is trained on as the model would write
-        it, behind the earlier turns as the model would read them. Open-ended, the start of one more assistant's turn
-        stands behind everything.
+        Some templates write an earlier turn differently once another follows (Qwen3 removes thoughts). The conversation
+        is then rendered once for each such turn, up to that turn, so that every answer is trained on as the model would
+        write it, after the earlier turns as the model would read them. `open_ended` appends the start of another
+        assistant turn.
 
         Raises:
-            RowError: The template refuses or leaves out a turn.
-            ModelError: There is no template, or what it writes cannot be taken apart.
+            RowError: The template rejects or omits a turn.
+            ModelError: There is no template, or its output cannot be split into turns.
         """
-        writings: list[list[Segment]] = [[]]
+        renderings: list[list[Segment]] = [[]]
         done = ""
         for index, turn in enumerate(turns):
-            if turn["role"] != "assistant" or index == 0:  # nothing asks for a first one: it is read, not trained on
+            if turn["role"] != "assistant" or index == 0:  # an opening turn answers nothing: not trained on
                 continue
             before, after = self.apply(turns[:index], True, tools), self.apply(turns[: index + 1], False, tools)
-            if not after.startswith(before) and self.end_of_turn:  # which holds that the template is a usable one
-                raise RowError(f"the chat template writes turn {index + 1} otherwise than it opens it")
+            if not after.startswith(before) and self.end_of_turn:  # which checks the template
+                raise RowError(f"the chat template opens turn {index + 1} differently than it writes it")
             answer = after[len(before) :]
             trained = is_trained(turn) and bool(turn["content"].strip() or turn.get("tool_calls"))
             if trained:
-                _require_parts(turn, answer, index)
-            prompt = self._go_on(writings, done, before)
-            writings[-1].append(Segment(prompt, answer, trained))
+                _check_answer(turn, answer, index)
+            prompt = self._new_prompt_text(renderings, done, before)
+            renderings[-1].append(Segment(prompt, answer, trained))
             done = after
         if open_ended:  # an answer is to be generated here
-            prompt = self._go_on(writings, done, self.apply(turns, True, tools))
-            writings[-1].append(Segment(prompt, "", False))
+            prompt = self._new_prompt_text(renderings, done, self.apply(turns, True, tools))
+            renderings[-1].append(Segment(prompt, "", False))
         asked = turns if open_ended else turns[: _find_last_answer(turns)]
-        _require_asked(asked, "".join(each.prompt for each in writings[-1]))
-        return writings
+        _check_requests(asked, "".join(each.prompt for each in renderings[-1]))
+        return renderings
 
     @cached_property
     def abilities(self) -> Abilities:
-        """What the template can do; brings conversations into the shape that it takes."""
+        """What the template supports; adapts conversations to it."""
         return Abilities(self.apply)
 
     def open_turn(self, text: str) -> str:
-        """Write one user's turn, and the start of an answer without a thought."""
+        """Render one user turn, and the start of an answer without a thought."""
         return self.apply([{"role": "user", "content": text}], True, enable_thinking=False)
 
     @cached_property
     def end_of_turn(self) -> int:
-        """The token that ends an assistant's turn; a ModelError where the model could not learn to stop by one."""
+        """Id of the token that ends an assistant turn; raises a ModelError if there is none to learn to stop with."""
         try:
             before, after = self.apply(_PROBE[:1], True), self.apply(_PROBE, False)
         except RowError as error:
@@ -117,22 +117,22 @@ class ChatTemplate:
 
     @cached_property
     def end_of_call(self) -> int | None:
-        """The token that ends an assistant's turn that calls tools; None: the template writes no calls.
+        """Id of the token that ends an assistant turn with tool calls, or None if the template writes no calls.
 
-        Mostly that of any other turn; gpt-oss, Gemma 4 and GLM end a call by a token of its own.
+        It is usually that of any other turn; gpt-oss, Gemma 4 and GLM end a call with a different token.
         """
         end = self.end_of_turn
         if not (turns := self.abilities.call):
             return None
         try:
             before, after = self.apply(turns[:1], True), self.apply(turns, False)
-        except RowError:  # it takes calls only where more follows
+        except RowError:  # it accepts calls only if more turns follow
             return end
         tokens = self._find_tokens(after[len(before) :])
         return end if end in tokens or not tokens else tokens[-1]
 
     def _find_tokens(self, text: str) -> list[int]:
-        """Find the special and added tokens in a text."""
+        """Return the ids of special and added tokens in a text."""
         known = {*self.tokenizer.added_tokens_decoder, *self.tokenizer.all_special_ids}
         known -= {self.tokenizer.unk_token_id}
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
@@ -141,10 +141,10 @@ class ChatTemplate:
     def apply(
         self, turns: Sequence[Turn], open_ended: bool, tools: Sequence[dict[str, Any]] = (), **variables: bool
     ) -> str:
-        """Let the template write turns, and where it is open-ended the start of an assistant's turn behind them.
+        """Render turns with the template and, if open-ended, the start of an assistant turn after them.
 
         Raises:
-            RowError: The template refuses them.
+            RowError: The template rejects the turns.
             ModelError: There is no template.
         """
         from jinja2 import TemplateError, TemplateSyntaxError
@@ -154,11 +154,11 @@ class ChatTemplate:
                 "the rows are conversations, and the tokenizer has no chat template; set model.chat_template to "
                 "chatml, to qwen2_5 where rows have tools, or to a template file"
             )
-        if self.tokenizer.chat_template in _endless:
-            raise _broken_template(_ENDLESS)
+        if self.tokenizer.chat_template in _timed_out:
+            raise _broken_template(_TIMEOUT_MESSAGE)
         shown = [{key: value for key, value in turn.items() if key not in OWN_KEYS} for turn in turns]
         try:
-            with time_limit(_PATIENCE_S), explain_library(_broken_template):
+            with time_limit(_TIME_LIMIT_S), explain_library(_broken_template):
                 text = self.tokenizer.apply_chat_template(
                     shown, tools=list(tools) or None, tokenize=False, add_generation_prompt=open_ended, **variables
                 )
@@ -167,37 +167,37 @@ class ChatTemplate:
                 raise RowError(f"the chat template refuses the conversation: {error.__cause__}") from error
             raise
         except TimeoutError:
-            _endless.add(self.tokenizer.chat_template)
-            raise _broken_template(_ENDLESS) from None
+            _timed_out.add(self.tokenizer.chat_template)
+            raise _broken_template(_TIMEOUT_MESSAGE) from None
         return str(text)
 
-    def _go_on(self, writings: list[list[Segment]], done: str, before: str) -> str:
-        """Give the part of a prompt that was not written yet; begin another writing where earlier turns have changed.
+    def _new_prompt_text(self, renderings: list[list[Segment]], done: str, before: str) -> str:
+        """Return the part of a prompt that is not rendered yet; start another rendering if earlier turns changed.
 
-        What a template puts behind the end of the whole conversation, as Phi-3's does an end-of-text token, is no
-        change of a turn and is taken off the last answer.
+        Text after the end of the whole conversation, such as the end-of-text token that Phi-3 adds, does not count as a
+        change of a turn and is removed from the last answer.
         """
         if before.startswith(done):
             return before[len(done) :]
-        last = writings[-1][-1]
-        # How far the text reaches with which the last turn really ends: its end-of-turn token, and space behind it.
+        last = renderings[-1][-1]
+        # End of the text that the last turn really ends with: its end-of-turn token, and whitespace after it.
         end = str(self.tokenizer.convert_ids_to_tokens(self.end_of_turn))
         stays = done.rfind(end) + len(end)
         while done[stays : stays + 1].isspace() and done[stays] == before[stays : stays + 1]:
             stays += 1
         if end in last.answer and before.startswith(done[:stays]):
-            writings[-1][-1] = Segment(last.prompt, last.answer[: len(last.answer) + stays - len(done)], last.trained)
+            renderings[-1][-1] = Segment(last.prompt, last.answer[: len(last.answer) + stays - len(done)], last.trained)
             return before[stays:]
-        writings.append([])
+        renderings.append([])
         return before
 
     def _require_opening(self, before: str, after: str) -> None:
-        """Check that an answer begins where the template has opened it."""
+        """Check that the answer begins where the template opened it."""
         if after.startswith(before):
             return
         known = self.tokenizer.get_vocab()
         named = next((name for token, name in _TRAINING_TEMPLATES if token in known), None)
-        # Where the two texts part, to show both.
+        # First difference between the texts, to show both there.
         same = next((place for place, pair in enumerate(zip(before, after, strict=False)) if len({*pair}) > 1), 0)
         hint = (
             f"set model.chat_template: {named}, which writes the same turns with thoughts as part of the answer, or"
@@ -211,8 +211,8 @@ class ChatTemplate:
         )
 
 
-def _require_parts(turn: Turn, answer: str, index: int) -> None:
-    """Check that the template has written the text, the thought and the calls of a turn that is trained on."""
+def _check_answer(turn: Turn, answer: str, index: int) -> None:
+    """Check that the template rendered the text, the thought and the calls of a trained turn."""
     if turn["content"].split("</think>")[-1].strip() not in answer:
         raise RowError(f"the chat template leaves out the text of turn {index + 1}")
     thought = next((turn[key] for key in THOUGHT_KEYS if key in turn), "")
@@ -233,8 +233,8 @@ def _find_last_answer(turns: Sequence[Turn]) -> int:
     return max((index for index, turn in enumerate(turns) if turn["role"] == "assistant"), default=0)
 
 
-def _require_asked(turns: Sequence[Turn], prompts: str) -> None:
-    """Check that what was said to the assistant stands in the prompts."""
+def _check_requests(turns: Sequence[Turn], prompts: str) -> None:
+    """Check that the prompts contain everything said to the assistant."""
     for index, turn in enumerate(turns):
         if turn["role"] in ("system", "user") and turn["content"].strip() not in prompts:
             number = "" if index == 0 else f" {index + 1}"

@@ -1,4 +1,4 @@
-"""What a chat template can do, found out by trying, and how a conversation is brought into the shape that it takes."""
+"""Probes what a chat template supports, and adapts conversations to it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from utils.core.texts import RowError
 from utils.data.conversations import THOUGHT_KEYS
 from utils.data.dataset import Turn
 
-SYSTEM_FOLDED = "whose system turn was put into the first user's turn, as the chat template has none"
-JOINED = "with turns of one role joined, as the chat template wants them to alternate"
-OPENING_LEFT_OUT = "without the assistant's first turn, as the chat template wants the user's before it"
+SYSTEM_FOLDED = "whose system turn was merged into the first user turn, as the chat template has none"
+JOINED = "with consecutive turns of a role joined, as the chat template wants them to alternate"
+OPENING_LEFT_OUT = "without the opening assistant turn, as the chat template wants a user turn first"
 THOUGHTS_WRITTEN = "with reasoning written as <think> ... </think> before the answer, as the chat template has none"
 CALLS_NUMBERED = "with new ids of their calls and results, as the chat template wants nine letters and digits"
 TOOLS_UNLISTED = "with tools that the chat template does not list; it writes their calls and results"
 OWN_KEYS = ("train", "context")
-"""Keys of a turn that are ours, not the template's."""
+"""Keys of a turn for our own use, hidden from the template."""
 
 _ASK = {"role": "user", "content": "first question"}
 _ANSWER = {"role": "assistant", "content": "first answer"}
@@ -41,17 +41,17 @@ _CALLED = ("probe_tool", "called so", "came back")
 
 @dataclass(frozen=True)
 class Abilities:
-    """What a template takes."""
+    """What a template supports."""
 
     apply: Callable[..., str]
-    """Writes turns: `ChatTemplate.apply`."""
+    """Renders turns: `ChatTemplate.apply`."""
 
     def adapt(self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]]) -> tuple[list[Turn], tuple[str, ...]]:
-        """Bring a conversation into the shape that the template takes, and tell what was done to it.
+        """Adapt a conversation to the template, and return notes on what was changed.
 
         Raises:
-            RowError: Nothing is left of it.
-            ModelError: There is no template, or it writes no tool calls and the conversation has some.
+            RowError: Nothing is left of the conversation.
+            ModelError: There is no template, or it writes no tool calls but the conversation has some.
         """
         adapted = [self._name_thought(turn) for turn in turns]
         notes: list[str] = []
@@ -62,13 +62,13 @@ class Abilities:
                     "(Qwen2.5, Llama 3.1 and later ones), or set model.chat_template to qwen2_5 or a template file"
                 )
             notes += [TOOLS_UNLISTED] if tools and not self._lists_tools else []
-        # Each step is tried on what the one before has left; only a change is noted.
+        # Each step works on the result of the one before; only changes are noted.
         steps = (
             (self._number_calls, CALLS_NUMBERED),
             (self._write_thoughts, THOUGHTS_WRITTEN),
             (self._fold_system, SYSTEM_FOLDED),
             (self._join_repeated, JOINED),
-            (self._leave_opening_out, OPENING_LEFT_OUT),
+            (self._drop_opening, OPENING_LEFT_OUT),
         )
         for step, note in steps:
             changed = step(adapted)
@@ -76,7 +76,7 @@ class Abilities:
                 adapted = changed
                 notes.append(note)
         if not adapted:
-            raise RowError("there is no user's turn, which the chat template wants first")
+            raise RowError("there is no user turn, which the chat template wants first")
         return adapted, tuple(notes)
 
     def _number_calls(self, turns: list[Turn]) -> list[Turn]:
@@ -84,13 +84,13 @@ class Abilities:
         return _number_calls(turns) if has_calls and self._needs_ids else turns
 
     def _name_thought(self, turn: Turn) -> Turn:
-        """Give a thought under the key by which the template reads it."""
+        """Store a thought under the key that the template reads."""
         if "reasoning_content" not in turn or self._thought_key is None:
             return turn
         return {**_without(turn, "reasoning_content"), self._thought_key: turn["reasoning_content"]}
 
     def _write_thoughts(self, turns: list[Turn]) -> list[Turn]:
-        """Write thoughts into the answers where the template reads none."""
+        """Write thoughts into the answers if the template reads none."""
         has_thoughts = any("reasoning_content" in turn for turn in turns)
         return [_write_thought(turn) for turn in turns] if has_thoughts and self._thought_key is None else turns
 
@@ -98,13 +98,13 @@ class Abilities:
         repeats = any(a["role"] == b["role"] != "tool" for a, b in pairwise(turns))
         return _join_repeated(turns) if repeats and not self._takes_repeated else turns
 
-    def _leave_opening_out(self, turns: list[Turn]) -> list[Turn]:
+    def _drop_opening(self, turns: list[Turn]) -> list[Turn]:
         first = 1 if turns[0]["role"] == "system" else 0
         opens = len(turns) > first and turns[first]["role"] == "assistant"
         return turns[:first] + turns[first + 1 :] if opens and not self._takes_opening else turns
 
     def _fold_system(self, turns: list[Turn]) -> list[Turn]:
-        """Put system turns that the template does not take into the user's turns behind them."""
+        """Merge system turns that the template does not support into the user turns that follow."""
         folded: list[Turn] = []
         for index, turn in enumerate(turns):
             before = folded[-1] if folded else None
@@ -137,7 +137,7 @@ class Abilities:
 
     @cached_property
     def call(self) -> list[Turn]:
-        """A question, and the assistant's turn that calls a tool; empty where the template writes no calls."""
+        """A question and an assistant turn that calls a tool, or empty if the template writes no calls."""
         return _number_calls(list(_CALLING))[:2] if self._takes_calls else []
 
     @cached_property
@@ -146,7 +146,7 @@ class Abilities:
 
     @cached_property
     def _needs_ids(self) -> bool:
-        """Whether calls and results need ids of the form that Mistral's templates want."""
+        """Whether calls and results need ids of the form that Mistral's templates require."""
         return not self._writes(list(_CALLING), *_CALLED)
 
     @cached_property
@@ -155,7 +155,7 @@ class Abilities:
 
     @cached_property
     def _thought_key(self) -> str | None:
-        """The key by which the template reads a thought; None: it reads none."""
+        """The key under which the template reads a thought, or None."""
         said = "I think so"
         return next((key for key in THOUGHT_KEYS if self._writes([_ASK, {**_ANSWER, key: said}], said)), None)
 
@@ -183,7 +183,7 @@ def _write_thought(turn: Turn) -> Turn:
 
 
 def _join_repeated(turns: list[Turn]) -> list[Turn]:
-    """Join turns of one role that follow each other, where both are trained on or neither is."""
+    """Join consecutive turns of the same role if both are trained on or neither is."""
     joined: list[Turn] = []
     for turn in turns:
         last: Turn = joined[-1] if joined else {}
@@ -200,9 +200,9 @@ def _join_repeated(turns: list[Turn]) -> list[Turn]:
 
 
 def _number_calls(turns: list[Turn]) -> list[Turn]:
-    """Give calls and results ids of nine letters and digits; results without one are those of the calls in turn."""
+    """Assign nine-character ids to calls and results; results without an id belong to the calls in order."""
     numbered: list[Turn] = []
-    waiting: dict[str, str | None] = {}  # new ids of calls without a result yet, and their own
+    waiting: dict[str, str | None] = {}  # original ids of the calls that await a result, by new id
     count = 0
     for turn in turns:
         given = dict(turn)

@@ -1,4 +1,4 @@
-"""Prepares a classification or regression set: splits, labels, checks, tokens; and reports what it found."""
+"""Prepares a classification or regression dataset: splits, labels, checks, tokens and a report."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from utils.config.sections.dataset import ClassificationSection
-from utils.data.dataset import ClassificationSet, Submission, spread
+from utils.data.dataset import ClassificationSet, Submission, sample_evenly
 from utils.data.labelled_rows import LabelledRows, read_classification
 from utils.data.labels import LabelCoder, Reorder
 from utils.data.report import MAX_ROWS, SplitReport, check_split, count_shared_rows, count_unwritable
 from utils.data.splits import draw_rows
-from utils.data.tokenizing import fingerprint_rows, tokenise
+from utils.data.tokenizing import fingerprint_rows, tokenize_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,27 +24,27 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class PreparedSplit:
-    """One tokenised split."""
+    """One tokenized split."""
 
     dataset: Dataset
-    """Model inputs, `labels` where there are any, `length` and `truncated`; evaluation rows by rising length."""
+    """Model inputs, `labels` if any, `length` and `truncated`; evaluation rows are sorted by length."""
     texts: Dataset
     """The same rows, in the same order, as texts."""
     order: list[int]
-    """Where each row stands in the split as it was read."""
+    """Position of each row in the split as it was read."""
     ids: list[Any] = field(default_factory=list)
-    """The rows' own numbers or names, in the same order; empty where they have none."""
+    """The rows' own numbers or names, in the same order; empty if they have none."""
 
 
 @dataclass
 class ClassificationData:
-    """Everything the trainer needs to know of the data."""
+    """The prepared data of a run."""
 
     spec: ClassificationSet
     coder: LabelCoder
     train: PreparedSplit | None
     evals: dict[str, PreparedSplit]
-    """By suffix of the metrics' names: `""`, and `_mm` for mismatched MNLI."""
+    """Evaluation splits by suffix of the metrics' names: `""`, and `_mm` for mismatched MNLI."""
     tests: list[tuple[Submission, PreparedSplit]]
     fingerprint: str
     commit: str | None
@@ -52,7 +52,7 @@ class ClassificationData:
 
     @property
     def num_labels(self) -> int:
-        """Classes, or 1 for regression."""
+        """Number of classes, or 1 for regression."""
         return max(1, len(self.coder.names))
 
     @property
@@ -62,27 +62,27 @@ class ClassificationData:
 
     @property
     def num_train_rows(self) -> int:
-        """Rows of the training split; 0 where there is none."""
+        """Number of training rows; 0 if there is no training split."""
         return len(self.train.dataset) if self.train else 0
 
     def count_shown(self) -> tuple[int, int]:
-        """Count the rows that training and its evaluations show the model, each once, and their tokens."""
+        """Return the number of distinct rows seen in training and its evaluations, and of their tokens."""
         shown = [*([self.train] if self.train else []), *self.evals.values()]
         return sum(len(each.dataset) for each in shown), sum(sum(each.dataset["length"][:]) for each in shown)
 
     def list_training_lengths(self) -> list[int]:
-        """Count the tokens of every row of an epoch."""
+        """Return the token count of every training row."""
         return list(self.train.dataset["length"][:]) if self.train else []
 
     def draw_training_rows(self, count: int, seed: int) -> list[dict[str, Any]]:
-        """Draw tokenised training rows with their labels by a seed; all of them where there are no more."""
+        """Sample tokenized training rows with labels, or return all if there are no more than `count`."""
         rows = self.train.dataset if self.train else []
         return [dict(rows[index]) for index in draw_rows(range(len(rows)), count, seed)]
 
     def probe_rows(self, count: int) -> list[dict[str, Any]]:
-        """Give some validation (else training) rows as texts, spread over the split."""
+        """Return some validation (else training) rows as texts, evenly spaced over the split."""
         split = self.evals.get("") or self.train
-        return spread(split.texts, count) if split else []
+        return sample_evenly(split.texts, count) if split else []
 
 
 def prepare_classification(
@@ -92,10 +92,10 @@ def prepare_classification(
     seed: int,
     reorder: Reorder = tuple,
 ) -> ClassificationData:
-    """Load, check and tokenise a set.
+    """Load, check and tokenize a dataset.
 
-    The seed draws max_train_samples and a held-out validation share; `reorder` gives label names in the order that an
-    already fine-tuned checkpoint uses.
+    The seed samples max_train_samples and a held-out validation share; `reorder` orders label names as an already
+    fine-tuned checkpoint does.
     """
     read = read_classification(spec, section, seed, reorder)
     chosen = {name: _limit(rows, section, seed) for name, rows in read.splits.items()}
@@ -124,7 +124,7 @@ def prepare_classification(
 
 
 def fingerprint_set(spec: ClassificationSet, section: ClassificationSection, seed: int) -> str:
-    """Read the rows of a set and give the fingerprint that ClassificationData has of them."""
+    """Return the fingerprint that ClassificationData would have for these rows."""
     read = read_classification(spec, section, seed)
     return _fingerprint({name: _limit(rows, section, seed) for name, rows in read.splits.items()}, spec)
 
@@ -148,7 +148,7 @@ def _limit(rows: LabelledRows, section: ClassificationSection, seed: int) -> Lab
 
 
 def _build_dataset(rows: LabelledRows) -> Dataset:
-    """Give the texts, missing ones as empty (they are counted) and numbers as text, with a warning; and the labels."""
+    """Build a dataset of texts (missing ones empty, numbers as text with a warning) and labels."""
     from datasets import Dataset
 
     for column, texts in rows.texts.items():
@@ -167,8 +167,8 @@ def _prepare(
     section: ClassificationSection,
     tokenizer: PreTrainedTokenizerBase,
 ) -> PreparedSplit:
-    """Tokenise; evaluation rows go by rising length, so that a batch holds rows alike."""
-    tokens = tokenise(plain, tokenizer, spec.text_columns, section.max_length)
+    """Tokenize a split; evaluation rows are sorted by length, so that a batch holds rows of similar length."""
+    tokens = tokenize_rows(plain, tokenizer, spec.text_columns, section.max_length)
     if rows.name == "train":
         return PreparedSplit(tokens, plain, rows.positions)
     lengths = tokens["length"][:]

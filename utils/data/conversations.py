@@ -1,4 +1,4 @@
-"""Reads conversations: their turns, whatever the keys and roles are called, and a row's own system text and tools."""
+"""Reads conversations: turns under various keys and role names, and a row's own system text and tools."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ ROLES = {
     "function_call": "assistant", "tool_call": "assistant",
     "tool": "tool", "observation": "tool", "function": "tool", "function_response": "tool", "tool_response": "tool",
 }  # fmt: skip
-"""What roles are called in rows, without regard to case, and what each is."""
+"""Role names in rows, in lower case, mapped to standard roles."""
 _CALLS = ("function_call", "tool_call")
 """Roles whose text is the JSON of the assistant's calls."""
 _SYSTEM_COLUMNS = ("system", "system_prompt")
 THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
-"""Keys under which rows have a thought, and templates read it."""
+"""Keys for a thought, in rows and in templates."""
 _WEIGHTS = ("weight", "loss_weight", "loss", "train")
 _KEPT = ("name", "tool_call_id")
-"""Keys of a turn that reach the chat template as they are."""
+"""Keys of a turn that are passed to the chat template unchanged."""
 
 Turns = tuple[Turn, ...]
 
@@ -36,18 +36,17 @@ class Conversation:
 
     turns: Turns
     tools: tuple[dict[str, Any], ...] = ()
-    """What the assistant may call, as JSON schemas."""
+    """JSON schemas of the tools that the assistant may call."""
     unread: tuple[str, ...] = ()
-    """Keys of turns that nothing reads."""
+    """Keys of turns that are not read."""
 
 
 def read_conversation(
     row: Row, column: str, roles: Mapping[str, str] | None = None, completion: str | None = None
 ) -> Conversation:
-    """Read a row's turns, {"role", "content"} or {"from", "value"}, with its columns system and tools.
+    """Read a row's turns, {"role", "content"} or {"from", "value"}, and its columns system and tools.
 
-    `roles` says what names of roles beside the usual ones are; `completion` is the column of further turns, which
-    alone are trained on.
+    `roles` maps additional role names; `completion` is a column of further turns, which alone are trained on.
     """
     reader = _TurnReader({**ROLES, **{name.lower(): role for name, role in (roles or {}).items()}})
     turns = reader.read_all(row, column)
@@ -57,7 +56,7 @@ def read_conversation(
 
 
 def read_context(row: Row) -> Turns:
-    """Read what stands before an instruction in a row: a system text, and earlier exchanges in the column history."""
+    """Read what precedes an instruction in a row: a system text, and earlier exchanges in the column history."""
     history = row.get("history") or []
     pairs = [tuple(pair) for pair in history] if _is_list_of(history, (list, tuple)) else None
     if pairs is None or not all(len(pair) == 2 and _is_list_of(pair, str) for pair in pairs):
@@ -82,11 +81,11 @@ def read_tools(row: Row) -> tuple[dict[str, Any], ...]:
 
 
 def build_chat(conversation: Conversation) -> Example:
-    """Make an example of a conversation; what follows the last trained answer is left out and counted."""
+    """Build an example from a conversation; turns after the last trained answer are dropped and counted."""
     turns = conversation.turns
     last = max((index for index, turn in enumerate(turns) if is_trained(turn)), default=0)
-    if last == 0:  # a first turn is an answer to nothing
-        raise RowError("there is no assistant's turn to train on")
+    if last == 0:  # an opening assistant turn answers nothing
+        raise RowError("there is no assistant turn to train on")
     kept = turns[: last + 1]
     return Example(
         question=kept[0]["content"] if len(kept) == 2 else "",
@@ -98,11 +97,11 @@ def build_chat(conversation: Conversation) -> Example:
 
 
 def open_chat(conversation: Conversation) -> Example:
-    """Make a prompt that ends where the assistant is to speak; a last turn of its own is left out."""
+    """Build a prompt that ends where the assistant is to answer, dropping a final assistant turn."""
     turns = conversation.turns
     kept = turns[:-1] if turns[-1]["role"] == "assistant" else turns
     if not kept or kept[-1]["role"] not in ("user", "tool"):
-        raise RowError("there is no user's turn to answer")
+        raise RowError("there is no user turn to answer")
     return Example(
         question=kept[0]["content"] if len(kept) == 1 else "",
         messages=kept,
@@ -112,22 +111,22 @@ def open_chat(conversation: Conversation) -> Example:
 
 
 def as_context(turns: Sequence[Turn]) -> Turns:
-    """Mark the assistant's turns as part of a prompt."""
+    """Mark the assistant turns as part of a prompt."""
     return tuple({**turn, "context": True} if turn["role"] == "assistant" else turn for turn in turns)
 
 
 def is_trained(turn: Turn) -> bool:
-    """Tell whether a turn is trained on, as far as its row says."""
+    """Return whether a turn is trained on, according to its row."""
     return turn["role"] == "assistant" and turn.get("train", True) and not turn.get("context")
 
 
 def first_request(turns: Sequence[Turn]) -> str:
-    """Give the first thing that the user says."""
+    """Return the text of the first user turn."""
     return next((str(turn["content"]) for turn in turns if turn["role"] == "user"), "")
 
 
 class _TurnReader:
-    """Reads turns one by one, and notes the keys that it does not know; `roles` has names in lower case."""
+    """Reads turns one by one, noting unknown keys; the names in `roles` are in lower case."""
 
     def __init__(self, roles: Mapping[str, str]) -> None:
         self._roles = roles
@@ -137,7 +136,7 @@ class _TurnReader:
         if column not in row:
             raise RowError(f"no column {column}; there are: {shorten_list(row)}")
         value = row[column]
-        if isinstance(value, str) and value.lstrip().startswith("["):  # as a table holds it
+        if isinstance(value, str) and value.lstrip().startswith("["):  # as stored in tables
             value = _parse_json(value, f"column {column}")
         if not isinstance(value, (list, tuple)):
             raise RowError(f"column {column} holds {describe_kind(value)} instead of a list of turns")
@@ -190,7 +189,7 @@ class _TurnReader:
             turn["tool_calls"] = calls
 
     def _read_parts(self, parts: list[Any], where: str) -> tuple[str, list[Any], list[dict[str, Any]]]:
-        """Read content that is a list: texts, thoughts and calls."""
+        """Read content given as a list of texts, thoughts and calls."""
         texts: list[str] = []
         thoughts: list[Any] = []
         calls: list[dict[str, Any]] = []
@@ -209,7 +208,7 @@ class _TurnReader:
 
     @staticmethod
     def _read_weight(turn: Turn, given: dict[str, Any], number: int) -> None:
-        """Read whether a turn is trained on; other turns than the assistant's never are, which 0 only confirms."""
+        """Read whether a turn is trained on; only assistant turns ever are, so a 0 on others is accepted."""
         if turn["role"] != "assistant":
             for key in [key for key in _WEIGHTS if given.get(key) in (0, False)]:
                 del given[key]
@@ -223,7 +222,7 @@ class _TurnReader:
 
 
 def _read_system(row: Row, turns: Turns) -> Turns:
-    """Give the system turn that a column of the row makes; a conversation that has one of its own needs none."""
+    """Return the system turn from a row's column, or nothing if the conversation starts with the same one."""
     for column in _SYSTEM_COLUMNS:
         text = row.get(column)
         if text is None or (isinstance(text, str) and not text.strip()):

@@ -1,4 +1,4 @@
-"""What every dataset plug-in offers: the description of its set for either task type."""
+"""The interface of dataset plug-ins: the description of a dataset for each task type."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from utils.data.sources import Source
 
 Turn = dict[str, Any]
-"""One turn of a conversation: role (system, user, assistant, tool) and content, a text; where a row has them:
-reasoning_content, tool_calls, name, tool_call_id; `train: False` on an answer that its row excludes from training, and
-`context: True` on one that is part of the prompt."""
+"""One turn of a conversation: role (system, user, assistant, tool) and content, a string; optionally reasoning_content,
+tool_calls, name and tool_call_id; `train: False` on an answer that its row excludes from training, and `context: True`
+on one that is part of the prompt."""
 Reference = str | dict[str, Any]
-"""What a generated answer is judged by: a text, or what a metric needs to know, as a JSON object."""
+"""What a generated answer is scored against: a text, or a JSON object with what a metric needs."""
 
 
 FREE_METRICS = ("exact_match", "token_f1", "rouge_l")
-"""Metrics of a set that has no protocol, and whose file names none: the length of its answers chooses the headline."""
+"""Default metrics of a dataset without a protocol; the length of its answers chooses the headline metric."""
 _SHORT, _SENTENCE = 3, 40
 
 
 def order_metrics(metrics: tuple[str, ...], references: Sequence[Reference]) -> tuple[str, ...]:
-    """Put first what judges answers of such a length, where a set itself says nothing.
+    """Put the metric first that suits the answers' length, if the metrics are the default ones.
 
-    Exact match for up to 3 words, as classes and numbers have; token F1 for a sentence or two; else ROUGE-L.
+    Exact match for up to 3 words, such as classes and numbers; token F1 for a sentence or two; else ROUGE-L.
     """
     if metrics is not FREE_METRICS:
         return metrics
@@ -48,47 +48,46 @@ class Example:
     """One row as text: a prompt with its answer, or a conversation."""
 
     prompt: str = ""
-    """Not trained on, unless sft.completion_only_loss is false; empty for plain text."""
+    """Prompt, not trained on unless sft.completion_only_loss is false; empty for plain text."""
     answer: str = ""
-    """Trained on; empty where the row has none."""
+    """Answer to train on; empty if the row has none."""
     question: str = ""
-    """The bare request, without any template: what another dataset's prompt can be made of; empty where there is none,
-    as for a conversation of several exchanges."""
+    """The bare request without a template, for building another dataset's prompt; empty if there is none, as for a
+    conversation of several exchanges."""
     user_turn: str = ""
-    """What the user says when the row is put into a chat by dataset.as_chat; empty: the prompt."""
+    """User turn when dataset.as_chat makes the row a chat; empty: the prompt."""
     messages: tuple[Turn, ...] = ()
-    """A conversation instead. Assistant turns are trained on."""
+    """A conversation, instead of prompt and answer; its assistant turns are trained on."""
     tools: tuple[dict[str, Any], ...] = ()
-    """What the assistant may call, as JSON schemas."""
+    """JSON schemas of the tools that the assistant may call."""
     num_cut_turns: int = 0
-    """Turns after the last answer, which were left out."""
+    """Number of turns after the last answer, which were dropped."""
     judged_by: Reference = ""
-    """What a generated answer is judged by; empty: the answer."""
+    """What a generated answer is scored against; empty: the answer."""
     plain: bool = False
-    """Never put into a chat: a text to be continued."""
+    """A text to be continued, which is never made a chat."""
     context: str = ""
-    """The part of the prompt, and of the user's turn, that alone is cut when the row is too long; empty: the whole
-    prompt is."""
+    """The part of the prompt, and of the user turn, to cut if the row is too long; empty: the whole prompt."""
     unread: tuple[str, ...] = ()
-    """Keys of turns that nothing reads."""
+    """Keys of turns that are not read."""
     groups: tuple[tuple[str, str], ...] = ()
-    """What it is of kinds of rows that are also scored apart, such as ("level", "Level 3")."""
+    """Groups of rows, to which it belongs, that are also scored separately, such as ("level", "Level 3")."""
     rejected: Example | None = None
-    """The same prompt with the answer that is liked less; None: the row is no pair."""
+    """The same prompt with the rejected answer; None: the row is not a pair."""
     margin: float | None = None
-    """How much more the chosen answer is liked than the rejected one; None: it is not read."""
+    """How much better the chosen answer is than the rejected one; None: not read."""
     is_good: bool | None = None
-    """Whether the answer is a good one; None: the row does not say."""
+    """Whether the answer is a good one; None: unlabelled."""
 
     @property
     def whole_text(self) -> str:
-        """All that is written in it."""
+        """All text of the row."""
         other = self.rejected.whole_text if self.rejected is not None else ""
         return self.prompt + self.answer + "".join(list_texts([self.messages, self.tools])) + other
 
     @property
     def reference(self) -> Reference:
-        """What a generated answer is judged by, else the answer or the last turn (a call as JSON), without space."""
+        """What a generated answer is scored against: `judged_by`, the answer or the last turn (a call as JSON)."""
         if self.judged_by or not self.messages:
             return self.judged_by or self.answer.strip()
         last = self.messages[-1]
@@ -98,19 +97,19 @@ class Example:
 
 @dataclass(frozen=True)
 class Submission:
-    """How predictions of one test split are written for the benchmark's server."""
+    """How predictions for one test split are written for the benchmark's server."""
 
     split: str
     subset: str
     file: str
     """Name of the file, without `.tsv`."""
     kind: Literal["index", "name", "score"]
-    """Values as label numbers, label names, or scores clipped to 0-5."""
+    """Values are label numbers, label names, or scores clipped to 0-5."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSet:
-    """Where the rows of a set lie, and which of them train and validate."""
+    """Where the rows of a dataset are, and which of them train and validate."""
 
     path: str
     """Folder, file or hub id of the rows."""
@@ -119,104 +118,104 @@ class SourceSet:
     revision: str | None = None
     form: FileFormat = AS_NAMED
     train_split: str | None = "train"
-    """May be cut: `train[:5000]`. None: the set cannot be trained on."""
+    """Training split, optionally a slice: `train[:5000]`. None: the dataset is for evaluation only."""
     validation_path: str | None = None
-    """A file of validation rows beside a file of training rows."""
+    """A file of validation rows, if separate from the training rows."""
     validation_size: float | None = None
-    """Rows, or below 1 share of the rows, to hold out where there is no validation split; None or 0: none."""
+    """Number of rows, or below 1 share of the rows, to hold out if there is no validation split; None or 0: none."""
     open_split: Callable[[Source, str], Rows | None] | None = None
-    """Opens a split where the rows do not lie as files of rows; gives None where there is none of this name."""
+    """Opens a split of rows that are not stored as files of rows; returns None if there is no such split."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationSet(SourceSet):
-    """A dataset's four answers for SEQ_CLS: classification and regression."""
+    """A dataset's description for SEQ_CLS: classification and regression."""
 
     text_columns: tuple[str, ...]
     """One or two columns."""
     label_column: str
     num_labels: int | None
-    """Classes; 1 for regression; None: read from the data."""
+    """Number of classes; 1 for regression; None: read from the data."""
     label_names: tuple[str, ...] | None
     """Names in index order; None: read from the data."""
     metrics: tuple[str, ...]
-    """The set's own metrics; the first is the task's metric."""
+    """The dataset's own metrics; the first is the headline metric."""
     eval_splits: dict[str, str] = field(default_factory=lambda: {"": "validation"})
-    """Evaluation splits by the suffix of their metrics' names."""
+    """Evaluation splits by suffix of the metrics' names."""
     submissions: tuple[Submission, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionSet(SourceSet):
-    """A dataset's four answers for CAUSAL_LM."""
+    """A dataset's description for CAUSAL_LM."""
 
     read_row: Callable[[Row], Example]
-    """Makes an example of a row; a RowError (utils/core/texts.py) says what is wrong with the row."""
+    """Builds an example from a row; raises a RowError (utils/core/texts.py) if the row is unusable."""
     metrics: tuple[str, ...]
-    """Metrics of generated answers, the headline first."""
+    """Metrics of generated answers, the headline metric first."""
     ask: Callable[[str], Example] | None
-    """Makes this dataset's prompt (an example without answer) of a bare request, so that a model trained on this set
-    can be scored on another; None: the prompt needs more than one text."""
+    """Builds this dataset's prompt (an example without answer) from a bare request, so that a model trained on it can
+    be evaluated on another dataset; None: the prompt needs more than one text."""
     protocol: str
-    """Names the way of prompting and scoring; stored with every score."""
+    """Name of the way of prompting and scoring, stored with every score."""
     columns: tuple[str, ...] = ()
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """By column, values of it that the section has something to say of; one that no training row has is warned of."""
+    """By column, values that the section has settings for; values that no training row has are warned of."""
     read_prompt: Callable[[Row], Example] | None = None
-    """Makes the prompt (an example without answer) of a row that needs no answer; None: not resolved yet."""
+    """Builds the prompt (an example without answer) from a row that needs no answer; None: not resolved yet."""
     prompt_columns: tuple[str, ...] = ()
     train_split: str = "train"
     validation_split: str | None = None
-    """Rows on which the loss is evaluated; None: there are none, or validation_size holds some out."""
+    """Split for the evaluation loss; None: none, or rows held out by validation_size."""
     generation_split: str | None = None
-    """Split whose prompts are answered by generating; None: the validation rows."""
+    """Split whose prompts are answered in evaluation; None: the validation rows."""
     group: Callable[[Row], str] | None = None
-    """Rows of one group never stand on both sides of a hold-out; None: rows of equal prompt are a group."""
+    """Returns a row's group; a hold-out never splits a group. None: rows with the same prompt are a group."""
     stop: tuple[str, ...] = ()
-    """Texts that end a generated answer, besides the end-of-text token."""
+    """Strings that end a generated answer, in addition to the end-of-text token."""
     shots: int = 0
-    """Worked examples in the prompt."""
+    """Number of worked examples in the prompt."""
     own_prompt: bool = False
-    """Asked by its own prompt and protocol whatever the run's own prompt is, which cannot ask it."""
+    """Whether it is always asked with its own prompt and protocol, never with the run's prompt."""
     max_new_tokens: int | None = None
-    """Tokens that the protocol lets an answer have; None: as many as the run's."""
+    """Maximum number of tokens in an answer under the protocol; None: the run's."""
     min_new_tokens: int = 0
-    """Tokens that an answer must have before it may end."""
+    """Minimum number of tokens in an answer."""
     greedy: bool = False
-    """The protocol takes the most likely token, whatever the run's temperature."""
+    """Whether the protocol decodes greedily, regardless of the run's temperature."""
     chat_exempt: bool = False
-    """Never put through the chat template when it is evaluated: its prompt is a text to be continued."""
+    """Whether evaluation never uses the chat template, since the prompt is a text to be continued."""
     official_truncation: bool = False
-    """Evaluation prompts lose the middle of the whole prompt before they become a chat, as LongBench's do."""
+    """Whether the middle of the whole prompt is cut before it becomes a chat, as in LongBench."""
     combined_metrics: tuple[str, ...] = ()
-    """Metrics that count in the combined score of several sets; (): the headline."""
+    """Metrics that count toward the combined score of several sets; (): the headline metric."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What else of the set a score depends on; stored with every result."""
+    """Other properties of the set that affect a score; stored with every result."""
     describe_count: Callable[[int], dict[str, Any]] | None = None
-    """Tells more facts, by the number of the rows to answer; `load_generation_rows` adds them."""
+    """Returns more facts, given the number of rows to answer; added by `load_generation_rows`."""
     identify: Callable[[Row], str] | None = None
-    """Gives a row's own name; those of held-out rows are recorded. None: rows have none."""
+    """Returns a row's own name, recorded for held-out rows. None: rows have no names."""
     resolve: Callable[[InstructionSet, Sequence[str]], InstructionSet] | None = None
-    """Completes this very set when the rows' columns are known (custom rows of no stated format); None: complete.
-    `resolve_set` of utils/data/instruction.py calls it."""
+    """Completes the set once the rows' columns are known (custom rows of no stated format); None: complete. Called by
+    `resolve_set` of utils/data/instruction.py."""
     resolve_prompt: Callable[[InstructionSet, Sequence[str]], InstructionSet] | None = None
-    """The same by the columns of rows without answers, where the set's own rows are no longer here."""
+    """The same for the columns of rows without answers, if the set's own rows are no longer available."""
 
 
 class DatasetPlugin(Protocol):
-    """The functions of a dataset, those for its TASK_TYPES. `config` is that dataset's own Config.
+    """The functions of a dataset, as needed for its TASK_TYPES; `config` is an instance of its Config.
 
-    It may also offer `expand(config) -> list[tuple[str, Config]]`: the sets, by label, as which one that is
-    named under evaluation.sets is scored.
+    It may also define `expand(config) -> list[tuple[str, Config]]`, which returns the sets, by label, that an entry of
+    evaluation.sets stands for.
     """
 
     Config: type[DatasetSection]
 
     def describe_classification(self, config: Any) -> ClassificationSet:
-        """Answer the four questions for SEQ_CLS."""
+        """Describe the dataset for SEQ_CLS."""
 
     def describe_instructions(self, config: Any) -> InstructionSet:
-        """Answer the four questions for CAUSAL_LM."""
+        """Describe the dataset for CAUSAL_LM."""
 
 
 def load_dataset_plugin(name: str) -> DatasetPlugin:
@@ -229,7 +228,7 @@ def load_dataset_plugin(name: str) -> DatasetPlugin:
 
 
 def find_dataset_plugin(name: str) -> str | None:
-    """Find the dataset that its own name, or the hub name of a set that it knows, means; None: a path, or nothing."""
+    """Return the dataset with this name, or that knows this hub name; None for a path or an unknown name."""
     if registry.has("datasets", name):
         return registry.normalize(name)
     for plugin in registry.names("datasets"):
@@ -238,12 +237,12 @@ def find_dataset_plugin(name: str) -> str | None:
     return None
 
 
-def spread(rows: Any, count: int) -> list[Any]:
-    """Give some rows of a sequence, evenly spread over it."""
+def sample_evenly(rows: Any, count: int) -> list[Any]:
+    """Return up to `count` evenly spaced rows of a sequence."""
     step = max(1, len(rows) // count)
     return [rows[index] for index in range(0, len(rows), step)[:count]]
 
 
-def columns(value: str | list[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
-    """Read one column name or a list of them."""
+def as_columns(value: str | list[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    """Normalize one column name, a list of them or None to a tuple."""
     return default if value is None else (value,) if isinstance(value, str) else tuple(value)

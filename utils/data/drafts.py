@@ -1,4 +1,4 @@
-"""Writes examples as texts: turns through the chat template, or a prompt with its answer; special tokens escaped."""
+"""Renders examples as text, as chats or prompt-answer pairs, and escapes special tokens."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ from utils.data.text_tokens import TextTokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SEVERAL_ROWS = "written as several rows, as the chat template writes earlier turns otherwise once another follows"
+SEVERAL_ROWS = "written as several rows, as the chat template writes earlier turns differently once another follows"
 _TEXTS = ("prompt", "answer", "user_turn", "context", "messages", "tools")
 """Fields of an example that become tokens."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """An example as texts, before its tokens are known."""
+    """An example as text, before tokenization."""
 
     segments: list[Segment]
     chat: bool
     context: str = ""
-    """The part of the first prompt that alone is cut; empty: its middle is."""
+    """The part of the first prompt to cut if it is too long; empty: its middle."""
     untrained_turns: int = 0
     ended: bool = False
-    """The answer holds its end already."""
+    """Whether the answer already includes its end."""
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Drafter:
-    """Writes examples as texts in the way in which the model is trained, evaluated and used."""
+    """Renders examples as text, in the same way for training, evaluation and inference."""
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     truncation: Literal["keep_answer", "cut_answer", "drop", "error"] = "keep_answer"
-    """What becomes of longer rows; with drop and error, and with keep_answer where the answer does not fit, they are
-    marked `too_long` and not cut."""
+    """What to do with longer rows. With drop and error, and keep_answer if the answer does not fit, they are marked
+    `too_long` and not cut."""
     as_chat: bool = False
     system_prompt: str | None = None
-    """A system turn before every chat that has none."""
+    """A system turn for every chat that has none."""
     train_on_prompt: bool = False
     split_long: bool = False
     length_key: str = "sft.max_length"
-    """The setting that max_length is."""
+    """Key of the setting that max_length comes from."""
     escape_special: bool = False
-    """Read special tokens in a row's own text as ordinary characters."""
+    """Whether to encode special tokens in a row's own text as ordinary characters."""
 
     @cached_property
     def texts(self) -> TextTokens:
-        """Makes tokens of texts."""
+        """Tokenizer of texts."""
         return TextTokens(self.tokenizer)
 
     @cached_property
@@ -66,7 +66,7 @@ class Drafter:
         return ChatTemplate(self.tokenizer)
 
     def draft(self, example: Example) -> list[Draft] | RowError:
-        """Write an example with its answer: one draft for each row that it becomes, or why it cannot be used."""
+        """Render an example with its answer: one draft per resulting row, or why it is unusable."""
         try:
             example, notes = self.resolve_special(example)
             turns = self._turns(example)
@@ -75,7 +75,7 @@ class Drafter:
             return error
 
     def draft_prompt(self, example: Example) -> Draft:
-        """Write what an answer is generated from."""
+        """Render the prompt that an answer is generated from."""
         example, _ = self.resolve_special(example)
         turns = self._turns(example)
         if not turns:
@@ -86,9 +86,9 @@ class Drafter:
         return Draft(self.chat.render(history, example.tools, open_ended=True)[-1], chat=True, context=context)
 
     def resolve_special(self, example: Example) -> tuple[Example, tuple[str, ...]]:
-        """Escape special tokens in a row's own text where that is asked for; with a note for each kind of them."""
-        bare = self._bare(example.answer)
-        end = example.answer[len(bare) :]  # that the answer has already is no text of the row
+        """Escape special tokens in a row's own text if `escape_special` is set, with a note for each kind found."""
+        bare = self._strip_end(example.answer)
+        end = example.answer[len(bare) :]  # an end token that the answer already has is not part of the row's text
         own = replace(example, answer=bare)
         texts = [own.prompt, own.answer, own.user_turn, *list_texts(own.messages), *list_texts(own.tools)]
         found = sorted(set().union(*map(self.texts.find_special, texts)))
@@ -101,46 +101,46 @@ class Drafter:
 
     @cached_property
     def stop_token_ids(self) -> tuple[int, ...]:
-        """Tokens at which an answer ends: the end of text, and the end of an assistant's turn."""
+        """Ids of the tokens that end an answer: the end of text, and the end of an assistant turn."""
         found: list[int | None] = [self.tokenizer.eos_token_id]
         try:
             found += [self.chat.end_of_turn, self.chat.end_of_call]
-        except ModelError:  # no usable chat template: said where a chat is encoded
+        except ModelError:  # no usable chat template: reported when a chat is encoded
             if self.as_chat:
                 raise
         return tuple(index for index in dict.fromkeys(found) if index is not None)
 
     @cached_property
     def _end_texts(self) -> tuple[str, ...]:
-        """Texts of the tokens at which an answer ends."""
+        """The tokens that end an answer, as strings."""
         try:
             ids = self.stop_token_ids
-        except ModelError:  # said where a chat is encoded
+        except ModelError:  # reported when a chat is encoded
             ids = () if self.tokenizer.eos_token_id is None else (self.tokenizer.eos_token_id,)
         return tuple(str(self.tokenizer.convert_ids_to_tokens(index)) for index in ids)
 
     def _turns(self, example: Example) -> list[Turn]:
-        """Give the conversation, with the run's system turn; empty for a plain prompt."""
+        """Return the conversation, with the run's system turn; empty for a plain prompt."""
         turns: list[Turn] = [
-            {**turn, "content": self._bare(turn["content"])} if turn["role"] == "assistant" else turn
+            {**turn, "content": self._strip_end(turn["content"])} if turn["role"] == "assistant" else turn
             for turn in example.messages
         ]
         if not turns and self.as_chat and not example.plain:
             turns = [{"role": "user", "content": example.user_turn or example.prompt}]
-            if answer := self._bare(example.answer).removeprefix(" "):
+            if answer := self._strip_end(example.answer).removeprefix(" "):
                 turns.append({"role": "assistant", "content": answer})
         if turns and self.system_prompt is not None and turns[0]["role"] != "system":
             turns.insert(0, {"role": "system", "content": self.system_prompt})
         return turns
 
-    def _bare(self, answer: str) -> str:
-        """Give an answer without an end that its author wrote."""
+    def _strip_end(self, answer: str) -> str:
+        """Return an answer without an end token that its author wrote."""
         end = next((end for end in self._end_texts if answer.rstrip().endswith(end)), "")
         return answer.rstrip().removesuffix(end) if end else answer
 
     def _draft_plain(self, example: Example, notes: tuple[str, ...]) -> Draft:
-        bare = self._bare(example.answer)
-        # An end that is not the tokenizer's own end of text stays as it is written, and no second one is put behind it.
+        bare = self._strip_end(example.answer)
+        # An end other than the tokenizer's own end-of-text is kept as written, and no second one is appended.
         ended = len(bare) < len(example.answer) and example.answer != bare + self.texts.eos_text
         segment = Segment(example.prompt, example.answer if ended else bare, bool(bare.strip()))
         return Draft([segment], chat=False, context=example.context, ended=ended, notes=notes)
@@ -152,14 +152,14 @@ class Drafter:
                 "leave one of them out"
             )
         turns, adapted = self.chat.abilities.adapt(turns, example.tools)
-        writings = self.chat.render(turns, example.tools)
-        kept = [writing for writing in writings if any(segment.trained for segment in writing)]
-        if self.train_on_prompt or not kept:  # the last one holds every turn
-            kept = writings[-1:]
-        num_trained = sum(segment.trained for writing in kept for segment in writing)
+        renderings = self.chat.render(turns, example.tools)
+        kept = [rendering for rendering in renderings if any(segment.trained for segment in rendering)]
+        if self.train_on_prompt or not kept:  # the last one has every turn
+            kept = renderings[-1:]
+        num_trained = sum(segment.trained for rendering in kept for segment in rendering)
         notes = (*notes, *adapted, *((SEVERAL_ROWS,) if len(kept) > 1 else ()))
         context = "" if example.messages else example.context
-        drafts = [Draft(writing, chat=True, context=context) for writing in kept]
+        drafts = [Draft(rendering, chat=True, context=context) for rendering in kept]
         drafts[-1] = replace(drafts[-1], untrained_turns=sum(map(is_trained, turns)) - num_trained, notes=notes)
         return drafts
 

@@ -1,4 +1,4 @@
-"""Encodes rows in blocks into a file of tokens that the cache keeps, and shows them as the model sees them."""
+"""Encodes rows in blocks into a cached file of tokens, and previews them as the model sees them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from utils.core.texts import RowError
 from utils.data.dataset import Example
 from utils.data.encoding import MASKED, Encoded, ExampleEncoder
 from utils.data.reading import ReadSplit
-from utils.data.report import summarise_lengths
-from utils.data.tokenizing import keep_tokens
+from utils.data.report import summarize_lengths
+from utils.data.tokenizing import cache_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LAYOUT = "2"
-"""Counts changes of what is kept."""
+"""Version of the cached files' layout."""
 _BLOCK = 1000
 _NUM_SHOWN = 5
-_NUM_SAID = 20_000
-_MOST_THREADS = 16
+_NUM_LOGGED = 20_000
+_MAX_THREADS = 16
 
 _Block = tuple[Sequence[int], list[Example], list["list[Encoded] | RowError"]]
 
 
 @dataclass
 class EncodingCounts:
-    """What happened to rows when they were encoded, kept beside the tokens; an InstructionReport has most of it."""
+    """Statistics on encoding rows, cached with the tokens; most of them become part of an InstructionReport."""
 
     bad: list[tuple[int, str]] = field(default_factory=list)
-    """Positions that the chat template refuses, and why."""
+    """Positions of rows that the chat template rejects, with the reasons."""
     empty_rows: int = 0
     too_long_rows: int = 0
     empty: list[int] = field(default_factory=list)
@@ -60,7 +60,7 @@ class EncodingCounts:
     untrained_turns: int = 0
     weightless_turns: int = 0
     rows_used: int = 0
-    """Examples that are used; they may become several rows each."""
+    """Number of examples used; each may become several rows."""
     num_encoded: int = 0
     notes: dict[str, int] = field(default_factory=dict)
     num_tokens: int = 0
@@ -69,7 +69,7 @@ class EncodingCounts:
     token_lengths: dict[str, int] = field(default_factory=dict)
 
     def add_example(self, example: Example, encoded: list[Encoded]) -> None:
-        """Count one example that is used, by all rows that it could have become."""
+        """Count one used example, over all rows that it could have become."""
         self.rows_used += 1
         self.cut_turns += example.num_cut_turns
         self.weightless_turns += sum(not turn.get("train", True) for turn in example.messages)
@@ -79,7 +79,7 @@ class EncodingCounts:
             self.notes[note] = self.notes.get(note, 0) + 1
 
     def add(self, encoded: Encoded) -> None:
-        """Count one row that is used."""
+        """Count one used row."""
         self.num_encoded += 1
         self.prompts_cut += encoded.prompt_cut > 0
         self.answers_cut += encoded.answer_cut > 0
@@ -89,9 +89,9 @@ class EncodingCounts:
 
 
 def encode_rows(split: ReadSplit, positions: Sequence[int], encoder: ExampleEncoder) -> tuple[Dataset, EncodingCounts]:
-    """Encode the examples at some positions of a split, in that order, and count what became of them.
+    """Encode the examples at some positions of a split, in that order, with statistics.
 
-    Rows have the encoder's columns; those without a trained token or too long are left out.
+    Rows have the encoder's columns; rows without a trained token or too long are left out.
     """
     import pyarrow as pa
     from datasets import Dataset
@@ -100,9 +100,9 @@ def encode_rows(split: ReadSplit, positions: Sequence[int], encoder: ExampleEnco
     schema = pa.schema({name: types[kind] for name, kind in encoder.COLUMNS.items()})
 
     def write(folder: Path) -> None:
-        if len(positions) >= _NUM_SAID:
+        if len(positions) >= _NUM_LOGGED:
             logger.info("data %s: encoding %d rows", split.name, len(positions))
-        counts = EncodingCounts()
+        counts, cuts = EncodingCounts(), encoder.truncation in ("keep_answer", "cut_answer")
         before, after = array("q"), array("q")
         with (
             pa.OSFile(str(folder / "rows.arrow"), "wb") as target,
@@ -110,13 +110,13 @@ def encode_rows(split: ReadSplit, positions: Sequence[int], encoder: ExampleEnco
             RowProgress(f"encoding {split.name}", lambda: len(positions), live=len(positions) > _BLOCK) as progress,
         ):
             for block, examples, encoded in _encode_ahead(split, positions, encoder):
-                used = _sort_out(block, examples, encoded, counts, encoder.truncation in ("keep_answer", "cut_answer"))
+                used = _select_usable(block, examples, encoded, counts, cuts)
                 rows = [row.to_row() for row in used]
                 before.extend(row.full_length for row in used)
                 after.extend(row["length"] for row in rows)
                 writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
                 progress.advance(len(block), sum(row["length"] for row in rows))
-        counts.token_lengths_uncut, counts.token_lengths = summarise_lengths(before), summarise_lengths(after)
+        counts.token_lengths_uncut, counts.token_lengths = summarize_lengths(before), summarize_lengths(after)
         (folder / "rows.json").write_text(json.dumps(asdict(counts)), "utf-8")
 
     def read(file: Path, record: Path) -> tuple[Dataset, EncodingCounts] | None:
@@ -124,19 +124,19 @@ def encode_rows(split: ReadSplit, positions: Sequence[int], encoder: ExampleEnco
         return (rows, counts) if len(rows) == counts.num_encoded else None
 
     settings = [_LAYOUT, encoder.fingerprint, split.fingerprint(positions)]
-    return keep_tokens("encoded", settings, [".arrow", ".json"], write, read)
+    return cache_tokens("encoded", settings, [".arrow", ".json"], write, read)
 
 
 def _encode_ahead(split: ReadSplit, positions: Sequence[int], encoder: ExampleEncoder) -> Iterator[_Block]:
-    """Encode blocks of rows, in their order, on all cores: the tokenizer runs outside of Python's lock."""
-    num_threads = max(1, min(_MOST_THREADS, _num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    """Encode blocks of rows, in order, on all cores: the tokenizer releases Python's lock."""
+    num_threads = max(1, min(_MAX_THREADS, _num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     waiting: deque[tuple[Sequence[int], list[Example], Future[list[list[Encoded] | RowError]]]] = deque()
     with ThreadPoolExecutor(num_threads) as pool, _cancelling(pool):
         for start in range(0, len(positions), _BLOCK):
             block = positions[start : start + _BLOCK]
             examples = list(split.examples(block))
             waiting.append((block, examples, pool.submit(encoder.encode_many, examples)))
-            if len(waiting) > num_threads:  # so that no more blocks are in memory than are worked at
+            if len(waiting) > num_threads:  # bounds the number of blocks in memory
                 first, read, future = waiting.popleft()
                 yield first, read, future.result()
         for first, read, future in waiting:
@@ -145,7 +145,7 @@ def _encode_ahead(split: ReadSplit, positions: Sequence[int], encoder: ExampleEn
 
 @contextmanager
 def _cancelling(pool: ThreadPoolExecutor) -> Iterator[None]:
-    """Start none of the waiting blocks when the work is ended early."""
+    """Cancel the waiting blocks when the work ends early."""
     try:
         yield
     finally:
@@ -156,14 +156,14 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _sort_out(
+def _select_usable(
     block: Sequence[int],
     examples: list[Example],
     results: list[list[Encoded] | RowError],
     counts: EncodingCounts,
     cuts: bool,
 ) -> list[Encoded]:
-    """Give the rows that are used, and count the others; where rows are not cut, an example is used whole or not."""
+    """Return the usable rows and count the others; unless rows are cut, an example is used in full or not at all."""
     used = []
     for position, example, encoded in zip(block, examples, results, strict=True):
         if isinstance(encoded, RowError):
@@ -185,7 +185,7 @@ def _sort_out(
 
 
 def render_preview(rows: Dataset, tokenizer: PreTrainedTokenizerBase, count: int) -> Text:
-    """Write the first rows for a terminal, special tokens included: trained tokens green, the others dim."""
+    """Render the first rows for a terminal, special tokens included: trained tokens in green, others dimmed."""
     from rich.text import Text
 
     text = Text()
@@ -199,7 +199,7 @@ def render_preview(rows: Dataset, tokenizer: PreTrainedTokenizerBase, count: int
 
 
 def format_preview(rows: Dataset, tokenizer: PreTrainedTokenizerBase, count: int) -> str:
-    """Write the first rows for a file or a pipe: trained tokens between [[ and ]]."""
+    """Format the first rows for a file or a pipe: trained tokens between [[ and ]]."""
     lines = ["[[trained on]], not trained on"]
     for title, parts in _decode_rows(rows, tokenizer, count):
         lines += ["", title, "".join(f"[[{part}]]" if trained else part for part, trained in parts)]
@@ -209,7 +209,7 @@ def format_preview(rows: Dataset, tokenizer: PreTrainedTokenizerBase, count: int
 def _decode_rows(
     rows: Dataset, tokenizer: PreTrainedTokenizerBase, count: int
 ) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
-    """Give a title for every row, and its runs of trained and untrained text."""
+    """Yield every row's title, and its runs of trained and untrained text."""
     for index in range(min(count, len(rows))):
         for side, ids, labels in _list_sides(rows[index]):
             num_trained = sum(label != MASKED for label in labels)
@@ -222,7 +222,7 @@ def _decode_rows(
 
 
 def _list_sides(row: dict[str, Any]) -> Iterator[tuple[str, list[int], list[int]]]:
-    """Give the texts of a row, one or the two of a pair, each with what it is."""
+    """Yield the texts of a row, two for a pair, each with its description."""
     paired = "rejected_input_ids" in row
     good = {None: "", 0: ", labelled bad", 1: ", labelled good"}[row.get("is_good")]
     yield ", chosen" if paired else good, row["input_ids"], row["labels"]

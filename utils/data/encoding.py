@@ -1,4 +1,4 @@
-"""Makes tokens of examples: prompt tokens that are not trained on, then answer tokens and an end that are."""
+"""Encodes examples: prompt tokens, which are not trained on, then answer tokens and an end token, which are."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VERSION = "3"
-"""Counts changes of what examples become; part of the cache's fingerprint."""
+"""Version of the encoding; part of the cache's fingerprint."""
 MASKED = -100
-"""The label of a token that is not trained on."""
-_LEAST_LENGTH = 8
+"""Label of a token that is not trained on."""
+_MIN_LENGTH = 8
 SPLIT_TEXT = "cut into pieces that fit (dataset.split_long)"
 
 
@@ -38,58 +38,58 @@ class Encoded:
 
     input_ids: list[int]
     labels: list[int]
-    """-100 where a token is not trained on."""
+    """-100 for tokens that are not trained on."""
     full_length: int
-    """Tokens before cutting."""
+    """Number of tokens before cutting."""
     prompt_cut: int = 0
-    """Tokens cut out of the prompt's middle."""
+    """Number of tokens cut from the prompt's middle."""
     answer_cut: int = 0
-    """Tokens cut off the answer's end, the end-of-text token among them."""
+    """Number of tokens cut from the answer's end, including the end-of-text token."""
     exchanges_cut: int = 0
-    """Later exchanges of a conversation that were left out."""
+    """Number of later exchanges of a conversation that were dropped."""
     untrained_turns: int = 0
-    """Assistant turns that could not be trained on: empty, or asked by nobody."""
+    """Number of assistant turns that cannot be trained on: empty, or not preceded by anything."""
     too_long: bool = False
-    """Longer than allowed and not cut: truncation is drop or error, or what must stay would not fit."""
+    """Whether it exceeds the limit and is not cut: truncation is drop or error, or what must be kept would not fit."""
     notes: tuple[str, ...] = ()
-    """What else was done to the row, each in words that go on from `3 rows`."""
+    """Other changes to the row, each phrased to follow `3 rows`."""
 
     @property
     def num_trained(self) -> int:
-        """Labels that are not -100; 0 when there is no answer to train on."""
+        """Number of labels that are not -100; 0 if there is no answer to train on."""
         return len(self.labels) - self.labels.count(MASKED)
 
     @property
     def is_usable(self) -> bool:
-        """Whether there is something to train on."""
+        """Whether there is anything to train on."""
         return self.num_trained > 0
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that the model reads of it."""
+        """Number of tokens that the model reads."""
         return len(self.input_ids)
 
     def to_row(self) -> dict[str, Any]:
-        """Give the row that is kept; `length` is that of its longest text."""
+        """Return the row to store; `length` is the number of tokens."""
         return {"input_ids": self.input_ids, "labels": self.labels, "length": len(self.input_ids)}
 
 
 @dataclass(frozen=True)
 class ExampleEncoder(Drafter):
-    """Encodes examples the way in which the model is trained, evaluated and used."""
+    """Encodes examples in the same way for training, evaluation and inference."""
 
     COLUMNS: ClassVar[Mapping[str, type]] = {"input_ids": list, "labels": list, "length": int}
-    """Columns of the rows, and what each holds: whole numbers (list), a number (int, float), or a text (str)."""
+    """Columns of the rows and their types: integers (list), a number (int, float) or text (str)."""
 
     def __post_init__(self) -> None:
-        if self.max_length < _LEAST_LENGTH:
-            raise DataError(f"{self.length_key}: {self.max_length} leaves no room; set {_LEAST_LENGTH} at least")
+        if self.max_length < _MIN_LENGTH:
+            raise DataError(f"{self.length_key}: {self.max_length} leaves no room; set {_MIN_LENGTH} at least")
 
     @classmethod
     def build(
         cls, tokenizer: PreTrainedTokenizerBase, section: InstructionSection, max_length: int, **others: Any
     ) -> ExampleEncoder:
-        """Build the encoder of a run from its `dataset:` section; `others` are further fields."""
+        """Build the encoder of a run from its `dataset:` section; `others` are additional fields."""
         return cls(
             tokenizer,
             max_length,
@@ -102,20 +102,20 @@ class ExampleEncoder(Drafter):
         )
 
     def encode(self, example: Example) -> Encoded:
-        """Encode one example with its answer; of several rows, give the one that ends it."""
+        """Encode one example with its answer; if it becomes several rows, return the last."""
         [encoded] = self.encode_many([example])
         if isinstance(encoded, RowError):
             raise encoded
         return encoded[-1]
 
     def encode_many(self, examples: Sequence[Example]) -> list[list[Encoded] | RowError]:
-        """Encode examples together, which is much faster; a RowError says why a row cannot be used.
+        """Encode examples together, which is much faster; a RowError explains why a row is unusable.
 
-        An example is mostly one row: a long text may become several, and a conversation that the chat template writes
-        differently as it goes on.
+        An example usually becomes one row. A long text may become several, and so may a conversation whose earlier
+        turns the chat template renders differently later.
         """
-        drafts = [self.draft(example) for example in _until_asked(examples)]
-        # All rows' texts go to the tokenizer in one call, and the exchanges come back in the drafts' order.
+        drafts = [self.draft(example) for example in _until_interrupted(examples)]
+        # One tokenizer call for all texts; the exchanges are returned in the drafts' order.
         exchanges = iter(self._encode_drafts([each for good in drafts if isinstance(good, list) for each in good]))
         return [
             good
@@ -125,10 +125,9 @@ class ExampleEncoder(Drafter):
         ]
 
     def encode_prompt(self, example: Example, max_length: int | None = None) -> list[int]:
-        """Encode what an answer is generated from: the same tokens as the prompt part of `encode`.
+        """Encode the prompt that an answer is generated from, with the same tokens as the prompt part of `encode`.
 
-        The answer, or the last assistant's turn, is not looked at. Where the prompt has more than max_length tokens,
-        its middle is cut out.
+        The answer, or the final assistant turn, is ignored. If the prompt exceeds max_length tokens, its middle is cut.
         """
         draft = self.draft_prompt(example)
         [exchanges] = self._encode_drafts([draft])
@@ -139,10 +138,10 @@ class ExampleEncoder(Drafter):
         return cut_middle(ids, max_length) if cut is None else cut.prompt
 
     def encode_official(self, example: Example, max_length: int | None, as_chat: bool) -> list[int]:
-        """Encode what an answer is generated from as LongBench's own code does: the whole prompt loses its middle.
+        """Encode a prompt as LongBench's own code does, cutting the middle of the whole prompt.
 
-        The first and the last half of max_length tokens are kept (None: all). The cut prompt is written out before it
-        becomes a user's turn, unless it is a text to be continued, so that turn's own tokens come on top.
+        The first and the last half of max_length tokens are kept (None: all). The cut prompt is decoded before it
+        becomes a user turn, unless it is a text to be continued, so the turn's own tokens come on top.
         """
         as_chat = as_chat and not example.plain
         example, _ = self.resolve_special(example)
@@ -158,7 +157,7 @@ class ExampleEncoder(Drafter):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of all that decides what an example becomes."""
+        """Hash of everything that affects how examples are encoded."""
         settings = [
             VERSION, fingerprint_tokenizer(self.tokenizer), self.tokenizer.chat_template, self.max_length,
             self.truncation, self.as_chat, self.system_prompt, self.train_on_prompt, self.split_long,
@@ -169,14 +168,14 @@ class ExampleEncoder(Drafter):
     def _encode_drafts(self, drafts: list[Draft]) -> list[list[Exchange]]:
         """Encode all segments' texts together."""
         segments = [each for draft in drafts for each in draft.segments]
-        goes_on = [number > 0 for draft in drafts for number in range(len(draft.segments))]
-        prompts = self.texts.encode_many([each.prompt for each in segments], goes_on)
+        continues = [number > 0 for draft in drafts for number in range(len(draft.segments))]
+        prompts = self.texts.encode_many([each.prompt for each in segments], continues)
         answers = self.texts.encode_many([each.answer for each in segments], [True] * len(segments))
         pairs = iter(zip(prompts, answers, strict=True))
         return [self._build_exchanges(draft, [next(pairs) for _ in draft.segments]) for draft in drafts]
 
     def _build_exchanges(self, draft: Draft, encoded: list[tuple[list[int], list[int]]]) -> list[Exchange]:
-        """Put beginning-of-text before a prompt and end-of-text behind an answer; what parts turns goes to the next."""
+        """Add the beginning-of-text and end-of-text tokens; text between turns becomes part of the next prompt."""
         if not draft.chat:
             [(prompt, answer)], [segment] = encoded, draft.segments
             if prompt or answer[: len(self.texts.opening)] != self.texts.opening:
@@ -192,11 +191,11 @@ class ExampleEncoder(Drafter):
         return exchanges
 
     def _encode_text(self, text: str) -> list[int]:
-        """Encode a text with beginning-of-text before it."""
+        """Encode a text with the beginning-of-text token."""
         return self.texts.open(self.texts.encode_many([text], [False])[0])
 
     def _cut_context(self, draft: Draft, exchange: Exchange, max_length: int) -> Exchange | None:
-        """Cut the context's middle out of the first prompt; None where all else is too long."""
+        """Cut the context's middle out of the first prompt; None if everything else is too long."""
         opening = 0 if draft.chat else len(self.texts.opening)
         room = max_length - len(exchange.answer) - opening
         ids = self.texts.encode_cut(draft.segments[0].prompt, draft.context, room)
@@ -205,7 +204,7 @@ class ExampleEncoder(Drafter):
         return Exchange(ids if draft.chat else self.texts.open(ids), exchange.answer, exchange.trained)
 
     def _find_end(self, answer: list[int], segment: Segment) -> int:
-        """Find where an assistant's turn ends: behind its end-of-turn token."""
+        """Return the position after an assistant turn's end-of-turn token."""
         ends = (self.chat.end_of_turn, self.chat.end_of_call)
         token = next((end for end in ends if end in answer), None)
         if token is None:
@@ -217,7 +216,7 @@ class ExampleEncoder(Drafter):
         return len(answer) - answer[::-1].index(token)
 
     def _assemble(self, draft: Draft, exchanges: list[Exchange]) -> list[Encoded]:
-        """Put exchanges behind each other, the trained ones with labels, and cut them to length."""
+        """Concatenate exchanges, with labels on the trained answers, and cut them to length."""
         wanted = _merge_untrained(exchanges)
         full_length = sum(len(each) for each in wanted)
         is_text = not draft.chat and not draft.segments[0].prompt
@@ -227,7 +226,7 @@ class ExampleEncoder(Drafter):
         if draft.context and len(wanted) == 1 and full_length > self.max_length and not too_long:
             cut = self._cut_context(draft, wanted[0], self.max_length)
             too_long, wanted = cut is None, wanted if cut is None else [cut]
-        # A row that is too long goes uncut into the counts, and is then left out.
+        # A row that is too long is counted uncut, and then left out.
         fitted = fit_exchanges(wanted, full_length if too_long else self.max_length)
         too_long |= fitted.answer_cut > 0 and self.truncation == "keep_answer" and not is_text
         ids: list[int] = []
@@ -250,13 +249,13 @@ class ExampleEncoder(Drafter):
         ]
 
     def _split(self, text: Exchange, notes: tuple[str, ...]) -> list[Encoded]:
-        """Cut a text into pieces of about equal length, each with the beginning-of-text token before it."""
+        """Split a text into pieces of similar length, each with the beginning-of-text token."""
         opening, whole = self.texts.opening, text.prompt + text.answer
         inner = whole[len(opening) :]
         num_pieces = math.ceil(len(inner) / (self.max_length - len(opening)))
         bounds = [len(inner) * number // num_pieces for number in range(num_pieces + 1)]
         pieces = [[*opening, *inner[first:last]] for first, last in pairwise(bounds)]
-        masked = len(text.prompt)  # the beginning-of-text token, where the text has none of its own
+        masked = len(text.prompt)  # the beginning-of-text token, unless the text itself starts with it
         return [
             Encoded(
                 ids,
@@ -269,7 +268,7 @@ class ExampleEncoder(Drafter):
 
 
 def _merge_untrained(exchanges: list[Exchange]) -> list[Exchange]:
-    """Make every untrained turn part of the next prompt; what follows the last trained turn is not needed."""
+    """Merge every untrained turn into the next prompt, dropping turns after the last trained one."""
     merged = []
     before: list[int] = []
     for each in exchanges:
@@ -281,8 +280,8 @@ def _merge_untrained(exchanges: list[Exchange]) -> list[Exchange]:
     return merged
 
 
-def _until_asked(examples: Iterable[Example]) -> Iterator[Example]:
-    """Give examples one by one, and stop when the run is asked to: a slow template may take seconds for each."""
+def _until_interrupted(examples: Iterable[Example]) -> Iterator[Example]:
+    """Yield examples until the run is asked to stop, since a slow template may take seconds for each."""
     for example in examples:
         if interruption_requested():
             raise_if_interrupted()

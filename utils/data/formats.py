@@ -1,4 +1,4 @@
-"""How rows become a prompt with its answer, or a conversation: the formats of your own rows, and a set's question."""
+"""How rows become prompt-answer pairs or conversations: formats of custom rows, and datasets of questions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from utils.data.conversations import (
 from utils.data.dataset import Example, Row
 
 ANSWER_COLUMNS = ("answer", "completion", "output", "response")
-"""Where a template's answer is looked for when dataset.answer_column is null."""
+"""Columns where a template's answer is looked for if dataset.answer_column is null."""
 
 _ALPACA_HEAD = "Below is an instruction that describes a task"
 _ALPACA_TAIL = "Write a response that appropriately completes the request.\n\n"
@@ -29,17 +29,17 @@ ALPACA_WITH_INPUT = (
     f"{_ALPACA_HEAD}, paired with an input that provides further context. {_ALPACA_TAIL}"
     "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
 )
-"""As in Taori et al. 2023 (Stanford Alpaca), train.py."""
+"""From Taori et al. 2023 (Stanford Alpaca), train.py."""
 
 
 class QuestionSection(InstructionSection):
-    """The `dataset:` section of a set whose prompt is made of one column, the question."""
+    """The `dataset:` section of a dataset whose prompt is built from one column, the question."""
 
     OWN_PROMPT: ClassVar[str]
-    """The set's own prompt, over that column."""
+    """The dataset's own prompt, over that column."""
 
     def find_conflicts(self) -> dict[str, str]:
-        """Find keys that say otherwise than the rows, each with what is right."""
+        """Return keys that contradict the rows, each with the correct setting."""
         found = super().find_conflicts()
         [column] = PromptTemplate.parse(self.OWN_PROMPT).columns
         if set(self.template.columns) - {column}:
@@ -48,34 +48,34 @@ class QuestionSection(InstructionSection):
 
     @property
     def template(self) -> PromptTemplate:
-        """The run's prompt, else the set's own."""
+        """The run's prompt, else the dataset's own."""
         return _parse(self.prompt_template or self.OWN_PROMPT)
 
     def ask(self, question: str) -> Example:
-        """Make the prompt of a question; where it is the set's own, the user says the bare question in a chat."""
+        """Build the prompt of a question; with the dataset's own prompt, a chat's user turn is the bare question."""
         prompt = self.template.render(dict.fromkeys(self.template.columns, question))
         return Example(prompt, question=question, user_turn="" if self.prompt_template else question)
 
 
-_parse = cache(PromptTemplate.parse)  # asked for once a row
+_parse = cache(PromptTemplate.parse)  # called for every row
 
 
 @dataclass(frozen=True)
 class Format:
-    """How the rows of one format are read; the fields are as in InstructionSet."""
+    """How the rows of one format are read; the fields are those of InstructionSet."""
 
     read_row: Callable[[Row], Example]
     ask: Callable[[str], Example] | None
     columns: tuple[str, ...]
     read_prompt: Callable[[Row], Example]
     prompt_columns: tuple[str, ...]
-    """Those of the columns that a row without answer must have."""
+    """The columns that a row without an answer must have."""
     stop: tuple[str, ...] = ()
     group: Callable[[Row], str] | None = None
 
 
 def template_format(template: str, answer_column: str) -> Format:
-    """Rows whose prompt is a template over columns and whose answer stands in a column."""
+    """Rows whose prompt is a template over columns, with the answer in another column."""
     parsed = PromptTemplate.parse(template)
     columns = parsed.columns
 
@@ -98,7 +98,7 @@ def template_format(template: str, answer_column: str) -> Format:
 
 
 def prompt_completion_format(answer_column: str | None, roles: Mapping[str, str], as_chat: bool) -> Format:
-    """Rows with a prompt and the completion that follows it directly: texts, or lists of turns."""
+    """Rows with a prompt and the completion that directly follows it: texts, or lists of turns."""
     completion = answer_column or "completion"
 
     def read_row(row: Row) -> Example:
@@ -139,7 +139,7 @@ def conversations_format(column: str, roles: Mapping[str, str]) -> Format:
 
 
 def alpaca_format(as_chat: bool) -> Format:
-    """Rows with instruction, output and sometimes input, system and history."""
+    """Rows with instruction, output and optionally input, system and history."""
     plain, with_input = PromptTemplate.parse(ALPACA), PromptTemplate.parse(ALPACA_WITH_INPUT)
 
     def read_bare(row: Row) -> Example:
@@ -153,13 +153,13 @@ def alpaca_format(as_chat: bool) -> Format:
 
     def read_row(row: Row) -> Example:
         _refuse_bad_answer(row)
-        return _behind_context(row, replace(read_bare(row), answer=read_text(row, "output")), as_chat)
+        return _after_context(row, replace(read_bare(row), answer=read_text(row, "output")), as_chat)
 
     def ask(question: str) -> Example:
         return Example(plain.render({"instruction": question}), question=question, user_turn=question)
 
     def read_prompt(row: Row) -> Example:
-        return _behind_context(row, read_bare(row), as_chat)
+        return _after_context(row, read_bare(row), as_chat)
 
     return Format(read_row, ask, ("instruction", "output"), read_prompt, ("instruction",), stop=("### Instruction",))
 
@@ -176,15 +176,15 @@ def text_format(column: str) -> Format:
 
 
 def find_answer_column(columns: Iterable[str], taken: Iterable[str]) -> str | None:
-    """Find the one column that may hold a template's answer; None: there are none or several."""
+    """Return the only column that may hold a template's answer, or None if there are none or several."""
     found = [column for column in ANSWER_COLUMNS if column in set(columns) - set(taken)]
     return found[0] if len(found) == 1 else None
 
 
 def find_formats(formats: dict[str, Format], columns: Iterable[str], *, answered: bool = True) -> list[str]:
-    """Name the formats whose columns are all there; plain text counts only where nothing else does.
+    """Return the formats whose columns are all present; plain text counts only if nothing else does.
 
-    Of rows that are not answered, only the columns of the prompt count.
+    For rows without answers, only the columns of the prompt count.
     """
     there = set(columns)
     found = [
@@ -193,8 +193,8 @@ def find_formats(formats: dict[str, Format], columns: Iterable[str], *, answered
     return [name for name in found if name != "text"] or found
 
 
-def find_preference(columns: Iterable[str]) -> str | None:
-    """Say why rows cannot be trained on whose columns are a chosen and a rejected answer; None where they are not."""
+def explain_preference(columns: Iterable[str]) -> str | None:
+    """Explain how to train on rows whose columns are chosen and rejected, or return None for other rows."""
     if not {"chosen", "rejected"}.issubset(columns):
         return None
     return (
@@ -205,18 +205,18 @@ def find_preference(columns: Iterable[str]) -> str | None:
 
 
 def _refuse_bad_answer(row: Row) -> None:
-    """Refuse an answer that its row calls a bad one."""
+    """Reject an answer that its row labels as bad."""
     for column in ("label", "kto_tag"):
         value = row.get(column)
         if value is False or (isinstance(value, str) and value.strip().lower() == "false"):
             raise RowError(
-                f"column {column} is false: KTO rows say so of answers that are not to be learnt; set the section kto: "
-                "to learn from them"
+                f"column {column} is false: in KTO rows this marks answers that are not to be learned; set the section "
+                "kto: to learn from them"
             )
 
 
-def _behind_context(row: Row, example: Example, as_chat: bool) -> Example:
-    """Put an Alpaca prompt behind the row's system text and history, for which only a chat has a place."""
+def _after_context(row: Row, example: Example, as_chat: bool) -> Example:
+    """Put an Alpaca prompt after the row's system text and history, which require a chat."""
     if as_chat:
         return _in_chat(row, example)
     if context := read_context(row):
@@ -226,7 +226,7 @@ def _behind_context(row: Row, example: Example, as_chat: bool) -> Example:
 
 
 def _in_chat(row: Row, example: Example) -> Example:
-    """Put a prompt, with its answer where it has one, behind the row's system text and history."""
+    """Put a prompt, and its answer if any, after the row's system text and history."""
     context, tools = read_context(row), read_tools(row)
     if not context and not tools:
         return example

@@ -1,4 +1,4 @@
-"""Prepares a set for CAUSAL_LM: rows by use, tokens with labels, the report; and the rows that are answered later."""
+"""Prepares a dataset for CAUSAL_LM: splits, tokens with labels and a report; and loads rows to be answered."""
 
 from __future__ import annotations
 
@@ -22,63 +22,63 @@ if TYPE_CHECKING:
 
 @dataclass
 class InstructionData:
-    """Everything the trainer needs to know of the data."""
+    """The prepared data of a run."""
 
     spec: InstructionSet
     train: Dataset
-    """Rows with input_ids, labels (-100 where a token is not trained on) and length, in the order of the file."""
+    """Rows with input_ids, labels (-100 for tokens that are not trained on) and length, in the order of the file."""
     evals: dict[str, Dataset]
-    """The same of the validation rows under `""`, by rising length; empty where there are none."""
+    """Validation rows in the same form under `""`, sorted by length; empty if there are none."""
     validation_examples: list[Example]
-    """The validation rows as texts, in the order of the file: not that of `evals`."""
+    """The validation rows as texts, in the order of the file, unlike `evals`."""
     validation_places: list[str]
-    """Where each of them stands."""
+    """Location of each validation row."""
     fingerprint: str
     commit: str | None
     read_train: Callable[[], Iterator[Example]]
-    """Reads the training rows again, as texts, those too that dataset.max_train_samples leaves out."""
+    """Reads all training rows again as texts, including those that dataset.max_train_samples leaves out."""
     reports: dict[str, InstructionReport] = field(default_factory=dict)
     splits: Splits | None = None
-    """The rows as they were read, so that they are read once."""
+    """The rows as read, to avoid reading them twice."""
 
 
 @dataclass(frozen=True)
 class GenerationRows:
-    """The rows whose prompts are answered by generating."""
+    """The rows whose prompts are answered in an evaluation."""
 
     examples: list[Example]
     places: list[str]
-    """Where each of them stands."""
+    """Location of each row."""
     num_total: int
-    """Rows that there are; more than there are examples when dataset.max_eval_samples leaves some out."""
+    """Total number of rows, including those that dataset.max_eval_samples leaves out."""
     fingerprint: str
     split: str
     """Their split; `validation` also for rows held out of the training rows."""
     bad: BadRows
-    """Rows that were left out because they cannot be read."""
+    """Rows left out because they cannot be read."""
     ids: list[str] = field(default_factory=list)
-    """Their own names; empty where rows have none."""
+    """The rows' own names; empty if they have none."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What else a score of them depends on, as the dataset tells it."""
+    """Other properties that affect a score, reported by the dataset."""
 
 
 def resolve_set(spec: InstructionSet) -> InstructionSet:
-    """Complete a dataset's answers by the columns of its rows, where it left that open."""
+    """Complete a dataset's description from the columns of its rows, if it left that open."""
     if spec.resolve is None:
         return spec
     for split in (spec.train_split, spec.generation_split, spec.validation_split):
         rows = open_split(spec, split) if split is not None else None
         if rows is not None:
             return spec.resolve(spec, rows.column_names())
-    return spec.resolve(spec, open_train(spec).column_names())  # which says that there are no rows
+    return spec.resolve(spec, open_train(spec).column_names())  # raises an error that there are no rows
 
 
 def prepare_instructions(
     spec: InstructionSet, section: InstructionSection, encoder: ExampleEncoder, seed: int
 ) -> InstructionData:
-    """Load, check and encode a set.
+    """Load, check and encode a dataset.
 
-    The seed draws the held-out rows, and after them, without a say in which they are, max_train_samples.
+    The seed draws the held-out rows and, independently, max_train_samples.
     """
     spec, splits, wanted, chosen = _choose_rows(spec, section, seed)
     found = DataProblems()
@@ -117,7 +117,7 @@ def prepare_instructions(
 
 
 def read_training_rows(spec: InstructionSet, section: InstructionSection, seed: int) -> tuple[Iterator[Example], str]:
-    """Read again, as texts, the rows that a run was trained on; and the fingerprint that its InstructionData had."""
+    """Read the rows that a run was trained on again as texts, with the fingerprint of its InstructionData."""
     _, splits, wanted, chosen = _choose_rows(spec, section, seed)
     return splits.train.examples(wanted), _fingerprint(splits, wanted, chosen)
 
@@ -125,10 +125,10 @@ def read_training_rows(spec: InstructionSet, section: InstructionSection, seed: 
 def load_generation_rows(
     spec: InstructionSet, section: InstructionSection, seed: int, read: Splits | None = None
 ) -> GenerationRows:
-    """Load the rows whose prompts are answered by generating: a split of their own, or the validation rows.
+    """Load the rows to answer in an evaluation: a separate split, or the validation rows.
 
-    max_eval_samples takes the first rows; with the run's seed, rows are held out exactly as in training. Splits that
-    were `read` are not read again, where they are this set's.
+    max_eval_samples takes the first rows; given the run's seed, the same rows are held out as in training. Splits
+    already `read` are reused if they are of the same set.
     """
     spec = resolve_set(spec)
     if spec.generation_split is not None:
@@ -161,7 +161,7 @@ def load_generation_rows(
 def _choose_rows(
     spec: InstructionSet, section: InstructionSection, seed: int
 ) -> tuple[InstructionSet, Splits, list[int], list[int]]:
-    """Give the resolved set, its rows, and the positions of those to train on and to validate on."""
+    """Return the resolved set, its rows, and the positions of rows to train and validate on."""
     spec = resolve_set(spec)
     splits = load_splits(spec, section, seed)
     wanted = draw_rows(splits.train_positions, section.max_train_samples, seed)
@@ -171,16 +171,16 @@ def _choose_rows(
 def _encode(
     name: str, split: ReadSplit, positions: Sequence[int], encoder: ExampleEncoder, section: InstructionSection
 ) -> tuple[Dataset, InstructionReport, set[int]]:
-    """Encode rows; give them, their report, and the positions of those that the chat template refuses."""
+    """Encode rows, and return them, their report, and the positions of rows that the chat template rejects."""
     rows, counts = encode_rows(split, positions, encoder)
-    own = name == split.name  # else the rows were held out of another split, which reports what is wrong with it
+    own = name == split.name  # held-out rows belong to another split, which reports its own problems
     bad = BadRows(split.bad.count, list(split.bad.shown)) if own else BadRows()
     num_rows = len(positions) + bad.count
     for position, reason in counts.bad:
         bad.add(split.place(position), reason)
     if counts.bad:
         bad.stop(name, num_rows, section.on_bad_row)
-    _stop_at_odd_rows(name, split, positions, counts, encoder, section)
+    _check_counts(name, split, positions, counts, encoder, section)
     counted = {each.name for each in fields(counts)} & {each.name for each in fields(InstructionReport)}
     report = InstructionReport(
         name=name,
@@ -195,7 +195,7 @@ def _encode(
     return rows, report, {position for position, _ in counts.bad}
 
 
-def _stop_at_odd_rows(
+def _check_counts(
     name: str,
     split: ReadSplit,
     positions: Sequence[int],
@@ -203,7 +203,7 @@ def _stop_at_odd_rows(
     encoder: ExampleEncoder,
     section: InstructionSection,
 ) -> None:
-    """Stop when too many rows have nothing to train on, or one is too long and must not be cut."""
+    """Raise an error if too many rows have nothing to train on, or one is too long and must not be cut."""
     num_rows = len(positions)
     longer = f"longer than {encoder.length_key} ({encoder.max_length} tokens)"
     many_long = f"as are {counts.too_long_rows} of {num_rows} rows of {name}"

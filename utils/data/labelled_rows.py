@@ -1,4 +1,4 @@
-"""Reads a classification or regression set without a tokenizer: its splits, its classes, and which rows validate."""
+"""Reads a classification or regression dataset, without a tokenizer: its splits, classes and validation rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from utils.config.sections.dataset import ClassificationSection
 from utils.core.errors import DataError
 from utils.core.texts import RowError, describe_kind
 from utils.data.dataset import ClassificationSet, Row
-from utils.data.labels import LabelCoder, Reorder, build_label_coder, type_labels, warn_of_alike
+from utils.data.labels import LabelCoder, Reorder, build_label_coder, type_labels, warn_of_similar_labels
 from utils.data.reading import BadRows, DataProblems, read_each, require_columns
 from utils.data.rows import Rows
 from utils.data.splits import hold_out, open_split, open_train, open_validation
@@ -24,39 +24,39 @@ _ID_COLUMNS = ("index", "id", "idx")
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """The rows of a split that can be read."""
+    """The readable rows of a split."""
 
     name: str
     """`train`, `eval` + suffix, `test` + submission."""
     rows: Rows
-    """All of them."""
+    """All rows of the split."""
     positions: list[int]
-    """Which of them these are; the lists below go with it."""
+    """Positions of the readable rows; the lists below are parallel to it."""
     texts: dict[str, list[Any]]
-    """By column."""
+    """Texts by column."""
     labels: list[Any]
-    """As the data has them; empty where there are none."""
+    """Labels as in the data; empty if there are none."""
     ids: list[Any]
-    """The rows' own numbers or names, which a benchmark's server knows; empty where there are none."""
+    """The rows' own numbers or names, known to a benchmark's server; empty if there are none."""
     bad: BadRows = field(default_factory=BadRows)
-    """The others."""
+    """The unreadable rows."""
     codes: list[int | float] | None = None
-    """The labels as the model learns them; None: not encoded."""
+    """Labels as the model learns them; None: not encoded yet."""
 
     def __len__(self) -> int:
         return len(self.positions)
 
     @property
     def is_test(self) -> bool:
-        """Tell whether only a benchmark's server knows their labels."""
+        """Whether the labels are known only to a benchmark's server."""
         return self.name.startswith("test")
 
     def place(self, index: int) -> str:
-        """Name a row."""
+        """Return a row's location."""
         return self.rows.place(self.positions[index])
 
     def select(self, indices: Iterable[int]) -> LabelledRows:
-        """Give some of the rows."""
+        """Select some of the rows."""
         chosen = list(indices)
 
         def take(values: list[Any]) -> list[Any]:
@@ -72,7 +72,7 @@ class LabelledRows:
         )
 
     def encode(self, coder: LabelCoder) -> LabelledRows:
-        """Encode the labels; rows without a usable one become bad ones."""
+        """Encode the labels; rows without a usable label become bad rows."""
         kept, codes = [], []
         for index, label in enumerate(self.labels):
             try:
@@ -85,22 +85,22 @@ class LabelledRows:
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """A set that has been read."""
+    """A dataset that has been read."""
 
     coder: LabelCoder
     splits: dict[str, LabelledRows]
-    """By use, with encoded labels and those held out: `train`, `eval` + suffix, `test` + submission."""
+    """By use, with encoded labels, held-out rows included: `train`, `eval` + suffix, `test` + submission."""
     commit: str | None
 
 
 def read_classification(
     spec: ClassificationSet, section: ClassificationSection, seed: int, reorder: Reorder = tuple
 ) -> LabelledSet:
-    """Read a set and encode its labels; one DataError has all that is wrong: columns, splits and labels."""
+    """Read a dataset and encode its labels, raising one DataError for all problems with columns, splits and labels."""
     found = DataProblems()
     read = _read_splits(spec, found)
     if (spec.train_split is not None and "train" not in read) or all(rows.is_test for rows in read.values()):
-        found.stop()  # the classes would be told by too few rows
+        found.stop()  # the classes cannot be inferred from these rows alone
     with found.gather():
         coder = _build_coder(spec, read, reorder)
         encoded = _encode_labels(read, coder, section, found)
@@ -110,7 +110,7 @@ def read_classification(
 
 
 def _read_splits(spec: ClassificationSet, found: DataProblems) -> dict[str, LabelledRows]:
-    """Read every split that there is."""
+    """Read every split that exists."""
     read: dict[str, LabelledRows] = {}
     absent: set[str] = set()
     for name, opened in _open_splits(spec):
@@ -137,7 +137,7 @@ def _open_splits(spec: ClassificationSet) -> Iterator[tuple[str, Callable[[], Ro
 
 
 def _read_split(name: str, rows: Rows, spec: ClassificationSet, found: DataProblems) -> LabelledRows:
-    """Read a split; of one that lacks a column of text the labels are read, to be looked at with the others."""
+    """Read a split; if it lacks a text column, its labels are still read, to be checked with the others."""
     there = rows.column_names()
     texts = tuple(column for column in spec.text_columns if column in there)
     if len(texts) < len(spec.text_columns) and spec.label_column in there and len(rows):
@@ -170,7 +170,7 @@ def _read_rows(name: str, rows: Rows, spec: ClassificationSet) -> LabelledRows:
 
 
 def _require_values(row: Row, columns: Sequence[str]) -> Row:
-    """Give a row back that holds one text or label in each column."""
+    """Return a row unchanged if each column holds a single text or label."""
     for column in columns:
         if isinstance(value := row.get(column), (list, dict)):
             raise RowError(f"column {column} holds {describe_kind(value)} instead of one text or label")
@@ -182,14 +182,14 @@ def _require_values(row: Row, columns: Sequence[str]) -> Row:
 
 
 def _read_tests(spec: ClassificationSet) -> dict[str, LabelledRows]:
-    """Read the test splits; a set without one, or with a broken one, just has no submission."""
+    """Read the test splits; without one, or with a broken one, there is no submission."""
     read: dict[str, LabelledRows] = {}
     for each in spec.submissions:
         try:
             if (opened := open_split(spec, each.split, each.subset)) is None:
                 continue
             rows = _read_rows(f"test {each.file}", opened, spec)
-            # The server counts the rows: each must be there, under a number of its own.
+            # The server counts the rows: each must be present, with a unique number.
             rows.bad.stop(rows.name, len(opened), can_drop=False)
             if len(set(rows.ids)) < len(rows.ids):
                 raise DataError(f"{rows.place(0)} and further: rows of {rows.name} have the same number")
@@ -212,7 +212,7 @@ def _encode_labels(
 
 
 def _build_coder(spec: ClassificationSet, read: dict[str, LabelledRows], reorder: Reorder) -> LabelCoder:
-    """Tell the classes by all rows to train on, held-out ones included; without any, by those to score on."""
+    """Determine the classes from all training rows, including held-out ones, or else from the evaluation rows."""
     labelled = [rows for rows in read.values() if not rows.is_test]
     if not labelled and not spec.label_names:
         raise DataError(f"{spec.path}: there are only unlabelled rows, and the classes are not known")
@@ -226,12 +226,12 @@ def _build_coder(spec: ClassificationSet, read: dict[str, LabelledRows], reorder
             if label not in places:
                 places[label] = rows.place(index)
     if spec.label_names is None:
-        warn_of_alike(spec.label_column, places)
+        warn_of_similar_labels(spec.label_column, places)
     return build_label_coder(spec, places, chosen[0].rows.class_names(spec.label_column), reorder)
 
 
 def _require_evaluation(spec: ClassificationSet, absent: set[str]) -> None:
-    """Check that there are rows to evaluate on, or that some are held out for it."""
+    """Check that there are rows to evaluate on, or that some will be held out."""
     if spec.train_split is None or spec.validation_size or {f"eval{suffix}" for suffix in spec.eval_splits} - absent:
         return
     name = next(iter(spec.eval_splits.values()), "validation")
@@ -244,7 +244,7 @@ def _require_evaluation(spec: ClassificationSet, absent: set[str]) -> None:
 def _hold_out_rows(
     encoded: dict[str, LabelledRows], spec: ClassificationSet, coder: LabelCoder, seed: int
 ) -> dict[str, LabelledRows]:
-    """Hold rows out where there is no eval split."""
+    """Hold rows out if there is no evaluation split."""
     if "train" not in encoded or any(name.startswith("eval") for name in encoded):
         return encoded
     train = encoded["train"]

@@ -1,4 +1,4 @@
-"""Reads the label column: names and order of the classes, and every label as the number the model learns."""
+"""Reads the label column: names and order of the classes, and every label as the number that the model learns."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from utils.data.dataset import ClassificationSet
 logger = logging.getLogger(__name__)
 
 UNLABELLED = -1
-_MOST_CLASSES = 1_000_000
-"""Larger numbers are names, not places in a list."""
+_MAX_CLASSES = 1_000_000
+"""Larger numbers are names, not positions in a list."""
 
 Reorder = Callable[[Mapping[str, str]], tuple[str, ...]]
-"""Gives the names of the classes, each with the place of its first row, in the order of a model's ids."""
+"""Orders class names, each mapped to the location of its first row, as a model's ids do."""
 
 _NUMBERS: dict[type, re.Pattern[str]] = {
     int: re.compile(r"[+-]?\d{1,18}"),
@@ -31,20 +31,20 @@ _NUMBERS: dict[type, re.Pattern[str]] = {
 
 @dataclass(frozen=True)
 class LabelCoder:
-    """Turns the data's labels into the model's, and back into names."""
+    """Converts the data's labels to the model's."""
 
     names: tuple[str, ...]
     """Names in the order of the model's ids; empty for regression."""
     numbers: dict[Any, int]
-    """The data's own value of each class, and its id."""
+    """Model id of each class, by its value in the data."""
 
     @property
     def is_regression(self) -> bool:
-        """Tell whether labels are numbers to regress on."""
+        """Whether labels are numbers to regress on."""
         return not self.names
 
     def encode(self, value: Any) -> int | float:
-        """Encode a label; a RowError where it is missing, no number, or of no known class."""
+        """Encode a label; raises a RowError if it is missing, not a number, or of an unknown class."""
         if value in (None, "") and value not in self.numbers:
             raise RowError("has no label")
         return _read_number(value) if self.is_regression else self._find_class(value)
@@ -52,7 +52,7 @@ class LabelCoder:
     def _find_class(self, value: Any) -> int:
         if value in self.numbers:
             return self.numbers[value]
-        alike = [name for name in self.numbers if _fold(name) == _fold(value)]
+        alike = [name for name in self.numbers if _normalize(name) == _normalize(value)]
         known = (
             f"it differs from {shorten(repr(alike[0]))} in case or spaces"
             if alike
@@ -62,7 +62,7 @@ class LabelCoder:
 
 
 def type_labels(columns: Iterable[Sequence[Any]]) -> Callable[[Any], Any]:
-    """Find what makes a label of a text in files without types: a number where all labels are written so."""
+    """Return a converter for labels in untyped files: to numbers if all labels are written as numbers."""
     written = [value for column in columns for value in column if value not in (None, "")]
     kind = next((kind for kind, form in _NUMBERS.items() if all(map(form.fullmatch, written))), str)
     return lambda value: kind(value) if value not in (None, "") else None
@@ -74,10 +74,10 @@ def build_label_coder(
     named: Sequence[str] | None = None,
     reorder: Reorder = tuple,
 ) -> LabelCoder:
-    """Work out the classes from the set's description, else from its labels.
+    """Determine the classes from the dataset's description or its labels.
 
-    `places` has every label that there is, with the place of its first row; `named` are the names that the rows' own
-    type has for numbers; `reorder` gives the names in the order that an already fine-tuned checkpoint uses.
+    `places` maps every label to the location of its first row; `named` are the class names from the rows' own type,
+    if any; `reorder` orders the names as an already fine-tuned checkpoint does.
     """
     if spec.num_labels == 1:
         return LabelCoder((), {})
@@ -100,8 +100,8 @@ def build_label_coder(
     return LabelCoder(order, {value: order.index(name) for value, name in own.items()})
 
 
-def keep_order_of(trained: tuple[str, ...], label: str) -> Reorder:
-    """Give the function that orders the classes of any rows, which may lack some, as the run learned them."""
+def order_as_trained(trained: tuple[str, ...], label: str) -> Reorder:
+    """Return a function that orders the classes of any rows, which may lack some, as a run learned them."""
 
     def reorder(names: Mapping[str, str]) -> tuple[str, ...]:
         spelling = {name.lower(): name for name in names}
@@ -117,20 +117,20 @@ def keep_order_of(trained: tuple[str, ...], label: str) -> Reorder:
     return reorder
 
 
-def warn_of_alike(column: str, places: Mapping[Any, str]) -> None:
-    """Warn of labels that differ in case or spaces alone: each is a class of its own."""
+def warn_of_similar_labels(column: str, places: Mapping[Any, str]) -> None:
+    """Warn of labels that differ only in case or spaces, since each counts as a class."""
     alike: dict[str, list[str]] = defaultdict(list)
     for value, place in places.items():
         if isinstance(value, str):
-            alike[_fold(value)].append(f"{shorten(repr(value))} ({place})")
+            alike[_normalize(value)].append(f"{shorten(repr(value))} ({place})")
     for found in alike.values():
         if len(found) > 1:
-            logger.warning("column %s: %s differ in case or spaces alone, and are classes of their own; if they are "
-                           "one class, write it in one way", column, " and ".join(found))  # fmt: skip
+            logger.warning("column %s: %s differ only in case or spaces, and are separate classes; if they are "
+                           "one class, spell it in one way", column, " and ".join(found))  # fmt: skip
 
 
 def _class_names(spec: ClassificationSet, places: Mapping[Any, str], named: Sequence[str] | None) -> dict[Any, str]:
-    """Map each value of the column to its class's name, in index order."""
+    """Map each value of the column to its class name, in index order."""
     present = [value for value in places if value not in (None, "", UNLABELLED) and not _is_nan(value)]
     is_text = any(isinstance(value, str) for value in present)
     named = spec.label_names or named
@@ -144,8 +144,8 @@ def _class_names(spec: ClassificationSet, places: Mapping[Any, str], named: Sequ
             "dataset.num_labels: 1"
         )
     ordered = sorted(present)
-    # Numbers from 0 on are ids, so that a class without a row has its place too; other numbers are names.
-    is_range = bool(ordered) and ordered[0] == 0 and ordered[-1] < _MOST_CLASSES
+    # Numbers from 0 on are ids, so that a class without rows has an id too; other numbers are names.
+    is_range = bool(ordered) and ordered[0] == 0 and ordered[-1] < _MAX_CLASSES
     count = spec.num_labels or (int(ordered[-1]) + 1 if is_range else 0)
     if ordered and ordered[0] >= 0 and ordered[-1] < count:
         return {number: str(number) for number in range(count)}
@@ -164,7 +164,7 @@ def _read_number(value: Any) -> float:
     return number
 
 
-def _fold(value: Any) -> str:
+def _normalize(value: Any) -> str:
     return " ".join(str(value).split()).casefold()
 
 

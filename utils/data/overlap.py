@@ -1,4 +1,4 @@
-"""Finds texts in texts by their words: equal ones, and documents of which one holds much of the other."""
+"""Finds overlapping texts by their words: equal texts, and documents that share a large part."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from zlib import crc32
 
 SHINGLE = 13
-"""Words that stand behind each other in both documents."""
+"""Number of consecutive words in a shingle."""
 SHARED = 0.5
-"""Share of the shorter document's shingles that makes two documents the same."""
+"""Share of the shorter document's shingles from which two documents count as the same."""
 _SAMPLED = 16
-"""One word of so many begins a shingle that is looked at."""
+"""One in this many words begins a sampled shingle."""
 _FEWEST = 8
-"""Shingles that tell a document; with fewer it is too short to be called one."""
+"""Minimum number of shingles; documents with fewer are too short to be compared."""
 _WORD = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[^\W_\u3400-\u4dbf\u4e00-\u9fff]+")
 
 
 class _Anchors(dict[str, bool]):
-    """Whether a shingle begins at a word, by the word, so that the same shingles are taken from every document."""
+    """Whether a word begins a shingle, so that the same shingles are sampled from every document."""
 
     def __missing__(self, word: str) -> bool:
         chosen = self[word] = crc32(word.encode("utf-8", "replace")) % _SAMPLED == 0
@@ -30,24 +30,24 @@ _ANCHORS = _Anchors()
 
 
 def find_words(text: str) -> list[str]:
-    """Find a text's words without case and punctuation; a Chinese character is a word."""
+    """Return a text's words without case and punctuation; each Chinese character is a word."""
     return _WORD.findall(text.casefold())
 
 
-def normalise(text: str) -> str:
-    """Write a text as its words, with one space between."""
+def normalize_text(text: str) -> str:
+    """Return a text's words joined by single spaces."""
     return " ".join(find_words(text))
 
 
 def sample_shingles(text: str) -> frozenset[int]:
-    """Hash some of a text's runs of 13 words, the same in every text that has them; for this process only."""
+    """Hash a sample of a text's 13-word shingles, the same sample in all texts; valid in this process only."""
     words = find_words(text)
     starts = [place for place, word in enumerate(words[: 1 - SHINGLE]) if _ANCHORS[word]]
     return frozenset(hash(tuple(words[start : start + SHINGLE])) for start in starts)
 
 
 class Documents:
-    """Documents, given as texts, in which others are looked for."""
+    """Documents to search for overlaps with other texts."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._holders: dict[int, list[int]] = defaultdict(list)
@@ -59,7 +59,7 @@ class Documents:
                 self._holders[shingle].append(number)
 
     def find(self, text: str) -> list[int]:
-        """Find the documents of which the text holds half, or that hold half of the text; too short ones are none."""
+        """Return the documents that share half of the shorter text's shingles; short texts never match."""
         if not self._holders:
             return []
         shingles = sample_shingles(text)

@@ -1,8 +1,8 @@
-"""Rows of preferences: pairs of a chosen and a rejected answer, and answers labelled good or bad.
+"""Preference rows: pairs of a chosen and a rejected answer, and answers labelled good or bad.
 
-Any prompt that a dataset reads serves for either. A pair is {"prompt", "chosen", "rejected"}, the prompt being whatever
-the set's prompts are made of (a text, turns, a template's columns, an instruction), the answers texts or turns; or
-{"chosen", "rejected"} alone as whole conversations, of which what they begin with in common is the prompt.
+Either works with any prompt that a dataset reads. A pair is {"prompt", "chosen", "rejected"}, where the prompt is in
+the dataset's own form (a text, turns, a template's columns, an instruction) and the answers are texts or turns; or
+{"chosen", "rejected"} alone as whole conversations, whose common beginning is the prompt.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from utils.data.formats import ANSWER_COLUMNS, find_answer_column
 SIDES = ("chosen", "rejected")
 _LABELS = ("label", "kto_tag")
 _PROMPTS = ("prompt", "messages", "conversations", "instruction")
-"""Columns of prompts; where rows have several (UltraFeedback), the first of these counts."""
+"""Columns of prompts; the first one present counts if rows have several (UltraFeedback)."""
 
 _CONVERSATIONS = ("messages", "conversations")
 
@@ -30,36 +30,36 @@ _Complete = Callable[[InstructionSet, Sequence[str]], InstructionSet]
 
 
 def as_pairs(spec: InstructionSet, roles: Mapping[str, str], *, margins: bool = False) -> InstructionSet:
-    """Make a set's rows pairs of answers to its prompts; `roles` as in `read_conversation`.
+    """Make a dataset's rows pairs of answers to its prompts; `roles` as in `read_conversation`.
 
-    With `margins` a column of that name says how much more the chosen answer is liked; 0 where there is none.
+    `margins` reads a column `margin` with how much better the chosen answer is; 0 if it is missing.
     """
     return _when_resolved(spec, lambda known, _: _read_pairs(known, roles, margins))
 
 
 def as_scored(spec: InstructionSet, roles: Mapping[str, str], conversational: bool | None) -> InstructionSet:
-    """Make a set's rows answers to be scored: pairs, one answer to a prompt, or a conversation that ends with one.
+    """Make a dataset's rows answers to be scored: pairs, one answer to a prompt, or conversations ending with one.
 
-    A single answer stands in the column answer, completion, output or response. `conversational` says whether the rows
-    that were trained on are conversations, so that the text of a column `prompt` is a user's turn; None: not known.
+    A single answer is in the column answer, completion, output or response. `conversational` says whether the model was
+    trained on conversations, so that a text in the column `prompt` is a user turn; None: unknown.
     """
     found = _when_resolved(spec, lambda known, _: _read_scored(known, roles, conversational))
-    return replace(found, resolve_prompt=found.resolve)  # where the rows that were trained on are gone
+    return replace(found, resolve_prompt=found.resolve)  # for when the training rows are no longer available
 
 
 def as_labelled(spec: InstructionSet) -> InstructionSet:
-    """Make a set's rows answers that are labelled good or bad; of a conversation the last answer is."""
+    """Make a dataset's rows answers labelled good or bad; in a conversation, the label is the last answer's."""
     return _when_resolved(spec, _read_labelled, answered=True)
 
 
 def _when_resolved(spec: InstructionSet, complete: _Complete, *, answered: bool = False) -> InstructionSet:
-    """Complete a set now, or when the columns of its rows are known."""
+    """Complete a set now, or once the columns of its rows are known."""
     how = spec.resolve if answered else spec.resolve_prompt
 
     def resolve(own: InstructionSet, there: Sequence[str]) -> InstructionSet:
         if how is None:
             return complete(own, there)
-        # Of several columns of prompts the set is shown the first, or it could not tell its format.
+        # With several columns of prompts, pass on only the first, or the format would be ambiguous.
         first = next((name for name in _PROMPTS if name in there), None)
         others = () if first is None else {*_PROMPTS, "text"} - {first}
         try:
@@ -67,7 +67,7 @@ def _when_resolved(spec: InstructionSet, complete: _Complete, *, answered: bool 
         except DataError:
             if first is not None or answered:
                 raise
-            # No prompt at all: whole conversations need none, and other rows are refused one by one.
+            # No prompt column: whole conversations need none, and other rows are rejected one by one.
             return complete(replace(own, read_prompt=_refuse_prompt, prompt_columns=(), resolve=None), there)
 
     return replace(spec, resolve=resolve, resolve_prompt=None)
@@ -84,11 +84,11 @@ def _read_pairs(spec: InstructionSet, roles: Mapping[str, str], margins: bool = 
         return replace(read_pair(row), margin=_read_margin(row)) if margins else read_pair(row)
 
     def read_pair(row: Row) -> Example:
-        if all(map(_is_whole, (row.get(name) for name in SIDES))):
-            row.get("prompt")  # says again what both begin with
-            return _part_conversations(*(read_conversation(row, name, roles) for name in SIDES))
+        if all(map(_is_full_conversation, (row.get(name) for name in SIDES))):
+            row.get("prompt")  # marks the column as read: it repeats what both begin with
+            return _split_conversations(*(read_conversation(row, name, roles) for name in SIDES))
         asked = read_prompt(row)
-        chosen, rejected = (_answer(asked, row, name, roles, join) for name in SIDES)
+        chosen, rejected = (_add_answer(asked, row, name, roles, join) for name in SIDES)
         return replace(chosen, rejected=rejected)
 
     return replace(spec, read_row=read_row, columns=(*spec.prompt_columns, *SIDES))
@@ -116,7 +116,7 @@ def _read_scored(spec: InstructionSet, roles: Mapping[str, str], conversational:
         if is_turn is None and is_text:
             raise RowError("it is not known whether a prompt is a user's turn to this model; give messages")
         asked = _read_prompt(spec)(row) if is_own else Example(messages=({"role": "user", "content": row["prompt"]},))
-        return _answer(asked, row, name, roles, join)
+        return _add_answer(asked, row, name, roles, join)
 
     return replace(spec, read_row=read_row, columns=(*(own or ("prompt",)), ANSWER_COLUMNS[0]))
 
@@ -134,7 +134,7 @@ def _read_prompt(spec: InstructionSet) -> Callable[[Row], Example]:
 
 
 def _choose_join(spec: InstructionSet) -> Callable[[str, str], str]:
-    """Choose how an answer follows its prompt: a `prompt` directly, others as a template's does."""
+    """Choose how an answer is joined to its prompt: directly for `prompt`, otherwise as for a template."""
     return (lambda _, answer: answer) if spec.prompt_columns == ("prompt",) else join_answer
 
 
@@ -153,7 +153,7 @@ def _read_labelled(spec: InstructionSet, there: Sequence[str]) -> InstructionSet
         known = {"true": True, "false": False, "1": True, "0": False}
         if (label := known.get(str(row.get(name)).strip().lower())) is None:
             raise RowError(f"column {name} must say whether the answer is a good one: true or false")
-        bare = copy.copy(row)  # readers of answers to learn refuse those that are labelled bad
+        bare = copy.copy(row)  # readers of answers to learn reject bad labels
         for each in set(_LABELS) & set(row):
             del bare[each]
         example = spec.read_row(bare)
@@ -164,18 +164,18 @@ def _read_labelled(spec: InstructionSet, there: Sequence[str]) -> InstructionSet
     return replace(spec, read_row=read_row, columns=(*spec.columns, label))
 
 
-def _is_whole(value: Any) -> bool:
-    """Tell whether a value is a conversation from its start on."""
+def _is_full_conversation(value: Any) -> bool:
+    """Return whether a value is a conversation from its beginning."""
     first = value[0] if isinstance(value, list) and value else None
     said = str(first.get("role", first.get("from"))).lower() if isinstance(first, dict) else ""
     return said in ("system", "developer", "user", "human", "prompter")
 
 
-def _part_conversations(chosen: Conversation, rejected: Conversation) -> Example:
-    """Make the turns that two conversations begin with their prompt."""
+def _split_conversations(chosen: Conversation, rejected: Conversation) -> Example:
+    """Use the common beginning of two conversations as their prompt."""
     pairs = zip(chosen.turns, rejected.turns, strict=False)
     shared = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
-    if shared is None:  # equal, or one goes on where the other ends
+    if shared is None:  # they are equal, or one continues the other
         shared = min(len(chosen.turns), len(rejected.turns)) - 1
     sides = [
         build_chat(replace(each, turns=(*as_context(each.turns[:shared]), *each.turns[shared:])))
@@ -184,8 +184,10 @@ def _part_conversations(chosen: Conversation, rejected: Conversation) -> Example
     return replace(sides[0], rejected=sides[1])
 
 
-def _answer(asked: Example, row: Row, name: str, roles: Mapping[str, str], join: Callable[[str, str], str]) -> Example:
-    """Put a column's answer behind a prompt."""
+def _add_answer(
+    asked: Example, row: Row, name: str, roles: Mapping[str, str], join: Callable[[str, str], str]
+) -> Example:
+    """Append the answer in a column to a prompt."""
     value = row[name]
     if isinstance(value, str) and not asked.messages:
         return replace(asked, answer=join(asked.prompt, value))

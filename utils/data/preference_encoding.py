@@ -1,4 +1,4 @@
-"""Pairs of answers, and labelled answers, as tokens: both sides of a pair have the same prompt, cut alike."""
+"""Encodes preference pairs, whose sides get the same prompt tokens, and labelled answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils.data.text_tokens import cut_middle
 
 @dataclass(frozen=True)
 class EncodedPair(Encoded):
-    """A pair as tokens: the chosen side by the fields of an encoded row, the rejected one beside it."""
+    """A pair as tokens: the chosen side in the inherited fields, the rejected side in its own."""
 
     rejected_ids: tuple[int, ...] = ()
     rejected_labels: tuple[int, ...] = ()
@@ -23,17 +23,17 @@ class EncodedPair(Encoded):
 
     @property
     def num_trained(self) -> int:
-        """Trained tokens of both sides; 0 where one has none."""
+        """Number of trained tokens of both sides; 0 if either has none."""
         sides = [sum(label != MASKED for label in labels) for labels in (self.labels, self.rejected_labels)]
         return sum(sides) if all(sides) else 0
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of both sides."""
+        """Number of tokens of both sides."""
         return len(self.input_ids) + len(self.rejected_ids)
 
     def to_row(self) -> dict[str, Any]:
-        """Give the row; `length` is that of the longer side."""
+        """Return the row; `length` is that of the longer side."""
         length = max(len(self.input_ids), len(self.rejected_ids))
         other = {"rejected_input_ids": self.rejected_ids, "rejected_labels": self.rejected_labels}
         margin = {} if self.margin is None else {"margin": self.margin}
@@ -42,14 +42,14 @@ class EncodedPair(Encoded):
 
 @dataclass(frozen=True)
 class PairEncoder(ExampleEncoder):
-    """Encodes both sides of pairs, with the same prompt: where one side's is cut, the other's is as well."""
+    """Encodes both sides of pairs with the same prompt: if one side's prompt is cut, so is the other's."""
 
     COLUMNS: ClassVar[Mapping[str, type]] = {
         **ExampleEncoder.COLUMNS, "rejected_input_ids": list, "rejected_labels": list,
     }  # fmt: skip
 
     def encode_many(self, examples: Sequence[Example]) -> list[list[Encoded] | RowError]:
-        """Encode pairs together; other examples, such as prompts to answer, as they are."""
+        """Encode pairs together; other examples, such as prompts to answer, are encoded as usual."""
         sides = [side for each in examples for side in (each, each.rejected) if side is not None]
         encoded = iter(super().encode_many(sides))
         return [
@@ -60,30 +60,30 @@ class PairEncoder(ExampleEncoder):
 
 @dataclass(frozen=True)
 class MarginEncoder(PairEncoder):
-    """Encodes pairs with how much more their chosen answers are liked."""
+    """Encodes pairs with their margins."""
 
     COLUMNS: ClassVar[Mapping[str, type]] = {**PairEncoder.COLUMNS, "margin": float}
 
 
 @dataclass(frozen=True)
 class EncodedLabelled(Encoded):
-    """An answer with its label as tokens."""
+    """A labelled answer as tokens."""
 
     is_good: bool = True
 
     def to_row(self) -> dict[str, Any]:
-        """Give the row; `is_good` is 0 or 1."""
+        """Return the row; `is_good` is 0 or 1."""
         return {**super().to_row(), "is_good": int(self.is_good)}
 
 
 @dataclass(frozen=True)
 class LabelledEncoder(ExampleEncoder):
-    """Encodes answers that are labelled good or bad."""
+    """Encodes answers labelled good or bad."""
 
     COLUMNS: ClassVar[Mapping[str, type]] = {**ExampleEncoder.COLUMNS, "is_good": int}
 
     def encode_many(self, examples: Sequence[Example]) -> list[list[Encoded] | RowError]:
-        """Encode answers together; of an answer that becomes several rows, the one that ends it counts."""
+        """Encode answers together; of an answer that becomes several rows, the last counts."""
         return [
             found if isinstance(found, RowError) or example.is_good is None else [_label(found[-1], example.is_good)]
             for example, found in zip(examples, super().encode_many(examples), strict=True)
@@ -91,7 +91,7 @@ class LabelledEncoder(ExampleEncoder):
 
 
 def find_prompt(labels: Sequence[int]) -> int:
-    """Count the tokens before the first trained one."""
+    """Return the number of tokens before the first trained one."""
     return next((place for place, label in enumerate(labels) if label != MASKED), len(labels))
 
 
@@ -106,7 +106,7 @@ def _pair(
     notes = [f"with the end cut off the {name} answer" for name, side in zip(SIDES, (chosen, rejected), strict=True)
              if side.answer_cut]  # fmt: skip
     if chosen.input_ids == rejected.input_ids:
-        notes.append("whose chosen and rejected answers are equal: nothing is learnt from them")
+        notes.append("whose chosen and rejected answers are equal: nothing is learned from them")
     most = {name: max(getattr(chosen, name), getattr(rejected, name))
             for name in ("full_length", "prompt_cut", "answer_cut", "exchanges_cut", "untrained_turns")}  # fmt: skip
     pair = EncodedPair(
@@ -123,7 +123,7 @@ def _pair(
 
 
 def _align(chosen: Encoded, rejected: Encoded) -> tuple[Encoded, Encoded]:
-    """Cut the longer prompt to the shorter one, so that both answers are answers to the same."""
+    """Cut the longer prompt to the shorter one, so that both answers have the same prompt."""
     if not (chosen.prompt_cut or rejected.prompt_cut) or chosen.too_long or rejected.too_long:
         return chosen, rejected
     prompts = [find_prompt(each.labels) for each in (chosen, rejected)]

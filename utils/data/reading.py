@@ -1,4 +1,4 @@
-"""Reads the rows of a split once: which can be used, which are bad and why, and marks by which equal rows are found."""
+"""Reads the rows of a split once: which are usable, which are bad and why, and hashes for finding equal rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils.core.errors import DataError
 from utils.core.texts import RowError, shorten_list
 from utils.data.conversations import first_request
 from utils.data.dataset import Example, InstructionSet, Row
-from utils.data.formats import find_preference
+from utils.data.formats import explain_preference
 from utils.data.rows import Rows
 
 logger = logging.getLogger(__name__)
@@ -26,27 +26,27 @@ _NUM_SHOWN = 5
 
 
 class DataProblems:
-    """Problems of rows that do not follow from each other; `stop` raises them together."""
+    """Collects independent problems of rows; `stop` raises them together."""
 
     def __init__(self) -> None:
         self._sentences: dict[str, None] = {}
 
     @contextmanager
     def gather(self) -> Iterator[None]:
-        """Keep a DataError for later; what follows in the block is passed over."""
+        """Collect a DataError, skipping the rest of the block."""
         try:
             yield
         except DataError as error:
             self._sentences |= dict.fromkeys(str(error).splitlines())
 
     def stop(self) -> None:
-        """Raise a DataError with a line for each problem, where there are any."""
+        """Raise a DataError with a line for each problem, if there are any."""
         if self._sentences:
             raise DataError("\n".join(self._sentences))
 
 
 class _WatchedRow(dict[str, Any]):
-    """A row that knows which of its columns were read."""
+    """A row that records which of its columns are read."""
 
     def __init__(self, row: Row) -> None:
         super().__init__(row)
@@ -60,21 +60,21 @@ class _WatchedRow(dict[str, Any]):
         self._read.add(key)
         return super().get(key, default)
 
-    def __iter__(self) -> Iterator[str]:  # makes {**row} go through __getitem__
+    def __iter__(self) -> Iterator[str]:  # makes {**row} call __getitem__
         return super().__iter__()
 
     def list_unread(self) -> list[str]:
-        """List the columns that hold something and were not read."""
+        """Return the non-empty columns that were not read."""
         return [key for key, value in self.items() if key not in self._read and value not in (None, "", [], {})]
 
 
 @dataclass
 class BadRows:
-    """Rows that cannot be used: how many, and the first of them."""
+    """Number of unusable rows, and the first of them."""
 
     count: int = 0
     shown: list[str] = field(default_factory=list)
-    """Place and reason of the first few."""
+    """Location and reason of the first few."""
 
     def add(self, place: str, reason: object) -> None:
         """Count one row."""
@@ -85,7 +85,7 @@ class BadRows:
     def stop(
         self, name: str, num_rows: int, on_bad_row: Literal["stop", "drop"] = "stop", *, can_drop: bool = True
     ) -> None:
-        """Raise a DataError that names the first bad rows, where none may be left out or no row is good."""
+        """Raise a DataError naming the first bad rows, if they may not be dropped or no good row is left."""
         if self.count and (on_bad_row == "stop" or self.count == num_rows):
             more = "".join(f"\n  {each}" for each in self.shown[1:])
             hint = "; fix them, or set dataset.on_bad_row: drop to leave them out"
@@ -94,7 +94,7 @@ class BadRows:
 
 
 def read_each(rows: Rows, read: Callable[[Row], T], bad: BadRows) -> Iterator[tuple[int, T]]:
-    """Read every row: give the good ones with their index, and add the others to the bad ones."""
+    """Yield every good row with its index, adding the others to `bad`."""
     for index in range(len(rows)):
         try:
             yield index, read(rows[index])
@@ -105,40 +105,40 @@ def read_each(rows: Rows, read: Callable[[Row], T], bad: BadRows) -> Iterator[tu
 
 
 def require_columns(there: Sequence[str], needed: Iterable[str], where: str, keys: str) -> None:
-    """Check that the first rows have the columns, before every row is called bad for it; `keys` choose them."""
+    """Check that the first rows have the columns, before every row is reported; `keys` are the settings to change."""
     if there and (missing := [column for column in needed if column not in there]):
         raise DataError(f"{where}: no column {', '.join(missing)}; there are: {shorten_list(there)} ({keys} choose)")
 
 
 @dataclass(frozen=True)
 class ReadSplit:
-    """A split whose rows have been looked at; examples are read again when they are needed."""
+    """A split whose rows have been checked; examples are read again when needed."""
 
     name: str
     rows: Rows
     spec: InstructionSet
     good: list[int]
-    """Which rows can be read; the three lists below go with it."""
+    """Indices of the readable rows; the three lists below are parallel to it."""
     groups: list[bytes]
-    """Rows of equal mark never stand on both sides of a hold-out."""
+    """Hash of each row's group; a hold-out never splits a group."""
     prompts: list[bytes]
-    """Mark of the prompt, of a conversation's first request, or of plain text."""
+    """Hash of the prompt, a conversation's first request, or plain text."""
     contents: list[bytes]
-    """Mark of everything that is encoded."""
+    """Hash of everything that is encoded."""
     bad: BadRows
     unread: Counter[str] = field(default_factory=Counter)
-    """Columns, and keys of turns, that nothing reads, and how many rows have each."""
+    """Number of rows by unread column or key of turns."""
 
     def examples(self, positions: Iterable[int]) -> Iterator[Example]:
         """Read the examples at some positions of `good`."""
         return (self.spec.read_row(self.rows[self.good[position]]) for position in positions)
 
     def place(self, position: int) -> str:
-        """Name the row at a position of `good`."""
+        """Return the location of the row at a position of `good`."""
         return self.rows.place(self.good[position])
 
     def identify(self, positions: Iterable[int]) -> list[str]:
-        """Give the own names of the rows at some positions of `good`; nothing where rows have none."""
+        """Return the own names of the rows at some positions of `good`, or [] if rows have none."""
         name = self.spec.identify
         return [] if name is None else [name(self.rows[self.good[position]]) for position in positions]
 
@@ -148,10 +148,10 @@ class ReadSplit:
 
 
 def read_split(name: str, rows: Rows, spec: InstructionSet, on_bad_row: Literal["stop", "drop"]) -> ReadSplit:
-    """Read every row of a split once, with a set that is resolved."""
+    """Read every row of a split of a resolved set once."""
     there, where = rows.column_names(), f"{spec.path}, split {name}"
     require_columns(there, spec.columns, where, "dataset.prompt_template, answer_column and messages_column")
-    if not {"chosen", "rejected"} & set(spec.columns) and (problem := find_preference(there)) is not None:
+    if not {"chosen", "rejected"} & set(spec.columns) and (problem := explain_preference(there)) is not None:
         raise DataError(f"{where}: {problem}")
     split = ReadSplit(name, rows, spec, [], [], [], [], BadRows())
 
@@ -172,14 +172,14 @@ def read_split(name: str, rows: Rows, spec: InstructionSet, on_bad_row: Literal[
     split.bad.stop(name, len(rows), on_bad_row)
     for column, value in sorted(idle) if name == "train" else ():
         logger.warning("dataset.prompt_template: no training row has %s %s; its prompt has no effect", column, value)
-    if len(set(split.prompts)) == 1:  # rows that all have the same prompt are told apart by their whole content
+    if len(set(split.prompts)) == 1:  # if all rows have the same prompt, they are distinguished by their whole content
         split.prompts[:] = split.contents
         split.groups[:] = split.contents
     return split
 
 
 def _mark_example(example: Example, group: str | None) -> tuple[bytes, bytes, bytes]:
-    """Hash an example's group, prompt and content; spaces and line breaks make no difference to the first two."""
+    """Hash an example's group, prompt and content; the first two ignore whitespace differences."""
     if example.rejected is not None or example.is_good is not None:
         alone = _mark_example(replace(example, rejected=None, is_good=None), group)
         pair = "" if example.rejected is None else _mark_example(example.rejected, None)[-1].hex()
@@ -189,7 +189,7 @@ def _mark_example(example: Example, group: str | None) -> tuple[bytes, bytes, by
         content = json.dumps([example.messages, example.tools], ensure_ascii=False)
     else:
         prompt = example.prompt or example.answer
-        # What was not there in earlier versions is added where it is set, so that fingerprints of before stay.
+        # Newer fields are added only if set, so that earlier versions' fingerprints stay valid.
         content = "\x1f".join((example.prompt, example.answer, example.user_turn))
         if example.judged_by or example.context or example.plain:
             more = [example.judged_by, example.plain, example.prompt.find(example.context), len(example.context)]

@@ -1,4 +1,4 @@
-"""Cuts a stream of bytes into the records of its rows, each with its line; no byte is left out."""
+"""Splits a stream of bytes into the records of its rows, each with its line; every byte belongs to a record."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Record(NamedTuple):
     """The bytes of one row."""
 
     line: int
-    """Where it starts, from 1."""
+    """Line where it starts, from 1."""
     start: int
-    """The same in bytes."""
+    """Byte offset where it starts."""
     raw: bytes
     problem: str | None = None
-    """Why it is no row, where that is known without looking into it."""
+    """Why it is not a row, if that is known without parsing it."""
 
 
 def number_lines(stream: Iterable[bytes], name: str) -> Iterator[Record]:
-    """Give lines as records, the first without the byte order mark that some editors write."""
+    """Yield lines as records, without the byte order mark that some editors write."""
     start = 0
     for number, line in enumerate(stream, start=1):
         if number == 1 and line.startswith(_UTF16_MARKS):
@@ -40,7 +40,7 @@ def number_lines(stream: Iterable[bytes], name: str) -> Iterator[Record]:
 
 
 def read_ahead(lines: Iterator[Record]) -> list[Record]:
-    """Read up to the first line that holds something."""
+    """Read up to the first non-empty line."""
     read: list[Record] = []
     for line in lines:
         read.append(line)
@@ -50,7 +50,7 @@ def read_ahead(lines: Iterator[Record]) -> list[Record]:
 
 
 def detect_kind(stated: str, line: bytes) -> str:
-    """Tell the kind by the first line, which may be the start of a list or of lines of JSON."""
+    """Detect the kind of file by its first line, which may start a JSON list or be a line of JSON."""
     line = line.strip()
     if stated == ".json":
         return ".json" if line.startswith(b"[") or line == b"{" else ".jsonl"
@@ -60,7 +60,7 @@ def detect_kind(stated: str, line: bytes) -> str:
 
 
 def mark_empty(records: Iterator[Record]) -> Iterator[Record]:
-    """Mark empty lines of a table, which would move the rows behind them, unless they are the last ones."""
+    """Mark empty lines of a table, which would shift the rows after them, unless they are at the end."""
     empty: list[Record] = []
     for record in records:
         if record.raw.strip(b"\r\n"):
@@ -72,7 +72,7 @@ def mark_empty(records: Iterator[Record]) -> Iterator[Record]:
 
 
 def join_quoted(lines: Iterator[Record], separator: str) -> Iterator[Record]:
-    """Join the lines of records that have line ends within quotes."""
+    """Join the lines of records with quoted line breaks."""
     for line in lines:
         if b'"' in line.raw:
             yield from _take_record(line, lines, separator)
@@ -84,7 +84,7 @@ def _take_record(first: Record, lines: Iterator[Record], separator: str) -> list
     taken = [first]
 
     def feed() -> Iterator[str]:
-        yield first.raw.decode("latin-1")  # of any bytes; quotes and separators are the same
+        yield first.raw.decode("latin-1")  # decodes any bytes; quotes and separators are unchanged
         for line in lines:
             taken.append(line)
             yield line.raw.decode("latin-1")
@@ -92,17 +92,17 @@ def _take_record(first: Record, lines: Iterator[Record], separator: str) -> list
     try:
         next(csv.reader(feed(), delimiter=separator, strict=True), None)
     except csv.Error as error:
-        if len(taken) > 1:  # a stray quote must not make one row of all that follows
+        if len(taken) > 1:  # a stray quote must not swallow all following rows
             problem = f"in a text that begins with a quote in line {first.line} and does not end with one ({error})"
             return [each._replace(problem=problem) for each in taken]
     return [first._replace(raw=b"".join(each.raw for each in taken))]
 
 
 def split_list(lines: Iterator[Record], name: str) -> Iterator[Record]:
-    """Split one JSON list; its rows are read later, so that an odd one is one bad row."""
+    """Split one JSON list into items, which are parsed later, so that a malformed one is a single bad row."""
     first = next(lines, None)
     data = b"" if first is None else b"".join([first.raw, *(each.raw for each in lines)])
-    text = data.decode("latin-1")  # a character for each byte, so that places are bytes; JSON's own signs are ASCII
+    text = data.decode("latin-1")  # one character per byte, so that positions are offsets; JSON's own syntax is ASCII
     try:
         spans = list(_find_items(text, name))
     except json.JSONDecodeError as error:
@@ -116,23 +116,23 @@ def split_list(lines: Iterator[Record], name: str) -> Iterator[Record]:
 
 
 def _find_items(text: str, name: str) -> Iterator[tuple[int, int]]:
-    """Find where the items of a list start and end."""
+    """Yield the start and end of each item of a list."""
     decoder = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=len)  # numbers of any length
-    at = _skip(text, 0)
+    at = _skip_space(text, 0)
     if not text.startswith("[", at):
         value, _ = decoder.raw_decode(text, at)
         raise DataError(f"{name}: holds {describe_kind(value)}; it must hold a list of rows, or one row per line")
-    at = _skip(text, at + 1)
+    at = _skip_space(text, at + 1)
     while not text.startswith("]", at):
         _, end = decoder.raw_decode(text, at)
         yield at, end
-        at = _skip(text, end)
+        at = _skip_space(text, end)
         if not text.startswith((",", "]"), at):
             raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
-        at = _skip(text, at + 1) if text[at] == "," else at
-    if (end := _skip(text, at + 1)) < len(text):
+        at = _skip_space(text, at + 1) if text[at] == "," else at
+    if (end := _skip_space(text, at + 1)) < len(text):
         raise json.JSONDecodeError("Extra data", text, end)
 
 
-def _skip(text: str, at: int) -> int:
+def _skip_space(text: str, at: int) -> int:
     return len(text) if (found := _NO_SPACE.search(text, at)) is None else found.start()

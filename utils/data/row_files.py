@@ -1,4 +1,4 @@
-"""Reads files of rows, each row by itself and with its line: the one reader of csv, tsv, json, jsonl and txt."""
+"""The one reader of csv, tsv, json, jsonl and txt files: reads each row separately and knows its line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from utils.data.records import Record, detect_kind, join_quoted, mark_empty, num
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 UNQUOTED_KINDS = tuple(kind for kind in FILE_KINDS if kind not in _SEPARATORS)
-"""Kinds for which quoting is no question."""
+"""File kinds to which quoting does not apply."""
 _QUOTED = re.compile(rb'(?:^|\t)"[^\t]*""[^\t]*"(?:\t|\r?\n|$)')
 
 logger = logging.getLogger(__name__)
@@ -41,46 +41,46 @@ class FileFormat:
     """How the bytes of a file become rows."""
 
     kind: str = ""
-    """Suffix with dot, not parquet's; empty: told by the first line, JSON or else a text per line."""
+    """Suffix with dot, other than parquet's; empty: detected from the first line, JSON or else a text per line."""
     quoting: bool | None = None
-    """csv and tsv: a field in quotes may hold separators and line ends. None: it may in a csv; in a tsv, as GLUE's
-    are, quotes are characters like others."""
+    """csv and tsv: whether quoted fields may contain separators and line breaks. None: yes in a csv; no in a tsv, where
+    quotes are ordinary characters, as in GLUE's."""
     text_column: str = "text"
-    """The column that a line of plain text is."""
+    """Column name for the lines of plain text."""
     headerless: tuple[str, ...] = ()
-    """Columns of a table whose first line is a row already: it has as many fields, and names none of these."""
+    """Columns of a table without header; its first line must have as many fields, none of them one of these names."""
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """Columns of a table that get another name, by their own."""
+    """New names of a table's columns, by their own."""
 
 
 AS_NAMED = FileFormat()
-"""As the file's suffix says."""
+"""Detected from the file's suffix."""
 
 
 class RowReader:
-    """Splits a stream, which is read once, into records, and makes rows of them."""
+    """Splits a stream, which is read once, into records, and parses them as rows."""
 
     def __init__(self, stream: Iterable[bytes], form: FileFormat, name: str) -> None:
-        csv.field_size_limit(2**31 - 1)  # a document may be longer than the library's 128 KiB
+        csv.field_size_limit(2**31 - 1)  # a document may exceed the library's 128 KiB
         self._name, self._text_column = name, form.text_column
         lines = number_lines(stream, name)
-        # A .json file may be a list or lines of objects; of a pipe, nothing else tells.
+        # A .json file may be a list or lines of objects; a pipe can only be told by its content.
         ahead = read_ahead(lines) if form.kind in ("", ".json") else []
         self.kind = detect_kind(form.kind, ahead[-1].raw if ahead else b"")
         self._separator = _SEPARATORS.get(self.kind, "")
         self._is_quoted = self.kind == ".csv" if form.quoting is None else form.quoting
         self._records = self._split(chain(ahead, lines))
         self.columns: list[str] = []
-        """Of a table."""
+        """Columns of a table."""
         if self._separator:
             self._read_header(form)
 
     def records(self) -> Iterator[Record]:
-        """Give the records of all rows, once."""
+        """Return the records of all rows, once."""
         return self._records
 
     def read(self, record: Record) -> Row:
-        """Make a row of a record."""
+        """Parse a record as a row."""
         if record.problem is not None:
             raise RowError(record.problem)
         try:
@@ -96,13 +96,13 @@ class RowReader:
 
     def _split(self, lines: Iterator[Record]) -> Iterator[Record]:
         if self._separator:
-            return mark_empty(join_quoted(lines, self._separator) if self._is_quoted else self._watch(lines))
+            return mark_empty(join_quoted(lines, self._separator) if self._is_quoted else self._count_quoted(lines))
         if self.kind == ".json":
             return split_list(lines, self._name)
         return lines if self.kind == ".txt" else (each for each in lines if each.raw.strip())
 
-    def _watch(self, lines: Iterator[Record]) -> Iterator[Record]:
-        """Say at the end when fields stand in quotes as those of a quoted table do."""
+    def _count_quoted(self, lines: Iterator[Record]) -> Iterator[Record]:
+        """Warn at the end if fields are quoted as in a quoted table."""
         num_quoted = 0
         for line in lines:
             num_quoted += b'""' in line.raw and _QUOTED.search(line.raw) is not None
@@ -118,8 +118,8 @@ class RowReader:
         try:
             text = first.raw.decode("utf-8").rstrip("\r\n")
             if "\r" in text.replace("\r\n", ""):
-                raise DataError(f"{where}: its lines end in carriage returns alone; save the file with line feeds")
-            fields = self._cut(text)
+                raise DataError(f"{where}: its lines end with carriage returns only; save the file with line feeds")
+            fields = self._split_fields(text)
         except UnicodeDecodeError as error:
             raise DataError(f"{where}: not UTF-8 text; save the file as UTF-8") from error
         except RowError as error:
@@ -135,15 +135,15 @@ class RowReader:
         self.columns = fields
 
     def _read_fields(self, text: str) -> Row:
-        fields = self._cut(text)
+        fields = self._split_fields(text)
         if len(fields) != len(self.columns):
             hint = "; put texts with separators in quotes" if self._is_quoted else ""
             if not self._is_quoted and '"' in text:
-                hint = "; quotes are characters like others here, unless dataset.quoting: true says otherwise"
+                hint = "; quotes are ordinary characters here, unless dataset.quoting: true is set"
             raise RowError(f"{len(fields)} fields where the header has {len(self.columns)}{hint}")
         return dict(zip(self.columns, fields, strict=True))
 
-    def _cut(self, text: str) -> list[str]:
+    def _split_fields(self, text: str) -> list[str]:
         if not self._is_quoted or not ('"' in text or "\r" in text):
             return text.split(self._separator)
         try:
@@ -153,7 +153,7 @@ class RowReader:
 
 
 class FileTable:
-    """The rows of a file, read when they are asked for; the file must not change meanwhile."""
+    """The rows of a file, read on demand; the file must not change in the meantime."""
 
     def __init__(self, path: Path, form: FileFormat, name: str) -> None:
         self._name = name
@@ -172,7 +172,7 @@ class FileTable:
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.kind = self._reader.kind
         self.is_typed = self.kind not in _SEPARATORS
-        """Values have types; else all of them are texts."""
+        """Whether values have types; otherwise all are strings."""
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -183,7 +183,7 @@ class FileTable:
         return self._reader.read(Record(self._lines[index], start, raw, self._problems.get(index)))
 
     def place(self, index: int) -> str:
-        """Name the line of a row."""
+        """Return a row's file and line."""
         return f"{self._name}:{self._lines[index]}"
 
 
@@ -208,16 +208,16 @@ def _read_object(text: str) -> Row:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-"""Made once: json.loads would make one for every row."""
+"""Created once: json.loads would create one for every row."""
 
 
 @cache
 def spool(path: Path) -> Path:
-    """Copy what can be read only once (a pipe, /dev/stdin) to a temporary file; other files are themselves."""
+    """Copy a pipe or /dev/stdin to a temporary file; return other files unchanged."""
     if not is_stream(path):
         return path
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -231,13 +231,13 @@ def spool(path: Path) -> Path:
 
 
 def is_stream(path: Path) -> bool:
-    """Tell a pipe or a device from a file that can be read again."""
+    """Return whether a path is a pipe or device, which cannot be read twice."""
     return os.path.exists(path) and not (path.is_file() or path.is_dir())  # Path.exists raises for a long name
 
 
 @contextmanager
 def explain_unreadable(name: str) -> Iterator[None]:
-    """Turn the system's refusal into a DataError."""
+    """Turn an OSError into a DataError."""
     try:
         yield
     except OSError as error:
@@ -245,11 +245,11 @@ def explain_unreadable(name: str) -> Iterator[None]:
 
 
 def is_local(path: str) -> bool:
-    """Tell a folder or file from a hub id such as `nyu-mll/glue`."""
+    """Return whether a path is a folder or file, not a hub id such as `nyu-mll/glue`."""
     written_so = path.startswith(("./", "../", "/", "~")) or path.count("/") > 1
     return written_so or Path(path).suffix.lower() in FILE_KINDS or os.path.exists(os.path.expanduser(path))
 
 
 def is_row_file(path: str) -> bool:
-    """Tell a file of rows, or a pipe of them, from a folder and a hub id."""
+    """Return whether a path is a file of rows or a pipe, not a folder or a hub id."""
     return is_local(path) and os.path.exists(file := os.path.expanduser(path)) and not os.path.isdir(file)

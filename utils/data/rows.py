@@ -1,4 +1,4 @@
-"""Rows for CAUSAL_LM with their places: read one by one where possible, so that a bad row can be named or left out."""
+"""Rows with their locations, read one by one if possible, so that a bad row can be named or left out."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _NUM_LOOKED_AT = 100
 
 
 class Table(Protocol):
-    """One file's rows, or one split's."""
+    """The rows of one file or split."""
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> Row:
-        """Give a row; a RowError says why it cannot be read."""
+        """Read a row; raises a RowError if that is impossible."""
 
     def place(self, index: int) -> str:
-        """Name a row for the reader of a message."""
+        """Return a row's location for messages."""
 
 
 class DatasetTable:
-    """Rows of the datasets library, fetched in blocks; in messages, `label` stands before a row's number, from 0."""
+    """Rows of the datasets library, fetched in blocks; a row's location is `label` and its number, from 0."""
 
     def __init__(self, dataset: Dataset, label: str) -> None:
         self._dataset, self._label = dataset, label
@@ -44,7 +44,7 @@ class DatasetTable:
         return len(self._dataset)
 
     def read(self, index: int) -> Row:
-        """Give a row."""
+        """Read a row."""
         if not self._block or not self._first <= index < self._first + _BATCH:
             self._first = index - index % _BATCH
             with explain_library(self._explain_damage):
@@ -57,46 +57,46 @@ class DatasetTable:
         )
 
     def place(self, index: int) -> str:
-        """Name a row."""
+        """Return a row's location."""
         return f"{self._label}, row {index}"
 
     def class_names(self, column: str) -> tuple[str, ...] | None:
-        """Give the names that the rows' own type has for the numbers of a column."""
+        """Return the class names of a column from its type, if any."""
         names = getattr(self._dataset.features.get(column), "names", None)
         return tuple(names) if names else None
 
 
 @dataclass(frozen=True)
 class DerivedTable:
-    """Rows made of the rows of another table."""
+    """Rows derived from the rows of another table."""
 
     table: Table
     origins: Sequence[int]
-    """The row of which each is made."""
+    """Index of the row that each row is derived from."""
     change: Callable[[int, Row], Row]
-    """Makes a row, by its index here, of that row."""
+    """Builds the row with this index from the original row."""
     describe: Callable[[int], str] = lambda _: ""
-    """What its place has behind that of the row that it is made of."""
+    """Returns a suffix for the original row's location."""
 
     def __len__(self) -> int:
         return len(self.origins)
 
     def read(self, index: int) -> Row:
-        """Give a row."""
+        """Read a row."""
         return self.change(index, self.table.read(self.origins[index]))
 
     def place(self, index: int) -> str:
-        """Name a row."""
+        """Return a row's location."""
         return self.table.place(self.origins[index]) + self.describe(index)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A sequence of rows: one or several tables behind each other, cut as a split says."""
+    """A sequence of rows: one or more tables concatenated, and sliced as a split says."""
 
     tables: tuple[Table, ...]
     indices: Sequence[int]
-    """Which rows of all tables together."""
+    """Indices into all tables together."""
     commit: str | None = None
     """Resolved commit of a hub dataset."""
 
@@ -104,7 +104,7 @@ class Rows:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Row:
-        """Give a row."""
+        """Read a row."""
         table, inner = self._find(index)
         return table.read(inner)
 
@@ -112,22 +112,22 @@ class Rows:
         return (self[index] for index in range(len(self)))
 
     def place(self, index: int) -> str:
-        """Name a row: `rows.jsonl:317` (lines from 1), or `openai/gsm8k train, row 316` (rows from 0)."""
+        """Return a row's location: `rows.jsonl:317` (lines from 1), or `openai/gsm8k train, row 316` (rows from 0)."""
         table, inner = self._find(index)
         return table.place(inner)
 
     @property
     def is_typed(self) -> bool:
-        """Tell whether values have types; else all of them are texts."""
+        """Whether values have types; otherwise all are strings."""
         return not any(isinstance(table, FileTable) and not table.is_typed for table in self.tables)
 
     def class_names(self, column: str) -> tuple[str, ...] | None:
-        """Give the names that the rows' own type has for the numbers of a column; None: it has none."""
+        """Return the class names of a column from its type, or None."""
         table = self.tables[0]
         return table.class_names(column) if isinstance(table, DatasetTable) else None
 
     def column_names(self) -> tuple[str, ...]:
-        """Give the columns of the first rows that can be read."""
+        """Return the columns of the first readable rows."""
         names: dict[str, None] = {}
         for index in range(min(_NUM_LOOKED_AT, len(self))):
             try:
@@ -146,7 +146,7 @@ class Rows:
 
 
 def open_rows(source: Source, split: str) -> Rows | None:
-    """Open the rows of a split, which may be cut (`train[:5000]`); None when the source has no such split."""
+    """Open the rows of a split or a slice of it (`train[:5000]`), or return None if there is no such split."""
     name = name_split(source.path, split)
     if files := find_files(source, name):
         return cut_rows(join_tables([open_table(file, source.form) for file in files]), split)
@@ -157,9 +157,9 @@ def open_rows(source: Source, split: str) -> Rows | None:
 
 
 def open_table(file: Path, form: FileFormat = AS_NAMED) -> Table:
-    """Open the rows of one file, or of a pipe, which is read once.
+    """Open the rows of one file or pipe, which is read once.
 
-    The kind that the format states, else the suffix, tells the kind; of a pipe without one, the rows do.
+    The kind is the format's, else the suffix; for a pipe without one, it is detected from the rows.
     """
     kind = form.kind or file.suffix.lower()
     if kind not in FILE_KINDS and not (kind == "" and is_stream(file)):
@@ -173,7 +173,7 @@ def open_table(file: Path, form: FileFormat = AS_NAMED) -> Table:
 
 
 def name_split(path: str, split: str) -> str:
-    """Give a split's name without its cut."""
+    """Return a split's name without its slice."""
     try:
         return parse_split(split)[0]
     except ValueError as error:
@@ -181,19 +181,19 @@ def name_split(path: str, split: str) -> str:
 
 
 def _drop_nulls(value: Any) -> Any:
-    """Drop what Arrow fills in: it gives every object within a column all keys of the others, with null for a value."""
+    """Drop nulls that Arrow adds: every object in a column gets the keys of all others, with null values."""
     if isinstance(value, dict):
         return {key: _drop_nulls(each) for key, each in value.items() if each is not None}
     return [_drop_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def join_tables(tables: Sequence[Table], commit: str | None = None) -> Rows:
-    """Put tables, at least one, behind each other."""
+    """Concatenate tables, at least one."""
     return Rows(tuple(tables), range(sum(len(table) for table in tables)), commit)
 
 
 def cut_rows(rows: Rows, split: str) -> Rows:
-    """Cut rows as a split says, such as `test[:100]`, whose name is not looked at."""
+    """Slice rows as a split such as `test[:100]` says; its name is ignored."""
     _, first, last = parse_split(split)
     kept = cut_range(len(rows), first, last)
     if not kept:

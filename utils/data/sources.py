@@ -1,4 +1,4 @@
-"""Finds rows wherever they are: the hub, a folder, a file, a zip; every failure is a sentence that says what to do."""
+"""Finds rows on the hub, in a folder, a file or a zip; every failure is a sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
 
 _SPLIT_NAMES = {"validation": ("validation", "valid", "val", "dev", "eval")}
 _DESCRIPTIONS = ("README.md", ".huggingface.yaml")
-"""Where the datasets library looks for the files of a local folder's splits."""
-_MOST_FILES = 100_000
-_MOST_BYTES = 4 << 30
+"""Files where the datasets library looks for the splits of a local folder."""
+_MAX_FILES = 100_000
+_MAX_BYTES = 4 << 30
 """LongBench's own archive unpacks to a tenth of this."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows of a set are."""
+    """Location of a dataset's rows."""
 
     path: str
     """Hub id, folder or file."""
     subset: str | None = None
-    """Configuration, or a folder within the folder."""
+    """Configuration, or a subfolder."""
     revision: str | None = None
     form: FileFormat = AS_NAMED
 
 
 def load_split(source: Source, split: str) -> Dataset | None:
-    """Load a split of the hub, or of a folder in the datasets library's own layout; None where there is none such."""
+    """Load a split from the hub or a folder in the datasets library's layout; None if there is no such split."""
     path = Path(source.path).expanduser()
     local = is_local(source.path)
-    if local and (not path.is_dir() or _holds_plain_splits(path, source.subset)):
-        return None  # `find_files` finds these, and our own reader names each row's line
+    if local and (not path.is_dir() or _has_split_files(path, source.subset)):
+        return None  # `find_files` finds these, and our own reader knows each row's line
     _require_folder_of_rows(path)
     _refuse_addresses(path)
     with _explain(source):
@@ -69,12 +69,12 @@ def load_parquet(file: Path, name: str) -> Dataset:
     """Load one parquet file."""
     try:
         return _load_undecoded("parquet", data_files=[str(file)], split="train")
-    except Exception as error:  # pyarrow's kinds of damage have no end
+    except Exception as error:  # pyarrow raises many kinds of errors for damaged files
         if not is_of_library(error) or (isinstance(error, OSError) and error.strerror):
             raise
         if "corresponds to no data" in str(error):
             raise DataError(f"{name}: the file holds no rows") from error
-        raise DataError(f"{name}: cannot be read as parquet: {_root(error)}") from error
+        raise DataError(f"{name}: cannot be read as parquet: {_root_message(error)}") from error
 
 
 def download_file(source: Source, name: str) -> Path:
@@ -86,7 +86,7 @@ def download_file(source: Source, name: str) -> Path:
 
 
 def find_files(source: Source, split: str) -> list[Path]:
-    """Find the local files of a split; empty where the source is none, or of another layout."""
+    """Find the local files of a split; empty for a hub id or another layout."""
     if not is_local(source.path):
         return []
     path = Path(source.path).expanduser()
@@ -98,7 +98,7 @@ def find_files(source: Source, split: str) -> list[Path]:
 
 
 def resolved_commit(dataset: Dataset) -> str | None:
-    """Give the commit of a dataset that came from the hub."""
+    """Return the commit of a dataset loaded from the hub."""
     for url in (dataset.info.download_checksums or {}) if dataset.info else {}:
         if match := re.search(r"@([0-9a-f]{40})/", url):
             return match.group(1)
@@ -106,7 +106,7 @@ def resolved_commit(dataset: Dataset) -> str | None:
 
 
 def _split_files(folder: Path, subset: str | None, split: str) -> list[Path]:
-    """Find `train.jsonl` or `train-00000-of-00002.parquet` in the folder, or in its folder of the subset."""
+    """Find `train.jsonl` or `train-00000-of-00002.parquet` in the folder, or in the subset's folder."""
     home = folder / subset if subset and (folder / subset).is_dir() else folder
     there = [file for file in sorted(home.iterdir()) if file.suffix.lower() in FILE_KINDS]
     for name in _SPLIT_NAMES.get(split, (split,)):
@@ -116,14 +116,14 @@ def _split_files(folder: Path, subset: str | None, split: str) -> list[Path]:
     return []
 
 
-def _holds_plain_splits(folder: Path, subset: str | None) -> bool:
+def _has_split_files(folder: Path, subset: str | None) -> bool:
     return any(_split_files(folder, subset, split) for split in ("train", "validation", "test", "validation_matched"))
 
 
 def _load_undecoded(*arguments: Any, **keys: Any) -> Dataset:
-    """Load rows, and leave images, sounds and the like as they are stored.
+    """Load rows without decoding images, audio and the like.
 
-    To decode one, the library opens any address in it; so rows could fetch what nobody named.
+    Decoding opens any URL in a row, so rows could fetch what nobody asked for.
     """
     import datasets
     from datasets.features.features import _visit, require_decoding
@@ -141,7 +141,7 @@ def _load_undecoded(*arguments: Any, **keys: Any) -> Dataset:
 
 
 def _refuse_addresses(folder: Path) -> None:
-    """Refuse a local folder whose description names rows elsewhere: they would be fetched, offline or not."""
+    """Reject a local folder whose description refers to remote rows, which would be fetched even when offline."""
     for file in [folder / name for name in _DESCRIPTIONS if (folder / name).is_file()]:
         for text in list_texts(_read_description(file)):
             if "://" in text:
@@ -162,13 +162,13 @@ def _read_description(file: Path) -> Any:
 
 
 def _require_folder_of_rows(folder: Path) -> None:
-    """Keep the library from searching a folder that is a whole disk, or a home."""
+    """Keep the library from searching a whole disk or home folder."""
     count = 0
     for _, folders, files in os.walk(folder):
         count += len(folders) + len(files)
-        if count > _MOST_FILES:
+        if count > _MAX_FILES:
             raise DataError(
-                f"{folder}: more than {_MOST_FILES:,} files lie below it, so it is no folder of rows; name the "
+                f"{folder}: more than {_MAX_FILES:,} files are below it, so it is not a folder of rows; name the "
                 "folder or the file that holds them"
             )
 
@@ -194,26 +194,26 @@ def _explain(source: Source) -> Iterator[None]:
             "or name a local folder as its path (dataset.path; of an evaluation set {name: ..., path: FOLDER})"
         ) from error
     except datasets.exceptions.DatasetGenerationError as error:
-        raise DataError(f"{name}: cannot be read: {_root(error)}") from error
+        raise DataError(f"{name}: cannot be read: {_root_message(error)}") from error
     except (FileNotFoundError, ValueError, RuntimeError) as error:
         raise DataError(f"{name} (subset {source.subset}): {describe(error).partition(': ')[2]}") from error
-    except Exception as error:  # what a damaged file, or a name that is none, leads to
+    except Exception as error:  # caused by a damaged file or an invalid name
         if not is_of_library(error):
             raise
         raise DataError(f"{name}: cannot be read: {describe(error)}") from error
 
 
-def _root(error: BaseException) -> str:
+def _root_message(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def unpack_rows(path: Path) -> Path:
-    """Unpack a zip's `.jsonl` files side by side into a folder of the cache, once, and nothing to anywhere else.
+    """Unpack a zip's `.jsonl` files into a flat folder of the cache, once, writing nothing elsewhere.
 
     Raises:
-        DataError: It is no zip, or holds what could leave the folder, a link, no rows, or far too many.
+        DataError: It is not a zip, contains no rows, unsafe paths or links, or is far too large.
     """
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:24]
     folder = cache_folder() / "archives" / digest
@@ -227,17 +227,17 @@ def unpack_rows(path: Path) -> Path:
             try:
                 inner.rename(folder)
             except OSError:
-                if not folder.is_dir():  # else another process was at the same work and is done
+                if not folder.is_dir():  # otherwise another process has unpacked it meanwhile
                     raise
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path}: not a whole zip ({error}); download it again") from error
-    except (RuntimeError, NotImplementedError) as error:  # a password; a packing that this Python has not
+    except (RuntimeError, NotImplementedError) as error:  # a password, or a compression that this Python lacks
         raise DataError(f"{path}: cannot be unpacked ({error}); unpack it by hand and name the folder") from error
     return folder
 
 
 def _choose_members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Choose the files of rows by the name that they get."""
+    """Choose the files of rows, by the name to extract them to."""
     chosen: dict[str, zipfile.ZipInfo] = {}
     for member in archive.infolist():
         parts = member.filename.replace("\\", "/").split("/")
@@ -254,6 +254,8 @@ def _choose_members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.Z
     if not chosen:
         raise DataError(f"{path}: holds no .jsonl file")
     size = sum(member.file_size for member in chosen.values())
-    if size > _MOST_BYTES:
-        raise DataError(f"{path}: would unpack to {size / 2**30:.0f} GiB, which no set of rows is; look what it holds")
+    if size > _MAX_BYTES:
+        raise DataError(
+            f"{path}: would unpack to {size / 2**30:.0f} GiB, too much for a set of rows; check its content"
+        )
     return chosen

@@ -1,4 +1,4 @@
-"""Which rows are trained on and which validate: a split of the set's own, or rows held out, for both task types."""
+"""Which rows train and which validate, for both task types: a dataset's own split, or held-out rows."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from utils.data.sources import Source
 
 logger = logging.getLogger(__name__)
 
-_LARGEST_LOSS = 0.05
-"""Share of the rows that may leave training so that held-out rows come from as many groups as possible."""
+_MAX_LOSS_SHARE = 0.05
+"""Share of the rows that training may lose so that held-out rows come from as many groups as possible."""
 
 
 def open_split(spec: SourceSet, split: str, subset: str | None = None) -> Rows | None:
-    """Open a split of the set, or of another of its subsets; None when there is none of this name."""
+    """Open a split of the dataset, or of another subset of it; None if there is no such split."""
     source = Source(spec.path, subset or spec.subset, spec.revision, spec.form)
     return open_rows(source, split) if spec.open_split is None else spec.open_split(source, split)
 
@@ -39,12 +39,12 @@ def open_train(spec: SourceSet) -> Rows:
 
 
 def open_validation(spec: SourceSet, split: str) -> Rows | None:
-    """Open a split that validates, or the file of validation rows; None when there is none."""
+    """Open a validation split, or the file of validation rows; None if there is none."""
     return open_split(spec, split) if spec.validation_path is None else open_file(spec.validation_path, spec.form)
 
 
 def draw_rows(positions: Sequence[int], limit: int | None, seed: int) -> list[int]:
-    """Draw so many rows by the seed, in their own order; None: all."""
+    """Sample up to `limit` rows with the seed, in their original order; None: all."""
     if limit is None or len(positions) <= limit:
         return list(positions)
     return sorted(random.Random(seed).sample(positions, limit))  # noqa: S311 - no secret is drawn
@@ -53,17 +53,17 @@ def draw_rows(positions: Sequence[int], limit: int | None, seed: int) -> list[in
 def hold_out(
     num_rows: int, size: float, seed: int, where: str, classes: Sequence[str] = (), groups: Sequence[bytes] = ()
 ) -> list[int]:
-    """Draw rows to validate on; the seed and the rows alone decide which.
+    """Choose rows to validate on, depending only on the seed and the rows.
 
-    Of rows with classes, each class gives its share and keeps at least one row. Of rows in groups, few rows are taken
-    from each of many groups: as many groups as rows, unless that would cost training more than 5 % of its rows.
+    With classes, each class contributes its share and keeps at least one row. With groups, few rows are taken from each
+    of many groups: as many groups as rows, unless that would cost training more than 5 % of its rows.
 
     Args:
-        num_rows: Rows that there are.
-        size: Rows to take, or below 1 the share of the rows, rounded up.
-        seed: Draws them.
-        where: Names the rows in messages.
-        classes: The class of every row, as the data has it, so that no model decides; (): no classes.
+        num_rows: Number of rows to choose from.
+        size: Number of rows to choose or, below 1, share of the rows, rounded up.
+        seed: Seed of the choice.
+        where: Description of the rows for messages.
+        classes: The class of every row as in the data, so that the choice does not depend on a model; (): no classes.
         groups: The group of every row; (): no groups.
     """
     wanted = math.ceil(size * num_rows) if size < 1 else int(size)
@@ -78,7 +78,7 @@ def hold_out(
 
 def _draw_by_class(members: dict[Any, list[int]], wanted: int, seed: int) -> list[int]:
     num_rows = sum(map(len, members.values()))
-    # The largest-remainder method: whole rows of each class first, then one more where the rest is largest.
+    # Largest-remainder method: the whole part of each class's share, then one more for the largest remainders.
     shares = {name: wanted * len(rows) / num_rows for name, rows in members.items()}
     counts = {name: min(int(share), len(members[name]) - 1) for name, share in shares.items()}
     while sum(counts.values()) < wanted:
@@ -89,9 +89,9 @@ def _draw_by_class(members: dict[Any, list[int]], wanted: int, seed: int) -> lis
 
 
 def _draw_by_groups(members: dict[Any, list[int]], wanted: int, seed: int) -> list[int]:
-    # A group's turn comes by a hash of the seed and its text, so that it does not depend on other rows.
+    # Groups are ordered by a hash of seed and group, so that the order does not depend on other rows.
     order = sorted(members, key=lambda group: hashlib.blake2b(group, key=str(seed).encode()).digest())
-    allowed = max(wanted, math.ceil(_LARGEST_LOSS * sum(map(len, members.values()))))
+    allowed = max(wanted, math.ceil(_MAX_LOSS_SHARE * sum(map(len, members.values()))))
     chosen: list[list[int]] = []
     num_removed = 0
     for group in order:
@@ -110,16 +110,16 @@ class Splits:
 
     train: ReadSplit
     train_positions: list[int]
-    """Before max_train_samples."""
+    """Positions before max_train_samples."""
     validation: ReadSplit | None
     validation_positions: list[int]
-    """Before max_eval_samples."""
+    """Positions before max_eval_samples."""
     num_related: int = 0
-    """Rows neither trained on nor evaluated, because they are of a held-out row's group or have its prompt."""
+    """Number of rows that are unused because they share a group or prompt with a held-out row."""
 
 
 def load_splits(spec: InstructionSet, section: InstructionSection, seed: int) -> Splits:
-    """Read the training rows and the validation rows of a set that is resolved."""
+    """Read the training and validation rows of a resolved set."""
     found = DataProblems()
     train = validation = None
     with found.gather():
@@ -157,7 +157,7 @@ def _open_validation(spec: InstructionSet, section: InstructionSection) -> Rows 
 
 
 def count_shared(splits: Splits, train_positions: Sequence[int]) -> int:
-    """Count validation rows whose prompt stands in the training rows too."""
+    """Count validation rows whose prompt is also in the training rows."""
     if splits.validation is None:
         return 0
     seen = {splits.train.prompts[position] for position in train_positions}

@@ -1,4 +1,4 @@
-"""Makes tokens of texts, and cuts them to length: out of the middle of a prompt, so that its answer stays."""
+"""Encodes texts, and cuts them to length in the middle of the prompt, so that the answer is kept."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from utils.core.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_BREAK = "\ufdd0\ufdd1"  # two characters that Unicode keeps for the inner use of programs
-"""Stands in an escaped special token, behind its first character, until the text becomes tokens."""
-_OF_ANSWERS = re.compile(r"</?(think|tool_call|tool_response|tools)>")
-"""Tokens that answers are made of, which some tokenizers call special."""
+_SPLIT_MARK = "\ufdd0\ufdd1"  # two characters that Unicode reserves for internal use
+"""Inserted after the first character of an escaped special token until the text is encoded."""
+_ANSWER_TOKENS = re.compile(r"</?(think|tool_call|tool_response|tools)>")
+"""Tokens that are part of answers, although some tokenizers call them special."""
 
 
 @dataclass(frozen=True)
 class TextTokens:
-    """A tokenizer of texts that are put together from parts."""
+    """Encodes texts that are assembled from parts."""
 
     tokenizer: PreTrainedTokenizerBase
 
     def find_special(self, text: str) -> set[str]:
-        """Find the special tokens that stand in a text."""
+        """Return the special tokens in a text."""
         return set() if self._special is None else set(self._special.findall(text))
 
     def escape(self, text: str) -> str:
-        """Write a text so that the special tokens in it become the tokens of their characters."""
-        return text if self._special is None else self._special.sub(lambda at: at[0][0] + _BREAK + at[0][1:], text)
+        """Escape a text's special tokens, so that they are encoded as ordinary characters."""
+        return text if self._special is None else self._special.sub(lambda at: at[0][0] + _SPLIT_MARK + at[0][1:], text)
 
     def encode_many(self, texts: list[str], continuing: list[bool]) -> list[list[int]]:
-        """Encode texts together, which is much faster, without special tokens of the tokenizer's own.
+        """Encode texts together, which is much faster, without adding special tokens.
 
-        A text that goes on from another (`continuing`) loses the space that some tokenizers put before every text.
+        A text that continues another (`continuing`) loses the space that some tokenizers add before every text.
         """
-        texts = [self._spaced(text, goes_on) for text, goes_on in zip(texts, continuing, strict=True)]
+        texts = [self._strip_added_space(text, continues) for text, continues in zip(texts, continuing, strict=True)]
         if not texts:
             return []
-        if any(_BREAK in text for text in texts):
-            return [self._encode_broken(text) for text in texts]
+        if any(_SPLIT_MARK in text for text in texts):
+            return [self._encode_escaped(text) for text in texts]
         backend = self._backend
         if backend is None:
             found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
@@ -49,10 +49,10 @@ class TextTokens:
         return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_cut(self, text: str, part: str, max_length: int) -> list[int] | None:
-        """Encode a text without the middle tokens of a part of it, which may stand in it without the space around.
+        """Encode a text without the middle tokens of a part of it, which is found even if its whitespace was stripped.
 
-        A few tokens less than max_length are kept where a character would be torn. None: the part is not there, or
-        all else has more tokens.
+        Slightly fewer than max_length tokens are kept if a character would be split. Returns None if the part is not
+        found, or everything else is too long.
         """
         part = part if part in text else part.strip()
         start = text.find(part) if part else -1
@@ -66,31 +66,31 @@ class TextTokens:
             return [*before, *(index for index, _ in inner), *after]
         head = (room + 1) // 2
         tail = len(inner) - (room - head)
-        # Half a character's bytes would be read as another character: both cuts move away from it.
-        while head and _is_torn(inner, head):
+        # Half of a character's bytes would decode to another character: both cuts move away from it.
+        while head and _splits_character(inner, head):
             head -= 1
-        while tail < len(inner) and _is_torn(inner, tail):
+        while tail < len(inner) and _splits_character(inner, tail):
             tail += 1
         return [*before, *(index for index, _ in inner[:head]), *(index for index, _ in inner[tail:]), *after]
 
     @cached_property
     def opening(self) -> list[int]:
-        """The beginning-of-text token, where the tokenizer puts one before a text."""
+        """The beginning-of-text token, as a list, empty if the tokenizer does not prepend one."""
         token = self.tokenizer.bos_token_id
         return [token] if token is not None and self.tokenizer("a")["input_ids"][:1] == [token] else []
 
     def open(self, ids: list[int]) -> list[int]:
-        """Put the beginning-of-text token before a text that has none."""
+        """Prepend the beginning-of-text token, unless it is there already."""
         return ids if ids[: len(self.opening)] == self.opening else [*self.opening, *ids]
 
     @cached_property
     def eos_text(self) -> str:
-        """The end-of-text token as a text; empty where there is none."""
+        """The end-of-text token as a string; empty if there is none."""
         return self.tokenizer.eos_token or ""
 
     @cached_property
     def eos(self) -> int:
-        """The end-of-text token."""
+        """Id of the end-of-text token."""
         if self.tokenizer.eos_token_id is None:
             raise ModelError(
                 "the tokenizer has no end-of-text token, so the model could not learn to stop; set eos_token in its "
@@ -100,19 +100,19 @@ class TextTokens:
 
     @cached_property
     def _adds_space(self) -> bool:
-        """Whether the tokenizer puts a space before every text, as SentencePiece does."""
+        """Whether the tokenizer adds a space before every text, as SentencePiece does."""
         return bool(self.tokenizer.tokenize("a")) and self.tokenizer.tokenize("a")[0].startswith("\u2581")
 
     @cached_property
     def _special(self) -> re.Pattern[str] | None:
-        """Finds special tokens."""
+        """Pattern of the special tokens."""
         added = {each.content for each in self.tokenizer.added_tokens_decoder.values() if each.special}
-        found = {each for each in added | set(self.tokenizer.all_special_tokens) if not _OF_ANSWERS.fullmatch(each)}
+        found = {each for each in added | set(self.tokenizer.all_special_tokens) if not _ANSWER_TOKENS.fullmatch(each)}
         return re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True)))) if found else None
 
-    def _encode_broken(self, text: str) -> list[int]:
-        """Encode a text whose escaped tokens are broken in two; what is behind a break goes on without a space."""
-        first, *others = text.split(_BREAK)
+    def _encode_escaped(self, text: str) -> list[int]:
+        """Encode a text with broken special tokens; the text after a break continues without a space."""
+        first, *others = text.split(_SPLIT_MARK)
         [ids] = self.encode_many([first], [False])
         for other in others:
             if not self._adds_space:
@@ -124,7 +124,7 @@ class TextTokens:
 
     @property
     def _backend(self) -> Any:
-        """The fast tokenizer itself: a third faster, and several threads may use it, as nothing is set in it."""
+        """The fast tokenizer itself: a third faster, and thread-safe, since no setting of it changes."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None and backend.truncation is not None:
             backend.no_truncation()
@@ -132,39 +132,39 @@ class TextTokens:
             backend.no_padding()
         return backend
 
-    def _spaced(self, text: str, goes_on: bool) -> str:
-        return text.removeprefix(" ") if goes_on and self._adds_space else text
+    def _strip_added_space(self, text: str, continues: bool) -> str:
+        return text.removeprefix(" ") if continues and self._adds_space else text
 
     def _encode_around(
         self, text: str, start: int, end: int
     ) -> tuple[list[int], list[tuple[int, tuple[int, int]]], list[int]]:
-        """Encode a text as what is before a part, the part's tokens with their places, and what is after it."""
+        """Encode a text into the tokens before a part, the part's tokens with offsets, and the tokens after it."""
         backend = self._backend
-        if backend is None or _BREAK in text:  # there are no places of tokens: the parts are encoded by themselves
+        if backend is None or _SPLIT_MARK in text:  # no offsets: the parts are encoded separately
             pieces = [text[:start], text[start:end], text[end:]]
             before, inner, after = self.encode_many(pieces, [False, start > 0, True])
             return before, [(index, (place, place + 1)) for place, index in enumerate(inner)], after
         encoding = backend.encode(text, add_special_tokens=False)
         tokens = list(zip(encoding.ids, encoding.offsets, strict=True))
-        # A token that holds characters of both sides stays with the text around the part.
+        # A token with characters of both sides belongs to the text around the part.
         first = next((place for place, (_, (left, _)) in enumerate(tokens) if left >= start), len(tokens))
         last = next((place for place, (_, (_, right)) in enumerate(tokens) if right > end), len(tokens))
         last = max(first, last)
         return encoding.ids[:first], tokens[first:last], encoding.ids[last:]
 
 
-def _is_torn(tokens: list[tuple[int, tuple[int, int]]], place: int) -> bool:
-    """Tell whether a character's bytes stand on both sides of a place."""
+def _splits_character(tokens: list[tuple[int, tuple[int, int]]], place: int) -> bool:
+    """Return whether a position splits a character's bytes."""
     return tokens[place - 1][1][1] > tokens[place][1][0]
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A prompt with its answer, in tokens."""
+    """A prompt with its answer, as tokens."""
 
     prompt: list[int]
     answer: list[int]
-    """With the token that ends it."""
+    """Answer tokens including the end token."""
     trained: bool = True
 
     def __len__(self) -> int:
@@ -177,17 +177,17 @@ class Fitted:
 
     exchanges: list[Exchange]
     prompt_cut: int = 0
-    """Tokens cut out of the first prompt."""
+    """Number of tokens cut from the first prompt."""
     answer_cut: int = 0
-    """Tokens cut off the first answer."""
+    """Number of tokens cut from the first answer."""
     exchanges_cut: int = 0
 
 
 def fit_exchanges(exchanges: list[Exchange], max_length: int) -> Fitted:
-    """Cut a conversation, or a prompt with its answer.
+    """Cut a conversation, or a prompt with its answer, to length.
 
-    Later exchanges go first. Then the first prompt loses its middle, down to a quarter of the length at most; only
-    when the answer still does not fit is its end cut off.
+    Later exchanges are dropped first. Then the first prompt loses its middle, down to a quarter of the length at most;
+    only if the answer still does not fit is its end cut off.
     """
     kept = list(exchanges)
     while len(kept) > 1 and sum(len(each) for each in kept) > max_length:
@@ -207,7 +207,7 @@ def fit_exchanges(exchanges: list[Exchange], max_length: int) -> Fitted:
 
 
 def cut_middle(ids: list[int], max_length: int) -> list[int]:
-    """Keep the head, with the beginning-of-text token, and the tail of a prompt; both are half of what stays."""
+    """Keep the head, with the beginning-of-text token, and the tail of a prompt, half of `max_length` each."""
     if len(ids) <= max_length:
         return ids
     head = (max_length + 1) // 2

@@ -1,1 +1,1 @@
-"""The datasets: one file each, whose name is the value of dataset.name."""
+"""Datasets: one file each, named after the value of dataset.name."""

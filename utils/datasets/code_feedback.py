@@ -1,8 +1,8 @@
 """Code-Feedback: 68,000 conversations about code, in one or more exchanges.
 
 A row: {"id": 1, "messages": [{"role": "user", "content": "Write a loop."}, {"role": "assistant", "content":
-"for ..."}]}.
-Source: Zheng et al. 2024 (OpenCodeInterpreter), arXiv:2402.14658; humaneval and mbpp score what was learnt.
+    "for ..."}]}.
+Source: Zheng et al. 2024 (OpenCodeInterpreter), arXiv:2402.14658. humaneval and mbpp evaluate trained models.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from utils.data.dataset import FREE_METRICS, InstructionSet
 from utils.data.formats import conversations_format
 
 HUB_ID = "m-a-p/Code-Feedback"
-HUB_NAMES = ("code-feedback", "m-a-p/code-feedback")  # lower case, as names are looked up
+HUB_NAMES = ("code-feedback", "m-a-p/code-feedback")  # in lower case, since lookups ignore case
 HELD_OUT = 500
 
 
@@ -24,7 +24,7 @@ class Config(InstructionSection):
     name: Literal["code_feedback"] = "code_feedback"
 
     def find_conflicts(self) -> dict[str, str]:
-        """Find keys that say otherwise than the rows, each with what is right."""
+        """Return keys that contradict the rows, each with the correct setting."""
         found = super().find_conflicts()
         found.pop("system_prompt", None)
         if self.prompt_template is not None:
@@ -33,7 +33,7 @@ class Config(InstructionSection):
 
 
 def describe_instructions(config: Config) -> InstructionSet:
-    """Answer the four questions; there is no validation split, so 500 rows are held out by their first request."""
+    """Describe the dataset; without a validation split, 500 rows are held out by their first request."""
     return InstructionSet(
         **config.locate(HUB_ID, validation_size=HELD_OUT),
         **vars(conversations_format("messages", {})),

@@ -25,15 +25,15 @@ from pydantic import Field, field_validator
 from utils.config.sections.dataset import ClassificationSection, InstructionSection
 from utils.core.errors import DataError
 from utils.core.texts import PromptTemplate, shorten_list
-from utils.data.dataset import FREE_METRICS, ClassificationSet, Example, InstructionSet, Row, columns
+from utils.data.dataset import FREE_METRICS, ClassificationSet, Example, InstructionSet, Row, as_columns
 from utils.data.formats import (
     ANSWER_COLUMNS,
     Format,
     alpaca_format,
     conversations_format,
+    explain_preference,
     find_answer_column,
     find_formats,
-    find_preference,
     prompt_completion_format,
     template_format,
     text_format,
@@ -55,37 +55,36 @@ FORMATS = ("template", "prompt_completion", "messages", "alpaca", "sharegpt", "t
 
 
 class Config(ClassificationSection, InstructionSection):
-    """Rows of your own."""
+    """Your own rows."""
 
     name: Literal["custom"] = "custom"
     path: str
     """Folder (files named train, validation, test), file (jsonl, json, csv, tsv, parquet) or hub id."""
     validation_path: str | None = None
-    """File of validation rows, where `path` is a single file."""
+    """File of validation rows, if `path` is a single file."""
     text_column: str | list[str] = "text"
     """One or two columns that hold the text."""
     label_column: str = "label"
-    """The column of the label: strings, whole numbers, or any number when num_labels is 1."""
+    """Column of the label: strings, whole numbers, or any number if num_labels is 1."""
     label_names: list[str] | None = Field(None, min_length=2)
     """Names of the classes in index order; null: the data's own, sorted."""
     metrics: list[str] | None = None
-    """Metrics of the set, the first of which chooses the best checkpoint; null: accuracy, or pearson and spearmanr."""
+    """Metrics of the set, of which the first chooses the best checkpoint; null: accuracy, or pearson and spearmanr."""
     train_split: str = "train"
     """Name of the training split."""
     validation_split: str = "validation"
     """Name of the validation split."""
     test_split: str | None = None
-    """CAUSAL_LM: split whose prompts are answered by generating; null: the validation rows."""
+    """CAUSAL_LM: split whose prompts are answered in evaluations; null: the validation rows."""
     format: Literal["template", "prompt_completion", "messages", "alpaca", "sharegpt", "text"] | None = None
-    """CAUSAL_LM: what the rows look like; null: recognised by their columns, or template where prompt_template is
-    set."""
+    """CAUSAL_LM: format of the rows; null: recognized by their columns, or template if prompt_template is set."""
     answer_column: str | None = None
-    """CAUSAL_LM, format template or prompt_completion: the column of the answer; null: completion, or for a template
-    the one of answer, completion, output and response that is there."""
+    """CAUSAL_LM, format template or prompt_completion: column of the answer; null: completion or, for a template, the
+    one of answer, completion, output and response that exists."""
     messages_column: str | None = None
-    """CAUSAL_LM, format messages or sharegpt: the column of the conversation; null: messages, or conversations."""
+    """CAUSAL_LM, format messages or sharegpt: column of the conversation; null: messages, or conversations."""
     roles: dict[str, str] = {}
-    """CAUSAL_LM: what roles are called in conversations, beside the usual names: {narrator: user, hero: assistant}."""
+    """CAUSAL_LM: additional names of roles in conversations: {narrator: user, hero: assistant}."""
 
     ALIASES: ClassVar[dict[str, str]] = {**InstructionSection.ALIASES, **ClassificationSection.ALIASES}
     TASK_TYPES: ClassVar[tuple[str, ...]] = ("SEQ_CLS", "CAUSAL_LM")
@@ -101,26 +100,26 @@ class Config(ClassificationSection, InstructionSection):
 
     @field_validator("label_names")
     @classmethod
-    def _distinct(cls, value: list[str] | None) -> list[str] | None:
+    def _check_unique(cls, value: list[str] | None) -> list[str] | None:
         if value is not None and len(set(value)) < len(value):
             raise ValueError("names a class twice")
         return value
 
     @field_validator("roles")
     @classmethod
-    def _known_roles(cls, value: dict[str, str]) -> dict[str, str]:
+    def _check_roles(cls, value: dict[str, str]) -> dict[str, str]:
         for name, role in value.items():
             if role not in ("system", "user", "assistant", "tool"):
-                raise ValueError(f"{name} is {role}, which is no role; use system, user, assistant or tool")
+                raise ValueError(f"{name} is {role}, which is not a role; use system, user, assistant or tool")
         return value
 
     @property
     def stated_format(self) -> str | None:
-        """The format as far as the YAML tells."""
+        """The format as far as the YAML determines it."""
         return "template" if self.format is None and self.prompt_template is not None else self.format
 
     def find_conflicts(self) -> dict[str, str]:
-        """Find keys that say otherwise than the format, each with what is right."""
+        """Return keys that contradict the format, each with the correct setting."""
         stated = self.stated_format
         found = super().find_conflicts() if stated in ("template", "prompt_completion", "alpaca") else {}
         found.pop("split_long", None)
@@ -139,7 +138,7 @@ class Config(ClassificationSection, InstructionSection):
 
 
 def describe_classification(config: Config) -> ClassificationSet:
-    """Answer the four questions from the YAML."""
+    """Describe the dataset from the YAML."""
     regression = config.num_labels == 1
     own = ("pearson", "spearmanr") if regression else ("accuracy",)
     num_named = len(config.label_names) if config.label_names else None
@@ -147,7 +146,7 @@ def describe_classification(config: Config) -> ClassificationSet:
         path=config.path,
         revision=config.revision,
         subset=config.subset,
-        text_columns=columns(config.text_column, ("text",)),
+        text_columns=as_columns(config.text_column, ("text",)),
         label_column=config.label_column,
         num_labels=config.num_labels or num_named,
         label_names=() if regression else (tuple(config.label_names) if config.label_names else None),
@@ -161,7 +160,7 @@ def describe_classification(config: Config) -> ClassificationSet:
 
 
 def describe_instructions(config: Config) -> InstructionSet:
-    """Answer the four questions from the YAML, or, by `resolve`, from the YAML and the rows' columns."""
+    """Describe the dataset from the YAML, or, by `resolve`, from the YAML and the rows' columns."""
     blank = InstructionSet(
         **config.locate(config.path),
         read_row=_read_unresolved,
@@ -187,7 +186,7 @@ def _read_unresolved(row: Row) -> Example:
 
 
 def _complete(spec: InstructionSet, config: Config, chosen: Format) -> InstructionSet:
-    """Complete a set by a format; all else that it says, which an evaluation may have changed, stays."""
+    """Complete a set with a format, keeping its other fields, which an evaluation may have changed."""
     stop = () if config.as_chat else chosen.stop
     return replace(spec, resolve=None, resolve_prompt=None, **{**vars(chosen), "stop": stop})
 
@@ -200,7 +199,7 @@ def _build_formats(config: Config, there: Sequence[str], *, answered: bool = Tru
         "alpaca": alpaca_format(config.as_chat),
         "sharegpt": conversations_format(config.messages_column or "conversations", config.roles),
     }
-    if len(text := columns(config.text_column, ())) == 1:
+    if len(text := as_columns(config.text_column, ())) == 1:
         formats["text"] = text_format(text[0])
     if config.prompt_template is not None:
         taken = PromptTemplate.parse(config.prompt_template).columns
@@ -217,7 +216,7 @@ def _build_formats(config: Config, there: Sequence[str], *, answered: bool = Tru
 
 
 def _choose_format(config: Config, there: Sequence[str], *, answered: bool = True) -> Format:
-    """Tell the format by the columns, of rows without answers by those of the prompt."""
+    """Choose the format by the columns, or for rows without answers by the columns of the prompt."""
     formats = _build_formats(config, there, answered=answered)
     if (stated := config.stated_format) is not None:
         if stated not in formats:
@@ -230,7 +229,7 @@ def _choose_format(config: Config, there: Sequence[str], *, answered: bool = Tru
             if getattr(config, key) and found[0] not in _USED_BY[key]:
                 logger.warning("dataset.%s has no effect: the rows are of the format %s", key, found[0])
         return formats[found[0]]
-    if (problem := find_preference(there)) is not None:
+    if (problem := explain_preference(there)) is not None:
         raise DataError(f"{config.path}: {problem}")
     what = f"the columns fit several formats ({', '.join(found)})" if found else "the columns fit no format"
     raise DataError(

@@ -1,8 +1,8 @@
-"""GLUE: nine tasks and the diagnostic set, one row each.
+"""GLUE: nine tasks and the diagnostic set.
 
-A row of `cola`: {"sentence": "They drank the pub dry.", "label": 1, "idx": 7}.
-Source: Wang et al. 2019, arXiv:1804.07461; names, labels and metrics as in the hub's nyu-mll/glue and the
-`glue` metric; file names and values as the benchmark's server takes them.
+A row of `cola`: {"sentence": "They drank the pub dry.", "label": 1, "idx": 7}. Source: Wang et al. 2019,
+arXiv:1804.07461; names, labels and metrics as in the hub's nyu-mll/glue and the `glue` metric; file names and values as
+the benchmark's server expects them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import field_validator
 from utils.config.sections.dataset import ClassificationSection
 from utils.core.errors import DataError
 from utils.core.texts import RowError
-from utils.data.dataset import ClassificationSet, Submission, columns
+from utils.data.dataset import ClassificationSet, Submission, as_columns
 from utils.data.row_files import FileFormat, is_local
 from utils.data.rows import Rows, Table, open_file, open_rows
 from utils.data.sources import Source
@@ -35,9 +35,9 @@ class _Task:
     """Name of the file of predictions."""
     values: Literal["index", "name", "score"]
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """The hub's names of columns, by those of the makers' download."""
+    """The hub's column names, by those of the official download."""
     headerless: tuple[str, ...] = ()
-    """Columns of the download's files, where they have no header."""
+    """Columns of the download's files, if they have no header."""
 
     @property
     def folder(self) -> str:
@@ -64,7 +64,7 @@ TASKS = {
     "mnli": _Task(("premise", "hypothesis"), _NLI, ("accuracy",), "MNLI-m", "name", _NLI_FILE),
     "qnli": _Task(("question", "sentence"), _ENTAILMENT, ("accuracy",), "QNLI", "name"),
     "rte": _Task(_PAIR, _ENTAILMENT, ("accuracy",), "RTE", "name"),
-    # The reverse of RTE's and QNLI's order, and the server wants numbers.
+    # The reverse of RTE's and QNLI's order, and the server expects numbers.
     "wnli": _Task(_PAIR, ("not_entailment", "entailment"), ("accuracy",), "WNLI", "index"),
     "ax": _Task(("premise", "hypothesis"), _NLI, ("matthews_correlation",), "AX", "name", _NLI_FILE),
 }
@@ -76,7 +76,7 @@ _MNLI_SUBMISSIONS = (
 _SPELLINGS = {"sst-2": "sst2", "sts-b": "stsb", "mnli-m": "mnli", "mnli_matched": "mnli"}
 
 _FILES = {"validation": "dev", "validation_matched": "dev_matched", "validation_mismatched": "dev_mismatched"}
-"""Names of a split's file in the download, where they are not the split's own."""
+"""Names of a split's file in the download, if different from the split's."""
 _AX_FILES = ("AX", "diagnostic", "test")
 _IDS = ("#1 ID", "#2 ID")
 
@@ -87,19 +87,19 @@ class Config(ClassificationSection):
     name: Literal["glue"] = "glue"
     subset: Literal["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli", "ax"]
     """The task; `ax` is test-only and is predicted by an MNLI model (training.do_train: false). `path` may be the
-    official download as it lies on disk (glue_data with SST-2/, RTE/ ...)."""
+    official download (glue_data with SST-2/, RTE/ ...)."""
 
     @field_validator("subset", mode="before")
     @classmethod
-    def _read_spelling(cls, value: Any) -> Any:
+    def _normalize_subset(cls, value: Any) -> Any:
         name = value.lower() if isinstance(value, str) else value
         return _SPELLINGS.get(name, name) if isinstance(name, str) else value
 
     def find_conflicts(self) -> dict[str, str]:
-        """Find keys that say otherwise than the task itself, each with what is right."""
+        """Return keys that contradict the task itself, each with the correct setting."""
         task = TASKS[self.subset]
         found = {}
-        if self.text_column is not None and columns(self.text_column, ()) != task.text_columns:
+        if self.text_column is not None and as_columns(self.text_column, ()) != task.text_columns:
             found["text_column"] = f"{self.subset} has {list(task.text_columns)}; leave the key out"
         if self.num_labels is not None and self.num_labels != max(1, len(task.labels)):
             found["num_labels"] = f"{self.subset} has {max(1, len(task.labels))}; leave the key out"
@@ -109,7 +109,7 @@ class Config(ClassificationSection):
 
 
 def describe_classification(config: Config) -> ClassificationSet:
-    """Answer the four questions for one task."""
+    """Describe the dataset of one task."""
     task = TASKS[config.subset]
     own = Submission("test", config.subset, task.file, task.values)
     return ClassificationSet(
@@ -136,7 +136,7 @@ def _eval_splits(subset: str) -> dict[str, str]:
 
 
 def open_glue(source: Source, split: str) -> Rows | None:
-    """Open a split, by the hub's name, of a task: in the layout of the makers' download, or in the hub's.
+    """Open a split, by the hub's name, of a task, in the layout of the official download or of the hub.
 
     The task is the source's subset; the download is the folder of all tasks, or the task's own.
     """
@@ -154,7 +154,7 @@ def open_glue(source: Source, split: str) -> Rows | None:
 
 
 def _find_home(source: Source, subset: str) -> Path | None:
-    """Find the task's folder of a download; None: the path is none."""
+    """Find the task's folder of a download; None: the path is not a download."""
     path = Path(source.path).expanduser()
     if not is_local(source.path) or not path.is_dir():
         return None
@@ -169,7 +169,7 @@ def _find_home(source: Source, subset: str) -> Path | None:
 
 
 def _open_paraphrases(home: Path, split: str, form: FileFormat) -> Rows | None:
-    """Open MRPC as Microsoft publishes it: the training file holds the development rows, which dev_ids.tsv names."""
+    """Open MRPC as Microsoft publishes it: the training file includes the development rows, listed in dev_ids.tsv."""
     part = "test" if split == "test" else "train"
     file, ids = home / f"msr_paraphrase_{part}.txt", home / "dev_ids.tsv"
     if split not in ("train", "validation", "test") or not file.is_file():
@@ -187,7 +187,7 @@ def _open_paraphrases(home: Path, split: str, form: FileFormat) -> Rows | None:
 
 
 def _read_pair(table: Table, index: int) -> tuple[object, ...] | None:
-    """Read by which numbers a row is named; None: it cannot be read, which is reported where its text is read."""
+    """Read the numbers that identify a row; None: it is unreadable, which is reported when its text is read."""
     try:
         row = table.read(index)
     except RowError:

@@ -1,8 +1,8 @@
 r"""GSM8K: 7,473 + 1,319 grade-school word problems, each with a worked answer that ends in `#### ` and the number.
 
 A row: {"question": "Tom has 5 books. He finds 13 more. How many has he?", "answer":
-"5 + 13 = <<5+13=18>>18\n#### 18"}.
-The calculator's annotations (<<5+13=18>>) are kept as they are: the official answers hold them.
+    "5 + 13 = <<5+13=18>>18\n#### 18"}.
+The calculator annotations (<<5+13=18>>) are kept, as in the official answers.
 Source: Cobbe et al. 2021, arXiv:2110.14168.
 """
 
@@ -29,7 +29,7 @@ class Config(QuestionSection):
 
 
 def describe_instructions(config: Config) -> InstructionSet:
-    """Answer the four questions; all rows are trained on unless dataset.validation_size holds some out."""
+    """Describe the dataset; all rows are trained on unless dataset.validation_size holds some out."""
 
     def read_row(row: Row) -> Example:
         asked = config.ask(read_text(row, "question"))

@@ -1,8 +1,8 @@
-r"""HumanEval: 164 functions to be written in Python, each given by its head and docstring, and judged by tests.
+r"""HumanEval: 164 Python functions to complete from their signature and docstring, judged by tests.
 
 A row: {"task_id": "HumanEval/0", "prompt": "def two():\n    \"\"\"Give 2.\"\"\"\n", "entry_point": "two",
-"canonical_solution": "    return 2\n", "test": "def check(candidate):\n    assert candidate() == 2\n"}.
-Source: Chen et al. 2021, arXiv:2107.03374; programs are put together as its own evaluator (openai/human-eval) does.
+    "canonical_solution": "    return 2\n", "test": "def check(candidate):\n    assert candidate() == 2\n"}.
+Source: Chen et al. 2021, arXiv:2107.03374; programs are assembled as in its own evaluator (openai/human-eval).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 
 
 class ProgramSection(InstructionSection):
-    """The `dataset:` section of a set whose answers are programs."""
+    """The `dataset:` section of a dataset whose answers are programs."""
 
     protocol: Literal["completion", "instruct"] = "completion"
-    """completion: the model writes on, as in the published evaluations. instruct: a chat model is asked for the
-    program, and the first block of code of its answer counts."""
+    """completion: the model completes the code, as in the published evaluations. instruct: a chat model is asked for
+    the program, and the first code block of its answer counts."""
 
     def find_conflicts(self) -> dict[str, str]:
-        """Find keys that have no effect here, each with what is right."""
+        """Return keys that have no effect here, each with the correct setting."""
         found = super().find_conflicts()
         if self.prompt_template is not None:
             found["prompt_template"] = "the prompts are the set's own; leave it out"
@@ -41,7 +41,7 @@ class Config(ProgramSection):
 
 
 def describe_instructions(config: Config) -> InstructionSet:
-    """Answer the four questions; there are only test rows, so training on them takes a file of one's own."""
+    """Describe the dataset; it has only test rows, so training needs a file of your own."""
     instruct = config.protocol == "instruct"
 
     def read_prompt(row: Row) -> Example:
@@ -77,6 +77,6 @@ def describe_instructions(config: Config) -> InstructionSet:
 
 
 def ask_for_function(head: str) -> str:
-    """Write what a chat model is asked, as lm-evaluation-harness's humaneval_instruct does."""
+    """Return the request to a chat model, as in lm-evaluation-harness's humaneval_instruct."""
     task = "Write a solution to the following problem and make sure that it passes the tests:"
     return f"{task}\n```python\n{head}\n```\n"

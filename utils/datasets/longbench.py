@@ -1,10 +1,10 @@
-r"""LongBench: 4,750 questions about long texts in 21 subsets, English, Chinese and code; there are only test rows.
+r"""LongBench: 4,750 questions about long texts in 21 subsets, in English, Chinese and code; only test rows exist.
 
 A row: {"input": "Who wrote it?", "context": "Passage 1: ...", "answers": ["Ann", "Ann Lee"], "length": 4012,
-"dataset": "hotpotqa", "language": "en", "all_classes": null, "_id": "5f3..."}. The parquet mirror calls `input`
-`question`.
-To train, a part of the rows is held out by the seed, and rows about one context stay together.
-Source: Bai et al. 2023, arXiv:2308.14508; protocol and scores are those of its repository (LongBench/pred.py).
+    "dataset": "hotpotqa", "language": "en", "all_classes": null, "_id": "5f3..."}. The parquet mirror calls
+    `input` `question`.
+For training, a part of the rows is held out with the seed, keeping rows about one context together.
+Source: Bai et al. 2023, arXiv:2308.14508; protocol and scores as in its repository (LongBench/pred.py).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HELD_OUT = 0.1
 OWN_FILE = Path(__file__).with_name("longbench_prompts.json")
 OWN_NAME = "own wording"
 _WITHOUT_INPUT = frozenset({"gov_report", "multi_news", "vcsum", "passage_count", "lcc"})
-"""Subsets whose rows ask nothing of their own."""
+"""Subsets whose rows have no question."""
 
 
 class Config(InstructionSection):
@@ -42,11 +42,11 @@ class Config(InstructionSection):
 
     name: Literal["longbench"] = "longbench"
     subsets: Literal["all"] | list[str] = "all"
-    """Names of subsets, [qasper, hotpotqa]; also of LongBench-E, hotpotqa_e."""
+    """Names of subsets, [qasper, hotpotqa]; also those of LongBench-E, hotpotqa_e."""
     prompts_file: str | None = None
-    """The benchmark's own prompts, its config/dataset2prompt.json; null: wordings of our own."""
+    """The benchmark's own prompts, its config/dataset2prompt.json; null: our own prompts."""
     train_split: str = "test"
-    """The only split there is; a part of it may be cut out: `test[:500]`."""
+    """The only split, or part of it: `test[:500]`."""
 
     @field_validator("subsets", mode="before")
     @classmethod
@@ -59,7 +59,7 @@ class Config(InstructionSection):
 
     @field_validator("subsets")
     @classmethod
-    def _known_subsets(cls, value: Literal["all"] | list[str]) -> Literal["all"] | list[str]:
+    def _check_subsets(cls, value: Literal["all"] | list[str]) -> Literal["all"] | list[str]:
         if not value:
             raise ValueError("names no subset; write all, or a list such as [qasper, hotpotqa]")
         if value != "all":
@@ -71,20 +71,20 @@ class Config(InstructionSection):
 
     @field_validator("subset")
     @classmethod
-    def _known_subset(cls, value: str | None) -> str | None:
+    def _check_subset(cls, value: str | None) -> str | None:
         if value is not None:
             _require_known(value)
         return value
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        """The subsets' names."""
+        """Names of the subsets."""
         if self.subset is not None:
             return (self.subset,)
         return tuple(SUBSETS) if self.subsets == "all" else tuple(self.subsets)
 
     def find_conflicts(self) -> dict[str, str]:
-        """Find keys that say otherwise than others, each with what is right."""
+        """Return keys that contradict others, each with the correct setting."""
         found = super().find_conflicts()
         if self.subset is not None and "subsets" in self.model_fields_set:
             found["subset"] = "dataset.subsets says which; set one of the two"
@@ -94,7 +94,7 @@ class Config(InstructionSection):
 
 
 def describe_instructions(config: Config) -> InstructionSet:
-    """Answer the four questions; where several subsets are wanted, every row is asked and judged by its own's rules."""
+    """Describe the dataset; with several subsets, every row is asked and scored by its own subset's rules."""
     names = config.wanted
     bases = [find_subset(name) for name in names]
     prompts = load_prompts(config.prompts_file, [each.name for each in bases], config.prompt_template)
@@ -128,7 +128,7 @@ def describe_instructions(config: Config) -> InstructionSet:
 
 
 def expand(config: Config) -> list[tuple[str, Config]]:
-    """Give the sets as which these subsets are scored: each by itself, and all of its rows."""
+    """Return the sets as which these subsets are scored: each separately, with all of its rows."""
     return [
         (f"longbench_{name}", config.model_copy(update={"subset": name, "validation_size": 0}))
         for name in config.wanted
@@ -136,7 +136,7 @@ def expand(config: Config) -> list[tuple[str, Config]]:
 
 
 def read_longbench_row(row: Row, prompts: Prompts) -> Example:
-    """Make an example of a row, with its subset's prompt."""
+    """Build an example from a row, with its subset's prompt."""
     subset = _find_subset(row)
     context, asked, answers = read_text(row, "context"), read_input(row), read_answers(row)
     prompt = prompts.templates[subset.name].render({"context": context, "input": asked})
@@ -157,24 +157,24 @@ def read_longbench_row(row: Row, prompts: Prompts) -> Example:
 
 
 def read_longbench_prompt(row: Row, prompts: Prompts) -> Example:
-    """Make the prompt of a row that needs no answers."""
+    """Build the prompt of a row that needs no answers."""
     return replace(read_longbench_row({**row, "answers": []}, prompts), judged_by="")
 
 
 def read_input(row: Row) -> str:
-    """Read what is asked about the context: the column `input`, or the mirror's `question`; it may be empty."""
+    """Read the question about the context: the column `input`, or the mirror's `question`; it may be empty."""
     if row.get("input") is None and isinstance(row.get("question"), str):
         return str(row["question"])
     return read_text(row, "input")
 
 
 def read_answers(row: Row) -> list[str]:
-    """Read the answers, any of which is right; one that is empty where there is none."""
+    """Read the correct answers, or [""] if there are none."""
     return _read_list("answers", row.get("answers")) or [""]
 
 
 def _read_list(column: str, value: Any) -> list[str]:
-    """Read a list of texts, also one that is written as a text; another text is the only one."""
+    """Read a list of strings, which may be encoded as JSON; any other string is its only item."""
     if isinstance(value, str):
         try:
             read = parse_json(value)
@@ -182,7 +182,7 @@ def _read_list(column: str, value: Any) -> list[str]:
             read = None
         value = read if isinstance(read, list) else [value]
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise RowError(f"column {column} holds {describe_kind(value)} instead of a list of texts")
+        raise RowError(f"column {column} holds {describe_kind(value)} instead of a list of strings")
     return value
 
 
@@ -206,20 +206,20 @@ class Prompts:
     """Prompts by subset."""
 
     name: str
-    """Whose they are: our own wording, or a file's name."""
+    """Their origin: our own wording, or a file's name."""
     templates: dict[str, PromptTemplate]
-    """Over the columns context and input."""
+    """Templates over the columns context and input."""
     digest: str
-    """Hash of the wanted prompts' texts; 12 hexadecimal digits."""
+    """Hash of the used prompts' texts; 12 hexadecimal digits."""
 
     @property
     def facts(self) -> dict[str, str]:
-        """Say which prompts these are, for the record."""
+        """Name and hash of the prompts, for the record."""
         return {"prompts": self.name, "prompts_hash": self.digest}
 
 
 def load_prompts(file: str | None, wanted: Iterable[str], template: str | None = None) -> Prompts:
-    """Load the prompts of some subsets: one template for all, or an object of prompts by subset, or our own wording."""
+    """Load the prompts of some subsets: one template for all, a JSON file of prompts by subset, or our own."""
     if template is not None:
         name = "dataset.prompt_template"
         return Prompts(name, {each: _parse(Path(name), each, template) for each in wanted}, _hash(template))

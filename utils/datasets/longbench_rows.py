@@ -1,4 +1,4 @@
-"""LongBench's 21 subsets, and their rows wherever they lie: the hub, a folder, one file, or the benchmark's own zip."""
+"""LongBench's 21 subsets, and their rows on the hub, in a folder, in one file, or in the benchmark's own zip."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from utils.data.sources import Source, download_file, load_split, resolved_commi
 from utils.metrics.longbench_score import CATEGORIES
 
 MIRROR = "Xnhyacinth/LongBench"
-"""The rows as parquet files, which the datasets library can load; the benchmark's own page holds a script and a zip."""
+"""The rows as parquet, which the datasets library can load; the benchmark's own repository has a script and a zip."""
 ZIPPED = ("thudm/longbench", "zai-org/longbench")
 E_SUFFIX = "_e"
-"""LongBench-E calls a subset so: `hotpotqa_e`."""
+"""Suffix of a subset in LongBench-E: `hotpotqa_e`."""
 _ZIP = "data.zip"
 _COLUMN = "dataset"
 
@@ -30,15 +30,15 @@ class Subset:
     name: str
     language: Literal["en", "zh", "code"]
     max_new_tokens: int
-    """Length of a generated answer."""
+    """Maximum length of a generated answer."""
     chat_exempt: bool = False
-    """Asked without the chat template."""
+    """Whether it is asked without the chat template."""
     in_e: bool = False
-    """Whether LongBench-E has it too, in rows of evenly spread lengths."""
+    """Whether LongBench-E has it too, with rows of evenly distributed lengths."""
 
     @property
     def category(self) -> str:
-        """What it asks, as the benchmark's table has it."""
+        """Kind of task, as in the benchmark's table."""
         return next(category for category, names in CATEGORIES.items() if self.name in names)
 
 
@@ -67,14 +67,14 @@ _TABLE = (
 )
 
 SUBSETS = {each.name: each for each in _TABLE}
-"""By name, in the benchmark's order."""
+"""Subsets by name, in the benchmark's order."""
 
 
 def find_subset(name: str) -> Subset:
-    """Find a subset by its name, or by that of its part in LongBench-E.
+    """Find a subset by its name, or by its name in LongBench-E.
 
     Raises:
-        KeyError: There is none of this name, or none in LongBench-E.
+        KeyError: There is no such subset.
     """
     if name in SUBSETS:
         return SUBSETS[name]
@@ -85,13 +85,13 @@ def find_subset(name: str) -> Subset:
 
 
 def open_longbench(source: Source, subsets: Sequence[str], split: str) -> Rows | None:
-    """Open the rows of some subsets; the benchmark has one split, `test`, which may be cut.
+    """Open the rows of some subsets; the benchmark's only split is `test`, or a slice of it.
 
     Args:
         source: A hub id, a folder of `<subset>.jsonl`, `<subset>.parquet` or parquet folders, the benchmark's zip, or
             one file whose rows name their subset in the column `dataset`.
-        subsets: Names, of LongBench-E too (`hotpotqa_e`).
-        split: None is given back unless it is `test`, or `train` of a single file.
+        subsets: Names, including those of LongBench-E (`hotpotqa_e`).
+        split: None is returned unless it is `test`, or `train` of a single file.
     """
     name = name_split(source.path, split)
     path = Path(source.path).expanduser()
@@ -109,7 +109,7 @@ def open_longbench(source: Source, subsets: Sequence[str], split: str) -> Rows |
 
 
 def _name_rows(table: Table, subset: str, places: Sequence[int] | None = None) -> DerivedTable:
-    """Give rows of one subset, each with the subset's name."""
+    """Return rows of one subset, each with the subset's name."""
     name = find_subset(subset).name
     indices = range(len(table)) if places is None else places
     return DerivedTable(table, indices, lambda _, row: {**row, _COLUMN: name})
@@ -129,7 +129,7 @@ def _open_from_hub(source: Source, subsets: Sequence[str]) -> Rows:
 
 
 def _open_folder(path: Path, subsets: Sequence[str]) -> Rows:
-    """Open a folder's (or a zip's) file, or folder of files, of each subset."""
+    """Open each subset's file, or folder of files, in a folder or zip."""
     if path.is_dir() and (path / _ZIP).is_file() and not any(_find_files(path, subset) for subset in subsets):
         path = path / _ZIP
     folder = path if path.is_dir() else unpack_rows(path)
@@ -153,7 +153,7 @@ def _find_files(folder: Path, subset: str) -> list[Path]:
 
 
 def _open_file(path: Path, subsets: Sequence[str]) -> Rows:
-    """Open one file: of the subset that it is named for, or of rows that name theirs."""
+    """Open one file: of the subset in its name, or of rows that name their subset."""
     if path.suffix not in (".jsonl", ".json", ".parquet"):
         raise DataError(f"{path}: neither a zip nor a .jsonl or .parquet file of LongBench's rows")
     table = open_table(path)

@@ -1,9 +1,9 @@
-r"""MATH: 12,500 competition problems of seven subjects and five levels, each with a solution whose answer is boxed.
+r"""MATH: 12,500 competition problems of seven subjects and five levels, with solutions whose answer is boxed.
 
 A row: {"problem": "What is $1+1$?", "level": "Level 1", "type": "Algebra", "solution": "It is $\\boxed{2}$."}; of
-MATH-500: {"problem": ..., "solution": ..., "answer": "2", "subject": "Algebra", "level": 1, "unique_id": ...}; of
-MetaMath's files: {"instruction": ..., "output": ...} or {"query": ..., "response": ...}, with or without a type.
-Source: Hendrycks et al. 2021, arXiv:2103.03874; MATH-500 is that of Lightman et al. 2023, arXiv:2305.20050.
+    MATH-500: {"problem": ..., "solution": ..., "answer": "2", "subject": "Algebra", "level": 1, "unique_id": ...}; of
+    MetaMath's files: {"instruction": ..., "output": ...} or {"query": ..., "response": ...}, with or without a type.
+Source: Hendrycks et al. 2021, arXiv:2103.03874; MATH-500: Lightman et al. 2023, arXiv:2305.20050.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HUB_NAMES = ("math", "eleutherai/hendrycks_math", "qwedsacf/competition_math", "
              "huggingfaceh4/math-500")  # fmt: skip
 SUBJECTS = ("algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory", "prealgebra",
             "precalculus")  # fmt: skip
-"""Configurations of the set on the hub, and folders of a local copy."""
+"""Configurations of the dataset on the hub, and folders of a local copy."""
 PROMPT = "Problem:\n{problem}\n\nSolution:"
 _QUESTIONS = ("problem", "instruction", "query", "question")
 _SOLUTIONS = ("solution", "output", "response")
@@ -48,7 +48,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "shots": 4,
     },
 }
-"""What a public evaluation fixes beside its prompt."""
+"""What a public evaluation fixes besides its prompt."""
 
 
 class Config(QuestionSection):
@@ -56,13 +56,13 @@ class Config(QuestionSection):
 
     name: Literal["math"] = "math"
     protocol: Literal["metamath", "minerva_math"] | None = None
-    """How evaluation asks and judges: as MetaMath's eval_math.py, or lm-evaluation-harness's minerva_math (4-shot)
-    does; null: by the run's own prompt."""
+    """Prompt and scoring of evaluations: as in MetaMath's eval_math.py, or in lm-evaluation-harness's minerva_math
+    (4-shot); null: with the run's own prompt."""
 
     OWN_PROMPT = PROMPT
 
     def find_conflicts(self) -> dict[str, str]:
-        """Find keys that say otherwise than others, each with what is right."""
+        """Return keys that contradict others, each with the correct setting."""
         found = super().find_conflicts()
         if self.protocol is not None and self.prompt_template is not None:
             found["protocol"] = "dataset.prompt_template is another prompt than the protocol's; set one of the two"
@@ -70,7 +70,7 @@ class Config(QuestionSection):
 
 
 def describe_instructions(config: Config) -> InstructionSet:
-    """Answer the four questions; a protocol asks by its own prompt, whatever the run's is."""
+    """Describe the dataset; a protocol has its own prompt, regardless of the run's."""
 
     def ask(problem: str) -> Example:
         return config.ask(problem) if config.protocol is None else _ask_by_protocol(config.protocol, problem)
@@ -125,16 +125,16 @@ def _read(row: Row, columns: tuple[str, ...], default: str | None = None) -> str
 
 
 def _read_groups(row: Row) -> tuple[tuple[str, str], ...]:
-    """Give level and subject: `Level 3`, which MATH-500 calls 3, and `Algebra`."""
+    """Return level and subject: `Level 3`, which MATH-500 calls 3, and `Algebra`."""
     level, subject = row.get("level"), row.get("subject", row.get("type"))
     found = (("level", f"Level {level}" if isinstance(level, int) else level), ("subject", subject))
     return tuple((name, value) for name, value in found if isinstance(value, str) and value)
 
 
 def _open_split(source: Source, split: str) -> Rows | None:
-    """Open a split of one subject, or of all of them where each has a configuration or folder of its own.
+    """Open a split of one subject, or of all subjects if each has its own configuration or folder.
 
-    A single file is both its train and its test split.
+    A single file is both the train and the test split.
     """
     name = name_split(source.path, split)
     if is_row_file(source.path) and name == "test":

@@ -1,8 +1,8 @@
-r"""MBPP: 974 short tasks for Python programmers, each told in a sentence and judged by three assertions.
+r"""MBPP: 974 short Python tasks, each described in a sentence and judged by three assertions.
 
 A row: {"task_id": 11, "text": "Write a function to add two numbers.", "code": "def add(a, b):\n    return a + b",
-"test_list": ["assert add(1, 2) == 3", ...], "test_setup_code": "", "challenge_test_list": []}; of the sanitized part
-`text` is `prompt`, and `test_imports` is a list of lines.
+    "test_list": ["assert add(1, 2) == 3", ...], "test_setup_code": "", "challenge_test_list": []}; in the sanitized
+    version `text` is `prompt`, and `test_imports` is a list of lines.
 Source: Austin et al. 2021, arXiv:2108.07732; prompts are lm-evaluation-harness's `mbpp`, with three worked tasks.
 """
 
@@ -20,7 +20,7 @@ HUB_ID = "google-research-datasets/mbpp"
 HUB_NAMES = ("mbpp", "google-research-datasets/mbpp")
 _TASK = "You are an expert Python programmer, and here is your task:"
 _EXAMPLES = Path(__file__).with_name("mbpp_prompt.txt")
-"""Tasks 2, 3 and 4, the first rows of the set's split `prompt`."""
+"""Tasks 2, 3 and 4, the first rows of the dataset's split `prompt`."""
 
 
 class Config(ProgramSection):
@@ -30,7 +30,7 @@ class Config(ProgramSection):
 
 
 def describe_instructions(config: Config) -> InstructionSet:
-    """Answer the four questions; the official test rows are tasks 11 to 510."""
+    """Describe the dataset; the official test rows are tasks 11 to 510."""
     instruct = config.protocol == "instruct"
 
     def read_prompt(row: Row) -> Example:
@@ -40,7 +40,7 @@ def describe_instructions(config: Config) -> InstructionSet:
             asked = f"{_TASK}\n{task}\nYour code should pass these tests:\n{tests}"
             return Example(messages=({"role": "user", "content": asked},))
         asked = f"{_TASK} {task} Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
-        return Example(_EXAMPLES.read_bytes().decode("utf-8") + asked, plain=True)  # with the set's own line ends
+        return Example(_EXAMPLES.read_bytes().decode("utf-8") + asked, plain=True)  # with the dataset's own line ends
 
     return InstructionSet(
         **config.locate(HUB_ID, **({} if config.path else {"subset": "full", "validation_split": "validation"})),
@@ -74,5 +74,5 @@ def _read_row(row: Row, asked: Example, instruct: bool) -> Example:
 def _read_lines(row: Row, column: str) -> list[str]:
     lines = row.get(column) or []
     if not isinstance(lines, list) or not all(isinstance(each, str) for each in lines):
-        raise RowError(f"column {column} holds no list of lines")
+        raise RowError(f"column {column} is not a list of lines")
     return lines

@@ -1,8 +1,8 @@
-r"""MetaMathQA: 395,000 mathematical questions with worked answers, many rephrasing one question of GSM8K or MATH.
+r"""MetaMathQA: 395,000 math questions with worked answers, many of them rephrasings of a question of GSM8K or MATH.
 
 A row: {"type": "GSM_Rephrased", "query": "What is 2 plus 3?", "original_question": "Tom has 2 ...", "response":
-"2 + 3 = 5\n#### 5\nThe answer is: 5"}.
-Source: Yu et al. 2023, arXiv:2309.12284; the prompt is that of its training (Alpaca's without an input).
+    "2 + 3 = 5\n#### 5\nThe answer is: 5"}.
+Source: Yu et al. 2023, arXiv:2309.12284; the prompt is the one it was trained with (Alpaca's without an input).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from utils.data.dataset import Example, InstructionSet, Row
 from utils.data.formats import QuestionSection
 
 HUB_ID = "meta-math/MetaMathQA"
-HUB_NAMES = ("metamathqa", "meta-math/metamathqa")  # lower case, as names are looked up
+HUB_NAMES = ("metamathqa", "meta-math/metamathqa")  # in lower case, since lookups ignore case
 PROMPT = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{query}\n\n### Response:"
@@ -26,7 +26,7 @@ HELD_OUT = 500
 
 
 DEFAULT = "default"
-"""Key of the prompt of rows whose type has none of its own."""
+"""Key of the prompt for types that have none."""
 
 
 class Config(QuestionSection):
@@ -37,9 +37,9 @@ class Config(QuestionSection):
     OWN_PROMPT = PROMPT
 
     prompt_template: str | dict[str, str] | None = None  # type: ignore[assignment]  # wider, and only read
-    """The prompt with the column in braces, `Question: {query}\\nAnswer:`; null: that of MetaMathQA's own training. Or
-    a map from a row's `type` to one: {GSM_AnsAug: ..., default: ...}. `default` is for all other types, and for
-    questions of other sets; without it a row of another type is a bad row."""
+    """The prompt, with the column in braces: `Question: {query}\\nAnswer:`; null: that of MetaMathQA's own training. Or
+    a mapping of a row's `type` to its prompt: {GSM_AnsAug: ..., default: ...}. `default` applies to all other types and
+    to questions of other datasets; without it, rows of other types are bad rows."""
 
     @field_validator("prompt_template")
     @classmethod
@@ -51,7 +51,7 @@ class Config(QuestionSection):
         return value
 
     def find_conflicts(self) -> dict[str, str]:
-        """Look at each prompt of a map as at one alone."""
+        """Check each prompt of a mapping like a single one."""
         found = {}
         for section in self.by_type.values():
             found.update(QuestionSection.find_conflicts(section))
@@ -59,14 +59,14 @@ class Config(QuestionSection):
 
     @property
     def by_type(self) -> dict[str, Config]:
-        """Give the section of each type's rows, each with one prompt; that of all others under `default`."""
+        """Sections with a single prompt by row type; `default` is that of all others."""
         if not isinstance(self.prompt_template, dict):
             return {DEFAULT: self}
         return {kind: self.model_copy(update={"prompt_template": one}) for kind, one in self.prompt_template.items()}
 
 
 def describe_instructions(config: Config) -> InstructionSet:
-    """Answer the four questions; there is no validation split, so 500 rows are held out by their original question."""
+    """Describe the dataset; without a validation split, 500 rows are held out by their original question."""
     own_prompt, sections = config.prompt_template is None, config.by_type
     default = sections.get(DEFAULT)
     by_type = ("type",) if isinstance(config.prompt_template, dict) else ()

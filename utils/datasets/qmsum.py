@@ -1,9 +1,9 @@
-r"""QMSum: questions about meetings, each answered by a few sentences.
+r"""QMSum: questions about meetings, each answered in a few sentences.
 
 A row of LongBench's qmsum: {"input": "What about the budget?", "context": "Ann: We have ...", "answers": ["Ann
-..."]}; a row of the authors' files is a meeting: {"meeting_transcripts": [{"speaker": "Ann", "content": "We have
-..."}], "general_query_list": [{"query": "Sum it up.", "answer": "..."}], "specific_query_list": [...]}.
-LongBench's 200 rows are of the authors' test split.
+    ..."]}; a row of the authors' files is a meeting: {"meeting_transcripts": [{"speaker": "Ann", "content": "We have
+    ..."}], "general_query_list": [{"query": "Sum it up.", "answer": "..."}], "specific_query_list": [...]}.
+LongBench's 200 rows are from the authors' test split.
 Source: Zhong et al. 2021, arXiv:2104.05938.
 """
 
@@ -34,13 +34,13 @@ class Config(InstructionSection):
 
     name: Literal["qmsum"] = "qmsum"
     prompts_file: str | None = None
-    """LongBench's own prompts, its config/dataset2prompt.json; null: a wording of our own."""
+    """LongBench's own prompts, its config/dataset2prompt.json; null: our own prompt."""
     validation_split: str | None = "validation"
-    """Split on which the loss is evaluated; null: rows held out by validation_size."""
+    """Split to evaluate the loss on; null: rows held out by validation_size."""
 
 
 def describe_instructions(config: Config) -> InstructionSet:
-    """Answer the four questions; a meeting's queries stay together where rows are held out."""
+    """Describe the dataset; a meeting's queries stay together when rows are held out."""
     prompts = load_prompts(config.prompts_file, [_NAME], config.prompt_template)
 
     def read_row(row: Row) -> Example:
@@ -70,7 +70,7 @@ def describe_instructions(config: Config) -> InstructionSet:
 
 
 def _open_split(source: Source, split: str) -> Rows | None:
-    """Open LongBench's rows, or a file of meetings, which is both its train and its test split."""
+    """Open LongBench's rows, or a file of meetings, which is both the train and the test split."""
     if not is_local(source.path) or not _holds_meetings(source):
         return open_longbench(source, [_NAME], split)
     name = name_split(source.path, split)
@@ -79,7 +79,7 @@ def _open_split(source: Source, split: str) -> Rows | None:
 
 
 def _holds_meetings(source: Source) -> bool:
-    """Tell the authors' files, or one of them, from LongBench's."""
+    """Return whether the source is the authors' files, or one of them, as opposed to LongBench's."""
     for name in ("train", "validation", "test"):
         files = [file for file in find_files(source, name) if file.suffix in (".jsonl", ".json")]
         if files:
@@ -89,8 +89,8 @@ def _holds_meetings(source: Source) -> bool:
 
 
 def _list_queries(meetings: Table) -> DerivedTable:
-    """Give one row per query of a table of meetings, in LongBench's columns."""
-    queries: list[tuple[int, str, int]] = []  # the meeting, which of its lists, and which query of that
+    """Return one row per query of a table of meetings, in LongBench's columns."""
+    queries: list[tuple[int, str, int]] = []  # meeting, key of the list, and number of the query in it
     for index in range(len(meetings)):
         try:
             row = meetings.read(index)

@@ -1,9 +1,9 @@
-r"""TruthfulQA, its generation set: questions that many answer wrongly, each with true and false answers.
+r"""TruthfulQA's generation task: questions that many people answer wrongly, each with true and false answers.
 
 A row: {"question": "Is the moon a cheese?", "best_answer": "No", "correct_answers": ["No", "It is rock"],
-"incorrect_answers": ["Yes"]}; the authors' CSV has `Question`, `Best Answer`, `Correct Answers` and `Incorrect
-Answers`, the last two as lists with "; " between.
-The first release has 817 questions, that of January 2025 has 790; which it was is stored with every score.
+    "incorrect_answers": ["Yes"]}; the authors' CSV has `Question`, `Best Answer`, `Correct Answers` and `Incorrect
+    Answers`, the last two as lists separated by "; ".
+The first release has 817 questions, that of January 2025 has 790; the release is stored with every score.
 Source: Lin et al. 2021, arXiv:2109.07958.
 """
 
@@ -24,12 +24,12 @@ HUB_ID = "truthfulqa/truthful_qa"
 HUB_NAMES = ("truthfulqa", "truthfulqa/truthful_qa", "truthful_qa")
 PROMPT = "Q: {question}\nA:"
 RELEASES = {817: "first release", 790: "January 2025"}
-"""By number of questions."""
+"""Releases by number of questions."""
 _FILE = "TruthfulQA.csv"
 
 
 class Config(QuestionSection):
-    """TruthfulQA's generation set."""
+    """TruthfulQA's generation task."""
 
     name: Literal["truthfulqa"] = "truthfulqa"
 
@@ -37,7 +37,7 @@ class Config(QuestionSection):
 
 
 def describe_instructions(config: Config) -> InstructionSet:
-    """Answer the four questions; there are only validation rows, so training on them takes a file of one's own."""
+    """Describe the dataset; it has only validation rows, so training needs a file of your own."""
 
     def ask(question: str) -> Example:
         return replace(config.ask(question), user_turn="")
@@ -67,7 +67,7 @@ def describe_instructions(config: Config) -> InstructionSet:
 
 
 def _open_split(source: Source, split: str) -> Rows | None:
-    """Open the authors' CSV, alone or in a folder, as every split; other sources by the splits' names."""
+    """Open the authors' CSV, alone or in a folder, as every split; other sources by their splits' names."""
     path = Path(source.path).expanduser()
     if is_local(source.path) and (path / _FILE).is_file():
         path = path / _FILE
@@ -82,11 +82,11 @@ def _read(row: Row, name: str) -> str:
 
 
 def _read_list(row: Row, name: str) -> list[str]:
-    """Read a list of answers; one may be empty."""
+    """Read a list of answers, which may be empty."""
     value: Any = row.get(name, row.get(name.replace("_", " ").title()))
     if value is None and any(key in row for key in (name, name.replace("_", " ").title())):
         return []
     found = value.split(";") if isinstance(value, str) else value
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        raise RowError(f"column {name} holds {describe_kind(value)} instead of a list of texts")
+        raise RowError(f"column {name} holds {describe_kind(value)} instead of a list of strings")
     return [each.strip() for each in found if each.strip()]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.data.classification import ClassificationData, PreparedSplit, prepare_classification
-from utils.data.labels import keep_order_of
+from utils.data.labels import order_as_trained
 from utils.evaluate_model.classification_sets import ScoredSplits, check_classes, describe_splits
 from utils.evaluate_model.folders import (
     Earlier,
@@ -76,7 +76,7 @@ def _prepare(
     """Load and tokenize the rows, with labels in the order of the model's ids."""
     trained, label = evaluated.label_names, next(iter(splits.labels.values()))
     model = job.config.model
-    reorder = (lambda names: read_label_order(model, names)) if trained is None else keep_order_of(trained, label)
+    reorder = (lambda names: read_label_order(model, names)) if trained is None else order_as_trained(trained, label)
     data = prepare_classification(splits.spec, splits.section, tokenizer, job.config.seed, reorder)
     if trained is not None:
         check_classes(data, trained, label)

@@ -162,7 +162,7 @@ def open_run(
     empty for the run's own sets. Results are written to `output_dir`; None: to the run's folder, or
     `outputs/eval_<name>` for a merged model.
     """
-    consent = consent.with_words(read_overrides(overrides))
+    consent = consent.with_overrides(read_overrides(overrides))
     trained = runs.open_trained(name, consent)
     checked = check_overrides(overrides, trained.config.task_type, of_run=True)
     require_local_rows(checked)
@@ -230,7 +230,7 @@ def open_model(
     task_type = find_task_type(base, sections, overrides)
     if adapter is not None and model.generates != default_task(task_type).GENERATES:
         raise UserError(f"--adapter {adapter}: is for another task than the rows of {words[0]}, which need {task_type}")
-    checked = check_overrides([*consent.words(), *overrides], task_type, of_run=False)
+    checked = check_overrides([*consent.as_overrides(), *overrides], task_type, of_run=False)
     if len(sections) > 1 and checked.get(("dataset", "path")):
         raise UserError("dataset.path is for one set; with several give each its own: --set '{name: ..., path: ...}'")
     root = Path(output_dir or f"outputs/eval_{stem_of(model.name)}").expanduser()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from utils.core.errors import DataError
 from utils.data.conversations import first_request
 from utils.data.dataset import Example, Reference
-from utils.data.overlap import Documents, normalise
+from utils.data.overlap import Documents, normalize_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -135,8 +135,8 @@ def find_leakage(train: Iterable[Example], sets: Sequence[EvaluationSet]) -> lis
     index = _Index(sets)
     leaks = [Contamination(each.label) for each in sets]
     for example in train:
-        answers = [text for text in map(normalise, _list_answers(example)) if text]
-        question = normalise(example.question)
+        answers = [text for text in map(normalize_text, _list_answers(example)) if text]
+        question = normalize_text(example.question)
         for number, row in index.find_rows(question, answers):
             leaks[number].rows.add(row)
         for number, row in index.find_documents(_document_of(example)):
@@ -158,7 +158,7 @@ class _Index:
             for row, reference in enumerate(each.references):
                 question, context = each.questions[row], each.contexts[row]
                 is_prompt = bool(context) and context in question  # nothing is asked besides the document
-                self._add((number, row), "" if is_prompt else normalise(question), reference)
+                self._add((number, row), "" if is_prompt else normalize_text(question), reference)
                 holders[each.contexts[row]].append((number, row))
         holders.pop("", None)
         self._holders = list(holders.values())
@@ -186,7 +186,7 @@ class _Index:
         return asked == question and not right.isdisjoint(answers)
 
     def _add(self, place: SourceLocation, question: str, reference: Reference) -> None:
-        answers = frozenset(text for text in map(normalise, _list_texts(reference)) if text)
+        answers = frozenset(text for text in map(normalize_text, _list_texts(reference)) if text)
         self._rows[place] = (question, answers)
         for answer in answers:
             self._asked[question, answer].append(place)

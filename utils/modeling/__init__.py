@@ -1,1 +1,1 @@
-"""Tokenizer and base model: where they come from, how they are loaded, what is new in them."""
+"""Tokenizer and base model: where they come from, how they are loaded, and which of their weights are new."""

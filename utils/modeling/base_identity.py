@@ -1,4 +1,4 @@
-"""Whether two names, or the weights on the disk, are the same base model."""
+"""Whether two names, or weights on disk, are the same base model."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ logger = logging.getLogger(__name__)
 
 
 def require_same_base(recorded: str, where: str, given: ModelSection, file: str) -> None:
-    """Check that a user names the base that was recorded, as far as it can be found here.
+    """Check, as far as possible on this machine, that the user names the recorded base.
 
-    `where` says what recorded it, `file` where the user names one.
+    `where` says what recorded the base, `file` where the user names one.
 
     Raises:
-        UserError: It is another one, and the recorded one is on this machine.
+        UserError: The named base is another one, and the recorded one is on this machine.
     """
     if is_same_base(recorded, given.name_or_path):
         return
     config = read_model_config(ModelSection(name_or_path=recorded))
     name = given.name_or_path
     if config is None and not is_local(recorded) and _ends_with(given.location, recorded):
-        return  # a path from the folder in which the run was trained
+        return  # a relative path, from the folder in which the run was trained
     if config is None:
         logger.warning("%s names the base %s, which is not here; %s of %s is taken for it", where, recorded, name, file)
         return
@@ -39,7 +39,7 @@ def require_same_base(recorded: str, where: str, given: ModelSection, file: str)
                        where, recorded, stored, name, file)  # fmt: skip
         return
     raise UserError(
-        f"{where} names the base {recorded}, and {file} names {name}: an adapter is right on the base that it was "
+        f"{where} names the base {recorded}, and {file} names {name}: an adapter only works on the base that it was "
         f"trained on; set model.name_or_path: {recorded}"
     )
 
@@ -50,7 +50,7 @@ def _ends_with(folder: str, path: str) -> bool:
 
 
 def is_same_base(one: str, other: str) -> bool:
-    """Tell whether two names mean one base: equal, one folder, or a hub name and its folder in the hub's cache."""
+    """Return whether two names mean one base: equal, the same folder, or a hub name and its folder in the cache."""
     if one == other:
         return True
     paths = [Path(each).expanduser().resolve() for each in (one, other)]
@@ -62,24 +62,24 @@ def is_same_base(one: str, other: str) -> bool:
 
 _NUM_BLOCKS = 8
 _BLOCK = 512
-"""Bytes; training, or another release, moves all numbers of a tensor."""
+"""In bytes; training, or another release, changes all numbers of a tensor."""
 _PATTERNS = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin")
 
 
 def fingerprint_base(section: ModelSection) -> str | None:
-    """Hash what a base model's weights are, however they are cut into files; the standard library reads them.
+    """Hash a base model's weights, however they are split into files, with the standard library alone.
 
-    None where the weights are not on this machine, or cannot be read.
+    Returns None if the weights are not on this machine or cannot be read.
     """
     folder = find_folder(section)
     if folder is None:
         return None
     files = next((found for pattern in _PATTERNS if (found := sorted(folder.glob(pattern)))), [])
     try:
-        # Sorted, so that the same tensors in other files are the same weights.
+        # Sorted, so that the same tensors in other files give the same hash.
         parts = sorted(part for file in files for part in _hash_file(file))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # whoever loads it will say what is wrong
+        return None  # the loading code will report the problem
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16] if parts else None
 
 
@@ -90,7 +90,7 @@ def _hash_file(file: Path) -> Iterator[str]:
             yield f"{file.name} {size} {_hash_blocks(opened, 0, size)}"
             return
         length = int.from_bytes(opened.read(8), "little")
-        # The length may be garbage: no more is read than there is.
+        # The length may be garbage: read no more than the file's size.
         header = parse_json(opened.read(min(length, file.stat().st_size)))
         for name, facts in header.items():
             if name != "__metadata__":
@@ -99,7 +99,7 @@ def _hash_file(file: Path) -> Iterator[str]:
 
 
 def _hash_blocks(file: BinaryIO, start: int, end: int) -> str:
-    """Hash evenly spaced blocks of a stretch of a file; all of a short one."""
+    """Hash evenly spaced blocks of a range of a file, or all of a short range."""
     digest = hashlib.sha256()
     step = max((end - start) // _NUM_BLOCKS, _BLOCK)
     for place in range(start, end, step):

@@ -1,4 +1,4 @@
-"""The base model: loaded for its task, its new head drawn from the seed, its pad token set."""
+"""Loads the base model for its task, initializes a new head from the seed, and sets the pad token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils.modeling.head import (
     list_new_modules,
     own_label_names,
     record_new_weights,
-    reinitialise_head,
+    reinitialize_head,
 )
 from utils.modeling.hub_errors import explain_loading
 from utils.modeling.quantization import (
@@ -26,7 +26,7 @@ from utils.modeling.quantization import (
     read_format,
     require_plain_head,
 )
-from utils.modeling.sizes import layers_problem, stretch_positions
+from utils.modeling.sizes import apply_rope_scaling, layers_problem
 from utils.modeling.source import load_config, loading_arguments
 
 if TYPE_CHECKING:
@@ -48,28 +48,29 @@ def load_base_model(
     """Load the base model as a classifier, or, without a head, as a causal language model.
 
     It stays on the CPU (the trainer moves it) unless it is quantized or has a device_map. The tokenizer's pad token and
-    vocabulary become the model's. The seed draws the weights that the checkpoint lacks; None leaves them as the library
-    drew them. `sharded`: the weights will be spread over processes, which a 4-bit weight has to be packed for.
+    vocabulary are applied to the model. `seed` initializes the weights that the checkpoint lacks; None keeps the
+    library's initialization. `sharded`: the weights will be sharded over processes, which affects how 4-bit weights are
+    stored.
 
     Raises:
-        ModelError: It cannot be had, has no class for the task, or lacks weights that must be there.
+        ModelError: The model is unavailable, has no class for the task, or lacks required weights.
     """
     with explain_loading(section), _silent_report():
         arguments, config = loading_arguments(section), load_config(section)
         if too_many := layers_problem(config.to_dict()):
             raise ModelError(f"{section.name_or_path}: {too_many}")
         if section.rope_scaling is not None:
-            stretch_positions(config, section.rope_scaling, section.name_or_path)
+            apply_rope_scaling(config, section.rope_scaling, section.name_or_path)
         _log_code(section, config)
         own_names = own_label_names(config)
         if head is not None:
             _set_labels(config, head)
         model, loading_info = _load(section, config, head, sharded, arguments)
     require_plain_head(model)
-    model.config._commit_hash = arguments.get("revision")  # no longer set by transformers; not saved either
+    model.config._commit_hash = arguments.get("revision")  # no longer set by transformers; not saved
     record_new_weights(model, loading_info, head is not None)
     if seed is not None:
-        reinitialise_head(model, seed)
+        reinitialize_head(model, seed)
     if head is not None:
         _log_head(model, loading_info, own_names, head, seed)
     grow_embeddings(model, tokenizer, seed)
@@ -102,20 +103,20 @@ def _load(
             ignore_mismatched_sizes=True,  # record_new_weights tells a new head from a wrong checkpoint
             output_loading_info=True,
             trust_remote_code=section.trust_remote_code,
-            # The auto class looks for an adapter first, and forgets local_files_only in doing so.
+            # The auto class looks for an adapter first, without passing on local_files_only.
             adapter_kwargs={"local_files_only": arguments.get("local_files_only", False)},
             **arguments,
         )
     if getattr(loaded[0], "_hf_peft_config_loaded", False):
-        raise ModelError(f"{section.name_or_path} carries an adapter, which would be trained over; name its base")
+        raise ModelError(f"{section.name_or_path} includes an adapter, which would be overwritten; name its base")
     return loaded
 
 
 def _model_class(section: ModelSection, config: PreTrainedConfig, head: HeadSpec | None) -> Any:
-    """Find the class for the task, None when the checkpoint ships its own code.
+    """Return the model class for the task, or None if the checkpoint ships its own code.
 
     Raises:
-        ModelError: The architecture has no such class, or is an encoder asked to write text.
+        ModelError: The architecture has no such class, or is an encoder, which cannot generate text.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
@@ -156,7 +157,7 @@ def _set_labels(config: PreTrainedConfig, head: HeadSpec) -> None:
 
 
 def _set_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Tell the model which token is padding: a decoder's classifier finds its last real token by it."""
+    """Set the model's pad token, by which a decoder's classifier finds the last real token."""
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if getattr(model, "generation_config", None) is not None:
@@ -185,7 +186,7 @@ def _log_head(
         what = "the checkpoint's own head (%s) does not fit %d labels and is replaced by a new one"
         logger.warning(what, own, head.num_labels)
     if new:
-        say = logger.debug if seed is None else logger.info  # without a seed a trained head is about to be loaded
+        say = logger.debug if seed is None else logger.info  # without a seed, a trained head is about to be loaded
         say("New in the model, drawn from seed %s: %s", seed, ", ".join(new))
     elif own_names and tuple(map(str.lower, own_names)) != tuple(map(str.lower, head.label_names)):
         logger.warning(
@@ -197,9 +198,9 @@ def _log_head(
 
 @contextmanager
 def _silent_report() -> Iterator[None]:
-    """Keep the library's table of new weights off the terminal; ours is one line.
+    """Keep the library's table of new weights off the terminal; we log one line instead.
 
-    The level is set on the library's root logger: modeling_utils reads its own level to decide on more work.
+    The level is set on the library's root logger, since modeling_utils checks its own logger's level for extra work.
     """
     report = logging.getLogger("transformers")
     level = report.level

@@ -1,4 +1,4 @@
-"""Whether code that lies in a folder, or that it names, may run: the user says so, never the folder itself."""
+"""Whether code in a folder, or named by it, may run: the user decides, never the folder itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MEANING = {
 
 @dataclass(frozen=True)
 class Consent:
-    """What the user lets a command run, by its command line or by a file of their own."""
+    """What the user allows a command to run, by its options or by their own file."""
 
     trust_remote_code: bool = False
     allow_pickle: bool = False
@@ -32,38 +32,38 @@ class Consent:
 
     @classmethod
     def of_command(cls, arguments: argparse.Namespace) -> Consent:
-        """Take the options that `add_consent` has added."""
+        """Read the options added by `add_consent`."""
         return cls(**{name: getattr(arguments, name) for name in _MEANING})
 
     @classmethod
     def of_section(cls, section: ModelSection) -> Consent:
-        """Take what a configuration of the user's own says."""
+        """Read what the user's own configuration allows."""
         return cls(section.trust_remote_code, section.allow_pickle, "/" in section.attn_implementation)
 
     @classmethod
     def of_config(cls, config: RunConfig) -> Consent:
-        """Take what a file of the user's own says, its extensions included."""
+        """Read what the user's own file allows, including its extensions."""
         return replace(cls.of_section(config.model), allow_extensions=bool(config.extensions))
 
-    def with_words(self, overrides: Document) -> Consent:
-        """Add what `key=value` words of the command line say."""
+    def with_overrides(self, overrides: Document) -> Consent:
+        """Add what `key=value` arguments of the command line allow."""
         attention = str(overrides.get(("model", "attn_implementation"), ""))
         said = {name: overrides.get(("model", name)) is True for name in ("trust_remote_code", "allow_pickle")}
         return self.joined(Consent(**said, allow_hub_kernels="/" in attention))
 
-    def words(self) -> list[str]:
-        """Write it as `key=value` words."""
+    def as_overrides(self) -> list[str]:
+        """Return the consent as `key=value` arguments."""
         return [f"model.{name}=true" for name in ("trust_remote_code", "allow_pickle") if getattr(self, name)]
 
     def joined(self, other: Consent) -> Consent:
-        """Give what either of two allows."""
+        """Return the union of two consents."""
         return Consent(**{name: getattr(self, name) or getattr(other, name) for name in _MEANING})
 
     def apply(self, section: ModelSection, name: str) -> ModelSection:
-        """Give the section of a folder's own run.yaml with the user's word in place of the folder's.
+        """Replace the permissions in a section of a folder's own run.yaml by the user's.
 
         Raises:
-            UserError: It asks for what the user has not allowed.
+            UserError: The section asks for something that the user has not allowed.
         """
         asked = Consent.of_section(section)
         missing = [each for each in _MEANING if getattr(asked, each) and not getattr(self, each)]
@@ -82,12 +82,12 @@ NO_CONSENT = Consent()
 
 
 def add_consent(parser: argparse.ArgumentParser) -> None:
-    """Let a command that reads a folder be told what of it may run."""
+    """Add the options that allow code of a model's folder to run."""
     _add(parser, "code of the model's folder (only if you trust who made it)", *_MEANING)
 
 
 def add_extensions_consent(parser: argparse.ArgumentParser) -> None:
-    """Let a command that reads a run, and no model, be told whether its extensions may run."""
+    """Add the option that allows the extensions of a run's folder to run, for commands without a model."""
     _add(parser, "code of the run's folder (only if you trust who made it)", "allow_extensions")
 
 

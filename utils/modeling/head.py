@@ -1,4 +1,4 @@
-"""The head and whatever else a checkpoint lacks: the order of its labels, and new weights, drawn from the seed."""
+"""The head and other weights that a checkpoint lacks: their initialization from the seed, and the order of labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LABELS_FILE = "labels.json"
-"""The classes of a trained classifier, in the order of their ids; beside its weights, and in its run's folder."""
+"""A trained classifier's classes in the order of their ids; beside its weights and in its run's folder."""
 _UNNAMED = re.compile(r"LABEL_\d+")
 _ATTRIBUTE = "lora_ns_new_weights"
 _GROWN = "lora_ns_grown_rows"
@@ -34,23 +34,23 @@ class HeadSpec:
     """The classification head that the data needs."""
 
     num_labels: int
-    """Outputs of the head; 1 for a regression."""
+    """Number of outputs; 1 for regression."""
     label_names: tuple[str, ...]
-    """Names in the order of the ids; empty for a regression."""
+    """Names in the order of the ids; empty for regression."""
     problem_type: Literal["regression", "single_label_classification"]
-    """Chooses the loss: mean squared error or cross-entropy."""
+    """Determines the loss: mean squared error or cross-entropy."""
 
 
 def read_label_order(section: ModelSection, label_names: Sequence[str]) -> tuple[str, ...]:
-    """Read from the checkpoint's config alone in which order the labels' ids stand; see `label_order`."""
+    """Read the order of the labels' ids from the checkpoint's config alone; see `label_order`."""
     return label_order(load_config(section), label_names)
 
 
 def label_order(model_config: PreTrainedConfig, label_names: Sequence[str]) -> tuple[str, ...]:
-    """Order the data's label names by the checkpoint's ids when both name the same, ignoring case.
+    """Order the data's label names by the checkpoint's ids if both have the same names, ignoring case.
 
-    A head that was fine-tuned for entailment, neutral, contradiction keeps its ids; the data's own ids are
-    mapped to them, as run_glue does. The spelling is the data's.
+    A head that was fine-tuned for entailment, neutral, contradiction keeps its ids; the data's own ids are mapped to
+    them, as run_glue does. The data's spelling is kept.
     """
     spelling = {name.lower(): name for name in label_names}
     own = [name.lower() for name in own_label_names(model_config)]
@@ -60,21 +60,21 @@ def label_order(model_config: PreTrainedConfig, label_names: Sequence[str]) -> t
 
 
 def own_label_names(model_config: PreTrainedConfig) -> tuple[str, ...]:
-    """Give the checkpoint's label names in the order of their ids, empty when they were never named."""
+    """Return the checkpoint's label names in the order of their ids; empty if they were never named."""
     names = tuple(str(name) for _, name in sorted((model_config.id2label or {}).items()))
     return () if any(_UNNAMED.fullmatch(name) for name in names) else names
 
 
 def find_label_file(*folders: Path) -> Path | None:
-    """Find the file of the classes' names in the first of some folders that has one."""
+    """Find the file of class names in the first of some folders that has one."""
     return next((folder / LABELS_FILE for folder in folders if (folder / LABELS_FILE).is_file()), None)
 
 
 def read_label_names(file: Path) -> tuple[str, ...]:
-    """Read the classes' names in the order of their ids; none for regression.
+    """Read the class names in the order of their ids; empty for regression.
 
     Raises:
-        ModelError: The file holds something else.
+        ModelError: The file has other content.
     """
     try:
         names = load_json(file)
@@ -87,24 +87,24 @@ def read_label_names(file: Path) -> tuple[str, ...]:
 
 
 def build_head_spec(label_names: Sequence[str]) -> HeadSpec:
-    """Describe the head for these labels; none of them means a regression on one number."""
+    """Describe the head for these labels; none means regression."""
     if not label_names:
         return HeadSpec(1, (), "regression")
     return HeadSpec(len(label_names), tuple(label_names), "single_label_classification")
 
 
 def record_new_weights(model: PreTrainedModel, loading_info: dict[str, Any], has_head: bool) -> tuple[str, ...]:
-    """Remember on the model which weights its checkpoint lacked, and refuse a checkpoint that lacks its body.
+    """Record on the model which weights its checkpoint lacked, and reject a checkpoint that lacks body weights.
 
-    Adapters leave the body frozen, so a random layer in it would stay random; only a classifier's head and
-    pooler may be new. `loading_info` is what `from_pretrained(output_loading_info=True)` gave with the model.
+    Adapters freeze the body, so a random layer in it would stay random; only a classifier's head and pooler may be new.
+    `loading_info` is what `from_pretrained(output_loading_info=True)` returned with the model.
 
     Raises:
-        ModelError: Weights of the body, or of a language model's output layer, are missing or misshapen.
+        ModelError: Weights of the body, or of a language model's output layer, are missing or have wrong shapes.
     """
     shapes = {name: (tuple(found), tuple(wanted)) for name, found, wanted in loading_info["mismatched_keys"]}
     new = tuple(sorted({*loading_info["missing_keys"], *shapes}))
-    foreign = [name for name in new if not (has_head and _is_of_head(name, model.base_model_prefix))]
+    foreign = [name for name in new if not (has_head and _is_head_weight(name, model.base_model_prefix))]
     if foreign:
         name = foreign[0]
         what = "has shape {} instead of {}".format(*shapes[name]) if name in shapes else "is missing"
@@ -118,48 +118,47 @@ def record_new_weights(model: PreTrainedModel, loading_info: dict[str, Any], has
 
 
 def list_new_modules(model: PreTrainedModel) -> list[str]:
-    """Name the modules that hold weights which the checkpoint lacked, sorted."""
+    """Return the modules with weights that the checkpoint lacked, sorted."""
     return sorted({name.rpartition(".")[0] for name in getattr(model, _ATTRIBUTE, ())})
 
 
 def list_new_weights(model: PreTrainedModel) -> list[str]:
-    """Name the weights that the checkpoint lacked, sorted."""
+    """Return the weights that the checkpoint lacked, sorted."""
     return list(getattr(model, _ATTRIBUTE, ()))
 
 
 def list_grown_rows(model: PreTrainedModel) -> range:
-    """Give the embedding rows that the checkpoint lacked and `grow_embeddings` has drawn."""
+    """Return the embedding rows that `grow_embeddings` added."""
     grown: range = getattr(model, _GROWN, range(0))
     return grown
 
 
-def reinitialise_head(model: PreTrainedModel, seed: int) -> None:
-    """Draw the weights that the checkpoint lacked anew, from the seed alone; without such weights nothing happens.
+def reinitialize_head(model: PreTrainedModel, seed: int) -> None:
+    """Reinitialize the weights that the checkpoint lacked, depending on the seed alone.
 
-    The model's own initialisation runs on the CPU in float32, so the head is the same for every base
-    checkpoint of the same shape, every precision and every device. Weights that were loaded are not touched,
-    nor is the global random state.
+    The model's own initialization runs on the CPU in float32, so that the head is the same for all checkpoints of the
+    same shape, on any device and in any precision. Loaded weights and the global random state are not changed.
     """
     import torch
     from transformers import initialization
 
     new = getattr(model, _ATTRIBUTE, ())
     drawn = {name: parameter for name, parameter in model.named_parameters() if name in new}
-    # _init_weights draws all weights of a module: those that were loaded have to be marked as done.
+    # _init_weights initializes all weights of a module, so loaded ones have to be marked as done.
     for name, parameter in model.named_parameters():
-        parameter._is_hf_initialized = name not in drawn  # the library's own mark: leave this one alone
+        parameter._is_hf_initialized = name not in drawn  # the library's own mark to skip a parameter
     library = initialization.guard_torch_init_functions()
     with torch.no_grad(), _seeded(seed), _as_float32_on_cpu(drawn.values()), library:
-        for module in _modules_around(model, drawn):
+        for module in _containing_modules(model, drawn):
             model._init_weights(module)
     for parameter in drawn.values():
         parameter._is_hf_initialized = True
 
 
 def grow_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int | None) -> None:
-    """Give every token an embedding row; never shrink, since many models keep rows in reserve.
+    """Add embedding rows for all tokens; never remove rows, since many models keep some in reserve.
 
-    New rows are drawn around the mean of the old ones (Hewitt 2021, "Initializing new word embeddings").
+    New rows are sampled around the mean of the old ones (Hewitt 2021, "Initializing new word embeddings").
     """
     num_rows = model.get_input_embeddings().weight.shape[0]
     num_needed = max(tokenizer.get_vocab().values()) + 1
@@ -174,12 +173,12 @@ def grow_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     )  # fmt: skip
 
 
-def _is_of_head(name: str, body: str) -> bool:
+def _is_head_weight(name: str, body: str) -> bool:
     return not name.startswith(f"{body}.") or ".pooler." in name
 
 
-def _modules_around(model: PreTrainedModel, names: Any) -> list[nn.Module]:
-    """Give the modules on the way to these parameters, innermost first, as the library initialises them."""
+def _containing_modules(model: PreTrainedModel, names: Any) -> list[nn.Module]:
+    """Return the modules that contain these parameters, innermost first, as the library initializes them."""
     paths = {""}
     for name in names:
         parts = name.split(".")

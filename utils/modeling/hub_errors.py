@@ -1,4 +1,4 @@
-"""Turns what the hub and transformers raise while loading into one sentence that says what to do."""
+"""Turns errors that the hub and transformers raise while loading into one sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from utils.core.errors import LoraNsError, ModelError
 from utils.core.library_errors import describe, is_of_library
 
 LOGIN = "run `hf auth login` or set HF_TOKEN"
-"""What helps where there is no login."""
+"""Advice for a missing login."""
 
-# transformers raises plain OSError and ValueError for these; only the message tells them apart.
+# transformers raises plain OSError and ValueError for these; only the message distinguishes them.
 _BY_MESSAGE = (
     (
         "does not recognize this architecture",
@@ -59,14 +59,14 @@ _BY_MESSAGE = (
 
 @contextmanager
 def explain_loading(section: ModelSection) -> Iterator[None]:
-    """Translate what the libraries raise while they load; our own mistakes pass through.
+    """Translate errors of the libraries while loading; our own errors pass through.
 
     Raises:
-        ModelError: One sentence instead of the library's error, which stays chained to it.
+        ModelError: One sentence, chained to the library's error.
     """
     try:
         yield
-    except Exception as error:  # what a damaged file leads to in the libraries has no end of kinds
+    except Exception as error:  # libraries raise many kinds of errors for damaged files
         if not is_of_library(error):
             raise
         sentence = _hub_sentence(section, error) or _checkpoint_sentence(section, error)
@@ -75,12 +75,12 @@ def explain_loading(section: ModelSection) -> Iterator[None]:
 
 @contextmanager
 def explain_hub(name: str, revision: str | None, *, error: type[LoraNsError], writes: bool = False) -> Iterator[None]:
-    """Translate what the hub answers about a repository, or that it does not answer.
+    """Translate the hub's errors about a repository, or a missing answer.
 
-    `writes` says that it is to be written to: what the token may not do is told otherwise then.
+    `writes` says that the repository is to be written to, which changes the advice on missing permissions.
 
     Raises:
-        LoraNsError: Of the given class, with one sentence.
+        LoraNsError: One sentence, in the given class.
     """
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
@@ -96,22 +96,22 @@ def explain_hub(name: str, revision: str | None, *, error: type[LoraNsError], wr
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What was asked of the hub."""
+    """A request to the hub, with texts for its error messages."""
 
     name: str
     revision: str | None = None
     login: str = LOGIN
-    """What helps where the hub does not let this user in."""
+    """Advice if the hub denies access."""
     asked: str = ""
-    """What of the user's asks for a login."""
+    """Why a login is needed, if a setting asked for it."""
     missing: str = "that you may read"
-    """Where else it was looked for."""
+    """Where else the name was looked for."""
     instead: str = ""
-    """What else could be named."""
+    """Alternative to naming a hub repository."""
 
 
 def _hub_sentence(section: ModelSection, error: BaseException) -> str | None:
-    """Explain what the hub answered about a model, or that it did not."""
+    """Explain the hub's error about a model, or a missing answer."""
     if is_local(section.name_or_path):
         return None
     login = f"{LOGIN}, and leave model.token unset or true"

@@ -1,4 +1,4 @@
-"""Weights in few bits: packed by bitsandbytes when they are loaded, or stored so in the checkpoint already."""
+"""Quantized weights: quantized by bitsandbytes on loading, or already stored so in the checkpoint."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ _NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "fp4": (("bitsandbytes",), "bitsandbytes"),
     "int8": (("bitsandbytes",), "bitsandbytes"),
 }
-"""Modules that transformers imports to read a format, and the words for pip."""
+"""Modules that transformers imports to read a format, and the pip arguments to install them."""
 
 _SKIP_KEYS = {"nf4": "llm_int8_skip_modules", "fp4": "llm_int8_skip_modules", "int8": "llm_int8_skip_modules",
               "hqq": "skip_modules", "compressed-tensors": "ignore"}  # fmt: skip
 _USUAL_SKIP_KEY = "modules_to_not_convert"
 _WITHOUT_SKIP = ("gptq", "mxfp4", "vptq", "spqr")
-"""Formats that name what they hold, so that a new head is left alone by itself."""
+"""Formats that list their quantized layers, so that a new head is never quantized."""
 
 
 def read_format(config: Mapping[str, Any]) -> str | None:
-    """Name the format of a checkpoint by its config.json: `nf4`, `fp4`, `int8` (bitsandbytes), `gptq`, `awq` ...
+    """Return the format of a checkpoint by its config.json: `nf4`, `fp4`, `int8` (bitsandbytes), `gptq`, `awq` ...
 
-    None where the checkpoint is not quantized.
+    Returns None if the checkpoint is not quantized.
     """
     stored = config.get("quantization_config")
     if not isinstance(stored, Mapping) or not stored:
@@ -60,9 +60,9 @@ def read_format(config: Mapping[str, Any]) -> str | None:
 
 
 def find_storage(section: ModelSection) -> str | None:
-    """Tell how the base will be stored, as far as is known without loading anything; None: not quantized.
+    """Return how the base will be stored, as far as known without loading it; None: not quantized.
 
-    It is the type of `model.quantization`, else the checkpoint's own format where its config.json is on this machine.
+    It is the type of `model.quantization`, or the checkpoint's own format if its config.json is on this machine.
     """
     if section.quantization is not None:
         return section.quantization.type
@@ -70,13 +70,13 @@ def find_storage(section: ModelSection) -> str | None:
 
 
 def load_model_config(section: ModelSection) -> dict[str, Any]:
-    """Load the checkpoint's config.json, from the hub if it is not here; as a plain mapping."""
+    """Load the checkpoint's config.json as a plain mapping, from the hub if necessary."""
     found = read_model_config(section)
     return found if found is not None else dict(vars(load_config(section)))
 
 
 def checkpoint_problem(section: ModelSection, config: Mapping[str, Any]) -> str | None:
-    """Say why a quantized checkpoint cannot be loaded as the section asks; None: it can, or is not quantized."""
+    """Explain why a quantized checkpoint cannot be loaded as the section asks, or return None if it can."""
     stored = read_format(config)
     if stored is None:
         return None
@@ -92,16 +92,16 @@ def checkpoint_problem(section: ModelSection, config: Mapping[str, Any]) -> str 
 
 
 def missing_packages(config: Mapping[str, Any]) -> str | None:
-    """Give the words for pip of what reading a quantized checkpoint needs and is not installed; None: nothing."""
+    """Return the pip arguments for missing packages that reading a quantized checkpoint needs, or None."""
     modules, words = _NEEDS.get(read_format(config) or "", ((), ""))
     return None if all(map(is_installed, modules)) else words
 
 
-def leave_unpacked(config: PreTrainedConfig, modules: list[str]) -> None:
-    """Keep a classifier's new head, given as patterns, from being packed: a packed layer cannot be drawn, nor trained.
+def exclude_from_quantization(config: PreTrainedConfig, modules: list[str]) -> None:
+    """Exclude a classifier's new head, given as patterns, from quantization, so that it can be initialized and trained.
 
-    transformers packs every linear layer that the checkpoint's list leaves over, and the list was made for another
-    head. `config` is changed.
+    transformers quantizes every linear layer that the checkpoint's list does not exclude, and the list was made for
+    another head. `config` is changed.
     """
     stored: Any = getattr(config, "quantization_config", None)
     kind = read_format({"quantization_config": stored})
@@ -113,10 +113,10 @@ def leave_unpacked(config: PreTrainedConfig, modules: list[str]) -> None:
 
 
 def require_plain_head(model: PreTrainedModel) -> None:
-    """Check that what was to stay unpacked is not packed in the file: integers would be read as weights.
+    """Check that the file has no quantized head, whose integers would be read as weights.
 
     Raises:
-        ModelError: A layer outside the packed ones holds integers.
+        ModelError: A layer that is not quantized holds integers.
     """
     for name, parameter in model.named_parameters():
         layer = model.get_submodule(name.rpartition(".")[0])
@@ -128,10 +128,10 @@ def require_plain_head(model: PreTrainedModel) -> None:
 
 
 def require_trainable(model: PreTrainedModel) -> None:
-    """Check that an adapter can be trained on the format in which a base is stored.
+    """Check that an adapter can be trained on the base's format.
 
     Raises:
-        ModelError: transformers knows no gradient through it.
+        ModelError: transformers cannot compute gradients through it.
     """
     quantizer: Any = getattr(model, "hf_quantizer", None)
     if quantizer is None or quantizer.is_trainable:
@@ -145,10 +145,10 @@ def require_trainable(model: PreTrainedModel) -> None:
 
 @contextmanager
 def explain_hardware(section: ModelSection, stored: str | None) -> Iterator[None]:
-    """Turn the complaint that a format needs a GPU into a sentence.
+    """Turn the error that a format needs a GPU into a sentence.
 
     Raises:
-        ModelError: It does, and there is none, or not the right one.
+        ModelError: There is no GPU, or an unsuitable one.
     """
     try:
         yield
@@ -165,17 +165,17 @@ _USUAL_HEADS = ("score", "classifier", "pre_classifier", "classification_head", 
 def build_quantization(
     section: ModelSection, config: PreTrainedConfig, model_class: Any, has_head: bool
 ) -> BitsAndBytesConfig | None:
-    """Build the quantization settings of `from_pretrained`, None when the section asks for none.
+    """Build the quantization settings of `from_pretrained`, or return None if the section asks for none.
 
-    A checkpoint that is quantized already keeps its own settings in `config`, whose list of unpacked modules gets the
-    head added. `model_class` is None for code that the checkpoint ships.
+    A checkpoint that is already quantized keeps its own settings in `config`, with the head added to its list of
+    excluded modules. `model_class` is None for code that the checkpoint ships.
 
-    Of a classifier, the head and the pooler are left unquantized. transformers' own choice packs every head
-    with a bias (BERT, RoBERTa, DeBERTa, ModernBERT): it protects the last parameter by its full name,
-    `classifier.bias`, which names no module. Of a language model its choice is right: the output layer stays.
+    A classifier's head and pooler are not quantized. transformers by default quantizes every head with a bias (BERT,
+    RoBERTa, DeBERTa, ModernBERT): it excludes the last parameter by its full name, `classifier.bias`, which is not a
+    module. For a language model its default is right: the output layer is excluded.
 
     Raises:
-        ModelError: A package is not installed, or the checkpoint is quantized already.
+        ModelError: A package is not installed, or the checkpoint is already quantized.
     """
     if problem := checkpoint_problem(section, vars(config)):
         raise ModelError(problem)
@@ -183,7 +183,7 @@ def build_quantization(
     skip = _head_modules(config, model_class) if has_head and (is_packed or wanted) else None
     if wanted is None:
         if skip is not None:
-            leave_unpacked(config, skip)
+            exclude_from_quantization(config, skip)
         return None
     if not is_installed("bitsandbytes"):
         raise ModelError("model.quantization needs bitsandbytes; run pip install bitsandbytes, or remove it")
@@ -202,12 +202,12 @@ def build_quantization(
 
 
 def pack_for_sharding(quantization: BitsAndBytesConfig, section: ModelSection, config: PreTrainedConfig) -> Any:
-    """Have 4-bit weights stored in the type of all others: FSDP and ZeRO-3 cut up tensors of one floating type only.
+    """Store 4-bit weights in the dtype of all others, since FSDP and ZeRO-3 shard only uniform floating-point tensors.
 
     Source: bitsandbytes' guide to FSDP-QLoRA, and peft's guides to FSDP and DeepSpeed. `quantization` is changed.
 
     Returns:
-        The type that the weights that are not packed have to be loaded in.
+        The dtype in which the unquantized weights have to be loaded.
     """
     import torch
 
@@ -218,7 +218,7 @@ def pack_for_sharding(quantization: BitsAndBytesConfig, section: ModelSection, c
 
 
 def choose_devices(section: ModelSection, config: PreTrainedConfig) -> str | dict[str, int | str] | None:
-    """Give the device_map: the section's, this process's GPU for a quantized model, else None (CPU)."""
+    """Return the device_map: the section's, this process's GPU for a quantized model, else None (CPU)."""
     import torch
 
     is_quantized = section.quantization is not None or read_format(vars(config)) is not None
@@ -228,7 +228,7 @@ def choose_devices(section: ModelSection, config: PreTrainedConfig) -> str | dic
 
 
 def _head_modules(config: PreTrainedConfig, model_class: Any) -> list[str]:
-    """Name, as anchored patterns, every module that is not the backbone, and the backbone's pooler."""
+    """Return anchored patterns of the modules outside the backbone, and of the backbone's pooler."""
     if model_class is None:
         return [f"^{name}" for name in _USUAL_HEADS]
     import torch

@@ -1,4 +1,4 @@
-"""How large a model is: its positions, stretched by rope scaling, its layers and its parameters."""
+"""A model's size: its positions, extended by rope scaling, its layers and its parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
-# Families whose positions are a table of weights. Those of the second row count from behind the pad token's id.
+# Families whose positions are a table of weights; those in the second set count from after the pad token's id.
 _TABLES = {
     "albert", "bert", "biogpt", "codegen", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "gpt2",
     "gpt_bigcode", "gpt_neo", "openai-gpt", "opt",
@@ -22,16 +22,16 @@ _TABLES = {
 _FROM_PAD = {"camembert", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
 _NAMES = ("max_position_embeddings", "n_positions")
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-_MOST_LAYERS = 2_000
+_MAX_LAYERS = 2_000
 _FROZEN_COPY = ".original_module."  # peft keeps the replaced head beside the trained one
 _ORIGINAL = "original_max_position_embeddings"
 
 
-def stretch_positions(config: PreTrainedConfig, rope: RopeScalingSection, name: str) -> None:
-    """Write rope scaling into a model's config, and with it the positions that the model then has.
+def apply_rope_scaling(config: PreTrainedConfig, rope: RopeScalingSection, name: str) -> None:
+    """Apply rope scaling to a model's config, including the number of positions.
 
     Raises:
-        ModelError: The model, called `name`, has no rotary positions, or different ones in different layers.
+        ModelError: The model `name` has no rotary positions, or different ones in different layers.
     """
     text = config.get_text_config()
     known = getattr(text, "rope_parameters", None)
@@ -45,7 +45,7 @@ def stretch_positions(config: PreTrainedConfig, rope: RopeScalingSection, name: 
     kept = {key: known[key] for key in ("rope_theta", "partial_rotary_factor") if key in known}
     text.rope_parameters = {**kept, **given}
     if rope.rope_type == "dynamic":
-        # It counts from max_position_embeddings itself, which therefore stays.
+        # It scales from max_position_embeddings itself, which therefore stays.
         text.rope_parameters.pop("original_max_position_embeddings", None)
         text.max_position_embeddings = original
         return
@@ -56,11 +56,11 @@ def stretch_positions(config: PreTrainedConfig, rope: RopeScalingSection, name: 
 
 
 def count_positions(config: Mapping[str, Any], rope: RopeScalingSection | None = None) -> int | None:
-    """Count the tokens that a config.json gives positions for, stretched by `rope`; None: no limit is known."""
+    """Return the number of positions in a config.json, extended by `rope`; None: no known limit."""
     config = config.get("text_config") or config
     found: int | None = next((config[name] for name in _NAMES if isinstance(config.get(name), int)), None)
     if found is None or found < 1 or config.get("position_biased_input") is False:
-        return None  # the last: DeBERTa, where positions are relative
+        return None  # the last condition: DeBERTa, whose positions are relative
     known = _rope_of(config)
     if rope is not None:
         return int((rope.original_max_position_embeddings or known.get(_ORIGINAL) or found) * rope.factor)
@@ -71,9 +71,9 @@ def count_positions(config: Mapping[str, Any], rope: RopeScalingSection | None =
 
 
 def count_text_positions(model: PreTrainedModel) -> int | None:
-    """Count the tokens of text that a model can hold: its positions, less an adapter's virtual tokens.
+    """Return the number of text tokens that a model can hold, excluding an adapter's virtual tokens.
 
-    None where the model does not say.
+    Returns None if the model has no known limit.
     """
     found = count_positions(model.config.to_dict())
     if found is None or not is_prompt_learning(model):
@@ -82,31 +82,31 @@ def count_text_positions(model: PreTrainedModel) -> int | None:
 
 
 def is_prompt_learning(model: PreTrainedModel) -> bool:
-    """Tell whether an adapter puts tokens before the text: its positions go wrong behind padding."""
+    """Return whether an adapter prepends tokens to the text, which shifts positions after padding."""
     return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
 
 
 def count_layers(config: Mapping[str, Any]) -> int | None:
-    """Count a model's layers by the content of its config.json; None where it does not say."""
+    """Return a model's number of layers according to its config.json, or None."""
     config = config.get("text_config") or config
     return next((config[name] for name in _LAYER_COUNTS if isinstance(config.get(name), int)), None)
 
 
 def layers_problem(config: Mapping[str, Any]) -> str | None:
-    """Say that a config.json counts more layers than any model has, which would be built for hours; else None."""
+    """Describe a number of layers beyond that of any real model, which would take hours to build; else None."""
     count = count_layers(config) or 0
-    if count <= _MOST_LAYERS:
+    if count <= _MAX_LAYERS:
         return None
     return f"its config.json counts {count:,} layers, more than any model has; it is damaged or made up"
 
 
 def has_position_table(config: Mapping[str, Any]) -> bool:
-    """Tell whether positions are a table of weights, beyond which a model cannot read at all."""
+    """Return whether positions are a table of weights, beyond which a model cannot read at all."""
     return str((config.get("text_config") or config).get("model_type")) in _TABLES | _FROM_PAD
 
 
 def length_problem(config: Mapping[str, Any], rope: RopeScalingSection | None, length: int) -> str | None:
-    """Say what is wrong with rows of so many tokens, virtual ones among them; None: the model has positions."""
+    """Explain why rows of `length` tokens, including virtual ones, exceed the model's positions, or return None."""
     positions = count_positions(config, rope)
     if positions is None or length <= positions:
         return None
@@ -128,22 +128,22 @@ def _rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """How many parameters a model has and trains."""
+    """Number of parameters that a model has and trains."""
 
     trainable: int
-    """Logical elements that training changes."""
+    """Number of logical elements that are trained."""
     total: int
-    """Logical elements of the model; tied weights count once, a 4-bit weight as the matrix it stands for."""
+    """Number of logical elements; tied weights count once, a 4-bit weight by its unpacked shape."""
     trainable_percent: float
     """100 * trainable / total, 0 to 100."""
     trainable_percent_packed: float
-    """The same with every tensor counted as it is stored: a packed 4-bit weight is half its logical size."""
+    """The same with every tensor counted as stored: a packed 4-bit weight has half its logical size."""
 
 
 def count_parameters(model: nn.Module) -> ParameterCounts:
-    """Count the parameters of a plain, quantized or adapted model; works on the meta device too.
+    """Count the parameters of a plain, quantized or adapted model, also on the meta device.
 
-    The frozen copy of a head that peft keeps under `modules_to_save` is not counted: the model has one head.
+    The frozen copy of a head that peft keeps for `modules_to_save` is not counted.
     """
     trainable = total = packed_trainable = packed_total = 0
     for name, parameter in model.named_parameters():
@@ -169,6 +169,6 @@ def _logical_size(parameter: nn.Parameter) -> int:
 
 
 def _packed_size(parameter: nn.Parameter) -> int:
-    """Count elements as stored; of a packed weight bytes, whatever type it is kept in."""
+    """Return the number of elements as stored, or of bytes for a packed weight."""
     is_packed = getattr(parameter, "quant_state", None) is not None
     return int(parameter.numel() * parameter.element_size()) if is_packed else int(parameter.numel())

@@ -1,4 +1,4 @@
-"""Where a checkpoint is, what its files tell without any ML library, and the one state that it is pinned to."""
+"""Locates checkpoints, reads their files without ML libraries, and pins hub models to a commit."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 OWN_TEMPLATES = ("chatml", "r1")
 TEMPLATES = "chatml, r1, the name of a template that trl ships (qwen3_training ...), or the path of a Jinja template"
-"""What model.chat_template takes."""
+"""Description of the values of model.chat_template."""
 
 
 def find_template(name: str) -> Path | None:
-    """Find the file of a chat template: a path, or the name of one that trl ships; None: there is none."""
+    """Find the file of a chat template, given its path or the name of one that trl ships; None: there is none."""
     own = Path(name).expanduser()
     if own.is_file():
         return own
@@ -36,7 +36,7 @@ def find_template(name: str) -> Path | None:
 
 
 def local_problems(section: ModelSection) -> Iterator[tuple[str, str]]:
-    """Check what can be checked without network and ML libraries: keys of the section, each with what is wrong."""
+    """Yield problems that need neither network nor ML libraries to find, as pairs of key and message."""
     if is_local(section.name_or_path) and (problem := folder_problem(section)):
         yield "name_or_path", problem
     template = section.chat_template
@@ -45,7 +45,7 @@ def local_problems(section: ModelSection) -> Iterator[tuple[str, str]]:
 
 
 def folder_problem(section: ModelSection) -> str | None:
-    """Say why the folder that the section names is no base model, None when it looks like one."""
+    """Explain why the folder that the section names is not a base model, or return None if it looks like one."""
     folder = Path(section.location)
     if not folder.is_dir():
         found = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -60,7 +60,7 @@ def folder_problem(section: ModelSection) -> str | None:
 
 
 def read_model_config(section: ModelSection) -> dict[str, Any] | None:
-    """Read the checkpoint's config.json from its folder or from the hub's local cache; None: not here, or not JSON."""
+    """Read the checkpoint's config.json from its folder or the hub's local cache; None: missing or not JSON."""
     folder = find_folder(section)
     if folder is None:
         return None
@@ -68,7 +68,7 @@ def read_model_config(section: ModelSection) -> dict[str, Any] | None:
 
 
 def find_folder(section: ModelSection) -> Path | None:
-    """Find where a model's files are on this machine; None: a model of the hub that is not in the cache."""
+    """Return the local folder of a model's files; None: a hub model that is not in the cache."""
     return Path(section.location) if is_local(section.name_or_path) else _cached_folder(section)
 
 
@@ -94,19 +94,19 @@ def _base_of_adapter(folder: Path) -> str:
 
 
 def loading_arguments(section: ModelSection) -> dict[str, Any]:
-    """Give the arguments that every `from_pretrained` of this checkpoint shares, beside trust_remote_code.
+    """Return the arguments that all `from_pretrained` calls for this checkpoint share, except trust_remote_code.
 
-    A hub name is first resolved to its commit by one quick request: config, tokenizer and weights then come
-    from the same state of the repository, what is cached is served without network, and an unreachable hub is
-    noticed at once instead of after the library's retries (23 s for every file).
+    A hub name is first resolved to its commit by one quick request. Config, tokenizer and weights then come from the
+    same commit, cached files need no network, and an unreachable hub is noticed at once, not after the library's
+    retries (23 s for every file).
 
     Raises:
-        ModelError: The folder is no checkpoint.
-        OSError: The hub refuses or cannot be reached (call it inside `explain_loading`).
+        ModelError: The folder is not a checkpoint.
+        OSError: The hub denies access or cannot be reached (call it inside `explain_loading`).
     """
     from transformers import dynamic_module_utils
 
-    # Where a library leaves trust_remote_code out, transformers asks on standard input, where rows may stand: never.
+    # Without trust_remote_code, transformers would prompt on standard input, which may be a stream of rows.
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     if not is_local(section.name_or_path):
         return _pin(section.name_or_path, section.revision, section.token)
@@ -117,10 +117,10 @@ def loading_arguments(section: ModelSection) -> dict[str, Any]:
 
 
 def load_config(section: ModelSection) -> PreTrainedConfig:
-    """Load the checkpoint's configuration alone.
+    """Load only the checkpoint's configuration.
 
     Raises:
-        ModelError: It cannot be had.
+        ModelError: It is unavailable.
     """
     from transformers import AutoConfig
 
@@ -131,7 +131,7 @@ def load_config(section: ModelSection) -> PreTrainedConfig:
 
 
 def resolved_commit(model_or_config: Any) -> str | None:
-    """Give the hub commit that a model of `load_base_model`, or its config, came from; None for a folder."""
+    """Return the hub commit of a model loaded by `load_base_model`, or of its config; None for a folder."""
     config = getattr(model_or_config, "config", model_or_config)
     commit: str | None = getattr(config, "_commit_hash", None)
     return commit
@@ -143,15 +143,15 @@ def _pin(name: str, revision: str | None, token: bool | None) -> dict[str, Any]:
     from huggingface_hub.constants import is_offline_mode
 
     api = HfApi()
-    # Where the hub gives no answer, the library would ask again and again for every file.
-    cache_only = is_offline_mode() or not _answers(api, name, revision, token)
+    # If the hub does not answer, the library would retry for every file.
+    cache_only = is_offline_mode() or not _is_reachable(api, name, revision, token)
     resolved = api.resolve_revision(name, revision=revision, token=token, local_files_only=cache_only)
     arguments = {"token": token, "revision": str(resolved.resolved)}
     return {**arguments, "local_files_only": True} if cache_only else arguments
 
 
-def _answers(api: HfApi, name: str, revision: str | None, token: bool | None) -> bool:
-    """Ask the hub once, without retries; what it refuses is raised, no answer is False."""
+def _is_reachable(api: HfApi, name: str, revision: str | None, token: bool | None) -> bool:
+    """Query the hub once, without retries: raise if access is denied, return False if there is no answer."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     try:

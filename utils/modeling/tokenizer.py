@@ -1,4 +1,4 @@
-"""The tokenizer: a pad token that means nothing else, the run's chat template and its new tokens."""
+"""Loads the tokenizer with a pad token of its own, the run's chat template and added tokens."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ _UNUSED_TOKENS = (
 )  # fmt: skip
 _PROBE = "The quick fox is 12 years old, and w1 w2."
 CONVERSATIONS_KEY = "lora_ns_conversations"
-"""Of tokenizer_config.json: whether the rows that were trained on are conversations, so that a text becomes a turn."""
-_NEW_TOKENS_KEY = "lora_ns_new_tokens"  # kept in tokenizer_config.json, so that a resumed run knows them too
+"""Key of tokenizer_config.json: whether the training rows were conversations, so that a plain text becomes a turn."""
+_NEW_TOKENS_KEY = "lora_ns_new_tokens"  # stored in tokenizer_config.json, so that a resumed run knows them too
 
 
 def load_tokenizer(section: ModelSection, source: str | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of the base, or of another folder (`source`) such as a run's final_model, as the section says.
+    """Load the base's tokenizer, or that of another folder (`source`), and apply the section's settings.
 
     Raises:
-        ModelError: It cannot be had, or the section asks for a pad token or template that does not exist.
+        ModelError: It is unavailable, or the section's pad token or template does not exist.
     """
     from transformers import AutoTokenizer
 
@@ -68,10 +68,10 @@ def load_tokenizer(section: ModelSection, source: str | None = None) -> PreTrain
 
 
 def added_token_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> list[int]:
-    """Give the ids of the tokens that the run added: their embedding rows must be trained and saved.
+    """Return the ids of the tokens that the run added, whose embedding rows must be trained and saved.
 
-    They are known for a tokenizer reloaded from the run's folder too. Rows that the base model holds in
-    reserve are new as well when a token is put on them. The model's embeddings are already large enough.
+    They are also known for a tokenizer reloaded from the run's folder. Reserve rows of the base model count as new if a
+    token is assigned to them. The model's embeddings must already be large enough.
     """
     ids = sorted(tokenizer.convert_tokens_to_ids(tokenizer.init_kwargs.get(_NEW_TOKENS_KEY, [])))
     num_rows = model.get_input_embeddings().weight.shape[0]
@@ -80,7 +80,7 @@ def added_token_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) 
 
 
 def _require_vocabulary(tokenizer: PreTrainedTokenizerBase, section: ModelSection) -> None:
-    """Refuse the tokenizer of special tokens alone that transformers makes of some folders without one's files."""
+    """Reject a tokenizer of special tokens only, as transformers creates from some folders without tokenizer files."""
     if len(tokenizer.get_vocab()) <= len(tokenizer.added_tokens_decoder):
         raise ModelError(
             f"{section.name_or_path}: holds no tokenizer's vocabulary, so that no text can be read; copy its files "
@@ -89,10 +89,10 @@ def _require_vocabulary(tokenizer: PreTrainedTokenizerBase, section: ModelSectio
 
 
 def _compare_with_file(tokenizer: PreTrainedTokenizerBase, section: ModelSection) -> None:
-    """Say when the class that transformers chose cuts a text otherwise than the folder's own tokenizer.json.
+    """Warn if the class that transformers chose tokenizes differently from the folder's own tokenizer.json.
 
-    For some architectures (qwen2 ...) it rebuilds a class of its own whatever the folder declares; a tokenizer of
-    another sort then gives other ids, or none, without an error.
+    For some architectures (qwen2 ...) it uses its own class regardless of what the folder declares; a tokenizer of
+    another type then silently returns other ids, or none.
     """
     file = Path(section.location) / "tokenizer.json"
     if not file.is_file():
@@ -102,7 +102,7 @@ def _compare_with_file(tokenizer: PreTrainedTokenizerBase, section: ModelSection
     expected = Tokenizer.from_file(str(file)).encode(_PROBE, add_special_tokens=False).ids
     if expected != tokenizer(_PROBE, add_special_tokens=False)["input_ids"]:
         logger.warning(
-            "transformers reads the tokenizer of %s as %s, which cuts text otherwise than its tokenizer.json",
+            "transformers reads the tokenizer of %s as %s, which tokenizes text differently than its tokenizer.json",
             section.name_or_path,
             type(tokenizer).__name__,
         )
@@ -142,7 +142,7 @@ def _set_pad_token(tokenizer: PreTrainedTokenizerBase, section: ModelSection) ->
         )
     if tokenizer.pad_token == tokenizer.eos_token:
         logger.warning(
-            "the pad token is the end-of-text token %s: an end-of-text that stands in a text is taken for "
+            "the pad token is the end-of-text token %s: an end-of-text token within a text is taken for "
             "padding; name another one in model.pad_token, or add one under model.extra_special_tokens",
             tokenizer.eos_token,
         )
@@ -181,7 +181,7 @@ def _set_chat_template(tokenizer: PreTrainedTokenizerBase, section: ModelSection
 
 
 def _build_r1(tokenizer: PreTrainedTokenizerBase, section: ModelSection) -> str:
-    """Write DeepSeek-R1's turns so that they can be trained on: thoughts stay, and no thought is opened for a turn."""
+    """Return DeepSeek-R1's template in a trainable form, which keeps thoughts and opens none for a new turn."""
     known = tokenizer.get_vocab()
     pair = next((pair for pair in _R1_TOKENS if set(pair) <= known.keys()), None)
     if pair is None or tokenizer.eos_token is None:

@@ -1,7 +1,7 @@
-"""Compares the logits of two models on the same rows, and judges whether they are one model.
+"""Compares the logits of two models on the same rows, and decides whether they are the same model.
 
-Logits are float32 of shape (n, classes or vocabulary); a dtype is what they were computed in, or what the weights are
-stored in: `float32`, `float16` or `bfloat16`.
+Logits are float32 of shape (n, classes or vocabulary); a dtype is the one in which they were computed, or the weights
+are stored: `float32`, `float16` or `bfloat16`.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ logger = logging.getLogger(__name__)
 _TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest difference of a logit, relative to the largest logit, that rounding explains."""
 _TOLERANCE_ELSEWHERE = {"float32": 1e-2, "float16": 5e-2, "bfloat16": 2e-1}
-"""The same where another device or precision computes."""
+"""The same if another device or precision is used."""
 _TOLERANCE_PACKED = {"f32": 1e-2, "f16": 2e-2, "bf16": 1e-1, "q8_0": 2e-1, "int8": 5e-1, "nf4": 1.0}
-"""The same for weights that are stored in fewer bits: what is more was not lost by rounding."""
+"""The same for weights stored in fewer bits; a larger difference is not explained by quantization."""
 _MEASURABLE = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 2e-2}
-"""What the update has to change, relative to the largest logit, to stand out of rounding."""
+"""Smallest effect of an update, relative to the largest logit, that stands out from rounding."""
 _LEAST_KEPT = 0.5
-_NUM_RECORDED = 8  # of each position: the largest; all of a vocabulary would be megabytes
+_NUM_RECORDED = 8  # largest logits of each position; a whole vocabulary would be megabytes
 
 
 def describe_difference(expected: Logits, found: Logits) -> dict[str, Any]:
-    """Describe how far apart two models' answers are.
+    """Measure how far apart two models' answers are.
 
     Returns:
         The largest and mean absolute difference of a logit; the share of equal top-1 answers, None for regression.
@@ -48,10 +48,10 @@ def describe_difference(expected: Logits, found: Logits) -> dict[str, Any]:
 
 
 def prove_reloaded(trained: Logits, reloaded: Logits, dtype: str) -> dict[str, Any]:
-    """Prove that a model read back from disk is the one in memory.
+    """Check that a model reloaded from disk is the one in memory.
 
     Raises:
-        CheckError: The difference is more than rounding, or the model has diverged.
+        CheckError: The difference exceeds rounding, or the model has diverged.
     """
     largest = float(abs(trained).max())
     difference = float(abs(trained - reloaded).max())
@@ -61,7 +61,7 @@ def prove_reloaded(trained: Logits, reloaded: Logits, dtype: str) -> dict[str, A
             "the trained model answers with numbers that are not finite: it has diverged; lower "
             "training.learning_rate, or set training.max_grad_norm"
         )
-    # Not `>`: a difference that is no number (NaN) is refused too, here and below.
+    # Not `>`, so that NaN is rejected too, here and below.
     if not difference <= tolerance:
         raise CheckError(
             f"the saved model is not the trained one: after reloading, logits differ by {difference:.3g} (rounding in "
@@ -76,15 +76,14 @@ def prove_reloaded(trained: Logits, reloaded: Logits, dtype: str) -> dict[str, A
 def prove_merged(
     trained: Logits, without: Logits | None, merged: Logits, dtype: str, what: str = "merged model"
 ) -> dict[str, Any]:
-    """Prove that the merged model, read back from disk, answers as the adapter on its base does.
+    """Check that the merged model, reloaded from disk, answers like the adapter on its base.
 
-    Two figures are judged: the largest difference, and the share of the update that is found again (the
-    projection of merged - without on trained - without: 1 when it is all there, 0 when it was lost), which
-    finds a lost update where it changes less than rounding in the format may. `without` is the model with the
-    low-rank update switched off, None if it cannot be.
+    Two figures are checked: the largest difference, and the share of the update that is preserved (the projection of
+    merged - without on trained - without: 1 if fully preserved, 0 if lost), which detects a lost update even if it
+    changes less than the format's rounding. `without` is the model with the low-rank update disabled, or None.
 
     Raises:
-        CheckError: The difference is more than rounding, the update was lost, or numbers are not finite.
+        CheckError: The difference exceeds rounding, the update was lost, or logits are not finite.
     """
     import numpy as np
 
@@ -108,13 +107,13 @@ def prove_merged(
 
 
 def prove_compressed(trained: Logits, found: Logits, kind: str, dtype: str) -> dict[str, Any]:
-    """Measure what fewer bits cost a model, read back from disk, and refuse what they do not explain.
+    """Measure the effect of fewer bits on a model reloaded from disk, and reject what they do not explain.
 
-    `kind` is one of the types that a model is written in: f32, f16, bf16, q8_0, int8, nf4; `dtype` what both models
-    compute in.
+    `kind` is a type that models are written in: f32, f16, bf16, q8_0, int8, nf4; `dtype` is the dtype of both models'
+    computation.
 
     Raises:
-        CheckError: The difference is more than so many bits explain, or numbers are not finite.
+        CheckError: The difference exceeds what the bits explain, or logits are not finite.
     """
     scale = max(float(abs(trained).max()), 1e-3)
     tolerance = max(_TOLERANCE_PACKED[kind], _TOLERANCE[dtype]) * scale
@@ -130,14 +129,14 @@ def prove_compressed(trained: Logits, found: Logits, kind: str, dtype: str) -> d
 def prove_converted(
     trained: Logits, without: Logits, whole: Logits, computed: Logits, found: Logits, dtype: str
 ) -> dict[str, Any]:
-    """Prove that a LoRA that was read back is the one that was computed, and measure what it lost of the adapter.
+    """Check that a reloaded LoRA is the one that was computed, and measure what it lost of the adapter.
 
-    `whole` are the logits of the base with the adapter's updates added to its weights before they lost rank, `computed`
-    those with the low-rank ones; no file was read for them. A loss by rank is no error: it is what the rank costs.
+    `whole` are the logits of the base with the adapter's full-rank updates added to its weights, `computed` those with
+    the low-rank updates, both without reading files. A loss due to the rank is not an error but the rank's cost.
 
     Raises:
-        CheckError: The updates are not all that the adapter does, the LoRA is another one than was computed, or numbers
-            are not finite.
+        CheckError: The updates are not all that the adapter does, the reloaded LoRA differs from the computed one, or
+            logits are not finite.
     """
     prove_merged(trained, without, whole, dtype, "base with the updates that peft converts")
     proof = prove_merged(computed, without, found, dtype, "written LoRA")
@@ -148,7 +147,7 @@ def prove_converted(
 
 
 def record_logits(logits: Logits, dtype: str) -> dict[str, Any]:
-    """Keep the largest logits of each position, by which `prove_recorded` knows the model again."""
+    """Return the largest logits of each position, by which `prove_recorded` recognizes the model."""
     import numpy as np
 
     ids = np.argsort(-logits, axis=-1)[:, :_NUM_RECORDED]
@@ -157,7 +156,7 @@ def record_logits(logits: Logits, dtype: str) -> dict[str, Any]:
 
 
 def prove_recorded(record: Mapping[str, Any], logits: Logits, dtype: str, base: str) -> dict[str, Any]:
-    """Prove that an adapter on its base is the model whose logits were recorded, perhaps on another machine.
+    """Check that an adapter on its base is the model whose logits were recorded, perhaps on another machine.
 
     Raises:
         CheckError: It is another model.
@@ -184,10 +183,10 @@ def prove_recorded(record: Mapping[str, Any], logits: Logits, dtype: str, base: 
 
 
 def _measure_update(trained: Logits, without: Logits | None, merged: Logits, noise: float) -> dict[str, Any]:
-    """Measure what the update changes, and how much of it is found again; None where it drowns in rounding."""
+    """Measure the update's effect and how much of it is preserved; None if rounding hides it."""
     if without is None:
         return {"update_effect": None, "update_kept": None}
-    # A share, not a difference: a lost update is found even where it is smaller than what rounding may change.
+    # A share, not a difference: it detects a lost update even if that is smaller than rounding.
     update = (trained - without).ravel()
     effect = float(abs(update).max())
     if effect <= noise:

@@ -1,4 +1,4 @@
-"""Tries before training, or before a merge, whether everything that stands beside the weights can be written."""
+"""Checks before training or merging that everything saved with the weights can be written."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _ISSUE = re.compile(r"^- `(\w+)`: ", re.MULTILINE)
 def require_writable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write configuration, generation settings and tokenizer, with its chat template, to a temporary folder.
 
-    Settings that transformers reads but refuses to write, and that have no effect, are taken out, with one notice.
+    Settings that transformers reads but refuses to write, and that have no effect, are removed with one warning.
 
     Raises:
-        ModelError: Something cannot be written; a finished run would be lost by it.
+        ModelError: Something cannot be written, so that a finished run would be lost.
     """
     plain: Any = model.get_base_model() if hasattr(model, "peft_config") else model
-    if mended := _mend_generation_config(plain):
+    if removed := _clean_generation_config(plain):
         logger.warning(
             "the base's generation settings contradict each other and could not be saved so; without effect, and left "
-            "out of what is saved: %s", ", ".join(mended),
+            "out of what is saved: %s", ", ".join(removed),
         )  # fmt: skip
     adapters: dict[str, Any] = getattr(model, "peft_config", {})
     writers: list[tuple[str, Callable[[str], Any]]] = [
@@ -51,13 +51,13 @@ def _try_writing(what: str, write: Callable[[str], Any], folder: Path, base: str
     except (AssertionError, ValueError, TypeError, NotImplementedError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(
-            f"the {what} of {base} cannot be written back, and a finished run would be lost by it: {reason}; mend that "
+            f"the {what} of {base} cannot be written back, which would lose a finished run: {reason}; mend that "
             "file in a copy of the base, and name the copy in model.name_or_path"
         ) from error
 
 
-def _mend_generation_config(model: Any) -> list[str]:
-    """Take out what transformers calls without effect, such as a temperature beside do_sample: false."""
+def _clean_generation_config(model: Any) -> list[str]:
+    """Remove settings that transformers reports as having no effect, such as a temperature with do_sample: false."""
     from transformers import GenerationConfig
 
     config = model.generation_config if model.can_generate() else None
@@ -69,7 +69,7 @@ def _mend_generation_config(model: Any) -> list[str]:
         idle = _ISSUE.findall(str(error))
     else:
         return []
-    mended = [f"{name}: {getattr(config, name)}" for name in idle]
+    removed = [f"{name}: {getattr(config, name)}" for name in idle]
     for name in idle:
         setattr(config, name, getattr(GenerationConfig(), name))
-    return mended
+    return removed

@@ -57,7 +57,7 @@ def test_what_is_no_zip_of_rows_is_refused(tmp_path, monkeypatch):
         unpack_rows(write_zip(tmp_path / "empty.zip", {"a.txt": ""}))
     with pytest.raises(DataError, match=r"two files x.jsonl"):
         unpack_rows(write_zip(tmp_path / "twice.zip", {"a/x.jsonl": "", "b/x.jsonl": ""}))
-    monkeypatch.setattr(sources, "_MOST_BYTES", 10)
+    monkeypatch.setattr(sources, "_MAX_BYTES", 10)
     with pytest.raises(DataError, match="would unpack to"):
         unpack_rows(write_zip(tmp_path / "large.zip", {"x.jsonl": "1" * 11}))
 

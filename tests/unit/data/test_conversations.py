@@ -63,7 +63,7 @@ def test_a_turn_of_no_weight_is_not_trained_on(key):
         answer(content="a", **{key: 0.5})
     left = chat(USER, ASSISTANT, USER, {**ASSISTANT, key: 0})
     assert left.messages == (USER, ASSISTANT), "the reference is not an answer that its row excludes"
-    with pytest.raises(RowError, match="no assistant's turn to train on"):
+    with pytest.raises(RowError, match="no assistant turn to train on"):
         chat(USER, {**ASSISTANT, key: 0})
 
 
@@ -131,9 +131,9 @@ def test_a_rows_tools_become_schemas_and_its_system_text_a_turn():
         ([USER, {"role": "function_call", "content": "add 1"}], "turn 2: the call must be JSON"),
         ([USER, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{"}]}], "arguments of f must be JSON"),
         ([USER, {**ASSISTANT, "thinking": 5}], "turn 2: content holds a number"),
-        ([USER], "no assistant's turn"),
-        ([ASSISTANT], "no assistant's turn"),
-        ([SYSTEM, USER], "no assistant's turn"),
+        ([USER], "no assistant turn"),
+        ([ASSISTANT], "no assistant turn"),
+        ([SYSTEM, USER], "no assistant turn"),
     ],
 )
 def test_what_is_wrong_is_said(turns, reason):
@@ -161,5 +161,5 @@ def test_a_prompt_ends_where_the_assistant_is_to_speak():
     assert open_chat(read(USER, ASSISTANT)).messages == (USER,)
     result = {"role": "tool", "content": "5", "name": "add", "tool_call_id": "x1"}
     assert open_chat(read(USER, {"role": "assistant", "tool_calls": [CALL]}, result)).messages[2] == result
-    with pytest.raises(RowError, match="no user's turn to answer"):
+    with pytest.raises(RowError, match="no user turn to answer"):
         open_chat(read(SYSTEM))

@@ -92,9 +92,9 @@ def test_no_address_in_a_value_is_opened(tmp_path: Path, server):
 def test_a_whole_disk_is_no_folder_of_rows(tmp_path: Path, monkeypatch):
     from utils.data import sources
 
-    monkeypatch.setattr(sources, "_MOST_FILES", 30)
+    monkeypatch.setattr(sources, "_MAX_FILES", 30)
     for number in range(31):
         (tmp_path / f"{number % 3}").mkdir(exist_ok=True)
         (tmp_path / f"{number % 3}" / f"{number}.txt").touch()
-    with pytest.raises(DataError, match="more than 30 files lie below it, so it is no folder of rows"):
+    with pytest.raises(DataError, match="more than 30 files are below it, so it is not a folder of rows"):
         load_split(Source(str(tmp_path)), "train")

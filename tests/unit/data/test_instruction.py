@@ -68,7 +68,7 @@ def test_a_slice_of_the_training_rows(write_lines, prepare_set):
         (PAIRS, {"prompt": "x", "completion": "half \ud800"}, "half a character"),
         (CHATS, {"messages": None}, "instead of a list of turns"),
         (CHATS, {"messages": []}, "empty conversation"),
-        (CHATS, {"messages": CHATS[0]["messages"][:1]}, "no assistant's turn to train on"),
+        (CHATS, {"messages": CHATS[0]["messages"][:1]}, "no assistant turn to train on"),
         (CHATS, {"messages": [{"role": "user", "content": 5}]}, "turn 1: content holds a number"),
         (
             CHATS,
@@ -160,10 +160,10 @@ def test_what_is_done_to_turns_is_counted(write_lines, prepare_set, caplog):
     data = prepare_set("custom", write_lines("rows.jsonl", rows), "forgets_system")
     report = data.reports["train"]
     assert (report.cut_turns, report.untrained_turns, report.weightless_turns) == (1, 1, 1)
-    assert report.notes == {"whose system turn was put into the first user's turn, as the chat template has none": 1}
+    assert report.notes == {"whose system turn was merged into the first user turn, as the chat template has none": 1}
     assert report.unread == {"source": 1}
     for said in ("1 turns after the last answer left out", "1 assistant turns not trained on by their weight",
-                 "1 rows whose system turn was put", "nothing reads source (1 rows)"):  # fmt: skip
+                 "1 rows whose system turn was merged", "nothing reads source (1 rows)"):  # fmt: skip
         assert said in caplog.text
 
 
@@ -194,7 +194,7 @@ def test_a_conversation_that_the_template_rewrites_becomes_several_rows(write_li
     report = data.reports["train"]
     assert (report.rows_read, report.rows_used, report.num_encoded, len(data.train)) == (21, 21, 22, 22)
     assert "data train: 21 of 21 rows as 22," in caplog.text
-    assert "1 rows written as several rows, as the chat template writes earlier turns otherwise" in caplog.text
+    assert "1 rows written as several rows, as the chat template writes earlier turns differently" in caplog.text
 
 
 def test_a_conversation_in_several_rows_loses_those_that_do_not_fit(write_lines, prepare_set, caplog):

@@ -8,7 +8,7 @@ import pytest
 
 from utils.core.errors import DataError
 from utils.core.texts import RowError
-from utils.data.labels import build_label_coder, type_labels, warn_of_alike
+from utils.data.labels import build_label_coder, type_labels, warn_of_similar_labels
 from utils.datasets.custom import Config, describe_classification
 
 
@@ -123,8 +123,8 @@ def test_labels_of_a_table_are_numbers_where_all_are(columns, label, expected):
 def test_a_label_that_differs_in_case_is_pointed_out(caplog):
     with pytest.raises(RowError, match="'Yes ' is of no class; it differs from 'yes' in case or spaces"):
         _build(["no", "yes"]).encode("Yes ")
-    warn_of_alike("label", {"yes": "x:1", "no": "x:2", "Yes": "x:7", 5: "x:9"})
-    assert "column label: 'yes' (x:1) and 'Yes' (x:7) differ in case or spaces alone" in caplog.text
+    warn_of_similar_labels("label", {"yes": "x:1", "no": "x:2", "Yes": "x:7", 5: "x:9"})
+    assert "column label: 'yes' (x:1) and 'Yes' (x:7) differ only in case or spaces" in caplog.text
 
 
 def test_a_class_that_is_a_text_and_a_number_is_refused():

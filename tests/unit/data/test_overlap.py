@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from utils.data.overlap import Documents, find_words, normalise, sample_shingles
+from utils.data.overlap import Documents, find_words, normalize_text, sample_shingles
 
 
 def write_document(seed: int, num_words: int = 2000) -> str:
@@ -15,7 +15,7 @@ def write_document(seed: int, num_words: int = 2000) -> str:
 
 
 def test_case_and_punctuation_make_no_difference():
-    assert normalise("  What's THE_plan,\nthen? ") == "what s the plan then"
+    assert normalize_text("  What's THE_plan,\nthen? ") == "what s the plan then"
     assert find_words("\u4f1a\u8bae 2020a\u3002\u597d") == ["\u4f1a", "\u8bae", "2020a", "\u597d"]
 
 

@@ -107,7 +107,7 @@ def test_both_sides_keep_one_prompt_and_odd_pairs_are_counted(tmp_path, load_tok
     assert max(len(first["input_ids"]), len(first["rejected_input_ids"])) == 16 == first["length"]
     report = data.reports["train"]
     assert (report.prompts_cut, report.duplicate_rows, report.rows) == (1, 1, 4)
-    assert report.notes == {"whose chosen and rejected answers are equal: nothing is learnt from them": 1}
+    assert report.notes == {"whose chosen and rejected answers are equal: nothing is learned from them": 1}
     shown = format_preview(data.train.select([2]), tokenizer, 1)
     assert "row 1 of 1, chosen: 6 tokens, 3 trained on" in shown
     assert "[[is bad </s>]]" in shown

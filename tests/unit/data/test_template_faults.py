@@ -37,7 +37,7 @@ def test_a_broken_template_is_a_sentence(template, said, load_tokenizer_of):
 def test_a_template_that_loops_is_ended(in_thread, load_tokenizer_of, monkeypatch):
     tokenizer = load_tokenizer_of("llama")
     tokenizer.chat_template = f"{ENDLESS}{in_thread}"
-    monkeypatch.setattr(chat, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(chat, "_TIME_LIMIT_S", 0.3)
     said: list[str] = []
 
     def try_it() -> None:

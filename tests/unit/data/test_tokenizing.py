@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from utils.core.cache_folder import cache_folder
 from utils.core.errors import DataError
-from utils.data.tokenizing import encode_texts, tokenise
+from utils.data.tokenizing import encode_texts, tokenize_rows
 
 
 def _rows(*texts, other=None):
@@ -19,7 +19,7 @@ def test_cut_rows_are_counted_exactly(load_tokenizer_of, family):
     tokenizer = load_tokenizer_of(family)
     special = tokenizer.num_special_tokens_to_add()
     texts = [" ".join(["w1"] * number) for number in range(1, 12)]
-    tokens = tokenise(_rows(*texts), tokenizer, ("text",), 8)
+    tokens = tokenize_rows(_rows(*texts), tokenizer, ("text",), 8)
     whole = [number + special for number in range(1, 12)]
     assert tokens["length"][:] == [min(length, 8) for length in whole]
     assert tokens["truncated"][:] == [length > 8 for length in whole]
@@ -28,7 +28,7 @@ def test_cut_rows_are_counted_exactly(load_tokenizer_of, family):
 def test_the_longer_of_two_texts_is_cut_first(load_tokenizer_of):
     tokenizer = load_tokenizer_of("bert")
     rows = _rows("w1 w2", "w1 w2", other=["w3 w4 w5 w6 w7 w8", "w3"])
-    tokens = tokenise(rows, tokenizer, ("text", "other"), 9)
+    tokens = tokenize_rows(rows, tokenizer, ("text", "other"), 9)
     assert tokens["truncated"][:] == [True, False]
     first = tokenizer.convert_ids_to_tokens(tokens[0]["input_ids"])
     assert first == ["[CLS]", "w1", "w2", "[SEP]", "w3", "w4", "w5", "w6", "[SEP]"]
@@ -38,7 +38,7 @@ def test_the_longer_of_two_texts_is_cut_first(load_tokenizer_of):
 def test_a_length_without_room_for_text_is_refused(load_tokenizer_of, max_length, columns):
     rows = _rows("w1", other=["w2"])
     with pytest.raises(DataError, match=r"dataset\.max_length: .* leaves no room"):
-        tokenise(rows, load_tokenizer_of("bert"), columns, max_length)
+        tokenize_rows(rows, load_tokenizer_of("bert"), columns, max_length)
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "gpt2", "qwen2"])
@@ -54,12 +54,12 @@ def test_the_cache_is_hit_whatever_was_tokenised_before(load_tokenizer_of):
     tokenizer = load_tokenizer_of("bert")
     rows = _rows("w1 w2 good", "bad w40")
     files = lambda: set((cache_folder() / "tokenised").glob("*.arrow"))  # noqa: E731
-    tokenise(rows, tokenizer, ("text",), 16)
+    tokenize_rows(rows, tokenizer, ("text",), 16)
     before = files()
     tokenizer("w1 w2 w3", truncation=True, max_length=3)  # leaves its truncation behind in the tokenizer
-    tokenise(rows, tokenizer, ("text",), 16)
+    tokenize_rows(rows, tokenizer, ("text",), 16)
     assert files() == before
-    assert len(tokenise(rows, tokenizer, ("text",), 3)[0]["input_ids"]) == 3
+    assert len(tokenize_rows(rows, tokenizer, ("text",), 3)[0]["input_ids"]) == 3
     assert len(files()) == len(before) + 1
 
 
@@ -67,12 +67,12 @@ def test_the_cache_is_hit_whatever_was_tokenised_before(load_tokenizer_of):
 def test_damaged_tokens_are_made_anew(load_tokenizer_of, monkeypatch, tmp_path, caplog, damage):
     monkeypatch.setenv("LORA_NS_CACHE", str(tmp_path))
     tokenizer, rows = load_tokenizer_of("bert"), _rows("w1 w2 good", "bad w40")
-    expected = tokenise(rows, tokenizer, ("text",), 16).to_dict()
+    expected = tokenize_rows(rows, tokenizer, ("text",), 16).to_dict()
     [file] = (tmp_path / "tokenised").glob("*.arrow")
     whole = file.read_bytes()
     file.unlink()  # those who read it keep what they have
     file.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "words": b"no tokens"}[damage])
-    assert tokenise(rows, tokenizer, ("text",), 16).to_dict() == expected
+    assert tokenize_rows(rows, tokenizer, ("text",), 16).to_dict() == expected
     assert f"{file}: damaged; its rows are made into tokens again" in caplog.text
     assert file.read_bytes() == whole
 
@@ -80,6 +80,6 @@ def test_damaged_tokens_are_made_anew(load_tokenizer_of, monkeypatch, tmp_path, 
 def test_labels_are_part_of_the_caches_fingerprint(load_tokenizer_of):
     tokenizer = load_tokenizer_of("bert")
     texts = {"text": ["w1 w9", "w2 w9"]}
-    first = tokenise(Dataset.from_dict({**texts, "labels": [0, 1]}), tokenizer, ("text",), 16)
-    second = tokenise(Dataset.from_dict({**texts, "labels": [1, 0]}), tokenizer, ("text",), 16)
+    first = tokenize_rows(Dataset.from_dict({**texts, "labels": [0, 1]}), tokenizer, ("text",), 16)
+    second = tokenize_rows(Dataset.from_dict({**texts, "labels": [1, 0]}), tokenizer, ("text",), 16)
     assert (first["labels"][:], second["labels"][:]) == ([0, 1], [1, 0])

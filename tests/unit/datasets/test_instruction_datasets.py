@@ -114,7 +114,7 @@ def test_settings_that_cannot_be_read_are_refused_at_once(keys, message):
 
 
 def test_a_role_that_is_none_is_refused_at_once():
-    with pytest.raises(ValueError, match="narrator is users, which is no role; use system, user, assistant or tool"):
+    with pytest.raises(ValueError, match="narrator is users, which is not a role; use system, user, assistant or tool"):
         custom.Config(path="x", roles={"narrator": "users"})
 
 
@@ -227,7 +227,7 @@ def test_alpacas_system_text_and_history_are_part_of_a_chats_prompt():
 )
 def test_an_answer_that_its_row_calls_bad_is_no_answer_to_learn(row):
     for key, bad, good in (("label", False, True), ("kto_tag", "false", "true"), ("label", "False", "math")):
-        with pytest.raises(RowError, match=f"column {key} is false: KTO rows"):
+        with pytest.raises(RowError, match=f"column {key} is false: in KTO rows"):
             read({**row, key: bad}, format=None)
         assert read({**row, key: good}) == read(row)
     assert read({"text": "a", "label": False}).answer == "a", "a class, of texts that nobody answers"

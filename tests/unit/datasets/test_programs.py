@@ -64,7 +64,7 @@ def test_mbpp_behind_three_worked_tasks():
     sanitized = {**MBPP, "prompt": MBPP["text"], "test_imports": ["import math"]}
     del sanitized["text"], sanitized["test_setup_code"]
     assert spec.read_row(sanitized).reference["before"] == "import math\n"
-    with pytest.raises(RowError, match="column test_list holds no list of lines"):
+    with pytest.raises(RowError, match="column test_list is not a list of lines"):
         spec.read_row({**MBPP, "test_list": "assert"})
 
 

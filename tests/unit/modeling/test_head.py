@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils.modeling.head import list_new_modules, reinitialise_head
+from utils.modeling.head import list_new_modules, reinitialize_head
 
 HEADS = {
     "llama": ["score"],
@@ -49,7 +49,7 @@ def test_redrawing_touches_nothing_else_and_has_the_librarys_spread(load, kind):
     library, body = split(model)
     draws = []
     for seed in range(20):
-        reinitialise_head(model, seed)
+        reinitialize_head(model, seed)
         new, rest = split(model)
         draws.append(new)
         assert same(rest, body)
@@ -66,10 +66,10 @@ def test_precision_and_random_state_do_not_matter(load):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     half, _ = load("bert", seed=42, dtype="bfloat16")
-    reinitialise_head(half, 42)
+    reinitialize_head(half, 42)
     assert torch.equal(half.classifier.weight, full.classifier.weight.bfloat16())
     torch.manual_seed(0)
-    reinitialise_head(half, 42)
+    reinitialize_head(half, 42)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -79,7 +79,7 @@ def test_a_trained_head_is_not_touched(load, tmp_path):
     tokenizer.save_pretrained(tmp_path / "saved")
     again, _ = load("bert", folder=tmp_path / "saved", seed=None)
     before = {name: tensor.clone() for name, tensor in again.state_dict().items()}
-    reinitialise_head(again, 1)
+    reinitialize_head(again, 1)
     assert list_new_modules(again) == []
     assert same(again.state_dict(), before)
 

@@ -117,7 +117,7 @@ def test_offline_and_cached(tmp_path, make_checkpoint):
     assert "acme/tiny at revision v2 is not in the local cache and HF_HUB_OFFLINE forbids" in wrong[0]
     assert "acme/other is not in the local cache and HF_HUB_OFFLINE forbids" in other[0]
     assert "local folder" in other[0]
-    assert "acme/adapted carries an adapter" in adapted[0], "transformers alone would load it silently"
+    assert "acme/adapted includes an adapter" in adapted[0], "transformers alone would load it silently"
 
 
 def test_unreachable_hub_is_noticed_at_once(tmp_path, make_checkpoint):

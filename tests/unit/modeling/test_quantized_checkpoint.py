@@ -10,7 +10,13 @@ import torch
 
 from utils.config.sections.model import ModelSection
 from utils.core.errors import ModelError
-from utils.modeling.quantization import checkpoint_problem, find_storage, leave_unpacked, read_format, require_trainable
+from utils.modeling.quantization import (
+    checkpoint_problem,
+    exclude_from_quantization,
+    find_storage,
+    read_format,
+    require_trainable,
+)
 
 GPTQ = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
 
@@ -160,7 +166,7 @@ def test_the_head_joins_the_checkpoints_own_list(stored, key, expected):
     from transformers import LlamaConfig
 
     config = LlamaConfig(quantization_config=stored)
-    leave_unpacked(config, ["^score"])
+    exclude_from_quantization(config, ["^score"])
     assert config.quantization_config[key] == expected
 
 

@@ -58,5 +58,5 @@ def test_what_cannot_be_written_is_refused(what, load):
         tokenizer.chat_template = "{{ '\ud800' }}"  # half a character: no file can hold it
     else:
         model.config.extra = {1, 2}  # no JSON
-    with pytest.raises(ModelError, match=f"the {what} of .* cannot be written back, and a finished run would be lost"):
+    with pytest.raises(ModelError, match=f"the {what} of .* cannot be written back, which would lose a finished run"):
         require_writable(model, tokenizer)

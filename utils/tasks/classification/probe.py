@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config.sections.evaluation import EVALUATE_PREFIX
 from utils.core.errors import UserError
-from utils.data.dataset import load_dataset_plugin, spread
+from utils.data.dataset import load_dataset_plugin, sample_evenly
 from utils.data.tokenizing import encode_texts
 from utils.generation.batching import Batching
 from utils.generation.classification import input_names
@@ -110,7 +110,7 @@ def _read_validation_rows(
         return None
     if "" not in data.evals or data.label_names != label_names:
         return None
-    rows = spread(data.evals[""].dataset, count)
+    rows = sample_evenly(data.evals[""].dataset, count)
     return rows, [row["labels"] for row in rows], "validation rows"
 
 

@@ -11,7 +11,7 @@ from utils.adapters.adapter_path import find_adapter
 from utils.config.sections.dataset import ClassificationSection
 from utils.data.classification import ClassificationData, fingerprint_set, prepare_classification
 from utils.data.dataset import load_dataset_plugin
-from utils.data.labels import keep_order_of
+from utils.data.labels import order_as_trained
 from utils.metrics.metric import load_metric
 from utils.modeling.head import (
     LABELS_FILE,
@@ -71,7 +71,7 @@ class ClassificationRun:
             )  # fmt: skip
             return None
         names = read_label_names(file)
-        return keep_order_of(names, f"peft.adapter_path: {folder}") if names else None
+        return order_as_trained(names, f"peft.adapter_path: {folder}") if names else None
 
     def fingerprint_rows(self) -> str:
         """Hash the current rows."""

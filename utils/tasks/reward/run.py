@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.data.dataset import spread
+from utils.data.dataset import sample_evenly
 from utils.data.preference_encoding import MarginEncoder
 from utils.modeling.head import build_head_spec
 from utils.tasks.classification.building import head_rates
@@ -51,7 +51,8 @@ class RewardRun(RowsRun):
     def choose_reload_rows(self, data: CausalData, tokenizer: PreTrainedTokenizerBase) -> Ask | None:
         """Choose both answers of validation (else training) rows."""
         rows = data.instructions.evals.get("") or data.instructions.train
-        texts = [row[name] for row in spread(rows, NUM_RELOAD_ROWS) for name in ("input_ids", "rejected_input_ids")]
+        pairs, sides = sample_evenly(rows, NUM_RELOAD_ROWS), ("input_ids", "rejected_input_ids")
+        texts = [row[side] for row in pairs for side in sides]
         return lambda model: _answer(model, texts, tokenizer)
 
     def open_probe(

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from utils.data.dataset import spread
+from utils.data.dataset import sample_evenly
 from utils.data.encoding import ExampleEncoder
 from utils.data.instruction import InstructionData
 from utils.data.splits import draw_rows
@@ -81,12 +81,12 @@ class CausalData:
         For a reward model, a pair's rejected answer follows as a row of its own.
         """
         if (examples := self.instructions.validation_examples) or not self.sets:
-            rows = spread(examples, count) if examples else islice(self.instructions.read_train(), count)
+            rows = sample_evenly(examples, count) if examples else islice(self.instructions.read_train(), count)
             sides = [side for each in rows for side in (each, each.rejected if self.label_names == () else None)]
             plain = [replace(each, rejected=None, is_good=None, margin=None) for each in sides if each is not None]
             return [asdict(each) for each in plain[:count]]
         tokenizer, asked = self.encoder.tokenizer, self.sets[0]
         return [
             {"prompt": tokenizer.decode(ids, skip_special_tokens=True), "reference": reference}
-            for ids, reference in spread(list(zip(asked.prompts, asked.references, strict=True)), count)
+            for ids, reference in sample_evenly(list(zip(asked.prompts, asked.references, strict=True)), count)
         ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.core.texts import RowError
 from utils.data.conversations import as_context
-from utils.data.dataset import Example, spread
+from utils.data.dataset import Example, sample_evenly
 from utils.data.encoding import MASKED, ExampleEncoder
 from utils.tasks.probe import Answers, Ask, Probe, Probes, explain_damaged_rows, read_probes
 from utils.tasks.sft.section import build_encoder
@@ -49,7 +49,7 @@ def choose_reload_rows(rows: Dataset | None) -> Ask | None:
     """Choose rows with `input_ids` for comparing the logits after each row's last token; None without rows."""
     if rows is None or not len(rows):
         return None
-    chosen: list[_Tokens] = [(row["input_ids"][:_MAX_TOKENS], []) for row in spread(rows, NUM_RELOAD_ROWS)]
+    chosen: list[_Tokens] = [(row["input_ids"][:_MAX_TOKENS], []) for row in sample_evenly(rows, NUM_RELOAD_ROWS)]
     return lambda model: _run(model, chosen, 1)
 
 
