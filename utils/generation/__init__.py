@@ -1,1 +1,1 @@
-"""Batched answers of a model: rows sorted by length under a token budget, given back in their order."""
+"""Batched generation and classification: rows sorted by length under a token budget, results in their order."""

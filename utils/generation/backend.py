@@ -1,4 +1,4 @@
-"""What a backend offers that writes answers to prompts, and how one is opened by its name."""
+"""The interface of a backend that generates answers to prompts, and opening one by name."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
 
 _SECONDS = 1.0
 SERVER = "server"
-"""The backend of models behind a server, which the model itself asks for."""
+"""Backend of models behind a server, selected by the model itself."""
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What was written for one prompt."""
+    """The answer generated for one prompt."""
 
     text: str
-    """Without special tokens, cut before the first stop text."""
+    """Text without special tokens, cut before the first stop string."""
     num_tokens: int
-    """Tokens written, with the one that ends the answer."""
+    """Number of generated tokens, including the end token."""
     finished: bool
-    """Whether the answer came to its end; False: it ran into max_new_tokens or the model's last position."""
+    """Whether the answer ended by itself; False: it reached max_new_tokens or the model's last position."""
     ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
-    """The tokens, with the one that ends it; empty where the backend does not tell them."""
+    """The tokens, including the end token; empty if the backend does not report them."""
 
 
 class GenerationBackend(Protocol):
-    """A model that is ready to write.
+    """A model ready to generate.
 
-    Greedy at temperature 0. Above, each row draws from the seed and its own number, so that neither the batch size
-    nor the rows beside it change what it gets. Which rows are in a batch changes no answer.
+    Decoding is greedy at temperature 0. Above, each row samples with the seed and its own number, so that neither the
+    batch size nor other rows in the batch affect its answer.
 
-    A backend that can be asked by several threads at once says by how many in `num_parallel`.
+    A backend that several threads may call at once sets `num_parallel` to their number.
     """
 
     def check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
@@ -53,27 +53,27 @@ class GenerationBackend(Protocol):
         """
 
     def explain_refusal(self, num_tokens: int) -> str | None:
-        """Say why nothing can be written after a prompt of so many tokens; None: it can."""
+        """Explain why nothing can be generated after a prompt of `num_tokens` tokens, or return None if it can."""
 
     def plan_batches(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Put prompts, token ids without padding, into the batches in which they are best answered.
+        """Group prompts, given as token ids without padding, into batches that are efficient to answer.
 
-        The plan depends on lengths only, so processes that share the work make the same one, each takes
-        `batches[rank::num_processes]` to `generate_batch`, and all of them come to `-(-len(batches) // num_processes)`
-        rounds.
+        The plan depends only on lengths, so processes that share the work make the same plan; each passes
+        `batches[rank::num_processes]` to `generate_batch`, in `-(-len(batches) // num_processes)` rounds for all of
+        them.
         """
 
     def generate_batch(
         self, prompts: Sequence[Sequence[int]], batch: Sequence[int], numbers: Sequence[int] | None = None
     ) -> Iterable[tuple[int, Generated]]:
-        """Write the answers of one planned batch, in any order, as places in `prompts` with their answers.
+        """Yield the answers of one planned batch, in any order, as indices into `prompts` with their answers.
 
-        `explain_refusal` must refuse none of the prompts. The number of a prompt among all (None: its place) decides
-        what it draws.
+        `explain_refusal` must accept all prompts. A prompt's number among all prompts (None: its index) determines its
+        samples.
         """
 
     def stream(self, prompt: Sequence[int], show: Callable[[str], None]) -> Generated:
-        """Write an answer to one prompt and show its text piece by piece; the pieces are the answer's text."""
+        """Answer one prompt, passing its text to `show` in pieces that make up the answer's text."""
 
 
 def open_backend(
@@ -85,11 +85,11 @@ def open_backend(
     *,
     seed: int = 0,
 ) -> GenerationBackend:
-    """Open the backend that `generation.backend` names, or the server's for a model behind one.
+    """Open the backend named by `generation.backend`, or the server's for a model behind one.
 
-    The model stands on its device, in any mode, and is not wrapped for several processes; a PEFT model too. `stop` and
-    `stop_token_ids` end an answer besides the section's own texts and the model's and tokenizer's own tokens. The seed
-    decides the draws when the temperature is above 0.
+    The model, which may be a PEFT model, must be on its device and not wrapped for several processes. `stop` and
+    `stop_token_ids` end an answer in addition to the section's stop strings and the model's and tokenizer's end tokens.
+    The seed determines the samples if the temperature is above 0.
     """
     name = SERVER if isinstance(model, ServedModel) else section.backend
     backend = registry.load("generation.backends", name).Backend
@@ -97,7 +97,7 @@ def open_backend(
 
 
 Written = list[tuple[int, Generated]]
-"""Places of prompts with their answers."""
+"""Indices of prompts with their answers."""
 
 
 def generate_batches(
@@ -106,10 +106,10 @@ def generate_batches(
     batches: Sequence[Sequence[int]],
     numbers: Sequence[int] | None = None,
 ) -> Generator[Written, None, None]:
-    """Write the answers of planned batches: one after another, or several at once where the backend has `num_parallel`.
+    """Yield the answers of planned batches, run one after another, or `num_parallel` at once if the backend has it.
 
-    Gives what `generate_batch` does: each batch as soon as it is written, of a long one what a second has brought.
-    Where one fails no other is begun, and those under way are given before its error is raised.
+    Answers are yielded as by `generate_batch`: per batch, or for a long batch about once per second. If a batch fails,
+    no further one is started, and running ones are yielded before the error is raised.
     """
     num_parallel = getattr(backend, "num_parallel", 1)
     if num_parallel == 1:

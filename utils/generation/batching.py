@@ -1,4 +1,4 @@
-"""Batches of rows of like length that keep to a number of rows and of tokens, and are halved where memory is short."""
+"""Batches of rows of similar length within limits on rows and tokens, halved if memory runs out."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Batching:
-    """What a batch of prompts, or of rows to classify, has to keep to."""
+    """Limits for batches of prompts, or of rows to classify."""
 
     max_tokens: int
-    """Tokens of a batch, padding and the answers to come included, unless one row alone has more."""
+    """Maximum number of tokens in a batch, including padding and answers, unless a single row has more."""
     max_rows: int | None = None
-    """Rows of a batch; None: any number."""
+    """Maximum number of rows in a batch; None: no limit."""
     max_new_tokens: int = 0
-    """Tokens of an answer; 0: nothing is written."""
+    """Maximum number of tokens in an answer; 0: nothing is generated."""
     num_positions: int | None = None
-    """Tokens the model can hold; None: any number."""
+    """Number of tokens the model can hold; None: no limit."""
     takes_padding: bool = True
-    """False: only prompts of equal length go together."""
+    """Whether prompts of different lengths may share a batch."""
 
     def count_space(self, length: int) -> int:
-        """Count the tokens that can be written after a prompt of so many."""
+        """Return the number of tokens that can be generated after a prompt of this length."""
         if self.num_positions is None:
             return self.max_new_tokens
         return min(self.max_new_tokens, self.num_positions - length)
 
     def explain_refusal(self, num_tokens: int) -> str | None:
-        """Say why nothing can be written after a prompt of so many tokens; None: it can."""
+        """Explain why nothing can be generated after a prompt of `num_tokens` tokens, or return None if it can."""
         if not num_tokens:
-            return "is empty; a model needs at least one token to go on from"
+            return "is empty; a model needs at least one token to continue"
         if self.count_space(num_tokens) < 1:
             return (
                 f"has {num_tokens} tokens, and the model has {self.num_positions} positions; "
@@ -64,7 +64,7 @@ class Batching:
             )  # fmt: skip
 
     def plan(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Put rows of like length together, longest first; those that leave less room only with their equals."""
+        """Group rows of similar length, longest first; rows with less space are grouped only with their equals."""
         batch: list[int] = []
         for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
             if batch and not self._takes(batch, lengths[batch[0]], lengths[row]):
@@ -75,7 +75,7 @@ class Batching:
             yield batch
 
     def _takes(self, batch: list[int], width: int, length: int) -> bool:
-        """Tell whether a row of this length still goes into a batch of this width."""
+        """Return whether a row of this length still fits into a batch of this width."""
         if len(batch) == self.max_rows or (len(batch) + 1) * (width + self.count_space(width)) > self.max_tokens:
             return False
         return self.count_space(width) == self.count_space(length) if self.takes_padding else width == length
@@ -84,7 +84,7 @@ class Batching:
 def run_halved(
     run: Callable[[Sequence[int]], Sequence[Answer]], batch: Sequence[int], what: str, remedy: str = ""
 ) -> list[Answer]:
-    """Run a batch, halved as often as the memory asks for it; a batch of one row that does not fit is an error."""
+    """Run a batch, halved as often as memory requires; a single row that does not fit is an error."""
     import torch
 
     try:
@@ -100,5 +100,5 @@ def run_halved(
 
 
 def find_prompt_limit(window: int, max_new_tokens: int) -> int:
-    """Find how long prompts may be where a model holds `window` tokens: max_new_tokens, or half of them, remain."""
+    """Return the maximum length of prompts, leaving max_new_tokens or half of `window` tokens for the answer."""
     return max(window - max_new_tokens, window // 2, 1)

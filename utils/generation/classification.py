@@ -1,4 +1,4 @@
-"""Classifies rows of text in batches of like length; on a CPU the batches run side by side."""
+"""Classifies rows of text in batches of similar length; on a CPU, batches run in parallel."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from utils.generation.batching import Batching, run_halved
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_CHUNK = 1024  # rows held at once: enough to find rows of like length, little enough to stream a large file
-_CPU_BATCH_TOKENS = 512  # what a core keeps in its cache of a layer; a GPU wants more
+_CHUNK = 1024  # rows held at once: enough to find rows of similar length, few enough to stream a large file
+_CPU_BATCH_TOKENS = 512  # what fits into a core's cache per layer; a GPU needs more
 _GPU_BATCH_TOKENS = 8192
 
 
@@ -27,16 +27,16 @@ class Classified:
     label: str | None
     """Name of the class; None for regression."""
     probabilities: dict[str, float]
-    """By class name, summing to 1; empty for regression."""
+    """Probabilities by class name, summing to 1; empty for regression."""
     value: float | None
     """The regression value; None for classes."""
     truncated: bool
     """Whether the row was cut at max_length."""
     num_tokens: int = 0
-    """Tokens that the model read."""
+    """Number of tokens that the model read."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the answer for a file: a label with its probabilities, or a value."""
+        """Return the answer as written to files: a label with its probabilities, or a value."""
         answer: dict[str, Any] = {"value": self.value} if self.label is None else {"label": self.label}
         if self.probabilities:
             answer["probabilities"] = self.probabilities
@@ -44,10 +44,10 @@ class Classified:
 
 
 class TextClassifier:
-    """A model with its tokenizer and label names, ready to classify.
+    """Classifies text with a model, its tokenizer and label names.
 
-    The model stands on its device, and is put in evaluation mode here. `label_names` are in the order of the ids, empty
-    for regression. `max_batch_tokens` counts padding; None: as many as suit the device.
+    The model must be on its device; it is put in evaluation mode. `label_names` are in the order of the ids, empty for
+    regression. `max_batch_tokens` includes padding; None: suited to the device.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class TextClassifier:
         self._batching = Batching(max_batch_tokens or suitable)
 
     def classify(self, rows: Iterable[tuple[str, ...]]) -> Iterator[Classified]:
-        """Classify rows of one or two texts, lazily and in their order."""
+        """Yield the classifications of rows of one or two texts, lazily and in their order."""
         stream = iter(rows)
         while chunk := list(islice(stream, _CHUNK)):
             yield from self._classify_chunk(chunk)
@@ -75,10 +75,10 @@ class TextClassifier:
     def classify_batches(
         self, rows: Sequence[tuple[str, ...]], done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Classified]]]:
-        """Classify rows of one or two texts, longest first, in the same batches whatever is done already.
+        """Classify rows of one or two texts, longest first, in batches that do not depend on `done`.
 
-        Gives places in `rows` with their answers, batch by batch; a batch whose places are all in `done` is passed
-        over.
+        Yields indices into `rows` with their answers, batch by batch; a batch whose indices are all in `done` is
+        skipped.
         """
         if not rows:
             return
@@ -89,9 +89,9 @@ class TextClassifier:
     def run_encoded(
         self, encoded: Mapping[str, Sequence[Any]], done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, list[float]]]]:
-        """Give rows of token ids by their number, batch by batch, with their probabilities, or one value each.
+        """Yield rows of token ids by index, batch by batch, with their probabilities, or one value each.
 
-        `encoded` has the rows by the model's inputs, as a tokenizer gives them; `done` is as in `classify_batches`.
+        `encoded` has the rows by model input, as a tokenizer returns them; `done` is as in `classify_batches`.
         """
         lengths = [len(ids) for ids in encoded["input_ids"]]
         wanted = [batch for batch in self._batching.plan(lengths) if not all(row in done for row in batch)]
@@ -126,7 +126,7 @@ class TextClassifier:
 
 
 def input_names(model: PreTrainedModel) -> frozenset[str]:
-    """Name what the model's forward takes; the Trainer drops the rest too."""
+    """Return the arguments of the model's forward; other columns are dropped, as the Trainer does."""
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     return frozenset(signature(plain.forward).parameters)
 
@@ -136,10 +136,10 @@ Result = TypeVar("Result")
 
 
 def run_side_by_side(model: PreTrainedModel, run: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Run a function on every item; on a CPU as many at a time as torch has threads, where there are enough items.
+    """Run a function on every item; on a CPU, as many at a time as torch has threads, if there are enough items.
 
-    A core each: small matrices shared by many cores wait more. A quantized model runs alone: its layers pack themselves
-    at their first use. `run` must change nothing that it shares. Results come in the items' order.
+    Each gets one core, as small matrices shared by many cores are slower. A quantized model runs alone, since its
+    layers repack themselves at their first use. `run` must not modify shared state. Results are in the items' order.
     """
     import torch
 
@@ -148,7 +148,7 @@ def run_side_by_side(model: PreTrainedModel, run: Callable[[Item], Result], item
     if alone or num_threads == 1 or len(items) < 2 * num_threads:
         yield from map(run, items)
         return
-    torch.set_num_threads(1)  # or each of the pool's threads would start as many of its own
+    torch.set_num_threads(1)  # otherwise each of the pool's threads would start as many of its own
     pool = ThreadPoolExecutor(num_threads)
     try:
         yield from pool.map(run, items)

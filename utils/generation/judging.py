@@ -1,4 +1,4 @@
-"""Reward models that judge what another model writes, each by its own tokenizer and chat template."""
+"""Reward models that score another model's answers, each with its own tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from utils.config.sections.dataset import InstructionSection
 
 Judge = Callable[[Sequence[Mapping[str, Any]], Sequence[str]], list[float]]
-"""Gives rewards of texts that answer what was asked, each an example's fields without an answer."""
+"""Returns the rewards of texts as answers to requests, each given as an example's fields without an answer."""
 
 
 def describe_asked(example: Example) -> dict[str, Any]:
-    """Give the fields of an example that say what is asked; of a conversation all before the last answer."""
+    """Return the fields of an example that make up the request; of a conversation, all before the last answer."""
     turns = example.messages
     before = turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
     asked = {"prompt": example.prompt, "user_turn": example.user_turn, "plain": example.plain}
@@ -34,10 +34,10 @@ def describe_asked(example: Example) -> dict[str, Any]:
 
 
 def load_judge(name: str, rows: InstructionSection, device: str) -> Judge:
-    """Load a whole reward model, in its own precision, for answers to rows of such a set.
+    """Load a full reward model, in its own precision, for answers to rows of a dataset.
 
     Raises:
-        ModelError: Its checkpoint has no head that gives one number.
+        ModelError: Its checkpoint has no head with one output.
     """
     section = ModelSection(name_or_path=name, dtype="auto")
     tokenizer = load_tokenizer(section)

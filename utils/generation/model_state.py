@@ -19,7 +19,7 @@ _MISSING = object()
 
 @contextmanager
 def keep_random_state() -> Iterator[None]:
-    """Give the generators of python, numpy, torch and CUDA back as they were."""
+    """Restore the random generators of python, numpy, torch and CUDA afterwards."""
     import numpy as np
     import torch
 
@@ -37,10 +37,10 @@ def keep_random_state() -> Iterator[None]:
 
 @contextmanager
 def ready_to_generate(model: nn.Module) -> Iterator[None]:
-    """Switch off what belongs to training, module by module, and give all of it back afterwards.
+    """Disable training features, module by module, and restore them afterwards.
 
-    Dropout and gradient checkpointing are off, and the model's own generation settings (a temperature or a penalty
-    in its generation_config.json) do not count.
+    Dropout and gradient checkpointing are off, and the model's own generation settings (a temperature or a penalty in
+    its generation_config.json) are ignored.
     """
     from transformers import GenerationConfig
 
@@ -64,7 +64,7 @@ def ready_to_generate(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _set_attribute(modules: list[nn.Module], name: str, value: Any) -> Iterator[None]:
-    """Set an attribute wherever a module has it of its own; afterwards give it back, or take it away if it is new."""
+    """Set an attribute on the modules that have it themselves, and restore it, or delete it if it is new."""
     before = [vars(module).get(name, _MISSING) for module in modules]
     try:
         for module, old in zip(modules, before, strict=True):
@@ -80,12 +80,12 @@ def _set_attribute(modules: list[nn.Module], name: str, value: Any) -> Iterator[
 
 
 def find_window(model: PreTrainedModel | ServedModel) -> int | None:
-    """Find how many tokens a model can hold; None: it does not say."""
+    """Return the number of tokens that a model can hold, or None if it is unknown."""
     return model.window if isinstance(model, ServedModel) else count_text_positions(model)
 
 
 def place_model(model: PreTrainedModel) -> PreTrainedModel:
-    """Move a model to the GPU if there is one and it is not placed already, and freeze it for evaluation."""
+    """Move a model to the GPU, if there is one and the model is not placed already, and freeze it for evaluation."""
     import torch
 
     model.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Greedy answers in a batch that is filled up as rows end, behind a prefix of all prompts that is computed once."""
+"""Greedy decoding in a batch that is refilled as rows end, with a shared prefix that is computed once."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from utils.modeling.sizes import is_prompt_learning
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_LEAST_PREFIX = 16  # tokens; a shorter one saves less than the pass of its own costs
+_MIN_PREFIX = 16  # in tokens; a shorter prefix saves less than its own forward pass costs
 _NEEDED = {"attention_mask", "position_ids", "past_key_values", "use_cache"}
 
 EndTest = Callable[[int, list[int]], bool]
-"""Tells of a row, and of the tokens written for it, whether its answer has ended."""
+"""Returns, given a row and its generated tokens, whether its answer has ended."""
 
 
 def can_refill(model: PreTrainedModel) -> bool:
-    """Tell whether a model's cache is one of keys and values of all tokens, in which rows can come and go."""
+    """Return whether a model's cache holds keys and values of all tokens, so that rows can be added and removed."""
     if is_prompt_learning(model):
         return False
     if hasattr(model, "peft_config") and not type(model.base_model).__module__.startswith("peft."):
-        return False  # a method of our own, which may keep more than the cache
+        return False  # one of our own methods, which may have state besides the cache
     plain: Any = model.get_base_model() if hasattr(model, "peft_config") else model
     if getattr(plain, "_is_stateful", False) or plain.config.is_encoder_decoder:
         return False
@@ -39,10 +39,10 @@ def can_refill(model: PreTrainedModel) -> bool:
 def write_refilling(
     model: PreTrainedModel, prompts: Mapping[int, Sequence[int]], num_slots: int, has_ended: EndTest
 ) -> Iterator[tuple[int, list[int]]]:
-    """Write to prompts, token ids by row, in their order; gives each row with its tokens as soon as it has ended.
+    """Answer prompts, token ids by row, in their order; yield each row with its tokens as soon as it has ended.
 
-    At most `num_slots` rows are in the batch. New ones come when a quarter of it is free: a pass for each would cost
-    more than the empty places do.
+    The batch has at most `num_slots` rows. New ones are added once a quarter of it is free, since a forward pass for
+    each would cost more than the empty slots.
     """
     batch, waiting = _Batch(model, list(prompts.values())), list(prompts)
     while waiting or batch.rows:
@@ -56,25 +56,25 @@ def write_refilling(
 
 
 class _Batch:
-    """Rows that are being written: the shared prefix, then left padding, the rest of each prompt, and its answer."""
+    """Rows being generated: the shared prefix, then left padding, the rest of each prompt, and its answer."""
 
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
         self.rows: list[int] = []
         self._model: Any = model
-        # The logits of whole prompts would take more memory than all else.
+        # The logits of whole prompts would take more memory than everything else.
         self._last = {"logits_to_keep": 1} if "logits_to_keep" in input_names(model) else {}
         self._written: list[list[int]] = []
         self._cache = DynamicCache()
         self._mask = torch.empty(0)
         shared = _find_prefix(prompts) if len(prompts) > 1 else []
-        self._prefix = shared if len(shared) >= _LEAST_PREFIX else []
+        self._prefix = shared if len(shared) >= _MIN_PREFIX else []
         self._prefix_cache = DynamicCache()
         if self._prefix:
             ids = torch.tensor([self._prefix], device=model.device)
             self._forward(ids, torch.ones_like(ids), self._prefix_cache)
 
     def take(self, new: Mapping[int, Sequence[int]]) -> None:
-        """Read prompts, and write the first token of each answer."""
+        """Read prompts, and generate the first token of each answer."""
         start, device = len(self._prefix), self._model.device
         rest = [list(prompt[start:]) for prompt in new.values()]
         width = max(map(len, rest))
@@ -94,14 +94,14 @@ class _Batch:
         self._written += [[token] for token in first]
 
     def step(self) -> None:
-        """Write one more token of every answer."""
+        """Generate one more token of every answer."""
         last = torch.tensor([[each[-1]] for each in self._written], device=self._model.device)
         self._mask = pad(self._mask, (0, 1), value=1)
         for written, token in zip(self._written, self._forward(last, self._mask, self._cache), strict=True):
             written.append(token)
 
     def drop(self, has_ended: EndTest) -> list[tuple[int, list[int]]]:
-        """Take out the rows that have ended, and the columns that only they needed."""
+        """Remove the rows that have ended, and the columns that only they needed."""
         ended = [has_ended(row, ids) for row, ids in zip(self.rows, self._written, strict=True)]
         if not any(ended):
             return []
@@ -118,7 +118,7 @@ class _Batch:
         return [pair for pair, end in zip(pairs, ended, strict=True) if end]
 
     def _join(self, mask: torch.Tensor, cache: DynamicCache) -> None:
-        """Put rows below the others, both as wide as the wider of them."""
+        """Append rows, padding both to the width of the wider."""
         start, width = len(self._prefix), max(self._mask.shape[1], mask.shape[1])
         self._mask = torch.cat([_widen(each, 1, start, width) for each in (self._mask, mask)])
         for old, new in zip(self._cache.layers, cache.layers, strict=True):
@@ -127,7 +127,7 @@ class _Batch:
 
     @torch.no_grad()
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> list[int]:
-        """Read tokens behind those of the cache, which grows by them; gives the likeliest next one of each row."""
+        """Read tokens after those in the cache, which grows by them; return the likeliest next token of each row."""
         places = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         output = self._model(
             input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True, **self._last
@@ -136,15 +136,15 @@ class _Batch:
 
 
 def _find_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """Find the tokens with which all prompts begin, each of which keeps one of its own."""
-    first, last = min(map(list, prompts)), max(map(list, prompts))  # all others lie between these two
+    """Return the tokens with which all prompts begin, leaving each at least one of its own."""
+    first, last = min(map(list, prompts)), max(map(list, prompts))  # all others are between these two
     shortest = min(map(len, prompts)) - 1
     same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
     return [token for token, _ in same][:shortest]
 
 
 def _widen(values: torch.Tensor, axis: int, start: int, width: int) -> torch.Tensor:
-    """Put columns of zeros behind the prefix."""
+    """Insert columns of zeros after the prefix."""
     head, rest = values.split([start, values.shape[axis] - start], dim=axis)
     zeros = [*rest.shape]
     zeros[axis] = width - values.shape[axis]
@@ -152,7 +152,7 @@ def _widen(values: torch.Tensor, axis: int, start: int, width: int) -> torch.Ten
 
 
 def _cut(values: torch.Tensor, axis: int, start: int, count: int) -> torch.Tensor:
-    """Take columns behind the prefix away."""
+    """Remove columns after the prefix."""
     if not count:
         return values
     head, _, rest = values.split([start, count, values.shape[axis] - start - count], dim=axis)

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible server (vLLM, SGLang, llama.cpp): which one it is, and how it is asked."""
+"""A model behind an OpenAI-compatible server (vLLM, SGLang, llama.cpp): finding it, and sending requests."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 KEY_VARIABLE = "LORA_NS_API_KEY"
 _WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds before each further try: a server may be loading its model, or have too much to do."""
+"""Seconds before each retry: a server may be loading its model, or overloaded."""
 _LONGEST_WAIT = 60.0
 _TIMEOUTS = (10.0, 600.0)
-"""Seconds to connect, and for an answer, or between two pieces of a streamed one."""
+"""Seconds to connect, and to wait for an answer or the next piece of a stream."""
 _LISTING_TIMEOUTS = (10.0, 30.0)
 _LARGEST = 64 * 2**20
-"""Bytes of an answer."""
+"""Maximum size of an answer in bytes."""
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 _LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 T = TypeVar("T")
@@ -38,19 +38,19 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class ServerError(LoraNsError):
-    """The server does not answer, or not as it should; what was answered before is kept."""
+    """The server does not answer, or not as it should; earlier answers are kept."""
 
 
 class RefusedError(ServerError):
-    """The server says that a request is wrong."""
+    """The server rejects a request as invalid."""
 
 
 class BusyError(ServerError):
-    """The server answers, time after time, that it cannot."""
+    """The server repeatedly answers that it is unavailable."""
 
 
 class Choice(BaseModel, strict=True):
-    """What was written, or a piece of it."""
+    """Generated text, or a piece of it."""
 
     text: str
     finish_reason: str | None = None
@@ -80,7 +80,7 @@ class _Meta(BaseModel, strict=True):
 
 
 class _Listed(BaseModel, strict=True):
-    """A model as a server describes it; llama.cpp has `meta`."""
+    """A model as a server describes it; `meta` is llama.cpp's."""
 
     id: str
     root: str | None = None
@@ -98,58 +98,58 @@ class ServedModel:
     """One model of a server."""
 
     url: str
-    """Up to and with `/v1`."""
+    """URL up to and including `/v1`."""
     name: str
-    """As the server calls it."""
+    """Name used by the server."""
     window: int | None = None
-    """Tokens that it holds; None: the server does not say."""
+    """Number of tokens that it can hold; None: unknown."""
     root: str | None = None
-    """What the server loaded: a hub name or folder; None: it does not say."""
+    """Hub name or folder that the server loaded; None: unknown."""
     parent: str | None = None
-    """The base's name where it is an adapter."""
+    """Name of the base if it is an adapter."""
     weights: str | None = None
-    """Hash of its weights, where they are known: those that this process has handed over, or that lie in `root`."""
+    """Hash of its weights if known: those sent by this process, or those in `root`."""
 
     @property
     def identity(self) -> str:
-        """Name the weights as far as they are known."""
+        """Identifier of the weights, as far as they are known."""
         return self.weights or f"served: {self.name} ({self.root}, {self.parent})"
 
     def describe(self) -> dict[str, str]:
-        """Say for a record which model of which server it is."""
+        """Return server and model for a record."""
         known = {"server": mask_text(self.url), "served_model": self.name, "served_from": self.root}
         return {key: value for key, value in known.items() if value is not None}
 
     def post(self, path: str, body: Mapping[str, Any]) -> bytes:
-        """Send one request on this model's server; see `send`."""
+        """Send one request to this model's server; see `send`."""
         return send("POST", f"{self.url}/{path}", _read_whole, json=body)
 
     def ask(self, body: Mapping[str, Any]) -> Completion:
         """Have one prompt answered.
 
         Raises:
-            ServerError: What comes back is no completion.
+            ServerError: The response is not a completion.
         """
-        return read_as(Completion, self.post("completions", body), f"{self.name}: answered what is no completion")
+        return read_as(Completion, self.post("completions", body), f"{self.name}: its answer is not a completion")
 
     def stream(self, body: Mapping[str, Any]) -> Iterator[Choice]:
-        """Have one prompt answered piece by piece.
+        """Yield the answer to one prompt piece by piece.
 
         Raises:
-            ServerError: What comes back is no answer, or ends in the midst of it.
+            ServerError: The response is not an answer, or ends in the middle of it.
         """
         response = send("POST", f"{self.url}/completions", lambda response: response, json={**body, "stream": True})
         try:
             for line in response.iter_lines():
                 if line.startswith(b"data: {"):
-                    said = f"{self.name}: sent what is no piece of an answer"
+                    said = f"{self.name}: sent something that is not part of an answer"
                     yield from read_as(Piece, line.removeprefix(b"data: "), said).choices
         except requests.RequestException as error:
-            raise ServerError(f"{self.name}: lost in the midst of an answer ({type(error).__name__})") from None
+            raise ServerError(f"{self.name}: connection lost during an answer ({type(error).__name__})") from None
 
 
 def read_as(kind: type[Kind], body: bytes, otherwise: str, error: type[LoraNsError] = ServerError) -> Kind:
-    """Read what a server sent, which has to be JSON of a kind; what else it holds is let be."""
+    """Parse a server's response as JSON of a kind, ignoring additional fields."""
     try:
         return kind.model_validate_json(body)
     except ValidationError as problem:
@@ -160,7 +160,7 @@ def read_as(kind: type[Kind], body: bytes, otherwise: str, error: type[LoraNsErr
 
 
 def _read_whole(response: requests.Response, within_s: float | None = None) -> bytes:
-    """Read an answer, within bounds: a server may send without end, or a byte now and then."""
+    """Read a response within limits, since a server may send without end, or a byte at a time."""
     end, pieces, size = time.monotonic() + (within_s or _TIMEOUTS[1]), list[bytes](), 0
     for piece in response.iter_content(256):
         pieces.append(piece)
@@ -173,13 +173,13 @@ def _read_whole(response: requests.Response, within_s: float | None = None) -> b
 
 
 def send(method: str, url: str, read: Callable[[requests.Response], T], **given: Any) -> T:
-    """Send a request, again after a growing while where the server is busy or the connection is lost.
+    """Send a request, retrying with increasing delays if the server is busy or the connection is lost.
 
-    The key of the environment's LORA_NS_API_KEY goes with it. Gives what `read` makes of the response: its bytes.
+    The key in the environment's LORA_NS_API_KEY is sent with it. Returns the result of `read` for the response.
 
     Raises:
-        RefusedError: The server says what is wrong with it.
-        ServerError: There was no answer after several tries, or twice none in time.
+        RefusedError: The server rejects the request.
+        ServerError: There was no answer after several tries, or two timeouts.
     """
     key = os.environ.get(KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -190,12 +190,12 @@ def send(method: str, url: str, read: Callable[[requests.Response], T], **given:
         try:
             response = requests.request(
                 method, url, headers=headers, timeout=timeout, stream=True, allow_redirects=False, **given
-            )  # one that leads elsewhere would take the key along
+            )  # a redirect would forward the key
             if response.ok and not response.is_redirect:
                 return read(response)
             reason = f"{response.status_code} {_explain(_read_whole(response))}"
         except _LOST as error:
-            is_refused = "refused" in str(error)  # by the machine: no such port is open
+            is_refused = "refused" in str(error)  # by the machine: the port is closed
             reason = "no server listens there" if is_refused else f"the connection was lost ({type(error).__name__})"
             response, num_late = None, num_late + isinstance(error, requests.ReadTimeout)
         except requests.RequestException as error:
@@ -213,10 +213,10 @@ def send(method: str, url: str, read: Callable[[requests.Response], T], **given:
 
 
 def open_server(url: str, name: str | None = None) -> ServedModel:
-    """Look which models a server has, and take the one of a name, or the only one.
+    """List a server's models, and select the one with a name, or the only one.
 
     Raises:
-        UserError: There is no such server, or no such model; one that lists none is taken by its name.
+        UserError: There is no such server or model; a server that lists no models is trusted to have the name.
     """
     url = url.rstrip("/")
     if not url.startswith(("http://", "https://")):
@@ -235,7 +235,7 @@ def open_server(url: str, name: str | None = None) -> ServedModel:
         raise UserError(f"--served_model {name}: the server has no such model; it serves {', '.join(names)}")
     found = models[0 if name is None else names.index(name)]
     window = found.max_model_len or (found.meta.n_ctx_train if found.meta else None)
-    root = None if (found.root or "").startswith("~") else found.root  # a home of that machine, not of this one
+    root = None if (found.root or "").startswith("~") else found.root  # a home folder of the server's machine
     return ServedModel(url, found.id, window, root, found.parent)
 
 
@@ -248,10 +248,10 @@ def list_models(url: str) -> list[_Listed]:
 
 @contextmanager
 def serving_adapter(url: str, name: str, folder: Path, weights: str) -> Iterator[ServedModel]:
-    """Have a running vLLM load the adapter in a folder that it can read, and forget it afterwards.
+    """Make a running vLLM load the adapter in a folder that it can read, and unload it afterwards.
 
     Raises:
-        ServerError: It cannot, or was not started so that it may.
+        ServerError: It cannot, or was not started with support for it.
     """
     url = url.rstrip("/")
     base = open_server(url, next((each.id for each in list_models(url) if not each.parent), None))
@@ -269,7 +269,7 @@ def serving_adapter(url: str, name: str, folder: Path, weights: str) -> Iterator
 
 
 def _explain(body: bytes) -> str:
-    """Give the server's own words: OpenAI's error object, or the text."""
+    """Return the server's own message: OpenAI's error object, or the text."""
     try:
         said = parse_json(body)
     except NotJsonError:
@@ -281,6 +281,6 @@ def _explain(body: bytes) -> str:
 
 
 def _read_wait(response: requests.Response) -> float:
-    """Read how many seconds the server asks to wait; dates, which it may also give, count for nothing."""
+    """Read the number of seconds the server asks to wait; dates, which are also allowed, are ignored."""
     asked = response.headers.get("Retry-After", "")
     return min(float(asked), _LONGEST_WAIT) if asked.isdecimal() else 0.0

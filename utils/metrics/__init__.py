@@ -1,1 +1,1 @@
-"""Scores of predictions against references: one metric per file, named as in the YAML."""
+"""Scores of predictions against references; metrics are named as in the YAML."""

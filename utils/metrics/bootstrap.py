@@ -1,4 +1,4 @@
-"""How far a score would move had other rows been drawn: the percentile bootstrap."""
+"""Uncertainty of a score over resampled rows: the percentile bootstrap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from utils.metrics.scoring import check_rows
 if TYPE_CHECKING:
     import numpy as np
 
-_CHUNK = 1_000_000  # numbers held at once: 8 MB an array
+_CHUNK = 1_000_000  # values held at once: 8 MB per array
 
 
 def bootstrap_interval(  # noqa: PLR0913 - the last three are keyword-only and rarely given
@@ -28,13 +28,13 @@ def bootstrap_interval(  # noqa: PLR0913 - the last three are keyword-only and r
 ) -> tuple[float, float]:
     """Compute the percentile bootstrap interval over rows (Efron and Tibshirani 1993, ch. 13), on the metric's scale.
 
-    A resample on which the metric is not defined (every drawn prediction is the same, for a correlation)
-    counts as the metric's `undefined` value, which is 0, and is not warned about. Predictions that are not
-    finite give that value for both bounds. The same seed gives the same interval.
+    A resample on which the metric is undefined (all drawn predictions are equal, for a correlation) counts as the
+    metric's `undefined` value, usually 0, without a warning. Non-finite predictions give that value for both bounds.
+    The same seed gives the same interval.
 
     Raises:
         KeyError: The metric is unknown.
-        ValueError: As `compute_metrics`, which takes the same rows.
+        ValueError: As in `compute_metrics`, which takes the same rows.
     """
     import numpy as np
 
@@ -64,9 +64,9 @@ def bootstrap_mean(
 ) -> tuple[float, float]:
     """Compute the percentile bootstrap interval of a mean of row scores (n,); see `bootstrap_interval`.
 
-    Of scores that are all 0 or 1 the mean is a share, whose interval is Wilson's (1927; see Brown, Cai and DasGupta
-    2001): resampling would call 0 of 8 certain. Rows of nan are not drawn, as they do not count in the mean; where no
-    other is left, both bounds are `undefined`.
+    If all scores are 0 or 1, the mean is a proportion and its interval is Wilson's (1927; see Brown, Cai and DasGupta
+    2001): resampling would call 0 of 8 certain. Rows of nan are not drawn, as they do not count in the mean; if no
+    others are left, both bounds are `undefined`.
     """
     import numpy as np
 
@@ -92,9 +92,10 @@ def bootstrap_difference(
 ) -> tuple[float, float]:
     """Compute the 95 % percentile bootstrap interval of `other` minus `base`, scores (n,) of the same rows.
 
-    Rows are drawn in pairs. The scores are means; with `weights` (n,) they are sums over them, and `of` makes of both
-    weighted means what is compared, such as perplexities. Rows of nan in either are not drawn. Of scores that are all 0
-    or 1 it is Newcombe's interval of paired shares (1998, method 10), as that of one share is Wilson's.
+    Rows are drawn in pairs. Scores are averaged. With `weights` (n,), they are sums over that many items, and `of`
+    turns both weighted means into the compared values, such as perplexities. Rows of nan in either are not drawn. If
+    all scores are 0 or 1, it is Newcombe's interval of paired proportions (1998, method 10), as Wilson's is for a
+    single one.
     """
     import numpy as np
 
@@ -115,18 +116,18 @@ def bootstrap_difference(
 
 
 def wilson_interval(share: float, num_rows: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Compute Wilson's interval of a share of rows; see `bootstrap_mean`."""
+    """Compute Wilson's interval of a proportion of rows; see `bootstrap_mean`."""
     from scipy.stats import norm
 
     z = float(norm.ppf((1 + confidence) / 2))
     spread = z * math.sqrt(share * (1 - share) / num_rows + (z / (2 * num_rows)) ** 2)
     scale, center = 1 + z**2 / num_rows, share + z**2 / (2 * num_rows)
-    # Rounding may put a bound a hair beyond the share itself, or beyond 0 and 1.
+    # Rounding may move a bound slightly past the proportion itself, or past 0 and 1.
     return max(0.0, min(share, (center - spread) / scale)), min(1.0, max(share, (center + spread) / scale))
 
 
 def _newcombe_interval(one: Array, other: Array) -> tuple[float, float]:
-    """Compute the 95 % interval of the share of `one` minus that of `other`, both of 0 and 1 for the same rows."""
+    """Compute the 95 % interval of the proportion of `one` minus that of `other`, both 0 or 1 for the same rows."""
     import numpy as np
 
     shares = float(one.mean()), float(other.mean())
@@ -153,12 +154,12 @@ def _inner_interval(scores: Array, confidence: float) -> tuple[float, float]:
 def _score_confusions(
     metric: Metric, confusion: Array, num_resamples: int, rng: np.random.Generator
 ) -> Iterator[Array]:
-    """Draw confusion matrices: their cells are multinomial when rows are drawn with replacement."""
+    """Draw confusion matrices, whose cells are multinomial when rows are drawn with replacement."""
     import numpy as np
 
     assert metric.over_samples is not None
     cells = confusion.ravel()
-    filled = np.flatnonzero(cells)  # most cells of many labels are empty, and would be drawn as zeros one by one
+    filled = np.flatnonzero(cells)  # with many labels most cells are empty, and would be drawn as zeros one by one
     for size in _chunk_sizes(num_resamples, len(cells)):
         drawn: Array = np.zeros((size, len(cells)), dtype=np.int64)
         drawn[:, filled] = rng.multinomial(cells.sum(), cells[filled] / cells.sum(), size=size)

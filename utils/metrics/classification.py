@@ -1,6 +1,6 @@
-"""Metrics of predicted labels: accuracy, F1, precision and recall of label 1 or of every label, Matthews' correlation.
+"""Metrics of predicted labels: accuracy, F1, precision and recall of label 1 or all labels, Matthews correlation.
 
-Each is computed by scikit-learn for one set of rows, and from confusion matrices for many resamples at once.
+Each is computed with scikit-learn for one set of rows, and from confusion matrices for many resamples at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from utils.metrics.metric import Array, Metric
 
 
 def compute_accuracy(predictions: Array, references: Array) -> float:
-    """Compute accuracy, 0 to 1, as GLUE does (Wang et al. 2018, arXiv:1804.07461)."""
+    """Compute accuracy, 0 to 1, as in GLUE (Wang et al. 2018, arXiv:1804.07461)."""
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(references, predictions))
@@ -42,9 +42,9 @@ def recall_of_confusions(confusions: Array) -> Array:
 
 
 def compute_matthews_correlation(predictions: Array, references: Array) -> float:
-    """Compute Matthews' correlation (1975, doi:10.1016/0005-2795(75)90109-9), GLUE's metric for CoLA.
+    """Compute the Matthews correlation (1975, doi:10.1016/0005-2795(75)90109-9), GLUE's metric for CoLA.
 
-    nan when all predictions, or all references, are the same label. More than two labels: Gorodkin's R_K (2004,
+    nan if all predictions, or all references, are the same label. For more than two labels: Gorodkin's R_K (2004,
     doi:10.1016/j.compbiolchem.2004.09.006).
     """
     from sklearn.metrics import matthews_corrcoef
@@ -55,7 +55,7 @@ def compute_matthews_correlation(predictions: Array, references: Array) -> float
 
 
 def matthews_correlation_of_confusions(confusions: Array) -> Array:
-    """Compute Matthews' correlation from confusion matrices (r, labels, labels)."""
+    """Compute the Matthews correlation from confusion matrices (r, labels, labels)."""
     import numpy as np
 
     predicted, right = times_predicted(confusions), times_right(confusions)
@@ -66,7 +66,7 @@ def matthews_correlation_of_confusions(confusions: Array) -> Array:
 
 
 def count_confusions(predictions: Array, references: Array, num_labels: int) -> Array:
-    """Count how often each label is predicted for each: shape (labels, labels), rows are references."""
+    """Count the predictions of each label for each reference label: shape (labels, labels), rows are references."""
     import numpy as np
 
     cells = np.bincount(references * num_labels + predictions, minlength=num_labels**2)
@@ -74,28 +74,28 @@ def count_confusions(predictions: Array, references: Array, num_labels: int) -> 
 
 
 def hits(confusions: Array) -> Array:
-    """Rows of each label that are predicted right: (r, labels, labels) to (r, labels)."""
+    """Return the number of correct predictions of each label: (r, labels, labels) to (r, labels)."""
     import numpy as np
 
     return np.asarray(np.diagonal(confusions, axis1=-2, axis2=-1))
 
 
 def times_predicted(confusions: Array) -> Array:
-    """Rows for which each label is predicted: (r, labels, labels) to (r, labels)."""
+    """Return the number of predictions of each label: (r, labels, labels) to (r, labels)."""
     import numpy as np
 
     return np.asarray(confusions.sum(axis=-2), dtype=np.float64)
 
 
 def times_right(confusions: Array) -> Array:
-    """Rows for which each label is the right one: (r, labels, labels) to (r, labels)."""
+    """Return the number of references of each label: (r, labels, labels) to (r, labels)."""
     import numpy as np
 
     return np.asarray(confusions.sum(axis=-1), dtype=np.float64)
 
 
 def divide(above: Array, below: Array) -> Array:
-    """Divide; nothing by nothing is nan, without a warning of numpy's."""
+    """Divide elementwise; division by zero gives nan, without a numpy warning."""
     import numpy as np
 
     shape = np.broadcast_shapes(np.shape(above), np.shape(below))
@@ -120,7 +120,7 @@ def _build(
 
 
 def _of_label_1(name: str, per_label: Callable[[Array], Array], description: str) -> Metric:
-    """Build a score of label 1 (van Rijsbergen 1979, Information Retrieval, ch. 7), nan where it is not defined."""
+    """Build a score of label 1 (van Rijsbergen 1979, Information Retrieval, ch. 7), nan if undefined."""
 
     def score(predictions: Array, references: Array) -> float:
         return float(_scorer(name)(references, predictions, pos_label=1, zero_division=float("nan")))
@@ -133,8 +133,8 @@ def _of_label_1(name: str, per_label: Callable[[Array], Array], description: str
 def _of_every_label(name: str, per_label: Callable[[Array], Array]) -> Metric:
     """Build the unweighted mean of every label's score (Sokolova and Lapalme 2009, doi:10.1016/j.ipm.2009.03.002).
 
-    Labels that occur neither as prediction nor as reference are left out of the mean, as scikit-learn does; a label
-    without a score of its own counts as 0. Macro F1 is the mean of the F1 values.
+    Labels that occur neither as prediction nor as reference are left out of the mean, as in scikit-learn; an undefined
+    score of a label counts as 0. Macro F1 is the mean of the F1 values.
     """
 
     def score(predictions: Array, references: Array) -> float:

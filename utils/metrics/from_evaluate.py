@@ -1,7 +1,7 @@
-"""Metrics of the library evaluate, by name: `evaluate:sacrebleu`, `evaluate:rouge:rougeL`, `evaluate:./my_metric`.
+"""Metrics of the evaluate library, by name: `evaluate:sacrebleu`, `evaluate:rouge:rougeL`, `evaluate:./my_metric`.
 
-Each is a script, of the hub or of a local folder, which runs as code. It sees all rows at once, and gives no score of
-a row and no interval.
+Each is a script, from the hub or a local folder, which runs as code. It scores all rows at once, without row scores or
+an interval.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from utils.core.library_errors import describe, is_of_library
 FALLING = frozenset(
     {"wer", "cer", "ter", "character", "mse", "mae", "mape", "smape", "mase", "brier_score", "perplexity"}
 )
-"""Metrics of the library of which less is better; it does not say so itself."""
+"""Metrics of the library for which lower is better, which it does not declare itself."""
 
 logger = logging.getLogger(__name__)
 
 
 def split_name(name: str) -> tuple[str, str | None]:
-    """Part `evaluate:rouge:rougeL` into the script and which of its values counts; None: none is named."""
+    """Split `evaluate:rouge:rougeL` into the script and the key of its result, or None if no key is given."""
     path, _, key = name.removeprefix(EVALUATE_PREFIX).partition(":")
     return path, key or None
 
@@ -34,13 +34,13 @@ def compute_by_evaluate(name: str, predictions: Any, references: Any) -> float:
     """Compute a metric over all rows (n,).
 
     Raises:
-        ConfigError: The script cannot be had, refuses the rows, or gives several values and none was chosen.
+        ConfigError: The script cannot be loaded, rejects the rows, or returns several values without a chosen key.
     """
     path, key = split_name(name)
     script = load_script(path)
     try:
         found = script.compute(predictions=_as_list(predictions), references=_as_list(references))
-    except Exception as error:  # a script raises what it likes
+    except Exception as error:  # a script may raise anything
         if not is_of_library(error):
             raise
         raise _refuse(name, f"cannot score these rows: {describe(error)}") from error
@@ -49,10 +49,10 @@ def compute_by_evaluate(name: str, predictions: Any, references: Any) -> float:
 
 @cache
 def load_script(path: str) -> Any:
-    """Load a metric's script, which runs it; says so once.
+    """Load a metric's script, which runs it, and log that once.
 
     Raises:
-        ConfigError: It cannot be had.
+        ConfigError: It cannot be loaded.
     """
     import evaluate
 
@@ -62,7 +62,7 @@ def load_script(path: str) -> Any:
         return evaluate.load(path, keep_in_memory=True)
     except ImportError as error:
         raise _refuse(f"{EVALUATE_PREFIX}{path}", f"its script needs more: {describe(error)}") from error
-    except Exception as error:  # a script raises what it likes when it is imported
+    except Exception as error:  # a script may raise anything on import
         if not is_of_library(error):
             raise
         raise _refuse(f"{EVALUATE_PREFIX}{path}", f"cannot be loaded: {describe(error)}") from error
@@ -94,7 +94,7 @@ def _refuse(name: str, why: str) -> ConfigError:
 
 
 def build_fields(name: str) -> dict[str, Any]:
-    """Give what a Metric needs to know of one."""
+    """Return the fields of a Metric that runs one."""
     path, _ = split_name(name)
     return {
         "score": partial(compute_by_evaluate, name),

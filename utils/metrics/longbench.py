@@ -1,4 +1,4 @@
-"""Scores LongBench predictions as its official scorer does: 21 subsets, and LongBench-E by length."""
+"""Scores LongBench predictions like the official scorer: 21 subsets, and LongBench-E by length."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FOLDER holds one file per subset, such as hotpotqa.jsonl, with a row per line:
 {"pred": "...", "answers": ["..."], "all_classes": null, "length": 1234}"""
 
 BUCKETS = ("0-4k", "4-8k", "8k+")
-"""Lengths of LongBench-E: below 4000, below 8000, and the rest."""
+"""Length buckets of LongBench-E: below 4000, below 8000, and longer."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +39,24 @@ class Prediction:
     """One row of a file of predictions."""
 
     text: str
-    """What was generated, as it was."""
+    """The generated text, unchanged."""
     answers: tuple[str, ...]
-    """Any of them is right."""
+    """Correct answers, any of which counts."""
     classes: tuple[str, ...] = ()
     """All classes of a classification subset."""
     length: int | None = None
-    """Words or characters of the context, as the benchmark counts them."""
+    """Length of the context in words or characters, as the benchmark counts it."""
     place: str = ""
     """`file:line`."""
 
 
 def score_subset(subset: str, rows: Sequence[Prediction], code_similarity: str = CODE_SIMILARITIES[0]) -> float:
-    """Score a subset as the official scorer does: the mean over its rows, 0 to 100, with two digits.
+    """Score a subset like the official scorer: the mean over its rows, 0 to 100, rounded to two digits.
 
-    `code_similarity`, one of CODE_SIMILARITIES, counts for the code subsets.
+    `code_similarity`, one of CODE_SIMILARITIES, applies to the code subsets.
 
     Raises:
-        DataError: A row cannot be scored; its place is named.
+        DataError: A row cannot be scored; its location is named.
     """
     values = _score_rows(subset, rows, code_similarity)
     return round(100 * sum(values) / len(values), 2)
@@ -65,22 +65,22 @@ def score_subset(subset: str, rows: Sequence[Prediction], code_similarity: str =
 def score_subset_by_length(
     subset: str, rows: Sequence[Prediction], code_similarity: str = CODE_SIMILARITIES[0]
 ) -> dict[str, float]:
-    """Score a subset as LongBench-E does: the mean, 0 to 100, in each bucket of lengths; nan for an empty one."""
+    """Score a subset like LongBench-E: the mean, 0 to 100, in each length bucket; nan for an empty bucket."""
     import numpy as np
 
     buckets: dict[str, list[float]] = {bucket: [] for bucket in BUCKETS}
     for row, value in zip(rows, _score_rows(subset, rows, code_similarity), strict=True):
         assert row.length is not None, f"no length at {row.place}"
         buckets[BUCKETS[(row.length >= 4000) + (row.length >= 8000)]].append(value)
-    # numpy adds and rounds in ways of its own, and the official scores are its.
+    # numpy's summation and rounding, which the official scores use, differ from Python's.
     return {key: float(round(100 * np.mean(each), 2)) if each else float("nan") for key, each in buckets.items()}
 
 
 def average_by_category(values: Mapping[str, float]) -> dict[str, float]:
-    """Average subsets as the benchmark's table does: each category over its subsets, `average` over the categories.
+    """Average subsets as in the benchmark's table: each category over its subsets, `average` over the categories.
 
-    Scores are on any scale; nan counts as not there. LongBench-E's `hotpotqa_e` is `hotpotqa`. Empty where there is no
-    score.
+    Scores may be on any scale; nan counts as missing. LongBench-E's `hotpotqa_e` counts as `hotpotqa`. Empty if there
+    are no scores.
     """
     values = {subset.removesuffix("_e"): value for subset, value in values.items()}
     found = {}
@@ -92,12 +92,12 @@ def average_by_category(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def read_predictions(path: Path, *, with_lengths: bool = False) -> list[Prediction]:
-    """Read a file of predictions, named for its subset; empty lines are passed over.
+    """Read a file of predictions, named after its subset; empty lines are skipped.
 
-    `with_lengths` asks every row for a `length`.
+    `with_lengths` requires a `length` in every row.
 
     Raises:
-        DataError: The file cannot be read, holds no row, or a line is no prediction; file and line are named.
+        DataError: The file cannot be read, has no rows, or a line is not a prediction; file and line are named.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -114,7 +114,7 @@ def find_files(folder: Path) -> list[Path]:
     """Find the files of predictions in a folder, in the benchmark's order.
 
     Raises:
-        DataError: There is no such folder, no file in it, or one that is named for no subset.
+        DataError: There is no such folder, no file in it, or a file that is not named after a subset.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; name the one with the predictions, such as pred/my-model")
@@ -167,7 +167,7 @@ def _list_lines_by_length(values: Mapping[str, Mapping[str, float]]) -> Iterator
 
 
 def _score_rows(subset: str, rows: Sequence[Prediction], code_similarity: str) -> list[float]:
-    # The official scorer takes the classes of the last row for all of them.
+    # The official scorer uses the classes of the last row for all rows.
     classes = rows[-1].classes
     values = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""LongBench's own score of a row, to the last digit as its scorer has it, whichever the row's subset is scored by.
+"""LongBench's official score of a row, reproduced exactly, with the metric of the row's subset.
 
 Source: Bai et al. 2023, arXiv:2308.14508.
 """
@@ -41,7 +41,7 @@ SUBSET_METRICS = {
     "lcc": "code_sim",
     "repobench-p": "code_sim",
 }
-"""How each subset is scored, in the benchmark's order."""
+"""Metric of each subset, in the benchmark's order."""
 
 CATEGORIES = {
     "single-doc QA": ("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
@@ -51,18 +51,18 @@ CATEGORIES = {
     "synthetic": ("passage_count", "passage_retrieval_en", "passage_retrieval_zh"),
     "code": ("lcc", "repobench-p"),
 }
-"""Subsets by what they ask, in the benchmark's order."""
+"""Subsets by kind of task, in the benchmark's order."""
 
 FIRST_LINE_SUBSETS = frozenset({"trec", "triviaqa", "samsum", "lsht"})
-"""Of these only the first line of a prediction counts."""
+"""Subsets for which only the first line of a prediction counts."""
 
 CODE_SIMILARITIES = ("difflib", "levenshtein")
-"""What the code subsets' similarity is computed by; the first where nothing is said. The official scorer takes the
-second where python-Levenshtein is installed; scores differ by up to 5 points."""
+"""Similarities for the code subsets, the default first. The official scorer uses the second if python-Levenshtein is
+installed; scores differ by up to 5 points."""
 
 _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-# The benchmark's own list: of the double angle brackets only the closing one is in it.
+# The benchmark's own list, which includes only the closing one of the double angle brackets.
 _WIDE_PUNCTUATION = re.compile(
     "[\u2013\u2014\u2018\u2019\u201b-\u201f\u2026\u2027\u3001-\u3003\u300b-\u3011\u3014-\u301f\u3030\u303e\u303f"
     "\ufe4f\uff01-\uff0d\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff64]"
@@ -74,7 +74,7 @@ _COMMENT_MARKS = ("`", "#", "//")
 
 
 def score_longbench(prediction: str, reference: dict[str, Any]) -> float:
-    """Score an answer by a reference of `subset`, `answers` and, where they count, `all_classes` and `code_similarity`.
+    """Score an answer by a reference with `subset`, `answers` and, where needed, `all_classes` and `code_similarity`.
 
     0 to 1; the benchmark's own tables show the mean x100.
     """
@@ -84,7 +84,7 @@ def score_longbench(prediction: str, reference: dict[str, Any]) -> float:
 
 
 def is_code(reference: Reference) -> bool:
-    """Tell whether an answer is judged by the similarity of code."""
+    """Return whether an answer is scored by the similarity of code."""
     subset = str(reference.get("subset")).removesuffix("_e") if isinstance(reference, dict) else ""
     return SUBSET_METRICS.get(subset) == "code_sim"
 
@@ -97,10 +97,10 @@ def score_prediction(
     *,
     code_similarity: str = CODE_SIMILARITIES[0],
 ) -> float:
-    """Score one prediction by its subset's metric: the best over the answers, 0 to 1; 0 where there is none.
+    """Score one prediction with its subset's metric: the best over the answers, 0 to 1; 0 without answers.
 
-    The text is what was generated, with nothing taken off; the classes, in the benchmark's order, are for
-    classification only, and `code_similarity`, one of CODE_SIMILARITIES, for the code subsets.
+    `text` is the unmodified generated text. `classes`, in the benchmark's order, are for classification only, and
+    `code_similarity`, one of CODE_SIMILARITIES, for the code subsets.
 
     Raises:
         DataError: A retrieval answer names no paragraph.
@@ -118,7 +118,7 @@ def score_prediction(
 def score_qa_f1(prediction: str, answer: str) -> float:
     """Compute F1 over words, lower-cased, without punctuation and articles (LongBench, arXiv:2308.14508).
 
-    It differs from `token_f1` outside English: words are parted by white space only.
+    It differs from `token_f1` outside English: words are separated by whitespace only.
     """
     return _score_overlap(_split_english(prediction), _split_english(answer))
 
@@ -129,12 +129,12 @@ def score_qa_f1_zh(prediction: str, answer: str) -> float:
 
 
 def score_rouge(prediction: str, answer: str) -> float:
-    """Compute summary-level ROUGE-L F1 (Lin 2004, W04-1013) over distinct words, as package `rouge` 1.0.1 does.
+    """Compute summary-level ROUGE-L F1 (Lin 2004, W04-1013) over distinct words, like package `rouge` 1.0.1.
 
-    Texts are split at full stops into sentences and at white space into words. A longest common subsequence is read
-    off each pair of sentences; the distinct words of all of them count as found. Case, punctuation and endings stay.
-    It is not the value of package `rouge_score`. Long sentences are scored where the official scorer may end its
-    recursion with 0. 0 where either text has nothing but full stops.
+    Texts are split into sentences at full stops, and into words at whitespace. The longest common subsequence of each
+    pair of sentences is read off the table, and the distinct words of all of them count as found. Case, punctuation and
+    endings are kept. The value differs from package `rouge_score`'s. Long sentences are scored even where the official
+    scorer may exceed its recursion limit and return 0. 0 if either text consists only of full stops.
     """
     predicted, expected = _split_sentences(prediction), _split_sentences(answer)
     if not predicted or not expected:
@@ -142,7 +142,7 @@ def score_rouge(prediction: str, answer: str) -> float:
     found: set[str] = set()
     for sentence in expected:
         for other in predicted:
-            if not set(sentence).intersection(other) <= found:  # else nothing new can come of it
+            if not set(sentence).intersection(other) <= found:  # otherwise it can add nothing new
                 found.update(_common_words(sentence, other))
     precision = len(found) / len(set().union(*predicted))
     recall = len(found) / len(set().union(*expected))
@@ -155,10 +155,10 @@ def score_rouge_zh(prediction: str, answer: str) -> float:
 
 
 def score_classification(prediction: str, answer: str, classes: Sequence[str]) -> float:
-    """Compute one divided by the number of classes that the prediction names, 0 where the right one is not named.
+    """Compute one divided by the number of classes that the prediction names, or 0 if the right one is not named.
 
-    A class whose name is part of the right one's does not count. But as in the official scorer, the class directly
-    after one that was taken out is not looked at, and stays.
+    A class whose name is contained in the right one's does not count. But as in the official scorer, the class directly
+    after a removed one is skipped, and stays.
     """
     named = [each for each in classes if each in prediction]
     index = 0
@@ -170,7 +170,7 @@ def score_classification(prediction: str, answer: str, classes: Sequence[str]) -
 
 
 def score_retrieval(prediction: str, answer: str) -> float:
-    """Compute the share of the prediction's numbers that are the answer's, as in `Paragraph 12`.
+    """Compute the share of the prediction's numbers that equal the answer's, as in `Paragraph 12`.
 
     Raises:
         DataError: The answer names no paragraph.
@@ -184,16 +184,16 @@ def score_retrieval_zh(prediction: str, answer: str) -> float:
 
 
 def score_count(prediction: str, answer: str) -> float:
-    """Compute the share of the prediction's numbers that are the answer; 0 where there is no number."""
+    """Compute the share of the prediction's numbers that equal the answer; 0 without numbers."""
     numbers = _NUMBER.findall(prediction)
     return numbers.count(answer) / len(numbers) if numbers else 0.0
 
 
 def score_code_similarity(prediction: str, answer: str, by: str = CODE_SIMILARITIES[0]) -> float:
-    """Compute how much the prediction's first line without a comment resembles the answer, in whole hundredths.
+    """Compute the similarity of the answer and the prediction's first line without a comment, in hundredths.
 
-    It is fuzzywuzzy's ratio: by difflib, or, as where python-Levenshtein is installed, by the insertions and deletions
-    that make one text of the other (`ratio` of package Levenshtein, `Indel.normalized_similarity` of rapidfuzz).
+    It is fuzzywuzzy's ratio: by difflib or, as if python-Levenshtein were installed, by the insertions and deletions
+    that turn one text into the other (`ratio` of package Levenshtein, `Indel.normalized_similarity` of rapidfuzz).
     """
     lines = prediction.lstrip("\n").split("\n")
     line = next((each for each in lines if not any(mark in each for mark in _COMMENT_MARKS)), "")
@@ -244,14 +244,14 @@ def _find_paragraph(pattern: re.Pattern[str], answer: str, example: str) -> str:
 
 
 def _split_sentences(text: str) -> list[list[str]]:
-    """Split into sentences of words; white space between two full stops is a sentence of one empty word."""
+    """Split into sentences of words; whitespace between two full stops is a sentence of one empty word."""
     return [sentence.split() or [""] for sentence in text.split(".") if sentence]
 
 
 def _common_words(one: Sequence[str], other: Sequence[str]) -> list[str]:
-    """Read off the longest common subsequence that the package would: up before left only where that is longer."""
+    """Read off the longest common subsequence that the package finds: up before left only if that is longer."""
     rows, words = _tabulate(one, other), []
-    # Which of several longest subsequences is read off decides the package's score, so its order of steps is kept.
+    # Which of several longest subsequences is read off affects the package's score, so its order of steps is kept.
     i, j = len(one), len(other)
     while i and j:
         if one[i - 1] == other[j - 1]:
@@ -265,14 +265,14 @@ def _common_words(one: Sequence[str], other: Sequence[str]) -> list[str]:
 
 
 def _tabulate(one: Sequence[str], other: Sequence[str]) -> list[int]:
-    """Give the rows of the usual table of common subsequences, as bits.
+    """Return the rows of the usual table of common subsequences, as bits.
 
-    Column j of row i of it is j minus the ones among the first j bits of `rows[i]` (Hyyro 2004).
+    Column j of row i is j minus the number of ones among the first j bits of `rows[i]` (Hyyro 2004).
     """
     places: dict[str, int] = {}
     for place, word in enumerate(other):
         places[word] = places.get(word, 0) | 1 << place
-    every = (1 << len(other)) - 1  # a row of ones: nothing is common yet
+    every = (1 << len(other)) - 1  # a row of ones: nothing in common yet
     rows = [every]
     for word in one:
         kept = rows[-1] & places.get(word, 0)
@@ -295,7 +295,7 @@ METRICS: dict[str, Callable[[str, str], float]] = {
     "count": score_count,
     "code_sim": score_code_similarity,
 }
-"""Prediction and answer to 0-1; `classification` also needs the classes."""
+"""Functions from prediction and answer to 0-1; `classification`, which also needs the classes, is separate."""
 
 METRIC = build_text_metric(
     "longbench_score",

@@ -1,4 +1,4 @@
-"""Metrics of answers to word problems, and the public benchmarks' rules for reading an answer out of a text."""
+"""Metrics of answers to word problems, with the public benchmarks' rules for extracting answers from text."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ _META_MATH = re.compile(r"[\-+]?\d*[\.,/]?\d+")
 
 
 def find_strict(text: str) -> str | None:
-    """Find the number after the first `#### `, cleaned as lm-eval cleans it; None where there is none.
+    """Return the number after the first `#### `, cleaned as in lm-eval, or None.
 
     The rule of openai/grade-school-math (grade_school_math/dataset.py) and of `strict-match` in lm-eval's `gsm8k`,
-    version 3. `#### $18` has no answer, since the mark must be followed by a digit.
+    version 3. `#### $18` has no answer, since a digit must follow the mark.
     """
     found = _STRICT.search(text)
     return clean_answer(found[1].strip()) if found else None
 
 
 def find_flexible(text: str) -> str | None:
-    """Find the last number anywhere, cleaned: `flexible-extract` in lm-eval's `gsm8k`, version 3."""
+    """Return the last number anywhere, cleaned: `flexible-extract` in lm-eval's `gsm8k`, version 3."""
     found = _FLEXIBLE.findall(text)
     return clean_answer(next(part for part in found[-1] if part).strip()) if found else None
 
 
 def find_meta_math(text: str) -> int | None:
-    """Find the number after the last `The answer is: ` and round it, as meta-math/MetaMath (eval_gsm8k.py) does.
+    """Return the rounded number after the last `The answer is: `, like meta-math/MetaMath (eval_gsm8k.py).
 
-    Its quirks are kept: the colon and the space are needed and case counts; only one group of thousands is read, so
-    1,234,567 is 1234; halves are rounded to even; a fraction is divided and rounded, a/0 is a. Where that script
-    would stop with an error (3/00, a number beyond a float) there is no answer.
+    Its quirks are kept: colon, space and case are significant; only one group of thousands is read, so 1,234,567 is
+    1234; halves are rounded to even; a fraction is divided and rounded, a/0 is a. Where that script would fail with an
+    error (3/00, a number beyond a float), there is no answer.
     """
     _, mark, rest = text.rpartition(_META_MATH_MARK)
     found = _META_MATH.search(rest.strip()) if mark else None
@@ -48,11 +48,11 @@ def find_meta_math(text: str) -> int | None:
 
 
 def find_whole_reference(text: str) -> int | None:
-    """Find the whole number that a reference gives as its answer, for comparison with `find_meta_math`.
+    """Return the whole number that a reference states as its answer, for comparison with `find_meta_math`.
 
-    It stands after the first `#### ` or, where there is no such mark, is all that follows the last
-    `The answer is: `. None where there is neither, or the answer is not a whole number (MATH's formulas): the rule
-    rounds and could not tell it from others.
+    It follows the first `#### ` or, without such a mark, is everything after the last `The answer is: `. None if there
+    is neither, or the answer is not a whole number (MATH's formulas), since the rule rounds and could not distinguish
+    it.
     """
     _, mark, rest = text.rpartition(_META_MATH_MARK)
     answer = find_strict(text) or (clean_answer(rest.strip()) if mark else "")
@@ -61,34 +61,34 @@ def find_whole_reference(text: str) -> int | None:
 
 
 def clean_answer(answer: str) -> str:
-    """Delete what lm-eval ignores: commas, dollar signs, all up to the last `#### `, a full stop at the end; lower."""
+    """Remove what lm-eval ignores: commas, dollar signs, all up to the last `#### `, a final full stop, case."""
     for pattern in _LM_EVAL_IGNORED:
         answer = pattern.sub("", answer)
     return answer.lower()
 
 
 def score_em_strict(prediction: str, reference: str) -> float | None:
-    """Compare the strict answers as strings, as lm-eval's `gsm8k` (strict-match) does; "5.00" is not "5".
+    """Compare the strict answers as strings, like lm-eval's `gsm8k` (strict-match); "5.00" does not equal "5".
 
-    None where the reference has no answer.
+    None if the reference has no answer.
     """
     gold = find_strict(reference)
     return None if gold is None else float(find_strict(prediction) == gold)
 
 
 def score_em_flexible(prediction: str, reference: str) -> float | None:
-    """Compare the last number with the reference's as strings, as lm-eval's `gsm8k` (flexible-extract) does.
+    """Compare the last number with the reference's as strings, like lm-eval's `gsm8k` (flexible-extract).
 
-    None where the reference has no answer after `#### `.
+    None if the reference has no answer after `#### `.
     """
     gold = find_strict(reference)
     return None if gold is None else float(find_flexible(prediction) == gold)
 
 
 def score_em_metamath(prediction: str, reference: str) -> float | None:
-    """Compare rounded numbers as meta-math/MetaMath (eval_gsm8k.py) does.
+    """Compare rounded numbers like meta-math/MetaMath (eval_gsm8k.py).
 
-    None where the reference gives no whole number.
+    None if the reference states no whole number.
     """
     gold = find_whole_reference(reference)
     if gold is None:
@@ -98,7 +98,7 @@ def score_em_metamath(prediction: str, reference: str) -> float | None:
 
 
 def score_invalid(prediction: str, reference: str) -> float:
-    """Give 1 for a prediction without a strict answer, which em_strict cannot read, else 0; whatever the reference."""
+    """Return 1 for a prediction without a strict answer, which em_strict cannot read, else 0."""
     return float(find_strict(prediction) is None)
 
 

@@ -1,6 +1,6 @@
-r"""Metrics of answers that are formulas, as MATH's are: by string rules, by Minerva's, and by package math-verify.
+r"""Metrics of formulas as answers, as in MATH: by string rules, Minerva's rules, and package math-verify.
 
-What is right is the last `\boxed` of a worked solution; a reference without one is the answer itself.
+The gold answer is the last `\boxed` of a worked solution; a reference without one is the answer itself.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ _SECONDS = 5.0
 
 
 def find_boxed(text: str) -> str | None:
-    r"""Find what the last `\boxed`, else the last `\fbox`, holds; None where there is none, or its braces do not close.
+    r"""Return the content of the last `\boxed`, or else `\fbox`; None if there is none or its braces are unbalanced.
 
-    `\boxed 3$`, which some of MATH's solutions have, holds all up to the dollar sign.
+    `\boxed 3$`, as in some of MATH's solutions, holds everything up to the dollar sign.
     """
     if "\\boxed " in text:
         return text.rpartition("\\boxed ")[2].split("$")[0]
@@ -69,13 +69,13 @@ def find_boxed(text: str) -> str | None:
 
 
 def find_meta_math_expression(text: str) -> str | None:
-    """Find what follows the last `The answer is: `, up to a full stop at a line's end, as meta-math/MetaMath does."""
+    """Return the text after the last `The answer is: `, up to a full stop at a line's end, like meta-math/MetaMath."""
     _, mark, rest = text.rpartition(_META_MATH_MARK)
     return rest.split(".\n")[0].strip().removesuffix(".").strip() if mark else None
 
 
 def find_gold(reference: str) -> str:
-    r"""Give the answer that a reference has in its last `\boxed`, else the reference itself."""
+    r"""Return the answer in a reference's last `\boxed`, or else the reference itself."""
     boxed = find_boxed(reference)
     return reference.strip() if boxed is None else boxed
 
@@ -83,7 +83,7 @@ def find_gold(reference: str) -> str:
 def is_equivalent(one: str, other: str) -> bool:
     """Compare two formulas by the string rules of hendrycks/math (modeling/math_equivalence.py).
 
-    Where one of them breaks a rule (a root at its end, two units), both are compared as they stand.
+    If one of them breaks a rule (a root at its end, two units), both are compared unchanged.
     """
     try:
         return clean_expression(one) == clean_expression(other)
@@ -92,10 +92,10 @@ def is_equivalent(one: str, other: str) -> bool:
 
 
 def clean_expression(text: str) -> str:
-    """Write a formula as hendrycks/math does before it compares.
+    """Normalize a formula like hendrycks/math before comparing.
 
     Raises:
-        IndexError: A root or a fraction has nothing behind it.
+        IndexError: A root or a fraction is at the end of the text.
         ValueError: There are two units.
     """
     for old, new in _CHANGED:
@@ -115,10 +115,10 @@ def clean_expression(text: str) -> str:
 
 
 def normalize_minerva(answer: str) -> str:
-    """Write an answer as Minerva's evaluation does (Lewkowycz et al. 2022, arXiv:2206.14858, appendix D).
+    """Normalize an answer like Minerva's evaluation (Lewkowycz et al. 2022, arXiv:2206.14858, appendix D).
 
-    In the version of lm-evaluation-harness 0.4.13 (minerva_math, version 3.1), which leaves LaTeX's commands whole and
-    takes commas for separators of thousands only where they part groups of three digits.
+    This is the version of lm-evaluation-harness 0.4.13 (minerva_math, version 3.1), which keeps LaTeX commands intact
+    and treats commas as thousands separators only between groups of three digits.
     """
     answer = answer.rpartition("=")[2]
     for word in filter(str.isalpha, _MINERVA_DELETED):
@@ -126,7 +126,7 @@ def normalize_minerva(answer: str) -> str:
     for old, new in _MINERVA_CHANGED:
         answer = answer.replace(old, new)
     for each in _MINERVA_DELETED:
-        if each.isalpha():  # commands stand at odd places
+        if each.isalpha():  # commands are at odd positions
             parts = _COMMAND.split(answer)
             answer = "".join(part if at % 2 else part.replace(each, "") for at, part in enumerate(parts))
         else:
@@ -138,13 +138,13 @@ def normalize_minerva(answer: str) -> str:
 
 
 def score_math_equivalence(prediction: str, reference: str) -> float:
-    r"""Compare the answer in the last `\boxed` by hendrycks/math's string rules; without a box, the whole text."""
+    r"""Compare the answer in the last `\boxed`, or the whole text, by hendrycks/math's string rules."""
     boxed = find_boxed(prediction)
     return float(is_equivalent(prediction.strip() if boxed is None else boxed, find_gold(reference)))
 
 
 def score_math_metamath(prediction: str, reference: str) -> float:
-    """Compare what follows `The answer is: ` by the same rules, as meta-math/MetaMath (eval_math.py) does."""
+    """Compare the text after `The answer is: ` by the same rules, like meta-math/MetaMath (eval_math.py)."""
     answer = find_meta_math_expression(prediction)
     return float(answer is not None and is_equivalent(answer, find_gold(reference)))
 
@@ -152,7 +152,7 @@ def score_math_metamath(prediction: str, reference: str) -> float:
 def score_math_minerva(prediction: str, reference: str) -> float:
     """Compare final answers by Minerva's rules and sympy: `exact_match` of lm-eval's `minerva_math`.
 
-    What takes sympy more than 5 seconds is wrong.
+    An answer that takes sympy more than 5 seconds counts as wrong.
     """
     found = _MINERVA_ANSWER.search(prediction + "I hope it is correct.")
     if not found:
@@ -162,7 +162,7 @@ def score_math_minerva(prediction: str, reference: str) -> float:
 
 
 def score_math_verify(prediction: str, reference: str) -> float:
-    """Compare the formulas that package math-verify reads out of both: `math_verify` of lm-eval's `minerva_math`."""
+    """Compare the formulas that package math-verify parses: `math_verify` of lm-eval's `minerva_math`."""
     library = require_package("math_verify", "math-verify[antlr4-11-0]", "the metric math_verify")
     boxed = reference if find_boxed(reference) is not None else f"\\boxed{{{reference.strip()}}}"
     return float(library.verify(gold=library.parse(boxed), target=library.parse(prediction)))
@@ -176,8 +176,8 @@ def _is_equal_to_sympy(answer: str, gold: str) -> bool:
             return bool(sympy.simplify(_latex_parser()(answer) - _latex_parser()(gold)) == 0)
     except TimeoutError:
         return False
-    except Exception as error:  # what sympy raises over texts that are no formulas has no end
-        if not (is_of_library(error) or isinstance(error, TypeError)):  # of a difference of two relations
+    except Exception as error:  # sympy raises many kinds of errors for texts that are not formulas
+        if not (is_of_library(error) or isinstance(error, TypeError)):  # from subtracting two relations
             raise
         return False
 
@@ -190,7 +190,7 @@ def _latex_parser() -> Any:
 
     try:
         parse_latex("1")
-    except ImportError as error:  # of another version of antlr4
+    except ImportError as error:  # of an incompatible version of antlr4
         raise ConfigError(
             [Problem(f"{what} needs {install}; run pip install '{install}'", code="unsupported")]
         ) from error
@@ -198,13 +198,13 @@ def _latex_parser() -> Any:
 
 
 def _brace_roots(text: str) -> str:
-    r"""Write `\sqrt3` as `\sqrt{3}`."""
+    r"""Rewrite `\sqrt3` as `\sqrt{3}`."""
     head, *parts = text.split("\\sqrt")
     return head + "".join("\\sqrt" + (part if part[0] == "{" else f"{{{part[0]}}}{part[1:]}") for part in parts)
 
 
 def _brace_fractions(text: str) -> str:
-    r"""Write `\frac12` and `\frac1{2}` as `\frac{1}{2}`."""
+    r"""Rewrite `\frac12` and `\frac1{2}` as `\frac{1}{2}`."""
     found, *parts = text.split("\\frac")
     for part in parts:
         if part[0] != "{":

@@ -1,4 +1,4 @@
-"""What a metric is, and how one is found by its name."""
+"""The definition of a metric, and the lookup of metrics by name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from utils.core import registry
 from utils.core.errors import ConfigError, Problem, UserError
 
 Array: TypeAlias = Any
-"""A numpy array; its shape stands in the docstrings."""
+"""A numpy array; docstrings state its shape."""
 Kind = Literal["classification", "regression", "generation"]
 Reference: TypeAlias = "str | dict[str, Any]"
-"""What a generated text is judged by: a text, or an object with what the metric needs to know."""
+"""What a generated text is scored against: a text, or an object with what the metric needs."""
 
 METRIC_ALIASES = {
     "acc": "accuracy",
@@ -30,61 +30,59 @@ METRIC_ALIASES = {
 
 @dataclass(frozen=True)
 class Metric:
-    """One score over all rows of a set, with its range and direction."""
+    """A score over all rows of a set, with its range and direction."""
 
     name: str
-    """As in the YAML."""
+    """Name as in the YAML."""
     kind: Kind
     low: float
-    """Worst (or least) value that can occur."""
+    """Lowest possible value."""
     high: float
-    """Greatest value that can occur; scores of 1 at most are shown x100 in tables."""
+    """Highest possible value; tables show scores with a range up to 1 x100."""
     greater_is_better: bool
     score: Callable[[Array, Array], float]
-    """Predictions (n,) and references (n,) to the value; nan where the metric is not defined."""
+    """Maps predictions (n,) and references (n,) to the value; nan if undefined."""
     description: str
     score_rows: Callable[[Sequence[str], Sequence[Reference]], Array] | None = None
-    """Generation only: texts to one score per row, shape (n,), nan for rows on which the metric is not defined. The
+    """Generation only: maps texts to one score per row, shape (n,), nan for rows on which the metric is undefined. The
     metric is the mean over the other rows."""
     reference_keys: tuple[str, ...] = ()
-    """Generation only: keys of the object that a text is judged by; (): a text."""
+    """Generation only: keys of the object that a text is scored against; (): a text."""
     over_answers: Callable[[Array], float] | None = None
-    """Generation only: the scores of several answers to one row (answers,) to the row's; None: their mean."""
+    """Generation only: maps the scores of several answers to a row (answers,) to the row's score; None: their mean."""
     num_answers: int = 1
-    """Generation only: answers to each row that it takes at least."""
+    """Generation only: minimum number of answers to each row."""
     runs_code: bool = False
-    """Generation only: whether it runs what the model wrote, which the user has to allow."""
+    """Generation only: whether it runs the model's output as code, which the user has to allow."""
     over_samples: Callable[..., Array] | None = None
-    """The same for many resamples at once, shape (r,), nan where undefined; None: they are scored one by one.
+    """Like `score` for many resamples at once, shape (r,), nan if undefined; None: they are scored one by one.
 
-    Classification takes confusion matrices (r, labels, labels) with rows as references; regression takes
-    predictions (r, n) and references (r, n).
-    """
+    Classification takes confusion matrices (r, labels, labels) with rows as references; regression takes predictions
+    (r, n) and references (r, n)."""
     prepare: Callable[[], Any] = lambda: None
-    """Loads what it needs, so that what is missing is reported before a model is loaded.
+    """Loads what it needs, so that missing parts are reported before a model is loaded.
 
     Raises:
-        ConfigError: Something is missing.
-    """
+        ConfigError: Something is missing."""
     fits_any: bool = False
-    """Whether it takes labels and values as well as texts, and sees all rows at once: it has no score of a row."""
+    """Whether it takes labels and values as well as texts, scoring all rows at once without row scores."""
     many_labels: str | None = None
-    """The metric that takes this one's place when there are more than two labels."""
+    """Name of the metric that replaces this one if there are more than two labels."""
     undefined: float = 0.0
-    """The value that stands for nan."""
+    """Value that replaces nan."""
 
     def for_labels(self, num_labels: int) -> Metric:
-        """Give the metric that is meant for this number of labels: `f1` is `f1_macro` for three."""
+        """Return the metric to use for this number of labels: `f1` becomes `f1_macro` for three."""
         if self.fits_any and num_labels > 1:
             return replace(self, kind="classification")
         return load_metric(self.many_labels) if self.many_labels and num_labels > 2 else self
 
     def join_answers(self, scores: Array) -> float:
-        """Make one score of those of several answers to a row (answers,): their mean; nan where none is defined."""
+        """Combine the scores of several answers to a row (answers,): by default their mean, nan if none is defined."""
         return average_rows(scores) if self.over_answers is None else self.over_answers(scores)
 
     def takes(self, reference: Reference) -> bool:
-        """Tell whether a generated text can be judged by this reference."""
+        """Return whether a generated text can be scored against this reference."""
         if not self.reference_keys:
             return isinstance(reference, str)
         return isinstance(reference, dict) and set(self.reference_keys) <= set(reference)
@@ -100,8 +98,8 @@ def build_text_metric(
 ) -> Metric:
     """Build a metric of generated texts, 0 to 1.
 
-    `score_row` takes a prediction and its reference (an object, where there are `reference_keys`, else a text), and
-    gives 0 to 1, or None where the reference leaves the metric undefined.
+    `score_row` takes a prediction and its reference (an object if there are `reference_keys`, else a text), and returns
+    0 to 1, or None if the metric is undefined for the reference.
     """
 
     def score_rows(predictions: Sequence[str], references: Sequence[Reference]) -> Array:
@@ -120,7 +118,7 @@ def build_text_metric(
 
 
 def average_rows(scores: Array) -> float:
-    """Average the rows (n,) on which a metric of texts is defined; nan when there is none."""
+    """Average the rows (n,) on which a text metric is defined; nan if there are none."""
     import numpy as np
 
     defined = scores[~np.isnan(scores)]
@@ -131,7 +129,7 @@ def require_package(module: str, install: str, what: str) -> Any:
     """Import a package that only some metrics need.
 
     Raises:
-        ConfigError: It is not installed; the sentence says how it is.
+        ConfigError: It is not installed; the message says how to install it.
     """
     try:
         return import_module(module)
@@ -141,10 +139,10 @@ def require_package(module: str, install: str, what: str) -> Any:
 
 
 def load_metric(name: str) -> Metric:
-    """Find a metric by its name or alias.
+    """Load a metric by its name or alias.
 
     Raises:
-        KeyError: There is no such metric; `registry.names("metrics")` names them all.
+        KeyError: There is no such metric; `registry.names("metrics")` lists all names.
     """
     if name.startswith(EVALUATE_PREFIX):
         return _build_by_evaluate(name)
@@ -186,15 +184,15 @@ def _build_by_evaluate(name: str) -> Metric:
 
 
 def metric_names(kind: Kind) -> tuple[str, ...]:
-    """Name the metrics that every run of a kind reports, sorted; `f1` stands for `f1_macro` as well."""
+    """Return the metrics that every run of a kind reports, sorted; `f1` also stands for `f1_macro`."""
     metrics = [load_metric(name) for name in registry.names("metrics")]
-    # f1_macro takes the place of f1 when there are more than two labels: it is not reported beside it.
+    # f1_macro replaces f1 if there are more than two labels, and is not reported in addition.
     stand_ins = {metric.many_labels for metric in metrics}
     return tuple(metric.name for metric in metrics if metric.kind == kind and metric.name not in stand_ins)
 
 
 def result_key(name: str, num_labels: int) -> str:
-    """Name the key under which a metric's value is reported: `f1` of three labels is `f1_macro`."""
+    """Return the key under which a metric's value is reported: `f1` of three labels is `f1_macro`."""
     return load_metric(name).for_labels(num_labels).name
 
 

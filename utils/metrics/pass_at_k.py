@@ -1,6 +1,6 @@
-"""Metrics of programs that models write: they are run, each in a process of its own, against the tests of the problem.
+"""Metrics of generated programs, which are run against the problem's tests, each in its own process.
 
-Nothing is run unless `allow_code_execution` was called: a file of the user's own, or a flag of the command, says so.
+Nothing runs before `allow_code_execution` is called, as the user's own file or a flag of the command requests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from utils.metrics.metric import Array, Metric, Reference, average_rows, build_t
 
 REFERENCE_KEYS = ("before", "tests")
 SECONDS = 3.0
-"""What the official evaluator of HumanEval lets a program take."""
+"""Time limit of a program in HumanEval's official evaluator."""
 _LIMITS = {"seconds": SECONDS, "memory": 1 << 30, "file_size": 1 << 24, "processes": 8}
 _SANDBOX = Path(__file__).with_name("sandbox.py")
 _FENCED = re.compile(r"```[\w+-]*[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
@@ -44,7 +44,7 @@ class _Consent:
 
 
 def allow_code_execution() -> None:
-    """Let programs be run from now on: the user has said so."""
+    """Allow programs to run from now on, as the user requested."""
     _Consent.given = True
 
 
@@ -58,10 +58,10 @@ def refuse_code_execution(metric: str) -> ConfigError:
 
 
 def run_programs(programs: Sequence[str]) -> list[str]:
-    """Run programs, as many at once as there are processors, and say of each how it ended: `passed`, or why not.
+    """Run programs, as many at once as there are processors, and return `passed` or the failure of each.
 
     Raises:
-        ConfigError: Nobody has allowed it.
+        ConfigError: Running programs was not allowed.
     """
     if not _Consent.given:
         raise refuse_code_execution("pass_at_k")
@@ -70,24 +70,24 @@ def run_programs(programs: Sequence[str]) -> list[str]:
 
 
 def build_program(answer: str, reference: dict[str, Any]) -> str:
-    """Make the program of an answer: what stands before it, the answer, and the tests.
+    """Assemble the program of an answer: the code before it, the answer, and the tests.
 
-    Of an answer to a chat (`fenced`), the first block of code counts; it follows `before` also where it defines the
-    whole function again.
+    In an answer to a chat (`fenced`), the first code block counts; it follows `before` even if it defines the whole
+    function again.
     """
     if reference.get("fenced"):
         found = _FENCED.search(answer)
         answer = found[1] if found else answer
         if reference.get("entry_point") and re.search(rf"^def {reference['entry_point']}\b", answer, re.MULTILINE):
-            answer = f"\n{answer}"  # a docstring alone is a body, so that what stands before is whole
+            answer = f"\n{answer}"  # a docstring alone is a body, so the code before is complete
     return f"{reference['before']}{answer}\n{reference['tests']}"
 
 
 def estimate_pass_at_k(passed: Array, k: int) -> float:
-    """Estimate the chance that one of k answers is right, from the scores (n,) of n of them (Chen et al. 2021).
+    """Estimate the probability that one of k answers is correct, from the scores (n,) of n answers (Chen et al. 2021).
 
-    Unbiased: 1 - C(n - c, k) / C(n, k), computed as a product as the official evaluator does (arXiv:2107.03374, figure
-    3); nan where there are fewer than k answers.
+    Unbiased: 1 - C(n - c, k) / C(n, k), computed as a product like in the official evaluator (arXiv:2107.03374, figure
+    3); nan if there are fewer than k answers.
     """
     import numpy as np
 

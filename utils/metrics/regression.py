@@ -1,4 +1,4 @@
-"""Metrics of predicted values: Pearson's and Spearman's correlation, and the mean squared error."""
+"""Metrics of predicted values: Pearson and Spearman correlation, and the mean squared error."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def mse_of_samples(predictions: Array, references: Array) -> Array:
 
 
 def compute_pearson(predictions: Array, references: Array) -> float:
-    """Compute Pearson's correlation (1895, doi:10.1098/rspl.1895.0041), one of GLUE's two for STS-B.
+    """Compute the Pearson correlation (1895, doi:10.1098/rspl.1895.0041), one of GLUE's two metrics for STS-B.
 
-    nan when all predictions, or all references, are the same value.
+    nan if all predictions, or all references, are equal.
     """
     from scipy import stats
 
@@ -36,7 +36,7 @@ def compute_pearson(predictions: Array, references: Array) -> float:
 
 
 def pearson_of_samples(predictions: Array, references: Array) -> Array:
-    """Compute Pearson's correlation of each row of (r, n) predictions and references."""
+    """Compute the Pearson correlation of each row of (r, n) predictions and references."""
     import numpy as np
 
     constant = np.ptp(predictions, axis=1) * np.ptp(references, axis=1) == 0
@@ -47,9 +47,9 @@ def pearson_of_samples(predictions: Array, references: Array) -> Array:
 
 
 def compute_spearmanr(predictions: Array, references: Array) -> float:
-    """Compute Spearman's rank correlation (1904, doi:10.2307/1412159), one of GLUE's two for STS-B; nan of a constant.
+    """Compute the Spearman rank correlation (1904, doi:10.2307/1412159), one of GLUE's two metrics for STS-B.
 
-    Equal values share the mean of their ranks.
+    nan if all predictions, or all references, are equal. Equal values share their mean rank.
     """
     from scipy import stats
 
@@ -59,15 +59,15 @@ def compute_spearmanr(predictions: Array, references: Array) -> float:
 
 
 def spearmanr_of_samples(predictions: Array, references: Array) -> Array:
-    """Compute Spearman's correlation of each row of (r, n) predictions and references."""
+    """Compute the Spearman correlation of each row of (r, n) predictions and references."""
     return pearson_of_samples(_rank_rows(predictions), _rank_rows(references))
 
 
 def _rank_rows(samples: Array) -> Array:
-    """Rank each row of (r, n) from 1, ties sharing their mean rank.
+    """Rank each row of (r, n) from 1, with ties sharing their mean rank.
 
-    Counting how often each distinct value occurs in a row is many times faster than sorting every row,
-    since resamples of one set share their values.
+    Counting each distinct value in a row is many times faster than sorting every row, since resamples of one set share
+    their values.
     """
     import numpy as np
 

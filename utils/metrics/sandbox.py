@@ -1,9 +1,9 @@
-"""Runs one program that nobody trusts, and says how it ended: a script of its own that imports nothing of ours.
+"""Runs one untrusted program and reports how it ended: a standalone script that imports nothing of ours.
 
-It takes the program on standard input, and its limits as words: seconds=3 memory=BYTES file_size=BYTES processes=8. On
-standard output it gives a line with the guards that this system lacks, and the result: `passed`, `timed out`,
-`failed: ...` or `ended early`. The working folder must be empty. docs/security.md says what each guard holds off, and
-what holds without it.
+It reads the program from standard input, and its limits from arguments: seconds=3 memory=BYTES file_size=BYTES
+processes=8. It writes a line with the guards that this system lacks, and the result: `passed`, `timed out`, `failed:
+...` or `ended early`. The working folder must be empty. docs/security.md describes what each guard prevents, and what
+remains without it.
 """
 
 import contextlib
@@ -37,11 +37,11 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 
 
 def main() -> None:
-    """Run the program of standard input in a process below this one, and end all that it has left."""
+    """Run the program of standard input in a child process, and kill everything that it leaves behind."""
     limits = {name: float(value) for name, value in (word.split("=") for word in sys.argv[1:])}
     program = sys.stdin.buffer.read()
     _system("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    _system("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what a program puts into the background comes back to us
+    _system("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # background processes of the program become our children
     missing = _leave_namespaces()
     verdict, told = os.pipe()
     child = os.fork()
@@ -55,16 +55,16 @@ def main() -> None:
 
 
 def _system(name: str, *words: Any) -> int:
-    """Call a function of the C library; -1 where it fails, or the system has none of this name."""
+    """Call a function of the C library; return -1 if it fails or does not exist."""
     call = getattr(_LIBC, name, None)
     return -1 if call is None else int(call(*words))
 
 
 def _leave_namespaces() -> list[str]:
-    """Leave the system's users, mounts, processes and network; gives what of it is not possible here."""
+    """Leave the system's namespaces, and return the names of guards that are not available here."""
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0:
-        with contextlib.suppress(OSError, AttributeError):  # root's processes are not limited in number, nobody's are
+        with contextlib.suppress(OSError, AttributeError):  # root is exempt from RLIMIT_NPROC
             os.setresuid(_NOBODY, -1, -1)
     if _system("unshare", sum(_CLONE.values())) == 0:
         with contextlib.suppress(OSError):
@@ -72,7 +72,7 @@ def _leave_namespaces() -> list[str]:
             Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1", "utf-8")
             Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1", "utf-8")
         missing = []
-    else:  # root may leave single ones where nobody may leave all
+    else:  # root may leave single namespaces even where others may leave none
         missing = [name for name, flag in _CLONE.items() if name == "users" or _system("unshare", flag) != 0]
     if "mounts" not in missing and not _close_mounts():
         missing.append("mounts")
@@ -80,15 +80,15 @@ def _leave_namespaces() -> list[str]:
 
 
 def _close_mounts() -> bool:
-    """Make every file system read-only but a small one in the working folder; hide sockets and files of others."""
-    folder = os.getcwd()  # noqa: PTH109 - as it is written, with its links
+    """Make every file system read-only except a small one in the working folder; hide others' sockets and files."""
+    folder = os.getcwd()  # noqa: PTH109 - as written, with its links
     read_only = (ctypes.c_uint64 * 4)(0x1 | 0x2, 0, 0, 0)  # and no setuid
-    if _system("mount", b"none", b"/", None, 0x4000 | 0x40000, None):  # ours alone, and all below
+    if _system("mount", b"none", b"/", None, 0x4000 | 0x40000, None):  # private to us, recursively
         return False
     if _system("syscall", _MOUNT_SETATTR, -100, b"/", 0x8000, ctypes.byref(read_only), 32):
         return False
     done = all(_mount_small(each) for each in _HIDDEN if not Path(each).is_symlink() and Path(each).is_dir())
-    os.makedirs(folder, exist_ok=True)  # noqa: PTH103 - it may lie in one that is hidden
+    os.makedirs(folder, exist_ok=True)  # noqa: PTH103 - it may be inside a hidden folder
     done &= _mount_small(folder)
     os.chdir(folder)
     return done
@@ -99,7 +99,7 @@ def _mount_small(folder: str) -> bool:
 
 
 def _run_first(program: bytes, limits: dict[str, float], told: int, missing: list[str]) -> None:
-    """Be the first process of the new ones, with whose end all others end; the second one runs the program."""
+    """Run as the first process of the namespace, whose end kills all others; a second process runs the program."""
     _system("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.setsid()
     if "processes" in missing:
@@ -110,7 +110,7 @@ def _run_first(program: bytes, limits: dict[str, float], told: int, missing: lis
         _guard(limits, told)
         _run(program)
     os.close(told)
-    while True:  # also of orphans
+    while True:  # also reaps orphans
         try:
             ended, _ = os.wait()
         except ChildProcessError:
@@ -120,7 +120,7 @@ def _run_first(program: bytes, limits: dict[str, float], told: int, missing: lis
 
 
 def _guard(limits: dict[str, float], told: int) -> None:
-    """Give up all rights and take the limits upon oneself."""
+    """Drop all rights and apply the limits to this process."""
     nothing = os.open(os.devnull, os.O_WRONLY)  # cannot be read: input() fails, as in the official evaluator
     for standard in range(3):
         os.dup2(nothing, standard)
@@ -145,12 +145,12 @@ def _guard(limits: dict[str, float], told: int) -> None:
 
 
 def landlock_version() -> int:
-    """Give the version of Landlock that the kernel has; 0: none."""
+    """Return the kernel's version of Landlock, or 0 if it has none."""
     return max(_system("syscall", _LANDLOCK_CREATE, None, 0, 1), 0) if sys.platform == "linux" else 0
 
 
 def _confine() -> None:
-    """Allow reading the interpreter and the system's libraries, and writing the working folder alone (Landlock).
+    """Restrict access to reading the interpreter and system libraries, and writing in the working folder (Landlock).
 
     Also no TCP from version 4 on, and no signals to processes outside from version 6 on.
     """
@@ -174,9 +174,9 @@ def _confine() -> None:
 
 
 def _run(program: bytes) -> None:
-    """Run it and tell how it ended; what ends the process on its way tells nothing."""
+    """Run the program and report how it ended; nothing is reported if it ends this process."""
     try:
-        exec(compile(program.decode(), "<program>", "exec"), {})  # noqa: S102 - what all of this is for
+        exec(compile(program.decode(), "<program>", "exec"), {})  # noqa: S102 - the purpose of this script
         said = "passed"
     except BaseException as error:  # noqa: BLE001 - whatever the program raises
         said = f"failed: {type(error).__name__}: {error}"[:200]
@@ -185,13 +185,13 @@ def _run(program: bytes) -> None:
 
 
 def _wait(verdict: int, seconds: float) -> bytes:
-    """Wait for the word of the program, for its end, or for the time."""
+    """Wait for the program's report, its end, or the time limit."""
     ready, _, _ = select.select([verdict], [], [], seconds)
     return (os.read(verdict, 1024) or b"ended early") if ready else b"timed out"
 
 
 def _end_all(child: int) -> None:
-    """Kill the process, its group, and whatever came back to us."""
+    """Kill the process, its group, and the orphans that became our children."""
     for kill in (os.killpg, os.kill):
         with contextlib.suppress(OSError):
             kill(child, signal.SIGKILL)

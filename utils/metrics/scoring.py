@@ -1,4 +1,4 @@
-"""Scores predictions against references by several metrics at once, and what a model has to beat."""
+"""Scores predictions against references with several metrics at once, and computes baselines."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def compute_metrics(
     *,
     quiet: bool = False,
 ) -> dict[str, float]:
-    """Compute several metrics by name or alias; those that are not defined here share one warning, unless `quiet`.
+    """Compute several metrics by name or alias; undefined metrics share one warning, unless `quiet`.
 
-    Predictions and references are label ids (not logits), values for regression or texts for generation, of shape
-    (n,) or (n, 1); `num_labels` is 1 for regression and generation.
+    Predictions and references are label ids (not logits), values for regression or texts for generation, of shape (n,)
+    or (n, 1); `num_labels` is 1 for regression and generation.
 
     Returns:
         Values by result key (see `result_key`).
 
     Raises:
         KeyError: A name is unknown.
-        ValueError: There is no row, the shapes differ, or a label is out of range.
+        ValueError: There are no rows, the shapes differ, or a label is out of range.
     """
     values: dict[str, float] = {}
     undefined: list[str] = []
@@ -49,10 +49,10 @@ def compute_metrics(
 def majority_baseline(
     names: Sequence[str], train_labels: Array, references: Array, num_labels: int
 ) -> dict[str, float]:
-    """Score the most frequent training label, or the training mean for regression, on every row.
+    """Score a constant prediction: the most frequent training label, or the training mean for regression.
 
-    What a model has to beat. Of equally frequent labels the lowest is taken. Correlations with a constant are not
-    defined and stand as 0, as in `compute_metrics`, whose result and errors are these.
+    It is what a model has to beat. Among equally frequent labels the lowest is used. Correlations with a constant are
+    undefined and count as 0, as in `compute_metrics`, whose result and errors apply.
     """
     import numpy as np
 
@@ -68,10 +68,10 @@ def majority_baseline(
 
 
 def check_rows(kind: Kind, predictions: Array, references: Array, num_labels: int) -> tuple[Array, Array]:
-    """Bring both to shape (n,): int64 for labels, float64 for values, object for texts.
+    """Convert both to shape (n,): int64 for labels, float64 for values, object for texts.
 
     Raises:
-        ValueError: There is no row, the shapes differ, or a label is out of range.
+        ValueError: There are no rows, the shapes differ, or a label is out of range.
     """
     columns = [_flatten(values, kind) for values in (predictions, references)]
     if columns[0].shape != columns[1].shape or not columns[0].size:
@@ -92,7 +92,7 @@ def _fit_kind(metric: Metric, predictions: Array) -> Kind:
 
 
 def _flatten(values: Array, kind: Kind) -> Array:
-    """Drop a trailing axis of length 1, never the axis of the rows."""
+    """Drop a trailing axis of length 1, but never the axis of the rows."""
     import numpy as np
 
     array = np.asarray(values, dtype=object if kind == "generation" else None)
@@ -104,14 +104,14 @@ def _flatten(values: Array, kind: Kind) -> Array:
     if kind == "regression":
         return flat.astype(np.float64)
     labels = flat.astype(np.int64)
-    # A value such as 0.7 is a logit or a score that was given by mistake.
+    # A value such as 0.7 is a logit or a score, passed by mistake.
     if not np.array_equal(labels, flat):
         raise ValueError(f"labels are whole numbers, got {flat[labels != flat][0]}")
     return labels
 
 
 def _score(metric: Metric, predictions: Array, references: Array) -> float | None:
-    """Score rows; None where the metric is not defined on them."""
+    """Score rows; None if the metric is undefined on them."""
     import numpy as np
 
     if metric.kind != "generation" and not np.isfinite(predictions).all():
@@ -121,7 +121,7 @@ def _score(metric: Metric, predictions: Array, references: Array) -> float | Non
 
 
 def _describe_rows(predictions: Array, references: Array) -> str:
-    """Say what about the rows leaves a metric undefined."""
+    """Explain why a metric is undefined on these rows."""
     import numpy as np
 
     num_rows = len(predictions)

@@ -1,4 +1,4 @@
-"""Metrics of the words that a text shares with its reference; a Chinese, Japanese or Korean character is a word."""
+"""Metrics of the words that a text shares with its reference; Chinese, Japanese and Korean characters are words."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def score_exact_match(prediction: str, reference: str) -> float:
-    """Give 1 when both are the same but for white space around them, else 0."""
+    """Return 1 if both are equal up to surrounding whitespace, else 0."""
     return float(prediction.strip() == reference.strip())
 
 
 def score_token_f1(prediction: str, reference: str) -> float:
     """Compute SQuAD's F1 over words (Rajpurkar et al. 2016, arXiv:1606.05250; evaluate-v2.0.py).
 
-    Where either has no word it is 1 when both have none, else 0.
+    If either has no words it is 1 if both have none, else 0.
     """
     predicted, expected = split_answer(prediction), split_answer(reference)
     if not predicted or not expected:
@@ -40,18 +40,18 @@ def score_token_f1(prediction: str, reference: str) -> float:
 
 
 def score_rouge_l(prediction: str, reference: str) -> float:
-    """Compute ROUGE-L F1 (Lin 2004, W04-1013) by rouge_score, with stemming; 0 where either has no word.
+    """Compute ROUGE-L F1 (Lin 2004, W04-1013) with rouge_score and stemming; 0 if either has no words.
 
-    It is not the value of package `rouge`, which LongBench uses.
+    The value differs from package `rouge`'s, which LongBench uses.
     """
     return float(_rouge_scorer().score(reference, prediction)["rougeL"].fmeasure)
 
 
 def split_answer(text: str) -> list[str]:
-    """Split into words as SQuAD's evaluation does (Rajpurkar et al. 2016, arXiv:1606.05250).
+    """Split into words like SQuAD's evaluation (Rajpurkar et al. 2016, arXiv:1606.05250).
 
-    Lower-cased; punctuation deleted; `a`, `an` and `the` deleted; split at white space. Characters of Chinese,
-    Japanese and Korean are words of their own, and their punctuation separates words.
+    Text is lower-cased; punctuation, `a`, `an` and `the` are deleted; the rest is split at whitespace. Chinese,
+    Japanese and Korean characters are separate words, and their punctuation separates words.
     """
     text = _PUNCTUATION.sub("", text.lower())
     text = _ARTICLES.sub(" ", _WIDE_PUNCTUATION.sub(" ", text))
@@ -59,10 +59,10 @@ def split_answer(text: str) -> list[str]:
 
 
 class RougeTokenizer:
-    """Words as package rouge_score makes them, with characters of Chinese, Japanese and Korean kept as words.
+    """Tokenizes like package rouge_score, but keeps Chinese, Japanese and Korean characters as words.
 
     Args:
-        stem: Reduces a word of more than three letters to its stem; None: words stay as they are.
+        stem: Reduces a word of more than three letters to its stem; None: no stemming.
     """
 
     def __init__(self, stem: Callable[[str], str] | None) -> None:
@@ -72,7 +72,7 @@ class RougeTokenizer:
         """Split a text into words, lower-cased."""
         parts = _CJK_SPLIT.split(text)
         words: list[str] = []
-        for index, part in enumerate(parts):  # splitting by a group puts what it matched at odd places
+        for index, part in enumerate(parts):  # splitting by a group puts its matches at odd positions
             words += [part] if index % 2 else self._tokenize_latin(part)
         return words
 
@@ -83,11 +83,11 @@ class RougeTokenizer:
 
 @cache
 def _rouge_scorer() -> Any:
-    """Build rouge_score's scorer of the longest common subsequence of words, with its Porter stemmer."""
+    """Build rouge_score's ROUGE-L scorer with its Porter stemmer."""
     from nltk.stem.porter import PorterStemmer
     from rouge_score.rouge_scorer import RougeScorer
 
-    # Stemming is five sixths of the work, and most words come again.
+    # Stemming takes five sixths of the time, and most words recur.
     stem = lru_cache(maxsize=1 << 16)(PorterStemmer().stem)
     return RougeScorer(["rougeL"], use_stemmer=True, tokenizer=RougeTokenizer(stem))
 

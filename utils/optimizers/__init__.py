@@ -1,1 +1,1 @@
-"""Optimizers beside transformers' own: one file each, whose name is the value of training.optim."""
+"""Optimizers in addition to transformers' own: one file each, named after the value of training.optim."""

@@ -13,7 +13,7 @@ class JoinedOptimizer(torch.optim.Optimizer):
     """Steps its parts one after another; their groups and states are its own.
 
     Args:
-        parts: At least one, over different parameters.
+        parts: At least one optimizer, over disjoint parameters.
     """
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
@@ -24,7 +24,7 @@ class JoinedOptimizer(torch.optim.Optimizer):
         self._link()
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Step every part; the loss is the closure's, where there is one."""
+        """Step every part, and return the closure's loss if there is a closure."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -34,19 +34,19 @@ class JoinedOptimizer(torch.optim.Optimizer):
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; it belongs to the part whose settings it was copied from."""
+        """Add a group, which belongs to the part whose settings it was copied from."""
         super().add_param_group(param_group)
         self._link()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load groups and states, for all parts."""
+        """Load groups and states of all parts."""
         super().load_state_dict(state_dict)
         self._link()
 
     state: defaultdict[Any, Any]
 
     def _link(self) -> None:
-        """Let the parts work on this optimizer's own groups and states: what one side changes, the other sees."""
+        """Make the parts share this optimizer's groups and states."""
         if not isinstance(self.state, defaultdict):
             self.state = defaultdict(dict, self.state)
         for index, part in enumerate(self._parts):
@@ -55,4 +55,4 @@ class JoinedOptimizer(torch.optim.Optimizer):
 
 
 _PART = "optimizer_part"
-"""The key of a group that says whose it is; it stands in checkpoints."""
+"""Key of a group that holds its part's index; saved in checkpoints."""

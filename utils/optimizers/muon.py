@@ -1,7 +1,8 @@
-"""Muon for the trained matrices and AdamW for all else, such as biases, norms and embeddings.
+"""Muon for the trained matrices and AdamW for other parameters, such as biases, norms and embeddings.
 
-Muon moves a matrix by its momentum made orthogonal (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/);
-torch has it. One learning rate serves both where its steps are scaled to AdamW's (Liu et al. 2025, arXiv:2502.16982).
+Muon updates a matrix by its orthogonalized momentum (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/),
+as implemented in torch. One learning rate suits both if Muon's updates are scaled to AdamW's (Liu et al. 2025,
+arXiv:2502.16982).
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class Config(Section):
-    """What `training.optim: muon` adds to the `training:` section; AdamW's part takes adam_beta1, 2 and epsilon."""
+    """Fields that `training.optim: muon` adds to `training:`; AdamW uses adam_beta1, adam_beta2 and adam_epsilon."""
 
     muon_momentum: float = Field(0.95, ge=0, lt=1)
     """optim: muon: momentum of the matrices' gradients."""
     muon_nesterov: bool = True
-    """optim: muon: look one step of the momentum ahead."""
+    """optim: muon: use Nesterov momentum."""
     muon_ns_steps: int = Field(5, ge=1, lt=100)
-    """optim: muon: Newton-Schulz steps by which the momentum is made orthogonal."""
+    """optim: muon: number of Newton-Schulz steps that orthogonalize the momentum."""
     muon_adjust_lr: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
-    """optim: muon: match_rms_adamw scales the steps to the size of AdamW's, so that its learning rates and weight decay
-    serve; original is the first publication's own scale, for rates about ten times as high."""
+    """optim: muon: match_rms_adamw scales the updates to the size of AdamW's, so that its learning rates and weight
+    decay apply; original is the scale of the first publication, for learning rates about ten times as high."""
 
 
 def build_optimizer(
@@ -37,7 +38,7 @@ def build_optimizer(
     """Build the optimizer.
 
     Args:
-        model: Tells which of its matrices are embeddings.
+        model: Used to find which matrices are embeddings.
         groups: The trained parameters, as torch takes them: {"params": [...], "weight_decay": 0.1}.
         args: Learning rate and AdamW's settings.
         config: Muon's own settings.

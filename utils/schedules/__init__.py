@@ -1,1 +1,1 @@
-"""Learning rate schedules beside transformers' own: one file each, whose name is the value of lr_scheduler_type."""
+"""Learning rate schedules in addition to transformers' own: one file each, named after lr_scheduler_type's value."""

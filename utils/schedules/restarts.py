@@ -1,7 +1,7 @@
-"""A schedule that starts over: a warm-up after each restart, and one decay at the end of the run.
+"""A schedule with restarts: a warm-up after each restart, and one decay at the end of the run.
 
-For methods that change the adapter in mid-training, such as ReLoRA (Lialin et al. 2023, arXiv:2307.05695): what changes
-at a restart is told by the method's `on_learning_rate_restart` hook.
+For methods that change the adapter in mid-training, such as ReLoRA (Lialin et al. 2023, arXiv:2307.05695), in their
+`on_learning_rate_restart` hook.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 class Config(Section):
-    """What `lr_scheduler_type: restarts` adds to the `training:` section; the first warm-up is warmup_steps."""
+    """Fields that `lr_scheduler_type: restarts` adds to `training:`; the first warm-up is warmup_steps."""
 
     restart_every: float = Field(0.25, gt=0)
-    """lr_scheduler_type: restarts: optimizer steps from one restart to the next, or below 1 their share of the run."""
+    """lr_scheduler_type: restarts: optimizer steps between restarts, or below 1 as a share of the run."""
     restart_warmup_steps: float = Field(0.02, ge=0)
-    """lr_scheduler_type: restarts: steps from 0 back to the rate after a restart, or below 1 their share of the run."""
+    """lr_scheduler_type: restarts: warm-up steps after a restart, or below 1 as a share of the run."""
     restart_decay: float = Field(0.1, ge=0)
-    """lr_scheduler_type: restarts: last steps in which the rate goes to 0, or below 1 their share of the run."""
+    """lr_scheduler_type: restarts: steps of the final decay to 0, or below 1 as a share of the run."""
     restart_shape: Literal["constant", "cosine"] = "constant"
-    """lr_scheduler_type: restarts: what the rate is between warm-ups and decay. cosine: it falls to a tenth over the
+    """lr_scheduler_type: restarts: shape of the rate between warm-ups and decay. cosine: it falls to a tenth over the
     run."""
 
     @model_validator(mode="after")
-    def _whole_steps(self) -> Config:
+    def _check_steps(self) -> Config:
         for name in ("restart_every", "restart_warmup_steps", "restart_decay"):
             value = getattr(self, name)
             if value > 1 and value != int(value):
@@ -45,19 +45,19 @@ class Config(Section):
 
 
 def list_restarts(num_training_steps: int, config: Config) -> list[int]:
-    """List the optimizer steps before which the rate starts over; none within the last decay."""
+    """Return the optimizer steps before which the rate restarts; none is within the last decay."""
     every = count_steps(config.restart_every, num_training_steps)
     end = num_training_steps - count_steps(config.restart_decay, num_training_steps)
     return list(range(every, end, every))
 
 
 def count_steps(value: float, num_training_steps: int) -> int:
-    """Count the steps that a number of steps, or below 1 a share of the run, stands for; at least one of a share."""
+    """Convert a number of steps, or below 1 a share of the run, to steps; a share is at least one step."""
     return int(value) if value >= 1 or value == 0 else max(1, round(value * num_training_steps))
 
 
 def describe(num_training_steps: int, config: Config) -> str:
-    """Say in a sentence where the rate starts over."""
+    """Describe in a sentence where the rate restarts."""
     steps = list_restarts(num_training_steps, config)
     decay = count_steps(config.restart_decay, num_training_steps)
     shown = ", ".join(map(str, steps[:8])) + (f" and {len(steps) - 8} more" if len(steps) > 8 else "")
@@ -68,7 +68,7 @@ def describe(num_training_steps: int, config: Config) -> str:
 def build_schedule(
     optimizer: torch.optim.Optimizer, num_training_steps: int, args: TrainingArguments, config: Config
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Build the schedule of a run of so many optimizer steps."""
+    """Build the schedule of a run of `num_training_steps` optimizer steps."""
     from torch.optim.lr_scheduler import LambdaLR
 
     first = args.get_warmup_steps(num_training_steps)

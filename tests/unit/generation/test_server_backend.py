@@ -119,7 +119,7 @@ def test_what_does_not_pass_is_told_in_a_sentence(server: ModelServer, monkeypat
         ([refuse(500)] * 3, ServerError, "no answer after 3 tries: 500 so busy; what was answered is kept"),
         ([drop] * 3, ServerError, "the connection was lost"),
         ([refuse(404)] * 4, RefusedError, "404 so busy"),
-        ([lambda handler: handler.reply(200, "<html>")], ServerError, "no completion .*JSON.*: <html>"),
+        ([lambda handler: handler.reply(200, "<html>")], ServerError, "not a completion .*JSON.*: <html>"),
         ([lambda handler: handler.reply(302, "", Location="http://127.0.0.1:9/")] * 4, RefusedError, "302"),
     ):
         server.faults[:] = faults
@@ -127,7 +127,7 @@ def test_what_does_not_pass_is_told_in_a_sentence(server: ModelServer, monkeypat
             ask(server, prompts[:1])
     backend = open_backend(open_server(server.url), server.tokenizer, SECTION)
     server.faults[:] = [lambda handler: handler.reply(200, {"choices": []})]
-    with pytest.raises(ServerError, match="no completion"):
+    with pytest.raises(ServerError, match="not a completion"):
         backend.generate_batch(prompts, [0])
     monkeypatch.setattr(connection, "_TIMEOUTS", (1.0, 0.05))
     server.faults[:] = [lambda handler: time.sleep(0.2)] * 3

@@ -1,1 +1,1 @@
-"""What writes answers: one file a backend, named as in `generation.backend`."""
+"""Backends that generate answers: one file each, named as in `generation.backend`."""

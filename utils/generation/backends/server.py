@@ -1,4 +1,4 @@
-"""Writes by an OpenAI-compatible server's completions: prompts go as token ids where it takes them, else as texts."""
+"""Generates with an OpenAI-compatible server's completions, sending token ids if it accepts them, else text."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PADDING = 1024
-"""Tokens that a model has at most beside its tokenizer's: its vocabulary may be filled up to a round number."""
+"""Maximum number of tokens that a model has beyond its tokenizer's: vocabularies are padded to round numbers."""
 _PIECES = 8
-"""Pieces of a stream to one token, at most."""
+"""Maximum number of stream events per token."""
 
 
 class Backend:
-    """See GenerationBackend and open_backend.
+    """A backend as defined by GenerationBackend and open_backend.
 
-    `generation.batch_size` requests are in flight at once. Where the server gives token ids back (vLLM does) they are
-    decoded here, so that a text is the same as transformers' for the same tokens. What is drawn at a temperature above
-    0 is the server's, by a seed for each row.
+    `generation.batch_size` requests are sent at once. If the server returns token ids (vLLM does), they are decoded
+    here, so that the text equals transformers' for the same tokens. At a temperature above 0 the server samples, with a
+    seed for each row.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Backend:
         self._seed = seed
         self._batching = Batching(section.max_batch_tokens, 1, section.max_new_tokens, model.window)
         self.num_parallel = section.batch_size
-        self._takes_ids, self._takes_more = self._find_form()
+        self._takes_ids, self._takes_more = self._probe_server()
 
     def check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
         """See GenerationBackend."""
@@ -65,36 +65,36 @@ class Backend:
         return self._batching.explain_refusal(num_tokens)
 
     def plan_batches(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Ask each prompt by itself: the server puts together what it has at hand."""
+        """Plan each prompt separately: the server batches concurrent requests."""
         return [[row] for row in range(len(prompts))]
 
     def generate_batch(
         self, prompts: Sequence[Sequence[int]], batch: Sequence[int], numbers: Sequence[int] | None = None
     ) -> list[tuple[int, Generated]]:
-        """Ask one prompt after another.
+        """Answer one prompt after another.
 
         Raises:
-            ServerError: The server does not answer, or refuses a prompt.
+            ServerError: The server does not answer, or rejects a prompt.
         """
         return [(row, self._ask(prompts[row], row if numbers is None else numbers[row])) for row in batch]
 
     def stream(self, prompt: Sequence[int], show: Callable[[str], None]) -> Generated:
-        """See GenerationBackend; what the server sends is shown as it is."""
+        """See GenerationBackend; the server's text is shown unchanged."""
         if reason := self.explain_refusal(len(prompt)):
             raise DataError(f"the prompt {reason}")
         most = self._batching.count_space(len(prompt))
-        text, num_pieces, ended_by = "", 0, None
+        text, num_pieces, finish_reason = "", 0, None
         for piece in self._model.stream(self._build_body(prompt, 0)):
             text, num_pieces = text + piece.text, num_pieces + bool(piece.text)
-            ended_by = piece.finish_reason or ended_by
+            finish_reason = piece.finish_reason or finish_reason
             show(piece.text)
             if num_pieces > _PIECES * most:
-                raise ServerError(f"{self._model.name}: goes on writing behind the {most} tokens it was asked for")
-        self._check_end(ended_by or "connection")
-        return Generated(text, num_pieces, ended_by == "stop")
+                raise ServerError(f"{self._model.name}: continues beyond the {most} tokens it was asked for")
+        self._check_end(finish_reason or "connection")
+        return Generated(text, num_pieces, finish_reason == "stop")
 
-    def _find_form(self) -> tuple[bool, bool]:
-        """Find out, by one token, whether the server takes token ids, and vLLM's fields beside OpenAI's; say it."""
+    def _probe_server(self) -> tuple[bool, bool]:
+        """Test with one token whether the server accepts token ids, and vLLM's additional fields, and log it."""
         ids = [int(each) for each in self._tokenizer("The")["input_ids"]] or [*self._end_ids[:1]]
         request = {"model": self._model.name, "max_tokens": 1, "temperature": 0.0}
         refused: RefusedError | None = None
@@ -105,12 +105,12 @@ class Backend:
             except RefusedError as error:
                 refused = refused or error
                 continue
-            self._report_form(takes_ids, takes_more, len(ids), answer.usage.prompt_tokens)
+            self._report_probe(takes_ids, takes_more, len(ids), answer.usage.prompt_tokens)
             return takes_ids, takes_more
         assert refused is not None, "nothing else ends the loop"
         raise refused
 
-    def _report_form(self, takes_ids: bool, takes_more: bool, num_ours: int, num_theirs: int | None) -> None:
+    def _report_probe(self, takes_ids: bool, takes_more: bool, num_ours: int, num_theirs: int | None) -> None:
         name, section = self._model.name, self._section
         if not takes_more and (section.min_new_tokens or (section.temperature and section.top_k)):
             raise UserError(f"{name}: the server takes neither min_tokens nor top_k; leave generation.min_new_tokens "
@@ -127,14 +127,14 @@ class Backend:
                            name, num_theirs, num_ours)  # fmt: skip
 
     def _list_more(self) -> dict[str, Any]:
-        """List vLLM's fields beside OpenAI's; what is left out it takes from generation_config.json."""
+        """Return vLLM's additional fields; for missing ones it would use generation_config.json."""
         section, drawn = self._section, bool(self._section.temperature)
         more = {"stop_token_ids": list(self._end_ids), "min_tokens": section.min_new_tokens, "repetition_penalty": 1.0,
                 "top_k": (section.top_k or -1) if drawn else None, "return_token_ids": True}  # fmt: skip
         return {key: value for key, value in more.items() if value}
 
     def _as_text(self, ids: Sequence[int]) -> str:
-        """Give a prompt as text; the server puts the token before every text there itself."""
+        """Return a prompt as text, without the beginning-of-text token, which the server adds."""
         kept = ids[1:] if ids and ids[0] == self._tokenizer.bos_token_id else ids
         return str(self._tokenizer.decode(kept, clean_up_tokenization_spaces=False))
 
@@ -157,22 +157,22 @@ class Backend:
         body = self._build_body(prompt, number)
         answer = self._model.ask(body)
         [choice] = answer.choices
-        text, ended_by, ids = choice.text, choice.finish_reason, choice.token_ids
-        self._check_end(ended_by)
+        text, finish_reason, ids = choice.text, choice.finish_reason, choice.token_ids
+        self._check_end(finish_reason)
         if ids:
             self._check_ids(ids, body["max_tokens"])
             read = read_generated(self._tokenizer, ids, self._end_ids, self._stop, self._section.min_new_tokens)
-            return replace(read, finished=read.finished or ended_by == "stop")
+            return replace(read, finished=read.finished or finish_reason == "stop")
         text, has_stop = cut_at_stop(text, self._stop)
         num_tokens = answer.usage.completion_tokens or len(self._tokenizer(text)["input_ids"])
-        return Generated(text, num_tokens, has_stop or ended_by == "stop")
+        return Generated(text, num_tokens, has_stop or finish_reason == "stop")
 
-    def _check_end(self, ended_by: str | None) -> None:
-        if ended_by in ("abort", "error", "connection"):
-            raise ServerError(f"{self._model.name}: an answer ends in its midst ({ended_by})")
+    def _check_end(self, finish_reason: str | None) -> None:
+        if finish_reason in ("abort", "error", "connection"):
+            raise ServerError(f"{self._model.name}: an answer ends in the middle ({finish_reason})")
 
     def _check_ids(self, ids: Sequence[int], most: int) -> None:
-        """See to it that a server's tokens are the tokenizer's, and no more than it was asked for."""
+        """Check that a server's tokens are the tokenizer's, and no more than requested."""
         if len(ids) > most:
             raise ServerError(f"{self._model.name}: wrote {len(ids)} tokens where {most} were asked for at most")
         if (largest := max(ids)) >= len(self._tokenizer) + _PADDING:

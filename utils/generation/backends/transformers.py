@@ -1,4 +1,4 @@
-"""Writes by transformers' `generate`, in batches that keep to a number of tokens, and leaves the model as it was."""
+"""Generates with transformers' `generate`, in batches within a token budget, leaving the model unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from utils.config.sections.generation import GenerationSection
 from utils.core.errors import DataError
 from utils.generation.backend import Generated
 from utils.generation.batching import Batching, run_halved
-from utils.generation.decoding import AnswerStream, HoldOpen, StopTexts, build_sampler, find_stop_ids, read_generated
+from utils.generation.decoding import (
+    AnswerStream,
+    StopTexts,
+    SuppressEndTokens,
+    build_sampler,
+    find_stop_ids,
+    read_generated,
+)
 from utils.generation.model_state import keep_random_state, ready_to_generate
 from utils.generation.refilling import can_refill, write_refilling
 from utils.modeling.sizes import count_text_positions, is_prompt_learning
@@ -24,10 +31,10 @@ _ROUNDS = 4
 
 
 class Backend:
-    """See GenerationBackend and open_backend.
+    """A backend as defined by GenerationBackend and open_backend.
 
-    Only the section counts, not the model's generation_config.json; the tokens that end a text are the exception:
-    those of the model, of the tokenizer and of `stop_token_ids` all do.
+    Only the section's settings apply, not the model's generation_config.json, except for end tokens: those of the
+    model, the tokenizer and `stop_token_ids` all end an answer.
     """
 
     def __init__(
@@ -64,10 +71,11 @@ class Backend:
         return self._batching.explain_refusal(num_tokens)
 
     def plan_batches(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Plan batches, longest prompts first, like lengths together.
+        """Plan batches of prompts of similar length, longest first.
 
-        At once there are `generation.batch_size` rows at most, and, unless it is one row, `generation.max_batch_tokens`
-        tokens with padding and answers. Where a batch is filled up as rows end, it has four times as many in all.
+        A batch has at most `generation.batch_size` rows and, unless it is a single row, `generation.max_batch_tokens`
+        tokens with padding and answers. If batches are refilled as rows end, each has up to four times as many rows in
+        total.
         """
         planned = list(self._batching.plan(list(map(len, prompts))))
         if not self._refills or _count_processes() > 1:  # several processes share small batches more evenly
@@ -83,9 +91,9 @@ class Backend:
     def generate_batch(
         self, prompts: Sequence[Sequence[int]], batch: Sequence[int], numbers: Sequence[int] | None = None
     ) -> Iterator[tuple[int, Generated]]:
-        """Write the answers of a batch; it is halved as often as the memory asks for it.
+        """Yield the answers of a batch, which is halved as often as memory requires.
 
-        The model's mode and the random generators are as before afterwards. Nothing is kept of what was written.
+        The model's mode and the random generators are restored afterwards, and no answers are kept.
         """
         if self._refills:
             yield from self._refill(prompts, batch)
@@ -96,7 +104,7 @@ class Backend:
         yield from zip(batch, answers, strict=True)
 
     def _refill(self, prompts: Sequence[Sequence[int]], batch: Sequence[int]) -> Iterator[tuple[int, Generated]]:
-        """Write a batch that is filled up as rows end; at half the rows at once as often as the memory asks for it."""
+        """Answer a batch that is refilled as rows end, halving the concurrent rows as often as memory requires."""
         stopping = StopTexts(self._tokenizer, self._stop, 0) if self._stop else None
         spaces = {row: self._batching.count_space(len(prompts[row])) for row in batch}
 
@@ -140,11 +148,11 @@ class Backend:
         width = max(len(prompts[row]) for row in batch)
         inputs = self._pad([prompts[row] for row in batch], width)
         drawn = batch if numbers is None else [numbers[row] for row in batch]
-        num_open = self._section.min_new_tokens
-        stopping = StopTexts(self._tokenizer, self._stop, width, num_open) if self._stop else None
+        min_tokens = self._section.min_new_tokens
+        stopping = StopTexts(self._tokenizer, self._stop, width, min_tokens) if self._stop else None
         choosing = build_sampler(self._section, drawn, self._seed)
-        if num_open:  # before the sampler, which leaves a single token
-            choosing.insert(0, HoldOpen(self._closing_ids, width, num_open))
+        if min_tokens:  # before the sampler, which leaves a single token
+            choosing.insert(0, SuppressEndTokens(self._closing_ids, width, min_tokens))
         with keep_random_state(), ready_to_generate(self._model), torch.no_grad():
             written = self._model.generate(
                 **inputs,
@@ -156,12 +164,12 @@ class Backend:
         answers = written[:, width:].tolist()
         lengths = stopping.lengths if stopping else {}
         return [
-            read_generated(self._tokenizer, ids, self._end_ids, self._stop, num_open, lengths.get(row))
+            read_generated(self._tokenizer, ids, self._end_ids, self._stop, min_tokens, lengths.get(row))
             for row, ids in enumerate(answers)
         ]
 
     def _pad(self, prompts: list[Sequence[int]], width: int) -> dict[str, Any]:
-        """Pad on the left, where the answer does not start."""
+        """Pad on the left, so that answers start at the same position."""
         gaps = [width - len(prompt) for prompt in prompts]
         ids = [[self._pad_id] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
         mask = [[0] * gap + [1] * (width - gap) for gap in gaps]
@@ -169,7 +177,7 @@ class Backend:
         return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
     def _build_config(self, num_tokens: int) -> Any:
-        """Build settings of our own; tokens are drawn, where they are, by our sampler and not by transformers."""
+        """Build a config of our own; sampling, if any, is done by our sampler, not by transformers."""
         return GenerationConfig(
             max_new_tokens=num_tokens,
             do_sample=False,
@@ -186,7 +194,7 @@ class Backend:
 
     @property
     def _closing_ids(self) -> tuple[int, ...]:
-        """Tokens any of which would end an answer at once."""
+        """Tokens any one of which would end an answer."""
         return (*self._end_ids, *find_stop_ids(self._tokenizer, self._stop))
 
 
