@@ -42,10 +42,8 @@ class Config(LayersSection):
     """W + B diag(E) A beside frozen weights: rank init_r everywhere at the start, target_r on average at the end."""
 
     LIMITS: ClassVar[Limits] = Limits(
-        sharding=(
-            "it judges ranks by gradients of whole weights, which no process holds then; use lora, or DDP or ZeRO-2"
-        ),
-        adapter_path="its ranks were shared out by figures that are not saved with it; train on by --resume of its run",
+        sharding=("it ranks weights by their whole gradients, which no process holds then; use lora, or DDP or ZeRO-2"),
+        adapter_path="its ranks were allocated by statistics that are not saved; continue by --resume of its run",
     )
     DEFAULT_LEARNING_RATE: ClassVar[float | None] = 1e-2
     ALIASES: ClassVar[dict[str, str]] = {

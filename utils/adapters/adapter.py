@@ -141,7 +141,7 @@ class WholeModelSection(AdapterSection):
 
     def find_unused(self) -> dict[str, str]:
         """Report `init_seed` as unused: there is no adapter, and a new head uses the run's seed."""
-        reason = "there is no adapter; a new head is drawn by the run's seed"
+        reason = "there is no adapter; a new head is initialized with the run's seed"
         return {} if self.init_seed is None else {"init_seed": reason}
 
 

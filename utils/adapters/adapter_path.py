@@ -26,7 +26,7 @@ _ADDED_BY_PEFT = ("classifier", "score")
 _IDLE = ("corda_config", "eva_config", "fan_in_fan_out", "init_lora_weights", "loftq_config", "lora_ga_config",
          "runtime_config", "trainable_token_indices")  # fmt: skip
 """Fields that only mattered when the adapter was created, or that attaching determines by itself."""
-_NO_PROJECTION = "its keys and values are saved without the network that makes them; train on by --resume of its run"
+_NO_PROJECTION = "its keys and values are saved without the network that makes them; continue by --resume of its run"
 _INERT_INITS = (True, False, "gaussian")
 
 
@@ -102,7 +102,7 @@ def describe_start(section: AdapterSection) -> dict[str, Any] | None:
     folder = find_adapter(section)
     files = sorted(folder.glob("adapter_model.*"))
     if not files:
-        raise ModelError(f"peft.adapter_path: {folder} holds no weights any more; they are to be recorded")
+        raise ModelError(f"peft.adapter_path: {folder} has no weights any more; they have to be recorded")
     return {"path": str(folder), "sha256": hashlib.sha256(files[-1].read_bytes()).hexdigest()}
 
 

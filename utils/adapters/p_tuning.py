@@ -26,7 +26,7 @@ class Config(PromptSection):
 
     LIMITS: ClassVar[Limits] = replace(
         LIMITS,
-        adapter_path="its embeddings are saved without the network that makes them; train on by --resume of its run",
+        adapter_path="its embeddings are saved without the network that makes them; continue by --resume of its run",
     )
     DEFAULT_LEARNING_RATE: ClassVar[float | None] = 3e-3
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ROUTER = "a prefix is no token that experts are chosen for, and the routers are frozen; leave it out"
+_ROUTER = "experts are not chosen for a prefix, and the routers are frozen; leave it out"
 _NO_CACHE = "its attention takes no keys and values from outside; use p-tuning or prompt-tuning, or lora"
 
 

@@ -73,7 +73,7 @@ def require_adapter_file(folder: Path, name: str, method: str, allow_pickle: boo
         raise ModelError(f"{name}: {folder} holds {ADAPTER_CONFIG} and no {_WEIGHTS[0]}; copy the folder again")
     if not allow_pickle:
         raise ModelError(
-            f"{name}: the adapter's weights are pickled ({_WEIGHTS[1]}), and such a file can run code; save it anew "
+            f"{name}: the adapter's weights are pickled ({_WEIGHTS[1]}), and such a file can run code; save it again "
             "with save_pretrained, or, if you trust its author, set model.allow_pickle: true (or give --allow_pickle)"
         )
 

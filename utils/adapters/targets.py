@@ -51,7 +51,7 @@ class ModulesSection(AdapterSection):
     modules_to_save: list[str] | None = None
     """Modules trained in full and saved with the adapter; the task head is always included."""
 
-    _named = field_validator("modules_to_save", mode="before")(reject_empty)
+    _check_named = field_validator("modules_to_save", mode="before")(reject_empty)
 
 
 class TargetsSection(ModulesSection):
@@ -107,7 +107,7 @@ def find_layer_conflict(section: AdapterSection) -> dict[str, str]:
     key, layers = "layers_to_transform", list_layers(section)
     targets, pattern = getattr(section, "target_modules", None), getattr(section, "layers_pattern", None)
     if layers is None:
-        return {"layers_pattern": "needs layers_to_transform, which says the numbers; leave it out"} if pattern else {}
+        return {"layers_pattern": "needs layers_to_transform, which gives the numbers; leave it out"} if pattern else {}
     if not layers:
         return {key: "is empty; name layers from 0, or leave the key out for all"}
     if min(layers) < 0:
@@ -209,5 +209,5 @@ def refuse_new_tokens(method: str, context: AttachContext) -> None:
         ConfigError: There are added tokens, whose embeddings would stay random.
     """
     if context.added_token_ids:
-        message = f"is not with peft.method: {method}, which trains no embeddings; take it out, or use lora"
+        message = f"cannot be used with peft.method: {method}, which trains no embeddings; remove it, or use lora"
         raise ConfigError([Problem(message, "model.extra_special_tokens")])

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _FLOAT_BASE = "peft computes it on unquantized layers only; drop model.quantization, or use lora"
 _CONVERTED: dict[str, Any] = {
     "as_lora": None,
-    "serving": "it takes adapters of lora alone; convert it by merge_adapter.py --as_lora 32, or merge it",
+    "serving": "it only takes adapters of lora; convert it by merge_adapter.py --as_lora 32, or merge it",
 }
 _CHECKED = {
     "target_modules": BeforeValidator(lambda value: split_names(reject_empty(value))),

@@ -68,7 +68,7 @@ def test_files_hold_what_they_should(tmp_path, file, held):
         require_adapter_file(tmp_path, "mine", "lora")
         return
     with pytest.raises(
-        ModelError, match=rf"{file}.* (does not hold what it should|holds no JSON object); .*copy the folder again"
+        ModelError, match=rf"{file}.* (does not hold what it should|is not a JSON object); .*copy the folder again"
     ):
         require_adapter_file(tmp_path, "mine", "lora")
 

@@ -119,9 +119,9 @@ class Config(LayersSection):
         if conflict := find_conflict(self, quantization):
             found["init_lora_weights"] = conflict
         if self.init_lora_weights == "mica" and self.loraplus_lr_ratio is not None:
-            found["loraplus_lr_ratio"] = "is not with init_lora_weights: mica, which freezes B; leave it out"
+            found["loraplus_lr_ratio"] = "cannot be used with init_lora_weights: mica, which freezes B; leave it out"
         if self.use_qalora and self.use_dora:
-            found["use_qalora"] = "is not with use_dora, which peft cannot join with it; leave one of them out"
+            found["use_qalora"] = "cannot be used with use_dora: peft cannot combine them; leave one of them out"
         return found
 
     def find_unused(self) -> dict[str, str]:

@@ -29,7 +29,7 @@ _REWRITE = ("pissa", "olora", "corda", "lora_ga")
 _NO_QUANTIZED = {
     **dict.fromkeys(
         _REWRITE,
-        "takes its start out of the base's own weights, and what is left cannot be stored in 4 or 8 bits as it is",
+        "subtracts its start from the base's own weights, and the rest cannot be stored in 4 or 8 bits exactly",
     ),
     "mica": "needs the base's own weights, which are packed",
     "orthogonal": "is drawn in the base's own number format, which is packed",
@@ -50,7 +50,7 @@ def parse_init(value: bool | str) -> bool | str:
     if name in INITS or re.fullmatch(r"pissa_niter_[1-9]\d*", name):
         return name
     if name.startswith("pissa_niter"):
-        raise ValueError(f"{value}: write the number of iterations behind it, such as pissa_niter_16")
+        raise ValueError(f"{value}: add the number of iterations, such as pissa_niter_16")
     raise ValueError(f"no initialisation called {value}{suggest(name, [*INITS, 'true', 'false'])}")
 
 
@@ -67,14 +67,14 @@ def rewrites_base(init: bool | str) -> bool:
 def refuse_quantized(init: bool | str) -> str | None:
     """Explain why an initialization does not work on a quantized base, or return None if it does."""
     why = _NO_QUANTIZED.get(kind_of(init))
-    return f"{init} is not with a quantized base: it {why}; use eva, loftq (4 bits) or true" if why else None
+    return f"{init} cannot be used with a quantized base: it {why}; use eva, loftq (4 bits) or true" if why else None
 
 
 def find_conflict(section: Config, quantization: str | None) -> str | None:
     """Describe what the section's initialization conflicts with, given the base's quantization, or return None."""
     init, kind = section.init_lora_weights, kind_of(section.init_lora_weights)
     if section.use_qalora and init is not True:
-        return "peft draws A again for use_qalora; leave it out"
+        return "peft initializes A itself for use_qalora; leave it out"
     if quantization is not None and (why := refuse_quantized(init)):
         return why
     if kind == "loftq" and quantization not in ("nf4", "fp4"):
@@ -88,5 +88,5 @@ def find_conflict(section: Config, quantization: str | None) -> str | None:
             "these scales would not come along; take one of them out"
         )
     if kind in ("mica", "loftq") and section.use_dora:
-        return f"{init} is not with use_dora, which peft cannot join with it; use eva or true"
+        return f"{init} cannot be used with use_dora: peft cannot combine them; use eva or true"
     return None

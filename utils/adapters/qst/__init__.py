@@ -1,6 +1,6 @@
-"""QST, quantized side tuning: a narrow trained network beside a frozen backbone that no gradient passes through.
+"""QST, quantized side tuning: a narrow trained network beside a frozen backbone, which gets no gradient.
 
-Source: Zhang et al. 2024, arXiv:2401.07159 (ACL 2024). `QSTConfig` and `QSTModel` are peft's side of it.
+Source: Zhang et al. 2024, arXiv:2401.07159 (ACL 2024). `QSTConfig` and `QSTModel` implement it for peft.
 """
 
 from __future__ import annotations
@@ -53,48 +53,48 @@ class Config(ModulesSection):
     reduction_factor: int = Field(16, ge=1)
     """The side network is hidden_size / reduction_factor wide; it must divide hidden_size."""
     downsample: Literal["adapter", "lora", "linear", "maxpool", "avgpool"] = "adapter"
-    """How hidden states are brought to that width: adapter (low rank, SiLU, layer norm), lora (low rank), linear,
-    maxpool or avgpool (without parameters)."""
+    """Reduces hidden states to that width: adapter (low rank, SiLU, layer norm), lora (low rank), linear, maxpool or
+    avgpool (without parameters)."""
     downsample_rank: int = Field(16, ge=1)
     """Inner width of adapter and lora."""
     side_layers: str | list[int] = "all"
-    """Backbone layers with a block beside them: all, every_2, every_4 and so on, or their numbers from 0."""
+    """Backbone layers with a side block: all, every_2, every_4 and so on, or their numbers from 0."""
     mix: Literal["residual", "paper", "sigmoid"] = "residual"
-    """residual: h + up(g), starts as the pretrained model bit for bit; paper: alpha h + (1 - alpha) up(g) with
-    learnable alpha from 1; sigmoid: the same with sigmoid(alpha), as in the authors' code."""
+    """residual: h + up(g), which starts exactly as the pretrained model; paper: alpha h + (1 - alpha) up(g) with a
+    trained alpha that starts at 1; sigmoid: the same with sigmoid(alpha), as in the authors' code."""
     gate: Literal["scalar", "vector"] = "scalar"
     """One gate per side layer, or one per dimension."""
     gate_init: float = 0.0
-    """Value of a gate before the sigmoid: 0 mixes both inputs of a block in equal parts."""
+    """Initial value of the gates before the sigmoid: 0 mixes both inputs of a block equally."""
     side_head_dim: int | None = Field(None, ge=2)
-    """Dimensions of an attention head of the side network; null: as the backbone's."""
+    """Dimensions of a side attention head; null: as in the backbone."""
     side_dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout behind attention and MLP of the side blocks."""
+    """Dropout after attention and MLP of the side blocks."""
     checkpoint_side: bool = False
     """Recompute the side blocks in the backward pass: less memory, more time."""
     cache: CacheChoice = "off"
-    """Whether the backbone's hidden states of every row are kept, so that later epochs skip the backbone: off, auto
+    """Whether to cache the backbone's hidden states of every row, so that later epochs skip the backbone: off, auto
     (exactly, in memory), or a mapping of where, dtype, budget_gb and dir."""
     layers_path: str | None = None
-    """Path of the list of layers, for an architecture in which it is not found."""
+    """Path of the module list of layers, for an architecture in which it is not found."""
 
     @field_validator("cache", mode="before")
     @classmethod
-    def _readable_cache(cls, value: Any) -> Any:
+    def _parse_cache(cls, value: Any) -> Any:
         return read_cache(value)
 
     @field_validator("side_layers")
     @classmethod
-    def _known_layers(cls, value: str | list[int]) -> str | list[int]:
+    def _check_side_layers(cls, value: str | list[int]) -> str | list[int]:
         if isinstance(value, str) and value != "all" and not re.fullmatch(r"every_[1-9]\d*", value):
-            raise ValueError("write all, every_2 (every second layer, the last among them), or a list such as [0, 5]")
+            raise ValueError("write all, every_2 (every second layer, including the last), or a list such as [0, 5]")
         if value == []:
             raise ValueError("is empty; name layers, or leave the key out")
         return value
 
     def find_conflicts(self, quantization: str | None = None) -> dict[str, str]:
-        """Find keys that have no effect here, each with what is right."""
-        # Not whether it is written: a run's own run.yaml writes every key.
+        """Return keys that have no effect here, each with the correct setting."""
+        # Not whether it is written, since a run's own run.yaml writes every key.
         is_changed = self.downsample_rank != type(self).model_fields["downsample_rank"].default
         if is_changed and self.downsample not in ("adapter", "lora"):
             return {"downsample_rank": f"downsample: {self.downsample} has no inner width; use adapter or lora"}
@@ -102,7 +102,7 @@ class Config(ModulesSection):
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch only when it is asked for, and make it known to peft."""
+    """Import the names that need torch on first access, and register the method with peft."""
     if name not in _LAZY:
         raise AttributeError(name)
     register_qst()
@@ -110,12 +110,12 @@ def __getattr__(name: str) -> Any:
 
 
 def register_qst() -> None:
-    """Make peft know the method: `get_peft_model`, `PeftModel.from_pretrained` and TRL then take it as any other.
+    """Register the method with peft, so that `get_peft_model`, `PeftModel.from_pretrained` and TRL accept it.
 
-    A second call changes nothing.
+    A second call has no effect.
 
     Raises:
-        ModelError: The installed peft is one that this was not tested with.
+        ModelError: The installed version of peft is not supported.
     """
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
     from peft.utils import register_peft_method
@@ -124,14 +124,14 @@ def register_qst() -> None:
 
     if add_peft_type() in PEFT_TYPE_TO_TUNER_MAPPING:
         return
-    # Only now: the model reaches into peft, and an untested peft may lack what it reaches for.
+    # Imported after the version check, since the module uses peft's internals.
     from utils.adapters.qst.model import QSTModel
 
     register_peft_method(name="qst", config_cls=QSTConfig, model_cls=QSTModel, prefix=QSTModel.prefix)
 
 
 def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> PreTrainedModel:
-    """Put a side network beside the model; it and a new head become trainable, all else is frozen."""
+    """Add a side network to the model; it and a new head become trainable, all other weights are frozen."""
     from peft import get_peft_model
 
     from utils.adapters.peft_layout import preserve_quantized
@@ -153,11 +153,11 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
         raise ModelError(f"peft.{error}") from error
     keep_float32(adapted, context)
     _start_cache(adapted, config, context)
-    return adapted  # type: ignore[no-any-return]  # get_peft_model wraps it, and forwards to it
+    return adapted  # type: ignore[no-any-return]  # get_peft_model wraps the model, and forwards to it
 
 
 def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
-    """Put a saved side network beside a freshly loaded base."""
+    """Load a saved side network onto a freshly loaded base."""
     from utils.adapters import peft_layout
 
     register_qst()
@@ -165,12 +165,12 @@ def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:
 
 
 def _start_cache(adapted: Any, config: Config, context: AttachContext) -> None:
-    """Keep the backbone's states where that is asked for and anything will be read again."""
+    """Open the cache of the backbone's states, if it is enabled and any row will be read again."""
     section = resolve_cache(config.cache)
     if section is None:
         return
     if section.where == "ram" and context.num_epochs <= 1:
-        logger.warning("peft.cache: in a single epoch no row is read again; nothing is kept (where: disk would be)")
+        logger.warning("peft.cache: no row is read twice in a single epoch; nothing is cached (where: disk would be)")
         return
     from utils.adapters.qst.backbone import describe_backbone
     from utils.adapters.qst.cache.open_store import open_store

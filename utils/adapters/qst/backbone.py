@@ -1,4 +1,4 @@
-"""What a side network reads off a backbone: where its layers are, how they are built, and what they were given."""
+"""What a side network needs from a backbone: where its layers are, how they are built, and their inputs."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ _INSIDE_ATTENTION = re.compile(r"(^|\.)(self_)?(attn|attention|self_attention|se
 
 _CACHES = ("past_key_values", "past_key_value", "layer_past")
 _PASSED_ON = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "position_ids")
-"""What an attention function may need of a packed row."""
+"""Arguments that an attention function may need for a packed row."""
 _NOT_THE_BACKBONE = (".qst_side.", ".modules_to_save.", ".original_module.")
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """Where things are in a model."""
+    """Locations of modules in a model."""
 
     layers_path: str
-    """The list of its layers."""
+    """Path of the list of layers."""
     mix_path: str
-    """The module whose output the side network is added to: the final norm, else the last layer."""
+    """Path of the module whose output the side network is added to: the final norm, else the last layer."""
     num_layers: int
 
     @property
     def ends_with_layer(self) -> bool:
-        """Tell whether the body ends with its last layer, as most encoders do."""
+        """Whether the body ends with its last layer, as in most encoders."""
         return self.mix_path.startswith(f"{self.layers_path}.")
 
 
 @dataclass(frozen=True)
 class BlockKind:
-    """How a block of the backbone is built, so that a side block is built alike."""
+    """Architecture of a backbone's block, for building similar side blocks."""
 
     hidden_size: int
     intermediate_size: int
     head_dim: int
     is_gated: bool
     has_bias: bool
-    """In the linear layers."""
+    """Whether the linear layers have biases."""
     norm: str
     """`rms` or `layer`."""
     norm_eps: float
@@ -60,19 +60,19 @@ class BlockKind:
 
 
 def find_backbone(model: nn.Module, layers_path: str | None = None) -> Backbone:
-    """Find layers and the end of the body of a model of transformers, plain or with side networks in it.
+    """Find the layers and the end of the body of a transformers model, with or without side networks.
 
-    `layers_path` is the path of the layers where they are not found; None: the list of the model's layers.
+    `layers_path` is the path of the layers if they cannot be found automatically.
 
     Raises:
-        ModelError: They cannot be found, or one layer is used for all, as in ALBERT.
+        ModelError: They cannot be found, or one layer is used repeatedly, as in ALBERT.
     """
     path = layers_path or _find_layers(model)
     try:
         layers: Any = model.get_submodule(path)
         num_layers = len(layers)
     except (AttributeError, TypeError):
-        raise ModelError(f"peft.layers_path: {path} is no list of layers in this model") from None
+        raise ModelError(f"peft.layers_path: {path} is not a list of layers in this model") from None
     body_path, _, _ = path.rpartition(".")
     body = model.get_submodule(body_path) if body_path else model
     prefix = f"{body_path}." if body_path else ""
@@ -83,7 +83,7 @@ def find_backbone(model: nn.Module, layers_path: str | None = None) -> Backbone:
 
 
 def inspect_block(model: Any, layer: nn.Module) -> BlockKind:
-    """Read off the first layer, and the model's configuration, how its blocks are built."""
+    """Determine the architecture of blocks from the first layer and the model's configuration."""
     config = model.config.get_text_config()
     hidden_size = int(config.hidden_size)
     num_heads = int(config.num_attention_heads)
@@ -104,12 +104,12 @@ def inspect_block(model: Any, layer: nn.Module) -> BlockKind:
 
 
 def describe_backbone(model: Any, states: Iterable[int]) -> dict[str, Any]:
-    """Name a backbone by all that decides these hidden states, so that states on disk are used for no other.
+    """Identify a backbone by everything that affects these hidden states, so that cached states fit no other.
 
-    The weights are read whole, about a second for each gigabyte: files may be renamed, and quantized in many ways.
+    All weights are read, about a second per gigabyte, since files may be renamed, and quantized in many ways.
 
     Returns:
-        Facts for JSON; equal only where the hidden states are.
+        Facts for JSON, which are equal only if the hidden states are.
     """
     config = model.config.get_text_config()
     return {
@@ -151,7 +151,7 @@ def _find_hindrance(config: Any) -> str | None:
 
 
 def _inspect_mlp(layer: nn.Module, config: Any, hidden_size: int) -> tuple[int, bool, bool]:
-    """Find width, gating and biases of the MLP from its linear layers; a mixture of experts has none of its own."""
+    """Find width, gating and biases of the MLP from its linear layers; a mixture of experts has no such layers."""
     linears = [part for name, part in _linears(layer) if not _INSIDE_ATTENTION.search(name)]
     shapes = [shape_of(part) for part in linears]
     down = [part for part, (width, out) in zip(linears, shapes, strict=True) if out == hidden_size != width]
@@ -184,7 +184,7 @@ def _find_activation(config: Any) -> str:
 
 
 def _hash_weights(body: torch.nn.Module) -> str:
-    """Hash names, dtypes and bytes of the body's tensors, the scales of quantized ones among them."""
+    """Hash names, dtypes and bytes of the body's tensors, including the scales of quantized ones."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(body.state_dict().items()):
         if isinstance(value, torch.Tensor) and not any(part in f".{name}." for part in _NOT_THE_BACKBONE):
@@ -195,28 +195,28 @@ def _hash_weights(body: torch.nn.Module) -> str:
 
 @dataclass(frozen=True)
 class LayerCall:
-    """What one layer was given beside hidden states."""
+    """Arguments of one layer's forward pass, except the hidden states."""
 
     attention_mask: Any = None
-    """As the model's attention implementation wants it."""
+    """Mask in the form of the model's attention implementation."""
     position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
-    """Cosines and sines of the rotary embedding, shape (rows or 1, tokens, dimensions); None: there is none."""
+    """Cosines and sines of the rotary embedding, shape (rows or 1, tokens, dimensions); None: no rotary embedding."""
     cache: Any = None
-    """The KV cache that is written to; None: none."""
+    """The KV cache that is written to, or None."""
     more: Mapping[str, Any] = field(default_factory=dict)
-    """Where the documents of a packed row are."""
+    """Positions of the documents in a packed row."""
 
 
 class Recorder:
-    """Hooks on the layers of a backbone, all of them, in order."""
+    """Hooks on all layers of a backbone, in order."""
 
     def __init__(self, layers: Collection[nn.Module]) -> None:
         self.wanted: frozenset[int] = frozenset()
-        """Indices of the hidden states that are kept: 0 is what the first layer reads, i what layer i - 1 gives."""
+        """Indices of the hidden states to keep: 0 is the first layer's input, i the output of layer i - 1."""
         self.states: dict[int, torch.Tensor] = {}
         self.calls: dict[int, LayerCall] = {}
         self.is_paused = False
-        """Whether other code calls the layers and records for them."""
+        """Whether other code is calling the layers and recording for them."""
         self._signatures = [signature(type(layer).forward) for layer in layers]
         self._handles = [
             layer.register_forward_pre_hook(partial(self._before_layer, index), with_kwargs=True)
@@ -224,12 +224,12 @@ class Recorder:
         ]
 
     def remove(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
     def record(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-        """Record one call, and give its hidden states, cut off from whatever computed them."""
+        """Record one call, and return its hidden states, detached."""
         given = self._signatures[index].bind_partial(None, *args, **kwargs).arguments
         given = {**given, **given.pop("kwargs", {})}
         hidden: torch.Tensor = given["hidden_states"].detach()
@@ -241,14 +241,14 @@ class Recorder:
         return hidden
 
     def finish(self, final: torch.Tensor) -> tuple[dict[int, torch.Tensor], dict[int, LayerCall]]:
-        """Give what was recorded, the last layer's output with it, and forget it."""
+        """Return everything recorded, adding the last layer's output, and clear it."""
         states, calls = self.states, self.calls
         states[len(self._signatures)] = final.detach()
         self.forget()
         return states, calls
 
     def forget(self) -> None:
-        """Keep nothing of what was recorded."""
+        """Clear everything recorded."""
         self.states, self.calls = {}, {}
 
     def _before_layer(self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -257,7 +257,7 @@ class Recorder:
         hidden = self.record(index, args, kwargs)
         if index:
             return None
-        # No graph may reach the backbone, whoever has made its embeddings' output require a gradient.
+        # No graph may reach the backbone, even if something made its embeddings' output require a gradient.
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
 
@@ -269,7 +269,7 @@ def _read_call(given: Mapping[str, Any]) -> LayerCall:
 
 
 def _read_embeddings(given: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Take cosines and sines; other kinds of rotary embeddings (complex, or several per token) are not read."""
+    """Read cosines and sines; other kinds of rotary embeddings (complex, or several per token) are ignored."""
     if isinstance(given, tuple | list) and len(given) == 2 and given[0].dim() == 3:
         return given[0], given[1]
     return None

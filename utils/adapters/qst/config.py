@@ -1,6 +1,6 @@
-"""What adapter_config.json says of a side network, and QST's member of peft's list of methods.
+"""The adapter_config.json of a side network, and QST's member of peft's enum of methods.
 
-The list is closed: peft has no entry point for methods of others.
+The enum is closed: peft has no entry point for external methods.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ MIXES = ("residual", "paper", "sigmoid")
 GATES = ("scalar", "vector")
 
 TESTED = ((0, 21), (0, 22))
-"""First version of peft that is known to work, and the first that is not."""
+"""First supported version of peft, and the first unsupported one."""
 
 
 @dataclass
 class QSTConfig(PeftConfig):
-    """Quantized side tuning: a narrow network beside a frozen backbone, which it reads and never feeds.
+    """Quantized side tuning: a narrow network beside a frozen backbone, which it reads but never feeds.
 
     Source: Zhang et al. 2024, arXiv:2401.07159 (ACL 2024).
 
     Raises:
-        ValueError: A field has no meaning.
+        ValueError: A field is invalid.
     """
 
     reduction_factor: int = field(default=16, metadata={"help": "The side network is hidden_size / this wide."})
@@ -59,11 +59,11 @@ class QSTConfig(PeftConfig):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}: must be 1 or more")
         if isinstance(self.side_layers, str) and not re.fullmatch(r"all|every_[1-9]\d*", self.side_layers):
-            raise ValueError(f"side_layers: {self.side_layers!r} is neither all, nor every_2 and the like, nor a list")
+            raise ValueError(f"side_layers: {self.side_layers!r} is neither all, nor every_2 or similar, nor a list")
 
 
 def choose_side_layers(wanted: str | list[int], num_layers: int) -> list[int]:
-    """List the backbone layers, from 0, that have a side block; `every_k` ends with the last layer.
+    """Return the backbone layers, from 0, that have a side block; `every_k` includes the last layer.
 
     Raises:
         ValueError: There is no such layer.
@@ -78,10 +78,10 @@ def choose_side_layers(wanted: str | list[int], num_layers: int) -> list[int]:
 
 
 def add_peft_type() -> PeftType:
-    """Add the member; a second call changes nothing.
+    """Add the enum member; a second call has no effect.
 
     Raises:
-        ModelError: The installed peft is one that this was not tested with.
+        ModelError: The installed version of peft is not supported.
     """
     _require_tested(importlib.metadata.version("peft"))
     if "QST" not in PeftType.__members__:

@@ -1,4 +1,4 @@
-"""QSTModel: puts a side network into a model, keeps the backbone frozen and in evaluation mode."""
+"""QSTModel: adds a side network to a model, keeping the backbone frozen and in evaluation mode."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class QSTModel(BaseTuner):
 
     @property
     def backbone(self) -> Backbone:
-        """Where things are in the model."""
+        """Locations of modules in the model."""
         found: Backbone = self.__dict__["_backbone"]
         return found
 
@@ -44,17 +44,17 @@ class QSTModel(BaseTuner):
         return found
 
     def train(self, mode: bool = True) -> QSTModel:
-        """Set side networks and new heads to training; the backbone stays as it is in evaluation, without dropout."""
+        """Set side networks and new heads to training mode; the backbone stays in evaluation mode, without dropout."""
         super().train(mode)
         self.model.base_model.eval()
         self.mix.qst_side.train(mode)
         return self
 
     def start_replay(self, open_store: OpenStore) -> Replay:
-        """Store the backbone's states of every document from now on, and pass over its layers where they are stored.
+        """Cache the backbone's states of every document from now on, and skip its layers for cached documents.
 
-        The backbone is frozen and in evaluation mode, so that they never change. Forward passes with a KV cache are
-        left alone. The store is opened at the first batch, by number of states, hidden size and dtype.
+        The backbone is frozen and in evaluation mode, so its states never change. Forward passes with a KV cache are
+        not affected. The store is opened at the first batch, by number of states, hidden size and dtype.
         """
         self.stop_replay()
         layers: Any = self.model.get_submodule(self.backbone.layers_path)
@@ -62,13 +62,13 @@ class QSTModel(BaseTuner):
         return replay
 
     def report_training(self) -> dict[str, Any]:
-        """Say how much of the backbone's work the cache has spared; nothing where there is none."""
+        """Report how much of the backbone's work the cache saved; empty without a cache."""
         replay: Replay | None = self.__dict__.get("_replay")
         if replay is None or replay.store is None:
             return {}
         facts = {**asdict(replay.counts), "num_rows": replay.store.num_rows, "num_bytes": replay.store.num_bytes}
         logger.info(
-            "the backbone was passed over for %s of %s tokens; its cache holds %s rows, %.1f GB",
+            "the backbone was skipped for %s of %s tokens; its cache holds %s rows, %.1f GB",
             f"{facts['num_tokens_replayed']:,}", f"{facts['num_tokens']:,}", f"{facts['num_rows']:,}",
             facts["num_bytes"] / 2**30,
         )  # fmt: skip
@@ -80,7 +80,7 @@ class QSTModel(BaseTuner):
             replay.close()
 
     def unload(self) -> nn.Module:
-        """Give the plain model back."""
+        """Return the plain model."""
         self.stop_replay()
         recorder = self.mix.recorder
         plain: nn.Module = super().unload()
@@ -105,8 +105,8 @@ class QSTModel(BaseTuner):
     ) -> None:
         if isinstance(target, QSTMix):
             mix = target
-            if "_replay" in self.__dict__:  # it keeps the states that the side networks so far read, and no others
-                logger.warning("the backbone cache ends: another side network was put beside the model")
+            if "_replay" in self.__dict__:  # the cache holds only the states that earlier side networks read
+                logger.warning("the backbone cache is closed: another side network was added to the model")
                 self.stop_replay()
         else:
             layers: Any = self.model.get_submodule(self.backbone.layers_path)
@@ -126,12 +126,12 @@ class QSTModel(BaseTuner):
         return SideNetwork(peft_config, kind, chosen, self.backbone.num_layers, self.model.config.get_text_config())
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        """Put the base layer back; peft's own takes every layer for one with a weight."""
+        """Restore the base layer; peft's own method expects layers with a weight."""
         setattr(parent, child_name, new_module)
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        """Name a parameter in the file; peft's own expects adapters of one level, and the file would fit one name."""
+        """Remove the adapter's name from a parameter's key; peft's own method expects adapters nested one level."""
         return key.replace(f".qst_side.{adapter_name}.", ".qst_side.", 1)
 
     def _check_merge_allowed(self) -> None:
@@ -142,7 +142,7 @@ class QSTModel(BaseTuner):
 
 
 def _spare_cache(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Keep a model that is trained from filling a KV cache that nobody reads."""
+    """Keep a model in training from filling a KV cache that is never read."""
     fills = kwargs.get("use_cache") is None and kwargs.get("past_key_values") is None
     if fills and torch.is_grad_enabled() and "use_cache" in signature(type(model).forward).parameters:
         return args, {**kwargs, "use_cache": False}

@@ -1,4 +1,4 @@
-"""One block of a side network: attention and MLP as the backbone has them, only narrower, and of one's own."""
+"""One block of a side network: attention and MLP like the backbone's, but narrower."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class SideWidths:
 
 
 class SideBlock(nn.Module):
-    """Norm, attention, norm, MLP, each added to its input.
+    """Norm, attention, norm, MLP, each with a residual connection.
 
-    The family's own layer class is not used: transformers records hidden states by class, and narrow layers among
-    them would corrupt `output_hidden_states`. `config` is the backbone's, whose attention implementation is used;
-    `layer_index` is that of its layer beside the block. Keys and values go into the KV cache at `cache_index`, behind
-    those of the backbone.
+    The family's own layer class is not used: transformers records hidden states by class, and narrow layers among them
+    would corrupt `output_hidden_states`. `config` is the backbone's, whose attention implementation is used;
+    `layer_index` is that of the backbone layer next to the block. Keys and values use the KV cache at `cache_index`,
+    after those of the backbone.
     """
 
     def __init__(
@@ -42,18 +42,18 @@ class SideBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: torch.Tensor, call: LayerCall) -> torch.Tensor:
-        """Give the next side states, shape (rows, tokens, side_size)."""
+        """Return the next side states, shape (rows, tokens, side_size)."""
         hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), call))
         return hidden + self.dropout(self.mlp(self.mlp_norm(hidden)))
 
 
 def build_norm(kind: BlockKind, size: int) -> nn.Module:
-    """Build a norm as the backbone has them."""
+    """Build a norm like the backbone's."""
     return nn.LayerNorm(size, eps=kind.norm_eps) if kind.norm == "layer" else nn.RMSNorm(size, eps=kind.norm_eps)
 
 
 class SideMLP(nn.Module):
-    """A gated MLP where the backbone's is gated, else a plain one."""
+    """A gated MLP if the backbone's is gated, else a plain one."""
 
     def __init__(self, kind: BlockKind, widths: SideWidths) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class SideAttention(nn.Module):
         return self.o(mixed.reshape(*hidden.shape[:-1], -1))  # type: ignore[no-any-return]
 
     def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: LayerCall) -> torch.Tensor:
-        """Attend by the backbone's implementation; shape (rows, tokens, heads, head_dim)."""
+        """Attend with the backbone's implementation; shape (rows, tokens, heads, head_dim)."""
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
         implementation = self.config._attn_implementation
@@ -109,7 +109,7 @@ class SideAttention(nn.Module):
         if implementation == "eager" or implementation not in ALL_ATTENTION_FUNCTIONS:
             return functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling).transpose(1, 2)
         attend = ALL_ATTENTION_FUNCTIONS[implementation]
-        if "flash" in implementation and query.dtype == torch.float32:  # its kernels know half precision only
+        if "flash" in implementation and query.dtype == torch.float32:  # its kernels support only half precision
             query, key, value = (part.to(torch.bfloat16) for part in (query, key, value))
         window = getattr(self.config, "sliding_window", None) if _slides(self.config, self.layer_idx) else None
         mixed: torch.Tensor = attend(
@@ -119,11 +119,11 @@ class SideAttention(nn.Module):
 
 
 def choose_frequencies(cosines: torch.Tensor, sines: torch.Tensor, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Take one cosine and sine for each pair of dimensions; narrower heads take evenly spaced frequencies.
+    """Return one cosine and sine per pair of dimensions; narrower heads use evenly spaced frequencies.
 
     Shape (rows or 1, tokens, rotated dimensions) becomes (rows or 1, 1, tokens, pairs). The first half holds all
-    frequencies in the common layout. Where they alternate (f0, f0, f1, f1 ..) it holds the higher half of them twice,
-    which is a proper rotary embedding too.
+    frequencies in the common layout. If they alternate (f0, f0, f1, f1 ..), it holds the higher half of them twice,
+    which is a valid rotary embedding too.
     """
     num_there = cosines.shape[-1] // 2
     num_pairs = min(num_there, head_dim // 2)
@@ -134,7 +134,7 @@ def choose_frequencies(cosines: torch.Tensor, sines: torch.Tensor, head_dim: int
 
 
 def rotate(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
-    """Rotate pairs of dimensions of (rows, heads, tokens, head_dim); dimensions beyond the pairs stay."""
+    """Rotate pairs of dimensions of (rows, heads, tokens, head_dim); dimensions beyond the pairs are unchanged."""
     pairs = cosines.shape[-1]
     cosines, sines = cosines.to(states.dtype), sines.to(states.dtype)
     one, other, rest = states[..., :pairs], states[..., pairs : 2 * pairs], states[..., 2 * pairs :]
@@ -142,10 +142,10 @@ def rotate(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> 
 
 
 def _fit_mask(mask: Any, query: torch.Tensor, implementation: str) -> Any:
-    """Bring the backbone's mask to another dtype; masks that are no tensors, and those of flash attention, pass.
+    """Convert the backbone's mask to the query's dtype; masks of flash attention or other types are unchanged.
 
     Raises:
-        ValueError: It is no mask of shape (rows, 1, tokens, tokens), as with sparse attention and biases of heads.
+        ValueError: The mask is not of shape (rows, 1, tokens, tokens), as with sparse attention and per-head biases.
     """
     if not isinstance(mask, torch.Tensor) or "flash" in implementation:
         return mask
@@ -156,17 +156,17 @@ def _fit_mask(mask: Any, query: torch.Tensor, implementation: str) -> Any:
 
 
 def _open_cache_layer(cache: Any, layer_index: int, cache_index: int) -> Any:
-    """Give a side layer's part of the KV cache.
+    """Return a side layer's part of the KV cache.
 
-    It is the same cache, so that beam search reorders it, and cropping and repeating reach it.
+    It is part of the same cache object, so that beam search, cropping and repeating apply to it.
     """
-    if len(cache.layers) == cache_index:  # side blocks come in turn, behind the backbone's layers
+    if len(cache.layers) == cache_index:  # side blocks come in order, after the backbone's layers
         cache.layers.append(_build_cache_layer(cache.layers[layer_index]))
     return cache.layers[cache_index]
 
 
 def _build_cache_layer(beside: Any) -> Any:
-    """Build one of the backbone layer's kind, so that the backbone's mask fits its keys."""
+    """Build a cache layer of the same kind as the backbone's, so that the backbone's mask fits its keys."""
     from transformers import cache_utils
 
     if isinstance(beside, cache_utils.StaticSlidingWindowLayer):

@@ -1,4 +1,4 @@
-"""The side network, a narrow copy of the backbone's shape, and the module by which it joins the end of the body."""
+"""The side network, a narrow copy of the backbone's architecture, and the module that joins it to the body's end."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from utils.adapters.qst.side_block import SideBlock, SideWidths, build_norm
 
 
 class SideNetwork(nn.Module):
-    """Blocks beside the backbone's layers `side_layers`, rising, of its `num_layers`; `config` is the backbone's.
+    """Side blocks for `side_layers`, in ascending order, of the backbone's `num_layers`; `config` is the backbone's.
 
-    With d the downsampling modules and b = sigmoid(gate): g_0 = d_0(h_0), and for every side layer
-    g_i = block_i((1 - b_i) * d_i(h_i) + b_i * g_(i-1)); the end is up(norm(g_N)), which is mixed with h_N.
+    With d the downsampling modules and b = sigmoid(gate): g_0 = d_0(h_0), and for every side layer g_i = block_i((1 -
+    b_i) * d_i(h_i) + b_i * g_(i-1)); the output is up(norm(g_N)), which is mixed with h_N.
 
-    Everything is float32, the gates with good reason: in bfloat16 an update of a learning rate of 1e-4 is lost in
-    rounding, and they never move.
+    All parameters are float32. This matters for the gates: in bfloat16, updates at a learning rate of 1e-4 are lost to
+    rounding, and the gates never move.
     """
 
     def __init__(
@@ -57,15 +57,15 @@ class SideNetwork(nn.Module):
 
     @property
     def state_indices(self) -> tuple[int, ...]:
-        """Indices of the backbone's states that are read: 0 what the first layer reads, i what layer i - 1 gives."""
+        """Indices of the backbone's states that are read: 0 is the first layer's input, i the output of layer i - 1."""
         return (0, *(layer + 1 for layer in self.side_layers))
 
     def forward(
         self, states: Mapping[int, torch.Tensor], calls: Mapping[int, LayerCall], end: torch.Tensor
     ) -> torch.Tensor:
-        """Mix the side network's answer into the end of the backbone, its last states behind the final norm.
+        """Mix the side network's output into the end of the backbone, its last states after the final norm.
 
-        States, by index, and the end have shape (rows, tokens, hidden_size); `calls` is what each layer was given.
+        States, by index, and the end have shape (rows, tokens, hidden_size); `calls` holds each layer's arguments.
         """
         hidden = self.downs[0](self._fit(states[0]))
         for place, layer in enumerate(self.side_layers):
@@ -76,7 +76,7 @@ class SideNetwork(nn.Module):
                 hidden = self._step(*step)
         update = self.up(self.norm(hidden))
         if self.alpha is None:
-            return end + update.to(end.dtype)  # an update of zero leaves the end as it is, bit for bit
+            return end + update.to(end.dtype)  # an update of zero leaves the end exactly unchanged
         share = self.alpha if self.mix == "paper" else self.alpha.sigmoid()
         return (share * end + (1 - share) * update).to(end.dtype)
 
@@ -86,7 +86,7 @@ class SideNetwork(nn.Module):
         return self.blocks[place](mixed, call)  # type: ignore[no-any-return]
 
     def _fit(self, state: torch.Tensor) -> torch.Tensor:
-        """Bring a state to this network's device and, where autocast does not choose it, dtype."""
+        """Move a state to this network's device and, unless autocast chooses it, dtype."""
         if torch.is_autocast_enabled(self.gates.device.type):
             return state.to(self.gates.device)
         return state.to(self.gates)
@@ -127,7 +127,7 @@ def build_downsample(kind: str, hidden_size: int, side_size: int, rank: int) -> 
 
 
 class Pool(nn.Module):
-    """Takes the mean or the largest of neighbouring dimensions."""
+    """Takes the mean or maximum of neighboring dimensions."""
 
     def __init__(self, side_size: int, is_max: bool) -> None:
         super().__init__()
@@ -147,8 +147,7 @@ Observe = Callable[[Mapping[int, torch.Tensor]], None]
 class QSTMix(nn.Module, BaseTunerLayer):
     """Runs the end of the body, then the side network, and mixes both.
 
-    `base_layer` is the final norm, or the last layer where there is no such norm; `recorder` knows what the layers were
-    given.
+    `base_layer` is the final norm, or the last layer if there is none; `recorder` has the layers' inputs.
     """
 
     adapter_layer_names = ("qst_side",)
@@ -160,20 +159,20 @@ class QSTMix(nn.Module, BaseTunerLayer):
         self.qst_side = nn.ModuleDict()
         self.recorder = recorder
         self.observe: Observe | None = None
-        """Is shown the backbone's states of every forward pass that the side network sees."""
+        """Called with the backbone's states of every forward pass that the side network sees."""
         self._ends_with_layer = ends_with_layer
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
 
     def add_side(self, adapter_name: str, side: SideNetwork, inference_mode: bool) -> None:
-        """Add a side network by the name of its adapter."""
+        """Add a side network under its adapter's name."""
         self.qst_side[adapter_name] = side
         self.recorder.wanted |= set(side.state_indices)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Give what the base layer gives, with the side network's update in it."""
+        """Return the base layer's output with the side network's update."""
         output = self.base_layer(*args, **kwargs)
         active = [name for name in self.active_adapters if name in self.qst_side]
         if self.disable_adapters or not active:
@@ -190,9 +189,9 @@ class QSTMix(nn.Module, BaseTunerLayer):
         return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        """Move a side network beside the base layer.
+        """Move a side network to the base layer's device.
 
-        peft's own looks for a weight, which the last layer of an encoder lacks, and casts to the dtype it finds.
+        peft's own method looks for a weight, which the last layer of an encoder lacks, and casts to its dtype.
         """
         beside = next(self.base_layer.parameters(), None)
         if adapter_name not in self.qst_side or (device is None and beside is None):
@@ -202,7 +201,7 @@ class QSTMix(nn.Module, BaseTunerLayer):
             side.to(device if beside is None or device is not None else beside.device)
 
     def __getattr__(self, name: str) -> Any:
-        """Ask the base layer for what this module lacks: models read attributes of their layers."""
+        """Delegate missing attributes to the base layer, since models read attributes of their layers."""
         try:
             return super().__getattr__(name)
         except AttributeError:

@@ -68,7 +68,7 @@ def test_what_cannot_be_is_refused_before_loading(make_config, keys, message):
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora", "corda", "lora_ga", "mica", "orthogonal"])
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_a_packed_weight_is_refused_in_words(make_config, init, quantization):
-    with pytest.raises(ConfigError, match=f"{init} is not with a quantized base: it .* use eva, loftq"):
+    with pytest.raises(ConfigError, match=f"{init} cannot be used with a quantized base: it .* use eva, loftq"):
         make_config(peft={"method": "lora", "init_lora_weights": init}, model__quantization=quantization)
 
 

@@ -127,7 +127,7 @@ def test_layers_may_be_named(build_base, put_beside, draw_batch):
 
 @pytest.mark.parametrize("path", ["model.blocks", "model.embed_tokens", "lm_head", "model.layers.7"])
 def test_a_path_that_leads_nowhere_is_one_sentence(build_base, put_beside, path):
-    with pytest.raises(ModelError, match=rf"peft.layers_path: {path} is no list of layers in this model"):
+    with pytest.raises(ModelError, match=rf"peft.layers_path: {path} is not a list of layers in this model"):
         put_beside(build_base("llama"), layers_path=path)
 
 

@@ -1,4 +1,4 @@
-"""The `peft.cache:` section: whether and where the backbone's hidden states of training rows are kept."""
+"""The `peft.cache:` section: whether and where to cache the backbone's hidden states of training rows."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _REMEDY = "use off, auto, or a mapping such as {where: disk, dtype: bf16, budget
 
 
 class CacheSection(Section):
-    """Where the hidden states of training rows are kept after the first epoch, so that later ones skip the backbone."""
+    """Where to keep the hidden states of training rows after the first epoch, for later epochs to skip the backbone."""
 
     where: Literal["ram", "disk"] = "ram"
-    """ram: in memory, for this run only, each process its own. disk: in files that are memory-mapped, shared by the
-    run's processes and reused by later runs with the same backbone and rows, whatever their seed or learning rate."""
+    """ram: in memory, for this run only, separately in each process. disk: in files shared by the run's processes and
+    reused by later runs with the same backbone and rows, whatever their seed or learning rate."""
     dtype: Literal["auto", "bf16", "int8"] = "auto"
-    """auto: as the backbone computes them, exactly. bf16: half the room of a float32 backbone, rounded. int8: one
-    byte per value with one scale per token and layer, about half the room of bf16; an approximation. What is rounded is
-    for training alone: evaluations compute the states again, so that scores are those of the saved model."""
+    """auto: exactly as the backbone computes them. bf16: half the size of a float32 backbone's, rounded. int8: one byte
+    per value with one scale per token and layer, about half the size of bf16; an approximation. Rounded states are only
+    for training: evaluations compute the states again, so that scores are those of the saved model."""
     budget_gb: float | None = Field(None, gt=0)
-    """Room the cache may take, in GB of 1024**3 bytes, all processes of a machine together; rows that do not fit are
-    computed again in every epoch. null: half of the memory that is free when training starts; on disk, 90% of
-    what is free there."""
+    """Maximum size of the cache in GB of 1024**3 bytes, for all processes of a machine together; rows that do not fit
+    are computed again in every epoch. null: half of the memory that is free when training starts or, on disk, 90% of
+    the free space."""
     dir: str | None = None
-    """where: disk only. The folder of the cache; null: `qst_cache` in the project's cache folder (LORA_NS_CACHE, else
+    """where: disk only. Folder of the cache; null: `qst_cache` in the project's cache folder (LORA_NS_CACHE, else
     ~/.cache/lora-ns)."""
 
     @field_validator("dtype", mode="before")
@@ -37,7 +37,7 @@ class CacheSection(Section):
 
     @field_validator("dir")
     @classmethod
-    def _agree(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _check_dir(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and not value.strip():
             raise ValueError("is empty; name a folder, or leave the key out")
         if value is not None and info.data.get("where") == "ram":
@@ -46,20 +46,20 @@ class CacheSection(Section):
 
 
 CacheChoice = Literal["off", "auto"] | CacheSection
-"""What `peft.cache` may be, once read; its field needs `read_cache` as a validator of mode before."""
+"""Parsed values of `peft.cache`; its field needs `read_cache` as a validator of mode before."""
 
 
 def read_cache(value: Any) -> Literal["off", "auto"] | CacheSection:
-    """Read `peft.cache` as written: off, auto, true, false, or a mapping.
+    """Parse `peft.cache`: off, auto, true, false, or a mapping.
 
     Raises:
-        ValueError: It is none of them; of a mapping, pydantic's ValidationError, whose places pydantic keeps.
+        ValueError: It is something else; for a mapping, pydantic's ValidationError, whose locations pydantic keeps.
     """
     if isinstance(value, CacheSection):
         return value
     if isinstance(value, dict):
         return CacheSection.model_validate(value)
-    # A 1 or 0 equals true or false in a table of both.
+    # In a table of both, 1 and 0 would equal true and false.
     known = value is None or isinstance(value, (bool, str))
     word = _SPELLINGS.get(value.lower() if isinstance(value, str) else value, value) if known else None
     if isinstance(word, str) and word.lower() in ("off", "auto"):
@@ -70,7 +70,7 @@ def read_cache(value: Any) -> Literal["off", "auto"] | CacheSection:
 
 
 def resolve_cache(value: Literal["off", "auto"] | CacheSection) -> CacheSection | None:
-    """Give the settings of a cache, or None where it is off; auto is exact and in memory."""
+    """Return the settings of a cache, or None if it is off; auto is exact and in memory."""
     if isinstance(value, CacheSection):
         return value
     return CacheSection() if value == "auto" else None

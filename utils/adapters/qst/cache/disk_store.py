@@ -1,8 +1,8 @@
-"""Rows kept on disk: one safetensors file for each, shared by processes and by later runs.
+"""Caches rows on disk: one safetensors file per row, shared by processes and by later runs.
 
 `<identity>/<first two digits of the key>/<key>.safetensors` holds a row's states and, in its metadata, a checksum.
-A file is written beside its place and renamed, so that a process killed at any moment leaves either the whole row or
-none; a power cut may lose bytes that were not on the disk yet, which the checksum tells.
+Files are written next to their place and renamed, so that a process killed at any moment leaves either the whole row or
+none; after a power cut, which may lose unwritten bytes, the checksum reveals damage.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from utils.core.json_files import parse_json
 logger = logging.getLogger(__name__)
 
 _VERSION = 2
-"""Of the layout; part of a cache's identity."""
+"""Version of the layout; part of a cache's identity."""
 FILE_OVERHEAD = 512
-"""Bytes that a file's header takes at most."""
+"""Maximum size of a file's header in bytes."""
 _UNFINISHED = ".part"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What the system says when there is no more room on a disk or in an allowance."""
+"""The system's errors for a full disk or quota."""
 
 
 class DiskStore(RowStore):
-    """Keeps rows in files; those of all processes, past and present, are read.
+    """Keeps rows in files, and reads those of all processes, past and present.
 
-    Opening only reads; `start_writing` makes the folder. A row whose file is damaged, cut off, or of another backbone
-    is said, computed anew and written again. `folder` holds all caches; this one's folder in it is named by its
-    `identity`: what the states depend on (model files, quantization, layers), which stands in it as JSON.
+    Opening only reads; `start_writing` creates the folder. A row whose file is damaged, cut off, or of another backbone
+    is reported, computed again and rewritten. `folder` holds all caches; this one's subfolder is named by its
+    `identity`, the facts that the states depend on (model files, quantization, layers), and stores it as JSON.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], codec: RowCodec) -> None:
         super().__init__(codec)
         whole = {"layout": _VERSION, "rows": codec.describe(), "identity": dict(identity)}
-        # Canonical, so that every process names the same folder.
+        # Canonical, so that every process uses the same folder.
         self._identity = json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
         self._digest = hashlib.blake2b(self._identity, digest_size=16).hexdigest()
         self.folder = folder / self._digest
@@ -62,7 +62,7 @@ class DiskStore(RowStore):
         self._num_damaged = 0
         found = list(_scan(self.folder))
         self._unfinished = [Path(each) for each in found if each.name.endswith(_UNFINISHED)]
-        # Those found when the store was opened, and its own since.
+        # Counts rows found on opening, and this process's own since.
         self.num_rows = len(found) - len(self._unfinished)
         self.num_bytes = sum(each.stat().st_size for each in found)
 
@@ -70,15 +70,15 @@ class DiskStore(RowStore):
         return key not in self._damaged and self._path(key).exists()
 
     def measure_free(self) -> int:
-        """Bytes that are free on the cache's disk."""
+        """Return the number of free bytes on the cache's disk."""
         existing = next(each for each in (self.folder, *self.folder.parents) if each.exists())
         return shutil.disk_usage(existing).free
 
     def start_writing(self, allowance: int) -> None:
-        """Make the folder, for at most so many more bytes.
+        """Create the folder, and allow `allowance` more bytes to be written.
 
         Raises:
-            OSError: The folder cannot be written; a full disk is no error.
+            OSError: The folder cannot be written; a full disk is not an error.
         """
         self.allowance = allowance
         try:
@@ -111,14 +111,14 @@ class DiskStore(RowStore):
         except OSError as error:
             self._stop_writing(error)
             return False
-        self._damaged.discard(key)  # it has just been written anew
+        self._damaged.discard(key)  # it has just been rewritten
         self.allowance -= len(content)
         self.num_rows += 1
         self.num_bytes += len(content)
         return True
 
     def close(self) -> None:
-        """Stop writing; log how many rows were damaged."""
+        """Stop writing, and log how many rows were damaged."""
         if self._num_damaged > 1:
             logger.warning("%s: %s rows in all were damaged", self.folder, f"{self._num_damaged:,}")
         self._is_writing = False
@@ -128,7 +128,7 @@ class DiskStore(RowStore):
         return self.folder / name[:2] / f"{name}.safetensors"
 
     def _load(self, key: bytes) -> Parts | None:
-        """Read a row's file; one that is damaged is forgotten."""
+        """Read a row's file, forgetting a damaged one."""
         if key in self._damaged:
             return None
         path = self._path(key)
@@ -145,18 +145,18 @@ class DiskStore(RowStore):
         return parts
 
     def _parse(self, key: bytes, content: bytes) -> dict[str, torch.Tensor] | None:
-        """Read a file's bytes; None where they are not what was written under this key for this backbone."""
+        """Parse a file's bytes; None if they are not what was written under this key for this backbone."""
         try:
             parts = load(content)
             header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        except (SafetensorError, ValueError, KeyError):  # KeyError: a dtype that torch does not have
+        except (SafetensorError, ValueError, KeyError):  # KeyError: a dtype that torch lacks
             return None
         checksum = header.get("__metadata__", {}).get("checksum")
         whole = self._codec.fits(parts) and checksum == self._compute_checksum(key, parts)
         return parts if whole else None
 
     def _compute_checksum(self, key: bytes, parts: Parts) -> str:
-        """XXH3, 128 bits, of the backbone, the key and the row's bytes."""
+        """Compute XXH3, 128 bits, of the backbone, the key and the row's bytes."""
         digest = xxhash.xxh3_128(self._digest.encode() + key)
         for name, part in sorted(parts.items()):
             digest.update(f"{name} {part.dtype} {tuple(part.shape)}".encode())
@@ -169,12 +169,12 @@ class DiskStore(RowStore):
         self._warn_once("damaged", f"{reason}; the row is computed again")
 
     def _stop_writing(self, error: OSError) -> None:
-        self._warn_full(f"{self.folder} takes no more ({error.strerror or os.strerror(error.errno or 0)})")
+        self._warn_full(f"{self.folder} is full ({error.strerror or os.strerror(error.errno or 0)})")
         self._is_writing = False
 
 
 def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """List all rows' files, of which there may be hundreds of thousands, and those that were never finished."""
+    """Yield the files of all rows, of which there may be hundreds of thousands, and unfinished ones."""
     with suppress(FileNotFoundError):
         for part in os.scandir(folder):
             if part.is_dir():
@@ -182,14 +182,14 @@ def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove what a killed process left half written; one that writes it now needs no hour."""
+    """Remove a file left by a killed process; a running one would finish within an hour."""
     with suppress(FileNotFoundError):
         if time.time() - path.stat().st_mtime > 3600:
             path.unlink()
 
 
 def _replace_file(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it; nothing is left where that fails."""
+    """Write a file next to its place and rename it, leaving nothing if that fails."""
     part = path.with_name(f"{path.stem}.{uuid.uuid4().hex}{_UNFINISHED}")
     try:
         part.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Finds the documents of a batch by what decides their hidden states: one per padded row, several per packed row."""
+"""Finds the independent documents of a batch: one per padded row, several per packed row."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ KEY_BYTES = 16
 
 @dataclass(frozen=True)
 class Document:
-    """Some tokens of a batch that attend to nothing else."""
+    """Tokens of a batch that attend only to each other."""
 
     row: int
     start: int
     stop: int
     key: bytes
-    """Of its token ids and whatever else decides its hidden states."""
+    """Hash of its token ids and everything else that affects its hidden states."""
 
     @property
     def num_tokens(self) -> int:
-        """Count its tokens."""
+        """Number of tokens."""
         return self.stop - self.start
 
 
 def find_documents(inputs: dict[str, Any], salt: bytes) -> list[Document] | None:
     """Find the documents of a batch, in order.
 
-    Of the model's inputs input_ids, shape (rows, tokens), and perhaps attention_mask, position_ids and token_type_ids
-    of the same shape are read. The salt tells the same tokens under other circumstances apart.
+    Reads the model's inputs input_ids, shape (rows, tokens), and optional attention_mask, position_ids and
+    token_type_ids of the same shape. The salt distinguishes the same tokens under other circumstances.
 
     Returns:
-        None where they cannot be told: a mask has holes or is no mask of tokens, or documents share a row with a mask,
-        under which models do not keep them apart.
+        None if they cannot be determined: a mask has holes or is not a token mask, or documents share a row that has a
+        mask, under which models do not separate them.
     """
     ids = inputs["input_ids"].cpu()
     names = ("attention_mask", "position_ids", "token_type_ids")
@@ -53,7 +53,7 @@ def find_documents(inputs: dict[str, Any], salt: bytes) -> list[Document] | None
         if mask is not None and len(cuts) > 1:
             return None
         for start, stop in cuts:
-            # Without positions given, models count them from the left end of the row, padding included.
+            # Without positions, models count from the left end of the row, including padding.
             place = positions[row, start].item() if positions is not None else start
             parts = [ids[row, start:stop], *([types[row, start:stop]] if types is not None else [])]
             numbers = (int(place), stop - start)
@@ -66,7 +66,7 @@ def find_documents(inputs: dict[str, Any], salt: bytes) -> list[Document] | None
 
 
 def _fits(given: Any, ids: torch.Tensor) -> bool:
-    """Tell whether an input says one thing of every token."""
+    """Return whether an input has one value per token."""
     return given is None or (isinstance(given, torch.Tensor) and given.shape in (ids.shape, ids[:1].shape))
 
 
@@ -85,7 +85,7 @@ def _find_span(mask: torch.Tensor) -> tuple[int, int] | None:
 
 
 def _cut(positions: torch.Tensor | None, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Cut where positions begin anew."""
+    """Split where positions restart."""
     if positions is None:
         yield start, stop
         return

@@ -1,4 +1,4 @@
-"""Opens the store that `peft.cache` asks for, and says how large it will become."""
+"""Opens the store configured by `peft.cache`, and logs its expected size."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def open_store(  # noqa: PLR0913, PLR0917 - a backbone's shape and a data set's 
     expected_tokens: int | None = None,
     expected_rows: int | None = None,
 ) -> RowStore:
-    """Open the store that a run asks for; its expected size is logged before anything is written.
+    """Open a run's store, logging its expected size before anything is written.
 
     `identity` is what the states depend on, as plain JSON values: model files, quantization, layers. The expected
-    numbers are of all rows together; None: unknown.
+    numbers are totals over all rows; None: unknown.
 
     Raises:
         ConfigError: The folder of the cache cannot be written.
@@ -63,7 +63,7 @@ def open_store(  # noqa: PLR0913, PLR0917 - a backbone's shape and a data set's 
 
 
 def _warn_of_dtype(section: CacheSection, codec: RowCodec) -> None:
-    """Say what peft.cache.dtype: bf16 means for this backbone, where it is not what it keeps anyway."""
+    """Warn of what peft.cache.dtype: bf16 means for this backbone, if it changes anything or nothing."""
     name = str(codec.dtype).removeprefix("torch.")
     if codec.kind == "bf16":
         logger.warning(
@@ -76,7 +76,7 @@ def _warn_of_dtype(section: CacheSection, codec: RowCodec) -> None:
 
 
 def _announce(codec: RowCodec, budget: int, where: str, tokens: int | None, rows: int | None) -> None:
-    """Say how much the cache will take, and how many rows fit where not all do."""
+    """Log how much space the cache will take, and how many rows fit if not all do."""
     allowed = _show_size(budget)
     if not tokens or not rows:
         each = codec.bytes_per_token / 1024

@@ -1,7 +1,7 @@
-"""The backbone cache: the frozen backbone's states of a document never change, so that they are computed once.
+"""The backbone cache: a frozen backbone's states of a document never change, so they are computed once.
 
-In a batch whose documents are all stored the layers are passed over; where only some rows are, the layers compute the
-others. Masks, positions and embeddings are the model's own in either case.
+If all documents of a batch are cached, the layers are skipped; if only some rows are, the layers compute the others.
+Masks, positions and embeddings are the model's own in either case.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from utils.adapters.qst.cache.row_store import RowStore
 from utils.adapters.qst.side_net import QSTMix
 
 OpenStore: TypeAlias = Callable[[int, int, torch.dtype], RowStore]
-"""Opens a store by number of states, hidden size and dtype."""
+"""Opens a store, given the number of states, hidden size and dtype."""
 
 
 @dataclass
 class ReplayCounts:
-    """How often the backbone was spared."""
+    """Statistics on skipped computation."""
 
     num_documents: int = 0
     num_replayed: int = 0
-    """Documents whose states were taken from the store."""
+    """Documents whose states were read from the store."""
     num_tokens: int = 0
     num_tokens_replayed: int = 0
 
 
 @dataclass
 class _Plan:
-    """What is done with one batch."""
+    """How one batch is processed."""
 
     documents: list[Document]
     stored: list[bool]
     shape: tuple[int, int]
     """Rows and tokens of the batch."""
     missing: torch.Tensor | None = None
-    """Rows that the layers compute; None: the layers are passed over."""
+    """Rows that the layers compute; None: the layers are skipped."""
     buffer: torch.Tensor | None = None
-    """States of stored documents, shape (states, rows, tokens, hidden_size); None: nothing is replayed."""
+    """States of cached documents, shape (states, rows, tokens, hidden_size); None: nothing is replayed."""
     running: torch.Tensor | None = None
     """Hidden states of the missing rows on their way through the layers."""
 
 
 class Replay:
-    """Hooks that store a model's hidden states and give them back; the store is opened at the first batch."""
+    """Hooks that store a model's hidden states and replay them; the store is opened at the first batch."""
 
     def __init__(self, model: nn.Module, mix: QSTMix, layers: nn.ModuleList, open_store: OpenStore) -> None:
         self.counts = ReplayCounts()
@@ -59,7 +59,7 @@ class Replay:
         self._open_store = open_store
         num_layers = len(layers)
         self.indices = (*sorted(self.recorder.wanted - {0, num_layers}), num_layers)
-        """Of the states that are stored; the first, of the embeddings, is quickly computed."""
+        """Indices of the stored states; the first state, of the embeddings, is cheap to compute."""
         self._places = {index: place for place, index in enumerate(self.indices)}
         self._homes = [
             (mix._modules, "base_layer") if layer is mix else (layers._modules, str(index))
@@ -74,7 +74,7 @@ class Replay:
         mix.observe = self._observe
 
     def close(self) -> None:
-        """Take the hooks off and close the store."""
+        """Remove the hooks and close the store."""
         self._put_back()
         for handle in (*self._handles, *(passed.note for passed in self._passed)):
             handle.remove()
@@ -83,7 +83,7 @@ class Replay:
             self.store.close()
 
     def pass_layer(self, index: int, original: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Stand for a layer: compute the missing rows, take the others from the store."""
+        """Replace a layer: compute the missing rows, and read the others from the store."""
         plan = self._plan
         assert plan is not None, "layers are passed only with a plan"
         assert plan.buffer is not None, "and with stored states"
@@ -93,7 +93,7 @@ class Replay:
             plan.running = self._compute(original, args, kwargs, plan)
         place = self._places.get(index + 1)
         if place is None:
-            return hidden  # nobody reads it
+            return hidden  # not read by any side block
         states = plan.buffer[place]
         if plan.missing is not None and plan.running is not None:
             states[plan.missing] = plan.running
@@ -112,7 +112,7 @@ class Replay:
         return computed.detach()
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Look a batch's documents up, and put stand-ins in the layers' places where some are stored."""
+        """Look up a batch's documents, and replace the layers if some are stored."""
         self._put_back()  # torch calls no hook after a KeyboardInterrupt
         if args or not self._applies(model, kwargs):
             return None
@@ -123,7 +123,7 @@ class Replay:
         store, shape = self.store, tuple(kwargs["input_ids"].shape)
         plan = _Plan(documents, [store is not None and each.key in store for each in documents], shape)
         self._plan = plan
-        # Rows can be taken out of a padded batch, documents cannot be taken out of a packed row.
+        # Rows can be taken out of a padded batch, but documents cannot be taken out of a packed row.
         if any(plan.stored) and (all(plan.stored) or len(documents) == shape[0]):
             self._fill(plan, kwargs["input_ids"])
         self._count(plan)
@@ -133,7 +133,7 @@ class Replay:
         return args, kwargs
 
     def _fill(self, plan: _Plan, ids: torch.Tensor) -> None:
-        """Read the stored documents; damaged ones count as missing, and in a packed batch end the replay."""
+        """Read the stored documents; damaged ones count as missing, and prevent the replay of a packed batch."""
         store = self.store
         assert store is not None, "something is stored"
         pinned = ids.device.type == "cuda"
@@ -158,7 +158,7 @@ class Replay:
             self.counts.num_tokens_replayed += sum(size for size, is_stored in kept if is_stored)
 
     def _observe(self, states: Mapping[int, torch.Tensor]) -> None:
-        """Store what was computed anew."""
+        """Store newly computed states."""
         plan = self._plan
         if plan is None or all(plan.stored):
             return
@@ -173,7 +173,7 @@ class Replay:
                 self.store.add(each.key, torch.stack(part).cpu())
 
     def _end(self, model: nn.Module, args: Any, output: Any) -> None:
-        """Put the layers back, also when the forward pass failed."""
+        """Restore the layers, even if the forward pass failed."""
         self._put_back()
 
     def _put_back(self) -> None:
@@ -183,11 +183,11 @@ class Replay:
         self._plan = None
 
     def _applies(self, model: Any, kwargs: dict[str, Any]) -> bool:
-        """Tell a plain forward pass over token ids from generation and other uses."""
+        """Return whether this is a plain forward pass over token ids, as opposed to generation and other uses."""
         names = ("output_hidden_states", "output_attentions")
         if any(getattr(model.config, name, False) if kwargs.get(name) is None else kwargs[name] for name in names):
             return False
-        # What a score is of is what is saved: states that were rounded are for training alone.
+        # Scores are those of the saved model: rounded states are only for training.
         if self.store is not None and not self.store.is_exact and not self._mix.qst_side.training:
             return False
         if self._mix.disable_adapters or kwargs.get("use_cache") or kwargs.get("past_key_values") is not None:
@@ -202,19 +202,19 @@ class Replay:
 
 
 class _PassedLayer(nn.Module):
-    """Stands in a layer's place during one forward pass."""
+    """Replaces a layer during one forward pass."""
 
     def __init__(self, replay: Replay, index: int, original: nn.Module | None) -> None:
         super().__init__()
         assert original is not None, "a layer is a module"
-        self.__dict__["original"] = original  # not a child: it keeps its place in the model
+        self.__dict__["original"] = original  # not registered as a child: it keeps its place in the model
         self.__dict__["_replay"] = replay
         self._index = index
         self._num_beside: int | None = None
         self.note = original.register_forward_hook(self._note_kind)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Give the layer's output; nothing stands beside the states where the layer itself gives more."""
+        """Return the layer's states, with None for any other outputs of the layer."""
         states = self.__dict__["_replay"].pass_layer(self._index, self.original, args, kwargs)
         return states if self._num_beside is None else (states, *[None] * self._num_beside)
 
@@ -222,12 +222,12 @@ class _PassedLayer(nn.Module):
         self._num_beside = len(output) - 1 if isinstance(output, tuple) else None
 
     def __getattr__(self, name: str) -> Any:
-        """Ask the layer: models read attributes of theirs."""
+        """Delegate to the layer, whose attributes models read."""
         return getattr(self.__dict__["original"], name)
 
 
 def _take(value: Any, rows: torch.Tensor, shape: tuple[int, int]) -> Any:
-    """Take some rows of whatever has a dimension of rows; a matrix of other columns is a table of the layer's."""
+    """Select rows of everything with a row dimension; a matrix with other columns is a table of the layer."""
     if isinstance(value, torch.Tensor):
         by_row = value.dim() > 1 and value.shape[0] == shape[0] and (value.dim() > 2 or value.shape[1] == shape[1])
         return value[rows] if by_row else value

@@ -1,4 +1,4 @@
-"""How a row's hidden states are stored and come back: exactly, rounded to bfloat16, or int8 with scales."""
+"""Storage formats of a row's hidden states: exact, rounded to bfloat16, or int8 with scales."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ _BLOCK = 262_144
 
 
 Parts = Mapping[str, torch.Tensor]
-"""A stored row: `states`, (num_states, num_tokens, hidden_size), and of int8 `scales`, (num_states, num_tokens, 1)."""
+"""A stored row: `states`, (num_states, num_tokens, hidden_size), and for int8 `scales`, (num_states, num_tokens, 1)."""
 
 
 @dataclass(frozen=True)
 class RowCodec:
-    """Turns hidden states of one shape and dtype into what is stored, and back.
+    """Encodes and decodes hidden states of one shape and dtype.
 
-    A scale of int8 is one float32 per state and token: largest absolute value / 127. A float32 scale costs
-    2 / hidden_size more than one in half precision and neither underflows nor overflows; the error is the int8 rounding
-    alone.
+    An int8 scale is one float32 per state and token: largest absolute value / 127. A float32 scale costs 2 /
+    hidden_size more than one in half precision, and neither underflows nor overflows, so that the only error is the
+    int8 rounding.
     """
 
     kind: Kind
-    """How values are kept."""
+    """Storage format."""
     num_states: int
-    """States of a token: the embedding's and one per layer."""
+    """Number of states per token: the embedding's and one per layer."""
     hidden_size: int
-    """Values of a state."""
+    """Values per state."""
     dtype: torch.dtype
-    """The backbone's dtype, in which states come in and go out."""
+    """The backbone's dtype, which is encoded and decoded to."""
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes that all states of one token take."""
+        """Bytes of all states of one token."""
         width: int = {"exact": self.dtype.itemsize, "bf16": 2, "int8": 1}[self.kind]
         return self.num_states * (self.hidden_size * width + (_SCALE_BYTES if self.kind == "int8" else 0))
 
     def num_bytes(self, num_tokens: int) -> int:
-        """Bytes of a row."""
+        """Return the number of bytes of a row."""
         return num_tokens * self.bytes_per_token
 
     def describe(self) -> dict[str, str | int]:
-        """Name all that decides how a row's bytes are read."""
+        """Return everything that affects how a row's bytes are read."""
         dtype = str(self.dtype).removeprefix("torch.")
         return {"kind": self.kind, "num_states": self.num_states, "hidden_size": self.hidden_size, "dtype": dtype}
 
     def allocate(self, num_tokens: int) -> dict[str, torch.Tensor]:
-        """Make room for a row."""
+        """Allocate the parts of a row."""
         return {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in self._layout(num_tokens).items()}
 
     def view(self, data: torch.Tensor, num_tokens: int) -> dict[str, torch.Tensor]:
@@ -67,7 +67,7 @@ class RowCodec:
         return parts
 
     def fits(self, parts: Parts) -> bool:
-        """Tell whether parts are those of a row of this codec."""
+        """Return whether parts are those of a row of this codec."""
         states = parts.get("states")
         if states is None or states.dim() != 3:
             return False
@@ -78,7 +78,7 @@ class RowCodec:
         """Store a row's states, on any device and with any strides, into parts from `allocate` or `view`.
 
         Returns:
-            False when int8 cannot hold the row, because a value is infinite or not a number.
+            False if int8 cannot hold the row, because a value is infinite or NaN.
         """
         num_tokens = states.shape[1]
         expected = (self.num_states, num_tokens, self.hidden_size)
@@ -92,14 +92,14 @@ class RowCodec:
         step = self._states_per_block(num_tokens)
         for first in range(0, self.num_states, step):
             part = states[first : first + step].float()
-            # A state of zeros alone has a scale too, or it would be divided by zero.
+            # A state of zeros needs a scale too, to avoid dividing by zero.
             scale = part.abs().amax(-1, keepdim=True).div_(127).clamp_min_(torch.finfo(torch.float32).tiny)
             scales[first : first + step].copy_(scale)
             values[first : first + step].copy_((part / scale).round_())
         return bool(torch.isfinite(scales).all())
 
     def decode(self, parts: Parts, out: torch.Tensor) -> None:
-        """Give the states of what `encode` wrote; `out`, of the backbone's dtype, may be a slice of a padded batch."""
+        """Decode what `encode` wrote into `out`, of the backbone's dtype, which may be a slice of a padded batch."""
         values = parts["states"]
         if self.kind != "int8":
             out.copy_(values)
@@ -114,7 +114,7 @@ class RowCodec:
             out[part].copy_(values[part].float().mul_(scales[part]))
 
     def _layout(self, num_tokens: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Shape and dtype of each part; scales first, so that float32 stands at an offset divisible by 4."""
+        """Return shape and dtype of each part; scales come first, so that float32 is at an offset divisible by 4."""
         shape = (self.num_states, num_tokens, self.hidden_size)
         if self.kind == "int8":
             return {"scales": ((self.num_states, num_tokens, 1), torch.float32), "states": (shape, torch.int8)}
@@ -125,9 +125,9 @@ class RowCodec:
 
 
 def build_codec(section_dtype: str, num_states: int, hidden_size: int, dtype: torch.dtype) -> RowCodec:
-    """Choose how rows are kept by `peft.cache.dtype`: `auto`, `bf16` or `int8`.
+    """Choose the format for `peft.cache.dtype`: `auto`, `bf16` or `int8`.
 
-    bf16 shrinks only float32; a half-precision backbone's states are kept as they are.
+    bf16 only shrinks float32; a half-precision backbone's states are kept exactly.
     """
     shrinks = section_dtype == "int8" or (section_dtype == "bf16" and dtype.itemsize > 2)
     kind: Kind = "exact" if not shrinks else "int8" if section_dtype == "int8" else "bf16"

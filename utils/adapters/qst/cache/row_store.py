@@ -1,4 +1,4 @@
-"""What a store of rows offers, and the one in memory, whose pages the system fills only as rows are written."""
+"""The interface of a row store, and a store in memory, which the system allocates only as rows are written."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ logger = logging.getLogger(__name__)
 _BUFFER_BYTES = 64 * 1024**2
 _ALIGNMENT = 64
 ROW_OVERHEAD = 320
-"""Bytes that a row's key and place take beside its states; measured: 210 to 300, by how full the table is."""
+"""Bytes per row besides its states, for key and position; measured: 210 to 300, depending on the table's load."""
 
 
 class RowStore(ABC):
-    """Keeps rows' hidden states by a key of 16 bytes.
+    """Stores rows' hidden states by a key of 16 bytes.
 
     A row is a training row without padding; its states are one tensor (num_states, num_tokens, hidden_size) of the
-    backbone's dtype. Where there is no room for a row that is said once; a full disk is no error.
+    backbone's dtype. If there is no space for a row, that is logged once; a full disk is not an error.
     """
 
     num_rows: int
-    """Rows that can be read."""
+    """Number of rows that can be read."""
     num_bytes: int
-    """Bytes that they take."""
+    """Number of bytes that they take."""
     _unit = "GB"
 
     def __init__(self, codec: RowCodec) -> None:
@@ -38,29 +38,29 @@ class RowStore(ABC):
 
     @property
     def hidden_size(self) -> int:
-        """Values of a state."""
+        """Values per state."""
         return self._codec.hidden_size
 
     @property
     def dtype(self) -> torch.dtype:
-        """The backbone's dtype, in which rows are taken and given."""
+        """The backbone's dtype, in which rows are written and read."""
         return self._codec.dtype
 
     @property
     def is_exact(self) -> bool:
-        """Whether states come back as they were computed."""
+        """Whether states are restored exactly."""
         return self._codec.kind == "exact"
 
     @abstractmethod
     def __contains__(self, key: bytes) -> bool:
-        """Tell whether a row is here; reading it may yet find it damaged."""
+        """Return whether a row is stored; reading it may still find it damaged."""
 
     def add(self, key: bytes, states: torch.Tensor) -> bool:
-        """Keep a row's states, which may be on any device; False when there is no room for them."""
+        """Store a row's states, which may be on any device; return False if there is no space."""
         return key in self or self._write(key, states)
 
     def read(self, key: bytes) -> torch.Tensor | None:
-        """Give a row's states on the CPU; None when it is not here or damaged, and then it is forgotten."""
+        """Return a row's states on the CPU, or None if it is missing or damaged; a damaged row is forgotten."""
         if (parts := self._load(key)) is None:
             return None
         out = torch.empty(
@@ -73,7 +73,7 @@ class RowStore(ABC):
         """Write a row's states into out[:, offset : offset + num_tokens], a slice of a padded batch.
 
         Returns:
-            False when the row is not here or damaged; it is then forgotten, and `out` is as before.
+            False if the row is missing or damaged; it is then forgotten, and `out` is unchanged.
         """
         if (parts := self._load(key)) is None:
             return False
@@ -84,15 +84,15 @@ class RowStore(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give files and memory free."""
+        """Release files and memory."""
 
     @abstractmethod
     def _write(self, key: bytes, states: torch.Tensor) -> bool:
-        """Keep a row that is not here."""
+        """Store a row that is not stored yet."""
 
     @abstractmethod
     def _load(self, key: bytes) -> Parts | None:
-        """Give a row as it is stored."""
+        """Return a row in its stored form."""
 
     def _encode(self, states: torch.Tensor, parts: Parts) -> bool:
         if self._codec.encode(states, parts):
@@ -107,14 +107,14 @@ class RowStore(ABC):
         )
 
     def _warn_once(self, kind: str, sentence: str) -> None:
-        """Warn once of each kind."""
+        """Warn once per kind."""
         if kind not in self._warned:
             self._warned.add(kind)
             logger.warning("%s", sentence)
 
 
 class RamStore(RowStore):
-    """Keeps rows in memory, as many as `budget` bytes hold with all that belongs to them."""
+    """Keeps rows in memory, up to `budget` bytes including overhead."""
 
     _unit = "GB of memory"
 
@@ -130,7 +130,7 @@ class RamStore(RowStore):
         return key in self._rows
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
         self._rows.clear()
         self._buffer = torch.empty(0, dtype=torch.uint8)
         self._position = self.num_rows = self.num_bytes = 0
@@ -144,7 +144,7 @@ class RamStore(RowStore):
         try:
             self._open_buffer(padded)
         except OSError as error:
-            self._warn_full(f"the system gives no more memory ({error.strerror})")
+            self._warn_full(f"the system has no more memory ({error.strerror})")
             return False
         data = self._buffer[self._position : self._position + size]
         if not self._encode(states, self._codec.view(data, num_tokens)):
@@ -162,7 +162,7 @@ class RamStore(RowStore):
         return self._codec.view(buffer[position : position + self._codec.num_bytes(num_tokens)], num_tokens)
 
     def _open_buffer(self, size: int) -> None:
-        """Take a new buffer when the row does not fit into this one; the pages of what is left were never touched."""
+        """Start a new buffer if the row does not fit into this one, whose unused pages were never touched."""
         if self._position + size > self._buffer.numel():
             private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
             self._buffer = torch.frombuffer(mmap.mmap(-1, max(size, _BUFFER_BYTES), flags=private), dtype=torch.uint8)
@@ -170,7 +170,7 @@ class RamStore(RowStore):
 
 
 def measure_free_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes of memory that this process may still take: the machine's, or the container's where that is less."""
+    """Return the bytes of memory that this process may still use: the machine's, or the container's if that is less."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -189,6 +189,6 @@ def measure_free_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _count_reclaimable(stat: Path) -> int:
-    """Bytes of cached files that the system gives up when memory is wanted."""
+    """Return the bytes of cached files that the system frees when memory is needed."""
     fields = dict(line.split() for line in stat.read_text().splitlines())
     return int(fields.get("total_inactive_file", fields.get("inactive_file", 0)))

@@ -189,7 +189,7 @@ def test_a_file_size_limit_stops_storing_and_nothing_else(tmp_path: Path, capfd:
         assert all(torch.equal(store.read(make_key(each)), make_states(each, 1 + each)) for each in range(sum(kept)))
 
     assert run_in_child(write_to_the_limit) == 0
-    assert capfd.readouterr().err.count("takes no more (File too large)") == 1
+    assert capfd.readouterr().err.count("is full (File too large)") == 1
     assert not list(tmp_path.glob("**/*.part"))
 
 
@@ -281,7 +281,7 @@ def test_a_disk_that_is_full_stops_storing_and_nothing_else(tmp_path: Path) -> N
         [*mount, f"{tmpfs} && {sys.executable} {script}"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("takes no more (No space left on device)") == 2
+    assert done.stderr.count("is full (No space left on device)") == 2
 
 
 def test_a_folder_that_cannot_be_used_is_the_users_mistake(tmp_path: Path) -> None:

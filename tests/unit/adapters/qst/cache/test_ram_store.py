@@ -74,7 +74,7 @@ def test_memory_that_the_system_refuses_is_no_error(caplog: pytest.LogCaptureFix
     store = RamStore(build_codec("auto", 1, 1, torch.float32), 2**60)
     states = torch.zeros(1, 1, 1).expand(1, 2**45, 1)
     assert not store.add(make_key(1), states)
-    assert "the system gives no more memory" in caplog.text
+    assert "the system has no more memory" in caplog.text
 
 
 def test_close_gives_the_memory_back() -> None:

@@ -174,7 +174,7 @@ def test_another_adapter_ends_the_replay_and_says_so(build_base, put_beside, sta
     replay = start_replay(adapted)
     _step(adapted, batch)
     adapted.add_adapter("other", QSTConfig(task_type="CAUSAL_LM", reduction_factor=2, downsample_rank=4))
-    assert "the backbone cache ends" in caplog.text
+    assert "the backbone cache is closed" in caplog.text
     assert replay.store.is_closed
     adapted.set_adapter("other")
     plain = put_beside(build_base("llama"), scattered=False)
