@@ -167,7 +167,7 @@ def test_mistakes_have_their_place(lab: Path, make_config: Any, changed: dict[st
         ("optimizers/broken.py", "class Config: ...\n", "defines no build_optimizer"),
         ("optimizers/Upper.py", "class Config: ...\n", "file is called by small letters, digits and _: upper"),
         ("optimizers/twice.py", "{plain}    learning_rate: float = 1.0\n", "learning_rate is a key of training:"),
-        ("schedules/twice.py", "{schedule}    muon_momentum: float = 1.0\n", "is a setting of optimizers/muon"),
+        ("schedules/twice.py", "{schedule}    muon_momentum: float = 1.0\n", "is already a setting of optimizers/muon"),
         ("adapters/other.py", "from utils.adapters.lora import *\nclass Config(Config): ...\n",
          'its Config needs method: Literal["other"] = "other"'),
     ],

@@ -151,7 +151,7 @@ def test_a_hub_that_refuses_is_one_sentence(hub, finished):
 def test_a_folder_whose_name_is_no_repository_is_said_before_the_run(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(settings(tmp_path / "my run", push_to_hub=True)))
-    with pytest.raises(ConfigError, match=r"training\.hub_model_id: 'my run' is no name of a repository"):
+    with pytest.raises(ConfigError, match=r"training\.hub_model_id: 'my run' is not the name of a repository"):
         load_run_config(file)
     file.write_text(yaml.safe_dump(settings(tmp_path / "my_run", push_to_hub=True)))
     load_run_config(file)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _PACKING = (
-    "its virtual tokens are put before a row, not before each document, and the documents would see each other;  "
+    "its virtual tokens are put before a row, not before each document, and the documents would see each other; "
     "leave packing and padding_free out, or use lora"
 )
 _MERGE = "virtual tokens do not change the base's weights; use the adapter on its base, or train by lora"

@@ -15,7 +15,7 @@ from utils.benchmark.suite import Suite
 from utils.config.document import Document
 from utils.core import registry
 from utils.core.errors import ConfigError, Problem
-from utils.run_config.layers import lay_over
+from utils.run_config.layers import merge_layer
 
 MOST_RUNS = 5_000
 _LONGEST_NAME = 150
@@ -111,7 +111,7 @@ def _lay_together(suite: Suite, task: str, method: str) -> Document:
     document = suite.base.copy()
     for layer in (suite.tasks[task], suite.methods.get(method), suite.task_methods.get((task, method))):
         if layer is not None:
-            lay_over(document, layer)
+            merge_layer(document, layer)
     return document
 
 

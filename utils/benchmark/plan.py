@@ -15,9 +15,9 @@ from utils.config.error_messages import suggest
 from utils.config.run_config import RunConfig
 from utils.config.yaml_text import read_overrides
 from utils.core.errors import ConfigError, Problem, UserError
-from utils.run_config.layers import lay_over
+from utils.run_config.layers import merge_layer
 from utils.run_config.load import check_machine, inspect_document
-from utils.run_config.older_table import name_today
+from utils.run_config.older_table import current_name
 from utils.tasks.task import load_task
 
 COMMAND_LINE = "command line"
@@ -191,7 +191,7 @@ def _read_command_line(choices: Choices) -> Document:
             document.set(tuple(key.split(".")), value, SourceLocation(COMMAND_LINE))
     written = read_overrides(choices.overrides)
     keys = [".".join(path[:end]) for path, _ in written.leaves() for end in range(1, len(path) + 1)]
-    asked = {key: name_today(key) for key in keys}  # older names set the same keys
+    asked = {key: current_name(key) for key in keys}  # older names set the same keys
     problems = [Problem(_NOT_HERE[key], name, COMMAND_LINE) for name, key in asked.items() if key in _NOT_HERE]
     if problems:
         raise ConfigError(problems)
@@ -233,8 +233,8 @@ def _put_together(plan: Plan, choices: Choices, command: Document, each: Combina
         over.set(tuple(key.split(".")), value, suite.places.get(key) or suite.places[f"{each.method} {key}"])
     if choices.seeds or suite.section.seeds or each.is_search:
         over.set(("seed",), each.seed, SourceLocation(COMMAND_LINE) if choices.seeds else suite.places["seeds"])
-    lay_over(document, over)
-    lay_over(document, command)
+    merge_layer(document, over)
+    merge_layer(document, command)
     own = SourceLocation(suite.source)
     document.set(("training", "output_dir"), str(plan.output / "runs" / name), own)
     document.set(("task_name",), each.task, own)

@@ -17,8 +17,8 @@ from utils.config.yaml_text import read_document
 from utils.core import registry
 from utils.core.errors import ConfigError, Problem
 from utils.core.project import find_config
-from utils.run_config.layers import find_shipped_paths, lay_over, open_extensions, read_layers
-from utils.run_config.older_table import name_today
+from utils.run_config.layers import merge_layer, open_extensions, read_layers, resolve_paths
+from utils.run_config.older_table import current_name
 from utils.tasks.task import task_sections
 
 _NAME = re.compile(r"\w[\w.+-]*")
@@ -41,7 +41,7 @@ def read_suite(path: str | Path, launcher: str | None = None) -> Suite:
         ConfigError: With all mistakes of the suite itself, each with its location and remedy.
     """
     path = find_config(path, "configs/benchmarks")
-    document = find_shipped_paths(read_document(path))
+    document = resolve_paths(read_document(path))
     open_extensions(document)
     if "suite" not in document.data:
         hint = "a run's file is trained by train.py; a suite starts with suite: NAME and has tasks:"
@@ -126,7 +126,7 @@ class _Reader:
         if name is None and not self.document.get(("run",)):
             self._report((), "has neither base: nor run:, so its runs have no model; name a run's file as base")
         if self._get("run", dict):
-            lay_over(base, self._layer(("run",), own_seed=True))
+            merge_layer(base, self._layer(("run",), own_seed=True))
         if extensions := self.document.get(_EXTENSIONS):
             place = self.document.places[_EXTENSIONS]
             base.set(_EXTENSIONS, list(dict.fromkeys([*base.get(_EXTENSIONS, []), *extensions])), place)
@@ -162,7 +162,7 @@ class _Reader:
 
     def _refuse_ours(self, key: str, path: KeyPath, own_seed: bool = False) -> None:
         """Report keys that the suite itself sets for each run, also by their older names."""
-        key = name_today(key)
+        key = current_name(key)
         if key in _SET_BY_SUITE:
             self._report(path, _SET_BY_SUITE[key])
         elif key == "seed" and not own_seed:

@@ -1,1 +1,1 @@
-"""What the commands share: parser, exit codes, `--json`, the choice of GPUs, and the flags of other scripts."""
+"""Shared parts of the commands: parser, exit codes, `--json`, the choice of GPUs, and hints on other scripts' flags."""

@@ -1,4 +1,4 @@
-"""The options of evaluate_model.py for answers that are there already; nothing heavy is imported for them."""
+"""Options of evaluate_model.py for existing answers, without slow imports."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import argparse
 from utils.core.errors import UserError
 
 _ONLY_WITH = ("metrics", "prediction", "reference", "groups", "id")
-"""Options that have a meaning beside --answers alone."""
+"""Options that only apply with --answers."""
 
 
 def add_answers(parser: argparse.ArgumentParser) -> None:
-    """Let the command take a file of answers in place of a model."""
+    """Add the options for scoring a file of answers instead of a model."""
     group = parser.add_argument_group("answers that are there already (no model is loaded)")
     group.add_argument("--answers", metavar="FILE", help="rows with answers: .jsonl, .json, .csv, .tsv or .parquet")
     group.add_argument("--metric", action="append", default=[], dest="metrics", metavar="NAME",
@@ -37,17 +37,17 @@ def add_answers(parser: argparse.ArgumentParser) -> None:
 
 
 def words_of_flags(arguments: argparse.Namespace) -> list[str]:
-    """Give what flags say as `key=value` words."""
+    """Return the flags as `key=value` arguments."""
     words = ["evaluation.allow_code_execution=true"] if arguments.allow_code_execution else []
     similarity = arguments.code_similarity
     return words + ([f"evaluation.longbench.code_similarity={similarity}"] if similarity else [])
 
 
 def is_asked(arguments: argparse.Namespace) -> bool:
-    """Tell whether answers are to be scored.
+    """Return whether answers are to be scored.
 
     Raises:
-        UserError: There are none, but options that only they have.
+        UserError: There are no answers, but options that need them, or a model as well.
     """
     if arguments.answers is None:
         if stray := [each for each in _ONLY_WITH if getattr(arguments, each)]:

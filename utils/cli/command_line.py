@@ -1,4 +1,4 @@
-"""What every command shares: its command line, the choice of GPUs, exit codes, and `--json`."""
+"""Shared parts of every command: its command line, the choice of GPUs, exit codes, and `--json`."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _HEAD_START_S = 2.0
 _GC_THRESHOLDS = (700, 10, 200)
 
 Answer = dict[str, Any]
-"""What a command prints with `--json`; `exit_code` in it ends the process with that code."""
+"""JSON object printed with `--json`; its `exit_code`, if any, becomes the process's exit code."""
 
 
 def build_parser(script: str, description: str) -> argparse.ArgumentParser:
-    """Build the parser of a command, with the options that all of them take."""
+    """Build the parser of a command, with the options common to all."""
     prog, told = (as_called(text.replace("lora-ns ", f"{PROGRAM} ")) for text in (script, description))
     parser = _Parser(prog=prog, description=told, formatter_class=_Formatter, allow_abbrev=False)
     told = "print one JSON object on standard output, all else on standard error"
@@ -60,7 +60,7 @@ def add_config(parser: argparse.ArgumentParser, told: str) -> None:
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Let a command take `key=value` words anywhere on its command line."""
+    """Accept `key=value` overrides anywhere on the command line."""
     parser.set_defaults(overrides=[])
     parser.epilog = (
         "key=value words override the file, in YAML syntax:\n\n  training.learning_rate=1e-4 peft.lora_r=16\n"
@@ -69,7 +69,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def add_server(parser: argparse._ActionsContainer) -> None:
-    """Let a command ask a server for what a language model writes."""
+    """Add the options for generating with a server."""
     parser.add_argument(
         "--server",
         metavar="URL",
@@ -79,7 +79,7 @@ def add_server(parser: argparse._ActionsContainer) -> None:
 
 
 def add_show(parser: argparse.ArgumentParser) -> None:
-    """Let a command show answers beside scores."""
+    """Add the option for showing answers with the scores."""
     parser.add_argument(
         "--show", type=_count, default=3, metavar="N", help="answers of each set to show at the end; default 3"
     )
@@ -90,15 +90,15 @@ def _count(word: str) -> int:
 
 
 def check_server(arguments: argparse.Namespace) -> None:
-    """Check that a server's model is named with the server alone."""
+    """Check that a served model is named only with a server."""
     if arguments.served_model is not None and arguments.server is None:
         raise UserError("--served_model names a model of a --server; give its address too")
 
 
 def run_cli(main: Callable[[argparse.Namespace], Answer], parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
-    """Run a command: read its command line, do its work, and turn how it ended into an exit code.
+    """Run a command: parse its command line, do its work, and convert the outcome to an exit code.
 
-    0 is fine; 1 it failed; 2 the user's input; 75 saved and to be requeued; 130 interrupted.
+    The codes are 0 success, 1 failure, 2 bad input, 75 saved to be requeued, 130 interrupted.
     """
     forget_secrets()
     learn_command(words)
@@ -118,7 +118,7 @@ def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Name
         require_ranks()
         answer = main(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as head, has gone; Python would complain once more when it ends
+    except BrokenPipeError:  # the reader, such as head, has gone; Python would complain again on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_FAILED
     except LoraNsError as error:
@@ -141,19 +141,19 @@ def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Name
 
 
 def positive(word: str) -> int:
-    """Read a whole number from 1 from the command line; argparse says what is wrong with another."""
+    """Parse a whole number from 1 on; an argparse type."""
     if not word.isdecimal() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1")
     return int(word)
 
 
 def read_names(text: str) -> tuple[str, ...]:
-    """Read names that are parted by commas."""
+    """Parse comma-separated names."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def read_seeds(text: str) -> tuple[int, ...]:
-    """Read seeds that are parted by commas."""
+    """Parse comma-separated seeds; an argparse type."""
     found = read_names(text)
     if not found or not all(word.isdecimal() for word in found) or len({*map(int, found)}) < len(found):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of different whole numbers, such as 1,2,3")
@@ -161,7 +161,7 @@ def read_seeds(text: str) -> tuple[int, ...]:
 
 
 def read_number(text: str) -> float:
-    """Read a number above 0."""
+    """Parse a number above 0; an argparse type."""
     try:
         value = float(text)
     except ValueError:
@@ -172,7 +172,7 @@ def read_number(text: str) -> float:
 
 
 def read_shard(text: str) -> tuple[int, int]:
-    """Read which part of how many."""
+    """Parse a part such as 1/4; an argparse type."""
     part, _, of = text.partition("/")
     if not (part.isdecimal() and of.isdecimal() and 1 <= int(part) <= int(of)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a part such as 1/4, 2/4, 3/4 or 4/4")
@@ -180,10 +180,10 @@ def read_shard(text: str) -> tuple[int, int]:
 
 
 def split_overrides(words: Sequence[str], takes_value: frozenset[str]) -> tuple[list[str], list[str]]:
-    """Part a command line into what the option parser reads and the overrides, in order.
+    """Split a command line into arguments for the option parser and overrides, both in order.
 
-    A word `key=value` is an override wherever it stands, except directly after an option that must have
-    a value: `--input_text a=b` is a text, `--resume training.num_train_epochs=5` is two things.
+    A word `key=value` is an override wherever it is, except directly after an option that requires a value:
+    `--input_text a=b` is a text, but `--resume training.num_train_epochs=5` is an option and an override.
     """
     rest: list[str] = []
     overrides: list[str] = []
@@ -194,13 +194,13 @@ def split_overrides(words: Sequence[str], takes_value: frozenset[str]) -> tuple[
 
 
 def select_gpus(choice: str | None, script: str, words: Sequence[str]) -> None:
-    """Make only the named GPUs visible; more than one relaunches the command through torchrun.
+    """Make only the chosen GPUs visible; with more than one, relaunch the command through torchrun.
 
-    Must run before torch is imported. A process that a launcher started leaves the choice to it. `choice` is what
-    `--gpu` says: `0` or `0,1`; None leaves the environment as it is.
+    Must run before torch is imported. A process started by a launcher leaves the choice to it. `choice` is the value of
+    `--gpu`, `0` or `0,1`; None leaves the environment unchanged.
 
     Raises:
-        UserError: An index is not a number, or no such GPU is here.
+        UserError: An index is not a number, or there is no such GPU.
     """
     if choice is None or "LOCAL_RANK" in os.environ:
         return
@@ -218,11 +218,11 @@ def select_gpus(choice: str | None, script: str, words: Sequence[str]) -> None:
     if len(indices) > 1:
         rest = _without_option(words, "--gpu")
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={len(indices)}", script]
-        os.execv(sys.executable, [sys.executable, *launch, *rest])  # noqa: S606  our own interpreter
+        os.execv(sys.executable, [sys.executable, *launch, *rest])  # noqa: S606  # our own interpreter
 
 
 def list_gpus() -> list[str]:
-    """Name the GPUs this process may use: those a scheduler left visible, else all of the machine's."""
+    """Return the GPUs this process may use: those made visible by a scheduler, or all of the machine."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return [str(index) for index in range(_count_gpus())]
@@ -238,14 +238,14 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 class _Parser(argparse.ArgumentParser):
     words: Sequence[str] = ()
-    """The command line of a command that takes overrides, without them."""
+    """The command line without overrides, if the command takes any."""
 
     def format_help(self) -> str:
-        """Name commands and pages in it as they are called here."""
+        """Format the help with commands and pages named as in this installation."""
         return as_called(super().format_help())
 
     def error(self, message: str) -> NoReturn:
-        """Refuse a command line; for flags of other scripts say how they are written here."""
+        """Exit with an error message, with hints for flags of other scripts."""
         if hints := [*explain_flags(self.words, frozenset(self._option_string_actions))]:
             more = f"more of them: {', '.join(PAGES)}"
             lines = [message, "settings are words of the form key=value here:", *hints, more]
@@ -273,7 +273,7 @@ def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
 def _report(error: LoraNsError) -> Answer:
     number = "" if is_main_process() else f" (process {os.environ['RANK']})"
     if number and isinstance(error, ConfigError):
-        time.sleep(_HEAD_START_S)  # all processes read the same file: the first one says it, before any ends the others
+        time.sleep(_HEAD_START_S)  # so that the first process reports an error that all have
     else:
         for line in as_called(str(error)).split("\n"):
             sys.stderr.write(f"error{number}: {line}\n")
@@ -283,12 +283,12 @@ def _report(error: LoraNsError) -> Answer:
 
 
 def _show_masked(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print the traceback of an error that is not the user's, without a secret that stands in it."""
+    """Print the traceback of an unexpected error with secrets masked."""
     sys.stderr.write(show_controls(mask_text("".join(traceback.format_exception(kind, error, trace)))))
 
 
 def _reserve_stdout() -> Any:
-    """Keep standard output for the one JSON object; whatever else is printed goes to standard error."""
+    """Reserve standard output for the JSON object, redirecting other output to standard error."""
     kept = os.fdopen(os.dup(1), "w", encoding="utf-8")
     sys.stdout.flush()
     os.dup2(2, 1)

@@ -14,7 +14,7 @@ from utils.core.project import COMMANDS, IS_INSTALLED, PACKAGE, PROGRAM, ROOT, V
 _MODULES = {"docs": "cli.shipped", "copy": "cli.shipped", "plan": "planning.command"} | {
     name: f"runs.{name}" for name in ("compare", "report", "push")
 }
-"""Commands that are modules."""
+"""Commands implemented as modules."""
 _COMMANDS = {
     "train FILE [key=value ...]": "train one run; FILE may be a shipped one's name, such as quickstart",
     "plan FILE [--card a100-40g]": "estimate a run's memory, steps and time before training",
@@ -44,7 +44,7 @@ def write_help() -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command that the first word names, with the other words."""
+    """Run the command named by the first word with the other words."""
     given = list(sys.argv[1:] if words is None else words)
     command, *rest = given or ["--help"]
     if command in ("-h", "--help", "help"):
@@ -63,7 +63,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return EXIT_BAD_INPUT
     script = ROOT / COMMANDS[command]
     sys.argv = [str(script), *rest]
-    runpy.run_path(str(script), run_name="__main__")  # which ends by sys.exit
+    runpy.run_path(str(script), run_name="__main__")  # which calls sys.exit
     return 0
 
 

@@ -1,11 +1,11 @@
-"""Flags of other training scripts, keys of their files, and how what they say is written here."""
+"""Flags of other training scripts and keys of their files, with their equivalents here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 PAGES = ("docs/from_run_glue.md", "docs/longbench.md")
-"""The pages that map such flags one by one."""
+"""Pages that map such flags one by one."""
 
 _LENGTH = ("dataset.max_length={}", "sft.max_length={}")
 _ROWS = ("training.per_device_train_batch_size={}",)
@@ -65,18 +65,19 @@ FLAGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), _NOTHING),
     "cache_dir": ("HF_HOME={} in the environment",), "hub_token": ("HF_TOKEN in the environment",),
 }  # fmt: skip
-"""By flag: the words for it, with the flag's value put in; of a language model the second; empty: it is so anyway."""
+"""Equivalents by flag, with a placeholder for its value; a second one is for language models; empty: always the
+case."""
 
 
 PROGRAMS = {
     "LLaMA-Factory": {"finetuning_type", "cutoff_len", "template", "stage", "lora_target"},
     "axolotl": {"base_model", "sequence_len", "micro_batch_size", "adapter", "val_set_size"},
 }
-"""Keys at the top of other programs' files that tell whose they are."""
+"""Top-level keys of other programs' files by which they are recognized."""
 
 
 def explain_key(key: str) -> str | None:
-    """Say how a key of another program's file is written here; None: it is not known."""
+    """Explain how a key of another program's file is written here, or return None if it is unknown."""
     if (forms := FLAGS.get(key)) is None:
         return None
     names = [form.partition("=")[0] for form in forms]
@@ -84,7 +85,7 @@ def explain_key(key: str) -> str | None:
 
 
 def explain_flags(words: Sequence[str], known: frozenset[str]) -> Iterator[str]:
-    """Say for every flag that is not among the command's own, `known`, how it is written here."""
+    """Explain how every flag that the command does not have (`known`) is written here."""
     for index, word in enumerate(words):
         flag, equals, value = word.partition("=")
         name = flag.lstrip("-").replace("-", "_")

@@ -1,4 +1,4 @@
-"""The commands `docs` and `copy`: pages and files that come with the package, where no clone is at hand."""
+"""The commands `docs` and `copy`, for pages and files of the package when no clone is at hand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CALLED = re.compile(r'(?<="\$PYTHON" )(\w+\.py)|(?<=^  )(train\.py)', re.MULTIL
 
 
 def show_page(arguments: argparse.Namespace) -> Answer:
-    """Print a page, or list them all."""
+    """Print a page, or list all pages."""
     pages = {path.stem: path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
     if arguments.name is None:
         return _list({name: path.read_text("utf-8").partition("\n")[0].lstrip("# ") for name, path in pages.items()})
@@ -44,7 +44,7 @@ def show_page(arguments: argparse.Namespace) -> Answer:
 
 
 def copy_file(arguments: argparse.Namespace) -> Answer:
-    """Copy a file, or list them all; nothing is overwritten."""
+    """Copy a file, or list all files; existing files are not overwritten."""
     folder = ROOT / "configs"
     files = {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}
     scripts = [*sorted(ROOT.glob("examples/*.sh")), *ROOT.glob("examples/slurm/*.sbatch")]

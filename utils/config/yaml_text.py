@@ -20,7 +20,7 @@ _MAX_DEPTH = 50
 MAX_BYTES = 500_000
 """A configuration has a few kilobytes; parsing ten megabytes of YAML takes minutes."""
 _FEW_BYTES = 10_000  # too few to nest so deeply that libyaml, which has no depth limit, crashes the process
-_TOO_MANY = f"more than {_MAX_NODES:,} values, counted with what aliases repeat; no configuration has so many"
+_TOO_MANY = f"more than {_MAX_NODES:,} values, counting what aliases repeat; no configuration has so many"
 _ENDLESS = "mappings, lists or aliases nest without end"
 
 TAG = "tag:yaml.org,2002:"
@@ -183,7 +183,7 @@ def _compose(text: str, source: str) -> yaml.Node | None:
         raise ConfigError([_unreadable(message, place)]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        message = f"not YAML: the character U+{error.character:04X} is not allowed in a text file; take it out"
+        message = f"not YAML: the character U+{error.character:04X} is not allowed in a text file; remove it"
         raise ConfigError([_unreadable(message, f"{source}:{line}")]) from None
     except RecursionError:
         raise ConfigError([_unreadable(_ENDLESS, source)]) from None
@@ -271,7 +271,7 @@ class _Reader:
             if isinstance(each, yaml.MappingNode):
                 merged.update(self._value(each, path))
             else:
-                self._report("<< takes a mapping, such as *name of one marked &name", path, each)
+                self._report("<< takes a mapping, such as *name for one marked &name", path, each)
         return merged
 
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
@@ -279,7 +279,7 @@ class _Reader:
         for key in path:
             learn_value(key, node.value)
         if re.search("[\0\ud800-\udfff]", node.value):
-            self._report("holds a NUL or half a character, as no file and no name can; take it out", path, node)
+            self._report("holds a NUL or half a character, which no file or name can; remove it", path, node)
             return None
         try:
             return parse_scalar(kind, node.value)

@@ -63,7 +63,7 @@ def load_object(file: Path, hint: str = AGAIN, error: type[UserError] = UserErro
     except OSError as problem:
         raise error(f"{file}: cannot be read: {problem.strerror}") from None
     if not isinstance(data, dict):
-        raise error(f"{file}: holds no JSON object; {hint}")
+        raise error(f"{file}: is not a JSON object; {hint}")
     return data
 
 

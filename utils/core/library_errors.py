@@ -15,16 +15,16 @@ from utils.core.project import IS_INSTALLED
 
 _OURS = str(Path(__file__).parents[1])
 _REMEDIES = {
-    errno.ENAMETOOLONG: "a file cannot have so long a name; give a shorter one",
-    errno.EACCES: "you may not open it; ask its owner, or name another place",
-    errno.EPERM: "you may not change it; ask its owner, or name another place",
-    errno.EROFS: "nothing can be written there; name another place",
-    errno.ENOSPC: "the disk is full; make room, then give the same command again",
-    errno.EDQUOT: "your share of the disk is full; make room, then give the same command again",
+    errno.ENAMETOOLONG: "the file name is too long; use a shorter one",
+    errno.EACCES: "you may not open it; ask its owner, or use another location",
+    errno.EPERM: "you may not change it; ask its owner, or use another location",
+    errno.EROFS: "nothing can be written there; use another location",
+    errno.ENOSPC: "the disk is full; free some space, then run the same command again",
+    errno.EDQUOT: "your share of the disk is full; free some space, then run the same command again",
     errno.ENOENT: "it is not there; was a folder renamed or deleted meanwhile?",
-    errno.ENOTDIR: "a part of its name is a file and no folder",
+    errno.ENOTDIR: "a part of its path is a file, not a folder",
     errno.EISDIR: "it is a folder where a file was expected; copy the folder that holds it again",
-    errno.ELOOP: "its links go in a circle",
+    errno.ELOOP: "its links form a loop",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
     errno.ESTALE: "the disk is gone; try again when it is back",
     errno.EIO: "the disk fails",
@@ -121,7 +121,7 @@ def _explain_path(error: RuntimeError) -> UserError | None:
     """Explain pathlib's errors: an unknown user's home directory, or a path that is nested too deeply."""
     in_pathlib = Path(traceback.extract_tb(error.__traceback__)[-1].filename).name in ("pathlib.py", "_local.py")
     if in_pathlib and isinstance(error, RecursionError):
-        return UserError("a path leads through more folders than can be made; give a shorter one")
+        return UserError("a path has more folders than can be created; use a shorter one")
     if in_pathlib and "home directory" in str(error):
         return UserError("a path begins with ~ and the name of a user whom this machine does not know; write it out")
     return None

@@ -83,7 +83,7 @@ def add_folder(folder: Path) -> Path | None:
     if same_name is not None and hash_folder(same_name) == hash_folder(folder):
         return None
     if same_name is not None or _is_module(folder):
-        raise ConfigError(f"{folder}: a module is called {folder.name} already; give the folder another name")
+        raise ConfigError(f"{folder}: there already is a module called {folder.name}; give the folder another name")
     for package in _MARKERS:
         if taken := sorted(set(names(package)) & set(_search(folder, package))):
             shown = ", ".join(taken[:3]) + (" ..." if len(taken) > 3 else "")
@@ -110,7 +110,7 @@ def _is_module(folder: Path) -> bool:
 def _import_package(folder: Path) -> None:
     """Make the folder importable as a package, regardless of its location and of other packages of its name."""
     if not folder.name.isidentifier():
-        raise ConfigError(f"{folder}: its files are imported by its name: letters, digits and _ alone")
+        raise ConfigError(f"{folder}: its files are imported by its name, which may only have letters, digits and _")
     init = folder / "__init__.py"
     if init.is_file():
         spec = importlib.util.spec_from_file_location(folder.name, init, submodule_search_locations=[str(folder)])

@@ -19,8 +19,6 @@ from typing import Any, NoReturn
 from utils.core.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 from utils.core.logs import is_main_process
 
-Handler = Callable[[int, FrameType | None], None] | signal.Handlers
-
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 _ECHO_S = 2.0

@@ -71,7 +71,7 @@ def require_columns(template: str) -> str:
         ValueError: It is invalid or names no column.
     """
     if not PromptTemplate.parse(template).columns:
-        raise ValueError("names no column in braces, so that every prompt would be the same; write {question}, say")
+        raise ValueError("names no column in braces, so every prompt would be the same; write {question}, for example")
     return template
 
 

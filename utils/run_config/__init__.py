@@ -1,3 +1,3 @@
-"""Reads one run's file: layers, older names, sections, and the rules that cross them."""
+"""Reads a run's file: layers, older names, sections, and the rules between them."""
 
 from utils.run_config.load import load_run_config as load_run_config

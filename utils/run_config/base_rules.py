@@ -1,6 +1,6 @@
-"""What a method cannot do on this very base, judged by its config.json: before any weight is loaded.
+"""Checks what a method supports on a given base, from its config.json, before any weights are loaded.
 
-Checked with the file where config.json is on this machine, else as soon as it has come from the hub.
+Checked with the file if config.json is on this machine, or else once it has come from the hub.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a run asks of its base."""
+    """What a run requires of its base."""
 
     peft: AdapterSection
     model: ModelSection
     length_key: str
-    """The key that bounds a row's tokens."""
+    """Key that limits a row's tokens."""
     length: int
-    """Tokens a row may have."""
+    """Maximum number of tokens in a row."""
     arguments: Mapping[str, Any]
-    """What TrainingArguments is built from, as far as it is known."""
+    """Arguments of TrainingArguments, as far as they are known."""
 
 
 def check_base(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Check a run against its base's config.json: keys, each with why not, and what works instead."""
+    """Check a run against its base's config.json, yielding keys with the reason and the alternative."""
     if too_many := layers_problem(base):
         yield "model.name_or_path", too_many
         return
@@ -59,15 +59,15 @@ def check_base(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str
         yield "peft.method", f"{asked.peft.method} not on {architecture}; {limits.model_types[architecture]}"
     yield from _check_stored(asked, base)
     yield from _check_positions(asked, base)
-    yield from _check_half(asked, base)
+    yield from _check_float16(asked, base)
     yield from _check_layers(asked, base)
 
 
 def require_fitting_base(config: RunConfig) -> None:
-    """Check a run against its base once more, now that config.json can be had from the hub; no weights are loaded.
+    """Check a run against its base again, now that config.json can be fetched from the hub; no weights are loaded.
 
     Raises:
-        ConfigError: The method cannot do this.
+        ConfigError: The method does not support this base.
         ModelError: There is no config.json.
     """
     asked = Asked(config.peft, config.model, config.length_key, config.max_length, config.arguments)
@@ -77,7 +77,7 @@ def require_fitting_base(config: RunConfig) -> None:
 
 
 def _check_stored(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Check what a checkpoint that is quantized already allows, and what needs one."""
+    """Check what an already quantized checkpoint allows, and what requires one."""
     stored = read_format(base)
     if asked.model.quantization is not None and stored and (problem := checkpoint_problem(asked.model, base)):
         yield "model.quantization", problem
@@ -86,7 +86,7 @@ def _check_stored(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, 
 
 
 def _check_positions(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Check that virtual tokens find positions beside those of the text."""
+    """Check that the model has positions for virtual tokens in addition to the text."""
     virtual, positions = asked.peft.virtual_tokens, count_positions(base, asked.model.rope_scaling)
     if positions is not None and virtual > positions // 2:
         yield "peft.num_virtual_tokens", f"{virtual} of the model's {positions} positions; leave the text half of them"
@@ -100,15 +100,15 @@ def _check_positions(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[st
 
 
 def _check_layers(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Check that the layers that the method is limited to are there, as far as config.json counts them."""
+    """Check that the layers that the method is limited to exist, as far as config.json counts them."""
     if (count := count_layers(base)) is None:
         return
     if absent := [layer for layer in list_layers(asked.peft) or () if layer >= count]:
         yield "peft.layers_to_transform", missing_layers(absent, count)
 
 
-def _check_half(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Refuse to train float16 weights as they are: small updates are lost, and gradients of them cannot be scaled."""
+def _check_float16(asked: Asked, base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Reject training of float16 weights: small updates are lost, and their gradients cannot be scaled."""
     dtype: str = asked.model.dtype
     if dtype == "auto":
         dtype = str(base.get("dtype") or base.get("torch_dtype") or "")
@@ -126,10 +126,10 @@ _TOKENIZER_KEYS = ("chat_template", "extra_special_tokens", "pad_token")
 
 
 def resolve_adapter(read: dict[str, Section], document: Document, notices: list[str]) -> list[Problem]:
-    """Put the adapter's own settings into the sections that were read, where the file has none.
+    """Fill missing keys of the sections in `read` from the adapter's own settings.
 
-    Given back is in what the file and the adapter do not agree; `notices` gets a sentence where the tokenizer becomes
-    the one that the adapter was trained with.
+    Returns the conflicts between the file and the adapter; `notices` gets a sentence if tokenizer settings are taken
+    from the adapter's run.
     """
     header, model, peft = (read.get(name) for name in ("", "model", "peft"))
     if not isinstance(peft, AdapterSection) or peft.adapter_path is None or not isinstance(header, Header):
@@ -140,18 +140,20 @@ def resolve_adapter(read: dict[str, Section], document: Document, notices: list[
         return Problem(message, f"peft.{key}", document.place_of(path))
 
     try:
-        made = read_adapter_config(peft)
-        problems = [report(*each) for each in find_adapter_conflicts(peft, header.task_type, made)]
-        recorded = made.get("base_model_name_or_path")
+        saved = read_adapter_config(peft)
+        problems = [report(*each) for each in find_adapter_conflicts(peft, header.task_type, saved)]
+        recorded = saved.get("base_model_name_or_path")
         if isinstance(model, ModelSection) and isinstance(recorded, str) and recorded:
             require_same_base(recorded, str(find_adapter(peft) / ADAPTER_CONFIG), model, document.source)
-        trained = _read_own_run(find_adapter(peft))
+        run_file = _read_run_config(find_adapter(peft))
         if isinstance(model, ModelSection):
-            read["model"] = _take_tokenizer(model, find_adapter(peft), trained, document, notices)
+            read["model"] = _inherit_tokenizer(model, find_adapter(peft), run_file, document, notices)
         if not problems:
-            # peft writes the modules that all-linear came to, one by one.
-            named = trained.get(("peft", "target_modules"))
-            read["peft"] = resolve_section(peft, {**made, "target_modules": named} if isinstance(named, str) else made)
+            # peft lists the modules that all-linear was resolved to.
+            named = run_file.get(("peft", "target_modules"))
+            read["peft"] = resolve_section(
+                peft, {**saved, "target_modules": named} if isinstance(named, str) else saved
+            )
     except UserError as error:
         return [report("adapter_path", str(error))]
     except ValidationError as error:
@@ -161,21 +163,21 @@ def resolve_adapter(read: dict[str, Section], document: Document, notices: list[
     return problems
 
 
-def _read_own_run(adapter: Path) -> Document:
-    """Read the configuration of the run that an adapter is of; an empty one where it was made elsewhere."""
+def _read_run_config(adapter: Path) -> Document:
+    """Read the configuration of an adapter's run, or an empty one if it was saved elsewhere."""
     file = next((each for each in (adapter / "run.yaml", adapter.parent / "run.yaml") if each.is_file()), None)
     return read_document(file) if file is not None else Document()
 
 
-def _take_tokenizer(
-    model: ModelSection, adapter: Path, trained: Document, document: Document, notices: list[str]
+def _inherit_tokenizer(
+    model: ModelSection, adapter: Path, run_file: Document, document: Document, notices: list[str]
 ) -> ModelSection:
-    """Take the template and the tokens with which an adapter of ours was trained, where the file names none."""
-    wanted = {key: trained.get(("model", key)) for key in _TOKENIZER_KEYS}
+    """Take over the chat template and tokens of an adapter's run, unless the file sets them."""
+    wanted = {key: run_file.get(("model", key)) for key in _TOKENIZER_KEYS}
     taken = {key: value for key, value in wanted.items() if value and not document.has(("model", key))}
     template = taken.get("chat_template")
     if template and template not in OWN_TEMPLATES and find_template(template) is None:
-        taken["chat_template"] = str(adapter / "chat_template.jinja")  # a file of its own, which has gone
+        taken["chat_template"] = str(adapter / "chat_template.jinja")  # a template file that no longer exists
     if not taken:
         return model
     told = ", ".join(f"model.{key}: {value}" for key, value in taken.items())

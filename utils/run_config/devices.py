@@ -1,4 +1,4 @@
-"""What the devices of this machine can do, found out without importing torch."""
+"""The capabilities of this machine's devices, determined without importing torch."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from utils.config.installed import is_installed, source_of
 from utils.core.errors import UserError
 
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-"""Of x86 processors, and of ARM's."""
+"""Flags of x86 and ARM processors."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the devices of a machine can do."""
+    """Capabilities of a machine's devices."""
 
     gpu: bool
     """Whether torch finds an accelerator."""
     bf16: bool
     """Whether it computes in bfloat16."""
     tf32: bool
-    """Whether it computes in TF32 (NVIDIA, from Ampere)."""
+    """Whether it computes in TF32 (NVIDIA, from Ampere on)."""
 
     @classmethod
     @cache
     def look(cls) -> Machine:
-        """Look without importing torch; where devices other than NVIDIA's may be, they count as there."""
+        """Inspect the machine without importing torch; where other devices than NVIDIA's are possible, assume them."""
         if _may_have_other_devices():
             return cls(gpu=True, bf16=True, tf32=True)
         has_gpu = bool(list_gpus()) and not _is_cpu_build()
@@ -43,7 +43,7 @@ class Machine:
 
 
 def choose_bf16(arguments: Mapping[str, Any]) -> dict[str, bool]:
-    """Give the arguments that stand for `training.bf16: auto` on this machine."""
+    """Return the arguments that `training.bf16: auto` stands for on this machine."""
     machine = Machine.look()
     if arguments.get("fp16"):
         return {"bf16": False}
@@ -56,13 +56,13 @@ def choose_bf16(arguments: Mapping[str, Any]) -> dict[str, bool]:
 def _cpu_flags() -> set[str]:
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:  # another system than Linux
+    except OSError:  # not Linux
         return set()
     return set(next((line for line in lines if line.lower().startswith(("flags", "features"))), "").split())
 
 
 def _may_have_other_devices() -> bool:
-    """Tell whether torch may find devices that nvidia-smi does not list: Apple's, AMD's, or by a plug-in."""
+    """Return whether torch may find devices that nvidia-smi does not list: Apple's, AMD's, or those of a plug-in."""
     plug_ins = ("torch_npu", "torch_mlu", "torch_musa", "torch_xla", "habana_frameworks")
     other = re.search(r"^(hip|xpu)\b.*= '", _torch_build(), re.MULTILINE) is not None
     return sys.platform != "linux" or Path("/dev/dxg").exists() or other or any(map(is_installed, plug_ins))
@@ -73,7 +73,7 @@ def _is_cpu_build() -> bool:
 
 
 def _torch_build() -> str:
-    """Read what the installed torch was built for, from its own file."""
+    """Read what the installed torch was built for, from its version file."""
     try:
         return source_of("torch.version").read_text("utf-8")
     except (UserError, OSError):

@@ -1,4 +1,4 @@
-"""Looks at the plug-ins of a folder of the user's own before a file is read by them: each has what its kind needs."""
+"""Checks that plug-ins in a user's folder define what their kind requires, before a file is read with them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _NEEDED = {
     "optimizers": ("build_optimizer",),
     "schedules": ("build_schedule",),
 }
-"""Functions that a plug-in of a kind has to define, beside its Config."""
+"""Functions that a plug-in of a kind has to define, in addition to its Config."""
 _CONFIGS: Mapping[str, type[Section]] = {
     "adapters": AdapterSection, "datasets": DatasetSection, "optimizers": Section, "schedules": Section,
 }  # fmt: skip
 
 
 def add_extension(folder: Path) -> None:
-    """Search a folder's plug-ins from now on.
+    """Add a folder to the search for plug-ins.
 
     Raises:
         ConfigError: With everything that is wrong in its files.
@@ -50,7 +50,7 @@ def add_extension(folder: Path) -> None:
 def _find_problems(folder: Path) -> Iterator[str]:
     found = registry.list_added(folder)
     if not found:
-        yield "holds no plug-in; they lie in adapters/, datasets/, metrics/, optimizers/ ... as in utils/"
+        yield "has no plug-in; they belong in adapters/, datasets/, metrics/, optimizers/ ... as in utils/"
     fields: dict[str, str] = {}
     for package in PLUGIN_KEYS.values():
         own = [name for name in registry.names(package) if (package, name) not in found]
@@ -59,19 +59,19 @@ def _find_problems(folder: Path) -> Iterator[str]:
         file = f"{package.replace('.', '/')}/{name}"
         try:
             plugin = registry.load(package, name)
-        except (Exception, SystemExit) as error:  # noqa: BLE001  whatever the user's code raises when it is imported
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the user's code raises on import
             yield f"{file}: {_name_line(error, folder)}{type(error).__name__}: {error}"
             continue
         yield from (f"{file}: {each}" for each in _check_plugin(plugin, package, name, fields))
 
 
 def _check_plugin(plugin: Any, package: str, name: str, fields: dict[str, str]) -> Iterator[str]:
-    """Check one plug-in; `fields` holds those that optimizers and schedules before it add to `training:`."""
+    """Check one plug-in; `fields` holds the keys that earlier optimizers and schedules add to `training:`."""
     for function in _NEEDED.get(package, ()):
         if not callable(getattr(plugin, function, None)):
             yield f"defines no {function}"
     if package == "metrics" and not isinstance(plugin.METRIC, Metric):
-        yield "its METRIC is no Metric"
+        yield "its METRIC is not a Metric"
     kind = _CONFIGS.get(package)
     if kind is None:
         return
@@ -86,16 +86,16 @@ def _check_plugin(plugin: Any, package: str, name: str, fields: dict[str, str]) 
 
 
 def _check_fields(config: type[Section], plugin: str, fields: dict[str, str]) -> Iterator[str]:
-    """Check that what a plug-in adds to `training:` is nobody else's key."""
+    """Check that the keys that a plug-in adds to `training:` are not taken."""
     for field in config.model_fields:
         if field in training_section().model_fields:
-            yield f"{field} is a key of training: already; give the setting another name"
+            yield f"{field} is a key of training: itself; give the setting another name"
         elif (other := fields.setdefault(field, plugin)) != plugin:
-            yield f"{field} is a setting of {other} already; give it another name"
+            yield f"{field} is already a setting of {other}; give it another name"
 
 
 def _name_line(error: BaseException, folder: Path) -> str:
-    """Name the line of the user's own file on which it came."""
+    """Return the line of the user's own file that raised the error."""
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: "
     lines = [each.lineno for each in extract_tb(error.__traceback__) if str(folder) in each.filename]

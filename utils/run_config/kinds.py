@@ -1,4 +1,4 @@
-"""Tells what kind of file a configuration is, and checks accelerate's and DeepSpeed's files as what they are."""
+"""Detects the kind of a configuration file, and checks accelerate's and DeepSpeed's files."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _DEEPSPEED_KEYS = (
 
 
 def find_kind(path: Path) -> Kind:
-    """Tell what a file configures; what cannot be read counts as a run, whose check says why."""
+    """Return what a file configures; an unreadable file counts as a run, whose check reports the problem."""
     if path.suffix == ".json":
         return "deepspeed"
     try:
@@ -122,7 +122,7 @@ def _check_accelerate_keys(document: Document) -> Iterator[Problem]:
 
 
 def _launch_options() -> frozenset[str]:
-    """Read the options of the installed `accelerate launch`, which the keys of its inner sections are."""
+    """Read the options of the installed `accelerate launch`, which are the keys of its inner sections."""
     return frozenset(re.findall(r'"--(\w+)"', source_of("accelerate.commands.launch").read_text("utf-8")))
 
 
@@ -139,7 +139,7 @@ def _check_deepspeed_keys(settings: dict[str, Any], place: str) -> Iterator[Prob
 
 
 def _check_zero_keys(zero: dict[str, Any], place: str) -> Iterator[Problem]:
-    """Check `zero_optimization` against the installed DeepSpeed, which passes over a key that it does not know."""
+    """Check `zero_optimization` against the installed DeepSpeed, which silently ignores unknown keys."""
     module = "deepspeed.runtime.zero"
     aliases = re.findall(r'alias="(\w+)"', source_of(f"{module}.config").read_text("utf-8"))
     known = {"": {*read_fields(f"{module}.config", "DeepSpeedZeroConfig"), *aliases}}

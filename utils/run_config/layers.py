@@ -1,4 +1,4 @@
-"""Lays the sources of a configuration over each other: the extended file, the file, the command line."""
+"""Merges the layers of a configuration: the extended file, the file, the command line."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ _METHOD: KeyPath = ("peft", "method")
 _EXTENSIONS: KeyPath = ("extensions",)
 _RATES: tuple[KeyPath, ...] = (("training", "learning_rate"), ("training", "lr"))
 _SWITCHES: dict[KeyPath, str] = {_METHOD: "adapters", ("dataset", "name"): "datasets"}
-"""Keys that choose a section's class, and the package of its plug-ins."""
+"""Keys that choose a section's class, with the package of their plug-ins."""
 _NAMES = ("name_or_path", "path", "adapter_path")
-"""Keys that name a folder or file, though there is no slash in it."""
+"""Keys that name a folder or file, even without a slash."""
 
 
 def read_layers(path: str | Path, overrides: Sequence[str] = (), may_extend: bool = True) -> tuple[Document, list[str]]:
-    """Read a file, or a shipped one by its name, with what it extends, and lay `key=value` words over it.
+    """Read a file, or a shipped one by its name, with the file it extends, and apply `key=value` overrides.
 
-    Code of its own (`extensions:`) it may bring where it `may_extend`. With the document come notices about inherited
-    keys that a switched method or dataset cannot use, or should not.
+    Its own code (`extensions:`) is accepted only if it `may_extend`. Also returns notices on inherited keys that a
+    switched method or dataset cannot or should not use.
 
     Raises:
         ConfigError: A file or an override cannot be read.
     """
     path = find_config(path)
-    document = find_shipped_paths(read_document(path))
+    document = resolve_paths(read_document(path))
     open_extensions(document, may_extend)
     notices: list[str] = []
     kept_rate: list[str] = []
     if (base := _read_base(document, path, may_extend)) is not None:
         kept_rate = _find_kept_rate(base, document)
-        notices += lay_over(base, document)
+        notices += merge_layer(base, document)
         document, base = base, document
         document.source = base.source
     over = read_overrides(overrides)
@@ -51,7 +51,7 @@ def read_layers(path: str | Path, overrides: Sequence[str] = (), may_extend: boo
         raise ConfigError([Problem("only a file can extend another; write it there", "extends", over.source)])
     if over.has(_METHOD) or any(map(over.has, _RATES)):
         kept_rate = _find_kept_rate(document, over)
-    notices += lay_over(document, over)
+    notices += merge_layer(document, over)
     return document, notices + kept_rate
 
 
@@ -65,7 +65,7 @@ def _read_base(document: Document, path: Path, may_extend: bool) -> Document | N
     target = path.parent / name
     if not target.is_file():
         raise ConfigError([Problem(f"no such file: {target} (paths start at this file's folder)", "extends", place)])
-    base = find_shipped_paths(read_document(target))
+    base = resolve_paths(read_document(target))
     open_extensions(base, may_extend)
     if base.has(("extends",)):
         message = f"{target} extends another file itself; only one level is allowed"
@@ -74,10 +74,10 @@ def _read_base(document: Document, path: Path, may_extend: bool) -> Document | N
 
 
 def open_extensions(document: Document, allowed: bool = True) -> None:
-    """Search the folders of plug-ins that a document names; their paths become absolute.
+    """Add the plug-in folders that a document names, and make their paths absolute.
 
     Raises:
-        ConfigError: There is no such folder, it clashes with what is there, or its code may not run.
+        ConfigError: A folder is missing, conflicts with existing plug-ins, or must not run code.
     """
     names = document.get(_EXTENSIONS)
     if not names:
@@ -104,16 +104,16 @@ def open_extensions(document: Document, allowed: bool = True) -> None:
 
 
 def _find_extension(home: Path, name: str) -> Path:
-    """Find a folder by the file that names it; a run's copy of its file lies one folder deeper than its extensions."""
+    """Find a folder relative to the file that names it; a run's copy of the file is one folder deeper."""
     places = [place / Path(name).expanduser() for place in (home, home / "..")]
     return next((place for place in places if place.is_dir()), places[0])
 
 
-def lay_over(base: Document, over: Document) -> list[str]:
-    """Lay one document over another, key by key; a learning rate of null takes away the one below it.
+def merge_layer(base: Document, over: Document) -> list[str]:
+    """Merge one document over another, key by key; a learning rate of null removes the one below it.
 
     Returns:
-        Notices about keys of the base that a switched method or dataset cannot use; they are left out.
+        Notices on keys of the base that a switched method or dataset cannot use; they are removed.
     """
     notices = []
     for switch, package in _SWITCHES.items():
@@ -128,7 +128,7 @@ def lay_over(base: Document, over: Document) -> list[str]:
 
 
 def _find_kept_rate(base: Document, over: Document) -> list[str]:
-    """Say that a switched method learns at the rate that was chosen for another; before the two are merged."""
+    """Report, before merging, that a switched method keeps the learning rate that was chosen for another."""
     rate = next((base.get(each) for each in _RATES if base.has(each)), None)
     if any(map(over.has, _RATES)) or not over.has(_METHOD) or not isinstance(rate, (int, float)):
         return []
@@ -141,7 +141,7 @@ def _find_kept_rate(base: Document, over: Document) -> list[str]:
 
 
 def _find_switch(base: Document, over: Document, switch: KeyPath, package: str) -> tuple[str, str] | None:
-    """Name the plug-ins that are switched from and to; None where they are one, or one of them is unknown."""
+    """Return the plug-ins switched from and to; None if they are the same, or one is unknown."""
     implied = "lora" if package == "adapters" and base.has(switch[:1]) else "custom"
     old, new = (str(source.get(switch, implied)) for source in (base, over))
     is_other = (
@@ -151,7 +151,7 @@ def _find_switch(base: Document, over: Document, switch: KeyPath, package: str) 
 
 
 def _drop_stale_keys(base: Document, over: Document, switch: KeyPath, package: str) -> list[str]:
-    """Leave out inherited keys that only the method or dataset switched away from knows."""
+    """Remove inherited keys that only the previous method or dataset knows."""
     if (found := _find_switch(base, over, switch, package)) is None:
         return []
     old, new = found
@@ -170,32 +170,32 @@ def _drop_stale_keys(base: Document, over: Document, switch: KeyPath, package: s
     return [f"{where}  {'.'.join(switch)}: now {new}; left out, for {old} only: {left_out}"] if stale else []
 
 
-def find_shipped_paths(document: Document) -> Document:
-    """Let a path that leads to nothing from the working directory start where the file's writer stood.
+def resolve_paths(document: Document) -> Document:
+    """Resolve paths that do not exist from the working directory as relative to where the file was written.
 
-    That is the project's folder for a shipped file, or where a copy of one may lie anywhere as with the installed
-    package, and for a run's own file the folder in which it was trained, which its provenance tells. Outputs are left
-    alone: they go where the user stands. The document is changed, and given back.
+    For a shipped file, and for copies of one with the installed package, that is the project's folder. For a run's own
+    file it is the working directory of its training, stored in its provenance. Output folders are not changed. The
+    document is modified and returned.
     """
     source = Path(document.source).resolve()
     if source.name == "run.yaml":
         beside = (find_object(folder / PROVENANCE_FILE) for folder in source.parents[:2])  # a copy is in final_model/
         homes = (each.get("working_directory") for each in beside)
         if home := next((each for each in homes if isinstance(each, str)), None):
-            document.data = _look_in(document.data, Path(home))
+            document.data = _resolve_in(document.data, Path(home))
     if IS_INSTALLED or ROOT in source.parents:
-        document.data = _look_in(document.data, ROOT)
+        document.data = _resolve_in(document.data, ROOT)
     return document
 
 
-def _look_in(value: Any, root: Path, is_name: bool = False) -> Any:
-    """Put the root before what is there, and not here; `is_name`: it names a folder also without a slash."""
+def _resolve_in(value: Any, root: Path, is_name: bool = False) -> Any:
+    """Prepend the root to paths that exist only there; `is_name`: a string without a slash may be a path too."""
     if isinstance(value, dict):
         return {
-            key: each if key.endswith("_dir") else _look_in(each, root, key in _NAMES) for key, each in value.items()
+            key: each if key.endswith("_dir") else _resolve_in(each, root, key in _NAMES) for key, each in value.items()
         }
     if isinstance(value, list):
-        return [_look_in(each, root) for each in value]
+        return [_resolve_in(each, root) for each in value]
     is_path = isinstance(value, str) and 0 < len(value) < 1000 and (is_name or "/" in value)
     if not is_path or value.startswith("/"):
         return value

@@ -1,4 +1,4 @@
-"""Checks one run's file step by step and keeps going after a failure; loading is inspecting without one."""
+"""Loads and checks a run's file, step by step and continuing after failures, to report all mistakes."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ class Check:
 
 @dataclass
 class Inspection:
-    """What inspecting a file gave."""
+    """The result of inspecting a file."""
 
     checks: list[Check]
     config: RunConfig | None = None
-    """The configuration, where no check failed."""
+    """The configuration, if no check failed."""
     language: Literal["en", "zh"] = "en"
-    """What `results.language` says, where that can be read."""
+    """Value of `results.language`, if it is valid."""
 
     @property
     def problems(self) -> list[Problem]:
@@ -66,7 +66,7 @@ class Inspection:
 def inspect_run_config(
     path: str | Path, overrides: Sequence[str] = (), files: bool = True, may_extend: bool = True
 ) -> Inspection:
-    """Inspect a run's file; what is given is as for `load_run_config`."""
+    """Inspect a run's file; arguments are as for `load_run_config`."""
     try:
         document, notices = read_layers(path, overrides, may_extend)
     except ConfigError as error:
@@ -75,7 +75,7 @@ def inspect_run_config(
 
 
 def inspect_document(document: Document, notices: Sequence[str] = (), files: bool = True) -> Inspection:
-    """Inspect a configuration that was read, or put together, already; `notices` is what was said meanwhile."""
+    """Inspect a configuration that is already read or assembled, with the `notices` from doing so."""
     _, typed, combined, found, effective = checks = [Check(title) for title in TITLES]
     reader = SectionReader(document)
     read = reader.read()
@@ -83,13 +83,13 @@ def inspect_document(document: Document, notices: Sequence[str] = (), files: boo
     typed.problems += reader.problems
     crossed = [*check_sections(read, document)]
     if files:
-        found.problems += _leave_known(check_files(read, document), reader.mistaken)
+        found.problems += _drop_consequences(check_files(read, document), reader.mistaken)
         crossed += resolve_adapter(read, document, reader.notices)
     if reader.problems or crossed or found.problems:
         if reader.task is not None and _can_be_composed(read, reader.task):
             config = _compose(document, read, reader.task, ())
             crossed += check_resolved(config, reader.task, document, files)
-        combined.problems += _leave_known(crossed, reader.mistaken)
+        combined.problems += _drop_consequences(crossed, reader.mistaken)
         return Inspection(checks[:4], None, language)
     assert reader.task is not None, "an unknown task_type is a mistake"
     config = _compose(document, read, reader.task, (*notices, *reader.notices))
@@ -100,7 +100,7 @@ def inspect_document(document: Document, notices: Sequence[str] = (), files: boo
 
 
 def _can_be_composed(read: dict[str, Section], task: type[Task]) -> bool:
-    """Tell whether sections that have mistakes still make a run whose other rules can be looked at."""
+    """Return whether sections with mistakes still form a run whose other rules can be checked."""
     header, dataset = read.get(""), read.get("dataset")
     if not isinstance(header, Header) or not isinstance(dataset, DatasetSection):
         return False
@@ -108,8 +108,8 @@ def _can_be_composed(read: dict[str, Section], task: type[Task]) -> bool:
     return task.row_type() in dataset.TASK_TYPES and all(name in read for name in needed)
 
 
-def _leave_known(problems: Iterable[Problem], mistaken: set[str]) -> list[Problem]:
-    """Leave out what may follow from a mistake that is named already: what is said of its key, or with it."""
+def _drop_consequences(problems: Iterable[Problem], mistaken: set[str]) -> list[Problem]:
+    """Remove problems that may follow from a mistake already reported, as they concern or mention its key."""
     words = {key.rpartition(".")[2] for key in mistaken}
     return [
         problem
@@ -119,7 +119,7 @@ def _leave_known(problems: Iterable[Problem], mistaken: set[str]) -> list[Proble
 
 
 def check_machine(config: RunConfig) -> Check:
-    """Warn of what this machine lacks for a run; its file may be for another one."""
+    """Warn of requirements that this machine does not meet; the file may be for another machine."""
     found = find_unmet(config, Machine.look())
     return Check(MACHINE, warnings=[f"{config.place_of(key)}  {key}: {message}" for key, message in found])
 
@@ -127,16 +127,16 @@ def check_machine(config: RunConfig) -> Check:
 def load_run_config(
     path: str | Path, overrides: Sequence[str] = (), files: bool = True, may_extend: bool = True
 ) -> RunConfig:
-    """Read, resolve and check one run's configuration; nothing heavy is imported.
+    """Read, resolve and check one run's configuration, without slow imports.
 
     Args:
         path: The YAML file.
-        overrides: `key=value` words from the command line, which win.
-        files: Check that the files and folders it names exist.
-        may_extend: Whether it may bring code of its own (`extensions:`): a stranger's may not.
+        overrides: `key=value` arguments from the command line, which take precedence.
+        files: Whether to check that the files and folders it names exist.
+        may_extend: Whether it may bring its own code (`extensions:`); false for files from others.
 
     Raises:
-        ConfigError: With every mistake found, each with its place and remedy.
+        ConfigError: With all mistakes, each with its location and remedy.
     """
     inspection = inspect_run_config(path, overrides, files, may_extend)
     if inspection.config is None:
@@ -183,14 +183,14 @@ def _compose(document: Document, read: dict[str, Section], task: type[Task], not
 def resolve_arguments(
     section: OwnTrainingSection, task: type[Task], seed: int, metric: str | None, learning_rate: float | None = None
 ) -> dict[str, Any]:
-    """Lay what the file sets over our defaults; the result is what TrainingArguments is built from.
+    """Merge the file's settings over our defaults to the arguments of TrainingArguments.
 
     Args:
         section: The section as written.
-        task: Whose defaults are taken.
-        seed: The run's seed, also of the data order unless data_seed says otherwise.
+        task: The task whose defaults are used.
+        seed: The run's seed, also of the data order unless data_seed is set.
         metric: The dataset's own metric, which chooses the best checkpoint; None: the loss.
-        learning_rate: The method's own default; None: the library's.
+        learning_rate: The method's own default; None: transformers' default.
     """
     ours: dict[str, Any] = {
         "report_to": "tensorboard",

@@ -1,6 +1,6 @@
-"""What a run's settings need of the machine: packages, a GPU, a compiler, a login; known before anything is loaded.
+"""What a run's settings require of the machine: packages, a GPU, a compiler, a login; checked before loading anything.
 
-validate_config.py warns of what is missing here, since a file may be for another machine; train.py refuses.
+validate_config.py warns of missing requirements, since a file may be for another machine; train.py refuses to run.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _ON = ("1", "on", "yes", "true")
 
 
 Need = Callable[["RunConfig", Machine], str | None]
-"""Says what is missing, and what can be done; None where nothing is."""
+"""Returns what is missing and what to do about it, or None."""
 
 
 def _package(module: str, install: str = "", at_least: str = "", distribution: str = "") -> Need:
-    """Need an installed package.
+    """Require an installed package.
 
     Args:
-        module: What is imported.
-        install: The words for pip; the module's name where empty.
-        at_least: The lowest version that transformers takes.
-        distribution: The package that has to provide the module, where several do.
+        module: Module to import.
+        install: Arguments for pip; by default the module's name.
+        at_least: Lowest version that transformers supports.
+        distribution: Package that has to provide the module, if several do.
     """
     words = install or module.partition(".")[0].replace("_", "-")
 
@@ -91,7 +91,7 @@ def _tf32(_: RunConfig, machine: Machine) -> str | None:
 
 
 def _compiler(config: RunConfig, _: Machine) -> str | None:
-    """Look for what torch's inductor writes its kernels for."""
+    """Check for the compiler and headers that torch's inductor needs to build its kernels."""
     if (config.arguments.get("torch_compile_backend") or "inductor") != "inductor":
         return None
     if shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")) is None:
@@ -112,7 +112,7 @@ def _hub(config: RunConfig, machine: Machine) -> str | None:
 
 
 def _base_from_hub(config: RunConfig, machine: Machine) -> str | None:
-    """Need a login where the base would be fetched: not a folder, and not what is in the cache without a network."""
+    """Require a login if the base would be fetched: it is not a folder, and the network is not disabled."""
     return None if is_local(config.model.name_or_path) or _is_offline() else _login(config, machine)
 
 
@@ -179,12 +179,12 @@ _NEEDS: tuple[tuple[str, str, Need], ...] = (
      _any_of(_package("flash_attn", "flash-attn-4", distribution="flash-attn-4"), _KERNELS)),
     ("model.attn_implementation", ".+/.+", _KERNELS),
 )  # fmt: skip
-"""By setting and value, a regular expression, what it needs."""
+"""Requirements by setting and value, a regular expression."""
 _KEYS = frozenset(key for key, _, _ in _NEEDS)
 
 
 def find_unmet(config: RunConfig, machine: Machine) -> list[tuple[str, str]]:
-    """Find what the configuration asks and the machine lacks, each as a key and a sentence."""
+    """Return the requirements of the configuration that the machine does not meet, as pairs of key and sentence."""
     found: dict[tuple[str, str], None] = {}
     values = {key: [*_values(config, key)] for key in _KEYS}
     for key, pattern, need in _NEEDS:
@@ -195,7 +195,7 @@ def find_unmet(config: RunConfig, machine: Machine) -> list[tuple[str, str]]:
 
 
 def require_machine(config: RunConfig) -> None:
-    """Refuse a run that this machine cannot do, before its data is read.
+    """Reject a run that this machine cannot do, before its data is read.
 
     Raises:
         ConfigError: With everything that is missing.
@@ -210,7 +210,7 @@ def require_machine(config: RunConfig) -> None:
 
 @cache
 def tracker_names() -> tuple[str, ...]:
-    """Name the trackers that the installed transformers reports to; read from its source."""
+    """Return the trackers that the installed transformers supports, read from its source."""
     source = source_of("transformers.integrations.integration_utils").read_text("utf-8")
     found = re.search(r"^INTEGRATION_TO_CALLBACK = \{(.*?)^\}", source, re.MULTILINE | re.DOTALL)
     return tuple(re.findall(r'^\s+"(\w+)":', found[1], re.MULTILINE)) if found else ()

@@ -1,7 +1,7 @@
-"""The keys by which scores of generated answers once chose the best checkpoint and ended training.
+"""Older keys by which scores of generated answers chose the best checkpoint and stopped training.
 
-The best was always that of `combined`, and another metric could end the training; the loss could choose beside them.
-There is one metric now, the one that chose the final model; what another decided is said.
+The best used to be that of `combined`, another metric could stop the training, and the loss could choose as well. Now a
+single metric does both: the one that chose the final model. A notice reports what another one decided.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _CHOOSES: KeyPath = ("training", "metric_for_best_model")
 
 
 def rewrite_best(rewriter: Rewriter) -> None:
-    """Move them to `training:`."""
+    """Move the keys to `training:`."""
     document = rewriter.document
     keys = ("load_best_at_end", "early_stopping_patience")
     loads, stops = (document.get(("evaluation", key)) not in (None, False) for key in keys)
     if document.has(_METRIC) and not stops:
         if document.get(_METRIC) not in (None, "combined"):
-            rewriter.leave_out(_METRIC, "has no effect; early_stopping_patience is not set")
+            rewriter.drop(_METRIC, "has no effect; early_stopping_patience is not set")
         else:
             document.remove(_METRIC)
     if loads or stops:
@@ -32,12 +32,12 @@ def rewrite_best(rewriter: Rewriter) -> None:
         if isinstance(rule, Moved) and key.startswith("evaluation."):
             old, new = tuple(key.split(".")), tuple(rule.to.split("."))
             if document.has(old) and document.get(old) not in rule.nothing and document.has(new):
-                _lay_over(rewriter, old, new, rule.nothing)
+                _resolve_both(rewriter, old, new, rule.nothing)
             rewriter.apply(old, rule)
 
 
 def _choose_metric(rewriter: Rewriter, loads: bool) -> None:
-    """Write down the one metric, where `training:` names none."""
+    """Set the single metric, if `training:` names none."""
     document = rewriter.document
     wanted = document.get(_METRIC) or "combined"
     by_loss = document.get(("training", "load_best_model_at_end")) is True
@@ -53,10 +53,10 @@ def _choose_metric(rewriter: Rewriter, loads: bool) -> None:
         document.set(_CHOOSES, kept, place)
 
 
-def _lay_over(rewriter: Rewriter, old: KeyPath, new: KeyPath, nothing: tuple[Any, ...]) -> None:
-    """Let a key that asks for something count before one that asks for nothing, unless that one overrides it."""
+def _resolve_both(rewriter: Rewriter, old: KeyPath, new: KeyPath, nothing: tuple[Any, ...]) -> None:
+    """Make a key that requests something take precedence over one that requests nothing, unless that overrides it."""
     document = rewriter.document
     if document.get(new) in nothing and not document.overrides(new, old):
         document.remove(new)
     elif document.get(new) not in nothing and document.get(new) != document.get(old):
-        rewriter.leave_out(old, f"{'.'.join(new)} counts, {document.get(new)}")
+        rewriter.drop(old, f"{'.'.join(new)} counts, {document.get(new)}")

@@ -1,4 +1,4 @@
-"""Keys that name the columns and splits of a set which has its own: taken where they agree, else refused."""
+"""Keys for columns and splits of a dataset that defines its own: accepted if they agree, otherwise rejected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from utils.config.document import Document, KeyPath
 from utils.config.section import Section
 from utils.config.sections.dataset import ClassificationSection, InstructionSection
-from utils.data.dataset import columns, load_dataset_plugin
+from utils.data.dataset import as_columns, load_dataset_plugin
 from utils.data.formats import ANSWER_COLUMNS
 from utils.run_config.older_table import COLUMN_KEYS, SPLIT_KEYS
 
@@ -21,19 +21,19 @@ _PLACEHOLDER = re.compile(r"(?<!\{)\{(\w+)\}(?!\})")
 
 @dataclass(frozen=True)
 class OwnColumns:
-    """What a set says of itself, and what a document says of it."""
+    """A dataset's own columns and splits, and the document's `dataset:` section."""
 
     section: type[Section]
     written: dict[str, Any]
     """The `dataset:` section."""
     prompt: frozenset[str] = frozenset()
-    """Columns of the prompt; empty where the document chooses them."""
+    """Columns of the prompt; empty if the document chooses them."""
     answers: frozenset[str] = frozenset()
     splits: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, section: type[Section], document: Document, causal: bool) -> OwnColumns:
-        """Look at the document's set, whose values are not checked yet; it describes itself where they can be read.
+        """Describe the document's dataset, as far as its still unvalidated values can be read.
 
         `section` is the class of `dataset:`; `causal` says whether its rows are prompts with answers.
         """
@@ -57,22 +57,22 @@ class OwnColumns:
         return cls(section, written)
 
     def agreeing(self) -> Iterator[tuple[KeyPath, str]]:
-        """Name keys that say what is so anyway, each with the sentence for the notice."""
+        """Yield keys that match the dataset anyway, each with the sentence for the notice."""
         for key, allowed in self._expected():
-            if set(columns(self.written[key], ())) <= allowed:
+            if set(as_columns(self.written[key], ())) <= allowed:
                 yield ("dataset", key), "this set has its own; left out"
 
     def conflicting(self) -> Iterator[tuple[KeyPath, str]]:
-        """Name keys that say otherwise, each with what is right."""
+        """Yield keys that contradict the dataset, each with the correct setting."""
         for key, allowed in self._expected():
-            if not set(columns(self.written[key], ())) <= allowed:
+            if not set(as_columns(self.written[key], ())) <= allowed:
                 own = ", ".join(sorted(allowed)) or "none of the kind"
                 remedy = "dataset.name: custom with dataset.path reads other rows"
                 yield ("dataset", key), f"this set has its own ({own}); leave the key out, or {remedy}"
 
     @property
     def answer(self) -> str | None:
-        """The column of the answer where the prompt's template ends with it."""
+        """The column of the answer, if the prompt's template ends with it."""
         template = self.written.get("prompt_template")
         names = _PLACEHOLDER.findall(template) if isinstance(template, str) else []
         known = self.answers or (self.written.get("answer_column"), *ANSWER_COLUMNS)
@@ -81,13 +81,13 @@ class OwnColumns:
 
     @property
     def cut_prompt(self) -> str | None:
-        """The template up to the answer; None where it does not hold the answer."""
+        """The template up to the answer, or None if it does not contain the answer."""
         if self.answer is None:
             return None
         return str(self.written["prompt_template"]).rstrip().removesuffix(f"{{{self.answer}}}").rstrip(" ")
 
     def _expected(self) -> Iterator[tuple[str, frozenset[str]]]:
-        """Give the keys that are written and are none of the section's, each with what it may name."""
+        """Yield written keys that are not the section's, each with the names it may have."""
         for key, value in [*self.written.items()]:
             if key in self.section.model_fields or not _is_names(value):
                 continue

@@ -1,4 +1,4 @@
-"""Names that users of earlier frameworks write: mapped to ours, with one notice each."""
+"""Maps names from earlier versions and other frameworks to the current ones, with one notice each."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ TASK_SPELLINGS = {
     "classification": "SEQ_CLS", "sequence_classification": "SEQ_CLS", "seq_cls": "SEQ_CLS", "seq-cls": "SEQ_CLS",
     "causal_lm": "CAUSAL_LM", "causal-lm": "CAUSAL_LM", "sft": "CAUSAL_LM", "clm": "CAUSAL_LM",
 }  # fmt: skip
-"""Other spellings of task_type, in lower case."""
+"""Alternative spellings of task_type, in lower case."""
 _RULES = [(tuple(key.split(".")), rule) for key, rule in OLDER.items()]
 
 
 class OlderNames(Rewriter):
-    """Rewrites a document in place and collects what it did."""
+    """Rewrites a document in place and collects notices and problems."""
 
     def rewrite_sections(self) -> None:
-        """Move keys that belong to another section now; before sections are chosen."""
+        """Move keys that now belong to another section, before sections are chosen."""
         self._read_task_type()
         rewrite_best(self)
         for path, rule in _RULES:
@@ -37,10 +37,10 @@ class OlderNames(Rewriter):
         self._move_wandb()
         section: KeyPath = ("generation",)
         if self._task is not None and not self._task.GENERATES and self.document.has(section):
-            self.leave_out(section, "a classifier writes nothing; left out")
+            self.drop(section, "a classifier generates nothing; left out")
 
     def rewrite_names(self, name: str, section: type[Section]) -> None:
-        """Give a section's keys their names of today."""
+        """Rename a section's older keys."""
         if name == "dataset":
             self._rewrite_dataset(section)
         for old, new in section.ALIASES.items():
@@ -60,14 +60,14 @@ class OlderNames(Rewriter):
     def _drop_removed(self) -> None:
         for old, reason in DROPPED.items():
             if self.document.has(("training", old)):
-                self.leave_out(("training", old), f"has no effect any more; {reason}")
+                self.drop(("training", old), f"has no effect any more; {reason}")
         optimizer: KeyPath = ("training", "optim")
         if self.document.get(optimizer) == "adamw_hf":
             self.notice(optimizer, self.place(optimizer), "adamw_hf is now called adamw_torch")
             self.document.set(optimizer, "adamw_torch", self.place(optimizer))
 
     def _read_task_type(self) -> None:
-        """Take the task from `peft.task_type`, where other frameworks have it alone."""
+        """Take the task from `peft.task_type`, the only place in other frameworks."""
         inner: KeyPath = ("peft", "task_type")
         is_written = any(self.document.get((key,)) is not None for key in ("task", "task_type"))
         if not is_written and isinstance(value := self.document.get(inner), str):
@@ -80,10 +80,10 @@ class OlderNames(Rewriter):
         return choose_task(self.document, TASK_SPELLINGS.get(value.lower(), value) if isinstance(value, str) else value)
 
     def _read_variant(self) -> None:
-        """Read `variant: dora` as the switch of LoRA that it is."""
+        """Convert `variant: dora` to the corresponding switch of LoRA."""
         path: KeyPath = ("peft", "variant")
         if not self.document.has(path) or self.document.get(("peft", "method"), "lora") != "lora":
-            return  # a field of another method's own
+            return  # another method's own field
         place, value = self.place(path), self.document.remove(path)
         if not isinstance(value, str) or value.lower() not in VARIANTS:
             switches = "use_dora, use_rslora, use_qalora or init_lora_weights"
@@ -97,7 +97,7 @@ class OlderNames(Rewriter):
             self.report(path, place, f"{value} contradicts peft.{switch}; keep one of them")
 
     def _move_wandb(self) -> None:
-        """Read a section of its own for W&B as the keys of `training:` that it means."""
+        """Move a `wandb:` section to the corresponding keys of `training:`."""
         section = self.document.get(("wandb",))
         if not isinstance(section, dict):
             return
@@ -113,11 +113,11 @@ class OlderNames(Rewriter):
         self.document.remove(("wandb",))
 
     def _rewrite_dataset(self, section: type[Section]) -> None:
-        """Take keys that agree with what a set is anyway, and the length that is `sft:`'s for a language model."""
+        """Drop keys that match the dataset anyway, and move a language model's length to `sft:`."""
         causal = self._task is not None and self._task.reads_answers()
         own = OwnColumns.of(section, self.document, causal)
         for path, reason in own.agreeing():
-            self.leave_out(path, reason)
+            self.drop(path, reason)
         for path, message in own.conflicting():
             self.refuse(path, message)
         if own.cut_prompt is not None:
@@ -128,25 +128,25 @@ class OlderNames(Rewriter):
         if causal and "text_column" in section.model_fields:
             self.move(("sft", "dataset_text_field"), ("dataset", "text_column"), agreeing=True)
         elif causal and self.document.has(("sft", "dataset_text_field")):
-            self.leave_out(("sft", "dataset_text_field"), "this set has its own columns; left out")
+            self.drop(("sft", "dataset_text_field"), "this set has its own columns; left out")
         self._move_own_length(section, causal)
 
     def _move_own_length(self, section: type[Section], causal: bool) -> None:
         length: KeyPath = ("dataset", "max_length")
         if causal and isinstance(self.document.get(("sft",), {}), dict):
             self.move(("sft", "max_seq_length"), ("sft", "max_length"))
-        is_field = "max_length" in section.model_fields  # of rows for either task, which a resolved file always has
+        is_field = "max_length" in section.model_fields  # a field for either task, which a resolved file always has
         if causal and not (is_field and self.document.has(self._length_home)):
             self.move(length, self._length_home, agreeing=True)
 
     @property
     def _length_home(self) -> KeyPath:
-        """Where the task has its rows' length."""
+        """Path of the task's row length."""
         assert self._task is not None, "asked of a task"
         return tuple(self._task.LENGTH_KEY.split("."))
 
     def _move_length(self) -> None:
-        """Read `max_seq_length` as the key of the task's own that bounds a row."""
+        """Move `max_seq_length` to the task's own key for the row length."""
         home = self._length_home if self._task is not None else ("dataset", "max_length")
         for name in ("max_seq_length", "max_length"):
             for parent in (("training",), ("model",), ()):

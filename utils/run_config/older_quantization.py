@@ -1,4 +1,4 @@
-"""bitsandbytes' own spelling of quantization, wherever other frameworks write it: read as model.quantization."""
+"""Converts bitsandbytes' own quantization keys, wherever other frameworks write them, to model.quantization."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ON, _OFF = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "none")
 
 
 def rewrite_quantization(rewriter: Rewriter) -> None:
-    """Read bitsandbytes' own spelling; its 4-bit options mean nothing while load_in_4bit is false."""
+    """Convert bitsandbytes' own keys; its 4-bit options have no effect while load_in_4bit is false."""
     document = rewriter.document
     _drop_lower_quantization(rewriter)
     switches = [_take_switch(rewriter, bits, parent) for parent in _PARENTS for bits in (4, 8)]
@@ -30,13 +30,13 @@ def rewrite_quantization(rewriter: Rewriter) -> None:
             if wanted or isinstance(written, str):
                 rewriter.move((*parent, old), (*_QUANTIZATION, new))
             elif document.has((*parent, old)):
-                rewriter.leave_out((*parent, old), "has no effect without 4 bits; left out")
+                rewriter.drop((*parent, old), "has no effect without 4 bits; left out")
     if document.get(_QUANTIZATION) == {}:
         document.set(_QUANTIZATION, None, rewriter.place(_QUANTIZATION))
 
 
 def _drop_lower_quantization(rewriter: Rewriter) -> None:
-    """Forget what a lower layer says of the number of bits where an upper one says otherwise, by whatever name."""
+    """Remove a lower layer's number of bits if an upper layer contradicts it, under any name."""
     document = rewriter.document
     found = [
         ((*parent, f"load_in_{bits}bit"), bits)
@@ -53,7 +53,7 @@ def _drop_lower_quantization(rewriter: Rewriter) -> None:
             _override_below(rewriter, path, bits, on)
     written = document.get(_QUANTIZATION)
     if not document.has(_QUANTIZATION) or (isinstance(written, dict) and "bits" not in written):
-        return  # nothing, or details that do not say how many bits
+        return  # nothing, or details without a number of bits
     details = [] if isinstance(written, dict) else [(*p, old) for p in _PARENTS for old in _FOUR_BIT_KEYS]
     for path in [*(path for path, _ in found), *details]:
         if document.has(path) and document.overrides(_QUANTIZATION, path):
@@ -61,14 +61,14 @@ def _drop_lower_quantization(rewriter: Rewriter) -> None:
 
 
 def _override_below(rewriter: Rewriter, path: KeyPath, bits: int, on: bool | None) -> None:
-    """Lay a switch over what a lower layer writes as model.quantization."""
+    """Apply a switch over a lower layer's model.quantization."""
     document = rewriter.document
     written = document.get(_QUANTIZATION)
     below = written.get("bits", 4) if isinstance(written, dict) else {"int8": 8, None: None}.get(written, 4)
     if on and bits == 4 and isinstance(written, dict) and "bits" not in written:
-        return  # details of the 4 bits that the switch asks for
+        return  # details of the 4 bits that the switch requests
     if on and below == bits:
-        rewriter.leave_out(path, "now written model.quantization; read as that")
+        rewriter.drop(path, "now written model.quantization; read as that")
     elif on:
         document.remove(_QUANTIZATION)
     elif on is False and below == bits:
@@ -76,12 +76,12 @@ def _override_below(rewriter: Rewriter, path: KeyPath, bits: int, on: bool | Non
 
 
 def _take_switch(rewriter: Rewriter, bits: int, parent: KeyPath) -> bool | None:
-    """Turn `load_in_4bit: true` into `bits: 4`; None where it is not written."""
+    """Convert `load_in_4bit: true` to `bits: 4`, and return the switch, or None if it is not written."""
     document = rewriter.document
     path = (*parent, f"load_in_{bits}bit")
     if not document.has(path):
         return None
-    place, value = rewriter.leave_out(path, "now written model.quantization; read as that")
+    place, value = rewriter.drop(path, "now written model.quantization; read as that")
     on = read_switch(value)
     written = document.get(_QUANTIZATION)
     if on is None:
@@ -94,6 +94,6 @@ def _take_switch(rewriter: Rewriter, bits: int, parent: KeyPath) -> bool | None:
 
 
 def read_switch(value: Any) -> bool | None:
-    """Read true or false in any of YAML's spellings (1.1's `no` is a word in 1.2); None where it is neither."""
+    """Parse true or false in any spelling (YAML 1.1's `no` is a string in 1.2); None if it is neither."""
     word = str(value).lower()
     return True if word in _ON else False if word in _OFF else None

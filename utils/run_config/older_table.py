@@ -1,7 +1,7 @@
-"""Keys of earlier versions and like-minded frameworks: moved, left out or refused, each with our way to say it.
+"""Keys of earlier versions and similar frameworks: moved, dropped or rejected, each with our equivalent.
 
-Other names within a section stand with that section (`ALIASES`); what depends on several keys, in the modules beside
-this one.
+Alternative names within a section are in that section's `ALIASES`; rules that depend on several keys are in the modules
+next to this one.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Moved:
-    """The key has another place now."""
+    """The key has moved."""
 
     to: str
-    """Dotted."""
+    """New dotted key."""
     nothing: tuple[Any, ...] = ()
-    """Values that ask for nothing: the key is left out, and what stands in the new place counts."""
+    """Values that request nothing: the key is dropped, and the new key's value counts."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What the key asks for is so anyway."""
+    """The key requests what is always the case."""
 
     why: str
     values: tuple[Any, ...] = ()
-    """The values for which that is true; (): any."""
+    """Values for which that is true; (): all."""
     otherwise: str = ""
-    """What is said of another value."""
+    """Message for other values."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """The key means something that is said in another way, or not to be had."""
+    """The key has to be expressed differently, or is not supported."""
 
     why: str
 
@@ -43,7 +43,7 @@ _INIT_KEYS = (
     "peft.lora_ga_direction"
 )
 _SPEED = "rows are tokenised in batches and cached"
-_END = "the end-of-text token is always learnt"
+_END = "the end-of-text token is always learned"
 _KEPT = "a long prompt never pushes the answer out; dataset.truncation says what is cut"
 
 _BEST = {
@@ -52,7 +52,7 @@ _BEST = {
     "early_stopping_metric": Moved("training.metric_for_best_model", (None,)),
     "early_stopping_threshold": Moved("training.early_stopping_threshold", (0, None)),
 }
-"""Keys of the time when scores of generated answers had a best checkpoint and an early end of their own."""
+"""Keys from when scores of generated answers had a separate best checkpoint and early stopping."""
 
 OLDER: dict[str, Moved | LeftOut | Refused] = {
     "task": Moved("task_type"),
@@ -66,8 +66,8 @@ OLDER: dict[str, Moved | LeftOut | Refused] = {
     "training.use_auth_token": Moved("model.token"),
     "training.seed": Moved("seed"),
     "training.remove_unused_columns": LeftOut(
-        "the trainer is handed exactly the columns that the model reads", (True, None),
-        "the trainer is handed exactly the columns that the model reads; leave it out",
+        "the trainer gets exactly the columns that the model reads", (True, None),
+        "the trainer gets exactly the columns that the model reads; leave it out",
     ),
     "training.preprocessing_num_workers": LeftOut(_SPEED),
     "training.total_eval_times": Refused(
@@ -91,26 +91,26 @@ OLDER: dict[str, Moved | LeftOut | Refused] = {
         "to lora_alpha is peft.use_rslora or peft.lora_alpha)"
     ),
 }  # fmt: skip
-"""By dotted key; a rule applies wherever the key is written."""
+"""Rules by dotted key; a rule applies wherever the key is written."""
 
 
 VARIANTS = {"lora": None, "vanilla": None, "dora": "use_dora", "rslora": "use_rslora", "qalora": "use_qalora"}
-"""Values of peft.variant, and the switch that each is."""
+"""Values of peft.variant, with the corresponding switch."""
 
 WANDB_KEYS = {"name": "training.run_name", "run_name": "training.run_name"}
-"""Keys of a `wandb:` section that do not go to training.wandb by their own name."""
+"""Keys of a `wandb:` section that move elsewhere than to training.wandb under their own name."""
 
 COLUMN_KEYS = {
     "text_column": True, "text_columns": True, "prompt_field": True, "label_column": False, "target_field": False,
     "answer_column": False,
 }  # fmt: skip
-"""Keys that name the columns of a set which has its own: whether they mean the prompt's."""
+"""Keys for columns of a dataset that defines its own; whether they are the prompt's."""
 
 SPLIT_KEYS = ("train_split", "eval_split", "validation_split", "test_split")
-"""Keys that name the splits of a set which has its own."""
+"""Keys for splits of a dataset that defines its own."""
 
 
-def name_today(key: str) -> str:
-    """Give the name of today of a dotted key that was moved; any other key as it is."""
+def current_name(key: str) -> str:
+    """Return the current name of a dotted key that was moved; other keys are returned unchanged."""
     rule = OLDER.get(key)
     return rule.to if isinstance(rule, Moved) else key

@@ -1,4 +1,4 @@
-"""Chooses the class of every section and reads the document into typed, frozen sections."""
+"""Chooses the class of every section, and reads the document into typed, frozen sections."""
 
 from __future__ import annotations
 
@@ -25,55 +25,55 @@ from utils.run_config.older_names import TASK_SPELLINGS, OlderNames
 from utils.tasks.sft.section import OURS as SFT_OURS
 from utils.tasks.task import Task, choose_task, task_sections, task_types
 
-_STAND_INS = {"model": {"name_or_path": "none/named"}, "": {"task_name": "none"}}
-"""Values of required keys while other mistakes are looked for; the run is refused in any case."""
+_PLACEHOLDERS = {"model": {"name_or_path": "none/named"}, "": {"task_name": "none"}}
+"""Values of required keys while looking for further mistakes; the run is rejected in any case."""
 
 
 class Header(Section):
     """The keys at the top of the file."""
 
     task_name: str = Field(min_length=1)
-    """Names the run in tables; null: the file's name."""
+    """Name of the run in tables; null: the file's name."""
     task_type: str
-    """SEQ_CLS: classification and regression by HF Trainer, or a reward model where there is a section reward.
-    CAUSAL_LM: supervised fine-tuning by TRL's SFTTrainer, or what a section of its own asks for: dpo, kto, grpo."""
+    """SEQ_CLS: classification and regression with HF Trainer, or a reward model if there is a section reward.
+    CAUSAL_LM: supervised fine-tuning with TRL's SFTTrainer, or the task of another section: dpo, kto, grpo."""
     extensions: list[str] = []
-    """Folders of plug-ins of your own, laid out like utils/ (adapters/, datasets/, metrics/, optimizers/, schedules/,
-    tasks/ ...), from this file's folder on; their code is run. A copy of what was used lies in the run's folder. Those
-    of an extended file are searched as well."""
+    """Folders of your own plug-ins, laid out like utils/ (adapters/, datasets/, metrics/, optimizers/, schedules/,
+    tasks/ ...), relative to this file; their code is run. A copy is kept in the run's folder. Folders of an extended
+    file are searched as well."""
     seed: int = Field(42, ge=0, lt=2**32)
-    """Seed of initialisation, dropout and (unless training.data_seed is set) of the data order."""
+    """Seed of initialization, dropout and (unless training.data_seed is set) the data order."""
 
 
 @cache
 def header_class(types: tuple[str, ...]) -> type[Header]:
-    """Build the class of the header, whose task_type is one of the tasks'."""
+    """Build the class of the header, with the known values of task_type."""
     described = Field(description=Header.model_fields["task_type"].description)
     allowed: Any = Literal[types]
     return create_model("Header", __base__=Header, __cls_kwargs__=GENERATED, task_type=(allowed, described))
 
 
 class SectionReader:
-    """Reads one document; collects every problem and notice on the way."""
+    """Reads one document, collecting all problems and notices."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
         self.problems: list[Problem] = []
         self.notices: list[str] = []
         self.mistaken: set[str] = set()
-        """Dotted keys whose values could not be read; their sections are given without them."""
+        """Dotted keys whose values could not be read; their sections are read without them."""
         self._unreadable: set[str] = set()
         self._classes: dict[str, type[Section]] = {}
 
     @property
     def task(self) -> type[Task] | None:
-        """The task that the file asks for; None: there is none."""
+        """The task that the file asks for, or None."""
         return choose_task(self.document, self.document.get(("task_type",)))
 
     def read(self) -> dict[str, Section]:
-        """Read the header and all sections; one with mistakes is given without them, so that they hide no others.
+        """Read the header and all sections; keys with mistakes are left out, so that they do not hide others.
 
-        A section that makes no sense without what is wrong with it is missing in the answer.
+        A section that cannot be read without its mistaken keys is missing in the result.
         """
         self._refuse_non_mappings()
         older = OlderNames(self.document)
@@ -92,7 +92,7 @@ class SectionReader:
         return read
 
     def _refuse_non_mappings(self) -> None:
-        """Take out sections that hold no keys; null is a section left empty, and no adapter for `peft`."""
+        """Remove sections that are not mappings; null is an empty section, or no adapter for `peft`."""
         for name in list_sections():
             value = self.document.get((name,))
             if value is None and name != "peft" and self.document.has((name,)):
@@ -107,7 +107,7 @@ class SectionReader:
                 self._unreadable.add(name)
 
     def _fill_defaults(self) -> None:
-        """Put in what depends on the file's name, and give choices their proper spelling."""
+        """Set defaults that depend on the file's name, and normalize the spelling of task_type."""
         document = self.document
         stem = Path(document.source).stem
         if document.get(("task_name",)) is None:
@@ -165,7 +165,7 @@ class SectionReader:
         dataset = self.document.data["dataset"]
         is_upper = self.document.overrides(("dataset", "name"), ("dataset", "path"))
         if plugin != registry.normalize(name) and (path is None or is_upper):
-            dataset["path"] = name  # rows that are named over an extended file's
+            dataset["path"] = name  # rows named over those of an extended file
         dataset["name"] = registry.normalize(plugin)
         return registry.load("datasets", plugin).Config  # type: ignore[no-any-return]
 
@@ -176,12 +176,12 @@ class SectionReader:
             read[name] = section.model_validate(raw)
         except ValidationError as error:
             path = (name,) if name else ()
-            self.problems += explain_errors(error, section, path, self.document, _homes(self._classes))
+            self.problems += explain_errors(error, section, path, self.document, _locate_keys(self._classes))
             wrong = {str(details["loc"][0]) for details in error.errors() if details["loc"]}
             self.mistaken |= {".".join((*path, key)) for key in wrong} or {name}
             kept = {key: value for key, value in raw.items() if key not in wrong} if isinstance(raw, dict) else {}
             with suppress(ValidationError):
-                read[name] = section.model_validate({**_STAND_INS.get(name, {}), **kept})
+                read[name] = section.model_validate({**_PLACEHOLDERS.get(name, {}), **kept})
 
     def _refuse_unknown_sections(self) -> None:
         known = [*list_sections(), *Header.model_fields, "extends"]
@@ -195,17 +195,17 @@ class SectionReader:
         for key in unknown[:MAX_SHOWN]:
             near = find_misspelled(key, known)
             message = f"unknown section{f'; did you mean {near}?' if near else '' if theirs else list_all(known)}"
-            place = _homes(self._classes).get(key) or explain_key(key)
+            place = _locate_keys(self._classes).get(key) or explain_key(key)
             self._report(key, f"not a section; {place}" if place else message, "unknown_key")
         if (left := len(unknown) - MAX_SHOWN) > 0:
-            self._report("", f"{left:,} unknown sections more; only the first are named", "unknown_key")
+            self._report("", f"{left:,} more unknown sections; only the first are shown", "unknown_key")
 
     def _report(self, path: str, message: str, code: Code) -> None:
         self.problems.append(self.document.problem(path, message, code))
 
 
-def _homes(classes: dict[str, type[Section]]) -> dict[str, str]:
-    """Say for every key of every section where it belongs."""
+def _locate_keys(classes: dict[str, type[Section]]) -> dict[str, str]:
+    """Return, for every key of every section, where it belongs."""
     homes = {key: f"{key} belongs to {name}:" for name, section in classes.items() for key in section.model_fields}
     for key, package in PLUGIN_KEYS.items():
         for name in registry.names(package):
@@ -217,5 +217,5 @@ def _homes(classes: dict[str, type[Section]]) -> dict[str, str]:
 
 
 def list_sections() -> tuple[str, ...]:
-    """Name every section that a file may have, in the order in which they are read."""
+    """Return every section that a file may have, in the order in which they are read."""
     return ("model", "peft", "dataset", "training", *task_sections(), "results")

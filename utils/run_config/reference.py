@@ -1,4 +1,4 @@
-"""Prints docs/configuration.md from the fields' own docstrings: `python -m utils.run_config.reference`."""
+"""Prints docs/configuration.md from the fields' docstrings: `python -m utils.run_config.reference`."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _describe_rule(rule: Any) -> str:
 
 
 def build_schema() -> dict[str, Any]:
-    """Build the schema; `peft` and `dataset` take the fields of whichever plug-in is chosen."""
+    """Build the JSON schema; `peft` and `dataset` accept the fields of any of their plug-ins."""
     single: dict[str, type[Section]] = {
         "model": ModelSection,
         "training": training_section(),
@@ -142,7 +142,7 @@ def build_schema() -> dict[str, Any]:
     models = [*single.values(), *(config for configs in plugins.values() for config in configs)]
     references, definitions = models_json_schema([(model, "validation") for model in models])
     for definition in definitions["$defs"].values():
-        definition.pop("required", None)  # a file may leave to `extends` or to the command line what it likes
+        definition.pop("required", None)  # `extends` or the command line may provide any required key
     definitions["$defs"]["ModelSection"]["properties"]["quantization"]["anyOf"].append({"type": "string"})
     properties: dict[str, Any] = {"extends": {"type": "string", "description": "Another file that this one extends."}}
     properties |= header["properties"]

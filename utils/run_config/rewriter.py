@@ -1,4 +1,4 @@
-"""Moves keys of a document and takes keys out, with a notice of each, or a problem where two say one thing."""
+"""Moves and removes keys of a document, with a notice for each, or a problem if two keys conflict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from utils.run_config.older_table import LeftOut, Moved, Refused
 
 
 class Rewriter:
-    """Rewrites a document in place and collects what it did."""
+    """Rewrites a document in place, collecting notices and problems."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -18,7 +18,7 @@ class Rewriter:
         self.problems: list[Problem] = []
 
     def apply(self, path: KeyPath, rule: Moved | LeftOut | Refused) -> None:
-        """Do with a key, where it is written, what the table says."""
+        """Apply a rule of the table to a key, if it is written."""
         if not self.document.has(path):
             return
         value = self.document.get(path)
@@ -27,16 +27,16 @@ class Rewriter:
         elif isinstance(rule, Moved):
             self.move(path, tuple(rule.to.split(".")), agreeing=True)
         elif isinstance(rule, LeftOut) and (not rule.values or value in rule.values):
-            self.leave_out(path, f"has no effect; {rule.why}")
+            self.drop(path, f"has no effect; {rule.why}")
         else:
             share = f"{1 / value:.3g}" if isinstance(value, int) and value > 0 else "0.05"
             said = rule.otherwise if isinstance(rule, LeftOut) else rule.why
             self.refuse(path, said.replace("{share}", share))
 
     def move(self, old: KeyPath, new: KeyPath, *value: Any, agreeing: bool = False) -> None:
-        """Move a key, where it is written, with another value where one is given; the one in the upper layer counts.
+        """Move a key, if it is written, optionally with a new value; the upper layer's value takes precedence.
 
-        Two keys of one layer with the same value are no mistake where they are `agreeing`.
+        With `agreeing`, two keys of one layer with the same value are accepted.
         """
         if not self.document.has(old):
             return
@@ -46,7 +46,7 @@ class Rewriter:
             self._fill_gaps(old, new)
             return
         if agreeing and self.document.has(new) and self.document.get(new) == self.document.get(old):
-            self.leave_out(old, f"the same as {'.'.join(new)}; left out")
+            self.drop(old, f"the same as {'.'.join(new)}; left out")
             return
         place, written = self.place(old), self.document.get(new[:-1], {})
         if self.document.has(new) or not isinstance(written, (dict, type(None))):
@@ -58,31 +58,31 @@ class Rewriter:
             self.document.set(new, value[0], place)
         self.notice(old, place, f"now called {'.'.join(new)}; read as that")
 
-    def leave_out(self, path: KeyPath, reason: str) -> tuple[SourceLocation, Any]:
-        """Take a key out, with a notice; its place and its value are given back."""
+    def drop(self, path: KeyPath, reason: str) -> tuple[SourceLocation, Any]:
+        """Remove a key with a notice, and return its location and value."""
         place, value = self.place(path), self.document.remove(path)
         self.notice(path, place, reason)
         return place, value
 
     def refuse(self, path: KeyPath, message: str) -> None:
-        """Take a key out, as a mistake."""
+        """Remove a key and report it as a mistake."""
         self.report(path, self.place(path), message)
         self.document.remove(path)
 
     def notice(self, path: KeyPath, place: SourceLocation, text: str) -> None:
-        """Say what was done to a key."""
+        """Add a notice on a key."""
         self.notices.append(f"{place}  {'.'.join(path)}: {text}")
 
     def report(self, path: KeyPath, place: SourceLocation, message: str) -> None:
-        """Say what is wrong with a key."""
+        """Report a problem with a key."""
         self.problems.append(Problem(message, ".".join(path), str(place)))
 
     def place(self, path: KeyPath) -> SourceLocation:
-        """Tell where a key was written."""
+        """Return where a key was written."""
         return self.document.places.get(path, SourceLocation(self.document.source))
 
     def _fill_gaps(self, old: KeyPath, new: KeyPath) -> None:
-        """Take out of a lower mapping what the upper one does not say."""
+        """Move those keys of a lower mapping that the upper one lacks, and remove the rest."""
         below = self.document.get(old)
         for key in [*below] if isinstance(below, dict) and isinstance(self.document.get(new), dict) else ():
             if not self.document.has((*new, key)):

@@ -1,4 +1,4 @@
-"""The few rules that cross sections: combinations that cannot work, and settings without effect."""
+"""The few rules between sections: combinations that cannot work, and settings without effect."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_sections(read: dict[str, Section], document: Document) -> Iterator[Pro
 
 
 def check_files(read: dict[str, Section], document: Document) -> Iterator[Problem]:
-    """Check that the files and folders that the configuration names are there."""
+    """Check that the files and folders that the configuration names exist."""
     model, dataset = read.get("model"), read.get("dataset")
     for key, message in local_problems(model) if isinstance(model, ModelSection) else ():
         yield document.problem(f"model.{key}", message, "not_found")
@@ -52,13 +52,13 @@ def check_files(read: dict[str, Section], document: Document) -> Iterator[Proble
 
 
 def check_resolved(config: RunConfig, task: type[Task], document: Document, files: bool = True) -> Iterator[Problem]:
-    """Check what needs the whole configuration: metrics, strategies, the adapter's limits; files, if they are there."""
+    """Check rules on the whole configuration: metrics, strategies, the adapter's limits, and optionally its files."""
     yield from task.check(config, document, files)
     yield from check_training(config, task, document)
 
 
 def find_unused_settings(config: RunConfig, task: type[Task], document: Document) -> Iterator[str]:
-    """Name settings that are written but have no effect, each as a sentence."""
+    """Describe settings that are written but have no effect, one sentence each."""
     arguments, own = config.arguments, config.training
     reports = arguments.get("report_to")
     idle = {
@@ -103,7 +103,7 @@ def find_unused_settings(config: RunConfig, task: type[Task], document: Document
 
 
 def _unused_for_task(config: RunConfig, task: type[Task]) -> Iterator[tuple[str, tuple[bool, str]]]:
-    """Name keys of the dataset that only the other kind of task reads, where they are not the default."""
+    """Yield keys of the dataset that only the other kind of task reads, with whether they were changed."""
     for key, task_type in config.dataset.ONLY_FOR.items():
         changed = getattr(config.dataset, key) != type(config.dataset).model_fields[key].default
         remedy = f"; the rows' length is {task.LENGTH_KEY}" if key == "max_length" else ""
@@ -113,7 +113,7 @@ def _unused_for_task(config: RunConfig, task: type[Task]) -> Iterator[tuple[str,
 def _check_task(header: Header, read: dict[str, Section], document: Document) -> Iterator[Problem]:
     dataset, peft = read.get("dataset"), read.get("peft")
     tasks = find_tasks(header.task_type)
-    choosing = {task.SECTION for task in all_tasks().values() if not task.IS_DEFAULT}  # by being there, also empty
+    choosing = {task.SECTION for task in all_tasks().values() if not task.IS_DEFAULT}  # even if empty
     for name in task_sections():
         said = name in read and (read[name].model_fields_set or (name in choosing and document.has((name,))))
         if said and not any(name in task.sections() for task in tasks.values()):
@@ -131,11 +131,11 @@ def _check_task(header: Header, read: dict[str, Section], document: Document) ->
 
 
 def _check_secrets(document: Document) -> Iterator[Problem]:
-    """Refuse a secret in any value: all of them are written down with the run."""
-    paths = dict.fromkeys([*document.places, *(path for path, _ in document.leaves())])  # and what was filled in
+    """Reject a secret in any value, since all values are stored with the run."""
+    paths = dict.fromkeys([*document.places, *(path for path, _ in document.leaves())])  # and filled-in values
     texts = {path: "\n".join((path[-1], *_list_texts(document.get(path)))) for path in paths}
     if not holds_secret("\n".join(texts.values())):
-        return  # one look for all: a suite has hundreds of documents
+        return  # one check for all: a suite has hundreds of documents
     for path, text in texts.items():
         if holds_secret(text):
             message = "holds a secret, which would be written down with the run; put it into the environment (HF_TOKEN)"
@@ -157,7 +157,7 @@ def _check_dataset(dataset: DatasetSection, document: Document) -> Iterator[Prob
 def _check_limits(
     peft: AdapterSection, model: ModelSection, read: dict[str, Section], document: Document
 ) -> Iterator[Problem]:
-    """Check what a method cannot do at all, then what it cannot do on this base, where its config.json is here."""
+    """Check what a method never supports, then what it does not support on this base, if its config.json is local."""
     for key, message in peft.find_conflicts(find_storage(model)).items():
         yield document.problem(f"peft.{key}", message, "unsupported")
     header = read.get("")
@@ -179,7 +179,7 @@ def _check_limits(
 def _limited_settings(
     peft: AdapterSection, model: ModelSection, read: dict[str, Section], arguments: dict[str, Any]
 ) -> dict[str, str]:
-    """Give by key the settings that the method does not go with, each with the reason."""
+    """Return, by key, settings that the method does not support, each with the reason."""
     limits, tasks = peft.LIMITS, [(name, read[name]) for name in task_sections() if name in read]
     checkpointing = ("gradient_checkpointing", "activation_checkpointing")
     wanted = {

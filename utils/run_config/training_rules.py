@@ -1,4 +1,4 @@
-"""Rules of what TrainingArguments is built from: values that go together, trackers, processes, the hub."""
+"""Rules for the arguments of TrainingArguments: compatible values, trackers, processes, the hub."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _LOG_LEVELS = ("detail", "debug", "info", "warning", "error", "critical", "passi
 
 
 def check_training(config: RunConfig, task: type[Task], document: Document) -> Iterator[Problem]:
-    """Check the resolved arguments of training, beside the rest of the run."""
+    """Check the resolved training arguments together with the rest of the run."""
     arguments = config.arguments
     yield from _check_arguments(arguments, document)
     yield from _check_hub(config, document)
     yield from _check_processes(config, document)
     if task.evaluates_itself(config):
-        return  # it has its own rules for what chooses the best checkpoint
+        return  # it has its own rules for choosing the best checkpoint
     yield from _check_strategies(arguments, document)
     if config.training.early_stopping_patience and arguments.get("eval_strategy", "no") == "no":
         message = "needs evaluations; set training.eval_strategy"
@@ -37,7 +37,7 @@ def check_training(config: RunConfig, task: type[Task], document: Document) -> I
 
 
 def _check_arguments(arguments: dict[str, Any], document: Document) -> Iterator[Problem]:
-    """Say before loading what TrainingArguments would say after it."""
+    """Report before loading what TrainingArguments would report after it."""
     for one, other in (("fp16", "bf16"), ("fp16_full_eval", "bf16_full_eval")):
         if arguments.get(one) and arguments.get(other):
             yield document.problem(f"training.{one}", f"not together with training.{other}; keep one of them")
@@ -56,16 +56,16 @@ def _check_arguments(arguments: dict[str, Any], document: Document) -> Iterator[
 
 
 def _check_ranges(arguments: dict[str, Any], document: Document) -> Iterator[Problem]:
-    """Check values that transformers and torch stumble over while they train."""
+    """Check values on which transformers and torch would fail during training."""
     for key in ("log_level", "log_level_replica"):
         if (level := arguments.get(key, "passive")) not in _LOG_LEVELS:
             yield document.problem(f"training.{key}", f"no level called {level}{suggest(str(level), _LOG_LEVELS)}")
     if (arguments.get("neftune_noise_alpha") or 0) < 0:
-        yield document.problem("training.neftune_noise_alpha", "is a strength: set 5, say, or leave it out")
+        yield document.problem("training.neftune_noise_alpha", "is a strength: set 5, for example, or leave it out")
 
 
 def _check_optimizer(arguments: dict[str, Any], document: Document) -> Iterator[Problem]:
-    """Check what the optimizers that look into the model need beside them."""
+    """Check what optimizers that inspect the model need in addition."""
     name = str(arguments.get("optim", ""))
     if name.startswith(("galore", "apollo")) and not arguments.get("optim_target_modules"):
         message = f"{name} needs training.optim_target_modules, the layers it works on: [attn, mlp], or all-linear"
@@ -81,7 +81,7 @@ def _check_optimizer(arguments: dict[str, Any], document: Document) -> Iterator[
 
 
 def _check_trackers(arguments: dict[str, Any], document: Document) -> Iterator[Problem]:
-    """Check that transformers knows every tracker; what it needs is checked with the machine."""
+    """Check that transformers knows every tracker; their requirements are checked with the machine."""
     written = as_list(arguments.get("report_to"))
     known = (*tracker_names(), *(("all", "none") if len(written) == 1 else ()))
     for name in written:
@@ -90,7 +90,7 @@ def _check_trackers(arguments: dict[str, Any], document: Document) -> Iterator[P
 
 
 def _check_strategies(arguments: dict[str, Any], document: Document) -> Iterator[Problem]:
-    """Check that there is an evaluation behind every checkpoint, so that the best one can be found."""
+    """Check that every checkpoint is evaluated, so that the best one can be found."""
     evaluate, save = arguments.get("eval_strategy", "no"), arguments.get("save_strategy", "no")
     if not arguments.get("load_best_model_at_end"):
         return
@@ -109,12 +109,12 @@ def _check_strategies(arguments: dict[str, Any], document: Document) -> Iterator
 
 
 def as_list(value: Any) -> list[Any]:
-    """Take one value for a list of one."""
+    """Wrap a single value in a list."""
     return value if isinstance(value, list) else [value]
 
 
 def _check_hub(config: RunConfig, document: Document) -> Iterator[Problem]:
-    """Check what is pushed, and where, before the run that is to be pushed."""
+    """Check what is pushed, and where, before the run starts."""
     arguments = config.arguments
     if not arguments.get("push_to_hub"):
         return
@@ -126,12 +126,12 @@ def _check_hub(config: RunConfig, document: Document) -> Iterator[Problem]:
         yield document.problem("training.hub_strategy", message)
     name = arguments.get("hub_model_id") or Path(config.training.output_dir).resolve().name
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
-        message = f"{name!r} is no name of a repository; set name, or owner/name"
+        message = f"{name!r} is not the name of a repository; set name, or owner/name"
         yield document.problem("training.hub_model_id", message)
 
 
 def _check_processes(config: RunConfig, document: Document) -> Iterator[Problem]:
-    """Check the run against the processes that it was started with, one where there is no launcher."""
+    """Check the run against the number of processes that it was started with."""
     if message := deepspeed_problem(config.arguments.get("deepspeed")):
         yield document.problem("training.deepspeed", message)
     elif names_optimizer(config.arguments) and config.training.head_learning_rate is not None:
@@ -161,11 +161,11 @@ def _check_global_batch(config: RunConfig, document: Document) -> Iterator[Probl
 
 
 def _check_sharding(config: RunConfig, sharding: str, document: Document) -> Iterator[Problem]:
-    """Check what cannot be done while no process holds all weights."""
+    """Check what is impossible while no process has all weights."""
     if reason := config.peft.LIMITS.sharding:
         yield document.problem("peft.method", f"{config.peft.method} not with {sharding}; {reason}")
     if config.model.quantization is not None and config.model.quantization.bits == 8:
-        message = f"8 bits not with {sharding}, which cannot cut them up; use 4 bits, or DDP"
+        message = f"8 bits not with {sharding}, which cannot shard them; use 4 bits, or DDP"
         yield document.problem("model.quantization", message)
     evaluation = config.find_section(EvaluationSection)
     for key in ("at_end", "steps", "retention") if evaluation is not None else ():

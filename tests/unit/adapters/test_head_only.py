@@ -33,7 +33,7 @@ def test_only_the_head_is_trained(attach, train_a_little, read_logits, tmp_path,
 
 
 def test_new_tokens_are_refused(attach):
-    with pytest.raises(ConfigError, match=r"extra_special_tokens: is not with peft\.method: head-only"):
+    with pytest.raises(ConfigError, match=r"extra_special_tokens: cannot be used with peft\.method: head-only"):
         attach("bert", "head-only", model={"extra_special_tokens": ["<new>"]})
 
 

@@ -158,7 +158,7 @@ def test_a_resolved_file_means_the_same_run(make_config, tmp_path):
 
 
 def test_what_a_row_needs_refuses_and_cannot_do(make_config, make_sft):
-    assert "peft.use_asa: not here: its importances are in no checkpoint" in _mistakes(
+    assert "peft.use_asa: not here: its importances are not in checkpoints" in _mistakes(
         make_config, method="adamss", use_asa=True
     )
     assert "trainable_tokens not with task_type: SEQ_CLS; peft saves no new head" in _mistakes(

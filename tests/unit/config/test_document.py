@@ -71,10 +71,10 @@ def test_of_several_merged_mappings_the_first_wins(write: Write) -> None:
     ("content", "problem"),
     [
         ("", "FILE  the file is empty; see configs/template.yaml"),
-        ('a: "x\\0"\n', "FILE:1  a: holds a NUL or half a character, as no file and no name can; take it out"),
+        ('a: "x\\0"\n', "FILE:1  a: holds a NUL or half a character, which no file or name can; remove it"),
         (
             'a: ["\\ud800"]\n',
-            "FILE:1  a.0: holds a NUL or half a character, as no file and no name can; take it out",
+            "FILE:1  a.0: holds a NUL or half a character, which no file or name can; remove it",
         ),
         ("# remark\n", "FILE  the file is empty; see configs/template.yaml"),
         ("---\n", "FILE  the file is empty; see configs/template.yaml"),
@@ -90,7 +90,7 @@ def test_of_several_merged_mappings_the_first_wins(write: Write) -> None:
         ("a: b: c\n", "FILE:1  not YAML: mapping values are not allowed here"),
         (b"a: 1\nb: \xff\n", "FILE:2  not UTF-8 text (byte 0xff); save the file as UTF-8"),
         ("a: 1\n".encode("utf-16"), "FILE:1  not UTF-8 text (byte 0xff); save the file as UTF-8"),
-        (b"a: 1\nb: \x00\n", "FILE:2  not YAML: the character U+0000 is not allowed in a text file; take it out"),
+        (b"a: 1\nb: \x00\n", "FILE:2  not YAML: the character U+0000 is not allowed in a text file; remove it"),
         ("a: {b: 1,\n c: 2,\n b: 3}\n", "FILE:3  a.b: the key appears twice (first on line 1); keep one"),
         ("a: [{b: 1, b: 3}]\n", "FILE:1  a.0.b: the key appears twice (first on line 1); keep one"),
         (
@@ -104,7 +104,7 @@ def test_of_several_merged_mappings_the_first_wins(write: Write) -> None:
         ("a: !!bool maybe\n", "FILE:1  a: 'maybe' cannot be read as bool"),
         (f"a: {'9' * 5000}\n", f"FILE:1  a: '{'9' * 40}' cannot be read as int"),
         ("? [a, b]\n: 1\n", "FILE:1  a key must be a plain word, not a list or mapping"),
-        ("a: {<<: 5}\n", "FILE:1  a: << takes a mapping, such as *name of one marked &name"),
+        ("a: {<<: 5}\n", "FILE:1  a: << takes a mapping, such as *name for one marked &name"),
         ("a: &a [*a]\n", "FILE:1  a.0: mappings, lists or aliases nest without end"),
         ("a: &a\n  b: *a\n", "FILE:1  a.b: mappings, lists or aliases nest without end"),
         ("a: &a\n  <<: *a\n", "FILE:1  a: mappings, lists or aliases nest without end"),
@@ -120,7 +120,7 @@ def test_no_configuration(content: str | bytes, problem: str, write: Write) -> N
 
 def test_a_billion_laughs_end_quickly(write: Write) -> None:
     lines = ["a0: &a0 [lol]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
-    assert "more than 20,000 values, counted with what aliases repeat" in read_problems(write("\n".join(lines)))[0]
+    assert "more than 20,000 values, counting what aliases repeat" in read_problems(write("\n".join(lines)))[0]
 
 
 @pytest.mark.parametrize(

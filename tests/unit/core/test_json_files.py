@@ -33,7 +33,7 @@ def test_what_is_no_json_is_said(content: bytes, said: str, tmp_path: Path):
 def test_other_things_than_an_object(tmp_path: Path):
     file = tmp_path / "x.json"
     file.write_text("[1]")
-    with pytest.raises(UserError, match=r"x\.json: holds no JSON object"):
+    with pytest.raises(UserError, match=r"x\.json: is not a JSON object"):
         load_object(file)
     assert find_object(file) == find_object(tmp_path / "none.json") == {}
     with pytest.raises(UserError, match="Is a directory"):

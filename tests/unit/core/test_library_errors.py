@@ -42,14 +42,14 @@ def _full(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("act", "said"),
     [
-        (lambda folder: (folder / ("n" * 300)).is_file(), "a file cannot have so long a name"),
+        (lambda folder: (folder / ("n" * 300)).is_file(), "the file name is too long"),
         (_gone, "run/state.json: No such file or directory; it is not there; was a folder renamed"),
-        (_circle, "its links go in a circle"),
-        (lambda folder: (folder / "x").write_text("") or (folder / "x" / "y").mkdir(), "is a file and no folder"),
+        (_circle, "its links form a loop"),
+        (lambda folder: (folder / "x").write_text("") or (folder / "x" / "y").mkdir(), "is a file, not a folder"),
         (lambda folder: folder.read_text(), "it is a folder where a file was expected"),
         (lambda _: Path("~nobody_at_all/x").expanduser(), "the name of a user whom this machine does not know"),
-        (lambda folder: (folder / "/".join(["d"] * 2000)).mkdir(parents=True), "more folders than can be made"),
-        (_full, "the disk is full; make room, then give the same command again"),
+        (lambda folder: (folder / "/".join(["d"] * 2000)).mkdir(parents=True), "more folders than can be created"),
+        (_full, "the disk is full; free some space, then run the same command again"),
     ],
 )
 def test_what_the_machine_refuses(act: Callable[[Path], Any], said: str, tmp_path: Path, capsys):

@@ -61,7 +61,7 @@ def test_an_added_folder_is_searched_after_the_librarys_own(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="adapters has a plug-in called lora already; rename it"):
         registry.add_folder(folder)
     (tmp_path / "json").mkdir()
-    with pytest.raises(ConfigError, match="a module is called json already"):
+    with pytest.raises(ConfigError, match="there already is a module called json"):
         registry.add_folder(tmp_path / "json")
     with pytest.raises(ConfigError, match="no such folder"):
         registry.add_folder(tmp_path / "absent")

@@ -55,7 +55,7 @@ def test_reads_parquet(tmp_path):
         ("broken.parquet", "nope", r"broken\.parquet: cannot be read as parquet"),
         ("latin.csv", "t\xe9xt,label\na,1\n".encode("latin-1"), r"latin\.csv:1: not UTF-8"),
         ("excel.tsv", "text\tlabel\na\t1\n".encode("utf-16"), r"excel\.tsv: not UTF-8 text but UTF-16"),
-        ("mac.tsv", "text\tlabel\ra\t1\r", r"mac\.tsv:1: its lines end in carriage returns alone"),
+        ("mac.tsv", "text\tlabel\ra\t1\r", r"mac\.tsv:1: its lines end with carriage returns only"),
         ("twice.csv", "text,text\na,1\n", r"twice\.csv:1: the header names a column twice: text"),
         ("empty.jsonl", "", "the file is empty"),
         ("blank.jsonl", "\n\n", "holds no rows"),

@@ -51,7 +51,7 @@ def test_every_kind_is_read(write, name, content, expected):
             {"line": 2},
             "a list where a row, one JSON object, was expected",
         ),
-        ("a.jsonl", '{"text": "a"}\n{"x": NaN}\n{"text": "b"}', {"line": 2}, "NaN is no number of JSON"),
+        ("a.jsonl", '{"text": "a"}\n{"x": NaN}\n{"text": "b"}', {"line": 2}, "NaN is not a JSON number"),
         ("a.jsonl", '{"text": "a"}\n{"x": 1' + "0" * 5000 + '}\n{"text": "b"}', {"line": 2}, "not JSON ("),
         ("a.jsonl", b'{"text": "a"}\n{"x": "caf\xe9"}\n{"text": "b"}', {"line": 2}, "not UTF-8 text (byte 0xe9 at 11)"),
         ("a.jsonl", b'{"text": "a"}\n{"x": "\x00"}\n{"text": "b"}', {"line": 2}, "holds a NUL byte at 8"),

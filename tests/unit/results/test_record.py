@@ -75,7 +75,7 @@ HEAD = '"version": 1, "status": "failed", "task_name": "", "task_type": "", "met
     [
         ('{"version": 1, "status": "succ', "not JSON"),
         ("", "not JSON"),
-        ("[]", "holds no JSON object"),
+        ("[]", "is not a JSON object"),
         ('{"version": 2}', "a record of version 2"),
         ('{"version": 1, "status": "success"}', "lacks task_name"),
         ("{" + HEAD.replace("failed", "ok") + "}", "status 'ok'"),

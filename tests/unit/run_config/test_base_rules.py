@@ -114,7 +114,7 @@ def test_float16_is_not_trained_as_it_is(write_run: Write, tmp_path: Path) -> No
 @pytest.mark.parametrize("key", ["packing", "padding_free"])
 def test_virtual_tokens_do_not_stand_before_every_document(method: str, key: str, write_run: Write) -> None:
     said = _refusal(write_run(peft={"method": method}, sft={key: True}, **CAUSAL))
-    assert said.startswith(f"sft.{key}: not with peft.method: {method}; its virtual tokens stand before a row")
+    assert said.startswith(f"sft.{key}: not with peft.method: {method}; its virtual tokens are put before a row")
     load_run_config(write_run(peft={"method": method}, **CAUSAL))
 
 

@@ -75,7 +75,7 @@ def test_qalora_is_for_gptq_alone(inspect, make_config):
     assert inspect("gptq", method="lora", use_qalora=True, qalora_group_size=32) == {}
     assert "QA-LoRA is for bases in GPTQ" in inspect("hqq", method="lora", use_qalora=True)["peft.method"]
     found = inspect("gptq", method="lora", use_qalora=True, use_dora=True, init_lora_weights="gaussian")
-    assert "is not with use_dora" in found["peft.use_qalora"]
-    assert "peft draws A again" in found["peft.init_lora_weights"]
+    assert "cannot be used with use_dora" in found["peft.use_qalora"]
+    assert "peft initializes A itself" in found["peft.init_lora_weights"]
     with pytest.raises(ConfigError, match=r"QA-LoRA is for bases in GPTQ, and \S+ is not quantized; set peft\.use_q"):
         make_config("bert", peft={"method": "lora", "use_qalora": True})

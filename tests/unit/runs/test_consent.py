@@ -164,5 +164,5 @@ def test_words_of_the_command_line_are_consent():
     from utils.config.yaml_text import read_overrides
 
     words = read_overrides(["model.trust_remote_code=true", "model.attn_implementation=somebody/kernel"])
-    assert NO_CONSENT.with_words(words) == Consent(trust_remote_code=True, allow_hub_kernels=True)
-    assert NO_CONSENT.with_words(read_overrides(["model.trust_remote_code=false"])) == NO_CONSENT
+    assert NO_CONSENT.with_overrides(words) == Consent(trust_remote_code=True, allow_hub_kernels=True)
+    assert NO_CONSENT.with_overrides(read_overrides(["model.trust_remote_code=false"])) == NO_CONSENT

@@ -213,7 +213,7 @@ def explain_script(name: str) -> str | None:
     if not path:
         return f"{name}: name the metric, evaluate:sacrebleu, or a folder that holds its script, evaluate:./my_metric"
     if is_local(path) and not script.is_file():
-        return f"{name}: there is no script {script}; a metric's script is called as its folder"
+        return f"{name}: there is no script {script}; a metric's script has the name of its folder"
     return None
 
 

@@ -69,7 +69,7 @@ class RopeScalingSection(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _older_name(cls, values: Any) -> Any:
+    def _accept_older_key(cls, values: Any) -> Any:
         """Accept `type`, the key in older config.json files."""
         if isinstance(values, dict) and "type" in values and "rope_type" not in values:
             return {("rope_type" if key == "type" else key): value for key, value in values.items()}

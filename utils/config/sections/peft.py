@@ -32,7 +32,7 @@ class Limits:
     as_lora: str | None = "peft converts no adapter of this method into LoRA"
     """Conversion to a LoRA adapter."""
     serving: str | None = (
-        "it takes adapters of lora alone; merge it into its base by merge_adapter.py, and serve the merged model"
+        "it only takes adapters of lora; merge it into its base by merge_adapter.py, and serve the merged model"
     )
     """Loading by a server that serves adapters, such as vLLM."""
     adapter_path: str | None = None

@@ -19,7 +19,7 @@ from utils.core import registry
 
 OURS = {
     "seed": "set seed at the top of the file",
-    "remove_unused_columns": "the trainer is handed exactly the columns that the model reads",
+    "remove_unused_columns": "the trainer gets exactly the columns that the model reads",
     "length_column_name": "lengths come from the prepared data",
     "label_names": "labels come from dataset.label_column",
     "local_rank": "the launcher sets it",
@@ -31,7 +31,7 @@ OURS = {
     "prediction_loss_only": "set training.eval_strategy: 'no' to evaluate less",
     "hub_token": "the secret is never written in a file; set HF_TOKEN or run `hf auth login`",
     "enable_jit_checkpoint": "SIGTERM, SIGUSR1 and SIGHUP always save a checkpoint before the run ends",
-    "parallelism_config": "it takes an object, which no file holds; spread a run by FSDP or DeepSpeed",
+    "parallelism_config": "it takes an object, which a file cannot hold; shard a run by FSDP or DeepSpeed",
     "output_dir": "",
 }
 """Fields of TrainingArguments that are set elsewhere. An empty hint: a field of this section by the same name."""

@@ -55,7 +55,7 @@ def test_those_that_rewrite_the_base():
         ({"init_lora_weights": "orthogonal", "rank_pattern": {"query": 3}}, "needs even ranks, found 3"),
         ({"init_lora_weights": "pissa", "use_rslora": True, "rank_pattern": {"query": 4}}, "twice the rank"),
         ({"init_lora_weights": "lora_ga", "use_rslora": True, "alpha_pattern": {"query": 4}}, "take one of them out"),
-        ({"init_lora_weights": "mica", "use_dora": True}, "mica is not with use_dora"),
+        ({"init_lora_weights": "mica", "use_dora": True}, "mica cannot be used with use_dora"),
         ({"init_lora_weights": "mica", "loraplus_lr_ratio": 16}, "freezes B"),
         ({"init_lora_weights": "loftq"}, "set model.quantization: nf4"),
     ],
