@@ -157,8 +157,8 @@ def _build_config(
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        said = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
-        raise ConfigError(f"evaluation.sets: {name}: {where}: {said}") from error
+        reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
+        raise ConfigError(f"evaluation.sets: {name}: {where}: {reason}") from error
 
 
 def _expand(plugin: str, section: SetSection, config: InstructionSection) -> list[tuple[str, InstructionSection]]:

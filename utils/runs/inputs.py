@@ -56,8 +56,8 @@ def read_resolved(path: Path, mend: bool = False) -> dict[str, Any] | None:
     if own is not None and (copy is None or flatten(copy).keys() <= flatten(own).keys()):
         return own
     if source is not None:
-        said = "was cut off" if own is not None else flaw
-        logger.warning("%s %s: %s is used instead", path / RUN_FILE, said, source)
+        problem = "was cut off" if own is not None else flaw
+        logger.warning("%s %s: %s is used instead", path / RUN_FILE, problem, source)
         if mend:
             write_resolved(path, source.read_text("utf-8"))
         return copy
@@ -98,10 +98,10 @@ def record_inputs(path: Path, resume_from: str | None, config: RunConfig, rows: 
     """
     found = _list_inputs(rows, config)
     if resume_from is not None:
-        homes = (Path(resume_from).resolve().parent, path)
-        known = next((each for each in map(_read, homes) if each is not None), None)
+        folders = (Path(resume_from).resolve().parent, path)
+        known = next((each for each in map(_read, folders) if each is not None), None)
         if known is None:
-            logger.warning("%s does not record its rows and base, so they are not checked", homes[0])
+            logger.warning("%s does not record its rows and base, so they are not checked", folders[0])
         else:
             _compare(known, found, path, "cannot be resumed")
     write_json(path / INPUTS_FILE, {"version": 1, **found})

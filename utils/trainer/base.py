@@ -254,8 +254,8 @@ class LoraNsTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
         """Write a checkpoint of this step, or log why not; then delete old ones."""
-        owes = self.control.should_evaluate or (self.args.eval_strategy == "epoch" and self._ends_epoch())
-        self.writer.write(lambda partial: self.resume.write_session(self, partial, bool(owes)))
+        is_pending = self.control.should_evaluate or (self.args.eval_strategy == "epoch" and self._ends_epoch())
+        self.writer.write(lambda partial: self.resume.write_session(self, partial, bool(is_pending)))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)

@@ -187,23 +187,23 @@ def rotate_checkpoints(run: Path, limit: int | None, keep: Collection[str | Path
     """
     whole = find_checkpoints(run)
     safe = {Path(each).name for each in keep if each is not None} | {each.name for each in whole[-1:]}
-    doomed = [each for each in whole if each.name not in safe and (each / _ONLY_EVALUATED).exists()]
+    obsolete = [each for each in whole if each.name not in safe and (each / _ONLY_EVALUATED).exists()]
     if limit and limit > 0:
-        left = [each for each in whole if each not in doomed]
+        left = [each for each in whole if each not in obsolete]
         spare = [each for each in left if each.name not in safe]
         excess = max(len(left) - max(limit, len(left) - len(spare)), 0)
         broken = [each for each in list_checkpoints(run) if each not in whole and each.name not in safe]
-        doomed += [*broken, *spare[:excess]]
-    for each in doomed:
+        obsolete += [*broken, *spare[:excess]]
+    for each in obsolete:
         delete_checkpoint(each)
 
 
 def delete_checkpoint(checkpoint: Path) -> None:
     """Delete a checkpoint so that a kill midway leaves no incomplete one."""
-    doomed = checkpoint.with_name(f".{checkpoint.name}.deleted")
-    shutil.rmtree(doomed, ignore_errors=True)
-    checkpoint.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    renamed = checkpoint.with_name(f".{checkpoint.name}.deleted")
+    shutil.rmtree(renamed, ignore_errors=True)
+    checkpoint.rename(renamed)
+    shutil.rmtree(renamed, ignore_errors=True)
 
 
 def clear_leftovers(run: Path) -> list[str]:

@@ -107,8 +107,8 @@ def _follow_schedule(scheduler: Any, num_steps: int) -> None:
     schedule.last_epoch -= 1
     schedule.step()  # repeat the step by the current schedule
     if (after := schedule.get_last_lr()) != before:
-        said = "the learning rate continues at %.3g (step %d of the %d-step schedule); the checkpoint ended at %.3g"
-        logger.info(said, after[0], schedule.last_epoch, num_steps, before[0])
+        message = "the learning rate continues at %.3g (step %d of the %d-step schedule); the checkpoint ended at %.3g"
+        logger.info(message, after[0], schedule.last_epoch, num_steps, before[0])
 
 
 def load_weights(model: Any, folder: Path, hooks: TrainingHooks) -> bool:

@@ -52,7 +52,7 @@ def tag_run(config: RunConfig) -> None:
         "WANDB_TAGS": joined,
         "SWANLAB_TAGS": joined,
         "MLFLOW_TAGS": json.dumps(tags),
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # its own seven wait for minutes, at every call
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # its default of 7 waits for minutes at every call
         **(section.variables if section else {}),
     }
     for name, value in variables.items():
@@ -81,7 +81,7 @@ def open_swanlab(config: RunConfig) -> None:
 
 
 def guard_trackers(trainer: Trainer) -> None:
-    """Let no tracker end a run: one that cannot begin is refused, one that fails later is left out from then on."""
+    """Keep trackers from ending a run: one that cannot start is an error, one that fails later is skipped."""
     from transformers import TrainerCallback
 
     events = [name for name in vars(TrainerCallback) if name.startswith("on_")]
@@ -95,22 +95,22 @@ def _report(tracker: TrainerCallback, event: str, act: Callable[..., Any], *posi
     """Call a tracker.
 
     Raises:
-        UserError: It cannot begin.
+        UserError: The tracker cannot start.
     """
     if getattr(tracker, "has_failed", False):
         return None
     try:
         return act(*positional, **named)
-    except Exception as error:  # whatever a tracker, its server or the way there leads to
+    except Exception as error:  # any error of a tracker, its server or the connection
         if not (isinstance(error, OSError) or is_of_library(error)):
             raise
-        name, said = type(tracker).__name__.removesuffix("Callback").lower(), mask_text(describe(error))
+        name, reason = type(tracker).__name__.removesuffix("Callback").lower(), mask_text(describe(error))
         if event == "on_train_begin":
             raise UserError(
-                f"training.report_to: {name} cannot begin ({said}); see that it can be reached, or leave it out"
+                f"training.report_to: {name} cannot start ({reason}); check that it is reachable, or leave it out"
             ) from error
-        logger.warning("%s takes no more (%s): the run goes on without it", name, said)
-        setattr(tracker, "has_failed", True)  # noqa: B010  an attribute that its class does not have
+        logger.warning("%s failed (%s): the run continues without it", name, reason)
+        setattr(tracker, "has_failed", True)  # noqa: B010  not an attribute of its class
         return None
 
 

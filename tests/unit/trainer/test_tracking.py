@@ -95,13 +95,13 @@ def test_a_tracker_that_fails_in_a_run_is_left_out(prepare_run: Any, caplog: pyt
     with caplog.at_level(logging.WARNING, "utils"):
         trainer.train()
     assert trainer.state.global_step == 3
-    said = [each.getMessage() for each in caplog.records if "the run goes on without it" in each.getMessage()]
+    said = [each.getMessage() for each in caplog.records if "the run continues without it" in each.getMessage()]
     assert len(said) == 1
-    assert said[0].startswith("tensorboard takes no more (AttributeError: 'str' object has no attribute")
+    assert said[0].startswith("tensorboard failed (AttributeError: 'str' object has no attribute")
 
 
 def test_a_tracker_that_cannot_begin_is_refused(prepare_run: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     trainer, _ = _follow(prepare_run, training__logging_dir=str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"training.report_to: tensorboard cannot begin \(.*leave it out"):
+    with pytest.raises(UserError, match=r"training.report_to: tensorboard cannot start \(.*leave it out"):
         trainer.train()

@@ -87,5 +87,5 @@ def check_rows(config: RunConfig, document: Document) -> Iterator[Problem]:
 
 def find_idle(config: RunConfig) -> dict[str, tuple[bool, str]]:
     """Map keys that losses of rows do not read to whether they are set, and the reason."""
-    said = f"the loss is that of {config.length_key.split('.')[0]}:, which has no classes to spread over"
-    return {"training.label_smoothing_factor": (bool(config.arguments.get("label_smoothing_factor")), said)}
+    reason = f"the loss is that of {config.length_key.split('.')[0]}:, which has no classes to spread over"
+    return {"training.label_smoothing_factor": (bool(config.arguments.get("label_smoothing_factor")), reason)}

@@ -92,5 +92,5 @@ def build_encoder(
 
 
 def _describe(name: str, library: str) -> Any:
-    said = f"Has no effect: {WITHOUT_EFFECT[name]}." if name in WITHOUT_EFFECT else library
-    return Field(default=None, description=said or None)
+    description = f"Has no effect: {WITHOUT_EFFECT[name]}." if name in WITHOUT_EFFECT else library
+    return Field(default=None, description=description or None)
