@@ -1,11 +1,15 @@
-"""Compare train.py with a plain transformers.Trainer script: losses step by step, score, and seconds.
+r"""Compare train.py with a plain transformers.Trainer script that classifies: losses step by step, score, and speed.
 
-The plain script is what a careful user would write by hand: dynamic padding, the library's defaults, the
-same data, seed and hyper-parameters. With --losses both train on the same order of rows, without dropout, in
-float32, and the first losses must agree; without it they run in turn and the medians are printed.
+All kinds (perf/plain_classifier.py) train on the same rows by the same hyper-parameters from the same head and seed;
+with --losses all train on one order of rows, without dropout, in float32, and the first losses must agree. Without it
+they take turns, each run a process of its own, and medians are printed: seconds of training, of a step and of the
+evaluation behind it, rows a second, CPU seconds of training, and peak resident memory up to its end.
+A shape instead of a model has random weights: it tells the speed, and no score. With --steps so many steps of the
+whole set's order are timed, without the first, on which ours has the longest rows; else whole epochs are.
 
-  python perf/compare_trainer.py --model FOLDER --data $LORA_NS_REAL_DATA/glue --subset mrpc --method lora --losses
-  python perf/compare_trainer.py --model FOLDER --data $LORA_NS_REAL_DATA/glue --subset rte --method none --repeat 3
+  python perf/compare_trainer.py --model FOLDER --data $LORA_NS_REAL_DATA/glue --subset mrpc --losses
+  python perf/compare_trainer.py --shape bert-base --tokenizer $LORA_NS_REAL_DATA/tokenizers/bert-base-uncased \
+      --data $LORA_NS_REAL_DATA/glue --subset rte --rows 320
 """
 
 from __future__ import annotations
@@ -23,111 +27,65 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from perf.processes import give_result, read_result  # noqa: E402  after the path of the library
+from perf.plain_classifier import (  # noqa: E402  after the path of the library
+    KEYS,
+    KINDS,
+    LENGTH,
+    METRIC,
+    NO_DROPOUT,
+    count_steps,
+    read_history,
+    run_plain,
+)
+from perf.processes import give_result, read_result  # noqa: E402  the same
 
-KEYS = {"mrpc": ("sentence1", "sentence2"), "rte": ("sentence1", "sentence2"), "cola": ("sentence",)}
-METRIC = {"mrpc": "f1", "rte": "accuracy", "cola": "matthews_correlation"}
+SHAPES = {"bert-base": (768, 12, 12), "minilm": (384, 6, 12), "tiny": (128, 2, 2)}
+"""Width, number of layers and heads; the MLP is four times as wide."""
 
 
 def main() -> None:
     """Run the comparison and print one JSON object."""
     options = _parse()
-    if options.plain:
+    if options.kind:
         give_result(run_plain(options))
         return
-    if options.losses:
-        ours, plain = _run_ours(options), _run_plain_process(options)
-        pairs = list(zip(ours["losses"], plain["losses"], strict=True))
-        worst = max(abs(left - right) for left, right in pairs)
-        print(json.dumps({"steps": len(pairs), "largest_loss_difference": worst, "first": pairs[0], "last": pairs[-1]}))
-        return
-    runs: dict[str, list[dict[str, Any]]] = {"ours": [], "plain": []}
-    for _ in range(options.repeat):
-        runs["ours"].append(_run_ours(options))
-        runs["plain"].append(_run_plain_process(options))
-    answer: dict[str, Any] = {"subset": options.subset, "method": options.method, "epochs": options.epochs}
-    for name, results in runs.items():
-        answer[name] = {
-            "score": [round(result["score"], 4) for result in results],
-            "train_runtime_s": statistics.median(result["train_runtime_s"] for result in results),
-        }
-    answer["plain_over_ours"] = round(answer["plain"]["train_runtime_s"] / answer["ours"]["train_runtime_s"], 3)
-    print(json.dumps(answer))
-
-
-def run_plain(options: argparse.Namespace) -> dict[str, Any]:
-    """Train by a plain script and give losses, score and seconds."""
-    import numpy as np
-    from datasets import load_dataset
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-    from transformers import (
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        DataCollatorWithPadding,
-        Trainer,
-        TrainingArguments,
-        set_seed,
-    )
-
-    set_seed(options.seed)
-    tokenizer = AutoTokenizer.from_pretrained(options.model, trust_remote_code=False)
-    keys = KEYS[options.subset]
-    files = {split: f"{options.data}/{options.subset}/{split}-*.parquet" for split in ("train", "validation")}
-    rows = load_dataset("parquet", data_files=files)
-    if options.rows < len(rows["train"]):
-        rows["train"] = rows["train"].shuffle(seed=options.seed).select(range(options.rows))
-    rows = rows.map(lambda row: tokenizer(*(row[key] for key in keys), truncation=True, max_length=128), batched=True)
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        options.model, num_labels=2, output_loading_info=True, trust_remote_code=False, **_no_dropout(options)
-    )
-    _draw_head(model, info, options.seed)
-    if options.method == "lora":
-        from peft import LoraConfig, get_peft_model
-
-        set_seed(options.seed)
-        config = LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=["query", "value"])
-        model = get_peft_model(model, config)
-    scorer = {"f1": f1_score, "accuracy": accuracy_score, "matthews_correlation": matthews_corrcoef}
-
-    def score(prediction: Any) -> dict[str, float]:
-        name = METRIC[options.subset]
-        return {name: float(scorer[name](prediction.label_ids, np.argmax(prediction.predictions, axis=-1)))}
-
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            seed=options.seed,
-            data_seed=options.seed,
-            num_train_epochs=options.epochs,
-            max_steps=50 if options.losses else -1,
-            learning_rate=options.learning_rate,
-            per_device_train_batch_size=options.batch,
-            per_device_eval_batch_size=options.batch,
-            eval_strategy="no" if options.losses else "epoch",
-            save_strategy="no" if options.losses else "epoch",
-            load_best_model_at_end=not options.losses,
-            metric_for_best_model=None if options.losses else METRIC[options.subset],
-            logging_steps=1 if options.losses else 10,
-            train_sampling_strategy="sequential" if options.losses else "random",
-            save_total_limit=2,
-            report_to="none",
-            disable_tqdm=True,
-        )
-        trainer = Trainer(
-            model=model,
-            args=arguments,
-            train_dataset=rows["train"],
-            eval_dataset=rows["validation"],
-            data_collator=DataCollatorWithPadding(tokenizer),
-            compute_metrics=score,
-        )
-        seconds = trainer.train().metrics["train_runtime"]
-        final = {} if options.losses else trainer.evaluate()
-    return {
-        "losses": [log["loss"] for log in trainer.state.log_history if "loss" in log],
-        "score": final.get(f"eval_{METRIC[options.subset]}", 0.0),
-        "train_runtime_s": seconds,
-    }
+        if options.model is None:
+            options.model = _write_shape(options, Path(folder) / "model")
+        print(json.dumps(_compare_losses(options) if options.losses else _compare_speed(options), indent=1))
+
+
+def _compare_losses(options: argparse.Namespace) -> dict[str, Any]:
+    ours, plain = (_run_kind(kind, options)["losses"] for kind in ("ours", "dynamic"))
+    pairs = list(zip(ours, plain, strict=True))
+    worst = max(abs(left - right) for left, right in pairs)
+    return {"steps": len(pairs), "largest_loss_difference": worst, "first": pairs[0], "last": pairs[-1]}
+
+
+def _compare_speed(options: argparse.Namespace) -> dict[str, Any]:
+    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in options.kinds}
+    for _ in range(options.repeat):
+        for kind in options.kinds:
+            runs[kind].append(_run_kind(kind, options))
+            print(kind, json.dumps(runs[kind][-1] | {"losses": None}), file=sys.stderr)
+    answer: dict[str, Any] = {name: getattr(options, name) for name in ("subset", "method", "epochs", "batch")}
+    for kind, results in runs.items():
+        median = {name: statistics.median(each[name] for each in results) for name in results[0] if name != "losses"}
+        first_s, first = (median["first_s"], 1) if options.steps > 0 else (0, 0)
+        median["step_s"] = (median["train_s"] - first_s) / (median["steps"] - first)
+        median["rows_per_s"] = options.batch / median["step_s"]
+        answer[kind] = {name: round(value, 4) for name, value in median.items()}
+    ours = answer["ours"]["step_s"]
+    return answer | {"over_ours": {kind: round(answer[kind]["step_s"] / ours, 2) for kind in options.kinds}}
+
+
+def _run_kind(kind: str, options: argparse.Namespace) -> dict[str, Any]:
+    if kind == "ours":
+        return _run_ours(options)
+    words = [f"--{name}={getattr(options, name)}" for name in _PASSED]
+    output = _run([__file__, *words, "--kind", kind, *(["--losses"] if options.losses else [])], kind)
+    answer: dict[str, Any] = read_result(output)
+    return answer
 
 
 def _run_ours(options: argparse.Namespace) -> dict[str, Any]:
@@ -136,29 +94,30 @@ def _run_ours(options: argparse.Namespace) -> dict[str, Any]:
     name = METRIC[options.subset]
     words = [
         f"model.name_or_path={options.model}", f"dataset.path={options.data}", f"dataset.subset={options.subset}",
-        f"dataset.max_train_samples={options.rows}", f"seed={options.seed}", f"training.output_dir={folder / 'run'}",
-        f"training.num_train_epochs={options.epochs}", f"training.learning_rate={options.learning_rate}",
-        f"training.per_device_train_batch_size={options.batch}", f"training.per_device_eval_batch_size={options.batch}",
-        f"peft.method={options.method}", f"training.metric_for_best_model={name}", "results.formats=[]",
+        f"dataset.max_train_samples={options.rows}", f"dataset.max_eval_samples={options.eval_rows}",
+        f"dataset.max_length={LENGTH}", f"seed={options.seed}",
+        f"training.output_dir={folder / 'run'}", f"training.num_train_epochs={options.epochs}",
+        f"training.learning_rate={options.learning_rate}", f"training.per_device_train_batch_size={options.batch}",
+        f"training.per_device_eval_batch_size={options.batch}", f"peft.method={options.method}",
+        "training.eval_strategy=no", "training.save_strategy=no", "results.formats=[]",
+        "training.callbacks=[perf.plain_classifier:Clock]",
     ]  # fmt: skip
+    words += [f"training.max_steps={count_steps(options)}"] if options.steps > 0 or options.losses else []
     if options.losses:
-        words += ["training.max_steps=50", "training.logging_steps=1", "training.train_sampling_strategy=sequential"]
-        words += ["training.eval_strategy=no", "training.save_strategy=no", f"model.name_or_path={_calm_copy(options)}"]
+        words += ["training.logging_steps=1", "training.train_sampling_strategy=sequential"]
+        words += [f"model.name_or_path={_calm_copy(options, folder)}"]
+        words += ["peft.lora_dropout=0"] if options.method == "lora" else []
     _run([str(ROOT / "train.py"), "--config", str(ROOT / "configs/glue_mrpc.yaml"), *words], "train.py")
     record = json.loads((folder / "run/results.json").read_text())
-    history = json.loads((folder / "run/trainer_state.json").read_text())["log_history"]
+    state = json.loads((folder / "run/trainer_state.json").read_text())
+    evaluated = json.loads((folder / "run/eval_results.json").read_text())
     shutil.rmtree(folder)
     return {
-        "losses": [log["loss"] for log in history if "loss" in log],
         "score": record["metrics"][name],
-        "train_runtime_s": record["time"]["train_runtime_s"],
+        "eval_loss": record["metrics"]["loss"],
+        "eval_s": evaluated["eval_runtime"],
+        **read_history(state["log_history"]),
     }
-
-
-def _run_plain_process(options: argparse.Namespace) -> dict[str, Any]:
-    output = _run([__file__, *sys.argv[1:], "--plain"], "the plain script")
-    answer: dict[str, Any] = read_result(output)
-    return answer
 
 
 def _run(command: list[str], what: str) -> str:
@@ -168,41 +127,57 @@ def _run(command: list[str], what: str) -> str:
     return done.stdout
 
 
-def _no_dropout(options: argparse.Namespace) -> dict[str, float]:
-    return {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} if options.losses else {}
+def _write_shape(options: argparse.Namespace, folder: Path) -> Path:
+    """Write a checkpoint of random weights, always the same."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
 
-
-def _calm_copy(options: argparse.Namespace) -> Path:
-    """Copy the checkpoint with dropout switched off in its config."""
-    folder = Path(tempfile.mkdtemp()) / "model"
-    shutil.copytree(options.model, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **_no_dropout(options)}))
+    tokenizer = BertTokenizerFast.from_pretrained(
+        options.tokenizer, trust_remote_code=False
+    )  # names its special tokens
+    width, layers, heads = SHAPES[options.shape]
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=4 * width,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)  # its pooler too, as the hub's checkpoints have it
+    tokenizer.save_pretrained(folder)
     return folder
 
 
-def _draw_head(model: Any, info: dict[str, Any], seed: int) -> None:
-    """Start from the head that train.py draws from the same seed."""
-    from utils.modeling.head import record_new_weights, reinitialize_head
+def _calm_copy(options: argparse.Namespace, folder: Path) -> Path:
+    """Copy the checkpoint with dropout switched off in its config."""
+    copy = shutil.copytree(options.model, folder / "model")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, **NO_DROPOUT}))
+    return copy
 
-    record_new_weights(model, info, has_head=True)
-    reinitialize_head(model, seed)
+
+_PASSED = (
+    "model", "data", "subset", "method", "epochs", "rows", "eval_rows", "batch", "learning_rate", "seed", "steps",
+)  # fmt: skip
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of a BERT-like encoder")
+    parser.add_argument("--model", help="folder of a BERT-like encoder")
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="minilm", help="without --model")
+    parser.add_argument("--tokenizer", help="folder of BERT's tokenizer, for a shape")
     parser.add_argument("--data", required=True, help="folder of GLUE in the hub's layout")
     parser.add_argument("--subset", choices=sorted(KEYS), default="mrpc")
     parser.add_argument("--method", choices=["lora", "none"], default="lora")
-    parser.add_argument("--epochs", type=float, default=2)
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--epochs", type=float, default=1)
+    parser.add_argument("--rows", type=int, default=320)
+    parser.add_argument("--eval_rows", type=int, default=100_000)
+    parser.add_argument("--steps", type=int, default=-1)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--kinds", nargs="+", choices=("ours", *KINDS), default=["ours", *KINDS])
     parser.add_argument("--losses", action="store_true", help="compare the first 50 losses, without dropout")
-    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

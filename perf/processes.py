@@ -1,4 +1,7 @@
-"""Run a measurement in its own process, which prints its result as one line for its parent to read."""
+"""Run a measurement in its own process, which prints its result as one line for its parent to read.
+
+A suite is run by benchmark.py, and its runs are read from their folders.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).parent.parent
 
 _MARK = "RESULT "
 
@@ -28,3 +34,11 @@ def run_process(words: Sequence[str], environment: Mapping[str, str] | None = No
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
     return read_result(done.stdout)
+
+
+def run_suite(suite: Mapping[str, Any], folder: Path, *words: str) -> Path:
+    """Run a suite by benchmark.py, one run at a time, and return the folder of its runs."""
+    file = folder / "suite.yaml"
+    file.write_text(json.dumps(suite), encoding="utf-8")  # JSON is YAML
+    run_process([str(ROOT / "benchmark.py"), "--config", str(file), "--output_dir", str(folder / "out"), *words])
+    return folder / "out/runs"

@@ -179,3 +179,29 @@ def test_scores_are_of_exact_states_beside_a_cache_that_rounds(make_config, dtyp
     record = json.loads((run / "results.json").read_text())
     assert record["backbone_cache"]["num_tokens_replayed"] > 0, "training rows come from the cache"
     assert record["reload_check"]["largest_logit_difference"] < 1e-5
+
+
+def test_another_seed_finds_the_states_on_disk(prepare_run, make_set, tmp_path):
+    """The seed changes the order, the held-out rows, the head and the side network, but not the backbone's states."""
+    rows = [
+        {"text": f"{word} {' word' * (index % 5)}", "label": index % 2} for index, word in enumerate("abcdefghijkl")
+    ]
+    cache = {"where": "disk", "dir": str(tmp_path / "states")}
+    peft = {"method": "qst", "reduction_factor": 4, "cache": cache}
+    keys = {"data": make_set("unsplit", train=rows), "dataset__validation_size": 4, "peft": peft}
+    calls, held_out = [], []
+    for seed in (1, 2):
+        run = prepare_run("bert", seed=seed, **keys)
+        tuner = run.model.base_model
+        first = tuner.model.get_submodule(tuner.backbone.layers_path)[0]
+        calls.append(0)
+
+        def count(*_):
+            calls[-1] += 1
+
+        first.register_forward_hook(count)
+        run.trainer.train()
+        held_out.append([row["input_ids"] for row in run.data.evals[""].dataset])
+    assert held_out[0] != held_out[1], "the seed draws them"
+    assert calls[0] > 0
+    assert calls[1] == 0, "the layers of the backbone are passed over from the first step on"

@@ -57,6 +57,7 @@ class Replay:
         self.recorder = mix.recorder
         self._mix = mix
         self._open_store = open_store
+        self._is_expected = True  # the store's dtype is the model's; no hidden state has confirmed it yet
         num_layers = len(layers)
         self.indices = (*sorted(self.recorder.wanted - {0, num_layers}), num_layers)
         """Indices of the stored states; the first state, of the embeddings, is cheap to compute."""
@@ -111,7 +112,7 @@ class Replay:
         computed: torch.Tensor = output[0] if isinstance(output, tuple) else output
         return computed.detach()
 
-    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _begin(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Look up a batch's documents, and replace the layers if some are stored."""
         self._put_back()  # torch calls no hook after a KeyboardInterrupt
         if args or not self._applies(model, kwargs):
@@ -120,8 +121,13 @@ class Replay:
         documents = find_documents(kwargs, self._salt(kwargs["input_ids"]))
         if documents is None:
             return args, kwargs
+        if self.store is None:  # opened before the first batch: its rows may already be on disk
+            self.store = self._open_store(len(self.indices), model.config.get_text_config().hidden_size, model.dtype)
         store, shape = self.store, tuple(kwargs["input_ids"].shape)
-        plan = _Plan(documents, [store is not None and each.key in store for each in documents], shape)
+        # A score is that of the saved model: rounded states are for training alone.
+        if not store.is_exact and not self._mix.qst_side.training:
+            return args, kwargs
+        plan = _Plan(documents, [each.key in store for each in documents], shape)
         self._plan = plan
         # Rows can be taken out of a padded batch, but documents cannot be taken out of a packed row.
         if any(plan.stored) and (all(plan.stored) or len(documents) == shape[0]):
@@ -153,6 +159,7 @@ class Replay:
         self.counts.num_documents += len(sizes)
         self.counts.num_tokens += sum(sizes)
         if plan.buffer is not None:
+            self._is_expected = False
             self.counts.num_replayed += sum(plan.stored)
             kept = zip(sizes, plan.stored, strict=True)
             self.counts.num_tokens_replayed += sum(size for size, is_stored in kept if is_stored)
@@ -162,15 +169,18 @@ class Replay:
         plan = self._plan
         if plan is None or all(plan.stored):
             return
-        last = states[self.indices[-1]]
-        if self.store is None:
-            self.store = self._open_store(len(self.indices), last.shape[-1], last.dtype)
-        if last.dtype != self.store.dtype:
+        last, store = states[self.indices[-1]], self.store
+        assert store is not None, "there is no plan without a store"
+        if last.dtype != store.dtype and self._is_expected:  # e.g. autocast with norms in float32
+            store.close()
+            self.store = store = self._open_store(len(self.indices), last.shape[-1], last.dtype)
+        self._is_expected = False
+        if last.dtype != store.dtype:
             return
         for each, is_stored in zip(plan.documents, plan.stored, strict=True):
-            if not is_stored and each.key not in self.store:
+            if not is_stored and each.key not in store:
                 part = [states[index][each.row, each.start : each.stop] for index in self.indices]
-                self.store.add(each.key, torch.stack(part).cpu())
+                store.add(each.key, torch.stack(part).cpu())
 
     def _end(self, model: nn.Module, args: Any, output: Any) -> None:
         """Restore the layers, even if the forward pass failed."""

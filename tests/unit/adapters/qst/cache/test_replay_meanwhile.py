@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
+
+from utils.adapters.qst.cache import CacheSection
+from utils.adapters.qst.cache.open_store import open_store
 
 
 def _step(model, batch):
@@ -60,6 +64,17 @@ def test_evaluating_is_replayed_too(build_base, put_beside, start_replay, draw_b
         for _ in range(2):
             assert torch.equal(adapted(**batch).logits[real], expected[real])
     assert replay.counts.num_replayed == 4
+
+
+def test_a_first_evaluation_reads_no_rounded_states_of_an_earlier_run(build_base, put_beside, draw_batch, tmp_path):
+    model, batch = put_beside(build_base("bert", "SEQ_CLS")), draw_batch()
+    section = CacheSection(where="disk", dtype="int8", dir=str(tmp_path))
+    exact = model.eval()(**batch).logits
+    for _ in range(2):
+        replay = model.base_model.start_replay(partial(open_store, section, {}))
+        assert torch.equal(model.eval()(**batch).logits, exact)
+        _step(model, batch)
+    assert replay.counts.num_replayed == 4, "in training they are read"
 
 
 @pytest.mark.parametrize(("family", "task_type"), [("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS"), ("gpt2", "CAUSAL_LM")])
