@@ -27,9 +27,9 @@ COPY = """Copy a shipped run file, suite or script to start from; without a name
 _RELATIVE = re.compile(r"^(base: |extends: |# yaml-language-server: \$schema=)(\S+)", re.MULTILINE)
 """A reference to another file relative to the file itself."""
 _TO_TOP = 'cd "$(dirname "$0")/.."\n\n'
-"""What a script of examples/ opens with in a clone: it runs at the top."""
+"""Beginning of a script of examples/ in a clone: it changes to the top folder."""
 _CALLED = re.compile(r'(?<="\$PYTHON" )(\w+\.py)|(?<=^  )(train\.py)', re.MULTILINE)
-"""One of our commands in such a script: called by $PYTHON, or by a launcher on the line before."""
+"""A command in such a script, called by $PYTHON or by a launcher on the previous line."""
 
 
 def show_page(arguments: argparse.Namespace) -> Answer:

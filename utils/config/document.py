@@ -26,21 +26,21 @@ class SourceLocation:
 
 @dataclass
 class Document:
-    """A mapping read from one or more sources, with the place of every key."""
+    """A mapping read from one or more sources, with the location of every key."""
 
     data: dict[str, Any] = field(default_factory=dict)
     places: dict[KeyPath, SourceLocation] = field(default_factory=dict)
     source: str = ""
-    """The file that the user named."""
+    """File named by the user."""
     layers: list[str] = field(default_factory=list)
-    """Sources that were laid over it, the last one on top."""
+    """Sources merged over it, the last one on top."""
 
     def copy(self) -> Document:
-        """Copy what a change of the copy must not change here."""
+        """Return a copy whose changes do not affect this document."""
         return replace(self, data=_copy_plain(self.data), places=dict(self.places), layers=list(self.layers))
 
     def place_of(self, path: KeyPath) -> str:
-        """Give `file:line` of a key, or of the nearest enclosing one that was written."""
+        """Return `file:line` of a key, or of the nearest enclosing key that was written."""
         for end in range(len(path), 0, -1):
             if path[:end] in self.places:
                 return str(self.places[path[:end]])
@@ -51,7 +51,7 @@ class Document:
         return Problem(message, key, self.place_of(tuple(key.split("."))), code)
 
     def get(self, path: KeyPath, default: Any = None) -> Any:
-        """Look a value up by its path."""
+        """Return the value at a path."""
         value: Any = self.data
         for key in path:
             if not isinstance(value, dict) or key not in value:
@@ -60,7 +60,7 @@ class Document:
         return value
 
     def has(self, path: KeyPath) -> bool:
-        """Tell whether a key was written, even as null."""
+        """Return whether a key was written, even as null."""
         parent: Any = self.data
         for key in path[:-1]:
             if not isinstance(parent, dict):
@@ -69,7 +69,7 @@ class Document:
         return isinstance(parent, dict) and path[-1] in parent
 
     def set(self, path: KeyPath, value: Any, place: SourceLocation) -> None:
-        """Write a value, making the sections on its way; a scalar standing in the way is replaced."""
+        """Set a value, creating the sections above it; a scalar in place of a section is replaced."""
         node = self.data
         for depth, key in enumerate(path[:-1], start=1):
             if not isinstance(node.get(key), dict):
@@ -83,36 +83,36 @@ class Document:
         self.places[path] = place
 
     def remove(self, path: KeyPath) -> Any:
-        """Take a key out and return its value."""
+        """Remove a key and return its value."""
         parent = self.get(path[:-1], self.data)
         value = parent.pop(path[-1])
         self._forget(path)
         return value
 
     def move(self, old: KeyPath, new: KeyPath) -> None:
-        """Write a value elsewhere, with the places of everything in it."""
+        """Move a value, with the locations of everything in it."""
         inner = {path[len(old) :]: place for path, place in self.places.items() if path[: len(old)] == old}
         self.set(new, self.remove(old), inner.get((), SourceLocation(self.source)))
         self.places |= {(*new, *path): place for path, place in inner.items()}
 
     def merge(self, over: Document) -> None:
-        """Lay another document over this one: mappings merge key by key, all else is replaced."""
+        """Merge another document over this one: mappings merge key by key, other values are replaced."""
         for path, value in over.leaves():
             self.set(path, value, over.places.get(path, SourceLocation(over.source)))
         self.layers.append(over.source)
 
     def overrides(self, upper: KeyPath, lower: KeyPath) -> bool:
-        """Tell whether a key was written in a layer above another key's."""
+        """Return whether a key was written in a layer above another key's."""
         upper_layer, lower_layer = (self._layer_of(path) for path in (upper, lower))
         return upper_layer > lower_layer
 
     def _layer_of(self, path: KeyPath) -> int:
-        """Give the topmost layer that wrote a key or something in it; -1: the document itself, or none."""
+        """Return the topmost layer that wrote a key or part of it; -1 for the document itself, or none."""
         sources = {place.source for known, place in self.places.items() if known[: len(path)] == path}
         return max((index for index, source in enumerate(self.layers) if source in sources), default=-1)
 
     def leaves(self, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-        """Yield every value that is not a non-empty mapping, with its path."""
+        """Yield every value with its path, descending into non-empty mappings."""
         for key, value in self.get(path, self.data).items() if path else self.data.items():
             if isinstance(value, dict) and value:
                 yield from self.leaves((*path, key))

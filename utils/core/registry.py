@@ -191,12 +191,12 @@ def has(package: str, value: str) -> bool:
 
 
 def is_added(package: str, value: str) -> bool:
-    """Tell whether a plug-in is one of the user's own."""
+    """Return whether a plug-in is the user's own."""
     return not _find_homes(package)[normalize(value)].startswith(f"{PACKAGE}.")
 
 
 def explain_added(error: Exception) -> UserError | None:
-    """Name the innermost line of the user's own plug-ins in an error's traceback; None if there is none."""
+    """Return the innermost line of the user's own plug-ins in an error's traceback, or None."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [each for each in frames if any(Path(each.filename).is_relative_to(folder) for folder in _added)]
     return UserError(f"{own[-1].filename}:{own[-1].lineno}: {describe(error)}") if own else None

@@ -20,7 +20,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     The folder is created. Readers see either the old file or the new one, even after a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = _name_beside(path)
+    beside = _temporary_path(path)
     try:
         yield beside
         with beside.open("rb+") as file:
@@ -38,9 +38,9 @@ def replace_text(path: Path, text: str, encoding: str = "utf-8", errors: str = "
 
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
-    """Give an empty folder beside a path to write to, which is removed in the end, with what is still in it."""
+    """Yield an empty folder next to a path, which is removed afterwards with everything still in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = _name_beside(path)
+    folder = _temporary_path(path)
     folder.mkdir()
     try:
         yield folder
@@ -48,9 +48,9 @@ def folder_beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _name_beside(path: Path) -> Path:
-    """Name what this process writes beside a path, after removing what killed processes have left there."""
-    before, number = f".{path.stem}.{_name_place()}-", os.getpid()
+def _temporary_path(path: Path) -> Path:
+    """Return this process's temporary path next to a path, after removing those left by killed processes."""
+    before, number = f".{path.stem}.{_host_id()}-", os.getpid()
     for left in path.parent.glob(f"{glob.escape(before)}*{glob.escape(path.suffix)}"):
         other = left.name.removeprefix(before).removesuffix(path.suffix)
         if other == str(number) or not _is_running(other):
@@ -60,8 +60,8 @@ def _name_beside(path: Path) -> Path:
     return path.with_name(f"{before}{number}{path.suffix}")
 
 
-def _name_place() -> str:
-    """Name where a process has its number alone: a machine, or a container on it; others may share the disk."""
+def _host_id() -> str:
+    """Return an id of the machine or container, in which process ids are unique; others may share the disk."""
     try:
         inner = Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
@@ -74,7 +74,7 @@ def _is_running(number: str) -> bool:
         os.kill(int(number), 0)
     except ProcessLookupError:
         return False
-    except (OSError, ValueError, OverflowError):  # another user's, or no name of ours
+    except (OSError, ValueError, OverflowError):  # another user's, or not our file name
         return True
     return True
 
