@@ -200,6 +200,8 @@ def _collect(
     if of_weight is not None:
         if grad.dtype == torch.float32:
             of_weight.addmm_(grad.t(), part)
+        elif rows.start == 0:
+            of_weight.copy_(grad.t() @ part)  # adding across precisions takes a pass more over the vocabulary
         else:
             of_weight.add_(grad.t() @ part)
     if of_bias is not None:
