@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from utils.cli.command_line import run_cli
+
 ROOT = Path(__file__).parents[2]
 BASE, SUMS = "examples/quickstart/base", "examples/quickstart/arithmetic"
 ON_SUMS = f"{{name: gsm8k, path: {SUMS}, label: test}}"
@@ -102,15 +104,17 @@ def test_a_killed_evaluation_goes_on(tmp_path):
     assert entry.result["metrics"]["em_strict"] == 0, "and has never written ####"
 
 
-def test_a_classifier_run(make_config, make_set, draw_rows):
+def test_a_classifier_run(make_config, make_set, draw_rows, monkeypatch, capsys):
     data = make_set(train=draw_rows(40), validation=draw_rows(17, seed=1), test=draw_rows(9, seed=2))
     run = _train(make_config("llama", data))
     before = _hash_record(run)
-    done = _start("--run", run, "--set", "validation", "--set", "test")
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "in the run's own record (+0.00)" in done.stderr
-    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.strip()}
+    monkeypatch.setenv("COLUMNS", "100")
+    capsys.readouterr()
+    script = importlib.import_module("evaluate_model")
+    assert run_cli(script.main, script.build(), ["--run", str(run), "--set", "validation", "--set", "test"]) == 0
+    told = capsys.readouterr()
+    assert "in the run's own record (+0.00)" in told.err
+    rows = {line.split()[0]: line.split() for line in told.out.splitlines() if line.strip()}
     record = json.loads((run / "results.json").read_text("utf-8"))
     assert rows["validation"][1:3] == ["accuracy", f"{record['metrics']['accuracy'] * 100:.2f}"]
     assert rows["test"][-1] == "9"

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands.in_process import command
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -57,10 +59,8 @@ def test_texts_and_files_are_answered_as_in_training(trained, tmp_path):
 
     last = max(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     source, target = data / "validation.jsonl", tmp_path / "answers.jsonl"
-    filed = _start("--run", str(last), "--input_file", str(source), "--output_file", str(target), "--json")
-    assert filed.returncode == 0, filed.stderr
-    assert "Traceback" not in filed.stderr
-    assert json.loads(filed.stdout)["rows"] == 21
+    filed = command("inference", "--run", last, "--input_file", source, "--output_file", target)
+    assert filed["rows"] == 21
     rows = [json.loads(line) for line in target.read_text().splitlines()]
     read = [json.loads(line) for line in source.read_text().splitlines()]
     assert [(row["text"], row["input_label"]) for row in rows] == [(row["text"], row["label"]) for row in read]

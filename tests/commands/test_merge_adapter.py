@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands.in_process import command
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,11 +29,14 @@ def _open(*words: object) -> int:
     return run_cli(script.main, script.build(), [str(word) for word in words])
 
 
-@pytest.fixture
-def run(make_sft):
-    script = importlib.import_module("train")
-    config = make_sft(training__max_steps=4)
-    return Path(script.main(script.build().parse_args(["--config", config.source]))["output_dir"])
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Train four steps, once: no merge changes the run it reads."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    words = ["training.max_steps=4", "training.learning_rate=3e-3", "dataset.max_train_samples=48"]
+    words += ["evaluation.at_end=false", "training.save_strategy=no", f"training.output_dir={folder}"]
+    command("train", "--config", ROOT / "configs" / "quickstart_sft.yaml", *words)
+    return folder
 
 
 def test_a_run_is_merged_and_used_without_us(run, tmp_path):

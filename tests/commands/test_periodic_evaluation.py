@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.commands.in_process import command
+from utils.core.logs import start_logs
 
 ROOT = Path(__file__).parents[2]
 WORDS = [
@@ -25,13 +27,11 @@ WORDS = [
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
     """Give a run's folder, its answer and what it said."""
     folder = tmp_path_factory.mktemp("periodic") / "run"
-    command = [sys.executable, "train.py", "--config", "configs/quickstart_sft.yaml", "--json", *WORDS]
-    done = subprocess.run(
-        [*command, f"training.output_dir={folder}"], cwd=ROOT, capture_output=True, text=True, timeout=240,
-        check=False, env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder, json.loads(done.stdout), done.stderr
+    words = ["--config", ROOT / "configs" / "quickstart_sft.yaml", *WORDS, f"training.output_dir={folder}"]
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        start_logs()
+        answer = command("train", *words)
+    return folder, answer, said.getvalue()
 
 
 def _read(path: Path) -> dict[str, Any]:
