@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import json
 import os
@@ -100,6 +101,7 @@ def run_cli(main: Callable[[argparse.Namespace], Answer], parser: argparse.Argum
 
     The codes are 0 success, 1 failure, 2 bad input, 75 saved to be requeued, 130 interrupted.
     """
+    atexit.register(gc.freeze)  # else Python spends over a second looking for cycles among the libraries as it ends
     forget_secrets()
     learn_command(words)
     if isinstance(sys.stdout, TextIOWrapper):

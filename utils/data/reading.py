@@ -165,7 +165,8 @@ def read_split(name: str, rows: Rows, spec: InstructionSet, on_bad_row: Literal[
         return marks, [*row.list_unread(), *(f"{key} of turns" for key in example.unread)]
 
     for index, (marks, unread) in read_each(rows, read, split.bad):
-        split.unread.update(unread)
+        if unread:
+            split.unread.update(unread)
         split.good.append(index)
         for marks_of_kind, mark in zip((split.groups, split.prompts, split.contents), marks, strict=True):
             marks_of_kind.append(mark)

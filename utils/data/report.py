@@ -208,7 +208,7 @@ def count_unwritable(
     held: Counter[str] = Counter()
     first: dict[str, str] = {}
     for text in texts:
-        characters = {each for each in text if not each.isspace() and (each.isprintable() or not to_read)}
+        characters = {each for each in set(text) if not each.isspace() and (each.isprintable() or not to_read)}
         held.update(characters)
         first |= dict.fromkeys(characters - first.keys(), text)
     # On its own, a character may have no token, while the words that contain it have one.
