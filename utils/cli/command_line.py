@@ -18,7 +18,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from shutil import which
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from utils.cli.other_flags import PAGES, explain_flags
 from utils.core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, LoraNsError, UserError
@@ -28,7 +28,7 @@ from utils.core.project import PROGRAM, VERSION, as_called
 from utils.core.registry import explain_added
 from utils.core.secrets import forget_secrets, learn_command, mask_text, mask_tree
 from utils.core.signals import Interrupted
-from utils.core.terminal import safe_streams, show_controls
+from utils.core.terminal import open_missing_streams, reserve_stdout, safe_streams, show_controls
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*=.*", re.DOTALL)
 
@@ -104,6 +104,7 @@ def run_cli(main: Callable[[argparse.Namespace], Answer], parser: argparse.Argum
     atexit.register(gc.freeze)  # else Python spends over a second looking for cycles among the libraries as it ends
     forget_secrets()
     learn_command(words)
+    open_missing_streams()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     with safe_streams():
@@ -115,7 +116,7 @@ def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Name
     prepare_libraries()
     gc.set_threshold(*_GC_THRESHOLDS)
     sys.excepthook = _show_masked
-    answer_file = _reserve_stdout() if arguments.json else None
+    answer_file = reserve_stdout() if arguments.json else None
     try:
         require_ranks()
         answer = main(arguments)
@@ -136,9 +137,18 @@ def _work(main: Callable[[argparse.Namespace], Answer], arguments: argparse.Name
             raise
         answer = _report(refused)
     code = int(answer.pop("exit_code", 0))
-    if answer_file is not None:
-        with answer_file:
-            answer_file.write(json.dumps(mask_tree(answer, but=("answers",)), ensure_ascii=False, default=str) + "\n")
+    return code if answer_file is None else _print_answer(answer, answer_file, code)
+
+
+def _print_answer(answer: Answer, file: TextIO, code: int) -> int:
+    """Print the one JSON object; returns the exit code, which is another where it cannot be printed."""
+    shown = json.dumps(mask_tree(answer, but=("answers",)), ensure_ascii=False, default=str)
+    try:
+        with file:
+            file.write(shown + "\n")
+    except OSError as error:
+        sys.stderr.write(f"error: the answer cannot be printed: {error.strerror}\n")
+        return EXIT_FAILED
     return code
 
 
@@ -287,14 +297,6 @@ def _report(error: LoraNsError) -> Answer:
 def _show_masked(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print the traceback of an unexpected error with secrets masked."""
     sys.stderr.write(show_controls(mask_text("".join(traceback.format_exception(kind, error, trace)))))
-
-
-def _reserve_stdout() -> Any:
-    """Reserve standard output for the JSON object, redirecting other output to standard error."""
-    kept = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    sys.stdout.flush()
-    os.dup2(2, 1)
-    return kept
 
 
 def _count_gpus() -> int:

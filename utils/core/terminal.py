@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -45,6 +46,25 @@ def build_console(stderr: bool = False) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     return SafeConsole(file=getattr(stream, "inner", stream), stderr=stderr)
+
+
+def open_missing_streams() -> None:
+    """Open the null device for standard streams that are closed: the next file opened would take their place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
+
+
+def reserve_stdout() -> TextIO:
+    """Reserve standard output for the JSON object, redirecting other output to standard error."""
+    kept = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    sys.stdout.flush()
+    os.dup2(2, 1)
+    return kept
 
 
 @contextmanager

@@ -146,6 +146,23 @@ def test_json_is_the_only_thing_on_standard_output(fails: bool) -> None:
     assert "from a library" in done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [
+        (">/dev/full", 1, "error: the answer cannot be printed: No space left on device\n"),
+        (">&-", 1, "from a library"),  # 1 is what the command itself ends with
+        ("<&- >&- 2>&-", 1, ""),
+    ],
+)
+def test_streams_that_are_full_or_closed(redirected: str, code: int, said: str) -> None:
+    words = ["sh", "-c", f'"$0" -c "$1" {redirected}', sys.executable, JSON_DOOR]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """A machine with two GPUs, where a relaunch is noted instead of done."""
