@@ -29,6 +29,8 @@ class Hub:
     status: int = 200
     """Of a commit."""
     gated: set[str] = field(default_factory=set)
+    instead: dict[str, bytes] = field(default_factory=dict)
+    """What is answered to requests that a pattern matches, `GET /api/...`."""
     _large: dict[str, bytes] = field(default_factory=dict)
 
     def find(self, repo: str, revision: str) -> dict[str, bytes] | None:
@@ -75,6 +77,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def lies(self) -> bool:
+        """Answer something else, where the hub is to."""
+        asked = f"{self.command} {self.path}"
+        body = next((each for pattern, each in self.known.instead.items() if re.search(pattern, asked)), None)
+        if body is not None:
+            self.answer(body)
+        return body is not None
+
     def refuse(self, code: str, status: int = 404) -> None:
         self.answer({"error": code}, status, X_Error_Code=code)
 
@@ -83,6 +93,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.known.asked.append(f"{self.command} {self.path}")
+        if self.lies():
+            return None
         path = self.path.partition("?")[0]
         if path == "/api/whoami-v2":
             return self.answer({"type": "user", "name": "me", "auth": {"accessToken": {"role": "write"}}})
@@ -121,6 +133,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.known.asked.append(f"POST {self.path}")
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.lies():
+            return None
         if self.path == "/api/repos/create":
             asked = json.loads(body)
             name = f"{asked.get('organization', 'me')}/{asked['name']}"

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback
 
+from utils.core.library_errors import explain_machine, is_full_disk
 from utils.runs.opening import RunFolder
 from utils.trainer.checkpoint_files import find_checkpoints, find_flaw, list_checkpoints
-from utils.trainer.failures import DiskFullError, explain_full_disk, is_full_disk, measure_free
+from utils.trainer.failures import DiskFullError, explain_full_disk, measure_free
 
 STEPS = {
     "training__save_strategy": "steps", "training__save_steps": 1, "training__eval_strategy": "no",
@@ -180,6 +181,9 @@ def test_every_library_that_writes(tmp_path):
     for name, write in writers.items():
         with files_no_larger_than(1_000), pytest.raises(DiskFullError, match="is full"), explain_full_disk(tmp_path):
             write(str(tmp_path / name))
+        with files_no_larger_than(1_000), pytest.raises(Exception) as raised:  # noqa: PT011  each its own
+            write(str(tmp_path / name))
+        assert "then run the same command again" in str(explain_machine(raised.value))
         write(str(tmp_path / name))
 
 

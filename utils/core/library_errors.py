@@ -21,6 +21,7 @@ _REMEDIES = {
     errno.EROFS: "nothing can be written there; use another location",
     errno.ENOSPC: "the disk is full; free some space, then run the same command again",
     errno.EDQUOT: "your share of the disk is full; free some space, then run the same command again",
+    errno.EFBIG: "files may not become this large here; raise the limit (ulimit -f), then run the same command again",
     errno.ENOENT: "it is not there; was a folder renamed or deleted meanwhile?",
     errno.ENOTDIR: "a part of its path is a file, not a folder",
     errno.EISDIR: "it is a folder where a file was expected; copy the folder that holds it again",
@@ -29,6 +30,10 @@ _REMEDIES = {
     errno.ESTALE: "the disk is gone; try again when it is back",
     errno.EIO: "the disk fails",
 }
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_WORDS = re.compile(
+    r"os error (\d+)|PytorchStreamWriter failed|iostream error|unexpected pos|No space left on device|file write failed"
+)
 _OF_MACHINE = {*_REMEDIES} - {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 """Errors that a file's content cannot cause."""
 
@@ -84,6 +89,8 @@ def explain_machine(error: Exception) -> UserError | None:
     """Explain what the machine refused or lacks, or why a path is invalid; None for other errors."""
     if isinstance(error, ModuleNotFoundError):
         return _explain_missing(error)
+    if not isinstance(error, OSError) and is_full_disk(error):
+        return UserError(f"a file cannot be written: {_REMEDIES[errno.ENOSPC]}")
     if isinstance(error, RuntimeError):
         return _explain_memory(error) or _explain_path(error)
     if not isinstance(error, OSError) or error.errno not in _REMEDIES:
@@ -91,6 +98,17 @@ def explain_machine(error: Exception) -> UserError | None:
     name = f"{error.filename}"[:120]
     where = f"{name}: " if error.filename is not None else ""
     return UserError(f"{where}{error.strerror}; {_REMEDIES[error.errno]}")
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Return whether a write failed because the disk is full.
+
+    torch, safetensors and tokenizers raise their own errors, which say so only in their texts, torch's barely.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    found = _FULL_WORDS.search(str(error))
+    return found is not None and (found[1] is None or int(found[1]) in _FULL)
 
 
 def _explain_missing(error: ModuleNotFoundError) -> UserError | None:

@@ -82,16 +82,16 @@ def explain_hub(name: str, revision: str | None, *, error: type[LoraNsError], wr
     Raises:
         LoraNsError: One sentence, in the given class.
     """
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
-
     try:
         yield
-    except (HfHubHTTPError, HFValidationError, HTTPError, OSError, ValueError) as caught:
+    except Exception as caught:  # what a server that is no hub, or a broken one, sends leads to any kind
+        if isinstance(caught, LoraNsError):
+            raise
         login = f"is the token allowed to write to it? {LOGIN} to one that is" if writes else LOGIN
         sentence = _explain_answer(_Wanted(name, revision, login), caught)
-        if sentence is None:
+        if sentence is None and not is_of_library(caught):
             raise
-        raise error(sentence) from caught
+        raise error(sentence or _strange(name, caught)) from caught
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,13 @@ def _http_sentence(wanted: _Wanted, chain: list[BaseException]) -> str | None:
         if isinstance(each, HTTPError):
             return _absent(wanted)
     return None
+
+
+def _strange(name: str, error: Exception) -> str:
+    return (
+        f"the hub ({_endpoint()}) sent something unexpected for {name} ({describe(error)}); check that the address is "
+        "a hub's, with no login page in between, or try again later"
+    )
 
 
 def _absent(wanted: _Wanted) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,12 +125,12 @@ def _name_repository(card: Path | bytes, repo: str) -> bytes:
 def _open_repository(api: HfApi, repo: str, private: bool, public_by: str) -> None:
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    try:
+    is_private: bool | None = None
+    with suppress(RepositoryNotFoundError):
         is_private = bool(api.model_info(repo).private)
-    except RepositoryNotFoundError:
+    if is_private is None:
         api.create_repo(repo, private=private)
-        return
-    if private and not is_private:
+    elif private and not is_private:
         raise PushError(f"{repo} already exists and is public: {public_by} to push to it, or name another one")
 
 

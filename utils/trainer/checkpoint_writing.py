@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.trainer_callback import ExportableState
 
+from utils.core.library_errors import is_full_disk
 from utils.evaluation.processes import gather_lists
 from utils.trainer.checkpoint_files import (
     MANIFEST,
@@ -22,7 +23,7 @@ from utils.trainer.checkpoint_files import (
     publish_checkpoint,
     rotate_checkpoints,
 )
-from utils.trainer.failures import DiskFullError, format_size, is_full_disk, measure_free
+from utils.trainer.failures import DiskFullError, format_size, measure_free
 from utils.trainer.watchdogs import require_finite_weights
 
 if TYPE_CHECKING:

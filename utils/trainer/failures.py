@@ -13,17 +13,13 @@ from traceback import extract_tb
 from typing import TYPE_CHECKING
 
 from utils.core.errors import LoraNsError
-from utils.core.library_errors import is_out_of_memory
+from utils.core.library_errors import is_full_disk, is_out_of_memory
 from utils.core.signals import deferred
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FAILING = (errno.EIO, errno.EROFS, errno.ESTALE)
-_WORDS = re.compile(
-    r"os error (\d+)|PytorchStreamWriter failed|iostream error|unexpected pos|No space left on device|file write failed"
-)
 _WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\)")
 _HANDED_OVER = str(Path("multiprocessing") / "resource_sharer.py")
 _PEER = re.compile(r"Connection closed by peer|Connection reset by peer|Broken pipe|remote process exited", re.I)
@@ -121,17 +117,6 @@ def explain_full_disk(folder: Path) -> Iterator[None]:
         raise DiskFullError(
             f"the disk of {folder} is full ({free} free); complete files stay: free some space, then --resume"
         ) from None
-
-
-def is_full_disk(error: BaseException) -> bool:
-    """Return whether a write failed because the disk is full.
-
-    torch, safetensors and tokenizers raise their own errors, which say so only in their texts, torch's barely.
-    """
-    if isinstance(error, OSError):
-        return error.errno in _FULL
-    found = _WORDS.search(str(error))
-    return found is not None and (found[1] is None or int(found[1]) in _FULL)
 
 
 def measure_free(folder: Path) -> int:
