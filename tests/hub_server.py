@@ -29,8 +29,8 @@ class Hub:
     status: int = 200
     """Of a commit."""
     gated: set[str] = field(default_factory=set)
-    instead: dict[str, bytes] = field(default_factory=dict)
-    """What is answered to requests that a pattern matches, `GET /api/...`."""
+    instead: dict[str, bytes | int] = field(default_factory=dict)
+    """What is answered to requests that a pattern matches, `GET /api/...`: a body, or a status."""
     _large: dict[str, bytes] = field(default_factory=dict)
 
     def find(self, repo: str, revision: str) -> dict[str, bytes] | None:
@@ -82,7 +82,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         asked = f"{self.command} {self.path}"
         body = next((each for pattern, each in self.known.instead.items() if re.search(pattern, asked)), None)
         if body is not None:
-            self.answer(body)
+            self.answer(b"", body) if isinstance(body, int) else self.answer(body)
         return body is not None
 
     def refuse(self, code: str, status: int = 404) -> None:

@@ -327,6 +327,13 @@ def test_a_hub_that_sends_something_else_is_told(asked, body, hub, monkeypatch, 
         open_run("hub:me/sums")
 
 
+@pytest.mark.parametrize("status", [403, 404])
+def test_the_status_that_a_hub_answers_is_told(status, hub):
+    hub.instead = {"GET": status}
+    with pytest.raises(UserError, match=f"the hub answered {status} for me/sums"):
+        open_run("hub:me/sums")
+
+
 @pytest.mark.parametrize("asked", ["whoami", "GET /api/models", "repos/create", "preupload", "info/lfs", "commit/main"])
 def test_a_push_to_what_is_no_hub_is_told(asked, hub, tmp_path):
     hub.instead = {asked: PAGE}

@@ -14,10 +14,17 @@ from utils.benchmark.charts import FONT, add_charts, fit_pages
 from utils.benchmark.outcomes import RunOutcome
 from utils.benchmark.statistics import Summary
 from utils.benchmark.tables import ResultTable, TableRow, build_comparison_table, build_run_table
-from utils.core.replace_file import replace_file
 from utils.results.columns import Cell
 from utils.results.labels import Language, translate
-from utils.results.workbook import display_width, fill_cell, fill_table, flatten_values, list_pairs, warn_of_losses
+from utils.results.workbook import (
+    display_width,
+    fill_cell,
+    fill_table,
+    flatten_values,
+    list_pairs,
+    save_book,
+    warn_of_losses,
+)
 
 if TYPE_CHECKING:
     from openpyxl.worksheet.worksheet import Worksheet
@@ -76,8 +83,7 @@ def write_suite_workbook(path: Path, parts: WorkbookParts, language: Language) -
     lost.append(_fill_sheet(book.create_sheet("configuration"), heads, cells))
     lost.append(_fill_provenance(book.create_sheet("provenance"), parts, language))
     warn_of_losses(path.name, lost)
-    with replace_file(path) as beside:
-        book.save(beside)
+    save_book(book, path)
 
 
 def _list_cells(table: ResultTable) -> list[Sequence[Cell]]:

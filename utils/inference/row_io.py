@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -206,7 +207,9 @@ def _write_sheet(results: Results, path: Path) -> None:
     book = Workbook(write_only=True)
     rows = ([row.get(column) for column in columns] for row in _read(results))
     write_rows(book.create_sheet("answers"), columns, rows)
-    book.save(path)
+    packed = BytesIO()  # on a full disk openpyxl would leave its archive open
+    book.save(packed)
+    path.write_bytes(packed.getbuffer())
 
 
 def _write_parquet(results: Results, path: Path) -> None:

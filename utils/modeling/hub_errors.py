@@ -136,9 +136,6 @@ def _explain_answer(wanted: _Wanted, error: BaseException) -> str | None:
             errors.HFValidationError,
             f"{name} is neither an existing folder nor a hub name (owner/name); check the spelling",
         ),
-        (errors.OfflineModeIsEnabled, _absent(wanted)),
-        (errors.LocalEntryNotFoundError, _absent(wanted)),
-        (errors.RevisionResolutionError, _absent(wanted)),
     )
     chain = list(_chain(error))
     for kind, sentence in sentences:
@@ -148,18 +145,23 @@ def _explain_answer(wanted: _Wanted, error: BaseException) -> str | None:
 
 
 def _http_sentence(wanted: _Wanted, chain: list[BaseException]) -> str | None:
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError
+    from huggingface_hub import errors
 
+    sentence = None
     for each in chain:
-        if isinstance(each, EntryNotFoundError):
+        if isinstance(
+            each, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError | errors.RevisionResolutionError
+        ):
+            sentence = _absent(wanted)  # unless the hub's answer is behind it
+        elif isinstance(each, errors.EntryNotFoundError):
             return None
-        if isinstance(each, HfHubHTTPError):
+        elif isinstance(each, errors.HfHubHTTPError):
             status = each.response.status_code
             remedy = wanted.login if status in (401, 403) else "try again later, or name a mirror in HF_ENDPOINT"
             return f"the hub answered {status} for {wanted.name}; {remedy}"
-        if isinstance(each, HTTPError):
+        elif isinstance(each, errors.HTTPError):
             return _absent(wanted)
-    return None
+    return sentence
 
 
 def _strange(name: str, error: Exception) -> str:

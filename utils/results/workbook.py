@@ -7,6 +7,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from utils.results.labels import count_columns, translate
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from openpyxl import Workbook
     from openpyxl.cell.cell import Cell as SheetCell
     from openpyxl.cell.cell import MergedCell
     from openpyxl.worksheet._write_only import WriteOnlyWorksheet
@@ -67,8 +69,15 @@ def write_workbook(
         losses.append(fill_table(sheet, heads, rows))
         _style_sheet(sheet)
     warn_of_losses(Path(path).name, losses)
-    with replace_file(Path(path)) as beside:
-        book.save(beside)
+    save_book(book, Path(path))
+
+
+def save_book(book: Workbook, path: Path) -> None:
+    """Save a workbook through memory: openpyxl leaves an archive open on a full disk, which fails again at exit."""
+    packed = BytesIO()
+    book.save(packed)
+    with replace_file(path) as beside:
+        beside.write_bytes(packed.getbuffer())
 
 
 def write_rows(sheet: WriteOnlyWorksheet, labels: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
