@@ -22,7 +22,7 @@ from utils.evaluate_model.folders import (
 from utils.evaluation.contamination import find_leakage
 from utils.evaluation.evaluator import build_identity, evaluate_set
 from utils.evaluation.score import comparable
-from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
+from utils.evaluation.sets import AnswerSettings, EvaluationSet, load_evaluation_sets
 from utils.generation.model_state import find_window, place_model
 from utils.tasks.sft.section import build_encoder
 from utils.tasks.task import load_task
@@ -88,7 +88,7 @@ def _load_sets(job: Job, tokenizer: PreTrainedTokenizerBase, window: int | None 
         ]
         evaluation = evaluation.model_copy(update={"sets": limited})
     own = load_task(config.task).describe_rows(config)
-    answers = Answers(config.generation, window)
+    answers = AnswerSettings(config.generation, window)
     sets = load_evaluation_sets(evaluation, own, section, encoder, config.seed, answers)
     return [_Asked(each, config.generation, encoder.stop_token_ids) for each in sets]
 

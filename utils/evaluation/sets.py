@@ -88,7 +88,7 @@ class EvaluationSet(Asked):
 
 
 @dataclass(frozen=True)
-class Answers:
+class AnswerSettings:
     """Settings of the answers, as far as known when sets are loaded."""
 
     generation: GenerationSection = field(default_factory=GenerationSection)
@@ -109,7 +109,7 @@ class _Run:
     encoder: ExampleEncoder
     seed: int
     evaluation: EvaluationSection
-    answers: Answers
+    answers: AnswerSettings
 
 
 def load_evaluation_sets(
@@ -118,7 +118,7 @@ def load_evaluation_sets(
     own_section: InstructionSection,
     encoder: ExampleEncoder,
     seed: int,
-    answers: Answers = Answers(),
+    answers: AnswerSettings = AnswerSettings(),
 ) -> list[EvaluationSet]:
     """Load the configured sets.
 

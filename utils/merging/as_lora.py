@@ -23,7 +23,7 @@ from utils.modeling.source import resolved_commit
 from utils.modeling.verify import prove_converted
 from utils.results.json_file import write_json
 from utils.results.provenance import collect_provenance
-from utils.runs.model_card import Made, write_made_card
+from utils.runs.model_card import Conversion, write_conversion_card
 from utils.runs.model_ref import TrainedModel
 from utils.runs.probe_record import compare_with_record
 from utils.tasks.probe import Answers, Probe, check_tokenizer
@@ -119,8 +119,8 @@ def _write_card(source: TrainedModel, report: Mapping[str, Any], folder: Path) -
         f"{probe['largest_logit']:.3g})",
         "same top-1 answer": None if probe["top1_agreement"] is None else f"{probe['top1_agreement']:.1%}",
     }
-    made = Made("adapter", "after converting", f"converted into a LoRA of rank {report['rank']}", facts)
-    write_made_card(folder, source, made, report["scores"]["lora"], report["scores"]["rows"], holds=False)
+    made = Conversion("adapter", "after converting", f"converted into a LoRA of rank {report['rank']}", facts)
+    write_conversion_card(folder, source, made, report["scores"]["lora"], report["scores"]["rows"], holds=False)
 
 
 def _build_config(source: TrainedModel, converted: Converted) -> RunConfig:

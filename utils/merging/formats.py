@@ -19,7 +19,7 @@ from utils.merging.source import release_memory
 from utils.merging.weights import place
 from utils.modeling.source import load_config
 from utils.modeling.verify import prove_compressed
-from utils.runs.model_card import Made
+from utils.runs.model_card import Conversion
 from utils.runs.model_ref import TrainedModel
 from utils.tasks.probe import Answers, Probe
 
@@ -134,7 +134,7 @@ def describe_cost(trained: Answers, answers: Answers, facts: Mapping[str, Any], 
     }
 
 
-def describe_made(report: Mapping[str, Any], merged: Made) -> Made:
+def describe_conversion(report: Mapping[str, Any], merged: Conversion) -> Conversion:
     """Describe the conversion of the merged model for the model card."""
     made, probe = report["made"], report["made"]["probe"]
     way = f"as GGUF in {made['type']}" if made["format"] == "gguf" else f"packed in {made['type']} by bitsandbytes"
@@ -148,7 +148,7 @@ def describe_made(report: Mapping[str, Any], merged: Made) -> Made:
         else f"{probe['top1_agreement']:.1%}",
     }
     kind: Literal["gguf", "whole"] = "gguf" if made["format"] == "gguf" else "whole"
-    return Made(
+    return Conversion(
         kind, f"in {made['type']}", ", ".join(filter(None, (merged.way, f"written {way}"))), facts, made.get("file", "")
     )
 

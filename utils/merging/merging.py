@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config.run_config import EXTENSIONS
 from utils.core.errors import CheckError, ModelError, UserError
-from utils.merging.formats import describe_cost, describe_made, make_gguf, pack, require_possible
+from utils.merging.formats import describe_conversion, describe_cost, make_gguf, pack, require_possible
 from utils.merging.output import REPORT_FILE, check_output, open_output, require_space
 from utils.merging.report import describe_merge, render_report
 from utils.merging.source import describe_source, name_dtype, open_comparison, release_memory
@@ -22,7 +22,7 @@ from utils.modeling.verify import describe_difference, prove_merged
 from utils.modeling.writing import require_writable
 from utils.results.json_file import write_json
 from utils.results.provenance import collect_provenance
-from utils.runs.model_card import write_made_card
+from utils.runs.model_card import write_conversion_card
 from utils.runs.model_ref import TrainedModel
 from utils.runs.open_model import MERGED_RUN, open_merged
 from utils.runs.probe_record import compare_with_record
@@ -107,12 +107,12 @@ def merge_adapter(source: TrainedModel, output: str, options: MergeOptions) -> d
         if options.gguf_type or options.quantize:
             answers, facts = _make(folder, target.name, source, tokenizer, probe, options)
             report["made"] = describe_cost(merged.trained, answers, facts, merged.dtype)
-            made, score = describe_made(report, made), answers.score
+            made, score = describe_conversion(report, made), answers.score
         write_json(folder / REPORT_FILE, report)
         holds = "made" not in report and _holds(source, report)
         # a merged model is opened as a whole one, so this is its record of the training
         trained = open_merged(source.weights) if (source.weights / MERGED_RUN).is_file() else source
-        write_made_card(folder, trained, made, score, probe.num_scored, holds)
+        write_conversion_card(folder, trained, made, score, probe.num_scored, holds)
     return report
 
 

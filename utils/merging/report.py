@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from utils.runs.model_card import Made
+from utils.runs.model_card import Conversion
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -89,7 +89,7 @@ def _list_notes(report: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def describe_merge(report: Mapping[str, Any]) -> Made:
+def describe_merge(report: Mapping[str, Any]) -> Conversion:
     """Describe the merge for the model card."""
     probe, base, merged = report["probe"], report["as_trained"], _was_merged(report)
     facts = {
@@ -105,7 +105,7 @@ def describe_merge(report: Mapping[str, Any]) -> Made:
         and f"the base in {base['quantization']}, whose rounding is not in this model: its logits "
         f"differ by up to {base['largest_difference']:.2g}",
     }
-    return Made("whole", "after merging", "the adapter merged into the weights" if merged else "", facts)
+    return Conversion("whole", "after merging", "the adapter merged into the weights" if merged else "", facts)
 
 
 def note_score(scores: Mapping[str, Any]) -> str:

@@ -44,8 +44,8 @@ _AUTO = {"text-classification": "AutoModelForSequenceClassification", "text-gene
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a trained model was converted into."""
+class Conversion:
+    """The conversion of a trained model, for its card."""
 
     kind: Literal["adapter", "whole", "gguf"]
     """How its files are loaded."""
@@ -73,8 +73,8 @@ def write_card(folder: Path, config: RunConfig, record: RunRecord) -> None:
     )
 
 
-def write_made_card(
-    folder: Path, source: TrainedModel, made: Made, scores: Mapping[str, Any] | None, num_rows: int, holds: bool
+def write_conversion_card(
+    folder: Path, source: TrainedModel, made: Conversion, scores: Mapping[str, Any] | None, num_rows: int, holds: bool
 ) -> None:
     """Write the card of a converted model.
 
@@ -102,7 +102,7 @@ def build_card(
     whole: bool,
     *,
     num_labels: int = 0,
-    made: Made | None = None,
+    made: Conversion | None = None,
 ) -> str:
     """Write the card of a whole model or an adapter, as the hub shows it.
 
@@ -134,7 +134,7 @@ def name_place(card: str, repo: str) -> str:
     return card.replace(f"{_PLACE_NOTE}\n\n", "").replace(f"--run {PLACE}", f"--run hub:{repo}").replace(PLACE, repo)
 
 
-def _describe(config: RunConfig, base: str | None, dataset: str | None, made: Made | None) -> str:
+def _describe(config: RunConfig, base: str | None, dataset: str | None, made: Conversion | None) -> str:
     name = base or f"a local model ({Path(config.model.name_or_path).name})"
     way = "trained as a whole" if config.peft.method == "none" else f"fine-tuned with `{config.peft.method}`"
     then = f", {made.way}" if made else ""
@@ -233,7 +233,7 @@ def _list_costs(record: RunRecord) -> list[list[str]]:
     return [[name, str(value)] for name, value in shown.items() if value is not None]
 
 
-def _write_loading(config: RunConfig, base: str | None, whole: bool, num_labels: int, made: Made | None) -> str:
+def _write_loading(config: RunConfig, base: str | None, whole: bool, num_labels: int, made: Conversion | None) -> str:
     ours = as_called(f'python inference.py --run {PLACE} --input_text "..."')
     if made and made.kind == "gguf":
         ollama = "\nollama create NAME -f Modelfile   # in the folder with its files"

@@ -15,7 +15,7 @@ from utils.config.sections.evaluation import EvaluationSection
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import ConfigError, DataError
 from utils.evaluation.history import hash_asked
-from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
+from utils.evaluation.sets import AnswerSettings, EvaluationSet, load_evaluation_sets
 
 QUESTION = {"question": "Who is it?", "best_answer": "Ann", "correct_answers": ["Ann"], "incorrect_answers": ["Bob"]}
 
@@ -42,7 +42,7 @@ def load(encoder: Any, describe: Callable[..., Any], arithmetic: Path) -> Callab
 
     def load(*sets: Any, window: int | None = None, temperature: float = 0.0, **more: Any) -> dict[str, EvaluationSet]:
         evaluation = EvaluationSection.model_validate({"sets": list(sets), **more})
-        answers = Answers(GenerationSection(max_new_tokens=16, temperature=temperature), window)
+        answers = AnswerSettings(GenerationSection(max_new_tokens=16, temperature=temperature), window)
         own = describe("gsm8k", path=arithmetic)
         return {each.label: each for each in load_evaluation_sets(evaluation, *own, encoder, 42, answers)}
 

@@ -13,7 +13,7 @@ import pytest
 from utils.config.sections.evaluation import EvaluationSection
 from utils.config.sections.generation import GenerationSection
 from utils.core.errors import ConfigError, DataError
-from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
+from utils.evaluation.sets import AnswerSettings, EvaluationSet, load_evaluation_sets
 from utils.metrics import pass_at_k
 
 META_MATH_OPENING = "Below is an instruction that describes a task."
@@ -24,7 +24,7 @@ def load(encoder: Any) -> Callable[..., list[EvaluationSet]]:
     def load(
         own: tuple[Any, Any], window: int | None = None, temperature: float = 0.0, **evaluation: Any
     ) -> list[EvaluationSet]:
-        answers = Answers(GenerationSection(max_new_tokens=16, temperature=temperature), window)
+        answers = AnswerSettings(GenerationSection(max_new_tokens=16, temperature=temperature), window)
         return load_evaluation_sets(EvaluationSection.model_validate(evaluation), *own, encoder, 42, answers)
 
     return load

@@ -70,7 +70,7 @@ class PreferenceTask(sft.Task):
     @classmethod
     def find_unused(cls, config: RunConfig) -> dict[str, tuple[bool, str]]:
         """Map each key to whether its value has no effect, and the reason."""
-        return {**super().find_unused(config), **find_idle(config)}
+        return {**super().find_unused(config), **find_unread(config)}
 
     @classmethod
     def check(cls, config: RunConfig, document: Document, files: bool) -> Iterator[Problem]:
@@ -85,7 +85,7 @@ def check_rows(config: RunConfig, document: Document) -> Iterator[Problem]:
         yield document.problem("dataset.split_long", "only plain texts are split; leave it out")
 
 
-def find_idle(config: RunConfig) -> dict[str, tuple[bool, str]]:
+def find_unread(config: RunConfig) -> dict[str, tuple[bool, str]]:
     """Map keys that losses of rows do not read to whether they are set, and the reason."""
     reason = f"the loss is that of {config.length_key.split('.')[0]}:, which has no classes to spread over"
     return {"training.label_smoothing_factor": (bool(config.arguments.get("label_smoothing_factor")), reason)}

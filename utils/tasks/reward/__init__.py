@@ -57,7 +57,7 @@ class Task(task.Task):
     def find_unused(cls, config: RunConfig) -> dict[str, tuple[bool, str]]:
         """Map each key to whether its value has no effect, and the reason."""
         weights = {"training.class_weights": (config.training.class_weights is not None, "rewards have no classes")}
-        return {**weights, **preference.find_idle(config)}
+        return {**weights, **preference.find_unread(config)}
 
     @classmethod
     def open(cls, config: RunConfig) -> TaskRun:

@@ -18,7 +18,7 @@ from utils.evaluation.evaluator import evaluate_set
 from utils.evaluation.files import PREDICTIONS, RESULTS, Record, read_object, scan_records
 from utils.evaluation.held_text import score_held_text
 from utils.evaluation.processes import FAILURES, describe_failure, run_on_first
-from utils.evaluation.sets import Answers, load_evaluation_sets
+from utils.evaluation.sets import AnswerSettings, load_evaluation_sets
 from utils.generation.model_state import find_window, keep_random_state
 from utils.metrics.bootstrap import bootstrap_difference
 from utils.tasks.sft.section import build_encoder
@@ -84,7 +84,7 @@ class Retention:
         section = settings.section(InstructionSection)
         own = resolve_set(load_dataset_plugin(section.name).describe_instructions(section))
         encoder = build_encoder(settings, tokenizer)
-        answers = Answers(settings.generation, find_window(model), own_prompts=True)
+        answers = AnswerSettings(settings.generation, find_window(model), own_prompts=True)
         named = evaluation.model_copy(update={"sets": [asked]})
         for known in load_evaluation_sets(named, own, section, encoder, settings.seed, answers):
             evaluate_set(model, tokenizer, known, settings.generation, root / known.label, encoder.stop_token_ids)

@@ -16,7 +16,7 @@ from utils.data.encoding import ExampleEncoder
 from utils.data.instruction import InstructionData, prepare_instructions, read_training_rows, resolve_set
 from utils.data.reading import DataProblems
 from utils.evaluation.contamination import check_leakage
-from utils.evaluation.sets import Answers, EvaluationSet, load_evaluation_sets
+from utils.evaluation.sets import AnswerSettings, EvaluationSet, load_evaluation_sets
 from utils.modeling.sizes import count_text_positions, has_position_table, length_problem
 from utils.tasks.sft.building import build_causal_trainer, pack_rows
 from utils.tasks.sft.data import CausalData
@@ -123,7 +123,7 @@ class SftRun:
         self, spec: InstructionSet, encoder: ExampleEncoder, window: int | None = None, read: Splits | None = None
     ) -> list[EvaluationSet]:
         settings = self._settings
-        answers = Answers(settings.generation, window, read=read)
+        answers = AnswerSettings(settings.generation, window, read=read)
         return load_evaluation_sets(
             settings.evaluation, spec, settings.section(InstructionSection), encoder, settings.seed, answers
         )
