@@ -40,5 +40,6 @@ def run_suite(suite: Mapping[str, Any], folder: Path, *words: str) -> Path:
     """Run a suite by benchmark.py, one run at a time, and return the folder of its runs."""
     file = folder / "suite.yaml"
     file.write_text(json.dumps(suite), encoding="utf-8")  # JSON is YAML
-    run_process([str(ROOT / "benchmark.py"), "--config", str(file), "--output_dir", str(folder / "out"), *words])
+    command = [str(ROOT / "benchmark.py"), "--config", str(file), "--output_dir", str(folder / "out"), "--jobs", "1"]
+    run_process([*command, *words])
     return folder / "out/runs"

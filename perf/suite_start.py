@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,15 +20,25 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-SUITE = f"""suite: start
-base: {ROOT}/configs/quickstart.yaml
-run:
-  model.name_or_path: {ROOT}/examples/quickstart/base
-  dataset: {{path: {ROOT}/examples/quickstart/acceptability, max_train_samples: 48, max_eval_samples: 32}}
-  training: {{num_train_epochs: 1, use_cpu: true, report_to: none}}
-  results.formats: []
-tasks: {{a: {{}}}}
-"""
+sys.path.insert(0, str(ROOT))
+
+from perf.processes import run_suite  # noqa: E402  after the path of the library
+
+SUITE = {
+    "suite": "start",
+    "base": f"{ROOT}/configs/quickstart.yaml",
+    "run": {
+        "model.name_or_path": f"{ROOT}/examples/quickstart/base",
+        "dataset": {
+            "path": f"{ROOT}/examples/quickstart/acceptability",
+            "max_train_samples": 48,
+            "max_eval_samples": 32,
+        },
+        "training": {"num_train_epochs": 1, "use_cpu": True, "report_to": "none"},
+        "results.formats": [],
+    },
+    "tasks": {"a": {}},
+}
 
 
 def main() -> None:
@@ -47,18 +56,15 @@ def main() -> None:
 
 def _measure(runs: int, *words: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        file, output = Path(folder) / "s.yaml", Path(folder) / "out"
-        file.write_text(SUITE + f"seeds: {list(range(1, runs + 1))}\n", encoding="utf-8")
-        command = [sys.executable, str(ROOT / "benchmark.py"), "--config", str(file), "--output_dir", str(output)]
         started = time.monotonic()
-        subprocess.run([*command, "--jobs", "1", *words], check=True, capture_output=True)
+        done = run_suite({**SUITE, "seeds": list(range(1, runs + 1))}, Path(folder), *words)
         wall = time.monotonic() - started
-        folders = [each for each in (output / "runs").iterdir() if each.is_dir()]
+        folders = [each for each in done.iterdir() if each.is_dir()]
         return {"wall_s": wall / runs, "runs": [_read(each) for each in folders]}
 
 
 def _read(run: Path) -> tuple[float, float]:
-    """Give the seconds from a run's first line to its first step, and from its file, written first, to its end."""
+    """Return the seconds from a run's first line to its first step, and from its file, written first, to its end."""
     start, end = (run.with_name(run.name + ending).stat().st_mtime for ending in (".yaml", ".state.json"))
     return json.loads((run / "results.json").read_text())["time"]["time_to_first_step_s"], end - start
 
