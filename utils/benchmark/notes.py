@@ -31,8 +31,11 @@ def _list_unfinished(summary: Summary, language: Language) -> Iterator[str]:
     runs = {each.run.name: each for row in summary.rows for each in row.outcomes}.values()  # MNLI's are in two rows
     missing = [each for each in runs if each.status != "success"]
     if missing:
-        named = name_some([f"{each.run.name} ({_describe_status(each, language)})" for each in missing], language)
-        yield phrase("unfinished", language, num=len(missing), planned=len(runs), runs=named)
+        by_reason: dict[str, list[str]] = {}
+        for each in missing:
+            by_reason.setdefault(_describe_status(each, language), []).append(each.run.name)
+        named = [f"{name_some(names, language)} ({reason})" for reason, names in by_reason.items()]
+        yield phrase("unfinished", language, num=len(missing), planned=len(runs), runs=name_some(named, language))
     records = {each.run.name: each.record for each in runs if each.status == "success"}
     partial = [name for name, record in records.items() if record and record.extra.get("partial")]
     if partial:

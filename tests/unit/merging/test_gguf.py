@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from utils.core.errors import ModelError
 from utils.merging.gguf_facts import GgufModel, find_arch
 from utils.merging.gguf_file import read_gguf, write_gguf
 from utils.merging.gguf_tokenizer import cut_by_scores, map_vocabulary
+from utils.merging.modelfile import _FORMATS as FORMATS
 from utils.merging.modelfile import find_format, write_modelfile
 
 gguf = pytest.importorskip("gguf")
@@ -306,3 +308,36 @@ def test_a_tokenizer_that_looks_up_words_otherwise_is_refused(tokenizer):
     other._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(content))
     with pytest.raises(ModelError, match=r"looks up whole words differently from llama\.cpp's smollm"):
         map_vocabulary(other, 768, "it")
+
+
+GO = """package main
+import ("encoding/json"; "os"; "text/template")
+func main() {
+    var asked []map[string]string
+    json.NewDecoder(os.Stdin).Decode(&asked)
+    for _, each := range asked {
+        template.Must(template.New("").Parse(each["template"])).Execute(os.Stdout, map[string]any{
+            "System": each["system"], "Prompt": "How many?", "Response": "Seven."})
+        os.Stdout.Write([]byte{0})
+    }
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("go") is None, reason="Go, whose text/template Ollama reads templates by, is missing")
+def test_templates_mean_the_same_to_go(tmp_path: Path) -> None:
+    (tmp_path / "main.go").write_text(GO)
+    asked = [(each, system) for each in FORMATS.values() for system in ("", "Count well.")]
+    rows = json.dumps([{"template": each.template, "system": system} for each, system in asked])
+    done = subprocess.run(["go", "run", tmp_path / "main.go"], input=rows, capture_output=True, text=True, check=True)
+    written = done.stdout.split("\0")[:-1]
+    assert len(written) == len(asked) == 8
+    for (each, system), shown in zip(asked, written, strict=True):
+        has_role = "<|" in each.template  # Gemma and Mistral put what the system says before the first question
+        turns = [("system", system), ("user", "How many?")] if has_role and system else [("user", "How many?")]
+        if system and not has_role:
+            turns = [("user", f"{system}\n\nHow many?")]
+        asking = each.write(turns)
+        assert shown.startswith(asking), (asking, shown)
+        assert shown.removeprefix(asking).strip().startswith("Seven.")
