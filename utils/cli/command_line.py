@@ -258,6 +258,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with an error message, with hints for flags of other scripts."""
+        options = [each.partition("=")[0] for each in self.words if each.startswith("--")]
+        unknown = [each for each in options if each not in self._option_string_actions]
+        if unknown and message.startswith("argument FILE: not allowed"):  # an unknown flag's value was read as FILE
+            message = f"unrecognized arguments: {' '.join(unknown)}"
         if hints := [*explain_flags(self.words, frozenset(self._option_string_actions))]:
             more = f"more of them: {', '.join(PAGES)}"
             lines = [message, "settings are words of the form key=value here:", *hints, more]
