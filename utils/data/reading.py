@@ -159,17 +159,19 @@ def read_split(name: str, rows: Rows, spec: InstructionSet, on_bad_row: Literal[
 
     def read(raw: Row) -> tuple[tuple[bytes, bytes, bytes], list[str]]:
         row = _WatchedRow(raw)
-        idle.difference_update([(column, row.get(column)) for column in spec.choices] if idle else ())
+        if idle:
+            idle.difference_update([(column, row.get(column)) for column in spec.choices])
         example = spec.read_row(row)
         marks = _mark_example(example, spec.group(row) if spec.group else None)
-        return marks, [*row.list_unread(), *(f"{key} of turns" for key in example.unread)]
+        return marks, row.list_unread() + [f"{key} of turns" for key in example.unread]
 
-    for index, (marks, unread) in read_each(rows, read, split.bad):
+    for index, ((group, prompt, content), unread) in read_each(rows, read, split.bad):
         if unread:
             split.unread.update(unread)
         split.good.append(index)
-        for marks_of_kind, mark in zip((split.groups, split.prompts, split.contents), marks, strict=True):
-            marks_of_kind.append(mark)
+        split.groups.append(group)
+        split.prompts.append(prompt)
+        split.contents.append(content)
     split.bad.stop(name, len(rows), on_bad_row)
     for column, value in sorted(idle) if name == "train" else ():
         logger.warning("dataset.prompt_template: no training row has %s %s; its prompt has no effect", column, value)

@@ -138,6 +138,8 @@ class Rows:
 
     def _find(self, index: int) -> tuple[Table, int]:
         row = self.indices[index]
+        if len(self.tables) == 1:
+            return self.tables[0], row
         for table in self.tables:
             if row < len(table):
                 break
