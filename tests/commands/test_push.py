@@ -154,7 +154,7 @@ def test_a_hub_that_refuses_is_one_sentence(hub, finished):
 def test_a_folder_whose_name_is_no_repository_is_said_before_the_run(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(settings(tmp_path / "my run", push_to_hub=True)))
-    with pytest.raises(ConfigError, match=r"training\.hub_model_id: 'my run' is no name of a repository"):
+    with pytest.raises(ConfigError, match=r"training\.hub_model_id: 'my run' is not a valid repository name"):
         load_run_config(file)
     file.write_text(yaml.safe_dump(settings(tmp_path / "my_run", push_to_hub=True)))
     load_run_config(file)
@@ -260,7 +260,7 @@ def check_cards(merged: Path) -> None:
         ("hub:acme/gated", r"acme/gated is gated: accept its licence on .*/acme/gated\), then run `hf auth login`"),
         ("hub:acme/tiny@v9", "acme/tiny has no revision v9; choose one listed on"),
         ("hub:acme/tiny", "hub:acme/tiny: has no run.yaml, so it is not a run; for a whole model use --model"),
-        ("hub:a/b/c", "'a/b/c' is no name of a repository"),
+        ("hub:a/b/c", "'a/b/c' is not a valid repository name"),
     ],
 )
 def test_what_cannot_be_read_back_is_one_sentence(name, sentence, hub):
@@ -304,10 +304,10 @@ def test_the_command_says_what_goes_and_what_stays(hub, finished, monkeypatch, t
 @pytest.mark.parametrize(
     ("name", "words", "sentence"),
     [
-        ("my run", ("me/a b",), "'me/a b' is no name of a repository"),
+        ("my run", ("me/a b",), "'me/a b' is not a valid repository name"),
         ("none", ("me/x",), "no such folder"),
         ("my run/checkpoint-1", ("me/x",), "is a checkpoint, which has not been verified; push the run"),
-        ("my run/logs", ("me/x",), "holds no final_model; name a run, or a merged model"),
+        ("my run/logs", ("me/x",), "has no final_model; name a run, or a merged model"),
         ("my run", ("me/x", "--include", "nothing*"), r"--include nothing\*: names no file in"),
         ("my run", ("me/x", "--include", "link"), "is a link out of the folder"),
         ("failed", ("me/x",), r"is not finished \(its status is failed\)"),

@@ -126,7 +126,7 @@ def _check_hub(config: RunConfig, document: Document) -> Iterator[Problem]:
         yield document.problem("training.hub_strategy", message)
     name = arguments.get("hub_model_id") or Path(config.training.output_dir).resolve().name
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
-        message = f"{name!r} is not the name of a repository; set name, or owner/name"
+        message = f"{name!r} is not a valid repository name; set name, or owner/name"
         yield document.problem("training.hub_model_id", message)
 
 
