@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests.commands.in_process import command
+
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5
 GLOBAL_BATCH = 16
@@ -45,7 +47,7 @@ class Launch:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-ALONE = Launch((sys.executable,))
+ALONE = Launch(())
 TORCHRUN = Launch((sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"))
 ACCELERATE = Launch(
     (str(SCRIPTS / "accelerate"), "launch", "--config_file", "configs/accelerate/ddp.yaml", "--main_process_port", "0"),
@@ -72,11 +74,23 @@ def _folder() -> TemporaryDirectory[str]:
 
 
 def train(launch: Launch, words: list[str], batch: int, name: str, *options: str) -> Run:
-    """Train in processes of their own."""
+    """Train in processes of their own, or alone in this one."""
     folder = Path(_folder().name) / name
     words = [words[0], *options, *SHARED, *words[1:], *launch.words, f"training.per_device_train_batch_size={batch}"]
+    words.append(f"training.output_dir={folder}")
+    said = ""
+    if launch is ALONE:
+        command("train", "--config", *words)
+    else:
+        said = _launch(launch, words)
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    record = json.loads((folder / "results.json").read_text())
+    return Run([log["loss"] for log in history if "loss" in log], record, said, folder)
+
+
+def _launch(launch: Launch, words: list[str]) -> str:
     done = subprocess.run(
-        [*launch.command, "train.py", "--config", *words, f"training.output_dir={folder}"],
+        [*launch.command, "train.py", "--config", *words],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", **launch.environment},
         capture_output=True,
@@ -85,9 +99,7 @@ def train(launch: Launch, words: list[str], batch: int, name: str, *options: str
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    record = json.loads((folder / "results.json").read_text())
-    return Run([log["loss"] for log in history if "loss" in log], record, done.stderr, folder)
+    return done.stderr
 
 
 @cache
@@ -180,8 +192,8 @@ def test_a_run_goes_on_with_another_number_of_processes() -> None:
 
 
 def test_a_mistake_is_said_once() -> None:
-    command = [*TORCHRUN.command, "train.py", "--config", "configs/quickstart.yaml", "peft.lora_r=0"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    words = [*TORCHRUN.command, "train.py", "--config", "configs/quickstart.yaml", "peft.lora_r=0"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
     assert done.stderr.count("peft.lora_r") == 1
 
@@ -195,18 +207,9 @@ def _read_weights(folder: Path) -> dict[str, Any]:
 
 def test_a_launcher_that_was_ignored_is_refused():
     """`accelerate launch --cpu` starts one process, whatever it is asked for: the run says so first."""
-    command = [
-        str(SCRIPTS / "accelerate"),
-        "launch",
-        "--num_processes",
-        "2",
-        "--cpu",
-        "train.py",
-        "--config",
-        "no.yaml",
-    ]
+    words = [str(SCRIPTS / "accelerate"), "launch", "--num_processes", "2", "--cpu", "train.py", "--config", "no.yaml"]
     environment = {name: value for name, value in os.environ.items() if name != "WORLD_SIZE"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode != 0
     assert "accelerate launch was asked for 2 processes and has started one" in done.stderr
     assert "torchrun --nproc_per_node 2 train.py" in done.stderr
