@@ -85,7 +85,7 @@ def test_a_write_that_fails(file, prepare_run, caplog):
         run.trainer.train()
     assert [each.name for each in find_checkpoints(folder)] == ["checkpoint-1", "checkpoint-4"]
     assert "checkpoint-3 is not written" in caplog.text
-    assert "checkpoint-1 stays the last one; training goes on" in caplog.text
+    assert "checkpoint-1 stays the last one; training continues" in caplog.text
     assert list_checkpoints(folder) == find_checkpoints(folder)
     assert not list(folder.glob(".checkpoint-*"))
 
