@@ -169,7 +169,7 @@ def test_llama_cpp_computes_the_same(family, build, tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("family", "changes", "sentence"),
     [
-        ("llama", {"hidden_act": "gelu"}, "its activation is gelu, which a GGUF of LlamaForCausalLM cannot say"),
+        ("llama", {"hidden_act": "gelu"}, "its activation is gelu, which a GGUF of LlamaForCausalLM cannot represent"),
         ("llama", {"rope_parameters": {**LLAMA3, "rope_type": "dynamic"}}, "stretched by dynamic"),
         ("qwen3", {"attention_bias": True}, "its attention has biases"),
         ("gemma2", {"query_pre_attn_scalar": 16}, "its attention is scaled by 16, not by 32"),
