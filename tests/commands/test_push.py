@@ -22,7 +22,7 @@ from utils.core.errors import ConfigError, UserError
 from utils.results.record import RunRecord, write_record
 from utils.run_config import load_run_config
 from utils.runs import push as pushing
-from utils.runs.hub import PushError
+from utils.runs.hub import Push, PushError, send
 from utils.runs.model_card import write_card
 from utils.runs.open_model import open_run
 
@@ -333,3 +333,38 @@ def test_a_base_that_was_a_folder_is_named_by_the_reader(hub, tmp_path, monkeypa
     assert command("inference", *words)["answers"] == answer(tmp_path / "run")
     merged = ("--config", file, "--adapter_path", "hub:me/sums", "--output", tmp_path / "merged")
     assert command("merge_adapter", *merged)["probe"]["top1_agreement"] == 1
+
+
+PAGE, NOTHING, DEEP = b"<html>log in first</html>", b"null", b"[" * 100_000
+
+
+@pytest.mark.parametrize("body", [PAGE, NOTHING, DEEP], ids=["a page", "null", "deep"])
+@pytest.mark.parametrize("asked", ["GET /api/models/me/sums", "GET /me/sums/resolve/", "GET /api/models/.*/tree"])
+def test_a_hub_that_sends_something_else_is_told(asked, body, hub, monkeypatch, tmp_path):
+    hub.repos["me/sums"], hub.files["me/sums"] = True, {"run.yaml": b"a: 1", "config.json": b"{}"}
+    hub.instead = {asked: body}
+    if "resolve" in asked:  # files may hold anything: what reads them says so
+        with pytest.raises((UserError, ConfigError)):
+            open_run("hub:me/sums")
+        return
+    with pytest.raises(UserError, match=r"the hub \(http.*\) sent something unexpected for me/sums"):
+        open_run("hub:me/sums")
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_the_status_that_a_hub_answers_is_told(status, hub):
+    hub.instead = {"GET": status}
+    with pytest.raises(UserError, match=f"the hub answered {status} for me/sums"):
+        open_run("hub:me/sums")
+
+
+@pytest.mark.parametrize("asked", ["whoami", "GET /api/models", "repos/create", "preupload", "info/lfs", "commit/main"])
+def test_a_push_to_what_is_no_hub_is_told(asked, hub, tmp_path):
+    hub.instead = {asked: PAGE}
+    file = tmp_path / "adapter_model.safetensors"
+    file.write_bytes(b"x" * 100)
+    push = Push("sums", True, None, {"adapter_model.safetensors": file, "README.md": b"x"})
+    with pytest.raises(
+        PushError, match=r"run is kept, and was not pushed to sums: the hub .* sent something unexpected"
+    ):
+        send(push, "run", "give --public")
