@@ -105,7 +105,7 @@ def test_a_checkpoint_without_a_list_that_has_lost_its_training_state(name, trai
     config, folder = trained
     for file in (MANIFEST, name):
         (folder / "checkpoint-4" / file).unlink()
-    with pytest.raises(UserError, match=r"checkpoint-4 is not a complete checkpoint:  it lacks the .* start over"):
+    with pytest.raises(UserError, match=r"checkpoint-4 is not a complete checkpoint: it lacks the .* start over"):
         open_run_folder(config, "checkpoint-4")
     with caplog.at_level(logging.WARNING, "utils"):
         opened = open_run_folder(config, "last")
@@ -150,7 +150,7 @@ def test_resuming_takes_the_one_before_and_says_so(trained, prepare_run, caplog)
     assert opened.resume_from == str(folder / "checkpoint-3")
     assert "checkpoint-4 is skipped: optimizer.pt has" in caplog.text
     opened._lock.close()
-    with pytest.raises(UserError, match=r"checkpoint-4 is not a complete checkpoint:  optimizer\.pt has"):
+    with pytest.raises(UserError, match=r"checkpoint-4 is not a complete checkpoint: optimizer\.pt has"):
         open_run_folder(config, "checkpoint-4")
     cut(folder / "checkpoint-3" / "adapter_model.safetensors")
     with pytest.raises(UserError, match="has no complete checkpoint to resume from"):
