@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback
 
+from utils.core.errors import UserError
 from utils.core.library_errors import explain_machine, is_full_disk
 from utils.runs.opening import RunFolder
 from utils.trainer.checkpoint_files import find_checkpoints, find_flaw, list_checkpoints
@@ -192,3 +193,19 @@ def test_other_errors_are_no_full_disk(tmp_path):
     assert not is_full_disk(OSError(errno.EACCES, "Permission denied"))
     with pytest.raises(RuntimeError, match="size mismatch"), explain_full_disk(tmp_path):
         raise RuntimeError("size mismatch")
+
+
+def test_a_full_disk_of_the_cache_is_named(tiny_base, monkeypatch, tmp_path):
+    """The library datasets says of its own file that it is closed."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+
+    from utils.data.tokenizing import tokenize_rows
+
+    monkeypatch.setenv("LORA_NS_CACHE", str(tmp_path))
+    tokenizer, rows = AutoTokenizer.from_pretrained(tiny_base("bert")), Dataset.from_dict({"text": ["good film"] * 500})
+    for size in (100, 5_000):
+        with files_no_larger_than(size), pytest.raises(UserError, match="disk of the cache is full"):
+            tokenize_rows(rows, tokenizer, ("text",), 32)
+    assert not list(tmp_path.glob("*/.*"))
+    assert len(tokenize_rows(rows, tokenizer, ("text",), 32)) == 500

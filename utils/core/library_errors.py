@@ -105,10 +105,13 @@ def is_full_disk(error: BaseException) -> bool:
 
     torch, safetensors and tokenizers raise their own errors, which say so only in their texts, torch's barely.
     """
-    if isinstance(error, OSError):
-        return error.errno in _FULL
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
     found = _FULL_WORDS.search(str(error))
-    return found is not None and (found[1] is None or int(found[1]) in _FULL)
+    if found is not None and not isinstance(error, OSError) and (found[1] is None or int(found[1]) in _FULL):
+        return True
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return before is not None and is_full_disk(before)  # datasets fails once more when it closes its file
 
 
 def _explain_missing(error: ModuleNotFoundError) -> UserError | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.core.cache_folder import cache_folder
 from utils.core.errors import DataError, UserError
-from utils.core.library_errors import is_of_library
+from utils.core.library_errors import is_full_disk, is_of_library
 from utils.core.replace_file import folder_beside
 
 if TYPE_CHECKING:
@@ -113,10 +113,17 @@ def cache_tokens(
         if (kept := _read_kept(files, read)) is not None:
             return kept
         logger.warning("%s: damaged; its rows are made into tokens again", files[0])
-    with folder_beside(home / "rows") as folder:  # another process may be doing the same
-        write(folder)
-        for file, suffix in zip(files, suffixes, strict=True):
-            (folder / f"rows{suffix}").replace(file)
+    try:
+        with folder_beside(home / "rows") as folder:  # another process may be doing the same
+            write(folder)
+            for file, suffix in zip(files, suffixes, strict=True):
+                (folder / f"rows{suffix}").replace(file)
+    except Exception as error:  # each library has its own
+        if not is_full_disk(error):
+            raise
+        raise UserError(
+            f"{home}: the disk of the cache is full; free some space, or set LORA_NS_CACHE to another folder"
+        ) from None
     made = read(*files)
     assert made is not None, "it was written whole"
     return made
