@@ -67,7 +67,7 @@ def count_positions(config: Mapping[str, Any], rope: RopeScalingSection | None =
     if known.get("rope_type", known.get("type")) == "dynamic":
         return int(found * float(known.get("factor", 1)))
     pad = config.get("pad_token_id")
-    return found - ((1 if pad is None else int(pad)) + 1 if config.get("model_type") in _FROM_PAD else 0)
+    return found - ((1 if pad is None else int(pad)) + 1 if str(config.get("model_type")) in _FROM_PAD else 0)
 
 
 def count_text_positions(model: PreTrainedModel) -> int | None:
