@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from utils.cli.command_line import (
-    Answer,
+from utils.cli.command_line import Answer, run_cli
+from utils.cli.parser import (
     add_config,
     add_overrides,
     build_parser,
@@ -16,7 +16,6 @@ from utils.cli.command_line import (
     read_number,
     read_seeds,
     read_shard,
-    run_cli,
 )
 from utils.core.errors import UserError
 

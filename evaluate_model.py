@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from utils.cli.answers_options import add_answers, is_asked, words_of_flags
-from utils.cli.command_line import Answer, add_overrides, add_server, add_show, build_parser, check_server, run_cli
+from utils.cli.command_line import Answer, run_cli
+from utils.cli.parser import add_overrides, add_server, add_show, build_parser, check_server
 from utils.core.errors import UserError
 from utils.modeling.consent import Consent, add_consent
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from utils.cli.command_line import Answer, add_server, build_parser, check_server, positive, run_cli
+from utils.cli.command_line import Answer, run_cli
+from utils.cli.parser import add_server, build_parser, check_server, positive
 from utils.inference.request import INPUT_KINDS, ModelChoice, Request
 from utils.modeling.consent import Consent, add_consent
 

@@ -6,7 +6,8 @@ import argparse
 import re
 import sys
 
-from utils.cli.command_line import Answer, build_parser, positive, run_cli
+from utils.cli.command_line import Answer, run_cli
+from utils.cli.parser import build_parser, positive
 from utils.core.errors import UserError
 from utils.modeling.consent import Consent, add_consent
 

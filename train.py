@@ -7,16 +7,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from utils.cli.command_line import (
-    Answer,
-    add_config,
-    add_overrides,
-    add_show,
-    build_parser,
-    positive,
-    run_cli,
-    select_gpus,
-)
+from utils.cli.command_line import Answer, run_cli
+from utils.cli.gpus import select_gpus
+from utils.cli.parser import add_config, add_overrides, add_show, build_parser, positive
 from utils.core.errors import UserError
 from utils.core.signals import handling_signals
 from utils.planning.command import add_plan_options, plan_and_show

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TextIO
 
-from utils.cli.command_line import Answer, add_overrides, build_parser, run_cli
+from utils.cli.command_line import Answer, run_cli
+from utils.cli.parser import add_overrides, build_parser
 from utils.core.errors import EXIT_FAILED, UserError
 from utils.core.project import ROOT, as_called, find_config
 

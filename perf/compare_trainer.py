@@ -27,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from perf.plain_classifier import (  # noqa: E402  after the path of the library
+from perf.plain_classifier import (
     KEYS,
     KINDS,
     LENGTH,
@@ -37,7 +37,7 @@ from perf.plain_classifier import (  # noqa: E402  after the path of the library
     read_history,
     run_plain,
 )
-from perf.processes import give_result, read_result  # noqa: E402  the same
+from perf.processes import give_result, read_result
 
 SHAPES = {"bert-base": (768, 12, 12), "minilm": (384, 6, 12), "tiny": (128, 2, 2)}
 """Width, number of layers and heads; the MLP is four times as wide."""

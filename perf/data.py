@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from perf.processes import give_result, run_process  # noqa: E402  after the path of the library
+from perf.processes import give_result, run_process
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """Measure preference tuning: pairs per second and peak memory of our DPO and of TRL's DPOTrainer.
 
 Both train LoRA on all linear layers of a Llama shape of 26 M parameters besides the embeddings' with random weights,
-float32, on the same pairs in the same order. Each run is a process of its own; they take turns, and medians are printed
-with the losses, which must agree. `padded` pads batches, `precomputed` takes the reference from before training.
+float32, on the same pairs (a JSON list with conversations, chosen and rejected) in the same order. Each run is a
+process of its own; they take turns, and medians are printed with the losses, which must agree. `padded` pads batches,
+`precomputed` takes the reference from before training.
 
 DATA is the folder of real rows (LORA_NS_REAL_DATA):
 
@@ -24,8 +25,9 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from perf.processes import give_result, run_process  # noqa: E402  after the path of the library
-from perf.small_llama import build_small_llama, list_arguments  # noqa: E402  the same
+from perf.command_line import make_parser
+from perf.processes import give_result, run_process
+from perf.small_llama import build_small_llama, list_arguments
 
 KINDS = ("trl", "padded", "ours", "precomputed")
 
@@ -139,11 +141,7 @@ def _run_kind(kind: str) -> dict[str, Any]:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", required=True, help="JSON list of rows with conversations, chosen and rejected")
-    parser.add_argument("--tokenizer", required=True, help="a folder or hub name")
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--batch", type=int, default=4)
+    parser = make_parser(__doc__, steps=6, batch=4)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)

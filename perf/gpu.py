@@ -25,8 +25,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from perf.gpu_cases import SHAPES, build_trainer, make_rows  # noqa: E402  after the path of the library
-from perf.processes import give_result, read_result  # noqa: E402  after the path of the library
+from perf.gpu_cases import SHAPES, build_trainer, make_rows
+from perf.processes import give_result, read_result
 
 METHODS = ("lora", "qlora", "qst", "full", "dpo")
 KINDS = ("ours", "packed", "plain", "trl", "liger")

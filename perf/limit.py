@@ -4,7 +4,7 @@ Every product of a step is known from the model's shapes, the step's tokens and 
 of activations, gradients of what is trained, the head. Each is timed by itself; their sum is the least that a step can
 take, and its share of the step's time is printed, with where the rest goes.
 
-  python perf/limit.py --rows ../shared/data/gsm8k/train.jsonl --tokenizer ../shared/data/tokenizers/gpt2
+  python perf/limit.py --rows $LORA_NS_REAL_DATA/gsm8k/train.jsonl --tokenizer $LORA_NS_REAL_DATA/tokenizers/gpt2
   python perf/limit.py --rows FILE --tokenizer FOLDER --kinds ours packed bf16 --steps 12
 """
 
@@ -22,6 +22,8 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+
+from perf.command_line import make_parser
 
 Product = tuple[int, int, int]
 """Rows, inner size, columns of a matrix product: 2 * rows * inner * columns operations."""
@@ -160,11 +162,7 @@ def _group(name: str) -> str:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", required=True, help="jsonl with the columns question and answer")
-    parser.add_argument("--tokenizer", required=True, help="a folder or hub name")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=8)
+    parser = make_parser(__doc__)
     parser.add_argument("--kinds", nargs="+", default=["ours", "packed", "bf16"])
     return parser.parse_args()
 

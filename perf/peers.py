@@ -1,8 +1,8 @@
 r"""Measures other frameworks beside train.py, each by its own command: first step, real tokens a second, memory.
 
-All fine-tune the 26 M Llama shape of perf/sft.py (random weights, float32) on the same rows of questions and answers:
-LoRA of rank 16 on all linear layers, batches of 8 rows cut at 512 tokens, only answers trained on, a constant learning
-rate. Each framework renders the rows with its own template, in an environment of its own, named by its Python:
+All fine-tune the 26 M Llama shape of perf/sft.py (random weights, float32) on the same rows, with columns question and
+answer: LoRA of rank 16 on all linear layers, batches of 8 rows cut at 512 tokens, only answers trained on, a constant
+learning rate. Each framework renders the rows with its own template, in an environment of its own, named by its Python:
 
   python perf/peers.py --rows GSM8K/train.jsonl --tokenizer gpt2 --peers ours trl \
       llamafactory=/envs/lf/bin/python ms-swift=/envs/swift/bin/python litgpt=/envs/litgpt/bin/python
@@ -32,7 +32,8 @@ import yaml
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from perf.peer_clock import MARK  # noqa: E402  after the path of the library
+from perf.command_line import make_parser
+from perf.peer_clock import MARK
 
 _CLOCK = [str(ROOT / "perf" / "peer_clock.py")]
 _LENGTH = 512
@@ -236,11 +237,7 @@ def _print_table(runs: dict[str, list[dict[str, float]]]) -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", required=True, help="jsonl with the columns question and answer")
-    parser.add_argument("--tokenizer", required=True, help="a folder or hub name")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=8)
+    parser = make_parser(__doc__)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--bf16", action="store_true", help="mixed precision, by all")
     parser.add_argument("--peers", nargs="+", default=["ours", "trl"], metavar="NAME[=PYTHON]")

@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from perf.processes import give_result, run_process  # noqa: E402  after the path of the library
+from perf.processes import give_result, run_process
 
 KINDS = ("lora", "lora_checkpointed", "qst", "qst_cached", "qst_cached_int8")
 LORA = {"method": "lora", "lora_r": 16, "target_modules": "all-linear"}

@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from perf.processes import run_suite  # noqa: E402  after the path of the library
+from perf.processes import run_suite
 
 
 def main() -> None:

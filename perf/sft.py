@@ -1,9 +1,9 @@
 """Measure supervised fine-tuning: real tokens per second of ours, a plain transformers.Trainer and TRL's SFTTrainer.
 
-All train the same rows in the same order with the same seed and hyper-parameters: LoRA on all linear layers of a
-Llama shape with random weights, float32. Each run is a process of its own; they take turns, and medians are printed
-with the losses, which must agree. `packed` fills rows instead, so that a step holds about as many tokens. `bf16` is
-`packed` as training.bf16: true computes it.
+All train the same rows (columns question and answer) in the same order with the same seed and hyper-parameters: LoRA on
+all linear layers of a Llama shape with random weights, float32. Each run is a process of its own; they take turns, and
+medians are printed with the losses, which must agree. `packed` fills rows instead, so that a step holds about as many
+tokens. `bf16` is `packed` as training.bf16: true computes it.
 
   python perf/sft.py --rows $LORA_NS_REAL_DATA/gsm8k/train.jsonl --tokenizer $LORA_NS_REAL_DATA/tokenizers/gpt2
   python perf/sft.py --rows FILE --tokenizer FOLDER --steps 20 --repeat 5 --kinds plain ours packed
@@ -23,8 +23,9 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from perf.processes import give_result, run_process  # noqa: E402  after the path of the library
-from perf.small_llama import build_small_llama, list_arguments  # noqa: E402  the same
+from perf.command_line import make_parser
+from perf.processes import give_result, run_process
+from perf.small_llama import build_small_llama, list_arguments
 
 KINDS = ("plain", "trl", "padded", "ours", "packed", "bf16")
 OURS = ("ours", "packed", "bf16")
@@ -162,11 +163,7 @@ def _run_kind(kind: str) -> dict[str, Any]:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", required=True, help="jsonl with the columns question and answer")
-    parser.add_argument("--tokenizer", required=True, help="a folder or hub name")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=8)
+    parser = make_parser(__doc__)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)

@@ -17,11 +17,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.matrix.families import TITLES  # noqa: E402  after the path of the library
-from scripts.matrix.rows import QUANTIZATIONS, list_rows  # noqa: E402
-from scripts.matrix.running import run_half, run_matrix  # noqa: E402
-from scripts.matrix.tables import render_document, write_json  # noqa: E402
-from scripts.matrix.trial import Result  # noqa: E402
+from scripts.matrix.families import TITLES
+from scripts.matrix.rows import QUANTIZATIONS, list_rows
+from scripts.matrix.running import run_half, run_matrix
+from scripts.matrix.tables import render_document, write_json
+from scripts.matrix.trial import Result
 
 DOCUMENT = ROOT / "docs" / "support_matrix.md"
 

@@ -245,7 +245,7 @@ def make_config(tmp_path: Path, tiny_base: Callable[..., Path], make_set: Callab
         file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         return file
 
-    make.write = write_config  # type: ignore[attr-defined]
+    make.write = write_config
     return make
 
 

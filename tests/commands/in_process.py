@@ -6,11 +6,11 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from utils.cli.command_line import _parse
+from utils.cli.parser import parse_words
 
 
 def command(name: str, *words: str | Path) -> dict[str, Any]:
     """Give what a command's `main` gives; words with = in them are overrides: `command("train", "--config", file)`."""
     script = importlib.import_module(name)
-    answer: dict[str, Any] = script.main(_parse(script.build(), [str(word) for word in words]))
+    answer: dict[str, Any] = script.main(parse_words(script.build(), [str(word) for word in words]))
     return answer

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.cli.command_line import _parse
+from utils.cli.parser import parse_words
 from utils.run_config import load_run_config
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +96,7 @@ def test_what_is_not_run_is_understood() -> None:
     ours = [found for words in COMMANDS if words not in RUN and (found := _split(words))]
     assert len(ours) > 25
     for script, words in ours:
-        arguments = _parse(importlib.import_module(script).build(), words)
+        arguments = parse_words(importlib.import_module(script).build(), words)
         if script == "train":
             load_run_config(ROOT / arguments.config, arguments.overrides, files=False)
         elif script == "benchmark":

@@ -27,7 +27,7 @@ def _start(*words: str, **options: str) -> subprocess.CompletedProcess[str]:
 def trained(make_config, make_set, draw_rows, monkeypatch):
     """Train a small llama on string labels in this process; its folder, and what it answered to its validation rows."""
     script = importlib.import_module("train")
-    named = lambda rows: [{**row, "label": ("bad", "good")[row["label"]]} for row in rows]  # noqa: E731
+    named = lambda rows: [{**row, "label": ("bad", "good")[row["label"]]} for row in rows]
     data = make_set(train=named(draw_rows(60)), validation=named(draw_rows(21, seed=1)))
     file = make_config.write("llama", data, training__num_train_epochs=3, training__load_best_model_at_end=False)
     predicted = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.cli.command_line import _parse
+from utils.cli.parser import parse_words
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -37,7 +37,7 @@ def _commands() -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize("page", sorted({page for page, _, _ in _commands()}))
 def test_documented_commands_are_understood(page: str) -> None:
     for _, script, command in (each for each in _commands() if each[0] == page):
-        arguments = _parse(importlib.import_module(script).build(), shlex.split(command))
+        arguments = parse_words(importlib.import_module(script).build(), shlex.split(command))
         if getattr(arguments, "config", None) and arguments.config.startswith("configs/"):
             assert (ROOT / arguments.config).is_file(), f"{page} names {arguments.config}"
 

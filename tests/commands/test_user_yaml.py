@@ -67,7 +67,7 @@ def test_every_older_name_is_said_once_with_its_line(file: Path, answers: dict[s
         saying = [note for note in notes if f"  {key}: " in note]
         assert len(saying) == 1, "\n".join(notes)
         assert part in saying[0]
-        number = int(re.search(rf"{file.name}:(\d+)  ", saying[0])[1])  # type: ignore[index]
+        number = int(re.search(rf"{file.name}:(\d+)  ", saying[0])[1])
         assert f"{key.rsplit('.', maxsplit=1)[-1]}:" in lines[number - 1]
 
 

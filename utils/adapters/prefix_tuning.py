@@ -74,7 +74,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
             encoder.transform[-1].bias.zero_()
         else:
             encoder.embedding.weight.normal_(std=config.prefix_init_std)
-    return adapted  # type: ignore[no-any-return]  # Any: its modules are created at run time
+    return adapted
 
 
 def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:

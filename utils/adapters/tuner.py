@@ -175,7 +175,7 @@ def attach(model: PreTrainedModel, config: PeftTunerSection, context: AttachCont
     if config.TUNER.adapts == "attention modules":
         # peft binds the current forward, which our loss will replace.
         adapted.base_model.forward = lambda *args, **kwargs: adapted.base_model.model.forward(*args, **kwargs)
-    return adapted  # type: ignore[no-any-return]  # Any: its modules are created at run time
+    return adapted
 
 
 def _wrap(model: PreTrainedModel, config: PeftTunerSection, fields: dict[str, Any]) -> Any:

@@ -30,7 +30,7 @@ from utils.benchmark.state import (
     write_state,
 )
 from utils.benchmark.warm_start import ForkedRun, WarmProcess
-from utils.cli.command_line import list_gpus
+from utils.cli.gpus import list_gpus
 from utils.config.yaml_text import dump_yaml
 from utils.core.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 from utils.core.project import ROOT

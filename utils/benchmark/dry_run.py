@@ -60,12 +60,12 @@ def show_plan(plan: Plan, script: str = "") -> dict[str, Any]:
     """Print the selected runs and a scheduler's script, then the trainable parameters, counted without weights."""
     statuses = [find_status(run) for run in plan.shard]
     for line in _write_runs(plan, statuses):
-        print(line, flush=True)  # noqa: T201  the command's own output
+        print(line, flush=True)  # noqa: T201  this command's output
     if script:
-        print(f"\n{script}", flush=True)  # noqa: T201
+        print(f"\n{script}", flush=True)  # noqa: T201  this command's output
     counts = count_runs(plan.shard)
     for line in _write_counts(plan.shard, counts):
-        print(line)  # noqa: T201
+        print(line)  # noqa: T201  this command's output
     return {
         "status": "planned",
         "suite": plan.suite.section.suite,

@@ -110,7 +110,7 @@ def show_status(plan: Plan) -> Answer:
     for name, status in statuses.items():
         print(f"{name:<{width}}  {status:<11}  {jobs.get(name, '')}".rstrip())  # noqa: T201  the command's own output
     counts = ", ".join(f"{count} {status}" for status, count in Counter(statuses.values()).items())
-    print(f"\n{len(statuses)} runs: {counts}; {len(jobs)} in the queue; folder: {plan.output}")  # noqa: T201
+    print(f"\n{len(statuses)} runs: {counts}; {len(jobs)} in the queue; folder: {plan.output}")  # noqa: T201  this command's output
     runs = [{"name": name, "status": status, "job": jobs.get(name)} for name, status in statuses.items()]
     return {"status": "planned", "output_dir": str(plan.output), "runs": runs}
 

@@ -166,7 +166,7 @@ def main() -> None:
 
 def _import_libraries() -> None:
     """Import what runs need, and, if that does not initialise CUDA, all modules of the library."""
-    from utils.cli.command_line import list_gpus
+    from utils.cli.gpus import list_gpus
     from utils.core.logs import prepare_libraries
 
     prepare_libraries()

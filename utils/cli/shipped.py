@@ -9,7 +9,8 @@ from itertools import takewhile
 from pathlib import Path
 from textwrap import shorten
 
-from utils.cli.command_line import Answer, build_parser, run_cli
+from utils.cli.command_line import Answer, run_cli
+from utils.cli.parser import build_parser
 from utils.core.errors import UserError
 from utils.core.project import ROOT, as_called, call_command
 from utils.core.terminal import write_data

@@ -133,7 +133,7 @@ def _help_of(value: ast.expr | None) -> str:
 def _type_of(node: ast.expr, module: str) -> Any:
     """Translate an annotation to a type; anything that cannot be checked without the library becomes Any."""
     if isinstance(node, ast.Constant):
-        return _type_of(ast.parse(node.value).body[0].value, module) if isinstance(node.value, str) else None  # type: ignore[attr-defined]
+        return _type_of(ast.parse(node.value, mode="eval").body, module) if isinstance(node.value, str) else None
     if isinstance(node, ast.Name):
         return _PLAIN[node.id] if node.id in _PLAIN else _enum_values(node.id, module) or _alias(node.id, module)
     if isinstance(node, ast.BinOp):
@@ -150,7 +150,7 @@ def _generic(name: str, inner: ast.expr, module: str) -> Any:
     if name in ("Union", "Optional"):
         return _union([_type_of(part, module) for part in parts] + ([None] if name == "Optional" else []))
     if name in ("list", "List", "tuple", "Sequence"):
-        return list[_type_of(parts[0], module)]  # type: ignore[misc]
+        return list[_type_of(parts[0], module)]  # type: ignore[misc]  # its item is known at run time only
     return dict[str, Any] if name in ("dict", "Dict") else Any
 
 
@@ -176,7 +176,7 @@ def _enum_values(name: str, module: str) -> Any:
     """Read the values of an enum that the module defines or imports."""
     for node in ast.walk(_parse(module)):
         if isinstance(node, ast.ClassDef) and node.name == name:
-            values = [line.value.value for line in node.body if _is_member(line)]  # type: ignore[attr-defined]
+            values = [line.value.value for line in node.body if _is_member(line)]  # type: ignore[attr-defined]  # _is_member
             return Literal[tuple(values)] if values else None
     for node in _parse(module).body:
         if isinstance(node, ast.ImportFrom) and node.module and name in {alias.name for alias in node.names}:

@@ -34,7 +34,7 @@ class CoreLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}
 
 
-class FastCoreLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+class FastCoreLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # a base chosen at run time
     """The same with libyaml, if PyYAML was built with it: ten times faster, with terser messages."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}

@@ -223,7 +223,7 @@ def spool(path: Path) -> Path:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise DataError(f"{path}: is a pipe, which only one of the processes could read; write the rows to a file")
     with explain_unreadable(str(path)), path.open("rb") as stream:
-        kept = tempfile.NamedTemporaryFile(prefix="lora_ns_", suffix=path.suffix, delete=False)  # noqa: SIM115
+        kept = tempfile.NamedTemporaryFile(prefix="lora_ns_", suffix=path.suffix, delete=False)  # noqa: SIM115  it outlives this function
         atexit.register(Path(kept.name).unlink, missing_ok=True)
         with kept:
             shutil.copyfileobj(stream, kept)

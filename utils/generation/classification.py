@@ -115,7 +115,8 @@ class TextClassifier:
         with torch.inference_mode():
             logits = self._model(**inputs).logits.float().cpu()
         values = logits.softmax(dim=-1) if self._names else logits.reshape(-1, 1)
-        return values.tolist()  # type: ignore[no-any-return]
+        probabilities: list[list[float]] = values.tolist()
+        return probabilities
 
     def _read(self, values: list[float], truncated: bool, num_tokens: int) -> Classified:
         if not self._names:

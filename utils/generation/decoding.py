@@ -40,7 +40,7 @@ def _draw_numbers(seed: int, row: int, number: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng([seed, row]).random(number))
 
 
-class _Temperature(LogitsProcessor):  # type: ignore[misc]  # the base class is not typed
+class _Temperature(LogitsProcessor):
     """Divides logits; unlike transformers' own, it accepts very small values."""
 
     def __init__(self, temperature: float) -> None:
@@ -50,7 +50,7 @@ class _Temperature(LogitsProcessor):  # type: ignore[misc]  # the base class is 
         return scores / self._temperature
 
 
-class _SampleToken(LogitsProcessor):  # type: ignore[misc]  # the base class is not typed
+class _SampleToken(LogitsProcessor):
     """Leaves one token per row, chosen by inverting the distribution at a number drawn beforehand."""
 
     def __init__(self, draws: torch.Tensor) -> None:
@@ -110,7 +110,7 @@ def find_stop_ids(tokenizer: PreTrainedTokenizerBase, stop: Collection[str]) -> 
     return tuple(dict.fromkeys(index for index in last if decode_answer(tokenizer, [index]) in stop))
 
 
-class StopTexts(StoppingCriteria):  # type: ignore[misc]  # the base class is not typed
+class StopTexts(StoppingCriteria):
     """Ends each row of a batch as soon as its text contains a stop string.
 
     Neither the prompts (`prompt_length`, padded) nor the first `min_tokens` tokens of the answers are searched.
@@ -146,7 +146,7 @@ class StopTexts(StoppingCriteria):  # type: ignore[misc]  # the base class is no
         return cut_at_stop(decode_answer(self._tokenizer, ids), self._stop)[1]
 
 
-class SuppressEndTokens(LogitsProcessor):  # type: ignore[misc]  # the base class is not typed
+class SuppressEndTokens(LogitsProcessor):
     """Keeps answers from ending with one of `end_ids` within `min_tokens` tokens after the padded prompts."""
 
     def __init__(self, end_ids: Sequence[int], prompt_length: int, min_tokens: int) -> None:

@@ -132,7 +132,8 @@ class _Batch:
         output = self._model(
             input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True, **self._last
         )
-        return output.logits[:, -1].argmax(dim=-1).tolist()  # type: ignore[no-any-return]
+        likeliest: list[int] = output.logits[:, -1].argmax(dim=-1).tolist()
+        return likeliest
 
 
 def _find_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:

@@ -185,7 +185,7 @@ def send(method: str, url: str, read: Callable[[requests.Response], T], **given:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = given.pop("timeout", _TIMEOUTS)
     shown, tries, num_late = mask_text(url), 0, 0
-    for tries, wait in enumerate((*_WAITS, None), 1):  # noqa: B007
+    for tries, wait in enumerate((*_WAITS, None), 1):  # noqa: B007  read after the loop
         asked, response = 0.0, None
         try:
             response = requests.request(

@@ -41,7 +41,7 @@ def convert(model: PreTrainedModel, rank: int) -> Converted:
     from peft.tuners.lora.conversion import convert_to_lora
 
     layers = dict(_find_layers(model))
-    if getattr(model.peft_config["default"], "use_dora", False):  # type: ignore[index]
+    if getattr(model.peft_config["default"], "use_dora", False):
         raise ModelError("peft's conversion ignores the magnitudes of DoRA; merge it instead")
     try:
         config, tensors = convert_to_lora(model, rank)
@@ -98,7 +98,7 @@ def _find_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 def _name_layers(config: LoraConfig, model: nn.Module, ranks: dict[str, int]) -> None:
     """Name the layers and their ranks as briefly as possible, so that servers understand them."""
     most: int = max(set(ranks.values()), key=list(ranks.values()).count)
-    made: Any = model.peft_config["default"]  # type: ignore[union-attr, index]
+    made: Any = model.peft_config["default"]
     names = {name.removeprefix(_PREFIX): each for name, each in ranks.items()}
     short = {name.rpartition(".")[2] for name in names}
     paths = {name.removeprefix(_PREFIX) for name, _ in model.named_modules()}
@@ -145,10 +145,10 @@ def _find_update(layer: Any) -> torch.Tensor:
     """Compute an adapter's update of a layer's weight, in float32."""
     weight = layer.get_base_layer().weight.float()
     if not hasattr(layer, "miss_fn"):
-        return layer.get_delta_weight("default").float()  # type: ignore[no-any-return]
+        return layer.get_delta_weight("default").float()
     if layer.miss_fn == "bat":
-        return layer.get_delta_weight("default", weight).float()  # type: ignore[no-any-return]
-    return layer.get_delta_weight_miss("default", weight).float() - weight  # type: ignore[no-any-return]
+        return layer.get_delta_weight("default", weight).float()
+    return layer.get_delta_weight_miss("default", weight).float() - weight
 
 
 def _multiply(layer: Any, name: str, tensors: dict[str, torch.Tensor]) -> torch.Tensor:

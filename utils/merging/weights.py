@@ -29,7 +29,7 @@ def place(model: PreTrainedModel) -> PreTrainedModel:
         logger.info("the GPU has too little memory for the model; it is merged on the CPU")
         return model
     moved: Any = model.to("cuda")
-    return moved  # type: ignore[no-any-return]
+    return moved
 
 
 @contextmanager

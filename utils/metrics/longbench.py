@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.cli.command_line import Answer, build_parser, run_cli
+from utils.cli.command_line import Answer, run_cli
+from utils.cli.parser import build_parser
 from utils.core.errors import DataError
 from utils.core.json_files import NotJsonError, parse_json
 from utils.metrics.longbench_score import (

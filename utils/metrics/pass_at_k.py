@@ -11,10 +11,10 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -130,16 +130,18 @@ def _score_programs(predictions: Sequence[str], references: Sequence[Reference])
     return np.array([float(result == "passed") for result in run_programs(programs)], dtype=np.float64)
 
 
+def _score_all(predictions: Sequence[str], references: Sequence[Reference]) -> float:
+    return average_rows(_score_programs(predictions, references))
+
+
 def _build(k: int) -> Metric:
     name = f"pass_at_{k}"
     described = (
         f"chance that one of {k} programs passes the tests" if k > 1 else "share of programs that pass the tests"
     )
-    over_answers: Callable[[Array], float] = lambda passed: estimate_pass_at_k(passed, k)  # noqa: E731
     metric = build_text_metric(name, lambda *_: None, described, reference_keys=REFERENCE_KEYS)
-    score: Callable[[Array, Array], float] = lambda texts, right: average_rows(_score_programs(texts, right))  # noqa: E731
-    return replace(metric, score=score, score_rows=_score_programs, over_answers=over_answers, num_answers=k,
-                   runs_code=True)  # fmt: skip
+    return replace(metric, score=_score_all, score_rows=_score_programs, over_answers=partial(estimate_pass_at_k, k=k),
+                   num_answers=k, runs_code=True)  # fmt: skip
 
 
 TABLE: dict[str, Metric] = {"pass_at_1": _build(1), "pass_at_10": _build(10), "pass_at_100": _build(100)}

@@ -57,17 +57,20 @@ def apply_rope_scaling(config: PreTrainedConfig, rope: RopeScalingSection, name:
 
 def count_positions(config: Mapping[str, Any], rope: RopeScalingSection | None = None) -> int | None:
     """Return the number of positions in a config.json, extended by `rope`; None: no known limit."""
-    config = config.get("text_config") or config
-    found: int | None = next((config[name] for name in _NAMES if isinstance(config.get(name), int)), None)
+    config = _text_config(config)
+    found = _first_count(config, _NAMES)
     if found is None or found < 1 or config.get("position_biased_input") is False:
         return None  # the last condition: DeBERTa, whose positions are relative
     known = _rope_of(config)
     if rope is not None:
-        return int((rope.original_max_position_embeddings or known.get(_ORIGINAL) or found) * rope.factor)
+        return int((rope.original_max_position_embeddings or _first_count(known, (_ORIGINAL,)) or found) * rope.factor)
     if known.get("rope_type", known.get("type")) == "dynamic":
-        return int(found * float(known.get("factor", 1)))
-    pad = config.get("pad_token_id")
-    return found - ((1 if pad is None else int(pad)) + 1 if str(config.get("model_type")) in _FROM_PAD else 0)
+        factor = known.get("factor")
+        return int(found * factor) if isinstance(factor, int | float) and math.isfinite(factor) else found
+    if str(config.get("model_type")) not in _FROM_PAD:
+        return found
+    pad = _first_count(config, ("pad_token_id",))
+    return found - (1 if pad is None else pad) - 1
 
 
 def count_text_positions(model: PreTrainedModel) -> int | None:
@@ -88,8 +91,7 @@ def is_prompt_learning(model: PreTrainedModel) -> bool:
 
 def count_layers(config: Mapping[str, Any]) -> int | None:
     """Return a model's number of layers according to its config.json, or None."""
-    config = config.get("text_config") or config
-    return next((config[name] for name in _LAYER_COUNTS if isinstance(config.get(name), int)), None)
+    return _first_count(_text_config(config), _LAYER_COUNTS)
 
 
 def layers_problem(config: Mapping[str, Any]) -> str | None:
@@ -102,7 +104,7 @@ def layers_problem(config: Mapping[str, Any]) -> str | None:
 
 def has_position_table(config: Mapping[str, Any]) -> bool:
     """Return whether positions are a table of weights, beyond which a model cannot read at all."""
-    return str((config.get("text_config") or config).get("model_type")) in _TABLES | _FROM_PAD
+    return str(_text_config(config).get("model_type")) in _TABLES | _FROM_PAD
 
 
 def length_problem(config: Mapping[str, Any], rope: RopeScalingSection | None, length: int) -> str | None:
@@ -119,6 +121,18 @@ def length_problem(config: Mapping[str, Any], rope: RopeScalingSection | None, l
         f"{length} tokens are more than the model was trained with ({positions}); use {positions} at most, or stretch "
         f"its positions by model.rope_scaling: {{rope_type: yarn, factor: {factor}}}"
     )
+
+
+# A config.json may hold anything under any key; transformers refuses a wrong type once it builds the model.
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    inner = config.get("text_config")
+    return inner if isinstance(inner, Mapping) and inner else config
+
+
+def _first_count(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    """Return the whole number under the first of `names` that holds one."""
+    found = (config.get(name) for name in names)
+    return next((value for value in found if isinstance(value, int) and not isinstance(value, bool)), None)
 
 
 def _rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:

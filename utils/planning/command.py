@@ -6,7 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from utils.cli.command_line import Answer, add_config, add_overrides, build_parser, read_number, run_cli
+from utils.cli.command_line import Answer, run_cli
+from utils.cli.parser import add_config, add_overrides, build_parser, read_number
 from utils.planning.cards import CARDS
 
 if TYPE_CHECKING:

@@ -57,7 +57,7 @@ def _with_combined_score(values: Mapping[str, Any], task_metrics: Sequence[str])
     parts = [values.get(f"eval_{name}", values.get(name)) for name in task_metrics]
     if len(parts) < 2 or any(part is None for part in parts):
         return dict(values)
-    return {**values, "combined_score": sum(map(float, parts)) / len(parts)}  # type: ignore[arg-type]  # no None
+    return {**values, "combined_score": sum(map(float, parts)) / len(parts)}
 
 
 def _read_earlier(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from utils.cli.command_line import list_gpus
+from utils.cli.gpus import list_gpus
 from utils.config.installed import is_installed, source_of
 from utils.core.errors import UserError
 
@@ -84,5 +84,5 @@ def _compute_capabilities() -> list[float]:
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  fixed words
     return [float(line) for line in listed.stdout.split() if re.fullmatch(r"\d+\.\d+", line)]

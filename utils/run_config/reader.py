@@ -167,7 +167,8 @@ class SectionReader:
         if plugin != registry.normalize(name) and (path is None or is_upper):
             dataset["path"] = name  # rows named over those of an extended file
         dataset["name"] = registry.normalize(plugin)
-        return registry.load("datasets", plugin).Config  # type: ignore[no-any-return]
+        section: type[Section] = registry.load("datasets", plugin).Config
+        return section
 
     def _validate(self, name: str, section: type[Section], read: dict[str, Section]) -> None:
         data = self.document.data

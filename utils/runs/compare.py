@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from utils.cli.command_line import Answer, build_parser, run_cli
+from utils.cli.command_line import Answer, run_cli
+from utils.cli.parser import build_parser
 from utils.config.run_config import find_differences, flatten
 from utils.core.errors import UserError
 from utils.core.terminal import build_console

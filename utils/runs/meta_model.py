@@ -27,13 +27,13 @@ class _Attention(torch.autograd.Function):
     """Keeps what fused attention keeps for its backward pass: queries, keys, values, output, but no scores."""
 
     @staticmethod
-    def forward(ctx: Any, query: Any, key: Any, value: Any) -> Any:  # type: ignore[override]
+    def forward(ctx: Any, query: Any, key: Any, value: Any) -> Any:
         output = torch.empty_like(query)
         ctx.save_for_backward(query, key, value, output)
         return output
 
     @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Any) -> Any:
         return tuple(torch.empty_like(each) for each in ctx.saved_tensors[:3])
 
 

@@ -105,7 +105,7 @@ def as_whole_model(trained: TrainedModel) -> TrainedModel:
     whole = not trained.is_adapter and (trained.weights / "config.json").is_file()
     if not whole or trained.config.peft.method == "none":
         return trained
-    plain = load_adapter("none").Config(method="none")  # type: ignore[attr-defined]
+    plain = load_adapter("none").Config(method="none")
     return replace(trained, config=replace(trained.config, peft=plain))
 
 

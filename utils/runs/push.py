@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.adapters.saved_adapter import ADAPTER_CONFIG
-from utils.cli.command_line import Answer, build_parser, run_cli
+from utils.cli.command_line import Answer, run_cli
+from utils.cli.parser import build_parser
 from utils.config.run_config import EXTENSIONS, RunConfig
 from utils.config.sections.model import is_local
 from utils.config.yaml_text import dump_yaml, read_document

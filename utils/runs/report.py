@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.cli.command_line import Answer, build_parser, run_cli
+from utils.cli.command_line import Answer, run_cli
+from utils.cli.parser import build_parser
 from utils.config.run_config import RunConfig
 from utils.core.errors import UserError
 from utils.core.json_files import find_object

@@ -72,7 +72,7 @@ def _load(name: str) -> TrainerCallback:
     return found()
 
 
-class EarlyStoppingCallback(transformers.EarlyStoppingCallback):  # type: ignore[misc]  # its name is in checkpoints
+class EarlyStoppingCallback(transformers.EarlyStoppingCallback):  # its name is in checkpoints
     """Stops when the metric of the best checkpoint stops improving, whichever evaluation measures it."""
 
     def on_train_begin(

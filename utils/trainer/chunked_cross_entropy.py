@@ -42,7 +42,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     """Sum of the cross-entropy of `hidden @ weight.T + bias`; gradients are computed in the forward pass."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
@@ -74,7 +74,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return total, num_right
 
     @staticmethod
-    def backward(ctx: Any, grad_total: torch.Tensor, _: Any) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_total: torch.Tensor, _: Any) -> tuple[Any, ...]:
         """Scale the gradients that the forward pass computed."""
         saved = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         grads = [None if each is None else each.mul_(grad_total).to(dtype) for each, dtype in saved]
@@ -89,7 +89,7 @@ class ChunkedLogProbs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
@@ -111,7 +111,7 @@ class ChunkedLogProbs(torch.autograd.Function):
         return found
 
     @staticmethod
-    def backward(ctx: Any, grad_found: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_found: torch.Tensor) -> tuple[Any, ...]:
         """Scale the kept gradients; for a trained head recompute the logits, as its gradient sums over targets."""
         slopes, *rest = ctx.saved_tensors
         of_hidden = None if slopes is None else slopes.mul_(grad_found[:, None].to(slopes.dtype))

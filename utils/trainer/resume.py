@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import NonNegativeInt  # noqa: TC002  noqa: TC002  read when the checkpoint is
+from pydantic import NonNegativeInt  # noqa: TC002  read when the checkpoint is
 from typing_extensions import NotRequired, TypedDict
 
 from utils.core.json_files import load_as

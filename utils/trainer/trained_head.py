@@ -26,7 +26,7 @@ _TOLERANCE = 2e-3
 
 
 @dataclass
-class TrainedOutput(ModelOutput):  # type: ignore[misc]
+class TrainedOutput(ModelOutput):
     """Output of the forward pass with `trained_positions=True`: sums over trained positions, or values at each."""
 
     loss: torch.Tensor | None = None

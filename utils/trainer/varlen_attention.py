@@ -33,7 +33,7 @@ _LARGEST_PROBE = 512
 _TOLERANCE = 1e-4
 
 
-def attend_within_documents(  # noqa: PLR0913, PLR0917  noqa: PLR0913, PLR0917  the signature is the library's
+def attend_within_documents(  # noqa: PLR0913, PLR0917  the signature is the library's
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,

@@ -94,7 +94,7 @@ def test_merging_gives_the_same_answers(attach, train_a_little, read_logits, tmp
 
 
 def test_rslora_scales_by_the_root_of_the_rank(attach):
-    scaling = lambda model: {value for m in model.modules() if hasattr(m, "lora_A") for value in m.scaling.values()}  # noqa: E731
+    scaling = lambda model: {value for m in model.modules() if hasattr(m, "lora_A") for value in m.scaling.values()}
     assert scaling(attach("bert", "lora", lora_r=16, lora_alpha=8).model) == {8 / 16}
     assert scaling(attach("bert", "lora", lora_r=16, lora_alpha=8, use_rslora=True).model) == {8 / 4}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from utils.cli import command_line
-from utils.cli.command_line import add_overrides, build_parser, run_cli, select_gpus, split_overrides
+from utils.cli.command_line import run_cli
+from utils.cli.parser import add_overrides, build_parser, split_overrides
 from utils.core.errors import CheckError, ConfigError, DataError, Problem, UserError
 
 VALUED = frozenset({"--input_text", "--config"})
@@ -112,10 +111,11 @@ def test_an_answer_may_carry_the_exit_code() -> None:
     assert run_cli(lambda arguments: {"exit_code": 1}, build(), []) == 1
 
 
-JSON_DOOR = """
+JSON_COMMAND = """
 import os, sys
 from pathlib import Path
-from utils.cli.command_line import build_parser, run_cli
+from utils.cli.command_line import run_cli
+from utils.cli.parser import build_parser
 from utils.core.errors import ConfigError, Problem
 
 def main(arguments):
@@ -131,7 +131,7 @@ sys.exit(run_cli(main, build_parser("command.py", ""), ["--json"]))
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_json_is_the_only_thing_on_standard_output(fails: bool) -> None:
-    words = [sys.executable, "-c", JSON_DOOR, *(["fails"] if fails else [])]
+    words = [sys.executable, "-c", JSON_COMMAND, *(["fails"] if fails else [])]
     done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[3], encoding="utf-8")
     assert done.stdout.count("\n") == 1
     answer = json.loads(done.stdout)
@@ -156,82 +156,8 @@ def test_json_is_the_only_thing_on_standard_output(fails: bool) -> None:
     ],
 )
 def test_streams_that_are_full_or_closed(redirected: str, code: int, said: str) -> None:
-    words = ["sh", "-c", f'"$0" -c "$1" {redirected}', sys.executable, JSON_DOOR]
+    words = ["sh", "-c", f'"$0" -c "$1" {redirected}', sys.executable, JSON_COMMAND]
     done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[3])
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.fixture
-def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """A machine with two GPUs, where a relaunch is noted instead of done."""
-    launched: list[list[str]] = []
-    monkeypatch.setattr(command_line, "_count_gpus", lambda: 2)
-    monkeypatch.setattr(os, "execv", lambda program, words: launched.append(words))
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    return launched
-
-
-def test_one_gpu_is_made_visible(two_gpus: list[list[str]]) -> None:
-    select_gpus("1", "train.py", ["--gpu", "1"])
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
-    assert two_gpus == []
-
-
-def test_several_gpus_relaunch_without_the_option(two_gpus: list[list[str]]) -> None:
-    select_gpus("0, 1", "train.py", ["--config", "x.yaml", "--gpu", "0, 1", "seed=1", "--gpu=0,1"])
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
-    words = two_gpus[0]
-    assert words[1:3] == ["-m", "torch.distributed.run"]
-    assert "--nproc_per_node=2" in words
-    assert words[-4:] == ["train.py", "--config", "x.yaml", "seed=1"]
-
-
-def test_no_choice_and_a_launched_process_leave_all_as_it_is(
-    two_gpus: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    select_gpus(None, "train.py", [])
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    select_gpus("0,1", "train.py", ["--gpu", "0,1"])
-    assert "CUDA_VISIBLE_DEVICES" not in os.environ
-    assert two_gpus == []
-
-
-@pytest.mark.parametrize(
-    ("choice", "sentence"),
-    [
-        ("abc", "--gpu abc: 'abc' is not a GPU index; write --gpu 0 or --gpu 0,1"),
-        ("", "--gpu : '' is not a GPU index"),
-        ("0,", "--gpu 0,: '' is not a GPU index"),
-        ("-1", "--gpu -1: '-1' is not a GPU index"),
-        ("\u00b2", "'\u00b2' is not a GPU index"),
-        ("2", "--gpu 2: there is no GPU 2; this machine has GPUs 0 to 1"),
-        ("0,5", "--gpu 0,5: there is no GPU 5"),
-        ("1,1", "--gpu 1,1: one GPU is named twice"),
-    ],
-)
-def test_a_wrong_choice_is_one_sentence(choice: str, sentence: str, two_gpus: list[list[str]]) -> None:
-    with pytest.raises(UserError) as caught:
-        select_gpus(choice, "train.py", [])
-    assert sentence in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert "CUDA_VISIBLE_DEVICES" not in os.environ
-
-
-def test_the_choice_is_among_those_that_a_scheduler_left(
-    two_gpus: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    select_gpus("1", "train.py", [])
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(UserError, match="this machine has no NVIDIA GPU"):
-        select_gpus("0", "train.py", [])
-
-
-def test_no_gpu_at_all(two_gpus: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command_line, "_count_gpus", lambda: 0)
-    with pytest.raises(UserError, match="--gpu 0: there is no GPU 0; this machine has no NVIDIA GPU"):
-        select_gpus("0", "train.py", [])

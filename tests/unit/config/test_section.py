@@ -81,4 +81,4 @@ def test_refused(values: dict[str, Any]) -> None:
 
 def test_frozen() -> None:
     with pytest.raises(ValidationError):
-        Sample().number = 1.0  # type: ignore[misc]
+        Sample().number = 1.0

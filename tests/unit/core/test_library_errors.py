@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from utils.cli.command_line import build_parser, run_cli
+from utils.cli.command_line import run_cli
+from utils.cli.parser import build_parser
 from utils.core import locks
 from utils.core.errors import DataError
 from utils.core.library_errors import explain_library, is_of_library

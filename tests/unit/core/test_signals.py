@@ -96,7 +96,8 @@ def test_under_a_launcher_an_echo_is_no_second_signal():
 
 TERMINAL = """
 import pathlib, sys, time
-from utils.cli.command_line import run_cli, build_parser
+from utils.cli.command_line import run_cli
+from utils.cli.parser import build_parser
 from utils.core.signals import deferred, interruption_requested, handling_signals, raise_if_interrupted
 
 def main(arguments):

@@ -95,7 +95,7 @@ def test_a_single_row_cannot_be_held_out_and_trained_on(prepare, make_set):
 def test_rows_are_held_out_by_the_seed_without_loss(prepare, make_set, draw_rows):
     rows = draw_rows(20)
     folder = make_set(train=rows)
-    texts = lambda data: (data.train.texts["text"][:], data.evals[""].texts["text"][:])  # noqa: E731
+    texts = lambda data: (data.train.texts["text"][:], data.evals[""].texts["text"][:])
     train, validation = texts(prepare(folder, validation_size=0.25))
     assert sorted(train + validation) == sorted(row["text"] for row in rows)
     assert len(validation) == 5

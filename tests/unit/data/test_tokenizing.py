@@ -53,7 +53,7 @@ def test_an_empty_text_still_has_a_token(load_tokenizer_of, family):
 def test_the_cache_is_hit_whatever_was_tokenised_before(load_tokenizer_of):
     tokenizer = load_tokenizer_of("bert")
     rows = _rows("w1 w2 good", "bad w40")
-    files = lambda: set((cache_folder() / "tokenised").glob("*.arrow"))  # noqa: E731
+    files = lambda: set((cache_folder() / "tokenised").glob("*.arrow"))
     tokenize_rows(rows, tokenizer, ("text",), 16)
     before = files()
     tokenizer("w1 w2 w3", truncation=True, max_length=3)  # leaves its truncation behind in the tokenizer

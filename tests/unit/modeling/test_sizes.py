@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from utils.config.sections.model import ModelSection, RopeScalingSection
 from utils.core.errors import ModelError
 from utils.modeling.base_model import load_base_model
-from utils.modeling.sizes import count_parameters, count_positions, has_position_table, length_problem
+from utils.modeling.sizes import count_layers, count_parameters, count_positions, has_position_table, length_problem
 from utils.modeling.tokenizer import load_tokenizer
 
 QWEN = {"model_type": "qwen2", "max_position_embeddings": 32768, "rope_theta": 1e6}
@@ -50,6 +50,27 @@ def test_a_table_holds_as_many_tokens_as_are_counted_and_not_one_more(kind):
     model(torch.full((1, positions), 5))
     with pytest.raises((IndexError, RuntimeError)):
         model(torch.full((1, positions + 1), 5))
+
+
+ODD = [["a", "a"], {"a": 1}, "x", "", None, True, [], {}, -1, 1e300, float("inf"), float("nan")]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_a_damaged_config_is_counted_without_its_odd_values(odd):
+    rope = {"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 16}
+    base = {"model_type": "roberta", "max_position_embeddings": 34, "pad_token_id": 1, "num_hidden_layers": 2}
+    yarn = RopeScalingSection(rope_type="yarn", factor=2)
+    cases = [{**base, key: odd} for key in [*base, "text_config", "rope_scaling"]]
+    cases += [{**base, "rope_scaling": {**rope, key: odd}} for key in rope]
+    for config in cases:
+        for scaling in (None, yarn):
+            positions = count_positions(config, scaling)
+            assert positions is None or isinstance(positions, int)
+        assert count_layers(config) in (2, None, -1)
+        has_position_table(config)
+    if odd != -1:
+        assert count_positions({**base, "pad_token_id": odd}) == 32
+        assert count_positions({**base, "text_config": odd}) == (32 if odd != {"a": 1} else None)
 
 
 def test_what_is_counted_of_rotary_models():

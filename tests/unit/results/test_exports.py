@@ -95,7 +95,7 @@ def test_line_count_is_rows_plus_header(tmp_path: Path) -> None:
 )
 def test_wrong_values_are_refused_and_leave_no_file(value: float, kind: str, problem: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=problem):
-        write_submission(tmp_path, "RTE", {0: 0, 1: value}, kind, ["entailment", "not_entailment"])  # type: ignore[arg-type]
+        write_submission(tmp_path, "RTE", {0: 0, 1: value}, kind, ["entailment", "not_entailment"])
     assert not list(tmp_path.iterdir())
 
 
@@ -108,7 +108,8 @@ def test_what_a_classifier_answered_is_written_with_its_confusions(tmp_path):
     assert (tmp_path / "eval" / "confusion.csv").read_text() == "label,a,b,c\na,1,0,0\nb,1,2,0\nc,1,0,0\n"
     classes = (tmp_path / "eval" / "classes.csv").read_text().splitlines()
     assert classes[0] == "label,precision,recall,f1,rows"
-    assert classes[1].startswith("a,0.333") and classes[1].endswith(",1.0,0.5,1")  # noqa: PT018
+    assert classes[1].startswith("a,0.333")
+    assert classes[1].endswith(",1.0,0.5,1")
     assert classes[3] == "c,0.0,0.0,0.0,1"
 
 

@@ -123,5 +123,5 @@ def test_a_value_that_json_lacks_is_written_as_text(tmp_path: Path) -> None:
 
 def test_a_wrong_status_is_our_mistake() -> None:
     with pytest.raises(AssertionError, match="ok"):
-        dataclasses.replace(SMALL, status="ok")  # type: ignore[arg-type]
+        dataclasses.replace(SMALL, status="ok")
     assert BestMetric("accuracy").value is None

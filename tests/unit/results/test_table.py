@@ -21,7 +21,7 @@ COMMANDS = [
 
 def show(record: RunRecord, language: str = "en", width: int = 80, commands: list[str] = COMMANDS) -> str:
     file = io.StringIO()
-    Console(file=file, width=width).print(render_result_table(record, language, commands))  # type: ignore[arg-type]
+    Console(file=file, width=width).print(render_result_table(record, language, commands))
     return file.getvalue()
 
 

@@ -16,7 +16,7 @@ def train(make_config: Callable[..., Any]) -> Callable[..., tuple[Any, Path]]:
 
     def run(family: str = "bert", data: Path | None = None, **overrides: Any) -> tuple[Any, Path]:
         script = importlib.import_module("train")
-        file = make_config.write(family, data, **overrides)  # type: ignore[attr-defined]
+        file = make_config.write(family, data, **overrides)
         answer = script.main(script.build().parse_args(["--config", str(file)]))
         return answer, Path(answer["output_dir"])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.cli.command_line import _parse
+from utils.cli.parser import parse_words
 from utils.core.errors import UserError
 from utils.results.record import ParamCounts, RunRecord, write_record
 from utils.run_config import load_run_config
@@ -46,7 +46,7 @@ def test_settings_that_differ_stand_beside_scores(tmp_path):
 
 def test_the_table_speaks_the_language_of_the_first_run(tmp_path, capsys):
     runs = [make_run(tmp_path / "one", 0.8, "results.language=zh"), make_run(tmp_path / "two", 0.9)]
-    main(_parse(build(), [str(run) for run in runs]))
+    main(parse_words(build(), [str(run) for run in runs]))
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("可训练参数", "成功", "accuracy x100"))
 
@@ -64,7 +64,7 @@ def test_code_of_a_run_needs_the_option(tmp_path):
     for command, words in ((build, [str(run), str(run)]), (report.build, [str(run)])):
         program = main if command is build else report.main
         with pytest.raises(ConfigError, match="--allow_extensions"):
-            program(_parse(command(), words))
+            program(parse_words(command(), words))
         assert not marker.exists()
 
 

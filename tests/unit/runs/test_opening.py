@@ -62,7 +62,7 @@ def add_checkpoint(path: Path, step: int, complete: bool = True) -> None:
 def finish(path: Path, status: str = "success") -> None:
     from utils.results.record import RunRecord, write_record
 
-    write_record(path, RunRecord(status=status, task_name="run", task_type="SEQ_CLS", method="lora", seed=42))  # type: ignore[arg-type]
+    write_record(path, RunRecord(status=status, task_name="run", task_type="SEQ_CLS", method="lora", seed=42))
 
 
 def refuse(config: RunConfig, **options: Any) -> str:

@@ -86,7 +86,7 @@ def _follow(prepare_run: Any, **settings: Any) -> tuple[Any, Any]:
 
 
 def test_a_tracker_that_fails_in_a_run_is_left_out(prepare_run: Any, caplog: pytest.LogCaptureFixture) -> None:
-    class Break(TrainerCallback):  # type: ignore[misc]
+    class Break(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             tracker.tb_writer = "broken"
 

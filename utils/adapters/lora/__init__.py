@@ -178,7 +178,7 @@ def _build_peft_config(model: PreTrainedModel, config: Config, context: AttachCo
     return LoraConfig(
         task_type=context.task_type,
         r=config.lora_r,
-        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
+        lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         **choose_layers(model, config, choose_targets(model, config.target_modules, KNOWN), head),
         exclude_modules=config.exclude_modules,
@@ -186,7 +186,7 @@ def _build_peft_config(model: PreTrainedModel, config: Config, context: AttachCo
         modules_to_save=merge_modules_to_save(head, config.modules_to_save),
         rank_pattern=dict(config.rank_pattern),
         alpha_pattern=dict(config.alpha_pattern),
-        init_lora_weights=True if config.init_lora_weights == "loftq" else config.init_lora_weights,  # type: ignore[arg-type]
+        init_lora_weights=True if config.init_lora_weights == "loftq" else config.init_lora_weights,
         use_dora=config.use_dora,
         use_rslora=config.use_rslora,
         use_qalora=config.use_qalora,

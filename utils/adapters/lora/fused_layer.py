@@ -61,7 +61,7 @@ class _LoraProduct(torch.autograd.Function):
     """`W x + bias + s * B(A x)` in the precision `dtype`; W, of shape (out, in), and its bias are frozen."""
 
     @staticmethod
-    def forward(  # type: ignore[override]  # noqa: PLR0913, PLR0917  each is one operand
+    def forward(  # noqa: PLR0913, PLR0917  each is one operand
         ctx: Any,
         x: torch.Tensor,
         weight: torch.Tensor,

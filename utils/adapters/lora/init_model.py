@@ -71,7 +71,7 @@ def attach_with_init(
             _init_loftq(adapted, context.base_commit)
         if rewrites_base(init):
             adapted.keep_start()
-    return adapted  # type: ignore[no-any-return]
+    return adapted
 
 
 def _run_data_pass(
@@ -95,7 +95,7 @@ def _attach_uncomputed(model: PreTrainedModel, peft_config: LoraConfig, kind: An
     peft_config.eva_config = peft_config.corda_config = peft_config.lora_ga_config = None
     if peft_config.init_lora_weights != "mica":  # it freezes B, which changes the count
         peft_config.init_lora_weights = True
-    return kind(model, peft_config)  # type: ignore[no-any-return]
+    return kind(model, peft_config)
 
 
 def _resolve_targets(model: PreTrainedModel, peft_config: LoraConfig) -> None:
@@ -149,12 +149,12 @@ def _on_device(model: PreTrainedModel, context: AttachContext) -> Iterator[None]
     placed = getattr(model, "hf_device_map", None) or getattr(model, "is_quantized", False)
     moves = not placed and model.device.type == "cpu" and context.device != "cpu"
     if moves:
-        model.to(context.device)  # type: ignore[arg-type]
+        model.to(context.device)
     try:
         yield
     finally:
         if moves:
-            model.to("cpu")  # type: ignore[arg-type]
+            model.to("cpu")
 
 
 def _set_eva_start(adapted: Any, found: dict[str, Any]) -> None:

@@ -43,17 +43,17 @@ class _PlainSavingMixin:
     def save_pretrained(self, save_directory: str, *args: Any, **kwargs: Any) -> None:
         """Save the adapter as plain LoRA, at twice the rank if the base was modified."""
         original = self.peft_config[ADAPTER]
-        state = kwargs.pop("state_dict", None) or self.state_dict()  # type: ignore[attr-defined]
+        state = kwargs.pop("state_dict", None) or self.state_dict()  # type: ignore[attr-defined]  # a mixin
         self.peft_config[ADAPTER] = self._plain_config(original)
         try:
-            super().save_pretrained(save_directory, *args, state_dict=self._convert(state), **kwargs)  # type: ignore[misc]
+            super().save_pretrained(save_directory, *args, state_dict=self._convert(state), **kwargs)  # type: ignore[misc]  # a mixin
         finally:
             self.peft_config[ADAPTER] = original
 
     def load_adapter(self, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
         """Load a checkpoint of this adapter, adjusting the base to the one that the checkpoint was trained on."""
         if adapter_name != ADAPTER or not self.start:
-            return super().load_adapter(model_id, adapter_name, *args, **kwargs)  # type: ignore[misc]
+            return super().load_adapter(model_id, adapter_name, *args, **kwargs)  # type: ignore[misc]  # a mixin
         weights = load_peft_weights(str(model_id), device="cpu")
         start = {key: _take_half(weights, key, shape.shape) for key, shape in self.start.items()}
         self._set_base(start)
@@ -66,7 +66,7 @@ class _PlainSavingMixin:
         if self.start:
             # Keep the scale, alpha / r or alpha / sqrt(r), at twice the rank.
             growth = 2**0.5 if plain.use_rslora else 2
-            plain.r, plain.lora_alpha = plain.r * 2, plain.lora_alpha * growth  # type: ignore[assignment]
+            plain.r, plain.lora_alpha = plain.r * 2, plain.lora_alpha * growth
             plain.rank_pattern = {key: rank * 2 for key, rank in (plain.rank_pattern or {}).items()}
             plain.alpha_pattern = {key: alpha * growth for key, alpha in (plain.alpha_pattern or {}).items()}
         return plain
@@ -84,7 +84,7 @@ class _PlainSavingMixin:
     @torch.no_grad()
     def _set_base(self, start: dict[str, torch.Tensor]) -> None:
         """Replace this process's start in the base by another one, as another machine's SVD may differ."""
-        for name, layer in self.named_modules():  # type: ignore[attr-defined]
+        for name, layer in self.named_modules():  # type: ignore[attr-defined]  # a mixin
             keys = [f"{name}.lora_{part}.{ADAPTER}.weight" for part in "AB"]
             if not isinstance(layer, LoraLayer) or keys[0] not in start:
                 continue

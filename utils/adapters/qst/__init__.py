@@ -153,7 +153,7 @@ def attach(model: PreTrainedModel, config: Config, context: AttachContext) -> Pr
         raise ModelError(f"peft.{error}") from error
     keep_float32(adapted, context)
     _start_cache(adapted, config, context)
-    return adapted  # type: ignore[no-any-return]  # get_peft_model wraps the model, and forwards to it
+    return adapted  # get_peft_model wraps the model, and forwards to it
 
 
 def load(folder: Path, load_base: LoadBase) -> PreTrainedModel:

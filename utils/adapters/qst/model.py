@@ -94,7 +94,7 @@ class QSTModel(BaseTuner):
         peft_config.target_modules = re.escape(self.backbone.mix_path)
         return peft_config
 
-    def _create_and_replace(  # type: ignore[override]
+    def _create_and_replace(
         self,
         peft_config: QSTConfig,
         adapter_name: str,

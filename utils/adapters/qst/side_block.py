@@ -67,8 +67,8 @@ class SideMLP(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map (rows, tokens, side_size) to the same shape."""
         if self.gate is None:
-            return self.down(self.activation(self.up(hidden)))  # type: ignore[no-any-return]
-        return self.down(self.activation(self.gate(hidden)) * self.up(hidden))  # type: ignore[no-any-return]
+            return self.down(self.activation(self.up(hidden)))
+        return self.down(self.activation(self.gate(hidden)) * self.up(hidden))
 
 
 class SideAttention(nn.Module):
@@ -98,7 +98,7 @@ class SideAttention(nn.Module):
         if call.cache is not None:
             key, value = _open_cache_layer(call.cache, self.layer_idx, self._cache_index).update(key, value)
         mixed = self._attend(query, key, value, call)
-        return self.o(mixed.reshape(*hidden.shape[:-1], -1))  # type: ignore[no-any-return]
+        return self.o(mixed.reshape(*hidden.shape[:-1], -1))
 
     def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: LayerCall) -> torch.Tensor:
         """Attend with the backbone's implementation; shape (rows, tokens, heads, head_dim)."""

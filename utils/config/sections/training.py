@@ -224,7 +224,7 @@ def _build_section(
             annotation = _CHOICES.get(name, field.annotation)
             if name in offered:
                 names = (*list_choices(annotation), *offered[name])
-                annotation = Literal[names]  # type: ignore[valid-type]
+                annotation = Literal[names]
             bound = _BOUNDS.get(name)
             fields[name] = (
                 Annotated[annotation, bound] if bound else annotation,

@@ -125,7 +125,7 @@ class PreferenceTrainer(RowsTrainer):
     def score_reference(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Return the reference's log-probability of each text, precomputed or by the base without its adapter."""
         if REFERENCE in inputs:
-            return inputs[REFERENCE].T.reshape(-1)  # type: ignore[no-any-return]  # values are Any
+            return inputs[REFERENCE].T.reshape(-1)
         with self.as_base() as base:
             return self.reference_of(base, inputs)
 

@@ -55,7 +55,7 @@ class Retention:
             return
         arguments, device = self._settings.arguments, model.device.type
         moves = torch.cuda.is_available() and device == "cpu" and not getattr(model, "hf_device_map", None)
-        placed: Any = model.to("cuda") if moves else model  # type: ignore[arg-type]
+        placed: Any = model.to("cuda") if moves else model
         dtype = torch.bfloat16 if arguments.get("bf16") else torch.float16 if arguments.get("fp16") else None
         with keep_random_state(), torch.autocast(placed.device.type, dtype, enabled=dtype is not None):
             self.score(placed, tokenizer, BASE)

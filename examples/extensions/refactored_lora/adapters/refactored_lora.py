@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Config(lora.Config):
     """LoRA's own fields."""
 
-    method: Literal["refactored_lora"] = "refactored_lora"  # type: ignore[assignment]  # in place of lora's
+    method: Literal["refactored_lora"] = "refactored_lora"  # in place of lora's
 
 
 def training_hooks() -> TrainingHooks:

@@ -152,7 +152,7 @@ def test_eva_is_the_principal_components_of_the_inputs(attach, read_logits):
 
 
 def test_eva_moves_ranks_where_inputs_vary(attach):
-    ranks = lambda model: [m.r["default"] for m in model.modules() if hasattr(m, "lora_A")]  # noqa: E731
+    ranks = lambda model: [m.r["default"] for m in model.modules() if hasattr(m, "lora_A")]
     keys = {**SMALL, "lora_r": 2, "init_lora_weights": "eva"}
     alike = ranks(attach("llama", "lora", eva_rho=1.0, **keys).model)
     moved = ranks(attach("llama", "lora", eva_rho=2.0, **keys).model)

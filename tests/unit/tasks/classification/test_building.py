@@ -13,7 +13,7 @@ def _scores(run, name):
 
 
 def _regression(draw_rows, make_set):
-    rows = lambda number, seed: [{**row, "label": len(row["text"]) / 10} for row in draw_rows(number, seed)]  # noqa: E731
+    rows = lambda number, seed: [{**row, "label": len(row["text"]) / 10} for row in draw_rows(number, seed)]
     return make_set("numbers", train=rows(40, 0), validation=rows(9, 1))
 
 
